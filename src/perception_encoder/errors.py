@@ -1,0 +1,105 @@
+"""Every error this package raises for a failure of the world, in one tree.
+
+A caller's plain mistake (a wrong rank, a negative batch size) is `ValueError` or `TypeError`.
+Everything else is below, and each message says what happened, to which item, and what to do:
+
+    PerceptionEncoderError
+    ├── ImageError                  one picture could not be used
+    │   ├── ImageDecodeError            not an image, an unknown format, or damaged data
+    │   │   ├── ImageEmptyError             zero bytes
+    │   │   └── ImageTruncatedError         the file ends too early
+    │   ├── ImageTooLargeError          more pixels than the limit; refused from the header
+    │   └── ImageNotFoundError          no such file (also a FileNotFoundError)
+    ├── UnknownModelError           no model of that name
+    ├── CheckpointError             weights that do not fit, are damaged or incomplete
+    ├── DownloadError               the hub could not be reached or answered wrongly
+    │   └── OfflineError                a download is needed and the network is switched off
+    ├── TokenizerNotFoundError      a model without its vocabulary
+    ├── BackendUnavailableError     an engine that is not installed or cannot run here
+    ├── UnsupportedOperationError   the model has no such tower or output
+    ├── CacheError                  an embedding cache that is unreadable or of another model
+    └── IndexError_                 the vector table
+        ├── IndexNotFoundError          nothing at that path
+        ├── IndexMismatchError          made by another model or preprocessing
+        └── QueryError                  a query that cannot be understood
+"""
+
+
+class PerceptionEncoderError(Exception):
+    """Base of all errors raised by perception_encoder."""
+
+
+class ImageError(PerceptionEncoderError):
+    """One picture could not be used; `item` names it."""
+
+    def __init__(self, message: str, *, item: str | None = None) -> None:
+        super().__init__(message)
+        self.item = item
+
+
+class ImageDecodeError(ImageError):
+    """The bytes are not a picture in a known format, or are damaged."""
+
+
+class ImageEmptyError(ImageDecodeError):
+    """The file or buffer holds zero bytes."""
+
+
+class ImageTruncatedError(ImageDecodeError):
+    """The picture's data ends before the picture does."""
+
+
+class ImageTooLargeError(ImageError):
+    """The header announces more pixels than the limit; nothing was decoded."""
+
+
+class ImageNotFoundError(ImageError, FileNotFoundError):
+    """There is no file at the given path."""
+
+
+class UnknownModelError(PerceptionEncoderError):
+    """The name is neither a registered model, nor a path, nor a hub repository we know."""
+
+
+class CheckpointError(PerceptionEncoderError):
+    """A checkpoint is damaged, of an unknown layout, or does not fit its model."""
+
+
+class DownloadError(PerceptionEncoderError):
+    """A file could not be brought from the hub."""
+
+
+class OfflineError(DownloadError):
+    """A download would be needed, but the network is switched off."""
+
+
+class TokenizerNotFoundError(PerceptionEncoderError):
+    """No vocabulary was found for a model that reads text."""
+
+
+class BackendUnavailableError(PerceptionEncoderError):
+    """An engine, device or precision is not available here."""
+
+
+class UnsupportedOperationError(PerceptionEncoderError):
+    """The model has no such tower or output."""
+
+
+class CacheError(PerceptionEncoderError):
+    """An embedding cache cannot be read or belongs to another model."""
+
+
+class IndexError_(PerceptionEncoderError):
+    """Base of the vector table's errors (named so as not to hide the builtin)."""
+
+
+class IndexNotFoundError(IndexError_):
+    """There is no table at the given path."""
+
+
+class IndexMismatchError(IndexError_):
+    """The table was made by another model, other weights or another preprocessing."""
+
+
+class QueryError(IndexError_):
+    """A search query cannot be understood."""

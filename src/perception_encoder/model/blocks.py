@@ -1,0 +1,123 @@
+"""The transformer block that both towers share, and the attention pooling of PE's vision tower.
+
+Knows nothing about pictures, words or configurations: plain numbers in, tensors through.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perception_encoder.model.rope import rotate
+
+NORM_EPS = 1e-5
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of `rope_table`, (N, C/2) each, in the dtype of the activations."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class QuickGELU(nn.Module):
+    """OpenAI CLIP's approximation of GELU: x · sigmoid(1.702 x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def activation_module(name: str) -> nn.Module:
+    """Return the activation of that registry name: "gelu" (exact) or "quick_gelu"."""
+    return QuickGELU() if name == "quick_gelu" else nn.GELU()
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence with itself; queries and keys turn by `rotation`."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Rotation | None, *, is_causal: bool) -> Tensor:
+
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, M, C)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, M, N, C) each
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+        return self.out(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, width: int, mlp_width: int, activation: str) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, mlp_width)
+        self.activation = activation_module(activation)
+        self.down = nn.Linear(mlp_width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then MLP; each branch scaled where `layer_scale` is set."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_width: int,
+        activation: str,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attention = SelfAttention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = MLP(width, mlp_width, activation)
+        if layer_scale is not None:
+            self.scale1 = nn.Parameter(torch.full((width,), layer_scale))
+            self.scale2 = nn.Parameter(torch.full((width,), layer_scale))
+        self.has_layer_scale = layer_scale is not None
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, *, is_causal: bool = False
+    ) -> Tensor:
+        attended = self.attention(self.norm1(x), rotation, is_causal=is_causal)
+        x = x + (attended * self.scale1 if self.has_layer_scale else attended)
+        transformed = self.mlp(self.norm2(x))
+        return x + (transformed * self.scale2 if self.has_layer_scale else transformed)
+
+
+class AttentionPool(nn.Module):
+    """One learned probe attends over all tokens, followed by a residual MLP.
+
+    As perception_models core/vision_encoder/pe.py `AttentionPooling`: the probe itself is not
+    added back, only the attended value is.
+    """
+
+    def __init__(self, width: int, num_heads: int, activation: str) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.probe = nn.Parameter(torch.empty(width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = MLP(width, 4 * width, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        q = self.q(self.probe).unflatten(-1, (self.num_heads, 1, -1))  # (M, 1, C)
+        k, v = (
+            self.kv(x).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )  # (B, M, N, C) each
+        pooled = F.scaled_dot_product_attention(q.expand(batch, -1, -1, -1), k, v)  # (B, M, 1, C)
+        x = self.out(pooled.flatten(1))  # (B, D)
+        return x + self.mlp(self.norm(x))  # type: ignore[no-any-return]

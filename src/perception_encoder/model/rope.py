@@ -1,0 +1,56 @@
+"""Two-dimensional rotary positions, as pure functions of the patch grid.
+
+Reproduces perception_models core/vision_encoder/rope.py (`Rope2D`, `RotaryEmbedding` in "lang"
+mode): half of each head turns by the column (x), half by the row (y), x first; channels turn in
+interleaved pairs (0, 1), (2, 3), …. Nothing is cached or stored, so any thread may call any grid.
+"""
+
+import torch
+from torch import Tensor
+
+_THETA = 10_000.0
+
+
+def rope_table(grid_h: int, grid_w: int, head_dim: int, *, has_class_token: bool) -> Tensor:
+    """Return the angle of every channel pair at every token.
+
+    Args:
+        grid_h: patch rows.
+        grid_w: patch columns.
+        head_dim: channels of one attention head; a multiple of 4.
+        has_class_token: prepend an unrotated class token; patch positions then start at 1
+            rather than 0 (position 0 is the class token's).
+
+    Returns:
+        (N, head_dim / 2) float32, radians; N = grid_h · grid_w (+ 1), row-major.
+    """
+    axis_pairs = head_dim // 4
+    frequencies = _THETA ** (-torch.arange(axis_pairs, dtype=torch.float32) / axis_pairs)
+    first = 1 if has_class_token else 0
+    rows = torch.arange(first, first + grid_h, dtype=torch.float32)[:, None] * frequencies
+    columns = torch.arange(first, first + grid_w, dtype=torch.float32)[:, None] * frequencies
+    angles = torch.cat(
+        [
+            columns[None, :, :].expand(grid_h, grid_w, axis_pairs),
+            rows[:, None, :].expand(grid_h, grid_w, axis_pairs),
+        ],
+        dim=-1,
+    ).reshape(grid_h * grid_w, 2 * axis_pairs)  # (h·w, C/2)
+    if has_class_token:
+        angles = torch.cat([torch.zeros(1, 2 * axis_pairs), angles])
+    return angles
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each channel pair of `x` by its token's angle.
+
+    Args:
+        x: (B, M, N, C) queries or keys.
+        cos: (N, C/2) cosine of `rope_table`, in the dtype of `x`.
+        sin: (N, C/2) its sine.
+
+    Returns:
+        (B, M, N, C), the dtype of `x`.
+    """
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, M, N, C/2) each
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)

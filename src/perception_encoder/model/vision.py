@@ -1,0 +1,121 @@
+"""The vision tower: pixels in, one vector or a grid of patch features out.
+
+One class serves PE-Core, PE-Spatial, PE-Lang and CLIP; what differs is in `VisionConfig`.
+Order of steps as in perception_models core/vision_encoder/pe.py `VisionTransformer`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perception_encoder.model.blocks import NORM_EPS, AttentionPool, Block, Rotation
+from perception_encoder.model.rope import rope_table
+from perception_encoder.registry.config import VisionConfig
+
+
+class VisionTower(nn.Module):
+    """A vision transformer over square patches."""
+
+    def __init__(self, config: VisionConfig, embed_dim: int | None) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        num_positions = config.grid_size**2 + int(config.has_class_token)
+        self.patch_embed = nn.Conv2d(
+            3, width, kernel_size=config.patch_size, stride=config.patch_size, bias=False
+        )
+        if config.has_class_token:
+            self.class_token = nn.Parameter(torch.zeros(width))
+        self.position_embedding = nn.Parameter(torch.zeros(num_positions, width))
+        self.pre_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.blocks = nn.ModuleList(
+            Block(width, config.num_heads, config.mlp_width, config.activation, config.layer_scale)
+            for _ in range(config.depth)
+        )
+        self.post_norm = nn.LayerNorm(width, eps=NORM_EPS) if config.has_post_norm else nn.Identity()
+        if config.pooling == "attention":
+            self.pool = AttentionPool(width, config.pool_num_heads, config.activation)
+        if config.pooling != "none":
+            if embed_dim is None:
+                raise ValueError("a tower that pools needs embed_dim")
+            self.projection = nn.Linear(width, embed_dim, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed a batch of prepared images.
+
+        Args:
+            pixels: (B, 3, H, W), RGB, normalised; H and W multiples of the patch size.
+
+        Returns:
+            (B, E), not normalised.
+
+        Raises:
+            ValueError: pixels has another shape, or this tower does not pool.
+        """
+        if self.config.pooling == "none":
+            raise ValueError("this tower gives patch features only; call `features`")
+        x = self.post_norm(self._run_blocks(pixels, self.config.depth))  # (B, N, D)
+        x = self.pool(x) if self.config.pooling == "attention" else x[:, 0]  # (B, D)
+        return self.projection(x)  # type: ignore[no-any-return]
+
+    def features(self, pixels: Tensor, *, layer: int = -1, norm: bool = True) -> Tensor:
+        """Return the patch tokens after a block, without the class token.
+
+        Args:
+            pixels: (B, 3, H, W), as in `forward`.
+            layer: block whose output is read; negative counts from the end.
+            norm: apply the final norm, where the tower has one.
+
+        Returns:
+            (B, h·w, D), row-major.
+
+        Raises:
+            ValueError: the layer does not exist or pixels has another shape.
+        """
+        depth = self.config.depth
+        if not -depth <= layer < depth:
+            raise ValueError(f"layer {layer} is out of range: this tower has {depth} blocks")
+        x = self._run_blocks(pixels, layer % depth + 1)
+        x = x[:, int(self.config.has_class_token) :]
+        return self.post_norm(x) if norm else x
+
+    def _run_blocks(self, pixels: Tensor, num_blocks: int) -> Tensor:
+        patch_size = self.config.patch_size
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels must be (B, 3, H, W), got {tuple(pixels.shape)}")
+        if pixels.shape[2] % patch_size or pixels.shape[3] % patch_size:
+            raise ValueError(
+                f"height and width must be multiples of {patch_size}, got {tuple(pixels.shape[2:])}"
+            )
+        x = self.patch_embed(pixels)  # (B, D, h, w)
+        grid_h, grid_w = x.shape[2:]
+        x = x.flatten(2).transpose(1, 2)  # (B, h·w, D)
+        if self.config.has_class_token:
+            x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
+        x = self.pre_norm(x + self._positions(grid_h, grid_w))
+        rotation = self._rotation(grid_h, grid_w, x)
+        for block in self.blocks[:num_blocks]:
+            x = block(x, rotation)
+        return x
+
+    def _positions(self, grid_h: int, grid_w: int) -> Tensor:
+        """(N, D) position embeddings, resized bilinearly where the grid is not the native one."""
+        native = self.config.grid_size
+        if (grid_h, grid_w) == (native, native):
+            return self.position_embedding
+        first = int(self.config.has_class_token)
+        grid = self.position_embedding[first:].unflatten(0, (native, native))  # (h, w, D)
+        resized = F.interpolate(
+            grid.permute(2, 0, 1)[None], size=(grid_h, grid_w), mode="bilinear", align_corners=False
+        )  # (1, D, h', w')
+        return torch.cat([self.position_embedding[:first], resized[0].flatten(1).T])
+
+    def _rotation(self, grid_h: int, grid_w: int, like: Tensor) -> Rotation | None:
+        if not self.config.has_rope:
+            return None
+        head_dim = self.config.width // self.config.num_heads
+        # Angles are computed in float32 whatever the precision: bf16 has 8 bits, too few for them.
+        angles = rope_table(
+            grid_h, grid_w, head_dim, has_class_token=self.config.has_class_token
+        ).to(like.device)
+        return Rotation(angles.cos().to(like.dtype), angles.sin().to(like.dtype))

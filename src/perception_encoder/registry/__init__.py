@@ -1,0 +1,57 @@
+"""Every model's numbers, names, sources and licence: plain data, nothing loaded.
+
+`find` is forgiving about spelling (case, the `perception-encoder/` prefix, `_` for `-` in it) and
+also knows the hub repositories' names, so what people have in their notes works.
+"""
+
+import difflib
+
+from perception_encoder.errors import UnknownModelError
+from perception_encoder.registry import clip, nano, perception_encoder
+from perception_encoder.registry.config import ImageConfig, ModelConfig, TextConfig, VisionConfig
+from perception_encoder.registry.entry import Layout, Licence, ModelEntry, Source
+
+MODELS: tuple[ModelEntry, ...] = (
+    nano.ENTRY,
+    *perception_encoder.ENTRIES,
+    *clip.ENTRIES,
+)
+
+
+def _names(entry: ModelEntry) -> list[str]:
+    return [entry.id, *entry.aliases, *(source.repo for source in entry.sources)]
+
+
+_BY_NAME = {name.lower(): entry for entry in MODELS for name in _names(entry)}
+
+
+def find(name: str) -> ModelEntry:
+    """Return the registered model of that id, alias or hub repository.
+
+    Raises:
+        UnknownModelError: no such model; the message lists the nearest names.
+    """
+    entry = _BY_NAME.get(name.strip().lower())
+    if entry is not None:
+        return entry
+    near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
+    hint = ", ".join(dict.fromkeys(_BY_NAME[key].id for key in near))
+    choices = hint or ", ".join(entry.id for entry in MODELS)
+    raise UnknownModelError(
+        f"no model is named {name!r}, and no file or folder of that name exists. "
+        f"{'Did you mean' if hint else 'Known'}: {choices}? `pe models` lists all."
+    )
+
+
+__all__ = [
+    "MODELS",
+    "ImageConfig",
+    "Layout",
+    "Licence",
+    "ModelConfig",
+    "ModelEntry",
+    "Source",
+    "TextConfig",
+    "VisionConfig",
+    "find",
+]

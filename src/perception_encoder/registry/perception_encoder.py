@@ -1,0 +1,169 @@
+"""Meta's Perception Encoder: PE-Core (pictures and words), PE-Spatial and PE-Lang (features).
+
+Numbers: facebookresearch/perception_models core/vision_encoder/config.py; hub repositories as
+named in its apps/pe/README.md and in timm's and open_clip's tables of pretrained weights.
+"""
+
+from dataclasses import replace
+
+from perception_encoder.registry.config import ModelConfig, TextConfig, VisionConfig
+from perception_encoder.registry.entry import Family, Licence, ModelEntry, Source
+
+_VOCAB_SIZE = 49_408
+
+LICENCE = Licence(
+    spdx="Apache-2.0",
+    url="https://github.com/facebookresearch/perception_models/blob/main/LICENSE.PE",
+    notice=(
+        "Meta's repository and hub cards give the PE weights under Apache-2.0 (LICENSE.PE: "
+        "https://github.com/facebookresearch/perception_models/blob/main/LICENSE.PE). "
+        "Other documentation describes them as FAIR Noncommercial Research (LICENSE.PLM: "
+        "https://github.com/facebookresearch/perception_models/blob/main/LICENSE.PLM). "
+        "Read both before commercial use; clip/… models are MIT."
+    ),
+)
+
+
+def _vision(image_size: int, patch_size: int, width: int, depth: int, num_heads: int) -> VisionConfig:
+    return VisionConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_width=4 * width,
+    )
+
+
+def _text(width: int, depth: int, num_heads: int, context_length: int) -> TextConfig:
+    return TextConfig(
+        context_length=context_length,
+        vocab_size=_VOCAB_SIZE,
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_width=4 * width,
+    )
+
+
+_T16 = _vision(384, 16, 192, 12, 3)
+_S16 = _vision(384, 16, 384, 12, 6)
+_B16 = _vision(224, 16, 768, 12, 12)
+_L14 = _vision(336, 14, 1024, 24, 16)
+_G14 = replace(_vision(448, 14, 1536, 50, 16), mlp_width=8960, has_class_token=False)
+
+_SMALL_TEXT = _text(512, 12, 8, 32)
+_BASE_TEXT = _text(1024, 24, 16, 32)
+_GIANT_TEXT = _text(1280, 24, 20, 72)
+
+
+def _core(
+    name: str,
+    vision: VisionConfig,
+    text: TextConfig,
+    embed_dim: int,
+    timm_repo: str,
+    num_parameters: int,
+    imagenet_accuracy: float,
+) -> ModelEntry:
+    return ModelEntry(
+        config=ModelConfig(
+            id=f"perception-encoder/{name}", vision=vision, text=text, embed_dim=embed_dim
+        ),
+        family="PE-Core",
+        licence=LICENCE,
+        # The converted file comes first: safetensors can be mapped and needs no unpickling.
+        sources=(
+            Source(repo=timm_repo, filename="open_clip_model.safetensors", layout="open_clip"),
+            Source(repo=f"facebook/{name}", filename=f"{name}.pt", layout="meta"),
+        ),
+        aliases=(name, f"perception_encoder/{name}"),
+        num_parameters=num_parameters,
+        imagenet_accuracy=imagenet_accuracy,
+    )
+
+
+def _features_only(
+    family: Family, name: str, vision: VisionConfig, timm_model: str, num_parameters: int
+) -> ModelEntry:
+    return ModelEntry(
+        config=ModelConfig(
+            id=f"perception-encoder/{name}",
+            vision=replace(vision, pooling="none", has_post_norm=False),
+        ),
+        family=family,
+        licence=LICENCE,
+        sources=(
+            Source(repo=f"timm/{timm_model}", filename="model.safetensors", layout="timm"),
+            Source(repo=f"facebook/{name}", filename=f"{name}.pt", layout="meta"),
+        ),
+        aliases=(name, f"perception_encoder/{name}"),
+        num_parameters=num_parameters,
+    )
+
+
+_LANG_G14 = replace(_G14, depth=47, layer_scale=0.1)
+_LANG_L14 = replace(_L14, image_size=448, depth=23, layer_scale=0.1)
+
+ENTRIES = (
+    _core("PE-Core-T16-384", _T16, _SMALL_TEXT, 512, "timm/PE-Core-T-16-384", 69_545_601, 62.1),
+    _core("PE-Core-S16-384", _S16, _SMALL_TEXT, 512, "timm/PE-Core-S-16-384", 87_187_713, 72.7),
+    _core("PE-Core-B16-224", _B16, _BASE_TEXT, 1024, "timm/PE-Core-B-16", 447_659_521, 78.4),
+    _core("PE-Core-L14-336", _L14, _BASE_TEXT, 1024, "timm/PE-Core-L-14-336", 671_137_793, 83.5),
+    _core("PE-Core-G14-448", _G14, _GIANT_TEXT, 1280, "timm/PE-Core-bigG-14-448", 2_419_266_561, 85.4),
+    _features_only(
+        "PE-Spatial",
+        "PE-Spatial-T16-512",
+        replace(_T16, image_size=512),
+        "vit_pe_spatial_tiny_patch16_512.fb",
+        5_683_200,
+    ),
+    _features_only(
+        "PE-Spatial",
+        "PE-Spatial-S16-512",
+        replace(_S16, image_size=512),
+        "vit_pe_spatial_small_patch16_512.fb",
+        21_983_232,
+    ),
+    _features_only(
+        "PE-Spatial",
+        "PE-Spatial-B16-512",
+        replace(_B16, image_size=512),
+        "vit_pe_spatial_base_patch16_512.fb",
+        86_433_792,
+    ),
+    _features_only(
+        "PE-Spatial",
+        "PE-Spatial-L14-448",
+        replace(_L14, image_size=448),
+        "vit_pe_spatial_large_patch14_448.fb",
+        303_964_160,
+    ),
+    _features_only(
+        "PE-Spatial",
+        "PE-Spatial-G14-448",
+        replace(_G14, layer_scale=0.1),
+        "vit_pe_spatial_gigantic_patch14_448.fb",
+        1_851_887_104,
+    ),
+    _features_only(
+        "PE-Lang", "PE-Lang-L14-448", _LANG_L14, "vit_pe_lang_large_patch14_448.fb", 291_415_040
+    ),
+    _features_only(
+        "PE-Lang", "PE-Lang-G14-448", _LANG_G14, "vit_pe_lang_gigantic_patch14_448.fb", 1_740_922_624
+    ),
+    _features_only(
+        "PE-Lang",
+        "PE-Lang-L14-448-Tiling",
+        _LANG_L14,
+        "vit_pe_lang_large_patch14_448.fb_tiling",
+        291_415_040,
+    ),
+    _features_only(
+        "PE-Lang",
+        "PE-Lang-G14-448-Tiling",
+        _LANG_G14,
+        "vit_pe_lang_gigantic_patch14_448.fb_tiling",
+        1_740_922_624,
+    ),
+)
