@@ -1,0 +1,34 @@
+"""Meta's Perception Encoder as software people can use: pictures and words to vectors.
+
+    from perception_encoder import AutoModel
+
+    model = AutoModel.from_pretrained("pe-nano")
+    vectors = model.embed_images(["cat.png", "dog.png"])  # (2, E), unit length
+    scores = model.similarity(vectors, model.embed_text("a dog"))  # (2, 1), cosine
+
+Importing this package loads neither torch nor anything else heavy; names below come when used.
+"""
+
+from typing import TYPE_CHECKING
+
+from perception_encoder._version import __version__
+
+if TYPE_CHECKING:
+    from perception_encoder.auto import AutoModel
+    from perception_encoder.embedder import EmbeddingModel
+
+_HOMES = {
+    "AutoModel": "perception_encoder.auto",
+    "EmbeddingModel": "perception_encoder.embedder",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+__all__ = ["AutoModel", "EmbeddingModel", "__version__"]

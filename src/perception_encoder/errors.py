@@ -9,7 +9,10 @@ Everything else is below, and each message says what happened, to which item, an
     │   │   ├── ImageEmptyError             zero bytes
     │   │   └── ImageTruncatedError         the file ends too early
     │   ├── ImageTooLargeError          more pixels than the limit; refused from the header
-    │   └── ImageNotFoundError          no such file (also a FileNotFoundError)
+    │   ├── ImageNotFoundError          no such file (also a FileNotFoundError)
+    │   ├── ImageUnreadableError        a folder, a URL, no permission (also an OSError)
+    │   └── ImageValueError             an array or tensor of a wrong shape, dtype or range
+    │                                   (also a ValueError)
     ├── UnknownModelError           no model of that name
     ├── CheckpointError             weights that do not fit, are damaged or incomplete
     ├── DownloadError               the hub could not be reached or answered wrongly
@@ -20,6 +23,9 @@ Everything else is below, and each message says what happened, to which item, an
     ├── CacheError                  an embedding cache that is unreadable or of another model
     └── IndexError_                 the vector table
         ├── IndexNotFoundError          nothing at that path
+        ├── IndexExistsError            something is at that path already (also a FileExistsError)
+        ├── IndexStorageError           reading or writing failed: disk full, no permission, damage
+        │                               (also an OSError)
         ├── IndexMismatchError          made by another model or preprocessing
         └── QueryError                  a query that cannot be understood
 """
@@ -55,6 +61,14 @@ class ImageTooLargeError(ImageError):
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
     """There is no file at the given path."""
+
+
+class ImageUnreadableError(ImageError, OSError):
+    """What was named is not a file that can be read: a folder, a URL, a pipe, no permission."""
+
+
+class ImageValueError(ImageError, ValueError):
+    """An array, tensor or PIL image that is no picture: rank, channels, dtype, range, no pixels."""
 
 
 class UnknownModelError(PerceptionEncoderError):
@@ -95,6 +109,14 @@ class IndexError_(PerceptionEncoderError):
 
 class IndexNotFoundError(IndexError_):
     """There is no table at the given path."""
+
+
+class IndexExistsError(IndexError_, FileExistsError):
+    """A table was to be made where there is one already, or where other things lie."""
+
+
+class IndexStorageError(IndexError_, OSError):
+    """The table could not be read or written: disk full, no permission, damaged files."""
 
 
 class IndexMismatchError(IndexError_):

@@ -6,6 +6,7 @@ One legend of axis letters is used in every shape comment of this package:
     D width · M heads · C head_dim · E embed_dim · Q queries · R rows of a table · K results
 """
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,3 +25,20 @@ BackendName: TypeAlias = Literal["torch", "openvino", "onnx"]
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 PreprocessName: TypeAlias = Literal["standard", "reference"]
 ColorFormat: TypeAlias = Literal["bgr", "rgb"]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Whether two vectors may be compared: they may if all four agree.
+
+    Attributes:
+        model_id: the registered id, such as "PE-Core-B16-224".
+        fingerprint: short name of the weights; the same for every file format of them.
+        preprocess: how pictures were brought to the model's size.
+        embed_dim: E, after any truncation.
+    """
+
+    model_id: str
+    fingerprint: str
+    preprocess: PreprocessName
+    embed_dim: int

@@ -25,6 +25,7 @@ class QuickGELU(nn.Module):
     """OpenAI CLIP's approximation of GELU: x · sigmoid(1.702 x)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -43,6 +44,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Rotation | None, *, is_causal: bool) -> Tensor:
+        """(B, N, D) to (B, N, D); causal attention sees no later token."""
 
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, M, C)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, M, N, C) each
@@ -62,11 +64,12 @@ class MLP(nn.Module):
         self.down = nn.Linear(mlp_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, D) to (…, D)."""
         return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then MLP; each branch scaled where `layer_scale` is set."""
+    """Pre-norm residual block: attention, then MLP; both scaled where `layer_scale` is set."""
 
     def __init__(
         self,
@@ -89,9 +92,10 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, *, is_causal: bool = False
     ) -> Tensor:
-        attended = self.attention(self.norm1(x), rotation, is_causal=is_causal)
+        """(B, N, D) to (B, N, D)."""
+        attended: Tensor = self.attention(self.norm1(x), rotation, is_causal=is_causal)
         x = x + (attended * self.scale1 if self.has_layer_scale else attended)
-        transformed = self.mlp(self.norm2(x))
+        transformed: Tensor = self.mlp(self.norm2(x))
         return x + (transformed * self.scale2 if self.has_layer_scale else transformed)
 
 
@@ -113,6 +117,7 @@ class AttentionPool(nn.Module):
         self.mlp = MLP(width, 4 * width, activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, D)."""
         batch = x.shape[0]
         q = self.q(self.probe).unflatten(-1, (self.num_heads, 1, -1))  # (M, 1, C)
         k, v = (
@@ -120,4 +125,5 @@ class AttentionPool(nn.Module):
         )  # (B, M, N, C) each
         pooled = F.scaled_dot_product_attention(q.expand(batch, -1, -1, -1), k, v)  # (B, M, 1, C)
         x = self.out(pooled.flatten(1))  # (B, D)
-        return x + self.mlp(self.norm(x))  # type: ignore[no-any-return]
+        transformed: Tensor = self.mlp(self.norm(x))
+        return x + transformed

@@ -32,7 +32,9 @@ class VisionTower(nn.Module):
             Block(width, config.num_heads, config.mlp_width, config.activation, config.layer_scale)
             for _ in range(config.depth)
         )
-        self.post_norm = nn.LayerNorm(width, eps=NORM_EPS) if config.has_post_norm else nn.Identity()
+        self.post_norm = (
+            nn.LayerNorm(width, eps=NORM_EPS) if config.has_post_norm else nn.Identity()
+        )
         if config.pooling == "attention":
             self.pool = AttentionPool(width, config.pool_num_heads, config.activation)
         if config.pooling != "none":
@@ -77,7 +79,8 @@ class VisionTower(nn.Module):
             raise ValueError(f"layer {layer} is out of range: this tower has {depth} blocks")
         x = self._run_blocks(pixels, layer % depth + 1)
         x = x[:, int(self.config.has_class_token) :]
-        return self.post_norm(x) if norm else x
+        normed: Tensor = self.post_norm(x) if norm else x
+        return normed
 
     def _run_blocks(self, pixels: Tensor, num_blocks: int) -> Tensor:
         patch_size = self.config.patch_size
@@ -104,7 +107,7 @@ class VisionTower(nn.Module):
         if (grid_h, grid_w) == (native, native):
             return self.position_embedding
         first = int(self.config.has_class_token)
-        grid = self.position_embedding[first:].unflatten(0, (native, native))  # (h, w, D)
+        grid = self.position_embedding[first:].view(native, native, -1)  # (h, w, D)
         resized = F.interpolate(
             grid.permute(2, 0, 1)[None], size=(grid_h, grid_w), mode="bilinear", align_corners=False
         )  # (1, D, h', w')

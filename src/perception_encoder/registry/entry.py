@@ -1,5 +1,7 @@
-"""What the registry says of one model beside its numbers: where its weights are, what they may be
-used for, and what was published about it. Plain data."""
+"""What the registry says of a model beside its numbers. Plain data.
+
+Where its weights are, what they may be used for, and what was published about it.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +10,7 @@ from perception_encoder.registry.config import ModelConfig
 
 Family = Literal["PE-Core", "PE-Spatial", "PE-Lang", "CLIP", "pe-nano"]
 Layout = Literal["meta", "open_clip", "timm"]
-"""Whose tensor names a checkpoint uses: Meta's `.pt`, open_clip's two towers, timm's vision tower."""
+"""Whose tensor names a file uses: Meta's, open_clip's (two towers), timm's (vision tower)."""
 
 
 @dataclass(frozen=True, kw_only=True)

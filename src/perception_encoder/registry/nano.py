@@ -6,7 +6,7 @@ from perception_encoder.registry.entry import Licence, ModelEntry
 CONFIG = ModelConfig(
     id="pe-nano",
     vision=VisionConfig(
-        image_size=64, patch_size=8, width=192, depth=7, num_heads=3, mlp_width=768
+        image_size=48, patch_size=8, width=192, depth=6, num_heads=3, mlp_width=768
     ),
     text=TextConfig(
         context_length=32, vocab_size=4096, width=192, depth=3, num_heads=3, mlp_width=768

@@ -24,7 +24,9 @@ LICENCE = Licence(
 )
 
 
-def _vision(image_size: int, patch_size: int, width: int, depth: int, num_heads: int) -> VisionConfig:
+def _vision(
+    image_size: int, patch_size: int, width: int, depth: int, num_heads: int
+) -> VisionConfig:
     return VisionConfig(
         image_size=image_size,
         patch_size=patch_size,
@@ -110,7 +112,9 @@ ENTRIES = (
     _core("PE-Core-S16-384", _S16, _SMALL_TEXT, 512, "timm/PE-Core-S-16-384", 87_187_713, 72.7),
     _core("PE-Core-B16-224", _B16, _BASE_TEXT, 1024, "timm/PE-Core-B-16", 447_659_521, 78.4),
     _core("PE-Core-L14-336", _L14, _BASE_TEXT, 1024, "timm/PE-Core-L-14-336", 671_137_793, 83.5),
-    _core("PE-Core-G14-448", _G14, _GIANT_TEXT, 1280, "timm/PE-Core-bigG-14-448", 2_419_266_561, 85.4),
+    _core(
+        "PE-Core-G14-448", _G14, _GIANT_TEXT, 1280, "timm/PE-Core-bigG-14-448", 2_419_266_561, 85.4
+    ),
     _features_only(
         "PE-Spatial",
         "PE-Spatial-T16-512",
@@ -150,7 +154,11 @@ ENTRIES = (
         "PE-Lang", "PE-Lang-L14-448", _LANG_L14, "vit_pe_lang_large_patch14_448.fb", 291_415_040
     ),
     _features_only(
-        "PE-Lang", "PE-Lang-G14-448", _LANG_G14, "vit_pe_lang_gigantic_patch14_448.fb", 1_740_922_624
+        "PE-Lang",
+        "PE-Lang-G14-448",
+        _LANG_G14,
+        "vit_pe_lang_gigantic_patch14_448.fb",
+        1_740_922_624,
     ),
     _features_only(
         "PE-Lang",

@@ -1,0 +1,42 @@
+"""What every engine can do. Arrays in, arrays out: no pictures, no strings, no tensors."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Where and how to compute, as a user asks for it; "auto" leaves it to the engine."""
+
+    device: str = "auto"
+    backend: BackendName | Literal["auto"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+
+
+class Backend(Protocol):
+    """A loaded model. Calls change nothing, so any number of threads may share one."""
+
+    name: BackendName
+    device: str
+    precision: Precision
+    fingerprint: str
+    """Names the weights, whatever file they came from; see `checkpoints.fingerprint`."""
+    logit_scale: float
+    """What a cosine is multiplied by before a softmax, about 100; 1.0 for models without text."""
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """(B, 3, H, W) float32, normalised, to (B, E) float32, not of unit length."""
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """(B, L) int64 to (B, E) float32, not of unit length."""
+
+    def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
+        """(B, 3, H, W) float32, normalised, to (B, h·w, D) float32 after that block's norm."""
+
+    def close(self) -> None:
+        """Give the model's memory back; the backend cannot be used afterwards."""

@@ -1,0 +1,154 @@
+"""The torch engine: eager on the CPU, on CUDA, or on Apple's GPU.
+
+Knows devices and precisions; nothing about pictures, words or where weights come from.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from perception_encoder.backends.base import ComputeOptions
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.load import load_model
+from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.model import DualEncoder
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+class TorchBackend:
+    """A `Backend` over torch modules."""
+
+    name: BackendName = "torch"
+
+    def __init__(
+        self, model: DualEncoder, device: torch.device, precision: Precision, fingerprint: str
+    ) -> None:
+        """Take over a model whose parameters already have the precision's dtype."""
+        self._model = model.to(device)
+        self._device = device
+        self._dtype = _DTYPES[precision]
+        self.device = str(device)
+        self.precision = precision
+        self.fingerprint = fingerprint
+        self.logit_scale = (
+            float(model.logit_scale.float().exp()) if model.config.text is not None else 1.0
+        )
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "TorchBackend":
+        """Load a checkpoint; its own precision is kept only where it is the one asked for.
+
+        Raises:
+            BackendUnavailableError: the device or precision is not to be had here.
+            CheckpointError: the weights do not fit their model.
+        """
+        device = choose_device(options.device)
+        precision = choose_precision(options.precision, device)
+        loaded = load_model(checkpoint, dtype=_DTYPES[precision])
+        return cls(loaded.model, device, precision, loaded.fingerprint)
+
+    @classmethod
+    def with_random_weights(cls, config: ModelConfig, options: ComputeOptions) -> "TorchBackend":
+        """Build a model with the weights of `random_model`.
+
+        Raises:
+            BackendUnavailableError: the device or precision is not to be had here.
+        """
+        from perception_encoder.checkpoints.fingerprint import weights_fingerprint
+
+        device = choose_device(options.device)
+        precision = choose_precision(options.precision, device)
+        model = random_model(config)
+        fingerprint = weights_fingerprint(model)
+        return cls(model.to(_DTYPES[precision]), device, precision, fingerprint)
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """See `Backend.encode_image`."""
+        with torch.inference_mode():
+            return _to_numpy(self._model.encode_image(self._to_device(pixels)))
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """See `Backend.encode_text`."""
+        with torch.inference_mode():
+            return _to_numpy(self._model.encode_text(torch.from_numpy(token_ids).to(self._device)))
+
+    def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
+        """See `Backend.features`."""
+        with torch.inference_mode():
+            return _to_numpy(self._model.vision.features(self._to_device(pixels), layer=layer))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        del self._model
+
+    def _to_device(self, pixels: Pixels) -> torch.Tensor:
+        return torch.from_numpy(pixels).to(device=self._device, dtype=self._dtype)
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return tensor.float().cpu().numpy()
+
+
+def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    """Return a CPU tensor that shares the array's memory."""
+    return torch.from_numpy(array)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        BackendUnavailableError: torch does not know the name, or the device is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise BackendUnavailableError(
+            f"unknown device {name!r}; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        ) from err
+    available = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise BackendUnavailableError(
+            f"device {name!r} is not available here: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA device(s); use device='auto' or 'cpu'"
+        )
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Return the precision of that name; "auto" is bf16 where the hardware multiplies it.
+
+    Raises:
+        BackendUnavailableError: this engine has no such precision.
+    """
+    if name == "auto":
+        return "bf16" if _multiplies_bf16(device) else "fp32"
+    for precision in _DTYPES:
+        if name == precision:
+            return precision
+    raise BackendUnavailableError(
+        f"the torch backend has no precision {name!r}; use 'auto' or one of {', '.join(_DTYPES)}"
+    )
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False

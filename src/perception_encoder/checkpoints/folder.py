@@ -1,0 +1,131 @@
+"""What kind of model folder this is, and the numbers its configuration gives. Reads no weights.
+
+Kinds: ours (`config.json`, `model.safetensors`, `tokenizer.json`), Roboflow's package
+(`config.json` naming a Meta model, `model.pt`), an open_clip hub snapshot, or a folder that holds
+one checkpoint.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from perception_encoder.checkpoints.open_clip_config import from_open_clip
+from perception_encoder.checkpoints.sources import WEIGHTS_NAME
+from perception_encoder.errors import CheckpointError
+from perception_encoder.registry import ModelConfig, find
+from perception_encoder.types import PreprocessName
+
+CONFIG_NAME = "config.json"
+TOKENIZER_NAME = "tokenizer.json"
+OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+_FORMAT = "perception-encoder"
+_FORMAT_VERSION = 1
+_ROBOFLOW_KEY = "vision_encoder_config"
+_ROBOFLOW_WEIGHTS_NAME = "model.pt"
+_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A folder's weights; `config` is None where only the weights themselves can tell.
+
+    `preprocess` is what the model was saved with, None where the folder does not say.
+    """
+
+    weights: Path
+    config: ModelConfig | None
+    preprocess: PreprocessName | None = None
+
+
+def read_folder(folder: Path) -> Contents:
+    """Tell what lies in a model folder.
+
+    Raises:
+        CheckpointError: the folder is of no known kind, damaged or incomplete.
+    """
+    data = _read_json(folder / CONFIG_NAME)
+    if data is not None and data.get("format") == _FORMAT:
+        config, preprocess = _parse_own(data, folder / CONFIG_NAME)
+        return Contents(_existing(folder, WEIGHTS_NAME), config, preprocess)
+    if data is not None and _ROBOFLOW_KEY in data:
+        config = find(str(data[_ROBOFLOW_KEY])).config
+        return Contents(_existing(folder, _ROBOFLOW_WEIGHTS_NAME), config)
+    open_clip = _read_json(folder / OPEN_CLIP_CONFIG_NAME)
+    if open_clip is not None:
+        config = from_open_clip(open_clip, _model_name(folder))
+        return Contents(_existing(folder, *OPEN_CLIP_WEIGHTS_NAMES), config)
+    return Contents(_single_checkpoint(folder), None)
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Whether `save_model` wrote this folder's config.json."""
+    data = _read_json(folder / CONFIG_NAME)
+    return data is not None and data.get("format") == _FORMAT
+
+
+def own_config(config: ModelConfig, preprocess: PreprocessName) -> str:
+    """Return the text of our config.json."""
+    data = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "preprocess": preprocess,
+        "model": config.to_dict(),
+    }
+    return json.dumps(data, indent=2) + "\n"
+
+
+def _parse_own(data: dict[str, Any], path: Path) -> tuple[ModelConfig, PreprocessName]:
+    version, preprocess = data.get("format_version"), data.get("preprocess")
+    if version != _FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version}; this package reads {_FORMAT_VERSION}. Update "
+            "perception-encoder"
+        )
+    if preprocess not in get_args(PreprocessName):
+        raise CheckpointError(f"{path}: unknown preprocessing {preprocess!r}")
+    try:
+        config = ModelConfig.from_dict(data["model"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise CheckpointError(f"{path}: {err}. Save the model again") from err
+    return config, cast("PreprocessName", preprocess)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as err:
+        raise CheckpointError(f"{path}: not readable as JSON ({err})") from err
+    return data if isinstance(data, dict) else None
+
+
+def _model_name(folder: Path) -> str:
+    """The folder's name; a repository's where the folder is its snapshot in the hub cache."""
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def _existing(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: incomplete, {' or '.join(names)} is missing")
+
+
+def _single_checkpoint(folder: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    if len(found) == 1:
+        return found[0]
+    reason = (
+        f"holds several checkpoints ({', '.join(path.name for path in found)}): give one's path"
+        if found
+        else f"is not a model folder: it should hold {CONFIG_NAME} and {WEIGHTS_NAME}, Roboflow's "
+        f"{CONFIG_NAME} and {_ROBOFLOW_WEIGHTS_NAME}, {OPEN_CLIP_CONFIG_NAME} and "
+        f"{OPEN_CLIP_WEIGHTS_NAMES[0]}, or one checkpoint file"
+    )
+    raise CheckpointError(f"{folder}: {reason}")

@@ -1,0 +1,121 @@
+"""From a located checkpoint to a module that is ready to run, without holding the weights twice.
+
+The module is built without memory (torch's meta device) and its parameters become views of the
+mapped file. Only another precision costs memory, and then a part of the file at a time is mapped.
+Knows nothing about names of models, the hub, or devices other than the CPU.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from perception_encoder.checkpoints.fingerprint import fingerprint_of
+from perception_encoder.checkpoints.locate import Checkpoint
+from perception_encoder.checkpoints.read import open_tensors
+from perception_encoder.checkpoints.remap import Piece, plan
+from perception_encoder.errors import CheckpointError
+from perception_encoder.model import DualEncoder
+from perception_encoder.registry import ModelConfig
+
+_CHUNK_BYTES = 256 * 2**20  # of the file, mapped at once while precision is converted
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in eval mode without gradients, and the name of its weights.
+
+    `fingerprint` is of the weights as stored, before any conversion of precision.
+    """
+
+    model: DualEncoder
+    fingerprint: str
+
+
+def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> Loaded:
+    """Load a checkpoint of any supported layout onto the CPU.
+
+    Args:
+        checkpoint: what `locate` returned.
+        dtype: the parameters' floating-point type. None keeps the file's (the widest, where it has
+            several), and then nothing is copied: the file's pages are read when first used, and it
+            must not be truncated while the model lives.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors do not fit the model exactly.
+    """
+    config, path = checkpoint.config, checkpoint.path
+    file = open_tensors(path)
+    try:
+        pieces = plan(file.tensors, _shapes(config))
+    except CheckpointError as err:
+        raise CheckpointError(
+            f"{path}: taken for {config.id}, {err}. If it is another model's, say which with model="
+        ) from err
+    state = {name: piece.take(file.tensors) for name, piece in pieces.items()}
+    fingerprint = fingerprint_of(state)
+    target = dtype or reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
+    if any(tensor.dtype != target for tensor in state.values()):
+        del file, state  # lets go of the mapping, and so of the pages that the fingerprint read
+        state = _converted(path, pieces, target)
+    return Loaded(assemble(config, state), fingerprint)
+
+
+def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:
+    """Build a model from tensors in any supported naming, sharing their memory.
+
+    Raises:
+        CheckpointError: the tensors do not fit the model exactly.
+    """
+    pieces = plan(tensors, _shapes(config))
+    return assemble(config, {name: piece.take(tensors) for name, piece in pieces.items()})
+
+
+def assemble(config: ModelConfig, state: Mapping[str, Tensor]) -> DualEncoder:
+    """Build a model around tensors in our own naming: eval mode, no gradients, no copies."""
+    model = empty_model(config)
+    model.load_state_dict(dict(state), strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def empty_model(config: ModelConfig) -> DualEncoder:
+    """Build a model whose parameters have shapes but no memory."""
+    with torch.device("meta"):
+        return DualEncoder(config)
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in empty_model(config).named_parameters()}
+
+
+def _converted(path: Path, pieces: Mapping[str, Piece], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copy all parameters into `dtype`.
+
+    Pages of a mapped file count as this process's memory until the mapping goes, so it is opened
+    anew for every chunk; opening costs milliseconds.
+    """
+    file = open_tensors(path)
+    chunks = list(_chunks(pieces, file.tensors)) if file.is_mapped else [list(pieces)]
+    state: dict[str, Tensor] = {}
+    for names in chunks:
+        if file.is_mapped:
+            file = open_tensors(path)
+        for name in names:
+            state[name] = pieces[name].take(file.tensors).to(dtype, copy=True)
+    return state
+
+
+def _chunks(pieces: Mapping[str, Piece], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    size = 0
+    for name, piece in pieces.items():
+        chunk.append(name)
+        size += tensors[piece.key].nbytes
+        if size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,203 @@
+"""From what a person typed to the files of one model: a name, a path, or a hub repository.
+
+Opens no weights, except to recognise a checkpoint whose name says nothing.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from perception_encoder.checkpoints import hub
+from perception_encoder.checkpoints.folder import (
+    CONFIG_NAME,
+    OPEN_CLIP_CONFIG_NAME,
+    OPEN_CLIP_WEIGHTS_NAMES,
+    TOKENIZER_NAME,
+    is_own_folder,
+    read_folder,
+)
+from perception_encoder.checkpoints.sources import WEIGHTS_NAME, bundled_folder, download
+from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
+from perception_encoder.errors import DownloadError, UnknownModelError
+from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find
+from perception_encoder.types import PreprocessName
+
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+_OWN_PREFIXES = ("perception-encoder/", "perception_encoder/", "clip/")  # never hub repositories
+# File and folder names that people and the hub's cache give to checkpoints lack the owner.
+_OWNERS = ("", "clip/", "facebook/", "timm/")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The files of one model, found but not read.
+
+    Attributes:
+        config: the model's numbers.
+        path: the file of weights.
+        tokenizer: its vocabulary; None for models without text, or where none was found.
+        entry: the registered model, where it is one.
+        preprocess: what the model was saved with; None where its folder does not say.
+        source: where it came from, for people.
+    """
+
+    config: ModelConfig
+    path: Path
+    tokenizer: Path | None
+    entry: ModelEntry | None
+    preprocess: PreprocessName | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """How far a search may go."""
+
+    local_files_only: bool
+    cache_dir: Path | None
+
+
+def locate(
+    name_or_path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
+    """Find a model's files, downloading them if need be.
+
+    Args:
+        name_or_path: a file or folder (which wins over a name of the same spelling), a registered
+            id or alias, or a hub repository.
+        model: the registered model a path is of, where its name or folder does not say.
+        revision: branch, tag or commit of the hub repository.
+        local_files_only: never use the network.
+        cache_dir: another folder than the hub's own cache.
+
+    Raises:
+        UnknownModelError: neither a path, nor a model or repository of that name.
+        CheckpointError: a folder or file that is not a model's.
+        DownloadError: see `sources.download`.
+        ValueError: `model` was given with a name, or `revision` with a path.
+    """
+    reach = _Reach(local_files_only, Path(cache_dir).expanduser() if cache_dir else None)
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} means nothing for the local {path}")
+        return _from_path(path, find(model) if model else None, reach, str(path))
+    name = os.fspath(name_or_path).strip()
+    if model is not None:
+        raise ValueError(f"model={model!r} describes a file or folder, but {path} does not exist")
+    entry = _find_or_none(name)
+    if entry is not None:
+        return _from_registry(entry, name, revision, reach)
+    if not _REPO.fullmatch(name) or name.lower().startswith(_OWN_PREFIXES):
+        find(name)  # raises, naming the nearest models
+    return _from_repository(name, revision, reach)
+
+
+def _from_path(path: Path, entry: ModelEntry | None, reach: _Reach, source: str) -> Checkpoint:
+    weights, preprocess = path, None
+    config = entry.config if entry else None
+    if path.is_dir():
+        contents = read_folder(path)
+        weights, preprocess = contents.weights, contents.preprocess
+        config = config or contents.config
+    if config is None:
+        entry = _by_file_name(weights) or _by_shapes(weights)
+        config = entry.config
+    return _checkpoint(config, weights, preprocess, reach, source)
+
+
+def _checkpoint(
+    config: ModelConfig,
+    weights: Path,
+    preprocess: PreprocessName | None,
+    reach: _Reach,
+    source: str,
+) -> Checkpoint:
+    return Checkpoint(
+        config=config,
+        path=weights,
+        tokenizer=find_tokenizer(config, weights.parent, **asdict(reach)),
+        entry=next((entry for entry in MODELS if entry.id == config.id), None),
+        preprocess=preprocess,
+        source=source,
+    )
+
+
+def _from_registry(entry: ModelEntry, name: str, revision: str | None, reach: _Reach) -> Checkpoint:
+    if entry.bundled:
+        if revision is not None:
+            raise ValueError(f"{entry.id} lies in the package; it has no revision {revision!r}")
+        return _from_path(bundled_folder(entry), None, reach, "bundled with the package")
+    repos = {source.repo.lower() for source in entry.sources}
+    path = download(
+        entry,
+        repo=name if name.lower() in repos else None,
+        revision=revision,
+        **asdict(reach),
+    )
+    return _checkpoint(entry.config, path, None, reach, f"the hub, in the cache at {path}")
+
+
+def _from_repository(repo: str, revision: str | None, reach: _Reach) -> Checkpoint:
+    """A repository that is not registered: one of our folders, or an open_clip snapshot."""
+    refusals: list[str] = []
+
+    def first_of(names: Sequence[str], at: str | None) -> Path | None:
+        for name in names:
+            path = hub.cached(repo, name, revision=at, cache_dir=reach.cache_dir)
+            if path is not None:
+                return path
+        for name in names:
+            try:
+                return hub.fetch(repo, name, revision=at, **asdict(reach))
+            except hub.NotOnHubError as err:
+                refusals.append(str(err))
+        return None
+
+    try:
+        config = first_of((OPEN_CLIP_CONFIG_NAME, CONFIG_NAME), revision)
+        is_open_clip = config is not None and config.name == OPEN_CLIP_CONFIG_NAME
+        if config is not None and (is_open_clip or is_own_folder(config.parent)):
+            # The folder is named after the commit: all files must be of the same.
+            commit = config.parent.name
+            first_of(OPEN_CLIP_WEIGHTS_NAMES if is_open_clip else (WEIGHTS_NAME,), commit)
+            with suppress(DownloadError):  # most snapshots have one, and most can do without
+                first_of((TOKENIZER_NAME,), commit)
+            return _from_path(config.parent, None, reach, f"the hub's {repo} at {commit}")
+        refusals.append(f"it should hold {OPEN_CLIP_CONFIG_NAME} or our own {CONFIG_NAME}")
+    except DownloadError as err:
+        raise type(err)(f"{repo!r} is no registered model. As a hub repository: {err}") from err
+    raise UnknownModelError(
+        f"{repo!r} is no registered model, and no hub repository that can be used: "
+        f"{'; '.join(refusals)}. `pe models` lists the registered ones"
+    )
+
+
+def _find_or_none(name: str) -> ModelEntry | None:
+    try:
+        return find(name)
+    except UnknownModelError:
+        return None
+
+
+def _by_file_name(path: Path) -> ModelEntry | None:
+    for name in (path.stem, path.parent.name):
+        for owner in _OWNERS:
+            entry = _find_or_none(owner + name)
+            if entry is not None:
+                return entry
+    return None
+
+
+def _by_shapes(path: Path) -> ModelEntry:
+    from perception_encoder.checkpoints.recognise import recognise_model
+
+    return recognise_model(path)

@@ -1,0 +1,125 @@
+"""Opens a checkpoint file without reading it: every tensor is a view of the mapped file.
+
+Safetensors and torch's zip files (`.pt`, `.pth`, `.bin`) are told apart by their first bytes, not
+their name. Pickles are read with `weights_only=True`, so a file can bring tensors, never code.
+Knows nothing about models or tensor names, beyond what training scripts wrap around weights.
+"""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from perception_encoder.errors import CheckpointError
+
+_HEADER_BYTES = 128
+_WRAPPERS = ("state_dict", "weights", "model")
+_PARALLEL_PREFIX = "module."  # put before every name by torch's DataParallel
+
+# What torch.load raises for a damaged file depends on where the damage is.
+_DAMAGE = (
+    RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """An open checkpoint.
+
+    `tensors` by the file's own names; `is_mapped` is false for torch's files from before version
+    1.6, which can only be read whole. The mapping is private: nothing done to a tensor reaches the
+    file. The file must not be truncated while a tensor lives.
+    """
+
+    tensors: Mapping[str, Tensor]
+    is_mapped: bool
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, empty, damaged, of another format, or holds more than
+            tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError as err:
+        raise CheckpointError(f"{path}: cannot be read ({err.strerror or err})") from err
+    if header[8:9] == b"{":
+        return TensorFile(_without_prefix(_open_safetensors(path)), is_mapped=True)
+    if header[:2] == b"PK":
+        return TensorFile(_without_prefix(_open_pickle(path, mmap=True)), is_mapped=True)
+    if header[:1] == b"\x80":
+        return TensorFile(_without_prefix(_open_pickle(path, mmap=False)), is_mapped=False)
+    raise CheckpointError(f"{path}: {_other_format(header)}")
+
+
+def _other_format(header: bytes) -> str:
+    if not header:
+        return "the file is empty. Download it again"
+    if header.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the weights. Run `git lfs pull`, or download the file"
+    return "not a checkpoint: neither safetensors nor a file that torch.save made"
+
+
+def _open_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as err:
+        raise CheckpointError(
+            f"{path}: damaged or incomplete safetensors file ({err}). Download or copy it again"
+        ) from err
+
+
+def _open_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
+    try:
+        if mmap:
+            _refuse_other_archives(path)
+        content = torch.load(str(path), map_location="cpu", mmap=mmap, weights_only=True)
+    except pickle.UnpicklingError as err:  # torch's text advises to run the file: not repeated
+        raise CheckpointError(
+            f"{path}: holds Python objects beside tensors, none of which was run, or is damaged. "
+            "Where you trust its origin, load it with the program that made it and save the bare "
+            "state_dict as safetensors; else download or copy it again"
+        ) from err
+    except _DAMAGE as err:
+        reason = str(err).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{path}: damaged or incomplete torch file ({reason}). Download or copy it again"
+        ) from err
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if isinstance(content, Mapping):
+        # Beside tensors, wrappers hold counters and names; strictness is about tensors.
+        tensors = {str(key): t.detach() for key, t in content.items() if isinstance(t, Tensor)}
+        if tensors:
+            return tensors
+    raise CheckpointError(f"{path}: holds no tensors by name, so it is not a model's weights")
+
+
+def _refuse_other_archives(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise CheckpointError(
+                f"{path}: a TorchScript program, as OpenAI published CLIP. Use a file that holds "
+                "weights only: `pe download clip/…` brings the same ones"
+            )
+    if path.suffix == ".safetensors":  # torch goes by the name
+        raise CheckpointError(f"{path}: a torch file, despite its name. Rename it to end in .pt")
+
+
+def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if all(key.startswith(_PARALLEL_PREFIX) for key in tensors):
+        return {key.removeprefix(_PARALLEL_PREFIX): tensor for key, tensor in tensors.items()}
+    return dict(tensors)

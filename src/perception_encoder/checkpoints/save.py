@@ -1,0 +1,72 @@
+"""Writes a model to a folder of our own format, which `locate` reads back."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from perception_encoder.checkpoints.folder import (
+    CONFIG_NAME,
+    TOKENIZER_NAME,
+    is_own_folder,
+    own_config,
+)
+from perception_encoder.checkpoints.sources import WEIGHTS_NAME
+from perception_encoder.errors import CheckpointError
+from perception_encoder.model import DualEncoder
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.types import PreprocessName
+
+
+def save_model(
+    model: DualEncoder,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    *,
+    preprocess: PreprocessName = "standard",
+) -> None:
+    """Write config.json, model.safetensors (in the model's precision) and tokenizer.json.
+
+    Everything is written beside the folder first and then moved into place, so a failure leaves
+    what was there. A folder saved before is overwritten; other files in it stay.
+
+    Args:
+        model: the weights and their numbers.
+        folder: made where it does not exist.
+        tokenizer: its vocabulary; None for a model without one.
+        preprocess: the preprocessing that loading it will choose.
+
+    Raises:
+        CheckpointError: the folder exists, is not empty, and was not written by this function.
+    """
+    from safetensors.torch import save_file
+
+    folder = folder.expanduser().absolute()
+    if folder.exists() and not _may_overwrite(folder):
+        raise CheckpointError(
+            f"{folder} exists and holds something else than a saved model. Choose another folder"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
+        save_file(tensors, new / WEIGHTS_NAME, metadata={"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save(new / TOKENIZER_NAME)
+        (new / CONFIG_NAME).write_text(own_config(model.config, preprocess), encoding="utf-8")
+        _move_into_place(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _may_overwrite(folder: Path) -> bool:
+    return folder.is_dir() and (is_own_folder(folder) or not any(folder.iterdir()))
+
+
+def _move_into_place(new: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    if not (new / TOKENIZER_NAME).exists():
+        (folder / TOKENIZER_NAME).unlink(missing_ok=True)
+    for name in (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME):
+        if (new / name).exists():
+            os.replace(new / name, folder / name)

@@ -1,0 +1,96 @@
+"""A cache of vectors by content: the same bytes or words are never computed twice.
+
+One SQLite file, safe for several threads and processes at once; a killed process loses at most
+what it had not yet stored. A key covers everything that decides a vector (weights, precision,
+preprocessing, content), so one file can serve several models and never answers wrongly.
+"""
+
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.errors import CacheError
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
+_KEYS_PER_QUERY = 500  # SQLite allows 999 parameters at least
+_BUSY_SECONDS = 60
+
+
+class EmbeddingCache:
+    """Vectors by key in a SQLite file."""
+
+    def __init__(self, path: str | os.PathLike[str], namespace: str) -> None:
+        """Open or make the cache.
+
+        Args:
+            path: the file; its folder is made where it does not exist.
+            namespace: what else decides a vector: weights, precision, preprocessing.
+
+        Raises:
+            CacheError: the path is not a cache, or cannot be written.
+        """
+        self.path = Path(path).expanduser()
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute(_SCHEMA)
+        except (sqlite3.Error, OSError) as err:
+            raise CacheError(
+                f"cannot use {self.path} as an embedding cache: {err}. "
+                "Give another path, or delete the file to start anew."
+            ) from err
+
+    def key(self, kind: str, content: bytes) -> bytes:
+        """Return the key of some content; `kind` keeps pictures and words apart."""
+        head = f"{self._namespace}\0{kind}\0".encode()
+        return hashlib.sha256(head + content).digest()
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Return the vectors that are known, by key."""
+        found: dict[bytes, NDArray[np.float32]] = {}
+        wanted = list(dict.fromkeys(keys))
+        for start in range(0, len(wanted), _KEYS_PER_QUERY):
+            part = wanted[start : start + _KEYS_PER_QUERY]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"
+            for key, vector in self._run(query, part):
+                found[key] = np.frombuffer(vector, dtype="<f4").astype(np.float32)
+        return found
+
+    def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        """Store vectors (B, E) under their keys, all or none."""
+        rows = [
+            (key, np.ascontiguousarray(vector, dtype="<f4").tobytes())
+            for key, vector in zip(keys, vectors, strict=True)
+        ]
+        with self._lock:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+                self._database.execute("COMMIT")
+            except sqlite3.Error as err:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise CacheError(f"cannot write to the cache {self.path}: {err}") from err
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _run(self, query: str, parameters: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        with self._lock:
+            try:
+                return self._database.execute(query, parameters).fetchall()
+            except sqlite3.Error as err:
+                raise CacheError(f"cannot read the cache {self.path}: {err}") from err

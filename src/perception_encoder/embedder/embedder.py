@@ -1,0 +1,440 @@
+"""EmbeddingModel: what people hold in their hands. Pictures and words in, vectors out.
+
+Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs, tables or HTTP.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.backends import Backend
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.embedder.cache import EmbeddingCache
+from perception_encoder.embedder.chunk import Chunk, check_batch_size
+from perception_encoder.embedder.image_feed import ImageFeed
+from perception_encoder.embedder.progress import progress_bar
+from perception_encoder.embedder.text_feed import TextFeed
+from perception_encoder.embedder.vectors import cosine, truncated, unit
+from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
+from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity
+
+if TYPE_CHECKING:
+    import torch
+
+    from perception_encoder.preprocess.arrays import TensorLike
+
+Output = Literal["numpy", "torch"]
+_Input = TypeVar("_Input")
+
+
+class EmbeddingModel:
+    """A loaded model. Made by `AutoModel.from_pretrained`; safe to share between threads.
+
+    Attributes:
+        config: the model's numbers; `config.embed_dim` is E.
+        backend: the engine; `backend.device` and `backend.precision` tell what it chose.
+        processor: how pictures become pixels.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        backend: Backend,
+        processor: ImageProcessor,
+        tokenizer: Tokenizer | None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self.config = config
+        self.backend = backend
+        self.processor = processor
+        self._tokenizer = tokenizer
+        self._cache: EmbeddingCache | None = None
+        if cache is not None:
+            decides = (backend.fingerprint, backend.name, backend.precision, processor.name)
+            self._cache = EmbeddingCache(cache, "/".join(decides))
+
+    # -- pictures ---------------------------------------------------------------------------------
+
+    @overload
+    def embed_image(
+        self,
+        image: ImageInput,
+        *,
+        input_color_format: ColorFormat = ...,
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        output: Literal["numpy"] = ...,
+    ) -> Embeddings: ...
+    @overload
+    def embed_image(
+        self,
+        image: ImageInput,
+        *,
+        input_color_format: ColorFormat = ...,
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        output: Literal["torch"],
+    ) -> "torch.Tensor": ...
+    def embed_image(
+        self,
+        image: ImageInput,
+        *,
+        input_color_format: ColorFormat = "bgr",
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+        output: Output = "numpy",
+    ) -> "Embeddings | torch.Tensor":
+        """Embed one picture; see `embed_images` for the arguments.
+
+        Returns:
+            (1, E) float32.
+
+        Raises:
+            ImageError: the picture cannot be used.
+            TypeError: `image` is no kind of picture, or a list of them.
+        """
+        if isinstance(image, list | tuple):
+            raise TypeError("embed_image takes one picture; use embed_images for a list")
+        vectors = self._image_vectors([image], input_color_format, 1, show_progress=False)
+        return self._finish(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+
+    @overload
+    def embed_images(
+        self,
+        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        *,
+        batch_size: int = ...,
+        input_color_format: ColorFormat = ...,
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        show_progress: bool | None = ...,
+        output: Literal["numpy"] = ...,
+    ) -> Embeddings: ...
+    @overload
+    def embed_images(
+        self,
+        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        *,
+        batch_size: int = ...,
+        input_color_format: ColorFormat = ...,
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        show_progress: bool | None = ...,
+        output: Literal["torch"],
+    ) -> "torch.Tensor": ...
+    def embed_images(
+        self,
+        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        *,
+        batch_size: int = 32,
+        input_color_format: ColorFormat = "bgr",
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+        show_progress: bool | None = None,
+        output: Output = "numpy",
+    ) -> "Embeddings | torch.Tensor":
+        """Embed pictures, in order.
+
+        Args:
+            images: a list with any mix of paths, encoded bytes, PIL images, (H, W, C) arrays and
+                (C, H, W) tensors, of any sizes; or one (N, H, W, C) array or (N, C, H, W) tensor.
+                Nothing of the caller's is changed.
+            batch_size: pictures computed at once.
+            input_color_format: channel order of numpy arrays ("bgr" is what OpenCV gives);
+                everything else knows its own.
+            normalize: scale each vector to unit length.
+            truncate_dim: keep this many numbers of each vector, then normalise.
+            show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
+            output: "numpy", or "torch" for a CPU tensor.
+
+        Returns:
+            (N, E) float32.
+
+        Raises:
+            ImageError: a picture cannot be used; names its path or position.
+            UnsupportedOperationError: the model gives patch features only.
+        """
+        vectors = self._image_vectors(
+            split_batch(images), input_color_format, batch_size, show_progress=show_progress
+        )
+        return self._finish(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+
+    def embed_video(
+        self,
+        frames: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        *,
+        batch_size: int = 32,
+        input_color_format: ColorFormat = "bgr",
+    ) -> Embeddings:
+        """Embed a clip as the normalised mean of its frames' unit vectors.
+
+        As perception_models core/vision_encoder/pe.py `encode_video(normalize=True)`, which leaves
+        the mean as it is; it is brought to unit length here so that it can be searched with.
+
+        Returns:
+            (1, E) float32 of unit length.
+
+        Raises:
+            ValueError: there are no frames.
+            ImageError: a frame cannot be used.
+        """
+        vectors = self.embed_images(
+            frames, batch_size=batch_size, input_color_format=input_color_format
+        )
+        if not len(vectors):
+            raise ValueError("a video needs at least one frame")
+        return unit(vectors.mean(axis=0, keepdims=True))
+
+    def features(
+        self,
+        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        *,
+        layer: int = -1,
+        batch_size: int = 8,
+        input_color_format: ColorFormat = "bgr",
+    ) -> NDArray[np.float32]:
+        """Return patch features: one vector for each square of each picture, before pooling.
+
+        Args:
+            images: as in `embed_images`.
+            layer: the block whose output is read; negative counts from the end.
+            batch_size: pictures computed at once.
+            input_color_format: channel order of numpy arrays.
+
+        Returns:
+            (N, h·w, D) float32, squares row by row, after the tower's final norm where it has one.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            ValueError: there is no such layer.
+        """
+        check_batch_size(batch_size)
+        vision = self.config.vision
+        shape = (vision.grid_size**2, vision.width)
+        feed = ImageFeed(self.processor, None, input_color_format)
+        chunks = feed.chunks(split_batch(images), batch_size)
+        parts = [self.backend.features(chunk.inputs, layer=layer) for chunk in chunks]
+        return np.concatenate([np.empty((0, *shape), np.float32), *parts])
+
+    # -- words ------------------------------------------------------------------------------------
+
+    @overload
+    def embed_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = ...,
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        show_progress: bool | None = ...,
+        output: Literal["numpy"] = ...,
+    ) -> Embeddings: ...
+    @overload
+    def embed_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = ...,
+        normalize: bool = ...,
+        truncate_dim: int | None = ...,
+        show_progress: bool | None = ...,
+        output: Literal["torch"],
+    ) -> "torch.Tensor": ...
+    def embed_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+        show_progress: bool | None = None,
+        output: Output = "numpy",
+    ) -> "Embeddings | torch.Tensor":
+        """Embed one string, or a list of them in order.
+
+        Text past the model's context (32 tokens for most of PE-Core, 72 for G14, 77 for CLIP) is
+        cut, as in the original; a warning is logged when that happens.
+
+        Args:
+            texts: one string, or several.
+            batch_size: texts computed at once.
+            normalize: scale each vector to unit length.
+            truncate_dim: keep this many numbers of each vector, then normalise.
+            show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
+            output: "numpy", or "torch" for a CPU tensor.
+
+        Returns:
+            (1, E) float32 for a string, (N, E) for N of them.
+
+        Raises:
+            TokenizerNotFoundError: the model's vocabulary was not found.
+            UnsupportedOperationError: the model reads no text.
+            TypeError: an item is not a string.
+        """
+        check_batch_size(batch_size)
+        feed = TextFeed(self._require_tokenizer(), self._cache)
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        vectors = np.empty((len(listed), self._embed_dim()), np.float32)
+        with progress_bar(len(listed), "texts", show_progress) as bar:
+            for chunk in feed.chunks(listed, batch_size):
+                self._fill(vectors, chunk, self.backend.encode_text)
+                bar.update(len(chunk.rows) + len(chunk.known))
+        return self._finish(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+
+    # -- both -------------------------------------------------------------------------------------
+
+    def similarity(self, a: Any, b: Any) -> NDArray[np.float32]:
+        """Cosine of every row of `a` with every row of `b`.
+
+        Args:
+            a: (Na, E) vectors, or one (E,); arrays or CPU tensors, of any length.
+            b: (Nb, E) or (E,), likewise.
+
+        Returns:
+            (Na, Nb) float32 in [-1, 1].
+
+        Raises:
+            ValueError: the vectors have different numbers of dimensions.
+        """
+        return cosine(a, b)
+
+    @property
+    def embed_dim(self) -> int | None:
+        """E, the length of a vector; None for models that give patch features only."""
+        return self.config.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """What a cosine is multiplied by before a softmax over labels."""
+        return self.backend.logit_scale
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What decides a vector, as stored with every table."""
+        return ModelIdentity(
+            model_id=self.config.id,
+            fingerprint=self.backend.fingerprint,
+            preprocess=self.processor.name,
+            embed_dim=self._embed_dim(),
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model as a folder that `AutoModel.from_pretrained` reads back.
+
+        Args:
+            folder: where `config.json`, `model.safetensors` and `tokenizer.json` go.
+
+        Returns:
+            The folder.
+
+        Raises:
+            CheckpointError: the folder holds something else than such a model.
+        """
+        from perception_encoder.checkpoints.load import load_model
+        from perception_encoder.checkpoints.random_weights import random_model
+        from perception_encoder.checkpoints.save import save_model
+
+        # Read anew, because the engine may hold the weights in a lower precision.
+        model = random_model(self.config)
+        if self._checkpoint is not None:
+            model = load_model(self._checkpoint).model
+        path = Path(folder).expanduser()
+        save_model(model, path, self._tokenizer, preprocess=self.processor.name)
+        return path
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.backend.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        backend = self.backend
+        return (
+            f"EmbeddingModel({self.config.id!r}, backend={backend.name!r}, "
+            f"device={backend.device!r}, precision={backend.precision!r})"
+        )
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _image_vectors(
+        self,
+        images: Sequence[ImageInput],
+        color_format: ColorFormat,
+        batch_size: int,
+        *,
+        show_progress: bool | None,
+    ) -> Embeddings:
+        check_batch_size(batch_size)
+        if color_format not in ("bgr", "rgb"):
+            raise ValueError(f"input_color_format must be 'bgr' or 'rgb', got {color_format!r}")
+        vectors = np.empty((len(images), self._embed_dim()), np.float32)
+        feed = ImageFeed(self.processor, self._cache, color_format)
+        with progress_bar(len(images), "pictures", show_progress) as bar:
+            for chunk in feed.chunks(images, batch_size):
+                self._fill(vectors, chunk, self.backend.encode_image)
+                bar.update(len(chunk.rows) + len(chunk.known))
+        return vectors
+
+    def _fill(
+        self, vectors: Embeddings, chunk: Chunk[_Input], encode: Callable[[_Input], Embeddings]
+    ) -> None:
+        """Write a chunk's vectors, computed or known, into their rows and into the cache."""
+        for row, vector in chunk.known.items():
+            vectors[row] = vector
+        if chunk.rows:
+            computed = encode(chunk.inputs)
+            vectors[chunk.rows] = computed
+            if self._cache is not None:
+                self._cache.put(chunk.keys, computed)
+
+    def _finish(
+        self, vectors: Embeddings, *, normalize: bool, truncate_dim: int | None, output: Output
+    ) -> "Embeddings | torch.Tensor":
+        if output not in ("numpy", "torch"):
+            raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+        vectors = truncated(vectors, truncate_dim)
+        vectors = np.ascontiguousarray(unit(vectors) if normalize else vectors)
+        if output == "numpy":
+            return vectors
+        from perception_encoder.backends.torch_backend import as_tensor
+
+        return as_tensor(vectors)
+
+    def _embed_dim(self) -> int:
+        if self.config.embed_dim is None:
+            raise UnsupportedOperationError(
+                f"{self.config.id} gives patch features, not one vector for a picture: "
+                "call features(), or use a PE-Core or CLIP model"
+            )
+        return self.config.embed_dim
+
+    def _require_tokenizer(self) -> Tokenizer:
+        if self.config.text is None:
+            raise UnsupportedOperationError(
+                f"{self.config.id} reads no text; use a PE-Core or CLIP model"
+            )
+        if self._tokenizer is None:
+            raise TokenizerNotFoundError(
+                f"no vocabulary was found for {self.config.id}. Put tokenizer.json or "
+                "bpe_simple_vocab_16e6.txt.gz beside the weights, install open_clip_torch "
+                "(pip install --no-deps open_clip_torch), or allow the download of "
+                "openai/clip-vit-base-patch32"
+            )
+        return self._tokenizer

@@ -1,0 +1,125 @@
+"""Feeds a model with pictures: reads and resizes ahead on threads while the model computes.
+
+With a cache, a file whose bytes were embedded before is not even decoded. Knows nothing about
+vectors beyond handing known ones through.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.embedder.cache import EmbeddingCache
+from perception_encoder.embedder.chunk import Chunk
+from perception_encoder.preprocess import ImageInput, ImageProcessor
+from perception_encoder.types import ColorFormat, Pixels
+
+_MAX_THREADS = 16  # decoding scales with cores; past this the interpreter's lock is the limit
+
+
+@dataclass(slots=True)
+class _Item:
+    """One picture on its way: as given or its file's bytes, then resized, or found in the cache."""
+
+    row: int
+    image: ImageInput
+    name: str
+    key: bytes | None = None
+    resized: NDArray[np.uint8] | None = None
+    vector: NDArray[np.float32] | None = None
+
+
+class ImageFeed:
+    """Cuts a list of pictures into chunks and prepares each while the one before is computed."""
+
+    def __init__(
+        self, processor: ImageProcessor, cache: EmbeddingCache | None, color_format: ColorFormat
+    ) -> None:
+        self._processor = processor
+        self._cache = cache
+        self._color_format = color_format
+
+    def chunks(self, images: Sequence[ImageInput], batch_size: int) -> Iterator[Chunk[Pixels]]:
+        """Yield the pictures in order, at most `batch_size` to a chunk.
+
+        Raises:
+            ImageError: a picture cannot be used; names its path or position.
+        """
+        named = [_Item(row, image, _name(image, row)) for row, image in enumerate(images)]
+        parts = [named[start : start + batch_size] for start in range(0, len(named), batch_size)]
+        if len(named) <= 1:
+            yield from (self._prepare(part, None) for part in parts)
+            return
+        num_threads = min(_MAX_THREADS, os.cpu_count() or 1, len(named))
+        with ThreadPoolExecutor(num_threads) as pool, ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(self._prepare, parts[0], pool)
+            for following in [*parts[1:], None]:
+                chunk = pending.result()
+                if following is not None:
+                    pending = ahead.submit(self._prepare, following, pool)
+                yield chunk
+
+    def _prepare(self, items: list[_Item], pool: ThreadPoolExecutor | None) -> Chunk[Pixels]:
+        apply = map if pool is None else pool.map
+        if self._cache is not None:
+            list(apply(self._read, items))
+            self._look_up(item for item in items if item.key is not None)
+        missing = [item for item in items if item.vector is None]
+        list(apply(self._resize, missing))
+        if self._cache is not None:
+            for item in missing:
+                if item.key is None and item.resized is not None:
+                    item.key = self._cache.key("resized", item.resized.tobytes())
+            self._look_up(missing)
+        return self._as_chunk(items)
+
+    def _as_chunk(self, items: list[_Item]) -> Chunk[Pixels]:
+        todo = [item for item in items if item.vector is None]
+        side = self._processor.image_size
+        resized = np.empty((len(todo), side, side, 3), np.uint8)
+        for item, out in zip(todo, resized, strict=True):
+            assert item.resized is not None
+            out[:] = item.resized
+        chunk = Chunk(
+            rows=[item.row for item in todo],
+            inputs=self._processor.normalize(resized),
+            keys=[item.key for item in todo if item.key is not None],
+            known={item.row: item.vector for item in items if item.vector is not None},
+        )
+        for item in items:  # the list of items lives as long as the run; the pictures need not
+            item.resized = item.vector = None
+            item.image = b""
+        return chunk
+
+    def _read(self, item: _Item) -> None:
+        """Read a file once for both its key and its picture."""
+        assert self._cache is not None
+        if isinstance(item.image, str | os.PathLike):
+            try:
+                item.image = Path(item.image).expanduser().read_bytes()
+            except OSError:
+                return  # decoding reports what is wrong with it
+        if isinstance(item.image, bytes | bytearray | memoryview):
+            item.key = self._cache.key("file", bytes(item.image))
+
+    def _resize(self, item: _Item) -> None:
+        item.resized = self._processor(
+            item.image, input_color_format=self._color_format, item=item.name
+        )
+
+    def _look_up(self, items: Iterable[_Item]) -> None:
+        assert self._cache is not None
+        wanted, keyed = itertools.tee(item for item in items if item.key is not None)
+        vectors = self._cache.get([item.key for item in keyed if item.key is not None])
+        for item in wanted:
+            item.vector = vectors.get(item.key) if item.key is not None else None
+
+
+def _name(image: ImageInput, row: int) -> str:
+    """What errors call a picture: its path, or its position counted from 0."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {row}"

@@ -1,0 +1,55 @@
+"""Feeds a model with texts: numbered, sorted by length, cut into batches with little padding."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from perception_encoder.embedder.cache import EmbeddingCache
+from perception_encoder.embedder.chunk import Chunk
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.types import TokenIds
+
+logger = logging.getLogger(__name__)
+
+
+class TextFeed:
+    """Cuts texts into chunks of similar length; those the cache knows come first."""
+
+    def __init__(self, tokenizer: Tokenizer, cache: EmbeddingCache | None) -> None:
+        self._tokenizer = tokenizer
+        self._cache = cache
+
+    def chunks(self, texts: Sequence[str], batch_size: int) -> Iterator[Chunk[TokenIds]]:
+        """Yield every text once, at most `batch_size` to compute in a chunk.
+
+        Raises:
+            TypeError: an item is not a string.
+        """
+        token_rows = self._tokenizer.encode(texts)
+        self._warn_of_cut_text(token_rows)
+        keys: list[bytes] = []
+        todo = list(range(len(texts)))
+        if self._cache is not None:
+            cache = self._cache
+            keys = [cache.key("text", text.encode("utf-8", "surrogatepass")) for text in texts]
+            vectors = cache.get(keys)
+            known = {row: vectors[key] for row, key in enumerate(keys) if key in vectors}
+            todo = [row for row in todo if row not in known]
+            yield Chunk([], self._tokenizer.pad([]), [], known)
+        # Neighbours of one length share a batch, so few columns are padding.
+        todo.sort(key=lambda row: len(token_rows[row]))
+        for start in range(0, len(todo), batch_size):
+            rows = todo[start : start + batch_size]
+            token_ids = self._tokenizer.pad([token_rows[row] for row in rows])
+            yield Chunk(rows, token_ids, [keys[row] for row in rows] if keys else [], {})
+
+    def _warn_of_cut_text(self, token_rows: Sequence[Sequence[int]]) -> None:
+        limit = self._tokenizer.context_length
+        num_cut = sum(len(row) > limit for row in token_rows)
+        if num_cut:
+            logger.warning(
+                "%d of %d texts are longer than the %d tokens this model reads; "
+                "their ends were cut off",
+                num_cut,
+                len(token_rows),
+                limit,
+            )

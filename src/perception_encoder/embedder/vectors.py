@@ -1,0 +1,60 @@
+"""Arithmetic on vectors: unit length, shortening, cosine. Pure functions of numpy arrays."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale each row to unit length; a row of zeros stays zeros.
+
+    Args:
+        vectors: (B, E) float32.
+
+    Returns:
+        (B, E) float32.
+    """
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), dtype=np.float32)
+
+
+def truncated(vectors: NDArray[np.float32], dim: int | None) -> NDArray[np.float32]:
+    """Keep the first `dim` numbers of each row; None keeps all.
+
+    Raises:
+        ValueError: dim is below 1 or above E.
+    """
+    if dim is None:
+        return vectors
+    if not 1 <= dim <= vectors.shape[-1]:
+        raise ValueError(f"truncate_dim must be between 1 and {vectors.shape[-1]}, got {dim}")
+    return vectors[:, :dim]
+
+
+def cosine(a: Any, b: Any) -> NDArray[np.float32]:
+    """Cosine of every row of `a` with every row of `b`.
+
+    Args:
+        a: (Na, E) or (E,) numbers: an array, a tensor on the CPU, or nested lists.
+        b: (Nb, E) or (E,), likewise.
+
+    Returns:
+        (Na, Nb) float32 in [-1, 1]; 0 where a row is all zeros.
+
+    Raises:
+        ValueError: the arrays do not have rows of one length.
+    """
+    left, right = _rows(a), _rows(b)
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(
+            f"vectors of {left.shape[1]} and of {right.shape[1]} numbers do not compare"
+        )
+    return np.asarray(np.clip(unit(left) @ unit(right).T, -1, 1), dtype=np.float32)
+
+
+def _rows(vectors: Any) -> NDArray[np.float32]:
+    rows = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    if rows.ndim != 2:
+        raise ValueError(f"expected rows of vectors, got an array of shape {rows.shape}")
+    return rows

@@ -1,0 +1,20 @@
+"""The vector table and its search. Importing this loads neither Lance nor Arrow; opening does."""
+
+from perception_encoder.index.query import IMAGE_SUFFIXES, QueryTerm, combine, parse_query
+from perception_encoder.index.rows import FileState, Hit, MetadataValue, Row, row_id
+from perception_encoder.index.schema import VectorDtype
+from perception_encoder.index.table import Index
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FileState",
+    "Hit",
+    "Index",
+    "MetadataValue",
+    "QueryTerm",
+    "Row",
+    "VectorDtype",
+    "combine",
+    "parse_query",
+    "row_id",
+]

@@ -1,0 +1,82 @@
+"""Exact nearest neighbours by looking at every vector, a block at a time. Only numpy; knows nothing
+of tables.
+
+Two vectors that are equal get equal scores, wherever they lie, and ties are broken by key: the
+answer depends on what is in the table, not on the order in which it came there. A matrix product
+alone does not give that (its rounding depends on a row's place in the block), so it only proposes,
+and the few that matter are scored again.
+"""
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.types import Embeddings
+
+_SLACK = 2e-4
+"""More than float32 can be wrong about the difference of two cosines: 2 · E · 2^-24 for E = 1280."""
+
+Key = TypeVar("Key")
+
+
+class Scored(NamedTuple, Generic[Key]):
+    """A result: the cosine, and the key of the vector it belongs to."""
+
+    score: float
+    key: Key
+
+
+class ExactSearch(Generic[Key]):
+    """Keeps the best k of every query while blocks of vectors go by.
+
+    Args:
+        queries: (Q, E) float32, unit length.
+        k: how many to keep for each query.
+        threshold: keep only scores of at least this; None keeps all.
+    """
+
+    def __init__(self, queries: Embeddings, k: int, threshold: float | None) -> None:
+        self._queries = queries
+        self._exact_queries = queries.astype(np.float64)
+        self._k = k
+        self._threshold = -np.inf if threshold is None else threshold
+        self._best: list[list[Scored[Key]]] = [[] for _ in queries]
+
+    def look_at(self, vectors: Embeddings, key_of: Callable[[int], Key]) -> None:
+        """Let one block of vectors, (R, E) float32, compete.
+
+        Args:
+            vectors: unit length.
+            key_of: the key of the block's vector of that number; asked for the promising ones
+                only. Keys can be ordered and differ from each other.
+        """
+        proposals = vectors @ self._queries.T  # (R, Q)
+        for query in range(len(self._queries)):
+            promising = self._promising(query, proposals[:, query])
+            if promising.size == 0:
+                continue
+            products = vectors[promising] * self._exact_queries[query]  # float64
+            scores = np.clip(products.sum(axis=1), -1.0, 1.0)
+            best = self._best[query] + [
+                Scored(float(score), key_of(int(row)))
+                for row, score in zip(promising, scores, strict=True)
+                if score >= self._threshold
+            ]
+            best.sort(key=lambda scored: (-scored.score, scored.key))
+            self._best[query] = best[: self._k]
+
+    def results(self) -> list[list[Scored[Key]]]:
+        """Return, for each query, at most k results, best first."""
+        return self._best
+
+    def _promising(self, query: int, scores: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Return the rows that may belong to the best k, a few too many rather than one too few."""
+        floor = self._threshold
+        best = self._best[query]
+        if len(best) == self._k:
+            floor = max(floor, best[-1].score)
+        if len(scores) > self._k:
+            floor = max(floor, float(np.partition(scores, -self._k)[-self._k]))
+        return np.flatnonzero(scores >= floor - _SLACK)

@@ -1,0 +1,84 @@
+"""What goes into a table and what comes out of a search, as plain values. Knows nothing of Arrow,
+Lance or files."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+MetadataValue: TypeAlias = str | int | float | bool | None
+
+_ID_BYTES = 16
+
+
+def row_id(uri: str, member: str | None = None) -> str:
+    """Return the key of a picture: 32 hex digits from its uri and its name inside an archive.
+
+    The same picture has the same key in every run and on every machine, so that adding it again
+    replaces its row.
+    """
+    key = uri if member is None else f"{uri}\0{member}"
+    return hashlib.blake2b(key.encode(), digest_size=_ID_BYTES).hexdigest()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture of a table, without its vector.
+
+    Attributes:
+        uri: where the picture is: a path or a URL.
+        member: its name inside the archive at `uri`; None for a plain file.
+        width: of the picture as shown, pixels.
+        height: of the picture as shown, pixels.
+        bytes: size of the encoded picture.
+        mtime: time of the last change, nanoseconds since 1970 (`os.stat_result.st_mtime_ns`).
+        sha256: hex digest of the encoded picture; copies and renamed files share it.
+        metadata: whatever else is known; each name becomes a column that `where` can filter by.
+
+    Raises:
+        ValueError: uri or member cannot be written as UTF-8 (a file name in an old encoding).
+    """
+
+    uri: str
+    member: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    mtime: int | None = None
+    sha256: str | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (self.uri, self.member or ""):
+            try:
+                name.encode()
+            except UnicodeEncodeError as err:
+                raise ValueError(
+                    f"{name!a}: the name is not valid Unicode and cannot be stored; rename the file"
+                ) from err
+
+    @property
+    def id(self) -> str:
+        """The row's key, see `row_id`."""
+        return row_id(self.uri, self.member)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result of a search. `score` is the cosine in [-1, 1], higher is better."""
+
+    id: str
+    score: float
+    uri: str
+    member: str | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    width: int | None = None
+    height: int | None = None
+
+
+class FileState(NamedTuple):
+    """What a table remembers of a file, to tell whether it has changed. Fields as in `Row`."""
+
+    bytes: int | None
+    mtime: int | None
+    sha256: str | None

@@ -1,0 +1,188 @@
+"""How rows and identities lie in Arrow: column names, types and table metadata. Opens no files.
+
+The format is a promise to other programs (LanceDB, DuckDB, Ray, Spark): plain columns, no nesting
+but the vector. A change to it raises `FORMAT` and comes with the step that brings old tables along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder._version import __version__
+from perception_encoder.errors import IndexNotFoundError, IndexStorageError
+from perception_encoder.index.rows import MetadataValue, Row
+from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # noqa: TID253 — for the type checker only
+
+VectorDtype: TypeAlias = Literal["float16", "float32"]
+
+FORMAT: Final = 1
+VECTOR: Final = "vector"
+FACTS: Final = ("uri", "member", "width", "height", "bytes", "mtime", "sha256")
+"""Columns that every row has, in the order of `Row`'s fields."""
+
+_RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
+_PREFIX: Final = "perception_encoder."
+_INT64: Final = np.iinfo(np.int64)
+
+
+def table_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
+    """Return the schema of an empty table, its metadata included."""
+    import pyarrow as pa
+
+    value = pa.float16() if vector_dtype == "float16" else pa.float32()
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("member", pa.string()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("bytes", pa.int64()),
+            pa.field("mtime", pa.timestamp("ns", tz="UTC")),
+            pa.field("sha256", pa.string()),
+            pa.field(VECTOR, pa.list_(value, identity.embed_dim), nullable=False),
+        ],
+        metadata={
+            f"{_PREFIX}format": str(FORMAT),
+            f"{_PREFIX}model_id": identity.model_id,
+            f"{_PREFIX}fingerprint": identity.fingerprint,
+            f"{_PREFIX}preprocess": identity.preprocess,
+            f"{_PREFIX}embed_dim": str(identity.embed_dim),
+            f"{_PREFIX}version": __version__,
+        },
+    )
+
+
+def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
+    """Read which model a table belongs to.
+
+    Raises:
+        IndexNotFoundError: a Lance table, but none of ours.
+        IndexStorageError: made by a newer version of this package.
+    """
+    found = {
+        key.decode().removeprefix(_PREFIX): value.decode()
+        for key, value in (schema.metadata or {}).items()
+    }
+    if "format" not in found or "model_id" not in found:
+        raise IndexNotFoundError(
+            f"{path} is a Lance table, but not one that `pe index` made; choose another --db"
+        )
+    if int(found["format"]) > FORMAT:
+        raise IndexStorageError(
+            f"{path} was made by perception-encoder {found['version']}, which is newer than this "
+            f"one ({__version__}); install that version or a later one"
+        )
+    return ModelIdentity(
+        model_id=found["model_id"],
+        fingerprint=found["fingerprint"],
+        preprocess=cast("PreprocessName", found["preprocess"]),
+        embed_dim=int(found["embed_dim"]),
+    )
+
+
+def vector_dtype_of(schema: pa.Schema) -> VectorDtype:
+    """Return how a table stores its vectors."""
+    return "float16" if schema.field(VECTOR).type.value_type.bit_width == 16 else "float32"
+
+
+def new_metadata_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
+    """Return the columns that the rows' metadata needs and the table does not have yet.
+
+    Raises:
+        ValueError: a name that cannot be a column, or values of one name that share no type.
+    """
+    import pyarrow as pa
+
+    fields = []
+    for name in dict.fromkeys(name for row in rows for name in row.metadata):
+        if name.lower() in _RESERVED or name[:1] in ("", "_") or "." in name or "`" in name:
+            raise ValueError(
+                f"metadata name {name!r} cannot be a column: it is one of ours, is empty, begins "
+                "with '_', or holds '.' or '`'; rename it"
+            )
+        if name in schema.names:
+            continue
+        values = [row.metadata.get(name) for row in rows]
+        if any(value is not None for value in values):  # of nothing but nulls no type is known
+            with _naming_column(name):
+                fields.append(pa.field(name, pa.array(values).type))
+    return fields
+
+
+def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.Table:
+    """Lay rows and their vectors out as the table's columns, in the table's types.
+
+    Raises:
+        ValueError: a metadata value does not fit its column's type.
+    """
+    import pyarrow as pa
+
+    dtype = np.float16 if vector_dtype_of(schema) == "float16" else np.float32
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=dtype).reshape(-1))
+    columns = []
+    for field in schema:
+        if field.name == VECTOR:
+            column = pa.FixedSizeListArray.from_arrays(flat, field.type.list_size)
+        elif field.name == "mtime":
+            column = pa.array([_in_int64(row.mtime) for row in rows], pa.int64()).cast(field.type)
+        elif field.name in _RESERVED:
+            column = pa.array([getattr(row, field.name) for row in rows], field.type)
+        else:
+            with _naming_column(field.name):
+                column = pa.array([row.metadata.get(field.name) for row in rows], field.type)
+        columns.append(column)
+    return pa.table(columns, schema=schema)
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
+    """Yield the rows of a batch that has at least the columns `FACTS`."""
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name == "mtime":
+            columns[name] = column.cast(pa.int64()).to_pylist()
+        elif name not in ("id", VECTOR):
+            columns[name] = column.to_pylist()
+    metadata_names = [name for name in columns if name not in _RESERVED]
+    for number in range(batch.num_rows):
+        metadata: Mapping[str, MetadataValue] = {
+            name: columns[name][number]
+            for name in metadata_names
+            if columns[name][number] is not None
+        }
+        yield Row(*(columns[name][number] for name in FACTS), metadata=metadata)
+
+
+def vectors_of(batch: pa.RecordBatch) -> Embeddings:
+    """Return a batch's vectors, (R, E) float32."""
+    column = batch.column(VECTOR)
+    flat: NDArray[np.floating] = column.flatten().to_numpy()
+    return flat.reshape(batch.num_rows, column.type.list_size).astype(np.float32)
+
+
+def _in_int64(nanoseconds: int | None) -> int | None:
+    """Keep a wild file time (beyond the year 2262) from failing the whole batch."""
+    if nanoseconds is None:
+        return None
+    return min(max(nanoseconds, int(_INT64.min)), int(_INT64.max))
+
+
+@contextmanager
+def _naming_column(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as err:  # what Arrow's conversions raise
+        raise ValueError(
+            f"metadata {name!r}: the values do not share the column's type ({err}); give every "
+            "row the same kind of value, or another name"
+        ) from err

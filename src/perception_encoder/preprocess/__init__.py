@@ -1,0 +1,12 @@
+"""From files and words to the arrays a model reads: pixels and token ids. Imports no torch."""
+
+from perception_encoder.preprocess.decode import DEFAULT_MAX_PIXELS, ImageInput, decode_image
+from perception_encoder.preprocess.images import ImageProcessor, split_batch
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "ImageInput",
+    "ImageProcessor",
+    "decode_image",
+    "split_batch",
+]

@@ -1,0 +1,248 @@
+"""Files and bytes become decoded PIL images. Knows formats and their damage; no arrays, no models.
+
+Only the formats below are tried, by their own first bytes: none of them runs another program (EPS
+in Pillow does), and an unexpected one never costs time. Pillow's decoders are called directly
+rather than through `Image.open`, whose check for decompression bombs warns by a process-wide limit.
+"""
+
+import os
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import IO, Final, Literal, TypeAlias
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from perception_encoder.errors import (
+    ImageDecodeError,
+    ImageEmptyError,
+    ImageError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    ImageTruncatedError,
+    ImageUnreadableError,
+)
+
+_Decoder: TypeAlias = Callable[[IO[bytes], str], ImageFile.ImageFile]
+
+# JpegImageFile and not the plugin's factory: of a multi-picture file only the first one is wanted.
+_DECODERS: Final[dict[str, _Decoder]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+}
+_HEIF_BRANDS: Final = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+# What Pillow's decoders raise on damaged data (its warnings too, where they are made errors).
+# MemoryError is not here: it is no fault of the file.
+DAMAGE: Final = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError,
+    RuntimeError, ArithmeticError, struct.error, zlib.error, UserWarning,
+)  # fmt: skip
+# How a complete file of a kind begins and ends.
+_ENDS: Final = (
+    (b"\xff\xd8", b"\xff\xd9"),  # JPEG
+    (b"\xff\x4f", b"\xff\xd9"),  # a bare JPEG 2000 code stream
+    (b"\x89PNG", b"IEND\xaeB`\x82"),
+    (b"GIF8", b";"),
+)
+_URL: Final = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)
+
+
+def decode_file(path: str | os.PathLike[str], *, max_pixels: int, item: str) -> Image.Image:
+    """Decode the picture in a file (of several frames, the first).
+
+    Args:
+        path: a regular file.
+        max_pixels: refuse more pixels than this, from the header, before decoding.
+        item: names the picture in errors.
+
+    Raises:
+        ImageNotFoundError: no file there.
+        ImageUnreadableError: a folder, a URL, a device, no permission, or reading failed.
+        ImageError: as for `decode_stream`.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise ImageUnreadableError(
+                f"{item}: this is {kind}; pass the path of one image file", item=item
+            )
+        stream = open(path, "rb")  # noqa: SIM115 — closed below; errors of the two are told apart
+    except ImageError:
+        raise
+    except (OSError, ValueError) as err:
+        raise _cannot_open(os.fsdecode(path), err, item) from err
+    with stream:
+        return decode_stream(stream, num_bytes=status.st_size, max_pixels=max_pixels, item=item)
+
+
+def decode_stream(stream: IO[bytes], *, num_bytes: int, max_pixels: int, item: str) -> Image.Image:
+    """Decode the picture in a seekable stream.
+
+    Returns:
+        The decoded picture in the file's own mode, not yet turned by EXIF.
+
+    Raises:
+        ImageEmptyError: zero bytes.
+        ImageTooLargeError: more than max_pixels.
+        ImageTruncatedError: the data ends before the picture does.
+        ImageDecodeError: not a picture in a known format, or damaged.
+        ImageUnreadableError: reading failed.
+    """
+    if num_bytes == 0:
+        raise ImageEmptyError(f"{item}: zero bytes; save or fetch the picture again", item=item)
+    try:
+        image = _open(stream, item)
+        check_size(image, max_pixels=max_pixels, item=item)
+        _allocate_tiff(image)
+        image.load()
+    except Image.DecompressionBombError as err:
+        raise ImageTooLargeError(f"{item}: {err}", item=item) from err
+    except DAMAGE as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise ImageUnreadableError(f"{item}: reading failed: {err}", item=item) from err
+        raise damaged(err, item, is_cut=_is_cut(stream, num_bytes)) from err
+    return image
+
+
+def check_size(image: Image.Image, *, max_pixels: int, item: str) -> None:
+    """Raise ImageTooLargeError for a picture of more pixels than the limit."""
+    num_pixels = image.width * image.height
+    if num_pixels > max_pixels:
+        raise ImageTooLargeError(
+            f"{item}: {image.width} × {image.height} = {num_pixels} pixels, the limit is "
+            f"{max_pixels}; scale it down, or raise max_pixels if you trust the source",
+            item=item,
+        )
+
+
+def damaged(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:
+    """Make the error for data that a decoder gave up on."""
+    if is_cut or "truncated" in str(err).lower():
+        return ImageTruncatedError(
+            f"{item}: the data ends before the picture does ({err}); fetch it again", item=item
+        )
+    return ImageDecodeError(
+        f"{item}: the data is damaged or of a kind that cannot be decoded ({err}); "
+        "fetch it again, or save it as PNG or JPEG",
+        item=item,
+    )
+
+
+def _open(stream: IO[bytes], item: str) -> ImageFile.ImageFile:
+    """Read the header with the decoders that know its first bytes; nothing is decoded yet."""
+    head = stream.read(16)
+    candidates = [
+        _DECODERS[name]
+        for name in _DECODERS
+        if (accepts := Image.OPEN[name][1]) is None or accepts(head)
+    ]
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        candidates.append(partial(_open_heif, item=item))
+    if not candidates:
+        known = ", ".join([*_DECODERS, "HEIC"])
+        raise ImageDecodeError(
+            f"{item}: not an image in a known format ({known}); it starts with {head!r}", item=item
+        )
+    for decoder in candidates[:-1]:  # two at most: AVIF and HEIC share a container's first bytes
+        stream.seek(0)
+        try:
+            return decoder(stream, "")
+        except SyntaxError:
+            continue
+    stream.seek(0)
+    return candidates[-1](stream, "")
+
+
+def _open_heif(stream: IO[bytes], filename: str, *, item: str) -> ImageFile.ImageFile:
+    # The class alone, not `register_heif_opener`: nothing of Pillow's own state is changed.
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as err:
+        raise ImageDecodeError(
+            f"{item}: HEIC needs one more package: pip install 'perception-encoder[heic]'",
+            item=item,
+        ) from err
+    decoder: _Decoder = HeifImageFile
+    return decoder(stream, filename)
+
+
+def _allocate_tiff(image: ImageFile.ImageFile) -> None:
+    """Keep Pillow's TIFF reader from applying Pillow's own size limit: ours has been applied.
+
+    The reader checks when it allocates, so it is handed memory. Only above Pillow's limit.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and limit is not None:
+        size = (int(image.tag_v2[256]), int(image.tag_v2[257]))  # before the EXIF turn
+        if size[0] * size[1] > limit:
+            image.im = Image.new(image.mode, size).im
+
+
+def _cannot_open(path: str, err: Exception, item: str) -> ImageError:
+    if _URL.match(path):
+        return ImageUnreadableError(
+            f"{item}: URLs are not fetched here; download it and pass the file or its bytes",
+            item=item,
+        )
+    if isinstance(err, FileNotFoundError | NotADirectoryError | ValueError):
+        return ImageNotFoundError(f"{item}: no such file; check the path", item=item)
+    return ImageUnreadableError(f"{item}: cannot be opened: {err}", item=item)
+
+
+def _is_cut(stream: IO[bytes], num_bytes: int) -> bool:
+    """Say whether the container announces more data than there is. For data that did not decode."""
+    stream.seek(0)
+    head = stream.read(16)
+    stream.seek(max(0, num_bytes - 12))
+    tail = stream.read()
+    for start, end in _ENDS:
+        if head.startswith(start):
+            return not tail.endswith(end)
+    if head.startswith(b"RIFF"):
+        return int.from_bytes(head[4:8], "little") + 8 > num_bytes
+    if head.startswith(b"BM"):
+        return int.from_bytes(head[2:6], "little") > num_bytes
+    if head.startswith((b"II*\0", b"MM\0*")):
+        order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+        return int.from_bytes(head[4:8], order) >= num_bytes  # where the directory should be
+    return head[4:8] in (b"ftyp", b"jP  ") and _is_last_box_cut(stream, num_bytes)
+
+
+def _is_last_box_cut(stream: IO[bytes], num_bytes: int) -> bool:
+    """Walk the top-level boxes of an ISO container (AVIF, HEIC, JPEG 2000)."""
+    position = 0
+    while position < num_bytes:
+        stream.seek(position)
+        header = stream.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:  # 0: to the end of the file; anything else is no box
+            return len(header) < 8
+        position += length
+    return position > num_bytes

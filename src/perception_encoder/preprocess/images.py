@@ -1,0 +1,179 @@
+"""Pictures become a model's pixels: decode, turn, convert, resize, normalise.
+
+Knows a model's `ImageConfig` and side length; no threads (the caller owns them), no tensors out.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, Final, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from perception_encoder.errors import ImageValueError
+from perception_encoder.preprocess.arrays import TensorLike, is_tensor
+from perception_encoder.preprocess.decode import (
+    DEFAULT_MAX_PIXELS,
+    ImageInput,
+    decode_image,
+    describe,
+)
+from perception_encoder.preprocess.modes import convert_to_rgb, to_rgb, upright
+from perception_encoder.preprocess.resize import resize
+from perception_encoder.registry import ImageConfig
+from perception_encoder.types import ColorFormat, Pixels, PreprocessName
+
+_CHANNELS: Final = (1, 3, 4)
+
+
+class ImageProcessor:
+    """Turns pictures into a model's input. Holds no state beyond its settings: share it freely.
+
+    Args:
+        config: the model's resize rule, interpolation, mean and std.
+        image_size: S, the side of the model's square input in pixels.
+        preprocess: "standard" shows the model what a viewer shows (turned by EXIF, transparency
+            over white, deep and palette colours converted) and then resizes. "reference" does what
+            the original code does, bit for bit: it resizes in the file's own mode and then
+            converts to RGB. On RGB pictures without an EXIF turn the two are equal.
+        max_pixels: files, bytes and PIL images of more pixels are refused before decoding.
+
+    Raises:
+        ValueError: an unknown preprocessing, or a size or limit below 1.
+
+    Source of "reference": perception_models core/vision_encoder/transforms.py and open_clip
+    src/open_clip/transform.py (Resize, then CenterCrop for CLIP, convert, ToTensor, Normalize).
+    """
+
+    def __init__(
+        self,
+        config: ImageConfig,
+        image_size: int,
+        *,
+        preprocess: PreprocessName = "standard",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        if preprocess not in get_args(PreprocessName):
+            choices = ", ".join(get_args(PreprocessName))
+            raise ValueError(f"unknown preprocessing {preprocess!r}; one of: {choices}")
+        if image_size < 1 or max_pixels < 1:
+            raise ValueError(
+                f"image_size {image_size} and max_pixels {max_pixels} must be positive"
+            )
+        self.config = config
+        self.image_size = image_size
+        self.max_pixels = max_pixels
+        self._preprocess: PreprocessName = preprocess
+
+    @property
+    def name(self) -> PreprocessName:
+        """The preprocessing's name, as stored with every vector."""
+        return self._preprocess
+
+    def __call__(
+        self,
+        image: ImageInput,
+        *,
+        input_color_format: ColorFormat = "bgr",
+        item: str | None = None,
+    ) -> NDArray[np.uint8]:
+        """Prepare one picture.
+
+        Args:
+            image: see `ImageInput`; only read.
+            input_color_format: channel order of numpy arrays; ignored for everything else.
+            item: names the picture in errors.
+
+        Returns:
+            (S, S, 3) uint8, RGB, contiguous, the caller's to keep.
+
+        Raises:
+            ImageError: see `decode_image`.
+            TypeError: not a kind of picture.
+        """
+        decoded = decode_image(
+            image, input_color_format=input_color_format, max_pixels=self.max_pixels, item=item
+        )
+        prepare = self._standard if self._preprocess == "standard" else self._reference
+        return np.array(prepare(decoded, describe(image, item)))
+
+    def normalize(self, images: NDArray[np.uint8]) -> Pixels:
+        """Turn prepared pictures into what the model reads.
+
+        Args:
+            images: (B, S, S, 3) uint8, RGB.
+
+        Returns:
+            (B, 3, S, S) float32: (value / 255 - mean) / std, in torchvision's float32 steps.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        side = self.image_size
+        if images.dtype != np.uint8 or images.shape != (len(images), side, side, 3):
+            raise ValueError(
+                f"expected (B, {side}, {side}, 3) uint8, got {images.shape} {images.dtype}"
+            )
+        mean = np.array(self.config.mean, np.float32)[:, None, None]
+        std = np.array(self.config.std, np.float32)[:, None, None]
+        pixels = np.empty((len(images), 3, side, side), np.float32)
+        for image, out in zip(images, pixels, strict=True):  # one at a time stays in the cache
+            np.divide(image.transpose(2, 0, 1), np.float32(255), out=out, dtype=np.float32)
+            out -= mean
+            out /= std
+        return pixels
+
+    def _standard(self, image: Image.Image, item: str) -> Image.Image:
+        rgb = to_rgb(upright(image), item=item)
+        return resize(rgb, image_size=self.image_size, config=self.config)
+
+    def _reference(self, image: Image.Image, item: str) -> Image.Image:
+        resized = resize(image, image_size=self.image_size, config=self.config)
+        # Pillow would also convert the transparent colour, which is dropped, and may warn of it.
+        resized.info.pop("transparency", None)
+        return convert_to_rgb(resized, item=item)
+
+
+def split_batch(images: Iterable[ImageInput] | NDArray[Any] | TensorLike) -> list[ImageInput]:
+    """Make a list of single pictures from what people call a batch.
+
+    Args:
+        images: a list (or other iterable) of any mix of `ImageInput`; one (N, H, W, 1|3|4) array;
+            or one (N, 1|3|4, H, W) tensor.
+
+    Returns:
+        The pictures in order. Those of an array are views of it; a tensor comes to the CPU once.
+
+    Raises:
+        TypeError: a single picture, a mapping or a set, or nothing that can be iterated.
+        ImageValueError: an array or tensor of another rank or number of channels.
+    """
+    if isinstance(images, np.ndarray):
+        if images.ndim == 1 and images.dtype.kind in "OU":  # paths, from a table's column
+            return list(images)
+        _check_batch_shape(images.shape, channel_axis=3, layout="(N, H, W, C)")
+        return list(images)
+    if is_tensor(images):
+        _check_batch_shape(tuple(images.shape), channel_axis=1, layout="(N, C, H, W)")
+        return list(cast("Iterable[ImageInput]", images.detach().cpu()))
+    single = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    if isinstance(images, single):
+        raise TypeError(
+            f"expected several images, got a single {type(images).__name__}; "
+            "wrap it in a list, or use embed_image"
+        )
+    if isinstance(images, Mapping | Set) or not isinstance(images, Iterable):
+        raise TypeError(f"expected a list of images, got {type(images).__name__}")
+    return list(images)
+
+
+def _check_batch_shape(shape: tuple[int, ...], *, channel_axis: int, layout: str) -> None:
+    if len(shape) == 4 and shape[channel_axis] in _CHANNELS:
+        return
+    hint = "for a single picture wrap it in a list, or use embed_image"
+    if len(shape) == 4:
+        hint = f"its axes look like {'(N, C, H, W)' if channel_axis == 3 else '(N, H, W, C)'}"
+    raise ImageValueError(
+        f"a batch is {layout} with C of 1, 3 or 4, got shape {shape}; {hint}", item="the batch"
+    )

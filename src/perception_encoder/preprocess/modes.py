@@ -1,0 +1,113 @@
+"""Colour modes and orientation: any decoded PIL image becomes an upright RGB one.
+
+This is what the preprocessing named "standard" does before the resize, and the last step of the
+one named "reference". Knows nothing of files, sizes or models. Images are read, never changed.
+"""
+
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from perception_encoder.errors import ImageDecodeError
+from perception_encoder.preprocess.arrays import to_levels
+from perception_encoder.preprocess.encoded import DAMAGE
+
+_WHITE: Final = (255, 255, 255)
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF (or XMP) orientation, 1 to 8. Unreadable metadata counts as upright.
+
+    TIFF and HEIC arrive turned already, by their decoders.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return image
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image, *, item: str) -> Image.Image:
+    """Convert any mode to what a viewer shows: RGB, with transparency over white.
+
+    16-bit grey ("I;16…", and "I", which Pillow also uses for it) spans 0..65535 and is clipped to
+    that; float ("F") spans 0..1, like float arrays. CMYK, YCbCr, HSV and LAB are converted by
+    Pillow; embedded colour profiles are not applied.
+
+    Raises:
+        ImageDecodeError: Pillow cannot convert the mode.
+        ImageValueError: a float image outside 0..1.
+    """
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _deep_grey(image, item).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(to_levels(np.asarray(image), item=item)).convert("RGB")
+    if image.has_transparency_data:
+        return _over_white(image, item)
+    return convert_to_rgb(image, item=item)
+
+
+def convert_to_rgb(image: Image.Image, *, item: str) -> Image.Image:
+    """Do Pillow's own `convert("RGB")`, which drops transparency and clips deep pixels.
+
+    Raises:
+        ImageDecodeError: Pillow cannot convert the mode.
+    """
+    if image.mode == "RGB":
+        return image
+    try:
+        return image.convert("RGB")
+    except DAMAGE as err:
+        raise ImageDecodeError(
+            f"{item}: mode {image.mode} cannot become RGB ({err}); save the picture as PNG or JPEG",
+            item=item,
+        ) from err
+
+
+def _deep_grey(image: Image.Image, item: str) -> Image.Image:
+    values = np.clip(np.asarray(image), 0, 65_535)
+    levels = to_levels(values.astype(np.uint16), item=item)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        levels[values == transparent] = 255
+    return Image.fromarray(levels)
+
+
+def _over_white(image: Image.Image, item: str) -> Image.Image:
+    if image.mode == "RGB":
+        image = _with_8_bit_key(image)
+    elif image.mode == "P":
+        image = image.copy()  # converting writes the transparency into the palette
+    elif image.mode == "La":
+        image = image.convert("LA")  # Pillow has no direct way from premultiplied grey
+    try:
+        layer = image.convert("RGBA")
+    except DAMAGE as err:
+        raise ImageDecodeError(
+            f"{item}: mode {image.mode} cannot become RGBA ({err}); save the picture as PNG",
+            item=item,
+        ) from err
+    canvas = Image.new("RGB", layer.size, _WHITE)
+    canvas.paste(layer, mask=layer)
+    return canvas
+
+
+def _with_8_bit_key(image: Image.Image) -> Image.Image:
+    """Narrow the transparent colour of a 16-bit PNG as Pillow narrowed its pixels."""
+    key = image.info.get("transparency")
+    if not isinstance(key, tuple) or max(key) <= 255:
+        return image
+    narrowed = image.copy()
+    narrowed.info["transparency"] = tuple(value >> 8 for value in key)
+    return narrowed

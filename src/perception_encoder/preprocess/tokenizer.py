@@ -1,0 +1,136 @@
+"""Texts to rows of token ids, exactly as open_clip's `SimpleTokenizer` gives them.
+
+A row is the start token, the text's tokens, the end token, then zeros. Knows nothing of models
+beyond their context length, and nothing of where vocabularies come from.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from perception_encoder.preprocess.clean import clean
+from perception_encoder.preprocess.vocabulary import END, START, read_vocabulary
+from perception_encoder.types import TokenIds
+
+
+class Tokenizer:
+    """Clean, split and number texts. Safe to call from many threads at once."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, context_length: int) -> None:
+        """Wrap a pipeline made by `vocabulary.build` or `vocabulary.read_vocabulary`.
+
+        Args:
+            tokenizer: the pipeline for cleaned text.
+            context_length: the longest row, start and end token included; at least 2.
+
+        Raises:
+            ValueError: context_length is below 2, or the pipeline lacks the special tokens.
+        """
+        if context_length < 2:
+            raise ValueError(f"context_length must be at least 2, got {context_length}")
+        start_id, end_id = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
+        if start_id is None or end_id is None:
+            raise ValueError(f"the pipeline has no {START} or no {END}: make it with build()")
+        self._pipeline = tokenizer
+        self.context_length = context_length
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        self.start_id: int = start_id
+        self.end_id: int = end_id
+
+    @classmethod
+    def from_file(cls, path: Path, context_length: int) -> "Tokenizer":
+        """Read a `tokenizer.json` or CLIP's `bpe_simple_vocab_16e6.txt.gz`.
+
+        Raises:
+            TokenizerNotFoundError: there is no such file.
+            CheckpointError: the file is damaged or its ids are not laid out as CLIP's.
+            ValueError: context_length is below 2.
+        """
+        return cls(read_vocabulary(path), context_length)
+
+    def save(self, path: Path) -> None:
+        """Write the vocabulary to one `tokenizer.json`, which `from_file` reads back."""
+        path.write_text(self._pipeline.to_str(), encoding="utf-8")
+
+    def __call__(self, texts: str | Sequence[str], *, trim: bool = True) -> TokenIds:
+        """Number texts; what does not fit the context length is cut, the end token kept.
+
+        Args:
+            texts: one string, or a sequence of them.
+            trim: False fills every row up to the context length, as the original does.
+
+        Returns:
+            (B, L) int64 in the order of the texts; L is the longest row of this batch (2 where
+            there are no texts), or the context length where trim is False.
+
+        Raises:
+            TypeError: an item is not a string.
+        """
+        return self.pad(self.encode(texts), trim=trim)
+
+    def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
+        """Number texts without cutting them.
+
+        Args:
+            texts: one string, or a sequence of them.
+
+        Returns:
+            One list of ids for each text, start and end token included, of any length.
+
+        Raises:
+            TypeError: an item is not a string.
+        """
+        cleaned = [clean(text) for text in _checked(texts)]
+        encodings = self._pipeline.encode_batch_fast(cleaned, add_special_tokens=False)
+        return [
+            [self.start_id, *(self._spelt(text) or encoding.ids), self.end_id]
+            for text, encoding in zip(cleaned, encodings, strict=True)
+        ]
+
+    def pad(self, rows: Sequence[Sequence[int]], *, trim: bool = True) -> TokenIds:
+        """Make one array of the rows from `encode`, cut and filled as calling does."""
+        longest = max((len(row) for row in rows), default=2)
+        width = min(longest, self.context_length) if trim else self.context_length
+        token_ids = np.zeros((len(rows), width), dtype=np.int64)
+        for index, row in enumerate(rows):
+            token_ids[index, : len(row)] = row[:width]
+            if len(row) > width:
+                token_ids[index, -1] = self.end_id
+        return token_ids
+
+    def truncated(self, texts: str | Sequence[str]) -> list[bool]:
+        """Tell for each text whether calling would cut words off.
+
+        Raises:
+            TypeError: an item is not a string.
+        """
+        return [len(row) > self.context_length for row in self.encode(texts)]
+
+    def _spelt(self, text: str) -> list[int] | None:
+        """Number a text that spells a special token; None where it does not.
+
+        The original gives such a word the special token's own id; the library's merging never
+        arrives there.
+        """
+        if START not in text and END not in text:
+            return None
+        specials = {START: self.start_id, END: self.end_id}
+        ids: list[int] = []
+        for word, _ in self._pipeline.pre_tokenizer.pre_tokenize_str(text):
+            if word in specials:
+                ids.append(specials[word])
+            else:
+                ids.extend(token.id for token in self._pipeline.model.tokenize(word))
+        return ids
+
+
+def _checked(texts: str | Sequence[str]) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"texts[{position}] is {type(text).__name__}, not str: give strings only"
+            )
+    return texts
