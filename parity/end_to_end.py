@@ -24,7 +24,8 @@ from torchvision.transforms import Compose
 
 Arrays = dict[str, np.ndarray]
 
-HEAD = 256  # leading dimensions of a vector that are kept: enough to compare, a quarter of the size
+HEAD = 128  # leading dimensions of a vector that are kept: enough to compare, an eighth of the size
+FILES = ("images", "photos", "texts")  # written here, as .npz
 SAMPLES = 97  # prime, so that samples do not all fall into one column of the picture
 PIPELINES = {"pe": ("PE-Core-B-16", "meta"), "clip": ("ViT-B-32-quickgelu", "openai")}
 TEXTS = (

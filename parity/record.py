@@ -24,6 +24,8 @@ from torch.nn import functional
 
 Arrays = dict[str, np.ndarray]
 
+END_TO_END = "end-to-end"
+
 logger = logging.getLogger("parity")
 
 
@@ -32,16 +34,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=formula.GOLDEN)
     parser.add_argument("--photos", type=Path, default=os.environ.get("PARITY_PHOTOS"))
-    parser.add_argument("only", nargs="*", help="model names; default: all, and end to end")
+    parser.add_argument("only", nargs="*", help=f"models, or {END_TO_END!r}; default: everything")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.only or [*originals.PE_MODELS, *originals.CLIP_MODELS]:
+    for name in options.only or [*originals.PE_MODELS, *originals.CLIP_MODELS, END_TO_END]:
         began = time.monotonic()
-        record(name, options.out)
+        if name == END_TO_END:
+            end_to_end.record(options.out, Path(options.photos) if options.photos else None)
+        else:
+            record(name, options.out)
         logger.info("%s recorded in %.0f s", name, time.monotonic() - began)
-    if not options.only:
-        end_to_end.record(options.out, Path(options.photos) if options.photos else None)
     write_manifest(options.out, agreement=None if options.only else agree.measure())
 
 
@@ -158,6 +161,7 @@ def write_manifest(out: Path, *, agreement: dict[str, object] | None) -> None:
                 "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             }
             for file in sorted(out.glob("*.npz"))
+            if file.stem in (*originals.PE_MODELS, *originals.CLIP_MODELS, *end_to_end.FILES)
         },
     }
     path.write_text(json.dumps(manifest, indent=2) + "\n")

@@ -1,15 +1,17 @@
 """`AutoModel.from_pretrained`: one door to every model, from a name, a file or a folder."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
 from perception_encoder.checkpoints import Checkpoint, locate
+from perception_encoder.checkpoints.sources import bundled_folder
+from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.preprocess.vocabulary import installed_vocabulary
 from perception_encoder.registry import ModelConfig, find
 from perception_encoder.types import BackendName, Precision, PreprocessName
 
@@ -60,17 +62,7 @@ class AutoModel:
         """
         options = ComputeOptions(device=device, backend=backend, precision=precision)
         if random_weights:
-            config = _registered(model_name_or_path)
-            processor = ImageProcessor(
-                config.image, config.vision.image_size, preprocess=preprocess or "standard"
-            )
-            vocabulary = installed_vocabulary()
-            tokenizer = None
-            if config.text is not None and vocabulary is not None:
-                tokenizer = Tokenizer.from_file(vocabulary, config.text.context_length)
-            return EmbeddingModel(
-                config, open_random_backend(config, options), processor, tokenizer, cache=cache
-            )
+            return _open_random(model_name_or_path, options, preprocess, cache)
         checkpoint = locate(
             model_name_or_path, model=model, revision=revision, local_files_only=local_files_only
         )
@@ -89,15 +81,31 @@ def _open(
         config.vision.image_size,
         preprocess=preprocess or checkpoint.preprocess or "standard",
     )
-    tokenizer = None
-    if config.text is not None and checkpoint.tokenizer is not None:
-        tokenizer = Tokenizer.from_file(checkpoint.tokenizer, config.text.context_length)
+    tokenizer = _tokenizer(config, checkpoint.tokenizer)
     backend = open_backend(checkpoint, options)
     return EmbeddingModel(config, backend, processor, tokenizer, checkpoint=checkpoint, cache=cache)
 
 
-def _registered(name: str | os.PathLike[str]) -> ModelConfig:
+def _open_random(
+    name: str | os.PathLike[str],
+    options: ComputeOptions,
+    preprocess: PreprocessName | None,
+    cache: str | os.PathLike[str] | None,
+) -> EmbeddingModel:
     try:
-        return find(os.fspath(name)).config
+        entry = find(os.fspath(name))
     except UnknownModelError as err:
         raise UnknownModelError(f"random_weights needs a registered model: {err}") from err
+    config = entry.config
+    processor = ImageProcessor(
+        config.image, config.vision.image_size, preprocess=preprocess or "standard"
+    )
+    vocabulary = find_tokenizer(config, bundled_folder(entry), local_files_only=True)
+    backend = open_random_backend(config, options)
+    return EmbeddingModel(config, backend, processor, _tokenizer(config, vocabulary), cache=cache)
+
+
+def _tokenizer(config: ModelConfig, vocabulary: Path | None) -> Tokenizer | None:
+    if config.text is None or vocabulary is None:
+        return None
+    return Tokenizer.from_file(vocabulary, config.text.context_length)

@@ -190,8 +190,7 @@ def test_integer_weights_are_refused():
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_precision_is_converted_exactly_once(dtype, suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr("perception_encoder.checkpoints.load._CHUNK_BYTES", 4096)
+def test_precision_is_converted_exactly_once(dtype, suffix, tmp_path):
     state = native(CORE)
     path = write(open_clip(state), tmp_path / f"w{suffix}")
     loaded = load_model(checkpoint(CORE, path), dtype=dtype)

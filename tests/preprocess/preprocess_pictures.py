@@ -29,7 +29,7 @@ def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     if file_format == "HEIC":
         # Not `register_heif_opener`: the tests check that Pillow's own tables stay as they are.
-        pillow_heif.from_pillow(image).save(buffer, quality=-1)
+        pillow_heif.from_pillow(image).save(buffer, quality=-1, **options)
     else:
         image.save(buffer, file_format, **options)
     return buffer.getvalue()
@@ -39,7 +39,7 @@ def every_format() -> dict[str, bytes]:
     image = scene()
     return {
         "jpeg": encode(image, "JPEG", quality=92),
-        "jpeg-progressive": encode(image, "JPEG", progressive=True),
+        "jpeg-progressive": encode(image, "JPEG", progressive=True, quality=92),
         "jpeg-grey": encode(image.convert("L"), "JPEG"),
         "jpeg-cmyk": encode(image.convert("CMYK"), "JPEG"),
         "png": encode(image, "PNG"),

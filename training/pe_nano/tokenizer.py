@@ -26,23 +26,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     if vocab_size < _NUM_FIXED:
         raise ValueError(f"vocab_size must be at least {_NUM_FIXED}, got {vocab_size}")
-    learner = build([])
+    symbols = byte_symbols()
     trainer = trainers.BpeTrainer(
-        # The trainer counts only those word-ending bytes that occur: ask for all ids and cut.
-        vocab_size=vocab_size,
-        initial_alphabet=byte_symbols(),
+        vocab_size=vocab_size - 2,  # start and end token are added by build
+        initial_alphabet=symbols,
+        # Else the trainer numbers word endings in the order of a randomly seeded hash map, and
+        # breaks ties between equally frequent pairs by those numbers.
+        special_tokens=[symbol + WORD_END for symbol in symbols],
         end_of_word_suffix=WORD_END,
         show_progress=False,
     )
+    learner = build([])
     learner.train_from_iterator(map(clean, texts), trainer)
-    learned = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
-    merges: list[tuple[str, str]] = []
-    made: set[str] = set()  # two merges may make one symbol
-    for left, right in learned:
-        if len(made) == vocab_size - _NUM_FIXED:
-            break
-        merges.append((left, right))
-        made.add(left + right)
-    if len(made) < vocab_size - _NUM_FIXED:
-        raise ValueError(f"the texts give only {len(made) + _NUM_FIXED} ids, not {vocab_size}")
-    return build(merges)
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    pipeline = build([(left, right) for left, right in merges])
+    if pipeline.get_vocab_size() < vocab_size:
+        raise ValueError(f"the texts give only {pipeline.get_vocab_size()} ids, not {vocab_size}")
+    return pipeline

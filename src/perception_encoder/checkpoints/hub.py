@@ -129,9 +129,9 @@ def _fill(blob: Path, repo: str, filename: str, metadata: "HfFileMetadata") -> N
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     partial = blob.with_name(blob.name + ".incomplete")
+    if metadata.size is not None and partial.exists() and partial.stat().st_size > metadata.size:
+        partial.unlink()
     with partial.open("ab") as file:
-        if metadata.size is not None and file.tell() > metadata.size:
-            file.truncate(0)
         try:
             http_get(
                 # Not metadata.location: its signature expires, this one is signed at each retry.

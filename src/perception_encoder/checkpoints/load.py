@@ -5,13 +5,14 @@ mapped file. Only another precision costs memory, and then a part of the file at
 Knows nothing about names of models, the hub, or devices other than the CPU.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from perception_encoder.checkpoints.fingerprint import fingerprint_of
 from perception_encoder.checkpoints.locate import Checkpoint
@@ -21,7 +22,7 @@ from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig
 
-_CHUNK_BYTES = 256 * 2**20  # of the file, mapped at once while precision is converted
+_NUM_CHUNKS = 10  # the file is mapped in so many turns while precision is converted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,15 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
     Raises:
         CheckpointError: the file is damaged, or its tensors do not fit the model exactly.
     """
-    config, path = checkpoint.config, checkpoint.path
+    path = checkpoint.path
+    model = empty_model(checkpoint.config)
     file = open_tensors(path)
     try:
-        pieces = plan(file.tensors, _shapes(config))
+        pieces = plan(file.tensors, _shapes(model))
     except CheckpointError as err:
         raise CheckpointError(
-            f"{path}: taken for {config.id}, {err}. If it is another model's, say which with model="
+            f"{path}: taken for {checkpoint.config.id}, {err}. If it is another model's, say which "
+            "with model="
         ) from err
     state = {name: piece.take(file.tensors) for name, piece in pieces.items()}
     fingerprint = fingerprint_of(state)
@@ -61,7 +64,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
     if any(tensor.dtype != target for tensor in state.values()):
         del file, state  # lets go of the mapping, and so of the pages that the fingerprint read
         state = _converted(path, pieces, target)
-    return Loaded(assemble(config, state), fingerprint)
+    return Loaded(fill(model, state), fingerprint)
 
 
 def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:
@@ -70,25 +73,41 @@ def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEnco
     Raises:
         CheckpointError: the tensors do not fit the model exactly.
     """
-    pieces = plan(tensors, _shapes(config))
-    return assemble(config, {name: piece.take(tensors) for name, piece in pieces.items()})
-
-
-def assemble(config: ModelConfig, state: Mapping[str, Tensor]) -> DualEncoder:
-    """Build a model around tensors in our own naming: eval mode, no gradients, no copies."""
     model = empty_model(config)
-    model.load_state_dict(dict(state), strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    pieces = plan(tensors, _shapes(model))
+    return fill(model, {name: piece.take(tensors) for name, piece in pieces.items()})
 
 
 def empty_model(config: ModelConfig) -> DualEncoder:
     """Build a model whose parameters have shapes but no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutDrawing():
         return DualEncoder(config)
 
 
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in empty_model(config).named_parameters()}
+def fill(model: DualEncoder, state: Mapping[str, Tensor]) -> DualEncoder:
+    """Give an empty model its tensors, in our own naming: eval mode, no gradients, no copies."""
+    model.load_state_dict(dict(state), strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves new embeddings as they are.
+
+    Drawing normal values without memory makes torch import its compiler: two seconds for nothing.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def _shapes(model: DualEncoder) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _converted(path: Path, pieces: Mapping[str, Piece], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -109,12 +128,13 @@ def _converted(path: Path, pieces: Mapping[str, Piece], dtype: torch.dtype) -> d
 
 
 def _chunks(pieces: Mapping[str, Piece], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    limit = sum(tensors[piece.key].nbytes for piece in pieces.values()) / _NUM_CHUNKS
     chunk: list[str] = []
     size = 0
     for name, piece in pieces.items():
         chunk.append(name)
         size += tensors[piece.key].nbytes
-        if size >= _CHUNK_BYTES:
+        if size >= limit:
             yield chunk
             chunk, size = [], 0
     if chunk:

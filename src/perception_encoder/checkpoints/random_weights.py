@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from perception_encoder.checkpoints.load import assemble, empty_model
+from perception_encoder.checkpoints.load import empty_model, fill
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig
 
@@ -19,7 +19,8 @@ _NUM_DRAWN = 4_194_301
 
 def random_model(config: ModelConfig, seed: int = 0) -> DualEncoder:
     """Build a float32 model with random weights: eval mode, no gradients; the same for one seed."""
-    parameters = dict(empty_model(config).named_parameters())
+    model = empty_model(config)
+    parameters = dict(model.named_parameters())
     count = min(_NUM_DRAWN, sum(parameter.numel() for parameter in parameters.values()))
     block = torch.randn(count, generator=torch.Generator().manual_seed(seed))
     state: dict[str, Tensor] = {}
@@ -29,7 +30,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> DualEncoder:
         values = _cut(block, drawn, parameter.numel())
         state[name] = values.mul_(spread).add_(centre).view(parameter.shape)
         drawn += parameter.numel()
-    return assemble(config, state)
+    return fill(model, state)
 
 
 def _cut(block: Tensor, start: int, count: int) -> Tensor:

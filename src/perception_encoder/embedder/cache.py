@@ -39,12 +39,7 @@ class EmbeddingCache:
         self._namespace = namespace
         self._lock = threading.Lock()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-            )
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute(_SCHEMA)
+            self._database = _connect(self.path)
         except (sqlite3.Error, OSError) as err:
             raise CacheError(
                 f"cannot use {self.path} as an embedding cache: {err}. "
@@ -94,3 +89,17 @@ class EmbeddingCache:
                 return self._database.execute(query, parameters).fetchall()
             except sqlite3.Error as err:
                 raise CacheError(f"cannot read the cache {self.path}: {err}") from err
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+    )
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database

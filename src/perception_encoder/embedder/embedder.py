@@ -345,8 +345,9 @@ class EmbeddingModel:
         from perception_encoder.checkpoints.save import save_model
 
         # Read anew, because the engine may hold the weights in a lower precision.
-        model = random_model(self.config)
-        if self._checkpoint is not None:
+        if self._checkpoint is None:
+            model = random_model(self.config)
+        else:
             model = load_model(self._checkpoint).model
         path = Path(folder).expanduser()
         save_model(model, path, self._tokenizer, preprocess=self.processor.name)

@@ -1,5 +1,4 @@
-"""Exact nearest neighbours by looking at every vector, a block at a time. Only numpy; knows nothing
-of tables.
+"""Exact nearest neighbours by looking at every vector, a block at a time. Knows nothing of tables.
 
 Two vectors that are equal get equal scores, wherever they lie, and ties are broken by key: the
 answer depends on what is in the table, not on the order in which it came there. A matrix product
@@ -16,9 +15,36 @@ from numpy.typing import NDArray
 from perception_encoder.types import Embeddings
 
 _SLACK = 2e-4
-"""More than float32 can be wrong about the difference of two cosines: 2 · E · 2^-24 for E = 1280."""
+"""More than float32 can be wrong about the difference of two cosines: 2 · E · 2^-24 (E = 1280)."""
+
+_UNIT_TOLERANCE = 1e-2
 
 Key = TypeVar("Key")
+
+
+def unit_vectors(vectors: Embeddings, embed_dim: int, name: str) -> Embeddings:
+    """Return the vectors as (N, E) float32 after checking that they are of unit length.
+
+    Args:
+        vectors: (N, E), any float type.
+        embed_dim: the E they must have.
+        name: names them in errors.
+
+    Raises:
+        ValueError: another shape, NaN, or a length that is not 1.
+    """
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != embed_dim:
+        raise ValueError(f"{name}: expected shape (N, {embed_dim}), got {vectors.shape}")
+    lengths = np.linalg.norm(vectors, axis=1)
+    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) < _UNIT_TOLERANCE))  # NaN is wrong as well
+    if wrong.size:
+        place = int(wrong[0])
+        raise ValueError(
+            f"{name}: number {place} has length {lengths[place]:.4g}, not 1; embed with "
+            "normalize=True, or divide by the length"
+        )
+    return vectors
 
 
 class Scored(NamedTuple, Generic[Key]):

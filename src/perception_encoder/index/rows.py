@@ -1,5 +1,7 @@
-"""What goes into a table and what comes out of a search, as plain values. Knows nothing of Arrow,
-Lance or files."""
+"""What goes into a table and what comes out of a search, as plain values.
+
+Knows nothing of Arrow, Lance or files.
+"""
 
 import hashlib
 from collections.abc import Mapping

@@ -6,6 +6,7 @@ but the vector. A change to it raises `FORMAT` and comes with the step that brin
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
@@ -19,14 +20,14 @@ from perception_encoder.index.rows import MetadataValue, Row
 from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # noqa: TID253 — for the type checker only
+    import pyarrow as pa
 
 VectorDtype: TypeAlias = Literal["float16", "float32"]
 
 FORMAT: Final = 1
 VECTOR: Final = "vector"
 FACTS: Final = ("uri", "member", "width", "height", "bytes", "mtime", "sha256")
-"""Columns that every row has, in the order of `Row`'s fields."""
+"""Columns that every row has, named as `Row`'s fields."""
 
 _RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
 _PREFIX: Final = "perception_encoder."
@@ -89,6 +90,25 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
     )
 
 
+def described_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) -> str:
+    """Say why a table and a model do not belong together, and what to do."""
+    another = f"{shlex.quote(path)}-2"
+    if stored.model_id != asked.model_id:
+        remedy = (
+            f"use the table's model (--model {shlex.quote(stored.model_id)}), or make another "
+            f"table: pe index FOLDER --model {shlex.quote(asked.model_id)} --db {another}"
+        )
+    else:
+        remedy = (
+            "use the weights and settings of then, or make another table: "
+            f"pe index FOLDER --db {another}"
+        )
+    return (
+        f"the table at {path} holds vectors of {_described(stored)}, which cannot be compared "
+        f"with vectors of {_described(asked)}; {remedy}"
+    )
+
+
 def vector_dtype_of(schema: pa.Schema) -> VectorDtype:
     """Return how a table stores its vectors."""
     return "float16" if schema.field(VECTOR).type.value_type.bit_width == 16 else "float32"
@@ -116,6 +136,13 @@ def new_metadata_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field
             with _naming_column(name):
                 fields.append(pa.field(name, pa.array(values).type))
     return fields
+
+
+def with_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:
+    """Return the schema with columns added at its end."""
+    for field in fields:
+        schema = schema.append(field)
+    return schema
 
 
 def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.Table:
@@ -160,7 +187,7 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
             for name in metadata_names
             if columns[name][number] is not None
         }
-        yield Row(*(columns[name][number] for name in FACTS), metadata=metadata)
+        yield Row(**{name: columns[name][number] for name in FACTS}, metadata=metadata)
 
 
 def vectors_of(batch: pa.RecordBatch) -> Embeddings:
@@ -168,6 +195,13 @@ def vectors_of(batch: pa.RecordBatch) -> Embeddings:
     column = batch.column(VECTOR)
     flat: NDArray[np.floating] = column.flatten().to_numpy()
     return flat.reshape(batch.num_rows, column.type.list_size).astype(np.float32)
+
+
+def _described(identity: ModelIdentity) -> str:
+    return (
+        f"{identity.model_id} (weights {identity.fingerprint}, preprocessing "
+        f"{identity.preprocess}, {identity.embed_dim} numbers)"
+    )
 
 
 def _in_int64(nanoseconds: int | None) -> int | None:

@@ -1,65 +1,49 @@
 """The vector table: one Lance dataset, which is the truth about what is indexed.
 
 A vector and what is known of its picture are one row and arrive in one commit, so they cannot get
-out of step; a commit that was interrupted has not happened. Knows nothing of models, files or words.
+out of step; a commit that was interrupted has not happened. This module writes, and sees to it that
+one table holds one model's vectors; `snapshot` reads. Knows nothing of models, files or words.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-
-from perception_encoder.errors import (
-    IndexExistsError,
-    IndexMismatchError,
-    IndexNotFoundError,
-    IndexStorageError,
-    QueryError,
-)
-from perception_encoder.index.exact import ExactSearch, Scored
+from perception_encoder.errors import IndexMismatchError, IndexNotFoundError
+from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.rows import FileState, Hit, Row
 from perception_encoder.index.schema import (
-    FACTS,
-    VECTOR,
     VectorDtype,
+    described_mismatch,
     identity_of,
     new_metadata_fields,
-    rows_of,
     table_schema,
     to_arrow,
     vector_dtype_of,
-    vectors_of,
+    with_fields,
 )
+from perception_encoder.index.snapshot import Snapshot
+from perception_encoder.index.storage import create_dataset, open_dataset, storage_errors
 from perception_encoder.types import Embeddings, ModelIdentity
 
 if TYPE_CHECKING:
-    import lance  # noqa: TID253 — for the type checker only
-    import pyarrow as pa  # noqa: TID253
-
-_BLOCK_BYTES: Final = 16 << 20
-_UNIT_TOLERANCE: Final = 1e-2
-_OUR_FOLDERS: Final = frozenset(("_transactions", "_versions", "data"))
-_RUST_PLACE: Final = re.compile(r",? /\S+\.rs:\d+:\d+")
+    import lance
 
 
 class Index:
     """A table of vectors of one model, and exact search in it.
 
-    An object sees the table as it was when it was opened, and its own changes; `refresh` shows it
-    what others have committed since. Reading from several threads is safe.
+    An object sees the table as it was when it was opened or last written through it; `refresh`
+    shows what others have committed since. Several threads may read while one writes.
     """
 
     def __init__(self, dataset: lance.LanceDataset, path: str) -> None:
-        self._dataset = dataset
         self.path: Final = path
         self.identity: Final = identity_of(dataset.schema, path)
         self.vector_dtype: Final = vector_dtype_of(dataset.schema)
+        self._snapshot = Snapshot(dataset, path)
 
     @classmethod
     def create(
@@ -72,33 +56,17 @@ class Index:
         """Make an empty table.
 
         Args:
-            path: a folder that does not exist or is empty, or a URI such as `s3://…`.
+            path: a folder that is empty or does not exist yet, or a URI such as `s3://…`.
             identity: the model whose vectors it will hold.
             vector_dtype: how vectors are stored. float16 halves the size and changes a cosine by
-                less than 0.001.
+                less than 0.0005.
 
         Raises:
             IndexExistsError: something is there already.
             IndexStorageError: it cannot be written.
         """
-        import lance
-
         location = os.fspath(path)
-        if not _is_free(location):
-            raise IndexExistsError(
-                f"{location} holds other things already; choose a new folder with --db"
-            )
-        schema = table_schema(identity, vector_dtype)
-        with _storage(location):
-            try:
-                dataset = lance.write_dataset(schema.empty_table(), location, mode="create")
-            except OSError as err:
-                if "already exists" not in str(err):
-                    raise
-                raise IndexExistsError(
-                    f"{location} is a table already; open it, or choose another --db"
-                ) from err
-        return cls(dataset, location)
+        return cls(create_dataset(location, table_schema(identity, vector_dtype)), location)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -108,20 +76,8 @@ class Index:
             IndexNotFoundError: there is none at that path.
             IndexStorageError: it cannot be read, or a newer version of this package made it.
         """
-        import lance
-
         location = os.fspath(path)
-        with _storage(location):
-            try:
-                dataset = lance.dataset(location)
-            except (ValueError, OSError) as err:
-                if "not found" not in str(err).lower() and "Not a directory" not in str(err):
-                    raise
-                raise IndexNotFoundError(
-                    f"there is no index at {location}; make one with: pe index FOLDER "
-                    f"--db {shlex.quote(location)}"
-                ) from err
-        return cls(dataset, location)
+        return cls(open_dataset(location), location)
 
     @classmethod
     def open_or_create(
@@ -131,7 +87,7 @@ class Index:
         *,
         vector_dtype: VectorDtype = "float16",
     ) -> Self:
-        """Open the table and check its model, or make it.
+        """Open the table and check its model, or make it; `vector_dtype` is for a new one.
 
         Raises:
             IndexMismatchError: it is another model's.
@@ -151,28 +107,12 @@ class Index:
         Raises:
             IndexMismatchError: they may not; the message names both and what to do.
         """
-        if identity == self.identity:
-            return
-        path = shlex.quote(self.path)
-        if identity.model_id != self.identity.model_id:
-            remedy = (
-                f"use the table's model (--model {self.identity.model_id}), or make a second "
-                f"table: pe index FOLDER --model {identity.model_id} --db {path}-2"
-            )
-        else:
-            remedy = (
-                "use the same weights and settings as then, or make a second table: "
-                f"pe index FOLDER --db {path}-2"
-            )
-        raise IndexMismatchError(
-            f"the table at {self.path} holds vectors of {_described(self.identity)}, which cannot "
-            f"be compared with vectors of {_described(identity)}; {remedy}"
-        )
+        if identity != self.identity:
+            raise IndexMismatchError(described_mismatch(self.path, self.identity, identity))
 
     def refresh(self) -> None:
         """See what other processes have committed."""
-        with _storage(self.path):
-            self._dataset.checkout_latest()
+        self._snapshot = Snapshot(open_dataset(self.path), self.path)
 
     def add(self, rows: Sequence[Row], vectors: Embeddings) -> None:
         """Add pictures, or replace those that are there already, in one commit.
@@ -183,18 +123,109 @@ class Index:
             vectors: (N, E) float, unit length, in the order of rows.
 
         Raises:
-            ValueError: the numbers differ, a vector is not of length 1, or metadata does not fit.
-            IndexStorageError: writing failed; the table is as before.
+            ValueError: the numbers differ, a vector is not of unit length, metadata does not fit.
+            IndexStorageError: writing failed; the rows are as before.
         """
-        vectors = self._checked(vectors, "vectors")
+        vectors = unit_vectors(vectors, self.identity.embed_dim, "vectors")
         if len(rows) != len(vectors):
             raise ValueError(f"{len(rows)} rows, but {len(vectors)} vectors")
-        if not rows:
-            return
+        # Lance would insert two new rows of one id side by side.
         places = list({row.id: place for place, row in enumerate(rows)}.values())
+        if not places:
+            return
         rows = [rows[place] for place in places]
-        with _storage(self.path):
-            self._add_columns(new_metadata_fields(rows, self._dataset.schema))
-            table = to_arrow(rows, vectors[places], self._dataset.schema)
-            merge = self._dataset.merge_insert("id").when_matched_update_all()
+        dataset = open_dataset(self.path)
+        fields = new_metadata_fields(rows, dataset.schema)
+        table = to_arrow(rows, vectors[places], with_fields(dataset.schema, fields))
+        with storage_errors(self.path):
+            if fields:
+                dataset.add_columns(fields)
+            merge = dataset.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(table)
+        self._snapshot = Snapshot(dataset, self.path)
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Remove rows in one commit; ids that are not there are ignored.
+
+        Returns:
+            How many rows went.
+
+        Raises:
+            IndexStorageError: writing failed; the rows are as before.
+        """
+        quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in ids)
+        if not quoted:
+            return 0
+        condition = f"id IN ({quoted})"
+        dataset = open_dataset(self.path)
+        with storage_errors(self.path):
+            num_rows = int(dataset.count_rows(filter=condition))
+            dataset.delete(condition)
+        self._snapshot = Snapshot(dataset, self.path)
+        return num_rows
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return self._snapshot.count()
+
+    def rows(self, *, where: str | None = None) -> Iterator[Row]:
+        """Yield the rows, in the table's order, a block at a time.
+
+        Args:
+            where: an SQL condition on the columns, such as `width > 800 AND uri LIKE '%.png'`.
+
+        Raises:
+            QueryError: the condition is wrong.
+        """
+        return self._snapshot.rows(where)
+
+    def vectors(self, *, where: str | None = None) -> Embeddings:
+        """Return (R, E) float32: the vectors of what `rows` yields for the same condition.
+
+        Raises:
+            QueryError: the condition is wrong.
+        """
+        return self._snapshot.vectors(where)
+
+    def known(self, uris: Iterable[str]) -> dict[str, FileState]:
+        """Return what the table remembers of those of the files that it has.
+
+        Files inside archives are not looked at. It reads the table once, however many uris there
+        are: ask for all together.
+        """
+        return self._snapshot.known(set(uris))
+
+    def by_content(self, sha256s: Iterable[str]) -> dict[str, tuple[Row, Embeddings]]:
+        """Return, for contents that the table has, a row with that content and its (E,) vector.
+
+        It reads one column of the table and the rows found: ask for a batch together.
+        """
+        return self._snapshot.by_content(set(sha256s))
+
+    def search(
+        self,
+        queries: Embeddings,
+        *,
+        k: int,
+        where: str | None = None,
+        threshold: float | None = None,
+    ) -> list[list[Hit]]:
+        """Find the rows nearest to each query, exactly: every vector is looked at.
+
+        Args:
+            queries: (Q, E) float, unit length.
+            k: how many hits to return for each query, at most.
+            where: an SQL condition on the columns; rows that fail it do not take part.
+            threshold: leave out hits with a lower score.
+
+        Returns:
+            Q lists, best first; hits of equal score are ordered by uri and member.
+
+        Raises:
+            ValueError: queries of another shape or not of unit length, or k below 1.
+            QueryError: the condition is wrong.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        queries = unit_vectors(queries, self.identity.embed_dim, "queries")
+        return self._snapshot.search(queries, k=k, where=where, threshold=threshold)

@@ -1,7 +1,9 @@
 """Resizing a PIL image to a model's square, in the image's own mode. Knows nothing of colours.
 
 Pillow's bilinear and bicubic filters widen when shrinking (antialias). In modes "1" and "P" Pillow
-takes the nearest pixel, and "LA" and "RGBA" are resized with premultiplied alpha.
+takes the nearest pixel, and "LA" and "RGBA" are resized with premultiplied alpha. Versions of
+Pillow differ by a level here and there (from 13 on the cheaper axis goes first, before it was
+always the rows), so "bit for bit" means: with the same Pillow.
 """
 
 from typing import Final
@@ -14,9 +16,10 @@ _FILTERS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-# Beyond this ratio of the sides, only the kept part is resized: a 60000 × 1 picture would else
-# become 13 million columns on its way to 224. The pixels are the same.
-_MAX_WHOLE_RATIO: Final = 16
+# A 60000 × 1 picture would become 13 million columns on its way to a crop of 224. Where the whole
+# would be larger than this (319:1 at 224), only the kept part is resized. That part's edges are
+# float32 to Pillow, so there the pixels may differ from the original's in their last bits.
+_MAX_WHOLE_PIXELS: Final = 2**24
 
 
 def resize(image: Image.Image, *, image_size: int, config: ImageConfig) -> Image.Image:
@@ -38,7 +41,7 @@ def _center_crop(image: Image.Image, size: int, resample: Image.Resampling) -> I
     new_long = int(size * long / short)
     start = round((new_long - size) / 2.0)
     is_wide = image.width > image.height
-    if long > _MAX_WHOLE_RATIO * short:
+    if new_long * size > _MAX_WHOLE_PIXELS:
         scale = long / new_long
         kept = (start * scale, min((start + size) * scale, long))
         part = (kept[0], 0, kept[1], short) if is_wide else (0, kept[0], short, kept[1])

@@ -24,12 +24,13 @@ WORD_END = "</w>"
 MERGES_FILE_NAME = "bpe_simple_vocab_16e6.txt.gz"
 
 _NUM_CLIP_MERGES = 48_894  # the file holds more; the original reads the first 49152 - 256 - 2
-_NUM_BYTE_SYMBOLS = 512
 _OPENAI_NAMES = {"<|startoftext|>": START, "<|endoftext|>": END}
 
 # The original matches without regard to case, on text already in small letters. What that adds is
 # spelt out here: the long s is another form of "s", and U+0345 (a combining iota, another form of
 # a letter) is in none of the classes, so it separates words and is dropped.
+# What is a letter or a number is the library's to say (Unicode 16); a character assigned later may
+# be one in the original, whose table comes with the `regex` package, and a sign here.
 _PATTERN = (
     r"<[sſ]tart_of_text>|<end_of_text>"
     r"|'[sſ]|'t|'re|'ve|'m|'ll|'d"

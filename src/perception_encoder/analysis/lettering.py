@@ -1,0 +1,117 @@
+"""Text that goes into pictures: which font has its signs, where its lines break. Draws nothing.
+
+Pillow's own font scales and is always there, but knows ASCII only. Texts with other letters take
+the first usual system font that has them all; where there is none, accents are dropped and what is
+left unknown becomes a question mark.
+"""
+
+import unicodedata
+from functools import lru_cache
+from typing import Final
+
+from PIL import ImageFont
+
+_SYSTEM_FONTS: Final = (
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "segoeui.ttf", "Arial Unicode.ttf",
+    "NotoSansCJK-Regular.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "msyh.ttc", "malgun.ttf",
+    "meiryo.ttc",
+)  # fmt: skip
+_BUILT_IN: Final = ""
+_UNASSIGNED: Final = "\U0010fffd"  # drawn by every font as its sign for what it does not have
+_ELLIPSIS: Final = "…"
+
+
+class Lettering:
+    """A text in a font that can draw it.
+
+    Args:
+        text: anything; white space is squeezed, control characters are dropped.
+        size: of the letters, pixels.
+    """
+
+    def __init__(self, text: str, size: int) -> None:
+        printable = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
+        composed = unicodedata.normalize("NFC", printable)
+        name = _font_name(composed)
+        if name is None:
+            name, composed = _BUILT_IN, _in_ascii(composed)
+        self.text: Final = composed
+        self.font: Final = _font(name, size)
+
+    def width(self, text: str) -> float:
+        """Return how wide a part of the text is, pixels."""
+        return self.font.getlength(text)
+
+    def lines(self, width: float, max_lines: int) -> list[str]:
+        """Break the text into lines of at most that width, at spaces where possible.
+
+        The last line ends in an ellipsis if there is more than fits.
+        """
+        lines: list[str] = []
+        rest = self.text
+        while rest and len(lines) < max_lines:
+            length = self._fitting(rest, width)
+            if length < len(rest):
+                space = rest.rfind(" ", 0, length + 1)
+                length = space if space > 0 else length
+            lines.append(rest[:length].rstrip())
+            rest = rest[length:].lstrip()
+        if rest:
+            lines[-1] = self._cut(f"{lines[-1]} {rest}", width)
+        return lines
+
+    def shortened(self, width: float) -> str:
+        """Return the text in one line, its middle left out if it is too wide: ends tell files."""
+        if self.width(self.text) <= width:
+            return self.text
+        kept = len(self.text) - 1
+        while kept > 0:
+            head = (kept + 1) // 2
+            short = f"{self.text[:head]}{_ELLIPSIS}{self.text[len(self.text) - kept + head :]}"
+            if self.width(short) <= width:
+                return short
+            kept -= 1
+        return _ELLIPSIS
+
+    def _fitting(self, text: str, width: float) -> int:
+        """Return how many of the text's first signs fit, at least one."""
+        length = 1
+        while length < len(text) and self.width(text[: length + 1]) <= width:
+            length += 1
+        return length
+
+    def _cut(self, text: str, width: float) -> str:
+        while text and self.width(text + _ELLIPSIS) > width:
+            text = text[:-1]
+        return text.rstrip() + _ELLIPSIS
+
+
+def _font_name(text: str) -> str | None:
+    """Return the first font that has every sign of a text."""
+    for name in (_BUILT_IN, *_SYSTEM_FONTS):
+        if all(_has(name, sign) for sign in dict.fromkeys(text)):
+            return name
+    return None
+
+
+def _in_ascii(text: str) -> str:
+    letters = (
+        sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign)
+    )
+    return "".join(sign if _has(_BUILT_IN, sign) else "?" for sign in letters)
+
+
+@lru_cache(maxsize=4096)
+def _has(name: str, sign: str) -> bool:
+    try:
+        font = _font(name, 20)
+    except OSError:  # no such font here
+        return False
+    return sign == " " or bytes(font.getmask(sign)) != bytes(font.getmask(_UNASSIGNED))
+
+
+@lru_cache(maxsize=64)
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels all have FreeType
+    return font

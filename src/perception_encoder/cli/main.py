@@ -1,0 +1,71 @@
+"""The entry point of `pe`: joins the commands, and turns our errors into one clear line."""
+
+import logging
+import os
+import sys
+
+import typer
+
+from perception_encoder import __version__
+from perception_encoder.cli import compare, demo, doctor, embed, indexing, models, searching
+from perception_encoder.cli.output import say, write_line
+from perception_encoder.errors import PerceptionEncoderError
+
+app = typer.Typer(
+    name="pe",
+    help="Pictures and words to vectors: embed, compare, index and search.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(demo.demo)
+app.command()(embed.embed)
+app.command()(compare.compare)
+app.command()(indexing.index)
+app.command()(searching.search)
+app.command()(searching.similar)
+app.command("models")(models.list_models)
+app.command()(models.download)
+app.command()(doctor.doctor)
+
+
+def _version(value: bool) -> None:
+    if value:
+        write_line(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
+    version: bool = typer.Option(  # noqa: ARG001  its callback acts
+        False,
+        "--version",
+        callback=_version,
+        is_eager=True,
+        help="Print the version.",
+    ),
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
+
+
+def main() -> None:
+    """Run `pe`: exit 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except PerceptionEncoderError as err:
+        say(f"pe: {err}")
+        raise SystemExit(1) from err
+    except (ValueError, TypeError, OSError) as err:
+        if isinstance(err, BrokenPipeError):
+            # The reader has seen enough (`pe search … | head`); nothing more can be written.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from err
+        say(f"pe: {err}")
+        raise SystemExit(1) from err
+    except KeyboardInterrupt as err:
+        say("pe: interrupted")
+        raise SystemExit(130) from err

@@ -1,0 +1,69 @@
+"""`pe models` and `pe download`: what there is, what is here, and getting the rest."""
+
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli.options import JsonOption
+from perception_encoder.cli.output import say, write_json, write_line, write_table
+
+
+def list_models(
+    cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models: id, size, picture side, vector length, licence, and whether it is here."""
+    from perception_encoder.checkpoints import is_cached
+    from perception_encoder.registry import MODELS
+
+    here = {entry.id: is_cached(entry) for entry in MODELS}
+    entries = [entry for entry in MODELS if not cached or here[entry.id] is not None]
+    if as_json:
+        for entry in entries:
+            write_json(
+                {
+                    "id": entry.id,
+                    "family": entry.family,
+                    "parameters": entry.num_parameters,
+                    "image_size": entry.config.vision.image_size,
+                    "embed_dim": entry.config.embed_dim,
+                    "reads_text": entry.config.text is not None,
+                    "imagenet_accuracy": entry.imagenet_accuracy,
+                    "licence": entry.licence.spdx,
+                    "licence_url": entry.licence.url,
+                    "licence_notice": entry.licence.notice,
+                    "cached": str(here[entry.id]) if here[entry.id] else None,
+                }
+            )
+        return
+    rows = [
+        [
+            entry.id,
+            f"{entry.num_parameters / 1e6:.0f}M",
+            str(entry.config.vision.image_size),
+            str(entry.config.embed_dim or "features"),
+            str(entry.imagenet_accuracy or "-"),
+            entry.licence.spdx,
+            "yes" if here[entry.id] else "no",
+        ]
+        for entry in entries
+    ]
+    write_table(["id", "size", "px", "dims", "IN-1k %", "licence", "here"], rows)
+    for notice in dict.fromkeys(e.licence.notice for e in entries if e.licence.notice):
+        say(f"\n{notice}")
+
+
+def download(
+    names: Annotated[list[str], typer.Argument(help="Registered ids or hub repositories.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the hub repository.")
+    ] = None,
+) -> None:
+    """Download models into the hub's cache, so that they work offline afterwards."""
+    from perception_encoder.checkpoints import locate
+
+    for name in names:
+        checkpoint = locate(name, revision=revision)
+        write_line(str(checkpoint.path))
+        if checkpoint.config.text is not None and checkpoint.tokenizer is None:
+            say(f"{name}: no vocabulary was found; it can embed pictures, not words")

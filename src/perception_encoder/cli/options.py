@@ -1,0 +1,61 @@
+"""Options that several commands share, and how they open a model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from perception_encoder import settings
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+
+BackendChoice = Literal["auto", "torch", "openvino", "onnx"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+PreprocessChoice = Literal["standard", "reference"]
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", envvar="PE_MODEL", help="Model id, hub repository or path."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(envvar="PE_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
+]
+BackendOption = Annotated[BackendChoice, typer.Option(envvar="PE_BACKEND", help="Engine.")]
+PrecisionOption = Annotated[
+    PrecisionChoice, typer.Option(envvar="PE_PRECISION", help="Number format of the model.")
+]
+PreprocessOption = Annotated[
+    PreprocessChoice | None,
+    typer.Option(envvar="PE_PREPROCESS", help="standard, or reference: bit for bit the original."),
+]
+BatchSizeOption = Annotated[
+    int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Pictures or texts computed at once.")
+]
+TableOption = Annotated[
+    Path | None,
+    typer.Option("--db", envvar="PE_DB", help="Table of vectors; default: in your data folder."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+DEFAULT_MODEL = settings.DEFAULT_MODEL
+
+
+def open_model(
+    name: str,
+    *,
+    device: str = "auto",
+    backend: BackendChoice = "auto",
+    precision: PrecisionChoice = "auto",
+    preprocess: PreprocessChoice | None = None,
+) -> "EmbeddingModel":
+    """Open the model that the options name."""
+    from perception_encoder.auto import AutoModel
+
+    return AutoModel.from_pretrained(
+        name, device=device, backend=backend, precision=precision, preprocess=preprocess
+    )
+
+
+def table_path(path: Path | None) -> Path:
+    """The table that was named, or this user's own."""
+    return path if path is not None else settings.default_table()

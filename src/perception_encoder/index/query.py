@@ -1,0 +1,206 @@
+"""Search queries as people write them, turned into weighted terms, and terms' vectors into one.
+
+    "2:golden retriever" + pool.jpg - fruit
+
+A query is terms joined by `+` and `-` that stand between spaces, so that "t-shirt" and "C++" stay
+words; a minus at the very start needs no space. `2:` before a term is its weight ("16:9 monitor" is
+a text all the same). Double quotes keep signs in a text from being read. A term that names a file,
+or ends like a picture's name, is a picture. Knows nothing of models.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from perception_encoder.errors import QueryError
+from perception_encoder.types import Embeddings
+
+IMAGE_SUFFIXES: Final = frozenset(
+    (
+        ".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
+        ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    )
+)  # fmt: skip
+"""How names of picture files end, in small letters."""
+
+_SIGNS: Final = {"+": 1.0, "-": -1.0}
+_OPERATOR: Final = re.compile(r"[+-](?=\s|$)")
+_LEADING_MINUS: Final = re.compile(r"\s*-(?=\S)")
+_WORD: Final = re.compile(r'(?P<weight>[+-]?[\d.]+:)?"(?P<quoted>[^"]*)"(?=\s|$)|\S+')
+_WEIGHT: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)):")
+_CANCELLED: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class QueryTerm:
+    """One part of a query: a text, or the path of a picture, and how much it counts."""
+
+    weight: float
+    kind: Literal["text", "image"]
+    value: str
+
+
+class _Piece(NamedTuple):
+    """An operator or a word of a query, and where it begins."""
+
+    text: str
+    position: int
+    is_operator: bool
+
+
+def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
+    """Read a query.
+
+    Args:
+        query: one string, or a command line's arguments. Of several arguments each is a word, an
+            operator, or a text that the shell's quotes kept together; in that case nothing inside
+            an argument is an operator.
+
+    Returns:
+        At least one term, in the query's order. Negative weights are wanted far away.
+
+    Raises:
+        QueryError: nothing there, an operator without a term, a wrong weight, an open quote, or a
+            picture that does not exist; the message says where.
+    """
+    arguments = [query] if isinstance(query, str) else list(query)
+    if len(arguments) == 1:
+        text = arguments[0]
+        if os.path.isfile(text):  # whatever signs and quotes its name has
+            return (QueryTerm(1.0, "image", text),)
+        pieces = list(_pieces_of_text(text))
+    else:
+        text = " ".join(arguments)
+        pieces = list(_pieces_of_arguments(arguments))
+    if not pieces:
+        raise QueryError('the query is empty; give words or a picture, such as "a red car"')
+    return tuple(_terms(pieces, text))
+
+
+def combine(vectors: Embeddings, weights: ArrayLike) -> Embeddings:
+    """Add the terms' vectors up and bring the sum to unit length.
+
+    Args:
+        vectors: (T, E) float, unit length, one row per term.
+        weights: (T,) float.
+
+    Returns:
+        (E,) float32, unit length.
+
+    Raises:
+        QueryError: the terms cancel each other out.
+        ValueError: the numbers of vectors and weights differ.
+    """
+    rows = np.asarray(vectors, dtype=np.float64)
+    factors = np.asarray(weights, dtype=np.float64)
+    if rows.ndim != 2 or factors.shape != rows.shape[:1]:
+        raise ValueError(f"expected (T, E) and (T,), got {rows.shape} and {factors.shape}")
+    total = factors @ rows  # (E,)
+    length = float(np.linalg.norm(total))
+    if length <= _CANCELLED * max(float(np.abs(factors).sum()), 1.0):
+        raise QueryError("the query's terms cancel each other out; drop one or change its weight")
+    return (total / length).astype(np.float32)
+
+
+def _pieces_of_arguments(arguments: Sequence[str]) -> Iterator[_Piece]:
+    position = 0
+    for argument in arguments:
+        word = argument.strip()
+        if position == 0 and _LEADING_MINUS.match(word):
+            yield _Piece("-", 0, True)
+            word = word[1:]
+        if word:
+            yield _Piece(word, position, word in _SIGNS)
+        position += len(argument) + 1
+
+
+def _pieces_of_text(text: str) -> Iterator[_Piece]:
+    position = 0
+    if leading := _LEADING_MINUS.match(text):
+        yield _Piece("-", leading.end() - 1, True)
+        position = leading.end()
+    while position < len(text):
+        if text[position].isspace():
+            position += 1
+            continue
+        found = _OPERATOR.match(text, position)
+        if found is not None:
+            yield _Piece(found.group(), position, True)
+        else:
+            found = _WORD.match(text, position)
+            assert found is not None  # there is a character that is no space
+            yield _Piece(_unquoted(found), position, False)
+        position = found.end()
+
+
+def _unquoted(word: re.Match[str]) -> str:
+    quoted = word["quoted"]
+    if quoted is not None:
+        return f"{word['weight'] or ''}{quoted}"
+    if re.match(r'(?:[+-]?[\d.]+:)?"', word.group()):
+        raise QueryError(
+            f"the quote at character {word.start() + 1} of the query {word.string!r} has no "
+            "partner that ends the term; close it before a space, or leave it out"
+        )
+    return word.group()
+
+
+def _terms(pieces: Sequence[_Piece], query: str) -> Iterator[QueryTerm]:
+    """Join neighbouring words to terms, and give each the sign before it."""
+    sign, words = 1.0, list[_Piece]()
+    for piece in pieces:
+        if not piece.is_operator:
+            words.append(piece)
+            continue
+        if words:
+            yield _term(words, sign, query)
+        elif piece is not pieces[0]:
+            raise _misplaced(piece, query)
+        sign, words = _SIGNS[piece.text], []
+    if not words:
+        raise _misplaced(pieces[-1], query)
+    yield _term(words, sign, query)
+
+
+def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
+    weight, text = _split_weight(" ".join(word.text for word in words))
+    where = f"at character {words[0].position + 1} of the query {query!r}"
+    if not math.isfinite(weight):
+        raise QueryError(f"{where}: the weight is too large")
+    if not text:
+        raise QueryError(f"{where}: there is no text or picture; write one, or drop the term")
+    path = os.path.expanduser(text)
+    if os.path.isfile(path):
+        return QueryTerm(sign * weight, "image", path)
+    if _ends_like_a_picture(text):
+        raise QueryError(
+            f"{where}: there is no picture {text}; check the path, and put + between terms"
+        )
+    return QueryTerm(sign * weight, "text", text)
+
+
+def _split_weight(text: str) -> tuple[float, str]:
+    found = _WEIGHT.match(text)
+    if found is None:
+        return 1.0, text
+    rest = text[found.end() :].strip()
+    if rest[:1].isdigit() and not _ends_like_a_picture(rest):  # 16:9, 12:30
+        return 1.0, text
+    return float(found.group(1)), rest
+
+
+def _ends_like_a_picture(text: str) -> bool:
+    return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES
+
+
+def _misplaced(piece: _Piece, query: str) -> QueryError:
+    return QueryError(
+        f"at character {piece.position + 1} of the query {query!r}: {piece.text!r} needs a text or "
+        "a picture on its right; to search for the sign itself, put the text in double quotes"
+    )

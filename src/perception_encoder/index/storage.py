@@ -1,0 +1,95 @@
+"""Lance datasets: made, opened, and their failures told in our words. Knows no columns."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from perception_encoder.errors import (
+    IndexExistsError,
+    IndexNotFoundError,
+    IndexStorageError,
+    PerceptionEncoderError,
+)
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow as pa
+
+_LANCE_FOLDERS: Final = frozenset(("_transactions", "_versions", "data"))
+_RUST_PLACE: Final = re.compile(r",? /\S+\.rs:\d+:\d+")
+
+
+def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
+    """Make an empty dataset, also where an interrupted attempt left its folders.
+
+    Raises:
+        IndexExistsError: a dataset, or something else, is there.
+        IndexStorageError: it cannot be written.
+    """
+    import lance
+
+    with storage_errors(path):
+        if not _is_free(path):
+            raise IndexExistsError(f"{path} holds other things; choose a new folder with --db")
+        try:
+            return lance.write_dataset(schema.empty_table(), path, mode="create")
+        except OSError as err:
+            if "already exists" not in str(err):
+                raise
+            raise IndexExistsError(
+                f"{path} is a table already; open it, or choose another folder with --db"
+            ) from err
+
+
+def open_dataset(path: str) -> lance.LanceDataset:
+    """Open the latest version of a dataset.
+
+    Raises:
+        IndexNotFoundError: there is none.
+        IndexStorageError: it cannot be read.
+    """
+    import lance
+
+    with storage_errors(path):
+        try:
+            return lance.dataset(path)
+        except (ValueError, OSError) as err:
+            if "was not found" not in str(err) and not os.path.isfile(path):
+                raise
+            raise IndexNotFoundError(
+                f"there is no index at {path}; make one: pe index FOLDER --db {shlex.quote(path)}"
+            ) from err
+
+
+@contextmanager
+def storage_errors(path: str) -> Iterator[None]:
+    """Turn what Lance and the file system raise into `IndexStorageError`."""
+    try:
+        yield
+    except PerceptionEncoderError:
+        raise
+    except (OSError, ValueError, RuntimeError) as err:  # Lance uses all three for the same things
+        raise IndexStorageError(
+            f"{path}: reading or writing the table failed: {plain(err)}; check space and "
+            "permissions. What was committed before is kept"
+        ) from err
+
+
+def plain(err: Exception) -> str:
+    """Return Lance's message without the places in its source code."""
+    return _RUST_PLACE.sub("", str(err)).removeprefix("Invalid user input: ")
+
+
+def _is_free(path: str) -> bool:
+    """Whether a dataset can be made there without mixing it with somebody's files."""
+    if "://" in path or not os.path.lexists(path):
+        return True
+    if not os.path.isdir(path):
+        return False
+    names = {name for name in os.listdir(path) if name != ".DS_Store"}
+    return not names or ("_transactions" in names and names <= _LANCE_FOLDERS)

@@ -1,0 +1,165 @@
+"""Brings a table in step with a folder: embeds what is new or changed, reuses the rest.
+
+Each file ends in one outcome, and one bad file never stops the others. Every batch is one commit,
+so a stopped run keeps what it did, and running again goes on from there.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import ImageError
+from perception_encoder.preprocess import decode_image
+
+if TYPE_CHECKING:
+    from perception_encoder.index import Index, Row
+
+SUFFIXES = frozenset(
+    ".avif .bmp .gif .heic .heif .jfif .jpeg .jpg .jpe .jp2 .png .pbm .pgm .ppm .pnm .tif .tiff "
+    ".tga .webp".split()
+)
+Status = Literal["embedded", "reused", "unchanged", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file; `reason` says why it failed."""
+
+    uri: str
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A file that was read and resized: its row, and its (S, S, 3) uint8 RGB picture."""
+
+    row: "Row"
+    resized: NDArray[np.uint8]
+
+
+def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
+    """Yield picture files: files as given, folders searched with all below them, in sorted order.
+
+    Hidden files and folders are left out, and links to folders are not followed.
+
+    Raises:
+        FileNotFoundError: a source does not exist.
+    """
+    for source in sources:
+        if source.is_file():
+            yield source
+        elif source.is_dir():
+            yield from _walk(source)
+        else:
+            raise FileNotFoundError(f"{source}: no such file or folder")
+
+
+def index_folder(
+    model: EmbeddingModel, index: "Index", files: Sequence[Path], *, batch_size: int = 256
+) -> Iterator[Outcome]:
+    """Bring the table in step with the files and yield each one's outcome, in order of batches.
+
+    Args:
+        model: whose vectors the table holds.
+        index: the table.
+        files: picture files; their absolute paths become the rows' uris.
+        batch_size: files of one commit.
+
+    Raises:
+        IndexMismatchError: the table is another model's.
+        IndexStorageError: it cannot be read or written.
+    """
+    index.check(model.identity)
+    known = index.known(_uri(path) for path in files)
+    todo: list[Path] = []
+    for path in files:
+        before = known.get(_uri(path))
+        if before is not None and (before.bytes, before.mtime) == _size_and_time(path):
+            yield Outcome(_uri(path), "unchanged")
+        else:
+            todo.append(path)
+    with ThreadPoolExecutor() as pool:
+        for part in _batches(todo, batch_size):
+            yield from _index_batch(model, index, part, pool)
+
+
+def _index_batch(
+    model: EmbeddingModel, index: "Index", files: Sequence[Path], pool: ThreadPoolExecutor
+) -> Iterator[Outcome]:
+    def prepare(path: Path) -> _Picture | Outcome:
+        return _prepare(path, model)
+
+    results = list(pool.map(prepare, files))
+    failed = [result for result in results if isinstance(result, Outcome)]
+    pictures = [result for result in results if isinstance(result, _Picture)]
+    if pictures:
+        known = index.by_content(str(picture.row.sha256) for picture in pictures)
+        new = [picture for picture in pictures if picture.row.sha256 not in known]
+        computed = model.embed_images(
+            [picture.resized for picture in new], input_color_format="rgb", show_progress=False
+        )
+        vectors = {picture.row.uri: vector for picture, vector in zip(new, computed, strict=True)}
+        for picture in pictures:
+            if picture.row.uri not in vectors:
+                vectors[picture.row.uri] = known[str(picture.row.sha256)][1]
+        index.add(
+            [picture.row for picture in pictures],
+            np.stack([vectors[picture.row.uri] for picture in pictures]),
+        )
+        fresh = {picture.row.uri for picture in new}
+        for picture in pictures:
+            yield Outcome(picture.row.uri, "embedded" if picture.row.uri in fresh else "reused")
+    yield from failed
+
+
+def _prepare(path: Path, model: EmbeddingModel) -> _Picture | Outcome:
+    from perception_encoder.index import Row
+
+    uri = _uri(path)
+    try:
+        size, changed = _size_and_time(path)
+        data = path.read_bytes()
+        picture = decode_image(data, item=uri)
+        resized = model.processor(picture, item=uri)
+        row = Row(
+            uri=uri,
+            width=picture.width,
+            height=picture.height,
+            bytes=size,
+            mtime=changed,
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+    except (ImageError, OSError, ValueError) as err:
+        return Outcome(uri, "failed", f"{type(err).__name__}: {err}")
+    return _Picture(row, resized)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(parent, name)
+
+
+def _uri(path: Path) -> str:
+    return os.path.abspath(path)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _batches(files: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(files), size):
+        yield files[start : start + size]

@@ -1,0 +1,23 @@
+"""Where this user's things lie. Only `cli` (and later `server`) may ask."""
+
+import os
+import sys
+from pathlib import Path
+
+DEFAULT_MODEL = "pe-nano"
+
+
+def data_folder() -> Path:
+    """The folder for this user's tables: XDG_DATA_HOME, or the platform's usual place."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "perception-encoder"
+
+
+def default_table() -> Path:
+    """The table that `pe index` and `pe search` use where no other is named."""
+    return data_folder() / "index.lance"

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from perception_encoder.embedder.vectors import cosine, truncated, unit
+
+ROWS = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(0, 5), st.just(4)),
+    elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False),
+)
+
+
+@given(ROWS)
+def test_rows_become_unit_length_or_stay_zero(rows):
+    before = rows.copy()
+    lengths = np.linalg.norm(unit(rows).astype(np.float64), axis=1)
+    assert np.array_equal(rows, before)
+    assert np.all((np.abs(lengths - 1) < 1e-3) | (lengths == 0) | (np.abs(rows).max(axis=1) < 1e-15))
+
+
+@given(ROWS, ROWS)
+def test_cosine_is_bounded_and_symmetric(a, b):
+    scores = cosine(a, b)
+    assert scores.shape == (len(a), len(b))
+    assert np.all(np.abs(scores) <= 1)
+    assert np.allclose(scores, cosine(b, a).T, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 3, None])
+def test_truncation_keeps_the_first_numbers(dim):
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert np.array_equal(truncated(rows, dim), rows[:, :dim])

@@ -1,0 +1,187 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perception_encoder.errors import QueryError
+from perception_encoder.index import QueryTerm, combine, parse_query
+
+
+def text(value: str, weight: float = 1.0) -> QueryTerm:
+    return QueryTerm(weight, "text", value)
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "pool.jpg"
+    path.write_bytes(b"")
+    return path
+
+
+def test_the_example_of_the_manual_reads_the_same_as_arguments_and_as_one_string(
+    pool: Path,
+) -> None:
+    expected = (text("golden retriever", 2), QueryTerm(1, "image", "pool.jpg"), text("fruit", -1))
+    assert parse_query(["2:golden retriever", "+", "pool.jpg", "-", "fruit"]) == expected
+    assert parse_query('"2:golden retriever" + pool.jpg - fruit') == expected
+    assert parse_query(['2:"golden retriever" + pool.jpg - fruit']) == expected
+    assert parse_query("2:golden retriever + pool.jpg - fruit") == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a t-shirt",
+        "C++ code",
+        "black-and-white photo",
+        "dog's bowl",
+        '13" laptop',
+        "rock'n'roll",
+        "3+4",
+        "16:9 monitor",
+        "half past 12:30",
+        "日本の寺",
+        "http://example.org/a",
+        "5",
+    ],
+)
+def test_words_with_signs_inside_are_one_text(words: str) -> None:
+    assert parse_query(words) == (text(words),)
+    assert parse_query(words.split()) == (text(words),)
+
+
+def test_words_given_as_arguments_become_one_text() -> None:
+    assert parse_query(["red", "heart"]) == (text("red heart"),)
+    assert parse_query(["red", "heart", "+", "blue", "sky"]) == (text("red heart"), text("blue sky"))
+
+
+def test_signs_inside_one_of_several_arguments_are_words() -> None:
+    assert parse_query(["a - b", "+", "c"]) == (text("a - b"), text("c"))
+
+
+def test_signs_inside_double_quotes_are_words() -> None:
+    assert parse_query('"a + b - c" - "+"') == (text("a + b - c"), text("+", -1))
+
+
+@pytest.mark.parametrize(
+    "query", ["-fruit", "- fruit", " - fruit", ["-", "fruit"], ["-fruit"], "-1:fruit", "- 1:fruit"]
+)
+def test_a_leading_minus_asks_for_what_is_unlike(query: str | list[str]) -> None:
+    assert parse_query(query) == (text("fruit", -1),)
+
+
+def test_a_leading_minus_counts_among_several_arguments() -> None:
+    assert parse_query(["-fruit", "+", "dog"]) == (text("fruit", -1), text("dog"))
+
+
+@pytest.mark.parametrize(
+    ("query", "weight"),
+    [("0.5:dog", 0.5), (".5:dog", 0.5), ("2.:dog", 2), ("+3:dog", 3), ("cat - 2:dog", -2),
+     ("cat + -2:dog", -2), ("2: dog", 2), ("0:dog", 0)],
+)  # fmt: skip
+def test_weights_multiply_a_term(query: str, weight: float) -> None:
+    assert parse_query(query)[-1] == text("dog", weight)
+
+
+def test_an_existing_file_is_a_picture_whatever_its_name(tmp_path: Path) -> None:
+    odd = tmp_path / 'a - "b" + c'
+    odd.write_bytes(b"")
+    assert parse_query(str(odd)) == (QueryTerm(1, "image", str(odd)),)
+    assert parse_query([str(odd), "-", "dog"])[0] == QueryTerm(1, "image", str(odd))
+
+
+def test_a_weight_before_a_picture_whose_name_begins_with_a_digit(
+    pool: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "001.png").write_bytes(b"")
+    assert parse_query("2:001.png") == (QueryTerm(2, "image", "001.png"),)
+
+
+def test_the_home_folder_is_filled_in(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(pool.parent))
+    assert parse_query("dog + ~/pool.jpg")[1] == QueryTerm(1, "image", str(pool))
+
+
+def test_a_folder_of_that_name_does_not_turn_a_word_into_a_picture(
+    pool: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dogs").mkdir()
+    assert parse_query("dogs") == (text("dogs"),)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("", "empty"),
+        ("   ", "empty"),
+        ([], "empty"),
+        (["", " "], "empty"),
+        ("dog +", r"character 5 .*'\+' needs a text"),
+        ("dog + - cat", "character 7 "),
+        ("dog - + cat", "character 7 "),
+        ("+", "character 1 "),
+        (["dog", "-"], "character 5 "),
+        ('dog + "cat', "quote at character 7 "),
+        ('dog + "cat"s', "quote at character 7 "),
+        ('2:"cat', "quote at character 1 "),
+        ("dog + 2:", "character 7 .*no text or picture"),
+        ('""', "no text or picture"),
+        (f"{'9' * 400}:dog", "weight is too large"),
+        ("dog - missing.JPG", "character 7 .*no picture missing.JPG"),
+        ("2:missing.webp", "no picture missing.webp"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_place(
+    query: str | list[str], message: str
+) -> None:
+    with pytest.raises(QueryError, match=message):
+        parse_query(query)
+
+
+@given(st.text() | st.lists(st.text()))
+def test_any_input_is_read_or_refused(query: str | list[str]) -> None:
+    try:
+        terms = parse_query(query)
+    except QueryError:
+        return
+    assert terms
+    assert all(term.value for term in terms)
+
+
+@given(st.lists(st.sampled_from(["dog", "t-shirt", "red car", "C++"]), min_size=1), st.data())
+def test_every_sum_written_out_is_read_back(words: list[str], data: st.DataObject) -> None:
+    signs = [data.draw(st.sampled_from("+-")) for _ in words]
+    parts = [part for pair in zip(signs, words, strict=True) for part in pair]
+    expected = tuple(text(w, 1.0 if s == "+" else -1.0) for s, w in zip(signs, words, strict=True))
+    assert parse_query(parts) == expected
+    assert parse_query(" ".join(parts)) == expected
+
+
+@pytest.mark.parametrize("embed_dim", [2, 7])
+def test_combined_terms_are_a_unit_vector_in_their_direction(embed_dim: int) -> None:
+    vectors = np.eye(embed_dim, dtype=np.float32)[:2]
+    combined = combine(vectors, [3.0, -4.0])
+    assert combined.dtype == np.float32
+    np.testing.assert_allclose(combined[:2], [0.6, -0.8], rtol=1e-6)
+    np.testing.assert_array_equal(combined[2:], 0)
+
+
+def test_terms_that_cancel_out_are_refused() -> None:
+    vectors = np.array([[0.6, 0.8], [0.6, 0.8]], np.float32)
+    for weights in ([1, -1], [0, 0]):
+        with pytest.raises(QueryError, match="cancel"):
+            combine(vectors, weights)
+
+
+def test_combining_needs_one_weight_for_each_vector() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 2\) and \(3,\)"):
+        combine(np.eye(2, dtype=np.float32), [1, 2, 3])
+
+
+def test_paths_are_kept_as_written(pool: Path) -> None:
+    relative = os.path.join(".", "pool.jpg")
+    assert parse_query(relative)[0].value == relative

@@ -1,0 +1,138 @@
+"""Our towers against outputs recorded from the original implementations on the same weights.
+
+The checkpoint is made by formula under the original's own key names, so each test also goes
+through recognition, remapping and strict loading. What was recorded: tests/golden/README.md.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import formula
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from perception_encoder.checkpoints.load import from_tensors
+from perception_encoder.model import DualEncoder
+from perception_encoder.registry import ModelConfig, TextConfig, VisionConfig, find
+
+# Unit vectors. float32 sums of up to 4096 terms in another order (fused qkv, another attention
+# kernel) differ by a few 1e-7 in each of up to 24 blocks; a wrong rope axis, activation or
+# epsilon moves them by more than 1e-3 (parity/sensitivity.py).
+TOLERANCE = 2e-5
+# Features are not normalised: values near 1, read before the last sum averages errors away.
+FEATURE_TOLERANCE = 2e-4
+
+CORE = ["PE-Core-T16-384", "PE-Core-S16-384", "PE-Core-B16-224", "PE-Core-L14-336"]
+CLIP = ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"]
+SHRUNKEN = [
+    "PE-Core-G14-shrunken",
+    "PE-Spatial-G14-shrunken",
+    "PE-Spatial-B16-shrunken",
+    "PE-Lang-L14-shrunken",
+]
+PE_CASES = [(name, naming) for name in [*CORE, *SHRUNKEN] for naming in ("openclip", "meta")]
+CASES = [*PE_CASES, *((f"CLIP-{name}", "openclip") for name in CLIP)]
+
+
+def config_of(name: str, numbers: dict[str, object]) -> ModelConfig:
+    """The registered configuration, or that of a shrunken model from its recorded numbers."""
+    if not name.endswith("-shrunken"):
+        return find(name.replace("CLIP-", "clip/")).config
+    text = numbers["text"]
+    width = numbers["width"]
+    return ModelConfig(
+        id=name,
+        vision=VisionConfig(
+            image_size=numbers["image_size"],
+            patch_size=numbers["patch_size"],
+            width=width,
+            depth=numbers["layers"],
+            num_heads=numbers["heads"],
+            mlp_width=int(width * numbers["mlp_ratio"]),
+            has_class_token=numbers["use_cls_token"],
+            has_post_norm=numbers["use_ln_post"],
+            layer_scale=numbers["ls_init_value"],
+            pooling="attention" if numbers["output_dim"] else "none",
+        ),
+        text=text
+        and TextConfig(
+            context_length=text["context_length"],
+            vocab_size=49_408,
+            width=text["width"],
+            depth=text["layers"],
+            num_heads=text["heads"],
+            mlp_width=4 * text["width"],
+        ),
+        embed_dim=numbers["output_dim"],
+    )
+
+
+@functools.lru_cache(maxsize=1)  # the tests of one model follow each other
+def load(name: str, naming: str) -> tuple[DualEncoder, formula.Golden]:
+    golden = formula.load_golden(name)
+    state = formula.formula_state(golden.keys[naming])
+    tensors = {key: torch.from_numpy(value) for key, value in state.items()}
+    return from_tensors(config_of(name, golden.config), tensors), golden
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case), scope="module")
+def case(request: pytest.FixtureRequest) -> Iterator[tuple[DualEncoder, dict[str, NDArray], str]]:
+    name, naming = request.param
+    model, golden = load(name, naming)
+    yield model, golden.arrays, naming
+    load.cache_clear()
+
+
+def assert_unit_rows_equal(
+    vectors: torch.Tensor, arrays: dict[str, NDArray], name: str
+) -> None:
+    norms = vectors.norm(dim=-1)
+    difference = np.abs((vectors / norms[:, None]).numpy() - arrays[name]).max()
+    assert difference <= TOLERANCE, difference
+    np.testing.assert_allclose(norms.numpy(), arrays[f"{name}_norm"], rtol=1e-4)
+
+
+def assert_features_equal(
+    tokens: torch.Tensor, arrays: dict[str, NDArray], name: str
+) -> None:
+    for label, value in (
+        ("patches", tokens[:, [0, 1, -1], :16]),
+        ("mean", tokens.mean(dim=1)[:, :64]),
+        ("std", tokens.std(dim=(1, 2))),
+    ):
+        expected = arrays[f"{name}/{label}"]
+        scale = max(1.0, float(np.abs(expected).max()))
+        assert np.abs(value.numpy() - expected).max() <= FEATURE_TOLERANCE * scale, label
+
+
+@torch.inference_mode()
+def test_towers_equal_the_original(case: tuple[DualEncoder, dict[str, NDArray], str]) -> None:
+    model, arrays, naming = case
+    side = model.config.vision.image_size
+    pixels = torch.from_numpy(formula.pixels(2, side, side))
+    if model.config.embed_dim is not None:
+        assert_unit_rows_equal(model.encode_image(pixels), arrays, f"{naming}/image")
+    if model.config.text is not None:
+        token_ids = torch.from_numpy(formula.token_ids(model.config.text.context_length))
+        assert_unit_rows_equal(model.encode_text(token_ids), arrays, f"{naming}/text")
+    if f"{naming}/features/mean" in arrays:
+        assert_features_equal(model.vision.features(pixels), arrays, f"{naming}/features")
+
+
+@pytest.mark.parametrize("name", [*CORE[:3], *SHRUNKEN])
+@torch.inference_mode()
+def test_other_layers_and_another_grid_equal_the_original(name: str) -> None:
+    model, golden = load(name, "meta")
+    side, patch = model.config.vision.image_size, model.config.vision.patch_size
+    pixels = torch.from_numpy(formula.pixels(2, side, side))
+    wide = torch.from_numpy(formula.pixels(2, 6 * patch, 11 * patch))
+    for layer in (-2, 0):
+        features = model.vision.features(pixels, layer=layer)
+        assert_features_equal(features, golden.arrays, f"meta/features_layer_{layer}")
+    assert_features_equal(
+        model.vision.features(wide), golden.arrays, "meta/grid_6x11/features"
+    )
+    if model.config.embed_dim is not None:
+        assert_unit_rows_equal(model.encode_image(wide), golden.arrays, "meta/grid_6x11/image")
