@@ -67,7 +67,7 @@ def test_a_cache_is_used_when_given(folder, tmp_path):
 
 
 def test_made_up_weights_have_a_registered_models_shape():
-    model = AutoModel.from_pretrained("perception-encoder/pe-nano", random_weights=True)
+    model = AutoModel.from_pretrained("pe-nano", random_weights=True)
     trained = AutoModel.from_pretrained("pe-nano")
     assert model.config == trained.config
     assert model.identity.fingerprint != trained.identity.fingerprint

@@ -11,8 +11,9 @@ Everything else is below, and each message says what happened, to which item, an
     │   ├── ImageTooLargeError          more pixels than the limit; refused from the header
     │   ├── ImageNotFoundError          no such file (also a FileNotFoundError)
     │   ├── ImageUnreadableError        a folder, a URL, no permission (also an OSError)
-    │   └── ImageValueError             an array or tensor of a wrong shape, dtype or range
-    │                                   (also a ValueError)
+    │   ├── ImageValueError             an array or tensor of a wrong shape, dtype or range
+    │   │                               (also a ValueError)
+    │   └── ImageWriteError             a picture of ours could not be saved (also an OSError)
     ├── UnknownModelError           no model of that name
     ├── CheckpointError             weights that do not fit, are damaged or incomplete
     ├── DownloadError               the hub could not be reached or answered wrongly
@@ -69,6 +70,10 @@ class ImageUnreadableError(ImageError, OSError):
 
 class ImageValueError(ImageError, ValueError):
     """An array, tensor or PIL image that is no picture: rank, channels, dtype, range, no pixels."""
+
+
+class ImageWriteError(ImageError, OSError):
+    """A picture that was drawn could not be saved: no such folder, no permission, no format."""
 
 
 class UnknownModelError(PerceptionEncoderError):

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -235,3 +236,19 @@ def test_changing_a_loaded_model_leaves_the_file_alone(tmp_path):
     before = path.read_bytes()
     load_model(checkpoint(CORE, path)).model.vision.pre_norm.weight.zero_()
     assert path.read_bytes() == before
+
+
+def test_loading_does_not_import_torchs_compiler(tmp_path):
+    path = write(meta(native(CORE)), tmp_path / "w.safetensors")
+    script = f"""
+import subprocess
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from checkpoint_samples import CORE, checkpoint
+from perception_encoder.checkpoints.load import load_model
+load_model(checkpoint(CORE, Path({str(path)!r})))
+print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
+"""
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert output.stdout.decode().strip() == "[]"

@@ -305,7 +305,8 @@ def test_similarity_takes_one_vector_or_many_of_any_length_and_kind(tiny):
 def test_similarity_stays_between_minus_one_and_one(tiny):
     vectors = np.float32([[1, 1, 1], [-1, -1, -1], [0, 0, 0]]) * np.float32(0.1)
     scores = tiny.similarity(vectors, vectors)
-    assert scores.tolist() == [[1, -1, 0], [-1, 1, 0], [0, 0, 0]]
+    assert np.abs(scores).max() <= 1
+    assert np.allclose(scores, [[1, -1, 0], [-1, 1, 0], [0, 0, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize(("a", "b"), [((2, 3), (2, 4)), ((3,), (4,)), ((1, 2, 3), (2, 3))])
@@ -372,17 +373,19 @@ def test_eight_threads_get_what_one_gets_bit_for_bit(nano):
 
 
 @pytest.mark.parametrize("config", [CORE, WITHOUT_TEXT, WITHOUT_POOLING, CLIP], ids=lambda c: c.id)
-def test_a_saved_model_gives_identical_vectors(config, tmp_path):
+def test_a_saved_model_gives_the_same_vectors(config, tmp_path):
     model = open_tiny(config, tokenizer=TOKENIZER if config.text else None)
     folder = model.save_pretrained(tmp_path / "saved")
     again = AutoModel.from_pretrained(folder, device="cpu", precision="fp32")
     assert again.config == config
-    assert np.array_equal(again.features(PICTURES), model.features(PICTURES))
+    assert again.backend.fingerprint == model.backend.fingerprint
+    # The weights are the same bits at other addresses, and kernels choose by alignment.
+    assert np.allclose(again.features(PICTURES), model.features(PICTURES), rtol=0, atol=2e-5)
     if config.embed_dim is not None:
         assert again.identity == model.identity
-        assert np.array_equal(again.embed_images(PICTURES), model.embed_images(PICTURES))
+        assert np.allclose(again.embed_images(PICTURES), model.embed_images(PICTURES), atol=1e-6)
     if config.text is not None:
-        assert np.array_equal(again.embed_text(TEXTS), model.embed_text(TEXTS))
+        assert np.allclose(again.embed_text(TEXTS), model.embed_text(TEXTS), atol=1e-6)
 
 
 def test_a_loaded_model_saves_its_weights_and_its_preprocessing(nano, tmp_path):
@@ -393,9 +396,10 @@ def test_a_loaded_model_saves_its_weights_and_its_preprocessing(nano, tmp_path):
     again = AutoModel.from_pretrained(tmp_path / "saved", device="cpu", precision="fp32")
     assert again.identity == model.identity
     assert again.identity.preprocess == "reference"
-    assert np.array_equal(again.embed_text(TEXTS), nano.embed_text(TEXTS))  # not bf16's numbers
+    expected = nano.embed_text(TEXTS)
+    assert np.allclose(again.embed_text(TEXTS), expected, atol=1e-6)  # not bf16's numbers
     again.save_pretrained(tmp_path / "saved")  # over the very file it is mapped from
-    assert np.array_equal(again.embed_text(TEXTS), nano.embed_text(TEXTS))
+    assert np.allclose(again.embed_text(TEXTS), expected, atol=1e-6)
 
 
 def test_identity_tells_models_and_preprocessing_apart(tiny, nano):

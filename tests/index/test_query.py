@@ -22,9 +22,8 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_example_of_the_manual_reads_the_same_as_arguments_and_as_one_string(
-    pool: Path,
-) -> None:
+@pytest.mark.usefixtures("pool")
+def test_the_example_of_the_manual_reads_the_same_as_arguments_and_as_one_string() -> None:
     expected = (text("golden retriever", 2), QueryTerm(1, "image", "pool.jpg"), text("fruit", -1))
     assert parse_query(["2:golden retriever", "+", "pool.jpg", "-", "fruit"]) == expected
     assert parse_query('"2:golden retriever" + pool.jpg - fruit') == expected
@@ -56,7 +55,10 @@ def test_words_with_signs_inside_are_one_text(words: str) -> None:
 
 def test_words_given_as_arguments_become_one_text() -> None:
     assert parse_query(["red", "heart"]) == (text("red heart"),)
-    assert parse_query(["red", "heart", "+", "blue", "sky"]) == (text("red heart"), text("blue sky"))
+    assert parse_query(["red", "heart", "+", "blue", "sky"]) == (
+        text("red heart"),
+        text("blue sky"),
+    )
 
 
 def test_signs_inside_one_of_several_arguments_are_words() -> None:
@@ -94,9 +96,8 @@ def test_an_existing_file_is_a_picture_whatever_its_name(tmp_path: Path) -> None
     assert parse_query([str(odd), "-", "dog"])[0] == QueryTerm(1, "image", str(odd))
 
 
-def test_a_weight_before_a_picture_whose_name_begins_with_a_digit(
-    pool: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("pool")
+def test_a_weight_before_a_picture_whose_name_begins_with_a_digit(tmp_path: Path) -> None:
     (tmp_path / "001.png").write_bytes(b"")
     assert parse_query("2:001.png") == (QueryTerm(2, "image", "001.png"),)
 
@@ -106,9 +107,8 @@ def test_the_home_folder_is_filled_in(pool: Path, monkeypatch: pytest.MonkeyPatc
     assert parse_query("dog + ~/pool.jpg")[1] == QueryTerm(1, "image", str(pool))
 
 
-def test_a_folder_of_that_name_does_not_turn_a_word_into_a_picture(
-    pool: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("pool")
+def test_a_folder_of_that_name_does_not_turn_a_word_into_a_picture(tmp_path: Path) -> None:
     (tmp_path / "dogs").mkdir()
     assert parse_query("dogs") == (text("dogs"),)
 
@@ -183,5 +183,5 @@ def test_combining_needs_one_weight_for_each_vector() -> None:
 
 
 def test_paths_are_kept_as_written(pool: Path) -> None:
-    relative = os.path.join(".", "pool.jpg")
+    relative = os.path.join(".", pool.name)
     assert parse_query(relative)[0].value == relative

@@ -153,7 +153,7 @@ def test_another_model_is_refused_and_told_what_to_do(
 def test_everything_known_of_a_row_comes_back(index: Index) -> None:
     rows = [
         Row(
-            uri="/photos/it's \"here\" — 写真.jpg",
+            uri='/photos/it\'s "here" — 写真.jpg',
             width=640,
             height=480,
             bytes=12345,
@@ -481,7 +481,8 @@ import sys
 import numpy as np
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
-index = Index.open_or_create(sys.argv[1], ModelIdentity("pe-nano", "0123456789abcdef", "standard", 8))
+identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", 8)
+index = Index.open_or_create(sys.argv[1], identity)
 for batch in range(1000):
     vectors = np.eye(8, dtype=np.float32)[np.arange(200) % 8]
     index.add([Row(f"{batch}/{n}", metadata={"batch": batch}) for n in range(200)], vectors)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,6 +142,11 @@ def test_bytes_are_not_taken_for_texts():
 def test_a_context_without_room_for_start_and_end_is_refused(context_length):
     with pytest.raises(ValueError, match="at least 2"):
         clip(context_length)
+
+
+def test_a_pipeline_without_the_special_tokens_is_refused():
+    with pytest.raises(ValueError, match="no <start_of_text>"):
+        Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), 32)
 
 
 def test_ids_and_size_are_clips():

@@ -6,7 +6,7 @@ Knows nothing of models or tables: it is given pictures, scores and labels.
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from PIL import Image, ImageDraw
@@ -58,12 +58,16 @@ class SheetLayout:
     """
 
     tile: int
-    gap: int = field(init=False)
-    letters: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "gap", max(8, self.tile // 12))
-        object.__setattr__(self, "letters", max(11, self.tile // 13))
+    @property
+    def gap(self) -> int:
+        """Between two tiles."""
+        return max(8, self.tile // 12)
+
+    @property
+    def letters(self) -> int:
+        """Size of the letters under a tile."""
+        return max(11, self.tile // 14)
 
     @property
     def row_height(self) -> int:
@@ -85,3 +89,137 @@ class SheetLayout:
         _, top, right, bottom = self.query_box(row)
         left = right + 3 * self.gap + column * (self.tile + self.gap)
         return left, top, left + self.tile, bottom
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow], path: str | os.PathLike[str], *, tile: int = 224
+) -> None:
+    """Draw queries and their hits, one row each, and save the picture.
+
+    Args:
+        rows: at least one; they may have different numbers of hits, or none.
+        path: where to save; the ending decides the format: .png, .jpg, .webp and others.
+        tile: side of one tile, pixels.
+
+    Raises:
+        ImageWriteError: it cannot be saved there, or the ending is no picture's.
+        ValueError: no rows, or a tile of less than 32 pixels.
+    """
+    sheet = draw_contact_sheet(rows, tile=tile)
+    try:
+        sheet.save(path, quality=_JPEG_QUALITY)
+    except (OSError, ValueError) as err:
+        name = os.fsdecode(path)
+        raise ImageWriteError(
+            f"{name}: the picture cannot be saved: {err}; choose a folder that exists and a name "
+            "that ends in .png or .jpg",
+            item=name,
+        ) from err
+
+
+def draw_contact_sheet(rows: Sequence[SheetRow], *, tile: int = 224) -> Image.Image:
+    """Draw what `contact_sheet` saves, as an RGB image laid out by `SheetLayout(tile)`."""
+    if not rows:
+        raise ValueError("a contact sheet needs at least one row")
+    if tile < 32:
+        raise ValueError(f"tile must be at least 32 pixels, got {tile}")
+    layout = SheetLayout(tile)
+    num_columns = max(1, *(len(row.hits) for row in rows))
+    canvas = Image.new("RGB", layout.size(len(rows), num_columns), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, row in enumerate(rows):
+        if number:
+            _draw_rule(draw, layout, number)
+        _draw_query(canvas, layout, row, layout.query_box(number))
+        for column, hit in enumerate(row.hits):
+            box = layout.hit_box(number, column)
+            _draw_picture(canvas, layout, hit.image, box, item=hit.label)
+            _draw_line(draw, layout, f"{hit.score:.3f}", box, line=0, ink=_INK)
+            _draw_line(draw, layout, hit.label, box, line=1, ink=_SOFT_INK)
+        if not row.hits:
+            _draw_centred(draw, layout, "nothing found", layout.hit_box(number, 0))
+    return canvas
+
+
+def _draw_rule(draw: ImageDraw.ImageDraw, layout: SheetLayout, row: int) -> None:
+    """Draw a hairline above a row."""
+    left, top, _, _ = layout.query_box(row)
+    height = top - layout.gap
+    draw.line((left, height, draw.im.size[0] - left, height), fill=_LINE)
+
+
+def _draw_query(canvas: Image.Image, layout: SheetLayout, row: SheetRow, box: Box) -> None:
+    draw = ImageDraw.Draw(canvas)
+    if row.image is not None:
+        _draw_picture(canvas, layout, row.image, box, item=f"the query {row.text}".rstrip())
+        lettering = Lettering(row.text, layout.letters)
+        for line, text in enumerate(lettering.lines(layout.tile, 2)):
+            _draw_line(draw, layout, text, box, line=line, ink=_INK)
+        return
+    lettering, lines = _fitted(row.text, layout)
+    step = round(lettering.font.size * 1.3)
+    top = (box[1] + box[3] - step * len(lines)) / 2
+    for number, text in enumerate(lines):
+        draw.text((box[0], top + number * step), text, fill=_INK, font=lettering.font)
+
+
+def _fitted(text: str, layout: SheetLayout) -> tuple[Lettering, list[str]]:
+    """Break a query into lines in the largest letters in which all of it fits a tile."""
+    sizes = [layout.tile // 8, layout.tile // 10, layout.letters]
+    for size in sizes:
+        lettering = Lettering(text, size)
+        max_lines = int(layout.tile // (size * 1.3))
+        lines = lettering.lines(layout.tile, max_lines + 1)
+        if len(lines) <= max_lines:
+            break
+    return lettering, lettering.lines(layout.tile, max_lines)
+
+
+def _draw_picture(
+    canvas: Image.Image, layout: SheetLayout, image: ImageInput, box: Box, *, item: str
+) -> None:
+    """Draw a picture in the middle of its tile, all of it, in its own proportions."""
+    draw = ImageDraw.Draw(canvas)
+    radius = layout.tile // 24
+    corners = (box[0], box[1], box[2] - 1, box[3] - 1)
+    try:
+        picture = _thumbnail(image, layout.tile, item)
+    except ImageError as err:
+        logger.warning("%s", err)
+        draw.rounded_rectangle(corners, radius, fill=_BROKEN_TILE)
+        is_missing = isinstance(err, ImageNotFoundError)
+        _draw_centred(draw, layout, "file not found" if is_missing else "cannot be opened", box)
+        return
+    draw.rounded_rectangle(corners, radius, fill=_TILE)
+    left = (box[0] + box[2] - picture.width) // 2
+    top = (box[1] + box[3] - picture.height) // 2
+    mask = Image.new("L", (layout.tile, layout.tile), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, layout.tile - 1, layout.tile - 1), radius, 255)
+    offset = (left - box[0], top - box[1])
+    part = mask.crop((*offset, offset[0] + picture.width, offset[1] + picture.height))
+    canvas.paste(picture, (left, top), part)
+
+
+def _thumbnail(image: ImageInput, tile: int, item: str) -> Image.Image:
+    picture = to_rgb(upright(decode_image(image, item=item or None)), item=item)
+    scale = min(tile / max(picture.size), _MAX_ENLARGEMENT)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _draw_line(
+    draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box, *, line: int, ink: str
+) -> None:
+    """Write one line of those under a tile."""
+    lettering = Lettering(text, layout.letters)
+    top = box[3] + layout.gap // 2 + round(line * layout.letters * 1.4)
+    short = lettering.shortened(layout.tile)
+    draw.text((box[0], top), short, fill=ink, font=lettering.font)
+
+
+def _draw_centred(draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box) -> None:
+    lettering = Lettering(text, layout.letters)
+    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    draw.text(
+        middle, lettering.shortened(layout.tile), fill=_SOFT_INK, font=lettering.font, anchor="mm"
+    )

@@ -1,8 +1,8 @@
 """Text that goes into pictures: which font has its signs, where its lines break. Draws nothing.
 
 Pillow's own font scales and is always there, but knows ASCII only. Texts with other letters take
-the first usual system font that has them all; where there is none, accents are dropped and what is
-left unknown becomes a question mark.
+the usual system font that has most of them; of what is still missing, accents are dropped, and the
+rest becomes question marks.
 """
 
 import unicodedata
@@ -32,10 +32,8 @@ class Lettering:
     def __init__(self, text: str, size: int) -> None:
         printable = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
         composed = unicodedata.normalize("NFC", printable)
-        name = _font_name(composed)
-        if name is None:
-            name, composed = _BUILT_IN, _in_ascii(composed)
-        self.text: Final = composed
+        name = _best_font(composed)
+        self.text: Final = "".join(sign if _has(name, sign) else _bare(sign) for sign in composed)
         self.font: Final = _font(name, size)
 
     def width(self, text: str) -> float:
@@ -64,7 +62,8 @@ class Lettering:
         """Return the text in one line, its middle left out if it is too wide: ends tell files."""
         if self.width(self.text) <= width:
             return self.text
-        kept = len(self.text) - 1
+        kept = self._fitting(self.text, width) + self._fitting(self.text[::-1], width)
+        kept = min(kept, len(self.text) - 1)
         while kept > 0:
             head = (kept + 1) // 2
             short = f"{self.text[:head]}{_ELLIPSIS}{self.text[len(self.text) - kept + head :]}"
@@ -81,24 +80,29 @@ class Lettering:
         return length
 
     def _cut(self, text: str, width: float) -> str:
+        text = text[: self._fitting(text, width)]
         while text and self.width(text + _ELLIPSIS) > width:
             text = text[:-1]
         return text.rstrip() + _ELLIPSIS
 
 
-def _font_name(text: str) -> str | None:
-    """Return the first font that has every sign of a text."""
+def _best_font(text: str) -> str:
+    """Return the font that lacks the fewest of a text's signs; the built-in one if it has all."""
+    signs = dict.fromkeys(text)
+    best, fewest = _BUILT_IN, len(signs) + 1
     for name in (_BUILT_IN, *_SYSTEM_FONTS):
-        if all(_has(name, sign) for sign in dict.fromkeys(text)):
-            return name
-    return None
+        num_missing = sum(not _has(name, sign) for sign in signs)
+        if num_missing < fewest:
+            best, fewest = name, num_missing
+        if fewest == 0:
+            break
+    return best
 
 
-def _in_ascii(text: str) -> str:
-    letters = (
-        sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign)
-    )
-    return "".join(sign if _has(_BUILT_IN, sign) else "?" for sign in letters)
+def _bare(sign: str) -> str:
+    """Return a letter without its accents, or a question mark if that is not ASCII either."""
+    letters = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+    return letters if letters and letters.isprintable() else "?"
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.checkpoints.fingerprint import fingerprint_of
@@ -80,7 +80,7 @@ def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEnco
 
 def empty_model(config: ModelConfig) -> DualEncoder:
     """Build a model whose parameters have shapes but no memory."""
-    with torch.device("meta"), _WithoutDrawing():
+    with torch.device("meta"), _WithoutValues():
         return DualEncoder(config)
 
 
@@ -90,10 +90,11 @@ def fill(model: DualEncoder, state: Mapping[str, Tensor]) -> DualEncoder:
     return model.eval().requires_grad_(False)
 
 
-class _WithoutDrawing(TorchFunctionMode):
-    """Leaves new embeddings as they are.
+class _WithoutValues(TorchFunctionMode):
+    """Skips what a model's constructor computes, where only shapes are wanted.
 
-    Drawing normal values without memory makes torch import its compiler: two seconds for nothing.
+    On tensors without memory, torch does these operations in Python and imports its compiler for
+    them: two seconds for nothing.
     """
 
     def __torch_function__(
@@ -103,7 +104,9 @@ class _WithoutDrawing(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+        if func in (nn.init.normal_, Tensor.normal_, Tensor.log):
+            return args[0] if args else None
+        return func(*args, **(kwargs or {}))
 
 
 def _shapes(model: DualEncoder) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """`pe compare`: how alike pictures and texts are."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -29,15 +30,12 @@ def compare(
         pe compare dog.jpg "a dog" "a cat" "a truck"
         pe compare dog.jpg other.jpg
     """
-    from perception_encoder.index.query import parse_term
-
     loaded = open_model(model, device=device)
     items = [first, *others]
     vectors = []
     for item in items:
-        term = parse_term(item)
-        is_image = term.kind == "image"
-        vectors.append(loaded.embed_image(item) if is_image else loaded.embed_text(item))
+        embed = loaded.embed_image if _is_picture(item) else loaded.embed_text
+        vectors.append(embed(item))
     scores = [float(loaded.similarity(vectors[0], vector)[0, 0]) for vector in vectors[1:]]
     ranked = sorted(zip(scores, others, strict=True), key=lambda pair: -pair[0])
     if as_json:
@@ -45,3 +43,10 @@ def compare(
             write_json({"item": item, "score": round(score, 6)})
     else:
         write_table(["score", "item"], [[f"{score:.4f}", item] for score, item in ranked])
+
+
+def _is_picture(item: str) -> bool:
+    """A file, or a name that ends as pictures do: a missing one is then reported as such."""
+    from perception_encoder.index import IMAGE_SUFFIXES
+
+    return os.path.isfile(item) or os.path.splitext(item)[1].lower() in IMAGE_SUFFIXES

@@ -23,7 +23,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import say, write_json
 
 
-def index(  # noqa: PLR0913  one parameter for each option
+def index(
     sources: Annotated[list[Path], typer.Argument(help="Folders, searched with all below them.")],
     db: TableOption = None,
     model: ModelOption = DEFAULT_MODEL,
@@ -63,9 +63,7 @@ def index(  # noqa: PLR0913  one parameter for each option
             if outcome.status == "failed":
                 bar.write(f"pe: {outcome.reason}", file=sys.stderr)
             if as_json:
-                write_json(
-                    {"uri": outcome.uri, "status": outcome.status, "reason": outcome.reason}
-                )
+                write_json({"uri": outcome.uri, "status": outcome.status, "reason": outcome.reason})
             bar.update()
     seconds = time.monotonic() - started
     listed = ", ".join(f"{counts[name]} {name}" for name in sorted(counts))

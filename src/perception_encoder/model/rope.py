@@ -52,5 +52,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         (B, M, N, C), the dtype of `x`.
     """
-    even, odd = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)  # (B, M, N, C/2) each
+    even, odd = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).unbind(-1)  # (B, M, N, C/2) each
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)

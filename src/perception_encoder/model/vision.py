@@ -90,7 +90,7 @@ class VisionTower(nn.Module):
             raise ValueError(
                 f"height and width must be multiples of {patch_size}, got {tuple(pixels.shape[2:])}"
             )
-        x = self.patch_embed(pixels)  # (B, D, h, w)
+        x: Tensor = self.patch_embed(pixels)  # (B, D, h, w)
         grid_h, grid_w = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)  # (B, h·w, D)
         if self.config.has_class_token:

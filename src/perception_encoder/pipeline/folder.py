@@ -10,22 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import ImageError
+from perception_encoder.index import IMAGE_SUFFIXES, Index, Row
 from perception_encoder.preprocess import decode_image
 
-if TYPE_CHECKING:
-    from perception_encoder.index import Index, Row
-
-SUFFIXES = frozenset(
-    ".avif .bmp .gif .heic .heif .jfif .jpeg .jpg .jpe .jp2 .png .pbm .pgm .ppm .pnm .tif .tiff "
-    ".tga .webp".split()
-)
 Status = Literal["embedded", "reused", "unchanged", "failed"]
 
 
@@ -42,7 +36,7 @@ class Outcome:
 class _Picture:
     """A file that was read and resized: its row, and its (S, S, 3) uint8 RGB picture."""
 
-    row: "Row"
+    row: Row
     resized: NDArray[np.uint8]
 
 
@@ -64,7 +58,7 @@ def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
 
 
 def index_folder(
-    model: EmbeddingModel, index: "Index", files: Sequence[Path], *, batch_size: int = 256
+    model: EmbeddingModel, index: Index, files: Sequence[Path], *, batch_size: int = 256
 ) -> Iterator[Outcome]:
     """Bring the table in step with the files and yield each one's outcome, in order of batches.
 
@@ -93,7 +87,7 @@ def index_folder(
 
 
 def _index_batch(
-    model: EmbeddingModel, index: "Index", files: Sequence[Path], pool: ThreadPoolExecutor
+    model: EmbeddingModel, index: Index, files: Sequence[Path], pool: ThreadPoolExecutor
 ) -> Iterator[Outcome]:
     def prepare(path: Path) -> _Picture | Outcome:
         return _prepare(path, model)
@@ -122,8 +116,6 @@ def _index_batch(
 
 
 def _prepare(path: Path, model: EmbeddingModel) -> _Picture | Outcome:
-    from perception_encoder.index import Row
-
     uri = _uri(path)
     try:
         size, changed = _size_and_time(path)
@@ -147,7 +139,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield Path(parent, name)
 
 

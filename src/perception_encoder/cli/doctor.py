@@ -1,0 +1,92 @@
+"""`pe doctor`: what is installed, what the engine would choose, and whether it is exact."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perception_encoder import __version__, settings
+from perception_encoder.cli.options import DeviceOption, JsonOption, open_model
+from perception_encoder.cli.output import say, write_json, write_table
+
+_PACKAGES = [
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "pylance",
+    "pyarrow",
+    "torch",
+    "pillow-heif",
+]
+_GOLDEN_MODEL = "PE-Core-B16-224"
+
+
+def doctor(
+    golden: Annotated[
+        Path | None,
+        typer.Option(
+            help="The dog.jpeg of Roboflow's inference tests: compare PE-Core-B16's vector of it "
+            "with the one their tests keep. Downloads the model."
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show versions, devices, the chosen backend and precision, and the caches."""
+    facts = _facts(device)
+    if as_json:
+        write_json(facts)
+    else:
+        write_table(["what", "value"], [[name, str(value)] for name, value in facts.items()])
+    if golden is not None:
+        _compare_golden(golden, device)
+
+
+def _facts(device: str) -> dict[str, str]:
+    from huggingface_hub import constants
+
+    facts = {
+        "perception-encoder": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+    }
+    for name in _PACKAGES:
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = "not installed"
+    if facts["torch"] == "not installed":
+        facts["backend"] = "none: pip install 'perception-encoder[cpu]'"
+    else:
+        with open_model("pe-nano", device=device) as model:
+            backend = model.backend
+            facts["backend"] = f"{backend.name} on {backend.device}, {backend.precision}"
+    facts["weights cache"] = str(constants.HF_HUB_CACHE)
+    facts["offline"] = "yes (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "no"
+    facts["default table"] = str(settings.default_table())
+    return facts
+
+
+def _compare_golden(picture: Path, device: str) -> None:
+    """Exit 1 where B16 does not give the vector that Roboflow's integration test keeps."""
+    import numpy as np
+
+    name = "data/golden/pe_core_b16_dog.json"
+    record = json.loads(files("perception_encoder").joinpath(name).read_text(encoding="utf-8"))
+    expected = np.array(record["values"], np.float32)
+    with open_model(_GOLDEN_MODEL, device=device, precision="fp32") as model:
+        vector = model.embed_image(picture)[0]
+    difference = float(np.abs(vector - expected).max())
+    tolerance = float(record["tolerance_abs"])
+    verdict = "as expected" if difference <= tolerance else "NOT as expected"
+    say(
+        f"{_GOLDEN_MODEL} on {picture.name}: largest difference {difference:.2e}, "
+        f"tolerance {tolerance:.0e}: {verdict}"
+    )
+    if difference > tolerance:
+        raise typer.Exit(1)

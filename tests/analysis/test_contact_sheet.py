@@ -1,0 +1,181 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from perception_encoder.analysis.contact_sheet import (
+    Box,
+    SheetHit,
+    SheetLayout,
+    SheetRow,
+    contact_sheet,
+    draw_contact_sheet,
+)
+from perception_encoder.errors import ImageWriteError
+
+RED, GREEN, BLUE, WHITE = (220, 20, 30), (20, 200, 40), (30, 60, 230), (255, 255, 255)
+
+
+def plain(color: tuple[int, int, int], size: tuple[int, int] = (60, 60)) -> Image.Image:
+    return Image.new("RGB", size, color)
+
+
+def middle(sheet: Image.Image, box: Box) -> tuple[int, ...]:
+    color = sheet.getpixel(((box[0] + box[2]) // 2, (box[1] + box[3]) // 2))
+    assert isinstance(color, tuple)
+    return color
+
+
+def ink(sheet: Image.Image, box: Box) -> int:
+    """The number of dark pixels in a box."""
+    return int((np.asarray(sheet.crop(box).convert("L")) < 128).sum())
+
+
+@pytest.mark.parametrize("tile", [64, 224])
+def test_hits_are_drawn_in_their_order_beside_their_query(tile: int) -> None:
+    rows = [
+        SheetRow([SheetHit(plain(RED), 0.9), SheetHit(plain(GREEN), 0.8)], text="a query"),
+        SheetRow([SheetHit(plain(BLUE), 0.7)], image=plain(GREEN), text="like this"),
+    ]
+    sheet = draw_contact_sheet(rows, tile=tile)
+    layout = SheetLayout(tile)
+    assert sheet.mode == "RGB"
+    assert sheet.size == layout.size(2, 2)
+    assert middle(sheet, layout.hit_box(0, 0)) == RED
+    assert middle(sheet, layout.hit_box(0, 1)) == GREEN
+    assert middle(sheet, layout.hit_box(1, 0)) == BLUE
+    assert middle(sheet, layout.hit_box(1, 1)) == WHITE
+    assert middle(sheet, layout.query_box(1)) == GREEN
+    assert ink(sheet, layout.query_box(0)) > 20
+
+
+def test_five_rows_of_six_hits_keep_apart_and_inside() -> None:
+    layout = SheetLayout(224)
+    boxes = [layout.query_box(row) for row in range(5)]
+    boxes += [layout.hit_box(row, column) for row in range(5) for column in range(6)]
+    width, height = layout.size(5, 6)
+    covered = np.zeros((height, width), int)
+    for left, top, right, bottom in boxes:
+        assert 0 < left < right < width
+        assert 0 < top < bottom < height
+        covered[top:bottom, left:right] += 1
+    assert covered.max() == 1
+
+
+def test_scores_and_labels_stand_under_their_picture() -> None:
+    layout = SheetLayout(224)
+    with_words = draw_contact_sheet([SheetRow([SheetHit(plain(RED), 0.25, "cat.jpg")])])
+    left, _, right, bottom = layout.hit_box(0, 0)
+    below = bottom + layout.gap // 2
+    line = round(layout.letters * 1.4)
+    assert ink(with_words, (left, below, right, below + line)) > 20
+    assert ink(with_words, (left, below + line, right, below + 2 * line)) > 20
+    without = draw_contact_sheet([SheetRow([SheetHit(plain(RED), 0.25)])])
+    assert ink(without, (left, below + line, right, below + 2 * line)) == 0
+
+
+def test_proportions_are_kept_on_a_neutral_tile() -> None:
+    layout = SheetLayout(96)
+    sheet = draw_contact_sheet([SheetRow([SheetHit(plain(RED, (200, 100)), 1.0)])], tile=96)
+    tile = np.asarray(sheet.crop(layout.hit_box(0, 0)))
+    is_red = (tile == RED).all(axis=2)
+    rows, columns = np.flatnonzero(is_red.any(axis=1)), np.flatnonzero(is_red.any(axis=0))
+    assert (len(columns), len(rows)) == (96, 48)
+    assert rows[0] == 24
+    assert len(np.unique(tile[2, 10:-10], axis=0)) == 1  # one grey above
+    assert np.ptp(tile[2, 48]) < 10
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    picture = plain(RED, (80, 40))
+    picture.paste(BLUE, (0, 0, 40, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown with the left side on top
+    picture.save(tmp_path / "turned.png", exif=exif)
+    layout = SheetLayout(96)
+    sheet = draw_contact_sheet([SheetRow([SheetHit(tmp_path / "turned.png", 1.0)])], tile=96)
+    left, top, right, bottom = layout.hit_box(0, 0)
+    assert sheet.getpixel(((left + right) // 2, top + 10)) == BLUE
+    assert sheet.getpixel(((left + right) // 2, bottom - 10)) == RED
+
+
+def test_small_drawings_are_enlarged_but_not_without_end() -> None:
+    layout = SheetLayout(224)
+    sheet = draw_contact_sheet([SheetRow([SheetHit(plain(RED, (20, 20)), 1.0)])])
+    tile = np.asarray(sheet.crop(layout.hit_box(0, 0)))
+    assert (tile == RED).all(axis=2).sum() == 80 * 80
+
+
+def test_what_cannot_be_opened_becomes_a_labelled_tile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    rows = [
+        SheetRow(
+            [SheetHit(tmp_path / "broken.jpg", 0.5), SheetHit(tmp_path / "gone.jpg", 0.4)],
+            image=tmp_path / "gone too.jpg",
+        )
+    ]
+    with caplog.at_level(logging.WARNING):
+        sheet = draw_contact_sheet(rows)
+    layout = SheetLayout(224)
+    for box in (layout.query_box(0), layout.hit_box(0, 0), layout.hit_box(0, 1)):
+        left, top, right, _ = box
+        assert sheet.getpixel(((left + right) // 2, top + 20)) == (0xDF, 0xE3, 0xE8)
+        assert (np.asarray(sheet.crop(box).convert("L")) < 160).sum() > 50
+    assert [name in caplog.text for name in ("broken.jpg", "gone.jpg", "gone too.jpg")] == [
+        True
+    ] * 3
+
+
+def test_rows_without_hits_say_so() -> None:
+    sheet = draw_contact_sheet([SheetRow([], text="a unicorn")])
+    layout = SheetLayout(224)
+    assert sheet.size == layout.size(1, 1)
+    assert (np.asarray(sheet.crop(layout.hit_box(0, 0)).convert("L")) < 160).sum() > 50
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 5000, "word " * 3000, "日本の寺 😀 кот", "a\0\ud800\n\u202e"]
+)
+def test_any_words_stay_inside_their_tile(text: str) -> None:
+    sheet = draw_contact_sheet([SheetRow([SheetHit(plain(RED), 0.5, text)], text=text)], tile=100)
+    layout = SheetLayout(100)
+    left, top, right, bottom = layout.query_box(0)
+    outside = ImageOps.invert(sheet.convert("L"))
+    outside.paste(0, (left, top - 2, right + 2, bottom + 2))
+    hit_left, hit_top, hit_right, _ = layout.hit_box(0, 0)
+    outside.paste(0, (hit_left, hit_top, hit_right + 2, layout.size(1, 1)[1] - layout.gap))
+    assert outside.getbbox() is None
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "sheet.JPG", "sheet.webp"])
+def test_the_ending_decides_the_format(tmp_path: Path, name: str) -> None:
+    contact_sheet([SheetRow([SheetHit(plain(RED), 0.5)], text="red")], tmp_path / name, tile=64)
+    with Image.open(tmp_path / name) as saved:
+        assert saved.size == SheetLayout(64).size(1, 1)
+        assert len(saved.convert("RGB").getcolors(1 << 20) or []) > 3
+
+
+@pytest.mark.parametrize("name", ["sheet.xyz", "sheet", "no folder/sheet.png"])
+def test_what_cannot_be_saved_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ImageWriteError, match=name):
+        contact_sheet([SheetRow([], text="red")], tmp_path / name)
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        draw_contact_sheet([])
+    with pytest.raises(ValueError, match="at least 32 pixels, got 5"):
+        draw_contact_sheet([SheetRow([])], tile=5)
+
+
+def test_real_photos_are_drawn(photos: list[Path]) -> None:
+    hits = [SheetHit(path, 0.3, path.name) for path in photos[:3]]
+    sheet = draw_contact_sheet([SheetRow(hits, text="photos")], tile=96)
+    layout = SheetLayout(96)
+    for column in range(3):
+        tile = np.asarray(sheet.crop(layout.hit_box(0, column)))
+        assert len(np.unique(tile.reshape(-1, 3), axis=0)) >= 2
