@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format parity nano bench clean
+.PHONY: install demo test check format parity nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -29,9 +29,33 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Golden outputs of the original implementations, in an environment of its own: see parity/README.md.
+PARITY := .parity
+parity:
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --requirement parity/requirements.txt
+	$(PARITY)/bin/python -m pip install --quiet --no-deps inference-models==0.39.6
+	PYTHONPATH=tests $(PARITY)/bin/python parity/record.py
+	$(PARITY)/bin/python -m parity.record_tokens
+
+# The bundled model from nothing: drawings, training, scores, model card. NANO_ARGS reaches training,
+# for example NANO_ARGS="--device cuda --bf16 --minutes 20 --batch-size 1024".
+NANO := build/pe-nano
+NANO_ARGS ?=
+nano: install
+	$(BIN)/python -m pip install --quiet --group training
+	$(BIN)/python -m training.pe_nano.fetch --cache $(NANO)/sources
+	$(BIN)/python -m training.pe_nano.prepare --packages $(NANO)/sources/node_modules \
+	  --openclipart $(NANO)/sources/openclipart --out $(NANO)/data
+	$(BIN)/python -m training.pe_nano.train --data $(NANO)/data --out $(NANO)/model $(NANO_ARGS)
+	$(BIN)/python -m training.pe_nano.evaluate --data $(NANO)/data --model $(NANO)/model \
+	  --out training/pe_nano/scores.json
+	$(BIN)/python -m training.pe_nano.report
+	cp $(NANO)/model/* src/perception_encoder/data/pe-nano/
+
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(PARITY) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

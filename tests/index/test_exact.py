@@ -31,7 +31,7 @@ def search(
 @settings(deadline=None)
 @given(
     rows=st.integers(0, 60),
-    num_queries=st.integers(0, 3),
+    num_queries=st.integers(1, 6),
     k=st.integers(1, 70),
     blocks=st.integers(1, 5),
     embed_dim=st.sampled_from([2, 33]),

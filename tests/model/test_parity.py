@@ -85,18 +85,14 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[DualEncoder, dict[str
     load.cache_clear()
 
 
-def assert_unit_rows_equal(
-    vectors: torch.Tensor, arrays: dict[str, NDArray], name: str
-) -> None:
+def assert_unit_rows_equal(vectors: torch.Tensor, arrays: dict[str, NDArray], name: str) -> None:
     norms = vectors.norm(dim=-1)
     difference = np.abs((vectors / norms[:, None]).numpy() - arrays[name]).max()
     assert difference <= TOLERANCE, difference
     np.testing.assert_allclose(norms.numpy(), arrays[f"{name}_norm"], rtol=1e-4)
 
 
-def assert_features_equal(
-    tokens: torch.Tensor, arrays: dict[str, NDArray], name: str
-) -> None:
+def assert_features_equal(tokens: torch.Tensor, arrays: dict[str, NDArray], name: str) -> None:
     for label, value in (
         ("patches", tokens[:, [0, 1, -1], :16]),
         ("mean", tokens.mean(dim=1)[:, :64]),
@@ -131,8 +127,6 @@ def test_other_layers_and_another_grid_equal_the_original(name: str) -> None:
     for layer in (-2, 0):
         features = model.vision.features(pixels, layer=layer)
         assert_features_equal(features, golden.arrays, f"meta/features_layer_{layer}")
-    assert_features_equal(
-        model.vision.features(wide), golden.arrays, "meta/grid_6x11/features"
-    )
+    assert_features_equal(model.vision.features(wide), golden.arrays, "meta/grid_6x11/features")
     if model.config.embed_dim is not None:
         assert_unit_rows_equal(model.encode_image(wide), golden.arrays, "meta/grid_6x11/image")

@@ -14,9 +14,7 @@ from perception_encoder.registry import ModelConfig, TextConfig, VisionConfig
 # Another batch size makes the matrix library split its sums differently: float32 rounding.
 ROUNDING = 2e-5
 
-TEXT = TextConfig(
-    context_length=12, vocab_size=300, width=32, depth=2, num_heads=2, mlp_width=64
-)
+TEXT = TextConfig(context_length=12, vocab_size=300, width=32, depth=2, num_heads=2, mlp_width=64)
 VISION = {
     "class token, attention pool": VisionConfig(
         image_size=32, patch_size=8, width=32, depth=2, num_heads=2, mlp_width=64
@@ -83,9 +81,7 @@ def test_pictures_do_not_mix(model: DualEncoder) -> None:
 
 @pytest.mark.parametrize("num_words", [0, 1, 9, 10])
 @torch.inference_mode()
-def test_what_follows_the_end_of_a_text_changes_nothing(
-    model: DualEncoder, num_words: int
-) -> None:
+def test_what_follows_the_end_of_a_text_changes_nothing(model: DualEncoder, num_words: int) -> None:
     short = token_rows(3, num_words)
     padding = torch.full((3, 12 - short.shape[1]), 17)
     padded = torch.cat([short, padding], dim=1)
@@ -97,9 +93,7 @@ def test_what_follows_the_end_of_a_text_changes_nothing(
 @torch.inference_mode()
 def test_eight_threads_get_what_one_gets(model: DualEncoder) -> None:
     grids = [(32, 32), (16, 48), (64, 32), (16, 16)]
-    inputs = [
-        torch.from_numpy(formula.pixels(1 + i % 3, *grids[i % 4], seed=i)) for i in range(32)
-    ]
+    inputs = [torch.from_numpy(formula.pixels(1 + i % 3, *grids[i % 4], seed=i)) for i in range(32)]
     serial = [model.encode_image(pixels) for pixels in inputs]
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,237 @@
+"""The `pe` command as people run it: real processes, real files, the bundled model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
+
+
+def pe(
+    *arguments: str, folder: Path, given: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `pe` in a folder, with a home of its own and without network."""
+    return subprocess.run(
+        [sys.executable, "-m", "perception_encoder.cli", *arguments],
+        cwd=folder,
+        input=given,
+        text=True,
+        capture_output=True,
+        check=False,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "HF_HUB_OFFLINE": "1",
+            **environment,
+        },
+    )
+
+
+def output(finished: subprocess.CompletedProcess[str]) -> str:
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def lines(finished: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output(finished).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with pictures of discs and squares, and a table of them."""
+    root = tmp_path_factory.mktemp("work")
+    (root / "pictures" / "deep").mkdir(parents=True)
+    for name, colour in COLOURS.items():
+        for shape in ("ellipse", "rectangle"):
+            picture = Image.new("RGB", (80, 60), "white")
+            getattr(ImageDraw.Draw(picture), shape)((15, 5, 65, 55), fill=colour)
+            deep = "deep" if shape == "ellipse" else "."
+            picture.save(root / "pictures" / deep / f"{name} {shape}.png")
+    (root / "pictures" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    indexed = pe("index", "pictures", "--db", "t.lance", "--json", folder=root)
+    assert indexed.returncode == 1, indexed.stderr
+    outcomes = [json.loads(line) for line in indexed.stdout.splitlines()]
+    assert sorted(o["status"] for o in outcomes) == ["embedded"] * 6 + ["failed"]
+    assert "broken.png" in indexed.stderr
+    return root
+
+
+def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv=['pe', '--help']\n"
+        "from perception_encoder.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch','lance','pyarrow','huggingface_hub','PIL','numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
+    assert output(pe("--version", folder=tmp_path)).strip().count(".") == 2
+
+
+def test_running_again_reads_only_what_changed(folder: Path) -> None:
+    again = pe("index", "pictures", "--db", "t.lance", folder=folder)
+    assert "6 unchanged" in again.stderr
+    assert "1 failed" in again.stderr
+    assert again.returncode == 1
+
+
+def test_a_copy_reuses_its_vector(folder: Path, tmp_path: Path) -> None:
+    original = folder / "pictures" / "red rectangle.png"
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies" / "again.png").write_bytes(original.read_bytes())
+    pe("index", str(folder / "pictures"), "--db", "t.lance", folder=tmp_path)
+    copied = pe("index", "copies", "--db", "t.lance", folder=tmp_path)
+    assert "1 reused" in copied.stderr
+    hits = lines(pe("similar", str(original), "--db", "t.lance", "-k1", "--json", folder=tmp_path))
+    assert Path(str(hits[0]["uri"])).name == "again.png"
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
+
+
+def test_similar_leaves_the_picture_itself_out_and_is_ordered(folder: Path) -> None:
+    picture = "pictures/red rectangle.png"
+    hits = lines(pe("similar", picture, "--db", "t.lance", "--json", folder=folder))
+    assert len(hits) == 5
+    assert all(not str(hit["uri"]).endswith(picture) for hit in hits)
+    scores = [hit["score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_search_takes_words_pictures_and_sums(folder: Path) -> None:
+    picture = "pictures/blue rectangle.png"
+    by_picture = lines(pe("search", picture, "--db", "t.lance", "--json", folder=folder))
+    assert str(by_picture[0]["uri"]).endswith("blue rectangle.png")
+    by_words = lines(pe("search", "a red circle", "--db", "t.lance", "--json", folder=folder))
+    assert len(by_words) == 6
+    summed = pe("search", picture, "+", "red", "--db", "t.lance", "-k", "2", folder=folder)
+    assert len(output(summed).splitlines()) == 3
+
+
+def test_paths_are_fit_for_xargs(folder: Path) -> None:
+    ended = output(pe("search", "red", "--db", "t.lance", "-0", "-k", "2", folder=folder))
+    assert ended.count("\0") == 2
+    assert all(Path(path).is_file() for path in ended.split("\0") if path)
+    listed = output(pe("search", "red", "--db", "t.lance", "--paths", folder=folder))
+    assert all(Path(path).is_file() for path in listed.splitlines())
+
+
+def test_where_and_threshold_leave_rows_out(folder: Path) -> None:
+    only = ["--where", "uri LIKE '%green%'", "--json", "--db", "t.lance"]
+    hits = lines(pe("search", "red", *only, folder=folder))
+    assert {Path(str(hit["uri"])).name for hit in hits} == {
+        "green ellipse.png",
+        "green rectangle.png",
+    }
+    nothing = pe("search", "red", "--threshold", "0.999", "--db", "t.lance", folder=folder)
+    assert output(nothing) == ""
+    assert "nothing found" in nothing.stderr
+
+
+def test_a_sheet_is_drawn(folder: Path) -> None:
+    output(pe("search", "red", "--db", "t.lance", "--sheet", "hits.png", folder=folder))
+    with Image.open(folder / "hits.png") as sheet:
+        assert sheet.width > sheet.height > 100
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.jsonl", "v.parquet"])
+def test_embed_writes_each_format(folder: Path, tmp_path: Path, name: str) -> None:
+    pictures = [f"pictures/{colour} rectangle.png" for colour in COLOURS]
+    out = tmp_path / name
+    output(pe("embed", *pictures, "-o", str(out), folder=folder))
+    if name.endswith("npy"):
+        vectors = np.load(out)
+    elif name.endswith("jsonl"):
+        records = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [record["item"] for record in records] == pictures
+        vectors = np.array([record["vector"] for record in records], np.float32)
+    else:
+        table = pq.read_table(out)
+        assert table["item"].to_pylist() == pictures
+        vectors = np.array(table["vector"].to_pylist(), np.float32)
+    assert vectors.shape == (3, 192)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_embed_reads_names_and_texts_from_stdin(folder: Path) -> None:
+    names = "pictures/red rectangle.png\0pictures/blue rectangle.png"
+    assert len(lines(pe("embed", "-0", "-", folder=folder, given=names))) == 2
+    texts = lines(pe("embed", "--text", "-", "--dim", "16", folder=folder, given="a cat\na dog\n"))
+    assert [record["item"] for record in texts] == ["a cat", "a dog"]
+    assert [len(record["vector"]) for record in texts] == [16, 16]
+
+
+def test_compare_prints_the_best_first(folder: Path) -> None:
+    same = "pictures/red rectangle.png"
+    other = "pictures/blue rectangle.png"
+    ranked = lines(pe("compare", same, other, same, "--json", folder=folder))
+    assert ranked[0] == {"item": same, "score": pytest.approx(1, abs=1e-4)}
+
+
+def test_models_lists_every_family_and_what_is_here(tmp_path: Path) -> None:
+    models = {record["id"]: record for record in lines(pe("models", "--json", folder=tmp_path))}
+    assert {m["family"] for m in models.values()} == {
+        "pe-nano",
+        "PE-Core",
+        "PE-Spatial",
+        "PE-Lang",
+        "CLIP",
+    }
+    here = lines(pe("models", "--cached", "--json", folder=tmp_path))
+    assert [record["id"] for record in here] == ["pe-nano"]
+    assert models["clip/ViT-B-32"]["licence"] == "MIT"
+    notice = pe("models", folder=tmp_path).stderr
+    assert "LICENSE.PE" in notice
+    assert "LICENSE.PLM" in notice
+
+
+def test_doctor_tells_what_would_run(tmp_path: Path) -> None:
+    (facts,) = lines(pe("doctor", "--json", folder=tmp_path, PE_DEVICE="cpu"))
+    assert str(facts["backend"]).startswith("torch on cpu")
+    assert facts["offline"] == "yes (HF_HUB_OFFLINE)"
+    assert str(tmp_path) in str(facts["default table"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["search", "x", "--db", "none.lance"], 1, "none.lance"),
+        (["similar", "none.jpg"], 2, "none.jpg: no such file"),
+        (["compare", "none.jpg", "a"], 1, "none.jpg: no such file"),
+        (["embed", "none.jpg"], 1, "none.jpg: no such file"),
+        (["embed", "x.jpg", "-o", "x.csv"], 2, "must end in"),
+        (["index", "none"], 1, "none: no such file or folder"),
+        (["compare", "a", "b", "--model", "PE-Core-B17"], 1, "PE-Core-B16-224"),
+        (["compare", "a", "b", "--model", "PE-Core-B16-224"], 1, "HF_HUB_OFFLINE"),
+        (["compare", "a", "b", "--device", "tpu"], 1, "'cpu'"),
+    ],
+)
+def test_an_error_is_one_clear_line(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    finished = pe(*arguments, folder=tmp_path)
+    assert finished.returncode == code, finished.stderr
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stdout == ""
+
+
+def test_a_table_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = pe("index", "pictures", "--db", "t.lance", "--preprocess", "reference", folder=folder)
+    assert other.returncode == 1
+    assert "reference" in other.stderr
+    assert "standard" in other.stderr
+
+
+def test_the_demo_runs_the_main_job(tmp_path: Path) -> None:
+    shown = output(pe("demo", "out", folder=tmp_path))
+    assert shown.count("\n\n") >= 4 or shown.count("red heart") == 1
+    with Image.open(tmp_path / "out" / "hits.png") as sheet:
+        assert sheet.width > 1000
+    assert (tmp_path / "out" / "gallery.lance").is_dir()
