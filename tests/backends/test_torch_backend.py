@@ -119,7 +119,9 @@ def test_threads_get_what_one_gets_bit_for_bit(opened):
     jobs = [(pixels(CORE, 3, seed), token_rows(seed + 1)) for seed in range(8)] * 4
     expected = [(backend.encode_image(a), backend.encode_text(b)) for a, b in jobs[:8]]
     with ThreadPoolExecutor(8) as pool:
-        work = pool.map(lambda job: (backend.encode_image(job[0]), backend.encode_text(job[1])), jobs)
+        work = pool.map(
+            lambda job: (backend.encode_image(job[0]), backend.encode_text(job[1])), jobs
+        )
         for number, (images, texts) in enumerate(work):
             assert np.array_equal(images, expected[number % 8][0])
             assert np.array_equal(texts, expected[number % 8][1])

@@ -222,7 +222,7 @@ def test_an_error_is_one_clear_line(
     assert finished.stdout == ""
 
 
-def test_a_table_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_table_of_another_model_is_refused(folder: Path) -> None:
     other = pe("index", "pictures", "--db", "t.lance", "--preprocess", "reference", folder=folder)
     assert other.returncode == 1
     assert "reference" in other.stderr

@@ -133,7 +133,12 @@ def test_what_the_caller_gave_is_not_changed(tiny):
     tiny.embed_images(tensor[None])
     tiny.embed_images(floats[None], input_color_format="rgb")
     assert given[0] is picture
-    assert before == [picture.tobytes(), array.tobytes(), floats.tobytes(), tensor.numpy().tobytes()]
+    assert before == [
+        picture.tobytes(),
+        array.tobytes(),
+        floats.tobytes(),
+        tensor.numpy().tobytes(),
+    ]
 
 
 def test_no_pictures_give_no_rows(model):
@@ -295,7 +300,9 @@ def test_similarity_takes_one_vector_or_many_of_any_length_and_kind(tiny):
     assert scores.shape == (3, 5)
     assert scores.dtype == np.float32
     assert np.allclose(scores, pictures @ words.T, atol=1e-6)
-    assert np.allclose(tiny.similarity(pictures * 7, torch.from_numpy(words) / 3), scores, atol=1e-6)
+    assert np.allclose(
+        tiny.similarity(pictures * 7, torch.from_numpy(words) / 3), scores, atol=1e-6
+    )
     assert np.allclose(tiny.similarity(pictures[1], words), scores[1:2], atol=1e-6)
     assert np.allclose(tiny.similarity(pictures[1].tolist(), words[2]), scores[1, 2], atol=1e-6)
     assert tiny.similarity(pictures[1], words[2]).shape == (1, 1)

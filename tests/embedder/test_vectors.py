@@ -18,7 +18,9 @@ def test_rows_become_unit_length_or_stay_zero(rows):
     before = rows.copy()
     lengths = np.linalg.norm(unit(rows).astype(np.float64), axis=1)
     assert np.array_equal(rows, before)
-    assert np.all((np.abs(lengths - 1) < 1e-3) | (lengths == 0) | (np.abs(rows).max(axis=1) < 1e-15))
+    assert np.all(
+        (np.abs(lengths - 1) < 1e-3) | (lengths == 0) | (np.abs(rows).max(axis=1) < 1e-15)
+    )
 
 
 @given(ROWS, ROWS)
