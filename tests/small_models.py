@@ -1,4 +1,4 @@
-"""Tiny models with made-up weights, and pictures in files, for tests of what stands on the towers."""
+"""Tiny models with made-up weights, and pictures, for tests of what stands on the towers."""
 
 from pathlib import Path
 

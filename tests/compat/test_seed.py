@@ -21,10 +21,7 @@ from perception_encoder.registry import find
 SEED = Path(__file__).parent.parent / "data" / "seed" / "perception-encoder.md"
 SHA256 = "c06ac81815f3cbbed3d359e2adeaaae5b66d6cf8c8cdb7fcd43be75c8697d319"
 TEXT = SEED.read_text(encoding="utf-8")
-BLOCKS = {
-    title: block
-    for title, block in re.findall(r"^### ([^\n]+)\n+```python\n(.*?)^```$", TEXT, re.S | re.M)
-}
+BLOCKS = dict(re.findall(r"^### ([^\n]+)\n+```python\n(.*?)^```$", TEXT, re.S | re.M))
 IDS = ["perception-encoder/PE-Core-B16-224", "perception-encoder/PE-Core-L14-336"]
 NUM_DATABASE = 100
 TWIN = 37  # the picture of the database that the query is a copy of
@@ -37,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def crops(request):
-    """A hundred different small pictures: parts of real photos, or drawings where there are none."""
+    """A hundred different small pictures: parts of photos, or drawings where there are none."""
     try:
         photos = [Image.open(path).convert("RGB") for path in request.getfixturevalue("photos")]
     except pytest.skip.Exception:
@@ -137,9 +134,8 @@ def test_image_text_similarity(run):
     assert np.allclose(names["similarities"], scores, atol=1e-6)
     best = int(scores.argmax())
     assert names["best_match_idx"] == best
-    assert printed.splitlines()[1] == (
-        f"Best match: {['cat', 'dog', 'bird'][best]} (similarity: {names['similarities'][best]:.3f})"
-    )
+    word, similarity = ["cat", "dog", "bird"][best], names["similarities"][best]
+    assert f"Best match: {word} (similarity: {similarity:.3f})\n" in printed
 
 
 def test_similarity_search_runs_but_ranks_only_when_the_query_is_one_vector(run, folder):

@@ -1,4 +1,4 @@
-"""Endless training batches: pictures, captions and concept numbers, made on a thread ahead of time."""
+"""Endless training batches: pictures, captions and concept numbers, made ahead on a thread."""
 
 import json
 import queue
@@ -74,6 +74,7 @@ class BatchMaker:
         self.captioner = Captioner(drawings.concepts, seed + 2)
 
     def __call__(self) -> Batch:
+        """Make one batch; no concept and no other drawing occurs twice, scenes aside."""
         num_concepts = int(self.batch_size * CONCEPT_SHARE)
         data, rng = self.drawings, self.rng
         concepts = rng.choice(data.concept_ids, num_concepts, replace=False)

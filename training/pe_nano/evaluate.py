@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     checkpoint = locate(args.model)
-    model = load_model(checkpoint).model
+    model = load_model(checkpoint).model.float()  # float16 scores would tie where none do
     assert checkpoint.tokenizer is not None, "a model that reads text has its vocabulary beside it"
     assert model.config.text is not None
     tokenizer = Tokenizer.from_file(checkpoint.tokenizer, model.config.text.context_length)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perception_encoder.checkpoints.folder import own_config
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
@@ -173,8 +174,8 @@ class Run:
         state = {name: value.half().cpu() for name, value in self.average.state_dict().items()}
         save_file(state, self.args.out / "model.safetensors")
         self.tokenizer.save(self.args.out / "tokenizer.json")
-        config = json.dumps(self.model.config.to_dict(), indent=2)
-        (self.args.out / "config.json").write_text(config + "\n", encoding="utf-8")
+        config = own_config(self.model.config, "standard")
+        (self.args.out / "config.json").write_text(config, encoding="utf-8")
 
 
 def main() -> None:
@@ -198,9 +199,7 @@ def main() -> None:
     last_side = stage_sizes(args.stages)[-1][1]
     config = replace(CONFIG, vision=replace(CONFIG.vision, image_size=last_side))
     run = Run(args, config)
-    logger.info(
-        "%d concepts, %d drawings", len(run.drawings.concept_ids), len(run.drawings.images)
-    )
+    logger.info("%d concepts, %d drawings", len(run.drawings.concept_ids), len(run.drawings.images))
     run.train()
     run.watch()
 

@@ -25,6 +25,7 @@ _PACKAGES = [
     "pillow-heif",
 ]
 _GOLDEN_MODEL = "PE-Core-B16-224"
+_SAME_SCENE = 0.97
 
 
 def doctor(
@@ -73,7 +74,11 @@ def _facts(device: str) -> dict[str, str]:
 
 
 def _compare_golden(picture: Path, device: str) -> None:
-    """Exit 1 where B16 does not give the vector that Roboflow's integration test keeps."""
+    """Exit 1 where B16 does not give the vector that Roboflow's integration test keeps.
+
+    Theirs is of one JPEG file. Another encoding of the same photo gives a vector close to it, so
+    the cosine decides, and whether the numbers themselves agree is said beside it.
+    """
     import numpy as np
 
     name = "data/golden/pe_core_b16_dog.json"
@@ -82,11 +87,17 @@ def _compare_golden(picture: Path, device: str) -> None:
     with open_model(_GOLDEN_MODEL, device=device, precision="fp32") as model:
         vector = model.embed_image(picture)[0]
     difference = float(np.abs(vector - expected).max())
+    cosine = float(vector @ expected)
     tolerance = float(record["tolerance_abs"])
-    verdict = "as expected" if difference <= tolerance else "NOT as expected"
+    if difference <= tolerance:
+        verdict = "the very vector that was recorded"
+    elif cosine >= _SAME_SCENE:
+        verdict = "the recorded scene, in another encoding of the photo"
+    else:
+        verdict = "NOT what was recorded: the weights, or the picture, are others"
     say(
-        f"{_GOLDEN_MODEL} on {picture.name}: largest difference {difference:.2e}, "
-        f"tolerance {tolerance:.0e}: {verdict}"
+        f"{_GOLDEN_MODEL} on {picture.name}: cosine {cosine:.5f}, largest difference "
+        f"{difference:.1e} (tolerance {tolerance:.0e}): {verdict}"
     )
-    if difference > tolerance:
+    if cosine < _SAME_SCENE:
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import ImageError
-from perception_encoder.index import IMAGE_SUFFIXES, Index, Row
+from perception_encoder.index import IMAGE_SUFFIXES, FileState, Index, Row
 from perception_encoder.preprocess import decode_image
 
 Status = Literal["embedded", "reused", "unchanged", "failed"]
@@ -73,11 +73,11 @@ def index_folder(
         IndexStorageError: it cannot be read or written.
     """
     index.check(model.identity)
-    known = index.known(_uri(path) for path in files)
-    todo: list[Path] = []
-    for path in files:
-        before = known.get(_uri(path))
-        if before is not None and (before.bytes, before.mtime) == _size_and_time(path):
+    named = [path for path in files if _is_unicode(path)]
+    known = index.known(_uri(path) for path in named)
+    todo = [path for path in files if not _is_unicode(path)]
+    for path in named:
+        if _is_unchanged(path, known.get(_uri(path))):
             yield Outcome(_uri(path), "unchanged")
         else:
             todo.append(path)
@@ -101,17 +101,13 @@ def _index_batch(
         computed = model.embed_images(
             [picture.resized for picture in new], input_color_format="rgb", show_progress=False
         )
-        vectors = {picture.row.uri: vector for picture, vector in zip(new, computed, strict=True)}
-        for picture in pictures:
-            if picture.row.uri not in vectors:
-                vectors[picture.row.uri] = known[str(picture.row.sha256)][1]
-        index.add(
-            [picture.row for picture in pictures],
-            np.stack([vectors[picture.row.uri] for picture in pictures]),
-        )
-        fresh = {picture.row.uri for picture in new}
-        for picture in pictures:
-            yield Outcome(picture.row.uri, "embedded" if picture.row.uri in fresh else "reused")
+        vectors = {content: vector for content, (_, vector) in known.items()}
+        for picture, vector in zip(new, computed, strict=True):
+            vectors[str(picture.row.sha256)] = vector
+        rows = [picture.row for picture in pictures]
+        index.add(rows, np.stack([vectors[str(row.sha256)] for row in rows]))
+        for row in rows:
+            yield Outcome(row.uri, "reused" if row.sha256 in known else "embedded")
     yield from failed
 
 
@@ -141,6 +137,23 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield Path(parent, name)
+
+
+def _is_unchanged(path: Path, before: FileState | None) -> bool:
+    """Whether size and time are as remembered; a file that has gone is reported in its turn."""
+    try:
+        return before is not None and (before.bytes, before.mtime) == _size_and_time(path)
+    except OSError:
+        return False
+
+
+def _is_unicode(path: Path) -> bool:
+    """Names in an old encoding cannot be stored; `Row` says so when it is their turn."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _uri(path: Path) -> str:

@@ -23,6 +23,6 @@ ENTRY = ModelEntry(
         notice="Trained from openly licensed drawings; MODEL_CARD.md lists them. "
         "It knows drawings, not photos.",
     ),
-    num_parameters=5_810_305,
+    num_parameters=5_360_065,
     bundled=True,
 )

@@ -1,0 +1,70 @@
+"""Documents that must not drift from the code."""
+
+import inspect
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import perception_encoder
+from perception_encoder import errors
+from perception_encoder.cli.main import app
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "perception_encoder"
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_architecture_names_every_folder_and_is_short() -> None:
+    text = read("ARCHITECTURE.md")
+    parts = [p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"]
+    modules = [p.name for p in PACKAGE.glob("*.py") if not p.name.startswith("_")]
+    for part in [*parts, *(m for m in modules if m != "settings.py"), "settings"]:
+        assert f"`{part}`" in text, part
+    assert len(text.splitlines()) <= 120
+
+
+def test_changelog_speaks_of_this_version() -> None:
+    assert f"## [{perception_encoder.__version__}]" in read("CHANGELOG.md")
+
+
+def test_readme_shows_every_command_and_every_command_has_help() -> None:
+    text = read("README.md")
+    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+        assert f"pe {command.name}" in text, command.name
+        assert command.help, command.name
+
+
+def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
+    tree = re.findall(r"[├└]── (\w+)", errors.__doc__ or "")
+    real = [
+        name
+        for name, thing in vars(errors).items()
+        if inspect.isclass(thing)
+        and issubclass(thing, errors.PerceptionEncoderError)
+        and thing is not errors.PerceptionEncoderError
+    ]
+    assert sorted(tree) == sorted(real)
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert path.read_text(encoding="utf-8").startswith('"""'), path
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word, on bundled pictures, in a folder of their own."""
+    block = re.search(r"## Ten lines\n\n```python\n(.*?)```", read("README.md"), re.DOTALL)
+    assert block is not None
+    for name in re.findall(r'"([\w-]+\.webp)"', block[1]):
+        shutil.copy(PACKAGE / "data" / "gallery" / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block[1], "README.md", "exec"), names)
+    assert names["scores"].shape == (3, 3)  # type: ignore[attr-defined]
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
