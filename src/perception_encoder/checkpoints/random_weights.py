@@ -27,20 +27,20 @@ def random_model(config: ModelConfig, seed: int = 0) -> DualEncoder:
     drawn = 0
     for name, parameter in parameters.items():
         centre, spread = _distribution(name, tuple(parameter.shape), config)
-        values = _cut(block, drawn, parameter.numel())
-        state[name] = values.mul_(spread).add_(centre).view(parameter.shape)
+        values = _cut(block, drawn, parameter.numel(), spread)
+        state[name] = (values + centre if centre else values).view(parameter.shape)
         drawn += parameter.numel()
     return fill(model, state)
 
 
-def _cut(block: Tensor, start: int, count: int) -> Tensor:
-    """(count,) values from position `start` of the block repeated for ever."""
+def _cut(block: Tensor, start: int, count: int, spread: float) -> Tensor:
+    """(count,) values from position `start` of the block repeated for ever, times `spread`."""
     values = torch.empty(count)
     done = 0
     while done < count:
         at = (start + done) % len(block)
         size = min(count - done, len(block) - at)
-        values[done : done + size] = block[at : at + size]
+        torch.mul(block[at : at + size], spread, out=values[done : done + size])
         done += size
     return values
 

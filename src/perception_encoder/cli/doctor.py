@@ -5,13 +5,17 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perception_encoder import __version__, settings
 from perception_encoder.cli.options import DeviceOption, JsonOption, open_model
 from perception_encoder.cli.output import say, write_json, write_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PACKAGES = [
     "numpy",
@@ -25,6 +29,7 @@ _PACKAGES = [
     "pillow-heif",
 ]
 _GOLDEN_MODEL = "PE-Core-B16-224"
+_GOLDEN = "data/golden/pe_core_b16_dog.json"
 _SAME_SCENE = 0.97
 
 
@@ -74,30 +79,37 @@ def _facts(device: str) -> dict[str, str]:
 
 
 def _compare_golden(picture: Path, device: str) -> None:
-    """Exit 1 where B16 does not give the vector that Roboflow's integration test keeps.
-
-    Theirs is of one JPEG file. Another encoding of the same photo gives a vector close to it, so
-    the cosine decides, and whether the numbers themselves agree is said beside it.
-    """
+    """Exit 1 where B16 does not give the vector that Roboflow's integration test keeps."""
     import numpy as np
 
-    name = "data/golden/pe_core_b16_dog.json"
-    record = json.loads(files("perception_encoder").joinpath(name).read_text(encoding="utf-8"))
-    expected = np.array(record["values"], np.float32)
     with open_model(_GOLDEN_MODEL, device=device, precision="fp32") as model:
         vector = model.embed_image(picture)[0]
-    difference = float(np.abs(vector - expected).max())
-    cosine = float(vector @ expected)
-    tolerance = float(record["tolerance_abs"])
-    if difference <= tolerance:
-        verdict = "the very vector that was recorded"
-    elif cosine >= _SAME_SCENE:
-        verdict = "the recorded scene, in another encoding of the photo"
-    else:
-        verdict = "NOT what was recorded: the weights, or the picture, are others"
-    say(
-        f"{_GOLDEN_MODEL} on {picture.name}: cosine {cosine:.5f}, largest difference "
-        f"{difference:.1e} (tolerance {tolerance:.0e}): {verdict}"
-    )
-    if cosine < _SAME_SCENE:
+    record = json.loads(files("perception_encoder").joinpath(_GOLDEN).read_text(encoding="utf-8"))
+    expected = np.array(record["values"], np.float32)
+    is_right, verdict = golden_verdict(vector, expected, float(record["tolerance_abs"]))
+    say(f"{_GOLDEN_MODEL} on {picture.name}: {verdict}")
+    if not is_right:
         raise typer.Exit(1)
+
+
+def golden_verdict(
+    vector: "NDArray[np.float32]", expected: "NDArray[np.float32]", tolerance: float
+) -> tuple[bool, str]:
+    """Tell whether a vector is the recorded one, and in words how near it is.
+
+    The record is of one JPEG file. Another encoding of the same photo gives a vector close to it,
+    so the cosine decides; whether the very numbers agree is said beside it.
+
+    Args:
+        vector: (E,) of unit length.
+        expected: (E,) of unit length.
+        tolerance: the largest difference of a number that counts as equal.
+    """
+    difference = float(abs(vector - expected).max())
+    cosine = float(vector @ expected)
+    measured = f"cosine {cosine:.5f}, largest difference {difference:.1e}: "
+    if difference <= tolerance:
+        return True, measured + "the very vector that was recorded"
+    if cosine >= _SAME_SCENE:
+        return True, measured + "the recorded scene, in another encoding of the photo"
+    return False, measured + "NOT what was recorded; the weights or the picture are others"

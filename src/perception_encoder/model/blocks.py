@@ -45,7 +45,6 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation | None, *, is_causal: bool) -> Tensor:
         """(B, N, D) to (B, N, D); causal attention sees no later token."""
-
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, M, C)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, M, N, C) each
         if rotation is not None:
