@@ -38,20 +38,23 @@ parity:
 	PYTHONPATH=tests $(PARITY)/bin/python parity/record.py
 	$(PARITY)/bin/python -m parity.record_tokens
 
-# The bundled model from nothing: drawings, training, scores, model card. NANO_ARGS reaches training,
-# for example NANO_ARGS="--device cuda --bf16 --minutes 20 --batch-size 1024".
+# The bundled model from nothing: drawings, training, scores, card and the demo's pictures. Needs npm
+# and apt-get. NANO_ARGS reaches training: NANO_ARGS="--device cuda --bf16 --batch-size 1024".
 NANO := build/pe-nano
-NANO_ARGS ?=
+MINUTES ?= 95
 nano: install
-	$(BIN)/python -m pip install --quiet --group training
-	$(BIN)/python -m training.pe_nano.fetch --cache $(NANO)/sources
-	$(BIN)/python -m training.pe_nano.prepare --packages $(NANO)/sources/node_modules \
-	  --openclipart $(NANO)/sources/openclipart --out $(NANO)/data
-	$(BIN)/python -m training.pe_nano.train --data $(NANO)/data --out $(NANO)/model $(NANO_ARGS)
-	$(BIN)/python -m training.pe_nano.evaluate --data $(NANO)/data --model $(NANO)/model \
-	  --out training/pe_nano/scores.json
-	$(BIN)/python -m training.pe_nano.report
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group training
+	$(BIN)/python -m training.pe_nano.fetch --cache $(NANO)
+	$(BIN)/python -m training.pe_nano.prepare --packages $(NANO)/node_modules \
+	  --openclipart $(NANO)/openclipart --out $(NANO)/data
+	$(BIN)/python -m training.pe_nano.train --data $(NANO)/data --out $(NANO)/model \
+	  --minutes $(MINUTES) $(NANO_ARGS)
 	cp $(NANO)/model/* src/perception_encoder/data/pe-nano/
+	$(BIN)/python -m training.pe_nano.evaluate --data $(NANO)/data --model pe-nano \
+	  --out training/pe_nano/scores.json
+	$(BIN)/python -m training.pe_nano.report --scores training/pe_nano/scores.json --card MODEL_CARD.md
+	$(BIN)/python -m training.pe_nano.gallery --packages $(NANO)/node_modules \
+	  --out src/perception_encoder/data/gallery
 
 format: install
 	$(BIN)/ruff format .

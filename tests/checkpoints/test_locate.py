@@ -343,8 +343,8 @@ def test_nothing_is_cached_in_an_empty_cache():
 
 
 def test_the_bundled_model_is_found_by_name():
-    if is_cached(find("pe-nano")) is None:
-        pytest.skip("the package data is not there")
     found = locate("pe-nano")
+    assert found.path == is_cached(find("pe-nano"))
+    assert "bundled" in found.source
     assert found.config == find("pe-nano").config
     assert found.tokenizer is not None

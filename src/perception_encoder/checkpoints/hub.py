@@ -87,7 +87,7 @@ def _download(repo: str, filename: str, revision: str | None, cache_dir: Path) -
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     # The HTTP library underneath has changed more than once; the bases name its error class.
-    transport_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    transport_errors = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, OSError))
     try:
         metadata = _metadata(repo, filename, revision)
         folder = cache_dir / f"models--{repo.replace('/', '--')}"

@@ -54,6 +54,8 @@ def save_model(
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
         (new / CONFIG_NAME).write_text(own_config(model.config, preprocess), encoding="utf-8")
+        # safetensors lets nobody but the owner read; let the user's umask decide, as elsewhere.
+        shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)
         _move_into_place(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
 from training.pe_nano.evaluate import on_white, retrieval
 
 NAMES = ["red", "green", "blue"]

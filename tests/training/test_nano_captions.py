@@ -1,6 +1,7 @@
 """Sentences for drawings."""
 
 import pytest
+
 from training.pe_nano.captions import COLOURS, PLACES, TEMPLATES, Captioner, all_texts
 
 CONCEPTS = [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from training.pe_nano.batches import BatchMaker, Drawings, Prefetcher
 
 CONCEPTS = ("red circle", "dog", "cat", "house", "tree", "car", "fish", "sun")

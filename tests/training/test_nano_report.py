@@ -1,9 +1,11 @@
 """The model card's scores section."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from training.pe_nano.report import BEGIN, END, NUM_EXAMPLES, examples, fill, main
 
 CARD = f"# pe-nano\n\nbefore\n\n{BEGIN}\nold numbers\n{END}\n\nafter\n"
@@ -35,7 +37,7 @@ def test_the_section_is_replaced_and_the_rest_stays() -> None:
 def test_examples_are_spread_evenly(count: int) -> None:
     confusions = scores(count)["held_out_openmoji"]["confusions"]
     positions = [confusions.index(chosen) for chosen in examples(confusions)]
-    steps = {b - a for a, b in zip(positions, positions[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(positions)}
 
     assert len(positions) == min(count, NUM_EXAMPLES)
     assert len(steps) <= 1

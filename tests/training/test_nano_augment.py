@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from training.pe_nano.augment import Augmenter
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -33,7 +34,7 @@ def test_a_placed_drawing_is_premultiplied_and_fills_the_canvas_size(size: int, 
 
         assert layer.shape == (size, size, 4)
         assert layer.dtype == np.float32
-        assert 0 <= layer.min()
+        assert layer.min() >= 0
         assert layer.max() <= 255.5
         # Premultiplied: no colour is brighter than the pixel is opaque.
         assert (layer[..., :3] <= layer[..., 3:] + 0.5).all()
