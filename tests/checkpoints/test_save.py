@@ -107,6 +107,6 @@ def test_the_configuration_names_its_format_and_version(tmp_path):
 def test_a_saved_model_may_be_read_by_whoever_may_read_new_files(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.touch()
-    save_model(tiny_model(), tmp_path / "saved", None)
+    save_model(random_model(LANG), tmp_path / "saved", None)
     modes = {path.stat().st_mode for path in (tmp_path / "saved").iterdir()}
     assert modes == {plain.stat().st_mode}
