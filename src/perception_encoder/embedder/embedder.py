@@ -4,9 +4,9 @@ Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,16 @@ from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk, check_batch_size
 from perception_encoder.embedder.image_feed import ImageFeed
+from perception_encoder.embedder.options import (
+    ImageBatch,
+    ImageOptions,
+    OneImageOptions,
+    Output,
+    TextOptions,
+)
 from perception_encoder.embedder.progress import progress_bar
 from perception_encoder.embedder.text_feed import TextFeed
-from perception_encoder.embedder.vectors import cosine, truncated, unit
+from perception_encoder.embedder.vectors import cosine, finished, unit
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -28,9 +35,6 @@ from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity
 if TYPE_CHECKING:
     import torch
 
-    from perception_encoder.preprocess.arrays import TensorLike
-
-Output = Literal["numpy", "torch"]
 _Input = TypeVar("_Input")
 
 
@@ -63,27 +67,17 @@ class EmbeddingModel:
             decides = (backend.fingerprint, backend.name, backend.precision, processor.name)
             self._cache = EmbeddingCache(cache, "/".join(decides))
 
-    # -- pictures ---------------------------------------------------------------------------------
-
     @overload
     def embed_image(
         self,
         image: ImageInput,
         *,
-        input_color_format: ColorFormat = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
         output: Literal["numpy"] = ...,
+        **options: Unpack[OneImageOptions],
     ) -> Embeddings: ...
     @overload
     def embed_image(
-        self,
-        image: ImageInput,
-        *,
-        input_color_format: ColorFormat = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
-        output: Literal["torch"],
+        self, image: ImageInput, *, output: Literal["torch"], **options: Unpack[OneImageOptions]
     ) -> "torch.Tensor": ...
     def embed_image(
         self,
@@ -106,35 +100,19 @@ class EmbeddingModel:
         if isinstance(image, list | tuple):
             raise TypeError("embed_image takes one picture; use embed_images for a list")
         vectors = self._image_vectors([image], input_color_format, 1, show_progress=False)
-        return self._finish(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
     @overload
     def embed_images(
-        self,
-        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
-        *,
-        batch_size: int = ...,
-        input_color_format: ColorFormat = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
-        show_progress: bool | None = ...,
-        output: Literal["numpy"] = ...,
+        self, images: ImageBatch, *, output: Literal["numpy"] = ..., **options: Unpack[ImageOptions]
     ) -> Embeddings: ...
     @overload
     def embed_images(
-        self,
-        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
-        *,
-        batch_size: int = ...,
-        input_color_format: ColorFormat = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
-        show_progress: bool | None = ...,
-        output: Literal["torch"],
+        self, images: ImageBatch, *, output: Literal["torch"], **options: Unpack[ImageOptions]
     ) -> "torch.Tensor": ...
     def embed_images(
         self,
-        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        images: ImageBatch,
         *,
         batch_size: int = 32,
         input_color_format: ColorFormat = "bgr",
@@ -167,11 +145,11 @@ class EmbeddingModel:
         vectors = self._image_vectors(
             split_batch(images), input_color_format, batch_size, show_progress=show_progress
         )
-        return self._finish(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
     def embed_video(
         self,
-        frames: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        frames: ImageBatch,
         *,
         batch_size: int = 32,
         input_color_format: ColorFormat = "bgr",
@@ -197,7 +175,7 @@ class EmbeddingModel:
 
     def features(
         self,
-        images: "Iterable[ImageInput] | NDArray[Any] | TensorLike",
+        images: ImageBatch,
         *,
         layer: int = -1,
         batch_size: int = 8,
@@ -226,29 +204,21 @@ class EmbeddingModel:
         parts = [self.backend.features(chunk.inputs, layer=layer) for chunk in chunks]
         return np.concatenate([np.empty((0, *shape), np.float32), *parts])
 
-    # -- words ------------------------------------------------------------------------------------
-
     @overload
     def embed_text(
         self,
         texts: str | Sequence[str],
         *,
-        batch_size: int = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
-        show_progress: bool | None = ...,
         output: Literal["numpy"] = ...,
+        **options: Unpack[TextOptions],
     ) -> Embeddings: ...
     @overload
     def embed_text(
         self,
         texts: str | Sequence[str],
         *,
-        batch_size: int = ...,
-        normalize: bool = ...,
-        truncate_dim: int | None = ...,
-        show_progress: bool | None = ...,
         output: Literal["torch"],
+        **options: Unpack[TextOptions],
     ) -> "torch.Tensor": ...
     def embed_text(
         self,
@@ -289,9 +259,7 @@ class EmbeddingModel:
             for chunk in feed.chunks(listed, batch_size):
                 self._fill(vectors, chunk, self.backend.encode_text)
                 bar.update(len(chunk.rows) + len(chunk.known))
-        return self._finish(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
-
-    # -- both -------------------------------------------------------------------------------------
+        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
     def similarity(self, a: Any, b: Any) -> NDArray[np.float32]:
         """Cosine of every row of `a` with every row of `b`.
@@ -372,8 +340,6 @@ class EmbeddingModel:
             f"device={backend.device!r}, precision={backend.precision!r})"
         )
 
-    # -- inside -----------------------------------------------------------------------------------
-
     def _image_vectors(
         self,
         images: Sequence[ImageInput],
@@ -404,19 +370,6 @@ class EmbeddingModel:
             vectors[chunk.rows] = computed
             if self._cache is not None:
                 self._cache.put(chunk.keys, computed)
-
-    def _finish(
-        self, vectors: Embeddings, *, normalize: bool, truncate_dim: int | None, output: Output
-    ) -> "Embeddings | torch.Tensor":
-        if output not in ("numpy", "torch"):
-            raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
-        vectors = truncated(vectors, truncate_dim)
-        vectors = np.ascontiguousarray(unit(vectors) if normalize else vectors)
-        if output == "numpy":
-            return vectors
-        from perception_encoder.backends.torch_backend import as_tensor
-
-        return as_tensor(vectors)
 
     def _embed_dim(self) -> int:
         if self.config.embed_dim is None:

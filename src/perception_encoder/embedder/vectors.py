@@ -1,9 +1,15 @@
 """Arithmetic on vectors: unit length, shortening, cosine. Pure functions of numpy arrays."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from perception_encoder.embedder.options import Output
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import torch
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -30,6 +36,31 @@ def truncated(vectors: NDArray[np.float32], dim: int | None) -> NDArray[np.float
     if not 1 <= dim <= vectors.shape[-1]:
         raise ValueError(f"truncate_dim must be between 1 and {vectors.shape[-1]}, got {dim}")
     return vectors[:, :dim]
+
+
+def finished(
+    vectors: Embeddings, *, normalize: bool, truncate_dim: int | None, output: Output
+) -> "Embeddings | torch.Tensor":
+    """Cut, normalise and hand out vectors as the caller asked.
+
+    Args:
+        vectors: (B, E) as the model gave them.
+        normalize: scale each row to unit length, after cutting.
+        truncate_dim: keep this many numbers of each row.
+        output: "numpy", or "torch" for a CPU tensor that shares the array's memory.
+
+    Raises:
+        ValueError: there is no such output, or truncate_dim is out of range.
+    """
+    if output not in ("numpy", "torch"):
+        raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+    vectors = truncated(vectors, truncate_dim)
+    vectors = np.ascontiguousarray(unit(vectors) if normalize else vectors)
+    if output == "numpy":
+        return vectors
+    from perception_encoder.backends.torch_backend import as_tensor
+
+    return as_tensor(vectors)
 
 
 def cosine(a: Any, b: Any) -> NDArray[np.float32]:
