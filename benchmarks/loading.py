@@ -43,6 +43,7 @@ def main() -> int:
         "date": datetime.now(tz=UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {_num_cores()} cores, {platform.system()}",
         "versions": _child("versions", model, path),
+        "commit": _commit(),
         "model": model,
         "cases": cases,
     }
@@ -62,6 +63,11 @@ def _child(task: str, model: str, path: Path, dtype: str = "") -> dict:
     # This process stays small: a child's ru_maxrss starts at its parent's size.
     command = [sys.executable, __file__, "--child", task, model, str(path), dtype]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(RESULTS.parent.parent), "rev-parse", "HEAD"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def _num_cores() -> int:

@@ -130,3 +130,14 @@ def test_other_layers_and_another_grid_equal_the_original(name: str) -> None:
     assert_features_equal(model.vision.features(wide), golden.arrays, "meta/grid_6x11/features")
     if model.config.embed_dim is not None:
         assert_unit_rows_equal(model.encode_image(wide), golden.arrays, "meta/grid_6x11/image")
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Core-G14-shrunken", "CLIP-ViT-B-32"])
+@torch.inference_mode()
+def test_batches_of_one_and_of_seven_equal_the_original(name: str) -> None:
+    model, golden = load(name, "openclip")
+    side = model.config.vision.image_size
+    pixels = torch.from_numpy(formula.pixels(7, side, side))  # its first two were recorded
+    assert_unit_rows_equal(model.encode_image(pixels)[:2], golden.arrays, "openclip/image")
+    alone = torch.cat([model.encode_image(pixels[row : row + 1]) for row in (0, 1)])
+    assert_unit_rows_equal(alone, golden.arrays, "openclip/image")
