@@ -35,7 +35,11 @@ def pipeline(request: pytest.FixtureRequest) -> Iterator[tuple[str, EmbeddingMod
     keys = formula.load_golden(golden_name).keys["openclip"]
     tensors = {k: torch.from_numpy(v) for k, v in formula.formula_state(keys).items()}
     backend = TorchBackend(
-        from_tensors(config, tensors), torch.device("cpu"), "fp32", fingerprint="formula"
+        from_tensors(config, tensors),
+        torch.device("cpu"),
+        "fp32",
+        fingerprint="formula",
+        logit_scale=100.0,
     )
     vocabulary = installed_vocabulary()
     assert vocabulary is not None, "make install brings it"

@@ -10,7 +10,7 @@ from perception_encoder.checkpoints.sources import bundled_folder
 from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import UnknownModelError
-from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.preprocess import DEFAULT_MAX_PIXELS, ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig, find
 from perception_encoder.types import BackendName, Precision, PreprocessName
@@ -29,6 +29,7 @@ class AutoModel:
         backend: BackendName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
         preprocess: PreprocessName | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
         cache: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -48,6 +49,7 @@ class AutoModel:
             preprocess: "standard" shows the model what a viewer shows; "reference" does what the
                 original code does, bit for bit. None takes what the model was saved with, else
                 "standard".
+            max_pixels: larger pictures are refused before they are decoded.
             cache: a file that remembers vectors by content, made where it does not exist.
             revision: branch, tag or commit of the hub repository.
             local_files_only: never use the network.
@@ -62,17 +64,18 @@ class AutoModel:
         """
         options = ComputeOptions(device=device, backend=backend, precision=precision)
         if random_weights:
-            return _open_random(model_name_or_path, options, preprocess, cache)
+            return _open_random(model_name_or_path, options, preprocess, max_pixels, cache)
         checkpoint = locate(
             model_name_or_path, model=model, revision=revision, local_files_only=local_files_only
         )
-        return _open(checkpoint, options, preprocess, cache)
+        return _open(checkpoint, options, preprocess, max_pixels, cache)
 
 
 def _open(
     checkpoint: Checkpoint,
     options: ComputeOptions,
     preprocess: PreprocessName | None,
+    max_pixels: int,
     cache: str | os.PathLike[str] | None,
 ) -> EmbeddingModel:
     config = checkpoint.config
@@ -80,6 +83,7 @@ def _open(
         config.image,
         config.vision.image_size,
         preprocess=preprocess or checkpoint.preprocess or "standard",
+        max_pixels=max_pixels,
     )
     tokenizer = _tokenizer(config, checkpoint.tokenizer)
     backend = open_backend(checkpoint, options)
@@ -90,6 +94,7 @@ def _open_random(
     name: str | os.PathLike[str],
     options: ComputeOptions,
     preprocess: PreprocessName | None,
+    max_pixels: int,
     cache: str | os.PathLike[str] | None,
 ) -> EmbeddingModel:
     try:
@@ -98,7 +103,10 @@ def _open_random(
         raise UnknownModelError(f"random_weights needs a registered model: {err}") from err
     config = entry.config
     processor = ImageProcessor(
-        config.image, config.vision.image_size, preprocess=preprocess or "standard"
+        config.image,
+        config.vision.image_size,
+        preprocess=preprocess or "standard",
+        max_pixels=max_pixels,
     )
     vocabulary = find_tokenizer(config, bundled_folder(entry), local_files_only=True)
     backend = open_random_backend(config, options)

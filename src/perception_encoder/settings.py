@@ -7,14 +7,24 @@ from pathlib import Path
 DEFAULT_MODEL = "pe-nano"
 
 
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as err:  # a container's user without a home
+        raise OSError(
+            "this user has no home folder to keep tables in: name the table with --db, "
+            "or set XDG_DATA_HOME"
+        ) from err
+
+
 def data_folder() -> Path:
     """The folder for this user's tables: XDG_DATA_HOME, or the platform's usual place."""
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        base = Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
+        base = _home() / "Library" / "Application Support"
     else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        base = Path(os.environ.get("XDG_DATA_HOME") or _home() / ".local" / "share")
     return base / "perception-encoder"
 
 

@@ -246,7 +246,7 @@ def test_no_server_at_all_fails_within_seconds_and_says_what_to_do(monkeypatch):
     start = time.monotonic()
     with pytest.raises(DownloadError) as caught:
         locate("PE-Core-B16-224")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # no retries for minutes
     for part in (B16.id, dead, "pe download", "HF_HOME", "the path of a checkpoint file"):
         assert part in str(caught.value)
 

@@ -218,6 +218,7 @@ def test_an_error_is_one_clear_line(
     finished = pe(*arguments, folder=tmp_path)
     assert finished.returncode == code, finished.stderr
     assert message in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1 or code == 2  # 2: with a line on usage
     assert "Traceback" not in finished.stderr
     assert finished.stdout == ""
 
@@ -229,9 +230,52 @@ def test_a_table_of_another_model_is_refused(folder: Path) -> None:
     assert "standard" in other.stderr
 
 
+def test_search_takes_the_model_and_the_preprocessing_from_the_table(
+    folder: Path, tmp_path: Path
+) -> None:
+    pictures = str(folder / "pictures" / "deep")
+    made = pe("index", pictures, "--db", "r.lance", "--preprocess", "reference", folder=tmp_path)
+    output(made)
+    assert len(lines(pe("search", "red", "--db", "r.lance", "--json", folder=tmp_path))) == 3
+
+
+def test_names_that_are_not_unicode_stop_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "a.png")
+    os.rename(tmp_path / "in" / "a.png", os.fsencode(tmp_path) + b"/in/caf\xe9.png")
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "b.png")
+    finished = pe(
+        "index", "in", "--db", "t.lance", folder=tmp_path, PYTHONIOENCODING="utf-8:strict"
+    )
+    assert finished.returncode == 1
+    assert "1 embedded, 1 failed" in finished.stderr
+
+
+def test_a_full_disk_is_an_error_and_a_closed_pipe_is_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "perception_encoder.cli", "--version"]
+    with Path("/dev/full").open("w") as full:
+        refused = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path
+        )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("pe: ")
+    assert "Exception ignored" not in refused.stderr
+    reading, writing = os.pipe()
+    os.close(reading)
+    closed = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path
+    )
+    os.close(writing)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
 def test_the_demo_runs_the_main_job(tmp_path: Path) -> None:
     shown = output(pe("demo", "out", folder=tmp_path))
-    assert shown.count("\n\n") >= 4 or shown.count("red heart") == 1
+    answers = [block.splitlines() for block in shown.strip().split("\n\n")]
+    assert len(answers) == 5
+    for heading, *hits in answers:
+        assert heading
+        assert len(hits) == 6
     with Image.open(tmp_path / "out" / "hits.png") as sheet:
         assert sheet.width > 1000
     assert (tmp_path / "out" / "gallery.lance").is_dir()

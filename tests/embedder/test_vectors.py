@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from perception_encoder.embedder.vectors import cosine, truncated, unit
+from perception_encoder.embedder.vectors import check_output, cosine, finished, unit
 
 ROWS = arrays.arrays(
     np.float32,
@@ -31,7 +31,17 @@ def test_cosine_is_bounded_and_symmetric(a, b):
     assert np.allclose(scores, cosine(b, a).T, atol=1e-6)
 
 
-@pytest.mark.parametrize("dim", [1, 3, None])
-def test_truncation_keeps_the_first_numbers(dim):
-    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
-    assert np.array_equal(truncated(rows, dim), rows[:, :dim])
+@pytest.mark.parametrize("dim", [1, 3, 4, None])
+def test_cutting_keeps_the_first_numbers_and_normalises_after(dim):
+    rows = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
+    kept = finished(rows, normalize=False, truncate_dim=dim, output="numpy")
+    assert np.array_equal(kept, rows[:, :dim])
+    whole = finished(rows, normalize=True, truncate_dim=dim, output="numpy")
+    assert np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
+    assert whole.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("dim", "output"), [(0, "numpy"), (5, "numpy"), (2, "list")])
+def test_what_cannot_be_handed_out_is_refused_before_any_work(dim, output):
+    with pytest.raises(ValueError, match=r"truncate_dim must be|output must be"):
+        check_output(4, dim, output)

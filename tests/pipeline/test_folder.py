@@ -1,6 +1,7 @@
 """Bringing a table in step with a folder, with the bundled model and real files."""
 
 import os
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from perception_encoder.pipeline import Outcome, find_pictures, index_folder, re
 
 @pytest.fixture(scope="module")
 def model() -> EmbeddingModel:
-    return AutoModel.from_pretrained("pe-nano", device="cpu")
+    return AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
 
 
 def draw(path: Path, shade: int, size: tuple[int, int] = (30, 20)) -> Path:
@@ -78,6 +79,56 @@ def test_only_what_changed_is_embedded_again(model: EmbeddingModel, tmp_path: Pa
     assert hit.uri == str(folder / "0.png")
 
 
+def test_copies_in_one_run_are_computed_once(model: EmbeddingModel, tmp_path: Path) -> None:
+    original = draw(tmp_path / "in" / "a.png", 40)
+    (tmp_path / "in" / "b.png").write_bytes(original.read_bytes())
+    table = Index.create(tmp_path / "t.lance", model.identity)
+    twice = [tmp_path / "in", original]  # the same file given twice is one file
+    outcomes = list(index_folder(model, table, list(find_pictures(twice))))
+    assert {(Path(o.uri).name, o.status) for o in outcomes} == {
+        ("a.png", "embedded"),
+        ("b.png", "reused"),
+    }
+    assert len(outcomes) == table.count() == 2
+
+
+def test_width_and_height_are_those_a_viewer_shows(model: EmbeddingModel, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "in" / "turned.jpg", exif=turned)
+    table = Index.create(tmp_path / "t.lance", model.identity)
+    run(model, table, tmp_path / "in")
+    assert [(row.width, row.height) for row in table.rows()] == [(20, 40)]
+
+
+def test_the_next_files_are_read_while_the_model_computes(
+    model: EmbeddingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shade in (0, 100, 200):
+        draw(tmp_path / "in" / f"{shade}.png", shade)
+    table = Index.create(tmp_path / "t.lance", model.identity)
+    next_is_read = threading.Event()
+    resize, encode = model.processor.__class__.__call__, model.backend.encode_image
+    num_read = 0
+
+    def counted(*arguments: object, **options: object) -> object:
+        nonlocal num_read
+        if str(options.get("item", "")).endswith(".png"):
+            num_read += 1
+            if num_read == 2:
+                next_is_read.set()
+        return resize(*arguments, **options)
+
+    def waiting(pixels: np.ndarray) -> np.ndarray:
+        assert next_is_read.wait(20), "the second file was not read during the first's computing"
+        return encode(pixels)
+
+    monkeypatch.setattr(model.processor.__class__, "__call__", counted)
+    monkeypatch.setattr(model.backend, "encode_image", waiting)
+    assert statuses(run(model, table, tmp_path / "in", batch_size=1)) == {"embedded": 3}
+
+
 def test_bad_files_are_reported_and_stop_nothing(model: EmbeddingModel, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     good = draw(folder / "good.png", 90)
@@ -85,6 +136,7 @@ def test_bad_files_are_reported_and_stop_nothing(model: EmbeddingModel, tmp_path
     (folder / "short.png").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.gif").write_text("this is text")
+    os.mkfifo(folder / "pipe.png")
     os.rename(draw(folder / "latin.png", 60), os.fsencode(folder) + b"/caf\xe9.png")
     table = Index.create(tmp_path / "t.lance", model.identity)
     outcomes = run(model, table, folder)
@@ -93,10 +145,11 @@ def test_bad_files_are_reported_and_stop_nothing(model: EmbeddingModel, tmp_path
         "short.png": "ImageTruncatedError",
         "empty.jpg": "ImageEmptyError",
         "text.gif": "ImageDecodeError",
+        "pipe.png": "ImageUnreadableError",
         "caf\udce9.png": "ValueError",
     }
     assert [row.uri for row in table.rows()] == [str(good)]
-    assert statuses(run(model, table, folder)) == {"unchanged": 1, "failed": 4}
+    assert statuses(run(model, table, folder)) == {"unchanged": 1, "failed": 5}
 
 
 def test_a_table_of_other_preprocessing_is_refused(model: EmbeddingModel, tmp_path: Path) -> None:
@@ -126,3 +179,8 @@ def test_a_sum_lies_between_its_terms(model: EmbeddingModel, tmp_path: Path) -> 
     assert float(away[0] @ model.embed_image(first)[0]) < float(
         query.vector[0] @ model.embed_image(first)[0]
     )
+
+
+def test_a_query_is_shown_with_its_signs_and_weights(model: EmbeddingModel) -> None:
+    assert read_query(model, "dog").text == "dog"
+    assert read_query(model, "2:red dog + cat - fish").text == "2:red dog + cat - fish"

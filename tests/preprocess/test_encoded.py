@@ -217,11 +217,11 @@ def huge_headers() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", huge_headers())
 def test_a_small_file_with_a_huge_header_is_refused_at_once(name: str):
-    start = time.perf_counter()
+    start = time.process_time()  # not the wall's: another program may be busy
     with pytest.raises(ImageTooLargeError, match="pixels") as caught:
         decode_image(huge_headers()[name], item="image 0 of the batch")
     assert "image 0 of the batch" in str(caught.value)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.base import ComputeOptions
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.load import load_model
+from perception_encoder.checkpoints.load import load_model, logit_scale_of
 from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.model import DualEncoder
@@ -29,18 +29,25 @@ class TorchBackend:
     name: BackendName = "torch"
 
     def __init__(
-        self, model: DualEncoder, device: torch.device, precision: Precision, fingerprint: str
+        self,
+        model: DualEncoder,
+        device: torch.device,
+        precision: Precision,
+        *,
+        fingerprint: str,
+        logit_scale: float,
     ) -> None:
-        """Take over a model whose parameters already have the precision's dtype."""
-        self._model = model.to(device)
+        """Take over a model whose parameters already have the precision's dtype.
+
+        `logit_scale` is given apart, from the stored weights: bf16 would make 98.9 of 100.
+        """
+        self._open_model: DualEncoder | None = model.to(device)
         self._device = device
         self._dtype = _DTYPES[precision]
         self.device = str(device)
         self.precision = precision
         self.fingerprint = fingerprint
-        self.logit_scale = (
-            float(model.logit_scale.float().exp()) if model.config.text is not None else 1.0
-        )
+        self.logit_scale = logit_scale
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "TorchBackend":
@@ -53,7 +60,13 @@ class TorchBackend:
         device = choose_device(options.device)
         precision = choose_precision(options.precision, device)
         loaded = load_model(checkpoint, dtype=_DTYPES[precision])
-        return cls(loaded.model, device, precision, loaded.fingerprint)
+        return cls(
+            loaded.model,
+            device,
+            precision,
+            fingerprint=loaded.fingerprint,
+            logit_scale=loaded.logit_scale,
+        )
 
     @classmethod
     def with_random_weights(cls, config: ModelConfig, options: ComputeOptions) -> "TorchBackend":
@@ -67,8 +80,14 @@ class TorchBackend:
         device = choose_device(options.device)
         precision = choose_precision(options.precision, device)
         model = random_model(config)
-        fingerprint = weights_fingerprint(model)
-        return cls(model.to(_DTYPES[precision]), device, precision, fingerprint)
+        fingerprint, logit_scale = weights_fingerprint(model), logit_scale_of(model)
+        return cls(
+            model.to(_DTYPES[precision]),
+            device,
+            precision,
+            fingerprint=fingerprint,
+            logit_scale=logit_scale,
+        )
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """See `Backend.encode_image`."""
@@ -87,7 +106,13 @@ class TorchBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        del self._model
+        self._open_model = None
+
+    @property
+    def _model(self) -> DualEncoder:
+        if self._open_model is None:
+            raise BackendUnavailableError("this model was closed; open it again to use it")
+        return self._open_model
 
     def _to_device(self, pixels: Pixels) -> torch.Tensor:
         return torch.from_numpy(pixels).to(device=self._device, dtype=self._dtype)
@@ -149,6 +174,17 @@ def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        # Older releases of torch cannot tell; fp32 is right everywhere.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def devices() -> list[str]:
+    """Name the devices that models can run on here, in words."""
+    cpu = "cpu (bf16 in hardware)" if _multiplies_bf16(torch.device("cpu")) else "cpu"
+    cuda = [
+        f"cuda:{number} ({torch.cuda.get_device_name(number)})"
+        for number in range(torch.cuda.device_count())
+    ]
+    return [cpu, *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]

@@ -29,11 +29,13 @@ _NUM_CHUNKS = 10  # the file is mapped in so many turns while precision is conve
 class Loaded:
     """A model in eval mode without gradients, and the name of its weights.
 
-    `fingerprint` is of the weights as stored, before any conversion of precision.
+    `fingerprint` and `logit_scale` are of the weights as stored, before any conversion. A cosine is
+    multiplied by `logit_scale` before a softmax; it is 1.0 for models without text.
     """
 
     model: DualEncoder
     fingerprint: str
+    logit_scale: float
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> Loaded:
@@ -60,11 +62,12 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
         ) from err
     state = {name: piece.take(file.tensors) for name, piece in pieces.items()}
     fingerprint = fingerprint_of(state)
+    logit_scale = float(state["logit_scale"].float().exp()) if "logit_scale" in state else 1.0
     target = dtype or reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
     if any(tensor.dtype != target for tensor in state.values()):
         del file, state  # lets go of the mapping, and so of the pages that the fingerprint read
         state = _converted(path, pieces, target)
-    return Loaded(fill(model, state), fingerprint)
+    return Loaded(fill(model, state), fingerprint, logit_scale)
 
 
 def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:
@@ -82,6 +85,11 @@ def empty_model(config: ModelConfig) -> DualEncoder:
     """Build a model whose parameters have shapes but no memory."""
     with torch.device("meta"), _WithoutValues():
         return DualEncoder(config)
+
+
+def logit_scale_of(model: DualEncoder) -> float:
+    """What the model multiplies a cosine by before a softmax; 1.0 where it reads no text."""
+    return float(model.logit_scale.float().exp()) if model.config.text is not None else 1.0
 
 
 def fill(model: DualEncoder, state: Mapping[str, Tensor]) -> DualEncoder:

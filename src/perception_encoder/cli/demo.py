@@ -1,7 +1,7 @@
 """`pe demo`: the main job end to end on the bundled pictures, without network."""
 
-import shutil
 import time
+from collections import Counter
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
@@ -34,16 +34,16 @@ def demo(
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     table_folder, sheet = folder / "gallery.lance", folder / "hits.png"
-    shutil.rmtree(table_folder, ignore_errors=True)  # only what an earlier demo wrote
     with as_file(files("perception_encoder").joinpath("data/gallery")) as gallery:
         pictures = list(find_pictures([gallery]))
         model = open_model("pe-nano")
         say(f"{model} opened in {time.monotonic() - started:.1f} s")
-        table = Index.create(table_folder, model.identity)
+        table = Index.open_or_create(table_folder, model.identity)
         began = time.monotonic()
-        num_embedded = sum(o.status == "embedded" for o in index_folder(model, table, pictures))
-        seconds = time.monotonic() - began
-        say(f"{num_embedded} pictures embedded in {seconds:.1f} s into {table_folder}")
+        counts = Counter(outcome.status for outcome in index_folder(model, table, pictures))
+        listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        say(f"pictures of the gallery: {listed} in {time.monotonic() - began:.1f} s")
+        say(f"{table_folder}: {table.count()} vectors in a Lance table")
         rows = []
         for words in _QUERIES:
             paths = [str(gallery / word) if word.endswith(".webp") else word for word in words]

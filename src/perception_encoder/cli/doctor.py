@@ -12,6 +12,7 @@ import typer
 from perception_encoder import __version__, settings
 from perception_encoder.cli.options import DeviceOption, JsonOption, open_model
 from perception_encoder.cli.output import say, write_json, write_table
+from perception_encoder.errors import PerceptionEncoderError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,11 @@ def doctor(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show versions, devices, the chosen backend and precision, and the caches."""
+    """Show versions, devices, the chosen backend and precision, and the caches.
+
+    Example:
+        pe doctor --golden dog.jpeg
+    """
     facts = _facts(device)
     if as_json:
         write_json(facts)
@@ -57,6 +62,8 @@ def doctor(
 def _facts(device: str) -> dict[str, str]:
     from huggingface_hub import constants
 
+    from perception_encoder.preprocess.vocabulary import installed_vocabulary
+
     facts = {
         "perception-encoder": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
@@ -66,12 +73,16 @@ def _facts(device: str) -> dict[str, str]:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = "not installed"
-    if facts["torch"] == "not installed":
-        facts["backend"] = "none: pip install 'perception-encoder[cpu]'"
-    else:
+    try:
         with open_model("pe-nano", device=device) as model:
+            from perception_encoder.backends.torch_backend import devices
+
             backend = model.backend
+            facts["devices"] = ", ".join(devices())
             facts["backend"] = f"{backend.name} on {backend.device}, {backend.precision}"
+    except PerceptionEncoderError as err:
+        facts["backend"] = f"none: {err}"
+    facts["vocabulary of PE and CLIP"] = str(installed_vocabulary() or "from the hub when needed")
     facts["weights cache"] = str(constants.HF_HUB_CACHE)
     facts["offline"] = "yes (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "no"
     facts["default table"] = str(settings.default_table())

@@ -60,6 +60,8 @@ def embed(  # noqa: PLR0913  one parameter for each option
     chosen = output_format or _format_of(out)
     if out is None and chosen != "jsonl":
         raise typer.BadParameter(f"--format {chosen} needs a file: add --out")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{out.parent}: no such folder")
     loaded = open_model(
         model, device=device, backend=backend, precision=precision, preprocess=preprocess
     )

@@ -1,4 +1,4 @@
-"""`pe index`: bring a table in step with folders of pictures."""
+"""`pe index`: bring folders of pictures into a table."""
 
 import sys
 import time

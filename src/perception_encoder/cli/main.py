@@ -1,8 +1,11 @@
 """The entry point of `pe`: joins the commands, and turns our errors into one clear line."""
 
+import errno
+import io
 import logging
 import os
 import sys
+import traceback
 
 import typer
 
@@ -54,18 +57,25 @@ def _root(
 
 def main() -> None:
     """Run `pe`: exit 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    # File names need not be valid Unicode; they go in and out as the bytes they are.
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     try:
-        app()
-    except PerceptionEncoderError as err:
-        say(f"pe: {err}")
-        raise SystemExit(1) from err
-    except (ValueError, TypeError, OSError) as err:
-        if isinstance(err, BrokenPipeError):
-            # The reader has seen enough (`pe search … | head`); nothing more can be written.
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
+    except BrokenPipeError as err:
+        # The reader has seen enough (`pe search … | head`); nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from err
+    except Exception as err:
+        # The edge: a person gets one line, and the rest with -v.
+        expected = isinstance(err, PerceptionEncoderError | ValueError | OSError)
+        say(f"pe: {err}" if expected else f"pe: {type(err).__name__}: {err}")
+        if not expected or logging.getLogger().isEnabledFor(logging.INFO):
+            traceback.print_exc()
+        if isinstance(err, OSError) and err.errno == errno.ENOSPC:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(0) from err
-        say(f"pe: {err}")
         raise SystemExit(1) from err
-    except KeyboardInterrupt as err:
-        say("pe: interrupted")
-        raise SystemExit(130) from err

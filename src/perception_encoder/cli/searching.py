@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perception_encoder.cli.options import (
-    DEFAULT_MODEL,
     DeviceOption,
     JsonOption,
-    ModelOption,
     TableOption,
     open_model,
     table_path,
@@ -22,6 +20,10 @@ if TYPE_CHECKING:
     from perception_encoder.index import Hit
     from perception_encoder.pipeline import Query
 
+TableModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the table."),
+]
 KOption = Annotated[int, typer.Option("-k", min=1, help="How many hits, at most.")]
 ThresholdOption = Annotated[float | None, typer.Option(help="The lowest cosine of a hit.")]
 WhereOption = Annotated[
@@ -44,7 +46,7 @@ def search(  # noqa: PLR0913  one parameter for each option
     paths: PathsOption = False,
     null: NullOption = False,
     sheet: SheetOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: TableModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the pictures of a table that fit a query, best first.
@@ -70,7 +72,7 @@ def similar(  # noqa: PLR0913  one parameter for each option
     paths: PathsOption = False,
     null: NullOption = False,
     sheet: SheetOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: TableModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Find the pictures of a table that look like one, which is itself left out."""
@@ -91,14 +93,17 @@ def _search(
     k: int,
     threshold: float | None,
     where: str | None,
-    model: str,
+    model: str | None,
     device: str,
 ) -> "tuple[list[Hit], Query]":
     from perception_encoder.index import Index
     from perception_encoder.pipeline import read_query, search
 
     table = Index.open(table_path(db))
-    loaded = open_model(model, device=device)
+    # The table knows its model; only one that was opened from a path has to be named again.
+    loaded = open_model(
+        model or table.identity.model_id, device=device, preprocess=table.identity.preprocess
+    )
     table.check(loaded.identity)
     read = read_query(loaded, query)
     hits = search(table, read, k=k, where=where, threshold=threshold, leave_out=leave_out)

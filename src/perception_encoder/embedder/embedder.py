@@ -25,7 +25,7 @@ from perception_encoder.embedder.options import (
 )
 from perception_encoder.embedder.progress import progress_bar
 from perception_encoder.embedder.text_feed import TextFeed
-from perception_encoder.embedder.vectors import cosine, finished, unit
+from perception_encoder.embedder.vectors import check_output, cosine, finished, unit
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -99,6 +99,7 @@ class EmbeddingModel:
         """
         if isinstance(image, list | tuple):
             raise TypeError("embed_image takes one picture; use embed_images for a list")
+        check_output(self._embed_dim(), truncate_dim, output)
         vectors = self._image_vectors([image], input_color_format, 1, show_progress=False)
         return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
@@ -142,6 +143,7 @@ class EmbeddingModel:
             ImageError: a picture cannot be used; names its path or position.
             UnsupportedOperationError: the model gives patch features only.
         """
+        check_output(self._embed_dim(), truncate_dim, output)
         vectors = self._image_vectors(
             split_batch(images), input_color_format, batch_size, show_progress=show_progress
         )
@@ -180,6 +182,7 @@ class EmbeddingModel:
         layer: int = -1,
         batch_size: int = 8,
         input_color_format: ColorFormat = "bgr",
+        show_progress: bool | None = None,
     ) -> NDArray[np.float32]:
         """Return patch features: one vector for each square of each picture, before pooling.
 
@@ -188,6 +191,7 @@ class EmbeddingModel:
             layer: the block whose output is read; negative counts from the end.
             batch_size: pictures computed at once.
             input_color_format: channel order of numpy arrays.
+            show_progress: as in `embed_images`.
 
         Returns:
             (N, h·w, D) float32, squares row by row, after the tower's final norm where it has one.
@@ -200,9 +204,13 @@ class EmbeddingModel:
         vision = self.config.vision
         shape = (vision.grid_size**2, vision.width)
         feed = ImageFeed(self.processor, None, input_color_format)
-        chunks = feed.chunks(split_batch(images), batch_size)
-        parts = [self.backend.features(chunk.inputs, layer=layer) for chunk in chunks]
-        return np.concatenate([np.empty((0, *shape), np.float32), *parts])
+        listed = split_batch(images)
+        parts = [np.empty((0, *shape), np.float32)]
+        with progress_bar(len(listed), "pictures", show_progress) as bar:
+            for chunk in feed.chunks(listed, batch_size):
+                parts.append(self.backend.features(chunk.inputs, layer=layer))
+                bar.update(len(chunk.rows))
+        return np.concatenate(parts)
 
     @overload
     def embed_text(
@@ -252,6 +260,7 @@ class EmbeddingModel:
             TypeError: an item is not a string.
         """
         check_batch_size(batch_size)
+        check_output(self._embed_dim(), truncate_dim, output)
         feed = TextFeed(self._require_tokenizer(), self._cache)
         listed = [texts] if isinstance(texts, str) else list(texts)
         vectors = np.empty((len(listed), self._embed_dim()), np.float32)

@@ -100,9 +100,12 @@ class ImageFeed:
         """Read a file once for both its key and its picture."""
         assert self._cache is not None
         if isinstance(item.image, str | os.PathLike):
+            path = Path(item.image)
             try:
-                item.image = Path(item.image).expanduser().read_bytes()
-            except OSError:
+                if not path.is_file():  # a folder, or a pipe that would never end
+                    return
+                item.image = path.read_bytes()
+            except (OSError, ValueError):
                 return  # decoding reports what is wrong with it
         if isinstance(item.image, bytes | bytearray | memoryview):
             item.key = self._cache.key("file", bytes(item.image))

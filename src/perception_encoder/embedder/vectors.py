@@ -25,17 +25,16 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), dtype=np.float32)
 
 
-def truncated(vectors: NDArray[np.float32], dim: int | None) -> NDArray[np.float32]:
-    """Keep the first `dim` numbers of each row; None keeps all.
+def check_output(embed_dim: int, truncate_dim: int | None, output: Output) -> None:
+    """Refuse what `finished` could not do, before any work is done.
 
     Raises:
-        ValueError: dim is below 1 or above E.
+        ValueError: there is no such output, or truncate_dim is not between 1 and E.
     """
-    if dim is None:
-        return vectors
-    if not 1 <= dim <= vectors.shape[-1]:
-        raise ValueError(f"truncate_dim must be between 1 and {vectors.shape[-1]}, got {dim}")
-    return vectors[:, :dim]
+    if output not in ("numpy", "torch"):
+        raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+    if truncate_dim is not None and not 1 <= truncate_dim <= embed_dim:
+        raise ValueError(f"truncate_dim must be between 1 and {embed_dim}, got {truncate_dim}")
 
 
 def finished(
@@ -49,12 +48,8 @@ def finished(
         truncate_dim: keep this many numbers of each row.
         output: "numpy", or "torch" for a CPU tensor that shares the array's memory.
 
-    Raises:
-        ValueError: there is no such output, or truncate_dim is out of range.
     """
-    if output not in ("numpy", "torch"):
-        raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
-    vectors = truncated(vectors, truncate_dim)
+    vectors = vectors[:, :truncate_dim]
     vectors = np.ascontiguousarray(unit(vectors) if normalize else vectors)
     if output == "numpy":
         return vectors

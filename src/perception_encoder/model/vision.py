@@ -60,13 +60,12 @@ class VisionTower(nn.Module):
         x = self.pool(x) if self.config.pooling == "attention" else x[:, 0]  # (B, D)
         return self.projection(x)  # type: ignore[no-any-return]
 
-    def features(self, pixels: Tensor, *, layer: int = -1, norm: bool = True) -> Tensor:
-        """Return the patch tokens after a block, without the class token.
+    def features(self, pixels: Tensor, *, layer: int = -1) -> Tensor:
+        """Return the patch tokens after a block and the final norm, without the class token.
 
         Args:
             pixels: (B, 3, H, W), as in `forward`.
             layer: block whose output is read; negative counts from the end.
-            norm: apply the final norm, where the tower has one.
 
         Returns:
             (B, h·w, D), row-major.
@@ -79,7 +78,7 @@ class VisionTower(nn.Module):
             raise ValueError(f"layer {layer} is out of range: this tower has {depth} blocks")
         x = self._run_blocks(pixels, layer % depth + 1)
         x = x[:, int(self.config.has_class_token) :]
-        normed: Tensor = self.post_norm(x) if norm else x
+        normed: Tensor = self.post_norm(x)  # nothing where the tower has none
         return normed
 
     def _run_blocks(self, pixels: Tensor, num_blocks: int) -> Tensor:

@@ -1,4 +1,6 @@
-"""Brings a table in step with a folder: embeds what is new or changed, reuses the rest.
+"""Brings what a folder holds into a table: embeds what is new or changed, reuses the rest.
+
+Rows of files that have gone stay.
 
 Each file ends in one outcome, and one bad file never stops the others. Every batch is one commit,
 so a stopped run keeps what it did, and running again goes on from there.
@@ -7,7 +9,7 @@ so a stopped run keeps what it did, and running again goes on from there.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import ImageError
+from perception_encoder.errors import ImageError, ImageUnreadableError
 from perception_encoder.index import IMAGE_SUFFIXES, FileState, Index, Row
 from perception_encoder.preprocess import decode_image
+from perception_encoder.preprocess.modes import upright
 
 Status = Literal["embedded", "reused", "unchanged", "failed"]
 
@@ -37,6 +40,7 @@ class _Picture:
     """A file that was read and resized: its row, and its (S, S, 3) uint8 RGB picture."""
 
     row: Row
+    sha256: str
     resized: NDArray[np.uint8]
 
 
@@ -60,7 +64,7 @@ def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
 def index_folder(
     model: EmbeddingModel, index: Index, files: Sequence[Path], *, batch_size: int = 256
 ) -> Iterator[Outcome]:
-    """Bring the table in step with the files and yield each one's outcome, in order of batches.
+    """Bring the files into the table and yield each one's outcome, batch by batch.
 
     Args:
         model: whose vectors the table holds.
@@ -73,6 +77,7 @@ def index_folder(
         IndexStorageError: it cannot be read or written.
     """
     index.check(model.identity)
+    files = list({_uri(path): path for path in files}.values())
     named = [path for path in files if _is_unicode(path)]
     known = index.known(_uri(path) for path in named)
     todo = [path for path in files if not _is_unicode(path)]
@@ -82,53 +87,53 @@ def index_folder(
         else:
             todo.append(path)
     with ThreadPoolExecutor() as pool:
+        waiting: list[Future[_Picture | Outcome]] = []
         for part in _batches(todo, batch_size):
-            yield from _index_batch(model, index, part, pool)
+            # The next files are read and resized while the model computes these.
+            following = [pool.submit(_prepare, path, model) for path in part]
+            yield from _commit(model, index, [future.result() for future in waiting])
+            waiting = following
+        yield from _commit(model, index, [future.result() for future in waiting])
 
 
-def _index_batch(
-    model: EmbeddingModel, index: Index, files: Sequence[Path], pool: ThreadPoolExecutor
+def _commit(
+    model: EmbeddingModel, index: Index, results: Sequence[_Picture | Outcome]
 ) -> Iterator[Outcome]:
-    def prepare(path: Path) -> _Picture | Outcome:
-        return _prepare(path, model)
-
-    results = list(pool.map(prepare, files))
-    failed = [result for result in results if isinstance(result, Outcome)]
+    """Embed what was read, add it to the table in one commit, and tell of each file."""
     pictures = [result for result in results if isinstance(result, _Picture)]
     if pictures:
-        known = index.by_content(str(picture.row.sha256) for picture in pictures)
-        new = [picture for picture in pictures if picture.row.sha256 not in known]
+        known = index.by_content(picture.sha256 for picture in pictures)
+        new = {p.sha256: p for p in reversed(pictures) if p.sha256 not in known}
         computed = model.embed_images(
-            [picture.resized for picture in new], input_color_format="rgb", show_progress=False
+            [picture.resized for picture in new.values()],
+            input_color_format="rgb",
+            show_progress=False,
         )
         vectors = {content: vector for content, (_, vector) in known.items()}
-        for picture, vector in zip(new, computed, strict=True):
-            vectors[str(picture.row.sha256)] = vector
+        vectors |= dict(zip(new, computed, strict=True))
         rows = [picture.row for picture in pictures]
-        index.add(rows, np.stack([vectors[str(row.sha256)] for row in rows]))
-        for row in rows:
-            yield Outcome(row.uri, "reused" if row.sha256 in known else "embedded")
-    yield from failed
+        index.add(rows, np.stack([vectors[picture.sha256] for picture in pictures]))
+        for picture in pictures:
+            is_new = new.get(picture.sha256) is picture
+            yield Outcome(picture.row.uri, "embedded" if is_new else "reused")
+    yield from (result for result in results if isinstance(result, Outcome))
 
 
 def _prepare(path: Path, model: EmbeddingModel) -> _Picture | Outcome:
     uri = _uri(path)
     try:
         size, changed = _size_and_time(path)
+        if not path.is_file():
+            raise ImageUnreadableError(f"{uri}: not a regular file", item=uri)
         data = path.read_bytes()
-        picture = decode_image(data, item=uri)
+        sha256 = hashlib.sha256(data).hexdigest()
+        picture = decode_image(data, max_pixels=model.processor.max_pixels, item=uri)
         resized = model.processor(picture, item=uri)
-        row = Row(
-            uri=uri,
-            width=picture.width,
-            height=picture.height,
-            bytes=size,
-            mtime=changed,
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
+        width, height = upright(picture).size
+        row = Row(uri=uri, width=width, height=height, bytes=size, mtime=changed, sha256=sha256)
     except (ImageError, OSError, ValueError) as err:
         return Outcome(uri, "failed", f"{type(err).__name__}: {err}")
-    return _Picture(row, resized)
+    return _Picture(row, sha256, resized)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

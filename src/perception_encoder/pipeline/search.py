@@ -19,8 +19,9 @@ class Query:
 
     @property
     def text(self) -> str:
-        """The words of the query, without its pictures."""
-        return " ".join(term.value for term in self.terms if term.kind == "text")
+        """The words of the query, with their signs and weights, without its pictures."""
+        words = [term for term in self.terms if term.kind == "text"]
+        return " ".join(_shown(term, is_first=term is self.terms[0]) for term in words)
 
     @property
     def image(self) -> str | None:
@@ -76,3 +77,9 @@ def search(
     wanted = k + len(leave_out)
     hits = index.search(query.vector, k=wanted, where=where, threshold=threshold)[0]
     return [hit for hit in hits if hit.uri not in leave_out][:k]
+
+
+def _shown(term: QueryTerm, *, is_first: bool) -> str:
+    sign = "- " if term.weight < 0 else "" if is_first else "+ "
+    weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}:"
+    return f"{sign}{weight}{term.value}"

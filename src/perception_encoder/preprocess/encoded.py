@@ -135,7 +135,8 @@ def check_size(image: Image.Image, *, max_pixels: int, item: str) -> None:
     if num_pixels > max_pixels:
         raise ImageTooLargeError(
             f"{item}: {image.width} × {image.height} = {num_pixels} pixels, the limit is "
-            f"{max_pixels}; scale it down, or raise max_pixels if you trust the source",
+            f"{max_pixels}; scale it down, or, if you trust the source, open the model with a "
+            "larger max_pixels",
             item=item,
         )
 

@@ -9,7 +9,7 @@ import difflib
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.registry import clip, nano, perception_encoder
 from perception_encoder.registry.config import ImageConfig, ModelConfig, TextConfig, VisionConfig
-from perception_encoder.registry.entry import Layout, Licence, ModelEntry, Source
+from perception_encoder.registry.entry import Licence, ModelEntry, Source
 
 MODELS: tuple[ModelEntry, ...] = (
     nano.ENTRY,
@@ -36,17 +36,16 @@ def find(name: str) -> ModelEntry:
         return entry
     near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
     hint = ", ".join(dict.fromkeys(_BY_NAME[key].id for key in near))
-    choices = hint or ", ".join(entry.id for entry in MODELS)
     raise UnknownModelError(
         f"no model is named {name!r}, and no file or folder of that name exists. "
-        f"{'Did you mean' if hint else 'Known'}: {choices}? `pe models` lists all."
+        + (f"Did you mean {hint}? " if hint else "")
+        + "`pe models` lists what there is."
     )
 
 
 __all__ = [
     "MODELS",
     "ImageConfig",
-    "Layout",
     "Licence",
     "ModelConfig",
     "ModelEntry",

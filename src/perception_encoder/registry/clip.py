@@ -47,7 +47,7 @@ def _entry(
         ),
         family="CLIP",
         licence=LICENCE,
-        sources=(Source(repo=repo, filename="open_clip_model.safetensors", layout="open_clip"),),
+        sources=(Source(repo=repo, filename="open_clip_model.safetensors"),),
         num_parameters=num_parameters,
     )
 

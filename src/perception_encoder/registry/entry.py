@@ -9,8 +9,6 @@ from typing import Literal
 from perception_encoder.registry.config import ModelConfig
 
 Family = Literal["PE-Core", "PE-Spatial", "PE-Lang", "CLIP", "pe-nano"]
-Layout = Literal["meta", "open_clip", "timm"]
-"""Whose tensor names a file uses: Meta's, open_clip's (two towers), timm's (vision tower)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +17,6 @@ class Source:
 
     repo: str
     filename: str
-    layout: Layout
 
 
 @dataclass(frozen=True, kw_only=True)

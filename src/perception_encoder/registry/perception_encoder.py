@@ -76,8 +76,8 @@ def _core(
         licence=LICENCE,
         # The converted file comes first: safetensors can be mapped and needs no unpickling.
         sources=(
-            Source(repo=timm_repo, filename="open_clip_model.safetensors", layout="open_clip"),
-            Source(repo=f"facebook/{name}", filename=f"{name}.pt", layout="meta"),
+            Source(repo=timm_repo, filename="open_clip_model.safetensors"),
+            Source(repo=f"facebook/{name}", filename=f"{name}.pt"),
         ),
         aliases=(name, f"perception_encoder/{name}"),
         num_parameters=num_parameters,
@@ -96,8 +96,8 @@ def _features_only(
         family=family,
         licence=LICENCE,
         sources=(
-            Source(repo=f"timm/{timm_model}", filename="model.safetensors", layout="timm"),
-            Source(repo=f"facebook/{name}", filename=f"{name}.pt", layout="meta"),
+            Source(repo=f"timm/{timm_model}", filename="model.safetensors"),
+            Source(repo=f"facebook/{name}", filename=f"{name}.pt"),
         ),
         aliases=(name, f"perception_encoder/{name}"),
         num_parameters=num_parameters,

@@ -54,5 +54,6 @@ class AutoModel:
             model_id_or_path,
             device="auto" if device is None else str(device),
             backend="torch",
+            precision="fp32",  # as the original's weights
         )
         return TextImageEmbeddingModel(model)
