@@ -136,6 +136,14 @@ def test_it_says_what_it_is(opened, engine):
     assert opened[WITHOUT_TEXT.id].logit_scale == 1.0
 
 
+def test_a_closed_model_says_so_and_may_be_closed_again():
+    backend = open_random_backend(CORE, FP32_ON_CPU)
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendUnavailableError, match="closed"):
+        backend.encode_image(pixels(CORE, 1))
+
+
 # -- torch ----------------------------------------------------------------------------------------
 
 
@@ -146,6 +154,7 @@ def test_a_lower_precision_is_close_and_keeps_the_weights_name(precision):
     rounded = open_random_backend(CORE, options)
     assert rounded.precision == precision
     assert rounded.fingerprint == exact.fingerprint
+    assert rounded.logit_scale == exact.logit_scale
     vectors = [unit(backend.encode_image(pixels(CORE, 4))) for backend in (exact, rounded)]
     assert vectors[1].dtype == np.float32
     assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.999
