@@ -13,10 +13,10 @@ from perception_encoder.cli.output import say, write_line
 
 _QUERIES: tuple[tuple[str, ...], ...] = (
     ("red heart",),
-    ("dog",),
-    ("musical instrument",),
-    ("cat.webp",),
-    ("cat.webp", "+", "fish"),
+    ("a blue square",),
+    ("green plant",),
+    ("green-apple.webp",),
+    ("blue-heart.webp", "+", "red"),
 )
 _HITS = 6
 
