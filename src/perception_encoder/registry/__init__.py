@@ -36,9 +36,10 @@ def find(name: str) -> ModelEntry:
         return entry
     near = difflib.get_close_matches(name.lower(), _BY_NAME, n=3, cutoff=0.5)
     hint = ", ".join(dict.fromkeys(_BY_NAME[key].id for key in near))
+    known = ", ".join(entry.id for entry in MODELS)
     raise UnknownModelError(
         f"no model is named {name!r}, and no file or folder of that name exists. "
-        + (f"Did you mean {hint}? " if hint else "")
+        + (f"Did you mean {hint}? " if hint else f"Known: {known}. ")
         + "`pe models` lists what there is."
     )
 
