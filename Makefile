@@ -40,7 +40,7 @@ parity:
 	$(PARITY)/bin/python -m parity.record_tokens
 
 # The bundled model from nothing: drawings, training, scores, card and the demo's pictures. Needs npm
-# and apt-get. NANO_ARGS reaches training: NANO_ARGS="--device cuda --bf16 --batch-size 1024".
+# and apt-get. NANO_ARGS reaches training: NANO_ARGS="--device cuda --bf16 --workers 12 --batch-size 1024".
 NANO := build/pe-nano
 MINUTES ?= 95
 nano: install

@@ -1,12 +1,14 @@
 """Batches from a prepared folder, which is made here from discs and squares."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.pe_nano.batches import BatchMaker, Drawings, Prefetcher
+from training.pe_nano.batches import BatchMaker, Drawings
 
 CONCEPTS = ("red circle", "dog", "cat", "house", "tree", "car", "fish", "sun")
 
@@ -87,11 +89,24 @@ def test_the_side_may_grow_between_batches(prepared: Path) -> None:
 
 
 def test_the_same_seed_makes_the_same_batches_also_ahead_of_time(prepared: Path) -> None:
-    drawings = Drawings(prepared)
-    now = BatchMaker(drawings, 6, 32, seed=11)
-    ahead = Prefetcher(BatchMaker(drawings, 6, 32, seed=11))
+    # In a process of its own, as training is: workers are forked, and other tests start threads.
+    code = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from training.pe_nano.batches import BatchMaker, Drawings, batches_ahead
 
-    for _ in range(3):
-        expected, made = now(), next(ahead)
-        np.testing.assert_array_equal(expected.images, made.images)
-        assert expected.captions == made.captions
+drawings = Drawings(Path(sys.argv[1]))
+now = BatchMaker(drawings, 6, 32, seed=11)
+side = torch.tensor(32).share_memory_()
+ahead = batches_ahead(drawings, 6, side, seed=11, num_workers=1)
+for _ in range(3):
+    expected, made = now(), next(ahead)
+    np.testing.assert_array_equal(expected.images, made.images)
+    assert expected.captions == made.captions
+side.fill_(48)
+assert any(next(ahead).images.shape == (6, 48, 48, 3) for _ in range(20))
+"""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", code, str(prepared)]
+    subprocess.run(command, cwd=root, check=True, timeout=120)

@@ -1,14 +1,15 @@
-"""Endless training batches: pictures, captions and concept numbers, made ahead on a thread."""
+"""Endless training batches: pictures, captions and concept numbers, made ahead of their use."""
 
 import json
-import queue
-import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.pe_nano.augment import Augmenter
 from training.pe_nano.captions import COLOURS, Captioner
@@ -116,17 +117,44 @@ class BatchMaker:
         return self.augmenter.place(np.asarray(data.images[row]), self.size, box, flip=flip)
 
 
-class Prefetcher:
-    """Runs a BatchMaker on a thread, a few batches ahead."""
+class _BatchStream(IterableDataset[Batch]):
+    """Batches without end; each worker process makes its own."""
 
-    def __init__(self, maker: BatchMaker, ahead: int = 4) -> None:
-        self._maker = maker
-        self._queue: queue.Queue[Batch] = queue.Queue(ahead)
-        threading.Thread(target=self._run, daemon=True).start()
+    def __init__(self, drawings: Drawings, batch_size: int, side: Tensor, seed: int) -> None:
+        self._drawings, self._batch_size, self._side, self._seed = drawings, batch_size, side, seed
 
-    def _run(self) -> None:
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number = worker.id if worker is not None else 0
+        maker = BatchMaker(self._drawings, self._batch_size, 0, self._seed + 1000 * number)
         while True:
-            self._queue.put(self._maker())
+            maker.size = int(self._side)
+            yield maker()
 
-    def __next__(self) -> Batch:
-        return self._queue.get()
+
+def batches_ahead(
+    drawings: Drawings, batch_size: int, side: Tensor, *, seed: int, num_workers: int
+) -> Iterator[Batch]:
+    """Make batches on worker processes, a few ahead of their use.
+
+    Args:
+        drawings: what they show.
+        batch_size: pictures in each.
+        side: scalar int64 in shared memory: the pictures' side, which may change on the way.
+        seed: worker 0 makes what `BatchMaker` makes from it.
+        num_workers: one keeps two CPU cores busy; a GPU eats what a dozen make.
+    """
+    stream = _BatchStream(drawings, batch_size, side, seed)
+    return iter(
+        DataLoader(
+            stream,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            prefetch_factor=4,
+        )
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

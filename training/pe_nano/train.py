@@ -26,7 +26,7 @@ from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
 from perception_encoder.registry.nano import CONFIG
-from training.pe_nano.batches import Batch, BatchMaker, Drawings, Prefetcher
+from training.pe_nano.batches import Batch, Drawings, batches_ahead
 from training.pe_nano.captions import all_texts
 from training.pe_nano.evaluate import held_out, retrieval, trained_vendor
 from training.pe_nano.objective import ConceptTable, contrastive
@@ -109,8 +109,14 @@ class Run:
         self.average = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         self.optimiser = optimiser_for(nn.ModuleList([self.model, self.table]), args.lr)
         self.stages = stage_sizes(args.stages)
-        self.maker = BatchMaker(self.drawings, args.batch_size, self.stages[0][1], args.seed)
-        self.batches = [Prefetcher(self.maker)]
+        self.side = torch.tensor(self.stages[0][1]).share_memory_()
+        self.batches = batches_ahead(
+            self.drawings,
+            args.batch_size,
+            self.side,
+            seed=args.seed,
+            num_workers=args.workers,
+        )
         self.step = 0
 
     def train(self) -> None:
@@ -118,15 +124,16 @@ class Run:
         start = time.monotonic()
         seen, total = 0, 0.0
         while (progress := (time.monotonic() - start) / (60 * self.args.minutes)) < 1:
-            self.maker.size = next((side for end, side in self.stages if progress < end), 48)
-            total += self._one_step(next(self.batches[0]), progress)
+            last_side = self.stages[-1][1]
+            self.side.fill_(next((side for end, side in self.stages if progress < end), last_side))
+            total += self._one_step(next(self.batches), progress)
             seen += self.args.batch_size
             self.step += 1
             if self.step % 100 == 0:
                 rate = seen / (time.monotonic() - start)
                 logger.info(
                     "step %d, %.1f%%, side %d, loss %.3f, %d pictures, %.0f/s",
-                    self.step, 100 * progress, self.maker.size, total / 100, seen, rate,
+                    self.step, 100 * progress, int(self.side), total / 100, seen, rate,
                 )  # fmt: skip
                 total = 0.0
             if self.step % self.args.watch_every == 0:
@@ -188,6 +195,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make batches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="where the hardware multiplies bf16")
