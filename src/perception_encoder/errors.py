@@ -27,6 +27,7 @@ Everything else is below, and each message says what happened, to which item, an
         ├── IndexExistsError            something is at that path already (also a FileExistsError)
         ├── IndexStorageError           reading or writing failed: disk full, no permission, damage
         │                               (also an OSError)
+        ├── IndexBusyError              another process is writing to the table
         ├── IndexMismatchError          made by another model or preprocessing
         └── QueryError                  a query that cannot be understood
 """
@@ -122,6 +123,10 @@ class IndexExistsError(IndexError_, FileExistsError):
 
 class IndexStorageError(IndexError_, OSError):
     """The table could not be read or written: disk full, no permission, damaged files."""
+
+
+class IndexBusyError(IndexError_):
+    """Another process is writing to the table."""
 
 
 class IndexMismatchError(IndexError_):

@@ -537,7 +537,8 @@ def test_lance_alone_reads_plain_columns(tmp_path: Path) -> None:
     index.add([Row("a", width=3, metadata={"label": "cat"})], unit(1))
     table = lance.dataset(str(tmp_path / "table")).to_table()
     assert table.schema.names == [
-        "id", "uri", "member", "width", "height", "bytes", "mtime", "sha256", "vector", "label",
+        "id", "uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256", "vector",
+        "label",
     ]  # fmt: skip
     assert str(table.schema.field("vector").type) == "fixed_size_list<item: halffloat>[8]"
     assert table["label"].to_pylist() == ["cat"]
@@ -556,3 +557,29 @@ def test_importing_the_index_loads_neither_lance_nor_arrow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_append_adds_new_rows_and_keeps_what_was_there(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "table", IDENTITY)
+    index.append([Row("a.tar", "1.png", offset=512, metadata={"label": "cat"})], unit(1))
+    index.append([Row("b.png"), Row("c.png", metadata={"size": 3})], unit(2, seed=1))
+    index.append([], np.empty((0, IDENTITY.embed_dim)))
+    assert [(row.uri, row.offset, dict(row.metadata)) for row in index.rows()] == [
+        ("a.tar", 512, {"label": "cat"}),
+        ("b.png", None, {}),
+        ("c.png", None, {"size": 3}),
+    ]
+    (hit,) = index.search(unit(1), k=1)[0]
+    assert (hit.member, hit.offset) == ("1.png", 512)
+    with pytest.raises(ValueError, match="2 rows, but 1 vectors"):
+        index.append([Row("d"), Row("e")], unit(1))
+
+
+def test_a_table_without_the_column_offset_gains_it(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "table", IDENTITY)
+    index.append([Row("a")], unit(1))
+    lance.dataset(index.path).drop_columns(["offset"])  # as version 0.1.0 made them
+    index = Index.open(index.path)
+    assert [(row.uri, row.offset) for row in index.rows()] == [("a", None)]
+    index.append([Row("b.tar", "x", offset=7)], unit(1))
+    assert [(row.uri, row.offset) for row in index.rows()] == [("a", None), ("b.tar", 7)]

@@ -29,7 +29,8 @@ class Row:
 
     Attributes:
         uri: where the picture is: a path or a URL.
-        member: its name inside the archive at `uri`; None for a plain file.
+        member: its name inside the archive or table at `uri`; None for a plain file.
+        offset: where its bytes begin in the file at `uri`; None for a plain file or where unknown.
         width: of the picture as shown, pixels.
         height: of the picture as shown, pixels.
         bytes: size of the encoded picture.
@@ -43,6 +44,7 @@ class Row:
 
     uri: str
     member: str | None = None
+    offset: int | None = None
     width: int | None = None
     height: int | None = None
     bytes: int | None = None
@@ -67,15 +69,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Hit:
-    """One result of a search. `score` is the cosine in [-1, 1], higher is better."""
+    """One result of a search: `score` is the cosine in [-1, 1], higher is better; else as `Row`."""
 
     id: str
     score: float
     uri: str
     member: str | None = None
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    offset: int | None = None
     width: int | None = None
     height: int | None = None
+    bytes: int | None = None
+    mtime: int | None = None
+    sha256: str | None = None
 
 
 class FileState(NamedTuple):

@@ -26,7 +26,7 @@ VectorDtype: TypeAlias = Literal["float16", "float32"]
 
 FORMAT: Final = 1
 VECTOR: Final = "vector"
-FACTS: Final = ("uri", "member", "width", "height", "bytes", "mtime", "sha256")
+FACTS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256")
 """Columns that every row has, named as `Row`'s fields."""
 
 _RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
@@ -44,6 +44,7 @@ def table_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schem
             pa.field("id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
             pa.field("member", pa.string()),
+            pa.field("offset", pa.int64()),
             pa.field("width", pa.int32()),
             pa.field("height", pa.int32()),
             pa.field("bytes", pa.int64()),
@@ -114,8 +115,8 @@ def vector_dtype_of(schema: pa.Schema) -> VectorDtype:
     return "float16" if schema.field(VECTOR).type.value_type.bit_width == 16 else "float32"
 
 
-def new_metadata_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
-    """Return the columns that the rows' metadata needs and the table does not have yet.
+def new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
+    """Return the columns that the rows need and the table does not have yet.
 
     Raises:
         ValueError: a name that cannot be a column, or values of one name that share no type.
@@ -123,6 +124,8 @@ def new_metadata_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field
     import pyarrow as pa
 
     fields = []
+    if "offset" not in schema.names and any(row.offset is not None for row in rows):
+        fields.append(pa.field("offset", pa.int64()))  # tables of 0.1.0 lack it
     for name in dict.fromkeys(name for row in rows for name in row.metadata):
         if name.lower() in _RESERVED or name[:1] in ("", "_") or "." in name or "`" in name:
             raise ValueError(
@@ -171,7 +174,7 @@ def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
-    """Yield the rows of a batch that has at least the columns `FACTS`."""
+    """Yield the rows of a batch that has those columns of `FACTS` that the table has."""
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {}
@@ -181,13 +184,14 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
         elif name not in ("id", VECTOR):
             columns[name] = column.to_pylist()
     metadata_names = [name for name in columns if name not in _RESERVED]
+    facts = [name for name in FACTS if name in columns]
     for number in range(batch.num_rows):
         metadata: Mapping[str, MetadataValue] = {
             name: columns[name][number]
             for name in metadata_names
             if columns[name][number] is not None
         }
-        yield Row(**{name: columns[name][number] for name in FACTS}, metadata=metadata)
+        yield Row(**{name: columns[name][number] for name in facts}, metadata=metadata)
 
 
 def vectors_of(batch: pa.RecordBatch) -> Embeddings:

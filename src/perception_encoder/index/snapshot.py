@@ -153,8 +153,12 @@ def _hit(row: Row, score: float) -> Hit:
         uri=row.uri,
         member=row.member,
         metadata=row.metadata,
+        offset=row.offset,
         width=row.width,
         height=row.height,
+        bytes=row.bytes,
+        mtime=row.mtime,
+        sha256=row.sha256,
     )
 
 

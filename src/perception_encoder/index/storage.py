@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
-_LANCE_FOLDERS: Final = frozenset(("_transactions", "_versions", "data"))
+_OWN_FOLDER: Final = "_pe"
+_KNOWN_FOLDERS: Final = frozenset(("_transactions", "_versions", "data", _OWN_FOLDER))
 _RUST_PLACE: Final = re.compile(r",? /\S+\.rs:\d+:\d+")
 
 
@@ -66,6 +67,19 @@ def open_dataset(path: str) -> lance.LanceDataset:
             ) from err
 
 
+def beside(path: str, name: str) -> str:
+    """Return where something that belongs to a table lies: inside its folder, apart from Lance's.
+
+    So it is moved, copied and deleted with the table. Lance leaves folders of others alone.
+    """
+    return f"{path.rstrip('/')}/{_OWN_FOLDER}/{name}"
+
+
+def is_remote(path: str) -> bool:
+    """Whether the table lies on object storage rather than in a folder of this machine."""
+    return "://" in path
+
+
 @contextmanager
 def storage_errors(path: str) -> Iterator[None]:
     """Turn what Lance and the file system raise into `IndexStorageError`."""
@@ -87,9 +101,9 @@ def plain(err: Exception) -> str:
 
 def _is_free(path: str) -> bool:
     """Whether a dataset can be made there without mixing it with somebody's files."""
-    if "://" in path or not os.path.lexists(path):
+    if is_remote(path) or not os.path.lexists(path):
         return True
     if not os.path.isdir(path):
         return False
     names = {name for name in os.listdir(path) if name != ".DS_Store"}
-    return not names or ("_transactions" in names and names <= _LANCE_FOLDERS)
+    return not names - {_OWN_FOLDER} or ("_transactions" in names and names <= _KNOWN_FOLDERS)
