@@ -14,6 +14,9 @@ Everything else is below, and each message says what happened, to which item, an
     │   ├── ImageValueError             an array or tensor of a wrong shape, dtype or range
     │   │                               (also a ValueError)
     │   └── ImageWriteError             a picture of ours could not be saved (also an OSError)
+    ├── SourceError                 where pictures were to come from cannot be used
+    │   └── SourceNotFoundError         there is no such file, folder or URL (also a
+    │                                   FileNotFoundError)
     ├── UnknownModelError           no model of that name
     ├── CheckpointError             weights that do not fit, are damaged or incomplete
     ├── DownloadError               the hub could not be reached or answered wrongly
@@ -75,6 +78,14 @@ class ImageValueError(ImageError, ValueError):
 
 class ImageWriteError(ImageError, OSError):
     """A picture that was drawn could not be saved: no such folder, no permission, no format."""
+
+
+class SourceError(PerceptionEncoderError):
+    """Where pictures should come from cannot be used: no picture column, a missing package."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """A source names a file, folder or URL that does not exist."""
 
 
 class UnknownModelError(PerceptionEncoderError):

@@ -1,0 +1,134 @@
+"""Pictures of a folder and of all folders below it. Knows nothing of what is inside a file.
+
+Links to folders are followed, but each real folder is listed once: under its own path where that
+lies below the top, else under the first link to it. So a link that turns in a circle ends, and a
+new link never renames what is indexed already. A link to a folder above the top is not followed.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+from perception_encoder.pipeline.sources.files import file_item
+from perception_encoder.pipeline.sources.item import Item, broken
+from perception_encoder.pipeline.sources.select import Selection, is_picture
+
+_Identity: TypeAlias = tuple[int, int]
+
+
+class FolderSource:
+    """A folder of this machine, searched with all below it.
+
+    Args:
+        name: as it was given.
+        top: the folder.
+        selection: which of its files to list.
+    """
+
+    def __init__(self, name: str, top: str, selection: Selection) -> None:
+        self.name = name
+        self._top = os.path.abspath(top)
+        self._selection = selection
+        self._unread = set[str]()
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures: of each folder its own in sorted order, then its folders'."""
+        self._unread.clear()
+        seen = _with_parents(self._top)
+        starts = deque([self._top])
+        while starts:  # first the top, then the links that were met on the way
+            folders = [starts.popleft()]
+            while folders:
+                folder = folders.pop()
+                try:
+                    found = self._scan(folder, seen)
+                except OSError as err:
+                    if folder != self._top and isinstance(err, FileNotFoundError):
+                        continue  # deleted since it was met
+                    self._unread.add(folder)
+                    yield broken(folder, f"the folder cannot be read: {err.strerror}")
+                    continue
+                for name in found.files:
+                    yield file_item(os.path.join(folder, name))
+                folders += (os.path.join(folder, name) for name in reversed(found.folders))
+                starts += (os.path.join(folder, name) for name in found.links)
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether `items` would list this file, going by its path alone."""
+        if member is not None or not uri.startswith(os.path.join(self._top, "")):
+            return False
+        parent = os.path.dirname(uri)
+        while len(parent) >= len(self._top):
+            if parent in self._unread:
+                return False
+            parent, above = os.path.dirname(parent), parent
+            if parent == above:
+                break
+        # The failure of a folder is over when it has been read.
+        return self._selection.covers(self._relative(uri)) or (
+            os.path.isdir(uri) and uri not in self._unread
+        )
+
+    def _scan(self, folder: str, seen: set[_Identity]) -> "_Found":
+        """Read one folder's names.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        found = _Found([], [], [])
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen and folder != self._top:
+            return found
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                self._sort_in(entry, found)
+        for names in found:
+            names.sort()
+        return found
+
+    def _sort_in(self, entry: os.DirEntry[str], found: "_Found") -> None:
+        path = self._relative(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if self._selection.enters(path):
+                found.folders.append(entry.name)
+        elif entry.is_symlink() and _leads_to_folder(entry):
+            if self._selection.enters(path):
+                found.links.append(entry.name)
+        elif self._selection.lists(path):
+            found.files.append(entry.name)
+        elif entry.is_symlink() and not is_picture(path) and not os.path.exists(entry.path):
+            self._unread.add(entry.path)  # may have led to a folder on a disk that is away
+
+    def _relative(self, path: str) -> str:
+        return path[len(os.path.join(self._top, "")) :]
+
+
+class _Found(NamedTuple):
+    """Names in one folder."""
+
+    files: list[str]
+    folders: list[str]
+    links: list[str]
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _with_parents(folder: str) -> set[_Identity]:
+    """Return which folders lie above this one."""
+    identities = set[_Identity]()
+    above = os.path.realpath(folder)
+    while (parent := os.path.dirname(above)) != above:
+        above = parent
+        try:
+            status = os.stat(above)
+        except OSError:  # no permission: no link leads there either
+            continue
+        identities.add((status.st_dev, status.st_ino))
+    return identities

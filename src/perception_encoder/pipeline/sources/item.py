@@ -1,0 +1,105 @@
+"""What a source lists and what every source can do. Knows no files, archives or networks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from perception_encoder.errors import ImageUnreadableError
+from perception_encoder.index import MetadataValue, row_id
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture that a source names, before anything of it is read.
+
+    Something that a source could not list (a folder without permission, the rest of a damaged
+    archive, a name that is not valid Unicode) is an item too, and its `read` says why.
+
+    Attributes:
+        uri: absolute path or URL of the file that holds it; always valid Unicode.
+        read: reads the encoded picture, from any thread; raises `ImageError` or `OSError`.
+        member: its name inside the archive or table at uri.
+        offset: where its bytes begin in the file at uri (members of uncompressed tars).
+        bytes: size of the encoded picture, where known before reading.
+        mtime: of the file at uri, nanoseconds since 1970, where known.
+        metadata: what the source says of it; the names can be columns of a table.
+        is_remote: reading waits for a network.
+    """
+
+    uri: str
+    read: Callable[[], bytes]
+    member: str | None = None
+    offset: int | None = None
+    bytes: int | None = None
+    mtime: int | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    is_remote: bool = False
+
+    @property
+    def id(self) -> str:
+        """The key of its row, see `row_id`."""
+        return row_id(self.uri, self.member)
+
+
+class Source(Protocol):
+    """Where pictures come from, as one argument of a command names it."""
+
+    @property
+    def name(self) -> str:
+        """As it was given; for messages."""
+        ...
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures, in an order that stays the same, holding only a few in memory.
+
+        Never raises for what it finds: what cannot be listed is an item whose `read` raises. The
+        same id may come twice (a picture that is named twice).
+        """
+        ...
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether `items` would have listed this one, if it still existed.
+
+        To be asked when `items` has ended. In doubt, as below a folder that could not be read, the
+        answer is no: a picture must not be taken for gone because a disk was.
+        """
+        ...
+
+
+def broken(uri: str, message: str, *, member: str | None = None, is_remote: bool = False) -> Item:
+    """Return the item of something that could not be listed; its `read` raises the message.
+
+    Args:
+        uri: what it is about, in any spelling.
+        message: what happened and what to do, without the name.
+        member: its name inside the archive or table at uri.
+        is_remote: it lies behind a network.
+    """
+    uri, member = shown(uri), None if member is None else shown(member)
+    item = uri if member is None else f"{uri}: {member}"
+
+    def read() -> bytes:
+        raise ImageUnreadableError(f"{item}: {message}", item=item)
+
+    return Item(uri, read, member, is_remote=is_remote)
+
+
+def is_unicode(name: str) -> bool:
+    """Say whether a name can be stored. Names of files in an old encoding cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    r"""Return the name with bytes that are not valid Unicode written as `\xNN`."""
+    return (
+        name
+        if is_unicode(name)
+        else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    )
+
+
+NOT_UNICODE = "the name is not valid Unicode and cannot be stored; rename the file"

@@ -1,0 +1,162 @@
+"""Which names of a tree are wanted: suffixes, hidden ones, excludes and globs. Touches no files.
+
+A path here is relative to the top of the search, with `/` between its parts.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from perception_encoder.index import IMAGE_SUFFIXES
+
+MAGIC: Final = re.compile(r"[*?\[]")
+"""What makes a name a glob."""
+
+_NOTHING: Final = re.compile(r"(?!)")
+
+
+def is_picture(name: str) -> bool:
+    """Say whether a name ends like a picture's."""
+    return suffix(name) in IMAGE_SUFFIXES
+
+
+def suffix(name: str) -> str:
+    """Return how a name ends, in small letters: `.jpg` of `a.JPG`."""
+    return posixpath.splitext(name)[1].lower()
+
+
+class Excludes:
+    """Patterns of what to leave out, as in .gitignore (see `SourceOptions.exclude`)."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        anywhere, folders_only = list[str](), list[str]()
+        for pattern in patterns:
+            body = pattern.rstrip("/")
+            if not body:
+                continue
+            regex = glob_regex(body.removeprefix("/"))
+            if "/" not in body:
+                regex = f"(?:.*/)?{regex}"
+            (folders_only if pattern.endswith("/") else anywhere).append(regex)
+        self._files = _any_of(anywhere)
+        self._folders = _any_of(anywhere + folders_only)
+
+    def has_file(self, path: str) -> bool:
+        """Say whether a file is left out, its folders not considered."""
+        return self._files.fullmatch(path) is not None
+
+    def has_folder(self, path: str) -> bool:
+        """Say whether a folder is left out, those above it not considered."""
+        return self._folders.fullmatch(path) is not None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which folders of a tree to enter and which files to list.
+
+    Attributes:
+        excludes: what to leave out.
+        include_hidden: also enter and list names that begin with a dot.
+        glob: paths must match this pattern, in which `**` stands for any number of folders.
+    """
+
+    excludes: Excludes = field(default_factory=lambda: Excludes(()))
+    include_hidden: bool = False
+    glob: str | None = None
+
+    def enters(self, path: str) -> bool:
+        """Say whether to look into a folder, those above it not considered."""
+        if self._is_hidden(path) or self.excludes.has_folder(path):
+            return False
+        return self.glob is None or self._may_hold_matches(path)
+
+    def lists(self, path: str) -> bool:
+        """Say whether to list a file, its folders not considered."""
+        if self._is_hidden(path) or self.excludes.has_file(path):
+            return False
+        if self.glob is None:
+            return is_picture(path)
+        # Somebody who writes *.dat wants just those; of photos/* only what ends like a picture.
+        is_wanted = is_picture(path) or self._names_suffix
+        return is_wanted and self._regex.fullmatch(path) is not None
+
+    def covers(self, path: str) -> bool:
+        """Say whether a search from the top would list this file."""
+        parts = path.split("/")
+        folders = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        return self.lists(path) and all(self.enters(folder) for folder in folders)
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        return re.compile(glob_regex(self.glob or ""), re.DOTALL)
+
+    @cached_property
+    def _names_suffix(self) -> bool:
+        end = suffix(self.glob or "")
+        return bool(end) and not MAGIC.search(end)
+
+    @cached_property
+    def _levels(self) -> Sequence[re.Pattern[str] | None]:
+        """One regex for each part of the glob, up to the first `**`, which is None."""
+        levels: list[re.Pattern[str] | None] = []
+        for part in (self.glob or "").split("/"):
+            levels.append(None if part == "**" else re.compile(glob_regex(part), re.DOTALL))
+            if part == "**":
+                break
+        return levels
+
+    def _may_hold_matches(self, path: str) -> bool:
+        parts = path.split("/")
+        for level, part in zip(self._levels, parts, strict=False):
+            if level is None:
+                return True
+            if level.fullmatch(part) is None:
+                return False
+        return len(parts) < len(self._levels)
+
+    def _is_hidden(self, path: str) -> bool:
+        return not self.include_hidden and path[path.rfind("/") + 1 :].startswith(".")
+
+
+def glob_regex(pattern: str) -> str:
+    """Translate a glob into a regular expression for whole paths.
+
+    `*` and `?` stop at slashes; `**` as a whole part stands for any number of parts.
+    """
+    parts = pattern.split("/")
+    regex = ""
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        if part == "**":
+            regex += r".+" if is_last else r"(?:[^/]+/)*"
+        else:
+            regex += _part_regex(part) + ("" if is_last else "/")
+    return regex
+
+
+def _part_regex(part: str) -> str:
+    regex, position = "", 0
+    while position < len(part):
+        char = part[position]
+        end = part.find("]", position + 2) if char == "[" else -1
+        if end > 0:
+            inside = part[position + 1 : end]
+            negated = inside[0] in "!^"
+            body = inside[negated:].replace("\\", r"\\").replace("[", r"\[").replace("^", r"\^")
+            regex += f"(?!/)[{'^' if negated else ''}{body.replace(']', chr(92) + ']')}]"
+            position = end
+        elif char == "*":
+            regex += "[^/]*"
+        elif char == "?":
+            regex += "[^/]"
+        else:
+            regex += re.escape(char)
+        position += 1
+    return regex
+
+
+def _any_of(regexes: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(regexes), re.DOTALL) if regexes else _NOTHING
