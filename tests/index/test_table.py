@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import os
 import shutil
 import signal
@@ -22,7 +23,8 @@ from perception_encoder.errors import (
     IndexStorageError,
     QueryError,
 )
-from perception_encoder.index import FileState, Hit, Index, Row, row_id
+from perception_encoder.index import Hit, Index, Row, row_id
+from perception_encoder.index.rows import FileState
 from perception_encoder.types import ModelIdentity
 
 IDENTITY = ModelIdentity("pe-nano", "0123456789abcdef", "standard", 8)
@@ -280,33 +282,45 @@ def test_a_wild_file_time_does_not_stop_a_batch(index: Index) -> None:
     assert [row.mtime for row in index.rows()] == [2**63 - 1, -1, None]
 
 
-def test_files_are_known_by_name_and_archives_members_are_not(index: Index) -> None:
-    index.add(
-        [Row("a", bytes=1, mtime=2, sha256="s"), Row("b"), Row("c", member="d", bytes=3)], unit(3)
-    )
-    assert index.known(["a", "b", "c", "x"]) == {
-        "a": FileState(1, 2, "s"),
-        "b": FileState(None, None, None),
-    }
-    assert index.known([]) == {}
+def test_a_run_knows_sizes_times_and_contents_and_what_it_has_not_seen(index: Index) -> None:
+    contents = [hashlib.sha256(name).hexdigest() for name in (b"a", b"c", b"new")]
+    rows = [
+        Row("a", bytes=1, mtime=2, sha256=contents[0]),
+        Row("b"),
+        Row("c.tar", "d", bytes=3, sha256=contents[1]),
+        Row("e"),
+    ]
+    index.add(rows, unit(4))
+    known = index.known_rows()
+    assert len(known) == 4
+    assert known.look_up([rows[0].id, row_id("x"), rows[1].id]) == [
+        FileState(1, 2),
+        None,
+        FileState(None, None),
+    ]
+    assert list(known.unseen()) == [(rows[2].id, "c.tar", "d"), (rows[3].id, "e", None)]
+    assert [known.id_of_content(text) for text in contents] == [rows[0].id, rows[2].id, None]
+    new = Row("f", sha256=contents[2])
+    known.add_contents([Row("g"), new])
+    assert known.id_of_content(contents[2]) == new.id
+    index.add([new], unit(1))
+    assert [place.uri for place in known.unseen()] == ["c.tar", "e"]  # the table as it was read
 
 
-def test_a_content_is_found_again_with_its_vector(index: Index) -> None:
-    vectors = unit(4)
-    rows = [Row("a", sha256="s", width=9), Row("b", sha256="t"), Row("c"), Row("d", sha256="s")]
+def test_rows_are_found_by_key_with_their_vectors(index: Index) -> None:
+    vectors = unit(3)
+    rows = [Row("a", width=9), Row("it's"), Row("c", member="d", metadata={"label": "x"})]
     index.add(rows, vectors)
-    found = index.by_content(["s", "t", "nothing"])
-    assert sorted(found) == ["s", "t"]
-    assert found["s"][0] == rows[0]
-    np.testing.assert_array_equal(found["s"][1], vectors[0])
-    np.testing.assert_array_equal(found["t"][1], vectors[1])
-    assert index.by_content([]) == {}
+    found = index.by_ids([rows[2].id, rows[1].id, row_id("nothing"), "no'key"])
+    assert {name: row for name, (row, _) in found.items()} == {row.id: row for row in rows[1:]}
+    np.testing.assert_array_equal(found[rows[2].id][1], vectors[2])
+    assert index.by_ids([]) == {}
 
 
 def test_a_reused_vector_is_stored_without_further_loss(tmp_path: Path) -> None:
     index = Index.create(tmp_path / "table", IDENTITY)
-    index.add([Row("a", sha256="s")], unit(1))
-    index.add([Row("b", sha256="s")], index.by_content(["s"])["s"][1][None])
+    index.add([Row("a")], unit(1))
+    index.add([Row("b")], index.by_ids([row_id("a")])[row_id("a")][1][None])
     first, second = index.vectors()
     np.testing.assert_array_equal(first, second)
 

@@ -89,4 +89,3 @@ class FileState(NamedTuple):
 
     bytes: int | None
     mtime: int | None
-    sha256: str | None

@@ -14,8 +14,9 @@ import numpy as np
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index.exact import ExactSearch, Scored
-from perception_encoder.index.rows import FileState, Hit, Row
-from perception_encoder.index.schema import FACTS, VECTOR, rows_of, vectors_of
+from perception_encoder.index.known import KnownRows
+from perception_encoder.index.rows import Hit, Row
+from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.index.storage import plain, storage_errors
 from perception_encoder.types import Embeddings
 
@@ -52,27 +53,18 @@ class Snapshot:
         empty = np.empty((0, self._embed_dim), np.float32)
         return np.concatenate([empty, *map(vectors_of, self._scan([VECTOR], where))])
 
-    def known(self, uris: set[str]) -> dict[str, FileState]:
-        """See `Index.known`."""
-        return {
-            row.uri: FileState(row.bytes, row.mtime, row.sha256)
-            for batch in self._scan(list(FACTS), None)
-            for row in rows_of(_where_in(batch, "uri", uris))
-            if row.member is None
-        }
+    def known_rows(self) -> KnownRows:
+        """See `Index.known_rows`."""
+        return KnownRows(partial(self._scan, where=None))
 
-    def by_content(self, sha256s: set[str]) -> dict[str, tuple[Row, Embeddings]]:
-        """See `Index.by_content`."""
-        places: dict[str, int] = {}
-        for batch in self._scan(["sha256", _ROW_ID], None):
-            chosen = _where_in(batch, "sha256", sha256s)
-            pairs = zip(chosen["sha256"].to_pylist(), chosen[_ROW_ID].to_pylist(), strict=True)
-            for sha256, place in pairs:
-                places.setdefault(sha256, place)
-        found = self._fetch(list(places.values()), [*self._row_columns(), VECTOR])
+    def by_ids(self, ids: set[str]) -> dict[str, tuple[Row, Embeddings]]:
+        """See `Index.by_ids`."""
+        if not ids:
+            return {}
+        wanted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(ids))
         return {
-            str(row.sha256): (row, vector)
-            for batch in found
+            row.id: (row, vector)
+            for batch in self._scan([*self._row_columns(), VECTOR], f"id IN ({wanted})")
             for row, vector in zip(rows_of(batch), vectors_of(batch), strict=True)
         }
 
@@ -159,14 +151,4 @@ def _hit(row: Row, score: float) -> Hit:
         bytes=row.bytes,
         mtime=row.mtime,
         sha256=row.sha256,
-    )
-
-
-def _where_in(batch: pa.RecordBatch, column: str, wanted: set[str]) -> pa.RecordBatch:
-    """Return the rows of a batch that have one of the wanted words in a column."""
-    import pyarrow as pa
-
-    # A Python set is made once; Arrow's is_in would hash all the wanted words for every batch.
-    return batch.filter(
-        pa.array([word in wanted for word in batch[column].to_pylist()], pa.bool_())
     )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from perception_encoder.errors import IndexMismatchError, IndexNotFoundError
 from perception_encoder.index.exact import unit_vectors
-from perception_encoder.index.rows import FileState, Hit, Row
+from perception_encoder.index.known import KnownRows
+from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import (
     VectorDtype,
     described_mismatch,
@@ -203,20 +204,16 @@ class Index:
         """
         return self._snapshot.vectors(where)
 
-    def known(self, uris: Iterable[str]) -> dict[str, FileState]:
-        """Return what the table remembers of those of the files that it has.
+    def known_rows(self) -> KnownRows:
+        """Read what the table knows of every picture, for a run to compare its sources with."""
+        return self._snapshot.known_rows()
 
-        Files inside archives are not looked at. It reads the table once, however many uris there
-        are: ask for all together.
-        """
-        return self._snapshot.known(set(uris))
-
-    def by_content(self, sha256s: Iterable[str]) -> dict[str, tuple[Row, Embeddings]]:
-        """Return, for contents that the table has, a row with that content and its (E,) vector.
+    def by_ids(self, ids: Iterable[str]) -> dict[str, tuple[Row, Embeddings]]:
+        """Return the rows of those keys that the table has, each with its (E,) float32 vector.
 
         It reads one column of the table and the rows found: ask for a batch together.
         """
-        return self._snapshot.by_content(set(sha256s))
+        return self._snapshot.by_ids(set(ids))
 
     def search(
         self,

@@ -1,0 +1,53 @@
+import hashlib
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perception_encoder.index.digests import DigestMap, digests_of
+
+_HEX = st.text("0123456789abcdef", min_size=32, max_size=64)
+
+
+def numbers(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def test_digests_are_the_numbers_that_the_digits_spell() -> None:
+    text = "0123456789abcdef" + "00000000000000ff"
+    assert digests_of([text, text + "aa"]).tolist() == [[0x0123456789ABCDEF, 0xFF]] * 2
+    assert digests_of([]).shape == (0, 2)
+
+
+@given(st.lists(st.tuples(_HEX, st.integers(0, 2**60)), max_size=40), st.lists(_HEX, max_size=5))
+def test_a_digest_map_answers_like_a_dict(pairs: list[tuple[str, int]], others: list[str]) -> None:
+    mapping, oracle = DigestMap(), dict[str, int]()
+    for start in range(0, len(pairs), 7):
+        part = pairs[start : start + 7]
+        mapping.add(digests_of([key for key, _ in part]), numbers(*(value for _, value in part)))
+        oracle |= {key[:32]: value for key, value in part}
+        if start % 2:
+            mapping._merge()  # as happens by itself after 65,536 additions
+    asked = [key for key, _ in pairs] + others
+    expected = [oracle.get(key[:32], -1) for key in asked]
+    assert mapping.find(digests_of(asked)).tolist() == expected
+    assert len(mapping) == len(oracle)
+
+
+def test_digests_that_share_half_of_their_bits_are_told_apart() -> None:
+    texts = ["ab" * 8 + f"{low:016x}" for low in (5, 1, 9, 3)]
+    mapping = DigestMap()
+    mapping.add(digests_of(texts), numbers(0, 1, 2, 3))
+    mapping._merge()
+    other = ["ab" * 8 + f"{4:016x}"]
+    assert mapping.find(digests_of([*reversed(texts), *other])).tolist() == [3, 2, 1, 0, -1]
+
+
+def test_a_hundred_thousand_entries_are_all_found_again() -> None:
+    texts = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(100_000)]
+    mapping = DigestMap()
+    half = len(texts) // 2
+    mapping.add(digests_of(texts[:half]), np.arange(half))
+    for start in range(half, len(texts), 1000):
+        mapping.add(digests_of(texts[start : start + 1000]), np.arange(start, start + 1000))
+    assert np.array_equal(mapping.find(digests_of(texts)), np.arange(len(texts)))
