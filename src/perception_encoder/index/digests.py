@@ -74,6 +74,11 @@ class DigestMap:
                     found[place] = number
         return found
 
+    def numbers(self) -> NDArray[np.int64]:
+        """Return the number of every digest, in no particular order."""
+        self._merge()
+        return self._numbers
+
     def _find_stored(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
         found = np.full(len(digests), -1, np.int64)
         if len(self._keys) == 0:

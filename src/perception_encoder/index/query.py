@@ -5,7 +5,8 @@
 A query is terms joined by `+` and `-` that stand between spaces, so that "t-shirt" and "C++" stay
 words; a minus at the very start needs no space. `2:` before a term is its weight ("16:9 monitor" is
 a text all the same). Double quotes keep signs in a text from being read. A term that names a file,
-or ends like a picture's name, is a picture. Knows nothing of models.
+is a web address or ends like a picture's name is a picture; `@` before a term means a picture of
+the table; `-` alone is the picture on standard input. Knows nothing of models or of tables.
 """
 
 import math
@@ -29,20 +30,31 @@ IMAGE_SUFFIXES: Final = frozenset(
 )  # fmt: skip
 """How names of picture files end, in small letters."""
 
+STDIN: Final = "-"
+"""The value of the term that stands for the picture on standard input."""
+
 _SIGNS: Final = {"+": 1.0, "-": -1.0}
 _OPERATOR: Final = re.compile(r"[+-](?=\s|$)")
 _LEADING_MINUS: Final = re.compile(r"\s*-(?=\S)")
 _WORD: Final = re.compile(r'(?P<weight>[+-]?[\d.]+:)?"(?P<quoted>[^"]*)"(?=\s|$)|\S+')
 _WEIGHT: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)):")
+_ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 _CANCELLED: Final = 1e-6
 
 
 @dataclass(frozen=True)
 class QueryTerm:
-    """One part of a query: a text, or the path of a picture, and how much it counts."""
+    """One part of a query, and how much it counts.
+
+    Attributes:
+        weight: negative for what is wanted far away.
+        kind: a text, a picture, or an item of the table.
+        value: the text; the picture's path or web address, or `STDIN`; what comes after the `@`:
+            an item's id, or the end of its name.
+    """
 
     weight: float
-    kind: Literal["text", "image"]
+    kind: Literal["text", "image", "item"]
     value: str
 
 
@@ -52,6 +64,7 @@ class _Piece(NamedTuple):
     text: str
     position: int
     is_operator: bool
+    is_quoted: bool = False
 
 
 def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
@@ -72,7 +85,7 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
     arguments = [query] if isinstance(query, str) else list(query)
     if len(arguments) == 1:
         text = arguments[0]
-        if os.path.isfile(text):  # whatever signs and quotes its name has
+        if text == STDIN or os.path.isfile(text):  # whatever signs and quotes its name has
             return (QueryTerm(1.0, "image", text),)
         pieces = list(_pieces_of_text(text))
     else:
@@ -135,7 +148,8 @@ def _pieces_of_text(text: str) -> Iterator[_Piece]:
         else:
             found = _WORD.match(text, position)
             assert found is not None  # there is a character that is no space
-            yield _Piece(_unquoted(found), position, False)
+            is_quoted = found["quoted"] is not None
+            yield _Piece(_unquoted(found), position, False, is_quoted)
         position = found.end()
 
 
@@ -175,6 +189,10 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
         raise QueryError(f"{where}: the weight is too large")
     if not text:
         raise QueryError(f"{where}: there is no text or picture; write one, or drop the term")
+    if text[0] == "@" and text[1:].strip() == text[1:] != "" and not words[0].is_quoted:
+        return QueryTerm(sign * weight, "item", text[1:])
+    if _ADDRESS.fullmatch(text):
+        return QueryTerm(sign * weight, "image", text)
     path = os.path.expanduser(text)
     if os.path.isfile(path):
         return QueryTerm(sign * weight, "image", path)

@@ -1,0 +1,216 @@
+"""What became of every item that runs looked at: a second Lance dataset, beside the table's own.
+
+Runs append to it; the last word about an item counts, and `compact` drops the others. Knows nothing
+of how outcomes come about.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index.digests import DigestMap, digests_of
+from perception_encoder.index.rows import MetadataValue, row_id
+from perception_encoder.index.storage import beside, storage_errors
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow as pa
+
+Status = Literal["embedded", "reused", "skipped", "failed", "vanished", "pruned"]
+STATUSES: Final = get_args(Status)
+
+_MAX_SUPERSEDED: Final = 0.5  # of the rows; more are dropped at the end of a run
+_BLOCK_ROWS: Final = 16384
+_READERS_NEED: Final = datetime.timedelta(days=1)  # a version that somebody may still be reading
+_OF_THE_RUN: Final = ("id", "run", "at")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item in one run.
+
+    Attributes:
+        uri: the file that holds it.
+        status: embedded: computed and stored. reused: stored with the vector of the same content.
+            skipped: in the table and unchanged. failed: see `reason`. vanished: in the table, but
+            no longer where it was. pruned: vanished, and its row removed.
+        member: its name inside an archive or table.
+        offset: where its bytes begin in the archive.
+        reason: of a failure: the name of the error's type, such as `ImageTruncatedError`.
+        message: of a failure: what happened, to which item, and what to do.
+        bytes: size of the encoded picture, where known.
+        mtime: of the file, ns since 1970, where known.
+        decode_ms: reading, decoding and resizing took, milliseconds.
+        encode_ms: its share of its batch in the model took, milliseconds.
+        metadata: of a failure: what its source knew of it, so that it can be tried alone.
+    """
+
+    uri: str
+    status: Status
+    member: str | None = None
+    offset: int | None = None
+    reason: str = ""
+    message: str = ""
+    bytes: int | None = None
+    mtime: int | None = None
+    decode_ms: float = 0.0
+    encode_ms: float = 0.0
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The item's key, as its row's in the table."""
+        return row_id(self.uri, self.member)
+
+
+class OutcomeLog:
+    """The outcomes of a table at `path`, which need not have any yet."""
+
+    def __init__(self, path: str) -> None:
+        self.path: Final = beside(path, "outcomes.lance")
+
+    def append(self, outcomes: Sequence[Outcome], run: str) -> None:
+        """Add outcomes, in one commit.
+
+        Args:
+            outcomes: whose uris can be written as UTF-8.
+            run: names the run.
+
+        Raises:
+            IndexStorageError: writing failed; nothing was added.
+        """
+        if not outcomes:
+            return
+        import lance
+
+        with storage_errors(self.path):
+            lance.write_dataset(_to_arrow(outcomes, run), self.path, mode="append")
+
+    def latest(self, statuses: Collection[Status] = STATUSES) -> Iterator[Outcome]:
+        """Yield the last outcome of every item, where it is one of those statuses.
+
+        Raises:
+            IndexStorageError: reading failed.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = pa.array(statuses, pa.string())
+        for batch in self._latest([name for name in _schema().names if name not in _OF_THE_RUN]):
+            yield from _outcomes_of(batch.filter(pc.is_in(batch["status"], wanted)))
+
+    def counts(self) -> Counter[str]:
+        """Return how many items have which status last."""
+        found = Counter[str]()
+        for batch in self._latest(["status"]):
+            found.update(batch["status"].to_pylist())
+        return found
+
+    def compact(self) -> None:
+        """Drop outcomes that later ones replaced, when they are many, and versions of yesterday.
+
+        Raises:
+            IndexStorageError: writing failed; the outcomes are as before.
+        """
+        dataset = self._open()
+        if dataset is None:
+            return
+        import lance
+
+        with storage_errors(self.path):
+            is_latest = _latest_rows(dataset)
+            if is_latest.sum() < (1 - _MAX_SUPERSEDED) * len(is_latest):
+                kept = self._latest(_schema().names)
+                dataset = lance.write_dataset(kept, self.path, schema=_schema(), mode="overwrite")
+            elif len(dataset.get_fragments()) > 1:
+                dataset.optimize.compact_files()
+            dataset.cleanup_old_versions(older_than=_READERS_NEED)
+
+    def _latest(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield columns of the last outcome of every item, block by block."""
+        dataset = self._open()
+        if dataset is None:
+            return
+        with storage_errors(self.path):
+            is_latest, start = _latest_rows(dataset), 0
+            for batch in dataset.to_batches(columns=columns, batch_size=_BLOCK_ROWS):
+                chosen = np.flatnonzero(is_latest[start : start + batch.num_rows])
+                start += batch.num_rows
+                yield batch.take(chosen)
+
+    def _open(self) -> lance.LanceDataset | None:
+        import lance
+
+        with storage_errors(self.path):
+            try:
+                return lance.dataset(self.path)
+            except ValueError as err:
+                if "was not found" not in str(err):
+                    raise
+                return None
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("member", pa.string()),
+            pa.field("offset", pa.int64()),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("reason", pa.string()),
+            pa.field("message", pa.string()),
+            pa.field("bytes", pa.int64()),
+            pa.field("mtime", pa.int64()),
+            pa.field("decode_ms", pa.float32()),
+            pa.field("encode_ms", pa.float32()),
+            pa.field("metadata", pa.string()),
+            pa.field("run", pa.string()),
+            pa.field("at", pa.timestamp("ms", tz="UTC")),
+        ]
+    )
+
+
+def _to_arrow(outcomes: Sequence[Outcome], run: str) -> pa.Table:
+    import pyarrow as pa
+
+    now = datetime.datetime.now(datetime.UTC)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(outcome, name) for outcome in outcomes]
+        for name in _schema().names
+        if name not in ("metadata", "run", "at")
+    }
+    columns["metadata"] = [
+        json.dumps(dict(outcome.metadata)) if outcome.metadata else None for outcome in outcomes
+    ]
+    columns |= {"run": [run] * len(outcomes), "at": [now] * len(outcomes)}
+    return pa.table(columns, schema=_schema())
+
+
+def _outcomes_of(batch: pa.RecordBatch) -> Iterator[Outcome]:
+    for row in batch.to_pylist():
+        row["metadata"] = json.loads(row["metadata"] or "{}")
+        yield Outcome(**row)
+
+
+def _latest_rows(dataset: lance.LanceDataset) -> NDArray[np.bool_]:
+    """Say of each row, in the dataset's order, whether it is the last about its item."""
+    last = DigestMap()
+    start = 0
+    for batch in dataset.to_batches(columns=["id"], batch_size=_BLOCK_ROWS):
+        numbers = np.arange(start, start + batch.num_rows)
+        last.add(digests_of(batch["id"].to_pylist()), numbers)
+        start += batch.num_rows
+    is_latest = np.zeros(start, np.bool_)
+    is_latest[last.numbers()] = True
+    return is_latest
