@@ -38,6 +38,11 @@ class Snapshot:
         self._path = path
         self._embed_dim: int = dataset.schema.field(VECTOR).type.list_size
 
+    @property
+    def schema(self) -> pa.Schema:
+        """See `Index.schema`."""
+        return self._dataset.schema
+
     def count(self) -> int:
         """See `Index.count`."""
         with storage_errors(self._path):
@@ -45,17 +50,17 @@ class Snapshot:
 
     def rows(self, where: str | None) -> Iterator[Row]:
         """See `Index.rows`."""
-        for batch in self._scan(self._row_columns(), where):
+        for batch in self.scan(self._row_columns(), where):
             yield from rows_of(batch)
 
     def vectors(self, where: str | None) -> Embeddings:
         """See `Index.vectors`."""
         empty = np.empty((0, self._embed_dim), np.float32)
-        return np.concatenate([empty, *map(vectors_of, self._scan([VECTOR], where))])
+        return np.concatenate([empty, *map(vectors_of, self.scan([VECTOR], where))])
 
     def known_rows(self) -> KnownRows:
         """See `Index.known_rows`."""
-        return KnownRows(partial(self._scan, where=None))
+        return KnownRows(partial(self.scan, where=None))
 
     def by_ids(self, ids: set[str]) -> dict[str, tuple[Row, Embeddings]]:
         """See `Index.by_ids`."""
@@ -64,7 +69,7 @@ class Snapshot:
         wanted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(ids))
         return {
             row.id: (row, vector)
-            for batch in self._scan([*self._row_columns(), VECTOR], f"id IN ({wanted})")
+            for batch in self.scan([*self._row_columns(), VECTOR], f"id IN ({wanted})")
             for row, vector in zip(rows_of(batch), vectors_of(batch), strict=True)
         }
 
@@ -75,7 +80,7 @@ class Snapshot:
         if len(queries) == 0:
             return []
         best = ExactSearch[_Place](queries, k, threshold)
-        for batch in self._scan(["uri", "member", VECTOR, _ROW_ID], where):
+        for batch in self.scan(["uri", "member", VECTOR, _ROW_ID], where):
             best.look_at(vectors_of(batch), partial(_place, batch))
         return self._hits(best.results())
 
@@ -97,9 +102,9 @@ class Snapshot:
     def _fetch(self, row_ids: list[int], columns: list[str]) -> Iterator[pa.RecordBatch]:
         if not row_ids:
             return iter(())
-        return self._scan(columns, f"{_ROW_ID} IN ({', '.join(map(str, row_ids))})")
+        return self.scan(columns, f"{_ROW_ID} IN ({', '.join(map(str, row_ids))})")
 
-    def _scan(self, columns: list[str], where: str | None) -> Iterator[pa.RecordBatch]:
+    def scan(self, columns: list[str], where: str | None) -> Iterator[pa.RecordBatch]:
         """Yield columns of the rows that meet the condition, in the table's order, block by block.
 
         Raises:

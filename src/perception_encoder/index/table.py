@@ -204,6 +204,22 @@ class Index:
         """
         return self._snapshot.vectors(where)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, in their order, and what is stored of the model."""
+        return self._snapshot.schema
+
+    def scan(self, columns: Sequence[str], *, where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield columns as they lie in the table, in its order, a block at a time.
+
+        For jobs that look at every row: any number of scans of one object sees the same rows in the
+        same order, also while others write.
+
+        Raises:
+            QueryError: the condition is wrong.
+        """
+        return self._snapshot.scan(list(columns), where)
+
     def known_rows(self) -> KnownRows:
         """Read what the table knows of every picture, for a run to compare its sources with."""
         return self._snapshot.known_rows()
