@@ -29,18 +29,18 @@ def demo(
     """Embed a gallery with pe-nano, store it in a table, search it, and draw the hits."""
     from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
     from perception_encoder.index import Index
-    from perception_encoder.pipeline import find_pictures, index_folder, read_query, search
+    from perception_encoder.pipeline import Run, SourceOptions, open_sources, read_query, search
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     table_folder, sheet = folder / "gallery.lance", folder / "hits.png"
     with as_file(files("perception_encoder").joinpath("data/gallery")) as gallery:
-        pictures = list(find_pictures([gallery]))
         model = open_model("pe-nano")
         say(f"{model} opened in {time.monotonic() - started:.1f} s")
         table = Index.open_or_create(table_folder, model.identity)
         began = time.monotonic()
-        counts = Counter(outcome.status for outcome in index_folder(model, table, pictures))
+        run = Run(model, table, open_sources([str(gallery)], SourceOptions()))
+        counts = Counter(outcome.status for outcome in run.outcomes())
         listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         say(f"pictures of the gallery: {listed} in {time.monotonic() - began:.1f} s")
         say(f"{table_folder}: {table.count()} vectors in a Lance table")

@@ -1,72 +1,232 @@
-"""`pe index`: bring folders of pictures into a table."""
+"""`pe index` and `pe errors`: bring pictures into a table, and see what could not be brought."""
 
-import sys
+import shlex
 import time
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
+    BatchSizeOption,
     DeviceOption,
     JsonOption,
-    ModelOption,
+    NullOption,
+    PathsOption,
     PrecisionOption,
     PreprocessOption,
+    TableModelOption,
     TableOption,
     open_model,
     table_path,
 )
-from perception_encoder.cli.output import say, write_json
+from perception_encoder.cli.output import say, write_json, write_line, write_table
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.index import Index, Outcome
+    from perception_encoder.pipeline import Run, RunOptions, Source, SourceOptions
+
+_SHOWN_FAILURES = 10  # one by one; `pe errors` lists all
 
 
-def index(
-    sources: Annotated[list[Path], typer.Argument(help="Folders, searched with all below them.")],
+def index(  # noqa: PLR0913  one parameter for each option
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, files, globs, tars, .parquet, .csv or .jsonl tables, URLs such as "
+            "s3://bucket/folder; - reads names from stdin."
+        ),
+    ] = None,
     db: TableOption = None,
-    model: ModelOption = DEFAULT_MODEL,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
+    ] = None,
+    include_hidden: Annotated[
+        bool, typer.Option("--include-hidden", help="Also names that begin with a dot.")
+    ] = False,
+    null: Annotated[bool, typer.Option("-0", help="stdin is separated by NUL.")] = False,
+    column: Annotated[
+        str | None, typer.Option(help="A table's column of pictures, paths or URLs.")
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove rows of pictures that have gone.")
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Try what failed before; just that, if no source."),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then follow changes of the folders until Ctrl-C.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for another run on the table to end.")
+    ] = False,
+    model: TableModelOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     preprocess: PreprocessOption = None,
+    batch_size: BatchSizeOption = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed the pictures of folders into a table, and skip what it has already.
+    """Embed pictures into a table, and skip what it has already.
 
-    Unchanged files are not read again, copies reuse their vector, a bad file is reported and the
-    others go on. The exit code is 1 where any failed.
+    Unchanged files are not read again, copies and renamed files reuse their vector, a bad file is
+    reported and the others go on. A run that was stopped or killed goes on where it was. The exit
+    code is 1 where any picture failed: `pe errors` lists them.
 
-    Example:
+    Examples:
         pe index ~/Pictures --db pictures.lance
+        pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
+        find . -name '*.png' -print0 | pe index -0 -
     """
-    from tqdm import tqdm
+    from perception_encoder.index import Index, OutcomeLog
+    from perception_encoder.pipeline import FailedItems, RunOptions, SourceOptions, open_sources
 
-    from perception_encoder.index import Index
-    from perception_encoder.pipeline import find_pictures, index_folder
-
-    files = list(find_pictures(sources))
-    if not files:
-        raise typer.BadParameter(f"no pictures in {', '.join(map(str, sources))}")
-    loaded = open_model(
-        model, device=device, backend=backend, precision=precision, preprocess=preprocess
+    if not sources and not retry_failed:
+        raise typer.BadParameter("name a source: a folder, a file, a table, or - for stdin")
+    options = SourceOptions(
+        exclude=tuple(exclude or ()),
+        include_hidden=include_hidden,
+        null_separated=null,
+        column=column,
     )
+    opened = open_sources(sources or [], options)  # before the model: a wrong name shows at once
     path = table_path(db)
+    if not sources:
+        failures = list(OutcomeLog(str(path)).latest(["failed"]))
+        opened = [FailedItems(failures)]
+    loaded = open_model(
+        model or _model_of(path),
+        device=device,
+        backend=backend,
+        precision=precision,
+        preprocess=preprocess,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     table = Index.open_or_create(path, loaded.identity)
-    started = time.monotonic()
-    counts: Counter[str] = Counter()
-    with tqdm(total=len(files), unit=" pictures", disable=None) as bar:
-        for outcome in index_folder(loaded, table, files):
-            counts[outcome.status] += 1
-            if outcome.status == "failed":
-                bar.write(f"pe: {outcome.reason}", file=sys.stderr)
-            if as_json:
-                write_json({"uri": outcome.uri, "status": outcome.status, "reason": outcome.reason})
-            bar.update()
-    seconds = time.monotonic() - started
-    listed = ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
-    say(f"{path}: {listed}; {table.count()} pictures in the table; {seconds:.1f} s")
-    if counts["failed"]:
+    run_options = RunOptions(
+        batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
+    )
+    has_failed = _run(loaded, table, opened, run_options, as_json=as_json)
+    if watch:
+        _watch(loaded, table, sources or [], options, run_options, as_json=as_json)
+    if has_failed:
         raise typer.Exit(1)
+
+
+def errors(
+    db: TableOption = None,
+    as_json: JsonOption = False,
+    paths: PathsOption = False,
+    null: NullOption = False,
+) -> None:
+    """List the pictures that could not be brought into a table, and why.
+
+    Example:
+        pe errors --paths | xargs ls -l
+    """
+    from perception_encoder.index import Index, OutcomeLog
+
+    table = Index.open(table_path(db))
+    failures = list(OutcomeLog(table.path).latest(["failed"]))
+    if null or paths:
+        for failure in failures:
+            write_line(failure.uri, end="\0" if null else "\n")
+    elif as_json:
+        for failure in failures:
+            write_json(_record(failure))
+    elif failures:
+        write_table(
+            ["reason", "message"], [[failure.reason, failure.message] for failure in failures]
+        )
+        retry = f"pe index --retry-failed --db {shlex.quote(table.path)}"
+        say(f"{len(failures)} failed; try them again: {retry}")
+    else:
+        say(f"{table.path}: nothing failed")
+
+
+def _model_of(path: Path) -> str:
+    """The model of the table, where there is one."""
+    from perception_encoder.errors import IndexNotFoundError
+    from perception_encoder.index import Index
+
+    try:
+        return Index.open(path).identity.model_id
+    except IndexNotFoundError:
+        return DEFAULT_MODEL
+
+
+def _run(
+    model: "EmbeddingModel",
+    table: "Index",
+    sources: "Sequence[Source]",
+    options: "RunOptions",
+    *,
+    as_json: bool,
+) -> bool:
+    """Do one run, tell of it, and return whether anything failed."""
+    from perception_encoder.cli.progress import ProgressDisplay
+    from perception_encoder.pipeline import Run
+
+    run = Run(model, table, sources, options)
+    started = time.monotonic()
+    try:
+        with ProgressDisplay(run.progress) as display:
+            for outcome in run.outcomes():
+                if outcome.status == "failed" and run.progress.counts["failed"] <= _SHOWN_FAILURES:
+                    display.say(f"pe: {outcome.message}")
+                if as_json:
+                    write_json(_record(outcome))
+                display.update()
+    finally:
+        for note in run.progress.notes:
+            say(f"pe: {note}")
+        say(_summary(run, table, time.monotonic() - started))
+    return run.progress.counts["failed"] > 0
+
+
+def _watch(
+    model: "EmbeddingModel",
+    table: "Index",
+    folders: Sequence[str],
+    source_options: "SourceOptions",
+    options: "RunOptions",
+    *,
+    as_json: bool,
+) -> None:
+    from perception_encoder.pipeline import changes_of
+
+    for changes in changes_of(folders, source_options):
+        _run(model, table, changes, options, as_json=as_json)
+
+
+def _summary(run: "Run", table: "Index", seconds: float) -> str:
+    counts = run.progress.counts
+    listed = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts) if counts[name])
+    text = f"{table.path}: {listed or 'no pictures found'}; {table.count():,} pictures in the table"
+    if counts["vanished"]:
+        text += " (--prune removes those that have vanished)"
+    text += f"; {seconds:.1f} s"
+    if counts["failed"]:
+        text += f"; see the failures: pe errors --db {shlex.quote(table.path)}"
+    return text
+
+
+def _record(outcome: "Outcome") -> dict[str, object]:
+    """Return an outcome as JSON, without what it has nothing to say about."""
+    fields = {
+        "uri": outcome.uri,
+        "member": outcome.member,
+        "status": outcome.status,
+        "reason": outcome.reason or None,
+        "message": outcome.message or None,
+        "bytes": outcome.bytes,
+        "decode_ms": round(outcome.decode_ms, 2) or None,
+        "encode_ms": round(outcome.encode_ms, 2) or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -37,6 +37,12 @@ TableOption = Annotated[
     typer.Option("--db", envvar="PE_DB", help="Table of vectors; default: in your data folder."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+TableModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the table."),
+]
+PathsOption = Annotated[bool, typer.Option("--paths", help="Only the paths.")]
+NullOption = Annotated[bool, typer.Option("-0", help="Only the paths, each ended by NUL.")]
 DEFAULT_MODEL = settings.DEFAULT_MODEL
 
 

@@ -1,5 +1,8 @@
 """The vector table and its search. Importing this loads neither Lance nor Arrow; opening does."""
 
+from perception_encoder.index.known import KnownRows
+from perception_encoder.index.lock import writing
+from perception_encoder.index.outcomes import Outcome, OutcomeLog, Status
 from perception_encoder.index.query import IMAGE_SUFFIXES, QueryTerm, combine, parse_query
 from perception_encoder.index.rows import FileState, Hit, MetadataValue, Row, row_id
 from perception_encoder.index.schema import VectorDtype
@@ -10,11 +13,16 @@ __all__ = [
     "FileState",
     "Hit",
     "Index",
+    "KnownRows",
     "MetadataValue",
+    "Outcome",
+    "OutcomeLog",
     "QueryTerm",
     "Row",
+    "Status",
     "VectorDtype",
     "combine",
     "parse_query",
     "row_id",
+    "writing",
 ]

@@ -91,8 +91,9 @@ class OutcomeLog:
             return
         import lance
 
+        mode = "create" if self._open() is None else "append"
         with storage_errors(self.path):
-            lance.write_dataset(_to_arrow(outcomes, run), self.path, mode="append")
+            lance.write_dataset(_to_arrow(outcomes, run), self.path, mode=mode)
 
     def latest(self, statuses: Collection[Status] = STATUSES) -> Iterator[Outcome]:
         """Yield the last outcome of every item, where it is one of those statuses.

@@ -38,6 +38,7 @@ _OPERATOR: Final = re.compile(r"[+-](?=\s|$)")
 _LEADING_MINUS: Final = re.compile(r"\s*-(?=\S)")
 _WORD: Final = re.compile(r'(?P<weight>[+-]?[\d.]+:)?"(?P<quoted>[^"]*)"(?=\s|$)|\S+')
 _WEIGHT: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)):")
+_ITEM: Final = re.compile(r"@(?=\S)")
 _ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 _CANCELLED: Final = 1e-6
 
@@ -80,7 +81,7 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
 
     Raises:
         QueryError: nothing there, an operator without a term, a wrong weight, an open quote, or a
-            picture that does not exist; the message says where.
+            picture file that does not exist; the message says where.
     """
     arguments = [query] if isinstance(query, str) else list(query)
     if len(arguments) == 1:
@@ -189,7 +190,7 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
         raise QueryError(f"{where}: the weight is too large")
     if not text:
         raise QueryError(f"{where}: there is no text or picture; write one, or drop the term")
-    if text[0] == "@" and text[1:].strip() == text[1:] != "" and not words[0].is_quoted:
+    if _ITEM.match(text) and not words[0].is_quoted:
         return QueryTerm(sign * weight, "item", text[1:])
     if _ADDRESS.fullmatch(text):
         return QueryTerm(sign * weight, "image", text)

@@ -1,0 +1,122 @@
+"""Gathers what a run computed and commits it on a thread of its own, while the model goes on.
+
+Rows and their outcomes are written every few seconds: often enough that a killed run loses little,
+seldom enough that the table does not fall into crumbs. Knows nothing of models or sources.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, Row
+
+_ROWS_OF_A_COMMIT: Final = 2048
+_OUTCOMES_OF_A_COMMIT: Final = 32768
+_SECONDS_OF_A_COMMIT: Final = 5.0
+
+
+class Embedded(NamedTuple):
+    """A row that is ready for the table."""
+
+    row: Row
+    vector: NDArray[np.float32]
+    is_new: bool
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Load:
+    """What goes into one commit."""
+
+    rows: list[Embedded] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_due(self) -> bool:
+        return (
+            len(self.rows) >= _ROWS_OF_A_COMMIT
+            or len(self.outcomes) >= _OUTCOMES_OF_A_COMMIT
+            or (bool(self.rows or self.outcomes) and self._age > _SECONDS_OF_A_COMMIT)
+        )
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self.since
+
+
+class Committer:
+    """Writes to a table and its log of outcomes; `run` names the run in the log."""
+
+    def __init__(self, index: Index, log: OutcomeLog, known: KnownRows, run: str) -> None:
+        self._index = index
+        self._log = log
+        self._known = known
+        self._run = run
+        self._load = _Load()
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._running: tuple[Future[None], _Load] | None = None
+        self._finished: list[Outcome] = []
+
+    def add(self, rows: Sequence[Embedded]) -> None:
+        """Take rows to be committed."""
+        self._load.rows += rows
+
+    def add_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes of items that change no row."""
+        self._load.outcomes += outcomes
+
+    def waiting(self) -> dict[str, Embedded]:
+        """Return the rows that are not known to be committed yet, by content."""
+        loads = [self._load] if self._running is None else [self._running[1], self._load]
+        return {str(row.row.sha256): row for load in loads for row in load.rows}
+
+    def finished(self) -> list[Outcome]:
+        """Begin a commit if one is due, and return the outcomes that have been written since.
+
+        Raises:
+            IndexStorageError: a commit failed; what was committed before it is kept.
+        """
+        if self._load.is_due:
+            self._collect()
+            load, self._load = self._load, _Load()
+            self._running = self._thread.submit(self._commit, load), load
+        elif self._running is not None and self._running[0].done():
+            self._collect()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def close(self) -> list[Outcome]:
+        """Commit what is left, and return the outcomes as `finished` does."""
+        try:
+            self._collect()
+            self._commit(self._load)
+            finished = self._finished + _outcomes_of(self._load)
+            self._load, self._finished = _Load(), []
+            return finished
+        finally:
+            self._thread.shutdown()
+
+    def _collect(self) -> None:
+        if self._running is not None:
+            future, load = self._running
+            future.result()
+            self._running = None
+            self._finished += _outcomes_of(load)
+
+    def _commit(self, load: _Load) -> None:
+        for is_new, write in ((True, self._index.append), (False, self._index.add)):
+            rows = [row for row in load.rows if row.is_new == is_new]
+            if rows:
+                write([row.row for row in rows], np.stack([row.vector for row in rows]))
+        self._known.add_contents([row.row for row in load.rows])
+        self._log.append(_outcomes_of(load), self._run)
+
+
+def _outcomes_of(load: _Load) -> list[Outcome]:
+    return [row.outcome for row in load.rows] + load.outcomes

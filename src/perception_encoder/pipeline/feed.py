@@ -1,0 +1,205 @@
+"""Lists what sources hold and prepares what the table does not have, ahead of the model.
+
+One thread lists, a pool reads and decodes, and whoever iterates gets what is done. However much the
+sources hold, only a window of it is in memory. Knows nothing of models beyond their preprocessing.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import Final
+
+import numpy as np
+
+from perception_encoder.index import FileState, KnownRows, Outcome
+from perception_encoder.index.digests import DigestMap, digests_of
+from perception_encoder.pipeline.prepare import Prepared, prepare
+from perception_encoder.pipeline.progress import Progress
+from perception_encoder.pipeline.sources import Item, Source
+from perception_encoder.preprocess import ImageProcessor
+
+_LISTED_AT_ONCE: Final = 256
+_REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
+_WAITING_EVENTS: Final = 64
+_GLANCE_SECONDS: Final = 0.1  # how often a waiting thread looks whether it should stop
+_LASTING: Final = frozenset(
+    ("ImageDecodeError", "ImageEmptyError", "ImageTruncatedError", "ImageTooLargeError")
+)
+"""Reasons that lie in a file's content: as long as it has not changed, trying again is in vain."""
+
+
+class Feed:
+    """Items of sources, each as an outcome (skipped, failed) or prepared for the model.
+
+    Args:
+        sources: what to list.
+        known: what the table has.
+        failures: outcomes of items that failed before, by key.
+        processor: the model's preprocessing.
+        window: prepared pictures that may wait for the model.
+        progress: is told of what was listed and decoded.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        known: KnownRows,
+        failures: Mapping[str, Outcome],
+        processor: ImageProcessor,
+        *,
+        window: int,
+        progress: Progress,
+    ) -> None:
+        self._sources = sources
+        self._known = known
+        self._failures = failures
+        self._processor = processor
+        self._progress = progress
+        self._listed = DigestMap()
+        self.num_items_of = dict.fromkeys(range(len(sources)), 0)
+        self.failures_met = set[str]()
+        self._events: queue.Queue[Prepared | list[Outcome] | Exception | None]
+        self._events = queue.Queue(_WAITING_EVENTS)
+        self._window = threading.Semaphore(window)
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._remote_pool = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
+        self._unfinished = 1  # the listing itself
+        self._count_lock = threading.Lock()
+        self._lister = threading.Thread(target=self._list, name="list", daemon=True)
+
+    def events(self, *, patience_seconds: float) -> Iterator[Prepared | list[Outcome] | None]:
+        """Yield what is done, in the order in which it is done; None when nothing came for a while.
+
+        Args:
+            patience_seconds: after which None is yielded.
+        """
+        self._lister.start()
+        while True:
+            try:
+                event = self._events.get(timeout=patience_seconds)
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(event, Exception):
+                raise event
+            if event is None:
+                return
+            if isinstance(event, Prepared):
+                self._progress.decode_seconds += event.decode_ms / 1000
+            yield event
+
+    def close(self) -> None:
+        """Stop listing and decoding. Threads that wait for a network end when it answers."""
+        self._stop.set()
+        self._remote_pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+
+    def _list(self) -> None:
+        try:
+            for number, source in enumerate(self._sources):
+                items = source.items()
+                while not self._stop.is_set() and (part := list(islice(items, _LISTED_AT_ONCE))):
+                    self.num_items_of[number] += len(part)
+                    self._take(part)
+        except Exception as err:  # noqa: BLE001  raised again where the events are read
+            self._put(err)
+        self._progress.is_listing = False
+        self._one_finished()
+
+    def _take(self, items: list[Item]) -> None:
+        """Sort listed items into those to prepare and those whose outcome is known."""
+        items = self._new_of(items)
+        self._progress.num_listed += len(items)
+        states = self._known.look_up([item.id for item in items])
+        outcomes = []
+        for item, before in zip(items, states, strict=True):
+            failure = self._failures.get(item.id)
+            if failure is not None:
+                self.failures_met.add(item.id)
+            if before is not None and _is_unchanged(item, before):
+                outcomes.append(_skipped(item))
+            elif failure is not None and _is_in_vain(item, failure):
+                self._progress.num_failed_before += 1
+                outcomes.append(replace(failure, decode_ms=0.0))
+            else:
+                self._submit(item, is_new=before is None)
+        if outcomes:
+            self._put(outcomes)
+
+    def _new_of(self, items: list[Item]) -> list[Item]:
+        """Leave out what was listed before: sources may overlap."""
+        items = list({item.id: item for item in items}.values())
+        digests = digests_of([item.id for item in items])
+        is_new = self._listed.find(digests) < 0
+        self._listed.add(digests, np.zeros(len(items), np.int64))
+        return [item for item, new in zip(items, is_new, strict=True) if new]
+
+    def _submit(self, item: Item, *, is_new: bool) -> None:
+        while not self._window.acquire(timeout=_GLANCE_SECONDS):
+            if self._stop.is_set():
+                return
+        if self._stop.is_set():
+            return
+        with self._count_lock:
+            self._unfinished += 1
+        pool = self._remote_pool if item.is_remote else self._pool
+        pool.submit(self._prepare, item, is_new)
+
+    def _prepare(self, item: Item, is_new: bool) -> None:
+        result = prepare(item, self._processor, self._known.id_of_content, is_new=is_new)
+        if isinstance(result, Outcome):
+            self.release(1)
+            self._put([result])
+        else:
+            self._put(result)
+        self._one_finished()
+
+    def _one_finished(self) -> None:
+        with self._count_lock:
+            self._unfinished -= 1
+            is_last = self._unfinished == 0
+        if is_last:
+            self._put(None)
+
+    def release(self, count: int) -> None:
+        """Say that so many prepared pictures have been used."""
+        self._window.release(count)
+
+    def _put(self, event: Prepared | list[Outcome] | Exception | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._events.put(event, timeout=_GLANCE_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+
+def _is_unchanged(item: Item, before: FileState) -> bool:
+    if item.mtime is None:  # a URL's is not known without asking for it: what is there stays
+        return item.is_remote
+    return item.mtime == before.mtime and item.bytes in (None, before.bytes)
+
+
+def _is_in_vain(item: Item, failure: Outcome) -> bool:
+    """Whether the item would fail again: its content was at fault and is the same."""
+    return (
+        failure.reason in _LASTING
+        and item.mtime is not None
+        and (item.bytes, item.mtime) == (failure.bytes, failure.mtime)
+    )
+
+
+def _skipped(item: Item) -> Outcome:
+    return Outcome(
+        item.uri,
+        "skipped",
+        member=item.member,
+        offset=item.offset,
+        bytes=item.bytes,
+        mtime=item.mtime,
+    )

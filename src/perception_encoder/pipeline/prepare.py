@@ -1,0 +1,111 @@
+"""One item on its way to the model: read, hashed, decoded and resized, or told why not.
+
+Runs on many threads at once. Knows nothing of models, tables or other items.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.errors import ImageError
+from perception_encoder.index import Outcome, Row
+from perception_encoder.pipeline.sources import Item
+from perception_encoder.preprocess import ImageProcessor, decode_image
+from perception_encoder.preprocess.modes import upright
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An item that was read.
+
+    Attributes:
+        item: where it came from.
+        row: what the table will say of it; without width and height where `donor` is given.
+        resized: (S, S, 3) uint8 RGB; None where `donor` is given.
+        donor: the key of a row with the same content, whose vector it can have.
+        is_new: whether the table has no row of its key.
+        decode_ms: reading, decoding and resizing took, milliseconds.
+    """
+
+    item: Item
+    row: Row
+    resized: NDArray[np.uint8] | None
+    donor: str | None
+    is_new: bool
+    decode_ms: float
+
+
+def prepare(
+    item: Item,
+    processor: ImageProcessor,
+    donor_of: Callable[[str], str | None],
+    *,
+    is_new: bool,
+) -> Prepared | Outcome:
+    """Read an item, and decode it unless its content has a vector already.
+
+    Args:
+        item: from a source.
+        processor: decodes and resizes.
+        donor_of: the key of a row with that SHA-256, or None.
+        is_new: whether the table has no row of its key.
+
+    Returns:
+        What was read, or the outcome of a failure.
+    """
+    started = time.perf_counter()
+    name = item.uri if item.member is None else f"{item.uri}: {item.member}"
+    resized, width, height = None, None, None
+    try:
+        data = item.read()
+        sha256 = hashlib.sha256(data).hexdigest()
+        donor = donor_of(sha256)
+        if donor is None:
+            picture = decode_image(data, max_pixels=processor.max_pixels, item=name)
+            resized = processor(picture, item=name)
+            width, height = upright(picture).size
+        row = Row(
+            uri=item.uri,
+            member=item.member,
+            offset=item.offset,
+            width=width,
+            height=height,
+            bytes=len(data) if item.bytes is None else item.bytes,
+            mtime=item.mtime,
+            sha256=sha256,
+            metadata=item.metadata,
+        )
+    except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
+        return _failure(item, err, _milliseconds_since(started), name)
+    return Prepared(item, row, resized, donor, is_new, _milliseconds_since(started))
+
+
+def _failure(item: Item, err: Exception, decode_ms: float, name: str) -> Outcome:
+    message = str(err)
+    if not isinstance(err, ImageError | OSError | ValueError | MemoryError):
+        logger.warning("%s: an error that was not foreseen", name, exc_info=err)
+    if name not in message:
+        message = f"{name}: {message or type(err).__name__}"
+    return Outcome(
+        item.uri,
+        "failed",
+        member=item.member,
+        offset=item.offset,
+        reason=type(err).__name__,
+        message=message,
+        bytes=item.bytes,
+        mtime=item.mtime,
+        decode_ms=decode_ms,
+        metadata=item.metadata,
+    )
+
+
+def _milliseconds_since(started: float) -> float:
+    return 1000 * (time.perf_counter() - started)

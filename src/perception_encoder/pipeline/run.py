@@ -1,0 +1,173 @@
+"""A run: brings what sources hold into a table, once and completely, and says what became of each.
+
+Listing, decoding, computing and committing overlap. A run may be stopped or killed at any moment:
+the next one finds by size and time what is done and goes on from there. Unchanged files are not
+read, copies and renamed files take the vector of their content, one bad file stops nobody.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
+from perception_encoder.index.known import Place
+from perception_encoder.pipeline.commit import Committer
+from perception_encoder.pipeline.compute import Computer
+from perception_encoder.pipeline.feed import Feed
+from perception_encoder.pipeline.prepare import Prepared
+from perception_encoder.pipeline.progress import Progress
+from perception_encoder.pipeline.sources import Source
+
+_PATIENCE_SECONDS: Final = 1.0  # an incomplete batch waits so long for slow sources
+_DELETED_AT_ONCE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Settings of a run.
+
+    Attributes:
+        batch_size: pictures computed at once.
+        prune: remove the rows of pictures that have gone from their source.
+        wait: for another run on the table to end, rather than refuse.
+        retries_failures: read again what failed before, also where it has not changed.
+    """
+
+    batch_size: int = 32
+    prune: bool = False
+    wait: bool = False
+    retries_failures: bool = False
+
+
+class Run:
+    """One run over sources; `outcomes` does the work, `progress` tells how far it is.
+
+    Args:
+        model: whose vectors the table holds.
+        index: the table.
+        sources: what to bring into it.
+        options: see `RunOptions`.
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        index: Index,
+        sources: Sequence[Source],
+        options: RunOptions | None = None,
+    ) -> None:
+        self._model = model
+        self._index = index
+        self._sources = sources
+        self._options = options or RunOptions()
+        self._log = OutcomeLog(index.path)
+        self.progress = Progress()
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Do the work, and yield each item's outcome once it is committed.
+
+        Whoever stops iterating, or is interrupted, stops the run: what was computed is committed
+        first.
+
+        Raises:
+            IndexMismatchError: the table is another model's.
+            IndexBusyError: another process writes to it.
+            IndexStorageError: it cannot be read or written; what was committed is kept.
+        """
+        self._index.check(self._model.identity)
+        with writing(self._index.path, wait=self._options.wait):
+            self._index.refresh()
+            known = self._index.known_rows()
+            failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
+            feed = self._feed(known, {} if self._options.retries_failures else failures)
+            committer = Committer(self._index, self._log, known, time.strftime("%Y%m%dT%H%M%S"))
+            with closing(feed):
+                try:
+                    for finished in self._work(feed, committer):
+                        yield from self._counted(finished)
+                    committer.add_outcomes(list(self._vanished(feed, known, failures)))
+                finally:
+                    rest = committer.close()
+            yield from self._counted(rest)
+            self._log.compact()
+
+    def _feed(self, known: KnownRows, failures: dict[str, Outcome]) -> Feed:
+        return Feed(
+            self._sources,
+            known,
+            failures,
+            self._model.processor,
+            window=3 * self._options.batch_size,
+            progress=self.progress,
+        )
+
+    def _counted(self, outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
+        for outcome in outcomes:
+            self.progress.counts[outcome.status] += 1
+            yield outcome
+
+    def _work(self, feed: Feed, committer: Committer) -> Iterator[list[Outcome]]:
+        """Compute what the feed prepares, and yield outcomes as they are committed."""
+        computer = Computer(self._model, self._index, self.progress)
+        batch: list[Prepared] = []
+        for event in feed.events(patience_seconds=_PATIENCE_SECONDS):
+            if isinstance(event, list):
+                committer.add_outcomes(event)
+            elif event is not None:
+                batch.append(event)
+            if len(batch) == self._options.batch_size or (event is None and batch):
+                self._compute(batch, computer, committer)
+                feed.release(len(batch))
+                batch = []
+            yield committer.finished()
+        self._compute(batch, computer, committer)
+
+    def _compute(self, batch: list[Prepared], computer: Computer, committer: Committer) -> None:
+        rows, failed = computer.rows(batch, committer.waiting())
+        committer.add(rows)
+        committer.add_outcomes(failed)
+
+    def _vanished(
+        self, feed: Feed, known: KnownRows, failures: Mapping[str, Outcome]
+    ) -> Iterator[Outcome]:
+        """Find what sources no longer list, and remove its rows if that is wanted."""
+        gone, kept = list[Place](), Counter[str]()
+        for place in known.unseen():
+            source = self._source_of(place.uri, place.member)
+            if source is None:
+                continue
+            if self._options.prune and feed.num_items_of[source]:
+                gone.append(place)
+                if len(gone) == _DELETED_AT_ONCE:
+                    yield from self._pruned(gone)
+                    gone = []
+                continue
+            kept[self._sources[source].name] += not feed.num_items_of[source]
+            yield Outcome(place.uri, "vanished", member=place.member)
+        yield from self._pruned(gone)
+        for name, count in kept.items():
+            if count and self._options.prune:
+                self.progress.notes.append(
+                    f"{name}: nothing was found there, so its {count} rows are kept: a disk that "
+                    "is not mounted looks like this"
+                )
+        for failure in failures.values():
+            is_met = failure.id in feed.failures_met
+            if not is_met and self._source_of(failure.uri, failure.member) is not None:
+                yield Outcome(failure.uri, "vanished", member=failure.member)
+
+    def _pruned(self, places: Sequence[Place]) -> Iterator[Outcome]:
+        self._index.delete(place.id for place in places)
+        for place in places:
+            yield Outcome(place.uri, "pruned", member=place.member)
+
+    def _source_of(self, uri: str, member: str | None) -> int | None:
+        """Return which of the sources would list this, if it were still there."""
+        for number, source in enumerate(self._sources):
+            if source.covers(uri, member):
+                return number
+        return None

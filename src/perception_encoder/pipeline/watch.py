@@ -1,0 +1,78 @@
+"""Follows folders: every burst of changes becomes a source of just what has changed."""
+
+import os
+from collections.abc import Iterator, Sequence
+from threading import Event
+from typing import Final
+
+from perception_encoder.errors import SourceNotFoundError
+from perception_encoder.pipeline.sources import Item, Source, SourceOptions, open_sources
+
+_QUIET_MS: Final = 400  # a file that is still being copied changes again within this time
+_LONGEST_BURST_MS: Final = 5000
+
+
+class ChangedFiles:
+    """What has changed below a folder: files to look at, and names that may have gone.
+
+    Args:
+        folder: the source that was searched as a whole before.
+        paths: absolute; of files and folders that were added, changed or deleted.
+        options: as the folder's.
+    """
+
+    def __init__(self, folder: Source, paths: Sequence[str], options: SourceOptions) -> None:
+        self.name = folder.name
+        self._folder = folder
+        self._paths = sorted(paths)
+        self._options = options
+        self._gone = [path for path in self._paths if not os.path.lexists(path)]
+
+    def items(self) -> Iterator[Item]:
+        """List the changed files that the folder would list; of a new folder, all of them."""
+        for path in self._paths:
+            if not os.path.exists(path):
+                continue
+            for source in open_sources([path], self._options):
+                yield from (item for item in source.items() if self._folder.covers(item.uri, None))
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether this was one of the names that have gone, or lay below one."""
+        return any(
+            uri == path or uri.startswith(os.path.join(path, "")) for path in self._gone
+        ) and self._folder.covers(uri, member)
+
+
+def changes_of(
+    names: Sequence[str], options: SourceOptions, *, stop: Event | None = None
+) -> Iterator[list[Source]]:
+    """Wait for changes below folders, and yield each burst of them as sources, for ever.
+
+    Args:
+        names: the sources of the run before; those that are folders are followed.
+        options: of that run.
+        stop: ends it when set.
+
+    Raises:
+        SourceNotFoundError: none of the names is a folder.
+    """
+    from watchfiles import watch
+
+    folders = {os.path.abspath(name): name for name in names if os.path.isdir(name)}
+    if not folders:
+        raise SourceNotFoundError(
+            f"--watch follows folders, and none of these is one: {', '.join(names)}"
+        )
+    sources = {top: open_sources([name], options)[0] for top, name in folders.items()}
+    bursts = watch(
+        *folders, watch_filter=None, debounce=_LONGEST_BURST_MS, step=_QUIET_MS, stop_event=stop
+    )
+    for burst in bursts:
+        paths = {path for _, path in burst}
+        changed: list[Source] = []
+        for top, source in sources.items():
+            below = [path for path in paths if path.startswith(os.path.join(top, ""))]
+            if below:
+                changed.append(ChangedFiles(source, below, options))
+        if changed:
+            yield changed
