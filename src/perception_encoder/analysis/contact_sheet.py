@@ -5,14 +5,14 @@ Knows nothing of models or tables: it is given pictures, scores and labels.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from PIL import Image, ImageDraw
 
 from perception_encoder.analysis.lettering import Lettering
-from perception_encoder.errors import ImageError, ImageNotFoundError, ImageWriteError
+from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.decode import ImageInput, decode_image
 from perception_encoder.preprocess.modes import to_rgb, upright
 
@@ -27,6 +27,9 @@ _LINE: Final = "#e3e6ea"
 _MAX_ENLARGEMENT: Final = 4  # of small drawings; beyond it they only blur
 _JPEG_QUALITY: Final = 90
 
+SheetImage: TypeAlias = ImageInput | Callable[[], bytes]
+"""A picture, or what reads its file when it is its turn to be drawn; raises ImageError, OSError."""
+
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, right and bottom not included."""
 
@@ -35,7 +38,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 class SheetHit:
     """A picture that was found: its cosine, and a few words such as its file name."""
 
-    image: ImageInput
+    image: SheetImage
     score: float
     label: str = ""
 
@@ -46,7 +49,7 @@ class SheetRow:
 
     hits: Sequence[SheetHit]
     text: str = ""
-    image: ImageInput | None = None
+    image: SheetImage | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,20 @@ def draw_contact_sheet(rows: Sequence[SheetRow], *, tile: int = 224) -> Image.Im
     return canvas
 
 
+def thumbnail(image: SheetImage, tile: int, *, item: str = "") -> Image.Image:
+    """Fit a picture into a square of `tile` pixels, in its own proportions; RGB.
+
+    Raises:
+        ImageError: it cannot be used; `item` names it.
+        OSError: it cannot be read.
+    """
+    source = image() if callable(image) else image
+    picture = to_rgb(upright(decode_image(source, item=item or None)), item=item)
+    scale = min(tile / max(picture.size), _MAX_ENLARGEMENT)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
 def _draw_rule(draw: ImageDraw.ImageDraw, layout: SheetLayout, row: int) -> None:
     """Draw a hairline above a row."""
     left, top, _, _ = layout.query_box(row)
@@ -176,18 +193,18 @@ def _fitted(text: str, layout: SheetLayout) -> tuple[Lettering, list[str]]:
 
 
 def _draw_picture(
-    canvas: Image.Image, layout: SheetLayout, image: ImageInput, box: Box, *, item: str
+    canvas: Image.Image, layout: SheetLayout, image: SheetImage, box: Box, *, item: str
 ) -> None:
     """Draw a picture in the middle of its tile, all of it, in its own proportions."""
     draw = ImageDraw.Draw(canvas)
     radius = layout.tile // 24
     corners = (box[0], box[1], box[2] - 1, box[3] - 1)
     try:
-        picture = _thumbnail(image, layout.tile, item)
-    except ImageError as err:
+        picture = thumbnail(image, layout.tile, item=item)
+    except (ImageError, OSError) as err:
         logger.warning("%s", err)
         draw.rounded_rectangle(corners, radius, fill=_BROKEN_TILE)
-        is_missing = isinstance(err, ImageNotFoundError)
+        is_missing = isinstance(err, FileNotFoundError)
         _draw_centred(draw, layout, "file not found" if is_missing else "cannot be opened", box)
         return
     draw.rounded_rectangle(corners, radius, fill=_TILE)
@@ -198,13 +215,6 @@ def _draw_picture(
     offset = (left - box[0], top - box[1])
     part = mask.crop((*offset, offset[0] + picture.width, offset[1] + picture.height))
     canvas.paste(picture, (left, top), part)
-
-
-def _thumbnail(image: ImageInput, tile: int, item: str) -> Image.Image:
-    picture = to_rgb(upright(decode_image(image, item=item or None)), item=item)
-    scale = min(tile / max(picture.size), _MAX_ENLARGEMENT)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _draw_line(

@@ -15,8 +15,8 @@ _QUERIES: tuple[tuple[str, ...], ...] = (
     ("red heart",),
     ("a blue square",),
     ("green plant",),
-    ("green-apple.webp",),
-    ("blue-heart.webp", "+", "red"),
+    ("@green-apple.webp",),
+    ("@blue-heart.webp", "+", "red"),
 )
 _HITS = 6
 
@@ -28,8 +28,15 @@ def demo(
 ) -> None:
     """Embed a gallery with pe-nano, store it in a table, search it, and draw the hits."""
     from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
-    from perception_encoder.index import Index
-    from perception_encoder.pipeline import Run, SourceOptions, open_sources, read_query, search
+    from perception_encoder.index import Index, parse_query
+    from perception_encoder.pipeline import (
+        Run,
+        SearchOptions,
+        SourceOptions,
+        open_sources,
+        read_queries,
+        search,
+    )
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,16 +51,14 @@ def demo(
         listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         say(f"pictures of the gallery: {listed} in {time.monotonic() - began:.1f} s")
         say(f"{table_folder}: {table.count()} vectors in a Lance table")
+        queries = read_queries(table, [parse_query(words) for words in _QUERIES], lambda: model)
+        answers = search(table, queries, SearchOptions(k=_HITS), leave_out_own=True)
         rows = []
-        for words in _QUERIES:
-            paths = [str(gallery / word) if word.endswith(".webp") else word for word in words]
-            query = read_query(model, paths)
-            own = [term.value for term in query.terms if term.kind == "image"]
-            hits = search(table, query, k=_HITS, leave_out=own)
+        for words, query, found in zip(_QUERIES, queries, answers, strict=True):
             write_line(f"\n{' '.join(words)}")
+            hits = [SheetHit(f.hit.uri, f.hit.score, Path(f.hit.uri).stem) for f in found]
             for hit in hits:
-                write_line(f"  {hit.score:.3f}  {Path(hit.uri).stem}")
-            found = [SheetHit(hit.uri, hit.score, Path(hit.uri).stem) for hit in hits]
-            rows.append(SheetRow(found, text=query.text, image=query.image))
+                write_line(f"  {hit.score:.3f}  {hit.label}")
+            rows.append(SheetRow(hits, text=query.text, image=query.picture))
         contact_sheet(rows, sheet)
     say(f"\n{sheet}: the queries and their hits; {time.monotonic() - started:.1f} s in all")

@@ -12,6 +12,7 @@ import typer
 from perception_encoder import __version__
 from perception_encoder.cli import compare, demo, doctor, embed, indexing, models, searching
 from perception_encoder.cli.output import say, write_line
+from perception_encoder.cli.search_options import BareOptions
 from perception_encoder.errors import PerceptionEncoderError
 
 app = typer.Typer(
@@ -27,8 +28,8 @@ app.command()(embed.embed)
 app.command()(compare.compare)
 app.command()(indexing.index)
 app.command()(indexing.errors)
-app.command()(searching.search)
-app.command()(searching.similar)
+app.command(cls=BareOptions)(searching.search)
+app.command(cls=BareOptions)(searching.similar)
 app.command("models")(models.list_models)
 app.command()(models.download)
 app.command()(doctor.doctor)

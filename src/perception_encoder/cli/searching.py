@@ -1,140 +1,137 @@
 """`pe search` and `pe similar`: find pictures by words, by pictures, or by sums of both."""
 
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from perception_encoder.cli.options import (
-    DeviceOption,
-    JsonOption,
-    TableOption,
-    open_model,
-    table_path,
-)
-from perception_encoder.cli.output import say, write_json, write_line, write_table
+from perception_encoder.cli.hits import Answer, show
+from perception_encoder.cli.options import open_model, table_path
+from perception_encoder.cli.search_options import SearchFlags, with_search_options
+from perception_encoder.errors import QueryError
 
 if TYPE_CHECKING:
-    from perception_encoder.index import Hit
-    from perception_encoder.pipeline import Query
+    from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.index import QueryTerm
+    from perception_encoder.pipeline.search import SearchOptions
 
-TableModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the table."),
-]
-KOption = Annotated[int, typer.Option("-k", min=1, help="How many hits, at most.")]
-ThresholdOption = Annotated[float | None, typer.Option(help="The lowest cosine of a hit.")]
-WhereOption = Annotated[
-    str | None, typer.Option(help='SQL condition on the table\'s columns: "width > 800".')
-]
-PathsOption = Annotated[bool, typer.Option("--paths", help="Only the paths.")]
-NullOption = Annotated[bool, typer.Option("-0", help="Only the paths, each ended by NUL.")]
-SheetOption = Annotated[
-    Path | None, typer.Option(help="Draw the query and its hits as one picture.")
-]
+_STDIN: Final = "-"
 
 
-def search(  # noqa: PLR0913  one parameter for each option
-    query: Annotated[list[str], typer.Argument(help="Words, a picture, or a sum of them.")],
-    db: TableOption = None,
-    k: KOption = 10,
-    threshold: ThresholdOption = None,
-    where: WhereOption = None,
-    as_json: JsonOption = False,
-    paths: PathsOption = False,
-    null: NullOption = False,
-    sheet: SheetOption = None,
-    model: TableModelOption = None,
-    device: DeviceOption = "auto",
+@with_search_options
+def search(
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(help="Words, a picture, @ITEM of the table, or a sum of them."),
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="Read queries from a file, one a line; - is stdin.")
+    ] = None,
+    *,
+    flags: SearchFlags,
 ) -> None:
     """Find the pictures of a table that fit a query, best first.
+
+    A picture may be a file, a web address, @ and the end of an indexed name (or its id), or - for
+    the picture on stdin.
 
     Examples:
         pe search "red heart"
         pe search cat.png -k 5 --sheet hits.png
+        pe search @cat.webp + "red" --unique
         pe search "2:golden retriever" + pool.jpg - fruit
+        pe search --queries queries.txt --json
     """
-    hits, read = _search(query, [], db, k, threshold, where, model, device)
-    _write(hits, as_json=as_json, paths=paths, null=null)
-    if sheet is not None:
-        _draw(sheet, read, hits)
+    from perception_encoder.index import parse_query
+
+    if (query is None) == (queries is None):
+        raise typer.BadParameter("give a query, or a file of queries with --queries")
+    if queries is not None:
+        _answer(_lines(queries), flags)
+    elif query is not None:
+        _answer([(None, parse_query(query))], flags)
 
 
-def similar(  # noqa: PLR0913  one parameter for each option
-    picture: Annotated[Path, typer.Argument(help="A picture file, in the table or not.")],
-    db: TableOption = None,
-    k: KOption = 10,
-    threshold: ThresholdOption = None,
-    where: WhereOption = None,
-    as_json: JsonOption = False,
-    paths: PathsOption = False,
-    null: NullOption = False,
-    sheet: SheetOption = None,
-    model: TableModelOption = None,
-    device: DeviceOption = "auto",
+@with_search_options
+def similar(
+    picture: Annotated[
+        str, typer.Argument(help="A picture file, @ITEM of the table, a web address, or -.")
+    ],
+    *,
+    flags: SearchFlags,
 ) -> None:
-    """Find the pictures of a table that look like one, which is itself left out."""
-    if not picture.is_file():
-        raise typer.BadParameter(f"{picture}: no such file")
-    # A path with a folder in it is read as a picture whatever its name ends in.
-    own = os.path.abspath(picture)
-    hits, read = _search([own], [own], db, k, threshold, where, model, device)
-    _write(hits, as_json=as_json, paths=paths, null=null)
-    if sheet is not None:
-        _draw(sheet, read, hits)
+    """Find the pictures of a table that look like one, which is itself left out.
+
+    Of a picture that is in the table and has not changed, the vector is taken from there: no model
+    is loaded.
+    """
+    from perception_encoder.index.query import picture_term
+
+    _answer([(None, (picture_term(picture),))], flags, leave_out_own=True)
 
 
-def _search(
-    query: Sequence[str],
-    leave_out: Sequence[str],
-    db: Path | None,
-    k: int,
-    threshold: float | None,
-    where: str | None,
-    model: str | None,
-    device: str,
-) -> "tuple[list[Hit], Query]":
+def _answer(
+    queries: "Sequence[tuple[str | None, Sequence[QueryTerm]]]",
+    flags: SearchFlags,
+    *,
+    leave_out_own: bool = False,
+) -> None:
     from perception_encoder.index import Index
-    from perception_encoder.pipeline import read_query, search
+    from perception_encoder.pipeline.queries import read_queries
+    from perception_encoder.pipeline.search import search as find
 
-    table = Index.open(table_path(db))
-    # The table knows its model; only one that was opened from a path has to be named again.
-    loaded = open_model(
-        model or table.identity.model_id, device=device, preprocess=table.identity.preprocess
+    options = _options(flags)
+    index = Index.open(table_path(flags.db))
+
+    def open_the_model() -> "EmbeddingModel":
+        # The table knows its model; only one that was opened from a path has to be named again.
+        identity = index.identity
+        name = flags.model or identity.model_id
+        return open_model(name, device=flags.device, preprocess=identity.preprocess)
+
+    read = read_queries(
+        index, [terms for _, terms in queries], open_the_model, read_stdin=sys.stdin.buffer.read
     )
-    table.check(loaded.identity)
-    read = read_query(loaded, query)
-    hits = search(table, read, k=k, where=where, threshold=threshold, leave_out=leave_out)
-    return hits, read
+    found = find(index, read, options, leave_out_own=leave_out_own)
+    written = [line for line, _ in queries]
+    show([Answer(*answer) for answer in zip(read, found, written, strict=True)], flags)
 
 
-def _write(hits: "Sequence[Hit]", *, as_json: bool, paths: bool, null: bool) -> None:
-    if null or paths:
-        for hit in hits:
-            write_line(hit.uri, end="\0" if null else "\n")
-    elif as_json:
-        for hit in hits:
-            write_json(
-                {
-                    "uri": hit.uri,
-                    "member": hit.member,
-                    "score": round(hit.score, 6),
-                    "width": hit.width,
-                    "height": hit.height,
-                    **({"metadata": dict(hit.metadata)} if hit.metadata else {}),
-                }
-            )
-    elif hits:
-        write_table(["score", "picture"], [[f"{hit.score:.4f}", hit.uri] for hit in hits])
-    else:
-        say("nothing found")
+def _options(flags: SearchFlags) -> "SearchOptions":
+    from perception_encoder.pipeline.search import SearchOptions
+
+    try:
+        return SearchOptions(
+            k=flags.k,
+            offset=flags.offset,
+            threshold=float(flags.threshold) if flags.threshold is not None else None,
+            where=flags.where,
+            exact=flags.exact,
+            unique=flags.unique,
+        )
+    except ValueError as err:
+        raise typer.BadParameter(str(err)) from err
 
 
-def _draw(path: Path, query: "Query", hits: "Sequence[Hit]") -> None:
-    from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
+def _lines(path: Path) -> "list[tuple[str, Sequence[QueryTerm]]]":
+    """Read one query from each line that is not empty.
 
-    found = [SheetHit(hit.uri, hit.score, Path(hit.uri).stem) for hit in hits]
-    contact_sheet([SheetRow(found, text=query.text, image=query.image)], path)
-    say(f"{path}: the query and its {len(hits)} hits")
+    Raises:
+        QueryError: a line cannot be understood; the message says which.
+    """
+    from perception_encoder.index import parse_query
+
+    text = sys.stdin.read() if str(path) == _STDIN else path.read_text(encoding="utf-8")
+    queries: list[tuple[str, Sequence[QueryTerm]]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            if line.strip() == _STDIN:
+                raise QueryError("- stands for a picture on stdin only alone, without --queries")
+            queries.append((line.strip(), parse_query(line.strip())))
+        except QueryError as err:
+            raise QueryError(f"{path}, line {number}: {err}") from err
+    return queries

@@ -97,6 +97,27 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
     return tuple(_terms(pieces, text))
 
 
+def picture_term(name: str) -> QueryTerm:
+    """Read a query that is one picture or item, with nothing else in it.
+
+    Args:
+        name: a file's path whatever its signs, `@` and an item, a web address, or `STDIN`.
+
+    Raises:
+        QueryError: there is no such file.
+    """
+    if name == STDIN or os.path.isfile(name) or _ADDRESS.fullmatch(name):
+        return QueryTerm(1.0, "image", name)
+    if _ITEM.match(name):
+        return QueryTerm(1.0, "item", name[1:])
+    path = os.path.expanduser(name)
+    if os.path.isfile(path):
+        return QueryTerm(1.0, "image", path)
+    raise QueryError(
+        f"{name}: no such file; check the path, or write @ before the name of an indexed picture"
+    )
+
+
 def combine(vectors: Embeddings, weights: ArrayLike) -> Embeddings:
     """Add the terms' vectors up and bring the sum to unit length.
 

@@ -1,0 +1,118 @@
+"""Shows what searches found: a table, JSON lines or paths; a sheet, a preview, or a viewer."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from perception_encoder.cli.output import say, write_json, write_line, write_table
+from perception_encoder.cli.search_options import SearchFlags
+
+if TYPE_CHECKING:
+    from perception_encoder.analysis.contact_sheet import SheetImage
+    from perception_encoder.index import Hit
+    from perception_encoder.pipeline.queries import Query
+    from perception_encoder.pipeline.search import Found
+
+
+class Answer(NamedTuple):
+    """A query and what it found; `written` tells several apart, and is None for a single one."""
+
+    query: "Query"
+    found: "Sequence[Found]"
+    written: str | None = None
+
+
+def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
+    """Show the hits of each query in every form that the flags ask for."""
+    for answer in answers:
+        if flags.null or flags.paths:
+            _write_paths(answer.found, end="\0" if flags.null else "\n")
+        elif flags.as_json:
+            _write_json(answer)
+        elif answer.found:
+            _write_table(answer)
+        if not answer.found:
+            say(f"{answer.written}: nothing found" if answer.written else "nothing found")
+    if flags.sheet is not None:
+        _draw(flags.sheet, answers)
+    if flags.preview is not None:
+        from perception_encoder.cli.preview import Shown, preview
+
+        hits = [found.hit for answer in answers for found in answer.found]
+        preview(
+            [Shown(_image(hit), f"{hit.score:.3f} {_short_name(hit)}") for hit in hits],
+            flags.preview,
+        )
+    if flags.open_hits:
+        from perception_encoder.cli.viewer import open_pictures
+
+        open_pictures([found.hit for answer in answers for found in answer.found])
+
+
+def _write_paths(found: "Sequence[Found]", *, end: str) -> None:
+    from perception_encoder.pipeline.names import item_name
+
+    for one in found:
+        write_line(item_name(one.hit), end=end)
+
+
+def _write_json(answer: Answer) -> None:
+    from perception_encoder.pipeline.names import item_name
+
+    for found in answer.found:
+        hit = found.hit
+        write_json(
+            {
+                **({"query": answer.written} if answer.written is not None else {}),
+                "id": hit.id,
+                "uri": hit.uri,
+                "member": hit.member,
+                "score": round(hit.score, 6),
+                "width": hit.width,
+                "height": hit.height,
+                **({"also": [item_name(copy) for copy in found.also]} if found.also else {}),
+                **({"metadata": dict(hit.metadata)} if hit.metadata else {}),
+            }
+        )
+
+
+def _write_table(answer: Answer) -> None:
+    from perception_encoder.pipeline.names import item_name
+
+    if answer.written is not None:
+        write_line(f"\n{answer.written}")
+    rows = []
+    for found in answer.found:
+        copies = f"  +{len(found.also)}" if found.also else ""
+        rows.append([f"{found.hit.score:.4f}", item_name(found.hit) + copies])
+    write_table(["score", "picture"], rows)
+
+
+def _draw(path: Path, answers: Sequence[Answer]) -> None:
+    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+
+    rows = [
+        SheetRow(
+            [SheetHit(_image(one.hit), one.hit.score, _short_name(one.hit)) for one in found],
+            text=query.text,
+            image=query.picture,
+        )
+        for query, found, _ in answers
+    ]
+    contact_sheet(rows, path)
+    num_hits = sum(len(answer.found) for answer in answers)
+    one = len(answers) == 1
+    say(f"{path}: {'the query' if one else f'{len(answers)} queries'} and {num_hits} hits")
+
+
+def _image(hit: "Hit") -> "SheetImage":
+    """Return the path of a plain file, or what reads a picture that lies elsewhere."""
+    from perception_encoder.pipeline.sources import read_picture
+
+    is_file = hit.member is None and "://" not in hit.uri
+    return hit.uri if is_file else partial(read_picture, hit.uri, hit.member, hit.offset)
+
+
+def _short_name(hit: "Hit") -> str:
+    return Path(hit.member or hit.uri).stem

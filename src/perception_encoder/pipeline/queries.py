@@ -1,0 +1,186 @@
+"""Turns the terms of queries into vectors: the table's own where it has them, else the model's.
+
+The model is opened only if something is left to embed, and what is left of all queries is embedded
+together. Knows nothing about searching.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.index import Index, QueryTerm, Row, combine, row_id
+from perception_encoder.index.query import STDIN
+from perception_encoder.pipeline.names import find_item
+from perception_encoder.pipeline.sources import read_picture
+from perception_encoder.pipeline.sources.item import is_unicode
+from perception_encoder.preprocess import decode_image
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    from perception_encoder.preprocess import ImageInput
+
+QueryPicture: TypeAlias = str | Callable[[], bytes]
+"""The path of a picture, or what reads it."""
+
+_Term: TypeAlias = tuple[str, str]
+"""A term's kind and value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that can be searched for.
+
+    Attributes:
+        terms: as it was understood.
+        vector: (E,) float32, unit length.
+        own: ids of the rows that the query itself names, whether the table has them or not.
+        picture: of its first picture or item.
+    """
+
+    terms: tuple[QueryTerm, ...]
+    vector: Embeddings
+    own: frozenset[str] = frozenset()
+    picture: QueryPicture | None = None
+
+    @property
+    def text(self) -> str:
+        """The words of the query, with their signs and weights, without its pictures."""
+        words = [term for term in self.terms if term.kind == "text"]
+        return " ".join(_shown(term, is_first=term is self.terms[0]) for term in words)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether a picture or an item is wanted in it, rather than words alone."""
+        return any(term.kind != "text" and term.weight > 0 for term in self.terms)
+
+
+def read_queries(
+    index: Index,
+    queries: Sequence[Sequence[QueryTerm]],
+    open_model: Callable[[], EmbeddingModel],
+    *,
+    read_stdin: Callable[[], bytes] | None = None,
+) -> list[Query]:
+    """Find the vectors of queries.
+
+    Args:
+        index: the table that will be searched. Its items, and files that have not changed since
+            they were indexed, keep the vectors that they have there.
+        queries: each as `parse_query` returns it.
+        open_model: opens the table's model; called once, or not at all.
+        read_stdin: reads the picture that `-` stands for.
+
+    Raises:
+        QueryError: there is no such item, or a query's terms cancel out.
+        ImageError: a picture cannot be used.
+        IndexMismatchError: the model is not the table's.
+        ValueError: a query needs `read_stdin`, and there is none.
+    """
+    terms = list(dict.fromkeys((term.kind, term.value) for query in queries for term in query))
+    known = _Known(index, terms, read_stdin)
+    left = [term for term in terms if term not in known.vectors]
+    if left:
+        model = open_model()
+        index.check(model.identity)
+        known.vectors |= _embedded(model, left, known.pictures)
+    return [known.query(terms) for terms in queries]
+
+
+class _Known:
+    """What is known of terms: their vectors, rows and pictures."""
+
+    def __init__(
+        self, index: Index, terms: Iterable[_Term], read_stdin: Callable[[], bytes] | None
+    ) -> None:
+        self.vectors: dict[_Term, Embeddings] = {}
+        self.ids: dict[_Term, str] = {}
+        self.pictures: dict[_Term, QueryPicture] = {}
+        files: dict[str, list[_Term]] = {}
+        for term in terms:
+            kind, value = term
+            if kind == "item":
+                row, self.vectors[term] = find_item(index, value)
+                self.ids[term] = row.id
+                self.pictures[term] = partial(read_picture, row.uri, row.member, row.offset)
+            elif kind == "image" and value == STDIN:
+                self.pictures[term] = _once(read_stdin)
+            elif kind == "image" and _is_address(value):
+                self.pictures[term] = partial(read_picture, value)
+            elif kind == "image":
+                self.pictures[term] = value
+                if is_unicode(path := os.path.abspath(value)):  # others cannot be in a table
+                    self.ids[term] = row_id(path)
+                    files.setdefault(self.ids[term], []).append(term)
+        for key, (row, vector) in index.by_ids(files).items():
+            for term in files[key]:
+                if _is_unchanged(term[1], row):
+                    self.vectors[term] = vector
+
+    def query(self, terms: Sequence[QueryTerm]) -> Query:
+        """Put a query together, all of whose terms have their vectors."""
+        keys = [(term.kind, term.value) for term in terms]
+        vectors = np.stack([self.vectors[key] for key in keys])
+        return Query(
+            tuple(terms),
+            combine(vectors, [term.weight for term in terms]),
+            frozenset(self.ids[key] for key in keys if key in self.ids),
+            next((self.pictures[key] for key in keys if key in self.pictures), None),
+        )
+
+
+def _embedded(
+    model: EmbeddingModel, terms: Sequence[_Term], pictures: dict[_Term, QueryPicture]
+) -> dict[_Term, Embeddings]:
+    texts = [term for term in terms if term[0] == "text"]
+    images = [term for term in terms if term[0] == "image"]
+    vectors: dict[_Term, Embeddings] = {}
+    if texts:
+        embedded = model.embed_text([value for _, value in texts], show_progress=False)
+        vectors |= dict(zip(texts, embedded, strict=True))
+    if images:
+        inputs = [_input(model, pictures[term], term[1]) for term in images]
+        embedded = model.embed_images(inputs, input_color_format="rgb", show_progress=False)
+        vectors |= dict(zip(images, embedded, strict=True))
+    return vectors
+
+
+def _input(model: EmbeddingModel, picture: QueryPicture, name: str) -> "ImageInput":
+    """Return a path as it is, and what has to be fetched as (S, S, 3) uint8 RGB: that is small."""
+    if isinstance(picture, str):
+        return picture
+    name = "the picture on standard input" if name == STDIN else name
+    decoded = decode_image(picture(), max_pixels=model.processor.max_pixels, item=name)
+    resized: NDArray[np.uint8] = model.processor(decoded, item=name)
+    return resized
+
+
+def _once(read: Callable[[], bytes] | None) -> Callable[[], bytes]:
+    """Return what reads a stream at first and remembers it, for the model and then for a sheet."""
+    if read is None:
+        raise ValueError(f"{STDIN!r} stands for standard input, which is not read here")
+    return cache(read)
+
+
+def _is_unchanged(path: str, row: Row) -> bool:
+    """Whether a file still has the size and time of its row; `pe index` goes by the same."""
+    try:
+        status = os.stat(path)
+    except OSError:  # gone just now; reading it will say so
+        return False
+    return (status.st_size, status.st_mtime_ns) == (row.bytes, row.mtime)
+
+
+def _is_address(value: str) -> bool:
+    return value.lower().startswith(("http://", "https://"))
+
+
+def _shown(term: QueryTerm, *, is_first: bool) -> str:
+    sign = "- " if term.weight < 0 else "" if is_first else "+ "
+    weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}:"
+    return f"{sign}{weight}{term.value}"
