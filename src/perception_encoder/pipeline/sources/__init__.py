@@ -1,11 +1,12 @@
-"""Where pictures come from: folders, files, globs and lists of names.
+"""Where pictures come from: folders, lists, archives, tables, object stores and the web.
 
 Every source lists items lazily, in an order that stays the same; nothing of a picture is read
-before its item's `read` is called.
+before its item's `read` is called. `read_picture` reads an indexed one again.
 """
 
 from perception_encoder.pipeline.sources.item import Item, Source
 from perception_encoder.pipeline.sources.open import open_sources
 from perception_encoder.pipeline.sources.options import SourceOptions
+from perception_encoder.pipeline.sources.read import read_picture
 
-__all__ = ["Item", "Source", "SourceOptions", "open_sources"]
+__all__ = ["Item", "Source", "SourceOptions", "open_sources", "read_picture"]

@@ -3,6 +3,7 @@
 import os
 import stat
 from functools import partial
+from typing import BinaryIO
 
 from perception_encoder.errors import (
     ImageNotFoundError,
@@ -27,6 +28,24 @@ def file_item(path: str) -> Item:
     return Item(path, partial(read_file, path), bytes=status.st_size, mtime=status.st_mtime_ns)
 
 
+def open_file(path: str) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        ImageNotFoundError: no file there.
+        ImageUnreadableError: a folder, a device, or no permission.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode):
+            return open(path, "rb")
+    except (OSError, ValueError) as err:
+        raise _unreadable(path, path, err) from err
+    # Not opened, as a pipe would wait for a writer.
+    kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    raise ImageUnreadableError(f"{path}: this is {kind}; name one file", item=path)
+
+
 def read_file(path: str) -> bytes:
     """Read a whole file.
 
@@ -34,16 +53,11 @@ def read_file(path: str) -> bytes:
         ImageNotFoundError: no file there.
         ImageUnreadableError: a folder, a device, no permission, or reading failed.
     """
-    try:
-        if not stat.S_ISREG(mode := os.stat(path).st_mode):  # a pipe would wait for a writer
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise ImageUnreadableError(f"{path}: this is {kind}; name one picture file", item=path)
-        with open(path, "rb") as file:
+    with open_file(path) as file:
+        try:
             return file.read()
-    except ImageUnreadableError:
-        raise
-    except (OSError, ValueError) as err:
-        raise _unreadable(path, path, err) from err
+        except OSError as err:
+            raise _unreadable(path, path, err) from err
 
 
 def read_range(path: str, offset: int, num_bytes: int, *, item: str) -> bytes:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue, row_id
+
+NOT_UNICODE: Final = "the name is not valid Unicode and cannot be stored; rename the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +73,16 @@ def broken(uri: str, message: str, *, member: str | None = None, is_remote: bool
 
     Args:
         uri: what it is about, in any spelling.
-        message: what happened and what to do, without the name.
+        message: what happened and what to do; the name before it may be left out.
         member: its name inside the archive or table at uri.
         is_remote: it lies behind a network.
     """
     uri, member = shown(uri), None if member is None else shown(member)
     item = uri if member is None else f"{uri}: {member}"
+    reason = shown(message).removeprefix(f"{uri}: ")
 
     def read() -> bytes:
-        raise ImageUnreadableError(f"{item}: {message}", item=item)
+        raise ImageUnreadableError(f"{item}: {reason}", item=item)
 
     return Item(uri, read, member, is_remote=is_remote)
 
@@ -94,12 +97,5 @@ def is_unicode(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    r"""Return the name with bytes that are not valid Unicode written as `\xNN`."""
-    return (
-        name
-        if is_unicode(name)
-        else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    )
-
-
-NOT_UNICODE = "the name is not valid Unicode and cannot be stored; rename the file"
+    r"""Return the name with what is not valid Unicode written as `\udcff`."""
+    return name.encode("utf-8", "backslashreplace").decode()

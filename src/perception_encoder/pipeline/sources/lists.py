@@ -13,18 +13,18 @@ class NamedSource:
     """Pictures named as arguments.
 
     Args:
-        names: absolute paths or URLs.
-        item_of: makes the item of one.
+        name: what to call them in messages.
+        makers: make their items, in order.
     """
 
-    def __init__(self, names: Sequence[str], item_of: Callable[[str], Item]) -> None:
-        self.name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        self._names = names
-        self._item_of = item_of
+    def __init__(self, name: str, makers: Sequence[Callable[[], Item]]) -> None:
+        self.name = name
+        self._makers = makers
 
     def items(self) -> Iterator[Item]:
         """List the pictures in the order of their names."""
-        yield from map(self._item_of, self._names)
+        for make in self._makers:
+            yield make()
 
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
         """Say no: a picture that is named is listed, whether it exists or not."""

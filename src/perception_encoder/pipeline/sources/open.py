@@ -2,18 +2,41 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import IO, Final, Literal, TypeAlias
 
-from perception_encoder.errors import SourceNotFoundError
-from perception_encoder.pipeline.sources.files import file_item
+from perception_encoder.errors import ImageError, ImageNotFoundError, SourceError
+from perception_encoder.errors import SourceNotFoundError as NotFound
+from perception_encoder.pipeline.sources.access import Access
+from perception_encoder.pipeline.sources.braces import expand_braces
 from perception_encoder.pipeline.sources.folder import FolderSource
 from perception_encoder.pipeline.sources.item import Item, Source
 from perception_encoder.pipeline.sources.lists import ListSource, NamedSource
+from perception_encoder.pipeline.sources.names import absolute, is_table, is_tar, is_web, scheme
 from perception_encoder.pipeline.sources.options import SourceOptions
+from perception_encoder.pipeline.sources.remote import Entry
+from perception_encoder.pipeline.sources.remote_folder import RemoteFolderSource
 from perception_encoder.pipeline.sources.select import MAGIC, Excludes, Selection
+from perception_encoder.pipeline.sources.tables import TableSource
+from perception_encoder.pipeline.sources.tars import TarSource
 
-_STDIN = "-"
+_STDIN: Final = "-"
+_NUM_SHOWN: Final = 3
+_FileKind: TypeAlias = Literal["picture", "tar", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that a name means: neighbours of one kind become one source."""
+
+    kind: _FileKind
+    name: str  # as it was given, before braces and globs
+    uri: str
+    item: Callable[[], Item]
+    once_held: Callable[[str], bool] = lambda _: False
 
 
 def open_sources(
@@ -21,8 +44,10 @@ def open_sources(
 ) -> list[Source]:
     """Find out what each name is.
 
-    A name is a folder, a picture, a list of names on standard input (`-`), or a glob. What exists
-    under just that name wins over a pattern.
+    A name is a folder, a picture, a tar archive, a table (parquet, CSV, JSON lines), a list of
+    names on standard input (`-`), a glob, the URL of any of these on a store that fsspec knows, or
+    the http URL of a picture. Braces stand for several names. What exists under just that name
+    wins over a pattern.
 
     Args:
         names: as people write them.
@@ -30,49 +55,155 @@ def open_sources(
         stdin: what `-` reads; sys.stdin by default.
 
     Returns:
-        The sources in the order of their names. Pictures that are named one after the other are
-        one source.
+        The sources in the order of their names. Pictures, archives or tables that are named one
+        after the other are one source.
 
     Raises:
-        SourceNotFoundError: there is no such file or folder.
+        SourceNotFoundError: there is no such file, folder or URL.
+        SourceError: a table without pictures, or a URL that cannot be used here.
     """
-    opened: list[Source] = []
-    files: list[str] = []
-    for name in names:
-        if os.path.isfile(name):
-            files.append(os.path.abspath(name))
-            continue
-        if files:
-            opened.append(NamedSource(files, file_item))
-            files = []
-        opened.append(_open(name, options, stdin))
-    if files:
-        opened.append(NamedSource(files, file_item))
-    return opened
+    return list(_Opener(options, stdin).open(names))
 
 
-def _open(name: str, options: SourceOptions, stdin: IO[bytes] | None) -> Source:
-    if name == _STDIN:
-        stream = sys.stdin.buffer if stdin is None else stdin
-        return ListSource(stream, _listed, null_separated=options.null_separated)
-    excludes = Excludes(options.exclude)
-    if os.path.isdir(name):
-        return FolderSource(name, name, Selection(excludes, options.include_hidden))
-    if MAGIC.search(name):
-        top, glob = _split_glob(name)
-        if os.path.isdir(top or "."):
-            hidden = options.include_hidden or "/." in f"/{glob}"
-            return FolderSource(name, top, Selection(excludes, hidden, glob))
-    raise SourceNotFoundError(f"{name}: no such file or folder; check the path")
+class _Opener:
+    def __init__(self, options: SourceOptions, stdin: IO[bytes] | None) -> None:
+        self._options = options
+        self._stdin = stdin
+        self._access = Access(options)
+        self._missing: list[str] = []
+
+    def open(self, names: Sequence[str]) -> Iterator[Source]:
+        found = [part for name in names for part in self._parts(name)]
+        if self._missing:
+            more = len(self._missing) - _NUM_SHOWN
+            shown = ", ".join(self._missing[:_NUM_SHOWN]) + (f" and {more} more" * (more > 0))
+            raise NotFound(f"{shown}: no such file or folder; check the path")
+        for _, group in groupby(found, lambda part: isinstance(part, _File) and part.kind):
+            parts = list(group)
+            files = [part for part in parts if isinstance(part, _File)]
+            if files:
+                yield self._joined(files)
+            else:
+                yield from (part for part in parts if not isinstance(part, _File))
+
+    def _joined(self, files: Sequence[_File]) -> Source:
+        """Make one source of neighbours of one kind."""
+        names = list(dict.fromkeys(file.name for file in files))
+        name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        if files[0].kind == "picture":
+            return NamedSource(name, [file.item for file in files])
+        uris = [file.uri for file in files]
+        patterns = {file.once_held for file in files}
+
+        def once_held(uri: str) -> bool:
+            return any(held(uri) for held in patterns)
+
+        if files[0].kind == "tar":
+            return TarSource(name, uris, self._access, once_held)
+        table = TableSource(name, uris, self._access, self._options.column, once_held)
+        table.check()
+        return table
+
+    def _parts(self, name: str) -> Iterator[_File | Source]:
+        if name == _STDIN:
+            stream = sys.stdin.buffer if self._stdin is None else self._stdin
+            yield ListSource(stream, self._access.item, null_separated=self._options.null_separated)
+        elif os.path.exists(name):
+            yield self._local(name, name)
+        elif is_web(name):  # where braces and question marks belong to the URL
+            yield self._web(name)
+        else:
+            for one in expand_braces(os.path.expanduser(name)):
+                yield from self._pattern(name, one)
+
+    def _pattern(self, name: str, one: str) -> Iterator[_File | Source]:
+        path = absolute(one) if scheme(one) == "file" else one
+        if scheme(path):
+            yield from self._remote(name, path)
+        elif os.path.exists(path):
+            yield self._local(name, path)
+        elif MAGIC.search(path):
+            yield from self._glob(name, path)
+        else:
+            self._missing.append(one)
+
+    def _local(self, name: str, path: str) -> _File | Source:
+        path = os.path.abspath(path)
+        if os.path.isdir(path):
+            return FolderSource(name, path, self._selection(None))
+        return _File(_kind(path), name, path, partial(self._access.item, path))
+
+    def _web(self, url: str) -> _File:
+        if is_tar(url) or is_table(url):
+            raise SourceError(
+                f"{url}: archives and tables are not read over http; download it and name the file"
+            )
+        return _File("picture", url, url, partial(self._access.item, url))
+
+    def _glob(self, name: str, pattern: str) -> Iterator[_File | Source]:
+        top, glob = _split_glob(pattern)
+        if not os.path.isdir(top or "."):
+            self._missing.append(name)
+            return
+        yield from self._matches(name, FolderSource(name, top, self._selection(glob)), glob)
+
+    def _remote(self, name: str, url: str) -> Iterator[_File | Source]:
+        remote = self._access.remote
+        remote.check(url)
+        if MAGIC.search(url):
+            top, glob = _split_glob(url)
+            folder = RemoteFolderSource(
+                name, remote.canonical(top), self._selection(glob), self._access
+            )
+            yield from self._matches(name, folder, glob)
+            return
+        entry = self._entry(url)
+        if entry.is_folder:
+            yield RemoteFolderSource(name, entry.url, self._selection(None), self._access)
+        else:
+            yield _File(_kind(entry.url), name, entry.url, partial(self._access.entry_item, entry))
+
+    def _entry(self, url: str) -> Entry:
+        try:
+            return self._access.entry(url)
+        except ImageNotFoundError as err:
+            raise NotFound(str(err)) from err
+        except ImageError as err:
+            raise SourceError(str(err)) from err
+
+    def _matches(
+        self, name: str, folder: FolderSource | RemoteFolderSource, glob: str
+    ) -> Iterator[_File | Source]:
+        """Yield the archives or tables that a glob means, or else its pictures as one source."""
+        kind = _kind(glob)
+        if kind == "picture":
+            yield folder
+            return
+        files = [item for item in folder.items() if _kind(item.uri) == kind]
+        if not files:
+            self._missing.append(name)
+
+        def once_held(uri: str) -> bool:
+            return folder.covers(uri, None)
+
+        for item in files:
+            yield _File(kind, name, item.uri, partial(self._access.item, item.uri), once_held)
+
+    def _selection(self, glob: str | None) -> Selection:
+        # A glob that spells a dot at a name's start means hidden ones.
+        hidden = self._options.include_hidden or (glob is not None and "/." in f"/{glob}")
+        return Selection(Excludes(self._options.exclude), hidden, glob)
 
 
-def _listed(name: str) -> Item:
-    return file_item(os.path.abspath(name))
+def _kind(uri: str) -> _FileKind:
+    if is_tar(uri):
+        return "tar"
+    return "table" if is_table(uri) else "picture"
 
 
 def _split_glob(pattern: str) -> tuple[str, str]:
     """Split a glob into the folder that holds all matches and the rest."""
-    parts = os.path.expanduser(pattern).split("/")
+    parts = pattern.split("/")
     count = next(number for number, part in enumerate(parts) if MAGIC.search(part))
-    glob = "/".join(part for part in parts[count:] if part)
-    return "/".join(parts[:count]) + ("/" if parts[:count] == [""] else ""), glob
+    top = "/".join(parts[:count])
+    return "/" if parts[:count] == [""] else top, "/".join(part for part in parts[count:] if part)

@@ -1,0 +1,69 @@
+"""From a cell of a table, whatever its format, to the item of the picture it means."""
+
+import base64
+import binascii
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from perception_encoder.errors import ImageUnreadableError
+from perception_encoder.index import MetadataValue
+from perception_encoder.pipeline.sources.access import Access
+from perception_encoder.pipeline.sources.item import Item, broken
+from perception_encoder.pipeline.sources.names import scheme
+
+
+def folder_of(table: str) -> str:
+    """Return the folder or URL that a table's relative paths begin at."""
+    return table.rpartition("/")[0] if scheme(table) else os.path.dirname(table)
+
+
+def named_item(
+    access: Access, table: str, name: str, metadata: Mapping[str, MetadataValue]
+) -> Item:
+    """Return the item of a picture whose path or URL is in a table.
+
+    A relative path is relative to the table's folder, or to the current folder where the picture
+    is there and not in the table's.
+    """
+    item = access.item(name, folder_of(table))
+    if not item.is_remote and item.bytes is None and os.path.isfile(name):
+        item = access.item(name)
+    return replace(item, metadata=metadata)
+
+
+def stored_item(
+    table: str,
+    key: str,
+    read: Callable[[], bytes],
+    mtime: int | None,
+    metadata: Mapping[str, MetadataValue],
+) -> Item:
+    """Return the item of a picture whose bytes are in a table."""
+    return Item(
+        table, read, member=key, mtime=mtime, metadata=metadata, is_remote=bool(scheme(table))
+    )
+
+
+def empty_item(table: str, key: str) -> Item:
+    """Return the item of a cell that holds nothing usable."""
+    return broken(
+        table,
+        "the cell holds no path, URL or bytes; fill it, or drop the row",
+        member=key,
+        is_remote=bool(scheme(table)),
+    )
+
+
+def from_base64(text: str, item: str) -> bytes:
+    """Return what a text in base64, or a `data:` URL with one, stands for.
+
+    Raises:
+        ImageUnreadableError: it is no base64.
+    """
+    try:
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+    except (binascii.Error, ValueError) as err:
+        raise ImageUnreadableError(
+            f"{item}: the text is no base64 ({err}); write the table again", item=item
+        ) from err

@@ -1,0 +1,69 @@
+"""Which column of a table holds the pictures. Knows no file formats."""
+
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+from perception_encoder.errors import SourceError
+
+ColumnKind: TypeAlias = Literal["name", "bytes", "struct", "other"]
+"""Of a column that may hold pictures: paths or URLs, encoded pictures, or {bytes, path}."""
+
+_NAMES: Final = (
+    "image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes",
+    "content", "image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename",
+    "file", "image_url", "img_url", "url", "uri", "image_uri",
+)  # fmt: skip
+_BASE64: Final = frozenset(("bytes", "image_bytes", "base64", "b64", "image_base64", "b64_json"))
+
+
+def picture_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | None) -> str:
+    """Return the column with the pictures.
+
+    Args:
+        table: names it in errors.
+        kinds: what each column holds, by name.
+        wanted: the column that was asked for.
+
+    Raises:
+        SourceError: there is none, or not the one that was asked for.
+    """
+    known = ", ".join(kinds) or "none"
+    if wanted is not None:
+        if wanted not in kinds:
+            raise SourceError(f"{table}: there is no column {wanted!r}; its columns: {known}")
+        if kinds[wanted] == "other":
+            raise SourceError(
+                f"{table}: the column {wanted!r} holds neither paths, URLs nor bytes; "
+                f"its columns: {known}"
+            )
+        return wanted
+    by_name: dict[str, str] = {}
+    for name, kind in kinds.items():
+        if kind != "other":
+            by_name.setdefault(name.lower(), name)
+    for name in _NAMES:
+        if name in by_name:
+            return by_name[name]
+    holding_bytes = [name for name, kind in kinds.items() if kind in ("bytes", "struct")]
+    if len(holding_bytes) == 1:
+        return holding_bytes[0]
+    raise SourceError(
+        f"{table}: no column looks like pictures; name the one that holds their paths, URLs or "
+        f"bytes (--column); its columns: {known}"
+    )
+
+
+def is_base64(column: str) -> bool:
+    """Say whether the text in a column of this name is pictures in base64, not their names."""
+    return column.lower() in _BASE64
+
+
+def row_key(column: str, number: int) -> str:
+    """Return the member name of a picture that lies in a table itself: `image:123`."""
+    return f"{column}:{number}"
+
+
+def split_row_key(member: str) -> tuple[str, int] | None:
+    """Return the column and row number of a member name, or None if it is no row's."""
+    column, _, number = member.rpartition(":")
+    return (column, int(number)) if column and number.isdecimal() else None

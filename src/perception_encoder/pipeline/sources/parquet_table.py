@@ -1,0 +1,242 @@
+"""Pictures that a parquet file names or holds, also as Hugging Face data sets hold them.
+
+Listing reads the other columns only; the pictures' own column is read row by row when their turn
+comes.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+from perception_encoder.errors import ImageError, ImageNotFoundError, ImageUnreadableError
+from perception_encoder.pipeline.sources.access import Access
+from perception_encoder.pipeline.sources.cells import (
+    empty_item,
+    folder_of,
+    named_item,
+    stored_item,
+)
+from perception_encoder.pipeline.sources.columns import ColumnKind, row_key
+from perception_encoder.pipeline.sources.forward import ForwardReader
+from perception_encoder.pipeline.sources.item import Item
+from perception_encoder.pipeline.sources.metadata import column_names, plain
+from perception_encoder.pipeline.sources.names import absolute
+
+_ROWS_LISTED: Final = 1024
+_ROWS_READ: Final = 16
+_NUM_KEPT: Final = 8
+_BUFFER_BYTES: Final = 2**20
+_NUM_SHOWN: Final = 3
+
+
+class _Chunk(NamedTuple):
+    """Some rows of a column, and the number of the first."""
+
+    first: int
+    cells: Any
+
+
+class ParquetTable:
+    """One parquet file.
+
+    Args:
+        uri: absolute path or URL.
+        access: reads it.
+    """
+
+    def __init__(self, uri: str, access: Access) -> None:
+        self._uri = uri
+        self._access = access
+
+    def kinds(self) -> dict[str, ColumnKind]:
+        """Return what each column holds, by its type."""
+        with self._opened() as file:
+            return {field.name: _kind(field.type) for field in file.schema_arrow}
+
+    def items(self, column: str) -> Iterator[Item]:
+        """Yield the pictures that a column holds or names.
+
+        Raises:
+            ImageError: the file cannot be read, or not all of it; every row that can be read comes
+                before.
+        """
+        mtime = self._access.facts(self._uri).mtime
+        problems = []
+        with self._opened() as file:
+            is_named = _kind(file.schema_arrow.field(column).type) == "name"
+            reader = ForwardReader(partial(self._chunks, column), num_kept=_NUM_KEPT)
+            first = 0
+            for group in range(file.num_row_groups):
+                number = first
+                try:
+                    for name, metadata in _listed(file, group, column, is_named=is_named):
+                        key = row_key(column, number)
+                        if not is_named:
+                            read = partial(self._read, reader, column, number)
+                            yield stored_item(self._uri, key, read, mtime, metadata)
+                        elif name:
+                            yield named_item(self._access, self._uri, name, metadata)
+                        else:
+                            yield empty_item(self._uri, key)
+                        number += 1
+                except (OSError, ValueError, TypeError, NotImplementedError) as err:
+                    problems.append(f"rows from {number:,} on ({err})")
+                first += file.metadata.row_group(group).num_rows
+        if problems:
+            raise ImageUnreadableError(
+                f"{self._uri}: damaged: {'; '.join(problems[:_NUM_SHOWN])}; fetch the file again",
+                item=self._uri,
+            )
+
+    def read_row(self, column: str, number: int) -> bytes:
+        """Read the picture in a row again.
+
+        Raises:
+            ImageNotFoundError: the file has no such row any more.
+            ImageError: it cannot be read.
+        """
+        reader = ForwardReader(partial(self._chunks, column), num_kept=1)
+        return self._read(reader, column, number)
+
+    def _read(self, reader: ForwardReader[_Chunk], column: str, number: int) -> bytes:
+        item = f"{self._uri}: {row_key(column, number)}"
+        try:
+            chunk = reader.read(number // _ROWS_READ)
+            cell = chunk.cells[number - chunk.first].as_py()
+        except ImageError:
+            raise
+        except (EOFError, IndexError) as err:
+            message = f"{item}: the table has no such row any more"
+            raise ImageNotFoundError(message, item=item) from err
+        except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as err:
+            message = f"{item}: cannot be read: {err}; fetch the file again"
+            raise ImageUnreadableError(message, item=item) from err
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if isinstance(data, bytes):
+            return data
+        path = cell.get("path") if isinstance(cell, dict) else None
+        if path:
+            return self._access.read(absolute(path, folder_of(self._uri)))
+        raise ImageUnreadableError(f"{item}: the cell is empty; drop the row", item=item)
+
+    def _chunks(self, column: str, start: int) -> Iterator[_Chunk]:
+        """Read a column from the given chunk on; chunks have `_ROWS_READ` rows of the file."""
+        first = start * _ROWS_READ
+        with self._opened() as file:
+            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            ends = list(accumulate(sizes))
+            group = bisect.bisect_right(ends, first)
+            if group == len(sizes):
+                return
+            skipped = first - (ends[group] - sizes[group])
+            batches = file.iter_batches(
+                _ROWS_READ, row_groups=range(group, len(sizes)), columns=[column], use_threads=False
+            )
+            rows = _regrouped((batch.column(0) for batch in batches), skipped)
+            for cells in rows:
+                yield _Chunk(first, cells)
+                first += len(cells)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        import pyarrow.parquet as pq
+
+        with (
+            self._access.open(self._uri) as stream,
+            # Buffered: pages are read in turn, not a whole column of a row group at once.
+            pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,
+        ):
+            yield file
+
+
+def _regrouped(batches: Iterator[Any], skipped: int) -> Iterator[Any]:
+    """Cut batches of any sizes into arrays of `_ROWS_READ` cells, without the first ones."""
+    import pyarrow as pa
+
+    waiting: list[Any] = []
+    num_waiting = 0
+    for batch in batches:
+        cells = batch[min(skipped, len(batch)) :]
+        skipped -= len(batch) - len(cells)
+        while num_waiting + len(cells) >= _ROWS_READ:
+            taken = _ROWS_READ - num_waiting
+            yield pa.concat_arrays([*waiting, cells[:taken]])
+            cells, waiting, num_waiting = cells[taken:], [], 0
+        if len(cells):
+            waiting.append(cells)
+            num_waiting += len(cells)
+    if waiting:
+        yield pa.concat_arrays(waiting)
+
+
+def _listed(
+    file: Any,
+    group: int,
+    column: str,
+    *,
+    is_named: bool,
+) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Yield each row's name of a picture and its metadata, without reading pictures."""
+    targets = {
+        field.name: target
+        for field in file.schema_arrow
+        if field.name != column and (target := _plain_type(field.type)) is not None
+    }
+    wanted = [*targets, column] if is_named else list(targets)
+    names = column_names(targets)
+    if not wanted:
+        yield from ((None, {}) for _ in range(file.metadata.row_group(group).num_rows))
+        return
+    for batch in file.iter_batches(_ROWS_LISTED, row_groups=[group], columns=wanted):
+        values = {
+            names[name]: [plain(value) for value in batch[name].cast(target).to_pylist()]
+            for name, target in targets.items()
+        }
+        cells = batch[column].cast("string").to_pylist() if is_named else [None] * len(batch)
+        for number, cell in enumerate(cells):
+            yield cell, {name: column_values[number] for name, column_values in values.items()}
+
+
+def _kind(type_: Any) -> ColumnKind:
+    from pyarrow import types
+
+    value = type_.value_type if types.is_dictionary(type_) else type_
+    if types.is_string(value) or types.is_large_string(value) or types.is_string_view(value):
+        return "name"
+    if _is_binary(value):
+        return "bytes"
+    if types.is_struct(type_):
+        fields = {field.name: field.type for field in type_}
+        if "bytes" in fields and _is_binary(fields["bytes"]):
+            return "struct"
+    return "other"
+
+
+def _is_binary(type_: Any) -> bool:
+    from pyarrow import types
+
+    return bool(
+        types.is_binary(type_) or types.is_large_binary(type_) or types.is_binary_view(type_)
+    )
+
+
+def _plain_type(type_: Any) -> Any | None:
+    """Return the type that a column's values become as metadata, or None to leave it out."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    value = type_.value_type if types.is_dictionary(type_) else type_
+    if _kind(value) == "name" or (types.is_temporal(value) and not types.is_duration(value)):
+        return pa.string()
+    if types.is_boolean(value):
+        return pa.bool_()
+    if types.is_integer(value):
+        return pa.uint64() if types.is_uint64(value) else pa.int64()
+    if types.is_floating(value) or types.is_decimal(value):
+        return pa.float64()
+    return None

@@ -1,0 +1,48 @@
+"""Reads a picture again from what its row in a table says, wherever it lies."""
+
+from functools import lru_cache
+
+from perception_encoder.errors import ImageUnreadableError
+from perception_encoder.pipeline.sources.access import Access
+from perception_encoder.pipeline.sources.names import is_table, is_tar
+from perception_encoder.pipeline.sources.options import SourceOptions
+from perception_encoder.pipeline.sources.tables import read_row
+from perception_encoder.pipeline.sources.tars import read_member
+
+
+def read_picture(
+    uri: str,
+    member: str | None = None,
+    offset: int | None = None,
+    num_bytes: int | None = None,
+    *,
+    allow_network: bool = True,
+) -> bytes:
+    """Return the encoded picture of a row.
+
+    Args:
+        uri: of the row.
+        member: of the row.
+        offset: of the row; with it a member of a tar is read without looking for it.
+        num_bytes: of the row; it saves a question to a store.
+        allow_network: whether a picture may be brought over a network.
+
+    Raises:
+        ImageNotFoundError: the file is gone, or has no such member any more.
+        ImageError: it cannot be read.
+    """
+    access = _access(allow_network)
+    if member is None:
+        return access.read(uri, num_bytes)
+    if is_tar(uri):
+        return read_member(access, uri, member, offset)
+    if is_table(uri):
+        return read_row(access, uri, member)
+    item = f"{uri}: {member}"
+    raise ImageUnreadableError(f"{item}: neither a tar archive nor a table", item=item)
+
+
+@lru_cache(maxsize=2)
+def _access(allow_network: bool) -> Access:
+    """Keep connections from one picture to the next."""
+    return Access(SourceOptions(allow_network=allow_network))

@@ -1,0 +1,185 @@
+"""Pictures in tar archives, listed from their headers and read without unpacking."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+from perception_encoder.errors import (
+    ImageError,
+    ImageNotFoundError,
+    ImageTruncatedError,
+    ImageUnreadableError,
+)
+from perception_encoder.pipeline.sources.access import Access
+from perception_encoder.pipeline.sources.forward import ForwardReader
+from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, is_unicode
+from perception_encoder.pipeline.sources.names import is_packed, scheme
+from perception_encoder.pipeline.sources.select import is_picture
+from perception_encoder.pipeline.sources.tar_members import (
+    TarMember,
+    list_pictures,
+    open_tar,
+    regular_members,
+)
+
+_BLOCK: Final = 512
+_NUM_KEPT: Final = 64
+
+
+class TarSource:
+    """Archives on this machine or elsewhere.
+
+    Args:
+        name: as they were given.
+        uris: absolute paths or URLs.
+        access: reads them.
+        once_held: says which other archives the name would have meant, had they existed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        uris: Sequence[str],
+        access: Access,
+        once_held: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self.name = name
+        self._uris = uris
+        self._known = frozenset(uris)
+        self._access = access
+        self._once_held = once_held
+        self._damaged = set[str]()
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures of each archive in its own order."""
+        self._damaged.clear()
+        for uri in self._uris:
+            try:
+                yield from self._pictures(uri)
+            except Exception as err:  # noqa: BLE001 — one archive must not end the run
+                self._damaged.add(uri)
+                reason = str(err) if isinstance(err, ImageError) else _described(err)
+                yield broken(uri, reason, is_remote=bool(scheme(uri)))
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether `items` would list this member, if its archive still had it."""
+        if uri in self._damaged:
+            return False
+        is_ours = uri in self._known or self._once_held(uri)
+        return is_ours and (member is None or is_picture(member))
+
+    def _pictures(self, uri: str) -> Iterator[Item]:
+        mtime = self._access.facts(uri).mtime
+        packed = None
+        if is_packed(uri):
+            packed = ForwardReader(partial(_unpack, self._access, uri), num_kept=_NUM_KEPT)
+        with (
+            self._access.open(uri) as stream,
+            open_tar(stream, is_packed=packed is not None) as archive,
+        ):
+            for number, picture in enumerate(list_pictures(archive)):
+                if not is_unicode(picture.name):
+                    yield broken(uri, NOT_UNICODE, member=picture.name)
+                    continue
+                yield Item(
+                    uri,
+                    self._reader(uri, picture)
+                    if packed is None
+                    else partial(_read_packed, packed, number, f"{uri}: {picture.name}"),
+                    member=picture.name,
+                    offset=None if packed is not None else picture.offset,
+                    bytes=picture.bytes,
+                    mtime=mtime,
+                    metadata=picture.metadata,
+                    is_remote=bool(scheme(uri)),
+                )
+
+    def _reader(self, uri: str, picture: TarMember) -> Callable[[], bytes]:
+        item = f"{uri}: {picture.name}"
+        return partial(self._access.read_range, uri, picture.offset, picture.bytes, item=item)
+
+
+def read_member(access: Access, uri: str, member: str, offset: int | None) -> bytes:
+    """Read one picture of an archive again.
+
+    Args:
+        access: reads the archive.
+        uri: of the archive.
+        member: its name in it.
+        offset: where its bytes began. If the archive was written anew since and something else is
+            there, or if it is None, the archive is searched from its start.
+
+    Raises:
+        ImageNotFoundError: the archive, or the member in it, is gone.
+        ImageError: it cannot be read.
+    """
+    item = f"{uri}: {member}"
+    num_bytes = None if offset is None else _size_at(access, uri, member, offset)
+    if offset is not None and num_bytes is not None:
+        return access.read_range(uri, offset, num_bytes, item=item)
+    try:
+        with (
+            access.open(uri) as stream,
+            open_tar(stream, is_packed=is_packed(uri)) as archive,
+        ):
+            for found in regular_members(archive):
+                if found.name == member:
+                    return _content(archive, found, item)
+    except ImageError:
+        raise
+    except Exception as err:
+        raise ImageUnreadableError(f"{item}: {_described(err)}", item=item) from err
+    raise ImageNotFoundError(f"{item}: the archive has no such member any more", item=item)
+
+
+def _size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
+    """Return the size of a member, if its header is still right before the offset."""
+    try:
+        block = access.read_range(uri, offset - _BLOCK, _BLOCK, item=uri)
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (ImageTruncatedError, tarfile.TarError, OverflowError, ValueError):
+        return None
+    # A long name is in another header, and this one has its first 100 bytes or so.
+    is_same = header.name == member or (
+        len(member.encode()) > 100 and member.startswith(header.name[:90])
+    )
+    return header.size if is_same and header.isreg() else None
+
+
+def _unpack(access: Access, uri: str, start: int) -> Iterator[bytes]:
+    """Read the pictures of a packed archive from the given number on."""
+    with access.open(uri) as stream, open_tar(stream, is_packed=True) as archive:
+        pictures = (found for found in regular_members(archive) if is_picture(found.name))
+        for number, found in enumerate(pictures):
+            if number >= start:
+                yield _content(archive, found, f"{uri}: {found.name}")
+
+
+def _read_packed(reader: ForwardReader[bytes], number: int, item: str) -> bytes:
+    try:
+        return reader.read(number)
+    except ImageError:
+        raise
+    except Exception as err:
+        raise ImageUnreadableError(f"{item}: {_described(err)}", item=item) from err
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, item: str) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None  # a regular member
+    data = file.read()
+    if len(data) < member.size:
+        raise ImageTruncatedError(
+            f"{item}: the archive ends before this picture does; fetch it again", item=item
+        )
+    return data
+
+
+def _described(err: Exception) -> str:
+    return (
+        f"the archive is damaged or cut off ({type(err).__name__}: {err}); "
+        "what came before is whole; fetch it again"
+    )
