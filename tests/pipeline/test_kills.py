@@ -1,0 +1,123 @@
+"""Runs that are killed at random moments: the table opens, and the next run completes it."""
+
+import multiprocessing
+import random
+import shutil
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killed_run import work
+from numpy.typing import NDArray
+from small_models import drawing, open_tiny
+
+from perception_encoder.index import Index, OutcomeLog, Row
+
+NUM_KILLS = 30
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that have torch already, so that a run begins within milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "small_models"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(scope="module")
+def before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of an earlier state of the folder: then pictures came, changed, moved and went."""
+    table = tmp_path_factory.mktemp("before") / "t.lance"
+    Index.create(table, open_tiny().identity)
+    for seed in range(30):
+        drawing(seed).save(folder / f"{seed}.png")
+    work(folder, table)
+    for seed in range(30, 80):
+        drawing(seed).save(folder / f"{seed}.png")
+    for seed in range(8):
+        drawing(100 + seed).save(folder / f"{seed}.png")
+    for seed in range(8, 12):
+        (folder / f"{seed}.png").rename(folder / f"moved{seed}.png")
+    for seed in range(12, 16):
+        (folder / f"{seed}.png").unlink()
+    (folder / "bad.png").write_bytes(b"no picture")
+    return table
+
+
+def contents(table: Path) -> tuple[list[Row], NDArray[np.float32]]:
+    index = Index.open(table)
+    rows = list(index.rows())
+    order = sorted(range(len(rows)), key=lambda number: rows[number].id)
+    return [rows[number] for number in order], index.vectors()[order]
+
+
+@pytest.fixture(scope="module")
+def expected(
+    folder: Path, before: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Row], NDArray[np.float32]]:
+    table = tmp_path_factory.mktemp("expected") / "t.lance"
+    shutil.copytree(before, table)
+    work(folder, table)
+    rows, vectors = contents(table)
+    assert len(rows) == 76
+    return rows, vectors
+
+
+@pytest.fixture(scope="module")
+def seconds_of_a_run(
+    processes: ForkServerContext,
+    folder: Path,
+    before: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> float:
+    table = tmp_path_factory.mktemp("timed") / "t.lance"
+    shutil.copytree(before, table)
+    parent, child = processes.Pipe()
+    process = processes.Process(target=work, args=(folder, table, child))
+    process.start()
+    assert parent.recv() == "begins"
+    started = time.monotonic()
+    assert parent.recv() == "done"
+    seconds = time.monotonic() - started
+    process.join()
+    return seconds
+
+
+@pytest.mark.parametrize("seed", range(NUM_KILLS))
+def test_a_killed_run_leaves_a_table_that_the_next_run_completes(
+    processes: ForkServerContext,
+    folder: Path,
+    before: Path,
+    expected: tuple[list[Row], NDArray[np.float32]],
+    seconds_of_a_run: float,
+    tmp_path: Path,
+    seed: int,
+) -> None:
+    table = tmp_path / "t.lance"
+    shutil.copytree(before, table)
+    parent, child = processes.Pipe()
+    process = processes.Process(target=work, args=(folder, table, child))
+    process.start()
+    assert parent.recv() == "begins"
+    time.sleep(random.Random(seed).uniform(0, seconds_of_a_run))
+    process.kill()
+    process.join()
+
+    rows, _ = contents(table)
+    assert len({row.id for row in rows}) == len(rows)
+
+    work(folder, table)
+    rows, vectors = contents(table)
+    assert rows == expected[0]
+    # The batch a picture rides in moves its float32 vector by 2e-5, and float16 has steps of 5e-4.
+    np.testing.assert_allclose(vectors, expected[1], atol=1e-3)
+    counts = OutcomeLog(str(table)).counts()
+    assert counts["failed"] == 1
+    assert counts["embedded"] + counts["reused"] + counts["skipped"] == 76
