@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import QueryTerm, combine, parse_query
+from perception_encoder.index.query import STDIN, picture_term
 
 
 def text(value: str, weight: float = 1.0) -> QueryTerm:
@@ -44,7 +45,10 @@ def test_the_example_of_the_manual_reads_the_same_as_arguments_and_as_one_string
         "16:9 monitor",
         "half past 12:30",
         "日本の寺",
-        "http://example.org/a",
+        "see http://example.org/a",
+        "me@home",
+        "@ home",
+        "@",
         "5",
     ],
 )
@@ -105,6 +109,52 @@ def test_a_weight_before_a_picture_whose_name_begins_with_a_digit(tmp_path: Path
 def test_the_home_folder_is_filled_in(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(pool.parent))
     assert parse_query("dog + ~/pool.jpg")[1] == QueryTerm(1, "image", str(pool))
+
+
+def item(value: str, weight: float = 1.0) -> QueryTerm:
+    return QueryTerm(weight, "item", value)
+
+
+def image(value: str, weight: float = 1.0) -> QueryTerm:
+    return QueryTerm(weight, "image", value)
+
+
+def test_an_at_sign_before_a_term_means_an_item_of_the_table() -> None:
+    assert parse_query("@cat.webp") == (item("cat.webp"),)
+    assert parse_query(["@my cat.webp", "+", "red"]) == (item("my cat.webp"), text("red"))
+    assert parse_query("2:@a/cat.webp - @00ff") == (item("a/cat.webp", 2), item("00ff", -1))
+    assert parse_query("@my cat.webp + red") == (item("my cat.webp"), text("red"))
+
+
+def test_an_at_sign_in_double_quotes_is_a_letter() -> None:
+    assert parse_query('"@home" + red') == (text("@home"), text("red"))
+    assert parse_query('2:"@home"') == (text("@home", 2),)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://example.org/a", "HTTPS://example.org/a.jpg?b=c+d&e=-1#f", "https://[::1]:8/x"],
+)
+def test_a_web_address_is_a_picture(address: str) -> None:
+    assert parse_query(address) == (image(address),)
+    assert parse_query(["dog", "-", f"0.5:{address}"]) == (text("dog"), image(address, -0.5))
+
+
+def test_a_minus_alone_is_the_picture_on_stdin() -> None:
+    assert parse_query("-") == parse_query(["-"]) == (image(STDIN),)
+
+
+@pytest.mark.usefixtures("pool")
+def test_one_picture_is_read_whatever_its_name(tmp_path: Path) -> None:
+    odd = tmp_path / "@a - b"
+    odd.write_bytes(b"")
+    assert picture_term(str(odd)) == image(str(odd))
+    assert picture_term("@a - b") == image("@a - b")
+    assert picture_term("@c - d") == item("c - d")
+    assert picture_term("http://h/a") == image("http://h/a")
+    assert picture_term("-") == image(STDIN)
+    with pytest.raises(QueryError, match=r"none\.jpg: no such file"):
+        picture_term("none.jpg")
 
 
 @pytest.mark.usefixtures("pool")

@@ -102,16 +102,19 @@ def drawn(
 
 def fitted(text: str, columns: int) -> str:
     """Cut or fill a text to so many columns, without anything that steers a terminal."""
-    kept, width = "", 0
-    for sign in text:
-        sign = sign if sign.isprintable() else "?"
-        wide = 2 if unicodedata.east_asian_width(sign) in "WF" else 1
-        wide = 0 if unicodedata.combining(sign) else wide
-        if width + wide > columns:
-            kept = kept[:-1] + "…"
-            break
-        kept, width = kept + sign, width + wide
-    return kept + " " * (columns - width)
+    signs = [sign if sign.isprintable() else "?" for sign in text]
+    if sum(map(_width, signs)) > columns:
+        while sum(map(_width, signs)) > columns - 1:
+            signs.pop()
+        signs.append("…")
+    return "".join(signs) + " " * (columns - sum(map(_width, signs)))
+
+
+def _width(sign: str) -> int:
+    """Return how many columns of a terminal a sign takes."""
+    if unicodedata.combining(sign):
+        return 0
+    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
 def _strip(pictures: Sequence[Shown], step: int, width: int, height: int) -> "Image":

@@ -6,11 +6,14 @@ hits only, never on how many were asked for: pages fit together.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from perception_encoder.index import Hit
 from perception_encoder.types import Embeddings
+
+_ROUNDING: Final = 5e-4  # of a cosine, where vectors are stored in float16
 
 
 def fold(
@@ -27,13 +30,14 @@ def fold(
     Returns:
         Groups, best first; the first hit of each stands for it.
     """
+    floor = cosine - _ROUNDING
     groups: list[list[Hit]] = []
     leaders = np.empty((num_groups, len(next(iter(vectors.values()), ()))), np.float32)
     contents: dict[str, int] = {}
     for hit in hits:
         place = contents.get(hit.sha256) if hit.sha256 is not None else None
         if place is None:
-            near = np.flatnonzero(leaders[: len(groups)] @ vectors[hit.id] >= cosine)
+            near = np.flatnonzero(leaders[: len(groups)] @ vectors[hit.id] >= floor)
             place = int(near[0]) if near.size else None
         if place is not None:
             groups[place].append(hit)

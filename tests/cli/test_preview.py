@@ -1,0 +1,158 @@
+"""Previews are judged by what a terminal would draw: the escape sequences decoded to pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import terminal_decoders as decode
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from perception_encoder.cli.preview import Protocol, Shown, Terminal, drawn, fitted, protocol_of
+from perception_encoder.cli.terminal_pictures import blocks, iterm2, kitty, sixel
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+PROTOCOLS: tuple[Protocol, ...] = ("kitty", "iterm2", "sixel", "blocks")
+
+
+def a_picture(width: int, height: int) -> Image.Image:
+    """Colours of the 6 x 6 x 6 cube and hard edges, which every way of drawing can keep."""
+    picture = Image.new("RGBA", (width, height), (255, 255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, width // 2, height // 2), fill=(95, 135, 255))
+    draw.ellipse((width // 3, height // 3, width - 1, height - 1), fill=(215, 0, 95))
+    draw.rectangle((width - 3, 0, width - 1, height - 1), fill=(0, 0, 0, 0))
+    return picture
+
+
+def same_where_drawn(pixels: NDArray[np.uint8], picture: Image.Image, tolerance: int = 0) -> None:
+    expected = np.asarray(picture)
+    assert pixels.shape == expected.shape
+    is_drawn = expected[:, :, 3] == 255
+    np.testing.assert_array_equal(pixels[:, :, 3] == 255, is_drawn)
+    difference = np.abs(pixels[is_drawn].astype(int) - expected[is_drawn].astype(int))
+    assert difference.max() <= tolerance
+
+
+@pytest.mark.parametrize("size", [(7, 2), (40, 26), (201, 98)])
+def test_every_way_of_drawing_gives_the_picture_back(size: tuple[int, int]) -> None:
+    picture = a_picture(*size)
+    ((keys, pixels),) = decode.kitty(kitty(picture, 12, 5))
+    assert (keys["a"], keys["f"], keys["c"], keys["r"]) == ("T", "100", "12", "5")
+    same_where_drawn(pixels, picture)
+    ((keys, pixels),) = decode.iterm2(iterm2(picture, 12, 5))
+    assert (keys["inline"], keys["width"], keys["height"]) == ("1", "12", "5")
+    same_where_drawn(pixels, picture)
+    (pixels,) = decode.sixel(sixel(picture))
+    same_where_drawn(pixels, picture, tolerance=2)  # sixel has percents, not 256 levels
+    same_where_drawn(decode.blocks(blocks(picture, is_true_colour=True)), picture)
+    same_where_drawn(decode.blocks(blocks(picture, is_true_colour=False)), picture)
+
+
+def test_a_photo_in_256_colours_stays_close() -> None:
+    generator = np.random.default_rng(0)
+    smooth = np.cumsum(generator.normal(0, 3, (48, 64, 3)), axis=1) + 128
+    picture = Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).convert("RGBA")
+    expected = np.asarray(picture)[:, :, :3].astype(int)
+    (pixels,) = decode.sixel(sixel(picture))
+    assert np.abs(pixels[:, :, :3] - expected).mean() < 8
+    pixels = decode.blocks(blocks(picture, is_true_colour=False))
+    assert np.abs(pixels[:, :, :3] - expected).mean() < 25
+
+
+def decoded(text: str, protocol: Protocol) -> list[NDArray[np.uint8]]:
+    if protocol == "kitty":
+        return [pixels for _, pixels in decode.kitty(text)]
+    if protocol == "iterm2":
+        return [pixels for _, pixels in decode.iterm2(text)]
+    if protocol == "sixel":
+        return decode.sixel(text)
+    captions = {"▀", "▄"}
+    lines = [line for line in text.splitlines() if captions & set(line)]
+    return [decode.blocks("\n".join(lines))]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("columns", [60, 97])
+def test_hits_stand_side_by_side_above_their_names(protocol: Protocol, columns: int) -> None:
+    shown = [
+        Shown(Image.new("RGB", size, colour), caption)
+        for size, colour, caption in (
+            ((30, 30), RED, "one"), ((60, 20), GREEN, "two"), ((20, 60), BLUE, "three")
+        )
+    ]  # fmt: skip
+    text = drawn(shown, protocol, Terminal(columns, (8, 16)), is_true_colour=True)
+    (strip,) = decoded(text, protocol)
+    step = strip.shape[1] // 3
+    for number, colour in enumerate((RED, GREEN, BLUE)):
+        middle = strip[strip.shape[0] // 2, number * step + (step - step // 20) // 2]
+        assert np.abs(middle[:3].astype(int) - colour).max() <= 3, number
+    assert strip[0, step + step // 2, 3] == 0  # above the wide one nothing is drawn
+    caption = next(line for line in text.splitlines() if line.startswith("one"))
+    assert [caption.index(word) for word in ("one", "two", "three")] == [
+        number * (columns // 3) for number in range(3)
+    ]
+
+
+def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
+    paths = []
+    for number in range(5):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (9, 9), (50 * number, 0, 0)).save(paths[-1])
+    shown = [Shown(str(path), path.stem) for path in paths]
+    text = drawn(shown, "kitty", Terminal(45, (10, 20)), is_true_colour=True)
+    pictures = decode.kitty(text)
+    assert [keys["c"] for keys, _ in pictures] == ["44", "44", "22"]
+    assert pictures[2][1][100, 100].tolist() == [200, 0, 0, 255]
+
+
+def test_a_narrow_terminal_shows_one_picture_a_line() -> None:
+    shown = [Shown(Image.new("RGB", (9, 9), RED), "a rather long name")] * 2
+    text = drawn(shown, "blocks", Terminal(12), is_true_colour=True)
+    assert text.count("a rather l…") == 2
+
+
+def test_a_picture_that_cannot_be_read_is_a_grey_box(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused() -> bytes:
+        raise OSError("no such archive")
+
+    shown = [Shown(str(tmp_path / "gone.png"), "gone"), Shown(refused, "lost")]
+    (strip,) = decoded(drawn(shown, "kitty", Terminal(80), is_true_colour=True), "kitty")
+    assert strip[strip.shape[0] // 2, strip.shape[1] // 4].tolist() == [154, 160, 166, 255]
+    assert "gone.png" in caplog.text
+    assert "no such archive" in caplog.text
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    assert fitted("a\x1b[2Jb\n", 8) == "a?[2Jb? "
+    assert fitted("日本の寺", 6) == "日本… "
+    assert fitted("cafe\u0301", 5) == "cafe\u0301 "
+    assert fitted("", 2) == "  "
+
+
+@pytest.mark.parametrize(
+    ("environment", "protocol"),
+    [
+        ({"TERM": "xterm-kitty", "KITTY_WINDOW_ID": "1"}, "kitty"),
+        ({"TERM": "xterm-256color", "KITTY_WINDOW_ID": "3"}, "kitty"),
+        ({"TERM": "xterm-ghostty", "TERM_PROGRAM": "ghostty"}, "kitty"),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"}, "iterm2"),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, "iterm2"),
+        ({"TERM": "xterm-256color", "WEZTERM_PANE": "0"}, "iterm2"),
+        ({"TERM": "foot"}, "sixel"),
+        ({"TERM": "foot-extra"}, "sixel"),
+        ({"TERM": "mlterm"}, "sixel"),
+        ({"TERM": "xterm-256color"}, "blocks"),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, "blocks"),
+        ({"TERM": "tmux-256color", "TMUX": "x", "KITTY_WINDOW_ID": "1"}, "blocks"),
+        ({"TERM": "screen"}, "blocks"),
+        ({"TERM": "dumb"}, None),
+        ({}, None),
+    ],
+)
+def test_the_environment_tells_how_to_draw(
+    environment: dict[str, str], protocol: Protocol | None
+) -> None:
+    assert protocol_of(environment) == protocol

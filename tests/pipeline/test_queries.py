@@ -1,0 +1,171 @@
+"""Queries find their vectors in the table where they can, and in the model where they must."""
+
+import http.server
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import CORE, FP32_ON_CPU, CountingBackend, open_tiny, save_drawings
+
+from perception_encoder.backends import open_random_backend
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import ImageError, IndexMismatchError, QueryError
+from perception_encoder.index import Index, QueryTerm, parse_query, row_id
+from perception_encoder.pipeline import Query, Run, SourceOptions, open_sources, read_queries
+from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.types import Embeddings
+
+
+class Shelf:
+    """Pictures in a folder and in a tar, their table, and a model that counts its work."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "in").mkdir()
+        self.pictures = save_drawings(folder / "in", 4)
+        self.tar = folder / "in.tar"
+        with tarfile.open(self.tar, "w") as archive:
+            for name, path in (("a/cat.png", self.pictures[0]), ("b/dog.png", self.pictures[1])):
+                archive.add(path, name)
+        self.backend = CountingBackend(open_random_backend(CORE, FP32_ON_CPU))
+        self.model = open_tiny(backend=self.backend)
+        self.index = Index.create(folder / "t.lance", self.model.identity)
+        sources = open_sources([str(folder / "in"), str(self.tar)], SourceOptions())
+        assert [o.status for o in Run(self.model, self.index, sources).outcomes()]
+        self.index.refresh()
+        self.backend.num_images = self.backend.num_texts = 0
+
+    def stored(self, path: Path) -> Embeddings:
+        return self.index.by_ids([row_id(str(path))])[row_id(str(path))][1]
+
+    def read(self, *queries: str, stdin: bytes = b"") -> list[Query]:
+        terms = [parse_query(query) for query in queries]
+        return read_queries(
+            self.index, terms, lambda: self.model, read_stdin=io.BytesIO(stdin).read
+        )
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+def no_model() -> EmbeddingModel:
+    raise AssertionError("the model was opened")
+
+
+def test_indexed_pictures_are_not_embedded_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = shelf.pictures[2]
+    monkeypatch.chdir(picture.parent)
+    for written in (str(picture), picture.name, f"@{picture}", f"@{picture.name}", "@drawing2.png",
+                    f"@{row_id(str(picture))}", f"@in/{picture.name}"):  # fmt: skip
+        (query,) = read_queries(shelf.index, [parse_query(written)], no_model)
+        np.testing.assert_allclose(query.vector, shelf.stored(picture), atol=1e-4)
+        assert query.own == {row_id(str(picture))}
+        assert query.is_picture
+
+
+def test_a_picture_in_an_archive_is_an_item_too(shelf: Shelf) -> None:
+    (query,) = read_queries(shelf.index, [parse_query("@in.tar/b/dog.png")], no_model)
+    assert query.own == {row_id(str(shelf.tar), "b/dog.png")}
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[1]), atol=1e-3)
+    assert callable(query.picture)
+    assert query.picture() == shelf.pictures[1].read_bytes()
+
+
+def test_a_changed_file_is_embedded_and_is_still_its_row(shelf: Shelf) -> None:
+    picture = shelf.pictures[0]
+    picture.write_bytes(shelf.pictures[3].read_bytes())
+    (query,) = shelf.read(str(picture))
+    assert shelf.backend.num_images == 1
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[3]), atol=2e-3)
+    assert query.own == {row_id(str(picture))}
+
+
+def test_a_file_with_another_time_is_embedded(shelf: Shelf) -> None:
+    os.utime(shelf.pictures[0], ns=(1, 1))
+    shelf.read(str(shelf.pictures[0]))
+    assert shelf.backend.num_images == 1
+
+
+def test_several_queries_are_embedded_together_and_nothing_twice(shelf: Shelf) -> None:
+    new = shelf.pictures[0].with_name("new.png")
+    new.write_bytes(shelf.pictures[0].read_bytes())
+    queries = shelf.read("cat", f"{new} + cat", "dog - cat", f"{new}", "@drawing1.png + dog")
+    assert (shelf.backend.num_texts, shelf.backend.num_images) == (2, 1)
+    model = open_tiny()
+    cat, dog = model.embed_text(["cat", "dog"])
+    difference = dog - cat
+    np.testing.assert_allclose(queries[0].vector, cat, atol=1e-5)
+    np.testing.assert_allclose(
+        queries[2].vector, difference / np.linalg.norm(difference), atol=1e-5
+    )
+    np.testing.assert_allclose(queries[3].vector, model.embed_image(new)[0], atol=1e-5)
+    assert [query.is_picture for query in queries] == [False, True, False, True, True]
+    assert [query.text for query in queries] == ["cat", "+ cat", "dog - cat", "", "+ dog"]
+
+
+def test_the_picture_on_stdin_is_read_once(shelf: Shelf) -> None:
+    data = shelf.pictures[1].read_bytes()
+    (query,) = shelf.read("-", stdin=data)
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[1]), atol=2e-3)
+    assert callable(query.picture)
+    assert query.picture() == data
+    assert query.own == set()
+
+
+def test_what_is_no_picture_on_stdin_is_told(shelf: Shelf) -> None:
+    with pytest.raises(ImageError, match="standard input"):
+        shelf.read("-", stdin=b"no picture")
+    with pytest.raises(ValueError, match="standard input"):
+        read_queries(shelf.index, [parse_query("-")], no_model)
+
+
+@pytest.fixture
+def address(shelf: Shelf) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    handler = partial(Quiet, directory=str(shelf.pictures[0].parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_web_address_is_fetched(shelf: Shelf, address: str) -> None:
+    (query,) = shelf.read(f"{address}/drawing3.png")
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[3]), atol=2e-3)
+    assert callable(query.picture)
+    assert query.picture() == shelf.pictures[3].read_bytes()
+    with pytest.raises(ImageError, match=r"none\.png"):
+        shelf.read(f"{address}/none.png")
+
+
+def test_a_model_of_other_weights_is_refused(shelf: Shelf) -> None:
+    reference = ImageProcessor(CORE.image, 32, preprocess="reference")
+    with pytest.raises(IndexMismatchError, match="reference"):
+        read_queries(shelf.index, [parse_query("cat")], lambda: open_tiny(processor=reference))
+
+
+def test_terms_that_cancel_out_and_items_that_are_not_there_are_refused(shelf: Shelf) -> None:
+    with pytest.raises(QueryError, match="cancel"):
+        shelf.read("@drawing1.png - @drawing1.png")
+    with pytest.raises(QueryError, match=r"no item whose name ends in 'drawing9\.png'"):
+        shelf.read("@drawing9.png")
+
+
+def test_no_queries_are_no_work(shelf: Shelf) -> None:
+    assert read_queries(shelf.index, [], no_model) == []
+
+
+def test_weights_are_shown_with_their_words() -> None:
+    terms = (QueryTerm(2, "text", "dog"), QueryTerm(1, "item", "x"), QueryTerm(-0.5, "text", "cat"))
+    assert Query(terms, np.ones(1, np.float32)).text == "2:dog - 0.5:cat"
