@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Threads of a matrix product that wait for each other spin by default: on two cores with anything
+# else running, that is ten times slower. Read when torch is imported, here and in child processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -10,38 +10,10 @@ from typing import IO
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from command import lines, output, pe
 from PIL import Image, ImageDraw
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
-
-
-def pe(
-    *arguments: str, folder: Path, given: str = "", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run `pe` in a folder, with a home of its own and without network."""
-    return subprocess.run(
-        [sys.executable, "-m", "perception_encoder.cli", *arguments],
-        cwd=folder,
-        input=given,
-        text=True,
-        capture_output=True,
-        check=False,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "HF_HUB_OFFLINE": "1",
-            **environment,
-        },
-    )
-
-
-def output(finished: subprocess.CompletedProcess[str]) -> str:
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
-def lines(finished: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
-    return [json.loads(line) for line in output(finished).splitlines()]
 
 
 @pytest.fixture(scope="module")

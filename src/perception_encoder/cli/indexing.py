@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -183,6 +184,9 @@ def _run(
                 if as_json:
                     write_json(_record(outcome))
                 display.update()
+    except KeyboardInterrupt:
+        say("pe: stopped; the same command goes on from here")
+        raise
     finally:
         for note in run.progress.notes:
             say(f"pe: {note}")
@@ -201,6 +205,7 @@ def _watch(
 ) -> None:
     from perception_encoder.pipeline import changes_of
 
+    options = replace(options, prunes_all=True)  # each deletion has been seen
     for changes in changes_of(folders, source_options):
         _run(model, table, changes, options, as_json=as_json)
 

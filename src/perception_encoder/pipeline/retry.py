@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from perception_encoder.index import Outcome
-from perception_encoder.pipeline.sources import Item
+from perception_encoder.pipeline.sources import Item, read_picture
 from perception_encoder.pipeline.sources.names import scheme
 
 
@@ -20,8 +20,6 @@ class FailedItems:
     def items(self) -> Iterator[Item]:
         """List them in the order in which they failed."""
         for failure in self._failures:
-            from perception_encoder.pipeline.sources.read import read_picture
-
             is_remote = bool(scheme(failure.uri))
             yield Item(
                 failure.uri,

@@ -34,11 +34,14 @@ class RunOptions:
         batch_size: pictures computed at once.
         prune: remove the rows of pictures that have gone from their source.
         wait: for another run on the table to end, rather than refuse.
+        prunes_all: remove rows also where a source lists nothing any more. Without it they are
+            kept, as a disk that is not mounted looks like this.
         retries_failures: read again what failed before, also where it has not changed.
     """
 
     batch_size: int = 32
     prune: bool = False
+    prunes_all: bool = False
     wait: bool = False
     retries_failures: bool = False
 
@@ -88,11 +91,13 @@ class Run:
             with closing(feed):
                 try:
                     for finished in self._work(feed, committer):
-                        yield from self._counted(finished)
+                        self._count(finished)
+                        yield from finished
                     committer.add_outcomes(list(self._vanished(feed, known, failures)))
                 finally:
                     rest = committer.close()
-            yield from self._counted(rest)
+                    self._count(rest)
+            yield from rest
             self._log.compact()
 
     def _feed(self, known: KnownRows, failures: dict[str, Outcome]) -> Feed:
@@ -105,10 +110,8 @@ class Run:
             progress=self.progress,
         )
 
-    def _counted(self, outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
-        for outcome in outcomes:
-            self.progress.counts[outcome.status] += 1
-            yield outcome
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        self.progress.counts.update(outcome.status for outcome in outcomes)
 
     def _work(self, feed: Feed, committer: Committer) -> Iterator[list[Outcome]]:
         """Compute what the feed prepares, and yield outcomes as they are committed."""
@@ -140,7 +143,7 @@ class Run:
             source = self._source_of(place.uri, place.member)
             if source is None:
                 continue
-            if self._options.prune and feed.num_items_of[source]:
+            if self._options.prune and (self._options.prunes_all or feed.num_items_of[source]):
                 gone.append(place)
                 if len(gone) == _DELETED_AT_ONCE:
                     yield from self._pruned(gone)

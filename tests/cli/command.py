@@ -1,0 +1,56 @@
+"""Runs `pe` as people do: a process of its own, with a home of its own and without network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def pe(
+    *arguments: str, folder: Path, given: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `pe` in a folder and wait for its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "perception_encoder.cli", *arguments],
+        cwd=folder,
+        input=given,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=surroundings(folder, **environment),
+    )
+
+
+def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start `pe` in a folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "perception_encoder.cli", *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=surroundings(folder, **environment),
+    )
+
+
+def surroundings(home: Path, **environment: str) -> dict[str, str]:
+    """Return the environment of a process."""
+    return {
+        "PATH": os.environ["PATH"],
+        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],  # see conftest.py
+        "HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        **environment,
+    }
+
+
+def output(finished: subprocess.CompletedProcess[str]) -> str:
+    """Return what a process wrote that ended well."""
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def lines(finished: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    """Return the JSON lines of a process that ended well."""
+    return [json.loads(line) for line in output(finished).splitlines()]

@@ -1,0 +1,236 @@
+"""`pe index` and `pe errors` as people run them: real processes, the bundled model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from command import lines, output, pe, started, surroundings
+from small_models import drawing, save_drawings
+
+from perception_encoder.index import Index, writing
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with an index of pictures of which three cannot be used."""
+    root = tmp_path_factory.mktemp("work")
+    pictures = root / "pictures"
+    pictures.mkdir()
+    save_drawings(pictures, 5)
+    (pictures / "empty.jpg").write_bytes(b"")
+    (pictures / "text.png").write_text("no picture")
+    (pictures / "later.png").symlink_to(root / "away.png")
+    indexed = pe("index", "pictures", "--db", "t.lance", folder=root)
+    assert indexed.returncode == 1, indexed.stderr
+    assert "5 embedded, 3 failed" in indexed.stderr
+    assert indexed.stdout == ""
+    return root
+
+
+def test_errors_lists_what_failed_and_why(folder: Path) -> None:
+    listed = lines(pe("errors", "--db", "t.lance", "--json", folder=folder))
+    assert {Path(str(failure["uri"])).name: failure["reason"] for failure in listed} == {
+        "empty.jpg": "ImageEmptyError",
+        "later.png": "ImageNotFoundError",
+        "text.png": "ImageDecodeError",
+    }
+    assert all(str(failure["uri"]) in str(failure["message"]) for failure in listed)
+    table = pe("errors", "--db", "t.lance", folder=folder)
+    assert len(output(table).splitlines()) == 4  # with the headings
+    assert "pe index --retry-failed --db" in table.stderr
+    paths = output(pe("errors", "--db", "t.lance", "-0", folder=folder))
+    assert sorted(Path(path).name for path in paths.split("\0")[:-1]) == [
+        "empty.jpg",
+        "later.png",
+        "text.png",
+    ]
+
+
+def test_retrying_needs_no_source_and_tries_only_failures(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "work", symlinks=True)
+    work = tmp_path / "work"
+    drawing(99).save(folder / "away.png")
+    retried = pe("index", "--retry-failed", "--db", "t.lance", "--json", folder=work)
+    (folder / "away.png").unlink()
+    assert retried.returncode == 1
+    statuses = {
+        Path(o["uri"]).name: o["status"] for o in map(json.loads, retried.stdout.split("\n")[:-1])
+    }
+    assert statuses == {"empty.jpg": "failed", "later.png": "embedded", "text.png": "failed"}
+    assert len(lines(pe("errors", "--db", "t.lance", "--json", folder=work))) == 2
+
+
+def test_names_come_from_stdin_and_patterns_leave_out(folder: Path, tmp_path: Path) -> None:
+    given = "\0".join(str(path) for path in (folder / "pictures").glob("drawing*.png"))
+    options = ("--exclude", "drawing3.*", "--db", "t.lance")
+    pe("index", "-0", "-", "--db", "t.lance", folder=tmp_path, given=given)
+    assert Index.open(tmp_path / "t.lance").count() == 5
+    again = pe("index", str(folder / "pictures"), *options, "--json", folder=tmp_path)
+    statuses = Counter(json.loads(line)["status"] for line in again.stdout.splitlines())
+    assert statuses == {"skipped": 4, "failed": 3}
+
+
+def test_without_a_source_or_with_a_wrong_one_it_says_what_to_name(tmp_path: Path) -> None:
+    for arguments, words in (((), "name a source"), (("nowhere",), "nowhere: no such file")):
+        refused = pe("index", *arguments, "--db", "t.lance", folder=tmp_path)
+        assert refused.returncode in (1, 2)
+        assert words in refused.stderr
+        assert not (tmp_path / "t.lance").exists()
+
+
+def test_a_busy_table_is_refused_and_waited_for(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "t.lance", tmp_path / "t.lance")
+    drawing(77).save(tmp_path / "new.png")
+    with writing(str(tmp_path / "t.lance")):
+        refused = pe("index", ".", "--db", "t.lance", folder=tmp_path)
+        assert refused.returncode == 1
+        assert f"process {os.getpid()} (since" in refused.stderr
+        waiting = started("index", ".", "--db", "t.lance", "--wait", folder=tmp_path)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.communicate(timeout=6)
+    _, talk = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, talk
+    assert "1 embedded" in talk
+
+
+def slow_pictures(folder: Path, count: int) -> None:
+    """Write pictures that take a while to decode, no two alike."""
+    folder.mkdir()
+    drawing(1, 2500, 2500).save(folder / "0.png", compress_level=0)
+    data = (folder / "0.png").read_bytes()
+    for number in range(1, count):
+        (folder / f"{number}.png").write_bytes(data + number.to_bytes(4, "big"))
+
+
+def test_ctrl_c_ends_soon_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    slow_pictures(tmp_path / "in", 150)
+    arguments = ("index", "in", "--db", "t.lance", "--batch-size", "4", "--json")
+    process = started(*arguments, folder=tmp_path)
+    assert process.stdout is not None
+    first = process.stdout.readline()  # something has been committed
+    assert json.loads(first)["status"] == "embedded"
+    process.send_signal(signal.SIGINT)
+    interrupted = time.monotonic()
+    _, talk = process.communicate(timeout=30)
+    assert time.monotonic() - interrupted < 10  # 2 s of work, and a machine that is busy
+    assert process.returncode == 130
+    assert "the same command goes on from here" in talk
+    assert "Traceback" not in talk
+    num_kept = Index.open(tmp_path / "t.lance").count()
+    assert 0 < num_kept < 150
+    again = pe(*arguments, folder=tmp_path)
+    statuses = Counter(json.loads(line)["status"] for line in again.stdout.splitlines())
+    assert statuses["skipped"] == num_kept
+    assert statuses["embedded"] + statuses["reused"] == 150 - num_kept
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_watching_keeps_the_table_in_step_with_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    first, second = save_drawings(folder, 2)
+    process = started("index", "in", "--db", "t.lance", "--watch", "--prune", folder=tmp_path)
+
+    def uris() -> set[str]:
+        return {Path(row.uri).name for row in Index.open(tmp_path / "t.lance").rows()}
+
+    try:
+        assert eventually((tmp_path / "t.lance").exists)
+        assert eventually(lambda: uris() == {first.name, second.name})
+        time.sleep(1)  # until it watches
+        drawing(50).save(folder / "new.png")
+        first.unlink()
+        (folder / "notes.txt").write_text("no picture")
+        assert eventually(lambda: uris() == {second.name, "new.png"}), uris()
+        (tmp_path / "deep").mkdir()
+        save_drawings(tmp_path / "deep", 3)
+        (tmp_path / "deep").rename(folder / "deep")
+        expected = {second.name, "new.png", *(f"drawing{number}.png" for number in range(3))}
+        assert eventually(lambda: uris() == expected), uris()
+        shutil.rmtree(folder / "deep")
+        assert eventually(lambda: uris() == {second.name, "new.png"}), uris()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=30)
+    assert process.returncode == 130, talk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until nothing more fits."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+
+
+def test_a_full_disk_is_told_and_the_table_opens(tmp_path: Path, small_disk: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_drawings(folder, 4)
+    table = small_disk / "t.lance"
+    output(pe("index", "in", "--db", str(table), folder=tmp_path))
+    filler = small_disk / "filler"
+    fill(filler)
+    for seed in range(60):
+        drawing(1000 + seed).save(folder / f"more{seed}.png")
+    full = pe("index", "in", "--db", str(table), folder=tmp_path)
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert "space" in full.stderr
+    assert Index.open(table).count() == 4
+    filler.unlink()
+    output(pe("index", "in", "--db", str(table), folder=tmp_path))
+    assert Index.open(table).count() == 64
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> None:
+    slow_pictures(tmp_path / "in", 8)
+    code = (
+        "import perception_encoder.cli.progress as p, sys\n"
+        "p._SECONDS_BETWEEN_LINES = 0\n"
+        "from perception_encoder.cli.main import main\n"
+        "sys.argv = ['pe', 'index', 'in', '--db', 't.lance', '--batch-size', '2']\n"
+        "main()"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=surroundings(tmp_path),
+    )
+    assert shown.stdout == ""
+    told = [line for line in shown.stderr.splitlines() if " of 8 pictures" in line]
+    assert told
+    assert "/s" in told[-1]
+    assert "decode" in told[-1]
+    assert "encode" in told[-1]
