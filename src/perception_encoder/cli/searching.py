@@ -69,7 +69,11 @@ def similar(
     """
     from perception_encoder.index.query import picture_term
 
-    _answer([(None, (picture_term(picture),))], flags, leave_out_own=True)
+    try:
+        term = picture_term(picture)
+    except QueryError as err:
+        raise typer.BadParameter(str(err)) from err
+    _answer([(None, (term,))], flags, leave_out_own=True)
 
 
 def _answer(
@@ -106,13 +110,22 @@ def _options(flags: SearchFlags) -> "SearchOptions":
         return SearchOptions(
             k=flags.k,
             offset=flags.offset,
-            threshold=float(flags.threshold) if flags.threshold is not None else None,
+            threshold=_threshold(flags.threshold),
             where=flags.where,
             exact=flags.exact,
             unique=flags.unique,
         )
     except ValueError as err:
         raise typer.BadParameter(str(err)) from err
+
+
+def _threshold(written: str | None) -> float | None:
+    if written is None:
+        return None
+    try:
+        return float(written)
+    except ValueError:
+        raise ValueError(f"--threshold must be a cosine such as 0.3, got {written!r}") from None
 
 
 def _lines(path: Path) -> "list[tuple[str, Sequence[QueryTerm]]]":

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Index, QueryTerm, Row, combine, row_id
 from perception_encoder.index.query import STDIN
 from perception_encoder.pipeline.names import find_item
@@ -23,6 +22,7 @@ from perception_encoder.preprocess import decode_image
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.preprocess import ImageInput
 
 QueryPicture: TypeAlias = str | Callable[[], bytes]
@@ -63,7 +63,7 @@ class Query:
 def read_queries(
     index: Index,
     queries: Sequence[Sequence[QueryTerm]],
-    open_model: Callable[[], EmbeddingModel],
+    open_model: "Callable[[], EmbeddingModel]",
     *,
     read_stdin: Callable[[], bytes] | None = None,
 ) -> list[Query]:
@@ -135,7 +135,7 @@ class _Known:
 
 
 def _embedded(
-    model: EmbeddingModel, terms: Sequence[_Term], pictures: dict[_Term, QueryPicture]
+    model: "EmbeddingModel", terms: Sequence[_Term], pictures: dict[_Term, QueryPicture]
 ) -> dict[_Term, Embeddings]:
     texts = [term for term in terms if term[0] == "text"]
     images = [term for term in terms if term[0] == "image"]
@@ -150,7 +150,7 @@ def _embedded(
     return vectors
 
 
-def _input(model: EmbeddingModel, picture: QueryPicture, name: str) -> "ImageInput":
+def _input(model: "EmbeddingModel", picture: QueryPicture, name: str) -> "ImageInput":
     """Return a path as it is, and what has to be fetched as (S, S, 3) uint8 RGB: that is small."""
     if isinstance(picture, str):
         return picture

@@ -1,0 +1,220 @@
+"""`pe search` and `pe similar` as people run them: the table's own vectors need no model."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import terminal_decoders as decode
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner, Result
+
+from perception_encoder.analysis.contact_sheet import SheetLayout
+from perception_encoder.cli.main import app
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three squares in a folder, three discs in a tar, and a table of them."""
+    root = tmp_path_factory.mktemp("work")
+    (root / "in").mkdir()
+    with tarfile.open(root / "discs.tar", "w") as archive:
+        for name, colour in COLOURS.items():
+            for shape in ("ellipse", "rectangle"):
+                picture = Image.new("RGB", (80, 60), "white")
+                getattr(ImageDraw.Draw(picture), shape)((15, 5, 65, 55), fill=colour)
+                picture.save(root / "in" / f"{name} {shape}.png")
+            archive.add(root / "in" / f"{name} ellipse.png", f"d/{name}.png")
+            (root / "in" / f"{name} ellipse.png").unlink()
+    made = pe("index", "in", "discs.tar", "--db", "t.lance", folder=root)
+    assert made.returncode == 0, made.stderr
+    return root
+
+
+def pe(*arguments: str, folder: Path, code: str = "", given: bytes = b"", **environment: str):  # type: ignore[no-untyped-def]
+    """Run `pe` as a process, or as part of some code."""
+    command = ["-c", code] if code else ["-m", "perception_encoder.cli"]
+    return subprocess.run(
+        [sys.executable, *command, *arguments],
+        cwd=folder,
+        input=given,
+        capture_output=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "HF_HUB_OFFLINE": "1", **environment},
+    )
+
+
+def run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, given: bytes = b""
+) -> Result:
+    """Run `pe` in this process: for what needs no model."""
+    monkeypatch.chdir(folder)
+    command, *rest = arguments
+    return CliRunner().invoke(app, [command, "--db", "t.lance", *rest], input=given)
+
+
+def hits(result: Result) -> list[dict[str, object]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+LIGHT = """
+import sys
+from perception_encoder.cli.main import main
+try: main()
+except SystemExit as end: code = end.code
+heavy = {"torch", "safetensors", "httpx2", "httpx", "fsspec"} & set(sys.modules)
+sys.exit(code or (f"loaded {heavy}" if heavy else 0))
+"""
+
+
+@pytest.mark.parametrize("item", ["in/red rectangle.png", "@d/red.png", "@red rectangle.png"])
+def test_what_is_in_the_table_is_found_without_a_model(folder: Path, item: str) -> None:
+    done = pe("similar", item, "--db", "t.lance", "--json", folder=folder, code=LIGHT)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 5
+    assert all(not f"{hit['uri']}/{hit['member']}".endswith(item) for hit in found)
+
+
+def test_several_queries_are_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"@red rectangle.png\n\n  @d/blue.png - @d/green.png\n"
+    found = hits(run(folder, monkeypatch, "search", "--queries", "-", "-k2", "--json", given=lines))
+    assert [hit["query"] for hit in found] == [
+        *["@red rectangle.png"] * 2, *["@d/blue.png - @d/green.png"] * 2
+    ]  # fmt: skip
+    assert str(found[0]["uri"]).endswith("red rectangle.png")
+    assert found[2]["member"] in ("d/blue.png", None)
+    (folder / "queries.txt").write_bytes(lines)
+    from_file = run(folder, monkeypatch, "search", "--queries", "queries.txt", "-k2", "--json")
+    assert hits(from_file) == found
+    table = run(folder, monkeypatch, "search", "--queries", "queries.txt", "-k2").stdout
+    assert table.count("score") == 2
+    assert "\n@d/blue.png - @d/green.png\n" in table
+
+
+def test_a_wrong_line_among_queries_is_named(folder: Path) -> None:
+    refused = pe("search", "--queries", "-", "--db", "t.lance", folder=folder, given=b"a\nb +\n")
+    assert refused.returncode == 1
+    assert b"pe: -, line 2: at character 3" in refused.stderr
+    picture = pe("search", "--queries", "-", "--db", "t.lance", folder=folder, given=b"-\n")
+    assert b"-, line 1: - stands for a picture" in picture.stderr
+
+
+def test_the_picture_on_stdin_is_searched_for(folder: Path) -> None:
+    data = (folder / "in" / "green rectangle.png").read_bytes()
+    done = pe("similar", "-", "--db", "t.lance", "-k1", "--json", folder=folder, given=data)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["uri"].endswith("green rectangle.png")
+
+
+def test_unique_and_preview_take_no_query_for_their_value(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = run(folder, monkeypatch, "search", "--unique", "@d/red.png", "--preview", "--json")
+    found = hits(loose)
+    assert "no preview: this is no terminal" in loose.stderr
+    tight = hits(run(folder, monkeypatch, "search", "--unique=0.1", "@d/red.png", "--json"))
+    assert len(tight) < len(found)
+    names = [tight[0]["member"], *(str(name) for hit in tight for name in hit.get("also", []))]  # type: ignore[attr-defined]
+    assert len(names) + len(tight) - 1 == 6
+    assert "discs.tar/d/" in "".join(map(str, names))
+    table = run(folder, monkeypatch, "search", "--unique=0.1", "@d/red.png").stdout
+    assert f"d/red.png  +{len(tight[0]['also'])}" in table  # type: ignore[arg-type]
+
+
+def test_pages_and_names_of_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = run(folder, monkeypatch, "search", "@d/red.png", "--paths").stdout.splitlines()
+    assert len(everything) == 6
+    assert everything[0] == str(folder / "discs.tar" / "d" / "red.png")
+    page = run(folder, monkeypatch, "search", "@d/red.png", "-0", "-k2", "--offset", "2").stdout
+    assert page.split("\0") == [*everything[2:4], ""]
+    beyond = run(folder, monkeypatch, "search", "@d/red.png", "--offset", "6", "--json")
+    assert (beyond.exit_code, beyond.stdout) == (0, "")
+    assert "nothing found" in beyond.stderr
+
+
+def middle(sheet: Image.Image, box: tuple[int, int, int, int]) -> tuple[int, ...]:
+    pixel = sheet.getpixel(((box[0] + box[2]) // 2, (box[1] + box[3]) // 2))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+def test_a_sheet_shows_pictures_inside_archives(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheet = tmp_path / "hits.png"
+    run(folder, monkeypatch, "similar", "@d/red.png", "--sheet", str(sheet))
+    listed = run(folder, monkeypatch, "similar", "@d/red.png", "--paths").stdout.splitlines()
+    layout = SheetLayout(224)
+    with Image.open(sheet) as drawn:
+        assert middle(drawn, layout.query_box(0)) == COLOURS["red"]
+        for column, name in enumerate(listed):
+            colour = Path(name).stem.split()[0]
+            assert middle(drawn, layout.hit_box(0, column)) == COLOURS[colour]
+
+
+def test_a_preview_is_talk_and_shows_the_hits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = run(folder, monkeypatch, "search", "@d/blue.png", "-k2", "--json", "--preview=kitty")
+    assert len(hits(shown)) == 2
+    ((_, strip),) = decode.kitty(shown.stderr)
+    left = strip[strip.shape[0] // 2, strip.shape[1] // 4, :3]
+    assert np.abs(left.astype(int) - COLOURS["blue"]).max() < 10
+    assert "1.000 blue" in shown.stderr
+
+
+def test_hits_are_opened_in_the_viewer(folder: Path, tmp_path: Path) -> None:
+    viewer = tmp_path / "xdg-open"
+    viewer.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/opened\n')
+    viewer.chmod(viewer.stat().st_mode | stat.S_IXUSR)
+    done = pe(
+        "search", "@d/red.png", "--open", "-k6", "--db", "t.lance", folder=folder,
+        PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", TMPDIR=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    opened = [Path(line) for line in (tmp_path / "opened").read_text().splitlines()]
+    assert len(opened) == 6
+    assert opened[0].name == "1-red.png"
+    with tarfile.open(folder / "discs.tar") as archive:
+        member = archive.extractfile("d/red.png")
+        assert member is not None
+        assert opened[0].read_bytes() == member.read()
+    assert folder / "in" / "red rectangle.png" in opened
+
+
+def test_without_a_viewer_it_is_said_what_else_to_use(folder: Path, tmp_path: Path) -> None:
+    done = pe(
+        "search", "@d/red.png", "--open", "--db", "t.lance", folder=folder, PATH=str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert b"--open needs the program" in done.stderr
+    assert len(done.stdout.splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search"], "give a query, or a file of queries"),
+        (["search", "a", "--queries", "x"], "give a query, or a file of queries"),
+        (["search", "a", "--threshold", "high"], "threshold"),
+        (["search", "a", "--unique=2"], "unique must be a cosine"),
+        (["search", "a", "--preview=gif"], "gif"),
+        (["search", "a", "--offset", "-1"], "offset"),
+        (["similar", "none.png"], "none.png: no such file"),
+    ],
+)
+def test_wrong_usage_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    refused = run(folder, monkeypatch, *arguments)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
