@@ -10,7 +10,16 @@ import traceback
 import typer
 
 from perception_encoder import __version__
-from perception_encoder.cli import compare, demo, doctor, embed, indexing, models, searching
+from perception_encoder.cli import (
+    compare,
+    demo,
+    doctor,
+    duplicates,
+    embed,
+    indexing,
+    models,
+    searching,
+)
 from perception_encoder.cli.output import say, write_line
 from perception_encoder.cli.search_options import BareOptions
 from perception_encoder.errors import PerceptionEncoderError
@@ -30,6 +39,7 @@ app.command()(indexing.index)
 app.command()(indexing.errors)
 app.command(cls=BareOptions)(searching.search)
 app.command(cls=BareOptions)(searching.similar)
+app.command()(duplicates.duplicates)
 app.command("models")(models.list_models)
 app.command()(models.download)
 app.command()(doctor.doctor)

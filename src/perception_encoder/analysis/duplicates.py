@@ -1,0 +1,227 @@
+"""Finds pictures that a table has more than once, and says which of each group to keep.
+
+Four tiers, each looser than the one before: identical bytes; identical pixels (another file, the
+same picture); near duplicates (re-encoded, resized, slightly cut: vectors nearly equal); similar.
+Deletes nothing. Knows tables and pictures, not how results are shown.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from perception_encoder.analysis.near_pairs import NearPairs, near_pairs
+from perception_encoder.analysis.own_files import OwnFiles
+from perception_encoder.analysis.preference import Keep, Numbers, RankedPictures, rank_pictures
+from perception_encoder.analysis.same_pixels import ReadPicture, pixel_digests
+from perception_encoder.analysis.star_cover import star_cover
+from perception_encoder.index import Index, Row
+
+Tier: TypeAlias = Literal["identical bytes", "identical pixels", "near duplicate", "similar"]
+TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
+"""From the strictest to the loosest."""
+
+NEAR_DUPLICATE: Final = 0.98
+"""Measured with pe-nano (`benchmarks/duplicates.py`): all copies re-encoded at quality 30 to 95 or
+resized to 50 to 200 % reach it, and 99 % of those cut by 1 %; of pairs of different drawings 8 in
+55,278 do, of photos none in 78. At 0.97 false pairs double, at 0.99 copies cut by 2 % are lost. A
+table of another model may want another one: look at a few groups before anything is removed."""
+
+SIMILAR: Final = 0.90
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A picture that is redundant: how it relates to its group's kept one, and their cosine."""
+
+    row: Row
+    tier: Tier
+    score: float
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Pictures of which one is enough; each of the others was compared with `kept` itself."""
+
+    kept: Row
+    others: tuple[Duplicate, ...]
+
+    @property
+    def tier(self) -> Tier:
+        """The loosest relation in the group."""
+        return max((other.tier for other in self.others), key=TIERS.index)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A picture that may have duplicates but was left out, and why."""
+
+    row: Row
+    reason: str
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What was found.
+
+    Attributes:
+        groups: the strictest tier first, then by the kept picture's path.
+        left_out: pictures that cannot be counted on: vanished, changed, unreadable, links.
+        num_pictures: how many pictures took part.
+        num_crowded: how many of them have more near ones than were looked at; their groups may be
+            split, which a second run after removing the others mends.
+    """
+
+    groups: tuple[DuplicateGroup, ...]
+    left_out: tuple[LeftOut, ...]
+    num_pictures: int
+    num_crowded: int
+
+
+def find_duplicates(
+    index: Index,
+    read: ReadPicture,
+    *,
+    tier: Tier = "near duplicate",
+    threshold: float | None = None,
+    keep: Keep = "resolution",
+    where: str | None = None,
+) -> Duplicates:
+    """Find groups of pictures of which one is enough.
+
+    Pictures are decoded only where vectors are nearly equal and sizes are equal, each once. Time
+    and memory are those of `near_pairs`; identical bytes alone take one pass over narrow columns.
+
+    Args:
+        index: the table.
+        read: returns a picture's encoded bytes.
+        tier: the loosest relation that counts.
+        threshold: the lowest cosine of that tier if it is "near duplicate" (default 0.98) or
+            "similar" (default 0.9); the other two need none.
+        keep: which picture of a group is kept; ties are broken by pixels, bytes and path.
+        where: an SQL condition; other rows do not take part.
+
+    Raises:
+        QueryError: the condition is wrong.
+        ValueError: a threshold outside 0 to 1.
+    """
+    if threshold is None:
+        threshold = SIMILAR if tier == "similar" else NEAR_DUPLICATE
+    if not 0 < threshold <= 1:
+        raise ValueError(f"the threshold is a cosine above 0 and at most 1, got {threshold}")
+    search = _Search(index, rank_pictures(index, keep, where), read)
+    if tier != "identical bytes":
+        is_near = tier in ("near duplicate", "similar")
+        pairs = search.near(threshold if is_near else math.inf, where)
+        search.join_equal_pixels(pairs)
+        search.join_near(pairs)
+    return search.result(near_from=NEAR_DUPLICATE if tier == "similar" else threshold)
+
+
+class _Search:
+    """Joins pictures, from the strictest tier on: `kept[n]` is the one that stands for n."""
+
+    def __init__(self, index: Index, pictures: RankedPictures, read: ReadPicture) -> None:
+        self._index = index
+        self._pictures = pictures
+        self._read = read
+        self._files = OwnFiles()
+        self._left_out: list[LeftOut] = []
+        self._usable = np.ones(len(pictures), np.bool_)
+        self._is_checked = np.zeros(len(pictures), np.bool_)
+        self._num_crowded = 0
+        self._content = self._join_copies()
+        self._pixels = self._content
+        self._kept = self._content
+        self._scores = np.ones(len(pictures), np.float32)
+
+    def near(self, threshold: float, where: str | None) -> NearPairs:
+        """Compare what differs in content, and look whether the files of near ones are there."""
+        chosen = np.flatnonzero(self._usable & (self._content == np.arange(len(self._content))))
+        pairs = near_pairs(self._index, self._pictures, chosen, threshold=threshold, where=where)
+        self._num_crowded = pairs.num_crowded
+        concerned = pairs.may_be_equal.copy()
+        concerned[pairs.earlier] = concerned[pairs.later] = True
+        self._check(np.flatnonzero(concerned))
+        return pairs.among(self._usable)
+
+    def join_equal_pixels(self, pairs: NearPairs) -> None:
+        """Decode the pictures that may be equal, and join those that are."""
+        candidates = np.flatnonzero(pairs.may_be_equal).tolist()
+        rows = (self._pictures.row(number) for number in candidates)
+        first: dict[bytes, int] = {}
+        joined = np.arange(len(self._pixels))
+        for number, digest in zip(candidates, pixel_digests(rows, self._read), strict=True):
+            if isinstance(digest, bytes):
+                joined[number] = first.setdefault(digest, number)
+            else:
+                for copy in np.flatnonzero(self._content == number).tolist():
+                    self._leave_out(copy, f"cannot be read: {digest}")
+        self._pixels = self._kept = joined[self._content]
+
+    def join_near(self, pairs: NearPairs) -> None:
+        """Join what is near; pictures with equal pixels count as one."""
+        pairs = pairs.among(self._usable)
+        ends = self._pixels[pairs.earlier], self._pixels[pairs.later]
+        cover = star_cover(*ends, pairs.scores, len(self._pixels))
+        self._kept = cover.kept[self._pixels]
+        self._scores = cover.scores[self._pixels]
+
+    def result(self, *, near_from: float) -> Duplicates:
+        members: defaultdict[int, list[Duplicate]] = defaultdict(list)
+        is_redundant = self._usable & (self._kept != np.arange(len(self._kept)))
+        for number in np.flatnonzero(is_redundant).tolist():
+            kept = int(self._kept[number])
+            score = round(float(self._scores[number]), 6)
+            duplicate = Duplicate(
+                self._pictures.row(number), self._tier(number, kept, near_from), score
+            )
+            members[kept].append(duplicate)
+        groups = [
+            DuplicateGroup(self._pictures.row(kept), tuple(sorted(others, key=_strictest_first)))
+            for kept, others in members.items()
+        ]
+        groups.sort(key=lambda group: (TIERS.index(group.tier), _path(group.kept)))
+        return Duplicates(
+            tuple(groups), tuple(self._left_out), len(self._pictures), self._num_crowded
+        )
+
+    def _join_copies(self) -> Numbers:
+        """Return, for each picture, the first with its content whose file is there."""
+        contents = self._pictures.contents
+        num_copies = np.bincount(contents, minlength=len(contents))
+        copies = np.flatnonzero(num_copies[contents] > 1)
+        self._check(copies)
+        joined = np.arange(len(contents))
+        first: dict[int, int] = {}
+        for number in copies[self._usable[copies]].tolist():
+            joined[number] = first.setdefault(int(contents[number]), number)
+        return joined
+
+    def _check(self, numbers: Numbers) -> None:
+        for number in numbers[~self._is_checked[numbers]].tolist():
+            self._is_checked[number] = True
+            objection = self._files.objection(self._pictures.row(number))
+            if objection is not None:
+                self._leave_out(number, objection)
+
+    def _leave_out(self, number: int, reason: str) -> None:
+        self._usable[number] = False
+        self._left_out.append(LeftOut(self._pictures.row(number), reason))
+
+    def _tier(self, number: int, kept: int, near_from: float) -> Tier:
+        if self._content[number] == self._content[kept]:
+            return "identical bytes"
+        if self._pixels[number] == self._pixels[kept]:
+            return "identical pixels"
+        return "near duplicate" if self._scores[number] >= near_from else "similar"
+
+
+def _strictest_first(duplicate: Duplicate) -> tuple[int, float, tuple[str, str]]:
+    return TIERS.index(duplicate.tier), -duplicate.score, _path(duplicate.row)
+
+
+def _path(row: Row) -> tuple[str, str]:
+    return row.uri, row.member or ""

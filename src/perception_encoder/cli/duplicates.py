@@ -1,0 +1,238 @@
+"""`pe duplicates`: what a table has more than once, and which of it to keep."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from perception_encoder.cli.options import (
+    JsonOption,
+    NullOption,
+    PathsOption,
+    TableOption,
+    table_path,
+)
+from perception_encoder.cli.output import say, write_json, write_line, write_table
+
+if TYPE_CHECKING:
+    from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup, Duplicates, Tier
+    from perception_encoder.index import Row
+
+TierChoice = Literal["bytes", "pixels", "near", "similar"]
+KeepChoice = Literal["resolution", "size", "oldest", "newest", "first"]
+
+_TIERS: "dict[TierChoice, Tier]" = {
+    "bytes": "identical bytes",
+    "pixels": "identical pixels",
+    "near": "near duplicate",
+    "similar": "similar",
+}
+_SHEET_GROUPS = 100
+_SHEET_OTHERS = 12
+
+
+def duplicates(  # noqa: PLR0913  one parameter for each option
+    db: TableOption = None,
+    tier: Annotated[
+        TierChoice, typer.Option(help="How far to go: each one includes those before it.")
+    ] = "near",
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="The lowest cosine of near (0.98) or, with --tier similar, of it (0.9)."),
+    ] = None,
+    keep: Annotated[
+        KeepChoice,
+        typer.Option(help="Which picture of a group stays; ties: pixels, bytes, then path."),
+    ] = "resolution",
+    where: Annotated[
+        str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
+    ] = None,
+    as_json: JsonOption = False,
+    paths: PathsOption = False,
+    null: NullOption = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw the groups as one picture, kept ones on the left.")
+    ] = None,
+    script: Annotated[
+        Path | None, typer.Option(help="Write a shell script that would remove the others.")
+    ] = None,
+    move_to: Annotated[
+        Path | None, typer.Option(help="Move the others into this folder; needs --yes.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --move-to: only show what would move.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do move.")] = False,
+) -> None:
+    """Group pictures of which one is enough: identical bytes, identical pixels, near duplicates.
+
+    Each group keeps one picture, and every other was compared with that one. Nothing is ever
+    deleted; --paths and -0 print the others only, without those inside archives.
+
+    Examples:
+        pe duplicates
+        pe duplicates --tier pixels --script remove.sh
+        pe duplicates --keep oldest --move-to ~/redundant --dry-run
+        pe duplicates --tier similar --threshold 0.92 --sheet groups.png
+    """
+    if move_to is not None and not (dry_run or yes):
+        raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
+    if move_to is None and (dry_run or yes):
+        raise typer.BadParameter("--dry-run and --yes go with --move-to")
+    from perception_encoder.analysis.duplicates import find_duplicates
+    from perception_encoder.index import Index
+
+    found = find_duplicates(
+        Index.open(table_path(db)),
+        _read,
+        tier=_TIERS[tier],
+        threshold=threshold,
+        keep=keep,
+        where=where,
+    )
+    if move_to is not None:
+        _move(found.groups, move_to, dry_run=dry_run, as_json=as_json)
+    elif paths or null:
+        _write_paths(found.groups, end="\0" if null else "\n")
+    elif as_json:
+        _write_json(found.groups)
+    elif found.groups:
+        _write_table(found.groups)
+    if script is not None:
+        _write_script(script, found.groups)
+    if sheet is not None and found.groups:
+        _draw(sheet, found.groups)
+    _sum_up(found)
+
+
+def _read(row: "Row") -> bytes:
+    from perception_encoder.pipeline.sources import read_picture
+
+    return read_picture(row.uri, row.member, row.offset)
+
+
+def _write_paths(groups: "Sequence[DuplicateGroup]", *, end: str) -> None:
+    from perception_encoder.analysis.removal import can_be_removed
+
+    rows = [other.row for group in groups for other in group.others]
+    for row in rows:
+        if can_be_removed(row):
+            write_line(row.uri, end=end)
+    num_inside = sum(not can_be_removed(row) for row in rows)
+    if num_inside:
+        say(f"{num_inside} in archives or at URLs are not listed: --json does")
+
+
+def _write_json(groups: "Sequence[DuplicateGroup]") -> None:
+    for group in groups:
+        write_json(
+            {
+                "tier": group.tier,
+                "keep": _facts(group.kept),
+                "others": [
+                    {**_facts(other.row), "tier": other.tier, "score": other.score}
+                    for other in group.others
+                ],
+            }
+        )
+
+
+def _facts(row: "Row") -> dict[str, Any]:
+    names = ("uri", "member", "width", "height", "bytes", "mtime")
+    return {name: getattr(row, name) for name in names}
+
+
+def _write_table(groups: "Sequence[DuplicateGroup]") -> None:
+    lines = []
+    for number, group in enumerate(groups, start=1):
+        lines.append([str(number), "keep", "", *_shown(group.kept)])
+        lines += [
+            ["", other.tier, f"{other.score:.4f}", *_shown(other.row)] for other in group.others
+        ]
+    write_table(["group", "tier", "score", "pixels", "bytes", "picture"], lines)
+
+
+def _shown(row: "Row") -> tuple[str, str, str]:
+    from perception_encoder.pipeline.names import item_name
+
+    return f"{row.width or '?'}x{row.height or '?'}", str(row.bytes or "?"), item_name(row)
+
+
+def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
+    from perception_encoder.analysis.removal import removal_script
+
+    path.write_text(removal_script(groups), encoding="utf-8")
+    say(f"{path}: read it, then run it with sh; nothing has been removed")
+
+
+def _move(
+    groups: "Sequence[DuplicateGroup]", folder: Path, *, dry_run: bool, as_json: bool
+) -> None:
+    from perception_encoder.analysis.removal import MANIFEST, move_redundant
+    from perception_encoder.pipeline.names import item_name
+
+    num_moved = 0
+    for move in move_redundant(groups, str(folder), dry_run=dry_run):
+        if move.problem:
+            say(f"{move.source}: stays: it {move.problem}")
+            continue
+        num_moved += 1
+        if as_json:
+            write_json({"from": move.source, "to": move.target, "keep": item_name(move.kept)})
+        else:
+            write_line(f"{move.source} -> {move.target}")
+    if dry_run:
+        say(f"{num_moved} would move to {folder}; nothing was touched")
+    elif num_moved:
+        say(
+            f"{num_moved} moved to {folder}, written down in {folder / MANIFEST}; "
+            "pe index --prune takes them out of the table"
+        )
+
+
+def _draw(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
+    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+
+    def drawn(other: "Duplicate") -> SheetHit:
+        return SheetHit(partial(_read, other.row), other.score, f"{other.tier} {_name(other.row)}")
+
+    rows = [
+        SheetRow(
+            [drawn(other) for other in group.others[:_SHEET_OTHERS]],
+            text=_name(group.kept),
+            image=partial(_read, group.kept),
+        )
+        for group in groups[:_SHEET_GROUPS]
+    ]
+    contact_sheet(rows, path)
+    is_all = len(groups) <= _SHEET_GROUPS
+    say(f"{path}: {'the' if is_all else f'the first {_SHEET_GROUPS} of {len(groups)}'} groups")
+
+
+def _name(row: "Row") -> str:
+    return Path(row.member or row.uri).name
+
+
+def _sum_up(found: "Duplicates") -> None:
+    for left_out in found.left_out:
+        say(f"left out: {left_out.row.uri} {left_out.reason}")
+    others = [other for group in found.groups for other in group.others]
+    if not others:
+        say(f"no duplicates among {found.num_pictures} pictures")
+        return
+    counts = Counter(other.tier for other in others)
+    listed = ", ".join(f"{counts[tier]} {tier}" for tier in _TIERS.values() if counts[tier])
+    megabytes = sum(other.row.bytes or 0 for other in others) / 1e6
+    groups = "1 group" if len(found.groups) == 1 else f"{len(found.groups)} groups"
+    say(
+        f"{groups}: of {found.num_pictures} pictures {len(others)} are "
+        f"redundant ({listed}), {megabytes:.1f} MB"
+    )
+    if found.num_crowded:
+        say(
+            f"{found.num_crowded} pictures have more near duplicates than were looked at: when "
+            "these have gone and the table is up to date, run this again"
+        )

@@ -1,0 +1,96 @@
+"""`pe duplicates` as people run it: real files, a real table, real processes."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small_models import drawing
+
+
+def pe(*arguments: str, folder: Path, returns: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "perception_encoder.cli", *arguments],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "PE_DB": "t.lance"},
+    )
+    assert done.returncode == returns, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four files of one drawing, one of them in a tar, a drawing unlike it, and their table."""
+    root = tmp_path_factory.mktemp("work")
+    pictures = root / "pictures"
+    pictures.mkdir()
+    one = drawing(1, 120, 90)
+    one.save(pictures / "large.png")
+    one.save(pictures / "lossless.bmp")
+    one.resize((60, 45), Image.Resampling.LANCZOS).save(pictures / "it's small.png")
+    drawing(2, 120, 90).save(pictures / "other.png")
+    with tarfile.open(pictures / "all.tar", "w") as tar:
+        tar.add(pictures / "large.png", "inside.png")
+    pe("index", "pictures", "pictures/all.tar", folder=root)
+    return root
+
+
+def test_groups_as_json_a_table_and_a_sheet(folder: Path) -> None:
+    done = pe("duplicates", "--json", "--sheet", "groups.png", folder=folder)
+    (group,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert group["tier"] == "near duplicate"
+    assert group["keep"]["uri"] == str(folder / "pictures" / "lossless.bmp")
+    assert [(Path(o["uri"]).name, o["member"], o["tier"]) for o in group["others"]] == [
+        ("all.tar", "inside.png", "identical pixels"),
+        ("large.png", None, "identical pixels"),
+        ("it's small.png", None, "near duplicate"),
+    ]
+    assert group["others"][0]["score"] == 1
+    assert 0.98 <= group["others"][2]["score"] < 1
+    assert "1 group: of 5 pictures 3 are redundant (2 identical pixels, 1 near" in done.stderr
+    with Image.open(folder / "groups.png") as sheet:
+        assert sheet.width > sheet.height > 100
+    table = pe("duplicates", "--tier", "bytes", "--keep", "first", folder=folder).stdout
+    assert [line.split()[-1].rsplit("/", 1)[-1] for line in table.splitlines()] == [
+        "picture", "inside.png", "large.png",
+    ]  # fmt: skip
+
+
+def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None:
+    done = pe("duplicates", "-0", folder=folder)
+    names = [Path(path).name for path in done.stdout.split("\0")[:-1]]
+    assert names == ["large.png", "it's small.png"]
+    assert "1 in archives or at URLs are not listed" in done.stderr
+    wide = pe("duplicates", "--paths", "--where", "width > 100", folder=folder)
+    assert wide.stdout == f"{folder / 'pictures' / 'large.png'}\n"
+
+
+def test_the_script_is_written_and_nothing_is_removed(folder: Path) -> None:
+    pe("duplicates", "--script", "remove.sh", folder=folder)
+    pictures = sorted(os.listdir(folder / "pictures"))
+    assert len(pictures) == 5
+    lines = (folder / "remove.sh").read_text(encoding="utf-8").splitlines()
+    assert sum(" && rm -- " in line for line in lines) == 2
+
+
+def test_moving_asks_first_and_then_nothing_is_left_to_move(folder: Path) -> None:
+    refused = pe("duplicates", "--move-to", "away", folder=folder, returns=2)
+    assert "--dry-run" in refused.stderr
+    assert "--move-to" in pe("duplicates", "--yes", folder=folder, returns=2).stderr
+    dry = pe("duplicates", "--move-to", "away", "--dry-run", folder=folder)
+    assert not (folder / "away").exists()
+    moved = pe("duplicates", "--move-to", "away", "--yes", folder=folder)
+    assert moved.stdout == dry.stdout
+    assert "all.tar: stays: it is in an archive or at a URL" in moved.stderr
+    assert sorted(os.listdir(folder / "away")) == ["it's small.png", "large.png", "moved.jsonl"]
+    again = pe("duplicates", "--json", folder=folder)
+    assert [len(json.loads(line)["others"]) for line in again.stdout.splitlines()] == [1]
+    assert again.stderr.count("has gone or cannot be read") == 2
