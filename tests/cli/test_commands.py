@@ -51,7 +51,7 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
 
 def test_running_again_reads_only_what_changed(folder: Path) -> None:
     again = pe("index", "pictures", "--db", "t.lance", folder=folder)
-    assert "6 unchanged" in again.stderr
+    assert "6 skipped" in again.stderr
     assert "1 failed" in again.stderr
     assert again.returncode == 1
 
