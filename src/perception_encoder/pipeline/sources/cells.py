@@ -62,7 +62,8 @@ def from_base64(text: str, item: str) -> bytes:
         ImageUnreadableError: it is no base64.
     """
     try:
-        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+        body = text.partition(",")[2] if text.startswith("data:") else text
+        return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as err:
         raise ImageUnreadableError(
             f"{item}: the text is no base64 ({err}); write the table again", item=item

@@ -6,12 +6,10 @@ comes.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import accumulate
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from perception_encoder.errors import ImageError, ImageNotFoundError, ImageUnreadableError
 from perception_encoder.pipeline.sources.access import Access
@@ -22,23 +20,14 @@ from perception_encoder.pipeline.sources.cells import (
     stored_item,
 )
 from perception_encoder.pipeline.sources.columns import ColumnKind, row_key
-from perception_encoder.pipeline.sources.forward import ForwardReader
 from perception_encoder.pipeline.sources.item import Item
 from perception_encoder.pipeline.sources.metadata import column_names, plain
 from perception_encoder.pipeline.sources.names import absolute
+from perception_encoder.pipeline.sources.parquet_cells import CellReader
 
 _ROWS_LISTED: Final = 1024
-_ROWS_READ: Final = 16
-_NUM_KEPT: Final = 8
 _BUFFER_BYTES: Final = 2**20
 _NUM_SHOWN: Final = 3
-
-
-class _Chunk(NamedTuple):
-    """Some rows of a column, and the number of the first."""
-
-    first: int
-    cells: Any
 
 
 class ParquetTable:
@@ -69,24 +58,25 @@ class ParquetTable:
         problems = []
         with self._opened() as file:
             is_named = _kind(file.schema_arrow.field(column).type) == "name"
-            reader = ForwardReader(partial(self._chunks, column), num_kept=_NUM_KEPT)
+            sizes = _num_rows(file)
+            cells = CellReader(self._opened, column, sizes)
             first = 0
-            for group in range(file.num_row_groups):
+            for group, size in enumerate(sizes):
                 number = first
                 try:
                     for name, metadata in _listed(file, group, column, is_named=is_named):
                         key = row_key(column, number)
                         if not is_named:
-                            read = partial(self._read, reader, column, number)
+                            read = partial(self._read, cells, column, number)
                             yield stored_item(self._uri, key, read, mtime, metadata)
                         elif name:
                             yield named_item(self._access, self._uri, name, metadata)
                         else:
                             yield empty_item(self._uri, key)
                         number += 1
-                except (OSError, ValueError, TypeError, NotImplementedError) as err:
+                except Exception as err:  # noqa: BLE001 — told below, when the other rows have come
                     problems.append(f"rows from {number:,} on ({err})")
-                first += file.metadata.row_group(group).num_rows
+                first += size
         if problems:
             raise ImageUnreadableError(
                 f"{self._uri}: damaged: {'; '.join(problems[:_NUM_SHOWN])}; fetch the file again",
@@ -97,23 +87,25 @@ class ParquetTable:
         """Read the picture in a row again.
 
         Raises:
-            ImageNotFoundError: the file has no such row any more.
+            ImageNotFoundError: the file has no such row or column any more.
             ImageError: it cannot be read.
         """
-        reader = ForwardReader(partial(self._chunks, column), num_kept=1)
-        return self._read(reader, column, number)
+        with self._opened() as file:
+            known = file.schema_arrow.names
+            cells = CellReader(self._opened, column, _num_rows(file), num_kept=1)
+        if column not in known:
+            raise self._gone(column, number)
+        return self._read(cells, column, number)
 
-    def _read(self, reader: ForwardReader[_Chunk], column: str, number: int) -> bytes:
+    def _read(self, cells: CellReader, column: str, number: int) -> bytes:
         item = f"{self._uri}: {row_key(column, number)}"
         try:
-            chunk = reader.read(number // _ROWS_READ)
-            cell = chunk.cells[number - chunk.first].as_py()
+            cell = cells.cell(number)
         except ImageError:
             raise
-        except (EOFError, IndexError) as err:
-            message = f"{item}: the table has no such row any more"
-            raise ImageNotFoundError(message, item=item) from err
-        except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as err:
+        except EOFError as err:
+            raise self._gone(column, number) from err
+        except Exception as err:
             message = f"{item}: cannot be read: {err}; fetch the file again"
             raise ImageUnreadableError(message, item=item) from err
         data = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -124,23 +116,11 @@ class ParquetTable:
             return self._access.read(absolute(path, folder_of(self._uri)))
         raise ImageUnreadableError(f"{item}: the cell is empty; drop the row", item=item)
 
-    def _chunks(self, column: str, start: int) -> Iterator[_Chunk]:
-        """Read a column from the given chunk on; chunks have `_ROWS_READ` rows of the file."""
-        first = start * _ROWS_READ
-        with self._opened() as file:
-            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-            ends = list(accumulate(sizes))
-            group = bisect.bisect_right(ends, first)
-            if group == len(sizes):
-                return
-            skipped = first - (ends[group] - sizes[group])
-            batches = file.iter_batches(
-                _ROWS_READ, row_groups=range(group, len(sizes)), columns=[column], use_threads=False
-            )
-            rows = _regrouped((batch.column(0) for batch in batches), skipped)
-            for cells in rows:
-                yield _Chunk(first, cells)
-                first += len(cells)
+    def _gone(self, column: str, number: int) -> ImageNotFoundError:
+        item = f"{self._uri}: {row_key(column, number)}"
+        return ImageNotFoundError(
+            f"{item}: the table has no such row or column any more", item=item
+        )
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -154,24 +134,9 @@ class ParquetTable:
             yield file
 
 
-def _regrouped(batches: Iterator[Any], skipped: int) -> Iterator[Any]:
-    """Cut batches of any sizes into arrays of `_ROWS_READ` cells, without the first ones."""
-    import pyarrow as pa
-
-    waiting: list[Any] = []
-    num_waiting = 0
-    for batch in batches:
-        cells = batch[min(skipped, len(batch)) :]
-        skipped -= len(batch) - len(cells)
-        while num_waiting + len(cells) >= _ROWS_READ:
-            taken = _ROWS_READ - num_waiting
-            yield pa.concat_arrays([*waiting, cells[:taken]])
-            cells, waiting, num_waiting = cells[taken:], [], 0
-        if len(cells):
-            waiting.append(cells)
-            num_waiting += len(cells)
-    if waiting:
-        yield pa.concat_arrays(waiting)
+def _num_rows(file: Any) -> list[int]:
+    """Return how many rows each row group has."""
+    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
 def _listed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import IO, Final, cast
 
 from perception_encoder.errors import (
     ImageError,
@@ -27,6 +27,7 @@ from perception_encoder.pipeline.sources.tar_members import (
 
 _BLOCK: Final = 512
 _NUM_KEPT: Final = 64
+_CHUNK_BYTES: Final = 2**16
 
 
 class TarSource:
@@ -96,6 +97,8 @@ class TarSource:
                     metadata=picture.metadata,
                     is_remote=bool(scheme(uri)),
                 )
+            if packed is not None:
+                _check_sum(archive)
 
     def _reader(self, uri: str, picture: TarMember) -> Callable[[], bytes]:
         item = f"{uri}: {picture.name}"
@@ -156,6 +159,17 @@ def _unpack(access: Access, uri: str, start: int) -> Iterator[bytes]:
         for number, found in enumerate(pictures):
             if number >= start:
                 yield _content(archive, found, f"{uri}: {found.name}")
+
+
+def _check_sum(archive: tarfile.TarFile) -> None:
+    """Read a packed archive to its very end, where its checksum is.
+
+    Raises:
+        OSError: it does not agree with what was read.
+    """
+    file = cast("IO[bytes]", archive.fileobj)
+    while file.read(_CHUNK_BYTES):
+        pass
 
 
 def _read_packed(reader: ForwardReader[bytes], number: int, item: str) -> bytes:

@@ -43,7 +43,11 @@ def csv_rows(stream: IO[bytes]) -> Iterator[TextRow]:
     Commas, semicolons and tabs are understood as separators: the one that the first line has most
     of. Bytes that are not UTF-8 stay in the text as they came.
     """
-    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    with io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text:
+        yield from _csv_rows(text)
+
+
+def _csv_rows(text: IO[str]) -> Iterator[TextRow]:
     first = text.readline()
     separator = max(_SEPARATORS, key=first.count)
     names = next(csv.reader([first], delimiter=separator), [])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -47,10 +48,11 @@ class TextTable:
     def kinds(self) -> dict[str, ColumnKind]:
         """Return what each column holds, going by the first rows."""
         kinds: dict[str, ColumnKind] = {}
-        for row in islice(self._rows(), _SAMPLE):
-            for name, value in row.values.items():
-                if kinds.get(name, "other") == "other":
-                    kinds[name] = self._kind(name, value)
+        with closing(self._rows()) as rows:
+            for row in islice(rows, _SAMPLE):
+                for name, value in row.values.items():
+                    if kinds.get(name, "other") == "other":
+                        kinds[name] = self._kind(name, value)
         return kinds
 
     def items(self, column: str) -> Iterator[Item]:
@@ -75,14 +77,17 @@ class TextTable:
         """Read the picture in a row again.
 
         Raises:
-            ImageNotFoundError: the file has no such row any more.
+            ImageNotFoundError: the file has no such row or column any more.
             ImageError: it cannot be read.
         """
         key = row_key(column, number)
-        row = next(islice(self._rows(), number, None), None)
+        with closing(self._rows()) as rows:
+            row = next(islice(rows, number, None), None)
         if row is None:
             item = f"{self._uri}: {key}"
-            raise ImageNotFoundError(f"{item}: the table has no such row any more", item=item)
+            raise ImageNotFoundError(
+                f"{item}: the table has no such row or column any more", item=item
+            )
         return self._decode(row.values.get(column), key)
 
     def _item(self, row: TextRow, column: str, kinds: Kinds, mtime: int | None) -> Item:
@@ -128,7 +133,7 @@ class TextTable:
             return "bytes" if not self._is_csv and is_base64(column) else "name"
         return "struct" if isinstance(value, dict) and {"bytes", "path"} & set(value) else "other"
 
-    def _rows(self) -> Iterator[TextRow]:
+    def _rows(self) -> Generator[TextRow]:
         with self._access.open(self._uri) as stream:
             yield from csv_rows(stream) if self._is_csv else json_rows(stream)
 

@@ -61,8 +61,6 @@ class Web:
         raise AssertionError("the last try returns or raises")
 
     def _fetch_once(self, url: str) -> bytes:
-        import httpx2
-
         until = time.monotonic() + _WHOLE * self._timeout_seconds
         # A picture is packed already, and the size that is announced is then the one that comes.
         with self._client().stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
@@ -73,7 +71,7 @@ class Web:
                 data += chunk
                 self._check_size(url, len(data))
                 if time.monotonic() > until:
-                    raise httpx2.ReadTimeout("the answer comes too slowly")
+                    raise _failed(url, "the answer comes too slowly; try again later")
             return bytes(data)
 
     def _check_size(self, url: str, num_bytes: int) -> None:

@@ -1,0 +1,119 @@
+"""Named pictures and lists of names on standard input."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from source_samples import below, listed, open_one, write
+
+from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError, SourceNotFoundError
+from perception_encoder.pipeline.sources import SourceOptions, open_sources
+
+
+def read_list(text: bytes, **options):
+    (source,) = open_sources(["-"], SourceOptions(**options), io.BytesIO(text))
+    return list(source.items())
+
+
+def test_a_list_names_pictures_line_by_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.png")
+    write(tmp_path / "with space.dat", b"123")
+    items = read_list(f"a.png\n\n{tmp_path}/with space.dat\r\nhttps://x.example/y.png".encode())
+    assert [item.uri for item in items] == [
+        f"{tmp_path}/a.png",
+        f"{tmp_path}/with space.dat",
+        "https://x.example/y.png",
+    ]
+    assert [item.bytes for item in items] == [7, 3, None]
+    assert [item.is_remote for item in items] == [False, False, True]
+
+
+def test_names_that_end_with_nul_may_hold_newlines(tmp_path):
+    path = write(tmp_path / "two\nlines.png")
+    write(tmp_path / "b.png")
+    text = f"{path}\0{tmp_path}/b.png\0".encode()
+    assert below(tmp_path, read_list(text, null_separated=True)) == ["two\nlines.png", "b.png"]
+
+
+def test_a_list_longer_than_what_is_read_at_once(tmp_path):
+    names = [f"{tmp_path}/{'x' * (number % 97)}{number}.png" for number in range(5000)]
+    assert [item.uri for item in read_list("\n".join(names).encode())] == names
+
+
+def test_names_are_used_while_their_writer_still_writes(tmp_path):
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stream, os.fdopen(writing, "wb", buffering=0) as out:
+        (source,) = open_sources(["-"], SourceOptions(), stream)
+        items = source.items()
+        out.write(f"{tmp_path}/a.png\n".encode())
+        assert next(items).uri == f"{tmp_path}/a.png"
+        out.write(b"/b.png\n")
+        assert next(items).uri == "/b.png"
+
+
+def test_standard_input_is_the_processes_own():
+    code = (
+        "from perception_encoder.pipeline.sources import *\n"
+        "for s in open_sources(['-'], SourceOptions()):\n"
+        "    for item in s.items(): print(item.uri)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="/x/a.png\n", capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "/x/a.png\n", done.stderr
+
+
+def test_names_without_a_file_are_errors_of_their_pictures(tmp_path):
+    missing, folder, old = read_list(f"{tmp_path}/no.png\n{tmp_path}\n/caf".encode() + b"\xe9.png")
+    with pytest.raises(ImageNotFoundError, match=r"no\.png: there is no file"):
+        missing.read()
+    with pytest.raises(ImageUnreadableError, match="this is a folder; name one file"):
+        folder.read()
+    with pytest.raises(ImageUnreadableError, match="not valid Unicode"):
+        old.read()
+
+
+def test_nothing_is_taken_for_gone_because_a_list_does_not_name_it(tmp_path):
+    (source,) = open_sources(["-"], SourceOptions(), io.BytesIO(b"/a.png"))
+    list(source.items())
+    assert not source.covers("/b.png", None)
+    assert not open_one(write(tmp_path / "a.png")).covers(str(tmp_path / "b.png"), None)
+
+
+def test_files_named_one_after_the_other_are_one_source_in_their_order(tmp_path):
+    names = [str(write(tmp_path / name)) for name in ("b.png", "a.jpg", "c.dat")]
+    write(tmp_path / "more" / "d.png")
+    sources = open_sources([*names, str(tmp_path / "more"), names[0]], SourceOptions())
+    assert [below(tmp_path, source.items()) for source in sources] == [
+        ["b.png", "a.jpg", "c.dat"],
+        ["more/d.png"],
+        ["b.png"],
+    ]
+    assert [source.name for source in sources] == [
+        f"{names[0]} and 2 more",
+        str(tmp_path / "more"),
+        names[0],
+    ]
+
+
+def test_what_does_not_exist_is_named_before_anything_is_read(tmp_path):
+    write(tmp_path / "1.png")
+    with pytest.raises(SourceNotFoundError, match=r"2\.png, .*3\.png: no such file or folder"):
+        open_one(f"{tmp_path}/{{1..3}}.png")
+    with pytest.raises(FileNotFoundError, match="and 6 more: no such file"):
+        open_one(f"{tmp_path}/{{1..10}}.png")
+
+
+def test_a_file_with_braces_in_its_name_wins_over_the_pattern(tmp_path):
+    path = write(tmp_path / "{a,b}.png")
+    assert [item.uri for item in listed(path)] == [str(path)]
+
+
+def test_file_urls_and_the_home_folder_are_paths(tmp_path, monkeypatch):
+    path = write(tmp_path / "with space.png")
+    assert [item.uri for item in listed(path.as_uri())] == [str(path)]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [item.uri for item in listed("~/*.png")] == [str(path)]
