@@ -1,10 +1,16 @@
 """`AutoModel.from_pretrained`: one door to every model, from a name, a file or a folder."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
+from perception_encoder.backends import (
+    Backend,
+    ComputeOptions,
+    open_backend,
+    open_random_backend,
+)
 from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.checkpoints.sources import bundled_folder
 from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
@@ -71,12 +77,44 @@ class AutoModel:
         return _open(checkpoint, options, preprocess, max_pixels, cache)
 
 
+def open_for_texts(
+    checkpoint: Checkpoint,
+    *,
+    fingerprint: str,
+    preprocess: PreprocessName | None = None,
+    device: str = "auto",
+) -> EmbeddingModel:
+    """Open a model whose weights are known already; an engine is loaded when a picture comes.
+
+    Until then texts are computed by numpy, in float32: a command that embeds one query is spared
+    the import of an engine, which takes longer than its work.
+
+    Args:
+        checkpoint: of a safetensors file.
+        fingerprint: of its weights, from an earlier opening of the same, unchanged file.
+        preprocess: as in `AutoModel.from_pretrained`.
+        device: where pictures are computed.
+
+    Raises:
+        CheckpointError: the file is no safetensors file, or damaged.
+        UnsupportedOperationError: the model reads no text.
+    """
+    from perception_encoder.backends.numpy_text import NumpyTextBackend
+    from perception_encoder.backends.text_first import TextFirstBackend
+
+    options = ComputeOptions(device=device)
+    texts = NumpyTextBackend(checkpoint, fingerprint)
+    backend = TextFirstBackend(texts, partial(open_backend, checkpoint, options))
+    return _open(checkpoint, options, preprocess, DEFAULT_MAX_PIXELS, None, backend)
+
+
 def _open(
     checkpoint: Checkpoint,
     options: ComputeOptions,
     preprocess: PreprocessName | None,
     max_pixels: int,
     cache: str | os.PathLike[str] | None,
+    backend: Backend | None = None,
 ) -> EmbeddingModel:
     config = checkpoint.config
     processor = ImageProcessor(
@@ -86,7 +124,7 @@ def _open(
         max_pixels=max_pixels,
     )
     tokenizer = _tokenizer(config, checkpoint.tokenizer)
-    backend = open_backend(checkpoint, options)
+    backend = backend or open_backend(checkpoint, options)
     return EmbeddingModel(config, backend, processor, tokenizer, checkpoint=checkpoint, cache=cache)
 
 

@@ -10,8 +10,7 @@ Sources of the names: perception_models core/vision_encoder/pe.py (`CLIP`, `Visi
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import Any
 
 from perception_encoder.errors import CheckpointError
 
@@ -24,10 +23,11 @@ _LISTED = 10  # names of one kind that an error spells out
 class Transform:
     """How a tensor of the file becomes one of ours.
 
-    `apply` may return a view; `file_shapes` gives, from our shape, the shapes the file may hold.
+    `apply` takes a torch tensor or a numpy array and may return a view; `file_shapes` gives, from
+    our shape, the shapes the file may hold.
     """
 
-    apply: Callable[[Tensor], Tensor]
+    apply: Callable[[Any], Any]
     file_shapes: Callable[[Shape], tuple[Shape, ...]]
 
 

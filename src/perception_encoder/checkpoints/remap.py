@@ -28,7 +28,8 @@ class Piece:
 
     def take(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return our parameter: a view of the file's tensor wherever that can be contiguous."""
-        return self.transform.apply(tensors[self.key]).contiguous()
+        tensor: Tensor = self.transform.apply(tensors[self.key])
+        return tensor.contiguous()
 
 
 def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str, Piece]:

@@ -87,6 +87,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     """
     from perception_encoder.index import Index, OutcomeLog
     from perception_encoder.pipeline import FailedItems, RunOptions, SourceOptions, open_sources
+    from perception_encoder.pipeline.query_model import note_weights
 
     if not sources and not retry_failed:
         raise typer.BadParameter("name a source: a folder, a file, a table, or - for stdin")
@@ -101,8 +102,9 @@ def index(  # noqa: PLR0913  one parameter for each option
     if not sources:
         failures = list(OutcomeLog(str(path)).latest(["failed"]))
         opened = [FailedItems(failures)]
+    name = model or _model_of(path)
     loaded = open_model(
-        model or _model_of(path),
+        name,
         device=device,
         backend=backend,
         precision=precision,
@@ -110,6 +112,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     table = Index.open_or_create(path, loaded.identity)
+    note_weights(table, name)
     run_options = RunOptions(
         batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from perception_encoder.cli.hits import Answer, show
-from perception_encoder.cli.options import open_model, table_path
+from perception_encoder.cli.options import table_path
 from perception_encoder.cli.search_options import SearchFlags, with_search_options
 from perception_encoder.errors import QueryError
 
@@ -90,10 +90,10 @@ def _answer(
     index = Index.open(table_path(flags.db))
 
     def open_the_model() -> "EmbeddingModel":
+        from perception_encoder.pipeline.query_model import open_query_model
+
         # The table knows its model; only one that was opened from a path has to be named again.
-        identity = index.identity
-        name = flags.model or identity.model_id
-        return open_model(name, device=flags.device, preprocess=identity.preprocess)
+        return open_query_model(index, flags.model, device=flags.device)
 
     read = read_queries(
         index, [terms for _, terms in queries], open_the_model, read_stdin=sys.stdin.buffer.read

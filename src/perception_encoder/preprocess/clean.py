@@ -7,8 +7,6 @@ wrongly, undo HTML entities twice, squeeze white space, lower the case.
 
 import html
 
-import ftfy
-
 
 def clean(text: str) -> str:
     """Bring a text into the form the vocabulary was made from.
@@ -26,5 +24,7 @@ def clean(text: str) -> str:
     if not (text.isascii() and text.isprintable() and "&" not in text):
         # Printable ASCII without entities is what both steps leave untouched; they cost 20 times
         # the rest, and nearly every caption is such a text.
+        import ftfy  # here, as it is seldom needed and takes longer to import than a query to clean
+
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()

@@ -1,0 +1,132 @@
+"""Text towers in numpy: one query's vector without importing torch.
+
+A text of ten tokens costs a few milliseconds of arithmetic, and importing an engine costs a second
+or two; a command that embeds one query and ends is better off here. Equal to the torch tower in
+float32 within 2e-5 (tests). Pictures need a real engine.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.mapped import MappedTensors
+from perception_encoder.checkpoints.names import recognise
+from perception_encoder.errors import UnsupportedOperationError
+from perception_encoder.registry import TextConfig
+from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+
+_NORM_EPS: Final = 1e-5
+
+Floats = NDArray[np.float32]
+
+
+class NumpyTextBackend:
+    """A `Backend` that reads texts only.
+
+    Args:
+        checkpoint: a safetensors file of a model that reads text.
+        fingerprint: of its weights, known from before.
+
+    Raises:
+        CheckpointError: another kind of file, or tensors are missing.
+    """
+
+    name: BackendName = "numpy"
+    device = "cpu"
+    precision: Precision = "fp32"
+
+    def __init__(self, checkpoint: Checkpoint, fingerprint: str) -> None:
+        if checkpoint.config.text is None:
+            raise UnsupportedOperationError(f"{checkpoint.config.id} reads no text")
+        self._config: TextConfig = checkpoint.config.text
+        self._tensors = MappedTensors(checkpoint.path)
+        self._scheme = recognise(self._tensors.keys())
+        self.fingerprint = fingerprint
+        self.logit_scale = float(np.exp(self._weights("logit_scale")))
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """See `Backend.encode_text`; as `model.text.TextTower`, step by step."""
+        length = token_ids.shape[1]
+        tokens = self._tensor("text.token_embedding.weight")[token_ids].astype(np.float32)
+        x = tokens + self._weights("text.position_embedding")[:length]  # (B, L, D)
+        for number in range(self._config.depth):
+            block = f"text.blocks.{number}"
+            x = x + self._attention(f"{block}.attention", self._norm(f"{block}.norm1", x))
+            x = x + self._mlp(f"{block}.mlp", self._norm(f"{block}.norm2", x))
+        x = x[np.arange(len(x)), token_ids.argmax(axis=-1)]  # (B, D), at the first end of text
+        return self._norm("text.final_norm", x) @ self._weights("text.projection.weight").T
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """Refuse: pictures need an engine."""
+        del pixels
+        raise UnsupportedOperationError("this engine reads texts only; open the model with another")
+
+    def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
+        """Refuse: pictures need an engine."""
+        del layer
+        return self.encode_image(pixels)
+
+    def close(self) -> None:
+        """See `Backend.close`; the file is unmapped when the object goes."""
+
+    def _attention(self, name: str, x: Floats) -> Floats:
+        batch, length, width = x.shape
+        heads = (3, self._config.num_heads, width // self._config.num_heads)
+        qkv = self._linear(f"{name}.qkv", x).reshape(batch, length, *heads)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # (B, M, L, C) each
+        scores = q @ k.swapaxes(-1, -2) / np.float32(np.sqrt(q.shape[-1]))
+        scores += np.triu(np.full((length, length), -np.inf, np.float32), 1)  # no later token
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed = scores / scores.sum(axis=-1, keepdims=True) @ v
+        return self._linear(f"{name}.out", mixed.swapaxes(1, 2).reshape(batch, length, width))
+
+    def _mlp(self, name: str, x: Floats) -> Floats:
+        hidden = self._linear(f"{name}.up", x)
+        is_quick = self._config.activation == "quick_gelu"
+        return self._linear(f"{name}.down", quick_gelu(hidden) if is_quick else gelu(hidden))
+
+    def _norm(self, name: str, x: Floats) -> Floats:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        scaled = centred / np.sqrt(variance + np.float32(_NORM_EPS))
+        normed: Floats = scaled * self._weights(f"{name}.weight") + self._weights(f"{name}.bias")
+        return normed
+
+    def _linear(self, name: str, x: Floats) -> Floats:
+        return x @ self._weights(f"{name}.weight").T + self._weights(f"{name}.bias")
+
+    def _weights(self, name: str) -> Floats:
+        return np.asarray(self._tensor(name), np.float32)
+
+    def _tensor(self, name: str) -> NDArray[np.floating[Any]]:
+        key, transform = self._scheme.source(name)
+        tensor: NDArray[np.floating[Any]] = transform.apply(self._tensors[key])
+        return tensor
+
+
+def gelu(x: Floats) -> Floats:
+    """Exact GELU: x · Φ(x), of any shape."""
+    half: Floats = x * np.float32(0.5)
+    return half * (1 + erf(x * np.float32(np.sqrt(0.5))))
+
+
+def quick_gelu(x: Floats) -> Floats:
+    """OpenAI CLIP's: x · sigmoid(1.702 x)."""
+    gated: Floats = x / (1 + np.exp(np.float32(-1.702) * x))
+    return gated
+
+
+def erf(x: Floats) -> Floats:
+    """The error function within 5e-7, of which 1.5e-7 is the formula's and the rest rounding.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions (1964), formula 7.1.26.
+    """
+    size = np.abs(x)
+    t = 1 / (1 + np.float32(0.3275911) * size)
+    series = t * (
+        0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+    )
+    distance: Floats = 1 - series * np.exp(-size * size)
+    return np.copysign(distance, x)

@@ -1,0 +1,70 @@
+"""An engine that answers texts at once and opens the real one when a picture comes."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.backends.base import Backend
+from perception_encoder.backends.numpy_text import NumpyTextBackend
+from perception_encoder.errors import CheckpointError
+from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+
+
+class TextFirstBackend:
+    """A `Backend`: texts by one engine, pictures by another of the same weights.
+
+    Args:
+        texts: reads texts.
+        open_pictures: opens the other engine; called once, when it is needed.
+    """
+
+    name: BackendName = "numpy"
+    device = "cpu"
+    precision: Precision = "fp32"
+
+    def __init__(self, texts: NumpyTextBackend, open_pictures: Callable[[], Backend]) -> None:
+        self._texts = texts
+        self._open_pictures = open_pictures
+        self._pictures: Backend | None = None
+        self._lock = threading.Lock()
+        self.fingerprint = texts.fingerprint
+        self.logit_scale = texts.logit_scale
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """See `Backend.encode_text`."""
+        return self._texts.encode_text(token_ids)
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """See `Backend.encode_image`.
+
+        Raises:
+            CheckpointError: the file holds other weights than it was known for.
+        """
+        return self._engine().encode_image(pixels)
+
+    def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
+        """See `Backend.features`.
+
+        Raises:
+            CheckpointError: the file holds other weights than it was known for.
+        """
+        return self._engine().features(pixels, layer=layer)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        if self._pictures is not None:
+            self._pictures.close()
+
+    def _engine(self) -> Backend:
+        with self._lock:
+            if self._pictures is None:
+                opened = self._open_pictures()
+                if opened.fingerprint != self.fingerprint:
+                    raise CheckpointError(
+                        f"the weights are {opened.fingerprint}, not {self.fingerprint} as they "
+                        "were known by; open the model anew"
+                    )
+                self._pictures = opened
+        return self._pictures

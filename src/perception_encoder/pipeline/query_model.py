@@ -1,0 +1,85 @@
+"""Opens a table's model for queries, without loading an engine where that can be spared.
+
+When a model has been opened in full, the file of its weights is noted beside the table with its
+fingerprint. As long as that file has not changed, texts are embedded straight from it.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.auto import AutoModel, open_for_texts
+from perception_encoder.checkpoints import Checkpoint, locate
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import CheckpointError, UnsupportedOperationError
+from perception_encoder.index import Index
+from perception_encoder.index.storage import beside, is_remote
+
+_SUFFIX = ".safetensors"
+
+
+def open_query_model(
+    index: Index, name: str | None = None, *, device: str = "auto"
+) -> EmbeddingModel:
+    """Open the model that embeds queries for a table.
+
+    Args:
+        index: the table.
+        name: the model, where the table's own id does not lead to it (it was opened from a path).
+        device: where pictures are computed.
+
+    Raises:
+        IndexMismatchError: the model is not the table's.
+        UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
+            `AutoModel.from_pretrained`.
+    """
+    identity = index.identity
+    name = name or identity.model_id
+    checkpoint = locate(name)
+    if _note_of(checkpoint, identity.fingerprint) == _read_note(index):
+        with suppress(CheckpointError, UnsupportedOperationError):  # the engine tells what is wrong
+            return open_for_texts(
+                checkpoint,
+                fingerprint=identity.fingerprint,
+                preprocess=identity.preprocess,
+                device=device,
+            )
+    model = AutoModel.from_pretrained(name, device=device, preprocess=identity.preprocess)
+    index.check(model.identity)
+    note_weights(index, name)
+    return model
+
+
+def note_weights(index: Index, name: str) -> None:
+    """Note that the model of that name, as its file is now, has the table's weights."""
+    checkpoint = locate(name, local_files_only=True)
+    if checkpoint.path.suffix != _SUFFIX or is_remote(index.path):
+        return
+    path = Path(beside(index.path, "weights.json"))
+    with suppress(OSError):  # a folder that cannot be written only costs time
+        path.parent.mkdir(exist_ok=True)
+        passing = path.with_name(f"{path.name}.{os.getpid()}")
+        passing.write_text(json.dumps(_note_of(checkpoint, index.identity.fingerprint)))
+        passing.replace(path)
+
+
+def _note_of(checkpoint: Checkpoint, fingerprint: str) -> dict[str, Any]:
+    status = os.stat(checkpoint.path)
+    return {
+        "path": os.path.abspath(checkpoint.path),
+        "bytes": status.st_size,
+        "mtime": status.st_mtime_ns,
+        "fingerprint": fingerprint,
+    }
+
+
+def _read_note(index: Index) -> dict[str, Any] | None:
+    if is_remote(index.path):
+        return None
+    try:
+        note: dict[str, Any] = json.loads(Path(beside(index.path, "weights.json")).read_bytes())
+    except (OSError, ValueError):  # none yet, or half of one
+        return None
+    return note

@@ -1,0 +1,87 @@
+"""Opening a table's model for queries: without an engine where its file is known and unchanged."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_models import CLIP, CORE, drawing, open_tiny
+
+from perception_encoder.errors import IndexMismatchError
+from perception_encoder.index import Index
+from perception_encoder.pipeline.query_model import note_weights, open_query_model
+
+_LOADED = """
+import sys
+from perception_encoder.index import Index
+from perception_encoder.pipeline.query_model import open_query_model
+model = open_query_model(Index.open(sys.argv[1]), sys.argv[2])
+model.embed_text("cat")
+print("torch" in sys.modules)
+"""
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    return Path(open_tiny().save_pretrained(tmp_path / "model"))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Index:
+    return Index.create(tmp_path / "t.lance", open_tiny().identity)
+
+
+def loads_torch(table: Index, name: Path) -> bool:
+    command = [sys.executable, "-c", _LOADED, table.path, str(name)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.strip() == "True"
+
+
+def test_the_second_query_needs_no_engine_until_the_weights_change(
+    table: Index, model_folder: Path
+) -> None:
+    assert loads_torch(table, model_folder)
+    assert not loads_torch(table, model_folder)
+    os.utime(model_folder / "model.safetensors")
+    assert loads_torch(table, model_folder)
+    assert not loads_torch(table, model_folder)
+
+
+def test_a_note_that_is_damaged_or_cannot_be_written_only_costs_time(
+    table: Index, model_folder: Path
+) -> None:
+    note = Path(table.path, "_pe", "weights.json")
+    note_weights(table, str(model_folder))
+    note.write_text("{half")
+    assert open_query_model(table, str(model_folder)).backend.name == "torch"
+    assert open_query_model(table, str(model_folder)).backend.name == "numpy"
+    note.unlink()
+    note.mkdir()
+    (note / "in the way").touch()
+    assert open_query_model(table, str(model_folder)).backend.name == "torch"
+
+
+def test_pictures_and_texts_have_the_vectors_of_the_whole_model(
+    table: Index, model_folder: Path
+) -> None:
+    whole = open_query_model(table, str(model_folder))
+    quick = open_query_model(table, str(model_folder))
+    assert (whole.backend.name, quick.backend.name) == ("torch", "numpy")
+    assert whole.identity == quick.identity == open_tiny(CORE).identity
+    for embedded in (lambda m: m.embed_text("a cat"), lambda m: m.embed_image(drawing(1))):
+        assert whole.similarity(embedded(whole), embedded(quick))[0, 0] > 0.9999
+
+
+def test_another_models_weights_are_refused(
+    table: Index, model_folder: Path, tmp_path: Path
+) -> None:
+    note_weights(table, str(model_folder))
+    other = Path(open_tiny(CLIP).save_pretrained(tmp_path / "other"))
+    with pytest.raises(IndexMismatchError, match="tiny/clip"):
+        open_query_model(table, str(other))
+    shutil.rmtree(model_folder)
+    shutil.copytree(other, model_folder)  # at the place that was noted
+    with pytest.raises(IndexMismatchError, match="tiny/clip"):
+        open_query_model(table, str(model_folder))
