@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from perception_encoder.pipeline import (
     Run,
     RunOptions,
     SourceOptions,
+    commit,
     open_sources,
 )
 from perception_encoder.pipeline.sources import Item
@@ -371,6 +373,31 @@ def test_a_second_run_on_the_table_is_refused_and_searches_go_on(
         with pytest.raises(IndexBusyError, match="--wait"):
             run(model, table, folder)
         assert len(Index.open(table.path).search(model.embed_image(files[0]), k=5)[0]) == 2
+
+
+def test_readers_see_whole_commits_while_a_run_writes(
+    model: EmbeddingModel, table: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "_ROWS_OF_A_COMMIT", 6)
+    files = save_drawings(folder, 48)
+    query = model.embed_image(files[0])
+    seen = Counter[int]()
+    is_done = threading.Event()
+
+    def read() -> None:
+        while not is_done.is_set():
+            index = Index.open(table.path)
+            num_hits = len(index.search(query, k=100)[0])
+            assert num_hits == index.count() == len(index.vectors())
+            seen[num_hits] += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        assert statuses(run(model, table, folder, batch_size=3)) == {"embedded": 48}
+        is_done.set()
+        reader.result()
+    assert len(seen) > 1
+    assert all(count % 6 == 0 for count in seen)
 
 
 def test_a_table_that_cannot_be_written_says_so_and_still_opens(
