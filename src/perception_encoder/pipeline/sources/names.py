@@ -9,7 +9,7 @@ from perception_encoder.pipeline.sources.select import suffix
 
 TABLE_SUFFIXES: Final = frozenset((".csv", ".jsonl", ".ndjson", ".parquet", ".tsv"))
 _TAR_ENDINGS: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar")
-_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+)(?:::.*)?://", re.IGNORECASE)
 
 
 def scheme(name: str) -> str:

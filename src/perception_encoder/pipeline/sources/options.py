@@ -1,6 +1,6 @@
 """How sources are read: plain settings."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 _MIB: Final = 2**20
@@ -22,7 +22,7 @@ class SourceOptions:
         allow_network: False refuses every read that would need a network.
     """
 
-    exclude: tuple[str, ...] = field(default=())
+    exclude: tuple[str, ...] = ()
     include_hidden: bool = False
     null_separated: bool = False
     column: str | None = None

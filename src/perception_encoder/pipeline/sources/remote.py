@@ -115,7 +115,7 @@ class Remote:
             if num_bytes == 0:
                 return b""
             with self._turn(system):
-                data = cast("bytes", system.cat_file(path, offset, offset + num_bytes))
+                data = cast("bytes", system.cat_file(path, start=offset, end=offset + num_bytes))
             if len(data) < num_bytes:
                 raise ImageTruncatedError(
                     f"{item}: the file ends before this picture does; fetch it again", item=item
@@ -172,11 +172,11 @@ def _entry(system: Any, info: dict[str, Any]) -> Entry:
         system.unstrip_protocol(info["name"]),
         info["type"] == "directory",
         info.get("size"),
-        _modified(info),
+        modified(info),
     )
 
 
-def _modified(info: dict[str, Any]) -> int | None:
+def modified(info: dict[str, Any]) -> int | None:
     """Return when a file was changed last; each protocol's package tells it in its own way."""
     value = next((info[name] for name in _TIMES if info.get(name) is not None), None)
     if isinstance(value, str):

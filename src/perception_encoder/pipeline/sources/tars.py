@@ -19,7 +19,6 @@ from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, 
 from perception_encoder.pipeline.sources.names import is_packed, scheme
 from perception_encoder.pipeline.sources.select import is_picture
 from perception_encoder.pipeline.sources.tar_members import (
-    TarMember,
     list_pictures,
     open_tar,
     regular_members,
@@ -85,13 +84,15 @@ class TarSource:
                 if not is_unicode(picture.name):
                     yield broken(uri, NOT_UNICODE, member=picture.name)
                     continue
+                item = f"{uri}: {picture.name}"
+                place = (uri, picture.offset, picture.bytes)
                 yield Item(
                     uri,
-                    self._reader(uri, picture)
-                    if packed is None
-                    else partial(_read_packed, packed, number, f"{uri}: {picture.name}"),
+                    partial(_read_packed, packed, number, item)
+                    if packed is not None
+                    else partial(self._access.read_range, *place, item=item),
                     member=picture.name,
-                    offset=None if packed is not None else picture.offset,
+                    offset=picture.offset if packed is None else None,
                     bytes=picture.bytes,
                     mtime=mtime,
                     metadata=picture.metadata,
@@ -99,10 +100,6 @@ class TarSource:
                 )
             if packed is not None:
                 _check_sum(archive)
-
-    def _reader(self, uri: str, picture: TarMember) -> Callable[[], bytes]:
-        item = f"{uri}: {picture.name}"
-        return partial(self._access.read_range, uri, picture.offset, picture.bytes, item=item)
 
 
 def read_member(access: Access, uri: str, member: str, offset: int | None) -> bytes:
@@ -143,7 +140,7 @@ def _size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
     try:
         block = access.read_range(uri, offset - _BLOCK, _BLOCK, item=uri)
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except (ImageTruncatedError, tarfile.TarError, OverflowError, ValueError):
+    except (ImageError, tarfile.TarError, ValueError):  # the search from the start says more
         return None
     # A long name is in another header, and this one has its first 100 bytes or so.
     is_same = header.name == member or (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder._version import __version__
@@ -89,6 +90,7 @@ class Web:
                     timeout=self._timeout_seconds,
                     headers={"User-Agent": f"perception-encoder/{__version__}"},
                 )
+                weakref.finalize(self, self._made.close)
             return self._made
 
 
