@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -100,7 +99,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     opened = open_sources(sources or [], options)  # before the model: a wrong name shows at once
     path = table_path(db)
     if not sources:
-        failures = list(OutcomeLog(str(path)).latest(["failed"]))
+        failures = list(OutcomeLog(path).latest(["failed"]))
         opened = [FailedItems(failures)]
     name = model or _model_of(path)
     loaded = open_model(
@@ -110,7 +109,6 @@ def index(  # noqa: PLR0913  one parameter for each option
         precision=precision,
         preprocess=preprocess,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = Index.open_or_create(path, loaded.identity)
     note_weights(table, name)
     run_options = RunOptions(
@@ -154,7 +152,7 @@ def errors(
         say(f"{table.path}: nothing failed")
 
 
-def _model_of(path: Path) -> str:
+def _model_of(path: str) -> str:
     """The model of the table, where there is one."""
     from perception_encoder.errors import IndexNotFoundError
     from perception_encoder.index import Index

@@ -1,6 +1,5 @@
 """Options that several commands share, and how they open a model."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -33,8 +32,12 @@ BatchSizeOption = Annotated[
     int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Pictures or texts computed at once.")
 ]
 TableOption = Annotated[
-    Path | None,
-    typer.Option("--db", envvar="PE_DB", help="Table of vectors; default: in your data folder."),
+    str | None,
+    typer.Option(
+        "--db",
+        envvar="PE_DB",
+        help="Table of vectors: a folder, or s3://bucket/name; default: in your data folder.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 TableModelOption = Annotated[
@@ -62,6 +65,6 @@ def open_model(
     )
 
 
-def table_path(path: Path | None) -> Path:
+def table_path(path: str | None) -> str:
     """The table that was named, or this user's own."""
-    return path if path is not None else settings.default_table()
+    return path if path is not None else str(settings.default_table())

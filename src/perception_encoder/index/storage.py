@@ -37,6 +37,8 @@ def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
     with storage_errors(path):
         if not _is_free(path):
             raise IndexExistsError(f"{path} holds other things; choose a new folder with --db")
+        if not is_remote(path):
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         try:
             return lance.write_dataset(schema.empty_table(), path, mode="create")
         except OSError as err:

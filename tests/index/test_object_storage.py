@@ -1,0 +1,62 @@
+"""Tables on object storage: a real S3-speaking server on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+from small_models import open_tiny, save_drawings
+
+from perception_encoder.errors import IndexNotFoundError
+from perception_encoder.index import Index, OutcomeLog, Row
+from perception_encoder.pipeline import Run, RunOptions, SourceOptions, open_sources
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="tables")
+    yield "s3://tables"
+    server.stop()
+
+
+def test_a_run_fills_a_table_in_a_bucket_and_goes_on_there(bucket: str, tmp_path: Path) -> None:
+    model = open_tiny()
+    save_drawings(tmp_path, 4)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    table = Index.open_or_create(f"{bucket}/deep/t.lance", model.identity)
+    for expected in ({"embedded": 4, "failed": 1}, {"skipped": 4, "failed": 1}):
+        run = Run(model, table, open_sources([str(tmp_path)], SourceOptions()), RunOptions())
+        for _ in run.outcomes():
+            pass
+        assert run.progress.counts == expected
+    reopened = Index.open(f"{bucket}/deep/t.lance")
+    (hit,) = reopened.search(model.embed_image(tmp_path / "drawing2.png"), k=1)[0]
+    assert Path(hit.uri).name == "drawing2.png"
+    assert OutcomeLog(reopened.path).counts() == {"skipped": 4, "failed": 1}
+
+
+def test_rows_are_replaced_and_removed_in_a_bucket(bucket: str) -> None:
+    identity = open_tiny().identity
+    table = Index.create(f"{bucket}/t.lance", identity)
+    vectors = np.eye(3, identity.embed_dim, dtype=np.float32)
+    table.append([Row("a"), Row("b")], vectors[:2])
+    table.add([Row("b", width=5), Row("c")], vectors[1:])
+    assert table.delete([Row("a").id]) == 1
+    assert {row.uri: row.width for row in table.rows()} == {"b": 5, "c": None}
+    with pytest.raises(IndexNotFoundError, match="nothing-here"):
+        Index.open(f"{bucket}/nothing-here")
