@@ -32,6 +32,7 @@ Everything else is below, and each message says what happened, to which item, an
         │                               (also an OSError)
         ├── IndexBusyError              another process is writing to the table
         ├── IndexMismatchError          made by another model or preprocessing
+        ├── ExchangeError               a file of another layout that cannot be written or read
         └── QueryError                  a query that cannot be understood
 """
 
@@ -142,6 +143,10 @@ class IndexBusyError(IndexError_):
 
 class IndexMismatchError(IndexError_):
     """The table was made by another model, other weights or another preprocessing."""
+
+
+class ExchangeError(IndexError_):
+    """An export that cannot be written, or files that cannot be read as a table."""
 
 
 class QueryError(IndexError_):

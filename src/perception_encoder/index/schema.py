@@ -115,6 +115,11 @@ def vector_dtype_of(schema: pa.Schema) -> VectorDtype:
     return "float16" if schema.field(VECTOR).type.value_type.bit_width == 16 else "float32"
 
 
+def can_be_metadata(name: str) -> bool:
+    """Whether a column of metadata may have that name: ours, hidden ones and paths may not be."""
+    return not (name.lower() in _RESERVED or name[:1] in ("", "_") or "." in name or "`" in name)
+
+
 def new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
     """Return the columns that the rows need and the table does not have yet.
 
@@ -127,7 +132,7 @@ def new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
     if "offset" not in schema.names and any(row.offset is not None for row in rows):
         fields.append(pa.field("offset", pa.int64()))  # tables of 0.1.0 lack it
     for name in dict.fromkeys(name for row in rows for name in row.metadata):
-        if name.lower() in _RESERVED or name[:1] in ("", "_") or "." in name or "`" in name:
+        if not can_be_metadata(name):
             raise ValueError(
                 f"metadata name {name!r} cannot be a column: it is one of ours, is empty, begins "
                 "with '_', or holds '.' or '`'; rename it"

@@ -1,0 +1,88 @@
+"""What goes out of a table and what comes in: rows and their vectors together, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from perception_encoder.index.exchange.provenance import Provenance
+from perception_encoder.index.rows import Row
+from perception_encoder.index.schema import VECTOR, vectors_of
+from perception_encoder.index.table import Index
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BLOCK_BYTES: Final = 64 << 20  # of float32 vectors that are imported in one commit
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """The rows of a table that meet a condition, in its order.
+
+    Attributes:
+        index: the table.
+        where: the condition.
+        num_rows: how many rows meet it.
+        provenance: what is known of them all.
+        progress: told of how many rows were taken since the last call.
+    """
+
+    index: Index
+    where: str | None
+    num_rows: int
+    provenance: Provenance
+    progress: Callable[[int], None]
+
+    @property
+    def embed_dim(self) -> int:
+        """Numbers of a vector, E."""
+        return self.index.identity.embed_dim
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """The table's columns but the vector, with the provenance."""
+        schema = self.index.schema
+        return self.provenance.in_schema(schema.remove(schema.get_field_index(VECTOR)))
+
+    def blocks(self) -> Iterator[tuple[pa.RecordBatch, Embeddings]]:
+        """Yield rows as `row_schema` says, and their vectors, (R, E) float32."""
+        for batch in self.index.scan(self.index.schema.names, where=self.where):
+            yield batch.drop_columns([VECTOR]), vectors_of(batch)
+            self.progress(batch.num_rows)
+
+
+class Block(NamedTuple):
+    """R rows and their vectors, (R, E) of any float type and length."""
+
+    rows: list[Row]
+    vectors: Embeddings
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """Files that were recognised and can be read as a table's rows.
+
+    Attributes:
+        path: names them in errors.
+        layout: how they are laid out, in a word.
+        num_rows: how many rows they have.
+        embed_dim: numbers of a vector, E.
+        provenance: whose vectors they are, where the files say so.
+        dropped: columns that have no place in a table.
+        read: yields all rows, at most so many at a time.
+    """
+
+    path: str
+    layout: str
+    num_rows: int
+    embed_dim: int
+    provenance: Provenance | None
+    dropped: tuple[str, ...]
+    read: Callable[[int], Iterator[Block]]
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all rows and vectors."""
+        return self.read(max(1, _BLOCK_BYTES // (4 * max(1, self.embed_dim))))

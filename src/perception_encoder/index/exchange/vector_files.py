@@ -1,0 +1,96 @@
+"""Matrices of vectors as single files, written row by row: numpy's `.npy` and faiss's flat index.
+
+Both begin with the number of rows, so it has to be known first; then the rows follow as they are.
+Nothing but the block that is written is in memory.
+"""
+
+import struct
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from perception_encoder.errors import ExchangeError
+from perception_encoder.index.schema import VectorDtype
+from perception_encoder.types import Embeddings
+
+_FAISS_FLAT_INNER_PRODUCT: Final = b"IxFI"
+_INNER_PRODUCT: Final = 0  # faiss.METRIC_INNER_PRODUCT
+_DUMMY: Final = 1 << 20  # two fields that faiss once used
+
+
+class VectorFile:
+    """A file of vectors that grows; a context manager.
+
+    Args:
+        path: the file to make.
+        header: what goes before the first vector.
+        dtype: of its numbers.
+    """
+
+    def __init__(self, path: str, header: bytes, dtype: VectorDtype) -> None:
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._file = open(path, "wb")  # noqa: SIM115  closed by __exit__
+        self._file.write(header)
+
+    def write(self, vectors: Embeddings) -> None:
+        """Add vectors, (R, E)."""
+        self._file.write(np.ascontiguousarray(vectors, self._dtype).tobytes())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def npy_file(path: str, num_rows: int, embed_dim: int, dtype: VectorDtype) -> VectorFile:
+    """Begin a `.npy` of (num_rows, embed_dim)."""
+    described = {
+        "descr": np.dtype(dtype).newbyteorder("<").str,
+        "fortran_order": False,
+        "shape": (num_rows, embed_dim),
+    }
+    text = repr(described)
+    padding = -(10 + len(text) + 1) % 64
+    header = text + " " * padding + "\n"
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+    return VectorFile(path, start + header.encode("ascii"), dtype)
+
+
+def faiss_file(path: str, num_rows: int, embed_dim: int) -> VectorFile:
+    """Begin what `faiss.write_index` writes of an `IndexFlatIP`, without building it in memory."""
+    header = _FAISS_FLAT_INNER_PRODUCT + struct.pack(
+        "<iqqq?iQ",
+        embed_dim,
+        num_rows,
+        _DUMMY,
+        _DUMMY,
+        True,  # trained
+        _INNER_PRODUCT,
+        num_rows * embed_dim,
+    )
+    return VectorFile(path, header, "float32")
+
+
+def open_npy(path: str) -> Embeddings:
+    """Map a `.npy` of (R, E) floats; nothing is read yet.
+
+    Raises:
+        ExchangeError: it holds something else.
+    """
+    try:
+        array: Embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as err:
+        raise ExchangeError(f"{path}: cannot be read as a numpy array: {err}") from err
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise ExchangeError(
+            f"{path}: an array of shape {array.shape} and type {array.dtype}; it has to be (R, E) "
+            "of floats"
+        )
+    return array
