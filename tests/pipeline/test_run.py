@@ -1,5 +1,6 @@
 """Bringing a table in step with its sources: real files, a tiny model."""
 
+import json
 import os
 import shutil
 import threading
@@ -291,6 +292,22 @@ def test_the_next_files_are_read_while_the_model_computes(table: Index, folder: 
     model.processor = Watched(CORE.image, CORE.vision.image_size)
     model.backend.encode_image = waiting  # type: ignore[method-assign]
     assert statuses(run(model, table, folder, batch_size=2)) == {"embedded": 6}
+
+
+def test_metadata_of_several_kinds_stops_nothing_and_is_told(
+    model: EmbeddingModel, table: Index, folder: Path
+) -> None:
+    files = save_drawings(folder, 3)
+    for name, stars in zip(files, (5, 3, "many"), strict=True):
+        line = json.dumps({"path": str(name), "stars": stars})
+        (folder / f"{name.stem}.jsonl").write_text(line)
+    for path in sorted(folder.glob("*.jsonl")):
+        sources = open_sources([str(path)], SourceOptions())
+        listed = Run(model, table, sources)
+        assert statuses(list(listed.outcomes())) == {"embedded": 1}
+    assert [row.metadata.get("stars") for row in table.rows()] == [5, 3, None]
+    (note,) = listed.progress.notes
+    assert "'stars': 1 values" in note
 
 
 class Endless:

@@ -8,11 +8,13 @@ one table holds one model's vectors; `snapshot` reads. Knows nothing of models, 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from perception_encoder.errors import IndexMismatchError, IndexNotFoundError
 from perception_encoder.index.exact import unit_vectors
+from perception_encoder.index.fit import fit_metadata
 from perception_encoder.index.known import KnownRows
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import (
@@ -160,6 +162,14 @@ class Index:
         with storage_errors(self.path):
             dataset.insert(table)
         self._snapshot = Snapshot(dataset, self.path)
+
+    def fit(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
+        """Bring the rows' metadata to the types of the table's columns, as `fit_metadata` does.
+
+        Returns:
+            Rows that `add` and `append` take, and how many values had to be left out, by name.
+        """
+        return fit_metadata(rows, self._snapshot.schema)
 
     def delete(self, ids: Iterable[str]) -> int:
         """Remove rows in one commit; ids that are not there are ignored.

@@ -5,6 +5,7 @@ seldom enough that the table does not fall into crumbs. Knows nothing of models 
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, "commit")
         self._running: tuple[Future[None], _Load] | None = None
         self._finished: list[Outcome] = []
+        self.left_out = Counter[str]()  # metadata values that did not fit their columns, by name
 
     def add(self, rows: Sequence[Embedded]) -> None:
         """Take rows to be committed."""
@@ -113,7 +115,9 @@ class Committer:
         for is_new, write in ((True, self._index.append), (False, self._index.add)):
             rows = [row for row in load.rows if row.is_new == is_new]
             if rows:
-                write([row.row for row in rows], np.stack([row.vector for row in rows]))
+                fitted, left_out = self._index.fit([row.row for row in rows])
+                write(fitted, np.stack([row.vector for row in rows]))
+                self.left_out += left_out
         self._known.add_contents([row.row for row in load.rows])
         self._log.append(_outcomes_of(load), self._run)
 

@@ -97,6 +97,7 @@ class Run:
                 finally:
                     rest = committer.close()
                     self._count(rest)
+                    self.progress.notes += _of_metadata(committer.left_out)
             yield from rest
             self._log.compact()
 
@@ -174,3 +175,11 @@ class Run:
             if source.covers(uri, member):
                 return number
         return None
+
+
+def _of_metadata(left_out: Mapping[str, int]) -> list[str]:
+    return [
+        f"metadata {name!r}: {count} values are of another kind than the table's column, and were "
+        "left out"
+        for name, count in left_out.items()
+    ]
