@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from perception_encoder.cli.output import say, write_json, write_line, write_table
 from perception_encoder.cli.search_options import SearchFlags
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from perception_encoder.index import Hit
     from perception_encoder.pipeline.queries import Query
     from perception_encoder.pipeline.search import Found
+
+
+_SHOWN_LABELS: Final = {"strong": "strong", "weak": "weak", "none": "-"}
 
 
 class Answer(NamedTuple):
@@ -32,8 +35,7 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
             _write_json(answer)
         elif answer.found:
             _write_table(answer)
-        if not answer.found:
-            say(f"{answer.written}: nothing found" if answer.written else "nothing found")
+        _say_what_it_means(answer)
     if flags.sheet is not None:
         _draw(flags.sheet, answers)
     if flags.preview is not None:
@@ -48,6 +50,18 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
         from perception_encoder.cli.viewer import open_pictures
 
         open_pictures([found.hit for answer in answers for found in answer.found])
+
+
+def _say_what_it_means(answer: Answer) -> None:
+    """Say on stderr if there are no hits, or none that is better than those of other queries."""
+    which = f"{answer.written}: " if answer.written is not None else ""
+    if not answer.found:
+        say(f"{which}nothing found")
+    elif answer.found[0].label == "none":
+        say(
+            f"{which}nothing like it here: these are the nearest, but no nearer than what has "
+            "nothing to do with this table"
+        )
 
 
 def _write_paths(found: "Sequence[Found]", *, end: str) -> None:
@@ -69,6 +83,7 @@ def _write_json(answer: Answer) -> None:
                 "uri": hit.uri,
                 "member": hit.member,
                 "score": round(hit.score, 6),
+                "label": found.label,
                 "width": hit.width,
                 "height": hit.height,
                 **({"also": [item_name(copy) for copy in found.also]} if found.also else {}),
@@ -82,11 +97,13 @@ def _write_table(answer: Answer) -> None:
 
     if answer.written is not None:
         write_line(f"\n{answer.written}")
+    has_labels = answer.found[0].label is not None
     rows = []
     for found in answer.found:
         copies = f"  +{len(found.also)}" if found.also else ""
-        rows.append([f"{found.hit.score:.4f}", item_name(found.hit) + copies])
-    write_table(["score", "picture"], rows)
+        label = [_SHOWN_LABELS[found.label]] if found.label is not None else []
+        rows.append([f"{found.hit.score:.4f}", *label, item_name(found.hit) + copies])
+    write_table(["score", *(["fit"] if has_labels else []), "picture"], rows)
 
 
 def _draw(path: Path, answers: Sequence[Answer]) -> None:

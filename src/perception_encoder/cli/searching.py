@@ -1,23 +1,28 @@
 """`pe search` and `pe similar`: find pictures by words, by pictures, or by sums of both."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from perception_encoder.cli.hits import Answer, show
 from perception_encoder.cli.options import table_path
+from perception_encoder.cli.output import say
 from perception_encoder.cli.search_options import SearchFlags, with_search_options
 from perception_encoder.errors import QueryError
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
-    from perception_encoder.index import QueryTerm
+    from perception_encoder.index import Index, QueryTerm
+    from perception_encoder.pipeline.calibration import Calibration
+    from perception_encoder.pipeline.queries import Query
     from perception_encoder.pipeline.search import SearchOptions
 
 _STDIN: Final = "-"
+_LABELS: Final = ("strong", "weak")
 
 
 @with_search_options
@@ -89,6 +94,7 @@ def _answer(
     options = _options(flags)
     index = Index.open(table_path(flags.db))
 
+    @cache
     def open_the_model() -> "EmbeddingModel":
         from perception_encoder.pipeline.query_model import open_query_model
 
@@ -98,9 +104,32 @@ def _answer(
     read = read_queries(
         index, [terms for _, terms in queries], open_the_model, read_stdin=sys.stdin.buffer.read
     )
-    found = find(index, read, options, leave_out_own=leave_out_own)
+    calibration = _calibration(index, read, open_the_model) if _shows_labels(flags) else None
+    found = find(index, read, options, calibration=calibration, leave_out_own=leave_out_own)
     written = [line for line, _ in queries]
     show([Answer(*answer) for answer in zip(read, found, written, strict=True)], flags)
+
+
+def _shows_labels(flags: SearchFlags) -> bool:
+    return not (flags.paths or flags.null) or flags.threshold in _LABELS
+
+
+def _calibration(
+    index: "Index", queries: "Sequence[Query]", open_the_model: "Callable[[], EmbeddingModel]"
+) -> "Calibration | None":
+    from perception_encoder.pipeline.calibration import (
+        calibrate,
+        can_be_calibrated,
+        stored_calibration,
+    )
+
+    if not can_be_calibrated(index):
+        return None
+    calibration = stored_calibration(index, queries)
+    if calibration is None:
+        say("learning what scores mean in this table (kept for the next searches)")
+        calibration = calibrate(index, open_the_model, queries)
+    return calibration
 
 
 def _options(flags: SearchFlags) -> "SearchOptions":
@@ -119,13 +148,17 @@ def _options(flags: SearchFlags) -> "SearchOptions":
         raise typer.BadParameter(str(err)) from err
 
 
-def _threshold(written: str | None) -> float | None:
+def _threshold(written: str | None) -> 'float | Literal["strong", "weak"] | None':
     if written is None:
         return None
+    if written in _LABELS:
+        return "strong" if written == "strong" else "weak"
     try:
         return float(written)
     except ValueError:
-        raise ValueError(f"--threshold must be a cosine such as 0.3, got {written!r}") from None
+        raise ValueError(
+            f"--threshold must be a cosine such as 0.3, or strong or weak, got {written!r}"
+        ) from None
 
 
 def _lines(path: Path) -> "list[tuple[str, Sequence[QueryTerm]]]":

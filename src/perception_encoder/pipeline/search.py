@@ -5,16 +5,15 @@ Knows nothing of how queries are written or embedded; that is in `queries`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Literal
 
 import numpy as np
 
+from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index
+from perception_encoder.pipeline.calibration import Calibration, Cutoffs, Label
 from perception_encoder.pipeline.folding import fold
 from perception_encoder.pipeline.queries import Query
-
-SAME: Final = 0.95
-"""The cosine from which on two pictures count as near-duplicates, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class SearchOptions:
     Attributes:
         k: how many, at most.
         offset: how many of the best to leave out, for the pages after the first.
-        threshold: the lowest cosine of a hit.
+        threshold: the lowest cosine of a hit, or its lowest label.
         where: an SQL condition on the table's columns.
         exact: look at every vector, also where the table has a faster way.
         unique: the cosine from which on a hit is folded under a better one; None folds nothing.
@@ -32,7 +31,7 @@ class SearchOptions:
 
     k: int = 10
     offset: int = 0
-    threshold: float | None = None
+    threshold: float | Literal["strong", "weak"] | None = None
     where: str | None = None
     exact: bool = False
     unique: float | None = None
@@ -48,10 +47,11 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A hit, and those that were folded under it, best first."""
+    """A hit, those that were folded under it, best first, and how well it fits if that is known."""
 
     hit: Hit
     also: tuple[Hit, ...] = ()
+    label: Label | None = None
 
 
 def search(
@@ -59,6 +59,7 @@ def search(
     queries: Sequence[Query],
     options: SearchOptions,
     *,
+    calibration: Calibration | None = None,
     leave_out_own: bool = False,
 ) -> list[list[Found]]:
     """Find the nearest rows of each query, best first, with one search of the table for all.
@@ -67,11 +68,14 @@ def search(
         index: the table.
         queries: from `read_queries`.
         options: which hits are wanted.
+        calibration: of the table; without it hits have no labels.
         leave_out_own: the items and files that a query names are no hits of it.
 
     Raises:
-        QueryError: the condition is wrong.
+        QueryError: the condition is wrong, or the threshold is a label and there are none.
     """
+    cutoffs = [calibration.cutoffs(query) if calibration else None for query in queries]
+    floors = [_floor(options.threshold, limits) for limits in cutoffs]
     wanted = options.offset + options.k
     own = [query.own if leave_out_own else frozenset[str]() for query in queries]
     groups: list[list[list[Hit]]] = [[] for _ in queries]
@@ -85,10 +89,10 @@ def search(
             vectors,
             k=depth,
             where=options.where,
-            threshold=options.threshold,
+            threshold=min(floors[number] for number in left),
         )
         ranked = [
-            [hit for hit in hits if hit.id not in own[number]]
+            [hit for hit in hits if hit.id not in own[number] and hit.score >= floors[number]]
             for number, hits in zip(left, found, strict=True)
         ]
         for number, made in zip(left, _grouped(index, ranked, options.unique, wanted), strict=True):
@@ -97,12 +101,33 @@ def search(
         left = [
             number
             for number, hits in zip(left, found, strict=True)
-            if len(groups[number]) < wanted and len(hits) == depth
+            if len(groups[number]) < wanted
+            and len(hits) == depth
+            and hits[-1].score >= floors[number]
         ]
     return [
-        [Found(group[0], tuple(group[1:])) for group in made[options.offset : wanted]]
-        for made in groups
+        [_found(group, limits) for group in made[options.offset : wanted]]
+        for made, limits in zip(groups, cutoffs, strict=True)
     ]
+
+
+def _found(group: Sequence[Hit], cutoffs: Cutoffs | None) -> Found:
+    label = None if cutoffs is None else cutoffs.label(group[0].score)
+    return Found(group[0], tuple(group[1:]), label)
+
+
+def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs | None) -> float:
+    """Return the lowest cosine of a hit; below any if there is no limit."""
+    if threshold is None:
+        return -np.inf
+    if not isinstance(threshold, str):
+        return threshold
+    if cutoffs is None:
+        raise QueryError(
+            f"hits of this table have no labels, so that {threshold!r} cannot be the threshold: "
+            "it has too few pictures, or is not on this machine; give a cosine"
+        )
+    return cutoffs.strong if threshold == "strong" else cutoffs.weak
 
 
 def _grouped(

@@ -1,0 +1,173 @@
+"""What unrelated queries reach in a table: the background that gives a cosine its meaning.
+
+Prompts that describe what next to no collection has, and pictures of the table itself, are
+searched for in the table. The result is small and kept beside the table; it is a cache: it may be
+lost or deleted at any time. Knows nothing of labels or of real queries.
+"""
+
+import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index import Index
+from perception_encoder.index.schema import VECTOR, vectors_of
+from perception_encoder.index.storage import beside, is_remote
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+
+SAME: Final = 0.95
+"""The cosine from which on two pictures count as near-duplicates, where nothing else is said."""
+
+NUM_QUERIES: Final = 200  # of the background, prompts and pictures each
+_MAX_SAMPLE: Final = 4096  # rows
+_NUM_NEIGHBOURS: Final = 32  # looked at, in the hope that not all are near-duplicates
+_KEPT_SHARE: Final = 0.1  # of the rows may change before the background counts as outdated
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """The background of one table.
+
+    Attributes:
+        num_rows: of the table when this was computed.
+        sample: (R, E) float16, rows at equal distances in the table, unit length.
+        pictures: (NUM_QUERIES or fewer,) int64: which rows of the sample were searched for.
+        picture_scores: as many float32: the cosine of each one's nearest neighbour in the table
+            that is no near-duplicate of it.
+        prompts: (NUM_QUERIES, E) float32, unit length; None where no model has embedded them yet.
+        prompt_scores: (NUM_QUERIES,) float32: the cosine of each prompt's best hit; None likewise.
+    """
+
+    num_rows: int
+    sample: NDArray[np.float16]
+    pictures: NDArray[np.int64]
+    picture_scores: NDArray[np.float32]
+    prompts: Embeddings | None = None
+    prompt_scores: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, index: Index, prompts: Embeddings | None) -> Self:
+        """Search the table for the background's queries.
+
+        Args:
+            index: the table.
+            prompts: from `embedded_prompts`; None leaves the prompts out.
+        """
+        num_rows = index.count()
+        sample = _sample(index, num_rows)
+        pictures = np.unique(np.linspace(0, len(sample) - 1, NUM_QUERIES).astype(np.int64))
+        pictures = pictures if len(sample) else pictures[:0]
+        neighbours = index.search(_unit(sample[pictures]), k=_NUM_NEIGHBOURS)
+        others = [[hit.score for hit in hits if hit.score < SAME] for hits in neighbours]
+        scores = np.array([max(found, default=SAME) for found in others], np.float32)
+        if prompts is None:
+            return cls(num_rows, sample, pictures, scores)
+        best = [hits[0].score if hits else -1.0 for hits in index.search(prompts, k=1)]
+        return cls(num_rows, sample, pictures, scores, prompts, np.array(best, np.float32))
+
+
+def embedded_prompts(model: "EmbeddingModel") -> Embeddings:
+    """Embed the prompts of the background: (NUM_QUERIES, E) float32."""
+    return model.embed_text(_prompts(), show_progress=False)
+
+
+def load_background(index: Index) -> Background | None:
+    """Return the background that is kept beside the table, if it is still good."""
+    if is_remote(index.path):
+        return None
+    try:
+        with np.load(_path(index), allow_pickle=False) as stored:
+            if str(stored["made_for"]) != _made_for(index):
+                return None
+            fields = {name: stored[name] for name in stored.files if name != "made_for"}
+            return Background(int(fields.pop("num_rows")), **fields)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        BadZipFile,
+    ):  # none yet, or a torn copy
+        return None
+
+
+def store_background(index: Index, background: Background) -> None:
+    """Keep the background beside the table; where that cannot be written, nothing happens."""
+    if is_remote(index.path):
+        return
+    path = _path(index)
+    passing = path.with_name(f"{path.name}.{os.getpid()}")
+    fields = {
+        name: value
+        for name in Background.__slots__
+        if (value := getattr(background, name)) is not None
+    }
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        try:
+            with passing.open("wb") as file:
+                np.savez(file, made_for=_made_for(index), **fields)
+            passing.replace(path)
+        finally:
+            passing.unlink(missing_ok=True)
+
+
+def is_outdated(background: Background, num_rows: int, *, num_changed: int = 0) -> bool:
+    """Whether so much of the table has changed that another background is needed.
+
+    Args:
+        background: computed earlier.
+        num_rows: of the table now.
+        num_changed: how many rows are known to have been added or replaced since.
+    """
+    changed = max(abs(num_rows - background.num_rows), num_changed)
+    return changed > _KEPT_SHARE * background.num_rows
+
+
+def _sample(index: Index, num_rows: int) -> NDArray[np.float16]:
+    """Read rows at equal distances, without holding more of the table than a block."""
+    count = min(num_rows, _MAX_SAMPLE)
+    places = np.linspace(0, num_rows - 1, count).astype(np.int64) if count else np.empty(0, int)
+    parts = [np.empty((0, index.identity.embed_dim), np.float16)]
+    start = 0
+    for batch in index.scan([VECTOR]):
+        wanted = places[(places >= start) & (places < start + batch.num_rows)] - start
+        parts.append(vectors_of(batch)[wanted].astype(np.float16))
+        start += batch.num_rows
+    return np.concatenate(parts)
+
+
+def _unit(vectors: NDArray[np.float16]) -> Embeddings:
+    rows = vectors.astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Embeddings = (rows / np.maximum(lengths, 1e-6)).astype(np.float32)
+    return unit
+
+
+@cache
+def _prompts() -> list[str]:
+    path = files("perception_encoder").joinpath("data/background_prompts.txt")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _made_for(index: Index) -> str:
+    """Name what decides the background's numbers, besides the rows."""
+    prompts = hashlib.sha256("\n".join(_prompts()).encode()).hexdigest()[:16]
+    identity = index.identity
+    return f"1 {identity.model_id} {identity.fingerprint} {identity.preprocess} {prompts}"
+
+
+def _path(index: Index) -> Path:
+    return Path(beside(index.path, "background.npz"))

@@ -1,0 +1,148 @@
+"""Says what a cosine means in this table: strong, weak, or nothing like it here.
+
+A cosine alone says little: it depends on the model, on the table's size and on whether words or a
+picture were searched for. So a hit is compared with what others reach in the same table.
+
+- Words: the others are prompts for what next to no collection has. A hit is strong if 95 % of them
+  have no hit as good, and weak if half of them have none.
+- Pictures: the others are the table's own pictures, which have their likes here. A hit is strong if
+  it is as near as the nearest neighbour of half of them, and weak if as near as of all but 5 %.
+- Sums: the others are sums of the same form, with prompts in the place of words and the table's
+  pictures in the place of pictures.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index import Index, QueryTerm
+from perception_encoder.index.storage import is_remote
+from perception_encoder.pipeline.background import (
+    NUM_QUERIES,
+    SAME,
+    Background,
+    embedded_prompts,
+    is_outdated,
+    load_background,
+    store_background,
+)
+from perception_encoder.pipeline.queries import Query
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+
+Label: TypeAlias = Literal["strong", "weak", "none"]
+"""How well a hit fits; "none" means that the table has nothing like what was searched for."""
+
+_OF_WORDS: Final = (0.95, 0.5)  # quantiles of the background: strong, weak
+_OF_PICTURES: Final = (0.5, 0.05)
+_FEWEST_ROWS: Final = 20  # of a smaller table there is nothing to say
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoffs:
+    """The cosines from which on the hits of one query are strong, and weak."""
+
+    strong: float
+    weak: float
+
+    def label(self, score: float) -> Label:
+        """Return the label of a hit with that cosine."""
+        return "strong" if score >= self.strong else "weak" if score >= self.weak else "none"
+
+
+class Calibration:
+    """Cutoffs for the queries of one table."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+
+    def cutoffs(self, query: Query) -> Cutoffs:
+        """Return the query's cutoffs."""
+        background = self._background
+        whole = background.picture_scores if query.is_picture else background.prompt_scores
+        assert whole is not None  # `calibrate` sees to it
+        levels = _OF_PICTURES if query.is_picture else _OF_WORDS
+        of_table = np.quantile(whole, levels)
+        if len(query.terms) > 1 or query.terms[0].weight <= 0:
+            # The sums are searched for in the sample; what the rest of the table adds to a best hit
+            # is taken from the single ones, of which both are known.
+            kind: Literal["image", "text"] = "image" if query.is_picture else "text"
+            single = np.quantile(self._best_in_sample([QueryTerm(1.0, kind, "")]), levels)
+            of_table += np.quantile(self._best_in_sample(query.terms), levels) - single
+        return Cutoffs(float(of_table[0]), float(of_table[1]))
+
+    def _best_in_sample(self, terms: Sequence[QueryTerm]) -> NDArray[np.float32]:
+        """Search the sample for sums of the background in the form of a query's.
+
+        Returns:
+            (P,) the cosine of each one's best hit, leaving out the pictures that are in the sum
+            with their near-duplicates.
+        """
+        background = self._background
+        sample = background.sample.astype(np.float32)  # (R, E)
+        total = np.zeros((NUM_QUERIES, sample.shape[1]), np.float32)
+        left_out = np.zeros((NUM_QUERIES, len(sample)), bool)
+        generator = np.random.default_rng(0)  # who meets whom in the sums
+        for term in terms:
+            if term.kind == "text":
+                assert background.prompts is not None
+                part = generator.permutation(background.prompts)
+            else:
+                part = generator.permutation(sample[np.resize(background.pictures, NUM_QUERIES)])
+                left_out |= part @ sample.T >= SAME
+            total += np.float32(term.weight) * part
+        lengths = np.linalg.norm(total, axis=1, keepdims=True)
+        scores = total / np.maximum(lengths, 1e-6) @ sample.T
+        best: NDArray[np.float32] = np.where(left_out, -1.0, scores).max(axis=1)
+        return np.where(left_out.all(axis=1), SAME, best).astype(np.float32)
+
+
+def can_be_calibrated(index: Index) -> bool:
+    """Whether the table has enough pictures, and lies where the result can be kept."""
+    return not is_remote(index.path) and index.count() >= _FEWEST_ROWS
+
+
+def stored_calibration(index: Index, queries: Sequence[Query]) -> Calibration | None:
+    """Return the calibration that is kept beside the table, if it will do for these queries."""
+    background = load_background(index)
+    if background is None or is_outdated(background, index.count()):
+        return None
+    if background.prompts is None and any(map(_needs_prompts, queries)):
+        return None
+    return Calibration(background)
+
+
+def calibrate(
+    index: Index, open_model: "Callable[[], EmbeddingModel]", queries: Sequence[Query] | None = None
+) -> Calibration:
+    """Compute the calibration of a table as it is now, and keep it beside the table.
+
+    It reads the table once and takes as long as some hundred searches. The prompts are embedded
+    only once for a table.
+
+    Args:
+        index: the table.
+        open_model: opens the table's model; called only if prompts have to be embedded.
+        queries: that it will be used for; None stands for any.
+
+    Raises:
+        IndexMismatchError: the model is not the table's.
+        IndexStorageError: the table cannot be read.
+    """
+    known = load_background(index)
+    prompts = known.prompts if known is not None else None
+    if prompts is None and (queries is None or any(map(_needs_prompts, queries))):
+        model = open_model()
+        index.check(model.identity)
+        prompts = embedded_prompts(model)
+    background = Background.of(index, prompts)
+    store_background(index, background)
+    return Calibration(background)
+
+
+def _needs_prompts(query: Query) -> bool:
+    return any(term.kind == "text" for term in query.terms) or not query.is_picture
