@@ -32,6 +32,7 @@ SAME: Final = 0.95
 NUM_QUERIES: Final = 200  # of the background, prompts and pictures each
 _MAX_SAMPLE: Final = 4096  # rows
 _NUM_NEIGHBOURS: Final = 32  # looked at, in the hope that not all are near-duplicates
+_UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile)
 _KEPT_SHARE: Final = 0.1  # of the rows may change before the background counts as outdated
 
 
@@ -87,19 +88,12 @@ def load_background(index: Index) -> Background | None:
     if is_remote(index.path):
         return None
     try:
-        with np.load(_path(index), allow_pickle=False) as stored:
+        with _path(index).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["made_for"]) != _made_for(index):
                 return None
             fields = {name: stored[name] for name in stored.files if name != "made_for"}
             return Background(int(fields.pop("num_rows")), **fields)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        BadZipFile,
-    ):  # none yet, or a torn copy
+    except _UNREADABLE:  # none yet, or a torn copy
         return None
 
 
