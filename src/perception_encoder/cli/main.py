@@ -19,6 +19,7 @@ from perception_encoder.cli import (
     indexing,
     models,
     searching,
+    tables,
 )
 from perception_encoder.cli.output import say, write_line
 from perception_encoder.cli.search_options import BareOptions
@@ -43,6 +44,7 @@ app.command()(duplicates.duplicates)
 app.command("models")(models.list_models)
 app.command()(models.download)
 app.command()(doctor.doctor)
+app.add_typer(tables.app, name="table")
 
 
 def _version(value: bool) -> None:

@@ -24,7 +24,7 @@ def export_table(
     *,
     where: str | None = None,
     part_rows: int = PART_ROWS,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> int:
     """Write rows and vectors to files; they appear under their name when all is written.
 

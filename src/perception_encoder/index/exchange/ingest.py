@@ -41,7 +41,7 @@ def import_table(
     path: str | os.PathLike[str],
     *,
     identity: ModelIdentity | None = None,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Imported:
     """Add the rows of files to a table, which is made where there is none.
 

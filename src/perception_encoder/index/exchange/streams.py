@@ -34,7 +34,7 @@ class Outgoing:
     where: str | None
     num_rows: int
     provenance: Provenance
-    progress: Callable[[int], None]
+    progress: Callable[[int], object]
 
     @property
     def embed_dim(self) -> int:
