@@ -25,6 +25,8 @@ from perception_encoder.cli.output import say, write_line
 from perception_encoder.cli.search_options import BareOptions
 from perception_encoder.errors import PerceptionEncoderError
 
+_INTERRUPTED = 130  # what shells expect after Ctrl-C
+
 app = typer.Typer(
     name="pe",
     help="Pictures and words to vectors: embed, compare, index and search.",
@@ -80,6 +82,12 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
+    except SystemExit as err:
+        if err.code == _INTERRUPTED:
+            # At once: threads that wait for a slow server would be waited for.
+            sys.stderr.flush()
+            os._exit(_INTERRUPTED)
+        raise
     except BrokenPipeError as err:
         # The reader has seen enough (`pe search … | head`); nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
