@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,59 @@ def test_without_a_viewer_it_is_said_what_else_to_use(folder: Path, tmp_path: Pa
     assert done.returncode == 1
     assert b"--open needs the program" in done.stderr
     assert len(done.stdout.splitlines()) == 7
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 40 drawings of the bundled gallery."""
+    root = tmp_path_factory.mktemp("gallery")
+    (root / "in").mkdir()
+    drawings = files("perception_encoder").joinpath("data/gallery")
+    for name in sorted(e.name for e in drawings.iterdir() if e.name.endswith(".webp"))[:320:8]:
+        (root / "in" / name).write_bytes(drawings.joinpath(name).read_bytes())
+    made = pe("index", "in", "--db", "t.lance", folder=root)
+    assert made.returncode == 0, made.stderr
+    return root
+
+
+def test_hits_say_how_well_they_fit(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (gallery / "t.lance" / "_pe" / "background.npz").unlink(missing_ok=True)
+    first = pe("search", "a red heart", "--db", "t.lance", "--json", "-k40", folder=gallery)
+    assert first.returncode == 0, first.stderr
+    assert b"learning what scores mean" in first.stderr
+    labels = [json.loads(line)["label"] for line in first.stdout.splitlines()]
+    assert len(labels) == 40
+    assert sorted(labels, key=["strong", "weak", "none"].index) == labels
+    assert labels[-1] == "none"
+    again = pe("search", "a red heart", "--db", "t.lance", "--json", "-k40", folder=gallery)
+    assert again.stdout == first.stdout
+    assert again.stderr == b""
+    best = run(gallery, monkeypatch, "similar", "@angry-face.webp", "--json", "-k40")
+    strong = run(
+        gallery, monkeypatch, "similar", "@angry-face.webp", "-k40", "--threshold", "strong",
+        "--json",
+    )  # fmt: skip
+    assert hits(strong) == [hit for hit in hits(best) if hit["label"] == "strong"]
+    table = run(gallery, monkeypatch, "similar", "@angry-face.webp", "-k40").stdout
+    assert table.splitlines()[0].split() == ["score", "fit", "picture"]
+    assert table.splitlines()[-1].split()[1] == "-"
+
+
+def test_it_is_said_when_there_is_nothing_like_it(
+    gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = "@angry-face.webp"
+    later = run(gallery, monkeypatch, "search", query, "--offset", "30", "-k2")
+    assert later.stderr == ""  # of a later page that is to be expected
+    furthest = hits(run(gallery, monkeypatch, "search", query, "--offset", "30", "--json"))[-1]
+    only = ["--where", f"id = '{furthest['id']}'"]
+    far = run(gallery, monkeypatch, "search", query, *only)
+    assert far.exit_code == 0
+    assert "nothing like it here" in far.stderr
+    assert len(far.stdout.splitlines()) == 2
+    none = run(gallery, monkeypatch, "search", query, *only, "--threshold", "weak", "--json")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert "nothing found" in none.stderr
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from perception_encoder.pipeline.calibration import (
     Cutoffs,
     calibrate,
     can_be_calibrated,
+    keep_calibrated,
     stored_calibration,
 )
 from perception_encoder.types import Embeddings, ModelIdentity
@@ -217,9 +218,24 @@ def test_a_few_more_rows_do_not_outdate_it(tmp_path: Path, opener: Opener) -> No
     calibrate(index, opener)
     index.add([Row("/one/more")], made(2, 1, index.identity.embed_dim))
     assert stored_calibration(index, [words(made(1, 1)[0])]) is not None
-    known = load_background(index)
-    assert known is not None
-    assert background.is_outdated(known, 61, num_changed=7)
+
+
+def test_a_run_calibrates_where_it_changed_much(tmp_path: Path, opener: Opener) -> None:
+    index = tiny_table(tmp_path, opener)
+    embed_dim = index.identity.embed_dim
+    query = words(made(1, 1, embed_dim)[0])
+    keep_calibrated(index, opener.model, num_changed=60)
+    first = stored_calibration(index, [query])
+    assert first is not None
+    index.add([Row(f"/p/{n:05}.png") for n in range(60)], made(9, 60, embed_dim))
+    keep_calibrated(index, opener.model, num_changed=3)
+    same = stored_calibration(index, [query])
+    assert same is not None
+    assert same.cutoffs(query) == first.cutoffs(query)
+    keep_calibrated(index, opener.model, num_changed=60)  # all replaced, none more or less
+    another = stored_calibration(index, [query])
+    assert another is not None
+    assert another.cutoffs(query) != first.cutoffs(query)
 
 
 def test_a_damaged_or_foreign_file_is_as_good_as_none(tmp_path: Path, opener: Opener) -> None:
@@ -260,6 +276,8 @@ def test_another_model_is_refused(tmp_path: Path, opener: Opener) -> None:
 def test_small_tables_have_no_labels(tmp_path: Path, opener: Opener, count: int) -> None:
     index = tiny_table(tmp_path, opener, count)
     assert not can_be_calibrated(index)
+    keep_calibrated(index, opener.model, num_changed=count)
+    assert load_background(index) is None
     calibrate(index, opener)  # and yet nothing breaks
 
 

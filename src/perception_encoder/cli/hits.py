@@ -35,7 +35,7 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
             _write_json(answer)
         elif answer.found:
             _write_table(answer)
-        _say_what_it_means(answer)
+        _say_what_it_means(answer, is_first_page=flags.offset == 0)
     if flags.sheet is not None:
         _draw(flags.sheet, answers)
     if flags.preview is not None:
@@ -52,12 +52,12 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
         open_pictures([found.hit for answer in answers for found in answer.found])
 
 
-def _say_what_it_means(answer: Answer) -> None:
+def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
     """Say on stderr if there are no hits, or none that is better than those of other queries."""
     which = f"{answer.written}: " if answer.written is not None else ""
     if not answer.found:
         say(f"{which}nothing found")
-    elif answer.found[0].label == "none":
+    elif answer.found[0].label == "none" and is_first_page:
         say(
             f"{which}nothing like it here: these are the nearest, but no nearer than what has "
             "nothing to do with this table"

@@ -144,5 +144,27 @@ def calibrate(
     return Calibration(background)
 
 
+def keep_calibrated(index: Index, model: "EmbeddingModel", *, num_changed: int) -> None:
+    """Calibrate after a run where it is needed, so that no search has to wait for it.
+
+    Args:
+        index: the table.
+        model: whose vectors it holds.
+        num_changed: how many rows the run added or replaced.
+
+    Raises:
+        IndexStorageError: the table cannot be read.
+    """
+    if not can_be_calibrated(index):
+        return
+    known = load_background(index)
+    if (
+        known is None
+        or known.prompts is None
+        or is_outdated(known, index.count(), num_changed=num_changed)
+    ):
+        calibrate(index, lambda: model)
+
+
 def _needs_prompts(query: Query) -> bool:
     return any(term.kind == "text" for term in query.terms) or not query.is_picture
