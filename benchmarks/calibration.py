@@ -162,6 +162,33 @@ def summary(rows: list[dict], cosine: float) -> dict:
     }
 
 
+def markdown(report: dict) -> str:
+    """The table of docs/search.md: shares in percent."""
+    lines = [
+        "| query | left out | rows | strong, of present · absent | none, of present · absent "
+        "| right: strong · weak · none | akin: strong · weak · none "
+        "| above the fixed cosine, of present · absent | right above it |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case in report["cases"]:
+        present, absent = case["labels_of_present"], case["labels_of_absent"]
+        hits, fixed = case["hits"], case["fixed_cosine"]
+        cells = [
+            [present["strong"], absent["strong"]],
+            [present["none"], absent["none"]],
+            [hits[label]["right"] for label in LABELS],
+            [hits[label]["akin"] for label in LABELS],
+            [fixed["above_of_present"], fixed["above_of_absent"]],
+            [fixed["hits_above"]["right"]],
+        ]
+        shown = [" · ".join(f"{100 * share:.0f}" for share in cell) for cell in cells]
+        query = "name" if case["query"] == "text" else "drawing"
+        lines.append(
+            f"| {query} | {case['left_out']} | {case['rows']} | " + " | ".join(shown) + " |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Make the tables, search them, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -197,10 +224,7 @@ def main() -> None:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    for case in report["cases"]:
-        print(case["query"], case["left_out"], case["rows"], json.dumps(case["hits"]))
-        print("   present", case["labels_of_present"], "absent", case["labels_of_absent"])
-        print("   fixed", json.dumps(case["fixed_cosine"]))
+    print(markdown(report))
 
 
 if __name__ == "__main__":
