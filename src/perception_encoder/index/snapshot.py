@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index.exact import ExactSearch, Scored
 from perception_encoder.index.known import KnownRows
+from perception_encoder.index.nearest import ROW_ID, NearestSearch
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
+from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.storage import plain, storage_errors
 from perception_encoder.types import Embeddings
 
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
-_ROW_ID: Final = "_rowid"  # Lance's number of a row, valid within one version
 _BLOCK_BYTES: Final = 16 << 20  # of float32 vectors in one block of a scan
 _NARROW_ROWS: Final = 16384  # in a block without vectors
-_READ_AHEAD: Final = 4  # blocks
+_READ_AHEAD: Final = 4  # blocks of one of Lance's files; of several at once memory grows, not speed
 
 
 class Snapshot:
-    """A version of a dataset at `path` (which names it in errors)."""
+    """A version of a dataset at `path` (which names it in errors), and the table's searchers."""
 
-    def __init__(self, dataset: lance.LanceDataset, path: str) -> None:
+    def __init__(self, dataset: lance.LanceDataset, path: str, searchers: Searchers) -> None:
         self._dataset = dataset
         self._path = path
+        self._nearest = NearestSearch(dataset, self.scan, searchers)
         self._embed_dim: int = dataset.schema.field(VECTOR).type.list_size
 
     @property
@@ -74,38 +75,35 @@ class Snapshot:
         }
 
     def search(
-        self, queries: Embeddings, *, k: int, where: str | None, threshold: float | None
+        self,
+        queries: Embeddings,
+        *,
+        k: int,
+        where: str | None,
+        threshold: float | None,
+        exact: bool,
     ) -> list[list[Hit]]:
         """See `Index.search`; queries are (Q, E) float32, checked."""
         if len(queries) == 0:
             return []
-        best = ExactSearch[_Place](queries, k, threshold)
-        for batch in self.scan(["uri", "member", VECTOR, _ROW_ID], where):
-            best.look_at(vectors_of(batch), partial(_place, batch))
-        return self._hits(best.results())
-
-    def _hits(self, results: list[list[Scored[_Place]]]) -> list[list[Hit]]:
-        row_ids = sorted({found.key.row_id for result in results for found in result})
-        rows = {
-            (row.uri, row.member or ""): row
-            for batch in self._fetch(row_ids, self._row_columns())
-            for row in rows_of(batch)
-        }
-        return [
-            [_hit(rows[found.key.uri, found.key.member], found.score) for found in result]
-            for result in results
-        ]
+        return self._nearest.search(queries, k, where=where, threshold=threshold, exact=exact)
 
     def _row_columns(self) -> list[str]:
         return [name for name in self._dataset.schema.names if name not in ("id", VECTOR)]
 
-    def _fetch(self, row_ids: list[int], columns: list[str]) -> Iterator[pa.RecordBatch]:
-        if not row_ids:
-            return iter(())
-        return self.scan(columns, f"{_ROW_ID} IN ({', '.join(map(str, row_ids))})")
-
-    def scan(self, columns: list[str], where: str | None) -> Iterator[pa.RecordBatch]:
+    def scan(
+        self,
+        columns: list[str],
+        where: str | None,
+        *,
+        fragments: list[lance.LanceFragment] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
         """Yield columns of the rows that meet the condition, in the table's order, block by block.
+
+        Args:
+            columns: their names; `_rowid` is Lance's number of the row.
+            where: the condition; None for all rows.
+            fragments: parts of the table to read; None for all of it.
 
         Raises:
             QueryError: the condition cannot be understood.
@@ -114,11 +112,13 @@ class Snapshot:
         vector_rows = max(1, _BLOCK_BYTES // (4 * self._embed_dim))
         try:
             scanner = self._dataset.scanner(
-                columns=[name for name in columns if name != _ROW_ID],
+                columns=[name for name in columns if name != ROW_ID],
                 filter=where,
-                with_row_id=_ROW_ID in columns,
+                with_row_id=ROW_ID in columns,
                 batch_size=vector_rows if VECTOR in columns else _NARROW_ROWS,
                 batch_readahead=_READ_AHEAD,
+                fragment_readahead=1,
+                fragments=fragments,
             )
             if where is not None:
                 scanner.explain_plan()  # reads the condition, not the rows
@@ -128,32 +128,3 @@ class Snapshot:
             raise QueryError(f"the condition {where!r} is wrong: {plain(err)}") from err
         with storage_errors(self._path):
             yield from scanner.to_batches()
-
-
-class _Place(NamedTuple):
-    """A row as the search names it; the order of two places breaks ties."""
-
-    uri: str
-    member: str
-    row_id: int
-
-
-def _place(batch: pa.RecordBatch, number: int) -> _Place:
-    uri, member, row_id = (batch[name][number].as_py() for name in ("uri", "member", _ROW_ID))
-    return _Place(uri, member or "", row_id)
-
-
-def _hit(row: Row, score: float) -> Hit:
-    return Hit(
-        id=row.id,
-        score=score,
-        uri=row.uri,
-        member=row.member,
-        metadata=row.metadata,
-        offset=row.offset,
-        width=row.width,
-        height=row.height,
-        bytes=row.bytes,
-        mtime=row.mtime,
-        sha256=row.sha256,
-    )
