@@ -1,3 +1,4 @@
+import io
 import logging
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from perception_encoder.analysis.contact_sheet import (
     contact_sheet,
     draw_contact_sheet,
 )
-from perception_encoder.errors import ImageWriteError
+from perception_encoder.errors import ImageNotFoundError, ImageWriteError
 
 RED, GREEN, BLUE, WHITE = (220, 20, 30), (20, 200, 40), (30, 60, 230), (255, 255, 255)
 
@@ -179,3 +180,22 @@ def test_real_photos_are_drawn(photos: list[Path]) -> None:
     for column in range(3):
         tile = np.asarray(sheet.crop(layout.hit_box(0, column)))
         assert len(np.unique(tile.reshape(-1, 3), axis=0)) >= 2
+
+
+def test_a_picture_may_be_read_when_it_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    stream = io.BytesIO()
+    plain(GREEN).save(stream, "PNG")
+
+    def gone() -> bytes:
+        raise ImageNotFoundError("shard.tar: no such archive")
+
+    def broken() -> bytes:
+        raise OSError("the connection was lost")
+
+    hits = [SheetHit(stream.getvalue, 0.9), SheetHit(gone, 0.8), SheetHit(broken, 0.7)]
+    sheet = draw_contact_sheet([SheetRow(hits, image=stream.getvalue)], tile=96)
+    layout = SheetLayout(96)
+    assert middle(sheet, layout.query_box(0)) == GREEN
+    assert middle(sheet, layout.hit_box(0, 0)) == GREEN
+    assert "no such archive" in caplog.text
+    assert "the connection was lost" in caplog.text
