@@ -1,11 +1,16 @@
 """`pe search` and `pe similar` as people run them: the table's own vectors need no model."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
+import termios
 from importlib.resources import files
 from pathlib import Path
 
@@ -171,6 +176,27 @@ def test_a_preview_is_talk_and_shows_the_hits(
     left = strip[strip.shape[0] // 2, strip.shape[1] // 4, :3]
     assert np.abs(left.astype(int) - COLOURS["blue"]).max() < 10
     assert "1.000 blue" in shown.stderr
+
+
+def test_a_terminal_is_asked_what_it_can_and_how_large_it_is(folder: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 900, 720))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "perception_encoder.cli", "search", "@d/red.png", "-k5",
+         "--preview", "--db", "t.lance"],
+        cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "TERM": "xterm-kitty"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+        while part := os.read(ours, 65536):
+            seen += part
+    os.close(ours)
+    assert process.wait() == 0
+    ((keys, strip),) = decode.kitty(seen.decode())
+    assert (keys["c"], keys["r"]) == ("100", "10")  # five of 20 columns, 9 x 18 pixels a letter
+    assert strip.shape == (180, 900, 4)
 
 
 def test_hits_are_opened_in_the_viewer(folder: Path, tmp_path: Path) -> None:
