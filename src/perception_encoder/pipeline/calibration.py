@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index import Index, QueryTerm
+from perception_encoder.index import Index
 from perception_encoder.index.storage import is_remote
 from perception_encoder.pipeline.background import (
     NUM_QUERIES,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 Label: TypeAlias = Literal["strong", "weak", "none"]
 """How well a hit fits; "none" means that the table has nothing like what was searched for."""
+
+_Form: TypeAlias = tuple[tuple[bool, float], ...]
+"""Of each term of a query whether it is a text, and its weight."""
 
 _OF_WORDS: Final = (0.95, 0.5)  # quantiles of the background: strong, weak
 _OF_PICTURES: Final = (0.5, 0.05)
@@ -59,42 +62,48 @@ class Calibration:
 
     def __init__(self, background: Background) -> None:
         self._background = background
+        self._known: dict[_Form, Cutoffs] = {}
 
     def cutoffs(self, query: Query) -> Cutoffs:
-        """Return the query's cutoffs."""
+        """Return the query's cutoffs; those of all queries of one form are the same."""
+        form = tuple((term.kind == "text", term.weight) for term in query.terms)
+        if form not in self._known:
+            self._known[form] = self._computed(form, is_picture=query.is_picture)
+        return self._known[form]
+
+    def _computed(self, form: _Form, *, is_picture: bool) -> Cutoffs:
         background = self._background
-        whole = background.picture_scores if query.is_picture else background.prompt_scores
-        assert whole is not None  # `calibrate` sees to it
-        levels = _OF_PICTURES if query.is_picture else _OF_WORDS
-        of_table = np.quantile(whole, levels)
-        if len(query.terms) > 1 or query.terms[0].weight <= 0:
+        levels = _OF_PICTURES if is_picture else _OF_WORDS
+        scores = background.picture_scores if is_picture else background.prompt_scores
+        assert scores is not None  # `calibrate` sees to it
+        found = np.quantile(scores, levels)
+        if len(form) > 1 or form[0][1] <= 0:
             # The sums are searched for in the sample; what the rest of the table adds to a best hit
             # is taken from the single ones, of which both are known.
-            kind: Literal["image", "text"] = "image" if query.is_picture else "text"
-            single = np.quantile(self._best_in_sample([QueryTerm(1.0, kind, "")]), levels)
-            of_table += np.quantile(self._best_in_sample(query.terms), levels) - single
-        return Cutoffs(float(of_table[0]), float(of_table[1]))
+            single = self._best_in_sample(((not is_picture, 1.0),))
+            found += np.quantile(self._best_in_sample(form), levels) - np.quantile(single, levels)
+        return Cutoffs(float(found[0]), float(found[1]))
 
-    def _best_in_sample(self, terms: Sequence[QueryTerm]) -> NDArray[np.float32]:
-        """Search the sample for sums of the background in the form of a query's.
+    def _best_in_sample(self, form: _Form) -> NDArray[np.float32]:
+        """Search the sample for sums of the background.
 
         Returns:
-            (P,) the cosine of each one's best hit, leaving out the pictures that are in the sum
-            with their near-duplicates.
+            (NUM_QUERIES,) the cosine of each one's best hit, leaving out the pictures that are in
+            the sum with their near-duplicates.
         """
         background = self._background
         sample = background.sample.astype(np.float32)  # (R, E)
         total = np.zeros((NUM_QUERIES, sample.shape[1]), np.float32)
         left_out = np.zeros((NUM_QUERIES, len(sample)), bool)
         generator = np.random.default_rng(0)  # who meets whom in the sums
-        for term in terms:
-            if term.kind == "text":
+        for is_text, weight in form:
+            if is_text:
                 assert background.prompts is not None
                 part = generator.permutation(background.prompts)
             else:
                 part = generator.permutation(sample[np.resize(background.pictures, NUM_QUERIES)])
                 left_out |= part @ sample.T >= SAME
-            total += np.float32(term.weight) * part
+            total += np.float32(weight) * part
         lengths = np.linalg.norm(total, axis=1, keepdims=True)
         scores = total / np.maximum(lengths, 1e-6) @ sample.T
         best: NDArray[np.float32] = np.where(left_out, -1.0, scores).max(axis=1)
