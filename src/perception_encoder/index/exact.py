@@ -7,14 +7,14 @@ and the few that matter are scored again.
 """
 
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.types import Embeddings
 
-_SLACK = 2e-4
+SLACK: Final = 2e-4
 """More than float32 can be wrong about the difference of two cosines: 2 · E · 2^-24 (E = 1280)."""
 
 _UNIT_TOLERANCE = 1e-2
@@ -109,7 +109,7 @@ class ExactSearch(Generic[Key]):
             floor = max(floor, best[-1].score)
         if len(scores) > self._k:
             floor = max(floor, float(np.partition(scores, -self._k)[-self._k]))
-        return np.flatnonzero(scores >= floor - _SLACK)
+        return np.flatnonzero(scores >= floor - SLACK)
 
 
 def _products(vectors: Embeddings, queries: Embeddings) -> Embeddings:

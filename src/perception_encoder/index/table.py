@@ -27,6 +27,7 @@ from perception_encoder.index.schema import (
     vector_dtype_of,
     with_fields,
 )
+from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import Snapshot
 from perception_encoder.index.storage import create_dataset, open_dataset, storage_errors
 from perception_encoder.types import Embeddings, ModelIdentity
@@ -47,7 +48,8 @@ class Index:
         self.path: Final = path
         self.identity: Final = identity_of(dataset.schema, path)
         self.vector_dtype: Final = vector_dtype_of(dataset.schema)
-        self._snapshot = Snapshot(dataset, path)
+        self._searchers = Searchers(path)
+        self._snapshot = Snapshot(dataset, path, self._searchers)
 
     @classmethod
     def create(
@@ -116,7 +118,7 @@ class Index:
 
     def refresh(self) -> None:
         """See what other processes have committed."""
-        self._snapshot = Snapshot(open_dataset(self.path), self.path)
+        self._snapshot = Snapshot(open_dataset(self.path), self.path, self._searchers)
 
     def add(self, rows: Sequence[Row], vectors: Embeddings) -> None:
         """Add pictures, or replace those that are there already, in one commit.
@@ -139,7 +141,7 @@ class Index:
         with storage_errors(self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(table)
-        self._snapshot = Snapshot(dataset, self.path)
+        self._snapshot = Snapshot(dataset, self.path, self._searchers)
 
     def append(self, rows: Sequence[Row], vectors: Embeddings) -> None:
         """Add pictures that the table is known not to have, in one commit.
@@ -161,7 +163,7 @@ class Index:
         dataset, table = self._laid_out(rows, vectors)
         with storage_errors(self.path):
             dataset.insert(table)
-        self._snapshot = Snapshot(dataset, self.path)
+        self._snapshot = Snapshot(dataset, self.path, self._searchers)
 
     def fit(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
         """Bring the rows' metadata to the types of the table's columns, as `fit_metadata` does.
@@ -188,7 +190,7 @@ class Index:
         with storage_errors(self.path):
             num_rows = int(dataset.count_rows(filter=condition))
             dataset.delete(condition)
-        self._snapshot = Snapshot(dataset, self.path)
+        self._snapshot = Snapshot(dataset, self.path, self._searchers)
         return num_rows
 
     def count(self) -> int:
@@ -248,14 +250,21 @@ class Index:
         k: int,
         where: str | None = None,
         threshold: float | None = None,
+        exact: bool = False,
     ) -> list[list[Hit]]:
-        """Find the rows nearest to each query, exactly: every vector is looked at.
+        """Find the rows nearest to each query.
+
+        Every vector is looked at, unless the table is so large that `optimize` made lists for
+        approximate search: then a few of the true hits may be missing (`optimize` says how many,
+        measured). Scores are right in any case, and rows added since are found.
 
         Args:
             queries: (Q, E) float, unit length.
             k: how many hits to return for each query, at most.
-            where: an SQL condition on the columns; rows that fail it do not take part.
+            where: an SQL condition on the columns; rows that fail it do not take part, and those
+                that meet it are all looked at.
             threshold: leave out hits with a lower score.
+            exact: look at every vector in any case.
 
         Returns:
             Q lists, best first; hits of equal score are ordered by uri and member.
@@ -267,7 +276,7 @@ class Index:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         queries = unit_vectors(queries, self.identity.embed_dim, "queries")
-        return self._snapshot.search(queries, k=k, where=where, threshold=threshold)
+        return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
 
     def _checked(self, rows: Sequence[Row], vectors: Embeddings) -> Embeddings:
         vectors = unit_vectors(vectors, self.identity.embed_dim, "vectors")

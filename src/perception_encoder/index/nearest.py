@@ -1,0 +1,194 @@
+"""Search in one version of the table, with the help of a searcher where there is one.
+
+Whatever proposes a row, its score is computed here from the table's own vector. So answers of exact
+search are the same with and without a searcher, and a searcher that is wrong is found out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import numpy as np
+
+from perception_encoder.index.exact import ExactSearch
+from perception_encoder.index.rows import Hit, Row
+from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
+from perception_encoder.index.searcher.files import DamageError
+from perception_encoder.index.searcher.fragments import RowIds
+from perception_encoder.index.searcher.scan import Found
+from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow as pa
+
+ROW_ID: Final = "_rowid"  # Lance's number of a row, valid within one version
+
+
+class Scan(Protocol):
+    """Reads columns of one version of the table, see `Snapshot.scan`."""
+
+    def __call__(
+        self,
+        columns: list[str],
+        where: str | None,
+        *,
+        fragments: list[lance.LanceFragment] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield blocks of rows."""
+
+
+class NearestSearch:
+    """Search in one version.
+
+    Args:
+        dataset: the version.
+        scan: reads it.
+        searchers: of the table.
+    """
+
+    def __init__(self, dataset: lance.LanceDataset, scan: Scan, searchers: Searchers) -> None:
+        self._dataset = dataset
+        self._scan = scan
+        self._searchers = searchers
+        self._lock = threading.Lock()
+        self._bound: tuple[Searcher, BoundSearcher] | None = None
+
+    def search(
+        self,
+        queries: Embeddings,
+        k: int,
+        *,
+        where: str | None,
+        threshold: float | None,
+        exact: bool,
+    ) -> list[list[Hit]]:
+        """See `Index.search`; queries are (Q, E) float32, checked, Q at least 1."""
+        searcher = self._searcher()
+        if searcher is not None:
+            best = _Best(self._scan, self._dataset.schema.names, queries, k, threshold)
+            try:
+                proposed = searcher.propose(
+                    queries, k, where=where, threshold=threshold, exact=exact
+                )
+                best.add_proposed(queries, proposed, searcher)
+            except DamageError as err:
+                self._searchers.dismiss(err)
+            else:
+                if searcher.coverage.others:
+                    best.add_all(where, searcher.coverage.others)
+                return best.hits()
+        best = _Best(self._scan, self._dataset.schema.names, queries, k, threshold)
+        best.add_all(where, None)
+        return best.hits()
+
+    def _searcher(self) -> BoundSearcher | None:
+        searcher = self._searchers.current()
+        if searcher is None:
+            return None
+        with self._lock:
+            if self._bound is None or self._bound[0] is not searcher:
+                bound = BoundSearcher(searcher, self._dataset, self._row_ids)
+                self._bound = searcher, bound
+            return self._bound[1]
+
+    def _row_ids(self, fragments: list[lance.LanceFragment], where: str | None) -> RowIds:
+        batches = self._scan([ROW_ID], where, fragments=fragments)
+        parts = [batch[ROW_ID].to_numpy().astype(np.int64) for batch in batches]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+class _Place(NamedTuple):
+    """A row as the search names it; the order of two places breaks ties."""
+
+    uri: str
+    member: str
+    row_id: int
+
+
+class _Best:
+    """The best rows so far, and what has been read of them."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        columns: Sequence[str],
+        queries: Embeddings,
+        k: int,
+        threshold: float | None,
+    ) -> None:
+        self._scan = scan
+        self._columns = [name for name in columns if name not in ("id", VECTOR)]
+        self._search = ExactSearch[_Place](queries, k, threshold)
+        self._rows: dict[int, Row] = {}
+
+    def add_all(self, where: str | None, fragments: list[lance.LanceFragment] | None) -> None:
+        """Let every row of fragments that meets a condition compete; None is all of them."""
+        for batch in self._scan(["uri", "member", VECTOR, ROW_ID], where, fragments=fragments):
+            self._search.look_at(vectors_of(batch), partial(_place, batch))
+
+    def add_proposed(
+        self, queries: Embeddings, proposed: list[Found], searcher: BoundSearcher
+    ) -> None:
+        """Let the rows compete that a searcher proposes, and see whether it scored them rightly.
+
+        Raises:
+            DamageError: it did not.
+        """
+        wanted = [searcher.coverage.row_ids(found.numbers) for found in proposed]
+        row_ids = np.unique(np.concatenate(wanted))
+        read_ids, vectors = [np.empty(0, np.int64)], [queries[:0]]
+        for batch in self._fetch(row_ids, [*self._columns, VECTOR, ROW_ID]):
+            ids = batch[ROW_ID].to_numpy().astype(np.int64)
+            self._rows |= zip(ids.tolist(), rows_of(batch.drop_columns([ROW_ID])), strict=True)
+            read_ids.append(ids)
+            vectors.append(vectors_of(batch))
+            self._search.look_at(vectors[-1], partial(_place, batch))
+        read, rows = np.concatenate(read_ids), np.concatenate(vectors)
+        order = np.argsort(read)
+        if not np.array_equal(read[order], row_ids):
+            raise DamageError("it names rows that the table does not have")
+        for query, ids, found in zip(queries, wanted, proposed, strict=True):
+            scores = rows[order[np.searchsorted(row_ids, ids)]] @ query
+            if np.any(np.abs(scores - found.scores) > searcher.slack):
+                raise DamageError("its vectors are not the table's")
+
+    def hits(self) -> list[list[Hit]]:
+        """Return the best rows for each query, best first."""
+        results = self._search.results()
+        found = {one.key.row_id for result in results for one in result}
+        missing = np.array(sorted(found - self._rows.keys()), np.int64)
+        for batch in self._fetch(missing, [*self._columns, ROW_ID]):
+            ids = batch[ROW_ID].to_pylist()
+            self._rows |= zip(ids, rows_of(batch.drop_columns([ROW_ID])), strict=True)
+        return [[_hit(self._rows[one.key.row_id], one.score) for one in best] for best in results]
+
+    def _fetch(self, row_ids: RowIds, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        if row_ids.size == 0:
+            return iter(())
+        return self._scan(columns, f"{ROW_ID} IN ({', '.join(map(str, row_ids.tolist()))})")
+
+
+def _place(batch: pa.RecordBatch, number: int) -> _Place:
+    uri, member, row_id = (batch[name][number].as_py() for name in ("uri", "member", ROW_ID))
+    return _Place(uri, member or "", row_id)
+
+
+def _hit(row: Row, score: float) -> Hit:
+    return Hit(
+        id=row.id,
+        score=score,
+        uri=row.uri,
+        member=row.member,
+        metadata=row.metadata,
+        offset=row.offset,
+        width=row.width,
+        height=row.height,
+        bytes=row.bytes,
+        mtime=row.mtime,
+        sha256=row.sha256,
+    )

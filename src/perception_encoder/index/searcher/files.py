@@ -1,0 +1,243 @@
+"""A searcher's files: named, written so that a crash costs nothing, found again, thrown away.
+
+    _pe/searcher/searcher.json      says what there is; everything not named in it is rubbish
+    _pe/searcher/TOKEN.vectors      float16 (R, E): the table's vectors in the table's order
+    _pe/searcher/TOKEN.lists        a faiss IndexIVFRaBitQ of the same rows
+    _pe/searcher/TOKEN.coarse.npz   which lists to look at for a query
+
+The data come first, under names of their own; replacing the small JSON file is what makes them a
+searcher. Knows nothing of Lance or faiss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from perception_encoder.index.storage import beside, is_remote, storage_errors
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+_HEADER: Final = "searcher.json"
+
+
+class DamageError(Exception):
+    """A searcher turned out to be wrong; never leaves the index, which does without it then."""
+
+
+@dataclass(frozen=True)
+class CoveredFragment:
+    """A part of the table as it was when its vectors were copied.
+
+    Attributes:
+        id: Lance's number of the fragment, the upper half of its rows' ids.
+        file: the data file that holds its vectors; Lance never changes or reuses one.
+        num_rows: physical rows, those deleted included.
+        num_deleted: rows that were deleted already.
+    """
+
+    id: int
+    file: str
+    num_rows: int
+    num_deleted: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured about the lists when they were built.
+
+    Attributes:
+        k: of the results that were asked for.
+        probes: how many lists a query looks into.
+        recall: share of the true best k that it finds so, of the worse of the two sorts of query.
+    """
+
+    k: int
+    probes: int
+    recall: float
+
+
+@dataclass(frozen=True)
+class Header:
+    """What `searcher.json` says.
+
+    Attributes:
+        token: begins the names of the data files.
+        version: of the table that it was made from.
+        embed_dim: E.
+        vector_dtype: of the table's vectors.
+        fragments: of the table, in the order of their rows in the files.
+        sizes: of the data files, bytes, by the ends of their names.
+        num_lists: of the approximate search; 0 where there is none.
+        tuning: for several k, ascending; empty where there are no lists.
+        build_seconds: how long it took.
+    """
+
+    token: str
+    version: int
+    embed_dim: int
+    vector_dtype: str
+    fragments: tuple[CoveredFragment, ...]
+    sizes: Mapping[str, int]
+    num_lists: int = 0
+    tuning: tuple[Tuning, ...] = ()
+    build_seconds: float = 0.0
+    format: int = FORMAT
+
+    @property
+    def num_rows(self) -> int:
+        """Physical rows of the fragments."""
+        return sum(fragment.num_rows for fragment in self.fragments)
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` wrote."""
+        found["fragments"] = tuple(CoveredFragment(**part) for part in found["fragments"])
+        found["tuning"] = tuple(Tuning(**part) for part in found["tuning"])
+        return cls(**found)
+
+
+class SearcherFolder:
+    """The folder of one table's searcher."""
+
+    def __init__(self, table_path: str) -> None:
+        self._is_remote = is_remote(table_path)
+        self._path = beside(table_path, "searcher")
+
+    def path(self, token: str, end: str) -> str:
+        """Return where one of the data files lies."""
+        return os.path.join(self._path, f"{token}.{end}")
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Return what changes whenever another searcher is put in place; None where none is."""
+        if self._is_remote:
+            return None
+        try:
+            found = os.stat(os.path.join(self._path, _HEADER))
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def read(self) -> Header | None:
+        """Return the header of a searcher whose files are whole, as far as that is told quickly.
+
+        Where there is none, or a broken one (which is logged), the answer is None: a searcher is
+        never needed.
+        """
+        if self._is_remote:
+            return None
+        try:
+            with open(os.path.join(self._path, _HEADER), encoding="utf-8") as file:
+                found = json.load(file)
+            if found.get("format") != FORMAT:
+                logger.info("%s: made by another version of this package; ignored", self._path)
+                return None
+            header = Header.of(found)
+            self._check(header)
+        except FileNotFoundError as err:
+            if not (err.filename or "").endswith(_HEADER):
+                self.warn(err)
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
+            self.warn(err)
+            return None
+        return header
+
+    def warn(self, reason: object) -> None:
+        """Say that the searcher cannot be used, and what that costs."""
+        logger.warning(
+            "%s: the searcher is broken (%s) and is not used: searching reads the whole table, "
+            "which is slower; pe optimize makes a new one",
+            self._path,
+            reason,
+        )
+
+    def begin(self) -> str:
+        """Make room for a new searcher and return its token.
+
+        Raises:
+            IndexStorageError: the folder cannot be written.
+        """
+        with storage_errors(self._path):
+            os.makedirs(self._path, exist_ok=True)
+        header = self.read()
+        self._clean(keep=header.token if header else None)
+        return uuid.uuid4().hex[:16]
+
+    def sizes(self, token: str) -> dict[str, int]:
+        """Bring a new searcher's data files to the disk and return their sizes, bytes, by end.
+
+        Raises:
+            IndexStorageError: the disk is full.
+        """
+        with storage_errors(self._path):
+            ends = [
+                name.removeprefix(f"{token}.")
+                for name in os.listdir(self._path)
+                if name.startswith(f"{token}.")
+            ]
+            for end in ends:
+                _sync(self.path(token, end))
+            return {end: os.path.getsize(self.path(token, end)) for end in ends}
+
+    def discard(self, token: str, ends: Sequence[str]) -> None:
+        """Delete data files of a searcher that turned out to need none.
+
+        Raises:
+            IndexStorageError: they cannot be deleted.
+        """
+        with storage_errors(self._path):
+            for end in ends:
+                os.remove(self.path(token, end))
+
+    def commit(self, header: Header) -> None:
+        """Put a searcher, whose data files are written, in the place of the one before.
+
+        Raises:
+            IndexStorageError: the disk is full.
+        """
+        name = os.path.join(self._path, _HEADER)
+        with storage_errors(self._path):
+            with open(f"{name}.new", "w", encoding="utf-8") as file:
+                json.dump(dataclasses.asdict(header), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(f"{name}.new", name)
+        self._clean(keep=header.token)
+
+    def remove(self) -> None:
+        """Throw the searcher away."""
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(self._path, _HEADER))
+        self._clean(keep=None)
+
+    def _check(self, header: Header) -> None:
+        for end, size in header.sizes.items():
+            path = self.path(header.token, end)
+            if os.path.getsize(path) != size:
+                raise ValueError(f"{path} has {os.path.getsize(path)} bytes, not {size}")
+        if header.sizes.get("vectors") != 2 * header.num_rows * header.embed_dim:
+            raise ValueError("the header contradicts itself")
+
+    def _clean(self, *, keep: str | None) -> None:
+        """Delete what no header names: leftovers of builds that were interrupted, and the last."""
+        if not os.path.isdir(self._path):
+            return
+        for name in os.listdir(self._path):
+            if name != _HEADER and (keep is None or not name.startswith(f"{keep}.")):
+                # Some systems do not delete a file that another process has open; next time then.
+                with contextlib.suppress(OSError):
+                    os.remove(os.path.join(self._path, name))
+
+
+def _sync(path: str) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,124 @@
+"""Which rows of a version of the table a searcher covers, and how the two name them.
+
+Lance numbers a row by its fragment and its place in it; a searcher numbers the rows of its
+fragments one after another, deleted ones included. A fragment's rows never move or change (changing
+a row deletes it and adds another), so a searcher stays right about a fragment for as long as the
+table has it with the same data file; only deletions have to be looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index.schema import VECTOR
+from perception_encoder.index.searcher.files import CoveredFragment
+
+if TYPE_CHECKING:
+    import lance
+
+_OFFSET_BITS: Final = 32
+_OFFSETS: Final = (1 << _OFFSET_BITS) - 1
+
+RowNumbers: TypeAlias = NDArray[np.int64]
+"""(R,) int64: rows as a searcher numbers them."""
+
+RowIds: TypeAlias = NDArray[np.int64]
+"""(R,) int64: rows as Lance numbers them, in one version of the table."""
+
+Mask: TypeAlias = NDArray[np.bool_]
+"""(R,) bool: for each of the searcher's rows, whether it takes part."""
+
+ReadIds: TypeAlias = "Callable[[list[lance.LanceFragment], str | None], RowIds]"
+"""Gives the ids of the rows of fragments that are not deleted and meet a condition."""
+
+
+def described(dataset: lance.LanceDataset) -> list[CoveredFragment]:
+    """Return the fragments of a version of the table whose vectors lie in one file each."""
+    field = next(field.id() for field in dataset.lance_schema.fields() if field.name() == VECTOR)
+    found = []
+    for fragment in dataset.get_fragments():
+        metadata = fragment.metadata
+        paths = [file.path for file in metadata.files if field in file.fields]
+        if len(paths) == 1 and not metadata.overlays:
+            covered = CoveredFragment(
+                id=fragment.fragment_id,
+                file=paths[0],
+                num_rows=int(fragment.physical_rows),
+                num_deleted=int(fragment.num_deletions),
+            )
+            found.append(covered)
+    return found
+
+
+class Coverage:
+    """A searcher's fragments beside those of one version of the table.
+
+    Args:
+        fragments: the searcher's, in its order.
+        dataset: the version.
+        read_ids: reads that version.
+    """
+
+    def __init__(
+        self, fragments: Sequence[CoveredFragment], dataset: lance.LanceDataset, read_ids: ReadIds
+    ) -> None:
+        self._read_ids = read_ids
+        self._starts: NDArray[np.int64] = np.cumsum(
+            [0, *(fragment.num_rows for fragment in fragments)]
+        )
+        self._ids: NDArray[np.int64] = np.array([fragment.id for fragment in fragments], np.int64)
+        self._order = np.argsort(self._ids)
+        present = {fragment.id: fragment for fragment in described(dataset)}
+        self._kept = {
+            fragment.id: number
+            for number, fragment in enumerate(fragments)
+            if fragment.id in present and present[fragment.id].file == fragment.file
+        }
+        parts = dataset.get_fragments()
+        self._covered = [part for part in parts if part.fragment_id in self._kept]
+        self.others: Final = [part for part in parts if part.fragment_id not in self._kept]
+        self._deleting = [part for part in self._covered if present[part.fragment_id].num_deleted]
+        self.alive: Final = self._alive()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the searcher, whether they are in this version or not."""
+        return int(self._starts[-1])
+
+    def meeting(self, where: str) -> Mask:
+        """Return which rows this version has and meet a condition."""
+        mask = np.zeros(self.num_rows, np.bool_)
+        if self._covered:
+            mask[self._numbers(self._read_ids(self._covered, where))] = True
+        return mask
+
+    def row_ids(self, numbers: RowNumbers) -> RowIds:
+        """Return Lance's ids of rows."""
+        part = np.searchsorted(self._starts, numbers, side="right") - 1
+        ids: RowIds = (self._ids[part] << _OFFSET_BITS) | (numbers - self._starts[part])
+        return ids
+
+    def _alive(self) -> Mask | None:
+        """Return which rows this version has; None for all of them."""
+        if len(self._kept) == len(self._ids) and not self._deleting:
+            return None
+        mask = np.zeros(self.num_rows, np.bool_)
+        for number in self._kept.values():
+            mask[self._starts[number] : self._starts[number + 1]] = True
+        for part in self._deleting:
+            number = self._kept[part.fragment_id]
+            mask[self._starts[number] : self._starts[number + 1]] = False
+        if self._deleting:
+            mask[self._numbers(self._read_ids(self._deleting, None))] = True
+        return mask
+
+    def _numbers(self, row_ids: RowIds) -> RowNumbers:
+        """Return the searcher's numbers of rows that it covers."""
+        fragments = row_ids >> _OFFSET_BITS
+        part = self._order[np.searchsorted(self._ids[self._order], fragments)]
+        numbers: RowNumbers = self._starts[part] + (row_ids & _OFFSETS)
+        return numbers

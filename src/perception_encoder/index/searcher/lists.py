@@ -1,0 +1,118 @@
+"""Approximate search: which few rows of many deserve a look. Knows no table and no files' meaning.
+
+Rows lie in lists, each around a centre, as codes of one bit a number (faiss's IndexIVFRaBitQ). A
+query looks into the lists whose centres are nearest to it and proposes candidates; their scores
+are rough, and the caller scores them again with the vectors. Centres are compared in a space of
+fewer numbers, which the vectors' main directions span: with so many lists, that is where most of
+the time of building and much of a query's would go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index.searcher.fragments import RowNumbers
+from perception_encoder.index.searcher.scan import Selector
+
+QUERY_BITS: Final = 8
+"""How finely a query is rounded before its bits are counted; fewer is not faster, measured."""
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """How the lists for a query are chosen.
+
+    Attributes:
+        projection: (E, d) float32: orthogonal directions.
+        centres: (num_lists, d) float32, of unit length.
+    """
+
+    projection: NDArray[np.float32]
+    centres: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError: there is no such file.
+            ValueError: it is damaged.
+        """
+        from zipfile import BadZipFile
+
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["projection"], arrays["centres"])
+        except (BadZipFile, KeyError, EOFError) as err:
+            raise ValueError(f"{path} is damaged: {err}") from err
+
+    def save(self, path: str) -> None:
+        """Write an .npz file, whatever the path ends with."""
+        with open(path, "wb") as file:
+            np.savez(file, projection=self.projection, centres=self.centres)
+
+    def nearest(self, query: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
+        """Return the numbers of the lists whose centres are nearest to a query, best first."""
+        scores = self.centres @ (query @ self.projection)
+        probes = min(probes, len(scores))
+        nearest = np.argpartition(-scores, probes - 1)[:probes]
+        return nearest[np.argsort(-scores[nearest])].astype(np.int64)
+
+
+class Lists:
+    """The lists in a file that is mapped, not read.
+
+    Raises:
+        ValueError: the file is damaged or of another table.
+    """
+
+    def __init__(self, path: str, coarse: Coarse, num_rows: int) -> None:
+        import faiss
+
+        self._coarse = coarse
+        try:
+            index: Any = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as err:  # what faiss's exceptions become
+            raise ValueError(f"{path}: {err}") from err
+        self._index = index
+        found = (index.d, index.nlist)
+        expected = (coarse.projection.shape[0], len(coarse.centres))
+        if found != expected or index.ntotal > num_rows:
+            raise ValueError(f"{path} is of another shape: {found}, not {expected}")
+
+    @property
+    def num_lists(self) -> int:
+        """How many lists there are."""
+        return len(self._coarse.centres)
+
+    def candidates(
+        self, query: NDArray[np.float32], number: int, probes: int, selector: Selector
+    ) -> RowNumbers:
+        """Return at most so many rows that may be near to a query, (E,), in no order."""
+        import faiss
+
+        query = np.ascontiguousarray(query)
+        lists = self._coarse.nearest(query, probes)
+        centre_scores = np.zeros(len(lists), np.float32)  # RaBitQ computes its own
+        scores = np.empty(number, np.float32)
+        numbers = np.empty(number, np.int64)
+        parameters = faiss.IVFRaBitQSearchParameters()
+        parameters.qb = QUERY_BITS
+        parameters.nprobe = len(lists)
+        parameters.sel = selector.pointer
+        self._index.search_preassigned_c(
+            1,
+            faiss.swig_ptr(query),
+            number,
+            faiss.swig_ptr(lists),
+            faiss.swig_ptr(centre_scores),
+            faiss.swig_ptr(scores),
+            faiss.swig_ptr(numbers),
+            False,
+            parameters,
+        )
+        return numbers[numbers >= 0]

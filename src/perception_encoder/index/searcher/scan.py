@@ -1,0 +1,129 @@
+"""Looks at every vector of a float16 matrix in a mapped file, in threads. Knows no table.
+
+faiss's kernel for half floats reads half the memory that a float32 product does, and memory is what
+such a product waits for. Products are summed in float32; the caller scores the few that matter
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index.searcher.fragments import Mask, RowNumbers
+from perception_encoder.types import Embeddings
+
+_CHUNK_BYTES: Final = 4 << 20  # small enough to stay in a cache for the next query
+
+
+class Found(NamedTuple):
+    """The nearest rows to one query, best first.
+
+    Attributes:
+        scores: (K,) float32.
+        numbers: (K,) int64.
+    """
+
+    scores: NDArray[np.float32]
+    numbers: RowNumbers
+
+
+class MappedVectors:
+    """The matrix, (R, E) float16, of a file that is opened but not read.
+
+    Raises:
+        OSError: the file cannot be mapped.
+        ValueError: its size is another.
+    """
+
+    def __init__(self, path: str, num_rows: int, embed_dim: int) -> None:
+        import faiss
+
+        self.matrix: Final[NDArray[np.float16]] = np.memmap(
+            path, np.float16, "r", shape=(num_rows, embed_dim)
+        )
+        self._quantizer = faiss.ScalarQuantizer(embed_dim, faiss.ScalarQuantizer.QT_fp16)
+        self._num_threads = max(1, int(faiss.omp_get_max_threads()))
+        self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
+
+    def nearest(self, queries: Embeddings, k: int, mask: Mask | None) -> list[Found]:
+        """Return for each query the k rows of the largest products.
+
+        Args:
+            queries: (Q, E) float32.
+            k: how many; fewer come back where fewer take part.
+            mask: which rows take part; None for all.
+        """
+        chunks = iter(list(self._chunks()))  # whichever thread is free takes the next
+        selector = Selector(mask)
+        scans = [_Scan(self._quantizer, queries, k, selector) for _ in range(self._num_threads)]
+        list(self._pool.map(lambda scan: scan.look_at(self.matrix, chunks), scans))
+        return [merged([scan.heaps[query] for scan in scans], k) for query in range(len(queries))]
+
+    def _chunks(self) -> Iterator[tuple[int, int]]:
+        num_rows, embed_dim = self.matrix.shape
+        step = max(1, _CHUNK_BYTES // (2 * embed_dim))
+        for start in range(0, num_rows, step):
+            yield start, min(start + step, num_rows)
+
+
+def merged(parts: Sequence[Found], k: int) -> Found:
+    """Return the best k of several answers to one query; row -1 stands for none."""
+    scores = np.concatenate([part.scores for part in parts])
+    numbers = np.concatenate([part.numbers for part in parts])
+    order = np.lexsort((numbers, -scores))
+    order = order[numbers[order] >= 0][:k]
+    return Found(scores[order], numbers[order])
+
+
+class Selector:
+    """A mask as faiss wants it. `pointer` is None where every row takes part."""
+
+    def __init__(self, mask: Mask | None) -> None:
+        self.pointer: Any = None
+        if mask is not None:
+            import faiss
+
+            self._bits = np.packbits(mask, bitorder="little")  # faiss does not copy it
+            self.pointer = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(self._bits))
+
+
+class _Scan:
+    """One thread's part: the best of the chunks that it has looked at, for every query."""
+
+    def __init__(self, quantizer: Any, queries: Embeddings, k: int, selector: Selector) -> None:
+        import faiss
+
+        self._queries = np.ascontiguousarray(queries)  # the scanners point into it
+        self.heaps = [
+            Found(np.full(k, -np.inf, np.float32), np.full(k, -1, np.int64)) for _ in queries
+        ]
+        self._k = k
+        self._scanners = []
+        for query in self._queries:
+            scanner = quantizer.select_InvertedListScanner(
+                faiss.METRIC_INNER_PRODUCT, None, False, selector.pointer, False
+            )
+            scanner.set_query(faiss.swig_ptr(query))
+            scanner.set_list(0, 0.0)
+            self._scanners.append(scanner)
+
+    def look_at(self, matrix: NDArray[np.float16], chunks: Iterator[tuple[int, int]]) -> None:
+        import faiss
+
+        for start, end in chunks:
+            numbers = np.arange(start, end)
+            codes = matrix[start:end].view(np.uint8)
+            for scanner, heap in zip(self._scanners, self.heaps, strict=True):
+                scanner.scan_codes(
+                    end - start,
+                    faiss.swig_ptr(codes),
+                    faiss.swig_ptr(numbers),
+                    faiss.swig_ptr(heap.scores),
+                    faiss.swig_ptr(heap.numbers),
+                    self._k,
+                )

@@ -1,0 +1,187 @@
+"""A searcher: proposes the rows of one version of a table that may be nearest to a query.
+
+Exact search looks at every covered row and proposes all that rounding leaves in doubt; approximate
+search looks into as many lists as were measured to be enough. Either way the caller reads the rows
+that were proposed from the table, scores them there, and adds what is not covered.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from perception_encoder.index.exact import SLACK
+from perception_encoder.index.searcher.files import DamageError, Header, SearcherFolder, Tuning
+from perception_encoder.index.searcher.fragments import Coverage, Mask, ReadIds
+from perception_encoder.index.searcher.lists import Coarse, Lists
+from perception_encoder.index.searcher.scan import Found, MappedVectors, Selector
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import lance
+
+_SPARE: Final = 16  # asked for beside k, so that rows within rounding of the last are seen at once
+_MORE: Final = 8
+_HALF_FLOAT: Final = 2.0**-10  # twice what rounding a unit vector to float16 can change a product
+
+
+def candidates_for(k: int) -> int:
+    """How many rows to score again for the best k; their codes tell only roughly."""
+    return 100 + 10 * k
+
+
+class Searcher:
+    """The opened files of a searcher. Several threads may use it at once.
+
+    Raises:
+        OSError, ValueError: the files are gone or damaged.
+    """
+
+    def __init__(self, folder: SearcherFolder, header: Header) -> None:
+        self.header: Final = header
+        rows, token = header.num_rows, header.token
+        self._vectors = MappedVectors(folder.path(token, "vectors"), rows, header.embed_dim)
+        self._lists: Lists | None = None
+        if header.num_lists:
+            coarse = Coarse.load(folder.path(token, "coarse"))
+            self._lists = Lists(folder.path(token, "lists"), coarse, rows)
+        self.slack: Final = SLACK if header.vector_dtype == "float16" else SLACK + _HALF_FLOAT
+
+    def tuning(self, k: int) -> Tuning | None:
+        """Return how to search approximately for the best k; None where it must be exact."""
+        fitting = (tuning for tuning in self.header.tuning if tuning.k >= k)
+        return None if self._lists is None else next(fitting, None)
+
+    def exactly(
+        self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None
+    ) -> list[Found]:
+        """Propose every row that may be among the best k, and few others.
+
+        Args:
+            queries: (Q, E) float32.
+            k: how many are wanted.
+            threshold: rows of a lower score are not.
+            mask: which rows take part; None for all.
+        """
+        number = k + _SPARE
+        while True:
+            found = self._vectors.nearest(queries, number, mask)
+            proposed = [self._promising(result, k, threshold) for result in found]
+            if all(
+                len(result.scores) < number or len(some.scores) < number
+                for result, some in zip(found, proposed, strict=True)
+            ):
+                return proposed
+            number = min(number * _MORE, self.header.num_rows + 1)  # many are equal
+
+    def approximately(
+        self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None
+    ) -> Found | None:
+        """Propose rows near to one query, (E,); None where too few are found to tell."""
+        tuning = self.tuning(k)
+        if tuning is None or self._lists is None:
+            return None
+        found = self.look_into(query, candidates_for(k), tuning.probes, mask)
+        return None if len(found.scores) < k else self._promising(found, k, threshold)
+
+    def look_into(self, query: Embeddings, number: int, probes: int, mask: Mask | None) -> Found:
+        """Return that many rows of the lists nearest to a query, (E,), best first."""
+        assert self._lists is not None  # or there is no tuning
+        numbers = self._lists.candidates(query, number, probes, Selector(mask))
+        if numbers.size and numbers.max() >= self.header.num_rows:
+            raise DamageError("its lists hold rows that there are not")
+        scores = self._vectors.matrix[numbers].astype(np.float32) @ query
+        order = np.argsort(-scores, kind="stable")
+        return Found(scores[order], numbers[order])
+
+    def _promising(self, found: Found, k: int, threshold: float | None) -> Found:
+        """Keep the rows that may be among the best k, of rows that are sorted."""
+        floor = -np.inf if threshold is None else threshold
+        if len(found.scores) >= k:
+            floor = max(floor, float(found.scores[k - 1]))
+        count = int(np.count_nonzero(found.scores >= floor - self.slack))
+        return Found(found.scores[:count], found.numbers[:count])
+
+
+class BoundSearcher:
+    """A searcher beside one version of the table.
+
+    Attributes:
+        coverage: what of the version it covers.
+        slack: how far its scores may be from the table's.
+    """
+
+    def __init__(self, searcher: Searcher, dataset: lance.LanceDataset, read_ids: ReadIds) -> None:
+        self._searcher = searcher
+        self.coverage: Final = Coverage(searcher.header.fragments, dataset, read_ids)
+        self.slack: Final = searcher.slack
+
+    def propose(
+        self,
+        queries: Embeddings,
+        k: int,
+        *,
+        where: str | None,
+        threshold: float | None,
+        exact: bool,
+    ) -> list[Found]:
+        """Return for each query the covered rows that may be among the best k.
+
+        With a condition it is always exact: which lists hold rows that meet it is not known.
+
+        Raises:
+            QueryError: the condition is wrong.
+            DamageError: the searcher is wrong.
+        """
+        if where is not None:
+            meeting = self.coverage.meeting(where)
+            return self._searcher.exactly(queries, k, threshold, meeting)
+        mask = self.coverage.alive
+        if exact or self._searcher.tuning(k) is None:
+            return self._searcher.exactly(queries, k, threshold, mask)
+        return [self._one(query, k, threshold, mask) for query in queries]
+
+    def _one(self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None) -> Found:
+        found = self._searcher.approximately(query, k, threshold, mask)
+        if found is not None:
+            return found
+        return self._searcher.exactly(query[None], k, threshold, mask)[0]
+
+
+class Searchers:
+    """Gives the searcher that is in place, and opens each only once. For one table's path."""
+
+    def __init__(self, table_path: str) -> None:
+        self.folder: Final = SearcherFolder(table_path)
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        self._searcher: Searcher | None = None
+
+    def current(self) -> Searcher | None:
+        """Return the searcher; None where there is none that can be used."""
+        with self._lock:
+            stamp = self.folder.stamp()
+            if stamp != self._stamp:
+                self._stamp, self._searcher = stamp, self._open() if stamp else None
+            return self._searcher
+
+    def dismiss(self, reason: object) -> None:
+        """Use the present searcher no longer, because it turned out to be wrong."""
+        self.folder.warn(reason)
+        with self._lock:
+            self._searcher = None
+
+    def _open(self) -> Searcher | None:
+        header = self.folder.read()
+        if header is None:
+            return None
+        try:
+            return Searcher(self.folder, header)
+        except FileNotFoundError:  # replaced while it was being opened
+            again = self.folder.read()
+            return Searcher(self.folder, again) if again else None
+        except (OSError, ValueError) as err:
+            self.folder.warn(err)
+            return None

@@ -1,0 +1,165 @@
+"""Makes the lists of approximate search: directions, centres, and every row in its list.
+
+What bounds the time is comparing every row with every centre. So both are brought to the few main
+directions first, and centres lie in groups of which a row looks at the nearest ones only. Knows
+nothing of the table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index.searcher.copy import HalfFloats
+from perception_encoder.index.searcher.fragments import RowNumbers
+from perception_encoder.index.searcher.lists import Coarse
+from perception_encoder.types import Embeddings
+
+SAMPLE_PER_LIST: Final = 32
+_LISTS_PER_ROOT: Final = 4  # num_lists = 4 · sqrt(R)
+_MAX_SAMPLE: Final = 1 << 18
+_DIRECTIONS_SHARE: Final = 4  # one direction for so many numbers of a vector
+_MIN_DIRECTIONS: Final = 64
+_MOMENT_ROWS: Final = 32_768
+_ITERATIONS: Final = 8
+_GROUP_PROBES: Final = 8
+_SEED: Final = 1
+
+
+def lists_for(num_rows: int) -> int:
+    """How many lists so many rows should have."""
+    return max(1, round(_LISTS_PER_ROOT * math.sqrt(num_rows)))
+
+
+def sample_of(rows: RowNumbers) -> RowNumbers:
+    """Choose the rows to learn from, in ascending order."""
+    number = min(len(rows), SAMPLE_PER_LIST * lists_for(len(rows)), _MAX_SAMPLE)
+    return np.sort(np.random.default_rng(_SEED).choice(rows, number, replace=False))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was learnt from the sample.
+
+    Attributes:
+        coarse: chooses lists.
+        centres: (num_lists, E) float32: means of the lists, from which codes tell the difference.
+        mean: (E,) float32 of all rows.
+    """
+
+    coarse: Coarse
+    centres: Embeddings
+    mean: NDArray[np.float32]
+
+
+def train(sample: HalfFloats, num_lists: int) -> Trained:
+    """Find centres for so many lists.
+
+    Args:
+        sample: (S, E) float16, S at least num_lists.
+        num_lists: how many.
+    """
+    import faiss
+
+    embed_dim = sample.shape[1]
+    num_directions = min(embed_dim, max(_MIN_DIRECTIONS, embed_dim // _DIRECTIONS_SHARE))
+    some = sample[:: -(-len(sample) // _MOMENT_ROWS)].astype(np.float32)
+    directions = np.linalg.eigh(some.T @ some)[1]  # in ascending order of importance
+    projection = np.ascontiguousarray(directions[:, ::-1][:, :num_directions], np.float32)
+    projected = np.concatenate(
+        [sample[i : i + _MOMENT_ROWS] @ projection for i in range(0, len(sample), _MOMENT_ROWS)]
+    )
+    kmeans = faiss.Kmeans(
+        num_directions,
+        num_lists,
+        niter=_ITERATIONS,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(sample),
+        seed=_SEED,
+    )
+    kmeans.train(projected)
+    trained: Any = kmeans  # its types do not know that it is trained
+    coarse = Coarse(projection, trained.centroids)
+    lists = trained.index.search(projected, 1)[1][:, 0]
+    centres = _means(sample, lists, num_lists)
+    empty = ~np.any(centres, axis=1)
+    centres[empty] = coarse.centres[empty] @ projection.T
+    return Trained(coarse, centres, some.mean(axis=0))
+
+
+class Filler:
+    """Puts rows into lists.
+
+    Args:
+        trained: the lists' centres.
+        num_rows: how many rows there will be.
+    """
+
+    def __init__(self, trained: Trained, num_rows: int) -> None:
+        import faiss
+
+        num_lists, embed_dim = trained.centres.shape
+        self._projection = trained.coarse.projection
+        self._groups = _grouped(trained.coarse.centres)
+        self._quantizer = faiss.IndexFlatIP(embed_dim)
+        self._quantizer.add(trained.centres)
+        self._index: Any = faiss.IndexIVFRaBitQ(
+            self._quantizer, embed_dim, num_lists, faiss.METRIC_INNER_PRODUCT
+        )
+        self._index.is_trained = True  # a row's code depends on its list's centre only
+        self.list_of = np.full(num_rows, -1, np.int32)
+
+    def add(self, vectors: Embeddings, numbers: RowNumbers) -> None:
+        """Put a block of rows into their lists: (R, E) float32, and (R,) their numbers."""
+        import faiss
+
+        lists = self._groups.search(vectors @ self._projection, 1)[1][:, 0]
+        lists = np.ascontiguousarray(np.maximum(lists, 0))
+        self.list_of[numbers] = lists
+        self._index.add_core(
+            len(vectors),
+            faiss.swig_ptr(np.ascontiguousarray(vectors)),
+            faiss.swig_ptr(np.ascontiguousarray(numbers)),
+            faiss.swig_ptr(lists),
+        )
+
+    def write(self, path: str) -> None:
+        """Write the lists.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        import faiss
+
+        faiss.write_index(self._index, path)
+
+
+def _means(sample: HalfFloats, lists: NDArray[np.int64], num_lists: int) -> Embeddings:
+    """Return the mean of the sample's rows of each list; zeros where there are none."""
+    order = np.argsort(lists, kind="stable")
+    found, starts = np.unique(lists[order], return_index=True)
+    means = np.zeros((num_lists, sample.shape[1]), np.float32)
+    for number, rows in zip(found, np.split(order, starts[1:]), strict=True):
+        means[number] = sample[rows].mean(axis=0, dtype=np.float32)
+    return means
+
+
+def _grouped(centres: NDArray[np.float32]) -> Any:
+    """Return a faiss index of the centres that compares a vector with a part of them."""
+    import faiss
+
+    num_lists, num_directions = centres.shape
+    num_groups = max(1, round(num_lists**0.5))
+    quantizer = faiss.IndexFlatIP(num_directions)
+    index = faiss.IndexIVFFlat(quantizer, num_directions, num_groups, faiss.METRIC_INNER_PRODUCT)
+    index.cp.min_points_per_centroid = 1
+    index.cp.spherical = True
+    index.train(centres)
+    index.add(centres)
+    index.nprobe = min(num_groups, _GROUP_PROBES)
+    return index
