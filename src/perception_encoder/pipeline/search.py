@@ -5,7 +5,7 @@ Knows nothing of how queries are written or embedded; that is in `queries`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from perception_encoder.index import Hit, Index
 from perception_encoder.pipeline.calibration import Calibration, Cutoffs, Label
 from perception_encoder.pipeline.folding import fold
 from perception_encoder.pipeline.queries import Query
+
+_SHORTEST_LIST: Final = 64  # hits that are asked for at least; longer lists double
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,18 @@ def search(
     own = [query.own if leave_out_own else frozenset[str]() for query in queries]
     groups: list[list[list[Hit]]] = [[] for _ in queries]
     left = list(range(len(queries)))
-    depth = wanted + max(map(len, own), default=0)
+    # Approximate search finds other rows for another depth: pages come from one list this way.
+    depth = _SHORTEST_LIST
+    while depth < wanted + max(map(len, own), default=0):
+        depth *= 2
     while left:
-        if options.unique is not None:
-            depth *= 2
         vectors = np.stack([queries[number].vector for number in left])
         found = index.search(
             vectors,
             k=depth,
             where=options.where,
             threshold=min(floors[number] for number in left),
+            exact=options.exact,
         )
         ranked = [
             [hit for hit in hits if hit.id not in own[number] and hit.score >= floors[number]]
@@ -105,6 +109,7 @@ def search(
             and len(hits) == depth
             and hits[-1].score >= floors[number]
         ]
+        depth *= 2
     return [
         [_found(group, limits) for group in made[options.offset : wanted]]
         for made, limits in zip(groups, cutoffs, strict=True)
