@@ -17,6 +17,7 @@ from perception_encoder.cli import (
     duplicates,
     embed,
     indexing,
+    maintenance,
     models,
     searching,
     tables,
@@ -40,6 +41,7 @@ app.command()(embed.embed)
 app.command()(compare.compare)
 app.command()(indexing.index)
 app.command()(indexing.errors)
+app.command()(maintenance.optimize)
 app.command(cls=BareOptions)(searching.search)
 app.command(cls=BareOptions)(searching.similar)
 app.command()(duplicates.duplicates)

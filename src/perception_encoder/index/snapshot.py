@@ -15,6 +15,7 @@ import numpy as np
 from perception_encoder.errors import QueryError
 from perception_encoder.index.known import KnownRows
 from perception_encoder.index.nearest import ROW_ID, NearestSearch
+from perception_encoder.index.optimize import needs_optimizing
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.index.searcher.searcher import Searchers
@@ -87,6 +88,10 @@ class Snapshot:
         if len(queries) == 0:
             return []
         return self._nearest.search(queries, k, where=where, threshold=threshold, exact=exact)
+
+    def needs_optimize(self) -> bool:
+        """See `Index.needs_optimize`."""
+        return needs_optimizing(self._dataset, self._path)
 
     def _row_columns(self) -> list[str]:
         return [name for name in self._dataset.schema.names if name not in ("id", VECTOR)]

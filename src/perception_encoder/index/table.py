@@ -7,6 +7,7 @@ one table holds one model's vectors; `snapshot` reads. Knows nothing of models, 
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from perception_encoder.errors import IndexMismatchError, IndexNotFoundError
 from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.fit import fit_metadata
 from perception_encoder.index.known import KnownRows
+from perception_encoder.index.optimize import Optimized, optimize_table
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import (
     VectorDtype,
@@ -277,6 +279,29 @@ class Index:
             raise ValueError(f"k must be at least 1, got {k}")
         queries = unit_vectors(queries, self.identity.embed_dim, "queries")
         return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
+
+    def optimize(self, older_than: datetime.timedelta | None = None) -> Optimized:
+        """Join small fragments, drop old versions, and build the searcher for what is there now.
+
+        The searcher is a cache beside the table: search works without one, and finds rows that it
+        does not cover. Interrupted at any point, the table and the searcher are as they were, or
+        one of these steps further.
+
+        Args:
+            older_than: versions before the present one that are older go, and with them what only
+                they need; whoever is reading one of them fails. None keeps them all.
+
+        Raises:
+            IndexBusyError: another process, or a run in this one, is writing.
+            IndexStorageError: reading or writing failed.
+        """
+        done = optimize_table(self.path, older_than)
+        self.refresh()
+        return done
+
+    def needs_optimize(self) -> bool:
+        """Whether search would gain much: many small fragments, or many rows without searcher."""
+        return self._snapshot.needs_optimize()
 
     def _checked(self, rows: Sequence[Row], vectors: Embeddings) -> Embeddings:
         vectors = unit_vectors(vectors, self.identity.embed_dim, "vectors")

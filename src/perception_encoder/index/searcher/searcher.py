@@ -7,6 +7,7 @@ that were proposed from the table, scores them there, and adds what is not cover
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -168,10 +169,12 @@ class Searchers:
             return self._searcher
 
     def dismiss(self, reason: object) -> None:
-        """Use the present searcher no longer, because it turned out to be wrong."""
+        """Throw the present searcher away, because it turned out to be wrong."""
         self.folder.warn(reason)
         with self._lock:
             self._searcher = None
+            with contextlib.suppress(OSError):  # a reader may not be allowed to
+                self.folder.remove()
 
     def _open(self) -> Searcher | None:
         header = self.folder.read()

@@ -26,7 +26,7 @@ _DIRECTIONS_SHARE: Final = 4  # one direction for so many numbers of a vector
 _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
 _ITERATIONS: Final = 8
-_GROUP_PROBES: Final = 8
+_GROUP_PROBES: Final = 16
 _SEED: Final = 1
 
 

@@ -1,0 +1,54 @@
+"""`pe optimize`: keep a table quick and small."""
+
+import dataclasses
+import datetime
+from typing import Annotated
+
+import typer
+
+from perception_encoder.cli.options import JsonOption, TableOption, table_path
+from perception_encoder.cli.output import say, write_json
+
+_HOW = {
+    "none": "none is needed; searching reads the table",
+    "exact": "exact; every vector is looked at",
+    "approximate": "approximate",
+}
+
+
+def optimize(
+    db: TableOption = None,
+    keep_days: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Drop versions of the table that are older; 0 keeps the present one only, and "
+            "breaks searches that run just now.",
+        ),
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Join the table's small files, drop its old versions and build its searcher anew.
+
+    Worth doing after large changes: `pe index` writes many small files, and rows that the searcher
+    does not know are read from the table for every query. Nothing is lost when it is interrupted.
+
+    Example:
+        pe optimize --db pictures.lance
+    """
+    from perception_encoder.index import Index
+
+    table = Index.open(table_path(db))
+    done = table.optimize(older_than=datetime.timedelta(days=keep_days))
+    if as_json:
+        write_json(dataclasses.asdict(done))
+        return
+    say(
+        f"{table.path}: {done.num_rows} pictures in {done.fragments_after} files (before: "
+        f"{done.fragments_before}); {done.versions_removed} old versions dropped, "
+        f"{done.bytes_freed / 1e6:.1f} MB freed; {done.seconds:.1f} s"
+    )
+    detail = "" if done.recall is None else f", {done.recall:.1%} of the true best 10 are found"
+    size = f", {done.searcher_bytes / 1e6:.1f} MB" if done.searcher_bytes else ""
+    built = f", built in {done.build_seconds:.1f} s" if done.build_seconds else ""
+    say(f"searcher: {_HOW[done.searcher]}{detail}{size}{built}")

@@ -1,0 +1,134 @@
+"""Keeps a table quick: joins its small fragments, drops old versions, builds its searcher anew.
+
+Each of the three is a commit of its own, or none; killed in between, the table is as it was or one
+step further. Nobody who only reads has to do anything, whatever of this was done or not.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from perception_encoder.index.lock import writing
+from perception_encoder.index.schema import VECTOR, vector_dtype_of
+from perception_encoder.index.searcher.build import DEFAULT_SIZES, Sizes, build_searcher
+from perception_encoder.index.searcher.files import Header, SearcherFolder
+from perception_encoder.index.searcher.fragments import described
+from perception_encoder.index.searcher.searcher import Searchers
+from perception_encoder.index.storage import is_remote, open_dataset, storage_errors
+
+if TYPE_CHECKING:
+    import lance
+
+_SMALL_ROWS: Final = 65_536  # a fragment of fewer rows is small
+_MANY_SMALL: Final = 64  # each costs every scan some time to open
+_UNCOVERED: Final = 0.2  # of the rows; these are read from the table for each query
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What `optimize` did.
+
+    Attributes:
+        num_rows: of the table.
+        fragments_before: files that the rows were in.
+        fragments_after: files that they are in now.
+        versions_removed: old versions that were dropped.
+        bytes_freed: on disk, by dropping them.
+        searcher: how the table is searched from now on. none: it is small enough to be read for
+            each query, or on object storage. exact: every vector is looked at. approximate: with
+            lists.
+        searcher_bytes: size of the searcher's files.
+        recall: measured share of the true best 10 that approximate search finds; None without.
+        build_seconds: that building the searcher took; 0 where the present one was good.
+        seconds: that all of it took.
+    """
+
+    num_rows: int
+    fragments_before: int
+    fragments_after: int
+    versions_removed: int
+    bytes_freed: int
+    searcher: str
+    searcher_bytes: int
+    recall: float | None
+    build_seconds: float
+    seconds: float
+
+
+def optimize_table(
+    path: str, older_than: datetime.timedelta | None, *, sizes: Sizes = DEFAULT_SIZES
+) -> Optimized:
+    """See `Index.optimize`; `sizes` says from where on a searcher is worth its while."""
+    started = time.monotonic()
+    with writing(path), storage_errors(path):
+        dataset = open_dataset(path)
+        before = len(dataset.get_fragments())
+        dataset.optimize.compact_files()
+        removed = freed = 0
+        if older_than is not None:
+            stats = dataset.cleanup_old_versions(
+                older_than=older_than, error_if_tagged_old_versions=False
+            )
+            removed, freed = int(stats.old_versions), int(stats.bytes_removed)
+        header, seconds = _renewed(dataset, path, sizes)
+        return Optimized(
+            num_rows=int(dataset.count_rows()),
+            fragments_before=before,
+            fragments_after=len(dataset.get_fragments()),
+            versions_removed=removed,
+            bytes_freed=freed,
+            searcher=_kind(header),
+            searcher_bytes=sum(header.sizes.values()) if header else 0,
+            recall=header.tuning[0].recall if header and header.tuning else None,
+            build_seconds=seconds,
+            seconds=round(time.monotonic() - started, 1),
+        )
+
+
+def needs_optimizing(
+    dataset: lance.LanceDataset, path: str, *, sizes: Sizes = DEFAULT_SIZES
+) -> bool:
+    """See `Index.needs_optimize`."""
+    with storage_errors(path):
+        fragments = described(dataset)
+        if sum(fragment.num_rows < _SMALL_ROWS for fragment in fragments) > _MANY_SMALL:
+            return True
+        embed_dim = int(dataset.schema.field(VECTOR).type.list_size)
+        num_rows = sum(fragment.num_rows - fragment.num_deleted for fragment in fragments)
+        if is_remote(path) or 2 * embed_dim * num_rows < sizes.copy:
+            return False
+        header = SearcherFolder(path).read()
+        covered = {(part.id, part.file) for part in header.fragments} if header else set()
+        uncovered = sum(
+            fragment.num_rows - fragment.num_deleted
+            for fragment in fragments
+            if (fragment.id, fragment.file) not in covered
+        )
+        return uncovered > _UNCOVERED * num_rows
+
+
+def _renewed(dataset: lance.LanceDataset, path: str, sizes: Sizes) -> tuple[Header | None, float]:
+    """Return the header of a searcher for this version, and how long building it took."""
+    if is_remote(path):
+        return None, 0.0
+    searchers = Searchers(path)
+    present = searchers.current()
+    if present is not None and list(present.header.fragments) == described(dataset):
+        return present.header, 0.0
+    header = build_searcher(
+        dataset,
+        searchers.folder,
+        embed_dim=int(dataset.schema.field(VECTOR).type.list_size),
+        vector_dtype=vector_dtype_of(dataset.schema),
+        sizes=sizes,
+    )
+    return header, header.build_seconds if header else 0.0
+
+
+def _kind(header: Header | None) -> str:
+    if header is None:
+        return "none"
+    return "approximate" if header.num_lists else "exact"
