@@ -3,7 +3,9 @@
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,12 +26,14 @@ from perception_encoder.cli.options import (
     table_path,
 )
 from perception_encoder.cli.output import say, write_json, write_line, write_table
+from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
     from perception_encoder.pipeline import Run, RunOptions, Source, SourceOptions
 
+_VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
 _SHOWN_FAILURES = 10  # one by one; `pe errors` lists all
 
 
@@ -192,7 +196,24 @@ def _run(
         for note in run.progress.notes:
             say(f"pe: {note}")
         say(_summary(run, table, time.monotonic() - started))
+    _settle(model, table, run)
     return run.progress.counts["failed"] > 0
+
+
+def _settle(model: "EmbeddingModel", table: "Index", run: "Run") -> None:
+    """Do after a run what searches would otherwise wait for."""
+    from perception_encoder.pipeline.calibration import keep_calibrated
+
+    counts = run.progress.counts
+    num_changed = counts["embedded"] + counts["reused"] + counts["pruned"]
+    if not num_changed:
+        return
+    # Without words there is nothing to calibrate by; searching by pictures needs none.
+    with suppress(TokenizerNotFoundError, UnsupportedOperationError):
+        keep_calibrated(table, model, num_changed=num_changed)
+    if table.needs_optimize():
+        say(f"{table.path}: being optimized for search; Ctrl-C leaves it as it is")
+        table.optimize(older_than=_VERSIONS_KEPT)
 
 
 def _watch(
