@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, Row
+from perception_encoder.index.optimize import optimize_table
+from perception_encoder.index.searcher.build import Sizes
 from perception_encoder.pipeline import Found, Query, SearchOptions, search
 from perception_encoder.pipeline.folding import fold
 from perception_encoder.types import Embeddings, ModelIdentity
@@ -29,7 +31,7 @@ def made(seed: int, count: int) -> Embeddings:
 def table(folder: Path, vectors: Embeddings, sha256: list[str] | None = None) -> Index:
     index = Index.create(folder / "t.lance", ModelIdentity("m", "f", "standard", E))
     rows = [
-        Row(f"/p/{n:04}.png", width=n, sha256=None if sha256 is None else sha256[n])
+        Row(f"/p/{n:05}.png", width=n, sha256=None if sha256 is None else sha256[n])
         for n in range(len(vectors))
     ]
     index.add(rows, vectors)
@@ -71,6 +73,25 @@ def test_pages_fit_together(index: Index, unique: float | None) -> None:
         joined = [n for page in pages for n in numbers(page[number])]
         assert joined == numbers(whole[number])
     assert search(index, queries, SearchOptions(offset=60)) == [[], []]
+
+
+def test_pages_of_an_approximate_search_fit_together_and_exact_misses_nothing(
+    tmp_path: Path,
+) -> None:
+    centres = made(20, 400)
+    stored = unit(np.repeat(centres, 30, axis=0) + 0.4 * made(21, 12_000))
+    index = table(tmp_path, stored)
+    done = optimize_table(index.path, None, sizes=Sizes(copy=1, lists=1))
+    assert done.searcher == "approximate"
+    index.refresh()
+    queries = [query(vector) for vector in unit(centres[:40] + 0.5 * made(22, 40))]
+    whole = search(index, queries, SearchOptions(k=60))
+    pages = [search(index, queries, SearchOptions(k=20, offset=n)) for n in (0, 20, 40)]
+    exact = search(index, queries, SearchOptions(k=60, exact=True))
+    vectors = index.vectors()
+    for number, one in enumerate(queries):
+        assert [n for page in pages for n in numbers(page[number])] == numbers(whole[number])
+        assert numbers(exact[number]) == np.argsort(-(vectors @ one.vector))[:60].tolist()
 
 
 def test_what_a_query_names_is_left_out_where_asked(index: Index) -> None:
