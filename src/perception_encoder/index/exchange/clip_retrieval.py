@@ -18,7 +18,7 @@ from perception_encoder.errors import ExchangeError
 from perception_encoder.index.exchange.arrow_rows import IMAGE_PATH, RowColumns, row_columns
 from perception_encoder.index.exchange.provenance import read_provenance
 from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing
-from perception_encoder.index.exchange.vector_files import npy_file, open_npy
+from perception_encoder.index.exchange.vector_files import NpyArray, npy_file
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -64,15 +64,15 @@ def open_folder(folder: str) -> Incoming:
     provenance = read_provenance(folder)
     num_rows, dims = 0, set()
     for vectors_path, rows_path in parts:
-        vectors = open_npy(vectors_path)
+        vectors = NpyArray(vectors_path)
         num_described = pq.read_metadata(rows_path).num_rows
-        if len(vectors) != num_described:
+        if vectors.num_rows != num_described:
             raise ExchangeError(
-                f"{vectors_path} has {len(vectors)} vectors, {rows_path} {num_described} rows; "
+                f"{vectors_path} has {vectors.num_rows} vectors, {rows_path} {num_described} rows; "
                 "they are no pair"
             )
-        num_rows += len(vectors)
-        dims.add(vectors.shape[1])
+        num_rows += vectors.num_rows
+        dims.add(vectors.embed_dim)
     if len(dims) != 1:
         raise ExchangeError(f"{folder}: its parts have vectors of different lengths: {dims}")
     columns = row_columns(pq.read_schema(parts[0][1]), provenance, parts[0][1])
@@ -93,11 +93,11 @@ def _read(
     import pyarrow.parquet as pq
 
     for vectors_path, rows_path in parts:
-        vectors, start = open_npy(vectors_path), 0
-        with pq.ParquetFile(rows_path) as file:
+        vectors, start = NpyArray(vectors_path), 0
+        with pq.ParquetFile(rows_path, pre_buffer=False) as file:
             for batch in file.iter_batches(block_rows, columns=list(columns.types)):
                 end = start + batch.num_rows
-                yield Block(columns.rows(batch, rows_path), vectors[start:end])
+                yield Block(columns.rows(batch, rows_path), vectors.rows(start, end))
                 start = end
 
 

@@ -16,7 +16,7 @@ from perception_encoder.errors import ExchangeError
 from perception_encoder.index.exchange.provenance import read_provenance
 from perception_encoder.index.exchange.row_lines import count_lines, read_row_lines, row_line
 from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing
-from perception_encoder.index.exchange.vector_files import faiss_file, npy_file, open_npy
+from perception_encoder.index.exchange.vector_files import NpyArray, faiss_file, npy_file
 from perception_encoder.index.schema import rows_of
 from perception_encoder.types import Embeddings
 
@@ -75,8 +75,8 @@ def _read(lines: str, vectors: _Reader, block_rows: int) -> Iterator[Block]:
 
 
 def _open_npy(path: str) -> tuple[int, int, _Reader]:
-    array = open_npy(path)
-    return len(array), array.shape[1], lambda start, end: array[start:end]
+    array = NpyArray(path)
+    return array.num_rows, array.embed_dim, array.rows
 
 
 def _open_faiss(path: str) -> tuple[int, int, _Reader]:

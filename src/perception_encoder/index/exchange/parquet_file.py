@@ -73,7 +73,8 @@ def open_file(path: str) -> Incoming:
 def _read(path: str, columns: RowColumns, block_rows: int) -> Iterator[Block]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    # Arrow's reading ahead would keep all of the file in memory until the end.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(block_rows, columns=[*columns.types, VECTOR]):
             yield Block(columns.rows(batch, path), _matrix(batch[VECTOR], path))
 

@@ -78,19 +78,34 @@ def faiss_file(path: str, num_rows: int, embed_dim: int) -> VectorFile:
     return VectorFile(path, header, "float32")
 
 
-def open_npy(path: str) -> Embeddings:
-    """Map a `.npy` of (R, E) floats; nothing is read yet.
+class NpyArray:
+    """A `.npy` of (R, E) floats that is read where it is asked for.
+
+    Not mapped: pages of a mapping would count as this process's memory until the end.
 
     Raises:
         ExchangeError: it holds something else.
     """
-    try:
-        array: Embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as err:
-        raise ExchangeError(f"{path}: cannot be read as a numpy array: {err}") from err
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise ExchangeError(
-            f"{path}: an array of shape {array.shape} and type {array.dtype}; it has to be (R, E) "
-            "of floats"
-        )
-    return array
+
+    def __init__(self, path: str) -> None:
+        try:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as err:
+            raise ExchangeError(f"{path}: cannot be read as a numpy array: {err}") from err
+        if mapped.ndim != 2 or mapped.dtype.kind != "f" or not mapped.flags.c_contiguous:
+            raise ExchangeError(
+                f"{path}: an array of shape {mapped.shape} and type {mapped.dtype}; it has to be "
+                "(R, E) of floats, row by row"
+            )
+        self._path = path
+        self._dtype: np.dtype[np.floating] = mapped.dtype
+        self._start: int = mapped.offset
+        self.num_rows: Final[int] = mapped.shape[0]
+        self.embed_dim: Final[int] = mapped.shape[1]
+
+    def rows(self, start: int, end: int) -> Embeddings:
+        """Return rows from `start` to before `end`, float32."""
+        offset = self._start + start * self.embed_dim * self._dtype.itemsize
+        count = (end - start) * self.embed_dim
+        numbers = np.fromfile(self._path, self._dtype, count, offset=offset)
+        return numbers.reshape(end - start, self.embed_dim).astype(np.float32)
