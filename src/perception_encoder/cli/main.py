@@ -22,6 +22,7 @@ from perception_encoder.cli import (
     searching,
     tables,
 )
+from perception_encoder.cli.help import examples_kept
 from perception_encoder.cli.output import say, write_line
 from perception_encoder.cli.search_options import BareOptions
 from perception_encoder.errors import PerceptionEncoderError
@@ -36,18 +37,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(demo.demo)
-app.command()(embed.embed)
-app.command()(compare.compare)
-app.command()(indexing.index)
-app.command()(indexing.errors)
-app.command()(maintenance.optimize)
-app.command(cls=BareOptions)(searching.search)
-app.command(cls=BareOptions)(searching.similar)
-app.command()(duplicates.duplicates)
-app.command("models")(models.list_models)
-app.command()(models.download)
-app.command()(doctor.doctor)
+for _command in (
+    demo.demo,
+    embed.embed,
+    compare.compare,
+    indexing.index,
+    indexing.errors,
+    maintenance.optimize,
+    duplicates.duplicates,
+    models.list_models,
+    models.download,
+    doctor.doctor,
+):
+    app.command(_command.__name__.removeprefix("list_"))(examples_kept(_command))
+for _command in (searching.search, searching.similar):
+    app.command(cls=BareOptions)(examples_kept(_command))
 app.add_typer(tables.app, name="table")
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from perception_encoder.cli.help import examples_kept
 from perception_encoder.cli.options import (
     DeviceOption,
     JsonOption,
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 
 @app.command()
+@examples_kept
 def info(db: TableOption = None, as_json: JsonOption = False) -> None:
     """Show a table's model, size, versions and columns.
 
@@ -48,6 +50,7 @@ def info(db: TableOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command("export")
+@examples_kept
 def export_(
     out: Annotated[Path, typer.Argument(help="A new folder; for parquet, a new file.")],
     layout: Annotated[
@@ -89,6 +92,7 @@ def export_(
 
 
 @app.command("import")
+@examples_kept
 def import_(
     source: Annotated[
         Path, typer.Argument(help="What `pe table export`, clip-retrieval or others wrote.")
