@@ -11,24 +11,16 @@ Importing this package loads neither torch nor anything else heavy; names below 
 
 from typing import TYPE_CHECKING
 
+from perception_encoder._lazy import lazily
 from perception_encoder._version import __version__
 
 if TYPE_CHECKING:
     from perception_encoder.auto import AutoModel
     from perception_encoder.embedder import EmbeddingModel
 
-_HOMES = {
-    "AutoModel": "perception_encoder.auto",
-    "EmbeddingModel": "perception_encoder.embedder",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
+__getattr__ = lazily(
+    __name__,
+    {"AutoModel": "perception_encoder.auto", "EmbeddingModel": "perception_encoder.embedder"},
+)
 
 __all__ = ["AutoModel", "EmbeddingModel", "__version__"]

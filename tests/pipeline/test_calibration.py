@@ -10,7 +10,7 @@ from small_models import open_tiny
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexMismatchError, QueryError
 from perception_encoder.index import Index, QueryTerm, Row
-from perception_encoder.pipeline import Query, SearchOptions, background, search
+from perception_encoder.pipeline import Query, SearchOptions, background
 from perception_encoder.pipeline.background import NUM_QUERIES, Background, load_background
 from perception_encoder.pipeline.calibration import (
     Calibration,
@@ -20,6 +20,7 @@ from perception_encoder.pipeline.calibration import (
     keep_calibrated,
     stored_calibration,
 )
+from perception_encoder.pipeline.search import search
 from perception_encoder.types import Embeddings, ModelIdentity
 
 E = 32

@@ -35,8 +35,8 @@ def demo(
         SourceOptions,
         open_sources,
         read_queries,
-        search,
     )
+    from perception_encoder.pipeline.search import search
 
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,6 +59,8 @@ def doctor(
 
 
 def _facts(device: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
     from huggingface_hub import constants
 
     from perception_encoder.preprocess.vocabulary import installed_vocabulary

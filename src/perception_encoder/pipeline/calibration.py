@@ -13,7 +13,7 @@ picture were searched for. So a hit is compared with what others reach in the sa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,12 @@ class Cutoffs:
         return "strong" if score >= self.strong else "weak" if score >= self.weak else "none"
 
 
+def _quantiles(scores: NDArray[np.floating[Any]], levels: Sequence[float]) -> NDArray[np.float64]:
+    """As np.quantile, which imports another 30 ms of numpy."""
+    ordered = np.sort(scores)
+    return np.interp(np.multiply(levels, len(ordered) - 1), np.arange(len(ordered)), ordered)
+
+
 class Calibration:
     """Cutoffs for the queries of one table."""
 
@@ -76,12 +82,12 @@ class Calibration:
         levels = _OF_PICTURES if is_picture else _OF_WORDS
         scores = background.picture_scores if is_picture else background.prompt_scores
         assert scores is not None  # `calibrate` sees to it
-        found = np.quantile(scores, levels)
+        found = _quantiles(scores, levels)
         if len(form) > 1 or form[0][1] <= 0:
             # The sums are searched for in the sample; what the rest of the table adds to a best hit
             # is taken from the single ones, of which both are known.
             single = self._best_in_sample(((not is_picture, 1.0),))
-            found += np.quantile(self._best_in_sample(form), levels) - np.quantile(single, levels)
+            found += _quantiles(self._best_in_sample(form), levels) - _quantiles(single, levels)
         return Cutoffs(float(found[0]), float(found[1]))
 
     def _best_in_sample(self, form: _Form) -> NDArray[np.float32]:
