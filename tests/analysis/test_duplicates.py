@@ -184,37 +184,51 @@ def test_a_crowd_of_alike_pictures_is_one_group(tmp_path: Path) -> None:
     assert found.groups[0].kept.uri == "s3://b/000000.jpg"
 
 
-def test_approximate_search_finds_the_same_pairs(tmp_path: Path) -> None:
-    vectors = np.concatenate([around(40, 8, 0.5, seed) for seed in range(5)])
-    rows = remote_rows(200)
+@pytest.mark.parametrize("group_bytes", [1, 10**4, 10**9])
+@pytest.mark.parametrize("threshold", [0.9, 0.98, 0.999])
+def test_cells_give_the_pairs_that_comparing_all_gives(
+    tmp_path: Path, group_bytes: int, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perception_encoder.analysis.cells._GROUP_BYTES", group_bytes)
+    centres = around(100, 24, 0.8)
+    spread = np.concatenate([around(8, 24, 0.02, seed) for seed in range(100)])
+    vectors = unit(np.repeat(centres, 8, axis=0) + spread - np.eye(24)[0])
+    rows = remote_rows(800)
     rows[7] = Row(uri=rows[7].uri, width=rows[3].width, height=1, sha256="7" * 64)
     vectors[7] = vectors[3]
     index = table_of(tmp_path, rows, vectors)
-    pictures = rank_pictures(index, "resolution", "uri != 's3://b/000009.jpg'")
-    options = {"threshold": 0.8, "where": "uri != 's3://b/000009.jpg'"}
+    where = "uri != 's3://b/000009.jpg'"
+    pictures = rank_pictures(index, "resolution", where)
+    options = {"threshold": threshold, "where": where}
     chosen = np.arange(2, len(pictures))
     exact = near_pairs.near_pairs(index, pictures, chosen, **options)
-    searched = near_pairs.near_pairs(index, pictures, chosen, **options, max_exact=10)
+    monkeypatch.setattr(near_pairs, "MAX_EXACT", 100)
+    divided = near_pairs.near_pairs(index, pictures, chosen, **options)
 
     def scores(pairs: near_pairs.NearPairs) -> dict[tuple[int, int], float]:
         ends = zip(pairs.earlier.tolist(), pairs.later.tolist(), strict=True)
-        return dict(zip(ends, pairs.scores.round(4).tolist(), strict=True))
+        return dict(zip(ends, pairs.scores.tolist(), strict=True))
 
-    assert len(scores(exact)) > 100
-    assert scores(searched) == pytest.approx(scores(exact), abs=1e-3)
-    assert exact.may_be_equal.sum() == 2
-    assert (searched.may_be_equal == exact.may_be_equal).all()
-    assert exact.num_crowded == searched.num_crowded == 0
-
-
-def test_approximate_search_says_when_it_did_not_look_at_all(tmp_path: Path) -> None:
-    count = near_pairs.MAX_PARTNERS + 10
-    index = table_of(tmp_path, remote_rows(count), around(count, 16, 0.01))
-    pictures = rank_pictures(index, "first", None)
-    pairs = near_pairs.near_pairs(
-        index, pictures, np.arange(count), threshold=0.98, where=None, max_exact=0
+    assert len(scores(exact)) > (1000 if threshold < 0.99 else 0)
+    missed = scores(exact).keys() - scores(divided).keys()
+    assert len(missed) <= 0.01 * len(scores(exact))
+    assert scores(divided) == pytest.approx(
+        {pair: score for pair, score in scores(exact).items() if pair not in missed}, abs=1e-6
     )
-    assert pairs.num_crowded == count
+    assert exact.may_be_equal.sum() == 2
+    assert (divided.may_be_equal == exact.may_be_equal).all()
+
+
+def test_what_was_not_looked_at_is_told(tmp_path: Path) -> None:
+    """All are alike, so all are one cell, and that is too large to compare at once."""
+    index = table_of(tmp_path, remote_rows(500), around(500, 16, 0.001))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_pairs, "MAX_EXACT", 100)
+        found = find_duplicates(index, refuse)
+    kept = 500 - sum(len(group.others) for group in found.groups)
+    assert 1 < kept <= 20
+    assert found.num_crowded == kept
+    assert find_duplicates(index, refuse).num_crowded == 0
 
 
 # Which is kept

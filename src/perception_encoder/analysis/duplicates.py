@@ -70,8 +70,8 @@ class Duplicates:
         groups: the strictest tier first, then by the kept picture's path.
         left_out: pictures that cannot be counted on: vanished, changed, unreadable, links.
         num_pictures: how many pictures took part.
-        num_crowded: how many of them have more near ones than were looked at; their groups may be
-            split, which a second run after removing the others mends.
+        num_crowded: how many pictures are kept although not all pictures near them could be looked
+            at; a second run after removing the others may find them redundant, too.
     """
 
     groups: tuple[DuplicateGroup, ...]
@@ -131,7 +131,7 @@ class _Search:
         self._left_out: list[LeftOut] = []
         self._usable = np.ones(len(pictures), np.bool_)
         self._is_checked = np.zeros(len(pictures), np.bool_)
-        self._num_crowded = 0
+        self._is_crowded = np.zeros(len(pictures), np.bool_)
         self._content = self._join_copies()
         self._pixels = self._content
         self._kept = self._content
@@ -141,7 +141,7 @@ class _Search:
         """Compare what differs in content, and look whether the files of near ones are there."""
         chosen = np.flatnonzero(self._usable & (self._content == np.arange(len(self._content))))
         pairs = near_pairs(self._index, self._pictures, chosen, threshold=threshold, where=where)
-        self._num_crowded = pairs.num_crowded
+        self._is_crowded = pairs.is_crowded
         concerned = pairs.may_be_equal.copy()
         concerned[pairs.earlier] = concerned[pairs.later] = True
         self._check(np.flatnonzero(concerned))
@@ -184,9 +184,8 @@ class _Search:
             for kept, others in members.items()
         ]
         groups.sort(key=lambda group: (TIERS.index(group.tier), _path(group.kept)))
-        return Duplicates(
-            tuple(groups), tuple(self._left_out), len(self._pictures), self._num_crowded
-        )
+        num_crowded = int((self._is_crowded & ~is_redundant).sum())
+        return Duplicates(tuple(groups), tuple(self._left_out), len(self._pictures), num_crowded)
 
     def _join_copies(self) -> Numbers:
         """Return, for each picture, the first with its content whose file is there."""

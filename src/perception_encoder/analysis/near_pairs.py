@@ -1,9 +1,9 @@
 """Which pictures of a table lie near each other: pairs of numbers, never a matrix of all pairs.
 
 Up to `MAX_EXACT` pictures every two are compared, block by block: R² · E / 2 multiplications (under
-a minute for 50,000 vectors of E = 1024 on two cores), R · E · 4 bytes of vectors and a few blocks.
-Beyond that each is looked up by the index's approximate search: R queries, and no vectors held. Of
-each picture at most `MAX_PARTNERS` pairs are kept: 12 bytes each. Knows nothing of files.
+a minute for 50,000 vectors of E = 1024 on two cores) and R · E · 4 bytes. With more, every two that
+share a cell of the space are (`cells`): about R^1.5 · E · 10 multiplications, and 0.5 GB whatever R
+is. Of each picture at most `MAX_PARTNERS` pairs are kept, 20 bytes each. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.analysis.cells import cells_in_groups
 from perception_encoder.analysis.preference import Numbers, RankedPictures
-from perception_encoder.index import Hit, Index
-from perception_encoder.index.digests import DigestMap, digests_of
-from perception_encoder.index.schema import VECTOR, vectors_of
+from perception_encoder.analysis.ranked_vectors import RankedVectors
+from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
 MAX_EXACT: Final = 50_000
@@ -32,7 +32,7 @@ _BLOCK: Final = 2048  # pictures; a block of products has 16 MB
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of pictures whose vectors are near.
+    """Pairs of pictures whose vectors are near; a pair may be there twice.
 
     Attributes:
         earlier: (P,) int64, the number of the pair's preferred picture.
@@ -40,14 +40,14 @@ class NearPairs:
         scores: (P,) float32, their cosine.
         may_be_equal: (R,) bool: there is a picture of the same width and height with nearly the
             same vector.
-        num_crowded: how many pictures have more near ones than were looked at.
+        is_crowded: (R,) bool: not all near ones that are preferred to it are among the pairs.
     """
 
     earlier: Numbers
     later: Numbers
     scores: NDArray[np.float32]
     may_be_equal: NDArray[np.bool_]
-    num_crowded: int
+    is_crowded: NDArray[np.bool_]
 
     def among(self, usable: NDArray[np.bool_]) -> NearPairs:
         """Return the pairs of which both pictures are usable; (R,) bool."""
@@ -57,7 +57,7 @@ class NearPairs:
             self.later[kept],
             self.scores[kept],
             self.may_be_equal & usable,
-            self.num_crowded,
+            self.is_crowded,
         )
 
 
@@ -68,13 +68,12 @@ def near_pairs(
     *,
     threshold: float,
     where: str | None,
-    max_exact: int = MAX_EXACT,
 ) -> NearPairs:
     """Find the pairs with a cosine of at least the threshold.
 
-    Of a picture with more than `MAX_PARTNERS` near ones the exact way keeps the most preferred, so
-    that a crowd of alike pictures agrees on which is the best of them; the approximate way keeps
-    the nearest.
+    Of the near ones that are preferred to a picture the most preferred `MAX_PARTNERS` are kept, so
+    that a crowd of alike pictures agrees on which is the best of them. Of more than `MAX_EXACT`
+    pictures only those that share a cell are compared: of 1000 pairs about one is missed.
 
     Args:
         index: the table.
@@ -82,69 +81,67 @@ def near_pairs(
         chosen: (C,) ascending; only these take part.
         threshold: the lowest cosine.
         where: the condition that `pictures` was made with.
-        max_exact: with more chosen pictures the search is approximate.
     """
-    collector = _Collector(pictures.shapes, threshold)
-    if len(chosen) <= max_exact:
-        _compare_all(index, pictures, chosen, where, collector)
-    else:
-        _look_up_all(index, pictures, chosen, where, collector)
-    return collector.result()
+    comparison = _Comparison(pictures.shapes, threshold)
+    vectors = RankedVectors(index, pictures, where)
+    if len(chosen) <= MAX_EXACT:
+        comparison.compare(chosen, vectors.read(chosen))
+        return comparison.result()
+    for group in cells_in_groups(vectors, chosen, comparison.floor):
+        for members in group.cells:
+            for start in range(0, len(members), MAX_EXACT):  # all is one cell, if all are alike
+                part = members[start : start + MAX_EXACT]
+                comparison.compare(part, group.vectors[group.places(part)])
+            if len(members) > MAX_EXACT:
+                comparison.is_crowded[members] = True
+    return comparison.result()
 
 
-class _Collector:
-    """Takes pairs in as they are found, and notes which pictures may be equal."""
+class _Comparison:
+    """Compares sets of pictures, and gathers the near pairs of them all."""
 
     def __init__(self, shapes: Numbers, threshold: float) -> None:
         self.floor: Final = min(threshold, SAME_PICTURE)
-        self.threshold: Final = threshold
         self.is_crowded: Final = np.zeros(len(shapes), np.bool_)
+        self._threshold = threshold
         self._shapes = shapes
         self._may_be_equal = np.zeros(len(shapes), np.bool_)
         self._parts: list[tuple[Numbers, Numbers, NDArray[np.float32]]] = []
 
-    def note_equal(self, ones: Numbers, others: Numbers, scores: NDArray[np.float32]) -> None:
-        """Look for pairs that may be equal pictures."""
-        is_same = (scores >= SAME_PICTURE) & (self._shapes[ones] == self._shapes[others])
-        self._may_be_equal[ones[is_same]] = True
-        self._may_be_equal[others[is_same]] = True
+    def compare(self, numbers: Numbers, vectors: Embeddings) -> None:
+        """Compare each picture with all that are preferred to it, those in their order.
 
-    def add(self, ones: Numbers, others: Numbers, scores: NDArray[np.float32]) -> None:
-        """Keep near pairs."""
-        self._parts.append((np.minimum(ones, others), np.maximum(ones, others), scores))
+        Args:
+            numbers: (C,) ascending.
+            vectors: (C, E) float32, unit length.
+        """
+        for first in range(0, len(vectors), _BLOCK):
+            block = vectors[first : first + _BLOCK]
+            num_partners = np.zeros(len(block), np.int64)
+            for start in range(0, first + 1, _BLOCK):
+                products = block @ vectors[start : start + _BLOCK].T
+                if start == first:
+                    products[np.triu_indices(len(block))] = -np.inf  # itself, and pairs seen twice
+                rows, columns = np.nonzero(products >= self.floor)
+                scores = np.minimum(products[rows, columns], 1)
+                earlier, later = numbers[start + columns], numbers[first + rows]
+                self._note_equal(earlier, later, scores)
+                is_near = scores >= self._threshold
+                fits = _first_few(rows, is_near, num_partners)
+                self._parts.append((earlier[fits], later[fits], scores[fits]))
+                self.is_crowded[later[is_near & ~fits]] = True
 
     def result(self) -> NearPairs:
         none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
         earlier, later, scores = (
             np.concatenate(parts) for parts in zip(none, *self._parts, strict=True)
         )
-        return NearPairs(earlier, later, scores, self._may_be_equal, int(self.is_crowded.sum()))
+        return NearPairs(earlier, later, scores, self._may_be_equal, self.is_crowded)
 
-
-def _compare_all(
-    index: Index,
-    pictures: RankedPictures,
-    chosen: Numbers,
-    where: str | None,
-    collector: _Collector,
-) -> None:
-    """Compare each picture with all that are preferred to it, those in their order."""
-    vectors = _in_order(index, pictures, chosen, where)
-    for first in range(0, len(vectors), _BLOCK):
-        block = vectors[first : first + _BLOCK]
-        num_partners = np.zeros(len(block), np.int64)
-        for start in range(0, first + 1, _BLOCK):
-            products = block @ vectors[start : start + _BLOCK].T
-            if start == first:
-                products[np.triu_indices(len(block))] = -np.inf  # itself, and pairs seen twice
-            rows, columns = np.nonzero(products >= collector.floor)
-            scores = np.minimum(products[rows, columns], 1)
-            numbers, partners = chosen[first + rows], chosen[start + columns]
-            collector.note_equal(numbers, partners, scores)
-            is_near = scores >= collector.threshold
-            fits = _first_few(rows, is_near, num_partners)
-            collector.add(numbers[fits], partners[fits], scores[fits])
-            collector.is_crowded[numbers[is_near & ~fits]] = True
+    def _note_equal(self, earlier: Numbers, later: Numbers, scores: NDArray[np.float32]) -> None:
+        is_same = (scores >= SAME_PICTURE) & (self._shapes[earlier] == self._shapes[later])
+        self._may_be_equal[earlier[is_same]] = True
+        self._may_be_equal[later[is_same]] = True
 
 
 def _first_few(
@@ -162,65 +159,3 @@ def _first_few(
     fits = is_near & (num_partners[rows] + of_row < MAX_PARTNERS)
     num_partners += np.bincount(rows[fits], minlength=len(num_partners))
     return fits
-
-
-def _in_order(
-    index: Index, pictures: RankedPictures, chosen: Numbers, where: str | None
-) -> Embeddings:
-    """Return (C, E) float32, the vectors of the chosen pictures in their order."""
-    places = np.full(len(pictures), -1, np.int64)
-    places[chosen] = np.arange(len(chosen))
-    vectors = np.empty((len(chosen), index.identity.embed_dim), np.float32)
-    start = 0
-    for batch in index.scan([VECTOR], where=where):
-        place = places[pictures.numbers[start : start + batch.num_rows]]
-        start += batch.num_rows
-        vectors[place[place >= 0]] = vectors_of(batch)[place >= 0]
-    return vectors
-
-
-def _look_up_all(
-    index: Index,
-    pictures: RankedPictures,
-    chosen: Numbers,
-    where: str | None,
-    collector: _Collector,
-) -> None:
-    """Ask the index for the nearest of each picture."""
-    number_of = DigestMap()
-    number_of.add(pictures.ids, np.arange(len(pictures)))
-    is_chosen = np.zeros(len(pictures), np.bool_)
-    is_chosen[chosen] = True
-    start = 0
-    for batch in index.scan([VECTOR], where=where):
-        numbers = pictures.numbers[start : start + batch.num_rows]
-        start += batch.num_rows
-        asked = is_chosen[numbers]
-        found = index.search(
-            vectors_of(batch)[asked],
-            k=MAX_PARTNERS,
-            where=where,
-            threshold=collector.floor,
-        )
-        for number, hits in zip(numbers[asked].tolist(), found, strict=True):
-            _add_hits(number, hits, number_of, is_chosen, collector)
-
-
-def _add_hits(
-    number: int,
-    hits: list[Hit],
-    number_of: DigestMap,
-    is_chosen: NDArray[np.bool_],
-    collector: _Collector,
-) -> None:
-    others = number_of.find(digests_of([hit.id for hit in hits]))
-    scores = np.array([hit.score for hit in hits], np.float32)
-    # Not itself, not copies (which are known already), not rows that came after the table was read.
-    counts = (others >= 0) & (others != number) & is_chosen[others]
-    others, scores = others[counts], scores[counts]
-    itself = np.full_like(others, number)
-    collector.note_equal(itself, others, scores)
-    is_near = scores >= collector.threshold
-    collector.add(itself[is_near], others[is_near], scores[is_near])
-    if len(hits) == MAX_PARTNERS and hits[-1].score >= collector.threshold:
-        collector.is_crowded[number] = True

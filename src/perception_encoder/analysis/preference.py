@@ -45,7 +45,6 @@ class RankedPictures:
 
     Attributes:
         facts: R rows of columns named as `Row`'s fields.
-        ids: (R, 2) uint64, digests of the rows' keys.
         contents: (R,) int64: the first picture with the same bytes; its own number where there is
             no other, or its content is not known.
         shapes: (R,) int64: equal for pictures of equal width and height.
@@ -53,7 +52,6 @@ class RankedPictures:
     """
 
     facts: pa.Table
-    ids: NDArray[np.uint64]
     contents: Numbers
     shapes: Numbers
     numbers: Numbers
@@ -78,13 +76,11 @@ def rank_pictures(index: Index, keep: Keep, where: str | None) -> RankedPictures
     import pyarrow as pa
 
     names = [name for name in _FACTS if name in index.schema.names]  # old tables lack `offset`
-    ids = [np.empty((0, 2), np.uint64)]
     contents = [np.empty((0, 2), np.uint64)]
     has_content = [np.empty(0, np.bool_)]
     schema = pa.schema([_wide(index.schema.field(name)) for name in names])
     batches = []
-    for batch in index.scan(["id", "sha256", *names], where=where):
-        ids.append(digests_of(batch["id"].to_pylist()))
+    for batch in index.scan(["sha256", *names], where=where):
         contents.append(digests_of([sha256 or "" for sha256 in batch["sha256"].to_pylist()]))
         has_content.append(batch["sha256"].is_valid().to_numpy(zero_copy_only=False))
         columns = [batch[name].cast(schema.field(name).type) for name in names]
@@ -96,7 +92,6 @@ def rank_pictures(index: Index, keep: Keep, where: str | None) -> RankedPictures
     facts = facts.take(order)
     return RankedPictures(
         facts=facts,
-        ids=np.concatenate(ids)[order],
         contents=_first_equal(np.concatenate(contents)[order], np.concatenate(has_content)[order]),
         shapes=_shapes(facts),
         numbers=numbers,

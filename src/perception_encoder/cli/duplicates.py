@@ -233,6 +233,6 @@ def _sum_up(found: "Duplicates") -> None:
     )
     if found.num_crowded:
         say(
-            f"{found.num_crowded} pictures have more near duplicates than were looked at: when "
-            "these have gone and the table is up to date, run this again"
+            f"{found.num_crowded} of the kept have too many pictures near them to look at all: "
+            "when the redundant have gone and the table is up to date, run this again"
         )
