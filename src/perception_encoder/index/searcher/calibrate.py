@@ -72,6 +72,8 @@ class Calibration:
         self._best.finalize()
         pairs = zip(self._best.I, self._itself, strict=True)
         truth = [found[(found != itself) & (found >= 0)] for found, itself in pairs]
+        if min(map(len, truth)) < max(RESULT_COUNTS):
+            return ()  # so few rows that nothing can be told
         most = int(_WORTHWHILE * len(coarse.centres))
         tunings = []
         for k in RESULT_COUNTS:

@@ -168,8 +168,7 @@ class SearcherFolder:
         """
         with storage_errors(self._path):
             os.makedirs(self._path, exist_ok=True)
-        header = self.read()
-        self._clean(keep=header.token if header else None)
+        self._clean(keep=self._token())
         return uuid.uuid4().hex[:16]
 
     def sizes(self, token: str) -> dict[str, int]:
@@ -218,6 +217,14 @@ class SearcherFolder:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(self._path, _HEADER))
         self._clean(keep=None)
+
+    def _token(self) -> str | None:
+        """Return the token of the searcher that is there, whole or not."""
+        try:
+            with open(os.path.join(self._path, _HEADER), encoding="utf-8") as file:
+                return str(json.load(file)["token"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     def _check(self, header: Header) -> None:
         for end, size in header.sizes.items():

@@ -1,8 +1,7 @@
 """Makes the lists of approximate search: directions, centres, and every row in its list.
 
-What bounds the time is comparing every row with every centre. So both are brought to the few main
-directions first, and centres lie in groups of which a row looks at the nearest ones only. Knows
-nothing of the table.
+What bounds the time is comparing every row with every centre, so both are brought to the few main
+directions first. Knows nothing of the table.
 """
 
 from __future__ import annotations
@@ -19,20 +18,19 @@ from perception_encoder.index.searcher.fragments import RowNumbers
 from perception_encoder.index.searcher.lists import Coarse
 from perception_encoder.types import Embeddings
 
-SAMPLE_PER_LIST: Final = 32
-_LISTS_PER_ROOT: Final = 4  # num_lists = 4 · sqrt(R)
+SAMPLE_PER_LIST: Final = 64
+_LISTS_PER_ROOT: Final = 2  # num_lists = 2 · sqrt(R)
 _MAX_SAMPLE: Final = 1 << 18
 _DIRECTIONS_SHARE: Final = 4  # one direction for so many numbers of a vector
 _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
-_ITERATIONS: Final = 8
-_GROUP_PROBES: Final = 16
+_ITERATIONS: Final = 6
 _SEED: Final = 1
 
 
 def lists_for(num_rows: int) -> int:
     """How many lists so many rows should have."""
-    return max(1, round(_LISTS_PER_ROOT * math.sqrt(num_rows)))
+    return min(num_rows, max(1, round(_LISTS_PER_ROOT * math.sqrt(num_rows))))
 
 
 def sample_of(rows: RowNumbers) -> RowNumbers:
@@ -105,7 +103,8 @@ class Filler:
 
         num_lists, embed_dim = trained.centres.shape
         self._projection = trained.coarse.projection
-        self._groups = _grouped(trained.coarse.centres)
+        self._centres = faiss.IndexFlatIP(trained.coarse.centres.shape[1])
+        self._centres.add(trained.coarse.centres)
         self._quantizer = faiss.IndexFlatIP(embed_dim)
         self._quantizer.add(trained.centres)
         self._index: Any = faiss.IndexIVFRaBitQ(
@@ -118,8 +117,7 @@ class Filler:
         """Put a block of rows into their lists: (R, E) float32, and (R,) their numbers."""
         import faiss
 
-        lists = self._groups.search(vectors @ self._projection, 1)[1][:, 0]
-        lists = np.ascontiguousarray(np.maximum(lists, 0))
+        lists = np.ascontiguousarray(self._centres.search(vectors @ self._projection, 1)[1][:, 0])
         self.list_of[numbers] = lists
         self._index.add_core(
             len(vectors),
@@ -147,19 +145,3 @@ def _means(sample: HalfFloats, lists: NDArray[np.int64], num_lists: int) -> Embe
     for number, rows in zip(found, np.split(order, starts[1:]), strict=True):
         means[number] = sample[rows].mean(axis=0, dtype=np.float32)
     return means
-
-
-def _grouped(centres: NDArray[np.float32]) -> Any:
-    """Return a faiss index of the centres that compares a vector with a part of them."""
-    import faiss
-
-    num_lists, num_directions = centres.shape
-    num_groups = max(1, round(num_lists**0.5))
-    quantizer = faiss.IndexFlatIP(num_directions)
-    index = faiss.IndexIVFFlat(quantizer, num_directions, num_groups, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1
-    index.cp.spherical = True
-    index.train(centres)
-    index.add(centres)
-    index.nprobe = min(num_groups, _GROUP_PROBES)
-    return index

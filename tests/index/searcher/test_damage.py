@@ -1,0 +1,126 @@
+"""A searcher is a cache: whatever became of it, search answers rightly and says what is wrong."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from searcher_tables import LISTS, build, by_definition, clustered, make_table, told
+
+from perception_encoder.index import Index
+
+EMBED_DIM = 16
+
+
+def data_file(folder: Path, end: str) -> Path:
+    return next(folder.glob(f"*.{end}"))
+
+
+def cut(end: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        file = data_file(folder, end)
+        file.write_bytes(file.read_bytes()[:-1])
+
+    return damage
+
+
+def overwrite(end: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        file = data_file(folder, end)
+        file.write_bytes(bytes(file.stat().st_size))
+
+    return damage
+
+
+def lose(end: str) -> Callable[[Path], None]:
+    return lambda folder: data_file(folder, end).unlink()
+
+
+def rewrite_header(text: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / "searcher.json").write_text(text)
+
+    return damage
+
+
+def forget(key: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        header = json.loads((folder / "searcher.json").read_text())
+        del header[key]
+        (folder / "searcher.json").write_text(json.dumps(header))
+
+    return damage
+
+
+def swap_rows(folder: Path) -> None:
+    """The vectors of one row in another's place: nothing but the scores tells."""
+    file = data_file(folder, "vectors")
+    found = file.read_bytes()
+    file.write_bytes(found[2 * EMBED_DIM :] + found[: 2 * EMBED_DIM])
+
+
+DAMAGES = {
+    **{f"{end} cut": cut(end) for end in ("vectors", "lists", "coarse")},
+    **{f"{end} zeros": overwrite(end) for end in ("vectors", "lists", "coarse")},
+    **{f"{end} lost": lose(end) for end in ("vectors", "lists", "coarse")},
+    "header empty": rewrite_header(""),
+    "header half": rewrite_header('{"format": 1, "token": "x'),
+    "header list": rewrite_header("[]"),
+    "header short": forget("fragments"),
+    "header without sizes": forget("sizes"),
+    "rows moved": swap_rows,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_searcher_is_noticed_and_not_used(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = make_table(tmp_path / "t", clustered(3000, EMBED_DIM))
+    assert build(index, LISTS).searcher == "approximate"
+    damage(tmp_path / "t" / "_pe" / "searcher")
+    query = clustered(1, EMBED_DIM, seed=1)
+    expected = by_definition(index, query[0], 5)
+    for opened in (Index.open(tmp_path / "t"), Index.open(tmp_path / "t")):
+        with caplog.at_level(logging.WARNING):
+            assert told(opened.search(query, k=5, exact=True)[0]) == expected
+            assert told(opened.search(query, k=5)[0]) == expected
+    assert "pe optimize makes a new one" in caplog.text
+    caplog.clear()
+    assert build(index, LISTS).build_seconds > 0
+    assert told(index.search(query, k=5, exact=True)[0]) == expected
+    assert caplog.text.count("the searcher is broken") <= 1  # said by `build`, which looked at it
+
+
+def test_a_searcher_of_a_later_format_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = make_table(tmp_path / "t", clustered(100, 8))
+    build(index, LISTS)
+    header = tmp_path / "t" / "_pe" / "searcher" / "searcher.json"
+    header.write_text(json.dumps({**json.loads(header.read_text()), "format": 99}))
+    query = clustered(1, 8, seed=1)
+    assert told(index.search(query, k=5)[0]) == by_definition(index, query[0], 5)
+    assert "broken" not in caplog.text
+
+
+def test_another_table_s_searcher_is_no_help_and_no_harm(tmp_path: Path) -> None:
+    one = make_table(tmp_path / "one", clustered(500, 8))
+    other = make_table(tmp_path / "other", clustered(500, 8, seed=9))
+    build(other, LISTS)
+    shutil.copytree(tmp_path / "other" / "_pe" / "searcher", tmp_path / "one" / "_pe" / "searcher")
+    query = clustered(1, 8, seed=1)
+    assert told(one.search(query, k=5)[0]) == by_definition(one, query[0], 5)
+
+
+def test_a_table_that_is_moved_or_copied_keeps_its_searcher(tmp_path: Path) -> None:
+    index = make_table(tmp_path / "t", clustered(500, 8))
+    build(index, LISTS)
+    shutil.copytree(tmp_path / "t", tmp_path / "copy")
+    copy = Index.open(tmp_path / "copy")
+    assert not copy.needs_optimize()
+    assert build(copy, LISTS).build_seconds == 0
+    query = clustered(1, 8, seed=1)
+    assert told(copy.search(query, k=5, exact=True)[0]) == by_definition(index, query[0], 5)

@@ -1,0 +1,190 @@
+"""`Index.optimize` keeps every row, wherever it is interrupted, and touches nothing but its own."""
+
+import datetime
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from perception_encoder.errors import IndexBusyError
+from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
+from perception_encoder.index.optimize import Optimized, needs_optimizing, optimize_table
+from perception_encoder.index.searcher.build import Sizes
+from perception_encoder.types import ModelIdentity
+
+LISTS = Sizes(copy=1, lists=1)
+NOW = datetime.timedelta(0)
+
+
+def unit(rows: int, embed_dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
+    made = np.random.default_rng(seed).standard_normal((rows, embed_dim))
+    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make(path: Path, commits: int, rows: int = 3, embed_dim: int = 16) -> Index:
+    index = Index.create(path, ModelIdentity("pe-nano", "0123", "standard", embed_dim))
+    for number in range(commits):
+        names = [Row(uri=f"{number}-{row}", metadata={"n": number}) for row in range(rows)]
+        index.append(names, unit(rows, embed_dim, seed=number))
+    return index
+
+
+def contents(index: Index) -> dict[str, tuple[Row, list[float]]]:
+    vectors = index.vectors().tolist()
+    return {row.id: (row, vector) for row, vector in zip(index.rows(), vectors, strict=True)}
+
+
+def uris(index: Index) -> list[str]:
+    return [row.uri for row in index.rows()]
+
+
+def test_small_files_are_joined_and_every_row_stays(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=12)
+    before = contents(index)
+    done = index.optimize()
+    assert (done.num_rows, done.fragments_before, done.fragments_after) == (36, 12, 1)
+    assert (done.versions_removed, done.bytes_freed) == (0, 0)
+    assert contents(index) == before == contents(Index.open(tmp_path / "t"))
+    again = index.optimize()
+    assert (again.fragments_before, again.fragments_after, again.build_seconds) == (1, 1, 0)
+
+
+def test_old_versions_go_by_age_and_their_bytes_with_them(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=6)
+    before = contents(index)
+    assert index.optimize(datetime.timedelta(days=1)).versions_removed == 0
+    size = sum(file.stat().st_size for file in (tmp_path / "t").rglob("*") if file.is_file())
+    done = index.optimize(NOW)
+    now = sum(file.stat().st_size for file in (tmp_path / "t").rglob("*") if file.is_file())
+    assert done.versions_removed > 5
+    assert 0 < done.bytes_freed <= size - now + 1000
+    assert contents(index) == before
+    assert len(lance.dataset(str(tmp_path / "t")).versions()) == 1
+
+
+def test_what_lies_beside_the_table_is_never_cleaned_away(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=4)
+    log = OutcomeLog(index.path)
+    for number in range(3):
+        log.append([Outcome(uri=f"{number}", status="failed", reason="x")], run=f"run {number}")
+    optimize_table(index.path, None, sizes=LISTS)
+    (tmp_path / "t" / "_pe" / "somebody's file").write_text("x")
+    old = time.time() - 90 * 86400  # Lance deletes files that it does not know after a week
+    own = tmp_path / "t" / "_pe"
+    for file in own.rglob("*"):
+        os.utime(file, (old, old))
+    before = {file: file.read_bytes() for file in own.rglob("*") if file.is_file()}
+    index.refresh()
+    assert index.optimize(NOW).versions_removed > 0
+    kept = {file: file.read_bytes() for file in before if file.exists()}
+    searcher = own / "searcher"
+    assert {f for f in before if searcher not in f.parents} <= kept.keys()
+    assert log.counts() == {"failed": 3}
+
+
+def test_the_searcher_is_made_for_what_is_there_now(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=5, rows=200)
+    first = optimize_table(index.path, None, sizes=LISTS)
+    assert first.build_seconds >= 0
+    assert first.searcher in ("exact", "approximate")
+    assert first.searcher_bytes > 0
+    again = optimize_table(index.path, None, sizes=LISTS)
+    assert again.build_seconds == 0
+    assert again.searcher_bytes == first.searcher_bytes
+    index.refresh()
+    index.delete([Row(uri="0-0").id])
+    changed = optimize_table(index.path, None, sizes=LISTS)
+    assert changed.num_rows == 999
+
+
+def test_it_says_when_it_is_worth_while(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=65, rows=1)
+    assert index.needs_optimize()
+    index.optimize()
+    assert not index.needs_optimize()
+    sizes = Sizes(copy=1, lists=1 << 40)
+    assert needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
+    optimize_table(index.path, None, sizes=sizes)
+    assert not needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
+    for number, expected in ((12, False), (12, True)):
+        new = [Row(uri=f"new {index.count()} {row}") for row in range(number)]
+        index.append(new, unit(number))
+        found = needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
+        assert found is expected
+
+
+def test_it_refuses_while_another_writes(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=2)
+    with writing(index.path), pytest.raises(IndexBusyError):
+        index.optimize()
+
+
+OPTIMIZE = """
+import sys
+from perception_encoder.index.optimize import optimize_table
+from perception_encoder.index.searcher.build import Sizes
+import faiss, lance
+print("begins", flush=True)
+optimize_table(sys.argv[1], None, sizes=Sizes(copy=1, lists=1))
+print("done", flush=True)
+"""
+
+
+def test_killed_at_any_moment_it_leaves_a_table_and_a_searcher_that_work(tmp_path: Path) -> None:
+    index = make(tmp_path / "t", commits=4, rows=5000, embed_dim=64)
+    seconds = optimize_table(index.path, None, sizes=LISTS).seconds
+    index.refresh()
+    query, moments, killed = unit(1, 64, seed=99), random.Random(0), 0
+    for number in range(8):
+        index.add([Row(uri="0-0", metadata={"n": number})], query)  # something to do
+        hits, ids, vectors = index.search(query, k=10, exact=True), uris(index), index.vectors()
+        process = subprocess.Popen(
+            [sys.executable, "-c", OPTIMIZE, index.path], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        time.sleep(moments.uniform(0, seconds))
+        process.send_signal(signal.SIGKILL)
+        killed += "done" not in process.communicate()[0]
+        index = Index.open(index.path)
+        assert uris(index) == ids
+        np.testing.assert_array_equal(index.vectors(), vectors)
+        assert index.search(query, k=10, exact=True) == hits
+    assert killed >= 3
+    done = optimize_table(index.path, None, sizes=LISTS)
+    index.refresh()
+    assert index.search(query, k=10, exact=True) == hits
+    folder = tmp_path / "t" / "_pe" / "searcher"
+    token = json.loads((folder / "searcher.json").read_text())["token"]
+    assert all(file.name.startswith((token, "searcher.json")) for file in folder.iterdir())
+    assert done.searcher_bytes == sum(file.stat().st_size for file in folder.glob(f"{token}.*"))
+
+
+def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
+    make(tmp_path / "t", commits=3)
+
+    def pe(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "perception_encoder.cli", "optimize", *arguments]
+        return subprocess.run(command, text=True, capture_output=True, check=False, timeout=60)
+
+    said = pe("--db", str(tmp_path / "t"))
+    assert said.returncode == 0
+    assert said.stdout == ""
+    assert "9 pictures in 1 files (before: 3)" in said.stderr
+    assert "none is needed" in said.stderr
+    found = json.loads(pe("--db", str(tmp_path / "t"), "--keep-days", "0", "--json").stdout)
+    assert found["num_rows"] == 9
+    assert found["versions_removed"] > 0
+    assert found.keys() == set(Optimized.__dataclass_fields__)
+    missing = pe("--db", str(tmp_path / "none"))
+    assert missing.returncode == 1
+    assert "there is no index" in missing.stderr
