@@ -3,7 +3,8 @@
 Up to `MAX_EXACT` pictures every two are compared, block by block: R² · E / 2 multiplications (under
 a minute for 50,000 vectors of E = 1024 on two cores) and R · E · 4 bytes. With more, every two that
 share a cell of the space are (`cells`): about R^1.5 · E · 10 multiplications and 0.5 GB of vectors
-whatever R is (a million of E = 512: 5 minutes on two cores, 1.6 GB in all). Of each picture at most `MAX_PARTNERS` pairs are kept, 20 bytes each. Knows nothing of files.
+whatever R is (a million of E = 512: 5 minutes on two cores, 1.6 GB in all). Of each
+picture at most `MAX_PARTNERS` pairs are kept, 20 bytes each. Knows nothing of files.
 """
 
 from __future__ import annotations
