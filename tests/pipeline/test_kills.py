@@ -82,6 +82,7 @@ def seconds_of_a_run(
     parent, child = processes.Pipe()
     process = processes.Process(target=work, args=(folder, table, child))
     process.start()
+    child.close()  # so that a child that fails is noticed
     assert parent.recv() == "begins"
     started = time.monotonic()
     assert parent.recv() == "done"
@@ -105,6 +106,7 @@ def test_a_killed_run_leaves_a_table_that_the_next_run_completes(
     parent, child = processes.Pipe()
     process = processes.Process(target=work, args=(folder, table, child))
     process.start()
+    child.close()  # so that a child that fails is noticed
     assert parent.recv() == "begins"
     time.sleep(random.Random(seed).uniform(0, seconds_of_a_run))
     process.kill()

@@ -1,0 +1,81 @@
+"""Optimizing that is killed in compaction and in building: nothing is lost by it."""
+
+import multiprocessing
+import random
+import shutil
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from killed_optimize import work
+from numpy.typing import NDArray
+
+from perception_encoder.index import Hit, Index, Row
+from perception_encoder.types import ModelIdentity
+
+EMBED_DIM = 48
+NUM_ROWS = 6000
+IDENTITY = ModelIdentity("pe-nano", "0123456789abcdef", "standard", EMBED_DIM)
+
+
+def unit(rows: int, seed: int) -> NDArray[np.float32]:
+    vectors = np.random.default_rng(seed).standard_normal((rows, EMBED_DIM))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    return multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table in many fragments, some rows of which were replaced and removed."""
+    path = tmp_path_factory.mktemp("before") / "t.lance"
+    index = Index.create(path, IDENTITY)
+    rows = [Row(f"{number}.png", width=number) for number in range(NUM_ROWS)]
+    for start in range(0, NUM_ROWS, 200):
+        index.append(rows[start : start + 200], unit(200, start))
+    index.add(rows[:50], unit(50, 7))
+    index.delete([row.id for row in rows[100:150]])
+    return path
+
+
+def answers(path: Path) -> list[list[Hit]]:
+    return Index.open(path).search(unit(5, 99), k=10, exact=True)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("step", ["compacts", "builds"])
+def test_a_table_is_whole_after_optimizing_was_killed(
+    processes: ForkServerContext,
+    before: Path,
+    tmp_path: Path,
+    step: str,
+    seed: int,
+) -> None:
+    table = tmp_path / "t.lance"
+    shutil.copytree(before, table)
+    expected = answers(table)
+    parent, child = processes.Pipe()
+    process = processes.Process(target=work, args=(table, child))
+    process.start()
+    child.close()  # so that a child that fails is noticed
+    while parent.recv() != step:
+        pass
+    time.sleep(random.Random(seed).uniform(0, 0.05))
+    process.kill()
+    process.join()
+
+    assert Index.open(table).count() == NUM_ROWS - 50
+    assert answers(table) == expected
+    done = work(table)
+    assert done.searcher != "none"
+    assert done.fragments_after == 1
+    assert answers(table) == expected
+    index = Index.open(table)
+    new = Row("new.png")
+    index.append([new], unit(1, 1234))
+    assert index.search(unit(1, 1234), k=1)[0][0].id == new.id
