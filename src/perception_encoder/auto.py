@@ -82,7 +82,7 @@ def open_for_texts(
     *,
     fingerprint: str,
     preprocess: PreprocessName | None = None,
-    device: str = "auto",
+    options: ComputeOptions | None = None,
 ) -> EmbeddingModel:
     """Open a model whose weights are known already; an engine is loaded when a picture comes.
 
@@ -93,7 +93,7 @@ def open_for_texts(
         checkpoint: of a safetensors file.
         fingerprint: of its weights, from an earlier opening of the same, unchanged file.
         preprocess: as in `AutoModel.from_pretrained`.
-        device: where pictures are computed.
+        options: where and how pictures are computed.
 
     Raises:
         CheckpointError: the file is no safetensors file, or damaged.
@@ -102,7 +102,7 @@ def open_for_texts(
     from perception_encoder.backends.numpy_text import NumpyTextBackend
     from perception_encoder.backends.text_first import TextFirstBackend
 
-    options = ComputeOptions(device=device)
+    options = options or ComputeOptions()
     texts = NumpyTextBackend(checkpoint, fingerprint)
     backend = TextFirstBackend(texts, partial(open_backend, checkpoint, options))
     return _open(checkpoint, options, preprocess, DEFAULT_MAX_PIXELS, None, backend)

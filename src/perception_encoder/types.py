@@ -21,7 +21,12 @@ TokenIds: TypeAlias = NDArray[np.int64]
 Embeddings: TypeAlias = NDArray[np.float32]
 """(B, E) float32; of unit length unless said otherwise."""
 
-BackendName: TypeAlias = Literal["torch", "openvino", "onnx", "numpy"]
+BackendName: TypeAlias = Literal["torch", "openvino", "onnx"]
+"""Engines that can be asked for."""
+
+EngineName: TypeAlias = BackendName | Literal["numpy"]
+"""Those and the one that reads texts where the weights are known."""
+
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 PreprocessName: TypeAlias = Literal["standard", "reference"]
 ColorFormat: TypeAlias = Literal["bgr", "rgb"]

@@ -6,7 +6,14 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+from perception_encoder.types import (
+    BackendName,
+    Embeddings,
+    EngineName,
+    Pixels,
+    Precision,
+    TokenIds,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +28,7 @@ class ComputeOptions:
 class Backend(Protocol):
     """A loaded model. Calls change nothing, so any number of threads may share one."""
 
-    name: BackendName
+    name: EngineName
     device: str
     precision: Precision
     fingerprint: str

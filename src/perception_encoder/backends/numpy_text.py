@@ -15,7 +15,7 @@ from perception_encoder.checkpoints.mapped import MappedTensors
 from perception_encoder.checkpoints.names import recognise
 from perception_encoder.errors import UnsupportedOperationError
 from perception_encoder.registry import TextConfig
-from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
 _NORM_EPS: Final = 1e-5
 
@@ -33,7 +33,7 @@ class NumpyTextBackend:
         CheckpointError: another kind of file, or tensors are missing.
     """
 
-    name: BackendName = "numpy"
+    name: EngineName = "numpy"
     device = "cpu"
     precision: Precision = "fp32"
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from perception_encoder.backends.base import Backend
 from perception_encoder.backends.numpy_text import NumpyTextBackend
 from perception_encoder.errors import CheckpointError
-from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
 
 class TextFirstBackend:
@@ -20,7 +20,7 @@ class TextFirstBackend:
         open_pictures: opens the other engine; called once, when it is needed.
     """
 
-    name: BackendName = "numpy"
+    name: EngineName = "numpy"
     device = "cpu"
     precision: Precision = "fp32"
 

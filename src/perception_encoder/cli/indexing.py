@@ -19,6 +19,7 @@ from perception_encoder.cli.options import (
     NullOption,
     PathsOption,
     PrecisionOption,
+    PreprocessChoice,
     PreprocessOption,
     TableModelOption,
     TableOption,
@@ -29,6 +30,7 @@ from perception_encoder.cli.output import say, write_json, write_line, write_tab
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 
 if TYPE_CHECKING:
+    from perception_encoder.backends import ComputeOptions
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
     from perception_encoder.pipeline import Run, RunOptions, Source, SourceOptions
@@ -88,9 +90,9 @@ def index(  # noqa: PLR0913  one parameter for each option
         pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
         find . -name '*.png' -print0 | pe index -0 -
     """
-    from perception_encoder.index import Index, OutcomeLog
+    from perception_encoder.backends import ComputeOptions
+    from perception_encoder.index import OutcomeLog
     from perception_encoder.pipeline import FailedItems, RunOptions, SourceOptions, open_sources
-    from perception_encoder.pipeline.query_model import note_weights
 
     if not sources and not retry_failed:
         raise typer.BadParameter("name a source: a folder, a file, a table, or - for stdin")
@@ -105,16 +107,8 @@ def index(  # noqa: PLR0913  one parameter for each option
     if not sources:
         failures = list(OutcomeLog(path).latest(["failed"]))
         opened = [FailedItems(failures)]
-    name = model or _model_of(path)
-    loaded = open_model(
-        name,
-        device=device,
-        backend=backend,
-        precision=precision,
-        preprocess=preprocess,
-    )
-    table = Index.open_or_create(path, loaded.identity)
-    note_weights(table, name)
+    compute = ComputeOptions(device=device, backend=backend, precision=precision)
+    loaded, table = _opened(path, model, compute, preprocess)
     run_options = RunOptions(
         batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
     )
@@ -156,15 +150,39 @@ def errors(
         say(f"{table.path}: nothing failed")
 
 
-def _model_of(path: str) -> str:
-    """The model of the table, where there is one."""
+def _opened(
+    path: str,
+    name: str | None,
+    options: "ComputeOptions",
+    preprocess: PreprocessChoice | None,
+) -> "tuple[EmbeddingModel, Index]":
+    """Open the model and the table; of a table that exists, its own model is the default."""
     from perception_encoder.errors import IndexNotFoundError
     from perception_encoder.index import Index
+    from perception_encoder.pipeline.query_model import note_weights, open_known_model
 
     try:
-        return Index.open(path).identity.model_id
+        table = Index.open(path)
     except IndexNotFoundError:
-        return DEFAULT_MODEL
+        known = None
+    else:
+        name = name or table.identity.model_id
+        preprocess = preprocess or table.identity.preprocess
+        is_same = preprocess == table.identity.preprocess
+        # A run that finds nothing new then ends before an engine would have been loaded.
+        known = open_known_model(table, name, options) if is_same else None
+    name = name or DEFAULT_MODEL
+    model = known or open_model(
+        name,
+        device=options.device,
+        backend=options.backend,
+        precision=options.precision,
+        preprocess=preprocess,
+    )
+    table = Index.open_or_create(path, model.identity)
+    if known is None:
+        note_weights(table, name)
+    return model, table
 
 
 def _run(

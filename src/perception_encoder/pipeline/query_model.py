@@ -1,4 +1,4 @@
-"""Opens a table's model for queries, without loading an engine where that can be spared.
+"""Opens a table's model without loading an engine, where that can be spared.
 
 When a model has been opened in full, the file of its weights is noted beside the table with its
 fingerprint. As long as that file has not changed, texts are embedded straight from it.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.auto import AutoModel, open_for_texts
+from perception_encoder.backends import ComputeOptions
 from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
@@ -35,21 +36,43 @@ def open_query_model(
         UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
             `AutoModel.from_pretrained`.
     """
-    identity = index.identity
-    name = name or identity.model_id
-    checkpoint = locate(name)
-    if _note_of(checkpoint, identity.fingerprint) == _read_note(index):
-        with suppress(CheckpointError, UnsupportedOperationError):  # the engine tells what is wrong
-            return open_for_texts(
-                checkpoint,
-                fingerprint=identity.fingerprint,
-                preprocess=identity.preprocess,
-                device=device,
-            )
-    model = AutoModel.from_pretrained(name, device=device, preprocess=identity.preprocess)
+    name = name or index.identity.model_id
+    options = ComputeOptions(device=device)
+    known = open_known_model(index, name, options)
+    if known is not None:
+        return known
+    model = AutoModel.from_pretrained(name, device=device, preprocess=index.identity.preprocess)
     index.check(model.identity)
     note_weights(index, name)
     return model
+
+
+def open_known_model(index: Index, name: str, options: ComputeOptions) -> EmbeddingModel | None:
+    """Open the model if its file is the one that was noted; an engine comes with the first picture.
+
+    Args:
+        index: the table, whose preprocessing the model gets.
+        name: the model.
+        options: for the engine.
+
+    Returns:
+        None where the weights are not known to be the table's.
+
+    Raises:
+        UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
+    """
+    checkpoint, identity = locate(name), index.identity
+    if _note_of(checkpoint, identity.fingerprint) != _read_note(index):
+        return None
+    try:
+        return open_for_texts(
+            checkpoint,
+            fingerprint=identity.fingerprint,
+            preprocess=identity.preprocess,
+            options=options,
+        )
+    except (CheckpointError, UnsupportedOperationError):  # the engine tells what is wrong
+        return None
 
 
 def note_weights(index: Index, name: str) -> None:
