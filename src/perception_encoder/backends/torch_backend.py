@@ -14,7 +14,7 @@ from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import BackendName, Embeddings, Pixels, Precision, TokenIds
+from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -26,7 +26,7 @@ _DTYPES: dict[Precision, torch.dtype] = {
 class TorchBackend:
     """A `Backend` over torch modules."""
 
-    name: BackendName = "torch"
+    name: EngineName = "torch"
 
     def __init__(
         self,
