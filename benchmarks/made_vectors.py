@@ -51,7 +51,7 @@ class MadeVectors:
         self._popularity = popularity / popularity.sum()
 
     def blocks(self, num_rows: int) -> Iterator[Floats]:
-        """Yield the rows of a table, at most `BLOCK_ROWS` at a time, (R, E) float32, unit length."""
+        """Yield a table's rows, at most `BLOCK_ROWS` at a time, (R, E) float32, unit length."""
         for number in range(-(-num_rows // BLOCK_ROWS)):
             yield self._block(number)[: num_rows - number * BLOCK_ROWS]
 
