@@ -11,6 +11,7 @@ for words. The second part asks how to look at every vector: exact scans, with a
 """
 
 import argparse
+import itertools
 import json
 import platform
 import resource
@@ -21,12 +22,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from made_vectors import MadeVectors
+from benchmarks.made_vectors import MadeVectors
 
 RESULTS = Path(__file__).parent / "results" / "index_experiments.json"
 EMBED_DIM = 1024
@@ -364,9 +367,7 @@ def _fp16_scan(stored: np.ndarray, threads: int) -> Ask:
     import faiss
 
     sq, ip = faiss.ScalarQuantizer, faiss.METRIC_INNER_PRODUCT
-    return _in_parts(
-        stored, threads, lambda: faiss.IndexScalarQuantizer(EMBED_DIM, sq.QT_fp16, ip)
-    )
+    return _in_parts(stored, threads, lambda: faiss.IndexScalarQuantizer(EMBED_DIM, sq.QT_fp16, ip))
 
 
 def _panorama_scan(stored: np.ndarray, threads: int) -> Ask:
@@ -441,7 +442,7 @@ def _int8_scan(stored: np.ndarray, threads: int) -> Ask:
     def ask(query: np.ndarray) -> list[int]:
         candidates = 1_000
         while True:
-            answers = list(pool.map(lambda index: index.search(query[None], candidates), indexes))
+            answers = list(pool.map(partial(_searched, query, candidates), indexes))
             scores = np.concatenate([answer[0][0] for answer in answers]) / scale
             rows = np.concatenate([answers[i][1][0] + starts[i] for i in range(len(answers))])
             floor = np.partition(scores, -K)[-K] - 2 * bound
@@ -455,9 +456,13 @@ def _int8_scan(stored: np.ndarray, threads: int) -> Ask:
     return ask
 
 
+def _searched(query: np.ndarray, candidates: int, index: Any) -> tuple:
+    return index.search(query[None], candidates)
+
+
 def _parts(vectors: np.ndarray, number: int) -> list[np.ndarray]:
     edges = np.linspace(0, len(vectors), number + 1).astype(int)
-    return [vectors[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    return [vectors[a:b] for a, b in itertools.pairwise(edges) if b > a]
 
 
 SCAN_MAKERS: dict[str, Callable[[np.ndarray, int], Ask]] = {

@@ -268,7 +268,7 @@ def phase_lancedb(folder: Path, num_rows: int) -> dict[str, Any]:
 
 
 def phase_usearch(folder: Path, num_rows: int) -> dict[str, Any]:
-    """A usearch HNSW graph of 8-bit vectors in memory, of as many rows as it can take in minutes."""
+    """A usearch HNSW graph of 8-bit vectors in memory, of as many rows as minutes allow."""
     from usearch.index import Index
 
     num_rows = min(num_rows, MOST_OF_USEARCH)
