@@ -7,7 +7,7 @@ at a time; kinds with few bits fetch more candidates than asked for (`refine`) a
 with the float16 vectors, and that time counts. recall@10 is against exact search, for pictures and
 for words. The second part asks how to look at every vector: exact scans, with as many threads.
 
-    python benchmarks/index_experiments.py [--sizes 10000 100000 1000000] [--only ivf-fp16 …]
+    python -m benchmarks.index_experiments [--sizes 10000 100000 1000000] [--only ivf-fp16 …]
 """
 
 import argparse
@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.made_vectors import MadeVectors
 
 RESULTS = Path(__file__).parent / "results" / "index_experiments.json"
@@ -92,7 +91,15 @@ def main() -> None:
 
 
 def _child(task: str, size: int, folder: Path) -> dict:
-    command = [sys.executable, __file__, "--child", task, str(size), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.index_experiments",
+        "--child",
+        task,
+        str(size),
+        str(folder),
+    ]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
