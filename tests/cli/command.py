@@ -22,6 +22,15 @@ def pe(
     )
 
 
+def pe_ending(
+    *arguments: str, folder: Path, returns: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `pe` and make sure of its exit code."""
+    done = pe(*arguments, folder=folder, **environment)
+    assert done.returncode == returns, done.stderr
+    return done
+
+
 def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
     """Start `pe` in a folder."""
     return subprocess.Popen(

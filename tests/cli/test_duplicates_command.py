@@ -3,27 +3,17 @@
 import json
 import os
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+from command import pe_ending
 from PIL import Image
 from small_models import drawing
 
 
 def pe(*arguments: str, folder: Path, returns: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "perception_encoder.cli", *arguments],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=120,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "PE_DB": "t.lance"},
-    )
-    assert done.returncode == returns, done.stderr
-    return done
+    return pe_ending(*arguments, folder=folder, returns=returns, PE_DB="t.lance")
 
 
 @pytest.fixture(scope="module")

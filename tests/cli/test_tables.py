@@ -1,30 +1,14 @@
 """`pe table` as people run it: real processes, files and tables."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import pe_ending as pe
 from small_models import save_drawings
 
 from perception_encoder.index import Index
-
-
-def pe(*arguments: str, folder: Path, returns: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "perception_encoder.cli", *arguments],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=120,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == returns, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
