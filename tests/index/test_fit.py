@@ -29,6 +29,7 @@ def index(tmp_path: Path) -> Index:
     [
         ("a", (1, 2.5, True, "b", None), ["1", "2.5", "True", "b", None]),
         (7, (8, 9.0, 9.5, "9", True, 2**70, None), [8, 9, None, None, None, None, None]),
+        (7, (2.0**62, 2.0**63), [2**62, None]),
         (0.5, (1, 2.25, "3", False, 2**60 + 1), [1.0, 2.25, None, None, None]),
         (True, (False, 1, "yes"), [False, None, None]),
     ],

@@ -98,7 +98,9 @@ def _converted(value: bool | int | float | str, kind: _Kind) -> MetadataValue:
     if kind == "float":
         return float(value) if isinstance(value, float) or abs(value) <= _MAX_EXACT_INT else None
     if isinstance(value, float):
-        return int(value) if math.isfinite(value) and value == int(value) else None
+        if not math.isfinite(value) or value != int(value):
+            return None
+        value = int(value)
     return value if value in _INT64 else None
 
 
