@@ -7,11 +7,12 @@ search are the same with and without a searcher, and a searcher that is wrong is
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_encoder.index.exact import ExactSearch
 from perception_encoder.index.rows import Hit, Row
@@ -70,7 +71,7 @@ class NearestSearch:
         """See `Index.search`; queries are (Q, E) float32, checked, Q at least 1."""
         searcher = self._searcher()
         if searcher is not None:
-            best = _Best(self._scan, self._dataset.schema.names, queries, k, threshold)
+            best = _Best(self._dataset, self._scan, queries, k, threshold)
             try:
                 proposed = searcher.propose(
                     queries, k, where=where, threshold=threshold, exact=exact
@@ -82,7 +83,7 @@ class NearestSearch:
                 if searcher.coverage.others:
                     best.add_all(where, searcher.coverage.others)
                 return best.hits()
-        best = _Best(self._scan, self._dataset.schema.names, queries, k, threshold)
+        best = _Best(self._dataset, self._scan, queries, k, threshold)
         best.add_all(where, None)
         return best.hits()
 
@@ -115,14 +116,15 @@ class _Best:
 
     def __init__(
         self,
+        dataset: lance.LanceDataset,
         scan: Scan,
-        columns: Sequence[str],
         queries: Embeddings,
         k: int,
         threshold: float | None,
     ) -> None:
+        self._dataset = dataset
         self._scan = scan
-        self._columns = [name for name in columns if name not in ("id", VECTOR)]
+        self._columns = [name for name in dataset.schema.names if name not in ("id", VECTOR)]
         self._search = ExactSearch[_Place](queries, k, threshold)
         self._rows: dict[int, Row] = {}
 
@@ -139,43 +141,47 @@ class _Best:
         Raises:
             DamageError: it did not.
         """
-        wanted = [searcher.coverage.row_ids(found.numbers) for found in proposed]
-        row_ids = np.unique(np.concatenate(wanted))
-        read_ids, vectors = [np.empty(0, np.int64)], [queries[:0]]
-        for batch in self._fetch(row_ids, [*self._columns, VECTOR, ROW_ID]):
-            ids = batch[ROW_ID].to_numpy().astype(np.int64)
-            self._rows |= zip(ids.tolist(), rows_of(batch.drop_columns([ROW_ID])), strict=True)
-            read_ids.append(ids)
-            vectors.append(vectors_of(batch))
-            self._search.look_at(vectors[-1], partial(_place, batch))
-        read, rows = np.concatenate(read_ids), np.concatenate(vectors)
-        order = np.argsort(read)
-        if not np.array_equal(read[order], row_ids):
-            raise DamageError("it names rows that the table does not have")
-        for query, ids, found in zip(queries, wanted, proposed, strict=True):
-            scores = rows[order[np.searchsorted(row_ids, ids)]] @ query
+        numbers = np.unique(np.concatenate([found.numbers for found in proposed]))
+        if numbers.size == 0:
+            return
+        batch = self._read_rows(searcher.coverage.positions(numbers))
+        row_ids = searcher.coverage.row_ids(numbers).tolist()
+        vectors = vectors_of(batch)
+        for query, found in zip(queries, proposed, strict=True):
+            scores = vectors[np.searchsorted(numbers, found.numbers)] @ query
             if np.any(np.abs(scores - found.scores) > searcher.slack):
                 raise DamageError("its vectors are not the table's")
+        self._rows |= zip(row_ids, rows_of(batch), strict=True)
+        self._search.look_at(vectors, lambda row: _place_of(self._rows[row_ids[row]], row_ids[row]))
+
+    def _read_rows(self, positions: NDArray[np.int64]) -> pa.RecordBatch:
+        """Return whole rows, in the order asked for.
+
+        Reading by place takes half as long as by a condition on the row's id.
+        """
+        table = self._dataset.take(positions.tolist(), columns=[*self._columns, VECTOR])
+        return table.combine_chunks().to_batches()[0]
 
     def hits(self) -> list[list[Hit]]:
         """Return the best rows for each query, best first."""
         results = self._search.results()
         found = {one.key.row_id for result in results for one in result}
-        missing = np.array(sorted(found - self._rows.keys()), np.int64)
-        for batch in self._fetch(missing, [*self._columns, ROW_ID]):
-            ids = batch[ROW_ID].to_pylist()
-            self._rows |= zip(ids, rows_of(batch.drop_columns([ROW_ID])), strict=True)
+        missing = sorted(found - self._rows.keys())
+        if missing:
+            wanted = f"{ROW_ID} IN ({', '.join(map(str, missing))})"
+            for batch in self._scan([*self._columns, ROW_ID], wanted):
+                ids = batch[ROW_ID].to_pylist()
+                self._rows |= zip(ids, rows_of(batch.drop_columns([ROW_ID])), strict=True)
         return [[_hit(self._rows[one.key.row_id], one.score) for one in best] for best in results]
-
-    def _fetch(self, row_ids: RowIds, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        if row_ids.size == 0:
-            return iter(())
-        return self._scan(columns, f"{ROW_ID} IN ({', '.join(map(str, row_ids.tolist()))})")
 
 
 def _place(batch: pa.RecordBatch, number: int) -> _Place:
     uri, member, row_id = (batch[name][number].as_py() for name in ("uri", "member", ROW_ID))
     return _Place(uri, member or "", row_id)
+
+
+def _place_of(row: Row, row_id: int) -> _Place:
+    return _Place(row.uri, row.member or "", row_id)
 
 
 def _hit(row: Row, score: float) -> Hit:

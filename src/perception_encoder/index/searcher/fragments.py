@@ -83,6 +83,8 @@ class Coverage:
         self.others: Final = [part for part in parts if part.fragment_id not in self._kept]
         self._deleting = [part for part in self._covered if present[part.fragment_id].num_deleted]
         self.alive: Final = self._alive()
+        self._alive_before = None if self.alive is None else np.cumsum(np.append(False, self.alive))
+        self._firsts = self._first_positions(parts)
 
     @property
     def num_rows(self) -> int:
@@ -101,6 +103,25 @@ class Coverage:
         part = np.searchsorted(self._starts, numbers, side="right") - 1
         ids: RowIds = (self._ids[part] << _OFFSET_BITS) | (numbers - self._starts[part])
         return ids
+
+    def positions(self, numbers: RowNumbers) -> NDArray[np.int64]:
+        """Return the places of rows among all of the version, as `LanceDataset.take` counts."""
+        part = np.searchsorted(self._starts, numbers, side="right") - 1
+        if self._alive_before is None:
+            before = numbers - self._starts[part]
+        else:
+            before = self._alive_before[numbers] - self._alive_before[self._starts[part]]
+        positions: NDArray[np.int64] = self._firsts[part] + before
+        return positions
+
+    def _first_positions(self, parts: list[lance.LanceFragment]) -> NDArray[np.int64]:
+        """Return for each of the searcher's fragments the place of its first row."""
+        firsts: dict[int, int] = {}
+        first = 0
+        for part in parts:
+            firsts[part.fragment_id] = first
+            first += part.physical_rows - part.num_deletions
+        return np.array([firsts.get(int(fragment), 0) for fragment in self._ids], np.int64)
 
     def _alive(self) -> Mask | None:
         """Return which rows this version has; None for all of them."""
