@@ -133,12 +133,19 @@ def phase_ingest(folder: Path, num_rows: int) -> dict[str, Any]:
     vectors = np.load(folder / "rows.npy", mmap_mode="r")
     identity = ModelIdentity("pe-nano", "0" * 16, "standard", EMBED_DIM)
     index = Index.create(folder / "ours.lance", identity)
-    shares = np.random.default_rng(1).integers(0, 100, num_rows).tolist()
+    random = np.random.default_rng(1)
+    shares = random.integers(0, 100, num_rows).tolist()
+    sides = random.choice([480, 640, 800, 1024, 1600], (num_rows, 2)).tolist()
     started = time.perf_counter()
     for start in range(0, num_rows, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, num_rows)
         rows = [
-            Row(f"/pictures/{n}.jpg", width=640, height=480, metadata={"share": shares[n]})
+            Row(
+                f"/pictures/{n}.jpg",
+                width=sides[n][0],
+                height=sides[n][1],
+                metadata={"share": shares[n]},
+            )
             for n in range(start, stop)
         ]
         index.append(rows, np.asarray(vectors[start:stop]))
