@@ -105,16 +105,31 @@ def test_a_busy_table_is_refused_and_waited_for(folder: Path, tmp_path: Path) ->
 def slow_pictures(folder: Path, count: int) -> None:
     """Write pictures that take a while to decode, no two alike."""
     folder.mkdir()
-    drawing(1, 2500, 2500).save(folder / "0.png", compress_level=0)
+    drawing(1, 2500, 2500).save(folder / "0.png", compress_level=1)
     data = (folder / "0.png").read_bytes()
     for number in range(1, count):
         (folder / f"{number}.png").write_bytes(data + number.to_bytes(4, "big"))
 
 
+_COMMITS_OFTEN = """
+from perception_encoder.pipeline import commit
+commit._SECONDS_OF_A_COMMIT = 0.05
+from perception_encoder.cli.main import main
+main()
+"""
+
+
 def test_ctrl_c_ends_soon_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
     slow_pictures(tmp_path / "in", 150)
     arguments = ("index", "in", "--db", "t.lance", "--batch-size", "4", "--json")
-    process = started(*arguments, folder=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMITS_OFTEN, *arguments],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=surroundings(tmp_path),
+    )
     assert process.stdout is not None
     first = process.stdout.readline()  # something has been committed
     assert json.loads(first)["status"] == "embedded"
