@@ -87,18 +87,22 @@ class Run:
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
             feed = self._feed(known, {} if self._options.retries_failures else failures)
-            committer = Committer(self._index, self._log, known, time.strftime("%Y%m%dT%H%M%S"))
+            run, pruned = time.strftime("%Y%m%dT%H%M%S"), list[Outcome]()
+            committer = Committer(self._index, self._log, known, run)
             with closing(feed):
                 try:
                     for finished in self._work(feed, committer):
                         self._count(finished)
                         yield from finished
-                    committer.add_outcomes(list(self._vanished(feed, known, failures)))
+                    vanished, gone = self._missing(feed, known, failures)
+                    committer.add_outcomes(vanished)
+                    pruned = self._pruned(gone, run)
                 finally:
                     rest = committer.close()
                     self._count(rest)
                     self.progress.notes += _of_metadata(committer.left_out)
-            yield from rest
+            self._count(pruned)
+            yield from [*rest, *pruned]
             self._log.compact()
 
     def _feed(self, known: KnownRows, failures: dict[str, Outcome]) -> Feed:
@@ -135,24 +139,20 @@ class Run:
         committer.add(rows)
         committer.add_outcomes(failed)
 
-    def _vanished(
+    def _missing(
         self, feed: Feed, known: KnownRows, failures: Mapping[str, Outcome]
-    ) -> Iterator[Outcome]:
-        """Find what sources no longer list, and remove its rows if that is wanted."""
-        gone, kept = list[Place](), Counter[str]()
+    ) -> tuple[list[Outcome], list[Place]]:
+        """Find what sources no longer list: outcomes of what stays, and the rows to remove."""
+        vanished, gone, kept = list[Outcome](), list[Place](), Counter[str]()
         for place in known.unseen():
             source = self._source_of(place.uri, place.member)
             if source is None:
                 continue
             if self._options.prune and (self._options.prunes_all or feed.num_items_of[source]):
                 gone.append(place)
-                if len(gone) == _DELETED_AT_ONCE:
-                    yield from self._pruned(gone)
-                    gone = []
                 continue
             kept[self._sources[source].name] += not feed.num_items_of[source]
-            yield Outcome(place.uri, "vanished", member=place.member)
-        yield from self._pruned(gone)
+            vanished.append(Outcome(place.uri, "vanished", member=place.member))
         for name, count in kept.items():
             if count and self._options.prune:
                 self.progress.notes.append(
@@ -162,12 +162,16 @@ class Run:
         for failure in failures.values():
             is_met = failure.id in feed.failures_met
             if not is_met and self._source_of(failure.uri, failure.member) is not None:
-                yield Outcome(failure.uri, "vanished", member=failure.member)
+                vanished.append(Outcome(failure.uri, "vanished", member=failure.member))
+        return vanished, gone
 
-    def _pruned(self, places: Sequence[Place]) -> Iterator[Outcome]:
-        self._index.delete(place.id for place in places)
-        for place in places:
-            yield Outcome(place.uri, "pruned", member=place.member)
+    def _pruned(self, places: Sequence[Place], run: str) -> list[Outcome]:
+        """Remove rows, after it was written down: a run killed in between finds them again."""
+        outcomes = [Outcome(place.uri, "pruned", member=place.member) for place in places]
+        self._log.append(outcomes, run)
+        for start in range(0, len(places), _DELETED_AT_ONCE):
+            self._index.delete(place.id for place in places[start : start + _DELETED_AT_ONCE])
+        return outcomes
 
     def _source_of(self, uri: str, member: str | None) -> int | None:
         """Return which of the sources would list this, if it were still there."""
