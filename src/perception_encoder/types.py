@@ -12,8 +12,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels: TypeAlias = NDArray[np.float32]
-"""(B, 3, H, W) float32, RGB, normalised with the model's mean and std."""
+Pixels: TypeAlias = NDArray[np.uint8]
+"""(B, S, S, 3) uint8, RGB: prepared pictures. Engines normalise them with the model's mean and std,
+so that a quarter of the bytes is copied to where they compute."""
 
 TokenIds: TypeAlias = NDArray[np.int64]
 """(B, L) int64: start token, words, end token, then zeros."""

@@ -92,4 +92,4 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
             )
     backend = NumpyTextBackend(checkpoint, "")
     with pytest.raises(UnsupportedOperationError, match="reads texts only"):
-        backend.encode_image(np.zeros((1, 3, 32, 32), np.float32))
+        backend.encode_image(np.zeros((1, 32, 32, 3), np.uint8))

@@ -38,8 +38,7 @@ def opened(engine, tmp_path_factory):
 
 def pixels(config, batch, seed=0):
     side = config.vision.image_size
-    values = np.random.default_rng(seed).uniform(-1, 1, (batch, 3, side, side))
-    return values.astype(np.float32)
+    return np.random.default_rng(seed).integers(0, 256, (batch, side, side, 3), np.uint8)
 
 
 def token_rows(batch, length=8):

@@ -145,36 +145,6 @@ def test_all_photos_on_many_threads_equal_the_serial_ones(photos: list[Path]):
             np.testing.assert_array_equal(prepared, process(path))
 
 
-@MODELS
-def test_normalize_is_totensor_and_normalize_bit_for_bit(config: ImageConfig):
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    images = np.stack([np.stack([levels, levels.T, levels[::-1]], axis=-1), random_rgb(16, 16)])
-    pixels = ImageProcessor(config, 16).normalize(images)
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
-    expected = tensor.sub(mean).div(std).numpy()
-    assert (pixels.shape, pixels.dtype) == ((2, 3, 16, 16), np.float32)
-    assert pixels.flags.c_contiguous
-    np.testing.assert_array_equal(pixels, expected)
-    exact = (images / 255 - config.mean) / config.std  # float64
-    assert np.abs(pixels - exact.transpose(0, 3, 1, 2)).max() < 3e-7
-
-
-def test_normalize_maps_the_range_of_pe_to_minus_one_and_one():
-    pixels = ImageProcessor(PE, 2).normalize(np.array([[[[0] * 3, [255] * 3]] * 2], np.uint8))
-    np.testing.assert_array_equal(pixels[0, :, 0], [[-1, 1]] * 3)
-
-
-def test_normalize_takes_an_empty_batch_and_refuses_other_shapes():
-    process = ImageProcessor(PE, 8)
-    assert process.normalize(np.zeros((0, 8, 8, 3), np.uint8)).shape == (0, 3, 8, 8)
-    for shape in [(8, 8, 3), (1, 3, 8, 8), (1, 8, 9, 3), (1, 8, 8, 4)]:
-        with pytest.raises(ValueError, match=r"\(B, 8, 8, 3\) uint8"):
-            process.normalize(np.zeros(shape, np.uint8))
-    with pytest.raises(ValueError, match="float32"):
-        process.normalize(np.zeros((1, 8, 8, 3), np.float32))
-
-
 def test_settings_are_checked_when_the_processor_is_made():
     with pytest.raises(ValueError, match="unknown preprocessing 'fancy'; one of: standard, ref"):
         ImageProcessor(PE, 224, preprocess="fancy")

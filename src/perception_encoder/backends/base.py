@@ -37,13 +37,13 @@ class Backend(Protocol):
     """What a cosine is multiplied by before a softmax, about 100; 1.0 for models without text."""
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
-        """(B, 3, H, W) float32, normalised, to (B, E) float32, not of unit length."""
+        """(B, S, S, 3) uint8, RGB, to (B, E) float32, not of unit length."""
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
         """(B, L) int64 to (B, E) float32, not of unit length."""
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
-        """(B, 3, H, W) float32, normalised, to (B, h·w, D) float32 after that block's norm."""
+        """(B, S, S, 3) uint8, RGB, to (B, h·w, D) float32 after that block and the final norm."""
 
     def close(self) -> None:
         """Give the model's memory back; the backend cannot be used afterwards."""

@@ -3,6 +3,8 @@
 Knows devices and precisions; nothing about pictures, words or where weights come from.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from perception_encoder.checkpoints.load import load_model, logit_scale_of
 from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.model import DualEncoder
+from perception_encoder.model.graphs import FeatureGraph, ImageGraph, TextGraph
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
@@ -21,6 +24,12 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+class _Graphs(NamedTuple):
+    image: ImageGraph
+    features: FeatureGraph
+    text: TextGraph
 
 
 class TorchBackend:
@@ -41,9 +50,11 @@ class TorchBackend:
 
         `logit_scale` is given apart, from the stored weights: bf16 would make 98.9 of 100.
         """
-        self._open_model: DualEncoder | None = model.to(device)
+        model = model.to(device)
+        self._open_graphs: _Graphs | None = _Graphs(
+            ImageGraph(model), FeatureGraph(model), TextGraph(model)
+        )
         self._device = device
-        self._dtype = _DTYPES[precision]
         self.device = str(device)
         self.precision = precision
         self.fingerprint = fingerprint
@@ -92,34 +103,34 @@ class TorchBackend:
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """See `Backend.encode_image`."""
         with torch.inference_mode():
-            return _to_numpy(self._model.encode_image(self._to_device(pixels)))
+            return _to_numpy(self._graphs.image(self._to_device(pixels)))
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
         """See `Backend.encode_text`."""
         with torch.inference_mode():
-            return _to_numpy(self._model.encode_text(torch.from_numpy(token_ids).to(self._device)))
+            return _to_numpy(self._graphs.text(self._to_device(token_ids)))
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
         """See `Backend.features`."""
         with torch.inference_mode():
-            return _to_numpy(self._model.vision.features(self._to_device(pixels), layer=layer))
+            return _to_numpy(self._graphs.features(self._to_device(pixels), layer=layer))
 
     def close(self) -> None:
         """See `Backend.close`."""
-        self._open_model = None
+        self._open_graphs = None
 
     @property
-    def _model(self) -> DualEncoder:
-        if self._open_model is None:
+    def _graphs(self) -> _Graphs:
+        if self._open_graphs is None:
             raise BackendUnavailableError("this model was closed; open it again to use it")
-        return self._open_model
+        return self._open_graphs
 
-    def _to_device(self, pixels: Pixels) -> torch.Tensor:
-        return torch.from_numpy(pixels).to(device=self._device, dtype=self._dtype)
+    def _to_device(self, array: Pixels | TokenIds) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return tensor.float().cpu().numpy()
+    return tensor.cpu().numpy()
 
 
 def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:

@@ -87,7 +87,7 @@ class ImageFeed:
             out[:] = item.resized
         chunk = Chunk(
             rows=[item.row for item in todo],
-            inputs=self._processor.normalize(resized),
+            inputs=resized,
             keys=[item.key for item in todo if item.key is not None],
             known={item.row: item.vector for item in items if item.vector is not None},
         )

@@ -85,8 +85,7 @@ class Computer:
         if not pictures:
             return np.empty((0, self._index.identity.embed_dim), np.float32), 0.0
         started = time.perf_counter()
-        resized = np.stack([item.resized for item in pictures if item.resized is not None])
-        pixels = self._model.processor.normalize(resized)
+        pixels = np.stack([item.resized for item in pictures if item.resized is not None])
         vectors = unit(self._model.backend.encode_image(pixels))
         seconds = time.perf_counter() - started
         self._progress.encode_seconds += seconds

@@ -1,4 +1,4 @@
-"""Pictures become a model's pixels: decode, turn, convert, resize, normalise.
+"""Pictures become a model's pixels: decode, turn, convert, resize.
 
 Knows a model's `ImageConfig` and side length; no threads (the caller owns them), no tensors out.
 """
@@ -22,7 +22,7 @@ from perception_encoder.preprocess.decode import (
 from perception_encoder.preprocess.modes import convert_to_rgb, to_rgb, upright
 from perception_encoder.preprocess.resize import resize
 from perception_encoder.registry import ImageConfig
-from perception_encoder.types import ColorFormat, Pixels, PreprocessName
+from perception_encoder.types import ColorFormat, PreprocessName
 
 _CHANNELS: Final = (1, 3, 4)
 
@@ -31,7 +31,7 @@ class ImageProcessor:
     """Turns pictures into a model's input. Holds no state beyond its settings: share it freely.
 
     Args:
-        config: the model's resize rule, interpolation, mean and std.
+        config: the model's resize rule and interpolation.
         image_size: S, the side of the model's square input in pixels.
         preprocess: "standard" shows the model what a viewer shows (turned by EXIF, transparency
             over white, deep and palette colours converted) and then resizes. "reference" does what
@@ -97,32 +97,6 @@ class ImageProcessor:
         )
         prepare = self._standard if self._preprocess == "standard" else self._reference
         return np.array(prepare(decoded, describe(image, item)))
-
-    def normalize(self, images: NDArray[np.uint8]) -> Pixels:
-        """Turn prepared pictures into what the model reads.
-
-        Args:
-            images: (B, S, S, 3) uint8, RGB.
-
-        Returns:
-            (B, 3, S, S) float32: (value / 255 - mean) / std, in torchvision's float32 steps.
-
-        Raises:
-            ValueError: another shape or dtype.
-        """
-        side = self.image_size
-        if images.dtype != np.uint8 or images.shape != (len(images), side, side, 3):
-            raise ValueError(
-                f"expected (B, {side}, {side}, 3) uint8, got {images.shape} {images.dtype}"
-            )
-        mean = np.array(self.config.mean, np.float32)[:, None, None]
-        std = np.array(self.config.std, np.float32)[:, None, None]
-        pixels = np.empty((len(images), 3, side, side), np.float32)
-        for image, out in zip(images, pixels, strict=True):  # one at a time stays in the cache
-            np.divide(image.transpose(2, 0, 1), np.float32(255), out=out, dtype=np.float32)
-            out -= mean
-            out /= std
-        return pixels
 
     def _standard(self, image: Image.Image, item: str) -> Image.Image:
         rgb = to_rgb(upright(image), item=item)

@@ -1,0 +1,68 @@
+"""What an engine runs from end to end: prepared pictures or token ids in, float32 vectors out.
+
+The same modules are called by the torch engine and written out for the others, so that no engine
+has a step of its own. Each is made around a model that has its final device and precision.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from perception_encoder.model.dual_encoder import DualEncoder
+
+
+class Normalize(nn.Module):
+    """Levels to what the vision tower reads, in torchvision's float32 steps.
+
+    As ToTensor and Normalize in perception_models core/vision_encoder/transforms.py.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8, RGB, to (B, 3, H, W) float32: (value / 255 - mean) / std."""
+        values = pixels.permute(0, 3, 1, 2).contiguous().float()
+        return (values / 255 - self.mean) / self.std
+
+
+class ImageGraph(nn.Module):
+    """Pictures to vectors."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        image = model.config.image
+        weight = model.vision.patch_embed.weight
+        self.vision = model.vision
+        self.normalize = Normalize(image.mean, image.std).to(weight.device)
+        self.dtype = weight.dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8, RGB, to (B, E) float32, not normalised."""
+        vectors: Tensor = self.vision(self.normalize(pixels).to(self.dtype))
+        return vectors.float()
+
+
+class FeatureGraph(ImageGraph):
+    """Pictures to patch features."""
+
+    def forward(self, pixels: Tensor, layer: int = -1) -> Tensor:
+        """(B, H, W, 3) uint8, RGB, to (B, h·w, D) float32; see `VisionTower.features`."""
+        values = self.normalize(pixels).to(self.dtype)
+        return self.vision.features(values, layer=layer).float()
+
+
+class TextGraph(nn.Module):
+    """Token ids to vectors."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """(B, L) int64 to (B, E) float32, not normalised; see `DualEncoder.encode_text`."""
+        return self.model.encode_text(token_ids).float()
