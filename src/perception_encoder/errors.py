@@ -13,6 +13,9 @@ Everything else is below, and each message says what happened, to which item, an
     │   ├── ImageUnreadableError        a folder, a URL, no permission (also an OSError)
     │   ├── ImageValueError             an array or tensor of a wrong shape, dtype or range
     │   │                               (also a ValueError)
+    │   ├── ImageReferenceError         what names a picture in a request names none (also a
+    │   │                               ValueError)
+    │   ├── ImageFetchError             a request's URL could not be fetched, or may not be
     │   └── ImageWriteError             a picture of ours could not be saved (also an OSError)
     ├── SourceError                 where pictures were to come from cannot be used
     │   └── SourceNotFoundError         there is no such file, folder or URL (also a
@@ -25,6 +28,9 @@ Everything else is below, and each message says what happened, to which item, an
     ├── BackendUnavailableError     an engine that is not installed or cannot run here
     ├── UnsupportedOperationError   the model has no such tower or output
     ├── CacheError                  an embedding cache that is unreadable or of another model
+    ├── ServingError                a server cannot do now what was asked
+    │   ├── QueueFullError              too much is waiting; says when to ask again
+    │   └── WorkerCrashedError          what computes ended, hung, or is shutting down
     └── IndexError_                 the vector table
         ├── IndexNotFoundError          nothing at that path
         ├── IndexExistsError            something is at that path already (also a FileExistsError)
@@ -77,6 +83,24 @@ class ImageValueError(ImageError, ValueError):
     """An array, tensor or PIL image that is no picture: rank, channels, dtype, range, no pixels."""
 
 
+class ImageReferenceError(ImageError, ValueError):
+    """What a request gives as a picture is neither base64 nor a data URI nor an allowed URL."""
+
+    def __init__(self, message: str, *, item: str | None = None, reason: str = "base64") -> None:
+        super().__init__(message, item=item)
+        self.reason = reason
+        """One of "base64", "data URI", "URLs are off", "too large", for replies of other words."""
+
+
+class ImageFetchError(ImageError):
+    """A URL that a request names could not be fetched, or leads where it may not."""
+
+    def __init__(self, message: str, *, item: str | None = None, reason: str = "failed") -> None:
+        super().__init__(message, item=item)
+        self.reason = reason
+        """One of "scheme", "host", "address", "redirects", "time", "size", "status", "failed"."""
+
+
 class ImageWriteError(ImageError, OSError):
     """A picture that was drawn could not be saved: no such folder, no permission, no format."""
 
@@ -119,6 +143,22 @@ class UnsupportedOperationError(PerceptionEncoderError):
 
 class CacheError(PerceptionEncoderError):
     """An embedding cache cannot be read or belongs to another model."""
+
+
+class ServingError(PerceptionEncoderError):
+    """A server cannot do now what was asked; the same may work a little later."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QueueFullError(ServingError):
+    """So much is waiting already that this would have to wait too long."""
+
+
+class WorkerCrashedError(ServingError):
+    """What computes ended or hung, or the server is shutting down."""
 
 
 class IndexError_(PerceptionEncoderError):

@@ -261,7 +261,7 @@ class EmbeddingModel:
         """
         check_batch_size(batch_size)
         check_output(self._embed_dim(), truncate_dim, output)
-        feed = TextFeed(self._require_tokenizer(), self._cache)
+        feed = TextFeed(self.tokenizer, self._cache)
         listed = [texts] if isinstance(texts, str) else list(texts)
         vectors = np.empty((len(listed), self._embed_dim()), np.float32)
         with progress_bar(len(listed), "texts", show_progress) as bar:
@@ -294,6 +294,27 @@ class EmbeddingModel:
     def logit_scale(self) -> float:
         """What a cosine is multiplied by before a softmax over labels."""
         return self.backend.logit_scale
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """How words become token ids.
+
+        Raises:
+            TokenizerNotFoundError: the model's vocabulary was not found.
+            UnsupportedOperationError: the model reads no text.
+        """
+        if self.config.text is None:
+            raise UnsupportedOperationError(
+                f"{self.config.id} reads no text; use a PE-Core or CLIP model"
+            )
+        if self._tokenizer is None:
+            raise TokenizerNotFoundError(
+                f"no vocabulary was found for {self.config.id}. Put tokenizer.json or "
+                "bpe_simple_vocab_16e6.txt.gz beside the weights, install open_clip_torch "
+                "(pip install --no-deps open_clip_torch), or allow the download of "
+                "openai/clip-vit-base-patch32"
+            )
+        return self._tokenizer
 
     @property
     def identity(self) -> ModelIdentity:
@@ -387,17 +408,3 @@ class EmbeddingModel:
                 "call features(), or use a PE-Core or CLIP model"
             )
         return self.config.embed_dim
-
-    def _require_tokenizer(self) -> Tokenizer:
-        if self.config.text is None:
-            raise UnsupportedOperationError(
-                f"{self.config.id} reads no text; use a PE-Core or CLIP model"
-            )
-        if self._tokenizer is None:
-            raise TokenizerNotFoundError(
-                f"no vocabulary was found for {self.config.id}. Put tokenizer.json or "
-                "bpe_simple_vocab_16e6.txt.gz beside the weights, install open_clip_torch "
-                "(pip install --no-deps open_clip_torch), or allow the download of "
-                "openai/clip-vit-base-patch32"
-            )
-        return self._tokenizer
