@@ -29,7 +29,7 @@ EngineName: TypeAlias = BackendName | Literal["numpy"]
 """Those and the one that reads texts where the weights are known."""
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
-PreprocessName: TypeAlias = Literal["standard", "reference"]
+PreprocessName: TypeAlias = Literal["standard", "reference", "fast"]
 ColorFormat: TypeAlias = Literal["bgr", "rgb"]
 
 

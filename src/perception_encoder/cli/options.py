@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 BackendChoice = Literal["auto", "torch", "openvino", "onnx"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-PreprocessChoice = Literal["standard", "reference"]
+PreprocessChoice = Literal["standard", "reference", "fast"]
 
 ModelOption = Annotated[
     str,
@@ -26,7 +26,10 @@ PrecisionOption = Annotated[
 ]
 PreprocessOption = Annotated[
     PreprocessChoice | None,
-    typer.Option(envvar="PE_PREPROCESS", help="standard, or reference: bit for bit the original."),
+    typer.Option(
+        envvar="PE_PREPROCESS",
+        help="standard; reference: bit for bit the original; fast: large pictures in less time.",
+    ),
 ]
 BatchSizeOption = Annotated[
     int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Pictures or texts computed at once.")

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from perception_encoder.errors import ImageError
 from perception_encoder.index import Outcome, Row
 from perception_encoder.pipeline.sources import Item
-from perception_encoder.preprocess import ImageProcessor, decode_image
-from perception_encoder.preprocess.modes import upright
+from perception_encoder.preprocess import ImageProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +67,7 @@ def prepare(
         sha256 = hashlib.sha256(data).hexdigest()
         donor = donor_of(sha256)
         if donor is None:
-            picture = decode_image(data, max_pixels=processor.max_pixels, item=name)
-            resized = processor(picture, item=name)
-            width, height = upright(picture).size
+            resized, width, height = processor.measured(data, item=name)
         row = Row(
             uri=item.uri,
             member=item.member,

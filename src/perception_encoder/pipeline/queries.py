@@ -18,7 +18,6 @@ from perception_encoder.index.query import STDIN
 from perception_encoder.pipeline.names import find_item
 from perception_encoder.pipeline.sources import read_picture
 from perception_encoder.pipeline.sources.item import is_unicode
-from perception_encoder.preprocess import decode_image
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -155,8 +154,7 @@ def _input(model: "EmbeddingModel", picture: QueryPicture, name: str) -> "ImageI
     if isinstance(picture, str):
         return picture
     name = "the picture on standard input" if name == STDIN else name
-    decoded = decode_image(picture(), max_pixels=model.processor.max_pixels, item=name)
-    resized: NDArray[np.uint8] = model.processor(decoded, item=name)
+    resized: NDArray[np.uint8] = model.processor(picture(), item=name)
     return resized
 
 

@@ -23,6 +23,7 @@ from perception_encoder.preprocess.arrays import (
 )
 from perception_encoder.preprocess.encoded import (
     DAMAGE,
+    Decoded,
     check_size,
     damaged,
     decode_file,
@@ -61,7 +62,7 @@ def decode_image(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     item: str | None = None,
 ) -> Image.Image:
-    """Decode one picture.
+    """Decode one picture in full.
 
     Args:
         image: see `ImageInput`. Of animations the first frame counts (of a PIL image, the current).
@@ -83,23 +84,63 @@ def decode_image(
         ImageValueError: an array, tensor or PIL image of a wrong shape, dtype or range.
         TypeError: another kind of object.
     """
+    return decode_scaled(
+        image, input_color_format=input_color_format, max_pixels=max_pixels, item=item
+    ).image
+
+
+def decode_scaled(
+    image: ImageInput,
+    *,
+    input_color_format: ColorFormat = "bgr",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    item: str | None = None,
+    min_side: int | None = None,
+) -> Decoded:
+    """Decode one picture, a large JPEG only as far as it is needed.
+
+    Args:
+        image: as for `decode_image`. A PIL image is never shrunk: it is the caller's.
+        input_color_format: as for `decode_image`.
+        max_pixels: as for `decode_image`; of the whole picture.
+        item: as for `decode_image`.
+        min_side: a JPEG may become smaller by 2, 4 or 8, but no side shorter than this; None
+            decodes everything in full.
+
+    Returns:
+        The picture and its size before that.
+
+    Raises:
+        ImageError, TypeError: as `decode_image`.
+    """
     label = describe(image, item)
     if isinstance(image, str | os.PathLike):
-        return decode_file(image, max_pixels=max_pixels, item=label)
+        return decode_file(image, max_pixels=max_pixels, item=label, min_side=min_side)
     if isinstance(image, bytes | bytearray | memoryview):
         data = image if isinstance(image, bytes) else bytes(image)
         return decode_stream(
-            io.BytesIO(data), num_bytes=len(data), max_pixels=max_pixels, item=label
+            io.BytesIO(data),
+            num_bytes=len(data),
+            max_pixels=max_pixels,
+            item=label,
+            min_side=min_side,
         )
+    in_full = _in_memory(image, input_color_format, max_pixels=max_pixels, item=label)
+    return Decoded(in_full, in_full.size, in_full.size)
+
+
+def _in_memory(
+    image: object, color_format: ColorFormat, *, max_pixels: int, item: str
+) -> Image.Image:
     if isinstance(image, Image.Image):
-        return _load(image, max_pixels=max_pixels, item=label)
+        return _load(image, max_pixels=max_pixels, item=item)
     if isinstance(image, np.ndarray):
-        return array_to_image(image, input_color_format=input_color_format, item=label)
+        return array_to_image(image, input_color_format=color_format, item=item)
     if is_tensor(image):
-        return tensor_to_image(image, item=label)
+        return tensor_to_image(image, item=item)
     hint = " (cv2.imread returns None when it cannot read a file)" if image is None else ""
     raise TypeError(
-        f"{label}: expected a path, bytes, a PIL image, a numpy array or a torch tensor, "
+        f"{item}: expected a path, bytes, a PIL image, a numpy array or a torch tensor, "
         f"got {type(image).__name__}{hint}"
     )
 

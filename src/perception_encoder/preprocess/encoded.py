@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import IO, Final, Literal, TypeAlias
+from typing import IO, Final, Literal, NamedTuple, TypeAlias
 
 from PIL import (
     AvifImagePlugin,
@@ -71,13 +71,31 @@ _ENDS: Final = (
 _URL: Final = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)
 
 
-def decode_file(path: str | os.PathLike[str], *, max_pixels: int, item: str) -> Image.Image:
+class Decoded(NamedTuple):
+    """A loaded picture in its own mode, not yet turned, and how large it really is.
+
+    Attributes:
+        image: the pixels; fewer than the picture has where it was shrunk while it was decoded.
+        full_size: width and height of the whole picture, as it is stored.
+        covered: width and height of the picture in pixels of the image. Where a side of a shrunk
+            one is no multiple of the factor, the last column or row is only in part the picture's.
+    """
+
+    image: Image.Image
+    full_size: tuple[int, int]
+    covered: tuple[float, float]
+
+
+def decode_file(
+    path: str | os.PathLike[str], *, max_pixels: int, item: str, min_side: int | None = None
+) -> Decoded:
     """Decode the picture in a file (of several frames, the first).
 
     Args:
         path: a regular file.
         max_pixels: refuse more pixels than this, from the header, before decoding.
         item: names the picture in errors.
+        min_side: as for `decode_stream`.
 
     Raises:
         ImageNotFoundError: no file there.
@@ -97,14 +115,32 @@ def decode_file(path: str | os.PathLike[str], *, max_pixels: int, item: str) -> 
     except (OSError, ValueError) as err:
         raise _cannot_open(os.fsdecode(path), err, item) from err
     with stream:
-        return decode_stream(stream, num_bytes=status.st_size, max_pixels=max_pixels, item=item)
+        return decode_stream(
+            stream,
+            num_bytes=status.st_size,
+            max_pixels=max_pixels,
+            item=item,
+            min_side=min_side,
+        )
 
 
-def decode_stream(stream: IO[bytes], *, num_bytes: int, max_pixels: int, item: str) -> Image.Image:
+def decode_stream(
+    stream: IO[bytes],
+    *,
+    num_bytes: int,
+    max_pixels: int,
+    item: str,
+    min_side: int | None = None,
+) -> Decoded:
     """Decode the picture in a seekable stream.
 
-    Returns:
-        The decoded picture in the file's own mode, not yet turned by EXIF.
+    Args:
+        stream: from its beginning.
+        num_bytes: its length.
+        max_pixels: limit for the whole picture, whatever is decoded of it.
+        item: names the picture in errors.
+        min_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as
+            neither side becomes shorter than this; None decodes everything in full.
 
     Raises:
         ImageEmptyError: zero bytes.
@@ -119,6 +155,8 @@ def decode_stream(stream: IO[bytes], *, num_bytes: int, max_pixels: int, item: s
         image = _open(stream, item)
         check_size(image, max_pixels=max_pixels, item=item)
         _allocate_tiff(image)
+        full_size = image.size
+        covered = None if min_side is None else _shrink(image, min_side)
         image.load()
     except Image.DecompressionBombError as err:
         raise ImageTooLargeError(f"{item}: {err}", item=item) from err
@@ -126,7 +164,9 @@ def decode_stream(stream: IO[bytes], *, num_bytes: int, max_pixels: int, item: s
         if isinstance(err, OSError) and err.errno is not None:
             raise ImageUnreadableError(f"{item}: reading failed: {err}", item=item) from err
         raise damaged(err, item, is_cut=_is_cut(stream, num_bytes)) from err
-    return image
+    if covered is not None:
+        return Decoded(image, full_size, covered)
+    return Decoded(image, image.size, image.size)  # only now: loading turns some TIFFs
 
 
 def check_size(image: Image.Image, *, max_pixels: int, item: str) -> None:
@@ -190,6 +230,17 @@ def _open_heif(stream: IO[bytes], filename: str, *, item: str) -> ImageFile.Imag
         ) from err
     decoder: _Decoder = HeifImageFile
     return decoder(stream, filename)
+
+
+def _shrink(image: ImageFile.ImageFile, min_side: int) -> tuple[float, float] | None:
+    """Have the decoder leave out what a smaller picture does not need; None where it cannot.
+
+    libjpeg computes a smaller block of pixels from each stored one of 8 × 8.
+    """
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or min(image.size) < 2 * min_side:
+        return None
+    drafted = image.draft(None, (min_side, min_side))
+    return None if drafted is None else drafted[1][2:]
 
 
 def _allocate_tiff(image: ImageFile.ImageFile) -> None:

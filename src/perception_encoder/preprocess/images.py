@@ -5,7 +5,7 @@ Knows a model's `ImageConfig` and side length; no threads (the caller owns them)
 
 import os
 from collections.abc import Iterable, Mapping, Set
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,34 @@ from perception_encoder.preprocess.arrays import TensorLike, is_tensor
 from perception_encoder.preprocess.decode import (
     DEFAULT_MAX_PIXELS,
     ImageInput,
-    decode_image,
+    decode_scaled,
     describe,
 )
-from perception_encoder.preprocess.modes import convert_to_rgb, to_rgb, upright
+from perception_encoder.preprocess.encoded import Decoded
+from perception_encoder.preprocess.modes import convert_to_rgb, to_opaque, turn_of, upright_size
 from perception_encoder.preprocess.resize import resize
 from perception_encoder.registry import ImageConfig
 from perception_encoder.types import ColorFormat, PreprocessName
 
 _CHANNELS: Final = (1, 3, 4)
+# How much larger than the model's square "fast" leaves a picture for the filter that the others
+# apply to the whole (figures: benchmarks/results/decoding.json).
+_DECODED_GAP: Final = 2
+_REDUCING_GAP: Final = 3.0
+
+
+class Resized(NamedTuple):
+    """A picture as a model reads it, and its own size.
+
+    Attributes:
+        pixels: (S, S, 3) uint8, RGB, contiguous, the caller's to keep.
+        width: of the whole picture when upright.
+        height: of the whole picture when upright.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
 
 
 class ImageProcessor:
@@ -36,7 +55,10 @@ class ImageProcessor:
         preprocess: "standard" shows the model what a viewer shows (turned by EXIF, transparency
             over white, deep and palette colours converted) and then resizes. "reference" does what
             the original code does, bit for bit: it resizes in the file's own mode and then
-            converts to RGB. On RGB pictures without an EXIF turn the two are equal.
+            converts to RGB. On RGB pictures without an EXIF turn the two are equal. "fast" is
+            "standard" but for large pictures: a JPEG is decoded at a half, a quarter or an eighth
+            of its size where that leaves both sides twice the model's, and what is still large
+            is resized in two steps.
         max_pixels: files, bytes and PIL images of more pixels are refused before decoding.
 
     Raises:
@@ -65,6 +87,7 @@ class ImageProcessor:
         self.image_size = image_size
         self.max_pixels = max_pixels
         self._preprocess: PreprocessName = preprocess
+        self._min_side = _DECODED_GAP * image_size if preprocess == "fast" else None
 
     @property
     def name(self) -> PreprocessName:
@@ -92,15 +115,45 @@ class ImageProcessor:
             ImageError: see `decode_image`.
             TypeError: not a kind of picture.
         """
-        decoded = decode_image(
-            image, input_color_format=input_color_format, max_pixels=self.max_pixels, item=item
-        )
-        prepare = self._standard if self._preprocess == "standard" else self._reference
-        return np.array(prepare(decoded, describe(image, item)))
+        return self.measured(image, input_color_format=input_color_format, item=item).pixels
 
-    def _standard(self, image: Image.Image, item: str) -> Image.Image:
-        rgb = to_rgb(upright(image), item=item)
-        return resize(rgb, image_size=self.image_size, config=self.config)
+    def measured(
+        self,
+        image: ImageInput,
+        *,
+        input_color_format: ColorFormat = "bgr",
+        item: str | None = None,
+    ) -> Resized:
+        """Prepare one picture as calling does, and tell how large it was.
+
+        Raises:
+            ImageError, TypeError: as calling.
+        """
+        decoded = decode_scaled(
+            image,
+            input_color_format=input_color_format,
+            max_pixels=self.max_pixels,
+            item=item,
+            min_side=self._min_side,
+        )
+        label = describe(image, item)
+        turn = turn_of(decoded.image)
+        if self._preprocess == "reference":
+            resized = self._reference(decoded.image, label)
+        else:
+            resized = self._standard(decoded, turn, label)
+        return Resized(np.array(resized), *upright_size(decoded.full_size, turn))
+
+    def _standard(self, decoded: Decoded, turn: Image.Transpose | None, item: str) -> Image.Image:
+        resized = resize(
+            to_opaque(decoded.image, item=item),
+            image_size=self.image_size,
+            config=self.config,
+            size=decoded.covered,
+            turn=turn,
+            reducing_gap=_REDUCING_GAP if self._preprocess == "fast" else None,
+        )
+        return convert_to_rgb(resized, item=item)
 
     def _reference(self, image: Image.Image, item: str) -> Image.Image:
         resized = resize(image, image_size=self.image_size, config=self.config)

@@ -23,23 +23,41 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS_SIDES: Final = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return what brings the picture upright by its EXIF (or XMP) orientation; None where it is.
+
+    Unreadable metadata counts as upright. TIFF and HEIC arrive turned already, by their decoders.
+    """
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DAMAGE:
+        return None
+
+
+def upright_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    """Return what width and height become by a turn."""
+    return size[::-1] if turn in _SWAPS_SIDES else size
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF (or XMP) orientation, 1 to 8. Unreadable metadata counts as upright.
-
-    TIFF and HEIC arrive turned already, by their decoders.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DAMAGE:
-        return image
-    turn = _TURNS.get(orientation)
+    """Apply the orientation, 1 to 8; returns the image itself where it is upright."""
+    turn = turn_of(image)
     return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image, *, item: str) -> Image.Image:
     """Convert any mode to what a viewer shows: RGB, with transparency over white.
+
+    See `to_opaque` for the rules and errors.
+    """
+    return convert_to_rgb(to_opaque(image, item=item), item=item)
+
+
+def to_opaque(image: Image.Image, *, item: str) -> Image.Image:
+    """Convert any mode to RGB, or to "L" where it holds grey only: a third of the bytes.
 
     16-bit grey ("I;16…", and "I", which Pillow also uses for it) spans 0..65535 and is clipped to
     that; float ("F") spans 0..1, like float arrays. CMYK, YCbCr, HSV and LAB are converted by
@@ -50,12 +68,12 @@ def to_rgb(image: Image.Image, *, item: str) -> Image.Image:
         ImageValueError: a float image outside 0..1.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _deep_grey(image, item).convert("RGB")
+        return _deep_grey(image, item)
     if image.mode == "F":
-        return Image.fromarray(to_levels(np.asarray(image), item=item)).convert("RGB")
+        return Image.fromarray(to_levels(np.asarray(image), item=item))
     if image.has_transparency_data:
         return _over_white(image, item)
-    return convert_to_rgb(image, item=item)
+    return image if image.mode == "L" else convert_to_rgb(image, item=item)
 
 
 def convert_to_rgb(image: Image.Image, *, item: str) -> Image.Image:
