@@ -28,6 +28,15 @@ def data_folder() -> Path:
     return base / "perception-encoder"
 
 
+def cache_folder() -> Path:
+    """The folder for what can be made again: XDG_CACHE_HOME, or the platform's usual place."""
+    if sys.platform == "win32":
+        return data_folder() / "cache"
+    if sys.platform == "darwin":
+        return _home() / "Library" / "Caches" / "perception-encoder"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "perception-encoder"
+
+
 def default_table() -> Path:
     """The table that `pe index` and `pe search` use where no other is named."""
     return data_folder() / "index.lance"

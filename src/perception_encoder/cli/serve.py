@@ -1,0 +1,234 @@
+"""`pe serve`: models and tables over HTTP."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import typer
+
+from perception_encoder import settings
+from perception_encoder.cli.options import (
+    DEFAULT_MODEL,
+    BackendOption,
+    DeviceOption,
+    PrecisionOption,
+)
+from perception_encoder.cli.output import say, write_line
+
+if TYPE_CHECKING:
+    pass
+
+_MIB: Final = 2**20
+
+
+def serve(  # noqa: PLR0913  one parameter for each option
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="PE_MODEL",
+            help=f"Model id or path; repeat it for several, the default first. [{DEFAULT_MODEL}]",
+        ),
+    ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(envvar="PE_INDEX", help="Table to search; repeat it for several."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(envvar="PE_HOST", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="PE_PORT", min=0, max=65535, help="0 takes a free one.")
+    ] = 9001,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    preload: Annotated[
+        bool, typer.Option(envvar="PE_PRELOAD", help="Open the models at the start.")
+    ] = True,
+    unload_after: Annotated[
+        float | None,
+        typer.Option(
+            envvar="PE_UNLOAD_AFTER", min=1, help="Close models idle for that many seconds."
+        ),
+    ] = None,
+    max_model_mib: Annotated[
+        int | None,
+        typer.Option(envvar="PE_MAX_MODEL_MIB", min=1, help="Of weights in memory at once."),
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(envvar="PE_MAX_BATCH", min=1, help="Items computed at once.")
+    ] = 64,
+    max_wait_ms: Annotated[
+        float, typer.Option(envvar="PE_MAX_WAIT_MS", min=0, help="For others to fill a batch.")
+    ] = 3.0,
+    queue: Annotated[
+        int, typer.Option(envvar="PE_QUEUE", min=1, help="Items waiting; more are answered 429.")
+    ] = 1024,
+    timeout: Annotated[
+        float, typer.Option(envvar="PE_TIMEOUT", min=0.1, help="Seconds until an item is given up.")
+    ] = 60.0,
+    max_items: Annotated[
+        int, typer.Option(envvar="PE_MAX_ITEMS", min=1, help="Items of one request.")
+    ] = 512,
+    max_body_mib: Annotated[
+        int, typer.Option(envvar="PE_MAX_BODY_MIB", min=1, help="Of one request.")
+    ] = 64,
+    max_image_mib: Annotated[
+        int, typer.Option(envvar="PE_MAX_IMAGE_MIB", min=1, help="Of one encoded picture.")
+    ] = 32,
+    max_pixels: Annotated[
+        int, typer.Option(envvar="PE_MAX_PIXELS", min=1, help="Of one picture.")
+    ] = 64_000_000,
+    max_connections: Annotated[
+        int, typer.Option(envvar="PE_MAX_CONNECTIONS", min=1, help="Open at once.")
+    ] = 512,
+    rate: Annotated[
+        int | None,
+        typer.Option(envvar="PE_RATE", min=1, help="Requests a minute of one key or address."),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PE_KEY_FILE", help="Accepted keys, one a line, or their hashes: sha256:HEX."
+        ),
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(envvar="PE_KEYS", help="As in --key-file, with commas.", hidden=True),
+    ] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Print a fresh key and its hash, and end.")
+    ] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", envvar="PE_INSECURE", help="Let anybody ask from anywhere."),
+    ] = False,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", envvar="PE_ALLOW_URLS", help="Fetch pictures by https.")
+    ] = False,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", envvar="PE_ALLOW_HTTP", help="Also by http.")
+    ] = False,
+    remote_items: Annotated[
+        bool,
+        typer.Option(
+            "--remote-items", envvar="PE_REMOTE_ITEMS", help="Show a table's web pictures."
+        ),
+    ] = False,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(envvar="PE_CORS", help="Origin whose pages may ask; repeat it for several."),
+    ] = None,
+    page: Annotated[bool, typer.Option(envvar="PE_PAGE", help="Offer the page at /.")] = True,
+    thumbnails: Annotated[
+        Path | None,
+        typer.Option(envvar="PE_THUMBNAILS", help="Folder for small copies of pictures."),
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(envvar="PE_LOG_FORMAT", help="Of the log on stderr.")
+    ] = "text",
+) -> None:
+    """Answer over HTTP: vectors, similarities, labels, and search in tables.
+
+    Examples:
+        pe serve
+        pe serve --index pictures.lance
+        pe serve --model PE-Core-B16-224 --model pe-nano --unload-after 600
+        pe serve --new-key
+        pe serve --host 0.0.0.0 --key-file keys.txt
+    """
+    from perception_encoder.server.access import new_key as fresh_key
+    from perception_encoder.server.run import run_server
+
+    if new_key:
+        _show(fresh_key())
+        return
+    hashes = _hashes(key_file, keys)
+    if not (hashes or insecure or _is_loopback(host)):
+        raise typer.BadParameter(
+            f"{host} can be reached from other machines, and there is no key: make one with "
+            "`pe serve --new-key` and give it with --key-file, or say --insecure"
+        )
+    from perception_encoder.server import options
+
+    run_server(
+        options.ServerSettings(
+            models=options.ModelSettings(
+                names=tuple(model or [DEFAULT_MODEL]),
+                preload=preload,
+                unload_after_seconds=unload_after,
+                max_bytes=None if max_model_mib is None else max_model_mib * _MIB,
+                device=device,
+                backend=backend,
+                precision=precision,
+            ),
+            queue=options.QueueSettings(
+                max_batch=max_batch,
+                max_wait_ms=max_wait_ms,
+                capacity=queue,
+                timeout_seconds=timeout,
+            ),
+            images=options.ImageSettings(
+                max_bytes=max_image_mib * _MIB,
+                max_pixels=max_pixels,
+                allow_urls=allow_urls or allow_http,
+                allow_http=allow_http,
+                allow_remote_items=remote_items,
+            ),
+            access=options.AccessSettings(
+                key_hashes=hashes,
+                requests_per_minute=rate,
+                cors_origins=tuple(cors or ()),
+                max_body_bytes=max_body_mib * _MIB,
+                max_items=max_items,
+                max_connections=max_connections,
+            ),
+            indexes=tuple(index or ()),
+            cache_folder=thumbnails or settings.cache_folder() / "thumbnails",
+            serve_page=page,
+        ),
+        host=host,
+        port=port,
+        log_format=log_format,
+        announce=say,
+    )
+
+
+def _show(key: str) -> None:
+    from perception_encoder.server.access import hashed
+
+    write_line(key)
+    say(f"give it to who may ask, and put this line into the key file: sha256:{hashed(key)}")
+
+
+def _hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
+    """Return the hashes of the accepted keys; the keys themselves are not kept.
+
+    Raises:
+        OSError: the file cannot be read.
+        BadParameter: a line of it is too short for a key, or no hash.
+    """
+    from perception_encoder.server.access import hash_of
+
+    lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
+    written = [*lines, *(keys or "").split(",")]
+    wanted = [line.strip() for line in written if line.strip() and not line.startswith("#")]
+    try:
+        found = tuple(hash_of(line) for line in wanted)
+    except ValueError as err:
+        raise typer.BadParameter(str(err)) from err
+    if file is not None and not found:
+        raise typer.BadParameter(f"{file} holds no key; make one with `pe serve --new-key`")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,26 @@
+"""HTTP: one batching core, several dialects over it. Needs the extra `server`.
+
+    core       queues, engines, images, tables: knows no HTTP framework
+    dialects   what requests and replies look like, one module or folder for each
+    app        joins them; `services` is what a dialect is given
+
+Importing this loads no web framework; `create_app` does.
+"""
+
+from typing import TYPE_CHECKING
+
+from perception_encoder._lazy import lazily
+
+if TYPE_CHECKING:
+    from perception_encoder.server.app import create_app
+    from perception_encoder.server.options import ServerSettings
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "ServerSettings": "perception_encoder.server.options",
+        "create_app": "perception_encoder.server.app",
+    },
+)
+
+__all__ = ["ServerSettings", "create_app"]

@@ -1,0 +1,138 @@
+"""`create_app`: joins models, tables and dialects to an ASGI app."""
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from perception_encoder._version import __version__
+from perception_encoder.auto import AutoModel
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.server.access import Access
+from perception_encoder.server.core.batcher import BatchLimits
+from perception_encoder.server.core.engines import Engines
+from perception_encoder.server.core.images import ImageLoader
+from perception_encoder.server.core.indexes import Indexes
+from perception_encoder.server.core.queries import Queries
+from perception_encoder.server.core.thumbnails import Thumbnails
+from perception_encoder.server.dialect import Dialect, error_reply
+from perception_encoder.server.edge import Edge
+from perception_encoder.server.metrics import Metrics
+from perception_encoder.server.options import ServerSettings
+from perception_encoder.server.services import Services
+
+_DIALECTS: Final = (
+    "perception_encoder.server.dialects.watch",
+    "perception_encoder.server.dialects.native",
+)
+"""Modules that export `DIALECT`, in the order in which their routes are tried."""
+
+
+def create_app(
+    settings: ServerSettings, *, open_model: Callable[[str], EmbeddingModel] | None = None
+) -> FastAPI:
+    """Make the app; `app.state.services` is what its routes work with.
+
+    Args:
+        settings: what it may do.
+        open_model: opens a model by its id, file or folder; None takes `AutoModel`.
+
+    Raises:
+        IndexNotFoundError, IndexStorageError: a table cannot be opened.
+        ValueError: no model at all.
+    """
+    services = _services(settings, open_model or partial(_open_model, settings))
+    app = FastAPI(
+        title="perception-encoder",
+        summary="Pictures and words to vectors, and search in tables of them.",
+        version=__version__,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.services = services
+    for kind in (HTTPException, RequestValidationError, PerceptionEncoderError, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    for module in _DIALECTS:
+        dialect: Dialect = importlib.import_module(module).DIALECT
+        app.include_router(dialect.build(services))
+    if settings.access.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.access.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+        )
+    app.add_middleware(Edge, settings=settings.access, metrics=services.metrics)
+    return app
+
+
+def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingModel]) -> Services:
+    metrics = Metrics()
+    indexes = Indexes(settings.indexes)
+    engines = Engines(
+        [*settings.models.names, *(served.identity.model_id for served in indexes)],
+        open_model,
+        limits=BatchLimits(
+            max_batch=settings.queue.max_batch,
+            max_wait_seconds=settings.queue.max_wait_ms / 1000,
+            capacity=settings.queue.capacity,
+            timeout_seconds=settings.queue.timeout_seconds,
+        ),
+        decode_threads=settings.queue.decode_threads,
+        observe=metrics.observer,
+        unload_after_seconds=settings.models.unload_after_seconds,
+        max_bytes=settings.models.max_bytes,
+    )
+    metrics.watch(engines)
+    return Services(
+        settings=settings,
+        engines=engines,
+        images=ImageLoader(None, max_bytes=settings.images.max_bytes),
+        indexes=indexes,
+        queries=Queries(engines),
+        thumbnails=Thumbnails(
+            settings.cache_folder,
+            max_pixels=settings.images.max_pixels,
+            allow_remote=settings.images.allow_remote_items,
+        ),
+        access=Access(settings.access),
+        metrics=metrics,
+    )
+
+
+def _open_model(settings: ServerSettings, spec: str) -> EmbeddingModel:
+    return AutoModel.from_pretrained(
+        spec,
+        device=settings.models.device,
+        backend=settings.models.backend,
+        precision=settings.models.precision,
+        max_pixels=settings.images.max_pixels,
+        random_weights=settings.models.random_weights,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    starting = asyncio.create_task(services.engines.start(preload=services.settings.models.preload))
+    try:
+        yield
+    finally:
+        starting.cancel()
+        await services.queries.close()
+        await services.engines.close()
+        await services.images.close()
+
+
+async def _answer_error(request: Request, err: Exception) -> Response:
+    """Answer what no dialect answered: unknown routes, wrong methods, a middleware's errors."""
+    return error_reply(request, err)

@@ -1,0 +1,195 @@
+"""The tables of a server: opened once, looked at anew for what other processes have committed.
+
+Knows no HTTP, no pictures' bytes and no models; `queries` joins tables and models.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+from perception_encoder.errors import IndexNotFoundError, QueryError
+from perception_encoder.index import Hit, Index, Row
+from perception_encoder.index.schema import VECTOR, rows_of
+from perception_encoder.pipeline.calibration import Calibration
+from perception_encoder.pipeline.queries import Query
+from perception_encoder.pipeline.search import Found, SearchOptions, search
+from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
+from perception_encoder.types import Embeddings, ModelIdentity
+
+_FRESH_SECONDS: Final = 1.0  # how old a look at the table may be
+_REMEMBERED_ROWS: Final = 20_000
+
+
+class ServedIndex:
+    """One table, shared by all requests. Methods may be called from any thread."""
+
+    def __init__(self, name: str, path: str) -> None:
+        """Open the table.
+
+        Raises:
+            IndexNotFoundError: there is none at that path.
+            IndexStorageError: it cannot be read.
+        """
+        self.name: Final = name
+        self.path: Final = path
+        self.index: Final = Index.open(path)
+        self._lock = threading.Lock()
+        self._looked = time.monotonic()
+        self._rows: OrderedDict[str, Row] = OrderedDict()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model whose vectors it holds."""
+        return self.index.identity
+
+    def fresh(self) -> Index:
+        """Return the table as it was a second ago or later.
+
+        Raises:
+            IndexStorageError: it cannot be read.
+        """
+        with self._lock:
+            is_due = time.monotonic() - self._looked > _FRESH_SECONDS
+            if is_due:
+                self._looked = time.monotonic()
+        if is_due:
+            self.index.refresh()
+            with self._lock:
+                self._rows.clear()
+        return self.index
+
+    def kinds(self) -> dict[str, Kind]:
+        """Return the columns that filters may name, with what they hold."""
+        return column_kinds(self.fresh().schema)
+
+    def where(self, filters: Sequence[Filter]) -> str | None:
+        """Return the condition of a request's filters.
+
+        Raises:
+            QueryError: no such column, or a value that does not fit.
+        """
+        return condition(filters, self.kinds()) if filters else None
+
+    def search(
+        self,
+        query: Query,
+        options: SearchOptions,
+        calibration: Calibration | None = None,
+        *,
+        leave_out_own: bool = True,
+    ) -> list[Found]:
+        """Return the hits of one query, as `pipeline.search` does."""
+        found = search(
+            self.fresh(), [query], options, calibration=calibration, leave_out_own=leave_out_own
+        )[0]
+        self._remember(_row_of(hit) for one in found for hit in (one.hit, *one.also))
+        return found
+
+    def page(self, offset: int, limit: int, where: str | None) -> list[Row]:
+        """Return rows in the table's order, for looking through it without a query.
+
+        Raises:
+            QueryError: the condition is wrong.
+        """
+        index = self.fresh()
+        rows: list[Row] = []
+        columns = [name for name in index.schema.names if name not in ("id", VECTOR)]
+        for batch in index.scan(columns, where=where):
+            if offset < batch.num_rows:
+                rows += rows_of(batch.slice(offset, limit - len(rows)))
+            offset = max(0, offset - batch.num_rows)
+            if len(rows) >= limit:
+                break
+        self._remember(rows)
+        return rows
+
+    def row(self, key: str) -> Row:
+        """Return the row of an id.
+
+        Raises:
+            QueryError: there is none.
+        """
+        with self._lock:
+            if key in self._rows:
+                return self._rows[key]
+        row, _ = self.with_vector(key)
+        return row
+
+    def with_vector(self, key: str) -> tuple[Row, Embeddings]:
+        """Return the row of an id and its (E,) vector.
+
+        Raises:
+            QueryError: there is none.
+        """
+        found = self.fresh().by_ids([key]).get(key)
+        if found is None:
+            raise QueryError(f"the table {self.name} has no item {key[:64]!r}")
+        self._remember([found[0]])
+        return found
+
+    def _remember(self, rows: Iterable[Row]) -> None:
+        with self._lock:
+            for row in rows:
+                self._rows[row.id] = row
+            while len(self._rows) > _REMEMBERED_ROWS:
+                self._rows.popitem(last=False)
+
+
+class Indexes:
+    """The tables by name; the first is the default.
+
+    Args:
+        paths: folders or URIs. A table is called like its folder without the ending; a number
+            tells two of one name apart.
+
+    Raises:
+        IndexNotFoundError, IndexStorageError: a table cannot be opened.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._served: dict[str, ServedIndex] = {}
+        for path in paths:
+            stem = PurePosixPath(path.replace("\\", "/")).stem or "index"
+            name, number = stem, 2
+            while name in self._served:
+                name, number = f"{stem}-{number}", number + 1
+            self._served[name] = ServedIndex(name, path)
+
+    def __iter__(self) -> Iterator[ServedIndex]:
+        return iter(self._served.values())
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def get(self, name: str | None = None) -> ServedIndex:
+        """Return a table; the first for None.
+
+        Raises:
+            IndexNotFoundError: there is none of that name, or none at all.
+        """
+        if not self._served:
+            raise IndexNotFoundError("this server has no table; start it with --index FOLDER")
+        if name is None:
+            return next(iter(self._served.values()))
+        if name not in self._served:
+            raise IndexNotFoundError(
+                f"this server has no table {name[:100]!r}; it has: {', '.join(self._served)}"
+            )
+        return self._served[name]
+
+
+def _row_of(hit: Hit) -> Row:
+    return Row(
+        uri=hit.uri,
+        member=hit.member,
+        offset=hit.offset,
+        width=hit.width,
+        height=hit.height,
+        bytes=hit.bytes,
+        mtime=hit.mtime,
+        sha256=hit.sha256,
+        metadata=hit.metadata,
+    )

@@ -1,0 +1,142 @@
+"""Queries of requests: terms with weights become one vector of a table's model.
+
+Words and pictures go through the model's queues; items of the table keep the vectors they have
+there. Knows no HTTP.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_encoder.errors import PerceptionEncoderError, QueryError
+from perception_encoder.index import QueryTerm, combine
+from perception_encoder.pipeline.calibration import (
+    Calibration,
+    calibrate,
+    can_be_calibrated,
+    stored_calibration,
+)
+from perception_encoder.pipeline.queries import Query
+from perception_encoder.server.core.engines import Engines
+from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.types import Embeddings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a query; exactly one of the four kinds is given.
+
+    Attributes:
+        weight: negative for what is wanted far away.
+        text: words.
+        image: an encoded picture.
+        item: the id of an item of the table.
+        vector: (E,) float32, such as an earlier answer gave.
+    """
+
+    weight: float = 1.0
+    text: str | None = None
+    image: bytes | None = None
+    item: str | None = None
+    vector: Embeddings | None = None
+
+
+class Queries:
+    """Makes queries for tables.
+
+    Args:
+        engines: the models, among them those of the tables.
+    """
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+        self._calibrating: dict[str, asyncio.Task[None]] = {}
+
+    async def read(self, served: ServedIndex, terms: Sequence[Term]) -> Query:
+        """Find a query's vector.
+
+        Raises:
+            QueryError: no terms, no such item, or terms that cancel each other out.
+            ImageError: a picture cannot be used.
+            IndexMismatchError: the server's model of that name is not the table's.
+            ServingError: the model cannot answer now.
+        """
+        if not terms:
+            raise QueryError("the query is empty; give words, a picture or an item")
+        vectors = np.zeros((len(terms), served.identity.embed_dim), np.float32)
+        items = [n for n, term in enumerate(terms) if term.item is not None]
+        for number in items:
+            key = terms[number].item or ""
+            vectors[number] = (await asyncio.to_thread(served.with_vector, key))[1]
+        for number, term in enumerate(terms):
+            if term.vector is not None:
+                vectors[number] = _unit_vector(term.vector, vectors.shape[1])
+        await self._embed(served, terms, vectors)
+        return Query(
+            terms=tuple(_query_term(term) for term in terms),
+            vector=combine(vectors, [term.weight for term in terms]),
+            own=frozenset(terms[number].item or "" for number in items),
+        )
+
+    async def calibration(self, served: ServedIndex, query: Query) -> Calibration | None:
+        """Return what scores mean in a table, if that is known already.
+
+        Where it is not, finding out begins: the next queries will know.
+        """
+        index = served.index
+        if not await asyncio.to_thread(can_be_calibrated, index):
+            return None
+        known = await asyncio.to_thread(stored_calibration, index, [query])
+        if known is None and served.name not in self._calibrating:
+            task = asyncio.create_task(self._calibrate(served))
+            self._calibrating[served.name] = task
+            task.add_done_callback(lambda _: self._calibrating.pop(served.name, None))
+        return known
+
+    async def close(self) -> None:
+        """Wait for what is being found out."""
+        for task in list(self._calibrating.values()):
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _calibrate(self, served: ServedIndex) -> None:
+        try:
+            async with self._engines.use(served.identity.model_id) as engine:
+                await asyncio.to_thread(calibrate, served.index, lambda: engine.model)
+        except PerceptionEncoderError as err:
+            logger.warning("%s: what scores mean could not be found out: %s", served.name, err)
+
+    async def _embed(self, served: ServedIndex, terms: Sequence[Term], vectors: Embeddings) -> None:
+        """Write the vectors of words and pictures into their rows."""
+        texts = [n for n, term in enumerate(terms) if term.text is not None]
+        images = [n for n, term in enumerate(terms) if term.image is not None]
+        if not texts and not images:
+            return
+        async with self._engines.use(served.identity.model_id) as engine:
+            served.index.check(engine.identity)
+            if texts:
+                vectors[texts] = await engine.embed_texts([terms[n].text or "" for n in texts])
+            if images:
+                embedded = await engine.embed_images([terms[n].image or b"" for n in images])
+                vectors[images] = embedded.require()
+
+
+def _query_term(term: Term) -> QueryTerm:
+    if term.text is not None:
+        return QueryTerm(term.weight, "text", term.text)
+    if term.item is not None:
+        return QueryTerm(term.weight, "item", term.item)
+    return QueryTerm(term.weight, "image", "")
+
+
+def _unit_vector(vector: Embeddings, embed_dim: int) -> Embeddings:
+    length = float(np.linalg.norm(vector)) if vector.shape == (embed_dim,) else 0.0
+    if not np.isfinite(length) or length == 0:
+        raise QueryError(f"a query's vector must be {embed_dim} finite numbers, not all zero")
+    return np.asarray(vector / length, dtype=np.float32)

@@ -1,0 +1,110 @@
+"""Small copies of tables' pictures, made once and kept on disk. Knows no HTTP.
+
+A copy is named by its row's id, size and time, so a picture that changes gets a new one.
+"""
+
+import hashlib
+import io
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from perception_encoder.errors import ImageUnreadableError
+from perception_encoder.index import Row
+from perception_encoder.index.storage import is_remote
+from perception_encoder.pipeline.sources import read_picture
+from perception_encoder.preprocess import decode_image
+from perception_encoder.preprocess.modes import to_rgb, upright
+
+SIZES: Final = (128, 256, 512, 1024, 2048)
+"""Longest sides that copies are made in, pixels; others are brought up to the next."""
+
+CONTENT_TYPE: Final = "image/jpeg"
+
+_QUALITY: Final = 82
+
+
+class Thumbnails:
+    """Makes, keeps and returns copies. May be called from any thread.
+
+    Args:
+        folder: where copies are kept; None makes them anew each time.
+        max_pixels: larger pictures are refused from their headers.
+        allow_remote: also of pictures that lie behind a network.
+        num_at_once: pictures decoded at the same time, so that memory stays bounded.
+    """
+
+    def __init__(
+        self, folder: Path | None, *, max_pixels: int, allow_remote: bool, num_at_once: int = 4
+    ) -> None:
+        self._folder = folder
+        self._max_pixels = max_pixels
+        self._allow_remote = allow_remote
+        self._decoding = threading.BoundedSemaphore(num_at_once)
+
+    def get(self, row: Row, side: int) -> bytes:
+        """Return a JPEG of a row's picture that fits a square.
+
+        Args:
+            row: of a table.
+            side: of the square, pixels; brought up to the next of `SIZES`.
+
+        Raises:
+            ImageError: the picture cannot be read or used.
+        """
+        side = next((size for size in SIZES if size >= side), SIZES[-1])
+        path = self._path(row, side)
+        if path is not None:
+            try:
+                return path.read_bytes()
+            except OSError:
+                pass
+        with self._decoding:
+            content = self._drawn(self.original(row), side, row.member or row.uri)
+        if path is not None:
+            _keep(path, content)
+        return content
+
+    def original(self, row: Row) -> bytes:
+        """Return a row's picture as it is stored.
+
+        Raises:
+            ImageError: it cannot be read, or lies behind a network and may not be brought.
+        """
+        if not self._allow_remote and is_remote(row.uri):
+            raise ImageUnreadableError(
+                f"{row.uri}: lies behind a network; this server shows local pictures only",
+                item=row.uri,
+            )
+        return read_picture(
+            row.uri, row.member, row.offset, row.bytes, allow_network=self._allow_remote
+        )
+
+    def _drawn(self, data: bytes, side: int, item: str) -> bytes:
+        image = decode_image(data, max_pixels=self._max_pixels, item=item)
+        picture = to_rgb(upright(image), item=item)
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        out = io.BytesIO()
+        picture.save(out, "JPEG", quality=_QUALITY, optimize=True)
+        return out.getvalue()
+
+    def _path(self, row: Row, side: int) -> Path | None:
+        if self._folder is None:
+            return None
+        content = row.sha256 or f"{row.uri}\0{row.member}\0{row.bytes}\0{row.mtime}"
+        name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return self._folder / str(side) / name[:2] / f"{name}.jpg"
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Store a copy so that others see it whole or not at all; failing only costs time."""
+    passing = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        passing.write_bytes(content)
+        passing.replace(path)
+    except OSError:
+        passing.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""How a dialect joins the server: its routes, and what its errors look like.
+
+A dialect module exports `DIALECT = Dialect("name", build, error_body=…)` and is listed in `app`:
+
+    def build(services: Services) -> APIRouter:
+        router = DIALECT.router()
+
+        @router.post("/v9/embed")
+        async def embed(body: Body) -> Response: ...
+
+        return router
+
+In a route raise `ApiError`, or let this package's own errors through: the router turns both into
+replies of the dialect's shape, with the status of `problems.as_api_error`. Nothing else is needed
+for limits on bodies, clients that go away, request ids, metrics, logs and security headers.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.routing import APIRoute
+
+from perception_encoder.server.problems import ApiError, as_api_error
+from perception_encoder.server.replies import json_reply
+
+if TYPE_CHECKING:
+    from perception_encoder.server.services import Services
+
+logger = logging.getLogger(__name__)
+
+ErrorBody: TypeAlias = Callable[[ApiError, Exception], Any]
+"""Makes a reply's JSON body of the answer and the error behind it (`RequestValidationError` for a
+body of a wrong form, one of this package's, or the `ApiError` itself)."""
+
+
+def native_error(answer: ApiError, _: Exception) -> Any:
+    """Return {"error": {"code", "message", "items"?}}."""
+    return answer.native()
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One kind of client.
+
+    Attributes:
+        name: in metrics, logs and the OpenAPI document's tags.
+        build: makes the routes.
+        error_body: the JSON of an error's reply.
+        needs_key: whether every route asks for a key in the header, before the body is read. Where
+            keys may come otherwise, the routes call `services.access.admit` themselves.
+    """
+
+    name: str
+    build: "Callable[[Services], APIRouter]"
+    error_body: ErrorBody = native_error
+    needs_key: bool = True
+
+    def router(self) -> APIRouter:
+        """Return an empty router whose errors have this dialect's shape."""
+        dialect = self
+
+        class Route(APIRoute):
+            def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+                handle = super().get_route_handler()
+
+                async def answer(request: Request) -> Response:
+                    request.scope["pe.dialect"] = dialect.name
+                    try:
+                        return await handle(request)
+                    except Exception as err:  # noqa: BLE001  the edge: every error has a reply
+                        return error_reply(request, err, dialect.error_body)
+
+                return answer
+
+        dependencies = [Depends(admitted)] if self.needs_key else []
+        return APIRouter(route_class=Route, tags=[self.name], dependencies=dependencies)
+
+
+def admitted(request: Request) -> None:
+    """Let a request pass whose header or cookie holds an accepted key; a route's dependency."""
+    services: Services = request.app.state.services
+    services.access.admit(request)
+
+
+def error_reply(request: Request, err: Exception, body: ErrorBody = native_error) -> Response:
+    """Return the reply to an error, and log it if nobody expected it."""
+    answer = as_api_error(err)
+    request.scope["pe.error"] = answer.code
+    if answer.status_code >= 500 and not isinstance(err, ApiError):
+        logger.error(
+            "request %s: %s",
+            request.scope.get("pe.request_id"),
+            err,
+            exc_info=err if answer.code == "internal" else None,
+        )
+    return json_reply(body(answer, err), status=answer.status_code, headers=answer.headers)

@@ -1,0 +1,112 @@
+"""POST /v1/similarity and /v1/classify: what fits what, without a table."""
+
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from perception_encoder.embedder.vectors import cosine
+from perception_encoder.server.core.engine import Engine
+from perception_encoder.server.dialects.native.inputs import PICTURE, Input, embed_inputs
+from perception_encoder.server.problems import ApiError, item_problem
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+from perception_encoder.types import Embeddings
+
+
+class SimilarityBody(BaseModel):
+    """Two lists; every one of the first is compared with every one of the second."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {"a": [{"image": PICTURE}], "b": [{"text": "a cat"}, {"text": "a dog"}]}
+        },
+    )
+
+    model: str | None = None
+    a: list[Input] = Field(min_length=1)
+    b: list[Input] = Field(min_length=1)
+
+
+class ClassifyBody(BaseModel):
+    """Pictures, and labels of which one fits each best."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"images": [PICTURE], "labels": ["cat", "dog"]}},
+    )
+
+    model: str | None = None
+    images: list[str] = Field(min_length=1, description="Base64, data URIs, or URLs.")
+    labels: list[str] = Field(min_length=1)
+    templates: list[str] = Field(
+        default=["{}"],
+        min_length=1,
+        max_length=100,
+        description="Sentences with {} for the label; a label's vector is the mean of its own.",
+    )
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.post("/v1/similarity", summary="Cosines of two lists of pictures and texts")
+    async def similarity(body: SimilarityBody) -> Response:
+        services.check_count(len(body.a) + len(body.b), "items")
+        async with services.engines.use(body.model) as engine:
+            vectors = await embed_inputs(services, engine, [*body.a, *body.b])
+        scores = cosine(vectors[: len(body.a)], vectors[len(body.a) :])
+        return json_reply({"model": engine.name, "similarity": scores})
+
+    @router.post(
+        "/v1/classify",
+        summary="Which label fits each picture",
+        description="`probability` is the softmax over the labels; a bad picture has an `error`.",
+    )
+    async def classify(body: ClassifyBody) -> Response:
+        services.check_count(len(body.labels) * len(body.templates), "labels times templates")
+        loaded = await services.load_images(body.images)
+        async with services.engines.use(body.model) as engine:
+            labels = await _label_vectors(engine, body.labels, body.templates)
+            embedded = await engine.embed_images(loaded)
+            scores = cosine(embedded.vectors, labels)
+            probabilities = _softmax(engine.logit_scale * scores)
+        results: list[dict[str, Any]] = []
+        for index in range(len(loaded)):
+            if index in embedded.errors:
+                problem = item_problem(index, embedded.errors[index])
+                error = {"code": problem.code, "message": problem.message}
+                results.append({"index": index, "labels": [], "error": error})
+                continue
+            order = np.argsort(-scores[index], kind="stable")
+            results.append(
+                {
+                    "index": index,
+                    "labels": [
+                        {
+                            "label": body.labels[n],
+                            "score": scores[index, n],
+                            "probability": probabilities[index, n],
+                        }
+                        for n in order
+                    ],
+                }
+            )
+        return json_reply({"model": engine.name, "results": results})
+
+
+async def _label_vectors(engine: Engine, labels: list[str], templates: list[str]) -> Embeddings:
+    """Return (L, E): the mean over templates of each label's unit vectors."""
+    if not all("{}" in template for template in templates):
+        raise ApiError(400, "invalid_request", "templates: each needs {} where the label goes")
+    texts = [template.replace("{}", label) for label in labels for template in templates]
+    vectors = await engine.embed_texts(texts)
+    mean: Embeddings = vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
+    return mean
+
+
+def _softmax(logits: Embeddings) -> Embeddings:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)

@@ -1,0 +1,192 @@
+"""POST /v1/embed: pictures and texts to vectors; as JSON, multipart or one picture's bytes."""
+
+import json
+from typing import Any, Final, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from perception_encoder.errors import ImageError
+from perception_encoder.server.dialects.native.inputs import PICTURE
+from perception_encoder.server.problems import ApiError, item_problem, items_error
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+from perception_encoder.server.vectors import (
+    Dtype,
+    Encoding,
+    VectorForm,
+    as_npy,
+    for_json,
+    shaped,
+)
+
+_MULTIPART: Final = {
+    "type": "object",
+    "properties": {
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "texts": {"type": "array", "items": {"type": "string"}},
+        "model": {"type": "string"},
+        "dimensions": {"type": "integer", "minimum": 1},
+        "dtype": {"enum": ["float32", "float16", "int8"]},
+        "encoding": {"enum": ["float", "base64", "npy"]},
+        "on_error": {"enum": ["fail", "report"]},
+    },
+}
+_MORE_FIELDS: Final = 16
+
+
+class EmbedBody(BaseModel):
+    """What is to be embedded, and how the vectors are wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {"texts": ["a red heart"], "images": [PICTURE], "encoding": "base64"}
+        },
+    )
+
+    model: str | None = Field(
+        default=None, description="One of GET /v1/models; default: the first."
+    )
+    texts: list[str] = Field(default=[], description="Words; what is past the context is cut.")
+    images: list[str] = Field(default=[], description="Base64, data URIs, or URLs where enabled.")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="Cut, then brought to unit length."
+    )
+    dtype: Dtype = Field(default="float32", description="int8: scaled so that the largest is 127.")
+    encoding: Encoding = Field(
+        default="float", description="npy: the reply is a file, pictures first."
+    )
+    on_error: Literal["fail", "report"] = Field(
+        default="fail",
+        description="report: 200 although some pictures are bad; those have an error.",
+    )
+
+
+class _Parts(BaseModel):
+    """A request's body as it came, whatever its content type."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    options: EmbedBody
+    files: list[bytes] = []
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the route."""
+
+    @router.post(
+        "/v1/embed",
+        summary="Pictures and texts to vectors",
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": EmbedBody.model_json_schema()},
+                    "multipart/form-data": {"schema": _MULTIPART},
+                },
+            }
+        },
+        responses={
+            200: {
+                "description": "Vectors of unit length, pictures first.",
+                "content": {
+                    "application/json": {
+                        "example": {
+                            "model": "pe-nano",
+                            "dimensions": 192,
+                            "dtype": "float32",
+                            "data": [{"type": "text", "index": 0, "embedding": [0.02, -0.11]}],
+                        }
+                    },
+                    "application/octet-stream": {},
+                },
+            },
+            400: {"description": "An item cannot be used; `error.items` names each."},
+            429: {"description": "Too much is waiting; Retry-After says for how long."},
+        },
+    )
+    async def embed(request: Request) -> Response:
+        parts = await _read(request, services)
+        body = parts.options
+        services.check_count(len(body.texts) + len(body.images) + len(parts.files), "items")
+        async with services.engines.use(body.model) as engine:
+            loaded = await services.load_images([*parts.files, *body.images])
+            embedded = await engine.embed_images(loaded)
+            if embedded.errors and (body.on_error == "fail" or body.encoding == "npy"):
+                raise items_error(embedded.errors, len(loaded))
+            form = VectorForm(body.dimensions, body.dtype)
+            images = shaped(embedded.vectors, form)
+            texts = shaped(await engine.embed_texts(body.texts), form) if body.texts else images[:0]
+        if body.encoding == "npy":
+            content = as_npy(np.concatenate([images, texts]))
+            return Response(content, media_type="application/octet-stream")
+        data = [
+            _entry("image", index, vector, body.encoding, embedded.errors.get(index))
+            for index, vector in enumerate(images)
+        ]
+        data += [
+            _entry("text", index, vector, body.encoding, None) for index, vector in enumerate(texts)
+        ]
+        dimensions = images.shape[1]
+        return json_reply(
+            {"model": engine.name, "dimensions": dimensions, "dtype": body.dtype, "data": data}
+        )
+
+
+def _entry(
+    kind: str, index: int, vector: Any, encoding: Encoding, err: ImageError | None
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": kind, "index": index}
+    if err is None:
+        return {**entry, "embedding": for_json(vector, encoding)}
+    problem = item_problem(index, err)
+    return {
+        **entry,
+        "embedding": None,
+        "error": {"code": problem.code, "message": problem.message},
+    }
+
+
+async def _read(request: Request, services: Services) -> _Parts:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        limits = services.settings.access
+        form = await request.form(
+            max_files=limits.max_items,
+            max_fields=limits.max_items + _MORE_FIELDS,
+            max_part_size=limits.max_body_bytes,
+        )
+        return await _parts_of(form)
+    data = await request.body()
+    if kind.startswith("image/"):
+        return _Parts(options=EmbedBody(), files=[data])
+    return _Parts(options=_valid(data))
+
+
+async def _parts_of(form: FormData) -> _Parts:
+    fields: dict[str, Any] = {}
+    files: list[bytes] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name not in ("images", "images[]", "image", "file"):
+                raise ApiError(
+                    400, "invalid_request", f"field {name[:100]!r}: files come as 'images'"
+                )
+            files.append(await value.read())
+        elif name in ("texts", "texts[]", "images", "images[]"):
+            fields.setdefault(name.removesuffix("[]"), []).append(value)
+        else:
+            fields[name] = int(value) if name == "dimensions" and value.isdecimal() else value
+    await form.close()
+    return _Parts(options=_valid(json.dumps(fields).encode()), files=files)
+
+
+def _valid(data: bytes) -> EmbedBody:
+    try:
+        return EmbedBody.model_validate_json(data or b"{}")
+    except ValidationError as err:
+        raise RequestValidationError(err.errors(include_url=False, include_input=False)) from err

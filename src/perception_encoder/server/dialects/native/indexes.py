@@ -1,0 +1,89 @@
+"""Tables: which there are, what columns and values they have, and what a run is doing to them."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from perception_encoder.index.describe import describe_table
+from perception_encoder.server.core.facets import facets_of
+from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.status import status_of
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.get("/v1/indexes", summary="The tables of this server, the default first")
+    async def indexes() -> Response:
+        data = [await asyncio.to_thread(_summary, served) for served in services.indexes]
+        return json_reply({"data": data})
+
+    @router.get("/v1/indexes/{name}", summary="A table's model, size, versions and columns")
+    async def index(name: str) -> Response:
+        served = services.indexes.get(name)
+        return json_reply(await asyncio.to_thread(_described, served))
+
+    @router.get(
+        "/v1/indexes/{name}/status",
+        summary="What is being done to a table; cheap to ask again and again",
+        description=(
+            "`rows` grows while a run writes; `outcomes` counts what became of every item that "
+            "runs looked at, and `failures` shows some of those that failed."
+        ),
+    )
+    async def status(name: str) -> Response:
+        served = services.indexes.get(name)
+        return json_reply(await asyncio.to_thread(status_of, served))
+
+    @router.get(
+        "/v1/indexes/{name}/facets",
+        summary="What a table's columns hold, to choose filters from",
+        description=(
+            "Of numbers and times the least and the greatest; of texts and flags the most frequent "
+            "values with their counts, and whether there are more."
+        ),
+    )
+    async def facets(name: str) -> Response:
+        served = services.indexes.get(name)
+        found = await asyncio.to_thread(facets_of, served)
+        return json_reply({"index": served.name, "columns": found})
+
+
+def _summary(served: ServedIndex) -> dict[str, Any]:
+    return {
+        "name": served.name,
+        "rows": served.fresh().count(),
+        "model": served.identity.model_id,
+        "dimensions": served.identity.embed_dim,
+    }
+
+
+def _described(served: ServedIndex) -> dict[str, Any]:
+    table = describe_table(served.path)
+    kinds = served.kinds()
+    return {
+        "name": served.name,
+        "rows": table.num_rows,
+        "model": table.identity.model_id,
+        "fingerprint": table.identity.fingerprint,
+        "preprocess": table.identity.preprocess,
+        "dimensions": table.identity.embed_dim,
+        "vector_dtype": table.vector_dtype,
+        "made_by": table.made_by,
+        "bytes": table.num_bytes,
+        "searcher_bytes": table.searcher_bytes,
+        "version": table.version,
+        "versions_kept": table.num_versions,
+        "columns": [
+            {
+                "name": column.name,
+                "type": column.type,
+                "metadata": column.is_metadata,
+                "filter": kinds.get(column.name),
+            }
+            for column in table.columns
+        ],
+    }

@@ -1,0 +1,112 @@
+"""Items of a table: a page of rows, one row, its picture and small copies of it."""
+
+import asyncio
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import TypeAdapter, ValidationError
+
+from perception_encoder.errors import QueryError
+from perception_encoder.index import Row
+from perception_encoder.server.core.filters import Filter
+from perception_encoder.server.core.sniff import content_type
+from perception_encoder.server.core.thumbnails import CONTENT_TYPE
+from perception_encoder.server.dialects.native.rows import described
+from perception_encoder.server.dialects.native.search import MOST_HITS, FilterBody
+from perception_encoder.server.problems import ApiError
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+
+_KEEP: Final = "private, max-age=86400"
+_FILTERS: Final = TypeAdapter(list[FilterBody])
+_DEEPEST: Final = 2**40
+
+IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; default: the first.")]
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.get("/v1/items", summary="Rows of a table, in its order")
+    async def items(
+        index: IndexName = None,
+        offset: Annotated[int, Query(ge=0, le=_DEEPEST)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 50,
+        filters: Annotated[
+            str | None, Query(description="JSON: a list of filters as in POST /v1/search.")
+        ] = None,
+    ) -> Response:
+        served = services.indexes.get(index)
+        where = await asyncio.to_thread(served.where, parsed_filters(filters))
+        rows = await asyncio.to_thread(served.page, offset, limit, where)
+        return json_reply(
+            {
+                "index": served.name,
+                "items": [described(row) for row in rows],
+                "offset": offset,
+                "next_offset": offset + limit if len(rows) == limit else None,
+            }
+        )
+
+    @router.get("/v1/items/{item}", summary="One row", responses={404: {}})
+    async def item_(item: str, index: IndexName = None) -> Response:
+        served = services.indexes.get(index)
+        return json_reply(described(await asyncio.to_thread(_row, services, served.name, item)))
+
+    @router.get(
+        "/v1/items/{item}/thumbnail",
+        summary="A small JPEG of an item's picture",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, 404: {}},
+    )
+    async def thumbnail(
+        request: Request,
+        item: str,
+        index: IndexName = None,
+        size: Annotated[
+            int, Query(ge=1, le=2048, description="Longest side, brought up to 128, 256, …, 2048.")
+        ] = 256,
+    ) -> Response:
+        row = await asyncio.to_thread(_row, services, index, item)
+        tag = f'"{row.sha256 or row.mtime}-{size}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag, "Cache-Control": _KEEP})
+        content = await asyncio.to_thread(services.thumbnails.get, row, size)
+        headers = {"ETag": tag, "Cache-Control": _KEEP}
+        return Response(content, media_type=CONTENT_TYPE, headers=headers)
+
+    @router.get(
+        "/v1/items/{item}/image",
+        summary="An item's picture as it is stored",
+        response_class=Response,
+        responses={200: {"content": {"image/*": {}}}, 404: {}},
+    )
+    async def image(item: str, index: IndexName = None) -> Response:
+        row = await asyncio.to_thread(_row, services, index, item)
+        content = await asyncio.to_thread(services.thumbnails.original, row)
+        kind = content_type(content)
+        if kind is None:
+            raise ApiError(404, "no_picture", "what lies there now is not a picture")
+        return Response(content, media_type=kind, headers={"Cache-Control": _KEEP})
+
+
+def parsed_filters(written: str | None) -> list[Filter]:
+    """Read the filters of a query string.
+
+    Raises:
+        QueryError: they are not JSON, or not filters.
+    """
+    if not written:
+        return []
+    try:
+        return [one.filter() for one in _FILTERS.validate_json(written)]
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        raise QueryError(f"filters: {first['msg']}") from err
+
+
+def _row(services: Services, index: str | None, item: str) -> Row:
+    try:
+        return services.indexes.get(index).row(item)
+    except QueryError as err:
+        raise ApiError(404, "unknown_item", str(err)) from err

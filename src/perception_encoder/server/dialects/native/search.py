@@ -1,0 +1,160 @@
+"""POST /v1/search: pictures of a table that fit words, pictures, items, or sums of them."""
+
+import asyncio
+import base64
+import binascii
+from typing import Final, Literal, Self
+
+import numpy as np
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from perception_encoder.errors import QueryError
+from perception_encoder.pipeline.calibration import Cutoffs
+from perception_encoder.pipeline.search import SearchOptions
+from perception_encoder.server.core.filters import Filter, FilterValue, Operator
+from perception_encoder.server.core.queries import Term
+from perception_encoder.server.dialects.native.rows import described_hit
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+from perception_encoder.server.vectors import as_base64
+from perception_encoder.types import Embeddings
+
+MOST_HITS: Final = 1000
+MOST_DEEP: Final = 10_000
+
+
+class FilterBody(BaseModel):
+    """A condition on a column of the table; all of a request's must be met."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    column: str
+    op: Operator = "="
+    value: FilterValue | list[FilterValue] | None = Field(default=None, union_mode="left_to_right")
+
+    def filter(self) -> Filter:
+        """Return the condition as the table's side knows it."""
+        return Filter(self.column, self.op, self.value)
+
+
+class TermBody(BaseModel):
+    """One part of a query: exactly one of text, image, item and vector."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: float = Field(
+        default=1.0, ge=-100, le=100, allow_inf_nan=False, description="Negative: wanted far away."
+    )
+    text: str | None = None
+    image: str | None = Field(
+        default=None, description="Base64, a data URI, or a URL where enabled."
+    )
+    item: str | None = Field(default=None, description="The id of an item: more like this.")
+    vector: str | None = Field(default=None, description="`query.vector` of an earlier reply.")
+
+    @model_validator(mode="after")
+    def _one_of_four(self) -> Self:
+        given = [one for one in (self.text, self.image, self.item, self.vector) if one is not None]
+        if len(given) != 1:
+            raise ValueError("give one of text, image, item and vector")
+        return self
+
+
+class SearchBody(BaseModel):
+    """What is searched for, where, and which of the hits are wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "terms": [{"text": "red heart"}, {"text": "drawing", "weight": -0.5}],
+                "k": 20,
+                "filters": [{"column": "width", "op": ">=", "value": 100}],
+            }
+        },
+    )
+
+    index: str | None = Field(
+        default=None, description="One of GET /v1/indexes; default: the first."
+    )
+    terms: list[TermBody] = Field(min_length=1, max_length=32)
+    k: int = Field(default=50, ge=1, le=MOST_HITS)
+    offset: int = Field(
+        default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
+    )
+    filters: list[FilterBody] = Field(default=[], max_length=32)
+    threshold: float | Literal["strong", "weak"] | None = Field(
+        default=None, description="The lowest cosine of a hit, or its lowest label."
+    )
+    unique: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Fold hits of that cosine under the best of them (0.95).",
+    )
+    exact: bool = Field(default=False, description="Look at every vector, also of a large table.")
+    include_own: bool = Field(default=False, description="Items of the query may be hits of it.")
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the route."""
+
+    @router.post(
+        "/v1/search",
+        summary="Search a table",
+        description=(
+            "For the next page send `query.vector` back as the only term and `next_offset` as "
+            "`offset`: nothing is embedded again. `query.cutoffs` are the cosines from which on "
+            "hits are strong and weak."
+        ),
+    )
+    async def search(body: SearchBody) -> Response:
+        served = services.indexes.get(body.index)
+        query = await services.queries.read(served, await _terms(services, body.terms))
+        calibration = await services.queries.calibration(served, query)
+        options = SearchOptions(
+            k=body.k,
+            offset=body.offset,
+            threshold=body.threshold,
+            where=await asyncio.to_thread(served.where, [one.filter() for one in body.filters]),
+            exact=body.exact,
+            unique=body.unique,
+        )
+        found = await asyncio.to_thread(
+            served.search, query, options, calibration, leave_out_own=not body.include_own
+        )
+        cutoffs = calibration.cutoffs(query) if calibration else None
+        is_last = len(found) < body.k or body.offset + body.k > MOST_DEEP
+        return json_reply(
+            {
+                "index": served.name,
+                "query": {"vector": as_base64(query.vector), "cutoffs": _described(cutoffs)},
+                "hits": [described_hit(one) for one in found],
+                "offset": body.offset,
+                "next_offset": None if is_last else body.offset + body.k,
+            }
+        )
+
+
+async def _terms(services: Services, bodies: list[TermBody]) -> list[Term]:
+    terms = []
+    for number, body in enumerate(bodies):
+        image = vector = None
+        if body.image is not None:
+            image = await services.images.load(body.image, item=f"term {number}")
+        if body.vector is not None:
+            vector = _vector(body.vector)
+        terms.append(Term(body.weight, body.text, image, body.item, vector))
+    return terms
+
+
+def _vector(written: str) -> Embeddings:
+    try:
+        return np.frombuffer(base64.b64decode(written, validate=True), "<f4").astype(np.float32)
+    except (binascii.Error, ValueError) as err:
+        raise QueryError("a term's vector must be base64 of float32 numbers") from err
+
+
+def _described(cutoffs: Cutoffs | None) -> dict[str, float] | None:
+    return None if cutoffs is None else {"strong": cutoffs.strong, "weak": cutoffs.weak}

@@ -1,0 +1,71 @@
+"""What the server's log looks like: a line of text or of JSON for each event.
+
+Nothing that is logged holds keys or pictures: request lines come without their query strings, and
+bodies are never written.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+_FIELDS: Final = (
+    "request_id", "client", "dialect", "route", "status", "milliseconds", "bytes_in", "error"
+)  # fmt: skip
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        event: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in _FIELDS:
+            if getattr(record, name, None) is not None:
+                event[name] = getattr(record, name)
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; of a request also its id and time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = super().format(record)
+        request_id = getattr(record, "request_id", None)
+        if request_id is None:
+            return line
+        return f"{line} {getattr(record, 'milliseconds', 0)} ms {request_id}"
+
+
+def log_config(form: Literal["text", "json"]) -> dict[str, Any]:
+    """Return a configuration for `logging.config.dictConfig`."""
+    here = __name__
+    formatter = (
+        {"()": f"{here}.JsonFormatter"}
+        if form == "json"
+        else {"()": f"{here}.TextFormatter", "format": "%(asctime)s %(levelname)s %(message)s"}
+    )
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatter},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "stream": "ext://sys.stderr",
+            }
+        },
+        "loggers": {
+            "perception_encoder": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        },
+    }

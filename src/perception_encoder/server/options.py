@@ -1,0 +1,122 @@
+"""What a server may do and how much of it: plain values, filled in by `pe serve` or a program."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from perception_encoder.types import BackendName, Precision
+
+MIB: Final = 2**20
+
+
+def default_decode_threads() -> int:
+    """One thread for each core that may be used; decoding leaves the interpreter's lock."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSettings:
+    """How requests share forward passes, for each model and modality.
+
+    Attributes:
+        max_batch: pictures or texts computed at once.
+        max_wait_ms: how long the first of a batch waits for others that are on their way.
+        capacity: pictures or texts that are decoded or waiting; more are answered 429.
+        timeout_seconds: an item that was not computed by then is answered 503.
+        decode_threads: that decode pictures, shared by all models.
+    """
+
+    max_batch: int = 64
+    max_wait_ms: float = 3.0
+    capacity: int = 1024
+    timeout_seconds: float = 60.0
+    decode_threads: int = field(default_factory=default_decode_threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Which models may be used, and when they are in memory.
+
+    Attributes:
+        names: registered ids, files or folders; the first is the default. Those of tables join
+            them. Nothing else can be asked for over HTTP.
+        preload: open them at the start instead of at their first use.
+        unload_after_seconds: give the memory back of a model nobody used for so long; None never.
+        max_bytes: of weights in memory; models used longest ago go first. None for no limit.
+        device: as in `AutoModel.from_pretrained`, likewise the next two.
+        random_weights: made-up weights, for measuring speed.
+    """
+
+    names: tuple[str, ...] = ("pe-nano",)
+    preload: bool = True
+    unload_after_seconds: float | None = None
+    max_bytes: int | None = None
+    device: str = "auto"
+    backend: BackendName | Literal["auto"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+    random_weights: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """Which pictures are taken.
+
+    Attributes:
+        max_bytes: of one encoded picture.
+        max_pixels: of one picture, refused from its header.
+        allow_urls: fetch pictures that requests name by https URL.
+        allow_http: also by http.
+        url_timeout_seconds: for one picture, redirects included.
+        allow_remote_items: show pictures of a table that lie behind a network.
+    """
+
+    max_bytes: int = 32 * MIB
+    max_pixels: int = 64_000_000
+    allow_urls: bool = False
+    allow_http: bool = False
+    url_timeout_seconds: float = 10.0
+    allow_remote_items: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessSettings:
+    """Who may ask, and how much.
+
+    Attributes:
+        key_hashes: SHA-256 of each accepted key, hex; see `access.hashed`. None accepted: everyone
+            may ask.
+        requests_per_minute: of one key, or of one address where there are no keys; None: any.
+        cors_origins: origins whose pages may ask; none by default.
+        max_body_bytes: of one request.
+        max_items: pictures and texts of one request.
+        body_timeout_seconds: a body that has not arrived by then is answered 408.
+        max_connections: open at once; more are answered 503.
+    """
+
+    key_hashes: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 64 * MIB
+    max_items: int = 512
+    body_timeout_seconds: float = 30.0
+    max_connections: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Everything a server is told at its start.
+
+    Attributes:
+        indexes: tables to search: folders, or URIs such as `s3://…`.
+        cache_folder: where thumbnails are kept; None keeps none.
+        serve_page: offer the page for people at `/`.
+    """
+
+    models: ModelSettings = field(default_factory=ModelSettings)
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    images: ImageSettings = field(default_factory=ImageSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    indexes: tuple[str, ...] = ()
+    cache_folder: Path | None = None
+    serve_page: bool = True

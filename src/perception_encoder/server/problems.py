@@ -1,0 +1,137 @@
+"""From an error to an HTTP status, a stable code and a message: the same for every dialect.
+
+A dialect only decides what the reply's body looks like.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from perception_encoder import errors
+
+_SERVER_FAULT: Final = "the server failed; its log says more under this request's id"
+
+
+@dataclass(frozen=True)
+class ItemProblem:
+    """What is wrong with one picture or text of a request: its position from 0, code, message."""
+
+    position: int
+    code: str
+    message: str
+
+
+class ApiError(HTTPException):
+    """A request that is answered with an error; raise it anywhere below a route.
+
+    Attributes:
+        code: stable, for programs: "invalid_image", "queue_full", …
+        message: for people: what happened, to which item, what to do.
+        items: where single pictures or texts are to blame, each of them.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        items: tuple[ItemProblem, ...] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.code = code
+        self.message = message
+        self.items = items
+
+    def native(self) -> dict[str, Any]:
+        """Return the body of the native reply: {"error": {"code", "message", "items"?}}."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.items:
+            error["items"] = [
+                {"index": item.position, "code": item.code, "message": item.message}
+                for item in self.items
+            ]
+        return {"error": error}
+
+
+_STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
+    (errors.QueueFullError, 429, "queue_full"),
+    (errors.ServingError, 503, "unavailable"),
+    (errors.ImageTooLargeError, 400, "image_too_large"),
+    (errors.ImageReferenceError, 400, "invalid_image_reference"),
+    (errors.ImageFetchError, 400, "image_fetch_failed"),
+    (errors.ImageError, 400, "invalid_image"),
+    (errors.QueryError, 400, "invalid_query"),
+    (errors.UnsupportedOperationError, 400, "unsupported_by_model"),
+    (errors.TokenizerNotFoundError, 503, "model_unavailable"),
+    (errors.UnknownModelError, 404, "unknown_model"),
+    (errors.IndexNotFoundError, 404, "unknown_index"),
+    (errors.IndexMismatchError, 409, "index_of_another_model"),
+    (errors.IndexError_, 503, "index_unavailable"),
+    (errors.CheckpointError, 503, "model_unavailable"),
+    (errors.DownloadError, 503, "model_unavailable"),
+    (errors.BackendUnavailableError, 503, "model_unavailable"),
+)
+
+
+def as_api_error(err: Exception) -> ApiError:
+    """Return the answer to an error; 500 without details for one that nobody expected."""
+    if isinstance(err, ApiError):
+        return err
+    if isinstance(err, RequestValidationError):
+        return ApiError(422, "invalid_request", _validation_message(err))
+    if isinstance(err, HTTPException):
+        return ApiError(
+            err.status_code, _code_of(err.status_code), str(err.detail), headers=err.headers
+        )
+    for kind, status, code in _STATUS:
+        if isinstance(err, kind):
+            headers = {}
+            if isinstance(err, errors.ServingError):
+                headers["Retry-After"] = str(err.retry_after_seconds)
+            return ApiError(status, code, str(err), headers=headers)
+    return ApiError(500, "internal", _SERVER_FAULT)
+
+
+def item_problem(position: int, err: errors.PerceptionEncoderError) -> ItemProblem:
+    """Say what is wrong with one item of a request."""
+    known = as_api_error(err)
+    return ItemProblem(position, known.code, known.message)
+
+
+def items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int) -> ApiError:
+    """Return the 400 for a request some of whose items cannot be used.
+
+    Args:
+        failed: by position, why.
+        count: of the request's items.
+    """
+    items = tuple(item_problem(position, failed[position]) for position in sorted(failed))
+    first = items[0]
+    more = f" ({len(items)} of {count} items cannot be used)" if len(items) > 1 else ""
+    return ApiError(400, first.code, f"{first.message}{more}", items=items)
+
+
+def _validation_message(err: RequestValidationError) -> str:
+    parts = []
+    for one in err.errors()[:5]:
+        place = ".".join(str(step) for step in one["loc"] if step != "body")
+        parts.append(f"{place}: {one['msg']}" if place else str(one["msg"]))
+    return "; ".join(parts) or "the request does not have the form of this route"
+
+
+def _code_of(status: int) -> str:
+    return {
+        400: "invalid_request",
+        401: "unauthorized",
+        404: "unknown_route",
+        405: "wrong_method",
+        408: "timeout",
+        413: "too_large",
+        422: "invalid_request",
+        429: "rate_limited",
+    }.get(status, "error")

@@ -1,0 +1,82 @@
+"""Runs the app on uvicorn: connections, time for heads of requests, logs, an orderly end."""
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final, Literal
+
+import uvicorn
+
+from perception_encoder.server.app import create_app
+from perception_encoder.server.logs import log_config
+from perception_encoder.server.options import ServerSettings
+from perception_encoder.server.protocol import TimedProtocol
+
+logger = logging.getLogger(__name__)
+
+_KEEP_ALIVE_SECONDS: Final = 15
+_FINISH_SECONDS: Final = 30  # for requests that were accepted when the server is told to end
+
+
+def run_server(
+    settings: ServerSettings,
+    *,
+    host: str,
+    port: int,
+    log_format: Literal["text", "json"] = "text",
+    announce: Callable[[str], None] = logger.info,
+) -> None:
+    """Answer requests until SIGINT or SIGTERM, then finish what was accepted.
+
+    Args:
+        settings: see `ServerSettings`.
+        host: address to listen on.
+        port: 0 takes a free one.
+        log_format: of the log on stderr.
+        announce: is told where the server listens.
+
+    Raises:
+        IndexNotFoundError, IndexStorageError: a table cannot be opened.
+        OSError: the address cannot be listened on.
+    """
+    server = uvicorn.Server(uvicorn_config(settings, host=host, port=port, log_format=log_format))
+    with _listening(host, port) as listener:
+        address = listener.getsockname()
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        announce(f"listening on http://{shown}:{address[1]}")
+        server.run(sockets=[listener])
+
+
+def uvicorn_config(
+    settings: ServerSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    log_format: Literal["text", "json"] | None = None,
+) -> uvicorn.Config:
+    """Return how uvicorn runs the app; without a log format logging is left as it is."""
+    return uvicorn.Config(
+        create_app(settings),
+        host=host,
+        port=port,
+        http=TimedProtocol,
+        ws="none",
+        log_config=None if log_format is None else log_config(log_format),
+        access_log=False,  # `edge` writes a line of its own, without query strings
+        server_header=False,
+        limit_concurrency=settings.access.max_connections,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_FINISH_SECONDS,
+    )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), port))
+    except OSError as err:
+        listener.close()
+        raise OSError(f"cannot listen on {host} port {port}: {err.strerror}") from err
+    return listener

@@ -1,0 +1,77 @@
+"""What a dialect is given: models, tables, pictures, access. Made once by `create_app`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from perception_encoder.errors import ImageError
+from perception_encoder.server.access import Access
+from perception_encoder.server.core.engines import Engines
+from perception_encoder.server.core.images import ImageLoader
+from perception_encoder.server.core.indexes import Indexes
+from perception_encoder.server.core.queries import Queries
+from perception_encoder.server.core.thumbnails import Thumbnails
+from perception_encoder.server.metrics import Metrics
+from perception_encoder.server.options import ServerSettings
+from perception_encoder.server.problems import ApiError
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything behind the routes.
+
+        async with services.engines.use(body.model) as engine:  # None: the default model
+            texts = await engine.embed_texts(["a cat"])  # (1, E) float32, unit length
+            pictures = await engine.embed_images(await services.load_images(references))
+            vectors = pictures.require()  # raises the first bad picture's error, or:
+            pictures.errors  # {position: ImageError}
+
+    Attributes:
+        settings: what the server was told at its start.
+        engines: the models; see `core.engines.Engines`.
+        images: from what a request says of a picture to its bytes.
+        indexes: the tables; see `core.indexes`.
+        queries: terms to a query's vector, and what scores mean.
+        thumbnails: small copies of tables' pictures, kept on disk.
+        access: keys, sessions and rates.
+        metrics: counters.
+    """
+
+    settings: ServerSettings
+    engines: Engines
+    images: ImageLoader
+    indexes: Indexes
+    queries: Queries
+    thumbnails: Thumbnails
+    access: Access
+    metrics: Metrics
+
+    async def load_images(self, references: Sequence[str | bytes]) -> list[bytes | ImageError]:
+        """Return the encoded pictures of a request, in order; an error stands for a bad one.
+
+        Args:
+            references: bytes, data URIs, base64, or URLs where they are enabled; see
+                `core.images.ImageLoader.load`.
+
+        Raises:
+            ApiError: 400, more than `max_items`.
+        """
+        self.check_count(len(references), "pictures")
+        return [await self._load(reference, n) for n, reference in enumerate(references)]
+
+    def check_count(self, count: int, what: str) -> None:
+        """Refuse a request of more items than one may have.
+
+        Raises:
+            ApiError: 400.
+        """
+        most = self.settings.access.max_items
+        if count > most:
+            raise ApiError(
+                400, "too_many_items", f"{count} {what} are more than the {most} of one request"
+            )
+
+    async def _load(self, reference: str | bytes, position: int) -> bytes | ImageError:
+        try:
+            return await self.images.load(reference, item=f"image {position}")
+        except ImageError as err:
+            return err
