@@ -11,6 +11,7 @@ import typer
 
 from perception_encoder import __version__
 from perception_encoder.cli import (
+    bench,
     compare,
     demo,
     doctor,
@@ -20,6 +21,7 @@ from perception_encoder.cli import (
     maintenance,
     models,
     searching,
+    serve,
     tables,
 )
 from perception_encoder.cli.help import examples_kept
@@ -48,6 +50,8 @@ for _command in (
     models.list_models,
     models.download,
     doctor.doctor,
+    bench.bench,
+    serve.serve,
 ):
     app.command(_command.__name__.removeprefix("list_"))(examples_kept(_command))
 for _command in (searching.search, searching.similar):

@@ -1,0 +1,172 @@
+"""`pe bench`: what each model, engine and precision costs on this machine, and how exact it is."""
+
+import os
+import platform
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perception_encoder import __version__
+from perception_encoder.cli.options import DeviceOption, JsonOption
+from perception_encoder.cli.output import say, write_json, write_table
+
+if TYPE_CHECKING:
+    from perception_encoder.pipeline.bench import Drift, Row
+
+_HEADER = [
+    "model", "engine", "precision", "pictures/s", "batch", "of peak", "1 picture", "texts/s",
+    "1 text", "12 MP JPEG", "memory", "pictures agree", "texts agree",
+]  # fmt: skip
+_LEGEND = (
+    "pictures/s: prepared pictures at the best batch · of peak: of this machine's own rate of "
+    "matrix products in that precision\n1 picture, 1 text: until its vector is there · 12 MP JPEG: "
+    "decoding and resizing one file on one core · memory: the most the process held\n"
+    "agree: lowest cosine with the vectors of fp32"
+)
+
+
+class Engine(Enum):
+    """Engines that can be named, in a form that typer takes several of."""
+
+    TORCH = "torch"
+    OPENVINO = "openvino"
+    ONNX = "onnx"
+
+
+class NumberFormat(Enum):
+    """Precisions that can be named, likewise."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+def bench(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="Model id or path; again for more. Default: the five PE-Core."
+        ),
+    ] = None,
+    backend: Annotated[
+        list[Engine] | None,
+        typer.Option(help="Engine; again for more. Default: all that are installed."),
+    ] = None,
+    precision: Annotated[
+        list[NumberFormat] | None,
+        typer.Option(help="Number format; again for more. Default: fp32, bf16 and int8."),
+    ] = None,
+    device: DeviceOption = "auto",
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Fewer rounds, and only the engine that would be chosen."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw speed against published accuracy: .png, .svg, .pdf.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the models on this machine: speed, memory, and what a precision changes.
+
+    Weights that are not here are made up, not downloaded: speed and memory do not depend on them.
+    Everything takes a while, the largest model most of it.
+
+    Example:
+        pe bench --quick
+        pe bench --model PE-Core-B16-224 --model PE-Core-T16-384 --plot speed.png
+    """
+    from perception_encoder.pipeline.bench import BenchOptions, Row
+    from perception_encoder.pipeline.bench import bench as measured
+    from perception_encoder.pipeline.bench.plot import check_plot, plot_speed
+
+    if plot is not None:
+        check_plot(plot)
+    options = BenchOptions(
+        **({"models": model} if model else {}),
+        backends=[choice.value for choice in backend] if backend else None,
+        precisions=[choice.value for choice in precision] if precision else None,
+        device=device,
+        is_quick=quick,
+    )
+    rows: list[Row] = []
+    for outcome in measured(options):
+        if not isinstance(outcome, Row):
+            case = f"{outcome.model}, {outcome.backend}, {outcome.precision}"
+            say(f"{case.removesuffix(', -, -')}: left out: {outcome.reason}")
+            continue
+        rows.append(outcome)
+        if as_json:
+            write_json(asdict(outcome) | _surroundings())
+        else:
+            figures = outcome.figures
+            say(
+                f"{outcome.label}, {figures.backend}, {figures.precision}: "
+                f"{_short(figures.pictures_per_second)} pictures/s"
+            )
+    if not rows:
+        say("pe: nothing could be measured")
+        raise typer.Exit(1)
+    if not as_json:
+        write_table(_HEADER, [_cells(row) for row in rows])
+        say(f"\n{_LEGEND}")
+        _say_what_was_made_up(rows)
+    if plot is not None:
+        plot_speed(rows, plot, title=f"Perception Encoder on {_machine()}")
+        say(f"{plot}: speed against published accuracy")
+
+
+def _cells(row: "Row") -> list[str]:
+    figures = row.figures
+    peak = figures.peak_device_bytes or figures.peak_bytes
+    return [
+        row.label,
+        figures.backend,
+        figures.precision,
+        _short(figures.pictures_per_second),
+        str(figures.picture_batch),
+        "-" if row.fraction is None else f"{row.fraction:.0%}",
+        f"{_short(figures.picture_ms)} ms",
+        _short(figures.texts_per_second),
+        "-" if figures.text_ms is None else f"{_short(figures.text_ms)} ms",
+        f"{_short(figures.decode_ms)} ms",
+        "-" if peak is None else f"{peak / 2**20:,.0f} MB",
+        _cosine(row.picture_drift),
+        _cosine(row.text_drift),
+    ]
+
+
+def _short(value: float | None) -> str:
+    """Three figures, as a person reads them."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _cosine(drift: "Drift | None") -> str:
+    return "-" if drift is None else f"{drift.worst:.6f}"
+
+
+def _say_what_was_made_up(rows: "list[Row]") -> None:
+    made_up = dict.fromkeys(row.label for row in rows if row.has_made_up_weights)
+    if made_up:
+        say(
+            f"weights of {', '.join(made_up)} are not on this machine and were made up: speed and "
+            "memory are right, agreement is of the made-up ones"
+        )
+
+
+def _surroundings() -> dict[str, str]:
+    return {
+        "machine": _machine(),
+        "python": platform.python_version(),
+        "perception_encoder": __version__,
+    }
+
+
+def _machine() -> str:
+    """Return the processor's kind and number of cores."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"

@@ -1,0 +1,87 @@
+"""What is measured, as plain data. Knows neither how nor of whom."""
+
+from dataclasses import dataclass
+
+from perception_encoder.types import EngineName, Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What one engine did with one model, medians of several rounds.
+
+    Attributes:
+        backend: the engine that computed, and on which device, in which precision.
+        open_seconds: from the call to a model that is ready.
+        picture_ms: one prepared picture to its vector.
+        pictures_per_second: prepared pictures, at the best batch size.
+        picture_batch: that batch size.
+        text_ms: one caption, tokenizing included; None for models that read no text here.
+        texts_per_second: captions of 6 to 10 words, at the best batch size.
+        text_batch: that batch size.
+        decode_ms: a JPEG file of 12 megapixels to the model's square, on one core.
+        peak_bytes: the most memory the process held; None where the system does not tell.
+        peak_device_bytes: the most memory held on a CUDA device.
+    """
+
+    backend: EngineName
+    device: str
+    precision: Precision
+    open_seconds: float
+    picture_ms: float
+    pictures_per_second: float
+    picture_batch: int
+    text_ms: float | None
+    texts_per_second: float | None
+    text_batch: int | None
+    decode_ms: float
+    peak_bytes: int | None
+    peak_device_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Cosines of vectors with those of fp32 and the same weights; 1 is no drift."""
+
+    worst: float
+    mean: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model with one engine and precision.
+
+    Attributes:
+        model: its registered id, or the path that was given.
+        has_made_up_weights: speed and memory do not depend on weights, but drift does.
+        imagenet_accuracy: published zero-shot top-1, percent; see `registry.ModelEntry`.
+        operations: of one picture.
+        ceiling: operations a second of the device's own matrix product in this precision.
+        fraction: of the ceiling that was reached with pictures, 0 to 1.
+        picture_drift: over pictures of the bundled gallery.
+        text_drift: over captions.
+    """
+
+    model: str
+    has_made_up_weights: bool
+    imagenet_accuracy: float | None
+    figures: Figures
+    operations: int
+    ceiling: float | None
+    fraction: float | None
+    picture_drift: Drift | None
+    text_drift: Drift | None
+
+    @property
+    def label(self) -> str:
+        """The model's name without its owner, for tables and plots."""
+        return self.model.removeprefix("perception-encoder/")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What could not be measured, and why."""
+
+    model: str
+    backend: str
+    precision: str
+    reason: str

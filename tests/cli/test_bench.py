@@ -1,0 +1,82 @@
+"""`pe bench` as people run it, on tiny models and on one whose weights are made up."""
+
+from pathlib import Path
+
+import pytest
+import small_models
+from command import lines, output, pe, pe_ending
+
+from perception_encoder.registry.operations import image_operations
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("core")
+    with small_models.open_tiny() as model:
+        return model.save_pretrained(folder / "core")
+
+
+def bench(*arguments: object, folder: Path):
+    return pe("bench", "--backend", "torch", "--quick", *map(str, arguments), folder=folder)
+
+
+def test_each_precision_is_a_row_compared_with_fp32(core: Path, tmp_path: Path) -> None:
+    asked = ("--model", core, "--precision", "bf16", "--precision", "fp32", "--json")
+    fp32, bf16 = lines(bench(*asked, folder=tmp_path))
+    config = small_models.CORE
+    for row, precision in ((fp32, "fp32"), (bf16, "bf16")):
+        figures = row["figures"]
+        assert (figures["backend"], figures["precision"]) == ("torch", precision)
+        assert figures["pictures_per_second"] > 0
+        assert figures["text_ms"] > 0
+        assert figures["decode_ms"] > 1  # 12 megapixels
+        assert figures["peak_bytes"] > 2**26
+        assert row["model"] == str(core)
+        assert row["has_made_up_weights"] is False
+        assert row["operations"] == image_operations(config.vision, config.embed_dim)
+        reached = figures["pictures_per_second"] * row["operations"] / row["ceiling"]
+        assert row["fraction"] == pytest.approx(reached)
+    assert fp32["picture_drift"]["worst"] == pytest.approx(1, abs=1e-6)
+    for name in ("picture_drift", "text_drift"):
+        assert 0.99 < bf16[name]["worst"] <= bf16[name]["mean"] < 1
+
+
+def test_drift_is_told_where_fp32_is_not_measured(core: Path, tmp_path: Path) -> None:
+    (row,) = lines(bench("--model", core, "--precision", "bf16", "--json", folder=tmp_path))
+    assert 0.99 < row["text_drift"]["worst"] < 1
+
+
+def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(tmp_path: Path) -> None:
+    with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:
+        folder = model.save_pretrained(tmp_path / "pictures")
+    finished = bench("--model", folder, "--precision", "fp32", folder=tmp_path)
+    header, line = output(finished).splitlines()
+    cells = line[header.index("engine") :].split()
+    assert cells[:2] == ["torch", "fp32"]
+    assert cells.count("-") == 3  # texts/s, 1 text, texts agree
+    assert "made up" not in finished.stderr
+
+
+def test_what_an_engine_cannot_do_is_left_out_and_said(core: Path, tmp_path: Path) -> None:
+    asked = ("--model", core, "--precision", "fp32", "--precision", "int8", "--json")
+    finished = bench(*asked, folder=tmp_path)
+    assert [row["figures"]["precision"] for row in lines(finished)] == ["fp32"]
+    assert "torch, int8: left out" in finished.stderr
+    nothing = bench("--model", core, "--precision", "int8", folder=tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert "nothing could be measured" in nothing.stderr
+
+
+def test_weights_that_are_not_here_are_made_up_and_that_is_said(tmp_path: Path) -> None:
+    asked = ("--model", "PE-Spatial-T16-512", "--precision", "fp32")
+    finished = bench(*asked, folder=tmp_path)
+    assert output(finished).splitlines()[1].startswith("PE-Spatial-T16-512  torch")
+    assert "PE-Spatial-T16-512 are not on this machine and were made up" in finished.stderr
+
+
+def test_mistakes_are_found_before_anything_is_measured(core: Path, tmp_path: Path) -> None:
+    plot = ("--plot", str(tmp_path / "nowhere" / "speed.png"))
+    wrong = pe_ending("bench", "--model", str(core), *plot, folder=tmp_path, returns=1)
+    assert "choose a folder that exists" in wrong.stderr
+    wrong = pe_ending("bench", "--model", "PE-Core-X", folder=tmp_path, returns=1)
+    assert "no model is named 'PE-Core-X'" in wrong.stderr
