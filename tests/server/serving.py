@@ -1,0 +1,131 @@
+"""Runs real servers for tests: the app on uvicorn, on a free loopback port, in a thread."""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+from small_models import drawing, open_tiny
+
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.index import Index, Row
+from perception_encoder.server import ServerSettings, create_app
+from perception_encoder.server.protocol import TimedProtocol
+from perception_encoder.server.services import Services
+
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers, and a client of it."""
+
+    url: str
+    port: int
+    app: FastAPI
+    client: httpx2.Client
+    model: EmbeddingModel
+    """What the server computes with, to compare replies with."""
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.services
+        return services
+
+
+@contextmanager
+def running(
+    settings: ServerSettings | None = None,
+    *,
+    model: EmbeddingModel | None = None,
+    open_model: Callable[[str], EmbeddingModel] | None = None,
+    change: Callable[[FastAPI], None] = lambda _: None,
+) -> Iterator[Running]:
+    """Start a server over a tiny model (or the one given), and end it in order.
+
+    Args:
+        settings: the defaults, if None.
+        model: given to the server, which closes it.
+        open_model: opens models by name instead.
+        change: is given the app before it runs.
+    """
+    model = model or open_tiny()
+    app = create_app(settings or ServerSettings(), open_model=open_model or (lambda _: model))
+    change(app)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, port=0, http=TimedProtocol, ws="none", log_config=None, access_log=False,
+            timeout_graceful_shutdown=10,
+        )
+    )  # fmt: skip
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until = time.monotonic() + START_SECONDS
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < until, "the server did not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with httpx2.Client(base_url=url, timeout=30) as client:
+            while client.get("/readiness").status_code != 200:
+                assert time.monotonic() < until, "the server is not ready"
+                time.sleep(0.01)
+            yield Running(url, port, app, client, model)
+    finally:
+        server.should_exit = True
+        thread.join(START_SECONDS)
+        assert not thread.is_alive(), "the server did not end"
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    """A picture's file."""
+    out = io.BytesIO()
+    image.save(out, form)
+    return out.getvalue()
+
+
+def picture(seed: int, width: int = 40, height: int = 30) -> bytes:
+    """A PNG unlike those of other seeds."""
+    return encoded(drawing(seed, width, height))
+
+
+def in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def data_uri(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{in_base64(data)}"
+
+
+def make_table(path: Path, model: EmbeddingModel, files: list[Path]) -> Index:
+    """A table of those files; each row has its number, and a colour or none."""
+    rows = []
+    for number, file in enumerate(files):
+        with Image.open(file) as image:
+            width, height = image.size
+        status = file.stat()
+        metadata = {"number": number, "colour": ("red", "blue")[number % 2]}
+        if number % 5 == 4:
+            del metadata["colour"]
+        rows.append(
+            Row(
+                uri=str(file),
+                width=width,
+                height=height,
+                bytes=status.st_size,
+                mtime=status.st_mtime_ns,
+                metadata=metadata,
+            )
+        )
+    index = Index.create(path, model.identity)
+    index.add(rows, model.embed_images(files))
+    return index

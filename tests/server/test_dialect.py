@@ -1,0 +1,135 @@
+"""What a dialect can count on: the contract for whoever adds one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import APIRouter, FastAPI, Request, Response
+from pydantic import BaseModel
+from server.serving import data_uri, picture, running
+
+from perception_encoder.errors import QueryError
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.access import hashed
+from perception_encoder.server.dialect import Dialect
+from perception_encoder.server.options import AccessSettings
+from perception_encoder.server.problems import ApiError
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+
+KEY = "a-key-of-some-length"
+
+
+class Body(BaseModel):
+    images: list[str] = []
+    texts: list[str] = []
+    api_key: str | None = None
+
+
+def build(services: Services) -> APIRouter:
+    router = DIALECT.router()
+
+    @router.post("/mine/embed")
+    async def embed(request: Request, body: Body) -> Response:
+        services.access.admit(request, [body.api_key])
+        async with services.engines.use(None) as engine:
+            pictures = await engine.embed_images(await services.load_images(body.images))
+            texts = await engine.embed_texts(body.texts)
+        return json_reply({"images": pictures.require(), "texts": texts})
+
+    @router.post("/mine/fail/{how}")
+    async def fail(how: str) -> Response:
+        if how == "api":
+            raise ApiError(418, "teapot", "short and stout")
+        if how == "query":
+            raise QueryError("no such thing")
+        raise RuntimeError("with a secret")
+
+    return router
+
+
+def error_body(answer: ApiError, err: Exception) -> Any:
+    return {"oops": answer.message, "status": answer.status_code, "type": type(err).__name__}
+
+
+DIALECT = Dialect("mine", build, error_body=error_body, needs_key=False)
+
+
+def with_mine(app: FastAPI) -> None:
+    app.include_router(build(app.state.services))
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running(change=with_mine) as running_server:
+        yield running_server
+
+
+def test_pictures_and_texts_come_back_as_the_model_embeds_them(server):
+    files = [picture(1), picture(2, 25, 50)]
+    body = {"images": [data_uri(file) for file in files], "texts": ["a cat", ""]}
+    reply = server.client.post("/mine/embed", json=body).json()
+    images = server.model.embed_images(files)
+    assert np.allclose(reply["images"], images, atol=2e-5)
+    assert np.allclose(reply["texts"], server.model.embed_text(body["texts"]), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "message", "type_"),
+    [
+        ("api", 418, "short and stout", "ApiError"),
+        ("query", 400, "no such thing", "QueryError"),
+    ],
+)
+def test_errors_have_the_shape_of_the_dialect(server, how, status, message, type_):
+    reply = server.client.post(f"/mine/fail/{how}")
+    assert reply.status_code == status
+    assert reply.json() == {"oops": message, "status": status, "type": type_}
+
+
+def test_an_unexpected_error_says_nothing_of_the_inside(server):
+    reply = server.client.post("/mine/fail/unexpected")
+    assert reply.status_code == 500
+    assert "secret" not in reply.text
+    assert reply.json()["status"] == 500
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"images": "no list"}, 422),
+        ({"images": ["***"]}, 400),
+        ({"images": [data_uri(b"no picture")]}, 400),
+    ],
+)
+def test_bad_bodies_and_pictures_have_the_shape_of_the_dialect(server, body, status):
+    reply = server.client.post("/mine/embed", json=body)
+    assert reply.status_code == status
+    assert set(reply.json()) == {"oops", "status", "type"}
+
+
+def test_json_that_is_none_has_the_shape_of_the_dialect(server):
+    reply = server.client.post(
+        "/mine/embed", content=b"{", headers={"Content-Type": "application/json"}
+    )
+    assert reply.status_code == 422
+    assert reply.json()["type"] == "RequestValidationError"
+
+
+def test_a_dialect_may_take_the_key_from_the_body():
+    settings = ServerSettings(access=AccessSettings(key_hashes=(hashed(KEY),)))
+    with running(settings, change=with_mine) as server:
+        assert server.client.post("/mine/embed", json={"texts": ["a"]}).status_code == 401
+        body = {"texts": ["a"], "api_key": KEY}
+        assert server.client.post("/mine/embed", json=body).status_code == 200
+
+
+def test_every_reply_has_an_id_and_the_headers_of_safety(server):
+    reply = server.client.post("/mine/fail/api", headers={"X-Request-ID": "my-id.1"})
+    assert reply.headers["x-request-id"] == "my-id.1"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert (
+        server.client.get("/nowhere", headers={"X-Request-ID": "no\tgood"}).headers["x-request-id"]
+        != "no\tgood"
+    )
