@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk
-from perception_encoder.preprocess import ImageInput, ImageProcessor
+from perception_encoder.preprocess import ImageInput, ImageProcessor, num_usable_cores
 from perception_encoder.types import ColorFormat, Pixels
 
 _MAX_THREADS = 16  # decoding scales with cores; past this the interpreter's lock is the limit
@@ -55,7 +55,7 @@ class ImageFeed:
         if len(named) <= 1:
             yield from (self._prepare(part, None) for part in parts)
             return
-        num_threads = min(_MAX_THREADS, os.cpu_count() or 1, len(named))
+        num_threads = min(_MAX_THREADS, num_usable_cores(), len(named))
         with ThreadPoolExecutor(num_threads) as pool, ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(self._prepare, parts[0], pool)
             for following in [*parts[1:], None]:

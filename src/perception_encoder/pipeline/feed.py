@@ -4,7 +4,6 @@ One thread lists, a pool reads and decodes, and whoever iterates gets what is do
 sources hold, only a window of it is in memory. Knows nothing of models beyond their preprocessing.
 """
 
-import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from perception_encoder.index.digests import DigestMap, digests_of
 from perception_encoder.pipeline.prepare import Prepared, prepare
 from perception_encoder.pipeline.progress import Progress
 from perception_encoder.pipeline.sources import Item, Source
-from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.preprocess import ImageProcessor, num_usable_cores
 
 _LISTED_AT_ONCE: Final = 256
 _REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
@@ -66,7 +65,7 @@ class Feed:
         self._events = queue.Queue(_WAITING_EVENTS)
         self._window = threading.Semaphore(window)
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._pool = ThreadPoolExecutor(num_usable_cores(), "decode")
         self._remote_pool = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
         self._unfinished = 1  # the listing itself
         self._count_lock = threading.Lock()
