@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index.exact import ExactSearch
+from perception_encoder.index.exact import ExactSearch, product
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.index.searcher.files import DamageError
@@ -148,7 +148,7 @@ class _Best:
         row_ids = searcher.coverage.row_ids(numbers).tolist()
         vectors = vectors_of(batch)
         for query, found in zip(queries, proposed, strict=True):
-            scores = vectors[np.searchsorted(numbers, found.numbers)] @ query
+            scores = product(vectors[np.searchsorted(numbers, found.numbers)], query)
             if np.any(np.abs(scores - found.scores) > searcher.slack):
                 raise DamageError("its vectors are not the table's")
         self._rows |= zip(row_ids, rows_of(batch), strict=True)

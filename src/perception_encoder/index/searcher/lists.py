@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.index.exact import product
 from perception_encoder.index.searcher.fragments import RowNumbers
 from perception_encoder.index.searcher.scan import Found, Selector, merged
 
@@ -57,7 +58,7 @@ class Coarse:
 
     def nearest(self, query: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
         """Return the numbers of the lists whose centres are nearest to a query, best first."""
-        scores = self.centres @ (query @ self.projection)
+        scores = product(self.centres, product(self.projection.T, query))
         probes = min(probes, len(scores))
         nearest = np.argpartition(-scores, probes - 1)[:probes]
         return nearest[np.argsort(-scores[nearest])].astype(np.int64)

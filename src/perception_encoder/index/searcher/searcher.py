@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from perception_encoder.index.exact import SLACK
+from perception_encoder.index.exact import SLACK, product
 from perception_encoder.index.searcher.files import DamageError, Header, SearcherFolder, Tuning
 from perception_encoder.index.searcher.fragments import Coverage, Mask, ReadIds
 from perception_encoder.index.searcher.lists import Coarse, Lists
@@ -93,7 +93,7 @@ class Searcher:
         numbers = self._lists.candidates(query, number, probes, Selector(mask))
         if numbers.size and numbers.max() >= self.header.num_rows:
             raise DamageError("its lists hold rows that there are not")
-        scores = self._vectors.matrix[numbers].astype(np.float32) @ query
+        scores = product(self._vectors.matrix[numbers].astype(np.float32), query)
         order = np.argsort(-scores, kind="stable")
         return Found(scores[order], numbers[order])
 

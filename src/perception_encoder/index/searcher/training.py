@@ -18,13 +18,13 @@ from perception_encoder.index.searcher.fragments import RowNumbers
 from perception_encoder.index.searcher.lists import Coarse
 from perception_encoder.types import Embeddings
 
-SAMPLE_PER_LIST: Final = 64
-_LISTS_PER_ROOT: Final = 2  # num_lists = 2 · sqrt(R)
+SAMPLE_PER_LIST: Final = 40
+_LISTS_PER_ROOT: Final = 4  # num_lists = 4 · sqrt(R)
 _MAX_SAMPLE: Final = 1 << 18
 _DIRECTIONS_SHARE: Final = 4  # one direction for so many numbers of a vector
 _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
-_ITERATIONS: Final = 6
+_ITERATIONS: Final = 4
 _SEED: Final = 1
 
 
