@@ -98,7 +98,8 @@ class ImageFetchError(ImageError):
     def __init__(self, message: str, *, item: str | None = None, reason: str = "failed") -> None:
         super().__init__(message, item=item)
         self.reason = reason
-        """One of "scheme", "host", "address", "redirects", "time", "size", "status", "failed"."""
+        """One of "scheme", "host", "address", "redirects", "time", "size", "kind",
+        "status", "failed"."""
 
 
 class ImageWriteError(ImageError, OSError):

@@ -19,6 +19,7 @@ from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.server.access import Access
 from perception_encoder.server.core.batcher import BatchLimits
 from perception_encoder.server.core.engines import Engines
+from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
 from perception_encoder.server.core.queries import Queries
@@ -26,7 +27,7 @@ from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.dialect import Dialect, error_reply
 from perception_encoder.server.edge import Edge
 from perception_encoder.server.metrics import Metrics
-from perception_encoder.server.options import ServerSettings
+from perception_encoder.server.options import ImageSettings, ServerSettings
 from perception_encoder.server.services import Services
 
 _DIALECTS: Final = (
@@ -96,7 +97,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
     return Services(
         settings=settings,
         engines=engines,
-        images=ImageLoader(None, max_bytes=settings.images.max_bytes),
+        images=ImageLoader(_fetcher(settings.images), max_bytes=settings.images.max_bytes),
         indexes=indexes,
         queries=Queries(engines),
         thumbnails=Thumbnails(
@@ -106,6 +107,16 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         ),
         access=Access(settings.access),
         metrics=metrics,
+    )
+
+
+def _fetcher(images: ImageSettings) -> UrlFetcher | None:
+    if not images.allow_urls:
+        return None
+    return UrlFetcher(
+        allow_http=images.allow_http,
+        timeout_seconds=images.url_timeout_seconds,
+        max_bytes=images.max_bytes,
     )
 
 

@@ -1,0 +1,246 @@
+"""The queue and its worker: sharing, order, limits, and what happens when things go wrong."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from perception_encoder.errors import QueueFullError, WorkerCrashedError
+from perception_encoder.server.core.batcher import Batcher, BatchLimits
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.crashes = 0
+
+    def batch(self, size: int, waited_seconds: float, computed_seconds: float) -> None:
+        assert waited_seconds >= 0
+        assert computed_seconds >= 0
+        self.sizes.append(size)
+
+    def crash(self) -> None:
+        self.crashes += 1
+
+
+def doubled(items: Sequence[int]) -> np.ndarray:
+    return np.array([[2.0 * item] for item in items], np.float32)
+
+
+def made(
+    compute: Callable = doubled, *, max_batch: int = 4, wait: float = 0.02, capacity: int = 100,
+    timeout: float = 20,
+) -> tuple[Batcher[int], Observer]:  # fmt: skip
+    observer = Observer()
+    limits = BatchLimits(
+        max_batch=max_batch, max_wait_seconds=wait, capacity=capacity, timeout_seconds=timeout
+    )
+    return Batcher("a queue", compute, limits, observer), observer
+
+
+async def asked(batcher: Batcher[int], item: int) -> float:
+    with batcher.reserve(1) as place:
+        return float((await batcher.run(place, item))[0])
+
+
+class Gate:
+    """A computation that waits to be let go, and knows what it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.is_open = threading.Event()
+
+    def __call__(self, items: Sequence[int]) -> np.ndarray:
+        self.batches.append(list(items))
+        assert self.is_open.wait(20)
+        return doubled(items)
+
+    async def entered(self, count: int) -> None:
+        while len(self.batches) < count:
+            await asyncio.sleep(0.001)
+
+
+def test_many_askers_share_batches_and_get_their_own_answers():
+    gate = Gate()
+    batcher, observer = made(gate)
+
+    async def run() -> list[float]:
+        first = asyncio.create_task(asked(batcher, 0))
+        await gate.entered(1)
+        others = [asyncio.create_task(asked(batcher, item)) for item in range(1, 10)]
+        await asyncio.sleep(0.01)
+        gate.is_open.set()
+        return [await task for task in (first, *others)]
+
+    assert asyncio.run(run()) == [2.0 * item for item in range(10)]
+    batcher.close(10)
+    assert gate.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]  # longest-waiting first
+    assert observer.sizes == [1, 4, 4, 1]
+
+
+def test_a_batch_waits_for_what_is_on_its_way_but_not_for_ever():
+    gate = Gate()
+    gate.is_open.set()
+    batcher, _ = made(gate, wait=0.2)
+
+    async def run() -> None:
+        with batcher.reserve(2) as place:
+            first = asyncio.create_task(batcher.run(place, 1))
+            await asyncio.sleep(0.02)
+            assert gate.batches == []  # the second one has a place: it is on its way
+            await asyncio.gather(first, batcher.run(place, 2))
+            assert gate.batches == [[1, 2]]
+        with batcher.reserve(2) as place:
+            assert (await batcher.run(place, 3))[0] == 6  # the other never comes
+        assert (await asked(batcher, 4)) == 8
+
+    asyncio.run(run())
+    batcher.close(10)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again():
+    gate = Gate()
+    batcher, _ = made(gate, capacity=3)
+
+    async def run() -> None:
+        tasks = [asyncio.create_task(asked(batcher, 0))]
+        await gate.entered(1)
+        tasks += [asyncio.create_task(asked(batcher, item)) for item in range(1, 4)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(QueueFullError, match="queue is full") as caught:
+            await asked(batcher, 9)
+        assert caught.value.retry_after_seconds >= 1
+        gate.is_open.set()
+        assert [await task for task in tasks] == [0, 2, 4, 6]
+        assert await asked(batcher, 9) == 18  # there is room again
+
+    asyncio.run(run())
+    batcher.close(10)
+
+
+def test_whoever_gives_up_takes_their_item_out():
+    gate = Gate()
+    batcher, _ = made(gate)
+
+    async def run() -> None:
+        first = asyncio.create_task(asked(batcher, 0))
+        await gate.entered(1)
+        gone = [asyncio.create_task(asked(batcher, item)) for item in (1, 2, 3)]
+        stays = asyncio.create_task(asked(batcher, 4))
+        await asyncio.sleep(0.01)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        gate.is_open.set()
+        assert (await first, await stays) == (0, 8)
+
+    asyncio.run(run())
+    batcher.close(10)
+    assert gate.batches == [[0], [4]]
+    assert batcher.num_waiting == 0
+
+
+def test_an_item_that_cannot_be_computed_fails_alone():
+    def picky(items: Sequence[int]) -> np.ndarray:
+        if 3 in items:
+            raise ValueError("not three")
+        return doubled(items)
+
+    gate = Gate()
+
+    def compute(items: Sequence[int]) -> np.ndarray:
+        gate(items)
+        return picky(items)
+
+    batcher, observer = made(compute, max_batch=8)
+
+    async def run() -> list[object]:
+        first = asyncio.create_task(asked(batcher, 0))
+        await gate.entered(1)
+        tasks = [asyncio.create_task(asked(batcher, item)) for item in range(1, 7)]
+        await asyncio.sleep(0.01)
+        gate.is_open.set()
+        await first
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = asyncio.run(run())
+    assert isinstance(outcomes[2], WorkerCrashedError)
+    assert [one for one in outcomes if not isinstance(one, Exception)] == [2, 4, 8, 10, 12]
+    assert observer.crashes == 0
+    batcher.close(10)
+
+
+def test_a_worker_that_ends_is_replaced_and_its_askers_are_told():
+    def compute(items: Sequence[int]) -> np.ndarray:
+        if 13 in items:
+            raise SystemExit("killed")
+        return doubled(items)
+
+    batcher, observer = made(compute)
+
+    async def run() -> None:
+        for _ in range(3):
+            with pytest.raises(WorkerCrashedError, match="replaced"):
+                await asked(batcher, 13)
+            assert await asked(batcher, 1) == 2
+
+    asyncio.run(run())
+    assert observer.crashes == 3
+    batcher.close(10)
+
+
+def test_a_worker_that_hangs_is_replaced():
+    release = threading.Event()
+
+    def compute(items: Sequence[int]) -> np.ndarray:
+        if 13 in items:
+            release.wait(20)
+        return doubled(items)
+
+    batcher, observer = made(compute, timeout=0.2)
+
+    async def run() -> None:
+        with pytest.raises(WorkerCrashedError, match="no answer within"):
+            await asked(batcher, 13)
+        assert await asked(batcher, 1) == 2
+
+    asyncio.run(run())
+    assert observer.crashes == 1
+    release.set()
+    batcher.close(10)
+
+
+def test_closing_finishes_what_was_accepted_and_takes_nothing_new():
+    gate = Gate()
+    batcher, _ = made(gate)
+
+    async def run() -> None:
+        tasks = [asyncio.create_task(asked(batcher, item)) for item in range(6)]
+        await gate.entered(1)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        await asyncio.sleep(0.05)
+        with pytest.raises(WorkerCrashedError, match="shutting down"):
+            await asked(batcher, 9)
+        gate.is_open.set()
+        assert sorted([await task for task in tasks]) == [0, 2, 4, 6, 8, 10]
+        await closing
+
+    asyncio.run(run())
+
+
+def test_results_reach_several_event_loops():
+    batcher, _ = made()
+    answers: dict[int, float] = {}
+
+    def ask(item: int) -> None:
+        answers[item] = asyncio.run(asked(batcher, item))
+
+    threads = [threading.Thread(target=ask, args=(item,)) for item in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {item: 2.0 * item for item in range(8)}
+    batcher.close(10)
