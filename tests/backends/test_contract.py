@@ -9,9 +9,11 @@ from small_models import CLIP, CORE, FP32_ON_CPU, WITHOUT_POOLING, WITHOUT_TEXT,
 
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
 from perception_encoder.checkpoints import locate
-from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
+from perception_encoder.pipeline.export import export_pretrained
 
-BACKENDS = ["torch"]
+BACKENDS = ["torch", "onnx"]
+LAST_LAYER_ONLY = ["onnx"]
 CONFIGS = [CORE, CLIP, WITHOUT_TEXT, WITHOUT_POOLING]
 TOLERANCE = 2e-5
 
@@ -22,13 +24,17 @@ def engine(request):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """Every configuration, saved to a folder."""
+def saved(engine, tmp_path_factory):
+    """Every configuration, in a folder that the engine opens."""
     folder = tmp_path_factory.mktemp("models")
-    return {
-        config.id: open_tiny(config).save_pretrained(folder / config.id.replace("/", "-"))
-        for config in CONFIGS
-    }
+    paths = {}
+    for config in CONFIGS:
+        path = open_tiny(config).save_pretrained(folder / config.id.replace("/", "-"))
+        paths[config.id] = path
+        if engine == "onnx":
+            paths[config.id] = path.with_name(f"{path.name}-onnx")
+            export_pretrained(path, paths[config.id])
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,12 @@ def test_features_are_rows_of_squares(opened, config):
     assert last.shape == (2, vision.grid_size**2, vision.width)
     assert last.dtype == np.float32
     assert np.array_equal(last, backend.features(pixels(config, 2), layer=vision.depth - 1))
-    assert not np.allclose(last, backend.features(pixels(config, 2), layer=0), atol=0.01)
+    if backend.name in LAST_LAYER_ONLY:
+        with pytest.raises(UnsupportedOperationError, match="backend='torch'"):
+            backend.features(pixels(config, 2), layer=0)
+    else:
+        first = backend.features(pixels(config, 2), layer=0)
+        assert not np.allclose(last, first, atol=0.01)
     with pytest.raises(ValueError, match="layer"):
         backend.features(pixels(config, 1), layer=vision.depth)
 

@@ -6,7 +6,13 @@ import torch
 from small_models import CLIP, CORE, WITHOUT_POOLING
 
 from perception_encoder.checkpoints.random_weights import random_model
-from perception_encoder.model.graphs import FeatureGraph, ImageGraph, Normalize, TextGraph
+from perception_encoder.model.graphs import (
+    FeatureGraph,
+    ImageGraph,
+    Normalize,
+    TextGraph,
+    VisionGraph,
+)
 from perception_encoder.registry import find
 
 MODELS = pytest.mark.parametrize("name", ["PE-Core-B16-224", "clip/ViT-B-32"])
@@ -55,3 +61,13 @@ def test_a_lower_precision_normalizes_in_float32_and_gives_float32():
     features = graph(levels(WITHOUT_POOLING))
     assert features.dtype == torch.float32
     assert graph.normalize.mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("config", [CORE, CLIP, WITHOUT_POOLING], ids=lambda config: config.id)
+def test_one_graph_gives_what_two_give(config):
+    model = random_model(config)
+    *vectors, features = VisionGraph(model)(levels(config))
+    assert torch.equal(features, FeatureGraph(model)(levels(config)))
+    assert len(vectors) == int(config.embed_dim is not None)
+    for pooled in vectors:
+        assert torch.equal(pooled, ImageGraph(model)(levels(config)))

@@ -6,6 +6,7 @@ from perception_encoder.backends.base import Backend, ComputeOptions
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.registry import ModelConfig
+from perception_encoder.types import BackendName
 
 
 def open_backend(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
@@ -15,6 +16,8 @@ def open_backend(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
         BackendUnavailableError: that engine, device or precision is not to be had here.
         CheckpointError: the weights do not fit their model.
     """
+    if checkpoint.graphs is not None:
+        return _open_export(checkpoint, checkpoint.graphs.engine, options)
     _require_torch(options)
     from perception_encoder.backends.torch_backend import TorchBackend
 
@@ -31,6 +34,17 @@ def open_random_backend(config: ModelConfig, options: ComputeOptions) -> Backend
     from perception_encoder.backends.torch_backend import TorchBackend
 
     return TorchBackend.with_random_weights(config, options)
+
+
+def _open_export(checkpoint: Checkpoint, engine: BackendName, options: ComputeOptions) -> Backend:
+    if options.backend not in ("auto", engine):
+        raise BackendUnavailableError(
+            f"{checkpoint.path.parent} was exported for backend {engine!r}, so "
+            f"{options.backend!r} cannot run it; open the original weights with that"
+        )
+    from perception_encoder.backends.onnx_backend import OnnxBackend
+
+    return OnnxBackend.load(checkpoint, options)
 
 
 def _require_torch(options: ComputeOptions) -> None:

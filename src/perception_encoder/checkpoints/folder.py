@@ -1,12 +1,12 @@
 """What kind of model folder this is, and the numbers its configuration gives. Reads no weights.
 
-Kinds: ours (`config.json`, `model.safetensors`, `tokenizer.json`), Roboflow's package
-(`config.json` naming a Meta model, `model.pt`), an open_clip hub snapshot, or a folder that holds
-one checkpoint.
+Kinds: ours (`config.json`, `model.safetensors`, `tokenizer.json`), an export (`config.json`, graphs
+of another engine, `tokenizer.json`), Roboflow's package (`config.json` naming a Meta model,
+`model.pt`), an open_clip hub snapshot, or a folder that holds one checkpoint.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -14,7 +14,7 @@ from perception_encoder.checkpoints.open_clip_config import from_open_clip
 from perception_encoder.checkpoints.sources import WEIGHTS_NAME
 from perception_encoder.errors import CheckpointError
 from perception_encoder.registry import ModelConfig, find
-from perception_encoder.types import PreprocessName
+from perception_encoder.types import BackendName, Precision, PreprocessName
 
 CONFIG_NAME = "config.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -23,21 +23,52 @@ OPEN_CLIP_WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_mod
 
 _FORMAT = "perception-encoder"
 _FORMAT_VERSION = 1
+_GRAPHS_KEY = "graphs"
+_GRAPH_SUFFIXES: dict[BackendName, str] = {"onnx": ".onnx", "openvino": ".xml"}
 _ROBOFLOW_KEY = "vision_encoder_config"
 _ROBOFLOW_WEIGHTS_NAME = "model.pt"
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
 
 
 @dataclass(frozen=True, slots=True)
+class Graphs:
+    """What an exported folder's graphs are, beside what they compute.
+
+    Attributes:
+        engine: the only engine that runs them.
+        precision: of their weights; int8 also of what is multiplied with them.
+        fingerprint: of the weights they were made from, before any rounding.
+        logit_scale: likewise.
+    """
+
+    engine: BackendName
+    precision: Precision
+    fingerprint: str
+    logit_scale: float
+
+    @property
+    def image_name(self) -> str:
+        """The file that reads pictures; patch features too."""
+        return "image" + _GRAPH_SUFFIXES[self.engine]
+
+    @property
+    def text_name(self) -> str:
+        """The file that reads token ids, where the model reads text."""
+        return "text" + _GRAPH_SUFFIXES[self.engine]
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """A folder's weights; `config` is None where only the weights themselves can tell.
 
-    `preprocess` is what the model was saved with, None where the folder does not say.
+    `preprocess` is what the model was saved with, None where the folder does not say. Where
+    `graphs` is given, `weights` is the graph that reads pictures.
     """
 
     weights: Path
     config: ModelConfig | None
     preprocess: PreprocessName | None = None
+    graphs: Graphs | None = None
 
 
 def read_folder(folder: Path) -> Contents:
@@ -49,6 +80,11 @@ def read_folder(folder: Path) -> Contents:
     data = _read_json(folder / CONFIG_NAME)
     if data is not None and data.get("format") == _FORMAT:
         config, preprocess = _parse_own(data, folder / CONFIG_NAME)
+        if _GRAPHS_KEY in data:
+            graphs = _parse_graphs(data[_GRAPHS_KEY], folder / CONFIG_NAME)
+            if config.text is not None:
+                _existing(folder, graphs.text_name)
+            return Contents(_existing(folder, graphs.image_name), config, preprocess, graphs)
         return Contents(_existing(folder, WEIGHTS_NAME), config, preprocess)
     if data is not None and _ROBOFLOW_KEY in data:
         config = find(str(data[_ROBOFLOW_KEY])).config
@@ -63,10 +99,18 @@ def read_folder(folder: Path) -> Contents:
 def is_own_folder(folder: Path) -> bool:
     """Whether `save_model` wrote this folder's config.json."""
     data = _read_json(folder / CONFIG_NAME)
-    return data is not None and data.get("format") == _FORMAT
+    return data is not None and data.get("format") == _FORMAT and _GRAPHS_KEY not in data
 
 
-def own_config(config: ModelConfig, preprocess: PreprocessName) -> str:
+def is_export(folder: Path) -> bool:
+    """Whether this folder holds graphs that were exported."""
+    data = _read_json(folder / CONFIG_NAME)
+    return data is not None and data.get("format") == _FORMAT and _GRAPHS_KEY in data
+
+
+def own_config(
+    config: ModelConfig, preprocess: PreprocessName, graphs: Graphs | None = None
+) -> str:
     """Return the text of our config.json."""
     data = {
         "format": _FORMAT,
@@ -74,6 +118,8 @@ def own_config(config: ModelConfig, preprocess: PreprocessName) -> str:
         "preprocess": preprocess,
         "model": config.to_dict(),
     }
+    if graphs is not None:
+        data[_GRAPHS_KEY] = asdict(graphs)
     return json.dumps(data, indent=2) + "\n"
 
 
@@ -91,6 +137,19 @@ def _parse_own(data: dict[str, Any], path: Path) -> tuple[ModelConfig, Preproces
     except (KeyError, TypeError, ValueError) as err:
         raise CheckpointError(f"{path}: {err}. Save the model again") from err
     return config, cast("PreprocessName", preprocess)
+
+
+def _parse_graphs(data: dict[str, Any], path: Path) -> Graphs:
+    try:
+        graphs = Graphs(**data)
+    except TypeError as err:
+        raise CheckpointError(f"{path}: {err}. Export the model again") from err
+    if graphs.engine not in _GRAPH_SUFFIXES or graphs.precision not in get_args(Precision):
+        raise CheckpointError(
+            f"{path}: unknown engine {graphs.engine!r} or precision {graphs.precision!r}. "
+            "Update perception-encoder"
+        )
+    return graphs
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

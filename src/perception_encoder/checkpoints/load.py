@@ -51,6 +51,11 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
         CheckpointError: the file is damaged, or its tensors do not fit the model exactly.
     """
     path = checkpoint.path
+    if checkpoint.graphs is not None:
+        raise CheckpointError(
+            f"{path.parent} is an export for {checkpoint.graphs.engine}: weights cannot be read "
+            "back from it. Give the model that it was made from"
+        )
     model = empty_model(checkpoint.config)
     file = open_tensors(path)
     try:

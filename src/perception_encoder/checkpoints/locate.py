@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from perception_encoder.checkpoints import hub
@@ -16,6 +16,8 @@ from perception_encoder.checkpoints.folder import (
     OPEN_CLIP_CONFIG_NAME,
     OPEN_CLIP_WEIGHTS_NAMES,
     TOKENIZER_NAME,
+    Contents,
+    Graphs,
     is_own_folder,
     read_folder,
 )
@@ -37,11 +39,12 @@ class Checkpoint:
 
     Attributes:
         config: the model's numbers.
-        path: the file of weights.
+        path: the file of weights; of an export, the graph that reads pictures.
         tokenizer: its vocabulary; None for models without text, or where none was found.
         entry: the registered model, where it is one.
         preprocess: what the model was saved with; None where its folder does not say.
         source: where it came from, for people.
+        graphs: what an exported folder holds in place of weights; None for weights.
     """
 
     config: ModelConfig
@@ -50,6 +53,7 @@ class Checkpoint:
     entry: ModelEntry | None
     preprocess: PreprocessName | None
     source: str
+    graphs: Graphs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +106,15 @@ def locate(
 
 
 def _from_path(path: Path, entry: ModelEntry | None, reach: _Reach, source: str) -> Checkpoint:
-    weights, preprocess = path, None
-    config = entry.config if entry else None
-    if path.is_dir():
-        contents = read_folder(path)
-        weights, preprocess = contents.weights, contents.preprocess
-        config = config or contents.config
+    contents = read_folder(path) if path.is_dir() else Contents(path, None)
+    weights = contents.weights
+    if contents.graphs is not None:
+        entry = None  # an export cannot be taken for another model
+    config = entry.config if entry else contents.config
     if config is None:
-        entry = _by_file_name(weights) or _by_shapes(weights)
-        config = entry.config
-    return _checkpoint(config, weights, preprocess, reach, source)
+        config = (_by_file_name(weights) or _by_shapes(weights)).config
+    found = _checkpoint(config, weights, contents.preprocess, reach, source)
+    return replace(found, graphs=contents.graphs)
 
 
 def _checkpoint(

@@ -56,6 +56,27 @@ class FeatureGraph(ImageGraph):
         return self.vision.features(values, layer=layer).float()
 
 
+class VisionGraph(nn.Module):
+    """Pictures to vectors and patch features at once, for engines that run a graph whole."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.image = ImageGraph(model)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, S, S, 3) uint8, RGB, to (B, E) and (B, h·w, D) float32, of the last block.
+
+        A tower without pooling gives the features alone.
+        """
+        vision = self.image.vision
+        values = self.image.normalize(pixels).to(self.image.dtype)
+        tokens = vision.tokens(values, vision.config.depth)
+        features = vision.patches(tokens).float()
+        if vision.config.pooling == "none":
+            return (features,)
+        return vision.pooled(tokens).float(), features
+
+
 class TextGraph(nn.Module):
     """Token ids to vectors."""
 

@@ -56,9 +56,7 @@ class VisionTower(nn.Module):
         """
         if self.config.pooling == "none":
             raise ValueError("this tower gives patch features only; call `features`")
-        x = self.post_norm(self._run_blocks(pixels, self.config.depth))  # (B, N, D)
-        x = self.pool(x) if self.config.pooling == "attention" else x[:, 0]  # (B, D)
-        return self.projection(x)  # type: ignore[no-any-return]
+        return self.pooled(self.tokens(pixels, self.config.depth))
 
     def features(self, pixels: Tensor, *, layer: int = -1) -> Tensor:
         """Return the patch tokens after a block and the final norm, without the class token.
@@ -76,12 +74,23 @@ class VisionTower(nn.Module):
         depth = self.config.depth
         if not -depth <= layer < depth:
             raise ValueError(f"layer {layer} is out of range: this tower has {depth} blocks")
-        x = self._run_blocks(pixels, layer % depth + 1)
-        x = x[:, int(self.config.has_class_token) :]
-        normed: Tensor = self.post_norm(x)  # nothing where the tower has none
-        return normed
+        return self.patches(self.tokens(pixels, layer % depth + 1))
 
-    def _run_blocks(self, pixels: Tensor, num_blocks: int) -> Tensor:
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) of `tokens` after all blocks to (B, E)."""
+        x = self.pool(tokens) if self.config.pooling == "attention" else tokens[:, 0]  # (B, D)
+        return self.projection(x)  # type: ignore[no-any-return]
+
+    def patches(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) of `tokens` to (B, h·w, D): without the class token."""
+        return tokens[:, int(self.config.has_class_token) :].contiguous()
+
+    def tokens(self, pixels: Tensor, num_blocks: int) -> Tensor:
+        """(B, 3, H, W) to (B, N, D), after so many blocks and the final norm.
+
+        Raises:
+            ValueError: pixels has another shape.
+        """
         patch_size = self.config.patch_size
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels must be (B, 3, H, W), got {tuple(pixels.shape)}")
@@ -98,7 +107,8 @@ class VisionTower(nn.Module):
         rotation = self._rotation(grid_h, grid_w, x)
         for block in self.blocks[:num_blocks]:
             x = block(x, rotation)
-        return x
+        normed: Tensor = self.post_norm(x)  # nothing where the tower has none
+        return normed
 
     def _positions(self, grid_h: int, grid_w: int) -> Tensor:
         """(N, D) position embeddings, resized bilinearly where the grid is not the native one."""

@@ -1,0 +1,183 @@
+"""Writes a model as graphs of another engine, in a folder that needs neither torch nor the weights.
+
+Every folder is opened by its engine and compared with the torch towers before it is put in place;
+one that differs too much is not kept. Knows nothing about where models come from.
+"""
+
+import contextlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from perception_encoder.backends.base import Backend
+from perception_encoder.backends.onnx_backend import OnnxBackend
+from perception_encoder.backends.onnx_write import write_onnx
+from perception_encoder.backends.torch_backend import TorchBackend
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.folder import (
+    CONFIG_NAME,
+    TOKENIZER_NAME,
+    Graphs,
+    is_export,
+    own_config,
+)
+from perception_encoder.checkpoints.load import Loaded, load_model
+from perception_encoder.errors import BackendUnavailableError, CheckpointError
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import Pixels, Precision, PreprocessName, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What an export is tried on; pictures like those that the model will see.
+
+    Attributes:
+        pixels: (B, S, S, 3) uint8, RGB.
+        token_ids: (B, L) int64; not read where the model reads no text.
+    """
+
+    pixels: Pixels
+    token_ids: TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far an engine's vectors, made unit length, are from the float32 towers'.
+
+    Attributes:
+        difference: the largest difference of any number.
+        cosine: the lowest cosine of a vector with its exact one.
+    """
+
+    difference: float
+    cosine: float
+
+
+# float32 differs by the order of sums only. With less than these cosines, results are in another
+# order often enough to be seen.
+_BOUNDS: Final[dict[Precision, Drift]] = {
+    "fp32": Drift(difference=2e-5, cosine=0.99999),
+    "fp16": Drift(difference=1e-2, cosine=0.9999),
+    "int8": Drift(difference=1.0, cosine=0.995),
+}
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    precision: Precision,
+    preprocess: PreprocessName,
+    tokenizer: Tokenizer | None,
+    samples: Samples,
+) -> dict[str, Drift]:
+    """Write config.json, image.onnx, text.onnx, their weights, and tokenizer.json.
+
+    Args:
+        checkpoint: of weights.
+        folder: made where it does not exist; an earlier export is replaced once the new one is
+            whole.
+        precision: "fp32", "fp16" (stored so, computed in float32) or "int8".
+        preprocess: the preprocessing that opening it will choose.
+        tokenizer: its vocabulary, if it has one.
+        samples: what the written graphs are tried on.
+
+    Returns:
+        What was measured on the samples, by "pictures", "texts" and "features".
+
+    Raises:
+        BackendUnavailableError: a package is missing, or this engine has no such precision.
+        CheckpointError: the folder holds something else; or the graphs differ too much.
+    """
+    if precision not in _BOUNDS:
+        raise BackendUnavailableError(
+            f"ONNX graphs have no precision {precision!r}; use one of {', '.join(_BOUNDS)}"
+        )
+    folder = folder.expanduser().absolute()
+    if folder.exists() and not _may_replace(folder):
+        raise CheckpointError(
+            f"{folder} exists and holds something else than an export. Choose another folder"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    loaded = load_model(checkpoint, dtype=torch.float32)
+    graphs = Graphs("onnx", precision, loaded.fingerprint, loaded.logit_scale)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as passing:
+        new = Path(passing) / folder.name
+        new.mkdir()
+        write_onnx(loaded.model, new, graphs.image_name, graphs.text_name, precision=precision)
+        if tokenizer is not None:
+            tokenizer.save(new / TOKENIZER_NAME)
+        config = checkpoint.config
+        (new / CONFIG_NAME).write_text(own_config(config, preprocess, graphs), encoding="utf-8")
+        with contextlib.closing(OnnxBackend(new, config, graphs)) as written:
+            drifts = measure_drift(_towers(loaded), written, config, samples)
+        _check(drifts, precision, config)
+        _put_in_place(new, folder)
+    return drifts
+
+
+def measure_drift(
+    exact: Backend, other: Backend, config: ModelConfig, samples: Samples
+) -> dict[str, Drift]:
+    """Compare two engines of the same weights: "pictures", "texts", "features", as there are."""
+    pixels = samples.pixels
+    drifts = {"features": _drift(exact.features(pixels), other.features(pixels))}
+    if config.embed_dim is not None:
+        drifts["pictures"] = _drift(exact.encode_image(pixels), other.encode_image(pixels))
+    if config.text is not None:
+        token_ids = samples.token_ids
+        drifts["texts"] = _drift(exact.encode_text(token_ids), other.encode_text(token_ids))
+    return drifts
+
+
+def _drift(exact: NDArray[np.float32], other: NDArray[np.float32]) -> Drift:
+    a, b = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (exact, other))
+    a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
+    return Drift(float(np.abs(a - b).max()), float((a * b).sum(axis=1).min()))
+
+
+def _check(drifts: dict[str, Drift], precision: Precision, config: ModelConfig) -> None:
+    bound = _BOUNDS[precision]
+    for kind, drift in drifts.items():
+        # A number that is no number is within no bound.
+        if not (drift.difference <= bound.difference and drift.cosine >= bound.cosine):
+            raise CheckpointError(
+                f"{config.id} in {precision}: the exported graph's {kind} are too far from the "
+                f"model's (lowest cosine {drift.cosine:.5f}, at least {bound.cosine} is needed; "
+                f"largest difference {drift.difference:.1e}, at most {bound.difference:.0e}). "
+                "Nothing was kept; try another precision"
+            )
+
+
+def _towers(loaded: Loaded) -> TorchBackend:
+    return TorchBackend(
+        loaded.model,
+        torch.device("cpu"),
+        "fp32",
+        fingerprint=loaded.fingerprint,
+        logit_scale=loaded.logit_scale,
+    )
+
+
+def _may_replace(folder: Path) -> bool:
+    return folder.is_dir() and (is_export(folder) or not any(folder.iterdir()))
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Move a whole export to where it was asked for."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    # config.json goes first and comes last: without it, what is half replaced opens as nothing.
+    (folder / CONFIG_NAME).unlink(missing_ok=True)
+    for name in ("image.*", "text.*", TOKENIZER_NAME):
+        for path in folder.glob(name):
+            path.unlink()
+    for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG_NAME):
+        path.rename(folder / path.name)

@@ -1,0 +1,203 @@
+"""The ONNX engine: graphs of an exported folder on onnxruntime. Needs no torch.
+
+Knows execution providers and sessions; nothing about pictures, words or how graphs are made.
+"""
+
+import importlib.util
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.backends.base import ComputeOptions
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.folder import Graphs
+from perception_encoder.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    UnsupportedOperationError,
+)
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import Embeddings, EngineName, Pixels, TokenIds
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_PROVIDERS: Final = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+
+
+class OnnxBackend:
+    """A `Backend` over ONNX graphs. Each graph is read when it is first needed.
+
+    Args:
+        folder: holds the graphs.
+        config: the model's numbers.
+        graphs: what the folder holds.
+        device: "auto" or "cpu", "cuda", "cuda:1", "tensorrt", "coreml".
+
+    Raises:
+        BackendUnavailableError: onnxruntime is not installed, or has no such device.
+    """
+
+    name: EngineName = "onnx"
+
+    def __init__(
+        self, folder: Path, config: ModelConfig, graphs: Graphs, device: str = "auto"
+    ) -> None:
+        self.device = "cpu" if device == "auto" else device
+        provider = choose_provider(self.device)
+        self._config = config
+        self._image = _Graph(folder / graphs.image_name, provider)
+        self._text = _Graph(folder / graphs.text_name, provider)
+        self.precision = graphs.precision
+        self.fingerprint = graphs.fingerprint
+        self.logit_scale = graphs.logit_scale
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "OnnxBackend":
+        """Open an exported folder.
+
+        Raises:
+            BackendUnavailableError: as the class, or the folder's graphs have another precision.
+            CheckpointError: the checkpoint is no export for this engine.
+        """
+        graphs = checkpoint.graphs
+        if graphs is None or graphs.engine != "onnx":
+            raise CheckpointError(
+                f"{checkpoint.path} is no ONNX export; make one: pe export MODEL FOLDER"
+            )
+        if options.precision not in ("auto", graphs.precision):
+            raise BackendUnavailableError(
+                f"{checkpoint.path.parent} was exported in {graphs.precision}, so it cannot run in "
+                f"{options.precision}; export it again with --precision {options.precision}"
+            )
+        return cls(checkpoint.path.parent, checkpoint.config, graphs, options.device)
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """See `Backend.encode_image`."""
+        width = self._config.embed_dim
+        if width is None:
+            raise UnsupportedOperationError(
+                f"{self._config.id} gives patch features, not one vector; call features"
+            )
+        return self._image.run("embeddings", pixels, (width,))
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """See `Backend.encode_text`."""
+        width = self._config.embed_dim
+        if self._config.text is None or width is None:
+            raise UnsupportedOperationError(f"{self._config.id} reads no text")
+        return self._text.run("embeddings", token_ids, (width,))
+
+    def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
+        """See `Backend.features`.
+
+        Raises:
+            UnsupportedOperationError: another layer than the last.
+            ValueError: the layer does not exist.
+        """
+        vision = self._config.vision
+        if not -vision.depth <= layer < vision.depth:
+            raise ValueError(f"layer {layer} is out of range: this tower has {vision.depth} blocks")
+        if layer not in (-1, vision.depth - 1):
+            raise UnsupportedOperationError(
+                f"an exported graph gives the features of its last layer, {vision.depth - 1}, only;"
+                f" for layer {layer} open the original weights with backend='torch'"
+            )
+        return self._image.run("features", pixels, (vision.grid_size**2, vision.width))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._image.close()
+        self._text.close()
+
+
+class _Graph:
+    """One graph with one input, opened when it is first run."""
+
+    def __init__(self, path: Path, provider: tuple[str, dict[str, str]]) -> None:
+        self._path = path
+        self._provider = provider
+        self._lock = threading.Lock()
+        self._session: onnxruntime.InferenceSession | None = None
+        self._is_closed = False
+
+    def run(
+        self, output: str, batch: NDArray[Any], row_shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        session = self._opened()
+        if not len(batch):  # some operators refuse it
+            return np.empty((0, *row_shape), np.float32)
+        (result,) = session.run([output], {session.get_inputs()[0].name: batch})
+        rows: NDArray[np.float32] = result
+        return rows
+
+    def close(self) -> None:
+        with self._lock:
+            self._session, self._is_closed = None, True
+
+    def _opened(self) -> "onnxruntime.InferenceSession":
+        with self._lock:
+            if self._is_closed:
+                raise BackendUnavailableError("this model was closed; open it again to use it")
+            if self._session is None:
+                self._session = _open_session(self._path, *self._provider)
+            return self._session
+
+
+def _open_session(
+    path: Path, provider: str, options: dict[str, str]
+) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors; they are raised as well
+    # A plan of memory is kept for each shape that was seen: 90 MiB of a B16, and no time is won.
+    settings.enable_mem_pattern = False
+    # Threads that wait for work would spin, and take the cores from those that decode.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, settings, providers=[(provider, options)])
+    except Exception as err:  # its errors have no other base in common
+        raise CheckpointError(
+            f"{path}: onnxruntime {onnxruntime.__version__} cannot open it ({err}). "
+            "Export the model again"
+        ) from err
+    if provider not in session.get_providers():
+        raise BackendUnavailableError(
+            f"onnxruntime could not start {provider}; are its libraries installed? "
+            "device='cpu' works everywhere"
+        )
+    return session
+
+
+def choose_provider(device: str) -> tuple[str, dict[str, str]]:
+    """Return the execution provider of a device, and its options.
+
+    Raises:
+        BackendUnavailableError: onnxruntime is not installed, or has no such provider here.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise BackendUnavailableError(
+            "onnxruntime is not installed; install it: pip install 'perception-encoder[onnx]'"
+        )
+    import onnxruntime
+
+    kind, _, number = device.partition(":")
+    provider = _PROVIDERS.get(kind)
+    available = onnxruntime.get_available_providers()
+    if provider is None or provider not in available or (number and not number.isdigit()):
+        here = [name for name, known in _PROVIDERS.items() if known in available]
+        raise BackendUnavailableError(
+            f"device {device!r} is not available to the onnx backend here: this onnxruntime "
+            f"{onnxruntime.__version__} has {', '.join(here)}. Packages with others: "
+            "onnxruntime-gpu for cuda and tensorrt"
+        )
+    return provider, {"device_id": number} if number else {}

@@ -1,0 +1,95 @@
+"""Exports a model by name: finds it, writes its graphs, and tries them on drawings and captions."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from perception_encoder.checkpoints import Checkpoint, locate
+from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.pipeline.bench.material import captions, drawings
+from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import Precision, PreprocessName, TokenIds
+
+if TYPE_CHECKING:
+    from perception_encoder.backends.export import Drift
+
+_NUM_SAMPLES: Final = 4  # a picture of the largest model takes half a minute on two cores
+_PACKAGES: Final = ("torch", "onnxruntime", "onnxscript")
+
+
+def export_pretrained(
+    name_or_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    precision: Precision = "fp32",
+    preprocess: PreprocessName | None = None,
+    local_files_only: bool = False,
+) -> "dict[str, Drift]":
+    """Write a model as ONNX graphs, which `AutoModel.from_pretrained` opens without torch.
+
+    Args:
+        name_or_path: as in `AutoModel.from_pretrained`.
+        folder: where the graphs, `config.json` and `tokenizer.json` go; an earlier export there is
+            replaced.
+        model: as in `AutoModel.from_pretrained`.
+        precision: "fp32"; "fp16", half the size and computed in float32; "int8", a quarter.
+        preprocess: what opening the folder will choose; None takes what the model was saved with.
+        local_files_only: never use the network.
+
+    Returns:
+        How far the written graphs are from the model, measured on a few drawings and captions, by
+        "pictures", "texts" and "features".
+
+    Raises:
+        UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
+        BackendUnavailableError: torch, onnxruntime or onnxscript is not installed, or graphs cannot
+            have that precision.
+        CheckpointError: the weights are damaged or an export themselves, the folder holds something
+            else, or the graphs differ too much, and then nothing is kept.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BackendUnavailableError(
+            f"exporting needs {' and '.join(missing)}: pip install 'perception-encoder[export]'"
+        )
+    from perception_encoder.backends.export import Samples, export_onnx
+
+    checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
+    config = checkpoint.config
+    preprocess = preprocess or checkpoint.preprocess or "standard"
+    processor = ImageProcessor(config.image, config.vision.image_size, preprocess=preprocess)
+    tokenizer = _tokenizer(checkpoint)
+    return export_onnx(
+        checkpoint,
+        Path(folder),
+        precision=precision,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        samples=Samples(
+            np.stack([processor(data) for data in drawings(_NUM_SAMPLES)]),
+            tokenizer(captions()[:_NUM_SAMPLES]) if tokenizer else _made_up_rows(config),
+        ),
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    text = checkpoint.config.text
+    if text is None or checkpoint.tokenizer is None:
+        return None
+    return Tokenizer.from_file(checkpoint.tokenizer, text.context_length)
+
+
+def _made_up_rows(config: ModelConfig) -> TokenIds:
+    """Token rows for a model whose vocabulary was not found; none where it reads no text."""
+    if config.text is None:
+        return np.empty((0, 2), np.int64)
+    length, end = config.text.context_length, config.text.vocab_size - 1
+    rows = np.random.default_rng(0).integers(0, end - 1, (_NUM_SAMPLES, length))
+    rows[:, -1] = end
+    return rows
