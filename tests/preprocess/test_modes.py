@@ -103,6 +103,16 @@ def test_alpha_is_composited_over_white():
         np.testing.assert_array_equal(pixels[1], rgba[1, :, :3])
 
 
+def test_alpha_that_hides_nothing_costs_no_level_and_a_single_clear_pixel_is_white():
+    colors = np.random.default_rng(5).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    picture = Image.fromarray(colors)
+    picture.putalpha(255)
+    np.testing.assert_array_equal(shown(picture), colors)
+    picture.putpixel((4, 2), (0, 0, 0, 0))
+    colors[2, 4] = 255
+    np.testing.assert_array_equal(shown(picture), colors)
+
+
 @pytest.mark.parametrize("file_format", ["WEBP", "AVIF", "HEIC", "JPEG2000"])
 def test_alpha_of_other_formats_is_composited_too(file_format: str):
     rgba = np.zeros((32, 32, 4), np.uint8)

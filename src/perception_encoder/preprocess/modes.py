@@ -110,12 +110,14 @@ def _over_white(image: Image.Image, item: str) -> Image.Image:
     elif image.mode == "La":
         image = image.convert("LA")  # Pillow has no direct way from premultiplied grey
     try:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
     except DAMAGE as err:
         raise ImageDecodeError(
             f"{item}: mode {image.mode} cannot become RGBA ({err}); save the picture as PNG",
             item=item,
         ) from err
+    if layer.getchannel("A").getextrema() == (255, 255):  # as of most screenshots
+        return layer.convert("RGB")
     canvas = Image.new("RGB", layer.size, _WHITE)
     canvas.paste(layer, mask=layer)
     return canvas
