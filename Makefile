@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format parity nano clean
+.PHONY: install demo test check format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -39,6 +39,15 @@ parity:
 	PYTHONPATH=tests $(PARITY)/bin/python parity/record.py
 	$(PARITY)/bin/python -m parity.record_tokens
 
+# What benchmarks/encoders.py compares with, each in an environment of its own: 12 GB.
+PEERS := .peers
+peers:
+	for list in benchmarks/peers/requirements-*.txt; do \
+	  name=$${list#*requirements-}; name=$${name%.txt}; \
+	  $(PYTHON) -m venv $(PEERS)/$$name && \
+	  $(PEERS)/$$name/bin/python -m pip install --quiet --requirement $$list || exit 1; \
+	done
+
 # The bundled model from nothing: drawings, training, scores, card and the demo's pictures. Needs npm
 # and apt-get. NANO_ARGS reaches training: NANO_ARGS="--device cuda --bf16 --workers 12 --batch-size 1024".
 NANO := build/pe-nano
@@ -62,4 +71,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(PARITY) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(PARITY) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

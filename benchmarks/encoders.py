@@ -1,0 +1,387 @@
+"""How fast are pictures and texts turned into vectors, beside the peers that can do the same?
+
+Each engine runs in a process and an environment of its own, with two threads. All of a row are
+measured in turns, forwards and backwards, so that a machine that changes its speed changes all of
+them alike; ratios are medians of the rounds' ratios. Weights are made up, of the real shapes, and
+the same for open_clip, timm and this package: their vectors are compared in the same run. The
+machine's own rate of matrix products is measured in the same rounds.
+
+    make peers                          # their environments, in .peers
+    python -m benchmarks.encoders --peers .peers --photos ../shared/photos --work /tmp/encoders
+
+`--rows pictures --rows texts` measures some and keeps the others' figures in the results. Set
+PE_BENCH_VERBOSE to see what engines write to stderr.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engine_process import (
+    Engine,
+    Measured,
+    Spec,
+    Task,
+    measure,
+    open_engines,
+)
+from benchmarks.made_models import (
+    B16,
+    OPEN_CLIP_NAMES,
+    T16,
+    Place,
+    camera_files,
+    prepare,
+    prepare_clip,
+    small_photos,
+    weights_file,
+)
+from benchmarks.report import RESULTS, commit, write_report
+from perception_encoder.registry import find
+from perception_encoder.registry.operations import image_operations
+
+NAME = "encoders"
+CLIP = "clip/ViT-B-32"
+CAPTIONS = str(files("perception_encoder").joinpath("data/captions.txt"))
+PICTURE_BATCHES = (1, 8, 32)
+TEXT_BATCHES = (8, 32, 64)
+OURS = (
+    ("torch", "fp32"),
+    ("torch", "bf16"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+    ("onnx", "fp32"),
+    ("onnx", "int8"),
+)
+
+
+def main() -> None:
+    """Measure the rows that were asked for and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--peers", type=Path, required=True, help="Folder of their environments.")
+    parser.add_argument("--photos", type=Path, required=True, help="Folder of JPEG files.")
+    parser.add_argument("--work", type=Path, required=True, help="For weights; kept, 3 GB.")
+    parser.add_argument("--rows", action="append", choices=list(ROWS), help="Default: all.")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    place = Place(*(path.resolve() for path in (arguments.peers, arguments.photos, arguments.work)))
+    place.work.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{NAME}.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
+    for name in arguments.rows or ROWS:
+        print(name, file=sys.stderr)
+        rows[name] = ROWS[name](place, arguments.rounds) | {
+            "date": datetime.now(tz=UTC).date().isoformat(),
+            "commit": commit(),
+        }
+        write(rows)
+        print(json.dumps(rows[name], indent=2))
+
+
+def write(rows: Mapping[str, Any]) -> None:
+    """Write all rows, those of earlier runs too, in the order of `ROWS`."""
+    write_report(
+        NAME,
+        "pictures and texts to vectors on two cores, beside peers; made-up weights, real shapes",
+        ["perception-encoder", "torch", "numpy", "pillow"],
+        {"rows": {name: rows[name] for name in ROWS if name in rows}},
+        "each row has its own date, commit and versions; rates are items a second",
+    )
+
+
+def pictures(place: Place, rounds: int) -> dict[str, Any]:
+    """Prepared pictures of PE-Core-B16."""
+    prepare(place, B16)
+    weights = str(place.weights(B16) / "open_clip_model.safetensors")
+    pixels = {"pixels": str(place.pixels(B16))}
+    timm = {"model": "vit_pe_core_base_patch16_224", "weights": weights, **pixels}
+    specs = [
+        *open_clips(place, B16, PICTURE_BATCHES),
+        *(
+            Spec(
+                f"timm {precision}",
+                "run_timm",
+                place.python("open_clip"),
+                {**timm, "precision": precision},
+                PICTURE_BATCHES,
+            )
+            for precision in ("fp32", "bf16")
+        ),
+        *ours(place, B16, PICTURE_BATCHES),
+    ]
+    row = compared(place, specs, Task("pictures"), rounds, agreement="pictures")
+    config = find(B16).config
+    operations = image_operations(config.vision, config.embed_dim)
+    for label, figures in row["engines"].items():
+        rate = row["machine"].get(label.rsplit(" ", 1)[-1])
+        if rate:
+            figures["fraction_of_machine"] = figures["rate"] * operations / rate
+    return row | {"operations_of_a_picture": operations}
+
+
+def compiled(place: Place, rounds: int) -> dict[str, Any]:
+    """The same beside open_clip in bf16 through torch.compile, which takes minutes to compile."""
+    prepare(place, B16)
+    settings = {"precision": "pure_bf16", "compiled": True, "pixels": str(place.pixels(B16))}
+    specs = [
+        Spec(
+            "open_clip bf16 compiled",
+            "run_open_clip",
+            place.python("open_clip"),
+            {"model": OPEN_CLIP_NAMES[B16], "weights": weights_file(place, B16), **settings},
+            (8,),
+            "best",
+        ),
+        *(spec for spec in ours(place, B16, (8,)) if spec.label.endswith("bf16")),
+    ]
+    return compared(place, specs, Task("pictures"), rounds)
+
+
+def texts(place: Place, rounds: int) -> dict[str, Any]:
+    """Ordinary captions with PE-Core-B16, tokenizing included."""
+    prepare(place, B16)
+    specs = [*open_clips(place, B16, TEXT_BATCHES), *ours(place, B16, TEXT_BATCHES)]
+    return compared(place, specs, Task("texts"), rounds, agreement="texts")
+
+
+def padded_texts(place: Place, rounds: int) -> dict[str, Any]:
+    """The same in all 32 columns, which open_clip always computes."""
+    prepare(place, B16)
+    specs = [*open_clips(place, B16, TEXT_BATCHES), *ours(place, B16, TEXT_BATCHES)]
+    return compared(place, specs, Task("padded_texts"), rounds)
+
+
+def one_text(place: Place, rounds: int) -> dict[str, Any]:
+    """One caption with PE-Core-B16: a query."""
+    prepare(place, B16)
+    specs = [*open_clips(place, B16, (1,)), *ours(place, B16, (1,))]
+    return compared(place, specs, Task("texts"), 3 * rounds)
+
+
+def one_picture(place: Place, rounds: int) -> dict[str, Any]:
+    """One prepared picture with PE-Core-B16."""
+    prepare(place, B16)
+    specs = [*open_clips(place, B16, (1,)), *ours(place, B16, (1,))]
+    return compared(place, specs, Task("pictures"), 3 * rounds)
+
+
+def jpegs(place: Place, rounds: int) -> dict[str, Any]:
+    """JPEG files of 12 megapixels with PE-Core-T16, from the file to the vector."""
+    prepare(place, T16)
+    paths = camera_files(place)
+    settings = {"model": OPEN_CLIP_NAMES[T16], "weights": weights_file(place, T16)}
+    specs = [
+        Spec(
+            f"open_clip {precision}",
+            "run_open_clip",
+            place.python("open_clip"),
+            {**settings, "precision": precision},
+            (0, 1, 2),
+            "default" if precision == "fp32" else "best",
+        )
+        for precision in ("fp32", "bf16")
+    ]
+    for preprocess in ("standard", "fast"):
+        for backend, precision in OURS[1:4]:
+            options = {"backend": backend, "precision": precision, "preprocess": preprocess}
+            specs.append(
+                Spec(
+                    f"ours {preprocess} {backend} {precision}",
+                    "run_perception_encoder",
+                    Path(sys.executable),
+                    {"model": str(place.weights(T16)), **options},
+                    (4, 8),
+                    "ours",
+                )
+            )
+    return compared(place, specs, Task("files", (paths,), len(paths)), rounds)
+
+
+def clip_files(place: Place, rounds: int) -> dict[str, Any]:
+    """Photos of under a megapixel with CLIP ViT-B-32, from the file to the vector."""
+    paths = [str(path) for path in small_photos(place)] * 4
+    specs = clip_peers(place, (8, 32), with_fastembed=True)
+    return compared(place, specs, Task("files", (paths,), len(paths)), rounds)
+
+
+def clip_texts(place: Place, rounds: int) -> dict[str, Any]:
+    """Captions with CLIP ViT-B-32, tokenizing included."""
+    return compared(place, clip_peers(place, (8, 32, 64)), Task("texts"), rounds)
+
+
+ROWS: dict[str, Callable[[Place, int], dict[str, Any]]] = {
+    "pictures": pictures,
+    "compiled": compiled,
+    "one_picture": one_picture,
+    "texts": texts,
+    "padded_texts": padded_texts,
+    "one_text": one_text,
+    "jpegs": jpegs,
+    "clip_files": clip_files,
+    "clip_texts": clip_texts,
+}
+
+
+def compared(
+    place: Place, specs: Sequence[Spec], task: Task, rounds: int, agreement: str = ""
+) -> dict[str, Any]:
+    """Measure a row and say how the engines of this package stand to those of the peer."""
+    engines, unavailable = open_engines(specs)
+    try:
+        results = measure(specs, engines, task, rounds, unavailable)
+        found = {label: engines[label] for label in results}
+        cosines = agreements(place, found, agreement) if agreement else {}
+        machine = machine_rates(found)
+    finally:
+        for engine in engines.values():
+            engine.close()
+    ends = {kind: [m for m in results.values() if m.spec.kind == kind] for kind in KINDS}
+    peers = [*ends["default"], *ends["best"]]
+    best = max(peers, key=lambda measured: measured.rate, default=None)
+    return {
+        "engines": {
+            label: {
+                "rate": measured.rate,
+                "ms_of_one": 1000 / measured.rate,
+                "size": measured.size,
+                "rates": measured.rates,
+                "versions": measured.versions,
+                **({"over_default": measured.over(d)} if (d := first(ends["default"])) else {}),
+                **({"over_best": measured.over(best)} if best is not None else {}),
+                **({"cosine_with_default": cosines[label]} if label in cosines else {}),
+            }
+            for label, measured in results.items()
+        },
+        "unavailable": unavailable,
+        "machine": machine,
+    }
+
+
+KINDS = ("ours", "default", "best")
+
+
+def first(found: Sequence[Measured]) -> Measured | None:
+    """The only one of its kind, where there is one."""
+    return found[0] if found else None
+
+
+def machine_rates(engines: Mapping[str, Engine]) -> dict[str, float]:
+    """Operations a second of torch's own products, measured after the rounds."""
+    for label, engine in engines.items():
+        if label.startswith("ours"):
+            rates = {name: engine.ask("matrix_rate", name) for name in ("fp32", "bf16", "int8")}
+            return {name: rate for name, rate in rates.items() if rate}
+    return {}
+
+
+def agreements(place: Place, engines: Mapping[str, Engine], what: str) -> dict[str, float]:
+    """Lowest cosine of each engine's vectors with those of open_clip in fp32, same weights."""
+    vectors = {}
+    for label, engine in engines.items():
+        if label.startswith("timm"):
+            continue
+        path = place.work / "vectors.npz"
+        engine.ask("vectors", str(path))
+        with np.load(path) as arrays:
+            rows = arrays[what].astype(np.float64)
+        vectors[label] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    reference = vectors.get("open_clip fp32")
+    if reference is None:
+        return {}
+    return {label: float((rows * reference).sum(axis=1).min()) for label, rows in vectors.items()}
+
+
+def open_clips(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
+    """open_clip as a user gets it, and in its two forms of bf16 weights."""
+    settings = {
+        "model": OPEN_CLIP_NAMES[model],
+        "weights": weights_file(place, model),
+        "pixels": str(place.pixels(model)),
+        "captions": CAPTIONS,
+    }
+    forms = {
+        "open_clip fp32": ("fp32", "default"),
+        "open_clip bf16": ("bf16", "best"),
+        "open_clip pure bf16": ("pure_bf16", "best"),
+    }
+    return [
+        Spec(
+            label,
+            "run_open_clip",
+            place.python("open_clip"),
+            {**settings, "precision": precision},
+            sizes,
+            kind,
+        )
+        for label, (precision, kind) in forms.items()
+    ]
+
+
+def ours(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
+    """This package, with every engine and precision."""
+    settings = {
+        "model": str(place.weights(model)),
+        "pixels": str(place.pixels(model)),
+        "captions": CAPTIONS,
+    }
+    return [
+        Spec(
+            f"ours {backend} {precision}",
+            "run_perception_encoder",
+            Path(sys.executable),
+            {**settings, "backend": backend, "precision": precision},
+            sizes,
+            "ours",
+        )
+        for backend, precision in OURS
+    ]
+
+
+def clip_peers(place: Place, sizes: Sequence[int], *, with_fastembed: bool = False) -> list[Spec]:
+    """CLIP ViT-B-32: sentence-transformers, Infinity, fastembed, and this package."""
+    folder = prepare_clip(place)
+    specs = [
+        Spec(
+            "sentence-transformers fp32",
+            "run_sentence_transformers",
+            place.python("sentence_transformers"),
+            {"folder": str(folder), "captions": CAPTIONS},
+            sizes,
+            "default",
+        ),
+        Spec(
+            "infinity fp32",
+            "run_infinity",
+            place.python("infinity"),
+            {"folder": str(folder), "captions": CAPTIONS},
+            sizes,
+        ),
+    ]
+    if with_fastembed:
+        onnx = {"folder": str(place.work / "clip-onnx")}
+        specs.append(
+            Spec("fastembed fp32", "run_fastembed", place.python("fastembed"), onnx, sizes)
+        )
+    return specs + [
+        Spec(
+            f"ours {backend} {precision}",
+            "run_perception_encoder",
+            Path(sys.executable),
+            {"model": CLIP, "captions": CAPTIONS, "backend": backend, "precision": precision},
+            sizes,
+            "ours",
+        )
+        for backend, precision in OURS[:4]
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Engines in processes of their own, measured in turns, over the protocol of `peers/serving.py`."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+RUNNERS = Path(__file__).parent / "peers"
+NUM_THREADS = 2
+_SAME = 1.02  # a smaller batch that is so near to the best one is taken: it costs less time
+
+
+class EngineError(Exception):
+    """An engine that is not here, could not be made, or failed."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An engine: the runner, the environment it runs in, and what its class is given.
+
+    `sizes` are what the task may be asked with first: batch sizes, or numbers of workers.
+    """
+
+    label: str
+    runner: str
+    python: Path
+    settings: Mapping[str, Any]
+    sizes: Sequence[int] = (1,)
+    kind: str = ""
+    """What is compared: "ours", "default" and "best" of the peer that bars are set by, or ""."""
+
+
+class Engine:
+    """A process that waits for tasks; starting it raises EngineError where it cannot be made."""
+
+    def __init__(self, spec: Spec) -> None:
+        if not spec.python.exists():
+            raise EngineError(f"no environment at {spec.python.parent.parent}")
+        self._process = subprocess.Popen(
+            [spec.python, RUNNERS / f"{spec.runner}.py", json.dumps(dict(spec.settings))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if not os.environ.get("PE_BENCH_VERBOSE") else None,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS), "HF_HUB_OFFLINE": "1"},
+        )
+        self._answer()
+
+    def ask(self, task: str, *arguments: Any) -> Any:
+        """Run a task and return its value."""
+        return self._reply(task, *arguments)["value"]
+
+    def seconds(self, task: str, *arguments: Any) -> float:
+        """Run a task and return how long it took."""
+        return float(self._reply(task, *arguments)["seconds"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _reply(self, task: str, *arguments: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        request = {"task": task, "arguments": arguments}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            stderr = self._process.stderr.read() if self._process.stderr else ""
+            last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise EngineError(f"ended with {self._process.returncode}: {last}")
+        reply = json.loads(line)
+        if "error" in reply:
+            self.close()
+            raise EngineError(reply["error"])
+        return dict(reply)
+
+
+@dataclass
+class Measured:
+    """What one engine reached: items a second in each round, and at which size."""
+
+    spec: Spec
+    versions: dict[str, str]
+    size: int
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.rates)
+
+    def over(self, other: "Measured") -> float:
+        """How many times as fast as another, the median of the rounds' ratios."""
+        return statistics.median(
+            ours / theirs for ours, theirs in zip(self.rates, other.rates, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: a method of the runners, and how many items a call with a size computes.
+
+    `arguments` follow the size; `num_items` is None where the size itself is the number of items.
+    """
+
+    name: str
+    arguments: Sequence[Any] = ()
+    num_items: int | None = None
+
+    def rate(self, engine: Engine, size: int) -> float:
+        """Items a second of one call."""
+        seconds = engine.seconds(self.name, size, *self.arguments)
+        return (self.num_items or size) / seconds
+
+
+def open_engines(specs: Sequence[Spec]) -> tuple[dict[str, Engine], dict[str, str]]:
+    """Start the engines, one after another; those that cannot be had are returned with why."""
+    engines, unavailable = {}, {}
+    for spec in specs:
+        try:
+            engines[spec.label] = Engine(spec)
+        except EngineError as err:
+            unavailable[spec.label] = str(err)
+            print(f"  {spec.label}: left out: {err}", file=sys.stderr)
+    return engines, unavailable
+
+
+def measure(
+    specs: Sequence[Spec],
+    engines: Mapping[str, Engine],
+    task: Task,
+    rounds: int,
+    unavailable: dict[str, str],
+) -> dict[str, Measured]:
+    """Find each engine's best size, then measure all of them in turns, forwards and backwards.
+
+    Engines that fail at their first call are added to `unavailable`.
+    """
+    results = {}
+    for spec in specs:
+        if spec.label not in engines:
+            continue
+        try:
+            size = best_size(spec, engines[spec.label], task)
+            results[spec.label] = Measured(spec, engines[spec.label].ask("versions"), size)
+        except EngineError as err:
+            unavailable[spec.label] = str(err)
+            print(f"  {spec.label}: left out: {err}", file=sys.stderr)
+    for number in range(rounds):
+        in_turn = list(results.values())
+        for measured in in_turn if number % 2 == 0 else reversed(in_turn):
+            engine = engines[measured.spec.label]
+            measured.rates.append(task.rate(engine, measured.size))
+    return results
+
+
+def best_size(spec: Spec, engine: Engine, task: Task) -> int:
+    """Return the size with the most items a second."""
+    rates = {}
+    for size in spec.sizes:
+        if size == spec.sizes[0] or task.num_items is None:
+            task.rate(engine, size)  # the first call of a shape prepares more than it computes
+        rates[size] = task.rate(engine, size)
+    listed = ", ".join(f"{size}: {rate:.2f}" for size, rate in rates.items())
+    print(f"  {spec.label}: {listed} a second", file=sys.stderr)
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate * _SAME >= best)

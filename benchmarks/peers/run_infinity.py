@@ -1,0 +1,45 @@
+"""Infinity's engine without its server: CLIP ViT-B-32 in torch."""
+
+import asyncio
+from importlib.metadata import version
+from pathlib import Path
+
+from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+from PIL import Image
+from serving import serve
+
+
+class Infinity:
+    """fp32 on the CPU, its default there."""
+
+    def __init__(self, folder, captions):
+        self.captions = Path(captions).read_text(encoding="utf-8").splitlines()
+        self.loop = asyncio.new_event_loop()
+        self.engine = AsyncEmbeddingEngine.from_args(
+            EngineArgs(
+                model_name_or_path=folder,
+                engine="torch",
+                device="cpu",
+                model_warmup=False,
+                bettertransformer=False,
+            )
+        )
+        self.loop.run_until_complete(self.engine.astart())
+
+    def versions(self):
+        """Packages that decide the speed."""
+        return {name: version(name) for name in ("infinity_emb", "transformers", "torch")}
+
+    def texts(self, count):
+        """Captions to vectors."""
+        self.loop.run_until_complete(self.engine.embed(self.captions[:count]))
+
+    def files(self, batch_size, paths):
+        """Picture files to vectors; the engine makes its own batches."""
+        del batch_size
+        pictures = [Image.open(path) for path in paths]
+        self.loop.run_until_complete(self.engine.image_embed(images=pictures))
+
+
+if __name__ == "__main__":
+    serve(Infinity)
