@@ -1,4 +1,4 @@
-"""What `encoders.py` measures with: made-up weights, prepared pictures, large files; made once."""
+"""What `encoders.py` measures with: made-up weights, prepared pictures, large files; made once.
 
 The weights are open_clip's own initial ones, saved as such a model lies on the hub, so that
 open_clip, timm and this package read the same file.
