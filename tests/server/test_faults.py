@@ -62,6 +62,15 @@ def until(condition, seconds: float = 10) -> None:
         time.sleep(0.005)
 
 
+def received(client: socket.socket) -> bytes:
+    """What comes until the connection ends, however that is."""
+    with client:
+        try:
+            return client.recv(100)
+        except ConnectionError:
+            return b""
+
+
 def waiting(server) -> int:
     return server.client.get("/v1/models").json()["data"][0]["waiting"]["image"]
 
@@ -168,10 +177,7 @@ def test_a_head_that_dawdles_is_cut_off(backend, monkeypatch):
         for client in clients:
             client.settimeout(20)
             client.sendall(b"GET /v1/models HT")
-        for client in clients:
-            with client, pytest.raises((ConnectionError, EOFError)):
-                if not client.recv(100):
-                    raise EOFError
+        assert [received(client) for client in clients] == [b""] * 20
         assert post(server.url, {"texts": ["a"]}).status_code == 200
 
 
@@ -255,7 +261,7 @@ def test_memory_is_kept_below_the_cap_by_closing_what_was_used_longest_ago():
         def loaded(name: str) -> list[str]:
             assert post(server.url, {"texts": ["a"], "model": name}).status_code == 200
             listed = server.client.get("/v1/models").json()["data"]
-            return [one["id"] for one in listed if one["loaded"]]
+            return [one["id"].rpartition("/")[2] for one in listed if one["loaded"]]
 
         assert loaded("PE-Core-B16-224") == ["PE-Core-B16-224"]
         assert loaded("pe-nano") == ["PE-Core-B16-224", "pe-nano"]

@@ -6,13 +6,15 @@ import io
 import numpy as np
 import pytest
 from server.serving import data_uri, encoded, in_base64, picture, running
-from small_models import WITHOUT_TEXT, drawing, open_tiny
+from small_models import CORE, WITHOUT_TEXT, drawing, open_tiny
 
 from perception_encoder.embedder.vectors import unit
+from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import AccessSettings, ImageSettings, ModelSettings
 
 FILES = [picture(1), picture(2, 25, 50), encoded(drawing(3, 64, 48), "JPEG")]
+B16 = "perception-encoder/PE-Core-B16-224"
 CLOSE = 2e-5  # the same in any batch, within fp32's rounding
 
 
@@ -22,7 +24,8 @@ def server():
         access=AccessSettings(max_items=50, max_body_bytes=2_000_000),
         images=ImageSettings(max_bytes=1_000_000, max_pixels=100_000),
     )
-    with running(settings) as running_server:
+    processor = ImageProcessor(CORE.image, CORE.vision.image_size, max_pixels=100_000)
+    with running(settings, model=open_tiny(processor=processor)) as running_server:
         yield running_server
 
 
@@ -219,10 +222,10 @@ def test_models_are_opened_when_asked_for_and_named_as_the_registry_does():
     with running(ServerSettings(models=models), open_model=open_model) as server:
         assert opened == []
         listed = server.client.get("/v1/models").json()["data"]
-        assert [one["id"] for one in listed] == ["PE-Core-B16-224", "pe-nano", "clip/ViT-B-32"]
+        assert [one["id"] for one in listed] == [B16, "pe-nano", "clip/ViT-B-32"]
         assert not any(one["loaded"] for one in listed)
         reply = embedded(server, texts=["a"], model="perception_encoder/PE-Core-B16-224")
-        assert (reply["model"], opened) == ("PE-Core-B16-224", ["PE-Core-B16-224"])
+        assert (reply["model"], opened) == (B16, ["PE-Core-B16-224"])
         embedded(server, texts=["a"])
         assert opened == ["PE-Core-B16-224"]
         reply = server.client.post("/v1/embed", json={"texts": ["a"], "model": "pe-nano"})

@@ -48,7 +48,7 @@ def create_app(
 
     Raises:
         IndexNotFoundError, IndexStorageError: a table cannot be opened.
-        ValueError: no model at all.
+        ValueError: no model at all, or an alias of none.
     """
     services = _services(settings, open_model or partial(_open_model, settings))
     app = FastAPI(
@@ -84,6 +84,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         open_model,
         limits=BatchLimits(
             max_batch=settings.queue.max_batch,
+            batch_seconds=settings.queue.batch_seconds,
             max_wait_seconds=settings.queue.max_wait_ms / 1000,
             capacity=settings.queue.capacity,
             timeout_seconds=settings.queue.timeout_seconds,
@@ -92,6 +93,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         observe=metrics.observer,
         unload_after_seconds=settings.models.unload_after_seconds,
         max_bytes=settings.models.max_bytes,
+        aliases=settings.models.aliases,
     )
     metrics.watch(engines)
     return Services(

@@ -79,8 +79,11 @@ class Dialect:
         return APIRouter(route_class=Route, tags=[self.name], dependencies=dependencies)
 
 
-def admitted(request: Request) -> None:
-    """Let a request pass whose header or cookie holds an accepted key; a route's dependency."""
+async def admitted(request: Request) -> None:
+    """Let a request pass whose header or cookie holds an accepted key; a route's dependency.
+
+    It waits for nothing; a plain function would be handed to a thread each time.
+    """
     services: Services = request.app.state.services
     services.access.admit(request)
 

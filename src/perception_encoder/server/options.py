@@ -21,6 +21,7 @@ class QueueSettings:
 
     Attributes:
         max_batch: pictures or texts computed at once.
+        batch_seconds: of a slow model so few are computed at once that it takes no longer.
         max_wait_ms: how long the first of a batch waits for others that are on their way.
         capacity: pictures or texts that are decoded or waiting; more are answered 429.
         timeout_seconds: an item that was not computed by then is answered 503.
@@ -28,6 +29,7 @@ class QueueSettings:
     """
 
     max_batch: int = 64
+    batch_seconds: float = 1.0
     max_wait_ms: float = 3.0
     capacity: int = 1024
     timeout_seconds: float = 60.0
@@ -41,6 +43,8 @@ class ModelSettings:
     Attributes:
         names: registered ids, files or folders; the first is the default. Those of tables join
             them. Nothing else can be asked for over HTTP.
+        aliases: further names for them, each with the model's own: what clients ask for that name
+            another model, such as ("PE-Core-L14-336", "pe-nano").
         preload: open them at the start instead of at their first use.
         unload_after_seconds: give the memory back of a model nobody used for so long; None never.
         max_bytes: of weights in memory; models used longest ago go first. None for no limit.
@@ -49,6 +53,7 @@ class ModelSettings:
     """
 
     names: tuple[str, ...] = ("pe-nano",)
+    aliases: tuple[tuple[str, str], ...] = ()
     preload: bool = True
     unload_after_seconds: float | None = None
     max_bytes: int | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,11 +32,15 @@ def doubled(items: Sequence[int]) -> np.ndarray:
 
 def made(
     compute: Callable = doubled, *, max_batch: int = 4, wait: float = 0.02, capacity: int = 100,
-    timeout: float = 20,
+    timeout: float = 20, seconds: float = 1000,
 ) -> tuple[Batcher[int], Observer]:  # fmt: skip
     observer = Observer()
     limits = BatchLimits(
-        max_batch=max_batch, max_wait_seconds=wait, capacity=capacity, timeout_seconds=timeout
+        max_batch=max_batch,
+        batch_seconds=seconds,
+        max_wait_seconds=wait,
+        capacity=capacity,
+        timeout_seconds=timeout,
     )
     return Batcher("a queue", compute, limits, observer), observer
 
@@ -228,6 +233,25 @@ def test_closing_finishes_what_was_accepted_and_takes_nothing_new():
         await closing
 
     asyncio.run(run())
+
+
+def test_of_a_slow_model_fewer_are_computed_at_once():
+    sizes = []
+
+    def compute(items: Sequence[int]) -> np.ndarray:
+        sizes.append(len(items))
+        time.sleep(0.02 * len(items))
+        return doubled(items)
+
+    batcher, _ = made(compute, max_batch=64, seconds=0.1)
+
+    async def run() -> None:
+        await asyncio.gather(*(asked(batcher, item) for item in range(64)))
+
+    asyncio.run(run())
+    asyncio.run(run())
+    batcher.close(10)
+    assert max(sizes[-5:]) <= 5
 
 
 def test_results_reach_several_event_loops():

@@ -1,7 +1,8 @@
 """A bounded queue in front of one computation: requests of many connections share its batches.
 
 Items wait in the order they came. A batch leaves when it is full, when its first item has waited
-long enough, or when nothing else is on its way. Knows nothing of pictures, models or HTTP.
+long enough, or when nothing else is to be expected: nothing is on its way, and the batch before had
+no more items either. Who asks alone never waits for others. Knows nothing of pictures or HTTP.
 """
 
 import asyncio
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 
 ItemT = TypeVar("ItemT")
 
-_FASTEST_RATE: Final = 1.0  # items a second, for the first guess of how long a full queue takes
 _MOST_SECONDS: Final = 60
+_STUCK: Final = 0.5  # of the timeout: a batch that takes longer is not waited for
+_NEWEST: Final = 0.2  # how much the latest batch counts in the rate
 
 
 class BatchObserver(Protocol):
@@ -40,9 +42,15 @@ class BatchObserver(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """As in `QueueSettings`, in seconds."""
+    """As in `QueueSettings`, in seconds.
+
+    Attributes:
+        batch_seconds: of a slow model fewer than `max_batch` items are computed at once, so that no
+            batch takes much longer.
+    """
 
     max_batch: int
+    batch_seconds: float
     max_wait_seconds: float
     capacity: int
     timeout_seconds: float
@@ -94,8 +102,9 @@ class Batcher(Generic[ItemT]):
         self._coming = 0  # items that have a place and are not in the queue yet
         self._generation = 0
         self._busy_since: float | None = None
-        self._rate = _FASTEST_RATE
+        self._rate: float | None = None  # items a second
         self._last_done = time.monotonic()
+        self._latest_size = 1
         self._is_closing = False
         self._worker = self._start()
 
@@ -152,7 +161,8 @@ class Batcher(Generic[ItemT]):
             place.left -= 1
             self._coming -= 1
             self._queue.append(_Job(item, future, loop, time.monotonic()))
-            self._changed.notify()
+            if len(self._queue) == 1 or self._is_due():  # each waking costs both threads time
+                self._changed.notify()
         try:
             async with asyncio.timeout(self._limits.timeout_seconds):
                 return await future
@@ -178,7 +188,19 @@ class Batcher(Generic[ItemT]):
                 self._changed.notify()
 
     def _seconds_to_drain(self) -> int:
+        if self._rate is None:
+            return 1
         return int(min(_MOST_SECONDS, max(1, np.ceil(self._limits.capacity / 2 / self._rate))))
+
+    def _learn(self, speed: float) -> None:
+        known = speed if self._rate is None else self._rate
+        self._rate = (1 - _NEWEST) * known + _NEWEST * speed
+
+    def _size(self) -> int:
+        """Items of the next batch, at most."""
+        if self._rate is None:
+            return self._limits.max_batch
+        return max(1, min(self._limits.max_batch, int(self._rate * self._limits.batch_seconds)))
 
     def _start(self) -> threading.Thread:
         worker = threading.Thread(
@@ -209,8 +231,7 @@ class Batcher(Generic[ItemT]):
                 if generation == self._generation:
                     self._busy_since = None
                     self._last_done = now
-                    speed = len(batch) / max(now - started, 1e-6)
-                    self._rate = 0.8 * self._rate + 0.2 * speed
+                    self._learn(len(batch) / max(now - started, 1e-6))
             _deliver(batch, outcomes)
             self._observer.batch(len(batch), started - batch[0].since, now - started)
 
@@ -237,29 +258,33 @@ class Batcher(Generic[ItemT]):
                 if not queue and self._is_closing and not self._coming:
                     return []
                 age = time.monotonic() - queue[0].since if queue else 0.0
-                if queue and (
-                    len(queue) >= limits.max_batch
-                    or age >= limits.max_wait_seconds
-                    or not self._coming
-                ):
+                if queue and (self._is_due() or age >= limits.max_wait_seconds):
                     return self._taken()
                 self._changed.wait(limits.max_wait_seconds - age if queue else None)
             return []
 
+    def _is_due(self) -> bool:
+        """Whether what waits should leave now, whatever its age."""
+        count = len(self._queue)
+        return count >= self._size() or (not self._coming and count >= self._latest_size)
+
     def _taken(self) -> list[_Job[ItemT]]:
         batch: list[_Job[ItemT]] = []
-        while self._queue and len(batch) < self._limits.max_batch:
+        size = self._size()
+        while self._queue and len(batch) < size:
             job = self._queue.popleft()
             if not job.future.done():
                 batch.append(job)
         self._busy_since = time.monotonic()
+        self._latest_size = len(batch)
         return batch
 
     def _replace_if_stuck(self) -> None:
         """Start another worker where this one computes one batch for longer than anybody waits."""
         with self._changed:
             since = self._busy_since
-            if since is None or time.monotonic() - since < self._limits.timeout_seconds:
+            longest = _STUCK * self._limits.timeout_seconds
+            if since is None or time.monotonic() - since < longest:
                 return
             logger.error("%s: the worker hangs and is replaced", self.name)
             self._replace()

@@ -1,7 +1,7 @@
 """One loaded model behind two queues: encoded pictures and words in, unit vectors out, shared.
 
-Pictures are decoded on a pool before they wait; texts are numbered before they wait. So whatever is
-wrong with an item is found before it shares a batch with others. Knows no HTTP.
+Pictures are decoded on a pool before they wait, so that a bad one is found before it shares a batch
+with others; nothing can be wrong with a text. Knows no HTTP.
 """
 
 import asyncio
@@ -23,7 +23,6 @@ from perception_encoder.types import Embeddings, ModelIdentity
 ResultT = TypeVar("ResultT")
 
 _RECENT_SECONDS: Final = 5.0
-_FEW: Final = 8  # texts that are numbered on the event loop: that takes less than handing over
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Engine:
         self._images: Batcher[NDArray[np.uint8]] = Batcher(
             f"pictures of {name}", self._encode_images, limits, observe("image")
         )
-        self._texts: Batcher[Sequence[int]] = Batcher(
+        self._texts: Batcher[str] = Batcher(
             f"texts of {name}", self._encode_texts, limits, observe("text")
         )
 
@@ -130,15 +129,10 @@ class Engine:
             WorkerCrashedError: computing failed or took too long.
             UnsupportedOperationError: the model reads no text.
         """
-        tokenizer = self.model.tokenizer
+        self.model.tokenizer  # noqa: B018  tells at once that the model reads no text
         vectors = np.zeros((len(texts), self.embed_dim), np.float32)
         with self._texts.reserve(len(texts)) as place:
-            if len(texts) <= _FEW:
-                rows = tokenizer.encode(texts)
-            else:
-                loop = asyncio.get_running_loop()
-                rows = await loop.run_in_executor(self._decoders, tokenizer.encode, texts)
-            runs = (self._texts.run(place, row) for row in rows)
+            runs = (self._texts.run(place, _unicode(text)) for text in texts)
             for position, vector in enumerate(await _all(runs)):
                 vectors[position] = vector
         return vectors
@@ -184,8 +178,13 @@ class Engine:
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
         return unit(self.model.backend.encode_image(np.stack(pixels)))
 
-    def _encode_texts(self, rows: Sequence[Sequence[int]]) -> Embeddings:
-        return unit(self.model.backend.encode_text(self.model.tokenizer.pad(rows)))
+    def _encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        return unit(self.model.backend.encode_text(self.model.tokenizer(texts)))
+
+
+def _unicode(text: str) -> str:
+    """Return a text that every tokenizer reads: halves of characters become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 async def _all(awaitables: Iterable[Awaitable[ResultT]]) -> list[ResultT]:

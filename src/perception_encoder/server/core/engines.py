@@ -6,6 +6,7 @@ files or downloads. Knows no HTTP.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from perception_encoder.checkpoints import locate
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError, ServingError, UnknownModelError
 from perception_encoder.registry import ModelEntry, find
@@ -33,6 +35,7 @@ class ModelState:
 
     Attributes:
         name: what requests call it.
+        aliases: other names that lead to it.
         is_loaded: whether it is in memory.
         load_seconds: that opening it took; None before.
         num_bytes: of its weights, estimated; None before it was opened.
@@ -42,6 +45,7 @@ class ModelState:
     """
 
     name: str
+    aliases: tuple[str, ...]
     is_loaded: bool
     load_seconds: float | None
     num_bytes: int | None
@@ -56,7 +60,10 @@ class _Slot:
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self.entry = _registered(spec)
-        self.name = self.entry.id if self.entry else Path(spec).stem
+        # What vectors of a file or folder are named by in tables; a registered id elsewhere.
+        self.model_id = self.entry.id if self.entry else _model_id(spec)
+        self.name = self.entry.id if self.entry else _name_of(spec)
+        self.aliases: list[str] = []
         self.engine: Engine | None = None
         self.opening: asyncio.Task[Engine] | None = None
         self.num_users = 0
@@ -69,6 +76,7 @@ class _Slot:
     def state(self) -> ModelState:
         return ModelState(
             self.name,
+            tuple(self.aliases),
             self.engine is not None,
             self.load_seconds,
             self.num_bytes,
@@ -92,6 +100,7 @@ class Engines:
         observe: given a model's name and "image" or "text", returns who is told of its batches.
         unload_after_seconds: close a model that nobody used for so long; None never does.
         max_bytes: of weights in memory at once; None for no limit.
+        aliases: further names, each with the model that it leads to.
     """
 
     def __init__(
@@ -104,13 +113,17 @@ class Engines:
         observe: Callable[[str, str], BatchObserver],
         unload_after_seconds: float | None = None,
         max_bytes: int | None = None,
+        aliases: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._slots: dict[str, _Slot] = {}
         for spec in specs:
-            slot = _Slot(spec)
-            self._slots.setdefault(slot.name.lower(), slot)
+            if self._find(spec) is None:
+                slot = _Slot(spec)
+                self._slots[slot.name.lower()] = slot
         if not self._slots:
             raise ValueError("a server needs at least one model")
+        for alias, target in aliases:
+            self._add_alias(alias, target)
         self._open_model = open_model
         self._limits = limits
         self._observe = observe
@@ -183,7 +196,7 @@ class Engines:
         for name in self.names if preload else ():
             try:
                 await self.load(name)
-            except PerceptionEncoderError as err:
+            except (PerceptionEncoderError, OSError, RuntimeError, ValueError) as err:
                 logger.error("%s could not be opened: %s", name, err)
         self.is_ready = True
         if self._unload_after is not None:
@@ -203,14 +216,32 @@ class Engines:
     def _slot(self, name: str | None) -> _Slot:
         if name is None:
             return next(iter(self._slots.values()))
-        slot = self._slots.get(name.strip().lower())
-        if slot is None and (entry := _registered(name)) is not None:
-            slot = self._slots.get(entry.id.lower())
+        slot = self._find(name)
         if slot is None:
             raise UnknownModelError(
                 f"this server has no model {name[:100]!r}; it has: {', '.join(self.names)}"
             )
         return slot
+
+    def _find(self, name: str) -> _Slot | None:
+        wanted = _spellings(name)
+        for key, slot in self._slots.items():
+            if key in wanted or slot.model_id.lower() in wanted:
+                return slot
+        for slot in self._slots.values():
+            if any(wanted & _spellings(alias) for alias in slot.aliases):
+                return slot
+        return None
+
+    def _add_alias(self, alias: str, target: str) -> None:
+        slot = self._find(target)
+        if slot is None:
+            raise ValueError(
+                f"{alias!r} cannot stand for {target!r}: the server has {', '.join(self.names)}"
+            )
+        if self._find(alias) is not None:
+            raise ValueError(f"{alias!r} is the name of a model already; choose another alias")
+        slot.aliases.append(alias)
 
     async def _opened(self, slot: _Slot) -> Engine:
         if slot.opening is None:
@@ -275,11 +306,28 @@ class Engines:
                     await self._close(slot)
 
 
+def _spellings(name: str) -> set[str]:
+    entry = _registered(name)
+    return {name.strip().lower()} | ({entry.id.lower()} if entry is not None else set())
+
+
 def _registered(name: str) -> ModelEntry | None:
     try:
         return find(name)
     except UnknownModelError:
         return None
+
+
+def _name_of(spec: str) -> str:
+    return Path(spec).stem if os.path.exists(spec) else spec
+
+
+def _model_id(spec: str) -> str:
+    """Return the registered id of the model in a file or folder; its name where it has none."""
+    try:
+        return locate(spec, local_files_only=True).config.id
+    except PerceptionEncoderError:
+        return _name_of(spec)
 
 
 def _num_bytes(slot: _Slot, model: EmbeddingModel) -> int | None:

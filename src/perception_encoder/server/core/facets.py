@@ -37,11 +37,14 @@ def _facet(served: ServedIndex, name: str, kind: Kind) -> dict[str, Any]:
 
 
 def _range(columns: "Iterable[pa.Array]") -> dict[str, Any]:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     num_nulls, ends = 0, []
     for column in columns:
         num_nulls += column.null_count
+        if pa.types.is_timestamp(column.type):  # Python knows no nanoseconds
+            column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
         found = pc.min_max(column)
         ends += [found["min"].as_py(), found["max"].as_py()]
     present = [end for end in ends if end is not None and end == end]

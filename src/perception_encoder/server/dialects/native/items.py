@@ -1,12 +1,13 @@
 """Items of a table: a page of rows, one row, its picture and small copies of it."""
 
 import asyncio
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Final, ParamSpec
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
-from perception_encoder.errors import QueryError
+from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.sniff import content_type
@@ -16,6 +17,8 @@ from perception_encoder.server.dialects.native.search import MOST_HITS, FilterBo
 from perception_encoder.server.problems import ApiError
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
+
+P = ParamSpec("P")
 
 _KEEP: Final = "private, max-age=86400"
 _FILTERS: Final = TypeAdapter(list[FilterBody])
@@ -71,7 +74,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         tag = f'"{row.sha256 or row.mtime}-{size}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag, "Cache-Control": _KEEP})
-        content = await asyncio.to_thread(services.thumbnails.get, row, size)
+        content = await _brought(services.thumbnails.get, row, size)
         headers = {"ETag": tag, "Cache-Control": _KEEP}
         return Response(content, media_type=CONTENT_TYPE, headers=headers)
 
@@ -83,7 +86,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def image(item: str, index: IndexName = None) -> Response:
         row = await asyncio.to_thread(_row, services, index, item)
-        content = await asyncio.to_thread(services.thumbnails.original, row)
+        content = await _brought(services.thumbnails.original, row)
         kind = content_type(content)
         if kind is None:
             raise ApiError(404, "no_picture", "what lies there now is not a picture")
@@ -103,6 +106,13 @@ def parsed_filters(written: str | None) -> list[Filter]:
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
         raise QueryError(f"filters: {first['msg']}") from err
+
+
+async def _brought(bring: Callable[P, bytes], *args: P.args, **kwargs: P.kwargs) -> bytes:
+    try:
+        return await asyncio.to_thread(bring, *args, **kwargs)
+    except ImageError as err:
+        raise ApiError(404, "no_picture", str(err)) from err
 
 
 def _row(services: Services, index: str | None, item: str) -> Row:

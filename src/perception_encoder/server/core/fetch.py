@@ -1,0 +1,226 @@
+"""Brings pictures that requests name by URL, and nothing else, from the public internet only.
+
+What is checked is the address that is connected to, at the moment of connecting, for every redirect
+anew; so a name that leads elsewhere the second time it is asked for gains nothing. Time, bytes and
+redirects are bounded, and what does not begin like a picture is not read on.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeAlias
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+import httpcore2
+
+from perception_encoder._version import __version__
+from perception_encoder.errors import ImageFetchError
+from perception_encoder.server.core.addresses import Address, is_name, is_public, literal
+from perception_encoder.server.core.sniff import ENOUGH, content_type
+
+Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
+"""Returns the addresses of a name."""
+
+_MAX_REDIRECTS: Final = 3
+_AT_ONCE: Final = 16
+_ODD: Final = re.compile(r"[\x00-\x20\x7f\\]")
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_PORTS: Final = {"https": 443, "http": 80}
+_SAFE: Final = "%/:=&?~+!$,;'@()*[]|"
+
+
+class _RefusedError(Exception):
+    """A host leads to an address that is not public."""
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Ask the system for a name's addresses."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class CheckedBackend(httpcore2.AsyncNetworkBackend):
+    """Connects to addresses that it has looked up and checked itself."""
+
+    def __init__(self, resolver: Resolver, is_allowed: Callable[[Address], bool]) -> None:
+        self._resolve = resolver
+        self._is_allowed = is_allowed
+        self._network = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Connect; refused where any of the host's addresses is not allowed."""
+        try:
+            found = [host] if literal(host) else await self._resolve(host, port)
+        except OSError as err:
+            raise httpcore2.ConnectError(f"{host} is not known: {err}") from err
+        if not found:
+            raise httpcore2.ConnectError(f"{host} has no address")
+        for address in found:
+            known = literal(address)
+            if known is None or not self._is_allowed(known):
+                raise _RefusedError(host)
+        failure: Exception | None = None
+        for address in found:
+            try:
+                return await self._network.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as err:
+                failure = err
+        assert failure is not None
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+class UrlFetcher:
+    """A `Fetcher`.
+
+    Args:
+        allow_http: also without TLS.
+        timeout_seconds: for one picture with all its redirects.
+        max_bytes: of one picture.
+        resolver: looks names up.
+        is_allowed: which addresses may be connected to.
+        ssl_context: whose certificates are believed; None for the usual ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_http: bool,
+        timeout_seconds: float,
+        max_bytes: int,
+        resolver: Resolver = resolve,
+        is_allowed: Callable[[Address], bool] = is_public,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._schemes = ("https", "http") if allow_http else ("https",)
+        self._timeout_seconds = timeout_seconds
+        self._max_bytes = max_bytes
+        self._is_allowed = is_allowed
+        self._free = asyncio.Semaphore(_AT_ONCE)
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=ssl_context,
+            max_connections=_AT_ONCE,
+            max_keepalive_connections=0,  # every picture is connected, and checked, anew
+            network_backend=CheckedBackend(resolver, is_allowed),
+        )
+
+    async def fetch(self, url: str, *, item: str) -> bytes:
+        """See `Fetcher.fetch`."""
+        try:
+            async with self._free, asyncio.timeout(self._timeout_seconds):
+                for _ in range(_MAX_REDIRECTS + 1):
+                    parts = self._checked(url, item)
+                    content, location = await self._get(parts, item)
+                    if location is None:
+                        return content
+                    url = urljoin(url, location)
+        except TimeoutError:
+            raise _failure(item, "the URL did not answer in time", "time") from None
+        except _RefusedError:
+            # The same words whatever the address is: nobody learns what lies inside.
+            raise _failure(item, "the URL leads to no public address", "address") from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as err:
+            raise _failure(item, "the URL could not be fetched", "failed") from err
+        raise _failure(item, f"more than {_MAX_REDIRECTS} redirects", "redirects")
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._pool.aclose()
+
+    def _checked(self, url: str, item: str) -> SplitResult:
+        """Take a URL apart; refuse what cannot be a picture's address on the public internet."""
+        if _ODD.search(url):
+            raise _failure(item, "the URL holds spaces or backslashes", "host")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as err:
+            raise _failure(item, "the URL cannot be understood", "host") from err
+        if parts.scheme.lower() not in self._schemes:
+            allowed = " or ".join(self._schemes)
+            raise _failure(item, f"only {allowed} URLs are fetched here", "scheme")
+        if not host or port == 0 or parts.username is not None or parts.password is not None:
+            raise _failure(item, "the URL has no plain host", "host")
+        address = literal(host)
+        if address is None and not is_name(host):
+            raise _failure(item, "the URL's host is no full domain name", "host")
+        if address is not None and not self._is_allowed(address):
+            raise _RefusedError(host)
+        return parts
+
+    async def _get(self, parts: SplitResult, item: str) -> tuple[bytes, str | None]:
+        """Return what one URL answers with, or where it sends us."""
+        host = parts.hostname or ""
+        scheme = parts.scheme.lower()
+        target = quote(parts.path or "/", safe=_SAFE)
+        if parts.query:
+            target += "?" + quote(parts.query, safe=_SAFE)
+        port = parts.port or _PORTS[scheme]
+        shown = f"[{host}]" if ":" in host else host
+        headers = {
+            "Host": shown if port == _PORTS[scheme] else f"{shown}:{port}",
+            "User-Agent": f"perception-encoder/{__version__}",
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+        }
+        address = httpcore2.URL(
+            scheme=scheme.encode(), host=host.encode(), port=port, target=target.encode()
+        )
+        wait = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout_seconds)
+        async with self._pool.stream(
+            "GET", address, headers=list(headers.items()), extensions={"timeout": wait}
+        ) as answer:
+            found = {name.lower(): value for name, value in answer.headers}
+            if answer.status in _REDIRECTS and b"location" in found:
+                return b"", found[b"location"].decode("latin-1")
+            if answer.status != 200:
+                raise _failure(item, f"the URL answered {answer.status}", "status")
+            return await self._read(answer, found, item), None
+
+    async def _read(
+        self, answer: httpcore2.Response, headers: dict[bytes, bytes], item: str
+    ) -> bytes:
+        announced = headers.get(b"content-length", b"0")
+        self._check_size(int(announced) if announced.isdigit() else 0, item)
+        content = bytearray()
+        is_checked = False
+        async for part in answer.aiter_stream():
+            content += part
+            self._check_size(len(content), item)
+            if not is_checked and len(content) >= ENOUGH:
+                is_checked = True
+                _check_kind(content, item)
+        if not is_checked:
+            _check_kind(content, item)
+        return bytes(content)
+
+    def _check_size(self, num_bytes: int, item: str) -> None:
+        if num_bytes > self._max_bytes:
+            raise _failure(item, f"more than {self._max_bytes:,} bytes", "size")
+
+
+def _check_kind(beginning: bytearray, item: str) -> None:
+    if content_type(bytes(beginning[:ENOUGH])) is None:
+        raise _failure(item, "what the URL answers with is not a picture", "kind")
+
+
+def _failure(item: str, message: str, reason: str) -> ImageFetchError:
+    return ImageFetchError(
+        f"{item}: {message}; send the picture itself instead", item=item, reason=reason
+    )

@@ -1,0 +1,31 @@
+"""What `inference-sdk` and Roboflow's Workflows ask an inference server for, as far as it is ours.
+
+Paths, fields, replies and messages are those of `roboflow/inference` 1.5 to 1.8; where that answers
+a caller's mistake with 500, this answers 400 and says what was wrong. docs/dialects.md has the list
+of differences.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from perception_encoder.server.dialect import Dialect
+from perception_encoder.server.dialects.roboflow import compare, embed, registry
+from perception_encoder.server.dialects.roboflow.models import CLIP, PERCEPTION_ENCODER
+from perception_encoder.server.dialects.roboflow.replies import error_body
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from perception_encoder.server.services import Services
+
+
+def _build(services: "Services") -> "APIRouter":
+    router = DIALECT.router()
+    for kind in (PERCEPTION_ENCODER, CLIP):
+        embed.add_routes(router, services, kind)
+        compare.add_routes(router, services, kind)
+    registry.add_routes(router, services)
+    return router
+
+
+# Keys may come in the query or the body, too: each route asks for them itself.
+DIALECT: Final = Dialect("roboflow", _build, error_body=error_body, needs_key=False)

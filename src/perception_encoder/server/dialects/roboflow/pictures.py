@@ -1,0 +1,119 @@
+"""Image objects to encoded pictures, and what is said of those that cannot be used."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from perception_encoder.errors import (
+    ImageEmptyError,
+    ImageError,
+    ImageFetchError,
+    ImageReferenceError,
+    ImageTooLargeError,
+    PerceptionEncoderError,
+)
+from perception_encoder.server.core.engine import Engine
+from perception_encoder.server.dialects.roboflow.bodies import ImageObject
+from perception_encoder.server.problems import ApiError, item_problem
+from perception_encoder.server.services import Services
+from perception_encoder.types import Embeddings
+
+_REFUSED: Final = {
+    "numpy": "NumPy image type is not supported in this configuration: it is a pickle, which can "
+    "run code; send the picture as base64.",
+    "numpy_object": "NumPy objects cannot be sent as JSON; send the picture as base64.",
+    "pil": "PIL images cannot be sent as JSON; send the picture as base64.",
+    "multipart": "Multipart images are not taken here; send the picture as base64.",
+    "file": "Loading images from local filesystem is disabled.",
+}
+_FETCH_REASONS: Final = {
+    "scheme": "Providing images via non https:// URL is not supported in this configuration.",
+    "host": "Providing images via URL without FQDN is not supported in this configuration.",
+    "kind": "Data pointed by URL could not be decoded into image.",
+}
+
+
+async def embed_pictures(
+    services: Services, engine: Engine, pictures: Sequence[ImageObject | str]
+) -> Embeddings:
+    """Return (N, E) float32 of unit length.
+
+    Raises:
+        ApiError: 400, there are none, too many, or some cannot be used.
+    """
+    check_count(services, len(pictures), "image")
+    references = [_reference(picture) for picture in pictures]
+    loaded = await services.load_images(
+        [reference if isinstance(reference, str) else "" for reference in references]
+    )
+    refused = dict(enumerate(references))
+    embedded = await engine.embed_images(
+        [
+            refusal if isinstance(refusal, ImageError) else image
+            for refusal, image in zip(refused.values(), loaded, strict=True)
+        ]
+    )
+    if not embedded.errors:
+        return embedded.vectors
+    first = min(embedded.errors)
+    is_url = _is_url(pictures[first])
+    place = f" (image {first} of {len(pictures)})" if len(pictures) > 1 else ""
+    raise ApiError(
+        400,
+        item_problem(first, embedded.errors[first]).code,
+        f"Could not load input image. Cause: {_cause(embedded.errors[first], is_url)}{place}",
+        items=tuple(item_problem(n, err) for n, err in sorted(embedded.errors.items())),
+    )
+
+
+def check_count(services: Services, count: int, what: str) -> None:
+    """Refuse a request of no items or of too many.
+
+    Raises:
+        ApiError: 400.
+    """
+    if not count:
+        raise ApiError(400, "no_items", f"At least one {what} is required")
+    most = services.settings.access.max_items
+    if count > most:
+        message = f"The maximum number of {what}s that can be embedded at once is {most}"
+        raise ApiError(400, "too_many_items", message)
+
+
+def _reference(picture: ImageObject | str) -> str | ImageError:
+    """Return what `Services.load_images` takes, or why there is nothing of that kind."""
+    if isinstance(picture, str):
+        return picture
+    kind = picture.type.lower()
+    if kind in _REFUSED:
+        return ImageReferenceError(_REFUSED[kind], reason="kind")
+    if kind not in ("base64", "url"):
+        message = "Image declaration contains not recognised image type."
+        return ImageReferenceError(message, reason="kind")
+    if not isinstance(picture.value, str):
+        return ImageReferenceError(f"The value of a {kind} image must be a string.", reason="kind")
+    if kind == "url" and not _is_url(picture):
+        return ImageFetchError("the value is not a URL", reason="host")
+    return picture.value
+
+
+def _is_url(picture: ImageObject | str) -> bool:
+    value = picture if isinstance(picture, str) else picture.value
+    return isinstance(value, str) and "://" in value[:32]
+
+
+def _cause(err: PerceptionEncoderError, is_url: bool) -> str:
+    """Return the words that clients of this dialect know, and ours where those say less."""
+    if isinstance(err, ImageReferenceError) and err.reason == "kind":
+        return str(err)
+    if isinstance(err, ImageEmptyError):
+        return "Empty image payload."
+    if isinstance(err, ImageFetchError):
+        known = _FETCH_REASONS.get(err.reason)
+        return f"{known} ({err})" if known else f"{err}."
+    if isinstance(err, ImageReferenceError):
+        is_malformed = err.reason in ("base64", "data URI")
+        return f"Malformed base64 input image. ({err})" if is_malformed else f"{err}."
+    if isinstance(err, ImageTooLargeError):
+        return f"{err}."
+    known = _FETCH_REASONS["kind"] if is_url else "Data is not image."
+    return f"{known} ({err})"

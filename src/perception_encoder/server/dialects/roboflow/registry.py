@@ -1,0 +1,75 @@
+"""The models in memory: GET /model/registry, POST /model/add, /model/remove and /model/clear."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from perception_encoder.server.core.engines import ModelState
+from perception_encoder.server.dialects.roboflow.bodies import ModelBody
+from perception_encoder.server.dialects.roboflow.models import (
+    CLIP,
+    PERCEPTION_ENCODER,
+    is_clip,
+    model_id,
+    resolve,
+)
+from perception_encoder.server.dialects.roboflow.replies import admit
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.get("/model/registry", summary="The models in memory")
+    async def registry(request: Request) -> Response:
+        admit(services, request)
+        return _registry(services)
+
+    @router.post("/model/add", summary="Load a model", responses={404: {}})
+    async def add(request: Request, body: ModelBody) -> Response:
+        admit(services, request, body.api_key)
+        await services.engines.load(resolve(services, body.model_id))
+        return _registry(services)
+
+    @router.post("/model/remove", summary="Unload a model", responses={404: {}})
+    async def remove(request: Request, body: ModelBody) -> Response:
+        admit(services, request, body.api_key)
+        await services.engines.unload(resolve(services, body.model_id))
+        return _registry(services)
+
+    @router.post("/model/clear", summary="Unload every model that nobody uses")
+    async def clear(request: Request) -> Response:
+        admit(services, request)
+        await services.engines.unload_all()
+        return _registry(services)
+
+
+def _registry(services: Services) -> Response:
+    states = [state for state in services.engines.states() if state.is_loaded]
+    models = []
+    for state in states:
+        models += [_described(state, name) for name in _names(state)]
+    return json_reply({"models": models})
+
+
+def _names(state: ModelState) -> list[str]:
+    """Return a model's name and its aliases: clients look for the name that they asked for."""
+    kind = CLIP if is_clip(state) else PERCEPTION_ENCODER
+    aliases = (
+        alias if "/" in alias else f"{kind.prefix}/{kind.version(alias)}" for alias in state.aliases
+    )
+    return list(dict.fromkeys((model_id(state), *aliases)))
+
+
+def _described(state: ModelState, name: str) -> dict[str, Any]:
+    assert state.engine is not None
+    side = state.engine.model.processor.image_size
+    return {
+        "model_id": name,
+        "task_type": "embedding",
+        "batch_size": None,
+        "input_height": side,
+        "input_width": side,
+        "vram_bytes": None,
+    }

@@ -1,0 +1,297 @@
+"""POST /v1/search and what a page needs of a table: items, pictures, facets, status, duplicates."""
+
+import io
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from server.serving import in_base64, make_table, running
+from small_models import open_tiny, save_drawings
+
+from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, writing
+from perception_encoder.index.query import combine
+from perception_encoder.server import ServerSettings
+
+NUM_FILES = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def files(folder) -> list[Path]:
+    return save_drawings(folder, NUM_FILES)
+
+
+@pytest.fixture(scope="module")
+def server(folder, files):
+    model = open_tiny()
+    index = make_table(folder / "drawings.lance", model, files)
+    archive = folder / "more.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(files[3], "inside/three.png")
+    with tarfile.open(archive) as tar:
+        offset = tar.getmember("inside/three.png").offset_data
+    inside = Row(
+        str(archive), "inside/three.png", offset=offset, bytes=files[3].stat().st_size, width=51
+    )
+    index.add([inside], model.embed_images([files[3]]))
+    make_table(folder / "few.lance", model, files[:3])
+    settings = ServerSettings(
+        indexes=(str(folder / "drawings.lance"), str(folder / "few.lance")),
+        cache_folder=folder / "thumbnails",
+    )
+    with running(settings, open_model=lambda _: open_tiny()) as running_server:
+        yield running_server
+
+
+def searched(server, **body):
+    reply = server.client.post("/v1/search", json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_words_find_what_the_library_finds(server, folder):
+    reply = searched(server, terms=[{"text": "a cat"}], k=5)
+    model = open_tiny()
+    expected = Index.open(folder / "drawings.lance").search(model.embed_text("a cat"), k=5)[0]
+    assert [hit["id"] for hit in reply["hits"]] == [hit.id for hit in expected]
+    scores = [hit["score"] for hit in reply["hits"]]
+    assert np.allclose(scores, [hit.score for hit in expected], atol=1e-4)
+    assert reply["index"] == "drawings"
+
+
+def test_a_picture_finds_itself_and_its_copy_in_an_archive(server, files):
+    reply = searched(server, terms=[{"image": in_base64(files[3].read_bytes())}], k=2)
+    assert {hit["name"] for hit in reply["hits"]} == {
+        str(files[3]), f"{files[3].parent / 'more.tar'}/inside/three.png"
+    }  # fmt: skip
+    folded = searched(server, terms=[{"image": in_base64(files[3].read_bytes())}], unique=0.999)
+    assert len(folded["hits"][0]["also"]) == 1
+
+
+def test_more_like_an_item_leaves_the_item_out(server, files):
+    item = row_id(str(files[7]))
+    assert item not in [hit["id"] for hit in searched(server, terms=[{"item": item}])["hits"]]
+    own = searched(server, terms=[{"item": item}], include_own=True)["hits"]
+    assert own[0]["id"] == item
+
+
+def test_words_and_a_picture_with_weights_and_words_that_are_not_wanted(server, folder, files):
+    terms = [
+        {"text": "a cat", "weight": 2},
+        {"image": in_base64(files[5].read_bytes())},
+        {"text": "t", "weight": -0.5},
+    ]
+    model = open_tiny()
+    vectors = np.concatenate([
+        model.embed_text("a cat"), model.embed_images([files[5]]), model.embed_text("t")
+    ])  # fmt: skip
+    query = combine(vectors, [2, 1, -0.5])
+    expected = Index.open(folder / "drawings.lance").search(query[None], k=4)[0]
+    found = searched(server, terms=terms, k=4)["hits"]
+    assert [hit["id"] for hit in found] == [hit.id for hit in expected]
+
+
+def test_pages_join_to_the_whole_without_embedding_again(server):
+    whole = searched(server, terms=[{"text": "a cat"}], k=100)
+    assert len(whole["hits"]) == NUM_FILES + 1
+    assert whole["next_offset"] is None
+    page = searched(server, terms=[{"text": "a cat"}], k=15)
+    found = page["hits"]
+    while page["next_offset"] is not None:
+        again = {"vector": page["query"]["vector"]}
+        page = searched(server, terms=[again], k=15, offset=page["next_offset"])
+        found += page["hits"]
+    assert [hit["id"] for hit in found] == [hit["id"] for hit in whole["hits"]]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ([{"column": "number", "op": ">=", "value": 35}], range(35, 40)),
+        ([{"column": "colour", "value": "red"}], [n for n in range(0, 40, 2) if n % 5 != 4]),
+        ([{"column": "colour", "op": "is_null"}], range(4, 40, 5)),
+        ([{"column": "number", "op": "in", "value": [1, 2, 77]}], [1, 2]),
+        ([{"column": "uri", "op": "contains", "value": "DRAWING39"}], [39]),
+        ([{"column": "uri", "op": "contains", "value": "no'thing; --"}], []),
+        (
+            [{"column": "number", "op": "<", "value": 9},
+             {"column": "number", "op": "!=", "value": 2},
+             {"column": "colour", "op": "has"},
+             {"column": "mtime", "op": ">", "value": "2001-01-01"}],
+            [0, 1, 3, 5, 6, 7, 8],
+        ),
+    ],
+)  # fmt: skip
+def test_filters(server, filters, expected):
+    hits = searched(server, terms=[{"text": "a"}], k=100, filters=filters)["hits"]
+    found = sorted(hit["metadata"]["number"] for hit in hits if "number" in hit["metadata"])
+    if filters[0].get("op") != "is_null":
+        assert len(hits) == len(found)
+    assert found == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"terms": []}, 422),
+        ({"terms": [{}]}, 422),
+        ({"terms": [{"text": "a", "item": "b"}]}, 422),
+        ({"terms": [{"text": "a"}, {"text": "a", "weight": -1}]}, 400),
+        ({"terms": [{"item": "nothing"}]}, 400),
+        ({"terms": [{"vector": "AAAA"}]}, 400),
+        ({"terms": [{"vector": "***"}]}, 400),
+        ({"terms": [{"image": "***"}]}, 400),
+        ({"terms": [{"text": "a"}], "index": "none"}, 404),
+        ({"terms": [{"text": "a"}], "filters": [{"column": "vector", "value": 1}]}, 400),
+        ({"terms": [{"text": "a"}], "filters": [{"column": "1=1 --", "value": 1}]}, 400),
+        ({"terms": [{"text": "a"}], "filters": [{"column": "width", "value": "wide"}]}, 400),
+        ({"terms": [{"text": "a"}], "filters": [{"column": "mtime", "value": "soon"}]}, 400),
+        ({"terms": [{"text": "a"}], "filters": [{"column": "width", "value": 1, "op": "~"}]}, 422),
+        ({"terms": [{"text": "a"}], "k": 0}, 422),
+    ],
+)
+def test_queries_that_cannot_be_answered(server, body, status):
+    reply = server.client.post("/v1/search", json=body)
+    assert reply.status_code == status, reply.text
+    assert reply.json()["error"]["message"]
+
+
+def test_labels_come_once_it_is_known_what_scores_mean(server):
+    end = time.monotonic() + 30
+    while True:
+        reply = searched(server, terms=[{"text": "a cat"}], k=3)
+        if reply["query"]["cutoffs"] is not None:
+            break
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert reply["query"]["cutoffs"]["strong"] >= reply["query"]["cutoffs"]["weak"]
+    assert {hit["label"] for hit in reply["hits"]} <= {"strong", "weak", "none"}
+
+
+def test_items_can_be_looked_through(server, files):
+    seen, offset = [], 0
+    while offset is not None:
+        page = server.client.get("/v1/items", params={"limit": 12, "offset": offset}).json()
+        seen += page["items"]
+        offset = page["next_offset"]
+    assert [item["name"] for item in seen][:NUM_FILES] == [str(file) for file in files]
+    assert len(seen) == NUM_FILES + 1
+    filters = '[{"column": "number", "op": "<", "value": 3}]'
+    few = server.client.get("/v1/items", params={"filters": filters}).json()["items"]
+    assert [item["metadata"]["number"] for item in few] == [0, 1, 2]
+    for bad in ("[", '[{"column": 1}]', "{}"):
+        assert server.client.get("/v1/items", params={"filters": bad}).status_code == 400
+    one = server.client.get(f"/v1/items/{seen[2]['id']}").json()
+    assert one == seen[2]
+    other = server.client.get(f"/v1/items/{seen[30]['id']}", params={"index": "few"})
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "unknown_item")
+
+
+def test_pictures_and_their_small_copies(server, folder, files):
+    for key, file in [
+        (row_id(str(files[9])), files[9]),
+        (row_id(str(folder / "more.tar"), "inside/three.png"), files[3]),
+    ]:
+        whole = server.client.get(f"/v1/items/{key}/image")
+        assert whole.content == file.read_bytes()
+        assert whole.headers["content-type"] == "image/png"
+        small = server.client.get(f"/v1/items/{key}/thumbnail", params={"size": 128})
+        assert small.headers["content-type"] == "image/jpeg"
+        with Image.open(io.BytesIO(small.content)) as image, Image.open(file) as original:
+            assert image.size == original.size  # small already: never enlarged
+        tag = {"If-None-Match": small.headers["etag"]}
+        again = server.client.get(f"/v1/items/{key}/thumbnail", params={"size": 128}, headers=tag)
+        assert (again.status_code, again.content) == (304, b"")
+    assert len(list((folder / "thumbnails" / "128").rglob("*.jpg"))) == 2
+    assert server.client.get("/v1/items/nothing/image").status_code == 404
+
+
+def test_a_copy_is_made_once(server, files):
+    key = row_id(str(files[11]))
+    first = server.client.get(f"/v1/items/{key}/thumbnail").content
+    moved = files[11].with_suffix(".moved")
+    shutil.move(files[11], moved)
+    try:
+        assert server.client.get(f"/v1/items/{key}/thumbnail").content == first
+        assert server.client.get(f"/v1/items/{key}/image").status_code == 404
+    finally:
+        shutil.move(moved, files[11])
+
+
+def test_tables_columns_and_values(server):
+    listed = server.client.get("/v1/indexes").json()["data"]
+    assert [(one["name"], one["rows"]) for one in listed] == [
+        ("drawings", NUM_FILES + 1), ("few", 3)
+    ]  # fmt: skip
+    described = server.client.get("/v1/indexes/drawings").json()
+    kinds = {column["name"]: column["filter"] for column in described["columns"]}
+    assert kinds["number"] == "number"
+    assert kinds["colour"] == "text"
+    assert kinds["mtime"] == "time"
+    assert kinds["vector"] is None
+    facets = server.client.get("/v1/indexes/drawings/facets").json()["columns"]
+    assert facets["number"] == {"kind": "number", "min": 0, "max": 39, "nulls": 1}
+    colours = {one["value"]: one["count"] for one in facets["colour"]["values"]}
+    assert colours == {"red": 16, "blue": 16}
+    assert facets["colour"]["nulls"] == 9
+    assert server.client.get("/v1/indexes/none").status_code == 404
+
+
+def test_status_follows_a_run_in_another_process(server, folder, files):
+    path = str(folder / "few.lance")
+    before = server.client.get("/v1/indexes/few/status").json()
+    assert before["is_being_written"] is False
+    with writing(path):
+        assert server.client.get("/v1/indexes/few/status").json()["is_being_written"] is True
+    model = open_tiny()
+    Index.open(path).add([Row(str(files[20]))], model.embed_images([files[20]]))
+    OutcomeLog(path).append(
+        [
+            Outcome(str(files[20]), "embedded"),
+            Outcome("/x.png", "failed", reason="ImageEmptyError", message="/x.png: zero bytes"),
+        ],
+        "a run",
+    )
+    end = time.monotonic() + 20
+    while (after := server.client.get("/v1/indexes/few/status").json())["rows"] == before["rows"]:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert after["outcomes"] == {"embedded": 1, "failed": 1}
+    assert after["failures"][0]["reason"] == "ImageEmptyError"
+
+
+def test_duplicates(server, files):
+    end = time.monotonic() + 30
+    while (reply := server.client.get("/v1/duplicates")).status_code == 202:
+        assert reply.json()["state"] == "running"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    found = reply.json()
+    assert found["state"] == "done"
+    names = [
+        {group["keep"]["name"], *(other["name"] for other in group["others"])}
+        for group in found["groups"]
+    ]
+    both = {str(files[3]), f"{files[3].parent / 'more.tar'}/inside/three.png"}
+    assert any(both <= group for group in names)
+    assert found["num_redundant"] == sum(len(group["others"]) for group in found["groups"])
+
+
+def test_pictures_behind_a_network_are_not_brought_unless_told(folder):
+    model = open_tiny()
+    index = Index.create(folder / "remote.lance", model.identity)
+    index.add([Row("http://127.0.0.1:9/a.png")], model.embed_text("a"))
+    settings = ServerSettings(indexes=(str(folder / "remote.lance"),))
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        key = row_id("http://127.0.0.1:9/a.png")
+        reply = server.client.get(f"/v1/items/{key}/image")
+        assert reply.status_code == 404
+        assert "local pictures only" in reply.json()["error"]["message"]
