@@ -6,6 +6,7 @@ The reply is a file, because engines write to stdout what they like.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,13 +18,16 @@ from typing import Any
 from perception_encoder.errors import BackendUnavailableError, PerceptionEncoderError
 
 
-def run_task(task: str, request: Mapping[str, Any], folder: Path) -> Any:
+def run_task(
+    task: str, request: Mapping[str, Any], folder: Path, *, graphs: Path | None = None
+) -> Any:
     """Run a task of this module and return its reply.
 
     Args:
         task: "measure", "ceilings" or "make_weights".
         request: plain data for the function of that name.
         folder: for the files that the two processes exchange.
+        graphs: where engines keep what they make of weights; None is their usual place.
 
     Raises:
         BackendUnavailableError: what the process said, or how it died.
@@ -34,6 +38,8 @@ def run_task(task: str, request: Mapping[str, Any], folder: Path) -> Any:
     command = [sys.executable, "-m", __name__, task, str(asked), str(answered)]
     done = subprocess.run(
         command,
+        # Graphs that engines make of made-up weights are kept no longer than the weights.
+        env=os.environ | ({"HF_ASSETS_CACHE": str(graphs)} if graphs else {}),
         check=False,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

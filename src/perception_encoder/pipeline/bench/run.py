@@ -149,14 +149,18 @@ class _Bench:
             yield self._row(figures, vectors, ceilings)
 
     def _measured(self, case: _Case, vectors: Path) -> Figures:
-        reply = run_task("measure", asdict(self._job(case, vectors)), self._folder)
-        return Figures(**reply)
+        return Figures(**self._run(self._job(case, vectors)))
+
+    def _run(self, job: Job) -> Any:
+        made_up = self._subject.has_made_up_weights
+        graphs = Path(self._subject.source).parent / "graphs" if made_up else None
+        return run_task("measure", asdict(job), self._folder, graphs=graphs)
 
     def _write_reference(self, case: _Case) -> None:
         """Write the vectors of fp32 where fp32 itself is not measured."""
         job = replace(self._job(case, self._reference), is_timed=False)
         try:
-            run_task("measure", asdict(job), self._folder)
+            self._run(job)
         except BackendUnavailableError:
             return  # nothing to compare with: drift is not told
 
