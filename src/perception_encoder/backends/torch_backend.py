@@ -26,6 +26,11 @@ _DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
+# The widest activations of one step, in bytes, that still lie in a CPU's cache: B16 in bf16 reaches
+# 0.78 of the matrix rate with 8 pictures (9.7 MB) and 0.67 with 32, on 32 MB of cache.
+_CACHED_BYTES = 10 << 20
+
+
 class _Graphs(NamedTuple):
     image: ImageGraph
     features: FeatureGraph
@@ -55,6 +60,7 @@ class TorchBackend:
             ImageGraph(model), FeatureGraph(model), TextGraph(model)
         )
         self._device = device
+        self._step = _pictures_at_once(model.config, precision) if device.type == "cpu" else None
         self.device = str(device)
         self.precision = precision
         self.fingerprint = fingerprint
@@ -102,8 +108,10 @@ class TorchBackend:
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """See `Backend.encode_image`."""
+        step = self._step or max(1, len(pixels))
         with torch.inference_mode():
-            return _to_numpy(self._graphs.image(self._to_device(pixels)))
+            parts = torch.split(self._to_device(pixels), step)
+            return _to_numpy(torch.cat([self._graphs.image(part) for part in parts]))
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
         """See `Backend.encode_text`."""
@@ -127,6 +135,13 @@ class TorchBackend:
 
     def _to_device(self, array: Pixels | TokenIds) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def _pictures_at_once(config: ModelConfig, precision: Precision) -> int:
+    vision = config.vision
+    num_tokens = vision.grid_size**2 + int(vision.has_class_token)
+    widest = num_tokens * vision.mlp_width * _DTYPES[precision].itemsize
+    return max(1, _CACHED_BYTES // widest)
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:

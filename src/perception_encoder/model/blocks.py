@@ -15,7 +15,7 @@ NORM_EPS = 1e-5
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of `rope_table`, (N, C/2) each, in the dtype of the activations."""
+    """Cosine and sine of `rope_table`, (N, C/2) float32 each."""
 
     cos: Tensor
     sin: Tensor
@@ -46,10 +46,11 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation | None, *, is_causal: bool) -> Tensor:
         """(B, N, D) to (B, N, D); causal attention sees no later token."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, M, C)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, M, N, C) each
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]  # (B, N, 2, M, C) and (B, N, M, C)
         if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+            qk = rotate(qk, *(table[:, None, None] for table in rotation))
+        q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)  # (B, M, N, C) each
+        mixed = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), is_causal=is_causal)
         return self.out(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 

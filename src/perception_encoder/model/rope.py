@@ -45,12 +45,24 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each channel pair of `x` by its token's angle.
 
     Args:
-        x: (B, M, N, C) queries or keys.
-        cos: (N, C/2) cosine of `rope_table`, in the dtype of `x`.
-        sin: (N, C/2) its sine.
+        x: (…, C) queries and keys.
+        cos: cosine of `rope_table`, float32, of a shape that broadcasts to (…, C/2).
+        sin: its sine.
 
     Returns:
-        (B, M, N, C), the dtype of `x`.
+        (…, C), the dtype of `x`; computed in float32.
     """
-    even, odd = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).unbind(-1)  # (B, M, N, C/2) each
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    if _is_eager_on_cpu(x):
+        # A pair is a complex number, and the angle another: a sixth of the time on a CPU. Compilers
+        # and exporters know no complex numbers.
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (…, C/2)
+        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (…, C/2) each
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def _is_eager_on_cpu(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    )

@@ -104,7 +104,7 @@ class VisionTower(nn.Module):
         if self.config.has_class_token:
             x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
         x = self.pre_norm(x + self._positions(grid_h, grid_w))
-        rotation = self._rotation(grid_h, grid_w, x)
+        rotation = self._rotation(grid_h, grid_w, x.device)
         for block in self.blocks[:num_blocks]:
             x = block(x, rotation)
         normed: Tensor = self.post_norm(x)  # nothing where the tower has none
@@ -122,12 +122,12 @@ class VisionTower(nn.Module):
         )  # (1, D, h', w')
         return torch.cat([self.position_embedding[:first], resized[0].flatten(1).T])
 
-    def _rotation(self, grid_h: int, grid_w: int, like: Tensor) -> Rotation | None:
+    def _rotation(self, grid_h: int, grid_w: int, device: torch.device) -> Rotation | None:
         if not self.config.has_rope:
             return None
         head_dim = self.config.width // self.config.num_heads
         # Angles are computed in float32 whatever the precision: bf16 has 8 bits, too few for them.
         angles = rope_table(
             grid_h, grid_w, head_dim, has_class_token=self.config.has_class_token
-        ).to(like.device)
-        return Rotation(angles.cos().to(like.dtype), angles.sin().to(like.dtype))
+        ).to(device)
+        return Rotation(angles.cos(), angles.sin())
