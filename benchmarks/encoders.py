@@ -19,7 +19,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,13 @@ from benchmarks.engine_process import (
 )
 from benchmarks.made_models import (
     B16,
+    CAPTIONS,
     OPEN_CLIP_NAMES,
     T16,
     Place,
     camera_files,
+    exported,
+    mean_tokens,
     prepare,
     prepare_clip,
     small_photos,
@@ -46,11 +48,10 @@ from benchmarks.made_models import (
 )
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder.registry import find
-from perception_encoder.registry.operations import image_operations
+from perception_encoder.registry.operations import image_operations, text_operations
 
 NAME = "encoders"
 CLIP = "clip/ViT-B-32"
-CAPTIONS = str(files("perception_encoder").joinpath("data/captions.txt"))
 PICTURE_BATCHES = (1, 8, 32)
 TEXT_BATCHES = (8, 32, 64)
 OURS = (
@@ -121,12 +122,7 @@ def pictures(place: Place, rounds: int) -> dict[str, Any]:
     ]
     row = compared(place, specs, Task("pictures"), rounds, agreement="pictures")
     config = find(B16).config
-    operations = image_operations(config.vision, config.embed_dim)
-    for label, figures in row["engines"].items():
-        rate = row["machine"].get(label.rsplit(" ", 1)[-1])
-        if rate:
-            figures["fraction_of_machine"] = figures["rate"] * operations / rate
-    return row | {"operations_of_a_picture": operations}
+    return with_fractions(row, image_operations(config.vision, config.embed_dim))
 
 
 def compiled(place: Place, rounds: int) -> dict[str, Any]:
@@ -151,7 +147,13 @@ def texts(place: Place, rounds: int) -> dict[str, Any]:
     """Ordinary captions with PE-Core-B16, tokenizing included."""
     prepare(place, B16)
     specs = [*open_clips(place, B16, TEXT_BATCHES), *ours(place, B16, TEXT_BATCHES)]
-    return compared(place, specs, Task("texts"), rounds, agreement="texts")
+    row = compared(place, specs, Task("texts"), rounds, agreement="texts")
+    config = find(B16).config
+    assert config.text is not None
+    assert config.embed_dim is not None
+    return with_fractions(
+        row, text_operations(config.text, config.embed_dim, round(mean_tokens(config.text)))
+    )
 
 
 def padded_texts(place: Place, rounds: int) -> dict[str, Any]:
@@ -267,6 +269,19 @@ def compared(
     }
 
 
+def with_fractions(row: dict[str, Any], operations: int) -> dict[str, Any]:
+    """Add the share of the machine's rate that each engine reached, by the precision in its name.
+
+    Operations are those that an item needs: columns of padding that an engine computes besides do
+    not count in its favour.
+    """
+    for label, figures in row["engines"].items():
+        rate = row["machine"].get(label.rsplit(" ", 1)[-1])
+        if rate:
+            figures["fraction_of_machine"] = figures["rate"] * operations / rate
+    return row | {"operations_of_an_item": operations}
+
+
 KINDS = ("ours", "default", "best")
 
 
@@ -329,22 +344,22 @@ def open_clips(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
 
 def ours(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
     """This package, with every engine and precision."""
-    settings = {
-        "model": str(place.weights(model)),
-        "pixels": str(place.pixels(model)),
-        "captions": CAPTIONS,
-    }
-    return [
-        Spec(
-            f"ours {backend} {precision}",
-            "run_perception_encoder",
-            Path(sys.executable),
-            {**settings, "backend": backend, "precision": precision},
-            sizes,
-            "ours",
+    settings = {"pixels": str(place.pixels(model)), "captions": CAPTIONS}
+    specs = []
+    for backend, precision in OURS:
+        is_onnx = backend == "onnx"  # which reads graphs that were exported, not weights
+        folder = exported(place, model, precision) if is_onnx else place.weights(model)
+        specs.append(
+            Spec(
+                f"ours {backend} {precision}",
+                "run_perception_encoder",
+                Path(sys.executable),
+                {**settings, "model": str(folder), "backend": backend, "precision": precision},
+                sizes,
+                "ours",
+            )
         )
-        for backend, precision in OURS
-    ]
+    return specs
 
 
 def clip_peers(place: Place, sizes: Sequence[int], *, with_fastembed: bool = False) -> list[Spec]:

@@ -4,17 +4,24 @@ The weights are open_clip's own initial ones, saved as such a model lies on the 
 open_clip, timm and this package read the same file.
 """
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from PIL import Image
 
 from benchmarks.decoding_pictures import TWELVE, enlarged, photos_in
 from benchmarks.engine_process import Engine, EngineError, Spec
 from perception_encoder.preprocess import ImageProcessor
-from perception_encoder.registry import find
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.preprocess.vocabulary import installed_vocabulary, read_vocabulary
+from perception_encoder.registry import TextConfig, find
 
+CAPTIONS = str(files("perception_encoder").joinpath("data/captions.txt"))
 B16, T16 = "PE-Core-B16-224", "PE-Core-T16-384"
 OPEN_CLIP_NAMES = {B16: "PE-Core-B-16", T16: "PE-Core-T-16-384"}
 
@@ -62,21 +69,43 @@ def prepare(place: Place, model: str) -> None:
         np.save(place.pixels(model), np.stack((found * 32)[:32]))
 
 
+def exported(place: Place, model: str, precision: str) -> Path:
+    """The model as ONNX graphs of this package, unless an earlier run has made them."""
+    folder = place.work / f"{OPEN_CLIP_NAMES[model]}-onnx-{precision}"
+    if not folder.exists():
+        command = [sys.executable, "-m", "perception_encoder.cli", "export"]
+        command += [str(place.weights(model)), str(folder), "--precision", precision]
+        done = subprocess.run(command, check=False)  # what cannot be made is left out later
+        if done.returncode:
+            print(f"  no ONNX graphs of {model} in {precision}", file=sys.stderr)
+    return folder
+
+
 def prepare_clip(place: Place) -> Path:
     """Make CLIP's folder for sentence-transformers and Infinity, and its ONNX for fastembed."""
-    from perception_encoder.preprocess.vocabulary import installed_vocabulary, read_vocabulary
-
     folder, tokenizer = place.work / "clip", place.work / "tokenizer.json"
     if not folder.exists():
-        vocabulary = installed_vocabulary()
-        if vocabulary is None:
-            raise SystemExit("CLIP's vocabulary is needed: pip install open_clip_torch")
-        read_vocabulary(vocabulary).save(str(tokenizer))
+        clip_vocabulary().save(str(tokenizer))
         settings = {"folder": str(folder), "tokenizer": str(tokenizer)}
         python = place.python("sentence_transformers")
         with Engine(Spec("", "run_sentence_transformers", python, settings)) as engine:
             engine.ask("export", str(place.work / "clip-onnx"))
     return folder
+
+
+def clip_vocabulary() -> tokenizers.Tokenizer:
+    """The vocabulary of CLIP and PE-Core, which lies in open_clip's wheel."""
+    vocabulary = installed_vocabulary()
+    if vocabulary is None:
+        raise SystemExit("CLIP's vocabulary is needed: pip install --no-deps open_clip_torch")
+    return read_vocabulary(vocabulary)
+
+
+def mean_tokens(config: TextConfig) -> float:
+    """Tokens of a caption, begin and end among them."""
+    tokenizer = Tokenizer(clip_vocabulary(), config.context_length)
+    captions = Path(CAPTIONS).read_text(encoding="utf-8").splitlines()
+    return float(np.mean([len(row) for row in tokenizer.encode(captions)]))
 
 
 def small_photos(place: Place) -> list[Path]:

@@ -46,6 +46,20 @@ def test_drift_is_told_where_fp32_is_not_measured(core: Path, tmp_path: Path) ->
     assert 0.99 < row["text_drift"]["worst"] < 1
 
 
+def test_onnx_is_exported_for_the_occasion_and_an_export_is_measured_as_it_is(
+    core: Path, tmp_path: Path
+) -> None:
+    asked = ("--backend", "onnx", "--precision", "int8", "--json")
+    (row,) = lines(pe("bench", "--model", str(core), "--quick", *asked, folder=tmp_path))
+    assert (row["figures"]["backend"], row["figures"]["precision"]) == ("onnx", "int8")
+    assert 0.95 < row["picture_drift"]["worst"] < 0.99999
+    pe_ending("export", str(core), "exported", folder=tmp_path)
+    finished = pe("bench", "--model", "exported", "--quick", "--json", folder=tmp_path)
+    (row,) = lines(finished)
+    assert (row["figures"]["backend"], row["figures"]["precision"]) == ("onnx", "fp32")
+    assert row["text_drift"] is None  # its weights are not there to compare with
+
+
 def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(tmp_path: Path) -> None:
     with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:
         folder = model.save_pretrained(tmp_path / "pictures")

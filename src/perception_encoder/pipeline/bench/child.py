@@ -24,7 +24,7 @@ def run_task(
     """Run a task of this module and return its reply.
 
     Args:
-        task: "measure", "ceilings" or "make_weights".
+        task: "measure", "ceilings", "make_weights" or "export".
         request: plain data for the function of that name.
         folder: for the files that the two processes exchange.
         graphs: where engines keep what they make of weights; None is their usual place.
@@ -94,8 +94,17 @@ def make_weights(request: dict[str, Any]) -> None:
         model.save_pretrained(request["folder"])
 
 
+def export(request: dict[str, Any]) -> None:
+    """Write ONNX graphs; see `export_pretrained`."""
+    from perception_encoder.pipeline.export import export_pretrained
+
+    export_pretrained(
+        request["model"], request["folder"], precision=request["precision"], local_files_only=True
+    )
+
+
 _TASKS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    task.__name__: task for task in (measure, ceilings, make_weights)
+    task.__name__: task for task in (measure, ceilings, make_weights, export)
 }
 
 

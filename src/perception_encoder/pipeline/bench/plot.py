@@ -74,7 +74,7 @@ def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str)
     axes = figure.add_subplot()
     for (name, points), colour in zip(series.items(), _COLOURS * len(series), strict=False):
         line = sorted(points)
-        axes.plot(*zip(*line, strict=True), "o-", color=colour, label=name, linewidth=2)
+        axes.plot(*zip(*line, strict=True), "o-", color=colour, label=name, linewidth=1.7, ms=5)
     for name, point in labels.items():
         axes.annotate(
             name.removeprefix("PE-Core-"),
@@ -86,7 +86,7 @@ def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str)
             fontweight="bold",
         )
     _dress(axes, title)
-    figure.text(0.012, 0.0, _SOURCE, color=_SOFT_INK, fontsize=8, va="bottom")
+    figure.supxlabel(_SOURCE, x=0.012, ha="left", color=_SOFT_INK, fontsize=8)
     try:
         figure.savefig(path, dpi=150)
     except OSError as err:
@@ -96,13 +96,14 @@ def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str)
 
 def _dress(axes: "Axes", title: str) -> None:
     """Axes, grid and legend."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold", pad=12)
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.14)
     axes.set_xlabel("pictures a second", color=_INK)
     axes.set_ylabel("ImageNet-1k zero-shot, %", color=_INK)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(True, which="major", color=_LINE)
     axes.set_axisbelow(True)

@@ -36,6 +36,7 @@ _PRECISIONS: Final[dict[BackendName, tuple[Precision, ...]]] = {
     "onnx": ("fp32", "int8"),
 }
 _CEILINGS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
+_CAMERA: Final = "camera.jpg"
 _BYTES_OF_A_WEIGHT: Final = 4  # float32: what is read, or made up
 
 
@@ -68,13 +69,14 @@ class _Case:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model and where it is read from."""
+    """A model and where it is read from; `is_export` where it has graphs in place of weights."""
 
     name: str
     source: str
     config: ModelConfig
     entry: ModelEntry | None
-    has_made_up_weights: bool
+    has_made_up_weights: bool = False
+    is_export: bool = False
 
 
 def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
@@ -90,7 +92,7 @@ def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
     entries = {name: None if Path(name).exists() else find(name) for name in options.models}
     with TemporaryDirectory(prefix="pe-bench-") as temporary:
         folder = Path(temporary)
-        write_camera_picture(folder / "camera.jpg")
+        write_camera_picture(folder / _CAMERA)
         for name, entry in entries.items():
             with TemporaryDirectory(dir=folder) as place:
                 try:
@@ -98,16 +100,17 @@ def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
                 except BackendUnavailableError as err:
                     yield Skipped(name, "-", "-", str(err))
                     continue
-                yield from _Bench(options, folder, subject).rows()
+                yield from _Bench(options, Path(place), folder / _CAMERA, subject).rows()
 
 
 def _subject(name: str, entry: ModelEntry | None, place: Path) -> _Subject:
     """Find a model's weights, or make some up in a folder."""
     if entry is None:
         checkpoint = locate(name, local_files_only=True)
-        return _Subject(name, name, checkpoint.config, checkpoint.entry, False)
+        is_export = checkpoint.graphs is not None
+        return _Subject(name, name, checkpoint.config, checkpoint.entry, is_export=is_export)
     if is_cached(entry) is not None:
-        return _Subject(entry.id, entry.id, entry.config, entry, False)
+        return _Subject(entry.id, entry.id, entry.config, entry)
     needed, memory = _BYTES_OF_A_WEIGHT * entry.num_parameters, _memory_bytes()
     if memory is not None and needed > memory:
         raise BackendUnavailableError(
@@ -116,22 +119,24 @@ def _subject(name: str, entry: ModelEntry | None, place: Path) -> _Subject:
         )
     source = place / "model"
     run_task("make_weights", {"model": entry.id, "folder": str(source)}, place)
-    return _Subject(entry.id, str(source), entry.config, entry, True)
+    return _Subject(entry.id, str(source), entry.config, entry, has_made_up_weights=True)
 
 
 class _Bench:
     """The cases of one model."""
 
-    def __init__(self, options: BenchOptions, folder: Path, subject: _Subject) -> None:
+    def __init__(
+        self, options: BenchOptions, folder: Path, camera_picture: Path, subject: _Subject
+    ) -> None:
         self._options = options
         self._folder = folder
+        self._camera_picture = camera_picture
         self._subject = subject
         self._reference = folder / "fp32.npz"
-        self._reference.unlink(missing_ok=True)
 
     def rows(self) -> Iterator[Row | Skipped]:
         """Measure each case."""
-        cases = _cases(self._options)
+        cases = _cases(self._options, self._subject)
         fp32 = _Case("torch" if _is_installed("torch") else "auto", "fp32")
         if fp32 in cases:
             cases.remove(fp32)
@@ -149,11 +154,18 @@ class _Bench:
             yield self._row(figures, vectors, ceilings)
 
     def _measured(self, case: _Case, vectors: Path) -> Figures:
-        return Figures(**self._run(self._job(case, vectors)))
+        job = self._job(case, vectors)
+        if case.backend != "onnx":
+            return Figures(**self._run(job))
+        # This engine reads no weights, but what was exported of them.
+        with TemporaryDirectory(dir=self._folder) as place:
+            exported = Path(place) / "export"
+            request = {"model": job.model, "folder": str(exported), "precision": case.precision}
+            run_task("export", request, self._folder)
+            return Figures(**self._run(replace(job, model=str(exported))))
 
     def _run(self, job: Job) -> Any:
-        made_up = self._subject.has_made_up_weights
-        graphs = Path(self._subject.source).parent / "graphs" if made_up else None
+        graphs = self._folder / "graphs" if self._subject.has_made_up_weights else None
         return run_task("measure", asdict(job), self._folder, graphs=graphs)
 
     def _write_reference(self, case: _Case) -> None:
@@ -171,7 +183,7 @@ class _Bench:
             backend=case.backend,
             precision=case.precision,
             device=self._options.device,
-            camera_picture=str(self._folder / "camera.jpg"),
+            camera_picture=str(self._camera_picture),
             vectors=str(vectors),
             rounds=3 if is_quick else 7,
             seconds=1.0 if is_quick else 5.0,
@@ -207,8 +219,10 @@ class _Bench:
         )
 
 
-def _cases(options: BenchOptions) -> list[_Case]:
+def _cases(options: BenchOptions, subject: _Subject) -> list[_Case]:
     """List what to measure, from what was asked for and what is installed."""
+    if subject.is_export:
+        return [_Case("auto", "auto")]
     if options.is_quick and options.backends is None and options.precisions is None:
         return [_Case("auto", "auto")]
     backends = options.backends or [name for name in _PACKAGES if _is_installed(_PACKAGES[name])]
