@@ -1,5 +1,6 @@
 """`pe serve`: models and tables over HTTP."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -28,6 +29,14 @@ def serve(  # noqa: PLR0913  one parameter for each option
             "-m",
             envvar="PE_MODEL",
             help=f"Model id or path; repeat it for several, the default first. [{DEFAULT_MODEL}]",
+        ),
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PE_ALIAS",
+            metavar="NAME=MODEL",
+            help="Another name for a model, for clients that ask for that; repeat it for several.",
         ),
     ] = None,
     index: Annotated[
@@ -135,6 +144,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         pe serve
         pe serve --index pictures.lance
         pe serve --model PE-Core-B16-224 --model pe-nano --unload-after 600
+        pe serve --alias PE-Core-L14-336=pe-nano
         pe serve --new-key
         pe serve --host 0.0.0.0 --key-file keys.txt
     """
@@ -156,6 +166,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         options.ServerSettings(
             models=options.ModelSettings(
                 names=tuple(model or [DEFAULT_MODEL]),
+                aliases=_aliases(alias or ()),
                 preload=preload,
                 unload_after_seconds=unload_after,
                 max_bytes=None if max_model_mib is None else max_model_mib * _MIB,
@@ -221,6 +232,16 @@ def _hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
     if file is not None and not found:
         raise typer.BadParameter(f"{file} holds no key; make one with `pe serve --new-key`")
     return found
+
+
+def _aliases(written: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for one in written:
+        name, _, target = (part.strip() for part in one.partition("="))
+        if not name or not target:
+            raise typer.BadParameter(f"--alias {one}: write NAME=MODEL")
+        pairs.append((name, target))
+    return tuple(pairs)
 
 
 def _is_loopback(host: str) -> bool:

@@ -42,14 +42,11 @@ async def embed_pictures(
     """
     check_count(services, len(pictures), "image")
     references = [_reference(picture) for picture in pictures]
-    loaded = await services.load_images(
-        [reference if isinstance(reference, str) else "" for reference in references]
-    )
-    refused = dict(enumerate(references))
+    loaded = await services.load_images([one if isinstance(one, str) else "" for one in references])
     embedded = await engine.embed_images(
         [
-            refusal if isinstance(refusal, ImageError) else image
-            for refusal, image in zip(refused.values(), loaded, strict=True)
+            image if isinstance(reference, str) else reference
+            for reference, image in zip(references, loaded, strict=True)
         ]
     )
     if not embedded.errors:

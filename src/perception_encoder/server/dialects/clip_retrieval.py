@@ -1,0 +1,171 @@
+"""What clip-retrieval's `ClipClient` and page ask for: /knn-service, /metadata, /indices-list.
+
+Over the tables of this server. `ClipClient` can send neither headers nor a content type: a key may
+stand in its URL (`/knn-service?api_key=…`), and bodies are read as JSON whatever they say they are.
+"""
+
+import asyncio
+import base64
+import contextlib
+from typing import Any, Final, Literal, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from perception_encoder.errors import ImageError
+from perception_encoder.index import Hit, Row
+from perception_encoder.pipeline.names import item_name
+from perception_encoder.pipeline.search import SearchOptions
+from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.queries import Term
+from perception_encoder.server.dialect import Dialect
+from perception_encoder.server.dialects.native.rows import described
+from perception_encoder.server.dialects.native.search import MOST_HITS
+from perception_encoder.server.problems import ApiError
+from perception_encoder.server.replies import json_reply
+from perception_encoder.server.services import Services
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+_SAME: Final = 0.94  # the cosine from which on clip-retrieval takes two pictures for one
+_SIDE: Final = 512  # of the pictures in replies, pixels
+
+
+class KnnBody(BaseModel):
+    """A query. Of the fields that are not listed, none has a meaning here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"text": "red heart", "num_images": 4, "modality": "image"}}
+    )
+
+    text: str | None = None
+    image: str | None = Field(default=None, description="Base64.")
+    image_url: str | None = Field(default=None, description="Where URLs are enabled.")
+    embedding_input: list[float] | None = Field(default=None, description="A vector.")
+    modality: Literal["image", "text"] = Field(
+        default="image", description="Which vectors to search: tables hold those of pictures."
+    )
+    num_images: int = Field(default=40, ge=1, description="Hits that come with their columns.")
+    num_result_ids: int | None = Field(
+        default=None, ge=1, description=f"Hits, at most {MOST_HITS}; default: num_images."
+    )
+    indice_name: str | None = Field(default=None, description="One of GET /indices-list.")
+    deduplicate: bool = False
+    use_mclip: bool = False
+
+
+class MetadataBody(BaseModel):
+    """Items whose columns are wanted."""
+
+    ids: list[str] = Field(description="As in the replies of /knn-service.", max_length=MOST_HITS)
+    indice_name: str | None = None
+
+
+def _build(services: Services) -> APIRouter:
+    router = DIALECT.router()
+
+    @router.get("/indices-list", summary="The tables' names")
+    async def indices(request: Request) -> Response:
+        _admit(services, request)
+        return json_reply([served.name for served in services.indexes])
+
+    @router.post("/knn-service", summary="Search a table", openapi_extra=_takes(KnnBody))
+    async def knn(request: Request) -> Response:
+        _admit(services, request)
+        body = await _read(request, KnnBody)
+        served = services.indexes.get(body.indice_name)
+        query = await services.queries.read(served, [await _term(services, body)])
+        options = SearchOptions(
+            k=min(body.num_result_ids or body.num_images, MOST_HITS),
+            unique=_SAME if body.deduplicate else None,
+        )
+        found = await asyncio.to_thread(served.search, query, options)
+        return json_reply(
+            await asyncio.to_thread(
+                _hits, services, served, [one.hit for one in found], body.num_images
+            )
+        )
+
+    @router.post("/metadata", summary="Columns of items", openapi_extra=_takes(MetadataBody))
+    async def metadata(request: Request) -> Response:
+        _admit(services, request)
+        body = await _read(request, MetadataBody)
+        served = services.indexes.get(body.indice_name)
+        return json_reply(await asyncio.to_thread(_metadata, services, served, body.ids))
+
+    return router
+
+
+def _admit(services: Services, request: Request) -> None:
+    services.access.admit(request, [request.query_params.get("api_key")])
+
+
+def _takes(body: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": body.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def _read(request: Request, kind: type[BodyT]) -> BodyT:
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as err:
+        raise RequestValidationError(err.errors(include_url=False, include_input=False)) from err
+
+
+async def _term(services: Services, body: KnnBody) -> Term:
+    """Return the first of the ways to say what is searched for that a body uses."""
+    if body.modality == "text":
+        raise ApiError(
+            400, "unsupported", "tables hold vectors of pictures only: send modality 'image'"
+        )
+    if body.use_mclip:
+        raise ApiError(400, "unsupported", "there is no multilingual CLIP here: use_mclip false")
+    if body.text:
+        return Term(text=body.text)
+    reference = body.image if body.image is not None else body.image_url
+    if reference is not None:
+        return Term(image=await services.images.load(reference, item="the query's image"))
+    if body.embedding_input is not None:
+        return Term(vector=np.asarray(body.embedding_input, np.float32))
+    raise ApiError(400, "invalid_query", "give one of text, image, image_url and embedding_input")
+
+
+def _hits(
+    services: Services, served: ServedIndex, hits: list[Hit], num_images: int
+) -> list[dict[str, Any]]:
+    replies = []
+    for number, hit in enumerate(hits):
+        columns = _columns(services, served.row(hit.id)) if number < num_images else {}
+        replies.append({**columns, "id": hit.id, "similarity": hit.score})
+    return replies
+
+
+def _metadata(services: Services, served: ServedIndex, ids: list[str]) -> list[dict[str, Any]]:
+    found = served.fresh().by_ids(ids)
+    if missing := [key for key in ids if key not in found]:
+        raise ApiError(
+            404, "unknown_item", f"the table {served.name} has no item {missing[0][:64]!r}"
+        )
+    return [{"id": key, "metadata": _columns(services, found[key][0])} for key in ids]
+
+
+def _columns(services: Services, row: Row) -> dict[str, Any]:
+    """Return a row's own columns, its name, and its picture where that can be had."""
+    columns: dict[str, Any] = dict(described(row)["metadata"])
+    columns |= {"width": row.width, "height": row.height}
+    if row.uri.startswith(("http://", "https://")) and row.member is None:
+        columns.setdefault("url", row.uri)
+    else:
+        columns["image_path"] = item_name(row)
+    with contextlib.suppress(ImageError):  # moved or damaged: the hit is a hit all the same
+        columns["image"] = base64.b64encode(services.thumbnails.get(row, _SIDE)).decode("ascii")
+    return columns
+
+
+def _error_body(answer: ApiError, _: Exception) -> Any:
+    return {"message": answer.message}
+
+
+DIALECT: Final = Dialect("clip-retrieval", _build, error_body=_error_body, needs_key=False)
