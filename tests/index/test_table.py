@@ -597,3 +597,19 @@ def test_a_table_without_the_column_offset_gains_it(tmp_path: Path) -> None:
     assert [(row.uri, row.offset) for row in index.rows()] == [("a", None)]
     index.append([Row("b.tar", "x", offset=7)], unit(1))
     assert [(row.uri, row.offset) for row in index.rows()] == [("a", None), ("b.tar", 7)]
+
+
+def test_refreshing_shows_a_table_that_was_made_anew(tmp_path: Path) -> None:
+    """Its versions count from one again, so the number alone does not tell."""
+    path = tmp_path / "table.lance"
+    index = Index.create(path, IDENTITY)
+    index.add(named("a"), unit(1))
+    before = index.state
+    shutil.rmtree(path)
+    Index.create(path, IDENTITY).add(named("b", "c"), unit(2))
+    index.refresh()
+    assert uris(index) == ["b", "c"]
+    assert index.state != before
+    same = index.state
+    index.refresh()
+    assert index.state == same

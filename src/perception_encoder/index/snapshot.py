@@ -41,6 +41,17 @@ class Snapshot:
         self._embed_dim: int = dataset.schema.field(VECTOR).type.list_size
 
     @property
+    def state(self) -> tuple[int, str]:
+        """Names what is in the table: differs wherever `Index.refresh` would show other rows."""
+        with storage_errors(self._path):
+            return _state_of(self._dataset)
+
+    def is_of(self, dataset: lance.LanceDataset) -> bool:
+        """Whether a dataset that was opened just now is the version that is read here."""
+        with storage_errors(self._path):
+            return _state_of(dataset) == _state_of(self._dataset)
+
+    @property
     def schema(self) -> pa.Schema:
         """See `Index.schema`."""
         return self._dataset.schema
@@ -133,3 +144,10 @@ class Snapshot:
             raise QueryError(f"the condition {where!r} is wrong: {plain(err)}") from err
         with storage_errors(self._path):
             yield from scanner.to_batches()
+
+
+def _state_of(dataset: lance.LanceDataset) -> tuple[int, str]:
+    """The version's number, and the first file: a table made anew begins to count anew."""
+    fragments = dataset.get_fragments()
+    files = fragments[0].data_files() if fragments else []
+    return int(dataset.version), str(files[0].path) if files else ""

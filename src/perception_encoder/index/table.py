@@ -120,7 +120,14 @@ class Index:
 
     def refresh(self) -> None:
         """See what other processes have committed."""
-        self._snapshot = Snapshot(open_dataset(self.path), self.path, self._searchers)
+        dataset = open_dataset(self.path)
+        if not self._snapshot.is_of(dataset):  # a new one has to learn what searches know by now
+            self._snapshot = Snapshot(dataset, self.path, self._searchers)
+
+    @property
+    def state(self) -> tuple[int, str]:
+        """Names what is in the table as this object sees it; another state has other rows."""
+        return self._snapshot.state
 
     def add(self, rows: Sequence[Row], vectors: Embeddings) -> None:
         """Add pictures, or replace those that are there already, in one commit.
