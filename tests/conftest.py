@@ -11,6 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Graphs that engines make are kept beside the hub's cache; those of tests, in the build folder.
+os.environ.setdefault("HF_ASSETS_CACHE", str(REPOSITORY / "build" / "assets"))
+
 
 @pytest.fixture(scope="session")
 def photos() -> list[Path]:

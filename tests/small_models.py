@@ -14,7 +14,7 @@ from perception_encoder.preprocess.vocabulary import build
 from perception_encoder.registry import ImageConfig, ModelConfig, TextConfig, VisionConfig
 from perception_encoder.types import Embeddings, Pixels, TokenIds
 
-FP32_ON_CPU = ComputeOptions(device="cpu", precision="fp32")
+FP32_ON_CPU = ComputeOptions(device="cpu", backend="torch", precision="fp32")
 
 CONTEXT_LENGTH = 12
 TOKENIZER = Tokenizer(build([("c", "a"), ("ca", "t</w>")]), CONTEXT_LENGTH)

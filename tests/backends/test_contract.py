@@ -12,7 +12,7 @@ from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.pipeline.export import export_pretrained
 
-BACKENDS = ["torch", "onnx"]
+BACKENDS = ["torch", "openvino", "onnx"]
 LAST_LAYER_ONLY = ["onnx"]
 CONFIGS = [CORE, CLIP, WITHOUT_TEXT, WITHOUT_POOLING]
 TOLERANCE = 2e-5

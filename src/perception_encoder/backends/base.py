@@ -1,6 +1,7 @@
 """What every engine can do. Arrays in, arrays out: no pictures, no strings, no tensors."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ class ComputeOptions:
     device: str = "auto"
     backend: BackendName | Literal["auto"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
+    graph_cache: Path | None = None
+    """Where an engine keeps the graphs that it makes; None for the usual place."""
 
 
 class Backend(Protocol):

@@ -1,6 +1,8 @@
 """Chooses an engine for a checkpoint and opens it."""
 
+import ctypes
 import importlib.util
+import sys
 
 from perception_encoder.backends.base import Backend, ComputeOptions
 from perception_encoder.checkpoints import Checkpoint
@@ -18,6 +20,10 @@ def open_backend(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
     """
     if checkpoint.graphs is not None:
         return _open_export(checkpoint, checkpoint.graphs.engine, options)
+    if _chooses_openvino(options):
+        from perception_encoder.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend.load(checkpoint, options)
     _require_torch(options)
     from perception_encoder.backends.torch_backend import TorchBackend
 
@@ -30,10 +36,43 @@ def open_random_backend(config: ModelConfig, options: ComputeOptions) -> Backend
     Raises:
         BackendUnavailableError: as `open_backend`.
     """
+    if _chooses_openvino(options):
+        from perception_encoder.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend.with_random_weights(config, options)
     _require_torch(options)
     from perception_encoder.backends.torch_backend import TorchBackend
 
     return TorchBackend.with_random_weights(config, options)
+
+
+def _chooses_openvino(options: ComputeOptions) -> bool:
+    """Whether OpenVINO was asked for, or is here and nothing speaks against it.
+
+    On CPUs it is the fastest for pictures and for texts (docs/experiments.md), and opens without
+    importing torch.
+    """
+    if options.backend != "auto":
+        return options.backend == "openvino"
+    return (
+        options.device in ("auto", "cpu")
+        and options.precision != "fp16"
+        and importlib.util.find_spec("openvino") is not None
+        and not (options.device == "auto" and _has_cuda())
+    )
+
+
+def _has_cuda() -> bool:
+    """Ask the driver first: without one, torch need not be imported to know."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _open_export(checkpoint: Checkpoint, engine: BackendName, options: ComputeOptions) -> Backend:
@@ -50,7 +89,8 @@ def _open_export(checkpoint: Checkpoint, engine: BackendName, options: ComputeOp
 def _require_torch(options: ComputeOptions) -> None:
     if options.backend not in ("auto", "torch"):
         raise BackendUnavailableError(
-            f"backend {options.backend!r} is not available in this version; use backend='torch'"
+            f"backend {options.backend!r} runs exported folders only (pe export); "
+            "use backend='torch' or 'openvino' for weights"
         )
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailableError(

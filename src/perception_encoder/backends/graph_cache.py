@@ -1,0 +1,155 @@
+"""Graphs that an engine made of weights, kept on disk: whole, of these weights, or not there.
+
+A folder for each set of weights, precision and version; in it a folder for each graph, put in place
+by renaming. All may be deleted at any time. Knows nothing of torch or engines.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+_RECORD: Final = "files.json"
+_NUM_SAMPLES: Final = (
+    64  # of a file of weights; reading all of it would take longer than opening it
+)
+_SAMPLE_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWeights:
+    """What a file of weights is known to hold, without reading it again."""
+
+    fingerprint: str
+    logit_scale: float
+
+
+def default_folder() -> Path:
+    """Where graphs lie unless told otherwise: beside the hub's cache, which HF_HOME moves."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "perception-encoder"
+
+
+class GraphCache:
+    """A folder of graphs, safe for any number of processes; made when first written to."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or default_folder()
+
+    def known(self, weights: Path) -> KnownWeights | None:
+        """What was noted of a file of weights; None where it has changed since, or never was."""
+        try:
+            note = json.loads(self._note(weights).read_bytes())
+            if note["file"] == _stamp(weights):
+                return KnownWeights(**note["weights"])
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one
+            pass
+        return None
+
+    def note(self, weights: Path, stamp: list[int | str], known: KnownWeights) -> None:
+        """Note what a file of weights holds.
+
+        Args:
+            weights: the file.
+            stamp: `stamp_of` it from before it was read; if it has changed since, nothing is noted.
+            known: what was read.
+        """
+        with suppress(OSError):  # a folder that cannot be written only costs time
+            if stamp == _stamp(weights):
+                note = self._note(weights)
+                note.parent.mkdir(parents=True, exist_ok=True)
+                passing = note.with_name(f"{note.name}.{os.getpid()}")
+                passing.write_text(json.dumps({"file": stamp, "weights": asdict(known)}))
+                passing.replace(note)
+
+    def graph(self, key: str, name: str, build: Callable[[Path], None]) -> Path:
+        """Return the folder of a graph, built first where it is missing or damaged.
+
+        Args:
+            key: names the weights, the precision and all versions that decide.
+            name: of the graph.
+            build: writes the graph's files into a folder.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        from filelock import FileLock
+
+        folder = self._folder / key / name
+        if _is_whole(folder):
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{name}.lock")):
+            if not _is_whole(folder):  # another process may have built it meanwhile
+                logger.info("making %s, once", folder)
+                _build(folder, build)
+        return folder
+
+    def _note(self, weights: Path) -> Path:
+        name = hashlib.sha256(os.fsencode(weights.absolute())).hexdigest()[:16]
+        return self._folder / "weights" / f"{name}.json"
+
+
+def stamp_of(path: Path) -> list[int | str]:
+    """What changes when a file does.
+
+    The time of the last change of its entry is part of it, which copying tools cannot set back as
+    they do the time of its content.
+
+    Raises:
+        OSError: no such file.
+    """
+    return _stamp(path)
+
+
+def _stamp(path: Path) -> list[int | str]:
+    status = path.stat()
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return [str(path.absolute()), *numbers]
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    passing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        build(passing)
+        record = {path.name: _digest(path) for path in passing.iterdir()}
+        (passing / _RECORD).write_text(json.dumps(record))
+        if folder.exists():  # damaged; who has it open keeps what is mapped
+            shutil.rmtree(folder)
+        passing.rename(folder)
+    finally:
+        shutil.rmtree(passing, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / _RECORD).read_bytes())
+        return bool(record) and all(_digest(folder / name) == told for name, told in record.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    """Name a file's length and a sample of its content, of small files all."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest.update(str(size).encode())
+        if size <= 16 * _NUM_SAMPLES * _SAMPLE_BYTES:
+            file.seek(0)
+            digest.update(file.read())
+        else:
+            for number in range(_NUM_SAMPLES):
+                file.seek((size - _SAMPLE_BYTES) * number // (_NUM_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

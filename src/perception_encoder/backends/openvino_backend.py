@@ -1,0 +1,210 @@
+"""The OpenVINO engine: CPUs, without torch once its graphs are made.
+
+Each graph is opened when it is first needed: a text does not wait for the vision tower.
+"""
+
+import importlib.util
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.backends.base import ComputeOptions
+from perception_encoder.backends.graph_cache import GraphCache, KnownWeights
+from perception_encoder.backends.openvino_source import (
+    GraphSource,
+    graphs_of,
+    graphs_of_random,
+)
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+# What a precision is called by the engine, and what the CPU must be able to multiply natively. int8
+# leaves some steps in floating point, in the best kind there is.
+_TYPES: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+
+
+class OpenVinoBackend:
+    """A `Backend` over OpenVINO graphs.
+
+    Args:
+        config: the model's numbers.
+        graphs: where its graphs come from.
+        known: its weights.
+        precision: as the graphs were made for.
+
+    Raises:
+        BackendUnavailableError: openvino is not installed.
+    """
+
+    name: EngineName = "openvino"
+    device = "cpu"
+
+    def __init__(
+        self, config: ModelConfig, graphs: GraphSource, known: KnownWeights, precision: Precision
+    ) -> None:
+        self._config = config
+        self._graphs = graphs
+        self._open: dict[tuple[str, str], _Graph] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self.precision = precision
+        self.fingerprint = known.fingerprint
+        self.logit_scale = known.logit_scale
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "OpenVinoBackend":
+        """Open a checkpoint, whose graphs are made unless they were before.
+
+        Raises:
+            BackendUnavailableError: openvino is not installed, the device or precision is not to be
+                had here; or graphs have to be made and torch is not installed.
+            CheckpointError: the weights do not fit their model.
+        """
+        precision = _check(options)
+        graphs, known = graphs_of(checkpoint, GraphCache(options.graph_cache), precision)
+        return cls(checkpoint.config, graphs, known, precision)
+
+    @classmethod
+    def with_random_weights(cls, config: ModelConfig, options: ComputeOptions) -> "OpenVinoBackend":
+        """Build a model with the weights of `random_model`.
+
+        Raises:
+            BackendUnavailableError: as `load`.
+        """
+        precision = _check(options)
+        graphs, known = graphs_of_random(config, GraphCache(options.graph_cache), precision)
+        return cls(config, graphs, known, precision)
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """See `Backend.encode_image`."""
+        if self._config.embed_dim is None:
+            raise UnsupportedOperationError(
+                f"{self._config.id} gives patch features, not one vector; call features"
+            )
+        self._check_pixels(pixels)
+        return self._run("image", "embeddings", pixels, (self._config.embed_dim,))
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """See `Backend.encode_text`."""
+        if self._config.text is None or self._config.embed_dim is None:
+            raise UnsupportedOperationError(f"{self._config.id} reads no text")
+        context = self._config.text.context_length
+        if token_ids.ndim != 2 or token_ids.shape[1] > context:
+            raise ValueError(f"token_ids must be (B, L) with L <= {context}, got {token_ids.shape}")
+        return self._run("text", "embeddings", token_ids, (self._config.embed_dim,))
+
+    def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
+        """See `Backend.features`. Each layer but the last has a graph of its own, made when asked.
+
+        Raises:
+            ValueError: the layer does not exist.
+        """
+        vision = self._config.vision
+        if not -vision.depth <= layer < vision.depth:
+            raise ValueError(f"layer {layer} is out of range: this tower has {vision.depth} blocks")
+        self._check_pixels(pixels)
+        number = layer % vision.depth
+        part = "image" if number == vision.depth - 1 else f"features{number}"
+        return self._run(part, "features", pixels, (vision.grid_size**2, vision.width))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        with self._lock:
+            self._open.clear()
+            self._is_closed = True
+
+    def _check_pixels(self, pixels: Pixels) -> None:
+        side = self._config.vision.image_size
+        if pixels.shape[1:] != (side, side, 3) or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"pixels must be (B, {side}, {side}, 3) uint8, got {pixels.shape} {pixels.dtype}"
+            )
+
+    def _run(
+        self, part: str, output: str, batch: NDArray[Any], row_shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        with self._lock:
+            if self._is_closed:
+                raise BackendUnavailableError("this model was closed; open it again to use it")
+            graph = self._open.get((part, output))
+            if graph is None:
+                compiled = _compiled(self._graphs(part), output, self.precision)
+                graph = self._open[part, output] = _Graph(compiled)
+        if not len(batch):  # the engine computes nothing of nothing
+            return np.empty((0, *row_shape), np.float32)
+        return graph.run(batch)
+
+
+class _Graph:
+    """A compiled graph. One call at a time: each uses all cores, and keeps its own memory."""
+
+    def __init__(self, compiled: "ov.CompiledModel") -> None:
+        self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()
+
+    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        with self._lock:
+            results = self._request.infer([batch], share_inputs=True, share_outputs=True)
+            rows: NDArray[np.float32] = results[0].copy()  # the next call writes over it
+        return rows
+
+
+def _compiled(path: Path, output: str, precision: Precision) -> "ov.CompiledModel":
+    import openvino as ov
+
+    core = ov.Core()
+    whole = core.read_model(path)  # maps the weights
+    graph = ov.Model([whole.output(output)], whole.get_parameters())
+    if precision == "int8":
+        precision = _best_precision(core)
+    # LATENCY gives all cores to one call. On two cores that is also the fastest for batches.
+    return core.compile_model(
+        graph, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _TYPES[precision]}
+    )
+
+
+def _check(options: ComputeOptions) -> Precision:
+    """Return the precision that the options mean here.
+
+    Raises:
+        BackendUnavailableError: openvino is not installed, or has no such device or precision here.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise BackendUnavailableError(
+            "openvino is not installed; install it: pip install 'perception-encoder[openvino]'"
+        )
+    if options.device not in ("auto", "cpu"):
+        raise BackendUnavailableError(
+            f"the openvino backend runs on the CPU, not on {options.device!r}; use device='cpu', "
+            "or backend='torch'"
+        )
+    import openvino as ov
+
+    core = ov.Core()
+    if options.precision == "auto":
+        return _best_precision(core)
+    needed = _CAPABILITIES.get(options.precision)
+    if needed is not None and needed not in _capabilities(core):
+        raise BackendUnavailableError(
+            f"this CPU does not multiply {options.precision} natively, so openvino would be slow "
+            "and no smaller; use precision='auto', 'fp32' or 'int8'"
+        )
+    return options.precision
+
+
+def _best_precision(core: "ov.Core") -> Precision:
+    return "bf16" if "BF16" in _capabilities(core) else "fp32"
+
+
+def _capabilities(core: "ov.Core") -> list[str]:
+    names: list[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return names
