@@ -138,7 +138,8 @@ def measure_drift(
 
 def _drift(exact: NDArray[np.float32], other: NDArray[np.float32]) -> Drift:
     a, b = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (exact, other))
-    a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
+    with np.errstate(invalid="ignore"):  # an infinite number makes no unit vector
+        a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
     return Drift(float(np.abs(a - b).max()), float((a * b).sum(axis=1).min()))
 
 

@@ -76,7 +76,7 @@ class OnnxBackend:
         if options.precision not in ("auto", graphs.precision):
             raise BackendUnavailableError(
                 f"{checkpoint.path.parent} was exported in {graphs.precision}, so it cannot run in "
-                f"{options.precision}; export it again with --precision {options.precision}"
+                f"{options.precision}; open it with precision='auto', or export the model anew"
             )
         return cls(checkpoint.path.parent, checkpoint.config, graphs, options.device)
 

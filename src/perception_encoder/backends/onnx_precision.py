@@ -1,6 +1,7 @@
 """Makes a graph's weights smaller. Knows nothing about towers."""
 
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 DATA_SUFFIX = ".data"  # of the file of weights beside a graph
-_SMALL = 4096  # numbers; biases and norms stay as they are
+_SMALL = 1024  # numbers; biases and norms stay as they are
 
 
 def write_int8(model: ir.Model, path: Path) -> None:
@@ -39,6 +40,8 @@ def write_int8(model: ir.Model, path: Path) -> None:
             )
     finally:
         root.removeFilter(_is_no_advice)
+    # It lets nobody but the owner read the weights; let the user's umask decide, as for the graph.
+    shutil.copymode(path, path.with_name(path.name + DATA_SUFFIX))
 
 
 def _is_no_advice(record: logging.LogRecord) -> bool:
@@ -80,8 +83,14 @@ def store_as_float16(graph: ir.Graph, *, only_tables: bool = False) -> None:
 
 def _halved(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     name = f"{tensor.name}_float16"
+
+    def converted() -> ir.Tensor:
+        # Numbers beyond float16 become infinite, and what they make of the vectors is refused.
+        with np.errstate(over="ignore"):
+            return ir.tensor(tensor.numpy().astype(np.float16), name=name)
+
     return ir.LazyTensor(
-        lambda: ir.tensor(tensor.numpy().astype(np.float16), name=name),
+        converted,
         dtype=ir.DataType.FLOAT16,
         shape=ir.Shape(tensor.numpy().shape),
         name=name,

@@ -26,6 +26,7 @@ _PACKAGES = [
     "pylance",
     "pyarrow",
     "torch",
+    "onnxruntime",
     "pillow-heif",
 ]
 _GOLDEN_MODEL = "PE-Core-B16-224"

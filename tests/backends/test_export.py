@@ -1,0 +1,98 @@
+"""Exporting: what is kept, what is refused, and what becomes of a folder."""
+
+import json
+
+import numpy as np
+import pytest
+from small_models import CORE, TOKENIZER, WITHOUT_TEXT, open_tiny
+
+from perception_encoder import AutoModel
+from perception_encoder.backends import ComputeOptions
+from perception_encoder.backends.torch_backend import TorchBackend
+from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.save import save_model
+from perception_encoder.errors import BackendUnavailableError, CheckpointError
+from perception_encoder.pipeline.export import export_pretrained
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return open_tiny().save_pretrained(tmp_path_factory.mktemp("models") / "core")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_holds_what_is_needed_and_nothing_of_this_machine(saved, tmp_path):
+    drifts = export_pretrained(saved, tmp_path / "deep" / "onnx", preprocess="reference")
+    folder = tmp_path / "deep" / "onnx"
+    graphs = ["image.onnx", "image.onnx.data", "text.onnx", "text.onnx.data"]
+    assert names(folder) == sorted([*graphs, "config.json", "tokenizer.json"])
+    assert names(folder.parent) == ["onnx"]
+    assert set(drifts) == {"pictures", "texts", "features"}
+    assert all(drift.difference < 2e-5 and drift.cosine > 0.99999 for drift in drifts.values())
+    assert AutoModel.from_pretrained(folder).identity.preprocess == "reference"
+    record = json.loads((folder / "config.json").read_text())["graphs"]
+    assert (record["engine"], record["precision"]) == ("onnx", "fp32")
+    for name in ("image.onnx", "text.onnx"):
+        graph = (folder / name).read_bytes()
+        assert b"perception_encoder" not in graph
+        assert b"site-packages" not in graph
+        assert len(graph) < 60_000  # the weights lie beside it
+
+
+def test_one_export_replaces_another_and_leaves_nothing_of_it(saved, tmp_path):
+    export_pretrained(saved, tmp_path / "onnx", precision="int8")
+    without_text = open_tiny(WITHOUT_TEXT).save_pretrained(tmp_path / "pictures")
+    (tmp_path / "onnx" / "notes.md").write_text("mine")
+    export_pretrained(without_text, tmp_path / "onnx")
+    assert names(tmp_path / "onnx") == ["config.json", "image.onnx", "image.onnx.data", "notes.md"]
+    opened = AutoModel.from_pretrained(tmp_path / "onnx")
+    assert (opened.config, opened.backend.precision) == (WITHOUT_TEXT, "fp32")
+
+
+def test_a_folder_of_something_else_is_left_alone(saved, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    for folder in (tmp_path / "letters", saved):
+        before = names(folder)
+        with pytest.raises(CheckpointError, match="something else than an export"):
+            export_pretrained(saved, folder)
+        assert names(folder) == before
+
+
+def test_a_graph_that_differs_too_much_is_not_kept(tmp_path):
+    model = random_model(CORE)
+    model.vision.blocks[-1].mlp.down.weight *= 1e7  # beyond what float16 can hold
+    save_model(model, tmp_path / "large", TOKENIZER)
+    export_pretrained(tmp_path / "large", tmp_path / "onnx")
+    before = {name: (tmp_path / "onnx" / name).read_bytes() for name in names(tmp_path / "onnx")}
+    with pytest.raises(CheckpointError, match=r"fp16.* are too far.*Nothing was kept"):
+        export_pretrained(tmp_path / "large", tmp_path / "onnx", precision="fp16")
+    after = {name: (tmp_path / "onnx" / name).read_bytes() for name in names(tmp_path / "onnx")}
+    assert after == before
+    assert names(tmp_path) == ["large", "onnx"]
+
+
+def test_a_precision_that_graphs_do_not_have_is_named(saved, tmp_path):
+    with pytest.raises(BackendUnavailableError, match=r"'bf16'.*fp32, fp16, int8"):
+        export_pretrained(saved, tmp_path / "onnx", precision="bf16")
+    assert names(tmp_path) == []
+
+
+def test_tables_take_vectors_of_either_engine(saved, tmp_path):
+    """Identity is of the weights, so a table made with one engine goes on with another."""
+    export_pretrained(saved, tmp_path / "int8", precision="int8")
+    options = ComputeOptions(device="cpu", precision="bf16")
+    towers = open_tiny(backend=TorchBackend.with_random_weights(CORE, options))
+    assert AutoModel.from_pretrained(tmp_path / "int8").identity == towers.identity
+
+
+def test_a_model_whose_vocabulary_is_missing_is_exported_all_the_same(tmp_path):
+    save_model(random_model(CORE), tmp_path / "mute", None)
+    drifts = export_pretrained(tmp_path / "mute", tmp_path / "onnx")
+    assert drifts["texts"].difference < 2e-5
+    assert "tokenizer.json" not in names(tmp_path / "onnx")
+    vectors = AutoModel.from_pretrained(tmp_path / "onnx").embed_images([np.zeros((5, 5, 3), "u1")])
+    assert vectors.shape == (1, CORE.embed_dim)

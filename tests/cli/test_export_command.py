@@ -1,0 +1,139 @@
+"""`pe export`, and what people do with the folder where there is no torch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import lines, output, pe, pe_ending, surroundings
+from small_models import save_drawings
+
+from perception_encoder import AutoModel
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TEXTS = ["a cat", "Red Heart", "a dog left of a red car"]
+
+# What an environment lacks that has `perception-encoder[onnx]` alone.
+WITHOUT = """
+import sys
+
+HIDDEN = {"torch", "onnx", "onnxscript", "onnx_ir", "openvino", "safetensors.torch"}
+
+
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        hidden = name in HIDDEN or name.partition(".")[0] in HIDDEN
+        return None if hidden else self.finder.find_spec(name, path, target)
+
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with pictures and the bundled model's export."""
+    root = tmp_path_factory.mktemp("export")
+    (root / "pictures").mkdir()
+    save_drawings(root / "pictures", 5)
+    (root / "without" / "sitecustomize.py").parent.mkdir()
+    (root / "without" / "sitecustomize.py").write_text(WITHOUT)
+    exported = pe_ending("export", "pe-nano", "nano-onnx", folder=root)
+    assert exported.stdout == "nano-onnx\n"
+    assert "pictures: lowest cosine with the model's own 1.000000" in exported.stderr
+    return root
+
+
+def without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(folder / "without"), *filter(None, sys.path)])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=surroundings(folder, PYTHONPATH=paths),
+    )
+
+
+def test_vectors_without_torch_are_those_with_it(folder):
+    code = (
+        "import importlib.util, sys, glob, numpy as np\n"
+        "from perception_encoder import AutoModel\n"
+        "assert importlib.util.find_spec('torch') is None\n"
+        "model = AutoModel.from_pretrained('nano-onnx')\n"
+        "pictures = sorted(glob.glob('pictures/*'))\n"
+        f"np.savez('vectors.npz', images=model.embed_images(pictures), "
+        f"texts=model.embed_text({TEXTS!r}), features=model.features(pictures))\n"
+        "assert not {'torch', 'onnx', 'onnxscript'} & set(sys.modules)\n"
+    )
+    output(without_torch(folder, "-c", code))
+    vectors = np.load(folder / "vectors.npz")
+    model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
+    pictures = sorted((folder / "pictures").iterdir())
+    assert np.abs(vectors["images"] - model.embed_images(pictures)).max() <= 2e-5
+    assert np.abs(vectors["texts"] - model.embed_text(TEXTS)).max() <= 2e-5
+    exact = model.features(pictures)
+    scale = np.linalg.norm(exact, axis=-1, keepdims=True)
+    assert (np.abs(vectors["features"] - exact) / scale).max() <= 2e-5
+
+
+def test_indexing_and_searching_work_without_torch_and_agree_with_it(folder):
+    pe_module = ("-m", "perception_encoder.cli")
+    given = ("--db", "t.lance", "--model", "nano-onnx")
+    indexed = without_torch(folder, *pe_module, "index", "pictures", *given)
+    assert indexed.returncode == 0, indexed.stderr
+    assert "5 embedded" in indexed.stderr
+    found = lines(without_torch(folder, *pe_module, "search", "a red heart", *given, "--json"))
+    assert len(found) == 5
+    torchs = lines(pe("search", "a red heart", "--db", "t.lance", "--json", folder=folder))
+    assert [hit["uri"] for hit in found] == [hit["uri"] for hit in torchs]
+    for hit, other in zip(found, torchs, strict=True):
+        # torch may read the query in bf16; that vectors are equal is tested above, in float32.
+        assert hit["score"] == pytest.approx(other["score"], abs=0.01)
+    again = pe("index", "pictures", "--db", "t.lance", folder=folder)
+    assert "5 skipped" in again.stderr
+
+
+def test_exporting_and_weights_say_what_they_need(folder):
+    pe_module = ("-m", "perception_encoder.cli")
+    export = without_torch(folder, *pe_module, "export", "pe-nano", "again")
+    assert export.returncode == 1
+    assert "torch and onnxscript: pip install 'perception-encoder[export]'" in export.stderr
+    embed = without_torch(folder, *pe_module, "embed", "pictures/drawing0.png")
+    assert embed.returncode == 1
+    assert "no engine is installed" in embed.stderr
+
+
+def test_json_tells_the_drift(folder):
+    (record,) = lines(
+        pe("export", "pe-nano", "small", "--precision", "int8", "--json", folder=folder)
+    )
+    assert (record["folder"], record["format"], record["precision"]) == ("small", "onnx", "int8")
+    assert set(record["drift"]) == {"pictures", "texts", "features"}
+    assert 0.995 < record["drift"]["pictures"]["cosine"] < 1
+    config = json.loads((folder / "small" / "config.json").read_text())
+    assert config["graphs"]["precision"] == "int8"
+
+
+def test_the_snippet_of_the_document_gives_the_models_vectors(folder):
+    """docs/export.md: onnxruntime, numpy, Pillow and tokenizers, without this package."""
+    blocks = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8").split("```python\n")
+    snippet = "".join(block.split("```")[0] for block in blocks if "onnxruntime." in block)
+    assert snippet.count("InferenceSession") == 2
+    (folder / "cat.png").write_bytes((folder / "pictures" / "drawing0.png").read_bytes())
+    code = "import sys\nsys.modules['perception_encoder'] = None\n" + snippet
+    code += "np.savez('snippet.npz', picture=picture, words=words)"
+    cosine = float(output(without_torch(folder, "-c", code)))
+    found = np.load(folder / "snippet.npz")
+    model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
+    picture, words = model.embed_image(folder / "cat.png"), model.embed_text("a cat")
+    assert np.abs(found["picture"] - picture).max() <= 2e-5
+    assert np.abs(found["words"] - words).max() <= 2e-5
+    assert cosine == pytest.approx((picture @ words.T).item(), abs=1e-4)
