@@ -33,6 +33,11 @@ from perception_encoder.server.services import Services
 _DIALECTS: Final = (
     "perception_encoder.server.dialects.watch",
     "perception_encoder.server.dialects.native",
+    "perception_encoder.server.dialects.openai",
+    "perception_encoder.server.dialects.roboflow",
+    "perception_encoder.server.dialects.tei",
+    "perception_encoder.server.dialects.clip_retrieval",
+    "perception_encoder.server.dialects.about",
 )
 """Modules that export `DIALECT`, in the order in which their routes are tried."""
 
