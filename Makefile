@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format parity peers nano clean
+.PHONY: install demo test clients check format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -21,8 +21,21 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: install
 	$(BIN)/pe demo
 
-test: install
+test: install clients
 	$(BIN)/python -m pytest
+
+# Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
+# the server. Two SDKs of one set of requirements, and of clip-retrieval the client alone.
+CLIENTS := .clients
+clients: $(CLIENTS)/.installed
+
+$(CLIENTS)/.installed: tests/server/clients/requirements.txt
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/server/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --target $(CLIENTS)/sdk-1.5.0 inference-sdk==1.5.0
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --target $(CLIENTS)/clip-retrieval clip-retrieval==2.45.0
+	touch $@
 
 check: install
 	$(BIN)/ruff format --check .
@@ -71,4 +84,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
