@@ -22,16 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.engine_process import (
-    Engine,
-    Measured,
-    Spec,
-    Task,
-    measure,
-    open_engines,
-)
+from benchmarks.comparison import compared, with_fractions
+from benchmarks.engine_process import Spec, Task
 from benchmarks.made_models import (
     B16,
     CAPTIONS,
@@ -54,15 +46,15 @@ NAME = "encoders"
 CLIP = "clip/ViT-B-32"
 PICTURE_BATCHES = (1, 8, 32)
 TEXT_BATCHES = (8, 32, 64)
+# Not all at once: ten engines of this size fit into 24 GB of memory, more would be paged out.
 OURS = (
     ("torch", "fp32"),
     ("torch", "bf16"),
-    ("openvino", "fp32"),
     ("openvino", "bf16"),
     ("openvino", "int8"),
-    ("onnx", "fp32"),
     ("onnx", "int8"),
 )
+OURS_FP32 = (("torch", "fp32"), ("openvino", "fp32"), ("onnx", "fp32"))
 
 
 def main() -> None:
@@ -123,6 +115,23 @@ def pictures(place: Place, rounds: int) -> dict[str, Any]:
     row = compared(place, specs, Task("pictures"), rounds, agreement="pictures")
     config = find(B16).config
     return with_fractions(row, image_operations(config.vision, config.embed_dim))
+
+
+def pictures_fp32(place: Place, rounds: int) -> dict[str, Any]:
+    """The same in fp32: what an engine gains without giving up digits."""
+    prepare(place, B16)
+    specs = open_clips(place, B16, PICTURE_BATCHES)[:1]
+    specs += ours(place, B16, PICTURE_BATCHES, OURS_FP32)
+    row = compared(place, specs, Task("pictures"), rounds, agreement="pictures")
+    config = find(B16).config
+    return with_fractions(row, image_operations(config.vision, config.embed_dim))
+
+
+def texts_fp32(place: Place, rounds: int) -> dict[str, Any]:
+    """Captions in fp32."""
+    prepare(place, B16)
+    specs = open_clips(place, B16, TEXT_BATCHES)[:1] + ours(place, B16, TEXT_BATCHES, OURS_FP32)
+    return compared(place, specs, Task("texts"), rounds, agreement="texts")
 
 
 def compiled(place: Place, rounds: int) -> dict[str, Any]:
@@ -194,7 +203,7 @@ def jpegs(place: Place, rounds: int) -> dict[str, Any]:
         for precision in ("fp32", "bf16")
     ]
     for preprocess in ("standard", "fast"):
-        for backend, precision in OURS[1:4]:
+        for backend, precision in OURS[1:3]:
             options = {"backend": backend, "precision": precision, "preprocess": preprocess}
             specs.append(
                 Spec(
@@ -223,9 +232,11 @@ def clip_texts(place: Place, rounds: int) -> dict[str, Any]:
 
 ROWS: dict[str, Callable[[Place, int], dict[str, Any]]] = {
     "pictures": pictures,
+    "pictures_fp32": pictures_fp32,
     "compiled": compiled,
     "one_picture": one_picture,
     "texts": texts,
+    "texts_fp32": texts_fp32,
     "padded_texts": padded_texts,
     "one_text": one_text,
     "jpegs": jpegs,
@@ -234,101 +245,16 @@ ROWS: dict[str, Callable[[Place, int], dict[str, Any]]] = {
 }
 
 
-def compared(
-    place: Place, specs: Sequence[Spec], task: Task, rounds: int, agreement: str = ""
-) -> dict[str, Any]:
-    """Measure a row and say how the engines of this package stand to those of the peer."""
-    engines, unavailable = open_engines(specs)
-    try:
-        results = measure(specs, engines, task, rounds, unavailable)
-        found = {label: engines[label] for label in results}
-        cosines = agreements(place, found, agreement) if agreement else {}
-        machine = machine_rates(found)
-    finally:
-        for engine in engines.values():
-            engine.close()
-    ends = {kind: [m for m in results.values() if m.spec.kind == kind] for kind in KINDS}
-    peers = [*ends["default"], *ends["best"]]
-    best = max(peers, key=lambda measured: measured.rate, default=None)
-    return {
-        "engines": {
-            label: {
-                "rate": measured.rate,
-                "ms_of_one": 1000 / measured.rate,
-                "size": measured.size,
-                "rates": measured.rates,
-                "versions": measured.versions,
-                **({"over_default": measured.over(d)} if (d := first(ends["default"])) else {}),
-                **({"over_best": measured.over(best)} if best is not None else {}),
-                **({"cosine_with_default": cosines[label]} if label in cosines else {}),
-            }
-            for label, measured in results.items()
-        },
-        "unavailable": unavailable,
-        "machine": machine,
-    }
-
-
-def with_fractions(row: dict[str, Any], operations: int) -> dict[str, Any]:
-    """Add the share of the machine's rate that each engine reached, by the precision in its name.
-
-    Operations are those that an item needs: columns of padding that an engine computes besides do
-    not count in its favour.
-    """
-    for label, figures in row["engines"].items():
-        rate = row["machine"].get(label.rsplit(" ", 1)[-1])
-        if rate:
-            figures["fraction_of_machine"] = figures["rate"] * operations / rate
-    return row | {"operations_of_an_item": operations}
-
-
-KINDS = ("ours", "default", "best")
-
-
-def first(found: Sequence[Measured]) -> Measured | None:
-    """The only one of its kind, where there is one."""
-    return found[0] if found else None
-
-
-def machine_rates(engines: Mapping[str, Engine]) -> dict[str, float]:
-    """Operations a second of torch's own products, measured after the rounds."""
-    for label, engine in engines.items():
-        if label.startswith("ours"):
-            rates = {name: engine.ask("matrix_rate", name) for name in ("fp32", "bf16", "int8")}
-            return {name: rate for name, rate in rates.items() if rate}
-    return {}
-
-
-def agreements(place: Place, engines: Mapping[str, Engine], what: str) -> dict[str, float]:
-    """Lowest cosine of each engine's vectors with those of open_clip in fp32, same weights."""
-    vectors = {}
-    for label, engine in engines.items():
-        if label.startswith("timm"):
-            continue
-        path = place.work / "vectors.npz"
-        engine.ask("vectors", str(path))
-        with np.load(path) as arrays:
-            rows = arrays[what].astype(np.float64)
-        vectors[label] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    reference = vectors.get("open_clip fp32")
-    if reference is None:
-        return {}
-    return {label: float((rows * reference).sum(axis=1).min()) for label, rows in vectors.items()}
-
-
 def open_clips(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
-    """open_clip as a user gets it, and in its two forms of bf16 weights."""
+    """open_clip as a user gets it, and with all weights in bf16."""
     settings = {
         "model": OPEN_CLIP_NAMES[model],
         "weights": weights_file(place, model),
         "pixels": str(place.pixels(model)),
         "captions": CAPTIONS,
     }
-    forms = {
-        "open_clip fp32": ("fp32", "default"),
-        "open_clip bf16": ("bf16", "best"),
-        "open_clip pure bf16": ("pure_bf16", "best"),
-    }
+    # "bf16" keeps norms in fp32, which is as fast within a percent.
+    forms = {"open_clip fp32": ("fp32", "default"), "open_clip bf16": ("pure_bf16", "best")}
     return [
         Spec(
             label,
@@ -342,11 +268,13 @@ def open_clips(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
     ]
 
 
-def ours(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
-    """This package, with every engine and precision."""
+def ours(
+    place: Place, model: str, sizes: Sequence[int], engines: Sequence[tuple[str, str]] = OURS
+) -> list[Spec]:
+    """This package, with several engines and precisions."""
     settings = {"pixels": str(place.pixels(model)), "captions": CAPTIONS}
     specs = []
-    for backend, precision in OURS:
+    for backend, precision in engines:
         is_onnx = backend == "onnx"  # which reads graphs that were exported, not weights
         folder = exported(place, model, precision) if is_onnx else place.weights(model)
         specs.append(
@@ -396,7 +324,7 @@ def clip_peers(place: Place, sizes: Sequence[int], *, with_fastembed: bool = Fal
             sizes,
             "ours",
         )
-        for backend, precision in OURS[:4]
+        for backend, precision in (*OURS[:3], ("openvino", "fp32"))
     ]
 
 

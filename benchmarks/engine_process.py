@@ -5,13 +5,15 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 RUNNERS = Path(__file__).parent / "peers"
 NUM_THREADS = 2
+_LONG_SECONDS = 4  # engines that need longer for a batch gain nothing from a larger one
 _SAME = 1.02  # a smaller batch that is so near to the best one is taken: it costs less time
 
 
@@ -36,7 +38,11 @@ class Spec:
 
 
 class Engine:
-    """A process that waits for tasks; starting it raises EngineError where it cannot be made."""
+    """A process that waits for tasks; call `wait` before the first.
+
+    Raises:
+        EngineError: there is no such environment, or a call failed.
+    """
 
     def __init__(self, spec: Spec) -> None:
         if not spec.python.exists():
@@ -49,6 +55,9 @@ class Engine:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS), "HF_HUB_OFFLINE": "1"},
         )
+
+    def wait(self) -> None:
+        """Wait until the engine is made."""
         self._answer()
 
     def ask(self, task: str, *arguments: Any) -> Any:
@@ -65,6 +74,7 @@ class Engine:
         self._process.wait()
 
     def __enter__(self) -> Self:
+        self.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -131,15 +141,27 @@ class Task:
 
 
 def open_engines(specs: Sequence[Spec]) -> tuple[dict[str, Engine], dict[str, str]]:
-    """Start the engines, one after another; those that cannot be had are returned with why."""
-    engines, unavailable = {}, {}
+    """Start the engines side by side; those that cannot be had are returned with why."""
+    engines: dict[str, Engine] = {}
+    unavailable: dict[str, str] = {}
     for spec in specs:
-        try:
+        with _noted(spec, unavailable):
             engines[spec.label] = Engine(spec)
-        except EngineError as err:
-            unavailable[spec.label] = str(err)
-            print(f"  {spec.label}: left out: {err}", file=sys.stderr)
-    return engines, unavailable
+    for spec in specs:
+        if spec.label in engines:
+            with _noted(spec, unavailable):
+                engines[spec.label].wait()
+    return {label: e for label, e in engines.items() if label not in unavailable}, unavailable
+
+
+@contextmanager
+def _noted(spec: Spec, unavailable: dict[str, str]) -> Iterator[None]:
+    """Turn an engine's failure into a note: the others are measured without it."""
+    try:
+        yield
+    except EngineError as err:
+        unavailable[spec.label] = str(err)
+        print(f"  {spec.label}: left out: {err}", file=sys.stderr)
 
 
 def measure(
@@ -153,16 +175,12 @@ def measure(
 
     Engines that fail at their first call are added to `unavailable`.
     """
-    results = {}
+    results: dict[str, Measured] = {}
     for spec in specs:
-        if spec.label not in engines:
-            continue
-        try:
-            size = best_size(spec, engines[spec.label], task)
-            results[spec.label] = Measured(spec, engines[spec.label].ask("versions"), size)
-        except EngineError as err:
-            unavailable[spec.label] = str(err)
-            print(f"  {spec.label}: left out: {err}", file=sys.stderr)
+        if spec.label in engines:
+            with _noted(spec, unavailable):
+                size = best_size(spec, engines[spec.label], task)
+                results[spec.label] = Measured(spec, engines[spec.label].ask("versions"), size)
     for number in range(rounds):
         in_turn = list(results.values())
         for measured in in_turn if number % 2 == 0 else reversed(in_turn):
@@ -172,9 +190,12 @@ def measure(
 
 
 def best_size(spec: Spec, engine: Engine, task: Task) -> int:
-    """Return the size with the most items a second."""
-    rates = {}
+    """Return the size with the most items a second, among those whose calls are not too long."""
+    rates: dict[int, float] = {}
     for size in spec.sizes:
+        num_items = task.num_items or size
+        if rates and not task.num_items and num_items / max(rates.values()) > _LONG_SECONDS:
+            break
         if size == spec.sizes[0] or task.num_items is None:
             task.rate(engine, size)  # the first call of a shape prepares more than it computes
         rates[size] = task.rate(engine, size)

@@ -14,6 +14,8 @@ from benchmarks.report import RESULTS
 PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
 MARK = "<!-- encoders.json, written by benchmarks/tables.py -->"
 MORE_TITLES = {
+    "pictures_fp32": "Prepared pictures in fp32, PE-Core-B16",
+    "texts_fp32": "Captions in fp32, PE-Core-B16",
     "compiled": "Prepared pictures, PE-Core-B16, beside open_clip through torch.compile",
     "one_picture": "One picture at a time, PE-Core-B16",
     "padded_texts": "Captions in all 32 columns, PE-Core-B16",
