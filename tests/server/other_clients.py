@@ -1,0 +1,46 @@
+"""Runs other people's clients in the environment that `make clients` makes for them.
+
+Their requirements (an older numpy, another OpenCV) do not go together with this project's own.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+
+SCRIPTS = Path(__file__).parent / "clients"
+
+
+def clients_folder() -> Path:
+    """That environment, or the one that `PE_TEST_CLIENTS` names; skips where there is none."""
+    folder = Path(os.environ.get("PE_TEST_CLIENTS", REPOSITORY / ".clients"))
+    if not (folder / "bin" / "python").exists():
+        message = f"no other clients in {folder}: make clients"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+def run_client(script: str, *args: str, first: str | None = None) -> Any:
+    """Run one of `tests/server/clients` and return the JSON that it prints.
+
+    Args:
+        script: its name.
+        args: for it.
+        first: a folder of that environment whose packages win over the installed ones.
+    """
+    folder = clients_folder()
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    if first is not None:
+        environment["PYTHONPATH"] = str(folder / first)
+    done = subprocess.run(
+        [folder / "bin" / "python", SCRIPTS / script, *args],
+        env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,191 @@
+"""POST /v1/embeddings: OpenAI's own client, and the ways in which others send pictures."""
+
+import base64
+
+import numpy as np
+import openai
+import pytest
+from server.serving import data_uri, encoded, in_base64, picture, running
+from small_models import drawing
+
+from perception_encoder.embedder.vectors import unit
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.access import hashed
+from perception_encoder.server.options import AccessSettings, ModelSettings
+
+KEY = "a-key-of-some-length"
+FILES = [picture(1), encoded(drawing(2, 25, 50), "JPEG"), picture(3, 64, 48)]
+TEXTS = ["a cat", "", "a very long text " * 20]
+CLOSE = 2e-5  # the same in any batch, within fp32's rounding
+
+
+@pytest.fixture(scope="module")
+def server():
+    settings = ServerSettings(
+        models=ModelSettings(aliases=(("text-embedding-3-small", "pe-nano"),)),
+        access=AccessSettings(key_hashes=(hashed(KEY),), max_items=20),
+    )
+    with running(settings) as running_server:
+        running_server.client.headers["Authorization"] = f"Bearer {KEY}"
+        yield running_server
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as one:
+        yield one
+
+
+def vectors(reply):
+    assert [one.index for one in reply.data] == list(range(len(reply.data)))
+    return np.array([one.embedding for one in reply.data])
+
+
+@pytest.mark.parametrize("encoding", [None, "float", "base64"])
+def test_the_client_embeds_texts(server, client, encoding):
+    wanted = {} if encoding is None else {"encoding_format": encoding}
+    reply = client.embeddings.create(model="pe-nano", input=TEXTS, **wanted)
+    if encoding == "base64":
+        got = [np.frombuffer(base64.b64decode(one.embedding), "<f4") for one in reply.data]
+    else:
+        got = vectors(reply)
+    assert np.allclose(got, server.model.embed_text(TEXTS), atol=CLOSE)
+    assert reply.model == "pe-nano"
+    assert reply.object == "list"
+
+
+def test_one_text_may_stand_alone(server, client):
+    reply = client.embeddings.create(model="pe-nano", input="a cat")
+    assert np.allclose(vectors(reply), server.model.embed_text("a cat"), atol=CLOSE)
+
+
+async def embedded_async(url, inputs):
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
+        return await client.embeddings.create(model="pe-nano", input=inputs)
+
+
+def test_the_asynchronous_client(server):
+    import asyncio
+
+    reply = asyncio.run(embedded_async(server.url, ["a cat", data_uri(FILES[0])]))
+    expected = [server.model.embed_text("a cat")[0], server.model.embed_images(FILES[:1])[0]]
+    assert np.allclose(vectors(reply), expected, atol=CLOSE)
+
+
+def test_tokens_are_counted_as_far_as_the_model_reads(server, client):
+    tokenizer = server.model.tokenizer
+    read = [min(len(row), tokenizer.context_length) for row in tokenizer.encode(TEXTS)]
+    usage = client.embeddings.create(model="pe-nano", input=[*TEXTS, data_uri(FILES[0])]).usage
+    assert usage.prompt_tokens == usage.total_tokens == sum(read)
+    assert tokenizer.context_length in read
+
+
+@pytest.mark.parametrize("dimensions", [1, 7, 24])
+def test_shorter_vectors_have_unit_length(server, client, dimensions):
+    reply = client.embeddings.create(model="pe-nano", input=TEXTS[:1], dimensions=dimensions)
+    whole = server.model.embed_text(TEXTS[:1])
+    assert np.allclose(vectors(reply), unit(whole[:, :dimensions]), atol=10 * CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("form", "modality"),
+    [
+        (data_uri, None),
+        (data_uri, "image"),
+        (in_base64, "image"),
+        (lambda file: {"image": in_base64(file)}, None),
+        (lambda file: {"image": data_uri(file)}, None),
+        (lambda file: {"type": "image_url", "image_url": {"url": data_uri(file)}}, None),
+        (lambda file: {"type": "image_url", "image_url": data_uri(file)}, None),
+    ],
+)
+def test_every_way_of_sending_pictures(server, client, form, modality):
+    extra = {} if modality is None else {"modality": modality}
+    sent = [form(file) for file in FILES]
+    reply = client.embeddings.create(model="pe-nano", input=sent, extra_body=extra)
+    assert np.allclose(vectors(reply), server.model.embed_images(FILES), atol=CLOSE)
+
+
+def test_texts_and_pictures_may_be_mixed(server, client):
+    sent = [{"text": "a cat"}, data_uri(FILES[0]), "a dog", {"type": "text", "text": "data:"}]
+    reply = client.embeddings.create(model="pe-nano", input=sent)
+    texts = server.model.embed_text(["a cat", "a dog", "data:"])
+    expected = [texts[0], server.model.embed_images(FILES[:1])[0], texts[1], texts[2]]
+    assert np.allclose(vectors(reply), expected, atol=CLOSE)
+
+
+def posted(server, status=200, **body):
+    reply = server.client.post("/v1/embeddings", json=body)
+    assert reply.status_code == status, reply.text
+    return reply.json()
+
+
+def test_messages_hold_one_picture_or_text(server):
+    image = {"type": "image_url", "image_url": {"url": data_uri(FILES[0])}}
+    expected = server.model.embed_images(FILES[:1])
+    for content in ([image], [image, {"type": "text", "text": " "}]):
+        reply = posted(server, messages=[{"role": "user", "content": content}])
+        assert np.allclose(reply["data"][0]["embedding"], expected, atol=CLOSE)
+    reply = posted(server, messages=[{"role": "user", "content": "a cat"}])
+    assert np.allclose(reply["data"][0]["embedding"], server.model.embed_text("a cat"), atol=CLOSE)
+    both = [image, {"type": "text", "text": "what is this?"}]
+    error = posted(server, 400, messages=[{"role": "user", "content": both}])["error"]
+    assert "hold 2 pictures and texts" in error["message"]
+
+
+def test_an_alias_answers_and_says_who_it_is(client):
+    reply = client.embeddings.create(model="text-embedding-3-small", input="a cat")
+    assert reply.model == "pe-nano"
+
+
+def test_the_client_lists_the_models(client):
+    assert [one.id for one in client.models.list()] == ["pe-nano"]
+    assert client.models.retrieve("pe-nano").owned_by == "perception-encoder"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "code", "param"),
+    [
+        ({"model": "nothing", "input": "a"}, openai.NotFoundError, "model_not_found", "model"),
+        ({"input": [1, 2, 3]}, openai.BadRequestError, "invalid_input", "input"),
+        ({"input": [[1, 2], [3]]}, openai.BadRequestError, "invalid_input", "input"),
+        ({"input": []}, openai.BadRequestError, "invalid_input", "input"),
+        ({"input": ["a"] * 21}, openai.BadRequestError, "too_many_items", None),
+        (
+            {"input": ["a", data_uri(b"no picture")]},
+            openai.BadRequestError, "invalid_image", "input.1",
+        ),
+        ({"input": [{"audio": "x"}]}, openai.BadRequestError, "invalid_input", "input.0"),
+        ({"input": "a", "dimensions": 25}, openai.BadRequestError, "too_many_dimensions", None),
+        (
+            {"input": "a", "extra_body": {"modality": "audio"}},
+            openai.UnprocessableEntityError, "invalid_request", "modality",
+        ),
+    ],
+)  # fmt: skip
+def test_the_client_raises_its_own_errors(client, wanted, kind, code, param):
+    with pytest.raises(kind) as raised:
+        client.embeddings.create(**{"model": "pe-nano", **wanted})
+    assert raised.value.code == code
+    assert raised.value.param == param
+    assert raised.value.type == "invalid_request_error"
+    assert raised.value.body["message"]
+
+
+def test_a_wrong_key_is_an_authentication_error(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError) as raised:
+            client.embeddings.create(model="pe-nano", input="a")
+        assert raised.value.code == "invalid_api_key"
+
+
+def test_whoever_asks_too_often_gets_a_rate_limit_error():
+    access = AccessSettings(requests_per_minute=1)
+    with (
+        running(ServerSettings(access=access)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client,
+    ):
+        client.embeddings.create(model="pe-nano", input="a")
+        with pytest.raises(openai.RateLimitError) as raised:
+            client.embeddings.create(model="pe-nano", input="a")
+    assert raised.value.type == "rate_limit_error"

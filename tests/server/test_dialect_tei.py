@@ -1,0 +1,89 @@
+"""POST /embed as text-embeddings-inference answers it: huggingface_hub's client, and plain HTTP."""
+
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+from server.serving import data_uri, picture, running
+
+from perception_encoder.embedder.vectors import unit
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.access import hashed
+from perception_encoder.server.options import AccessSettings, ModelSettings
+
+KEY = "a-key-of-some-length"
+CLOSE = 2e-5  # the same in any batch, within fp32's rounding
+
+
+@pytest.fixture(scope="module")
+def server():
+    access = AccessSettings(key_hashes=(hashed(KEY),), max_items=20)
+    with running(ServerSettings(access=access)) as running_server:
+        running_server.client.headers["Authorization"] = f"Bearer {KEY}"
+        yield running_server
+
+
+@pytest.mark.parametrize("path", ["", "/embed"])
+def test_the_hubs_client_embeds_texts(server, path):
+    client = InferenceClient(base_url=server.url + path, token=KEY)
+    for texts in ("a cat", ["a cat", "", "a very long text " * 20]):
+        got = client.feature_extraction(texts, normalize=True, truncate=True)
+        assert got.dtype == np.float32
+        assert np.allclose(got, server.model.embed_text(texts), atol=CLOSE)
+
+
+def test_the_hubs_client_embeds_pictures_and_asks_for_fewer_dimensions(server):
+    files = [picture(1), picture(2, 25, 50)]
+    client = InferenceClient(base_url=server.url, token=KEY)
+    got = client.feature_extraction([data_uri(file) for file in files], dimensions=7)
+    assert np.allclose(got, unit(server.model.embed_images(files)[:, :7]), atol=10 * CLOSE)
+
+
+def test_the_hubs_client_is_told_what_is_wrong(server):
+    client = InferenceClient(base_url=server.url, token=KEY)
+    with pytest.raises(HfHubHTTPError, match="413"):
+        client.feature_extraction("a very long text " * 20, truncate=False)
+    with pytest.raises(HfHubHTTPError, match="401"):
+        InferenceClient(base_url=server.url, token="wrong").feature_extraction("a cat")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"inputs": "a very long text " * 20, "truncate": False}, 413, "validation"),
+        ({"inputs": ["a"] * 21}, 413, "validation"),
+        ({"inputs": []}, 400, "empty"),
+        ({"inputs": [1, 2]}, 422, "validation"),
+        ({}, 422, "validation"),
+        ({"inputs": "a", "prompt_name": "query"}, 422, "validation"),
+        ({"inputs": "a", "truncation_direction": "Left"}, 422, "validation"),
+        ({"inputs": "a", "dimensions": 25}, 400, "validation"),
+        ({"inputs": [data_uri(b"no picture")]}, 400, "validation"),
+    ],
+)
+def test_errors_have_the_form_of_the_original(server, body, status, kind):
+    reply = server.client.post("/embed", json=body)
+    assert reply.status_code == status
+    assert set(reply.json()) == {"error", "error_type"}
+    assert reply.json()["error_type"] == kind
+
+
+def test_a_text_that_just_fits_is_no_error(server):
+    text = "c" * (server.model.tokenizer.context_length - 2)
+    assert server.client.post("/embed", json={"inputs": text, "truncate": False}).is_success
+    reply = server.client.post("/embed", json={"inputs": text + "c", "truncate": False})
+    assert f"Given: {server.model.tokenizer.context_length + 1}" in reply.json()["error"]
+
+
+def test_info_says_what_clients_plan_with():
+    with running(ServerSettings(models=ModelSettings(preload=False))) as server:
+        info = server.client.get("/info").json()
+        assert info["model_id"] == "pe-nano"
+        assert info["max_input_length"] == 32  # of the registered model
+        assert info["model_sha"] is None
+        server.client.post("/embed", json={"inputs": "a"})
+        info = server.client.get("/info").json()
+        assert info["model_sha"] == server.model.identity.fingerprint
+        assert info["max_input_length"] == server.model.tokenizer.context_length
+        assert {"auto_truncate", "max_client_batch_size", "version", "model_dtype"} <= set(info)
+        assert server.client.get("/health").status_code == 200
