@@ -33,6 +33,7 @@ from perception_encoder.server.services import Services
 _DIALECTS: Final = (
     "perception_encoder.server.dialects.watch",
     "perception_encoder.server.dialects.native",
+    "perception_encoder.server.dialects.page",
     "perception_encoder.server.dialects.openai",
     "perception_encoder.server.dialects.roboflow",
     "perception_encoder.server.dialects.tei",

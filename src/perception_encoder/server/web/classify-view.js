@@ -1,0 +1,179 @@
+// The playground of labels: which of some words fits a picture best.
+
+import { original, post, thumbnail } from "./api.js";
+import { $, h, icon, settled } from "./dom.js";
+import { indexOf } from "./indexes.js";
+import { failureMessage } from "./messages.js";
+import { addressOf, find, keep } from "./pictures.js";
+import { go, state } from "./router.js";
+
+const MOST = 100; // bars
+const PAUSE = 350; // milliseconds after the last key
+
+export function startClassify(root) {
+  const view = new ClassifyView(root);
+  return { show: (now) => view.show(now) };
+}
+
+/** Labels as they were written: one a line, or with commas between. */
+export const labelsOf = (written) => [
+  ...new Set(
+    written
+      .split(/[,\n]/)
+      .map((label) => label.trim())
+      .filter(Boolean),
+  ),
+];
+
+class ClassifyView {
+  #asked = null; // what the bars answer
+  #subject = null;
+  #bars = new Map(); // label → element
+
+  constructor(root) {
+    const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => this.#take(file) });
+    this.place = h("div", { class: "subject" });
+    this.choose = h("button", { type: "button", onclick: () => file.click() }, icon("picture"), h("span", {}, "Choose a picture"));
+    const changed = settled(() => go({ labels: this.labels.value, template: this.template.value.trim() }, { replace: true }), PAUSE);
+    this.labels = h("textarea", { id: "labels", rows: 5, spellcheck: false, placeholder: "cat, dog, red car", oninput: changed });
+    this.template = h("input", { type: "text", id: "template", spellcheck: false, placeholder: "a photo of a {}", oninput: changed, "aria-describedby": "template-hint" });
+    this.output = h("div", { class: "bars-place" });
+    this.status = h("p", { class: "unseen", role: "status", "aria-live": "polite" });
+    root.append(
+      h(
+        "div",
+        { class: "column" },
+        h(
+          "header",
+          {},
+          h("h1", { id: "classify-title" }, "Classify"),
+          h("p", {}, "Write some labels and see which fits a picture best. Drop one, paste one, or choose “Classify” at a picture of the table."),
+        ),
+        h(
+          "div",
+          { class: "classify" },
+          h("div", {}, this.place, this.choose, file),
+          h(
+            "div",
+            { class: "classify-form" },
+            h("label", { for: "labels" }, "Labels"),
+            this.labels,
+            h("label", { for: "template" }, "Sentence ", h("span", { class: "soft", id: "template-hint" }, "{} stands for the label")),
+            this.template,
+            this.output,
+            this.status,
+          ),
+        ),
+      ),
+    );
+  }
+
+  async show(now) {
+    if (document.activeElement !== this.labels) this.labels.value = now.labels;
+    if (document.activeElement !== this.template) this.template.value = now.template;
+    const index = await indexOf(now).catch(() => null);
+    await this.#showSubject(now, index);
+    await this.#ask(now, index);
+  }
+
+  async #take(input) {
+    const [file] = input.files;
+    input.value = "";
+    if (file) go({ picture: await keep(file), like: null });
+  }
+
+  async #showSubject({ like, picture }, index) {
+    const key = like ?? picture ?? "";
+    if (this.#subject === key) return;
+    this.#subject = key;
+    $("span", this.choose).textContent = key ? "Choose another" : "Choose a picture";
+    const source = like && index ? thumbnail(like, index.name, 1024) : picture && (await addressOf(picture));
+    if (key !== this.#subject) return;
+    if (!source) {
+      this.place.replaceChildren(h("p", { class: "soft" }, icon("picture"), picture ? "That picture lies in another browser." : "Drop a picture here"));
+      return;
+    }
+    const image = h("img", { alt: "The picture to classify" });
+    image.src = source;
+    this.place.replaceChildren(image);
+  }
+
+  async #ask(now, index) {
+    const labels = labelsOf(now.labels);
+    const template = now.template.includes("{}") ? now.template : "{}";
+    const key = JSON.stringify([now.like, now.picture, labels, template, index?.model]);
+    if (key === this.#asked) return;
+    this.#asked = key;
+    if (!labels.length || !(now.like || now.picture)) {
+      this.#bars.clear();
+      this.output.replaceChildren();
+      return;
+    }
+    try {
+      const image = await encoded(now, index);
+      if (!image || key !== this.#asked) return;
+      const body = { images: [image], labels, templates: [template], model: index?.model ?? null };
+      const [result] = (await post("v1/classify", body)).results;
+      if (key !== this.#asked) return;
+      if (result.error) this.#fail(new Error(result.error.message));
+      else this.#draw(result.labels);
+    } catch (failure) {
+      if (key === this.#asked) this.#fail(failure);
+    }
+  }
+
+  #fail(failure) {
+    this.#bars.clear();
+    this.output.replaceChildren(
+      failureMessage(failure, () => {
+        this.#asked = null;
+        this.show(state());
+      }),
+    );
+  }
+
+  #draw(labels) {
+    const shown = labels.slice(0, MOST);
+    const rows = shown.map(({ label, probability, score }) => {
+      const row = this.#bars.get(label) ?? bar(label);
+      row.fill(probability, score);
+      return [label, row];
+    });
+    this.#bars = new Map(rows);
+    this.output.replaceChildren(
+      h("ol", { class: "bars" }, rows.map(([, row]) => row.element)),
+      h("p", { class: "soft bars-note" }, "Shares among these labels; the number at the end is the cosine."),
+    );
+    const [best] = shown;
+    this.status.textContent = `Best: ${best.label}, ${percent(best.probability)}`;
+  }
+}
+
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+
+function bar(label) {
+  const track = h("span", { class: "track" }, h("span", { class: "fill" }));
+  const share = h("span", { class: "share" });
+  const cosine = h("span", { class: "soft cosine" });
+  const element = h("li", {}, h("span", { class: "label" }, label), share, cosine, track);
+  return {
+    element,
+    fill(probability, score) {
+      track.firstChild.style.width = `${100 * probability}%`;
+      share.textContent = percent(probability);
+      cosine.textContent = score.toFixed(2);
+    },
+  };
+}
+
+/** The picture as the server takes it. */
+async function encoded({ like, picture }, index) {
+  const file = like ? await (await fetch(original(like, index?.name))).blob() : await find(picture);
+  if (!file) return null;
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new Error("The picture cannot be read."));
+    reader.readAsDataURL(file);
+  });
+}

@@ -1,0 +1,210 @@
+// The review of duplicates: groups side by side, what to keep of each, and a script to take away.
+
+import { get, thumbnail } from "./api.js";
+import { startCompare } from "./compare.js";
+import { $, announce, copyButton, download, h, icon } from "./dom.js";
+import { bytes, count, counted, fileName, pixels, spoken } from "./format.js";
+import { indexOf } from "./indexes.js";
+import { failureMessage, message, noIndex } from "./messages.js";
+import { keepList, removalScript } from "./removal-script.js";
+import { Review } from "./review.js";
+import { go, state } from "./router.js";
+
+const TIERS = {
+  bytes: ["Same file", "The same bytes under two names."],
+  pixels: ["Same pixels", "Also other files of exactly the same picture."],
+  near: ["Nearly the same", "Also pictures that were saved anew, resized or cut a little."],
+  similar: ["Similar", "Also pictures that only look alike: look closely."],
+};
+const KINDS = { "identical bytes": "same file", "identical pixels": "same pixels", "near duplicate": "nearly the same", similar: "similar" };
+const PAGE = 50;
+const ASK_AGAIN = 900; // milliseconds
+
+export function startDuplicates(root) {
+  const view = new DuplicatesView(root);
+  return { show: (now) => view.show(now), hide: () => view.hide() };
+}
+
+class DuplicatesView {
+  #key = null;
+  #groups = [];
+  #review = new Review();
+  #loading = false;
+  #next = null;
+
+  constructor(root) {
+    this.compare = startCompare($("#compare"));
+    const tiers = Object.entries(TIERS).map(([tier, [label, hint]]) =>
+      h(
+        "label",
+        { title: hint },
+        h("input", { type: "radio", name: "tier", value: tier, onchange: () => go({ tier }) }),
+        h("span", {}, label),
+      ),
+    );
+    this.summary = h("p", { role: "status", "aria-live": "polite", class: "duplicates-summary" });
+    this.actions = h(
+      "div",
+      { class: "duplicates-actions", hidden: true },
+      copyButton("Copy script", () => this.#script()),
+      h("button", { type: "button", class: "quiet", onclick: () => download("remove.sh", this.#script()) }, icon("download"), "Script"),
+      h("button", { type: "button", class: "quiet", onclick: () => download("keep.txt", keepList(this.#decided())) }, icon("download"), "Keep list"),
+    );
+    this.list = h("ol", { class: "groups" });
+    this.end = h("div", { class: "more" });
+    root.append(
+      h(
+        "div",
+        { class: "column" },
+        h(
+          "header",
+          {},
+          h("h1", { id: "duplicates-title" }, "Duplicates"),
+          h("p", {}, "Choose what stays. Nothing is deleted here: you get a script to read, and run yourself."),
+        ),
+        h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "How alike"), tiers),
+        h("div", { class: "duplicates-bar" }, this.summary, this.actions),
+        this.list,
+        this.end,
+      ),
+    );
+    new IntersectionObserver(([entry]) => entry.isIntersecting && this.#more(), { rootMargin: "1200px" }).observe(this.end);
+    this.root = root;
+  }
+
+  async show(now) {
+    for (const radio of this.root.querySelectorAll("[name=tier]")) radio.checked = radio.value === now.tier;
+    const key = `${now.index} ${now.tier}`;
+    if (key === this.#key) return;
+    this.#key = key;
+    this.#next = 0;
+    this.#groups = [];
+    this.#loading = false;
+    this.list.replaceChildren();
+    this.actions.hidden = true;
+    await this.#more();
+  }
+
+  hide() {
+    if (this.#loading) this.#key = null; // asks again when it is shown again
+  }
+
+  async #more() {
+    if (this.#loading || this.#next === null || !this.#key) return;
+    this.#loading = true;
+    const key = this.#key;
+    try {
+      await this.#load(key);
+    } catch (failure) {
+      if (key !== this.#key) return;
+      this.#next = null;
+      this.summary.textContent = "";
+      this.end.replaceChildren(failureMessage(failure, () => this.#again()));
+    }
+    if (key === this.#key) this.#loading = false;
+  }
+
+  #again() {
+    this.#key = null;
+    this.show(state());
+  }
+
+  async #load(key) {
+    const index = await indexOf(state());
+    if (!index) {
+      this.#next = null;
+      this.end.replaceChildren(noIndex());
+      return;
+    }
+    this.end.replaceChildren(h("span", { class: "spinner" }));
+    const asked = { index: index.name, tier: state().tier, offset: this.#next, limit: PAGE };
+    let reply = await get("v1/duplicates", asked);
+    while (reply.state === "running" && key === this.#key) {
+      this.summary.textContent = `Looking at ${counted(index.rows, "picture")}…`;
+      await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
+      if (key === this.#key) reply = await get("v1/duplicates", asked);
+    }
+    if (key !== this.#key) return;
+    this.#next = reply.next_offset;
+    this.found = reply;
+    this.#groups.push(...reply.groups);
+    this.list.append(...reply.groups.map((group) => this.#card(group, index.name)));
+    this.end.replaceChildren();
+    if (!this.#groups.length) this.end.append(this.#none(reply));
+    this.actions.hidden = !this.#groups.length;
+    this.#sumUp();
+  }
+
+  #none({ num_pictures: number }) {
+    const looser = state().tier === "similar" ? [] : [["Look for similar ones", () => go({ tier: "similar" }), true]];
+    return message({ title: "No duplicates", text: `None among ${counted(number, "picture")}, at this setting.`, actions: looser });
+  }
+
+  #decided() {
+    return this.#review.decided(this.#groups);
+  }
+
+  #script() {
+    return removalScript(this.#decided());
+  }
+
+  #sumUp() {
+    const removed = this.#decided().flatMap((group) => group.removed);
+    const space = removed.reduce((sum, item) => sum + (item.bytes ?? 0), 0);
+    const { num_groups: number = 0 } = this.found;
+    const shown = this.#groups.length < number ? `, ${count(this.#groups.length)} shown so far` : "";
+    this.summary.textContent = this.#groups.length
+      ? `${counted(number, "group")}${shown}. ${counted(removed.length, "picture")} would go, ${bytes(space)}.`
+      : "";
+  }
+
+  #card(group, index) {
+    const members = Review.members(group);
+    const tiles = members.map((item) => this.#member(group, item, index));
+    const compare = h(
+      "button",
+      { type: "button", class: "quiet", onclick: () => this.compare.show(group, index, this.#review, () => this.#changed(tiles)) },
+      "Compare",
+    );
+    return h(
+      "li",
+      { class: "group" },
+      h("div", { class: "group-head" }, h("h2", {}, spoken(group.keep.member ?? group.keep.uri)), h("span", { class: "soft" }, KINDS[group.tier] ?? group.tier), compare),
+      h("div", { class: "members" }, tiles.map((tile) => tile.element)),
+    );
+  }
+
+  #member(group, item, index) {
+    const box = h("input", {
+      type: "checkbox",
+      onchange: () => {
+        if (!this.#review.set(group, item, box.checked)) announce("One picture of a group stays");
+        this.#sumUp();
+        follow();
+      },
+    });
+    const word = h("span");
+    const image = h("img", { alt: spoken(item.member ?? item.uri), loading: "lazy", width: item.width ?? 1, height: item.height ?? 1 });
+    image.src = thumbnail(item.id, index, 512);
+    const score = item.score === undefined ? "" : ` · ${item.score.toFixed(3)}`;
+    const element = h(
+      "div",
+      { class: "member" },
+      h("label", {}, h("span", { class: "picture" }, image), h("span", { class: "keep" }, box, word)),
+      h("p", { class: "name", title: item.name }, fileName(item.member ?? item.uri)),
+      h("p", { class: "soft" }, `${pixels(item)} · ${bytes(item.bytes)}${score}`),
+    );
+    const follow = () => {
+      box.checked = this.#review.isKept(group, item);
+      word.textContent = box.checked ? "Keep" : "Goes";
+      element.classList.toggle("is-kept", box.checked);
+    };
+    follow();
+    return { element, follow };
+  }
+
+  #changed(tiles) {
+    for (const tile of tiles) tile.follow();
+    this.#sumUp();
+  }
+}

@@ -1,0 +1,270 @@
+// The grid on the screen: of any number of pictures only those near the window have elements.
+
+import { h } from "./dom.js";
+import { Layout } from "./justified.js";
+import { tile } from "./tile.js";
+
+const GAP = 10;
+const CAPTION = 30;
+const HEADING = 34;
+const BEYOND = 1.2; // screens above and below that are drawn, too
+const AHEAD = 3; // screens below the window that should be loaded
+
+const HEADINGS = { weak: "Weak matches", none: "Nothing like it" };
+
+export class Grid {
+  #items = [];
+  #layout = null;
+  #drawn = new Map(); // place → tile
+  #headings = new Map(); // row → element
+  #active = 0; // the tile that Tab reaches
+  #label = null; // of the last item that was laid out
+
+  /**
+   * @param {HTMLElement} root empty; it gets a list inside.
+   * @param {object} told
+   * @param {(item: object) => string} told.href where a tile leads.
+   * @param {(at: number) => void} told.open a tile was chosen.
+   * @param {() => void} told.needMore the end is near.
+   */
+  constructor(root, { href, open, needMore }) {
+    Object.assign(this, { root, href, open, needMore });
+    this.list = h("div", { role: "list", "aria-label": "Pictures" });
+    this.above = h("div", { "aria-hidden": "true" });
+    root.append(this.above, this.list);
+    let waiting = false;
+    const soon = () => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        this.draw();
+      });
+    };
+    addEventListener("scroll", soon, { passive: true });
+    new ResizeObserver(() => (this.#isResized() ? this.relayout() : soon())).observe(root);
+    this.list.addEventListener("keydown", (event) => this.#onKey(event));
+    this.list.addEventListener("click", (event) => this.#onClick(event));
+    this.list.addEventListener("focusin", (event) => {
+      const element = event.target.closest(".tile");
+      if (element) this.#activate(Number(element.dataset.at));
+    });
+  }
+
+  get length() {
+    return this.#items.length;
+  }
+
+  item(at) {
+    return this.#items[at];
+  }
+
+  placeOf(id) {
+    return this.#items.findIndex((item) => item.id === id);
+  }
+
+  /** Shows other pictures, from the beginning. */
+  show(items, { index, total }) {
+    Object.assign(this, { index, total });
+    this.#items = items;
+    this.#active = 0;
+    this.relayout();
+  }
+
+  /** Pictures were added to the list that `show` was given. */
+  grown(total) {
+    this.total = total;
+    this.#push(this.#items.slice(this.#layout.length));
+    this.#sized();
+    this.draw();
+  }
+
+  /** Lays everything out anew: another width, or other labels. */
+  relayout() {
+    this.#clear();
+    const width = this.root.clientWidth;
+    if (!width) return;
+    const target = width < 520 ? 130 : Math.min(230, Math.max(170, width / 6));
+    this.#layout = new Layout({ width, target, gap: GAP, caption: CAPTION });
+    this.#label = null;
+    this.#push(this.#items);
+    this.#sized();
+    this.draw();
+  }
+
+  /** Makes the tiles near the window and drops the others. */
+  draw() {
+    if (!this.#layout || !this.root.offsetParent) return;
+    const top = -this.root.getBoundingClientRect().top;
+    const screen = innerHeight;
+    const [first, end] = this.#layout.between(top - BEYOND * screen, top + (1 + BEYOND) * screen);
+    this.#drawRows(first, end);
+    if (this.#layout.bottom < top + (1 + AHEAD) * screen) this.needMore();
+  }
+
+  /** Moves the focus to a tile, wherever it is. */
+  focus(at) {
+    if (at < 0 || at >= this.#items.length) return;
+    this.#activate(at);
+    const box = this.#boxOf(at);
+    const top = this.root.getBoundingClientRect().top + scrollY + box.top;
+    const head = document.querySelector("header.frame").offsetHeight + GAP;
+    if (top - head < scrollY) scrollTo({ top: top - head });
+    else if (top + box.height + CAPTION > scrollY + innerHeight) {
+      scrollTo({ top: top + box.height + CAPTION + GAP - innerHeight });
+    }
+    this.draw();
+    this.#drawn.get(at)?.querySelector("a").focus({ preventScroll: true });
+  }
+
+  #isResized() {
+    return this.root.clientWidth && this.#layout?.width !== this.root.clientWidth;
+  }
+
+  #push(items) {
+    let from = 0;
+    items.forEach((item, n) => {
+      if (item.label && item.label !== this.#label) {
+        this.#layout.push(items.slice(from, n));
+        from = n;
+        if (HEADINGS[item.label]) this.#layout.break(HEADINGS[item.label], HEADING);
+        this.#label = item.label;
+      }
+    });
+    this.#layout.push(items.slice(from));
+    const moved = [...this.#drawn.keys()].filter((at) => {
+      const box = this.#boxOf(at); // the row that was last may be a different one now
+      const { style } = this.#drawn.get(at);
+      return style.left !== `${box.left}px` || style.width !== `${box.width}px`;
+    });
+    for (const at of moved) this.#drop(at);
+  }
+
+  #sized() {
+    this.root.style.height = `${Math.max(0, this.#layout.bottom)}px`;
+  }
+
+  #clear() {
+    this.#drawn.clear();
+    this.#headings.clear();
+    this.list.replaceChildren();
+    this.above.replaceChildren();
+    this.#layout = null;
+  }
+
+  #drawRows(first, end) {
+    const wanted = new Set();
+    const headings = new Set();
+    for (const row of this.#layout.rows.slice(first, end)) {
+      if (row.heading) headings.add(row);
+      else for (const { at } of row.tiles) wanted.add(at);
+    }
+    const focused = document.activeElement?.closest?.(".tile")?.dataset.at;
+    for (const at of this.#drawn.keys()) {
+      if (!wanted.has(at) && String(at) !== focused) this.#drop(at);
+    }
+    for (const row of this.#layout.rows.slice(first, end)) {
+      for (const place of row.tiles ?? []) if (!this.#drawn.has(place.at)) this.#make(row, place);
+    }
+    this.#drawHeadings(headings);
+  }
+
+  #make(row, { at, left, width }) {
+    const item = this.#items[at];
+    const box = { top: row.top, left, width, height: row.height };
+    const element = tile(item, { index: this.index, href: this.href(item), at, total: this.total, box });
+    if (at === this.#active) element.querySelector("a").tabIndex = 0;
+    this.#drawn.set(at, element);
+    let next = null; // screen readers and Tab go by the order of elements
+    for (const other of this.list.children) {
+      if (Number(other.dataset.at) > at) {
+        next = other;
+        break;
+      }
+    }
+    this.list.insertBefore(element, next);
+  }
+
+  #drop(at) {
+    this.#drawn.get(at)?.remove();
+    this.#drawn.delete(at);
+  }
+
+  #drawHeadings(wanted) {
+    for (const [row, element] of this.#headings) {
+      if (!wanted.has(row)) {
+        element.remove();
+        this.#headings.delete(row);
+      }
+    }
+    for (const row of wanted) {
+      if (this.#headings.has(row)) continue;
+      const element = h("div", { class: "grid-heading" }, row.heading);
+      element.style.top = `${row.top}px`;
+      this.#headings.set(row, element);
+      this.above.append(element);
+    }
+  }
+
+  #rowOf(at) {
+    const { rows } = this.#layout;
+    let low = 0;
+    let high = rows.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      const last = rows[middle].tiles?.at(-1).at ?? rows[middle + 1].tiles[0].at - 1;
+      if (last < at) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  #boxOf(at) {
+    const row = this.#layout.rows[this.#rowOf(at)];
+    const place = row.tiles[at - row.tiles[0].at];
+    return { top: row.top, height: row.height, left: place.left, width: place.width };
+  }
+
+  #activate(at) {
+    const before = this.#drawn.get(this.#active)?.querySelector("a");
+    if (before) before.tabIndex = -1;
+    this.#active = at;
+    const now = this.#drawn.get(at)?.querySelector("a");
+    if (now) now.tabIndex = 0;
+  }
+
+  #onClick(event) {
+    const link = event.target.closest("a");
+    if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    this.open(Number(link.closest(".tile").dataset.at));
+  }
+
+  #onKey(event) {
+    if (event.metaKey || event.ctrlKey || event.altKey) return;
+    const at = this.#active;
+    const to = {
+      ArrowLeft: () => at - 1,
+      ArrowRight: () => at + 1,
+      ArrowUp: () => this.#beside(at, -1),
+      ArrowDown: () => this.#beside(at, 1),
+      Home: () => 0,
+      End: () => this.#items.length - 1,
+    }[event.key]?.();
+    if (to === undefined) return;
+    event.preventDefault();
+    this.focus(Math.min(this.#items.length - 1, Math.max(0, to)));
+  }
+
+  /** The tile above or below: the one whose middle is nearest. */
+  #beside(at, step) {
+    const { rows } = this.#layout;
+    const box = this.#boxOf(at);
+    let to = this.#rowOf(at) + step;
+    if (rows[to]?.heading) to += step;
+    if (!rows[to]?.tiles) return at;
+    const middle = box.left + box.width / 2;
+    const distance = (tile) => Math.abs(tile.left + tile.width / 2 - middle);
+    return rows[to].tiles.reduce((best, tile) => (distance(tile) < distance(best) ? tile : best)).at;
+  }
+}

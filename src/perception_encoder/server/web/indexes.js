@@ -1,0 +1,47 @@
+// The server's tables: which there are, and which one the page is about.
+
+import { get } from "./api.js";
+import { $, h } from "./dom.js";
+import { go, state } from "./router.js";
+
+let known = null;
+
+/** The tables, the default first; asked for once, and again after `forget`. */
+export function indexes() {
+  known ??= get("v1/indexes")
+    .then((reply) => reply.data)
+    .catch((failure) => {
+      known = null;
+      throw failure;
+    });
+  return known;
+}
+
+export const forget = () => {
+  known = null;
+};
+
+/** The table that a state names; null where the server has none at all. */
+export async function indexOf({ index }) {
+  const all = await indexes();
+  return all.find((one) => one.name === index) ?? all[0] ?? null;
+}
+
+/** Offers the tables where there are several. */
+export async function startChoice() {
+  const all = await indexes();
+  const select = $("#index-select");
+  $("#index-choice").hidden = all.length < 2;
+  select.replaceChildren(...all.map((one) => h("option", { value: one.name }, one.name)));
+  select.addEventListener("change", () => {
+    const isFirst = select.value === all[0].name;
+    const { view, words, not } = state();
+    const fresh = { like: null, picture: null, filters: [], item: null };
+    go({ ...fresh, view, words, not, index: isFirst ? null : select.value });
+  });
+}
+
+export const showChoice = ({ index }) => {
+  const select = $("#index-select");
+  if (select.options.length) select.value = index ?? select.options[0].value;
+};

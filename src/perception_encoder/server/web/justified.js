@@ -1,0 +1,106 @@
+// Lays pictures out in rows of one width, like text that is set justified. Pure: no elements.
+
+const NARROWEST = 0.45; // width to height; what goes beyond is cropped in the grid
+const WIDEST = 3.2;
+
+/** Width to height of an item, within bounds; squares where it is not known. */
+export function aspect(item) {
+  const ratio = item.width && item.height ? item.width / item.height : 1;
+  return Math.min(WIDEST, Math.max(NARROWEST, ratio));
+}
+
+/**
+ * Rows of pictures that fill `width`, added to bit by bit: rows that are full never change again.
+ *
+ * Rows are {top, height, tiles: [{at, left, width}]} or {top, height, heading}; `at` is an item's
+ * place among all that were added, `height` of a row of pictures leaves the caption out.
+ */
+export class Layout {
+  #ratios = []; // of the row that is not full yet
+  #first = 0; // its first item
+  #open = null; // the row itself, if it has been drawn up
+
+  constructor({ width, target, gap, caption }) {
+    Object.assign(this, { width, target, gap, caption });
+    this.rows = [];
+    this.bottom = 0; // below the last row
+    this.length = 0; // items so far
+  }
+
+  /** Begins a new row below a heading. */
+  break(heading, height) {
+    this.#finish();
+    this.rows.push({ top: this.bottom, height, heading });
+    this.bottom += height;
+  }
+
+  /** Adds items. */
+  push(items) {
+    this.#reopen();
+    for (const item of items) {
+      this.#ratios.push(aspect(item));
+      this.length += 1;
+      if (this.#height() <= this.target) this.#close(this.#height());
+    }
+    this.#drawOpen();
+  }
+
+  /** The rows that a part of the page shows: [first, end). */
+  between(top, bottom) {
+    return [this.#search(top), this.#search(bottom) + 1];
+  }
+
+  #search(y) {
+    let low = 0;
+    let high = this.rows.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.rows[middle].top <= y) low = middle;
+      else high = middle - 1;
+    }
+    return Math.max(0, low);
+  }
+
+  #height() {
+    const sum = this.#ratios.reduce((total, ratio) => total + ratio, 0);
+    return (this.width - this.gap * (this.#ratios.length - 1)) / sum;
+  }
+
+  #close(height) {
+    let left = 0;
+    const tiles = this.#ratios.map((ratio, n) => {
+      const tile = { at: this.#first + n, left, width: ratio * height };
+      left += tile.width + this.gap;
+      return tile;
+    });
+    const row = { top: this.bottom, height, tiles };
+    this.rows.push(row);
+    this.bottom += height + this.caption + this.gap;
+    this.#first = this.length;
+    this.#ratios = [];
+    return row;
+  }
+
+  /** Draws the last row at the usual height, not stretched. */
+  #drawOpen() {
+    if (!this.#ratios.length) return;
+    const ratios = this.#ratios;
+    const first = this.#first;
+    this.#open = this.#close(Math.min(this.target, this.#height()));
+    this.#ratios = ratios;
+    this.#first = first;
+  }
+
+  #reopen() {
+    if (!this.#open) return;
+    this.rows.pop();
+    this.bottom = this.#open.top;
+    this.#open = null;
+  }
+
+  #finish() {
+    this.#open = null;
+    this.#ratios = [];
+    this.#first = this.length;
+  }
+}

@@ -1,0 +1,81 @@
+// Starts the page: tabs, tables, the views, and the keys that work everywhere.
+
+import { startClassify } from "./classify-view.js";
+import { $ } from "./dom.js";
+import { startDuplicates } from "./duplicates-view.js";
+import { startIndexView } from "./index-view.js";
+import { showChoice, startChoice } from "./indexes.js";
+import { keep, startTaking } from "./pictures.js";
+import { address, go, onState, start, state, tabState } from "./router.js";
+import { startSearch } from "./search-view.js";
+import { startSession } from "./session.js";
+import { startTheme } from "./theme.js";
+import { startViewer } from "./viewer.js";
+
+const TITLES = { search: "Pictures", duplicates: "Duplicates", classify: "Classify", index: "Index" };
+
+function startTabs() {
+  const tabs = document.querySelectorAll("[data-tab]");
+  for (const tab of tabs) {
+    tab.addEventListener("click", (event) => {
+      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+      event.preventDefault();
+      go(tabState(tab.dataset.tab));
+    });
+  }
+  onState((now) => {
+    for (const tab of tabs) {
+      tab.href = address(tabState(tab.dataset.tab));
+      if (tab.closest("nav") && tab.dataset.tab === now.view) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
+    }
+    const words = now.view === "search" && now.words.trim();
+    document.title = words ? `${words} – Pictures` : TITLES[now.view];
+    showChoice(now);
+  });
+}
+
+function startViews(views) {
+  const places = {}; // how far each view was scrolled
+  onState((now, before) => {
+    if (before.view !== now.view) places[before.view] = scrollY;
+    for (const name of Object.keys(views)) $(`#view-${name}`).hidden = name !== now.view;
+    for (const [name, view] of Object.entries(views)) if (name !== now.view) view.hide?.();
+    views[now.view].show(now);
+    if (before.view !== now.view) scrollTo({ top: places[now.view] ?? 0 });
+  });
+}
+
+function startKeys() {
+  addEventListener("keydown", (event) => {
+    const isWriting = event.target.closest?.("input, textarea, select");
+    if (event.key !== "/" || isWriting || document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    if (state().view !== "search") go(tabState("search"));
+    $("#words").focus();
+    $("#words").select();
+  });
+}
+
+history.scrollRestoration = "manual";
+startSession($("#key-dialog"));
+startTheme($("#theme"));
+startTabs();
+const search = startSearch($("#view-search"));
+startViews({
+  search,
+  duplicates: startDuplicates($("#view-duplicates")),
+  classify: startClassify($("#view-classify")),
+  index: startIndexView($("#view-index")),
+});
+startViewer($("#viewer"), search.neighbours);
+startKeys();
+startTaking($("#drop-hint"), async (file) => {
+  const picture = await keep(file);
+  const view = state().view === "classify" ? "classify" : "search";
+  go({ ...(view === state().view ? {} : tabState(view)), view, picture, like: null, item: null });
+});
+startChoice()
+  .then(() => showChoice(state()))
+  .catch(() => {}); // the view that is shown says what is wrong
+start();

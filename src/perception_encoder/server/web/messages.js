@@ -1,0 +1,44 @@
+// What a view says when it has nothing to show, and what to do about it.
+
+import { copyButton, h } from "./dom.js";
+
+/** A message: a heading, a sentence, perhaps a command to copy and buttons. */
+export function message({ title, text, command = null, actions = [] }) {
+  const buttons = actions.map(([label, act, isMain]) =>
+    h("button", { type: "button", class: isMain && "primary", onclick: act }, label),
+  );
+  if (command) buttons.push(copyButton("Copy the command", command));
+  return h(
+    "div",
+    { class: "message" },
+    h("h2", {}, title),
+    text && h("p", {}, text),
+    command && h("pre", {}, h("code", {}, command)),
+    buttons.length > 0 && h("div", { class: "actions" }, buttons),
+  );
+}
+
+/** What a failure means for a person; `again` tries once more. */
+export function failureMessage(failure, again) {
+  const actions = [["Try again", again, true]];
+  if (failure.code === "unreachable") {
+    return message({ title: "The server does not answer", text: "It may have been stopped.", command: "pe serve --index pictures.lance", actions });
+  }
+  if (failure.code === "model_unavailable") {
+    return message({ title: "The model cannot be used", text: failure.message, actions });
+  }
+  if (failure.code === "unknown_index") {
+    return message({ title: "There is no such table here", text: failure.message });
+  }
+  if (failure.status === 429) {
+    return message({ title: "Too much at once", text: failure.message, actions });
+  }
+  return message({ title: "That did not work", text: failure.message, actions });
+}
+
+export const noIndex = () =>
+  message({
+    title: "No pictures yet",
+    text: "Make a table of a folder of pictures, then start the server with it.",
+    command: "pe index ~/Pictures --db pictures.lance\npe serve --index pictures.lance",
+  });

@@ -1,0 +1,45 @@
+// From the page's state to the terms of a search. A picture is sent once; its vector stays here.
+
+import { ApiFailure, post } from "./api.js";
+import { find } from "./pictures.js";
+import { hasBoth } from "./state.js";
+
+const NOT_WEIGHT = -0.5; // half of what is wanted: words pull harder than they seem to
+
+const vectors = new Map(); // "model picture" → base64
+
+/** The terms of POST /v1/search for a state. */
+export async function terms(state, model, signal) {
+  const found = [];
+  const words = state.words.trim();
+  const share = hasBoth(state) ? 2 * state.balance : 1;
+  if (words && !(hasBoth(state) && state.balance === 1)) {
+    found.push({ text: words, weight: hasBoth(state) ? 2 - share : 1 });
+  }
+  if ((state.like || state.picture) && share > 0) {
+    found.push(
+      state.like
+        ? { item: state.like, weight: share }
+        : { vector: await vectorOf(state.picture, model, signal), weight: share },
+    );
+  }
+  for (const words of state.not.split(",")) {
+    if (words.trim()) found.push({ text: words.trim(), weight: NOT_WEIGHT });
+  }
+  return found;
+}
+
+async function vectorOf(picture, model, signal) {
+  const key = `${model} ${picture}`;
+  if (!vectors.has(key)) {
+    const file = await find(picture);
+    if (!file) throw new ApiFailure(0, "picture_elsewhere", "");
+    const form = new FormData();
+    form.set("images", file);
+    form.set("model", model);
+    form.set("encoding", "base64");
+    const reply = await post("v1/embed", form, { signal });
+    vectors.set(key, reply.data[0].embedding);
+  }
+  return vectors.get(key);
+}

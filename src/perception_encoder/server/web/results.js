@@ -1,0 +1,106 @@
+// Pages of pictures, one after the other: hits of a query, or the whole table when there is none.
+
+import { get, post } from "./api.js";
+import { terms } from "./query.js";
+import { hasQuery } from "./state.js";
+
+const FIRST = 60; // a screen or two
+const FURTHER = 300;
+const MOST = 1000; // a page of a table that somebody scrolls far into
+const ALIKE = 0.95; // cosine of near copies that are folded
+
+/** What was found so far, and the way to more of it. */
+export class Results {
+  items = [];
+  total = null; // how many there will be, where that is known
+  cutoffs = null; // {strong, weak}: cosines from which on hits have those labels
+  milliseconds = 0;
+  #offset = 0;
+  #vector = null;
+  #controller = new AbortController();
+  #loading = null;
+
+  /**
+   * @param {object} state see state.js.
+   * @param {{name: string, model: string, rows: number}} index
+   */
+  constructor(state, index) {
+    this.state = state;
+    this.index = index;
+    this.isSearch = hasQuery(state) || Boolean(state.not.trim());
+    if (!this.isSearch && !state.filters.length) this.total = index.rows;
+  }
+
+  get isDone() {
+    return this.#offset === null;
+  }
+
+  /** Loads the next page; resolves to its items. Calls while one is under way share it. */
+  more() {
+    if (this.isDone) return Promise.resolve([]);
+    this.#loading ??= this.#load().finally(() => {
+      this.#loading = null;
+    });
+    return this.#loading;
+  }
+
+  /** Gives up what is under way. */
+  cancel() {
+    this.#controller.abort();
+  }
+
+  /** Asks for the meaning of scores again: for a new table it is found out after the first search. */
+  async learnCutoffs() {
+    const { signal } = this.#controller;
+    const body = { index: this.index.name, k: 1, terms: await terms(this.state, this.index.model, signal) };
+    this.cutoffs = (await post("v1/search", body, { signal })).query.cutoffs;
+    for (const item of this.items) item.label = this.#label(item.score);
+    return this.cutoffs !== null;
+  }
+
+  async #load() {
+    const started = performance.now();
+    const reply = this.isSearch ? await this.#search() : await this.#browse();
+    this.milliseconds = performance.now() - started;
+    const found = reply.hits ?? reply.items;
+    this.items.push(...found);
+    this.#offset = reply.next_offset;
+    if (this.isDone) this.total = this.items.length;
+    return found;
+  }
+
+  async #search() {
+    const { state, index } = this;
+    const { signal } = this.#controller;
+    const isFirst = this.#vector === null;
+    const body = {
+      index: index.name,
+      terms: isFirst ? await terms(state, index.model, signal) : [{ vector: this.#vector }],
+      k: isFirst ? FIRST : FURTHER,
+      offset: this.#offset,
+      filters: state.filters,
+      unique: state.fold ? ALIKE : null,
+    };
+    const reply = await post("v1/search", body, { signal });
+    if (isFirst) {
+      this.#vector = reply.query.vector;
+      this.cutoffs = reply.query.cutoffs;
+    }
+    for (const hit of reply.hits) hit.label = this.#label(hit.score);
+    return reply;
+  }
+
+  #browse() {
+    const { state, index } = this;
+    const limit = this.#offset === 0 ? FIRST : Math.min(MOST, Math.max(FURTHER, this.#offset));
+    const filters = state.filters.length ? JSON.stringify(state.filters) : null;
+    return get("v1/items", { index: index.name, offset: this.#offset, limit, filters }, this.#controller);
+  }
+
+  /** What a cosine means; later pages are asked for by vector, and know less than the first. */
+  #label(score) {
+    if (!this.cutoffs) return null;
+    if (score >= this.cutoffs.strong) return "strong";
+    return score >= this.cutoffs.weak ? "weak" : "none";
+  }
+}

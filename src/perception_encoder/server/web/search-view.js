@@ -1,0 +1,241 @@
+// The search: from the form to results in the grid. The address bar is the truth; the form and the
+// results follow it.
+
+import { $, settled } from "./dom.js";
+import { startFilters } from "./filters.js";
+import { count, counted } from "./format.js";
+import { Grid } from "./grid.js";
+import { indexOf } from "./indexes.js";
+import { failureMessage, message, noIndex } from "./messages.js";
+import { showChip } from "./picture-chip.js";
+import { keep } from "./pictures.js";
+import { Results } from "./results.js";
+import { address, go, state } from "./router.js";
+import { EMPTY, hasBoth, hasQuery, resultsKey } from "./state.js";
+
+const REMEMBERED = 6; // results that the back button finds as they were
+const LEARNING = [700, 2000, 5000]; // milliseconds until labels are asked for again
+
+/** Starts the view; returns what the rest of the page needs of it. */
+export function startSearch(root) {
+  const view = new SearchView(root);
+  return {
+    show: (now) => view.show(now),
+    neighbours: {
+      at: (id) => view.grid.placeOf(id),
+      item: (at) => view.grid.item(at),
+      more: () => view.more(),
+      focus: (id) => view.grid.focus(view.grid.placeOf(id)),
+    },
+  };
+}
+
+class SearchView {
+  #results = null;
+  #key = null;
+  #kept = new Map(); // key → {results, top}
+  #failed = false;
+
+  constructor(root) {
+    this.root = root;
+    this.grid = new Grid($("#results"), {
+      href: (item) => address({ ...state(), item: item.id }),
+      open: (at) => go({ item: this.grid.item(at).id }),
+      needMore: () => this.more(),
+    });
+    this.filters = startFilters((filters, fold) => go({ filters, fold }));
+    this.#startForm();
+  }
+
+  async show(now) {
+    this.#fillForm(now);
+    const key = resultsKey(now);
+    if (key === this.#key && !this.#failed) {
+      this.grid.draw();
+      return;
+    }
+    this.#leave();
+    this.#key = key;
+    this.#failed = false;
+    try {
+      await this.#find(now, key);
+    } catch (failure) {
+      if (key === this.#key) this.#fail(failure);
+    }
+  }
+
+  /** Loads what comes next, for the grid and the viewer. */
+  async more() {
+    const results = this.#results;
+    if (!results || results.isDone || this.#failed) return;
+    $("#results-more").hidden = false;
+    try {
+      const found = await results.more();
+      if (results === this.#results && found.length) this.grid.grown(results.total);
+    } catch (failure) {
+      if (results === this.#results && failure.name !== "AbortError") this.#fail(failure);
+    }
+    if (results === this.#results) {
+      $("#results-more").hidden = true;
+      this.#count();
+    }
+  }
+
+  async #find(now, key) {
+    const known = this.#kept.get(key);
+    const index = await indexOf(now);
+    if (key !== this.#key) return;
+    if (!index) {
+      this.#say(noIndex());
+      $("#search-form").hidden = true;
+      return;
+    }
+    this.filters.show(now, index);
+    showChip($("#search-picture"), now, index.name, () => go({ like: null, picture: null }));
+    const results = known?.results ?? new Results(now, index);
+    $("#results").classList.add("is-stale");
+    if (!known) await results.more();
+    if (key !== this.#key) return results.cancel();
+    this.#results = results;
+    $("#results").classList.remove("is-stale");
+    $("#results-message").replaceChildren();
+    this.grid.show(results.items, { index: index.name, total: results.total });
+    scrollTo({ top: known?.top ?? 0 });
+    this.#count();
+    if (!results.items.length) this.#say(this.#nothing(now, index));
+    else if (results.isSearch && !results.cutoffs) this.#learn(results);
+  }
+
+  /** Keeps what was shown, for the way back. */
+  #leave() {
+    if (!this.#results) return;
+    this.#kept.delete(this.#key);
+    this.#kept.set(this.#key, { results: this.#results, top: scrollY });
+    for (const old of [...this.#kept.keys()].slice(0, -REMEMBERED)) this.#kept.delete(old);
+    this.#results = null;
+  }
+
+  async #learn(results, tries = 0) {
+    await new Promise((resolve) => setTimeout(resolve, LEARNING[tries]));
+    if (results !== this.#results) return;
+    const isKnown = await results.learnCutoffs().catch(() => false);
+    if (results !== this.#results) return;
+    if (isKnown) {
+      this.grid.relayout();
+      this.#count();
+    } else if (tries + 1 < LEARNING.length) this.#learn(results, tries + 1);
+  }
+
+  #count() {
+    const { items, isSearch, total, isDone, cutoffs } = this.#results;
+    const status = $("#results-status");
+    if (!items.length) status.textContent = "";
+    else if (!isSearch) {
+      status.textContent = total === null ? `${count(items.length)} or more pictures` : counted(total, "picture");
+    } else if (!cutoffs) {
+      status.textContent = isDone ? counted(items.length, "picture") : "The best first";
+    } else {
+      status.textContent = summary(items, isDone);
+    }
+  }
+
+  #nothing(now, index) {
+    if (now.filters.length) {
+      return message({
+        title: "No picture meets these filters",
+        text: "Take one of them away, or all.",
+        actions: [["Clear the filters", () => go({ filters: [] }), true]],
+      });
+    }
+    if (!index.rows) {
+      return message({ title: "This table is empty", text: "Pictures appear here while they are being indexed.", command: "pe index ~/Pictures" });
+    }
+    return message({ title: "Nothing found", text: "Try other words." });
+  }
+
+  #fail(failure) {
+    if (failure.name === "AbortError") return;
+    this.#failed = true;
+    $("#results").classList.remove("is-stale");
+    $("#results-more").hidden = true;
+    $("#results-status").textContent = "";
+    if (failure.code === "picture_elsewhere") {
+      this.#say(
+        message({
+          title: "The picture of this link is not here",
+          text: "It lies only in the browser that it was dropped into. Drop it here to search with it.",
+          actions: [["Search without it", () => go({ picture: null }), true]],
+        }),
+      );
+    } else if (failure.code?.includes("image") && state().picture) {
+      this.#say(
+        message({
+          title: "That picture cannot be used",
+          text: failure.message,
+          actions: [["Search without it", () => go({ picture: null }), true]],
+        }),
+      );
+    } else this.#say(failureMessage(failure, () => this.show(state())));
+  }
+
+  #say(element) {
+    this.grid.show([], { index: "", total: 0 });
+    $("#results-message").replaceChildren(element);
+  }
+
+  #fillForm(now) {
+    $("#search-form").hidden = false;
+    if (document.activeElement !== $("#words")) $("#words").value = now.words;
+    if (document.activeElement !== $("#not-words")) $("#not-words").value = now.not;
+    $("#balance-row").hidden = !hasBoth(now);
+    $("#balance").value = now.balance;
+    $("#balance").setAttribute("aria-valuetext", `picture ${Math.round(100 * now.balance)} %`);
+  }
+
+  #startForm() {
+    const submit = (options) => {
+      const words = $("#words").value;
+      const not = $("#not-words").value;
+      if (words !== state().words || not !== state().not) go({ words, not, item: null }, options);
+      else if (this.#failed) this.show(state());
+    };
+    $("#search-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      submit();
+    });
+    $("#words").addEventListener("input", () => {
+      if (!$("#words").value && state().words) submit(); // emptied: the whole table again
+    });
+    $("#not-words").addEventListener("change", () => submit());
+    const balanced = settled((balance) => go({ balance }, { replace: true }), 120);
+    $("#balance").addEventListener("input", (event) => balanced(Number(event.target.value)));
+    $("#words").addEventListener("keydown", (event) => {
+      if (event.key === "ArrowDown" && this.grid.length) {
+        event.preventDefault();
+        this.grid.focus(0);
+      } else if (event.key === "Escape" && (event.target.value || hasQuery(state()))) {
+        event.preventDefault();
+        event.target.value = "";
+        go({ ...EMPTY, index: state().index, filters: state().filters, fold: state().fold });
+      }
+    });
+    $("#choose-picture").addEventListener("click", () => $("#picture-file").click());
+    $("#picture-file").addEventListener("change", async (event) => {
+      const [file] = event.target.files;
+      event.target.value = "";
+      if (file) go({ picture: await keep(file), like: null, item: null });
+    });
+  }
+}
+
+function summary(items, isDone) {
+  const number = { strong: 0, weak: 0, none: 0 };
+  for (const { label } of items) number[label] += 1;
+  const isWhole = (label) => isDone || items.at(-1).label !== label;
+  const said = (label, what) => `${count(number[label])}${isWhole(label) ? "" : "+"} ${what}`;
+  if (!number.strong && !number.weak) return "Nothing here is much like it; the nearest first";
+  const parts = [];
+  if (number.strong) parts.push(said("strong", "strong"));
+  if (number.weak) parts.push(said("weak", "weak"));
+  return `${parts.join(", ")} ${number.strong + number.weak === 1 ? "match" : "matches"}`;
+}

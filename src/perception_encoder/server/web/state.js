@@ -1,0 +1,82 @@
+// What the page shows, as one value, and that value as a query string. Knows no elements.
+
+export const EMPTY = Object.freeze({
+  view: "search", // or "duplicates", "classify", "index"
+  index: null, // a table's name; null: the server's first
+  words: "",
+  not: "", // words that are not wanted, separated by commas
+  like: null, // an item's id, or
+  picture: null, // the name of a picture that lies in this browser; see pictures.js
+  balance: 0.5, // of words and picture: 0 is words alone, 1 the picture alone
+  filters: Object.freeze([]), // {column, op, value}, as POST /v1/search takes them
+  fold: false, // near copies under the best of them
+  item: null, // open in the viewer
+  tier: "near", // of duplicates
+  labels: "",
+  template: "",
+});
+
+const NAMES = {
+  view: "view",
+  index: "index",
+  words: "q",
+  not: "not",
+  like: "like",
+  picture: "picture",
+  item: "item",
+  tier: "tier",
+  labels: "labels",
+  template: "template",
+};
+
+/** Reads a query string; what it cannot use it leaves out. */
+export function parse(search) {
+  const given = new URLSearchParams(search);
+  const state = { ...EMPTY };
+  for (const [key, name] of Object.entries(NAMES)) state[key] = given.get(name) ?? EMPTY[key];
+  if (!["search", "duplicates", "classify", "index"].includes(state.view)) state.view = "search";
+  if (!["bytes", "pixels", "near", "similar"].includes(state.tier)) state.tier = EMPTY.tier;
+  const balance = Number.parseFloat(given.get("balance"));
+  if (balance >= 0 && balance <= 1) state.balance = balance;
+  state.fold = given.has("fold");
+  state.filters = given.getAll("f").map(parseFilter).filter(Boolean);
+  return state;
+}
+
+/** Writes a state as a query string, "" for the empty one. */
+export function write(state) {
+  const out = new URLSearchParams();
+  for (const [key, name] of Object.entries(NAMES)) {
+    if (state[key] !== EMPTY[key] && state[key] !== "") out.set(name, state[key]);
+  }
+  if (hasBoth(state) && state.balance !== EMPTY.balance) out.set("balance", state.balance);
+  if (state.fold) out.set("fold", "");
+  for (const { column, op, value } of state.filters) {
+    out.append("f", JSON.stringify(value === undefined ? [column, op] : [column, op, value]));
+  }
+  const text = out.toString().replaceAll("fold=&", "fold&").replace(/fold=$/, "fold");
+  return text ? `?${text}` : "";
+}
+
+/** Whether there is something to search for. */
+export const hasQuery = (state) => Boolean(state.words.trim() || state.like || state.picture);
+
+/** Whether words and a picture have to be balanced. */
+export const hasBoth = (state) => Boolean(state.words.trim() && (state.like || state.picture));
+
+/** What decides which pictures are found: equal texts mean equal results. */
+export const resultsKey = (state) =>
+  write({ ...EMPTY, ...pick(state, ["index", "words", "not", "like", "picture", "balance", "filters", "fold"]) });
+
+function pick(state, keys) {
+  return Object.fromEntries(keys.map((key) => [key, state[key]]));
+}
+
+function parseFilter(written) {
+  try {
+    const [column, op, value] = JSON.parse(written);
+    return typeof column === "string" && typeof op === "string" ? { column, op, value } : null;
+  } catch {
+    return null;
+  }
+}

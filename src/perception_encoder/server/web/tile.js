@@ -1,0 +1,64 @@
+// One picture of the grid.
+
+import { thumbnail } from "./api.js";
+import { h, icon } from "./dom.js";
+import { fileName, meaning, score, spoken } from "./format.js";
+
+const NARROW = 76; // pixels; no name fits below a picture of that width
+
+/**
+ * Makes a tile: a link that opens the picture.
+ * @param {object} item as the server describes it.
+ * @param {{index: string, href: string, at: number, total: number|null, box: object}} place
+ */
+export function tile(item, { index, href, at, total, box }) {
+  const picture = h("span", { class: "frame-of" }, drawn(item, index, box));
+  if (item.also?.length) {
+    picture.append(h("span", { class: "also", title: "Near copies" }, `+${item.also.length}`));
+  }
+  picture.style.height = `${box.height}px`;
+  const link = h("a", { href, tabindex: -1, title: item.name }, picture, caption(item, box.width));
+  const element = h(
+    "div",
+    { class: "tile", role: "listitem", "aria-posinset": at + 1, "aria-setsize": total ?? -1, data: { at } },
+    link,
+  );
+  element.style.left = `${box.left}px`;
+  element.style.top = `${box.top}px`;
+  element.style.width = `${box.width}px`;
+  return element;
+}
+
+function caption(item, width) {
+  const parts = [];
+  if (item.label) parts.push(h("span", { class: `mark ${item.label}`, title: meaning(item.label) }));
+  if (width > NARROW) {
+    parts.push(h("span", { class: "name", "aria-hidden": "true" }, fileName(item.member ?? item.uri)));
+  }
+  if (item.score !== undefined) {
+    const said = [item.label && meaning(item.label), "score "].filter(Boolean).join(", ");
+    parts.push(h("span", { class: "score" }, h("span", { class: "unseen" }, said), score(item.score)));
+  }
+  return h("span", { class: "caption" }, parts);
+}
+
+function drawn(item, index, box) {
+  const sharp = Math.max(box.width, box.height) * Math.min(devicePixelRatio, 2);
+  const image = h("img", {
+    alt: spoken(item.member ?? item.uri),
+    width: Math.round(box.width),
+    height: Math.round(box.height),
+    loading: "lazy",
+    decoding: "async",
+    draggable: "false",
+    onload: () => image.classList.add("is-drawn"),
+    onerror: () => image.replaceWith(gone(item)),
+  });
+  image.src = thumbnail(item.id, index, sharp > 300 ? 512 : 256);
+  return image;
+}
+
+function gone(item) {
+  const name = spoken(item.member ?? item.uri);
+  return h("span", { class: "gone" }, icon("picture"), h("span", {}, "cannot be shown"), h("span", { class: "unseen" }, name));
+}

@@ -1,0 +1,167 @@
+// One picture, large, with what is known of it. It opens when the address names an item.
+
+import { get, original, thumbnail } from "./api.js";
+import { details } from "./details.js";
+import { $, announce, h, icon } from "./dom.js";
+import { fileName, meaning, score, spoken } from "./format.js";
+import { indexOf } from "./indexes.js";
+import { address, depth, go, onState, state } from "./router.js";
+import { EMPTY } from "./state.js";
+
+const LARGE = 2048;
+const SMALL = 512; // what the grid has loaded already, shown until the large one is there
+const NEARLY = 8; // items before the end at which more are loaded
+
+/**
+ * Starts the viewer.
+ * @param {HTMLDialogElement} dialog
+ * @param {{at: Function, item: Function, more: Function, focus: Function}} neighbours the grid.
+ */
+export function startViewer(dialog, neighbours) {
+  let shown = null;
+  let openedAt = 0;
+
+  async function show(id) {
+    const index = await indexOf(state());
+    const at = neighbours.at(id);
+    try {
+      const item = neighbours.item(at) ?? (await get(`v1/items/${encodeURIComponent(id)}`, { index: index?.name }));
+      if (state().item !== id) return;
+      shown = id;
+      fill(dialog, item, { index: index.name, at, hasNext: Boolean(neighbours.item(at + 1)), step });
+    } catch (failure) {
+      dialog.replaceChildren(
+        h("div", { class: "message" }, h("h2", {}, "That picture cannot be shown"), h("p", {}, failure.message), h("button", { type: "button", onclick: leave }, "Close")),
+      );
+    }
+    if (!dialog.open) {
+      openedAt = depth();
+      dialog.showModal();
+    }
+    $("h2", dialog)?.focus();
+  }
+
+  function step(by) {
+    const at = neighbours.at(state().item);
+    const next = at < 0 ? null : neighbours.item(at + by);
+    if (at + by + NEARLY > 0 && !neighbours.item(at + by + NEARLY)) neighbours.more();
+    if (next) go({ item: next.id }, { replace: true });
+    else announce(by > 0 ? "The last picture" : "The first picture");
+  }
+
+  /** Back to where it was opened, so that the back button does not open it again. */
+  function leave() {
+    if (openedAt > 0 && depth() === openedAt) history.back();
+    else go({ item: null }, { replace: true });
+  }
+
+  onState((now, before) => {
+    if (now.item && now.item !== shown) show(now.item);
+    else if (!now.item && dialog.open) {
+      dialog.close();
+      shown = null;
+      if (now.view === "search" && before.item && now.like !== before.item) neighbours.focus(before.item);
+    }
+  });
+  dialog.addEventListener("cancel", (event) => {
+    event.preventDefault();
+    leave();
+  });
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog || event.target.closest("[data-close]")) leave();
+  });
+  dialog.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by) {
+      event.preventDefault();
+      step(by);
+    }
+  });
+}
+
+function fill(dialog, item, { index, at, hasNext, step }) {
+  const arrow = (name, label, by, enabled) =>
+    h("button", { type: "button", class: `round arrow ${name}`, "aria-label": label, disabled: !enabled, onclick: () => step(by) }, icon(name));
+  dialog.replaceChildren(
+    h(
+      "div",
+      { class: "stage" },
+      large(item, index),
+      arrow("left", "Previous picture", -1, at > 0),
+      arrow("right", "Next picture", 1, hasNext),
+    ),
+    panel(item, index),
+    h("button", { type: "button", class: "round close", "aria-label": "Close", data: { close: "" } }, icon("close")),
+  );
+}
+
+function large(item, index) {
+  const size = { width: item.width ?? 512, height: item.height ?? 512 };
+  const image = h("img", { alt: spoken(item.member ?? item.uri), ...size });
+  image.src = thumbnail(item.id, index, SMALL);
+  if (Math.max(size.width, size.height) > SMALL) {
+    const better = new Image();
+    better.onload = () => {
+      image.src = better.src;
+    };
+    better.src = thumbnail(item.id, index, LARGE);
+  }
+  image.onerror = () =>
+    image.replaceWith(h("p", { class: "lost" }, icon("picture"), "The picture is not where it was when it was indexed, or cannot be read."));
+  return image;
+}
+
+function panel(item, index) {
+  const name = fileName(item.member ?? item.uri);
+  const carried = { ...EMPTY, index: state().index, filters: state().filters };
+  const link = (target, mark, label, isMain) =>
+    h(
+      "a",
+      {
+        class: isMain ? "button primary" : "button",
+        href: address(target),
+        onclick: (event) => {
+          if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+          event.preventDefault();
+          go(target);
+        },
+      },
+      icon(mark),
+      label,
+    );
+  return h(
+    "aside",
+    { class: "about" },
+    h("h2", { tabindex: -1 }, name),
+    item.score !== undefined &&
+      h("p", { class: "fit" }, item.label && h("span", { class: `mark ${item.label}` }), [meaning(item.label), `score ${score(item.score)}`].filter(Boolean).join(", ")),
+    h(
+      "div",
+      { class: "actions" },
+      link({ ...carried, like: item.id }, "alike", "More like this", true),
+      link({ ...EMPTY, view: "classify", index: state().index, like: item.id }, "tag", "Classify"),
+      h("a", { class: "button", href: original(item.id, index), target: "_blank", rel: "noopener" }, icon("open"), "Open original"),
+      h("a", { class: "button", href: original(item.id, index), download: name }, icon("download"), "Download"),
+    ),
+    details(item),
+    item.also?.length > 0 && also(item.also, index),
+  );
+}
+
+function also(items, index) {
+  return h(
+    "div",
+    { class: "also-list" },
+    h("h3", {}, "Near copies"),
+    h(
+      "ul",
+      {},
+      items.map((item) => {
+        const image = h("img", { alt: "", width: 56, height: 56, loading: "lazy" });
+        image.src = thumbnail(item.id, index, 128);
+        return h("li", {}, image, h("span", {}, fileName(item.member ?? item.uri)), h("span", { class: "soft" }, score(item.score)));
+      }),
+    ),
+  );
+}
