@@ -57,10 +57,15 @@ def error_body(answer: ApiError, err: Exception) -> Any:
     return {"message": answer.message}
 
 
+def _in_ascii(name: str) -> str:
+    """Return a name as headers can carry it: a model may be called as its folder is."""
+    return name.encode("ascii", "replace").decode()
+
+
 def _headers(lent: Lent, seconds: float) -> dict[str, str]:
     headers = {
         "X-Inference-Engine": "perception-encoder",
-        "X-Model-Id": lent.model_id,
+        "X-Model-Id": _in_ascii(lent.model_id),
         "X-Model-Cold-Start": str(lent.load_seconds is not None).lower(),
         "X-Processing-Time": f"{seconds:.6f}",
     }
