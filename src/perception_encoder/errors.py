@@ -31,6 +31,7 @@ Everything else is below, and each message says what happened, to which item, an
     ├── ServingError                a server cannot do now what was asked
     │   ├── QueueFullError              too much is waiting; says when to ask again
     │   └── WorkerCrashedError          what computes ended, hung, or is shutting down
+    ├── RemoteError                 a server that was asked refused, failed, or was not reached
     └── IndexError_                 the vector table
         ├── IndexNotFoundError          nothing at that path
         ├── IndexExistsError            something is at that path already (also a FileExistsError)
@@ -41,6 +42,8 @@ Everything else is below, and each message says what happened, to which item, an
         ├── ExchangeError               a file of another layout that cannot be written or read
         └── QueryError                  a query that cannot be understood
 """
+
+from collections.abc import Mapping
 
 
 class PerceptionEncoderError(Exception):
@@ -160,6 +163,26 @@ class QueueFullError(ServingError):
 
 class WorkerCrashedError(ServingError):
     """What computes ended or hung, or the server is shutting down."""
+
+
+class RemoteError(PerceptionEncoderError):
+    """A server that `perception_encoder.client` asked refused, failed, or could not be reached."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str = "unreachable",
+        items: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of the reply; None where there was none."""
+        self.code = code
+        """The server's stable name of what is wrong."""
+        self.items = dict(items or {})
+        """By position among all that were given, why a picture or text cannot be used."""
 
 
 class IndexError_(PerceptionEncoderError):

@@ -6,13 +6,14 @@ Their requirements (an older numpy, another OpenCV) do not go together with this
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
 
 SCRIPTS = Path(__file__).parent / "clients"
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def clients_folder() -> Path:
@@ -26,18 +27,18 @@ def clients_folder() -> Path:
     return folder
 
 
-def run_client(script: str, *args: str, first: str | None = None) -> Any:
+def run_client(script: str, *args: str, first: Sequence[str | Path] = ()) -> Any:
     """Run one of `tests/server/clients` and return the JSON that it prints.
 
     Args:
         script: its name.
         args: for it.
-        first: a folder of that environment whose packages win over the installed ones.
+        first: folders of that environment, or others, whose packages win over the installed ones.
     """
     folder = clients_folder()
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
-    if first is not None:
-        environment["PYTHONPATH"] = str(folder / first)
+    if first:
+        environment["PYTHONPATH"] = os.pathsep.join(str(folder / one) for one in first)
     done = subprocess.run(
         [folder / "bin" / "python", SCRIPTS / script, *args],
         env=environment, capture_output=True, text=True, timeout=200, check=False,

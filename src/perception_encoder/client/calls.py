@@ -1,0 +1,175 @@
+"""What is sent for each thing that a client can be asked, and what replies mean. Sends nothing."""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.client.options import ClientOptions, Outcome
+from perception_encoder.errors import ImageNotFoundError, RemoteError
+from perception_encoder.types import Embeddings
+
+PictureToSend: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
+"""A path, a file's bytes, or a picture, which is sent as PNG."""
+
+_SHOWN: Final = 200  # bytes of a reply that is not the server's own
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request.
+
+    Attributes:
+        method: of HTTP.
+        path: below the server's URL.
+        content: makes the arguments of the HTTP library; called when it is sent, so that of many
+            pictures few are in memory.
+        offset: the position of its first item among all that were given.
+    """
+
+    method: str
+    path: str
+    content: Callable[[], dict[str, Any]]
+    offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What a table is searched for; the fields are those of POST /v1/search.
+
+    Attributes:
+        query: words; or a `Path`, a file's bytes or a PIL image.
+        k: how many hits.
+        index: which table; None for the server's first.
+        filters: conditions on columns: {"column", "op", "value"}.
+        threshold: the lowest cosine of a hit, or "strong" or "weak".
+        unique: fold hits of that cosine under the best of them.
+    """
+
+    query: PictureToSend
+    k: int = 10
+    index: str | None = None
+    filters: Sequence[Mapping[str, Any]] = ()
+    threshold: float | str | None = None
+    unique: float | None = None
+
+
+def image_calls(
+    options: ClientOptions, images: Sequence[PictureToSend], dimensions: int | None
+) -> list[Call]:
+    """Return the requests that embed pictures."""
+    fields = {name: str(value) for name, value in _fields(options, dimensions).items()}
+    return [
+        Call("POST", "/v1/embed", partial(_pictures, batch, fields), offset)
+        for offset, batch in _batches(images, options.batch_size)
+    ]
+
+
+def text_calls(
+    options: ClientOptions, texts: str | Sequence[str], dimensions: int | None
+) -> list[Call]:
+    """Return the requests that embed texts."""
+    texts = [texts] if isinstance(texts, str) else texts
+    fields = _fields(options, dimensions)
+    return [
+        Call("POST", "/v1/embed", partial(_json, {**fields, "texts": list(batch)}), offset)
+        for offset, batch in _batches(texts, options.batch_size)
+    ]
+
+
+def search_call(request: SearchRequest) -> Call:
+    """Return the request that searches a table."""
+    if isinstance(request.query, str):
+        term = {"text": request.query}
+    else:
+        term = {"image": base64.b64encode(encoded(request.query)).decode("ascii")}
+    body = {
+        "terms": [term],
+        "k": request.k,
+        "index": request.index,
+        "filters": [dict(one) for one in request.filters],
+        "threshold": request.threshold,
+        "unique": request.unique,
+    }
+    return Call("POST", "/v1/search", partial(_json, body))
+
+
+MODELS: Final = Call("GET", "/v1/models", dict)
+
+
+def vectors_of(content: bytes) -> Embeddings:
+    """Return the (N, E) float32 vectors of a reply."""
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False), dtype=np.float32)
+
+
+def joined(parts: Sequence[Embeddings]) -> Embeddings:
+    """Return the vectors of all requests; (0, 0) where nothing was asked."""
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def failure(call: Call, outcome: Outcome) -> RemoteError:
+    """Return the error that the last try of a request tells of."""
+    if isinstance(outcome, Exception):
+        reason = str(outcome) or type(outcome).__name__
+        return RemoteError(f"the server was not reached ({reason}): is `pe serve` running there?")
+    try:
+        error = json.loads(outcome.content)["error"]
+        code, message = str(error["code"]), str(error["message"])
+        items = {call.offset + one["index"]: str(one["message"]) for one in error.get("items", ())}
+    except (ValueError, KeyError, TypeError):  # something between us and the server
+        code, message, items = "error", outcome.content[:_SHOWN].decode("utf-8", "replace"), {}
+    status = outcome.status_code
+    # The server counts within its request, its readers within all that they gave.
+    places = f" (numbers among all: {', '.join(map(str, list(items)[:5]))})" if call.offset else ""
+    return RemoteError(
+        f"the server answered {status}: {message}{places if items else ''}",
+        status=status,
+        code=code,
+        items=items,
+    )
+
+
+def encoded(image: PictureToSend) -> bytes:
+    """Return a picture as the bytes of a file.
+
+    Raises:
+        ImageNotFoundError: there is no such file.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        out = io.BytesIO()
+        image.save(out, "PNG", compress_level=1)
+        return out.getvalue()
+    try:
+        return Path(image).read_bytes()
+    except FileNotFoundError as err:
+        message = f"{image}: no such file; give a path, a file's bytes or a PIL image"
+        raise ImageNotFoundError(message, item=str(image)) from err
+
+
+def _json(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"json": body}
+
+
+def _pictures(batch: Sequence[PictureToSend], fields: Mapping[str, str]) -> dict[str, Any]:
+    files = [("images", (str(n), encoded(image))) for n, image in enumerate(batch)]
+    return {"files": files, "data": fields}
+
+
+def _fields(options: ClientOptions, dimensions: int | None) -> dict[str, Any]:
+    fields = {"model": options.model, "dimensions": dimensions, "encoding": "npy"}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    for offset in range(0, len(items), size):
+        yield offset, items[offset : offset + size]
