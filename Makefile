@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test clients check format parity peers nano clean
+.PHONY: install demo test clients original check format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: install
 	$(BIN)/pe demo
 
-test: install clients
+test: install clients original
 	$(BIN)/python -m pytest
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
@@ -35,6 +35,15 @@ $(CLIENTS)/.installed: tests/server/clients/requirements.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/server/clients/requirements.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --target $(CLIENTS)/sdk-1.5.0 inference-sdk==1.5.0
 	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --target $(CLIENTS)/clip-retrieval clip-retrieval==2.45.0
+	touch $@
+
+# Roboflow's own inference_models, in a folder that tests put on the search path of child processes.
+ORIGINAL := .original
+original: $(ORIGINAL)/.installed
+
+$(ORIGINAL)/.installed: tests/compat/original.txt | $(STAMP)
+	rm -rf $(ORIGINAL)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(ORIGINAL) --requirement $<
 	touch $@
 
 check: install
@@ -84,4 +93,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(ORIGINAL) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

@@ -1,4 +1,4 @@
-"""`pe export`: a model as a folder that runs without torch."""
+"""`pe export`: a model as a folder for other programs, or to run without torch."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,10 @@ def export(
     model: Annotated[str, typer.Argument(help="Model id, hub repository or path.")],
     folder: Annotated[Path, typer.Argument(help="Where the export goes.")],
     format_: Annotated[
-        Literal["onnx"], typer.Option("--format", help="Engine that will run it.")
+        Literal["onnx", "openvino", "roboflow-package"],
+        typer.Option(
+            "--format", help="roboflow-package: the weights as they are, for inference_models."
+        ),
     ] = "onnx",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
@@ -25,18 +28,25 @@ def export(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model as ONNX graphs, to run on onnxruntime without torch.
+    """Write a model as graphs that run without torch, on onnxruntime or OpenVINO.
 
     The graphs are compared with the model before they are kept; what was measured is printed. The
-    folder is a model like any other: give it to --model.
+    folder is a model like any other: give it to --model. So is a roboflow-package, which Roboflow's
+    AutoModel.from_pretrained opens with this engine.
 
     Example:
         pe export PE-Core-T16-384 t16-onnx --precision int8
         pe index photos --model t16-onnx
+        pe export PE-Core-L14-336 l14 --format roboflow-package
     """
+    if format_ == "roboflow-package":
+        _export_package(model, folder, precision, preprocess, as_json=as_json)
+        return
     from perception_encoder.pipeline.export import export_pretrained
 
-    drifts = export_pretrained(model, folder, precision=precision, preprocess=preprocess)
+    drifts = export_pretrained(
+        model, folder, engine=format_, precision=precision, preprocess=preprocess
+    )
     if as_json:
         write_json(
             {
@@ -53,3 +63,24 @@ def export(
             f"largest difference {drift.difference:.1e}"
         )
     write_line(str(folder))
+
+
+def _export_package(
+    model: str,
+    folder: Path,
+    precision: str,
+    preprocess: PreprocessChoice | None,
+    *,
+    as_json: bool,
+) -> None:
+    from perception_encoder.pipeline.roboflow_package import export_roboflow_package
+
+    if precision != "fp32":
+        raise typer.BadParameter(
+            "a roboflow-package has the weights as they are; leave --precision out"
+        )
+    export_roboflow_package(model, folder, preprocess=preprocess)
+    if as_json:
+        write_json({"folder": str(folder), "format": "roboflow-package"})
+    else:
+        write_line(str(folder))

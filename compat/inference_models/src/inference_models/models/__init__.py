@@ -1,0 +1,1 @@
+"""Models, at the module paths of the original."""

@@ -1,0 +1,1 @@
+"""What kinds of models have in common."""

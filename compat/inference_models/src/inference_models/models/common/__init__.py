@@ -1,0 +1,1 @@
+"""What models share: the files of a folder."""

@@ -1,0 +1,1 @@
+"""Perception Encoder's own preprocessing."""

@@ -1,0 +1,1 @@
+"""Where models come from: what is known of their packages, and who can be asked."""

@@ -1,0 +1,161 @@
+"""This engine as a model class of `inference_models`.
+
+Used by `compat/inference_models`, which answers that import name, and by Roboflow's own package,
+where a folder written by `pe export --format roboflow-package` names this class.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from inference_models.errors import InvalidParameterError, ModelInputError
+from inference_models.models.base.embeddings import TextImageEmbeddingModel
+
+from perception_encoder.auto import AutoModel
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.integrations.roboflow_errors import their_errors
+from perception_encoder.integrations.roboflow_pictures import create_preprocessor, listed
+from perception_encoder.types import ColorFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+
+@dataclass(frozen=True)
+class ModelNumbers:
+    """What others read of the original's `model.model`.
+
+    Attributes:
+        image_size: S, the side of its square input in pixels.
+        context_length: L, the longest text in tokens; None where the model reads no text.
+    """
+
+    image_size: int
+    context_length: int | None
+
+
+class PerceptionEncoderTorch(TextImageEmbeddingModel):
+    """Pictures and words to rows of float32 tensors of unit length, on the model's device.
+
+    Keywords that are not named here are ignored, as the original does. Calls need no lock: any
+    number of threads may share a model.
+
+    Attributes:
+        model: the numbers that the original's module has.
+        device: a `torch.device`.
+        preprocessor: pictures to what the original's model reads; see `create_preprocessor`.
+    """
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        """Wrap a model of perception-encoder."""
+        import torch
+
+        config = model.config
+        context_length = None if config.text is None else config.text.context_length
+        self._embedder = model
+        self.model = ModelNumbers(config.vision.image_size, context_length)
+        self.device = torch.device(model.backend.device)
+        self.preprocessor = create_preprocessor(config.vision.image_size, config.image)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | os.PathLike[str],
+        device: "torch.device | str | None" = None,
+        **_: Any,
+    ) -> Self:
+        """Open a model by id, file or folder, as `perception_encoder.AutoModel` does.
+
+        It computes in fp16 on CUDA and in fp32 elsewhere, as the original does.
+
+        Args:
+            model_name_or_path: "perception-encoder/PE-Core-B16-224", or a path, which wins where
+                both exist.
+            device: where to compute; None is the default device of `inference_models`.
+            **_: ignored.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            CorruptedModelPackageError: damaged weights, or of another model.
+            RetryError, ModelRetrievalError: the weights could not be fetched.
+            EnvironmentConfigurationError: no engine is installed, or the device is not here.
+        """
+        if device is None:
+            from inference_models.configuration import DEFAULT_DEVICE
+
+            device = DEFAULT_DEVICE
+        with their_errors(InvalidParameterError):
+            model = AutoModel.from_pretrained(
+                model_name_or_path,
+                device=str(device),
+                precision="fp16" if str(device).startswith("cuda") else "fp32",
+            )
+        return cls(model)
+
+    @property
+    def tokenizer(self) -> "Callable[[str | Sequence[str]], torch.Tensor]":
+        """Texts to (N, L) int64 token ids, every row filled with zeros up to the context."""
+        import torch
+
+        with their_errors(ModelInputError):
+            tokenizer = self._embedder.tokenizer
+        return lambda texts: torch.from_numpy(tokenizer(texts, trim=False))
+
+    def embed_images(
+        self, images: Any, input_color_format: ColorFormat | None = None, **_: Any
+    ) -> "torch.Tensor":
+        """Embed pictures, in order, in batches of 32.
+
+        Args:
+            images: a list of (H, W, C) arrays, BGR as `cv2.imread` gives them, (C, H, W) tensors,
+                RGB, or anything else that `perception_encoder` takes, in any mix of kinds and
+                sizes; one (N, C, H, W) tensor or (N, H, W, C) array; or a single array or tensor.
+                uint8, or float in 0..1. Nothing of the caller's is changed.
+            input_color_format: "bgr" or "rgb", where arrays or tensors differ from that.
+            **_: ignored.
+
+        Returns:
+            (N, E) float32 of unit length, on the model's device.
+
+        Raises:
+            ModelInputError: a picture cannot be used; names its position.
+        """
+        with their_errors(ModelInputError):
+            vectors = self._embedder.embed_images(
+                listed(images, input_color_format),
+                input_color_format=input_color_format or "bgr",
+                output="torch",
+            )
+        return vectors.to(self.device)
+
+    def embed_image(
+        self, image: Any, input_color_format: ColorFormat | None = None, **_: Any
+    ) -> "torch.Tensor":
+        """Embed one picture; see `embed_images`.
+
+        The original's documents call this method, though its class has none.
+
+        Returns:
+            (1, E) float32 of unit length, on the model's device.
+
+        Raises:
+            ModelInputError: the picture cannot be used.
+        """
+        return self.embed_images([image], input_color_format)
+
+    def embed_text(self, texts: str | Sequence[str], **_: Any) -> "torch.Tensor":
+        """Embed one string, or several in order, in batches of 64.
+
+        Returns:
+            (1, E) float32 for a string, (N, E) for N of them; of unit length,
+            on the model's device.
+
+        Raises:
+            ModelInputError: an item is not a string.
+        """
+        with their_errors(ModelInputError):
+            vectors = self._embedder.embed_text(texts, output="torch")
+        return vectors.to(self.device)

@@ -1,0 +1,28 @@
+"""Runs code with Roboflow's own package, which `make test` installs into a folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ORIGINAL = REPOSITORY / ".original"
+OURS = REPOSITORY / "compat" / "inference_models" / "src"
+
+
+def run_python(code: str, *, folder: Path, path: list[Path]) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that looks for modules in these folders first."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+        env={
+            "PATH": os.environ["PATH"],
+            "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+            "HOME": str(folder),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join(map(str, path)),
+        },
+    )

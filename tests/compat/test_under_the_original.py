@@ -1,0 +1,164 @@
+"""Roboflow's own package beside ours, and with a folder that `pe export` wrote."""
+
+import importlib
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+from cli.command import pe_ending
+from inference_models import AutoModel, BackendType, Quantization, errors
+from original_package import ORIGINAL, OURS, run_python
+from small_models import as_bgr, drawing
+
+import perception_encoder
+
+TEXTS = ["a cat", "Red Heart", "a dog left of a red car"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the bundled model's package and a few pictures."""
+    root = tmp_path_factory.mktemp("package")
+    done = pe_ending("export", "pe-nano", "nano", "--format", "roboflow-package", folder=root)
+    assert done.stdout == "nano\n"
+    pictures = {f"p{seed}": as_bgr(drawing(seed, 40 + seed, 60 - seed)) for seed in range(3)}
+    np.savez(root / "pictures.npz", **pictures)
+    return root
+
+
+def test_the_original_answers_where_both_are_installed(under_original, tmp_path):
+    code = "import inference_models; print(inference_models.__file__)"
+    printed = under_original(code, folder=tmp_path)
+    assert printed.strip() == str(ORIGINAL / "inference_models" / "__init__.py")
+
+
+def test_in_front_of_the_original_ours_refuses(under_original, tmp_path):  # noqa: ARG001
+    done = run_python("import inference_models", folder=tmp_path, path=[OURS, ORIGINAL])
+    assert done.returncode == 1
+    assert "ImportError: two packages answer to inference_models" in done.stderr
+
+
+def test_errors_and_choices_are_those_of_the_original(under_original, tmp_path):
+    code = (
+        "import json, inspect\n"
+        "from inference_models import BackendType, Quantization, errors\n"
+        "found = {n: c.__mro__[1].__name__ for n, c in vars(errors).items() if inspect.isclass(c)\n"
+        "         and c.__module__ == errors.__name__}\n"
+        "print(json.dumps([found, *([c.value for c in e] for e in (BackendType, Quantization))]))"
+    )
+    theirs = json.loads(under_original(code, folder=tmp_path))
+    ours = {
+        name: error.__mro__[1].__name__
+        for name, error in vars(errors).items()
+        if inspect.isclass(error)
+    }
+    assert theirs == [ours, [b.value for b in BackendType], [q.value for q in Quantization]]
+
+
+def test_every_parameter_of_the_original_is_accepted(under_original, tmp_path):
+    names = ["from_pretrained", "describe_model", "describe_model_package"]
+    code = (
+        "import inspect, json\n"
+        "from inference_models import AutoModel\n"
+        f"print(json.dumps({{name: [[p.name, p.kind] for p in inspect.signature(\n"
+        f"    getattr(AutoModel, name)).parameters.values()] for name in {names}}}))"
+    )
+    theirs = json.loads(under_original(code, folder=tmp_path))
+    for name in names:
+        signature = inspect.signature(getattr(AutoModel, name))
+        keywords = [n for n, kind in theirs[name] if kind != inspect.Parameter.VAR_KEYWORD]
+        signature.bind(**dict.fromkeys(keywords))
+        ours = [p.name for p in signature.parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+        assert ours == keywords[: len(ours)]
+
+
+def test_names_of_the_original_are_here_or_explained(under_original, tmp_path):
+    for module in ("inference_models", "inference_models.developer_tools"):
+        code = (
+            f"import json, {module} as m\n"
+            "print(json.dumps([n for n in [*dir(m), *getattr(m, 'OPTIONAL_IMPORTS', {})]\n"
+            "    if n[0] != '_' and not isinstance(getattr(m, n, None), type(json))\n"
+            "    and str(getattr(getattr(m, n, m), '__module__', 'inference_models')).startswith(\n"
+            "        'inference_models')]))"
+        )
+        ours = importlib.import_module(module)
+        for name in json.loads(under_original(code, folder=tmp_path)):
+            if name not in ("OPTIONAL_IMPORTS", "OFFLINE_MODE", "LazyClass", "LazyFunction"):
+                assert name in vars(ours) or name in ours._ABSENT, (module, name)
+
+
+def test_the_originals_automodel_opens_the_folder_with_this_engine(under_original, folder):
+    code = (
+        "import numpy as np, torch\n"
+        "from inference_models import AutoModel, TextImageEmbeddingModel\n"
+        "model = AutoModel.from_pretrained('nano', device='cpu')\n"
+        "assert isinstance(model, TextImageEmbeddingModel)\n"
+        "assert type(model).__module__ == 'perception_encoder.integrations.roboflow_model'\n"
+        "assert (model.model.image_size, str(model.device)) == (48, 'cpu')\n"
+        "pictures = list(np.load('pictures.npz').values())\n"
+        "images = model.embed_images(pictures)\n"
+        f"texts = model.embed_text({TEXTS!r})\n"
+        f"both = model.compare_embeddings(pictures, {TEXTS!r})\n"
+        "assert isinstance(images, torch.Tensor) and images.dtype == torch.float32\n"
+        "np.savez('vectors.npz', images=images, texts=texts, both=both)\n"
+    )
+    under_original(code, folder=folder)
+    found = np.load(folder / "vectors.npz")
+    model = perception_encoder.AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
+    pictures = list(np.load(folder / "pictures.npz").values())
+    images, texts = model.embed_images(pictures), model.embed_text(TEXTS)
+    assert np.abs(found["images"] - images).max() <= 2e-5
+    assert np.abs(found["texts"] - texts).max() <= 2e-5
+    assert np.abs(found["both"] - images @ texts.T).max() <= 2e-5
+
+
+def test_under_the_original_errors_are_the_originals(under_original, folder):
+    code = (
+        "from inference_models import AutoModel, errors\n"
+        "model = AutoModel.from_pretrained('nano', device='cpu')\n"
+        "try:\n"
+        "    model.embed_images(['no-such-file.jpg'])\n"
+        "except errors.ModelInputError as err:\n"
+        "    print(err)\n"
+        "try:\n"
+        "    AutoModel.from_pretrained('nano', allow_local_code_packages=False)\n"
+        "except errors.ForbiddenLocalCodePackageAccessError:\n"
+        "    print('forbidden')\n"
+    )
+    printed = under_original(code, folder=folder)
+    assert printed == "no-such-file.jpg: no such file; check the path\nforbidden\n"
+
+
+def test_where_this_engine_is_missing_the_folder_says_so(under_original, folder):
+    code = (
+        "import sys\n"
+        "sys.modules['perception_encoder'] = None\n"
+        "from inference_models import AutoModel\n"
+        "AutoModel.from_pretrained('nano')\n"
+    )
+    told = under_original(code, folder=folder, expect=1)
+    assert "CorruptedModelPackageError" in told
+    assert "pip install 'perception-encoder[torch]'" in told
+
+
+def test_the_folder_is_a_model_for_everyone_else_too(folder):
+    ours = perception_encoder.AutoModel.from_pretrained(
+        folder / "nano", device="cpu", precision="fp32"
+    )
+    drop_in = AutoModel.from_pretrained(folder / "nano", device="cpu")
+    vectors = torch.from_numpy(ours.embed_text(TEXTS))
+    assert torch.allclose(drop_in.embed_text(TEXTS), vectors, atol=2e-5)
+
+
+def test_the_command_replaces_its_own_and_refuses_what_it_cannot_do(folder):
+    export = ("export", "pe-nano", "--format", "roboflow-package")
+    done = pe_ending(*export, "nano", "--json", folder=folder)
+    assert json.loads(done.stdout) == {"folder": "nano", "format": "roboflow-package"}
+    (folder / "other").mkdir()
+    (folder / "other" / "letter.txt").write_text("dear")
+    assert "holds something else" in pe_ending(*export, "other", folder=folder, returns=1).stderr
+    asked = pe_ending(*export, "small", "--precision", "int8", folder=folder, returns=2)
+    assert "leave --precision out" in asked.stderr
+    assert not (folder / "small").exists()
