@@ -54,7 +54,7 @@ def test_everything_the_original_takes_is_accepted(folder, device):
         disabled_backends={"torch"},
         countinference=False,
     )
-    assert model.device == DEFAULT_DEVICE if device is None else torch.device("cpu")
+    assert model.device == (DEFAULT_DEVICE if device is None else torch.device("cpu"))
     assert model.embed_text("cat", a_keyword_of_the_servers=1).shape == (1, CORE.embed_dim)
 
 

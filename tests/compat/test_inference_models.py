@@ -100,7 +100,7 @@ def test_floats_at_the_models_own_size_are_left_as_they_were(model):
         before = images.copy() if images is array else images.clone()
         first = model.embed_images(images, color_format)
         assert (images == before).all()
-        assert torch.equal(model.embed_images(images, color_format), first)
+        assert same(model.embed_images(images, color_format), first)
 
 
 def test_a_list_may_mix_bytes_and_floats(model, expected):

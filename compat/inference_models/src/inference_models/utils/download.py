@@ -62,20 +62,21 @@ def _download(url: str, path: Path, md5: str | None) -> None:
     import httpx2
 
     digest = hashlib.md5(usedforsecurity=False)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as part:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
+        part = Path(scratch) / path.name
         try:
-            with httpx2.stream(
-                "GET", url, timeout=_TIMEOUT_SECONDS, follow_redirects=True
-            ) as reply:
+            with (
+                part.open("wb") as file,
+                httpx2.stream("GET", url, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as reply,
+            ):
                 reply.raise_for_status()
                 for piece in reply.iter_bytes():
                     digest.update(piece)
-                    part.write(piece)
+                    file.write(piece)
         except httpx2.HTTPError as err:
             raise RetryError(f"{path.name} could not be fetched from {url}: {err}") from err
         if md5 is not None and digest.hexdigest() != md5:
             raise FileHashSumMissmatch(
                 f"{path.name} from {url} has MD5 {digest.hexdigest()}, not {md5}; nothing was kept"
             )
-        part.flush()
-        os.link(part.name, path)
+        os.replace(part, path)
