@@ -89,8 +89,6 @@ def test_what_cannot_be_opened_says_why(folder, tmp_path):
         AutoModel.from_pretrained(tmp_path)
     with pytest.raises(BackendUnavailableError, match="device 'tpu'"):
         AutoModel.from_pretrained(folder, device="tpu")
-    with pytest.raises(BackendUnavailableError, match="'onnx'"):
-        AutoModel.from_pretrained(folder, backend="onnx")
     with pytest.raises(BackendUnavailableError, match="'int8'"):
         AutoModel.from_pretrained(folder, precision="int8")
     with pytest.raises(ValueError, match="unknown preprocessing 'fast'"):

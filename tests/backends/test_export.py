@@ -11,7 +11,11 @@ from perception_encoder.backends import ComputeOptions
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.checkpoints.save import save_model
-from perception_encoder.errors import BackendUnavailableError, CheckpointError
+from perception_encoder.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    UnsupportedOperationError,
+)
 from perception_encoder.pipeline.export import export_pretrained
 
 
@@ -96,3 +100,23 @@ def test_a_model_whose_vocabulary_is_missing_is_exported_all_the_same(tmp_path):
     assert "tokenizer.json" not in names(tmp_path / "onnx")
     vectors = AutoModel.from_pretrained(tmp_path / "onnx").embed_images([np.zeros((5, 5, 3), "u1")])
     assert vectors.shape == (1, CORE.embed_dim)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_export_for_openvino_opens_with_it(saved, tmp_path, precision):
+    drifts = export_pretrained(saved, tmp_path / "ov", engine="openvino", precision=precision)
+    assert drifts["pictures"].cosine > 0.995
+    files = ["image.bin", "image.xml", "text.bin", "text.xml"]
+    assert names(tmp_path / "ov") == sorted([*files, "config.json", "tokenizer.json"])
+    chosen = "int8" if precision == "int8" else "fp32"
+    model, towers = AutoModel.from_pretrained(tmp_path / "ov", precision=chosen), open_tiny()
+    assert (model.backend.name, model.backend.precision) == ("openvino", chosen)
+    assert model.identity == towers.identity
+    texts = ["cat", "ca cat"]
+    cosines = (model.embed_text(texts) * towers.embed_text(texts)).sum(axis=1)
+    assert cosines.min() > (0.99999 if precision == "fp32" else 0.995)
+    with pytest.raises(UnsupportedOperationError, match="last layer"):
+        model.features([np.zeros((9, 9, 3), np.uint8)], layer=0)
+    other = "fp32" if precision == "int8" else "int8"
+    with pytest.raises(BackendUnavailableError, match=f"exported in {precision}"):
+        AutoModel.from_pretrained(tmp_path / "ov", precision=other)

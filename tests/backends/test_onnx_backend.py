@@ -1,6 +1,8 @@
 """What the ONNX engine does beyond the contract: precisions, devices, and what it refuses."""
 
+import importlib.util
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,3 +105,27 @@ def test_a_tower_without_vectors_says_so(tmp_path):
         backend.encode_image(pixels(WITHOUT_POOLING, 1))
     with pytest.raises(UnsupportedOperationError, match="no text"):
         backend.encode_text(token_rows(1))
+
+
+def test_graphs_of_weights_are_made_once(exported, tmp_path, monkeypatch):
+    options = ComputeOptions(backend="onnx", graph_cache=tmp_path / "cache")
+    first = open_backend(locate(exported / "saved"), options)
+    towers = open_random_backend(CORE, FP32_ON_CPU)
+    difference = unit(first.encode_text(token_rows(3))) - unit(towers.encode_text(token_rows(3)))
+    assert np.abs(difference).max() <= 2e-5
+    assert (first.precision, first.fingerprint) == ("fp32", towers.fingerprint)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name)
+    )
+    again = open_backend(locate(exported / "saved"), options)  # needs no torch any more
+    assert np.array_equal(again.encode_image(pixels(CORE, 2)), first.encode_image(pixels(CORE, 2)))
+    with pytest.raises(BackendUnavailableError, match="torch is needed once"):
+        open_backend(locate(exported / "saved"), replace(options, precision="int8"))
+
+
+def test_graphs_that_cannot_be_kept_are_refused(exported, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    options = ComputeOptions(backend="onnx", graph_cache=tmp_path / "file")
+    with pytest.raises(BackendUnavailableError, match="cannot be kept"):
+        open_backend(locate(exported / "saved"), options)

@@ -7,6 +7,7 @@ one that differs too much is not kept. Knows nothing about where models come fro
 import contextlib
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception_encoder.backends.base import Backend
-from perception_encoder.backends.onnx_backend import OnnxBackend
-from perception_encoder.backends.onnx_write import write_onnx
+from perception_encoder.backends.graph_cache import KnownWeights
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import (
@@ -28,9 +28,10 @@ from perception_encoder.checkpoints.folder import (
 )
 from perception_encoder.checkpoints.load import Loaded, load_model
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
+from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import Pixels, Precision, PreprocessName, TokenIds
+from perception_encoder.types import BackendName, Pixels, Precision, PreprocessName, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +69,23 @@ _BOUNDS: Final[dict[Precision, Drift]] = {
 }
 
 
-def export_onnx(
+def export_graphs(
     checkpoint: Checkpoint,
     folder: Path,
     *,
+    engine: BackendName,
     precision: Precision,
     preprocess: PreprocessName,
     tokenizer: Tokenizer | None,
     samples: Samples,
 ) -> dict[str, Drift]:
-    """Write config.json, image.onnx, text.onnx, their weights, and tokenizer.json.
+    """Write config.json, the graphs, their weights, and tokenizer.json.
 
     Args:
         checkpoint: of weights.
         folder: made where it does not exist; an earlier export is replaced once the new one is
             whole.
+        engine: "onnx" for image.onnx and text.onnx, "openvino" for image.xml and text.xml.
         precision: "fp32", "fp16" (stored so, computed in float32) or "int8".
         preprocess: the preprocessing that opening it will choose.
         tokenizer: its vocabulary, if it has one.
@@ -95,10 +98,6 @@ def export_onnx(
         BackendUnavailableError: a package is missing, or this engine has no such precision.
         CheckpointError: the folder holds something else; or the graphs differ too much.
     """
-    if precision not in _BOUNDS:
-        raise BackendUnavailableError(
-            f"ONNX graphs have no precision {precision!r}; use one of {', '.join(_BOUNDS)}"
-        )
     folder = folder.expanduser().absolute()
     if folder.exists() and not _may_replace(folder):
         raise CheckpointError(
@@ -106,20 +105,84 @@ def export_onnx(
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     loaded = load_model(checkpoint, dtype=torch.float32)
-    graphs = Graphs("onnx", precision, loaded.fingerprint, loaded.logit_scale)
+    graphs = Graphs(engine, precision, loaded.fingerprint, loaded.logit_scale)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as passing:
         new = Path(passing) / folder.name
         new.mkdir()
-        write_onnx(loaded.model, new, graphs.image_name, graphs.text_name, precision=precision)
+        drifts = write_graphs(loaded, checkpoint.config, new, graphs, samples)
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
-        config = checkpoint.config
-        (new / CONFIG_NAME).write_text(own_config(config, preprocess, graphs), encoding="utf-8")
-        with contextlib.closing(OnnxBackend(new, config, graphs)) as written:
-            drifts = measure_drift(_towers(loaded), written, config, samples)
-        _check(drifts, precision, config)
+        config = own_config(checkpoint.config, preprocess, graphs)
+        (new / CONFIG_NAME).write_text(config, encoding="utf-8")
         _put_in_place(new, folder)
     return drifts
+
+
+def write_graphs(
+    loaded: Loaded, config: ModelConfig, folder: Path, graphs: Graphs, samples: Samples
+) -> dict[str, Drift]:
+    """Write graphs into a folder that exists, and try them.
+
+    Args:
+        loaded: in float32.
+        config: of the model.
+        folder: where the files go.
+        graphs: what to write.
+        samples: as in `export_graphs`.
+
+    Returns:
+        As `export_graphs`.
+
+    Raises:
+        BackendUnavailableError: graphs cannot have that precision.
+        CheckpointError: the graphs differ too much.
+    """
+    if graphs.precision not in _BOUNDS:
+        raise BackendUnavailableError(
+            f"graphs cannot be made in {graphs.precision!r}; use one of {', '.join(_BOUNDS)}"
+        )
+    _write(loaded.model, folder, graphs)
+    towers = TorchBackend(
+        loaded.model,
+        torch.device("cpu"),
+        "fp32",
+        fingerprint=loaded.fingerprint,
+        logit_scale=loaded.logit_scale,
+    )
+    with contextlib.closing(_opened(folder, config, graphs)) as written:
+        drifts = measure_drift(towers, written, config, samples)
+    _check(drifts, graphs.precision, config)
+    return drifts
+
+
+def _write(model: DualEncoder, folder: Path, graphs: Graphs) -> None:
+    if graphs.engine == "onnx":
+        from perception_encoder.backends.onnx_write import write_onnx
+
+        write_onnx(model, folder, graphs.image_name, graphs.text_name, precision=graphs.precision)
+        return
+    from perception_encoder.backends.calibration_pictures import calibration_pictures
+    from perception_encoder.backends.openvino_write import with_halved_rotation, write_openvino
+
+    changed = with_halved_rotation(model)
+    pictures = partial(calibration_pictures, model.config)
+    parts = [graphs.image_name, *([graphs.text_name] if model.config.text is not None else [])]
+    for name in parts:
+        write_openvino(changed, folder / name, Path(name).stem, graphs.precision, pictures)
+
+
+def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
+    if graphs.engine == "onnx":
+        from perception_encoder.backends.onnx_backend import OnnxBackend
+
+        return OnnxBackend(folder, config, graphs)
+    from perception_encoder.backends.openvino_backend import OpenVinoBackend
+    from perception_encoder.backends.openvino_source import ExportedGraphs
+
+    known = KnownWeights(graphs.fingerprint, graphs.logit_scale)
+    # What is stored in float16 is measured as computed in float32: that much is the graphs' doing.
+    precision: Precision = "int8" if graphs.precision == "int8" else "fp32"
+    return OpenVinoBackend(config, ExportedGraphs(folder), known, precision)
 
 
 def measure_drift(
@@ -154,16 +217,6 @@ def _check(drifts: dict[str, Drift], precision: Precision, config: ModelConfig) 
                 f"largest difference {drift.difference:.1e}, at most {bound.difference:.0e}). "
                 "Nothing was kept; try another precision"
             )
-
-
-def _towers(loaded: Loaded) -> TorchBackend:
-    return TorchBackend(
-        loaded.model,
-        torch.device("cpu"),
-        "fp32",
-        fingerprint=loaded.fingerprint,
-        logit_scale=loaded.logit_scale,
-    )
 
 
 def _may_replace(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The ONNX engine: graphs of an exported folder on onnxruntime. Needs no torch.
+"""The ONNX engine: graphs on onnxruntime, without torch once they are made.
 
 Knows execution providers and sessions; nothing about pictures, words or how graphs are made.
 """
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.backends.base import ComputeOptions
+from perception_encoder.backends.graph_cache import GraphCache
+from perception_encoder.backends.onnx_source import cached_graphs
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import Graphs
 from perception_encoder.errors import (
@@ -20,7 +22,7 @@ from perception_encoder.errors import (
     UnsupportedOperationError,
 )
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import Embeddings, EngineName, Pixels, TokenIds
+from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -62,17 +64,20 @@ class OnnxBackend:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "OnnxBackend":
-        """Open an exported folder.
+        """Open an exported folder, or weights, whose graphs are made unless they were before.
 
         Raises:
-            BackendUnavailableError: as the class, or the folder's graphs have another precision.
-            CheckpointError: the checkpoint is no export for this engine.
+            BackendUnavailableError: as the class; the folder's graphs have another precision; or
+                graphs have to be made and cannot be.
+            CheckpointError: the weights do not fit their model.
         """
         graphs = checkpoint.graphs
-        if graphs is None or graphs.engine != "onnx":
-            raise CheckpointError(
-                f"{checkpoint.path} is no ONNX export; make one: pe export MODEL FOLDER"
-            )
+        if graphs is None:
+            choose_provider("cpu")  # refuses where onnxruntime is not installed
+            precision: Precision = "fp32" if options.precision == "auto" else options.precision
+            cache = GraphCache(options.graph_cache)
+            folder, graphs = cached_graphs(checkpoint, cache, precision)
+            return cls(folder, checkpoint.config, graphs, options.device)
         if options.precision not in ("auto", graphs.precision):
             raise BackendUnavailableError(
                 f"{checkpoint.path.parent} was exported in {graphs.precision}, so it cannot run in "

@@ -84,7 +84,7 @@ def store_as_float16(graph: ir.Graph, *, only_tables: bool = False) -> None:
 def _halved(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     name = f"{tensor.name}_float16"
 
-    def converted() -> ir.Tensor:
+    def converted() -> ir.TensorProtocol:
         # Numbers beyond float16 become infinite, and what they make of the vectors is refused.
         with np.errstate(over="ignore"):
             return ir.tensor(tensor.numpy().astype(np.float16), name=name)

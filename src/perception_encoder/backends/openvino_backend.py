@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from perception_encoder.backends.base import ComputeOptions
 from perception_encoder.backends.graph_cache import GraphCache, KnownWeights
 from perception_encoder.backends.openvino_source import (
+    ExportedGraphs,
     GraphSource,
     graphs_of,
     graphs_of_random,
@@ -70,6 +71,12 @@ class OpenVinoBackend:
             CheckpointError: the weights do not fit their model.
         """
         precision = _check(options)
+        exported = checkpoint.graphs
+        if exported is not None:
+            precision = _of_export(exported.precision, precision, options)
+            known = KnownWeights(exported.fingerprint, exported.logit_scale)
+            source = ExportedGraphs(checkpoint.path.parent)
+            return cls(checkpoint.config, source, known, precision)
         graphs, known = graphs_of(checkpoint, GraphCache(options.graph_cache), precision)
         return cls(checkpoint.config, graphs, known, precision)
 
@@ -199,6 +206,22 @@ def _check(options: ComputeOptions) -> Precision:
             "and no smaller; use precision='auto', 'fp32' or 'int8'"
         )
     return options.precision
+
+
+def _of_export(stored: Precision, chosen: Precision, options: ComputeOptions) -> Precision:
+    """Return what graphs run in that were exported in `stored`: int8 is not to be had of others.
+
+    Raises:
+        BackendUnavailableError: another precision was asked for.
+    """
+    if stored == "int8" and options.precision == "auto":
+        return "int8"
+    if (stored == "int8") == (chosen == "int8"):
+        return chosen
+    raise BackendUnavailableError(
+        f"the graphs were exported in {stored}, so they cannot run in {chosen}; open them with "
+        "precision='auto', or export the model anew"
+    )
 
 
 def _best_precision(core: "ov.Core") -> Precision:

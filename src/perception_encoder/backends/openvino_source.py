@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from perception_encoder._version import __version__
 from perception_encoder.backends.calibration_pictures import calibration_pictures
-from perception_encoder.backends.graph_cache import GraphCache, KnownWeights, stamp_of
+from perception_encoder.backends.graph_cache import GraphCache, KnownWeights
+from perception_encoder.backends.known_weights import known_weights, read_weights, require_torch
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.errors import BackendUnavailableError, CheckpointError
+from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Precision
 
@@ -100,6 +101,31 @@ class CachedGraphs:
         write_openvino(model, folder / _FILE, part, self.precision, pictures)
 
 
+@dataclass(frozen=True)
+class ExportedGraphs:
+    """A `GraphSource` of the files that an export holds.
+
+    Args:
+        folder: of the export.
+    """
+
+    folder: Path
+
+    def __call__(self, part: str) -> Path:
+        """See `GraphSource`.
+
+        Raises:
+            UnsupportedOperationError: the export has no such part.
+        """
+        path = self.folder / f"{part}.xml"
+        if not path.is_file():
+            raise UnsupportedOperationError(
+                "an export gives the features of its last layer only; for others open the original "
+                "weights"
+            )
+        return path
+
+
 def graphs_of(
     checkpoint: Checkpoint, cache: GraphCache, precision: Precision
 ) -> tuple[CachedGraphs, KnownWeights]:
@@ -111,14 +137,14 @@ def graphs_of(
     """
 
     def load() -> "DualEncoder":
-        loaded = _load(checkpoint)
-        if loaded[1].fingerprint != known.fingerprint:
+        model, found = read_weights(checkpoint)
+        if found.fingerprint != known.fingerprint:
             raise CheckpointError(
                 f"{checkpoint.path} was changed while the model was open; open it again"
             )
-        return loaded[0]
+        return model
 
-    known = cache.known(checkpoint.path) or _read(checkpoint, cache)
+    known = known_weights(checkpoint, cache)
     return CachedGraphs(cache, checkpoint.config, known, precision, load), known
 
 
@@ -138,38 +164,6 @@ def graphs_of_random(
     model = random_model(config)
     known = KnownWeights(weights_fingerprint(model), logit_scale_of(model))
     return CachedGraphs(cache, config, known, precision, lambda: random_model(config)), known
-
-
-def require_torch() -> None:
-    """Refuse where torch is missing.
-
-    Raises:
-        BackendUnavailableError: it is.
-    """
-    import importlib.util
-
-    if importlib.util.find_spec("torch") is None:
-        raise BackendUnavailableError(
-            "torch is needed once, to make OpenVINO graphs of these weights: "
-            "pip install 'perception-encoder[cpu]'"
-        )
-
-
-def _read(checkpoint: Checkpoint, cache: GraphCache) -> KnownWeights:
-    stamp = stamp_of(checkpoint.path)
-    known = _load(checkpoint)[1]
-    cache.note(checkpoint.path, stamp, known)
-    return known
-
-
-def _load(checkpoint: Checkpoint) -> "tuple[DualEncoder, KnownWeights]":
-    require_torch()
-    import torch
-
-    from perception_encoder.checkpoints.load import load_model
-
-    loaded = load_model(checkpoint, dtype=torch.float32)
-    return loaded.model, KnownWeights(loaded.fingerprint, loaded.logit_scale)
 
 
 def _sources() -> str:

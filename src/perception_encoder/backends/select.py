@@ -24,6 +24,10 @@ def open_backend(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
         from perception_encoder.backends.openvino_backend import OpenVinoBackend
 
         return OpenVinoBackend.load(checkpoint, options)
+    if options.backend == "onnx":
+        from perception_encoder.backends.onnx_backend import OnnxBackend
+
+        return OnnxBackend.load(checkpoint, options)
     _require_torch(options)
     from perception_encoder.backends.torch_backend import TorchBackend
 
@@ -81,6 +85,10 @@ def _open_export(checkpoint: Checkpoint, engine: BackendName, options: ComputeOp
             f"{checkpoint.path.parent} was exported for backend {engine!r}, so "
             f"{options.backend!r} cannot run it; open the original weights with that"
         )
+    if engine == "openvino":
+        from perception_encoder.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend.load(checkpoint, options)
     from perception_encoder.backends.onnx_backend import OnnxBackend
 
     return OnnxBackend.load(checkpoint, options)
@@ -89,8 +97,8 @@ def _open_export(checkpoint: Checkpoint, engine: BackendName, options: ComputeOp
 def _require_torch(options: ComputeOptions) -> None:
     if options.backend not in ("auto", "torch"):
         raise BackendUnavailableError(
-            f"backend {options.backend!r} runs exported folders only (pe export); "
-            "use backend='torch' or 'openvino' for weights"
+            f"backend {options.backend!r} runs no made-up weights unless they were exported; use "
+            "backend='torch' or 'openvino' for them"
         )
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailableError(

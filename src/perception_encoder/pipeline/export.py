@@ -13,13 +13,16 @@ from perception_encoder.pipeline.bench.material import captions, drawings
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import Precision, PreprocessName, TokenIds
+from perception_encoder.types import BackendName, Precision, PreprocessName, TokenIds
 
 if TYPE_CHECKING:
     from perception_encoder.backends.export import Drift
 
 _NUM_SAMPLES: Final = 4  # a picture of the largest model takes half a minute on two cores
-_PACKAGES: Final = ("torch", "onnxruntime", "onnxscript")
+_NEEDS: Final[dict[BackendName, tuple[str, tuple[str, ...]]]] = {
+    "onnx": ("export", ("torch", "onnxruntime", "onnxscript")),
+    "openvino": ("cpu", ("torch", "openvino")),
+}
 
 
 def export_pretrained(
@@ -27,17 +30,19 @@ def export_pretrained(
     folder: str | os.PathLike[str],
     *,
     model: str | None = None,
+    engine: BackendName = "onnx",
     precision: Precision = "fp32",
     preprocess: PreprocessName | None = None,
     local_files_only: bool = False,
 ) -> "dict[str, Drift]":
-    """Write a model as ONNX graphs, which `AutoModel.from_pretrained` opens without torch.
+    """Write a model as graphs of an engine, which `AutoModel.from_pretrained` opens without torch.
 
     Args:
         name_or_path: as in `AutoModel.from_pretrained`.
         folder: where the graphs, `config.json` and `tokenizer.json` go; an earlier export there is
             replaced.
         model: as in `AutoModel.from_pretrained`.
+        engine: "onnx" or "openvino".
         precision: "fp32"; "fp16", half the size and computed in float32; "int8", a quarter.
         preprocess: what opening the folder will choose; None takes what the model was saved with.
         local_files_only: never use the network.
@@ -48,26 +53,28 @@ def export_pretrained(
 
     Raises:
         UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
-        BackendUnavailableError: torch, onnxruntime or onnxscript is not installed, or graphs cannot
+        BackendUnavailableError: torch or what the engine needs is not installed, or graphs cannot
             have that precision.
         CheckpointError: the weights are damaged or an export themselves, the folder holds something
             else, or the graphs differ too much, and then nothing is kept.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    extra, packages = _NEEDS[engine]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise BackendUnavailableError(
-            f"exporting needs {' and '.join(missing)}: pip install 'perception-encoder[export]'"
+            f"exporting needs {' and '.join(missing)}: pip install 'perception-encoder[{extra}]'"
         )
-    from perception_encoder.backends.export import Samples, export_onnx
+    from perception_encoder.backends.export import Samples, export_graphs
 
     checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
     config = checkpoint.config
     preprocess = preprocess or checkpoint.preprocess or "standard"
     processor = ImageProcessor(config.image, config.vision.image_size, preprocess=preprocess)
     tokenizer = _tokenizer(checkpoint)
-    return export_onnx(
+    return export_graphs(
         checkpoint,
         Path(folder),
+        engine=engine,
         precision=precision,
         preprocess=preprocess,
         tokenizer=tokenizer,
