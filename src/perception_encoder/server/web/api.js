@@ -45,7 +45,8 @@ export function post(path, body, options = {}) {
 export const thumbnail = (item, index, size) =>
   url(`v1/items/${encodeURIComponent(item)}/thumbnail`, { index, size }).href;
 
-export const original = (item, index) => url(`v1/items/${encodeURIComponent(item)}/image`, { index }).href;
+export const original = (item, index) =>
+  url(`v1/items/${encodeURIComponent(item)}/image`, { index }).href;
 
 async function ask(address, options = {}) {
   for (let tries = 1; ; tries += 1) {

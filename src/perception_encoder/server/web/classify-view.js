@@ -31,12 +31,39 @@ class ClassifyView {
   #bars = new Map(); // label → element
 
   constructor(root) {
-    const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => this.#take(file) });
+    const file = h("input", {
+      type: "file",
+      accept: "image/*",
+      hidden: true,
+      onchange: () => this.#take(file),
+    });
     this.place = h("div", { class: "subject" });
-    this.choose = h("button", { type: "button", onclick: () => file.click() }, icon("picture"), h("span", {}, "Choose a picture"));
-    const changed = settled(() => go({ labels: this.labels.value, template: this.template.value.trim() }, { replace: true }), PAUSE);
-    this.labels = h("textarea", { id: "labels", rows: 5, spellcheck: false, placeholder: "cat, dog, red car", oninput: changed });
-    this.template = h("input", { type: "text", id: "template", spellcheck: false, placeholder: "a photo of a {}", oninput: changed, "aria-describedby": "template-hint" });
+    this.choose = h(
+      "button",
+      { type: "button", onclick: () => file.click() },
+      icon("picture"),
+      h("span", {}, "Choose a picture"),
+    );
+    const changed = settled(
+      () =>
+        go({ labels: this.labels.value, template: this.template.value.trim() }, { replace: true }),
+      PAUSE,
+    );
+    this.labels = h("textarea", {
+      id: "labels",
+      rows: 5,
+      spellcheck: false,
+      placeholder: "cat, dog, red car",
+      oninput: changed,
+    });
+    this.template = h("input", {
+      type: "text",
+      id: "template",
+      spellcheck: false,
+      placeholder: "a photo of a {}",
+      oninput: changed,
+      "aria-describedby": "template-hint",
+    });
     this.output = h("div", { class: "bars-place" });
     this.status = h("p", { class: "unseen", role: "status", "aria-live": "polite" });
     root.append(
@@ -47,7 +74,11 @@ class ClassifyView {
           "header",
           {},
           h("h1", { id: "classify-title" }, "Classify"),
-          h("p", {}, "Write some labels and see which fits a picture best. Drop one, paste one, or choose “Classify” at a picture of the table."),
+          h(
+            "p",
+            {},
+            "Write some labels and see which fits a picture best. Drop one, paste one, or choose “Classify” at a picture of the table.",
+          ),
         ),
         h(
           "div",
@@ -58,7 +89,12 @@ class ClassifyView {
             { class: "classify-form" },
             h("label", { for: "labels" }, "Labels"),
             this.labels,
-            h("label", { for: "template" }, "Sentence ", h("span", { class: "soft", id: "template-hint" }, "{} stands for the label")),
+            h(
+              "label",
+              { for: "template" },
+              "Sentence ",
+              h("span", { class: "soft", id: "template-hint" }, "{} stands for the label"),
+            ),
             this.template,
             this.output,
             this.status,
@@ -87,10 +123,18 @@ class ClassifyView {
     if (this.#subject === key) return;
     this.#subject = key;
     $("span", this.choose).textContent = key ? "Choose another" : "Choose a picture";
-    const source = like && index ? thumbnail(like, index.name, 1024) : picture && (await addressOf(picture));
+    const source =
+      like && index ? thumbnail(like, index.name, 1024) : picture && (await addressOf(picture));
     if (key !== this.#subject) return;
     if (!source) {
-      this.place.replaceChildren(h("p", { class: "soft" }, icon("picture"), picture ? "That picture lies in another browser." : "Drop a picture here"));
+      this.place.replaceChildren(
+        h(
+          "p",
+          { class: "soft" },
+          icon("picture"),
+          picture ? "That picture lies in another browser." : "Drop a picture here",
+        ),
+      );
       return;
     }
     const image = h("img", { alt: "The picture to classify" });
@@ -141,8 +185,16 @@ class ClassifyView {
     });
     this.#bars = new Map(rows);
     this.output.replaceChildren(
-      h("ol", { class: "bars" }, rows.map(([, row]) => row.element)),
-      h("p", { class: "soft bars-note" }, "Shares among these labels; the number at the end is the cosine."),
+      h(
+        "ol",
+        { class: "bars" },
+        rows.map(([, row]) => row.element),
+      ),
+      h(
+        "p",
+        { class: "soft bars-note" },
+        "Shares among these labels; the number at the end is the cosine.",
+      ),
     );
     const [best] = shown;
     this.status.textContent = `Best: ${best.label}, ${percent(best.probability)}`;

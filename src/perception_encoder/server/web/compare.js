@@ -24,7 +24,10 @@ export function startCompare(dialog) {
 
   function keep(isLeft, isRight) {
     const [left, right] = pair();
-    for (const [item, isKept] of [[left, isLeft], [right, isRight]].sort((a, b) => b[1] - a[1])) {
+    for (const [item, isKept] of [
+      [left, isLeft],
+      [right, isRight],
+    ].sort((a, b) => b[1] - a[1])) {
       now.review.set(now.group, item, isKept);
     }
     now.changed();
@@ -42,17 +45,31 @@ export function startCompare(dialog) {
     const choice = (label, isLeft, isRight) =>
       h(
         "button",
-        { type: "button", class: isKept(left) === isLeft && isKept(right) === isRight && "primary", onclick: () => keep(isLeft, isRight) },
+        {
+          type: "button",
+          class: isKept(left) === isLeft && isKept(right) === isRight && "primary",
+          onclick: () => keep(isLeft, isRight),
+        },
         label,
       );
     const number = now.group.others.length;
     dialog.replaceChildren(
-      h("button", { type: "button", class: "round close", "aria-label": "Close", data: { close: "" } }, icon("close")),
+      h(
+        "button",
+        { type: "button", class: "round close", "aria-label": "Close", data: { close: "" } },
+        icon("close"),
+      ),
       h("div", { class: "pair" }, side(left, right, now.index), side(right, left, now.index)),
       h(
         "div",
         { class: "choices" },
-        number > 1 && h("button", { type: "button", class: "quiet", onclick: () => step(1) }, `Next of ${number}`, icon("right")),
+        number > 1 &&
+          h(
+            "button",
+            { type: "button", class: "quiet", onclick: () => step(1) },
+            `Next of ${number}`,
+            icon("right"),
+          ),
         choice("Keep the left", true, false),
         choice("Keep both", true, true),
         choice("Keep the right", false, true),
@@ -70,10 +87,17 @@ export function startCompare(dialog) {
 }
 
 function side(item, other, index) {
-  const image = h("img", { alt: spoken(item.member ?? item.uri), width: item.width ?? 1, height: item.height ?? 1 });
+  const image = h("img", {
+    alt: spoken(item.member ?? item.uri),
+    width: item.width ?? 1,
+    height: item.height ?? 1,
+  });
   image.src = thumbnail(item.id, index, 1024);
   const facts = [
-    [pixels(item), (item.width ?? 0) * (item.height ?? 0) > (other.width ?? 0) * (other.height ?? 0)],
+    [
+      pixels(item),
+      (item.width ?? 0) * (item.height ?? 0) > (other.width ?? 0) * (other.height ?? 0),
+    ],
     [bytes(item.bytes), item.bytes > other.bytes],
     [item.modified ? time(item.modified) : "", false],
   ];
@@ -85,7 +109,9 @@ function side(item, other, index) {
       "figcaption",
       {},
       h("strong", { title: item.name }, fileName(item.member ?? item.uri)),
-      facts.filter(([text]) => text).map(([text, isMore]) => h("span", { class: isMore ? "is-more" : "soft" }, text)),
+      facts
+        .filter(([text]) => text)
+        .map(([text, isMore]) => h("span", { class: isMore ? "is-more" : "soft" }, text)),
     ),
   );
 }

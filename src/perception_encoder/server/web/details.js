@@ -22,7 +22,10 @@ export function details(item) {
       {},
       rows
         .filter(([, value]) => value !== null && value !== undefined && value !== "")
-        .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value))]),
+        .map(([name, value]) => [
+          h("dt", {}, name),
+          h("dd", {}, value instanceof Node ? value : String(value)),
+        ]),
     ),
   );
 }

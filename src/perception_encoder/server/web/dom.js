@@ -15,7 +15,11 @@ export function h(tag, properties = {}, ...children) {
     else if (name === "value" || name === "checked") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children
+      .flat(Infinity)
+      .filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -69,7 +73,12 @@ export async function copy(text) {
 
 /** A button that copies, and says so for a moment. */
 export function copyButton(label, text) {
-  const button = h("button", { type: "button", class: "quiet" }, icon("copy"), h("span", {}, label));
+  const button = h(
+    "button",
+    { type: "button", class: "quiet" },
+    icon("copy"),
+    h("span", {}, label),
+  );
   button.addEventListener("click", async () => {
     await copy(typeof text === "function" ? text() : text);
     const shown = $("span", button);

@@ -16,7 +16,12 @@ const TIERS = {
   near: ["Nearly the same", "Also pictures that were saved anew, resized or cut a little."],
   similar: ["Similar", "Also pictures that only look alike: look closely."],
 };
-const KINDS = { "identical bytes": "same file", "identical pixels": "same pixels", "near duplicate": "nearly the same", similar: "similar" };
+const KINDS = {
+  "identical bytes": "same file",
+  "identical pixels": "same pixels",
+  "near duplicate": "nearly the same",
+  similar: "similar",
+};
 const PAGE = 50;
 const ASK_AGAIN = 900; // milliseconds
 
@@ -47,8 +52,22 @@ class DuplicatesView {
       "div",
       { class: "duplicates-actions", hidden: true },
       copyButton("Copy script", () => this.#script()),
-      h("button", { type: "button", class: "quiet", onclick: () => download("remove.sh", this.#script()) }, icon("download"), "Script"),
-      h("button", { type: "button", class: "quiet", onclick: () => download("keep.txt", keepList(this.#decided())) }, icon("download"), "Keep list"),
+      h(
+        "button",
+        { type: "button", class: "quiet", onclick: () => download("remove.sh", this.#script()) },
+        icon("download"),
+        "Script",
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "quiet",
+          onclick: () => download("keep.txt", keepList(this.#decided())),
+        },
+        icon("download"),
+        "Keep list",
+      ),
     );
     this.list = h("ol", { class: "groups" });
     this.end = h("div", { class: "more" });
@@ -60,7 +79,11 @@ class DuplicatesView {
           "header",
           {},
           h("h1", { id: "duplicates-title" }, "Duplicates"),
-          h("p", {}, "Choose what stays. Nothing is deleted here: you get a script to read, and run yourself."),
+          h(
+            "p",
+            {},
+            "Choose what stays. Nothing is deleted here: you get a script to read, and run yourself.",
+          ),
         ),
         h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "How alike"), tiers),
         h("div", { class: "duplicates-bar" }, this.summary, this.actions),
@@ -68,12 +91,15 @@ class DuplicatesView {
         this.end,
       ),
     );
-    new IntersectionObserver(([entry]) => entry.isIntersecting && this.#more(), { rootMargin: "1200px" }).observe(this.end);
+    new IntersectionObserver(([entry]) => entry.isIntersecting && this.#more(), {
+      rootMargin: "1200px",
+    }).observe(this.end);
     this.root = root;
   }
 
   async show(now) {
-    for (const radio of this.root.querySelectorAll("[name=tier]")) radio.checked = radio.value === now.tier;
+    for (const radio of this.root.querySelectorAll("[name=tier]"))
+      radio.checked = radio.value === now.tier;
     const key = `${now.index} ${now.tier}`;
     if (key === this.#key) return;
     this.#key = key;
@@ -136,8 +162,15 @@ class DuplicatesView {
   }
 
   #none({ num_pictures: number }) {
-    const looser = state().tier === "similar" ? [] : [["Look for similar ones", () => go({ tier: "similar" }), true]];
-    return message({ title: "No duplicates", text: `None among ${counted(number, "picture")}, at this setting.`, actions: looser });
+    const looser =
+      state().tier === "similar"
+        ? []
+        : [["Look for similar ones", () => go({ tier: "similar" }), true]];
+    return message({
+      title: "No duplicates",
+      text: `None among ${counted(number, "picture")}, at this setting.`,
+      actions: looser,
+    });
   }
 
   #decided() {
@@ -152,7 +185,8 @@ class DuplicatesView {
     const removed = this.#decided().flatMap((group) => group.removed);
     const space = removed.reduce((sum, item) => sum + (item.bytes ?? 0), 0);
     const { num_groups: number = 0 } = this.found;
-    const shown = this.#groups.length < number ? `, ${count(this.#groups.length)} shown so far` : "";
+    const shown =
+      this.#groups.length < number ? `, ${count(this.#groups.length)} shown so far` : "";
     this.summary.textContent = this.#groups.length
       ? `${counted(number, "group")}${shown}. ${counted(removed.length, "picture")} would go, ${bytes(space)}.`
       : "";
@@ -163,14 +197,28 @@ class DuplicatesView {
     const tiles = members.map((item) => this.#member(group, item, index));
     const compare = h(
       "button",
-      { type: "button", class: "quiet", onclick: () => this.compare.show(group, index, this.#review, () => this.#changed(tiles)) },
+      {
+        type: "button",
+        class: "quiet",
+        onclick: () => this.compare.show(group, index, this.#review, () => this.#changed(tiles)),
+      },
       "Compare",
     );
     return h(
       "li",
       { class: "group" },
-      h("div", { class: "group-head" }, h("h2", {}, spoken(group.keep.member ?? group.keep.uri)), h("span", { class: "soft" }, KINDS[group.tier] ?? group.tier), compare),
-      h("div", { class: "members" }, tiles.map((tile) => tile.element)),
+      h(
+        "div",
+        { class: "group-head" },
+        h("h2", {}, spoken(group.keep.member ?? group.keep.uri)),
+        h("span", { class: "soft" }, KINDS[group.tier] ?? group.tier),
+        compare,
+      ),
+      h(
+        "div",
+        { class: "members" },
+        tiles.map((tile) => tile.element),
+      ),
     );
   }
 
@@ -184,13 +232,23 @@ class DuplicatesView {
       },
     });
     const word = h("span");
-    const image = h("img", { alt: spoken(item.member ?? item.uri), loading: "lazy", width: item.width ?? 1, height: item.height ?? 1 });
+    const image = h("img", {
+      alt: spoken(item.member ?? item.uri),
+      loading: "lazy",
+      width: item.width ?? 1,
+      height: item.height ?? 1,
+    });
     image.src = thumbnail(item.id, index, 512);
     const score = item.score === undefined ? "" : ` · ${item.score.toFixed(3)}`;
     const element = h(
       "div",
       { class: "member" },
-      h("label", {}, h("span", { class: "picture" }, image), h("span", { class: "keep" }, box, word)),
+      h(
+        "label",
+        {},
+        h("span", { class: "picture" }, image),
+        h("span", { class: "keep" }, box, word),
+      ),
       h("p", { class: "name", title: item.name }, fileName(item.member ?? item.uri)),
       h("p", { class: "soft" }, `${pixels(item)} · ${bytes(item.bytes)}${score}`),
     );

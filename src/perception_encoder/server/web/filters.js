@@ -4,9 +4,22 @@ import { get } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
 import { bytes, count } from "./format.js";
 
-const NAMES = { width: "Width, pixels", height: "Height, pixels", bytes: "File size, kB", mtime: "Modified" };
+const NAMES = {
+  width: "Width, pixels",
+  height: "Height, pixels",
+  bytes: "File size, kB",
+  mtime: "Modified",
+};
 const PER_UNIT = { bytes: 1000 }; // shown in other units than stored
-const SIGNS = { "=": "is", "!=": "is not", "<": "below", "<=": "up to", ">": "above", ">=": "from", contains: "has" };
+const SIGNS = {
+  "=": "is",
+  "!=": "is not",
+  "<": "below",
+  "<=": "up to",
+  ">": "above",
+  ">=": "from",
+  contains: "has",
+};
 
 /**
  * Starts the panel, its button and the chips.
@@ -38,7 +51,8 @@ export function startFilters(apply) {
         panel.replaceChildren(h("p", {}, failure.message));
       }
     }
-    for (const control of panel.querySelectorAll("[data-column]")) control.dispatchEvent(new Event("follow"));
+    for (const control of panel.querySelectorAll("[data-column]"))
+      control.dispatchEvent(new Event("follow"));
   }
 
   return {
@@ -55,15 +69,29 @@ export function startFilters(apply) {
 function controls(columns, now, change) {
   const made = [];
   for (const [column, facet] of Object.entries(columns)) {
-    const control = facet.values ? ofValues(column, facet, now, change) : ofRange(column, facet, now, change);
+    const control = facet.values
+      ? ofValues(column, facet, now, change)
+      : ofRange(column, facet, now, change);
     if (control) made.push(control);
   }
-  const fold = h("input", { type: "checkbox", onchange: () => change(now().filters, fold.checked) });
-  const foldRow = h("label", { class: "choice", data: { column: "" } }, fold, "Fold near copies under the best of them");
+  const fold = h("input", {
+    type: "checkbox",
+    onchange: () => change(now().filters, fold.checked),
+  });
+  const foldRow = h(
+    "label",
+    { class: "choice", data: { column: "" } },
+    fold,
+    "Fold near copies under the best of them",
+  );
   foldRow.addEventListener("follow", () => {
     fold.checked = now().fold;
   });
-  const clear = h("button", { type: "button", class: "quiet", onclick: () => change([], false) }, "Clear all");
+  const clear = h(
+    "button",
+    { type: "button", class: "quiet", onclick: () => change([], false) },
+    "Clear all",
+  );
   made.push(h("div", { class: "wide" }, foldRow, clear));
   return made;
 }
@@ -71,7 +99,10 @@ function controls(columns, now, change) {
 const titleOf = (column) => NAMES[column] ?? column;
 
 /** The filters without those of a column, with others in their place. */
-const replaced = (filters, column, others) => [...filters.filter((one) => one.column !== column), ...others];
+const replaced = (filters, column, others) => [
+  ...filters.filter((one) => one.column !== column),
+  ...others,
+];
 
 function ofValues(column, { kind, values, has_more: hasMore }, now, change) {
   if (!values.length) return null;
@@ -82,14 +113,21 @@ function ofValues(column, { kind, values, has_more: hasMore }, now, change) {
   });
   const contains =
     kind === "text" && (hasMore || values.length > 8)
-      ? h("input", { type: "search", class: "contains", placeholder: "contains…", "aria-label": `${titleOf(column)} contains`, oninput: settled(send, 400) })
+      ? h("input", {
+          type: "search",
+          class: "contains",
+          placeholder: "contains…",
+          "aria-label": `${titleOf(column)} contains`,
+          oninput: settled(send, 400),
+        })
       : null;
 
   function send() {
     const chosen = boxes.filter(([box]) => box.checked).map(([box]) => box.given);
     const others = [];
     if (chosen.length) others.push({ column, op: "in", value: chosen });
-    if (contains?.value.trim()) others.push({ column, op: "contains", value: contains.value.trim() });
+    if (contains?.value.trim())
+      others.push({ column, op: "contains", value: contains.value.trim() });
     change(replaced(now().filters, column, others));
   }
 
@@ -102,25 +140,41 @@ function ofValues(column, { kind, values, has_more: hasMore }, now, change) {
       "div",
       { class: "values" },
       boxes.map(([box, number]) =>
-        h("label", { class: "choice" }, box, h("span", { class: "name" }, shown(box.given)), h("span", { class: "soft" }, count(number))),
+        h(
+          "label",
+          { class: "choice" },
+          box,
+          h("span", { class: "name" }, shown(box.given)),
+          h("span", { class: "soft" }, count(number)),
+        ),
       ),
     ),
   );
   group.addEventListener("follow", () => {
     const mine = now().filters.filter((one) => one.column === column);
-    const chosen = mine.find((one) => one.op === "in")?.value ?? mine.filter((one) => one.op === "=").map((one) => one.value);
+    const chosen =
+      mine.find((one) => one.op === "in")?.value ??
+      mine.filter((one) => one.op === "=").map((one) => one.value);
     for (const [box] of boxes) box.checked = chosen.includes(box.given);
-    if (contains && document.activeElement !== contains) contains.value = mine.find((one) => one.op === "contains")?.value ?? "";
+    if (contains && document.activeElement !== contains)
+      contains.value = mine.find((one) => one.op === "contains")?.value ?? "";
   });
   return group;
 }
 
 function ofRange(column, { kind, min, max }, now, change) {
   if (min === null || min === max) return null;
-  const form = column === "mtime" ? nanoseconds : kind === "time" ? moments : numbers(PER_UNIT[column] ?? 1);
+  const form =
+    column === "mtime" ? nanoseconds : kind === "time" ? moments : numbers(PER_UNIT[column] ?? 1);
   const field = (word, end) =>
-    h("input", { type: form.type, step: "any", placeholder: form.write(end), "aria-label": `${titleOf(column)}, ${word}`, onchange: send });
-  const [low, high] = [field("from", min), field("to", max)];
+    h("input", {
+      type: form.type,
+      step: "any",
+      placeholder: form.write(end),
+      "aria-label": `${titleOf(column)}, ${word}`,
+      onchange: send,
+    });
+  const [low, high] = [field("from", min), field("up to", max)];
 
   function send() {
     const others = [];
@@ -179,7 +233,16 @@ function showChips({ filters, fold }, change) {
 }
 
 function chip(text, remove) {
-  return h("li", {}, h("button", { type: "button", "aria-label": `Remove the filter: ${text}`, onclick: remove }, text, icon("close")));
+  return h(
+    "li",
+    {},
+    h(
+      "button",
+      { type: "button", "aria-label": `Remove the filter: ${text}`, onclick: remove },
+      text,
+      icon("close"),
+    ),
+  );
 }
 
 function inWords({ column, op, value }) {

@@ -13,7 +13,8 @@ export function bytes(number) {
   if (number === null || number === undefined) return "?";
   let value = number;
   for (const unit of ["bytes", "kB", "MB", "GB"]) {
-    if (value < 1000) return `${value < 10 && unit !== "bytes" ? value.toFixed(1) : Math.round(value)} ${unit}`;
+    if (value < 1000)
+      return `${value < 10 && unit !== "bytes" ? value.toFixed(1) : Math.round(value)} ${unit}`;
     value /= 1000;
   }
   return `${value.toFixed(1)} TB`;
@@ -38,7 +39,8 @@ export function spoken(name) {
   return words || fileName(name);
 }
 
-export const pixels = (item) => (item.width && item.height ? `${item.width} × ${item.height}` : "? × ?");
+export const pixels = (item) =>
+  item.width && item.height ? `${item.width} × ${item.height}` : "? × ?";
 
 const LABELS = { strong: "strong match", weak: "weak match", none: "not alike" };
 

@@ -68,6 +68,7 @@ export class Grid {
     Object.assign(this, { index, total });
     this.#items = items;
     this.#active = 0;
+    this.list.hidden = !items.length; // a list without items confuses screen readers
     this.relayout();
   }
 
@@ -81,6 +82,7 @@ export class Grid {
 
   /** Lays everything out anew: another width, or other labels. */
   relayout() {
+    const hadFocus = this.list.contains(document.activeElement);
     this.#clear();
     const width = this.root.clientWidth;
     if (!width) return;
@@ -90,6 +92,7 @@ export class Grid {
     this.#push(this.#items);
     this.#sized();
     this.draw();
+    if (hadFocus) this.focus(this.#active);
   }
 
   /** Makes the tiles near the window and drops the others. */
@@ -172,7 +175,13 @@ export class Grid {
   #make(row, { at, left, width }) {
     const item = this.#items[at];
     const box = { top: row.top, left, width, height: row.height };
-    const element = tile(item, { index: this.index, href: this.href(item), at, total: this.total, box });
+    const element = tile(item, {
+      index: this.index,
+      href: this.href(item),
+      at,
+      total: this.total,
+      box,
+    });
     if (at === this.#active) element.querySelector("a").tabIndex = 0;
     this.#drawn.set(at, element);
     let next = null; // screen readers and Tab go by the order of elements
@@ -265,6 +274,7 @@ export class Grid {
     if (!rows[to]?.tiles) return at;
     const middle = box.left + box.width / 2;
     const distance = (tile) => Math.abs(tile.left + tile.width / 2 - middle);
-    return rows[to].tiles.reduce((best, tile) => (distance(tile) < distance(best) ? tile : best)).at;
+    return rows[to].tiles.reduce((best, tile) => (distance(tile) < distance(best) ? tile : best))
+      .at;
   }
 }

@@ -35,7 +35,14 @@ class IndexView {
 
   constructor(root) {
     this.body = h("div");
-    root.append(h("div", { class: "column" }, h("header", {}, h("h1", { id: "index-title" }, "Index")), this.body));
+    root.append(
+      h(
+        "div",
+        { class: "column" },
+        h("header", {}, h("h1", { id: "index-title" }, "Index")),
+        this.body,
+      ),
+    );
   }
 
   /** Looks every now and then, whatever is shown: the tab has a dot while somebody writes. */
@@ -60,7 +67,8 @@ class IndexView {
       if (!index) this.body.replaceChildren(noIndex());
       else pause = await this.#update(index.name);
     } catch (failure) {
-      if (state().view === "index") this.body.replaceChildren(failureMessage(failure, () => this.#look()));
+      if (state().view === "index")
+        this.body.replaceChildren(failureMessage(failure, () => this.#look()));
       this.#facts = null;
     }
     clearTimeout(this.#timer);
@@ -113,7 +121,9 @@ class IndexView {
         "p",
         { class: "writing", data: { writing: isWriting } },
         isWriting && h("span", { class: "writing-dot" }),
-        isWriting ? "pe index is writing this table now." : "Nobody is writing now. New pictures: run pe index again; it does only what is new.",
+        isWriting
+          ? "pe index is writing this table now."
+          : "Nobody is writing now. New pictures: run pe index again; it does only what is new.",
       ),
       outcomes(status.outcomes),
       failures(status),
@@ -128,7 +138,10 @@ class IndexView {
       ["Preparation", facts.preprocess],
       ["Vectors", `${facts.dimensions} × ${facts.vector_dtype}`],
       ["Table", bytes(facts.bytes)],
-      ["Searcher", facts.searcher_bytes ? bytes(facts.searcher_bytes) : "not built yet; pe optimize builds it"],
+      [
+        "Searcher",
+        facts.searcher_bytes ? bytes(facts.searcher_bytes) : "not built yet; pe optimize builds it",
+      ],
       ["Version", `${facts.version}, ${counted(facts.versions_kept, "version")} kept`],
       ["Made by", facts.made_by],
       ["Columns", facts.columns.map(({ name }) => name).join(", ")],
@@ -137,26 +150,53 @@ class IndexView {
       "section",
       { class: "card" },
       h("h2", {}, facts.name),
-      h("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
+      h(
+        "dl",
+        { class: "facts" },
+        rows
+          .filter(([, value]) => value)
+          .map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]),
+      ),
     );
   }
 }
 
 function number(value, what, isLive = false) {
-  return h("p", { class: isLive ? "number is-live" : "number" }, h("strong", {}, value), h("span", {}, what));
+  return h(
+    "p",
+    { class: isLive ? "number is-live" : "number" },
+    h("strong", {}, value),
+    h("span", {}, what),
+  );
 }
 
 function outcomes(counts) {
   const found = Object.keys(OUTCOMES).filter((status) => counts[status]);
   if (!found.length) return "";
   const total = found.reduce((sum, status) => sum + counts[status], 0);
-  const strip = h("div", { class: "strip", "aria-hidden": "true" }, found.map((status) => part(status, counts[status] / total)));
+  const strip = h(
+    "div",
+    { class: "strip", "aria-hidden": "true" },
+    found.map((status) => part(status, counts[status] / total)),
+  );
   return h(
     "section",
     { class: "card" },
     h("h2", {}, "What became of every item"),
     strip,
-    h("ul", { class: "legend" }, found.map((status) => h("li", {}, h("span", { class: `swatch ${status}` }), h("strong", {}, count(counts[status])), OUTCOMES[status]))),
+    h(
+      "ul",
+      { class: "legend" },
+      found.map((status) =>
+        h(
+          "li",
+          {},
+          h("span", { class: `swatch ${status}` }),
+          h("strong", {}, count(counts[status])),
+          OUTCOMES[status],
+        ),
+      ),
+    ),
   );
 }
 
@@ -176,8 +216,10 @@ function failures({ failures: shown, outcomes: counts }) {
     h("p", { class: "soft" }, "pe errors lists them all; pe index --retry-failed tries again."),
     h(
       "ul",
-      { class: "failures" },
-      shown.map(({ uri, member, message }) => h("li", {}, h("code", {}, member ? `${uri}/${member}` : uri), h("span", {}, message))),
+      { class: "failures", tabindex: 0 },
+      shown.map(({ uri, member, message }) =>
+        h("li", {}, h("code", {}, member ? `${uri}/${member}` : uri), h("span", {}, message)),
+      ),
     ),
   );
 }

@@ -12,7 +12,12 @@ import { startSession } from "./session.js";
 import { startTheme } from "./theme.js";
 import { startViewer } from "./viewer.js";
 
-const TITLES = { search: "Pictures", duplicates: "Duplicates", classify: "Classify", index: "Index" };
+const TITLES = {
+  search: "Pictures",
+  duplicates: "Duplicates",
+  classify: "Classify",
+  index: "Index",
+};
 
 function startTabs() {
   const tabs = document.querySelectorAll("[data-tab]");
@@ -26,7 +31,8 @@ function startTabs() {
   onState((now) => {
     for (const tab of tabs) {
       tab.href = address(tabState(tab.dataset.tab));
-      if (tab.closest("nav") && tab.dataset.tab === now.view) tab.setAttribute("aria-current", "page");
+      if (tab.closest("nav") && tab.dataset.tab === now.view)
+        tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
     }
     const words = now.view === "search" && now.words.trim();

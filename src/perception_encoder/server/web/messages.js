@@ -22,7 +22,12 @@ export function message({ title, text, command = null, actions = [] }) {
 export function failureMessage(failure, again) {
   const actions = [["Try again", again, true]];
   if (failure.code === "unreachable") {
-    return message({ title: "The server does not answer", text: "It may have been stopped.", command: "pe serve --index pictures.lance", actions });
+    return message({
+      title: "The server does not answer",
+      text: "It may have been stopped.",
+      command: "pe serve --index pictures.lance",
+      actions,
+    });
   }
   if (failure.code === "model_unavailable") {
     return message({ title: "The model cannot be used", text: failure.message, actions });

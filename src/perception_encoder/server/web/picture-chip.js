@@ -22,6 +22,15 @@ export async function showChip(root, { like, picture }, index, remove) {
   if (source) image.src = source;
   root.replaceChildren(
     image,
-    h("button", { type: "button", class: "quiet round", "aria-label": "Search without the picture", onclick: remove }, icon("close")),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "quiet round",
+        "aria-label": "Search without the picture",
+        onclick: remove,
+      },
+      icon("close"),
+    ),
   );
 }

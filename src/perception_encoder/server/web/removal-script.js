@@ -22,12 +22,14 @@ export function removalScript(groups) {
 }
 
 /** The names of pictures that stay, one a line. */
-export const keepList = (groups) => `${groups.flatMap(({ kept }) => kept.map((item) => item.name)).join("\n")}\n`;
+export const keepList = (groups) =>
+  `${groups.flatMap(({ kept }) => kept.map((item) => item.name)).join("\n")}\n`;
 
 function removal(kept, item) {
   if (!isFile(item)) return `# in an archive or at a URL, stays: ${plain(item.name)}`;
   const guard = kept.find((one) => isFile(one) && !hasControl(one.uri));
-  if (hasControl(item.uri)) return `# control characters in a name, remove by hand: ${plain(item.name)}`;
+  if (hasControl(item.uri))
+    return `# control characters in a name, remove by hand: ${plain(item.name)}`;
   const check = guard ? `[ -f ${quoted(guard.uri)} ] && ` : "";
   return `${check}rm -- ${quoted(item.uri)}`;
 }

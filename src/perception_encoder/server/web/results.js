@@ -52,7 +52,11 @@ export class Results {
   /** Asks for the meaning of scores again: for a new table it is found out after the first search. */
   async learnCutoffs() {
     const { signal } = this.#controller;
-    const body = { index: this.index.name, k: 1, terms: await terms(this.state, this.index.model, signal) };
+    const body = {
+      index: this.index.name,
+      k: 1,
+      terms: await terms(this.state, this.index.model, signal),
+    };
     this.cutoffs = (await post("v1/search", body, { signal })).query.cutoffs;
     for (const item of this.items) item.label = this.#label(item.score);
     return this.cutoffs !== null;
@@ -94,7 +98,11 @@ export class Results {
     const { state, index } = this;
     const limit = this.#offset === 0 ? FIRST : Math.min(MOST, Math.max(FURTHER, this.#offset));
     const filters = state.filters.length ? JSON.stringify(state.filters) : null;
-    return get("v1/items", { index: index.name, offset: this.#offset, limit, filters }, this.#controller);
+    return get(
+      "v1/items",
+      { index: index.name, offset: this.#offset, limit, filters },
+      this.#controller,
+    );
   }
 
   /** What a cosine means; later pages are asked for by vector, and know less than the first. */

@@ -35,6 +35,7 @@ class SearchView {
   #key = null;
   #kept = new Map(); // key → {results, top}
   #failed = false;
+  #written = new Map(); // field → what the state last put there
 
   constructor(root) {
     this.root = root;
@@ -131,7 +132,8 @@ class SearchView {
     const status = $("#results-status");
     if (!items.length) status.textContent = "";
     else if (!isSearch) {
-      status.textContent = total === null ? `${count(items.length)} or more pictures` : counted(total, "picture");
+      status.textContent =
+        total === null ? `${count(items.length)} or more pictures` : counted(total, "picture");
     } else if (!cutoffs) {
       status.textContent = isDone ? counted(items.length, "picture") : "The best first";
     } else {
@@ -148,7 +150,11 @@ class SearchView {
       });
     }
     if (!index.rows) {
-      return message({ title: "This table is empty", text: "Pictures appear here while they are being indexed.", command: "pe index ~/Pictures" });
+      return message({
+        title: "This table is empty",
+        text: "Pictures appear here while they are being indexed.",
+        command: "pe index ~/Pictures",
+      });
     }
     return message({ title: "Nothing found", text: "Try other words." });
   }
@@ -185,11 +191,18 @@ class SearchView {
 
   #fillForm(now) {
     $("#search-form").hidden = false;
-    if (document.activeElement !== $("#words")) $("#words").value = now.words;
-    if (document.activeElement !== $("#not-words")) $("#not-words").value = now.not;
+    this.#write("#words", now.words);
+    this.#write("#not-words", now.not);
     $("#balance-row").hidden = !hasBoth(now);
     $("#balance").value = now.balance;
     $("#balance").setAttribute("aria-valuetext", `picture ${Math.round(100 * now.balance)} %`);
+  }
+
+  /** Fills a field in, but leaves what is being typed while other things change. */
+  #write(field, value) {
+    if (this.#written.get(field) === value) return;
+    this.#written.set(field, value);
+    $(field).value = value;
   }
 
   #startForm() {

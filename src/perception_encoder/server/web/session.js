@@ -22,9 +22,14 @@ function askIn(dialog) {
     const send = async (event) => {
       event.preventDefault();
       try {
-        await post("v1/session", {}, { headers: { Authorization: `Bearer ${field.value.trim()}` } });
+        await post(
+          "v1/session",
+          {},
+          { headers: { Authorization: `Bearer ${field.value.trim()}` } },
+        );
       } catch (failure) {
-        problem.textContent = failure.status === 401 ? "That key is not accepted." : failure.message;
+        problem.textContent =
+          failure.status === 401 ? "That key is not accepted." : failure.message;
         field.select();
         return;
       }
@@ -36,7 +41,11 @@ function askIn(dialog) {
         "form",
         { onsubmit: send },
         h("h2", { id: "key-title" }, "This server needs a key"),
-        h("p", { class: "soft" }, "Whoever runs it has one for you. It is kept for twelve hours in this browser."),
+        h(
+          "p",
+          { class: "soft" },
+          "Whoever runs it has one for you. It is kept for twelve hours in this browser.",
+        ),
         h("label", { for: "key" }, "Key"),
         field,
         problem,

@@ -54,7 +54,10 @@ export function write(state) {
   for (const { column, op, value } of state.filters) {
     out.append("f", JSON.stringify(value === undefined ? [column, op] : [column, op, value]));
   }
-  const text = out.toString().replaceAll("fold=&", "fold&").replace(/fold=$/, "fold");
+  const text = out
+    .toString()
+    .replaceAll("fold=&", "fold&")
+    .replace(/fold=$/, "fold");
   return text ? `?${text}` : "";
 }
 
@@ -66,7 +69,10 @@ export const hasBoth = (state) => Boolean(state.words.trim() && (state.like || s
 
 /** What decides which pictures are found: equal texts mean equal results. */
 export const resultsKey = (state) =>
-  write({ ...EMPTY, ...pick(state, ["index", "words", "not", "like", "picture", "balance", "filters", "fold"]) });
+  write({
+    ...EMPTY,
+    ...pick(state, ["index", "words", "not", "like", "picture", "balance", "filters", "fold"]),
+  });
 
 function pick(state, keys) {
   return Object.fromEntries(keys.map((key) => [key, state[key]]));

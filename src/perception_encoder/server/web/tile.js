@@ -20,7 +20,13 @@ export function tile(item, { index, href, at, total, box }) {
   const link = h("a", { href, tabindex: -1, title: item.name }, picture, caption(item, box.width));
   const element = h(
     "div",
-    { class: "tile", role: "listitem", "aria-posinset": at + 1, "aria-setsize": total ?? -1, data: { at } },
+    {
+      class: "tile",
+      role: "listitem",
+      "aria-posinset": at + 1,
+      "aria-setsize": total ?? -1,
+      data: { at },
+    },
     link,
   );
   element.style.left = `${box.left}px`;
@@ -31,13 +37,18 @@ export function tile(item, { index, href, at, total, box }) {
 
 function caption(item, width) {
   const parts = [];
-  if (item.label) parts.push(h("span", { class: `mark ${item.label}`, title: meaning(item.label) }));
+  if (item.label)
+    parts.push(h("span", { class: `mark ${item.label}`, title: meaning(item.label) }));
   if (width > NARROW) {
-    parts.push(h("span", { class: "name", "aria-hidden": "true" }, fileName(item.member ?? item.uri)));
+    parts.push(
+      h("span", { class: "name", "aria-hidden": "true" }, fileName(item.member ?? item.uri)),
+    );
   }
   if (item.score !== undefined) {
     const said = [item.label && meaning(item.label), "score "].filter(Boolean).join(", ");
-    parts.push(h("span", { class: "score" }, h("span", { class: "unseen" }, said), score(item.score)));
+    parts.push(
+      h("span", { class: "score" }, h("span", { class: "unseen" }, said), score(item.score)),
+    );
   }
   return h("span", { class: "caption" }, parts);
 }
@@ -60,5 +71,11 @@ function drawn(item, index, box) {
 
 function gone(item) {
   const name = spoken(item.member ?? item.uri);
-  return h("span", { class: "gone" }, icon("picture"), h("span", {}, "cannot be shown"), h("span", { class: "unseen" }, name));
+  return h(
+    "span",
+    { class: "gone" },
+    icon("picture"),
+    h("span", {}, "cannot be shown"),
+    h("span", { class: "unseen" }, name),
+  );
 }

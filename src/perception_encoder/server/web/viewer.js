@@ -25,13 +25,26 @@ export function startViewer(dialog, neighbours) {
     const index = await indexOf(state());
     const at = neighbours.at(id);
     try {
-      const item = neighbours.item(at) ?? (await get(`v1/items/${encodeURIComponent(id)}`, { index: index?.name }));
+      const item =
+        neighbours.item(at) ??
+        (await get(`v1/items/${encodeURIComponent(id)}`, { index: index?.name }));
       if (state().item !== id) return;
       shown = id;
-      fill(dialog, item, { index: index.name, at, hasNext: Boolean(neighbours.item(at + 1)), step });
+      fill(dialog, item, {
+        index: index.name,
+        at,
+        hasNext: Boolean(neighbours.item(at + 1)),
+        step,
+      });
     } catch (failure) {
       dialog.replaceChildren(
-        h("div", { class: "message" }, h("h2", {}, "That picture cannot be shown"), h("p", {}, failure.message), h("button", { type: "button", onclick: leave }, "Close")),
+        h(
+          "div",
+          { class: "message" },
+          h("h2", {}, "That picture cannot be shown"),
+          h("p", {}, failure.message),
+          h("button", { type: "button", onclick: leave }, "Close"),
+        ),
       );
     }
     if (!dialog.open) {
@@ -60,7 +73,8 @@ export function startViewer(dialog, neighbours) {
     else if (!now.item && dialog.open) {
       dialog.close();
       shown = null;
-      if (now.view === "search" && before.item && now.like !== before.item) neighbours.focus(before.item);
+      if (now.view === "search" && before.item && now.like !== before.item)
+        neighbours.focus(before.item);
     }
   });
   dialog.addEventListener("cancel", (event) => {
@@ -82,7 +96,17 @@ export function startViewer(dialog, neighbours) {
 
 function fill(dialog, item, { index, at, hasNext, step }) {
   const arrow = (name, label, by, enabled) =>
-    h("button", { type: "button", class: `round arrow ${name}`, "aria-label": label, disabled: !enabled, onclick: () => step(by) }, icon(name));
+    h(
+      "button",
+      {
+        type: "button",
+        class: `round arrow ${name}`,
+        "aria-label": label,
+        disabled: !enabled,
+        onclick: () => step(by),
+      },
+      icon(name),
+    );
   dialog.replaceChildren(
     h(
       "div",
@@ -92,7 +116,11 @@ function fill(dialog, item, { index, at, hasNext, step }) {
       arrow("right", "Next picture", 1, hasNext),
     ),
     panel(item, index),
-    h("button", { type: "button", class: "round close", "aria-label": "Close", data: { close: "" } }, icon("close")),
+    h(
+      "button",
+      { type: "button", class: "round close", "aria-label": "Close", data: { close: "" } },
+      icon("close"),
+    ),
   );
 }
 
@@ -108,7 +136,14 @@ function large(item, index) {
     better.src = thumbnail(item.id, index, LARGE);
   }
   image.onerror = () =>
-    image.replaceWith(h("p", { class: "lost" }, icon("picture"), "The picture is not where it was when it was indexed, or cannot be read."));
+    image.replaceWith(
+      h(
+        "p",
+        { class: "lost" },
+        icon("picture"),
+        "The picture is not where it was when it was indexed, or cannot be read.",
+      ),
+    );
   return image;
 }
 
@@ -135,14 +170,29 @@ function panel(item, index) {
     { class: "about" },
     h("h2", { tabindex: -1 }, name),
     item.score !== undefined &&
-      h("p", { class: "fit" }, item.label && h("span", { class: `mark ${item.label}` }), [meaning(item.label), `score ${score(item.score)}`].filter(Boolean).join(", ")),
+      h(
+        "p",
+        { class: "fit" },
+        item.label && h("span", { class: `mark ${item.label}` }),
+        [meaning(item.label), `score ${score(item.score)}`].filter(Boolean).join(", "),
+      ),
     h(
       "div",
       { class: "actions" },
       link({ ...carried, like: item.id }, "alike", "More like this", true),
       link({ ...EMPTY, view: "classify", index: state().index, like: item.id }, "tag", "Classify"),
-      h("a", { class: "button", href: original(item.id, index), target: "_blank", rel: "noopener" }, icon("open"), "Open original"),
-      h("a", { class: "button", href: original(item.id, index), download: name }, icon("download"), "Download"),
+      h(
+        "a",
+        { class: "button", href: original(item.id, index), target: "_blank", rel: "noopener" },
+        icon("open"),
+        "Open original",
+      ),
+      h(
+        "a",
+        { class: "button", href: original(item.id, index), download: name },
+        icon("download"),
+        "Download",
+      ),
     ),
     details(item),
     item.also?.length > 0 && also(item.also, index),
@@ -160,7 +210,13 @@ function also(items, index) {
       items.map((item) => {
         const image = h("img", { alt: "", width: 56, height: 56, loading: "lazy" });
         image.src = thumbnail(item.id, index, 128);
-        return h("li", {}, image, h("span", {}, fileName(item.member ?? item.uri)), h("span", { class: "soft" }, score(item.score)));
+        return h(
+          "li",
+          {},
+          image,
+          h("span", {}, fileName(item.member ?? item.uri)),
+          h("span", { class: "soft" }, score(item.score)),
+        );
       }),
     ),
   );

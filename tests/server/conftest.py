@@ -1,0 +1,102 @@
+"""For tests of the page: a real browser, Chromium driven by Playwright, and drawings to look at."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from server.serving import make_table, running
+
+from perception_encoder import AutoModel
+from perception_encoder.server import ServerSettings
+
+IN_CONTAINERS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; where there is none the test is skipped, but never in CI.
+
+    It ends with its module: Playwright keeps an event loop running in this thread, and tests of
+    other modules start their own.
+    """
+    from playwright.sync_api import expect, sync_playwright
+
+    program = os.environ.get("PE_CHROMIUM") or shutil.which("chromium")
+    if program is None:
+        message = "no chromium: apt-get install chromium, or set PE_CHROMIUM to its path"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    expect.set_options(timeout=15_000)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=IN_CONTAINERS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens the page in a window of its own; no window may log an error or break its policy.
+
+    `open_page(url, width=…, height=…, color_scheme=…, expected=("text of an error", …))`.
+    """
+    complaints: list[str] = []
+    contexts = []
+
+    def open_(url, *, width=1280, height=860, expected=(), **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+
+        def note(text):
+            if not any(part in text for part in expected):
+                complaints.append(text)
+
+        page.on("console", lambda said: said.type == "error" and note(said.text))
+        page.on("pageerror", lambda err: note(str(err)))
+        page.add_init_script(
+            "addEventListener('securitypolicyviolation', (event) =>"
+            " console.error('policy', event.violatedDirective, event.blockedURI))"
+        )
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def gallery() -> Path:
+    """The drawings that lie in the package."""
+    import perception_encoder
+
+    return Path(perception_encoder.__file__).parent / "data" / "gallery"
+
+
+@pytest.fixture(scope="module")
+def drawings_server(tmp_path_factory, gallery):
+    """A server over 120 drawings of the gallery, some of them twice, with the bundled model."""
+    folder = tmp_path_factory.mktemp("drawings")
+    files = sorted(gallery.glob("*.webp"))[:120]
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for file in files:
+        shutil.copy(file, pictures)
+    shutil.copy(pictures / "cat.webp", pictures / "cat (copy).webp")
+    with Image.open(pictures / "castle.webp") as castle:
+        castle.convert("RGB").save(pictures / "castle-again.png")
+    table = folder / "drawings.lance"
+    make_table(table, AutoModel.from_pretrained("pe-nano"), sorted(pictures.iterdir()))
+    make_table(
+        folder / "few.lance", AutoModel.from_pretrained("pe-nano"), sorted(pictures.iterdir())[:5]
+    )
+    settings = ServerSettings(
+        indexes=(str(table), str(folder / "few.lance")), cache_folder=folder / "thumbnails"
+    )
+    with running(settings, open_model=AutoModel.from_pretrained) as server:
+        yield server

@@ -1,0 +1,87 @@
+"""Takes the pictures of docs/page.md: the page over the bundled gallery, in Chromium.
+
+PYTHONPATH=.:tests python -m server.page_pictures    # needs chromium
+"""
+
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+from server.serving import running
+
+from perception_encoder import AutoModel
+from perception_encoder.server import ServerSettings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OUT = ROOT / "docs" / "images"
+GALLERY = ROOT / "src" / "perception_encoder" / "data" / "gallery"
+COPIES = {"castle": 0.7, "elephant": 1.4, "pizza": 0.8, "lion-left-of-giraffe": 0.6}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "drawings"
+        shutil.copytree(GALLERY, folder, ignore=shutil.ignore_patterns("*.md", "*.json"))
+        for name, scale in COPIES.items():
+            with Image.open(folder / f"{name}.webp") as image:
+                side = round(image.width * scale)
+                image.convert("RGB").resize((side, side)).save(folder / f"{name} (copy).jpg")
+        table = f"{work}/drawings.lance"
+        command = [sys.executable, "-m", "perception_encoder.cli", "index", str(folder)]
+        subprocess.run([*command, "--db", table], check=True)
+        settings = ServerSettings(indexes=(table,), cache_folder=Path(work) / "thumbnails")
+        with running(settings, open_model=AutoModel.from_pretrained) as server:
+            take_all(server.url)
+
+
+def take_all(url: str) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = opened(browser, f"{url}/?q=red+heart")
+        page.locator(".tile .mark").first.wait_for()
+        take(page, "search")
+        page.locator(".tile a").nth(1).click()
+        take(page, "viewer")
+        page.get_by_role("link", name="Classify", exact=True).last.click()
+        page.get_by_label("Labels").fill("teapot, mushroom, red heart, red car, a cup of coffee")
+        page.locator(".bars li").first.wait_for()
+        take(page, "classify")
+        page = opened(browser, f"{url}/?view=duplicates&tier=near")
+        page.locator(".group").first.wait_for(timeout=60_000)
+        take(page, "duplicates")
+        page = opened(browser, f"{url}/?q=an+animal&not=brown", dark=True)
+        page.locator(".tile .mark").first.wait_for()
+        take(page, "dark")
+        page = opened(browser, f"{url}/?q=a+green+animal", width=390, height=780)
+        page.locator(".tile .mark").first.wait_for()
+        take(page, "phone")
+        browser.close()
+
+
+def opened(
+    browser: Browser, url: str, *, dark: bool = False, width: int = 1180, height: int = 780
+) -> Page:
+    page = browser.new_page(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+    )
+    page.goto(url)
+    return page
+
+
+def take(page: Page, name: str) -> None:
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(600)  # pictures fade in
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(OUT / f"page-{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

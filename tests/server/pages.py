@@ -1,0 +1,49 @@
+"""What tests of the page do again and again: read its tiles, drop pictures on it."""
+
+import base64
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+DROP = """([kind, name, type, data]) => {
+  const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name, { type }));
+  const options = { bubbles: true, cancelable: true };
+  if (kind === "paste") {
+    document.body.dispatchEvent(
+      new ClipboardEvent("paste", { ...options, clipboardData: dataTransfer }));
+  } else {
+    document.body.dispatchEvent(new DragEvent("dragover", { ...options, dataTransfer }));
+    document.body.dispatchEvent(new DragEvent("drop", { ...options, dataTransfer }));
+  }
+}"""
+
+
+def names(page: Page, most: int = 10) -> list[str]:
+    """Files of the first tiles, in order."""
+    return page.locator(".tile .caption .name").all_text_contents()[:most]
+
+
+def wait_for_results(page: Page) -> None:
+    expect(page.locator("#results:not(.is-stale) .tile").first).to_be_visible()
+
+
+def search(page: Page, words: str) -> list[str]:
+    """Type words, send them, and return the first hits' files."""
+    page.get_by_label("Words to search for").fill(words)
+    with page.expect_response("**/v1/search"):
+        page.get_by_label("Words to search for").press("Enter")
+    wait_for_results(page)
+    return names(page)
+
+
+def bring(page: Page, file: Path, kind: str = "drop") -> None:
+    """Drop or paste a picture."""
+    data = base64.b64encode(file.read_bytes()).decode()
+    page.evaluate(DROP, [kind, file.name, f"image/{file.suffix[1:]}", data])
+
+
+def overflows(page: Page) -> bool:
+    """Whether the page can be scrolled sideways."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))

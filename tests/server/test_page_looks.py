@@ -1,0 +1,194 @@
+"""How the page looks and behaves on screens: colours, narrow windows, screen readers, many rows."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from server.pages import names, overflows, wait_for_results
+from server.serving import picture, running
+from small_models import open_tiny
+
+from perception_encoder.index import Index, Row
+from perception_encoder.server import ServerSettings
+
+VIEWS = ["?q=a+cat&not=dog", "?view=duplicates&tier=similar", "?view=classify", "?view=index"]
+NUM_MANY = 100_000
+
+
+def ground(page) -> int:
+    """Lightness of the page's ground, 0 to 255."""
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return int(colour.partition("(")[2].partition(",")[0])
+
+
+def ready(page, view) -> None:
+    if "q=" in view:
+        wait_for_results(page)
+        expect(page.locator(".tile .mark").first).to_be_visible()
+    elif "duplicates" in view:
+        expect(page.locator(".group").first).to_be_visible(timeout=60_000)
+    elif "index" in view:
+        expect(page.locator(".facts")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+
+
+def test_it_follows_the_system_until_somebody_chooses(open_page, drawings_server):
+    page = open_page(drawings_server.url, color_scheme="dark")
+    assert ground(page) < 50
+    toggle = page.get_by_role("button", name="Dark colours")
+    expect(toggle).to_have_attribute("aria-pressed", "true")
+    toggle.click()
+    assert ground(page) > 200
+    expect(toggle).to_have_attribute("aria-pressed", "false")
+    page.reload()
+    assert ground(page) > 200
+    assert ground(open_page(drawings_server.url, color_scheme="light")) > 200
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_is_cut_off_on_narrow_screens(open_page, drawings_server, view, width):
+    page = open_page(f"{drawings_server.url}/{view}", width=width, height=740)
+    ready(page, view)
+    assert not overflows(page)
+    for control in page.locator("main button:visible, header a:visible, main input:visible").all():
+        box = control.bounding_box()
+        inside = control.evaluate("(element) => Boolean(element.closest('.members'))")
+        assert inside or (box["x"] >= -2 and box["x"] + box["width"] <= width + 2), box
+    if "q=" in view:
+        page.get_by_role("button", name="Filters").click()
+        expect(page.get_by_label("number, up to")).to_be_visible()
+        assert not overflows(page)
+        page.locator(".tile a").first.click()
+        expect(page.get_by_role("link", name="More like this")).to_be_visible()
+        assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", [*VIEWS, "filters", "viewer", "compare", "nothing"])
+def test_assistive_technology_can_use_it(open_page, drawings_server, view, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    start = {"compare": VIEWS[1], "nothing": '?f=["number",">",1000]'}.get(view, view)
+    start = VIEWS[0] if view in ("filters", "viewer") else start
+    page = open_page(f"{drawings_server.url}/{start}", color_scheme=scheme, reduced_motion="reduce")
+    ready(page, start)
+    if view == "filters":
+        page.get_by_role("button", name="Filters").click()
+        expect(page.get_by_label("number, up to")).to_be_visible()
+    elif view == "viewer":
+        page.locator(".tile a").first.click()
+        expect(page.get_by_role("link", name="More like this")).to_be_visible()
+    elif view == "compare":
+        page.get_by_role("button", name="Compare").first.click()
+    page.wait_for_timeout(400)  # pictures fade in, and half a picture has half its contrast
+    found = Axe().run(page)
+    assert found.response["violations"] == [], found.generate_report()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A table of 100,000 rows of made vectors; their pictures all lie in one place of a tar."""
+    folder = tmp_path_factory.mktemp("many")
+    archive = folder / "pictures.tar"
+    drawing = picture(1, 120, 90)
+    with tarfile.open(archive, "w") as tar:
+        entry = tarfile.TarInfo("one.png")
+        entry.size = len(drawing)
+        tar.addfile(entry, io.BytesIO(drawing))
+    with tarfile.open(archive) as tar:
+        offset = tar.getmember("one.png").offset_data
+    model = open_tiny()
+    random = np.random.default_rng(3)
+    index = Index.create(folder / "many.lance", model.identity)
+    for start in range(0, NUM_MANY, 20_000):
+        vectors = random.normal(size=(20_000, model.identity.embed_dim)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        widths = random.integers(60, 200, size=20_000)
+        rows = [
+            Row(
+                str(archive), f"{start + n:06}.png", offset=offset, bytes=len(drawing),
+                width=int(widths[n]), height=100,
+            )
+            for n in range(20_000)
+        ]  # fmt: skip
+        index.add(rows, vectors)
+    settings = ServerSettings(
+        indexes=(str(folder / "many.lance"),), cache_folder=folder / "thumbnails"
+    )
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        yield server
+
+
+def place_of_last(page) -> int:
+    return int(page.locator(".tile").last.get_attribute("data-at"))
+
+
+def until(page, is_so) -> None:
+    """Wait; `wait_for_function` would need what the page's policy forbids."""
+    for _ in range(100):
+        if is_so():
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("it did not happen in 10 s")
+
+
+def test_many_pictures_are_looked_through_without_many_elements(open_page, many):
+    page = open_page(many.url)
+    wait_for_results(page)
+    expect(page.get_by_role("status").filter(has_text="100,000 pictures")).to_be_visible()
+    for _ in range(100):
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        page.wait_for_timeout(80)
+        assert page.locator(".tile").count() < 250
+        if place_of_last(page) > 5000:
+            break
+    assert place_of_last(page) > 5000
+    in_the_middle = (
+        "[0.3, 0.5, 0.7].some((part) => document.elementFromPoint("
+        "part * innerWidth, innerHeight / 2).closest('.tile'))"
+    )
+    until(page, lambda: page.evaluate(in_the_middle))
+    page.evaluate("scrollTo(0, 0)")
+    expect(page.locator('.tile[data-at="0"] img.is-drawn')).to_be_visible()
+
+
+def test_nothing_jumps_while_pictures_come(open_page, many):
+    page = open_page(f"{many.url}/?q=a+cat")
+    page.evaluate(
+        "new PerformanceObserver((list) => { for (const entry of list.getEntries())"
+        " if (!entry.hadRecentInput) window.shifted = (window.shifted ?? 0) + entry.value })"
+        ".observe({ type: 'layout-shift', buffered: true })"
+    )
+    wait_for_results(page)
+    for _ in range(12):
+        page.mouse.wheel(0, 500)
+        page.wait_for_timeout(100)
+    assert place_of_last(page) > 60
+    assert page.evaluate("window.shifted ?? 0") < 0.01
+
+
+def test_hits_go_on_while_one_scrolls_and_stand_where_they_stood_on_the_way_back(open_page, many):
+    page = open_page(f"{many.url}/?q=a+cat")
+    wait_for_results(page)
+    for _ in range(60):
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        page.wait_for_timeout(80)
+        if place_of_last(page) > 300:
+            break
+    written = page.locator(".tile .score").all_text_contents()
+    scores = [float(text.split()[-1]) for text in written]
+    assert scores == sorted(scores, reverse=True)
+    page.evaluate("scrollBy(0, -900)")
+    page.wait_for_timeout(300)
+    page.locator(".tile a").nth(20).click()
+    place, shown = page.evaluate("scrollY"), set(names(page, 500))
+    with page.expect_response("**/v1/search"):
+        page.get_by_role("link", name="More like this").click()
+    until(page, lambda: page.evaluate("scrollY") == 0)
+    page.go_back()
+    page.go_back()
+    until(page, lambda: abs(page.evaluate("scrollY") - place) < 400)
+    assert len(shown & set(names(page, 500))) > 10

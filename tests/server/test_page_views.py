@@ -1,0 +1,209 @@
+"""The page's other views: duplicates, labels, the state of a table; keys and errors."""
+
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+from server.pages import bring, search, wait_for_results
+from server.serving import make_table, running
+from small_models import open_tiny, save_drawings
+
+from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.access import hashed
+from perception_encoder.server.options import AccessSettings
+
+SHOWN = "main > section:not([hidden])"
+KEY = "a key of twenty signs"
+
+
+@pytest.fixture
+def duplicates(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?view=duplicates&tier=pixels")
+    expect(page.locator(".group")).to_have_count(2, timeout=60_000)
+    return page
+
+
+def test_duplicates_are_side_by_side_and_one_of_each_group_stays(duplicates):
+    cats = duplicates.locator(".group").filter(has_text="cat.webp")
+    expect(cats.locator("img")).to_have_count(2)
+    expect(cats.get_by_role("checkbox", checked=True)).to_have_count(1)
+    expect(duplicates.get_by_text("2 pictures would go")).to_be_visible()
+    kept = cats.get_by_role("checkbox", checked=True)
+    kept.click()
+    expect(cats.get_by_role("checkbox", checked=True)).to_have_count(1)  # the last one stays
+    cats.get_by_role("checkbox", checked=False).check()
+    expect(duplicates.get_by_text("1 picture would go")).to_be_visible()
+
+
+def test_two_pictures_can_be_compared_and_chosen_from(duplicates):
+    group = duplicates.locator(".group").filter(has_text="castle.webp")
+    group.get_by_role("button", name="Compare").click()
+    dialog = duplicates.get_by_role("dialog", name="Compare two pictures")
+    expect(dialog.locator("img")).to_have_count(2)
+    right = dialog.locator("figcaption strong").last.text_content()
+    dialog.get_by_role("button", name="Keep the right").click()
+    duplicates.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(group.locator(".member.is-kept .name")).to_have_text(right)
+
+
+def test_the_script_names_what_goes_and_nothing_is_deleted(duplicates, drawings_server):
+    items = drawings_server.client.get("/v1/items", params={"limit": 1000}).json()["items"]
+    with duplicates.expect_download() as download:
+        duplicates.get_by_role("button", name="Script", exact=True).click()
+    script = download.value.path().read_text()
+    assert script.startswith("#!/bin/sh\n")
+    removed = re.findall(r"rm -- '([^']+)'", script)
+    shown = duplicates.locator(".member:not(.is-kept) .name")
+    assert [Path(path).name for path in removed] == shown.all_text_contents()
+    with duplicates.expect_download() as download:
+        duplicates.get_by_role("button", name="Keep list").click()
+    kept = download.value.path().read_text().splitlines()
+    assert len(kept) == 2
+    assert not set(kept) & set(removed)
+    assert all(Path(item["uri"]).exists() for item in items)
+
+
+def test_a_table_without_duplicates_says_so(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?view=duplicates&tier=bytes&index=few")
+    expect(page.get_by_text("None among 5 pictures")).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Look for similar ones").click()
+    assert "tier=similar" in page.url
+
+
+SCRIPT_OF = """async ([kept, removed]) => {
+  const { removalScript } = await import(new URL("web/removal-script.js", document.baseURI));
+  const item = (name) => ({ uri: name, name, member: null });
+  return removalScript([{ kept: kept.map(item), removed: removed.map(item) }]);
+}"""
+
+
+def test_a_script_removes_files_of_odd_names_and_only_those(duplicates, tmp_path):
+    odd = ["a b.png", "it's.png", "-rf.png", "$HOME;`x`.png", 'say "cheese".png', "line\nbreak.png"]
+    for name in [*odd, "kept.png", "break.png"]:
+        (tmp_path / name).touch()
+    paths = [str(tmp_path / name) for name in odd]
+    script = duplicates.evaluate(SCRIPT_OF, [[str(tmp_path / "kept.png")], paths])
+    subprocess.run(["sh"], input=script, text=True, cwd=tmp_path, check=True)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"kept.png", "break.png", "line\nbreak.png"}
+    (tmp_path / "it's.png").touch()
+    gone = duplicates.evaluate(SCRIPT_OF, [[str(tmp_path / "gone.png")], [paths[1]]])
+    subprocess.run(["sh"], input=gone, text=True, cwd=tmp_path, check=False)
+    assert (tmp_path / "it's.png").exists(), "the picture to keep had vanished"
+
+
+def test_labels_become_bars(open_page, drawings_server, gallery):
+    page = open_page(f"{drawings_server.url}/?view=classify")
+    bring(page, gallery / "banana.webp")
+    expect(page.get_by_alt_text("The picture to classify")).to_be_visible()
+    page.get_by_label("Labels").fill("a banana, a blue heart\na bus")
+    bars = page.locator(".bars li")
+    expect(bars).to_have_count(3)
+    shares = [float(text.removesuffix(" %")) for text in page.locator(".share").all_text_contents()]
+    assert shares == sorted(shares, reverse=True)
+    assert abs(sum(shares) - 100) < 2
+    widths = [box["width"] for box in (one.bounding_box() for one in page.locator(".fill").all())]
+    assert widths == sorted(widths, reverse=True)
+    assert "labels=a+banana" in page.url
+    page.reload()
+    expect(bars).to_have_count(3)
+
+
+def test_a_picture_of_the_table_can_be_classified(open_page, drawings_server):
+    page = open_page(drawings_server.url)
+    wait_for_results(page)
+    name = search(page, "a cat")[0]
+    page.locator(".tile a").first.click()
+    page.get_by_role("link", name="Classify", exact=True).last.click()
+    page.get_by_label("Labels").fill("cat, bus")
+    page.get_by_label("Sentence").fill("a drawing of a {}")
+    expect(page.locator(".bars li")).to_have_count(2)
+    item = re.search(r"like=([0-9a-f]+)", page.url)[1]
+    row = drawings_server.client.get(f"/v1/items/{item}").json()
+    assert row["name"].endswith(f"/{name}")
+
+
+def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path):
+    model = open_tiny()
+    files = save_drawings(tmp_path, 12)
+    table = tmp_path / "growing.lance"
+    make_table(table, model, files[:6])
+    OutcomeLog(str(table)).append(
+        [
+            *(Outcome(str(file), "embedded") for file in files[:6]),
+            Outcome("broken.png", "failed", reason="truncated", message="broken.png: cut short"),
+        ],
+        "a run",
+    )
+    settings = ServerSettings(indexes=(str(table),))
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        page = open_page(f"{server.url}/?view=index")
+        expect(page.locator(".number").first).to_have_text("6pictures")
+        expect(page.get_by_text("Nobody is writing now.")).to_be_visible()
+        expect(page.get_by_text("1 item could not be read")).to_be_visible()
+        expect(page.locator(".failures")).to_contain_text("cut short")
+        more = [Row(str(file)) for file in files[6:]]
+        vectors = model.embed_images(files[6:])
+        may_end = threading.Event()
+
+        def write():
+            Index.open(table).add(more, vectors)
+            with writing(str(table)):
+                may_end.wait(30)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            expect(page.get_by_text("pe index is writing this table now.")).to_be_visible()
+            expect(page.locator(".number").first).to_have_text("12pictures")
+            expect(page.locator("#writing-dot")).to_be_visible()
+        finally:
+            may_end.set()
+            writer.join()
+        expect(page.get_by_text("Nobody is writing now.")).to_be_visible()
+
+
+def test_a_server_without_tables_says_how_to_make_one(open_page):
+    with running() as server:
+        page = open_page(server.url)
+        expect(page.locator(SHOWN).get_by_text("No pictures yet")).to_be_visible()
+        expect(page.locator(SHOWN).get_by_text("pe index ~/Pictures")).to_be_visible()
+        for view in ("duplicates", "index"):
+            page.goto(f"{server.url}/?view={view}")
+            expect(page.locator(SHOWN).get_by_text("No pictures yet")).to_be_visible()
+
+
+def test_a_server_that_wants_a_key_gets_it_once(open_page, tmp_path):
+    make_table(tmp_path / "closed.lance", open_tiny(), save_drawings(tmp_path, 4))
+    settings = ServerSettings(
+        indexes=(str(tmp_path / "closed.lance"),), access=AccessSettings(key_hashes=(hashed(KEY),))
+    )
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        page = open_page(server.url, expected=("401",))
+        page.get_by_label("Key", exact=True).fill("another key of some length")
+        page.get_by_role("button", name="Go on").click()
+        expect(page.get_by_role("alert")).to_have_text("That key is not accepted.")
+        page.get_by_label("Key", exact=True).fill(KEY)
+        page.get_by_role("button", name="Go on").click()
+        expect(page.locator(".tile img.is-drawn")).to_have_count(4)
+        page.reload()
+        expect(page.locator(".tile img.is-drawn")).to_have_count(4)
+        assert KEY not in page.content()
+
+
+def test_a_server_that_has_ended_is_told_from_one_that_finds_nothing(open_page, tmp_path):
+    make_table(tmp_path / "a.lance", open_tiny(), save_drawings(tmp_path, 4))
+    settings = ServerSettings(indexes=(str(tmp_path / "a.lance"),))
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        page = open_page(server.url, expected=("ERR_",))
+        wait_for_results(page)
+    page.get_by_label("Words to search for").fill("a cat")
+    page.get_by_label("Words to search for").press("Enter")
+    shown = page.locator(SHOWN)
+    expect(shown.get_by_text("The server does not answer")).to_be_visible()
+    expect(shown.get_by_role("button", name="Try again")).to_be_visible()
