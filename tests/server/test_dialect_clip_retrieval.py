@@ -10,6 +10,7 @@ from server.other_clients import clients_folder, run_client
 from server.serving import in_base64, make_table, picture, running
 from small_models import open_tiny, save_drawings
 
+from perception_encoder.embedder.vectors import unit
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.access import hashed
 from perception_encoder.server.options import AccessSettings
@@ -63,7 +64,7 @@ def test_the_client_searches_by_words_picture_or_vector(client, index, files):
     assert client["text"][0]["similarity"] == pytest.approx(expected[0].score, abs=1e-4)
     assert client["image"][0]["image_path"] == str(files[3])
     assert client["image"][0]["similarity"] == pytest.approx(1, abs=1e-3)
-    vector = np.array([client["given"]], np.float32)
+    vector = unit(np.array([client["given"]], np.float32))
     assert ids(client["vector"])[0] == index.search(vector, k=1)[0][0].id
 
 
@@ -100,6 +101,17 @@ def test_hits_beyond_num_images_have_no_columns(server):
     body = {"text": "a cat", "num_images": 2, "num_result_ids": 5, "deduplicate": False}
     hits = server.client.post("/knn-service", json=body).json()
     assert [set(hit) == {"id", "similarity"} for hit in hits] == [False, False, True, True, True]
+
+
+def test_a_vector_of_any_length_is_a_direction(server):
+    numbers = np.random.default_rng(1).normal(size=24)
+    replies = [
+        server.client.post(
+            "/knn-service", json={"embedding_input": (numbers * scale).tolist()}
+        ).json()
+        for scale in (1.0, 1e-30, 1e300)
+    ]
+    assert ids(replies[0]) == ids(replies[1]) == ids(replies[2])
 
 
 def test_metadata_of_items(server):

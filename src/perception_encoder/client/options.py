@@ -64,5 +64,5 @@ def seconds_until_retry(options: ClientOptions, attempt: int, outcome: Outcome) 
         told = outcome.headers.get("retry-after", "")
     if attempt > options.num_retries:
         return None
-    wait = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+    wait = _FIRST_WAIT * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
     return min(max(wait, float(told) if told.isdecimal() else 0.0), _LONGEST_WAIT)

@@ -26,6 +26,7 @@ from perception_encoder.server.dialects.native.search import MOST_HITS
 from perception_encoder.server.problems import ApiError
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
+from perception_encoder.types import Embeddings
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -128,8 +129,17 @@ async def _term(services: Services, body: KnnBody) -> Term:
     if reference is not None:
         return Term(image=await services.images.load(reference, item="the query's image"))
     if body.embedding_input is not None:
-        return Term(vector=np.asarray(body.embedding_input, np.float32))
+        return Term(vector=_vector(body.embedding_input))
     raise ApiError(400, "invalid_query", "give one of text, image, image_url and embedding_input")
+
+
+def _vector(numbers: list[float]) -> Embeddings:
+    """Return (E,) float32 of the same direction; numbers too large for that are brought into range."""
+    vector = np.asarray(numbers, np.float64)
+    largest = np.abs(vector).max(initial=0.0)
+    if 0 < largest < np.inf:
+        vector = vector / largest
+    return vector.astype(np.float32)
 
 
 def _hits(
