@@ -134,7 +134,7 @@ async def _term(services: Services, body: KnnBody) -> Term:
 
 
 def _vector(numbers: list[float]) -> Embeddings:
-    """Return (E,) float32 of the same direction; numbers too large for that are brought into range."""
+    """Return (E,) float32 of the same direction, also for numbers beyond float32."""
     vector = np.asarray(numbers, np.float64)
     largest = np.abs(vector).max(initial=0.0)
     if 0 < largest < np.inf:
