@@ -6,6 +6,7 @@ and the original in the system around it.
 """
 
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 
 def refuse_to_shadow() -> None:
@@ -18,9 +19,10 @@ def refuse_to_shadow() -> None:
         original = distribution("inference-models")
     except PackageNotFoundError:
         return
+    place = Path(str(original.locate_file(""))).resolve()
     raise ImportError(
         f"two packages answer to inference_models: Roboflow's inference-models {original.version}, "
-        f"at {original.locate_file('')}, and perception-encoder's, which will not hide it. "
+        f"at {place}, and perception-encoder's, which will not hide it. "
         "To use Roboflow's: pip uninstall perception-encoder-inference-models, and take its folder "
         "off PYTHONPATH. To use perception-encoder's: pip uninstall inference-models. To use both: "
         "keep Roboflow's, and open a folder made by `pe export MODEL DIR --format "
