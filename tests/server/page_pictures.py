@@ -20,7 +20,7 @@ from perception_encoder.server import ServerSettings
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "docs" / "images"
 GALLERY = ROOT / "src" / "perception_encoder" / "data" / "gallery"
-COPIES = {"castle": 0.7, "elephant": 1.4, "pizza": 0.8, "lion-left-of-giraffe": 0.6}
+COPIES = {"airplane": 0.7, "alarm-clock": 1.4, "bee": 0.8, "castle": 0.6}
 
 
 def main() -> None:
