@@ -22,7 +22,7 @@ from perception_encoder.types import Embeddings
 
 RESULT_COUNTS: Final = (10, 100)
 NUM_QUERIES: Final = 128  # of each sort
-_TARGET: Final = 0.955  # 0.95 is promised, and a measurement has an error
+_TARGET: Final = 0.965  # 0.95 is promised; of 128 queries the error is 0.006
 _STEP: Final = 1.25
 _WORTHWHILE: Final = 0.25  # of the lists; looking into more is no faster than looking at all
 

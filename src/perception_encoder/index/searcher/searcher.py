@@ -93,7 +93,7 @@ class Searcher:
         numbers = self._lists.candidates(query, number, probes, Selector(mask))
         if numbers.size and numbers.max() >= self.header.num_rows:
             raise DamageError("its lists hold rows that there are not")
-        scores = product(self._vectors.matrix[numbers].astype(np.float32), query)
+        scores = product(self._vectors.rows(numbers), query)
         order = np.argsort(-scores, kind="stable")
         return Found(scores[order], numbers[order])
 
