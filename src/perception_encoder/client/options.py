@@ -57,7 +57,7 @@ def seconds_until_retry(options: ClientOptions, attempt: int, outcome: Outcome) 
         attempt: how many tries there were, from 1.
         outcome: of the last.
     """
-    told = ""
+    told: str = ""
     if not isinstance(outcome, Exception):
         if outcome.status_code not in _BUSY:
             return None

@@ -55,14 +55,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if _is_eager_on_cpu(x):
         # A pair is a complex number, and the angle another: a sixth of the time on a CPU. Compilers
         # and exporters know no complex numbers.
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (…, C/2)
+        pairs = torch.view_as_complex(_paired(x))  # (…, C/2)
         return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (…, C/2) each
+    even, odd = _paired(x).unbind(-1)  # (…, C/2) each
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
     return turned.flatten(-2).to(x.dtype)
 
 
+def _paired(x: Tensor) -> Tensor:
+    return x.float().reshape(*x.shape[:-1], -1, 2)  # (…, C/2, 2)
+
+
 def _is_eager_on_cpu(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     )
