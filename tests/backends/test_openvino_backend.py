@@ -1,12 +1,12 @@
 """What the OpenVINO engine does beyond the contract: its cache, its precisions, and no torch."""
 
 import dataclasses
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from importlib.resources import files
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -232,9 +232,9 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
 
 def test_int8_without_nncf_names_the_extra(monkeypatch, tmp_path):
     backend = open_random_backend(CORE, options(tmp_path, "int8"))
+    found = importlib.util.find_spec
     monkeypatch.setattr(
-        "perception_encoder.backends.openvino_int8.importlib.util",
-        SimpleNamespace(find_spec=lambda _: None),
+        "importlib.util.find_spec", lambda name: None if name == "nncf" else found(name)
     )
     with pytest.raises(BackendUnavailableError, match=r"perception-encoder\[int8\]"):
         backend.encode_image(pixels(CORE, 1))

@@ -55,12 +55,12 @@ def test_a_note_that_is_damaged_or_cannot_be_written_only_costs_time(
     note = Path(table.path, "_pe", "weights.json")
     note_weights(table, str(model_folder))
     note.write_text("{half")
-    assert open_query_model(table, str(model_folder)).backend.name == "torch"
+    assert open_query_model(table, str(model_folder)).backend.name != "numpy"
     assert open_query_model(table, str(model_folder)).backend.name == "numpy"
     note.unlink()
     note.mkdir()
     (note / "in the way").touch()
-    assert open_query_model(table, str(model_folder)).backend.name == "torch"
+    assert open_query_model(table, str(model_folder)).backend.name != "numpy"
 
 
 def test_pictures_and_texts_have_the_vectors_of_the_whole_model(
@@ -68,7 +68,8 @@ def test_pictures_and_texts_have_the_vectors_of_the_whole_model(
 ) -> None:
     whole = open_query_model(table, str(model_folder))
     quick = open_query_model(table, str(model_folder))
-    assert (whole.backend.name, quick.backend.name) == ("torch", "numpy")
+    assert whole.backend.name != "numpy"
+    assert quick.backend.name == "numpy"
     assert whole.identity == quick.identity == open_tiny(CORE).identity
     for embedded in (lambda m: m.embed_text("a cat"), lambda m: m.embed_image(drawing(1))):
         assert whole.similarity(embedded(whole), embedded(quick))[0, 0] > 0.9999
