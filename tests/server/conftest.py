@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,16 @@ def browser():
             pytest.fail(message)
         pytest.skip(message)
     expect.set_options(timeout=15_000)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=IN_CONTAINERS)
+    with warnings.catch_warnings():
+        # Lance warns of any fork; this one only leads to another program.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        driver = sync_playwright().start()
+    try:
+        started = driver.chromium.launch(executable_path=program, args=IN_CONTAINERS)
         yield started
         started.close()
+    finally:
+        driver.stop()
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ def test_a_picture_that_has_gone_leaves_a_tile_that_says_so(open_page, tmp_path)
     files[1].unlink()
     settings = ServerSettings(indexes=(str(tmp_path / "moved.lance"),))
     with running(settings, open_model=lambda _: open_tiny()) as server:
-        page = open_page(server.url, expected=("400",))
+        page = open_page(server.url, expected=("404",))
         expect(page.locator(".tile img.is-drawn")).to_have_count(2)
         expect(page.get_by_text("cannot be shown")).to_have_count(1)
         page.get_by_text("cannot be shown").click()

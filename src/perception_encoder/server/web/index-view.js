@@ -143,7 +143,7 @@ class IndexView {
         facts.searcher_bytes ? bytes(facts.searcher_bytes) : "not built yet; pe optimize builds it",
       ],
       ["Version", `${facts.version}, ${counted(facts.versions_kept, "version")} kept`],
-      ["Made by", facts.made_by],
+      ["Made by", facts.made_by && `perception-encoder ${facts.made_by}`],
       ["Columns", facts.columns.map(({ name }) => name).join(", ")],
     ];
     return h(
