@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from perception_encoder import errors
 
@@ -84,6 +85,8 @@ def as_api_error(err: Exception) -> ApiError:
         return err
     if isinstance(err, RequestValidationError):
         return ApiError(422, "invalid_request", _validation_message(err))
+    if isinstance(err, ClientDisconnect):  # nobody reads it; it is noted as what it is
+        return ApiError(499, "client_gone", "the client went away while its body was read")
     if isinstance(err, HTTPException):
         return ApiError(
             err.status_code, _code_of(err.status_code), str(err.detail), headers=err.headers

@@ -1,5 +1,6 @@
 """What a dialect is given: models, tables, pictures, access. Made once by `create_app`."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,8 @@ class Services:
             ApiError: 400, more than `max_items`.
         """
         self.check_count(len(references), "pictures")
-        return [await self._load(reference, n) for n, reference in enumerate(references)]
+        loads = (self._load(reference, position) for position, reference in enumerate(references))
+        return await asyncio.gather(*loads)
 
     def check_count(self, count: int, what: str) -> None:
         """Refuse a request of more items than one may have.

@@ -21,7 +21,7 @@ _TIERS: Final[dict[TierName, Tier]] = {
 _REMEMBERED: Final = 8
 _AT_ONCE_SECONDS: Final = 1.0  # a search that takes no longer is answered at once
 
-_Key: TypeAlias = tuple[str, int, TierName, float | None]
+_Key: TypeAlias = tuple[str, tuple[int, str], TierName, float | None]
 
 
 class DuplicateJobs:
@@ -44,8 +44,8 @@ class DuplicateJobs:
         Raises:
             IndexStorageError: the table cannot be read.
         """
-        num_rows = await asyncio.to_thread(lambda: served.fresh().count())
-        key = (served.name, num_rows, tier, threshold)
+        state = await asyncio.to_thread(lambda: served.fresh().state)
+        key = (served.name, state, tier, threshold)
         if key not in self._jobs:
             self._jobs[key] = asyncio.create_task(self._find(served, tier, threshold))
             while len(self._jobs) > _REMEMBERED:

@@ -38,6 +38,7 @@ class ServedIndex:
         self.index: Final = Index.open(path)
         self._lock = threading.Lock()
         self._looked = time.monotonic()
+        self._state = self.index.state
         self._rows: OrderedDict[str, Row] = OrderedDict()
 
     @property
@@ -57,8 +58,11 @@ class ServedIndex:
                 self._looked = time.monotonic()
         if is_due:
             self.index.refresh()
+            state = self.index.state
             with self._lock:
-                self._rows.clear()
+                if state != self._state:
+                    self._rows.clear()
+                    self._state = state
         return self.index
 
     def kinds(self) -> dict[str, Kind]:
