@@ -85,3 +85,4 @@ startChoice()
   .then(() => showChoice(state()))
   .catch(() => {}); // the view that is shown says what is wrong
 start();
+$("#hints").hidden = false; // only now, so that no view pushes it away
