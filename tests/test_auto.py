@@ -91,8 +91,8 @@ def test_what_cannot_be_opened_says_why(folder, tmp_path):
         AutoModel.from_pretrained(folder, device="tpu")
     with pytest.raises(BackendUnavailableError, match="'int8'"):
         AutoModel.from_pretrained(folder, backend="torch", precision="int8")
-    with pytest.raises(ValueError, match="unknown preprocessing 'fast'"):
-        AutoModel.from_pretrained(folder, preprocess="fast")
+    with pytest.raises(ValueError, match="unknown preprocessing 'quick'"):
+        AutoModel.from_pretrained(folder, preprocess="quick")
     with pytest.raises(CacheError, match="another path"):
         AutoModel.from_pretrained(folder, cache=folder)
 
