@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.server.core.duplicates import DuplicateJobs, TierName
-from perception_encoder.server.dialects.native.items import IndexName
+from perception_encoder.server.dialects.native.items import DEEPEST, IndexName
 from perception_encoder.server.dialects.native.rows import described
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -31,7 +31,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "near"
         ),
         threshold: Annotated[float | None, Query(gt=0, le=1)] = None,
-        offset: Annotated[int, Query(ge=0)] = 0,
+        offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:
         served = services.indexes.get(index)

@@ -22,7 +22,7 @@ P = ParamSpec("P")
 
 _KEEP: Final = "private, max-age=86400"
 _FILTERS: Final = TypeAdapter(list[FilterBody])
-_DEEPEST: Final = 2**40
+DEEPEST: Final = 2**40
 
 IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; default: the first.")]
 
@@ -33,7 +33,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     @router.get("/v1/items", summary="Rows of a table, in its order")
     async def items(
         index: IndexName = None,
-        offset: Annotated[int, Query(ge=0, le=_DEEPEST)] = 0,
+        offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 50,
         filters: Annotated[
             str | None, Query(description="JSON: a list of filters as in POST /v1/search.")
