@@ -34,6 +34,18 @@ ROUTES = [
     ("GET", "/healthz"),
     ("GET", "/readiness"),
     ("GET", "/metrics"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/perception_encoder/embed_image"),
+    ("POST", "/perception_encoder/embed_text"),
+    ("POST", "/perception_encoder/compare"),
+    ("POST", "/clip/compare"),
+    ("GET", "/model/registry"),
+    ("POST", "/model/add"),
+    ("POST", "/embed"),
+    ("POST", "/knn-service"),
+    ("POST", "/metadata"),
+    ("GET", "/indices-list"),
+    ("GET", "/info"),
 ]
 
 
@@ -96,7 +108,10 @@ BODIES = st.recursive(
         st.sampled_from(
             ["texts", "images", "model", "dimensions", "a", "b", "text", "image", "labels",
              "templates", "terms", "item", "vector", "filters", "column", "op", "value", "k",
-             "offset", "threshold", "unique", "weight", "dtype", "encoding"]
+             "offset", "threshold", "unique", "weight", "dtype", "encoding", "input", "messages",
+             "content", "modality", "type", "image_url", "url", "inputs", "truncate", "subject",
+             "subject_type", "prompt", "prompt_type", "model_id", "clip_version_id", "ids",
+             "num_images", "embedding_input"]
         ),
         inner,
         max_size=6,
