@@ -63,7 +63,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _paired(x: Tensor) -> Tensor:
-    return x.float().reshape(*x.shape[:-1], -1, 2)  # (…, C/2, 2)
+    return x.float().reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
 
 
 def _is_eager_on_cpu(x: Tensor) -> bool:
