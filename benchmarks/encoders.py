@@ -4,7 +4,7 @@ Each engine runs in a process and an environment of its own, with two threads. A
 measured in turns, forwards and backwards, so that a machine that changes its speed changes all of
 them alike; ratios are medians of the rounds' ratios. Weights are made up, of the real shapes, and
 the same for open_clip, timm and this package: their vectors are compared in the same run. The
-machine's own rate of matrix products is measured in the same rounds.
+machine's own rate of matrix products is measured right after the rounds.
 
     make peers                          # their environments, in .peers
     python -m benchmarks.encoders --peers .peers --photos ../shared/photos --work /tmp/encoders
