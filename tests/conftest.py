@@ -1,5 +1,6 @@
 """Fixtures that every test folder may use."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Graphs that engines make are kept beside the hub's cache; those of tests, in the build folder.
 os.environ.setdefault("HF_ASSETS_CACHE", str(REPOSITORY / "build" / "assets"))
+
+
+@pytest.fixture(autouse=True)
+def usual_logging() -> None:
+    """Python's default, whatever an engine or a tool of the tests before has set."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
