@@ -183,6 +183,7 @@ def test_real_photos_are_drawn(photos: list[Path]) -> None:
 
 
 def test_a_picture_may_be_read_when_it_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
     stream = io.BytesIO()
     plain(GREEN).save(stream, "PNG")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -208,6 +209,7 @@ print(vectors.tobytes().hex())
 
 
 def test_where_nothing_can_be_written_it_works_and_says_so(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     checkpoint = save(tmp_path / "model")
     blocked = tmp_path / "a file"
     blocked.write_text("")

@@ -1,5 +1,6 @@
 """Previews are judged by what a terminal would draw: the escape sequences decoded to pixels."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_a_narrow_terminal_shows_one_picture_a_line() -> None:
 def test_a_picture_that_cannot_be_read_is_a_grey_box(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
+
     def refused() -> bytes:
         raise OSError("no such archive")
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import logging
 import os
 import random
 import tarfile
@@ -108,6 +109,7 @@ def test_what_lies_beside_a_picture_becomes_its_metadata(tmp_path):
 
 
 def test_damaged_metadata_costs_only_itself_and_is_told(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     path = write_tar(
         tmp_path / "x.tar",
         {"0.jpg": b"0", "0.json": b"{damaged", "0.cls": b"1", "1.json": b"[1]", "1.jpg": b"1"},
