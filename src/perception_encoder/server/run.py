@@ -15,6 +15,7 @@ from perception_encoder.server.protocol import TimedProtocol
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_SECONDS: Final = 15
+_BACKLOG: Final = 2048  # as uvicorn's own
 _FINISH_SECONDS: Final = 30  # for requests that were accepted when the server is told to end
 
 
@@ -76,6 +77,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
+        listener.listen(_BACKLOG)  # before anybody is told of it
     except OSError as err:
         listener.close()
         raise OSError(f"cannot listen on {host} port {port}: {err.strerror}") from err
