@@ -1,18 +1,13 @@
 """What a server may do and how much of it: plain values, filled in by `pe serve` or a program."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from perception_encoder.preprocess.threads import num_usable_cores
 from perception_encoder.types import BackendName, Precision
 
 MIB: Final = 2**20
-
-
-def default_decode_threads() -> int:
-    """One thread for each core that may be used; decoding leaves the interpreter's lock."""
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +28,7 @@ class QueueSettings:
     max_wait_ms: float = 3.0
     capacity: int = 1024
     timeout_seconds: float = 60.0
-    decode_threads: int = field(default_factory=default_decode_threads)
+    decode_threads: int = field(default_factory=num_usable_cores)
 
 
 @dataclass(frozen=True, kw_only=True)
