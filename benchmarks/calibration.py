@@ -164,7 +164,7 @@ def summary(rows: list[dict], cosine: float) -> dict:
 
 
 def markdown(report: dict) -> str:
-    """The table of docs/search.md: shares in percent."""
+    """The table of docs/guides/search.md: shares in percent."""
     lines = [
         "| query | left out | rows | strong, of present · absent | none, of present · absent "
         "| right: strong · weak · none | akin: strong · weak · none "

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md from benchmarks/results/encoders.json.
+"""Writes the tables of docs/reference/benchmarks.md from benchmarks/results/encoders.json.
 
 python -m benchmarks.tables
 """
@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.plots import TITLES, short
 from benchmarks.report import RESULTS
 
-PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
+PAGE = Path(__file__).parent.parent / "docs/reference/benchmarks.md"
 MARK = "<!-- encoders.json, written by benchmarks/tables.py -->"
 MORE_TITLES = {
     "pictures_fp32": "Prepared pictures in fp32, PE-Core-B16",

@@ -123,8 +123,9 @@ def test_json_tells_the_drift(folder):
 
 
 def test_the_snippet_of_the_document_gives_the_models_vectors(folder):
-    """docs/export.md: onnxruntime, numpy, Pillow and tokenizers, without this package."""
-    blocks = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8").split("```python\n")
+    """docs/guides/export.md: onnxruntime, numpy, Pillow and tokenizers, without this package."""
+    page = (REPOSITORY / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
+    blocks = page.split("```python\n")
     snippet = "".join(block.split("```")[0] for block in blocks if "onnxruntime." in block)
     assert snippet.count("InferenceSession") == 2
     (folder / "cat.png").write_bytes((folder / "pictures" / "drawing0.png").read_bytes())

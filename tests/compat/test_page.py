@@ -1,4 +1,4 @@
-"""docs/inference-models.md: its snippets run, and it names every parameter that is ignored."""
+"""docs/guides/inference-models.md: its snippets run, and it names every parameter that is ignored."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ from small_models import drawing
 import perception_encoder
 from perception_encoder.pipeline.roboflow_package import export_roboflow_package
 
-PAGE = (REPOSITORY / "docs" / "inference-models.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "guides" / "inference-models.md").read_text(encoding="utf-8")
 DROP_IN, UNDER = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
 
 

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/page.md: the page over the bundled gallery, in Chromium.
+"""Takes the pictures of docs/guides/page.md: the page over the bundled gallery, in Chromium.
 
 PYTHONPATH=.:tests python -m server.page_pictures    # needs chromium
 """

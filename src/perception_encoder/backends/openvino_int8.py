@@ -13,7 +13,7 @@ from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.types import Pixels
 
 # Scores of attention, the patches, pooling and projection are a few percent of the work, and what
-# they lose is not made good by any later layer: docs/experiments.md.
+# they lose is not made good by any later layer: docs/reference/experiments.md.
 _KEPT: Final = [
     ".*scaled_dot_product_attention.*",
     ".*patch_embed.*",

@@ -69,7 +69,7 @@ class AutoModel:
             download_files_without_hash: likewise.
             weights_provider_extra_query_params: likewise.
             weights_provider_extra_headers: likewise.
-            **_: whatever else the original takes; ignored. docs/inference-models.md lists it.
+            **_: whatever else the original takes; ignored. docs/guides/inference-models.md lists it.
 
         Raises:
             InvalidParameterError: an empty id, or a device that torch does not know.
