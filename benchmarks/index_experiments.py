@@ -39,9 +39,7 @@ ITERATIONS = 8
 BLOCK = 16_384
 NPROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 EFS = (16, 32, 64, 128, 256)
-HNSW_LIMIT = (
-    100_000  # more rows take too long to build: measured, see docs/reference/experiments.md
-)
+HNSW_LIMIT = 100_000  # more rows take too long to build: docs/reference/experiments.md
 
 # kind: lists as a multiple of sqrt(rows), and candidates fetched for one result
 KINDS: dict[str, tuple[float, int]] = {

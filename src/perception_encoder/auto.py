@@ -54,8 +54,8 @@ class AutoModel:
             precision: "fp32", "bf16", "fp16"; "auto" is bf16 where the hardware multiplies it.
             preprocess: "standard" shows the model what a viewer shows; "reference" does what the
                 original code does, bit for bit; "fast" is "standard" with less work for large
-                pictures (docs/concepts/preprocessing.md). None takes what the model was saved with, else
-                "standard".
+                pictures (docs/concepts/preprocessing.md). None takes what the model was saved
+                with, else "standard".
             max_pixels: larger pictures are refused before they are decoded.
             cache: a file that remembers vectors by content, made where it does not exist.
             revision: branch, tag or commit of the hub repository.

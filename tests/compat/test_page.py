@@ -1,4 +1,4 @@
-"""docs/guides/inference-models.md: its snippets run, and it names every parameter that is ignored."""
+"""docs/guides/inference-models.md: its snippets run, and it names every ignored parameter."""
 
 import inspect
 import json

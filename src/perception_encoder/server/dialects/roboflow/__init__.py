@@ -1,8 +1,8 @@
 """What `inference-sdk` and Roboflow's Workflows ask an inference server for, as far as it is ours.
 
 Paths, fields, replies and messages are those of `roboflow/inference` 1.5 to 1.8; where that answers
-a caller's mistake with 500, this answers 400 and says what was wrong. docs/guides/dialects.md has the list
-of differences.
+a caller's mistake with 500, this answers 400 and says what was wrong. docs/guides/dialects.md has
+the list of differences.
 """
 
 from typing import TYPE_CHECKING, Final

@@ -69,7 +69,8 @@ class AutoModel:
             download_files_without_hash: likewise.
             weights_provider_extra_query_params: likewise.
             weights_provider_extra_headers: likewise.
-            **_: whatever else the original takes; ignored. docs/guides/inference-models.md lists it.
+            **_: whatever else the original takes; ignored. It is listed in
+                docs/guides/inference-models.md.
 
         Raises:
             InvalidParameterError: an empty id, or a device that torch does not know.
