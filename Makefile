@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test clients original check format parity peers nano clean
+.PHONY: install demo test clients original check docs format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev --group docs
 	# The vocabulary of CLIP and PE lies in this wheel; its dependencies (torchvision, timm) are not wanted.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
 	$(BIN)/python -m pip install --quiet --no-deps --editable compat/inference_models
@@ -51,6 +51,12 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation's site, in build/site; a link that leads nowhere ends it. To read it with its search:
+# python3 -m http.server --directory build/site
+docs: install
+	$(BIN)/python -m scripts.reference
+	$(BIN)/zensical build --clean --strict
 
 # Golden outputs of the original implementations, in an environment of its own: see parity/README.md.
 PARITY := .parity
@@ -93,4 +99,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ORIGINAL) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) $(ORIGINAL) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist

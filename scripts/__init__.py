@@ -1,0 +1,1 @@
+"""What `make` runs that is neither the package nor a test."""

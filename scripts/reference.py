@@ -1,0 +1,141 @@
+"""Writes docs/reference/cli.md and settings.md from the command line itself: `make docs` runs it.
+
+The two pages are made anew for every build and are not kept in git, so they cannot be out of date.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from perception_encoder.cli.main import app
+
+SHELF = Path(__file__).resolve().parent.parent / "docs" / "reference"
+
+CLI_HEAD = """# The command line
+
+What `pe COMMAND --help` says, of every command. stdout is data, stderr is talk. The exit code is 0
+when all was done, 1 after an error or where an item failed, 2 for wrong usage, 130 after Ctrl-C.
+
+Before the command: `-v` says more on stderr, `--version` prints the version.
+"""
+
+SETTINGS_HEAD = """# Settings
+
+There is no settings file. What is set is an option of a command, and the options of the model, the
+table and the server are environment variables too. An option that is given wins over its variable.
+Several values in one variable are separated by spaces; a switch is on with `1`, off with `0`.
+
+"""
+
+OTHER_SETTINGS = """
+## Variables of others that are honoured
+
+| variable | what it does here |
+|---|---|
+| `XDG_DATA_HOME` | where the table lies that is used when `--db` names none (Linux) |
+| `XDG_CACHE_HOME` | where small copies of pictures are kept (Linux) |
+| `HF_HOME`, `HF_HUB_CACHE` | where downloaded weights are kept |
+| `HF_ASSETS_CACHE` | where graphs that engines make of weights are kept |
+| `HF_HUB_OFFLINE` | `1`: nothing is downloaded |
+| `HF_ENDPOINT` | a mirror of the hub |
+| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | the way to pictures on the web |
+| `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, … | the account for `s3://` |
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its words, such as ("pe", "table", "info"), and what the parser knows of it."""
+
+    words: tuple[str, ...]
+    parser: Any
+    context: Any
+
+    @property
+    def name(self) -> str:
+        """The words as they are typed."""
+        return " ".join(self.words)
+
+    def parameters(self) -> list[Any]:
+        """Arguments and options that are shown, in the order of the help."""
+        shown = self.parser.get_params(self.context)
+        return [one for one in shown if one.name != "help" and not getattr(one, "hidden", False)]
+
+
+def commands() -> Iterator[Command]:
+    """Every command that does something, those of groups too."""
+    root = typer.main.get_command(app)
+    yield from _below(root, ("pe",), root.make_context("pe", [], resilient_parsing=True))
+
+
+def _below(group: Any, words: tuple[str, ...], context: Any) -> Iterator[Command]:
+    for name, parser in group.commands.items():
+        inner = parser.make_context(name, [], parent=context, resilient_parsing=True)
+        if hasattr(parser, "commands"):
+            yield from _below(parser, (*words, name), inner)
+        else:
+            yield Command((*words, name), parser, inner)
+
+
+def cli_page() -> str:
+    """The page of all commands, as Markdown."""
+    return "\n".join([CLI_HEAD, *map(_command_section, commands())])
+
+
+def _command_section(command: Command) -> str:
+    text, _, examples = command.parser.help.partition("\n\n\b\n")
+    usage = command.parser.get_usage(command.context).removeprefix("Usage: ")
+    lines = [f"## {command.name}", "", text, "", "```", usage, "```", ""]
+    if examples:
+        lines += ["```", *(line.strip() for line in examples.splitlines()[1:]), "```", ""]
+    lines += ["| | |", "|---|---|"]
+    for one in command.parameters():
+        spelling, meaning = one.get_help_record(command.context)
+        lines.append(f"| {_code(spelling)} | {_cell(meaning)} |")
+    return "\n".join([*lines, ""])
+
+
+def settings_page() -> str:
+    """The page of environment variables, as Markdown."""
+    found: dict[str, list[tuple[Command, Any]]] = {}
+    for command in commands():
+        for one in command.parser.get_params(command.context):
+            if one.envvar:
+                found.setdefault(one.envvar, []).append((command, one))
+    lines = ["| variable | option of | meaning | default |", "|---|---|---|---|"]
+    for variable, uses in sorted(found.items()):
+        links = [f"[{' '.join(c.words[1:])}](cli.md#{'-'.join(c.words)})" for c, _ in uses]
+        option = uses[0][1]
+        cells = [f"`{variable}`", ", ".join(links), _cell(option.help), _default(option.default)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return SETTINGS_HEAD + "\n".join(lines) + "\n" + OTHER_SETTINGS
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return ""
+    return _code(str(int(value) if isinstance(value, bool) else value))
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def _cell(text: str) -> str:
+    """One line of text for a table: nothing in it is markup."""
+    return re.sub(r"([|*_])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def main() -> None:
+    """Write both pages."""
+    for name, page in (("cli.md", cli_page()), ("settings.md", settings_page())):
+        (SHELF / name).write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
