@@ -90,7 +90,7 @@ def cli_page() -> str:
 def _command_section(command: Command) -> str:
     text, _, examples = command.parser.help.partition("\n\n\b\n")
     usage = command.parser.get_usage(command.context).removeprefix("Usage: ")
-    lines = [f"## {command.name}", "", text, "", "```", usage, "```", ""]
+    lines = [f"## {command.name}", "", text, "", f"Usage: `{usage}`", ""]
     if examples:
         lines += ["```", *(line.strip() for line in examples.splitlines()[1:]), "```", ""]
     lines += ["| | |", "|---|---|"]
@@ -131,10 +131,13 @@ def _cell(text: str) -> str:
     return re.sub(r"([|*_])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
+PAGES = {"cli.md": cli_page, "settings.md": settings_page}
+
+
 def main() -> None:
     """Write both pages."""
-    for name, page in (("cli.md", cli_page()), ("settings.md", settings_page())):
-        (SHELF / name).write_text(page, encoding="utf-8")
+    for name, page in PAGES.items():
+        (SHELF / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 import inspect
 import re
-import shutil
 from pathlib import Path
 
-import pytest
 import typer.main
 
 import perception_encoder
@@ -55,16 +53,3 @@ def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert path.read_text(encoding="utf-8").startswith('"""'), path
-
-
-def test_the_ten_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Word for word, on bundled pictures, in a folder of their own."""
-    block = re.search(r"## Ten lines\n\n```python\n(.*?)```", read("README.md"), re.DOTALL)
-    assert block is not None
-    for name in re.findall(r'"([\w-]+\.webp)"', block[1]):
-        shutil.copy(PACKAGE / "data" / "gallery" / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(block[1], "README.md", "exec"), names)
-    assert names["scores"].shape == (3, 3)  # type: ignore[attr-defined]
-    assert (tmp_path / "my-model" / "model.safetensors").is_file()

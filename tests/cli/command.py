@@ -2,9 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import httpx2
 
 
 def pe(
@@ -41,6 +48,34 @@ def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Pop
         stderr=subprocess.PIPE,
         env=surroundings(folder, **environment),
     )
+
+
+@contextmanager
+def serving(
+    *arguments: str, folder: Path, **environment: str
+) -> Iterator[tuple[httpx2.Client, subprocess.Popen[str]]]:
+    """Start a server, wait until it is ready, and end it if it has not ended."""
+    process = started("serve", "--port", "0", *arguments, folder=folder, **environment)
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        found = re.search(r"listening on (http://\S+)", line)
+        assert found is not None, line + process.stderr.read()
+        # Its log has to be read, or the server would wait for that.
+        reading = threading.Thread(target=process.stderr.read)
+        reading.start()
+        with httpx2.Client(base_url=found[1], timeout=60) as client:
+            while client.get("/readiness").status_code != 200:
+                time.sleep(0.05)
+            yield client, process
+        process.terminate()
+        reading.join(60)
+    finally:
+        process.kill()
+        process.wait(60)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def surroundings(home: Path, **environment: str) -> dict[str, str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import lines, output, pe, pe_ending, surroundings
+from documentation.blocks import python_blocks
 from small_models import save_drawings
 
 from perception_encoder import AutoModel
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TEXTS = ["a cat", "Red Heart", "a dog left of a red car"]
 
 # What an environment lacks that has `perception-encoder[onnx]` alone.
@@ -122,11 +122,16 @@ def test_json_tells_the_drift(folder):
     assert config["graphs"]["precision"] == "int8"
 
 
-def test_the_snippet_of_the_document_gives_the_models_vectors(folder):
+def test_the_first_snippet_of_the_document_opens_an_export(folder):
+    snippet = python_blocks("docs/guides/export.md")[0]
+    (folder / "b16-onnx").symlink_to("nano-onnx")
+    assert "b16-onnx" in snippet
+    output(without_torch(folder, "-c", snippet + "assert model.embed_text('a').shape == (1, 192)"))
+
+
+def test_the_other_snippets_of_the_document_give_the_models_vectors(folder):
     """docs/guides/export.md: onnxruntime, numpy, Pillow and tokenizers, without this package."""
-    page = (REPOSITORY / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
-    blocks = page.split("```python\n")
-    snippet = "".join(block.split("```")[0] for block in blocks if "onnxruntime." in block)
+    snippet = "".join(python_blocks("docs/guides/export.md")[1:])
     assert snippet.count("InferenceSession") == 2
     (folder / "cat.png").write_bytes((folder / "pictures" / "drawing0.png").read_bytes())
     code = "import sys\nsys.modules['perception_encoder'] = None\n" + snippet

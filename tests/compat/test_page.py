@@ -2,19 +2,20 @@
 
 import inspect
 import json
-import re
 import shutil
 
 import numpy as np
 import torch
+from documentation.blocks import python_blocks
 from original_package import REPOSITORY
 from small_models import drawing
 
 import perception_encoder
 from perception_encoder.pipeline.roboflow_package import export_roboflow_package
 
-PAGE = (REPOSITORY / "docs" / "guides" / "inference-models.md").read_text(encoding="utf-8")
-DROP_IN, UNDER = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
+NAME = "docs/guides/inference-models.md"
+PAGE = (REPOSITORY / NAME).read_text(encoding="utf-8")
+DROP_IN, UNDER = python_blocks(NAME)
 
 
 def test_the_drop_ins_snippet_runs(tmp_path, monkeypatch):

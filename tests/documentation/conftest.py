@@ -1,0 +1,113 @@
+"""The folder in which a reader of the documentation sits, with what its pages speak of.
+
+Pages name files, tables, models and a server. Here they are:
+
+- `pictures/`: drawings of the bundled gallery. They lie in the folder itself too, and some of them
+  under names of photos that pages use (`STAND_INS`).
+- `pictures.lance`, `photos.lance`: a table of them, made by `pe index`, with one bad file in it.
+- A folder with the name of every registered model, and in it pe-nano: a path wins over a name, so
+  what is written for a real model runs without a download.
+- http://127.0.0.1:9001: `pe serve --index pictures.lance`, on a free port that is put in its place.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cli.command import pe_ending, serving, surroundings
+from PIL import Image
+
+from perception_encoder.registry import MODELS
+
+DATA = Path(__file__).resolve().parents[2] / "src" / "perception_encoder" / "data"
+GALLERY = DATA / "gallery"
+STAND_INS = {
+    "cat.jpg": "cat",
+    "cat.png": "cat",
+    "dog.jpg": "dog",
+    "photo.jpg": "castle",
+    "pool.jpg": "blue-square",
+    "query.jpg": "red-heart",
+    **{f"image{number}.jpg": "castle" for number in range(100)},
+}
+ADDRESS = "127.0.0.1:9001"
+GRAPHS = {"HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"]}  # made once for all tests
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A folder of a reader's, and the environment of what is run there."""
+
+    folder: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes the folder as it was at first, always at the same place, which the table knows."""
+    folder = tmp_path_factory.mktemp("documentation") / "reader"
+    kept = folder.with_name("kept")
+    _fill(folder)
+    shutil.copytree(folder, kept, symlinks=True)
+
+    def make() -> Path:
+        shutil.rmtree(folder)
+        return Path(shutil.copytree(kept, folder, symlinks=True))
+
+    return make
+
+
+def _fill(folder: Path) -> None:
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    for drawing in [*sorted(GALLERY.glob("*.webp"))[:120], *GALLERY.glob("red-*.webp")]:
+        shutil.copy(drawing, pictures)
+        shutil.copy(drawing, folder)
+    for name, drawing in STAND_INS.items():
+        with Image.open(GALLERY / f"{drawing}.webp") as picture:
+            picture.convert("RGB").save(folder / name)
+    (folder / "queries.txt").write_text("a red heart\na dog\n")
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    pe_ending("index", "pictures", "--db", "pictures.lance", folder=folder, returns=1, **GRAPHS)
+    (pictures / "broken.png").unlink()
+    shutil.copytree(folder / "pictures.lance", folder / "photos.lance")
+    for entry in MODELS:
+        for name in (entry.id, *entry.aliases, *(source.repo for source in entry.sources)):
+            place = folder / name
+            if name != "pe-nano" and not place.exists():
+                place.parent.mkdir(exist_ok=True)
+                place.symlink_to(DATA / "pe-nano")
+
+
+@pytest.fixture
+def reader(fresh_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """A reader who has just begun."""
+    folder = fresh_folder()
+    monkeypatch.chdir(folder)
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return Reader(folder, surroundings(folder, PATH=programs, **GRAPHS))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Path], str]]:
+    """Puts a server's address into a text that speaks of one; it is started for the first."""
+    addresses: list[str] = []
+    with ExitStack() as until_the_end:
+
+        def put(text: str, folder: Path) -> str:
+            if ADDRESS not in text:
+                return text
+            if not addresses:
+                home = tmp_path_factory.mktemp("server")
+                shutil.copytree(folder / "pictures.lance", home / "pictures.lance")
+                server = serving("--index", "pictures.lance", folder=home, **GRAPHS)
+                client, _ = until_the_end.enter_context(server)
+                addresses.append(f"127.0.0.1:{client.base_url.port}")
+            return text.replace(ADDRESS, addresses[0])
+
+        yield put

@@ -1,0 +1,31 @@
+"""The blocks of dialects.md that want other people's clients, in the environment of these."""
+
+import os
+import subprocess
+
+import pytest
+from documentation.blocks import blocks_of
+from server.other_clients import clients_folder
+
+PAGE = "docs/guides/dialects.md"
+
+# Its own __init__ wants torch and autofaiss, of which the client uses nothing.
+WITHOUT_ITS_INIT = """
+import sys, types
+sys.modules["clip_retrieval"] = types.ModuleType("clip_retrieval")
+sys.modules["clip_retrieval"].__path__ = [{folder!r} + "/clip-retrieval/clip_retrieval"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "first"), [("inference_sdk", ""), ("clip_retrieval", WITHOUT_ITS_INIT)]
+)
+def test_the_block_of_a_client_runs(package, first, reader, served):
+    (block,) = [block for block in blocks_of(PAGE) if f"from {package}" in block.text]
+    folder = str(clients_folder())
+    code = first.format(folder=folder) + served(block.text, reader.folder)
+    done = subprocess.run(
+        [os.path.join(folder, "bin", "python"), "-c", code], cwd=reader.folder,
+        env=reader.environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]

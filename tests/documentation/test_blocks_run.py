@@ -1,0 +1,47 @@
+"""Every Python and sh block of every page is run, as a reader would run it."""
+
+import os
+import subprocess
+
+import pytest
+from documentation.blocks import PAGES, REPOSITORY, blocks_of
+
+NOT_RUN = 0
+"""How many Python and sh blocks of all pages say why they are not run. Let it not grow."""
+
+RUN = ("python", "sh")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.language in RUN for b in blocks_of(page))]
+)
+def test_the_blocks_of_a_page_run(page, reader, served):
+    """In order; those in Python share a namespace. Lines that install something are left out."""
+    names = {"__name__": "__main__"}
+    for block in blocks_of(page):
+        if block.language not in RUN or block.not_run or block.run_by:
+            continue
+        text = served(block.text, reader.folder)
+        if block.language == "python":
+            # Empty lines before it, so that a traceback names the line of the page.
+            exec(compile("\n" * (block.line - 1) + text, page, "exec"), names)
+        else:
+            kept = "".join(line for line in text.splitlines(True) if not line.startswith("pip "))
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", kept], cwd=reader.folder, env=reader.environment,
+                capture_output=True, text=True, timeout=200, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{block}\n{kept}\n{done.stderr[-3000:]}"
+
+
+def test_what_is_not_run_says_why_and_is_rare():
+    reasons = [(str(b), b.not_run) for page in PAGES for b in blocks_of(page) if b.not_run]
+    assert len(reasons) == NOT_RUN, reasons
+
+
+def test_a_test_that_runs_a_block_itself_names_its_page():
+    for page in PAGES:
+        for block in blocks_of(page):
+            if block.run_by:
+                test = REPOSITORY / block.run_by
+                assert os.path.basename(page) in test.read_text(encoding="utf-8"), block

@@ -1,0 +1,48 @@
+"""The site of the documentation has every page, and its reference tells every option."""
+
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from documentation.blocks import REPOSITORY
+from documentation.command_tree import options_of
+
+from scripts.reference import PAGES, SHELF, cli_page, settings_page
+
+
+def pages_in(navigation: Any) -> Iterator[str]:
+    """The pages of a table of contents, whatever they are called there."""
+    if isinstance(navigation, str):
+        yield navigation
+    else:
+        inner = navigation.values() if isinstance(navigation, dict) else navigation
+        for one in inner:
+            yield from pages_in(one)
+
+
+def test_every_page_has_its_place_in_the_contents():
+    """Where one is missing or not there, the program that builds the site says nothing."""
+    text = (REPOSITORY / "zensical.toml").read_text(encoding="utf-8")
+    listed = sorted(pages_in(tomllib.loads(text)["project"]["nav"]))
+    docs = REPOSITORY / "docs"
+    written = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    made = {(SHELF / name).relative_to(docs).as_posix() for name in PAGES}
+    assert listed == sorted(written | made)
+
+
+def test_the_page_of_commands_has_every_command_and_option():
+    page = cli_page()
+    for command, spellings in options_of():
+        section = page.partition(f"## {command}\n")[2].partition("\n## ")[0]
+        if command in ("pe", "pe table"):
+            continue
+        for spelling in spellings - {"--help"}:
+            assert spelling in section, (command, spelling)
+
+
+def test_the_page_of_settings_has_every_variable_with_its_meaning():
+    page = settings_page()
+    for variable in ("PE_MODEL", "PE_DB", "PE_DEVICE", "PE_PORT", "PE_KEYS"):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{variable}` |"))
+        assert len(row.split("|")[3].strip()) > 5
+    assert "| `PE_PORT` | [serve](cli.md#pe-serve) | 0 takes a free one. | `9001` |" in page
