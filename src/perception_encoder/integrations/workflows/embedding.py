@@ -1,0 +1,90 @@
+"""The block `pe_embedding@v1`: a picture or a text to its vector."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from perception_encoder.integrations.workflows.engine_names import (
+    COMPATIBILITY,
+    EMBEDDING_KIND,
+    IMAGE_KIND,
+    STRING_KIND,
+    OutputDefinition,
+    Selector,
+    WorkflowBlock,
+    WorkflowBlockManifest,
+)
+from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
+from perception_encoder.integrations.workflows.tables import Tables
+from perception_encoder.integrations.workflows.values import (
+    as_embeddings,
+    as_given,
+    listed,
+    vectors_of,
+)
+
+
+class EmbeddingManifest(WorkflowBlockManifest):
+    """What a workflow writes for this block."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "name": "Perception Encoder: embedding",
+            "version": "v1",
+            "short_description": "A picture or a text to its vector.",
+            "long_description": "Embeds pictures or texts with any model of perception-encoder, a "
+            "batch of pictures at once. Vectors have unit length and can be compared with each "
+            "other, and with those of the stock block and the same model.",
+            "license": "Apache-2.0",
+            "block_type": "model",
+        }
+    )
+    type: Literal["perception_encoder/pe_embedding@v1", "pe_embedding@v1"]
+    data: Selector(kind=[IMAGE_KIND, STRING_KIND]) | str = Field(
+        description="The picture or the text.", examples=["$inputs.image", "a red car"]
+    )
+    model: Selector(kind=[STRING_KIND]) | str = Field(
+        default=DEFAULT_MODEL,
+        description="A model's id, or the path of one.",
+        examples=["PE-Core-B16-224", "$inputs.model"],
+    )
+
+    @classmethod
+    def get_parameters_accepting_batches_and_scalars(cls) -> list[str]:
+        """Name the fields that come as batches, or as single values."""
+        return ["data"]
+
+    @classmethod
+    def describe_outputs(cls) -> list[OutputDefinition]:
+        """Say what the block gives."""
+        return [OutputDefinition(name="embedding", kind=[EMBEDDING_KIND])]
+
+    @classmethod
+    def get_execution_engine_compatibility(cls) -> str:
+        """Say which engines can run the block."""
+        return COMPATIBILITY
+
+
+class EmbeddingBlock(WorkflowBlock):
+    """Embeds a batch with one call of the model."""
+
+    def __init__(self, models: Models, tables: Tables) -> None:
+        self._models = models
+        self._tables = tables
+
+    @classmethod
+    def get_init_parameters(cls) -> list[str]:
+        """Name what the block is made with."""
+        return ["models", "tables"]
+
+    @classmethod
+    def get_manifest(cls) -> type[WorkflowBlockManifest]:
+        """Return the fields."""
+        return EmbeddingManifest
+
+    def run(self, data: Any, model: str) -> Any:
+        """Return the `embedding` of each item: (E,) of unit length."""
+        self._tables.check_model(model)
+        opened = self._models.get(model)
+        vectors = vectors_of(self._models, opened, listed(data))
+        return as_given([{"embedding": vector} for vector in as_embeddings(vectors)], data)

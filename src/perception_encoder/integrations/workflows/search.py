@@ -1,0 +1,157 @@
+"""The block `pe_search@v1`: what an index has that is like a picture or a text."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from perception_encoder.index import QueryTerm
+from perception_encoder.integrations.workflows.engine_names import (
+    COMPATIBILITY,
+    FLOAT_KIND,
+    IMAGE_KIND,
+    INTEGER_KIND,
+    LIST_OF_VALUES_KIND,
+    STRING_KIND,
+    OutputDefinition,
+    Selector,
+    WorkflowBlock,
+    WorkflowBlockManifest,
+)
+from perception_encoder.integrations.workflows.models import Models
+from perception_encoder.integrations.workflows.tables import Tables
+from perception_encoder.integrations.workflows.values import as_given, listed, vectors_of
+from perception_encoder.pipeline.calibration import can_be_calibrated, stored_calibration
+from perception_encoder.pipeline.queries import Query
+from perception_encoder.pipeline.search import Found, SearchOptions, search
+
+
+class SearchManifest(WorkflowBlockManifest):
+    """What a workflow writes for this block."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "name": "Perception Encoder: search",
+            "version": "v1",
+            "short_description": "What an index has that is like a picture or a text.",
+            "long_description": "Searches a table that `pe index` or the block `pe_index_add` "
+            "filled. The table's own model embeds the query. Each hit has its uri, its score (a "
+            "cosine), its metadata, and its label where the table is calibrated.",
+            "license": "Apache-2.0",
+            "block_type": "model",
+        }
+    )
+    type: Literal["perception_encoder/pe_search@v1", "pe_search@v1"]
+    data: Selector(kind=[IMAGE_KIND, STRING_KIND]) | str = Field(
+        description="The picture or the text to search with.",
+        examples=["$inputs.image", "a red car"],
+    )
+    index: Selector(kind=[STRING_KIND]) | str = Field(
+        description="The table: a folder, or a URI.", examples=["pictures.lance"]
+    )
+    k: Selector(kind=[INTEGER_KIND]) | int = Field(
+        default=10, description="How many hits, at most.", examples=[10, "$inputs.k"]
+    )
+    threshold: Selector(kind=[FLOAT_KIND]) | float | None = Field(
+        default=None, description="The lowest cosine of a hit.", examples=[0.3]
+    )
+    where: Selector(kind=[STRING_KIND]) | str | None = Field(
+        default=None,
+        description="An SQL condition on the table's columns.",
+        examples=["width > 800"],
+    )
+    model: Selector(kind=[STRING_KIND]) | str | None = Field(
+        default=None,
+        description="The path of the table's model, where it was opened from a path.",
+        examples=["$inputs.model"],
+    )
+
+    @classmethod
+    def get_parameters_accepting_batches_and_scalars(cls) -> list[str]:
+        """Name the fields that come as batches, or as single values."""
+        return ["data"]
+
+    @classmethod
+    def describe_outputs(cls) -> list[OutputDefinition]:
+        """Say what the block gives."""
+        return [
+            OutputDefinition(name="hits", kind=[LIST_OF_VALUES_KIND]),
+            OutputDefinition(name="best_uri", kind=[STRING_KIND]),
+            OutputDefinition(name="best_score", kind=[FLOAT_KIND]),
+        ]
+
+    @classmethod
+    def get_execution_engine_compatibility(cls) -> str:
+        """Say which engines can run the block."""
+        return COMPATIBILITY
+
+
+class SearchBlock(WorkflowBlock):
+    """Searches once for a whole batch of queries."""
+
+    def __init__(self, models: Models, tables: Tables) -> None:
+        self._models = models
+        self._tables = tables
+
+    @classmethod
+    def get_init_parameters(cls) -> list[str]:
+        """Name what the block is made with."""
+        return ["models", "tables"]
+
+    @classmethod
+    def get_manifest(cls) -> type[WorkflowBlockManifest]:
+        """Return the fields."""
+        return SearchManifest
+
+    def run(
+        self,
+        data: Any,
+        index: str,
+        k: int,
+        threshold: float | None,
+        where: str | None,
+        model: str | None,
+    ) -> Any:
+        """Return the `hits` of each query, best first; where there are none, the best is None."""
+        table = self._tables.open(index)
+        opened = self._models.of_table(table, model)
+        items = listed(data)
+        vectors = vectors_of(self._models, opened, items)
+        queries = [
+            Query(terms=(_term(item),), vector=vector)
+            for item, vector in zip(items, vectors, strict=True)
+        ]
+        known = stored_calibration(table, queries) if can_be_calibrated(table) else None
+        options = SearchOptions(k=k, threshold=threshold, where=where)
+        found = search(table, queries, options, calibration=known)
+        return as_given([_result(hits) for hits in found], data)
+
+
+def _term(item: Any) -> QueryTerm:
+    if isinstance(item, str):
+        return QueryTerm(1.0, "text", item)
+    return QueryTerm(1.0, "image", "")
+
+
+def _result(found: list[Found]) -> dict[str, Any]:
+    best = found[0].hit if found else None
+    return {
+        "hits": [_hit(one) for one in found],
+        "best_uri": None if best is None else best.uri,
+        "best_score": None if best is None else best.score,
+    }
+
+
+def _hit(found: Found) -> dict[str, Any]:
+    """Return a hit without what is not known of it."""
+    hit = found.hit
+    fields = {
+        "id": hit.id,
+        "uri": hit.uri,
+        "member": hit.member,
+        "score": hit.score,
+        "label": found.label,
+        "width": hit.width,
+        "height": hit.height,
+        "metadata": dict(hit.metadata),
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,125 @@
+"""The block `pe_zero_shot@v1`: which of some labels fits a picture best, without training."""
+
+import uuid
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from perception_encoder.embedder.vectors import cosine
+from perception_encoder.integrations.workflows.classification import classification
+from perception_encoder.integrations.workflows.engine_names import (
+    CLASSIFICATION_KIND,
+    COMPATIBILITY,
+    FLOAT_ZERO_TO_ONE_KIND,
+    IMAGE_KIND,
+    LIST_OF_VALUES_KIND,
+    STRING_KIND,
+    OutputDefinition,
+    Selector,
+    WorkflowBlock,
+    WorkflowBlockManifest,
+)
+from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
+from perception_encoder.integrations.workflows.tables import Tables
+from perception_encoder.integrations.workflows.values import picture_vectors
+
+
+class ZeroShotManifest(WorkflowBlockManifest):
+    """What a workflow writes for this block."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "name": "Perception Encoder: zero-shot classification",
+            "version": "v1",
+            "short_description": "Which of some labels fits a picture best, without training.",
+            "long_description": "Compares pictures with labels. The confidence is the softmax of "
+            "the cosines times the model's scale: how one label stands against the others, not "
+            "whether any of them fits.",
+            "license": "Apache-2.0",
+            "block_type": "model",
+        }
+    )
+    type: Literal["perception_encoder/pe_zero_shot@v1", "pe_zero_shot@v1"]
+    images: Selector(kind=[IMAGE_KIND]) = Field(
+        description="The pictures.", examples=["$inputs.image", "$steps.cropping.crops"]
+    )
+    classes: Selector(kind=[LIST_OF_VALUES_KIND]) | list[str] = Field(
+        description="The labels.", examples=[["cat", "dog"], "$inputs.classes"]
+    )
+    template: Selector(kind=[STRING_KIND]) | str = Field(
+        default="{}",
+        description="A sentence with {} where the label goes.",
+        examples=["a photo of a {}"],
+    )
+    model: Selector(kind=[STRING_KIND]) | str = Field(
+        default=DEFAULT_MODEL,
+        description="A model's id, or the path of one.",
+        examples=["PE-Core-B16-224", "$inputs.model"],
+    )
+
+    @classmethod
+    def get_parameters_accepting_batches(cls) -> list[str]:
+        """Name the fields that come as batches."""
+        return ["images"]
+
+    @classmethod
+    def describe_outputs(cls) -> list[OutputDefinition]:
+        """Say what the block gives."""
+        return [
+            OutputDefinition(name="class", kind=[STRING_KIND]),
+            OutputDefinition(name="confidence", kind=[FLOAT_ZERO_TO_ONE_KIND]),
+            OutputDefinition(name="similarities", kind=[LIST_OF_VALUES_KIND]),
+            OutputDefinition(name="predictions", kind=[CLASSIFICATION_KIND]),
+        ]
+
+    @classmethod
+    def get_execution_engine_compatibility(cls) -> str:
+        """Say which engines can run the block."""
+        return COMPATIBILITY
+
+
+class ZeroShotBlock(WorkflowBlock):
+    """Compares a batch of pictures with labels, whose vectors are remembered."""
+
+    def __init__(self, models: Models, tables: Tables) -> None:
+        self._models = models
+        self._tables = tables
+
+    @classmethod
+    def get_init_parameters(cls) -> list[str]:
+        """Name what the block is made with."""
+        return ["models", "tables"]
+
+    @classmethod
+    def get_manifest(cls) -> type[WorkflowBlockManifest]:
+        """Return the fields."""
+        return ZeroShotManifest
+
+    def run(self, images: Any, classes: list[str], template: str, model: str) -> Any:
+        """Return for each picture its `class`, `confidence`, `similarities` and `predictions`.
+
+        Raises:
+            ValueError: no labels, or a template without {}.
+        """
+        if not classes or "{}" not in template:
+            raise ValueError(
+                f"needs at least one label and a template with {{}} where it goes, got {classes!r} "
+                f"and {template!r}"
+            )
+        self._tables.check_model(model)
+        opened = self._models.get(model)
+        labels = self._models.text_vectors(opened, [template.replace("{}", c) for c in classes])
+        scores = cosine(picture_vectors(opened, list(images)), labels)  # (N, number of labels)
+        logits = opened.logit_scale * scores
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        return [
+            {
+                "class": classes[int(row.argmax())],
+                "confidence": float(row.max()),
+                "similarities": similarities.tolist(),
+                "predictions": classification(image, classes, row, inference_id=str(uuid.uuid4())),
+            }
+            for image, similarities, row in zip(images, scores, probabilities, strict=True)
+        ]
