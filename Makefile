@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test clients original check docs format parity peers nano clean
+.PHONY: install demo test clients original workflows check docs dist format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: install
 	$(BIN)/pe demo
 
-test: install clients original
+test: install clients original workflows
 	$(BIN)/python -m pytest
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
@@ -46,6 +46,16 @@ $(ORIGINAL)/.installed: tests/compat/original.txt | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(ORIGINAL) --requirement $<
 	touch $@
 
+# Roboflow's execution engine of Workflows, likewise, in front of that folder. Uncompiled, as tests import
+# a small part of its packages.
+WORKFLOWS := .workflows
+workflows: $(WORKFLOWS)/.installed
+
+$(WORKFLOWS)/.installed: tests/integrations/workflows/packages.txt $(ORIGINAL)/.installed | $(STAMP)
+	rm -rf $(WORKFLOWS)
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WORKFLOWS) --requirement $<
+	touch $@
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,6 +67,13 @@ check: install
 docs: install
 	$(BIN)/python -m scripts.reference
 	$(BIN)/zensical build --clean --strict
+
+# What is uploaded for a release, with sizes; the wheel is made of the source archive. See RELEASING.md.
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m build --no-isolation --outdir dist compat/inference_models
+	$(BIN)/python -m scripts.sizes dist
 
 # Golden outputs of the original implementations, in an environment of its own: see parity/README.md.
 PARITY := .parity
@@ -99,4 +116,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ORIGINAL) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist
+	rm -rf $(VENV) $(ORIGINAL) $(WORKFLOWS) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist
