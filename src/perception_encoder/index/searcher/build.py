@@ -21,8 +21,15 @@ from perception_encoder.index.searcher.calibrate import Calibration, LookInto
 from perception_encoder.index.searcher.copy import copy_vectors, read_blocks, read_rows
 from perception_encoder.index.searcher.files import Header, SearcherFolder
 from perception_encoder.index.searcher.fragments import Mask, RowNumbers, described
+from perception_encoder.index.searcher.scan import as_float32
 from perception_encoder.index.searcher.searcher import Searcher, candidates_for
-from perception_encoder.index.searcher.training import Filler, lists_for, sample_of, train
+from perception_encoder.index.searcher.training import (
+    Filler,
+    lists_for,
+    products_in_blocks,
+    sample_of,
+    train,
+)
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -88,7 +95,8 @@ def build_searcher(
     alive = copy_vectors(dataset, fragments, path, embed_dim)
     logger.info("%s: copied %d vectors in %.1f s", path, len(alive), time.monotonic() - started)
     if num_bytes >= sizes.lists:
-        header = _with_lists(header, folder, alive)
+        with products_in_blocks():
+            header = _with_lists(header, folder, alive)
     header = dataclasses.replace(
         header,
         sizes=folder.sizes(header.token),
@@ -110,8 +118,9 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     calibration = Calibration(sample, chosen, trained.mean)
     filler = Filler(trained, len(alive))
     for first, block in read_blocks(vectors, header.embed_dim):
-        numbers = first + np.flatnonzero(alive[first : first + len(block)])
-        rows = block[numbers - first].astype(np.float32)
+        here = alive[first : first + len(block)]
+        numbers = first + np.flatnonzero(here)
+        rows = as_float32(block if here.all() else block[here])
         if len(rows):
             filler.add(rows, numbers)
             calibration.add(rows, numbers)

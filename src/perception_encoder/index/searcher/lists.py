@@ -104,12 +104,14 @@ class Lists:
             selector: which rows take part.
         """
         lists = self._coarse.nearest(np.ascontiguousarray(query), probes)
-        shares = [lists[thread :: self._num_threads] for thread in range(self._num_threads)]
-        parts = self._pool.map(
-            lambda share: self._look_into(share, query, number, selector),
-            [np.ascontiguousarray(share) for share in shares if len(share)],
-        )
-        return merged(list(parts), number).numbers
+        shares = (lists[thread :: self._num_threads] for thread in range(self._num_threads))
+        own, *others = (np.ascontiguousarray(share) for share in shares if len(share))
+        waiting = [
+            self._pool.submit(self._look_into, share, query, number, selector) for share in others
+        ]
+        found = [self._look_into(own, query, number, selector)]  # sooner than a thread wakes up
+        found += [part.result() for part in waiting]
+        return merged(found, number).numbers
 
     def _look_into(
         self, lists: NDArray[np.int64], query: NDArray[np.float32], number: int, selector: Selector

@@ -30,7 +30,7 @@ _HALF_FLOAT: Final = 2.0**-10  # twice what rounding a unit vector to float16 ca
 
 def candidates_for(k: int) -> int:
     """How many rows to score again for the best k; their codes tell only roughly."""
-    return 150 + 5 * k
+    return 100 + 5 * k
 
 
 class Searcher:

@@ -7,6 +7,8 @@ directions first. Knows nothing of the table.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
 _ITERATIONS: Final = 4
 _SEED: Final = 1
+_BLOCK: Final = (512, 4096)  # of vectors by centres
 
 
 def lists_for(num_rows: int) -> int:
@@ -37,6 +40,27 @@ def sample_of(rows: RowNumbers) -> RowNumbers:
     """Choose the rows to learn from, in ascending order."""
     number = min(len(rows), SAMPLE_PER_LIST * lists_for(len(rows)), _MAX_SAMPLE)
     return np.sort(np.random.default_rng(_SEED).choice(rows, number, replace=False))
+
+
+@contextmanager
+def products_in_blocks() -> Iterator[None]:
+    """Let faiss compare vectors with centres in blocks of another shape than its own.
+
+    With 4,000 centres of 256 numbers a vector then takes 11 us instead of 16 to 24. The setting is
+    of the whole process and changes no result.
+    """
+    import faiss
+
+    settings: Any = faiss.cvar
+    names = ("distance_compute_blas_query_bs", "distance_compute_blas_database_bs")
+    before = [getattr(settings, name) for name in names]
+    for name, value in zip(names, _BLOCK, strict=True):
+        setattr(settings, name, value)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(settings, name, value)
 
 
 @dataclass(frozen=True)
@@ -102,7 +126,7 @@ class Filler:
         import faiss
 
         num_lists, embed_dim = trained.centres.shape
-        self._projection = trained.coarse.projection
+        self._projection = _transform(trained.coarse.projection)
         self._centres = faiss.IndexFlatIP(trained.coarse.centres.shape[1])
         self._centres.add(trained.coarse.centres)
         self._quantizer = faiss.IndexFlatIP(embed_dim)
@@ -117,7 +141,8 @@ class Filler:
         """Put a block of rows into their lists: (R, E) float32, and (R,) their numbers."""
         import faiss
 
-        lists = np.ascontiguousarray(self._centres.search(vectors @ self._projection, 1)[1][:, 0])
+        projected = self._projection.apply(vectors)
+        lists = np.ascontiguousarray(self._centres.search(projected, 1)[1][:, 0])
         self.list_of[numbers] = lists
         self._index.add_core(
             len(vectors),
@@ -135,6 +160,20 @@ class Filler:
         import faiss
 
         faiss.write_index(self._index, path)
+
+
+def _transform(projection: NDArray[np.float32]) -> Any:
+    """Return the projection, (E, d), as faiss applies it.
+
+    numpy's product would do as well, but its threads wait without sleeping and take the cores from
+    faiss's, which come next: a third of the time of filling the lists.
+    """
+    import faiss
+
+    transform: Any = faiss.LinearTransform(*projection.shape, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(projection.T).ravel(), transform.A)
+    transform.is_trained = True
+    return transform
 
 
 def _means(sample: HalfFloats, lists: NDArray[np.int64], num_lists: int) -> Embeddings:
