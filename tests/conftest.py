@@ -4,7 +4,12 @@ import logging
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test fails because the machine is busy.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # Threads of a matrix product that wait for each other spin by default: on two cores with anything
 # else running, that is ten times slower. Read when torch is imported, here and in child processes.

@@ -170,7 +170,8 @@ def _transform(projection: NDArray[np.float32]) -> Any:
     """
     import faiss
 
-    transform: Any = faiss.LinearTransform(*projection.shape, False)
+    made: Any = faiss.LinearTransform  # its types know another constructor
+    transform = made(*projection.shape, False)
     faiss.copy_array_to_vector(np.ascontiguousarray(projection.T).ravel(), transform.A)
     transform.is_trained = True
     return transform
