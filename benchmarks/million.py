@@ -4,6 +4,9 @@ Made, clustered vectors of E = 1024 (`made_vectors.py`). Each phase is a process
 after the other on an idle machine, so that its peak memory is its own: our table (ingest, optimize,
 exact, approximate and filtered queries, a cold process), a numpy float32 product, LanceDB's own
 search and usearch. One query at a time, as a person asks; recall@10 is against numpy's product.
+Approximate searches are timed after a thousand other queries, as in a service that has been up for
+a while: files that are mapped come into a process's memory with the queries that touch them. What
+the first of these took is given as well.
 
     python -m benchmarks.million --folder /tmp/million [--rows 100000]
 """
@@ -30,6 +33,7 @@ from benchmarks.report import write_report
 EMBED_DIM = 1024
 NUM_ROWS = 1_000_000
 NUM_QUERIES = 200
+NUM_EARLIER = 1000  # queries that come before those that are timed
 NUM_SLOW_QUERIES = 20  # of searches that take long
 K = 10
 SHARES = (1, 10, 50)  # percent of the rows that meet a filter
@@ -96,16 +100,18 @@ def ratios(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def phase_make(folder: Path, num_rows: int) -> dict[str, Any]:
-    """Write rows.npy, float32, and queries.npy: half pictures, half words."""
+    """Write rows.npy, float32, and queries.npy and earlier.npy: half pictures, half words."""
     made = MadeVectors(EMBED_DIM)
     rows = np.lib.format.open_memmap(
         folder / "rows.npy", mode="w+", dtype=np.float32, shape=(num_rows, EMBED_DIM)
     )
     for number, block in enumerate(made.blocks(num_rows)):
         rows[number * BLOCK_ROWS :][: len(block)] = block
-    half = NUM_QUERIES // 2
-    queries = np.concatenate([made.picture_queries(half), made.word_queries(half)])
-    np.save(folder / "queries.npy", np.random.default_rng(0).permutation(queries))
+    half = (NUM_QUERIES + NUM_EARLIER) // 2
+    pairs = np.stack([made.picture_queries(half), made.word_queries(half)], axis=1)
+    queries = pairs.reshape(-1, EMBED_DIM)
+    np.save(folder / "queries.npy", queries[:NUM_QUERIES])
+    np.save(folder / "earlier.npy", queries[NUM_QUERIES:])
     return {}
 
 
@@ -185,9 +191,9 @@ def phase_query(folder: Path, num_rows: int) -> dict[str, Any]:
 
         return ask
 
-    asked(exact=False)(queries[0])
+    first, _ = timed(asked(exact=False), np.load(folder / "earlier.npy"))
     fast, answers = timed(asked(exact=False), queries)
-    fast["recall_at_10"] = recall(answers, truth)
+    fast |= {"recall_at_10": recall(answers, truth), "the_1000_before": first}
     peak_fast = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     asked(exact=True)(queries[0])
     exact, answers = timed(asked(exact=True), queries[:NUM_SLOW_QUERIES])
@@ -263,7 +269,7 @@ def phase_lancedb(folder: Path, num_rows: int) -> dict[str, Any]:
     table.create_index(metric="cosine", index_type="IVF_SQ", num_partitions=num_rows // 1000)
     build = time.perf_counter() - started
     indexed = True
-    ask(queries[0])
+    timed(ask, np.load(folder / "earlier.npy"))
     figures, answers = timed(ask, queries)
     return {
         **figures,
@@ -292,7 +298,7 @@ def phase_usearch(folder: Path, num_rows: int) -> dict[str, Any]:
     def ask(query: NDArray[np.float32]) -> list[int]:
         return [int(key) for key in index.search(query, K).keys]
 
-    ask(queries[0])
+    timed(ask, np.load(folder / "earlier.npy"))
     figures, answers = timed(ask, queries)
     return {
         **figures,

@@ -59,7 +59,7 @@ class SentenceTransformers:
             "do_normalize": True,
             "do_resize": True,
             "crop_size": _SIDE,
-            "size": _SIDE,
+            "size": {"shortest_edge": _SIDE},
             "resample": 3,
             "image_mean": [0.48145466, 0.4578275, 0.40821073],
             "image_std": [0.26862954, 0.26130258, 0.27577711],
