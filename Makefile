@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test clients original workflows check docs dist format parity peers nano clean
+.PHONY: install demo test clients original workflows adapters check docs dist format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: install
 	$(BIN)/pe demo
 
-test: install clients original workflows
+test: install clients original workflows adapters
 	$(BIN)/python -m pytest
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
@@ -54,6 +54,15 @@ workflows: $(WORKFLOWS)/.installed
 $(WORKFLOWS)/.installed: tests/integrations/workflows/packages.txt $(ORIGINAL)/.installed | $(STAMP)
 	rm -rf $(WORKFLOWS)
 	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WORKFLOWS) --requirement $<
+	touch $@
+
+# The libraries that integrations adapt to, likewise.
+ADAPTERS := .adapters
+adapters: $(ADAPTERS)/.installed
+
+$(ADAPTERS)/.installed: tests/integrations/adapters.txt | $(STAMP)
+	rm -rf $(ADAPTERS)
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(ADAPTERS) --requirement $<
 	touch $@
 
 check: install
@@ -116,4 +125,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ORIGINAL) $(WORKFLOWS) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist
+	rm -rf $(VENV) $(ADAPTERS) $(ORIGINAL) $(WORKFLOWS) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist

@@ -33,6 +33,13 @@ StoredPrecision: TypeAlias = Literal["float32", "binary", "ubinary"]
 _SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
 
 
+class _NoCard:
+    """Where evaluators would write their figures; here these are only returned."""
+
+    def set_evaluation_metrics(self, *_: Any) -> None:
+        """Do nothing."""
+
+
 class SentenceTransformer:
     """Words and pictures to vectors, as `SentenceTransformer` objects do it.
 
@@ -45,6 +52,7 @@ class SentenceTransformer:
     """
 
     similarity_fn_name: Final = "cosine"
+    model_card_data: Final = _NoCard()
 
     def __init__(
         self,

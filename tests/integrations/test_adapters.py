@@ -1,0 +1,94 @@
+"""Adapters in their real libraries, in a process of their own; docs/guides/adapters.md runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from documentation.blocks import REPOSITORY, blocks_of
+
+from perception_encoder import AutoModel
+
+ADAPTERS = REPOSITORY / ".adapters"
+GALLERY = REPOSITORY / "src" / "perception_encoder" / "data" / "gallery"
+PAGE = "docs/guides/adapters.md"
+LIBRARIES = ("langchain", "llama_index", "chroma", "lancedb", "sentence_transformers")
+CHECKS = Path(__file__).with_name("adapter_checks.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, and pe-nano under the name that the page gives."""
+    root = tmp_path_factory.mktemp("adapters")
+    for name in ("cat", "castle", "red-heart"):
+        shutil.copy(GALLERY / f"{name}.webp", root)
+    with AutoModel.from_pretrained("pe-nano", device="cpu") as nano:
+        nano.save_pretrained(root / "PE-Core-B16-224")
+    return root
+
+
+@pytest.fixture(scope="module")
+def check(folder: Path) -> Callable[[dict[str, str]], dict[str, str]]:
+    """Run checks, each with a block, in one process where these libraries can be imported.
+
+    Where they were not installed the test is skipped, but never in CI.
+    """
+    if not (ADAPTERS / "chromadb").is_dir():
+        message = f"no {ADAPTERS}; `make test` installs it"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+    def run(blocks: dict[str, str]) -> dict[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(CHECKS), json.dumps(blocks)],
+            cwd=folder,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=200,
+            env={
+                "PATH": os.environ["PATH"],
+                "OMP_WAIT_POLICY": "PASSIVE",
+                "HOME": str(folder),
+                "HF_HUB_OFFLINE": "1",
+                "HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"],
+                "ANONYMIZED_TELEMETRY": "False",
+                "PYTHONPATH": str(ADAPTERS),
+            },
+        )
+        assert done.returncode == 0, done.stderr[-5000:]
+        return json.loads((folder / "outcomes.json").read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def outcomes(check: Callable[[dict[str, str]], dict[str, str]]) -> dict[str, str]:
+    """What came of the check of each library."""
+    blocks = {name: block_about(name) for name in LIBRARIES if name != "sentence_transformers"}
+    return check({**blocks, "sentence_transformers": ""})
+
+
+def block_about(word: str) -> str:
+    """The block of the page that imports our module of this name."""
+    (found,) = [
+        block.text
+        for block in blocks_of(PAGE)
+        if f"perception_encoder.integrations.{word}" in block.text
+    ]
+    return found
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_adapter_does_what_its_library_asks(library, outcomes):
+    assert outcomes[library] == ""
+
+
+def test_a_collection_of_chroma_is_opened_again_and_keeps_to_its_weights(check, outcomes):
+    assert outcomes["chroma"] == ""
+    assert check({"chroma_reopened": ""}) == {"chroma_reopened": ""}
