@@ -1,7 +1,8 @@
 """Graphs that an engine made of weights, kept on disk: whole, of these weights, or not there.
 
 A folder for each set of weights, precision and version; in it a folder for each graph, put in place
-by renaming. All may be deleted at any time. Knows nothing of torch or engines.
+by renaming. All may be deleted at any time; what nobody has opened for months is deleted when a
+graph is made, for another version of an engine makes its own. Knows nothing of torch or engines.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ _NUM_SAMPLES: Final = (
     64  # of a file of weights; reading all of it would take longer than opening it
 )
 _SAMPLE_BYTES: Final = 4096
+_KEPT_SECONDS: Final = 60 * 24 * 3600  # after it was last opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,14 @@ class GraphCache:
 
         folder = self._folder / key / name
         if _is_whole(folder):
+            with suppress(OSError):  # somebody else's folder
+                os.utime(folder.parent)
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{name}.lock")):
             if not _is_whole(folder):  # another process may have built it meanwhile
                 logger.info("making %s, once", folder)
+                _remove_unused(folder.parent)
                 _build(folder, build)
         return folder
 
@@ -116,6 +122,14 @@ def _stamp(path: Path) -> list[int | str]:
     status = path.stat()
     numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     return [str(path.absolute()), *numbers]
+
+
+def _remove_unused(kept: Path) -> None:
+    """Remove the folders beside this one that nobody has opened for long."""
+    for other in kept.parent.iterdir():
+        with suppress(OSError):  # somebody else's, or being removed by another process
+            if other != kept and time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(other)
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:

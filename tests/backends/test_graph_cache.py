@@ -1,0 +1,52 @@
+"""What lies in the cache of graphs, and for how long."""
+
+import os
+import time
+
+import pytest
+
+from perception_encoder.backends.graph_cache import GraphCache
+
+MONTH = 30 * 24 * 3600
+
+
+def write(folder):
+    (folder / "graph.bin").write_bytes(b"weights" * 1000)
+
+
+def refuse(folder):
+    raise AssertionError(f"{folder} was made again")
+
+
+def age(folder, months):
+    then = time.time() - months * MONTH
+    os.utime(folder, (then, then))
+
+
+def test_graphs_that_nobody_opens_for_months_go_when_another_is_made(tmp_path):
+    cache = GraphCache(tmp_path)
+    old = cache.graph("engine/model-version-1", "text", write)
+    recent = cache.graph("engine/model-version-2", "text", write)
+    age(old.parent, months=3)
+    age(recent.parent, months=1)
+    cache.graph("engine/model-version-3", "text", write)
+    assert not old.parent.exists()
+    assert cache.graph("engine/model-version-2", "text", refuse) == recent
+
+
+def test_opening_a_graph_keeps_it(tmp_path):
+    cache = GraphCache(tmp_path)
+    used = cache.graph("engine/used", "text", write)
+    age(used.parent, months=3)
+    assert cache.graph("engine/used", "text", refuse) == used
+    cache.graph("engine/new", "text", write)
+    assert cache.graph("engine/used", "text", refuse) == used
+
+
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_a_second_graph_of_the_same_weights_leaves_the_first(tmp_path, name):
+    cache = GraphCache(tmp_path)
+    first = cache.graph("engine/model", "first", write)
+    age(first.parent, months=3)
+    cache.graph("engine/model", name, write)
+    assert cache.graph("engine/model", "first", refuse) == first
