@@ -1,0 +1,39 @@
+"""Runs scripts where Roboflow's execution engine is installed, which `make workflows` does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[2]
+# What is installed for the engine comes before what it shares with Roboflow's other package.
+FOLDERS = [REPOSITORY / ".workflows", HERE / "stand_ins", REPOSITORY / ".original"]
+
+
+def start_engine(script: Path, *args: str | Path, folder: Path) -> subprocess.Popen[str]:
+    """Start a script in a folder; skips where the engine is not installed, but never in CI."""
+    if not (FOLDERS[0] / ".installed").exists():
+        message = f"no {FOLDERS[0]}; `make workflows` installs it"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return subprocess.Popen(
+        [sys.executable, script, *args],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={
+            "PATH": os.environ["PATH"],
+            "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+            "HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"],
+            "HF_HUB_OFFLINE": "1",
+            "HOME": str(folder),
+            "MPLCONFIGDIR": str(folder),
+            "PYTHONPATH": os.pathsep.join(map(str, FOLDERS)),
+            "WORKFLOWS_PLUGINS": "perception_encoder.integrations.workflows",
+        },
+    )
