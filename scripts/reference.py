@@ -107,11 +107,11 @@ def settings_page() -> str:
         for one in command.parser.get_params(command.context):
             if one.envvar:
                 found.setdefault(one.envvar, []).append((command, one))
-    lines = ["| variable | option of | meaning | default |", "|---|---|---|---|"]
+    lines = ["| variable | meaning | default | option of |", "|---|---|---|---|"]
     for variable, uses in sorted(found.items()):
         links = [f"[{' '.join(c.words[1:])}](cli.md#{'-'.join(c.words)})" for c, _ in uses]
         option = uses[0][1]
-        cells = [f"`{variable}`", ", ".join(links), _cell(option.help), _default(option.default)]
+        cells = [f"`{variable}`", _cell(option.help), _default(option.default), ", ".join(links)]
         lines.append(f"| {' | '.join(cells)} |")
     return SETTINGS_HEAD + "\n".join(lines) + "\n" + OTHER_SETTINGS
 

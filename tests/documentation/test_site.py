@@ -1,7 +1,12 @@
 """The site of the documentation has every page, and its reference tells every option."""
 
+import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from documentation.blocks import REPOSITORY
@@ -44,5 +49,25 @@ def test_the_page_of_settings_has_every_variable_with_its_meaning():
     page = settings_page()
     for variable in ("PE_MODEL", "PE_DB", "PE_DEVICE", "PE_PORT", "PE_KEYS"):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{variable}` |"))
-        assert len(row.split("|")[3].strip()) > 5
-    assert "| `PE_PORT` | [serve](cli.md#pe-serve) | 0 takes a free one. | `9001` |" in page
+        assert len(row.split("|")[2].strip()) > 5
+    assert "| `PE_PORT` | 0 takes a free one. | `9001` | [serve](cli.md#pe-serve) |" in page
+
+
+def test_the_site_is_whole_and_fetches_nothing_from_elsewhere(tmp_path):
+    shutil.copytree(REPOSITORY / "docs", tmp_path / "docs")
+    shutil.copy(REPOSITORY / "zensical.toml", tmp_path)
+    (tmp_path / "src").symlink_to(REPOSITORY / "src")
+    for name, page in PAGES.items():
+        (tmp_path / "docs" / "reference" / name).write_text(page(), encoding="utf-8")
+    program = Path(sys.executable).with_name("zensical")
+    done = subprocess.run(
+        [program, "build", "--strict"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = tmp_path / "build" / "site"
+    models = (site / "reference" / "api" / "models.html").read_text(encoding="utf-8")
+    assert 'id="perception_encoder.EmbeddingModel.embed_images"' in models
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert re.findall(r'(?:src|srcset)="(?:https?:)?//[^"]*"', text) == [], page
+        assert re.findall(r'<link[^>]*href="(?:https?:)?//[^"]*"', text) == [], page
