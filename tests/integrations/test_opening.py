@@ -1,0 +1,72 @@
+"""How adapters get a model: once for a name, compared by weights, with texts and pictures mixed."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from small_models import drawing
+
+from perception_encoder import AutoModel
+from perception_encoder.errors import IndexMismatchError, UnknownModelError
+from perception_encoder.integrations.opening import check_weights, embed_mixed, opened
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return opened("pe-nano", device="cpu", precision="fp32")
+
+
+def test_a_name_is_opened_once_whoever_asks_and_however_it_is_spelt_out(nano, tmp_path):
+    folder = nano.save_pretrained(tmp_path / "model")
+    with ThreadPoolExecutor(8) as pool:
+        models = set(pool.map(lambda _: opened(folder, device="cpu"), range(8)))
+    assert len(models) == 1
+    (model,) = models
+    assert opened(str(folder), device="cpu", preprocess="standard") is model
+    assert opened(folder, device="cpu", preprocess="reference") is not model
+    assert opened(model) is model
+
+
+def test_names_that_were_not_asked_for_lately_are_let_go(nano, tmp_path):
+    first = nano.save_pretrained(tmp_path / "first")
+    kept = opened(first, device="cpu")
+    assert opened(first, device="cpu") is kept
+    for number in range(8):
+        (tmp_path / f"{number}").symlink_to(first)
+        opened(tmp_path / f"{number}", device="cpu")
+    assert opened(first, device="cpu") is not kept
+
+
+def test_what_cannot_be_opened_says_so_each_time(nano):
+    for _ in range(2):
+        with pytest.raises(UnknownModelError):
+            opened("pe-nan")
+    with pytest.raises(TypeError, match="precision cannot change it"):
+        opened(nano, precision="bf16")
+
+
+def test_other_weights_are_refused(nano):
+    check_weights(nano, None)
+    check_weights(nano, nano.identity.fingerprint)
+    with (
+        AutoModel.from_pretrained("pe-nano", random_weights=True, device="cpu") as other,
+        pytest.raises(IndexMismatchError, match=nano.identity.fingerprint),
+    ):
+        check_weights(other, nano.identity.fingerprint)
+
+
+@pytest.mark.parametrize("order", ["", "t", "p", "tp", "pt", "pttpp"])
+def test_texts_and_pictures_keep_their_places(nano, order):
+    items = [
+        f"a cat {place}" if kind == "t" else np.asarray(drawing(place))
+        for place, kind in enumerate(order)
+    ]
+    vectors = embed_mixed(nano, items, [kind == "t" for kind in order])
+    assert vectors.shape == (len(order), 192)
+    for vector, item in zip(vectors, items, strict=True):
+        alone = (
+            nano.embed_text(item)
+            if isinstance(item, str)
+            else nano.embed_image(item, input_color_format="rgb")
+        )
+        assert np.abs(vector - alone[0]).max() <= 2e-5
