@@ -242,5 +242,5 @@ def test_the_pages_blocks_run(ran):
     """Those of docs/guides/workflows.md, in that process, where nothing was configured before."""
     printed = ran["plain"]["page"]
     *labelled, in_process, at_server = printed.splitlines()
-    assert [line.split()[0] for line in labelled] == ["cat", "dog"]
+    assert [line.split()[0] for line in labelled] == ["cat", "castle"]
     assert (in_process, at_server) == ("192", "192")
