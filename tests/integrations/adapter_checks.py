@@ -66,6 +66,7 @@ def langchain(made: dict[str, Any]) -> None:
 
 
 def llama_index(made: dict[str, Any]) -> None:
+    from llama_index.core import StorageContext, load_index_from_storage
     from llama_index.core.ingestion import IngestionPipeline
     from llama_index.core.schema import ImageNode, TextNode
 
@@ -76,7 +77,15 @@ def llama_index(made: dict[str, Any]) -> None:
     assert [hit.node.metadata["name"] for hit in by_picture] == ["cat"]
     awaited = asyncio.run(made["retriever"].atext_to_image_retrieve("a castle"))
     assert [hit.node.metadata["name"] for hit in awaited] == ["castle"]
+    made["index"].storage_context.persist("llama")
     again = type(embedding).from_json(embedding.to_json())
+    index = load_index_from_storage(
+        StorageContext.from_defaults(persist_dir="llama"),
+        embed_model=again,
+        image_embed_model=again,
+    )
+    found = index.as_retriever(image_similarity_top_k=1).text_to_image_retrieve("a cat")
+    assert [hit.node.metadata["name"] for hit in found] == ["cat"]
     assert again.embed_batch_size == 32
     assert close(again.get_query_embedding("a red heart"), RED_HEART)
     assert close(asyncio.run(again.aget_image_embedding_batch(["castle.webp", "cat.webp"]))[1], CAT)
@@ -245,6 +254,8 @@ def check_same(case: tuple[Any, ...], found: Any, expected: Any) -> None:
 
 
 def sentence_transformers(_: dict[str, Any]) -> None:
+    import torch
+
     theirs, ours = real_and_ours()
     picture = Image.open("cat.webp").convert("RGB")
     texts = ["a cat", "a red heart", "a castle on a hill"]
@@ -265,6 +276,7 @@ def sentence_transformers(_: dict[str, Any]) -> None:
         ("encode_query", "a cat", {"prompt": "x "}),
         ("encode_query", texts, {"prompt_name": "art"}),
         ("encode_document", texts, {"normalize_embeddings": True}),
+        ("encode", texts, {"device": torch.device("cpu")}),
         ("encode", picture, {}),
         ("encode", "cat.webp", {}),
         ("encode", [picture, picture.resize((50, 90))], {"convert_to_tensor": True}),

@@ -87,7 +87,7 @@ class SentenceTransformer:
         precision: StoredPrecision = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: "str | torch.device | None" = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **_: Any,
@@ -126,7 +126,7 @@ class SentenceTransformer:
                 f"precision {precision!r} is not here; use float32, binary or ubinary, or "
                 "sentence_transformers.quantize_embeddings"
             )
-        if device is not None and device != self.device:
+        if device is not None and str(device) != self.device:
             raise ValueError(
                 f"the model is on {self.device}, not {device}; give the device when it is opened"
             )
