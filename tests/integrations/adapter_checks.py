@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder import AutoModel
-from perception_encoder.errors import ImageNotFoundError, IndexMismatchError
+from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError, IndexMismatchError
 
 NAME = "PE-Core-B16-224"
 nano = AutoModel.from_pretrained(NAME)
@@ -312,6 +312,11 @@ def check_what_only_ours_takes(kind: Any, ours: Any, picture: Image.Image) -> No
     assert close(mixed[0], ours.encode("a cat"))
     assert close(mixed[1], mixed[3])
     assert not close(mixed[2], mixed[3])
+    with open("cat.webp", "rb") as file:
+        uri = "data:image/webp;base64," + base64.b64encode(file.read()).decode()
+    assert close(ours.encode(uri), mixed[3])
+    raised(ImageUnreadableError, ours.encode, ["https://example.org/cat.webp?size=2"])
+    assert ours.encode(["https://example.org/cat.webp is a cat"]).shape == (1, 192)
     assert ours.encode([]).shape == (0, 192)
     short = kind(NAME, truncate_dim=64)
     assert short.encode(["a cat", "cat.webp"]).shape == (2, short.get_embedding_dimension())

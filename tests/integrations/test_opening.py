@@ -8,12 +8,14 @@ from small_models import drawing
 
 from perception_encoder import AutoModel
 from perception_encoder.errors import IndexMismatchError, UnknownModelError
+from perception_encoder.integrations import opening
 from perception_encoder.integrations.opening import check_weights, embed_mixed, opened
 
 
 @pytest.fixture(scope="module")
 def nano():
-    return opened("pe-nano", device="cpu", precision="fp32")
+    yield opened("pe-nano", device="cpu", precision="fp32")
+    opening._KEPT.clear()
 
 
 def test_a_name_is_opened_once_whoever_asks_and_however_it_is_spelt_out(nano, tmp_path):

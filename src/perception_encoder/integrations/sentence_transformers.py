@@ -10,6 +10,7 @@ The calls are those of sentence-transformers 6: what `encode` takes, what it ret
 vectors are not of unit length unless asked for. What is not here says so.
 """
 
+import base64
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, Unpack
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 Encoded: TypeAlias = "NDArray[Any] | torch.Tensor | list[torch.Tensor]"
 StoredPrecision: TypeAlias = Literal["float32", "binary", "ubinary"]
 
-# As sentence_transformers/base/modality.py tells a picture's path from a text (6.2.0).
 _SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
 
 
@@ -96,8 +96,8 @@ class SentenceTransformer:
 
         Args:
             inputs: one of these or a list of them: a text; a picture as PIL image, (H, W, C) RGB
-                array, (C, H, W) tensor or the path of a file that exists; `{"text": ...}` or
-                `{"image": ...}`, which takes every kind that `embed_images` does.
+                array, (C, H, W) tensor, data URI or path of a file that exists; `{"text": ...}`
+                or `{"image": ...}`, which takes every kind that `embed_images` does.
             prompt_name: which of `prompts` to put before the texts.
             prompt: what to put before the texts.
             batch_size: texts or pictures computed at once.
@@ -115,7 +115,7 @@ class SentenceTransformer:
             (N, E) for a list, (E,) for one input; float32, or (u)int8 of a bit each.
 
         Raises:
-            ImageError: a picture cannot be used.
+            ImageError: a picture cannot be used, or is a URL.
             TypeError: an input is neither text nor picture.
             ValueError: a choice that is not here, or an unknown prompt.
         """
@@ -245,7 +245,9 @@ def _is_single(inputs: Any) -> bool:
 def _told(item: Any) -> tuple[Any, bool]:
     """Return an input without its dict, and whether it is a text."""
     if isinstance(item, str):
-        return item, not (item.lower().endswith(_SUFFIXES) and os.path.isfile(item))
+        if item.startswith("data:image/"):
+            return base64.b64decode(item.partition(",")[2]), False
+        return item, not _names_picture(item)
     if isinstance(item, dict):
         if item.keys() not in ({"text"}, {"image"}):
             raise TypeError(f"expected one of the keys 'text' and 'image', got {sorted(item)}")
@@ -253,6 +255,16 @@ def _told(item: Any) -> tuple[Any, bool]:
     if isinstance(item, Image.Image | np.ndarray | os.PathLike | bytes) or is_tensor(item):
         return item, False
     raise TypeError(f"expected a text or a picture, got {type(item).__name__}")
+
+
+def _names_picture(text: str) -> bool:
+    """Tell the path of a picture that exists, or its URL, from a text.
+
+    As sentence_transformers/base/modality.py (6.2.0) does.
+    """
+    if text.startswith(("http://", "https://")) and " " not in text:
+        return text.partition("?")[0].lower().endswith(_SUFFIXES)
+    return text.lower().endswith(_SUFFIXES) and os.path.isfile(text)
 
 
 def _stored(vectors: Embeddings, precision: StoredPrecision) -> NDArray[Any]:
