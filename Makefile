@@ -46,14 +46,15 @@ $(ORIGINAL)/.installed: tests/compat/original.txt | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(ORIGINAL) --requirement $<
 	touch $@
 
-# Roboflow's execution engine of Workflows, likewise, in front of that folder. Uncompiled, as tests import
-# a small part of its packages.
+# Roboflow's execution engine of Workflows, likewise, in front of that folder, and one of old. Uncompiled,
+# as tests import a small part of their packages.
 WORKFLOWS := .workflows
 workflows: $(WORKFLOWS)/.installed
 
-$(WORKFLOWS)/.installed: tests/integrations/workflows/packages.txt $(ORIGINAL)/.installed | $(STAMP)
+$(WORKFLOWS)/.installed: tests/integrations/workflows/packages.txt tests/integrations/workflows/inference.txt $(ORIGINAL)/.installed | $(STAMP)
 	rm -rf $(WORKFLOWS)
 	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WORKFLOWS) --requirement $<
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WORKFLOWS)/inside-inference --requirement $(word 2,$^)
 	touch $@
 
 # The libraries that integrations adapt to, likewise.

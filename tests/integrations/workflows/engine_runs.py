@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import logging
-import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,8 @@ import cv2
 import numpy as np
 import torch
 from roboflow_workflows import configuration
+from workflow_definitions import MODEL, cosine, embedding, workflow
 
-MODEL = "pe-nano"
 STOCK_MODEL = "PE-Core-B16-224"  # one of the three that the stock block lets a workflow name
 PLUGIN = "perception_encoder.integrations.workflows"
 TIMES = 50
@@ -43,38 +42,9 @@ def configure(url: str, *, tensor_mode: bool) -> None:
     configuration.configure_process(replace(usual, remote=remote, tensor=tensors))
 
 
-def workflow(steps: list[dict[str, Any]], outputs: dict[str, str]) -> dict[str, Any]:
-    """A definition with the inputs that its steps name, and outputs by name."""
-    inputs = dict.fromkeys(re.findall(r"\$inputs\.(\w+)", json.dumps(steps)))
-    images = ("image", "other")
-    return {
-        "version": "1.0",
-        "inputs": [
-            {"type": "WorkflowImage" if name in images else "WorkflowParameter", "name": name}
-            for name in inputs
-        ],
-        "steps": steps,
-        "outputs": [
-            {"type": "JsonField", "name": name, "selector": f"$steps.{selector}"}
-            for name, selector in outputs.items()
-        ],
-    }
-
-
-def embedding(name: str, data: str, kind: str = "perception_encoder/pe_embedding@v1") -> Any:
-    return {"type": kind, "name": name, "data": data, "model": MODEL}
-
-
 def stock(name: str, data: str) -> dict[str, Any]:
     kind = "roboflow_core/perception_encoder@v1"
     return {"type": kind, "name": name, "data": data, "version": STOCK_MODEL}
-
-
-def cosine(one: str, two: str) -> dict[str, Any]:
-    return {
-        "type": "roboflow_core/cosine_similarity@v1", "name": "cosine",
-        "embedding_1": f"$steps.{one}.embedding", "embedding_2": f"$steps.{two}.embedding",
-    }  # fmt: skip
 
 
 TWO_IMAGES = workflow(
@@ -109,7 +79,6 @@ class Runs:
         self.paths = request["pictures"]
         self.pictures = [cv2.imread(path) for path in self.paths]
         self.photos = [cv2.imread(path) for path in request["photos"]]
-        self.is_tensor_mode = request["tensor_mode"]
         self._engine = ExecutionEngine
         models = Models(partial(AutoModel.from_pretrained, device="cpu", precision="fp32"))
         provider = PerceptionEncoderModels(models, names={STOCK_MODEL: MODEL})

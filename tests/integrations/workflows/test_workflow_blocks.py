@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from documentation.blocks import python_blocks
 from server.serving import running
-from workflow_engine import HERE, start_engine
+from workflow_engine import start_engine
 
 import perception_encoder
 from perception_encoder import AutoModel
@@ -20,6 +20,10 @@ from perception_encoder.server.options import ModelSettings
 
 NAMES = ("cat", "castle", "dog")
 MODES = ("plain", "tensor")
+SCRIPTS = {
+    **dict.fromkeys(MODES, ("engine_runs.py", None)),
+    "inference": ("inference_runs.py", "inside-inference"),
+}
 EQUAL = 2e-5  # a picture's vector in batches of other sizes, in fp32
 
 
@@ -65,7 +69,7 @@ def ran(drawn, some_photos, tmp_path_factory):
     open_model = partial(AutoModel.from_pretrained, device="cpu", precision="fp32")
     with running(ServerSettings(models=models), open_model=open_model) as server:
         processes = {}
-        for mode in MODES:
+        for mode, (script, first) in SCRIPTS.items():
             folder = tmp_path_factory.mktemp(mode)
             for path in drawn:
                 shutil.copy(path, folder)  # the page's blocks read them here
@@ -78,9 +82,8 @@ def ran(drawn, some_photos, tmp_path_factory):
                 "page": _page(server.url) if mode == "plain" else [],
             }
             (folder / "request.json").write_text(json.dumps(request))
-            script = HERE / "engine_runs.py"
             files = (folder / "request.json", folder / "results.json")
-            processes[mode] = folder, start_engine(script, *files, folder=folder)
+            processes[mode] = folder, start_engine(script, *files, folder=folder, first=first)
         results = {}
         for mode, (folder, process) in processes.items():
             said, _ = process.communicate(timeout=200)
@@ -229,6 +232,24 @@ def test_fifty_workflows_at_once_give_what_one_gives(ran, model, arrays):
         assert run["stock"] == pytest.approx(run["cosine"], abs=EQUAL)
         assert np.abs(run["texts"]["ours"] - texts[number]).max() <= EQUAL
         assert np.abs(run["texts"]["stock"] - texts[number]).max() <= EQUAL
+
+
+def test_the_blocks_run_in_the_engine_that_older_inference_has_inside(ran, model, arrays):
+    rows = ran["inference"]["embeddings"]
+    images, text = model.embed_images(arrays), model.embed_text("a cat")[0]
+    # It opens the model as the machine does best, which may be in 16 bits.
+    for row, image in zip(rows, images, strict=True):
+        assert row["image"] @ image >= 0.999
+        assert row["text"] @ text >= 0.999
+        assert row["cosine"] == pytest.approx(float(image @ text), abs=0.02)
+    assert [row["warming_up"] for row in rows] == [True, True, False]
+    assert [row["label"]["class"] for row in rows][:2] == ["cat", "castle"]
+    assert [row["add"]["is_new"] for row in rows] == [True, True, True]
+    for row, found in zip(rows, ran["inference"]["search"], strict=True):
+        best = found["search"]["hits"][0]
+        assert (best["uri"], best["metadata"]) == (
+            row["add"]["uri"], {"class": row["label"]["class"]}
+        )  # fmt: skip
 
 
 def test_mistakes_are_told(ran):

@@ -13,15 +13,25 @@ REPOSITORY = HERE.parents[2]
 FOLDERS = [REPOSITORY / ".workflows", HERE / "stand_ins", REPOSITORY / ".original"]
 
 
-def start_engine(script: Path, *args: str | Path, folder: Path) -> subprocess.Popen[str]:
-    """Start a script in a folder; skips where the engine is not installed, but never in CI."""
+def start_engine(
+    script: str, *args: str | Path, folder: Path, first: str | None = None
+) -> subprocess.Popen[str]:
+    """Start a script in a folder; skips where the engine is not installed, but never in CI.
+
+    Args:
+        script: one that lies here.
+        args: for it.
+        folder: where it runs.
+        first: a folder beside the engine's packages whose own win over them.
+    """
     if not (FOLDERS[0] / ".installed").exists():
         message = f"no {FOLDERS[0]}; `make workflows` installs it"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    folders = FOLDERS if first is None else [FOLDERS[0] / first, *FOLDERS]
     return subprocess.Popen(
-        [sys.executable, script, *args],
+        [sys.executable, HERE / script, *args],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
@@ -33,7 +43,7 @@ def start_engine(script: Path, *args: str | Path, folder: Path) -> subprocess.Po
             "HF_HUB_OFFLINE": "1",
             "HOME": str(folder),
             "MPLCONFIGDIR": str(folder),
-            "PYTHONPATH": os.pathsep.join(map(str, FOLDERS)),
+            "PYTHONPATH": os.pathsep.join(map(str, folders)),
             "WORKFLOWS_PLUGINS": "perception_encoder.integrations.workflows",
         },
     )
