@@ -1,10 +1,11 @@
 import hashlib
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.index.digests import DigestMap, digests_of
+from perception_encoder.index.digests import DigestMap, digests_in, digests_of
 
 _HEX = st.text("0123456789abcdef", min_size=32, max_size=64)
 
@@ -51,3 +52,9 @@ def test_a_hundred_thousand_entries_are_all_found_again() -> None:
     for start in range(half, len(texts), 1000):
         mapping.add(digests_of(texts[start : start + 1000]), np.arange(start, start + 1000))
     assert np.array_equal(mapping.find(digests_of(texts)), np.arange(len(texts)))
+
+
+@given(st.lists(_HEX | st.text(max_size=40)), st.integers(0, 3))
+def test_a_column_has_the_digests_of_its_texts(texts: list[str], offset: int) -> None:
+    column = pa.array(["0" * 32] * offset + texts, pa.string())[offset:]
+    assert digests_in(column).tolist() == digests_of(texts).tolist()

@@ -24,6 +24,7 @@ from perception_encoder.errors import (
     QueryError,
 )
 from perception_encoder.index import Hit, Index, Row, row_id
+from perception_encoder.index.digests import digests_of
 from perception_encoder.index.rows import FileState
 from perception_encoder.types import ModelIdentity
 
@@ -293,7 +294,7 @@ def test_a_run_knows_sizes_times_and_contents_and_what_it_has_not_seen(index: In
     index.add(rows, unit(4))
     known = index.known_rows()
     assert len(known) == 4
-    assert known.look_up([rows[0].id, row_id("x"), rows[1].id]) == [
+    assert known.look_up(digests_of([rows[0].id, row_id("x"), rows[1].id])) == [
         FileState(1, 2),
         None,
         FileState(None, None),

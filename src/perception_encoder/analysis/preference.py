@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index import Index, Row
-from perception_encoder.index.digests import digests_of
+from perception_encoder.index.digests import HEX_DIGITS, digests_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +81,7 @@ def rank_pictures(index: Index, keep: Keep, where: str | None) -> RankedPictures
     schema = pa.schema([_wide(index.schema.field(name)) for name in names])
     batches = []
     for batch in index.scan(["sha256", *names], where=where):
-        contents.append(digests_of([sha256 or "" for sha256 in batch["sha256"].to_pylist()]))
+        contents.append(digests_in(batch["sha256"].fill_null("0" * HEX_DIGITS)))
         has_content.append(batch["sha256"].is_valid().to_numpy(zero_copy_only=False))
         columns = [batch[name].cast(schema.field(name).type) for name in names]
         batches.append(pa.record_batch(columns, schema=schema))

@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes one each time
 
 
 def say(message: str) -> None:
@@ -13,7 +15,7 @@ def say(message: str) -> None:
 
 def write_json(record: dict[str, Any]) -> None:
     """Write one JSON object as one line."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    sys.stdout.write(_encode(record) + "\n")
 
 
 def write_line(text: str, *, end: str = "\n") -> None:

@@ -4,17 +4,23 @@ A table of ten million rows is looked up by key and by content in a quarter of a
 Knows nothing of tables.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HEX_DIGITS: Final = 32
 """Of a digest; longer ones (SHA-256) are cut to it: two of them agree by chance once in 10^19
 tables of ten million rows."""
 
 _MAX_RECENT: Final = 1 << 16
+_LARGE_SHARE: Final = 1 / 8  # of what is there: so many more are worth sorting all anew
 
 _VALUES: Final = np.zeros(256, np.uint8)  # of hex digits by their character
 _VALUES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -28,7 +34,23 @@ def digests_of(texts: Sequence[str]) -> NDArray[np.uint64]:
     joined = "".join(text[:HEX_DIGITS].ljust(HEX_DIGITS, "0") for text in texts).encode(
         "ascii", "replace"
     )
-    digits = _VALUES[np.frombuffer(joined, np.uint8)].reshape(-1, 2)
+    return _digests(np.frombuffer(joined, np.uint8))
+
+
+def digests_in(column: pa.StringArray) -> NDArray[np.uint64]:
+    """Return the `digests_of` a column without nulls, with no Python object for each."""
+    if not len(column):
+        return digests_of([])
+    _, offsets, characters = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1]
+    octets = np.frombuffer(characters or b"", np.uint8)[: ends[-1]]
+    if np.diff(ends).min() < HEX_DIGITS or octets.max() > ord("~"):  # no digests of ours
+        return digests_of(column.to_pylist())
+    return _digests(octets[ends[:-1, np.newaxis] + np.arange(HEX_DIGITS, dtype=np.int32)])
+
+
+def _digests(characters: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    digits = _VALUES[characters].reshape(-1, 2)
     octets = (digits[:, 0] << 4) | digits[:, 1]
     return octets.reshape(-1, 16).view(">u8").astype(np.uint64)
 
@@ -55,7 +77,7 @@ class DigestMap:
             digests: (R, 2) uint64, from `digests_of`.
             numbers: (R,) int64, at least 0.
         """
-        if len(digests) > _MAX_RECENT:
+        if len(digests) > min(_MAX_RECENT, _LARGE_SHARE * len(self._keys)):
             self._merge()
             self._store(digests, numbers)
             return

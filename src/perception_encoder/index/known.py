@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index.digests import DigestMap, digests_of
+from perception_encoder.index.digests import DigestMap, digests_in, digests_of
 from perception_encoder.index.rows import FileState, Row
 
 if TYPE_CHECKING:
@@ -43,17 +43,27 @@ class KnownRows:
         self._lock = threading.Lock()
         self._ids, self._contents = DigestMap(), DigestMap()
         self._keys = bytearray()  # 16 bytes a row
-        states = [np.empty((0, 2), np.int64)]
-        states += [self._read(batch) for batch in scan(_STATE_COLUMNS)]
-        self._states = np.concatenate(states)  # (R, 2): bytes, mtime
+        blocks = [_read(batch) for batch in scan(_STATE_COLUMNS)]
+        self._states = _joined([block.states for block in blocks], np.int64)
+        keys = _joined([block.keys for block in blocks], np.uint64)
+        numbers = np.arange(len(keys))
+        self._keys += keys.astype(">u8").tobytes()
+        self._ids.add(keys, numbers)
+        has_content = np.concatenate([np.empty(0, np.bool_), *(b.has_content for b in blocks)])
+        contents = _joined([block.contents for block in blocks], np.uint64)
+        self._contents.add(contents, numbers[has_content])
         self._seen = np.zeros(len(self._states), np.bool_)
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def look_up(self, ids: Sequence[str]) -> list[FileState | None]:
-        """Return what the table had of each key when it was read, and note that it was seen."""
-        numbers = self._ids.find(digests_of(ids))
+    def look_up(self, ids: NDArray[np.uint64]) -> list[FileState | None]:
+        """Return what the table had of each key when it was read, and note that it was seen.
+
+        Args:
+            ids: (N, 2), the keys' `digests_of`.
+        """
+        numbers = self._ids.find(ids)
         self._seen[numbers[numbers >= 0]] = True
         return [None if number < 0 else self._state(int(number)) for number in numbers]
 
@@ -88,16 +98,35 @@ class KnownRows:
         )
         return FileState(size, mtime)
 
-    def _read(self, batch: pa.RecordBatch) -> NDArray[np.int64]:
-        import pyarrow as pa
 
-        first = len(self._keys) // 16
-        numbers = np.arange(first, first + batch.num_rows)
-        keys = digests_of(batch["id"].to_pylist())
-        self._keys += keys.astype(">u8").tobytes()
-        self._ids.add(keys, numbers)
-        has_content = batch["sha256"].is_valid().to_numpy(zero_copy_only=False)
-        contents = [sha256 for sha256 in batch["sha256"].to_pylist() if sha256 is not None]
-        self._contents.add(digests_of(contents), numbers[has_content])
-        columns = [batch["bytes"], batch["mtime"].cast(pa.int64())]
-        return np.stack([column.fill_null(_UNKNOWN).to_numpy() for column in columns], axis=1)
+class _Block(NamedTuple):
+    """What a block of rows is known by.
+
+    Attributes:
+        keys: (R, 2) uint64.
+        states: (R, 2) int64: bytes, mtime.
+        has_content: (R,) bool.
+        contents: (C, 2) uint64, of the rows that have one.
+    """
+
+    keys: NDArray[np.uint64]
+    states: NDArray[np.int64]
+    has_content: NDArray[np.bool_]
+    contents: NDArray[np.uint64]
+
+
+def _read(batch: pa.RecordBatch) -> _Block:
+    import pyarrow as pa
+
+    columns = [batch["bytes"], batch["mtime"].cast(pa.int64())]
+    return _Block(
+        digests_in(batch["id"]),
+        np.stack([column.fill_null(_UNKNOWN).to_numpy() for column in columns], axis=1),
+        batch["sha256"].is_valid().to_numpy(zero_copy_only=False),
+        digests_in(batch["sha256"].drop_null()),
+    )
+
+
+def _joined(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return (R, 2) arrays as one."""
+    return np.concatenate([np.empty((0, 2), dtype), *parts])

@@ -11,12 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index.digests import DigestMap, digests_of
+from perception_encoder.index.digests import DigestMap, digests_in, digests_of
 from perception_encoder.index.rows import MetadataValue, row_id
 from perception_encoder.index.storage import beside, storage_errors
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 Status = Literal["embedded", "reused", "skipped", "failed", "vanished", "pruned"]
 STATUSES: Final = get_args(Status)
 
-_MAX_SUPERSEDED: Final = 0.5  # of the rows; more are dropped at the end of a run
+_MAX_SUPERSEDED: Final = 0.75  # of the rows; more are dropped at the end of a run
+_MAX_FILES: Final = 8  # more are joined
 _BLOCK_ROWS: Final = 16384
 _READERS_NEED: Final = datetime.timedelta(days=1)  # a version that somebody may still be reading
 _OF_THE_RUN: Final = ("id", "run", "at")
@@ -105,8 +107,22 @@ class OutcomeLog:
         import pyarrow.compute as pc
 
         wanted = pa.array(statuses, pa.string())
-        for batch in self._latest([name for name in _schema().names if name not in _OF_THE_RUN]):
-            yield from _outcomes_of(batch.filter(pc.is_in(batch["status"], wanted)))
+        names = [name for name in _schema().names if name not in _OF_THE_RUN]
+        dataset = self._open()
+        if dataset is None:
+            return
+        with storage_errors(self.path):
+            chosen = np.flatnonzero(
+                np.concatenate(
+                    [
+                        is_latest & pc.is_in(batch["status"], wanted).to_numpy(zero_copy_only=False)
+                        for batch, is_latest in _with_latest(dataset, ["status"])
+                    ]
+                )
+            )
+            for start in range(0, len(chosen), _BLOCK_ROWS):
+                places = chosen[start : start + _BLOCK_ROWS].tolist()
+                yield from _outcomes_of(dataset.take(places, columns=names))
 
     def counts(self) -> Counter[str]:
         """Return how many items have which status last."""
@@ -131,7 +147,7 @@ class OutcomeLog:
             if is_latest.sum() < (1 - _MAX_SUPERSEDED) * len(is_latest):
                 kept = self._latest(_schema().names)
                 dataset = lance.write_dataset(kept, self.path, schema=_schema(), mode="overwrite")
-            elif len(dataset.get_fragments()) > 1:
+            elif len(dataset.get_fragments()) > _MAX_FILES:
                 dataset.optimize.compact_files()
             dataset.cleanup_old_versions(older_than=_READERS_NEED)
 
@@ -141,11 +157,8 @@ class OutcomeLog:
         if dataset is None:
             return
         with storage_errors(self.path):
-            is_latest, start = _latest_rows(dataset), 0
-            for batch in dataset.to_batches(columns=columns, batch_size=_BLOCK_ROWS):
-                chosen = np.flatnonzero(is_latest[start : start + batch.num_rows])
-                start += batch.num_rows
-                yield batch.take(chosen)
+            for batch, is_latest in _with_latest(dataset, columns):
+                yield batch.take(np.flatnonzero(is_latest))
 
     def _open(self) -> lance.LanceDataset | None:
         import lance
@@ -185,33 +198,39 @@ def _schema() -> pa.Schema:
 def _to_arrow(outcomes: Sequence[Outcome], run: str) -> pa.Table:
     import pyarrow as pa
 
-    now = datetime.datetime.now(datetime.UTC)
-    columns: dict[str, list[Any]] = {
-        name: [getattr(outcome, name) for outcome in outcomes]
-        for name in _schema().names
-        if name not in ("metadata", "run", "at")
-    }
+    names = [name for name in _schema().names if name not in ("metadata", "run", "at")]
+    values = zip(*map(attrgetter(*names), outcomes), strict=True)
+    columns: dict[str, Any] = dict(zip(names, map(list, values), strict=True))
     columns["metadata"] = [
         json.dumps(dict(outcome.metadata)) if outcome.metadata else None for outcome in outcomes
     ]
+    now = datetime.datetime.now(datetime.UTC)
     columns |= {"run": [run] * len(outcomes), "at": [now] * len(outcomes)}
     return pa.table(columns, schema=_schema())
 
 
-def _outcomes_of(batch: pa.RecordBatch) -> Iterator[Outcome]:
-    for row in batch.to_pylist():
+def _outcomes_of(table: pa.Table) -> Iterator[Outcome]:
+    for row in table.to_pylist():
         row["metadata"] = json.loads(row["metadata"] or "{}")
         yield Outcome(**row)
 
 
+def _with_latest(
+    dataset: lance.LanceDataset, columns: list[str]
+) -> Iterator[tuple[pa.RecordBatch, NDArray[np.bool_]]]:
+    """Yield columns block by block, and which of a block's rows are the last about their items."""
+    is_latest, start = _latest_rows(dataset), 0
+    for batch in dataset.to_batches(columns=columns, batch_size=_BLOCK_ROWS):
+        yield batch, is_latest[start : start + batch.num_rows]
+        start += batch.num_rows
+
+
 def _latest_rows(dataset: lance.LanceDataset) -> NDArray[np.bool_]:
     """Say of each row, in the dataset's order, whether it is the last about its item."""
+    batches = dataset.to_batches(columns=["id"], batch_size=_BLOCK_ROWS)
+    digests = np.concatenate([digests_of([]), *(digests_in(batch["id"]) for batch in batches)])
     last = DigestMap()
-    start = 0
-    for batch in dataset.to_batches(columns=["id"], batch_size=_BLOCK_ROWS):
-        numbers = np.arange(start, start + batch.num_rows)
-        last.add(digests_of(batch["id"].to_pylist()), numbers)
-        start += batch.num_rows
-    is_latest = np.zeros(start, np.bool_)
+    last.add(digests, np.arange(len(digests)))
+    is_latest = np.zeros(len(digests), np.bool_)
     is_latest[last.numbers()] = True
     return is_latest

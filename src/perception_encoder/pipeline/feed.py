@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_encoder.index import FileState, KnownRows, Outcome
 from perception_encoder.index.digests import DigestMap, digests_of
@@ -112,14 +113,14 @@ class Feed:
 
     def _take(self, items: list[Item]) -> None:
         """Sort listed items into those to prepare and those whose outcome is known."""
-        items = self._new_of(items)
-        self._progress.num_listed += len(items)
-        states = self._known.look_up([item.id for item in items])
+        by_id, digests = self._new_of(items)
+        self._progress.num_listed += len(by_id)
+        states = self._known.look_up(digests)
         outcomes = []
-        for item, before in zip(items, states, strict=True):
-            failure = self._failures.get(item.id)
+        for (key, item), before in zip(by_id.items(), states, strict=True):
+            failure = self._failures.get(key)
             if failure is not None:
-                self.failures_met.add(item.id)
+                self.failures_met.add(key)
             if before is not None and _is_unchanged(item, before):
                 outcomes.append(_skipped(item))
             elif failure is not None and _is_in_vain(item, failure):
@@ -130,13 +131,14 @@ class Feed:
         if outcomes:
             self._put(outcomes)
 
-    def _new_of(self, items: list[Item]) -> list[Item]:
-        """Leave out what was listed before: sources may overlap."""
-        items = list({item.id: item for item in items}.values())
-        digests = digests_of([item.id for item in items])
+    def _new_of(self, items: list[Item]) -> tuple[dict[str, Item], NDArray[np.uint64]]:
+        """Leave out what was listed before, as sources may overlap; by key, and the digests."""
+        by_id = {item.id: item for item in items}
+        digests = digests_of(list(by_id))
         is_new = self._listed.find(digests) < 0
-        self._listed.add(digests, np.zeros(len(items), np.int64))
-        return [item for item, new in zip(items, is_new, strict=True) if new]
+        self._listed.add(digests, np.zeros(len(digests), np.int64))
+        new = {key: by_id[key] for key, new in zip(by_id, is_new, strict=True) if new}
+        return new, digests[is_new]
 
     def _submit(self, item: Item, *, is_new: bool) -> None:
         while not self._window.acquire(timeout=_GLANCE_SECONDS):

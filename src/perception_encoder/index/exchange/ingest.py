@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_encoder.errors import ExchangeError, IndexMismatchError
-from perception_encoder.index.digests import DigestMap, digests_of
+from perception_encoder.index.digests import DigestMap, digests_in, digests_of
 from perception_encoder.index.exchange.streams import Block, Incoming
 from perception_encoder.index.lock import writing
 from perception_encoder.index.schema import VectorDtype, described_mismatch
@@ -84,14 +85,16 @@ class _Known:
     def __init__(self, index: Index) -> None:
         self._ids = DigestMap()
         for batch in index.scan(["id"]):
-            self.add(batch["id"].to_pylist())
+            self._add(digests_in(batch["id"]))
 
     def add(self, ids: Iterable[str]) -> None:
-        digests = digests_of(list(ids))
-        self._ids.add(digests, np.zeros(len(digests), np.int64))
+        self._add(digests_of(list(ids)))
 
     def has(self, ids: Iterable[str]) -> list[bool]:
         return [bool(number >= 0) for number in self._ids.find(digests_of(list(ids)))]
+
+    def _add(self, digests: NDArray[np.uint64]) -> None:
+        self._ids.add(digests, np.zeros(len(digests), np.int64))
 
 
 def _commit(index: Index, known: _Known, block: Block) -> int:

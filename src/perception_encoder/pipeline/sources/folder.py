@@ -29,6 +29,7 @@ class FolderSource:
     def __init__(self, name: str, top: str, selection: Selection) -> None:
         self.name = name
         self._top = os.path.abspath(top)
+        self._prefix = os.path.join(self._top, "")
         self._selection = selection
         self._unread = set[str]()
 
@@ -56,7 +57,7 @@ class FolderSource:
 
     def covers(self, uri: str, member: str | None) -> bool:
         """Say whether `items` would list this file, going by its path alone."""
-        if member is not None or not uri.startswith(os.path.join(self._top, "")):
+        if member is not None or not uri.startswith(self._prefix):
             return False
         parent = os.path.dirname(uri)
         while len(parent) >= len(self._top):
@@ -102,7 +103,7 @@ class FolderSource:
             self._unread.add(entry.path)  # may have led to a folder on a disk that is away
 
     def _relative(self, path: str) -> str:
-        return path[len(os.path.join(self._top, "")) :]
+        return path[len(self._prefix) :]
 
 
 class _Found(NamedTuple):
