@@ -26,6 +26,9 @@ def test_it_starts_with_the_bundled_model_and_searches_a_table(tmp_path):
         assert len(hits) == 3
         assert client.get(f"/v1/items/{hits[0]['id']}/thumbnail").status_code == 200
     assert list((tmp_path / ".cache" / "perception-encoder" / "thumbnails").rglob("*.jpg"))
+    # Where OpenVINO would note what it tells its makers; its graphs were made anew for this home.
+    assert list(tmp_path.rglob("graph.xml"))
+    assert not (tmp_path / "intel").exists()
 
 
 def test_told_to_end_it_answers_what_it_has_accepted(tmp_path):

@@ -9,6 +9,7 @@ import hashlib
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class EmbeddingCache:
                 f"cannot use {self.path} as an embedding cache: {err}. "
                 "Give another path, or delete the file to start anew."
             ) from err
+        # A model that is dropped without `close` leaves no open file behind.
+        weakref.finalize(self, self._database.close)
 
     def key(self, kind: str, content: bytes) -> bytes:
         """Return the key of some content; `kind` keeps pictures and words apart."""
