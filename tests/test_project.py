@@ -53,3 +53,12 @@ def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert path.read_text(encoding="utf-8").startswith('"""'), path
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    named = set()
+    for path in (*ROOT.glob(".github/workflows/*"), ROOT / ".ci/run", ROOT / "README.md"):
+        named |= set(re.findall(r"\bmake (?:PYTHON=\S+ )?([a-z]+)$", path.read_text(), re.M))
+    named |= set(re.findall(r"^make ([a-z]+)", read("CONTRIBUTING.md"), re.M))
+    assert {"check", "docs", "test", "dist"} <= named
+    assert named <= set(re.findall(r"^([a-z]+):", read("Makefile"), re.M))
