@@ -165,6 +165,10 @@ class WorkerCrashedError(ServingError):
     """What computes ended or hung, or the server is shutting down."""
 
 
+class ModelUnavailableError(ServingError):
+    """A server's model could not be opened; it is tried again after a pause."""
+
+
 class RemoteError(PerceptionEncoderError):
     """A server that `perception_encoder.client` asked refused, failed, or could not be reached."""
 

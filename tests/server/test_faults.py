@@ -14,6 +14,7 @@ from server.serving import encoded, in_base64, picture, running
 from small_models import CORE, FP32_ON_CPU, CountingBackend, drawing, open_tiny
 
 from perception_encoder.backends import open_random_backend
+from perception_encoder.errors import CheckpointError
 from perception_encoder.server import ServerSettings, protocol
 from perception_encoder.server.options import AccessSettings, ModelSettings, QueueSettings
 
@@ -248,6 +249,43 @@ def test_idle_models_are_closed_and_come_back():
         assert server.client.get("/healthz").status_code == 200
         assert post(server.url, {"texts": ["a"]}).status_code == 200
         assert len(opened) == 2
+
+
+def test_a_model_that_cannot_be_opened_is_left_alone_for_a_while():
+    tries: list[str] = []
+
+    def open_model(spec: str):
+        tries.append(spec)
+        if len(tries) < 3:
+            raise CheckpointError(f"weights.pt is cut short (try {len(tries)})")
+        if len(tries) == 3:
+            raise MemoryError  # of no words, and not one of the package's own
+        return open_tiny()
+
+    def refused(reason: str, pause: range) -> None:
+        reply = post(server.url, {"texts": ["a"]})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_unavailable")
+        assert reason in reply.json()["error"]["message"]
+        assert int(reply.headers["retry-after"]) in pause
+
+    with running(open_model=open_model) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        (slot,) = server.services.engines._slots.values()
+        for _ in range(3):  # it was opened at the start
+            refused("cut short (try 1) (it is tried again in ", range(1, 6))
+        assert server.client.get("/healthz").status_code == 503
+        asked = [pool.submit(refused, "(try 1)", range(1, 6)) for _ in range(32)]
+        assert [future.result() for future in asked] == [None] * 32
+        assert len(tries) == 1
+        slot.tried_again_at = 0.0
+        refused("(try 2)", range(6, 11))
+        refused("(try 2)", range(6, 11))
+        slot.tried_again_at = 0.0
+        refused("MemoryError", range(11, 21))
+        assert len(tries) == 3
+        slot.tried_again_at = 0.0
+        assert post(server.url, {"texts": ["a"]}).status_code == 200
+        assert server.client.get("/healthz").status_code == 200
+        assert slot.num_failures == 0
 
 
 def test_memory_is_kept_below_the_cap_by_closing_what_was_used_longest_ago():

@@ -61,6 +61,7 @@ class ApiError(HTTPException):
 
 _STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (errors.QueueFullError, 429, "queue_full"),
+    (errors.ModelUnavailableError, 503, "model_unavailable"),
     (errors.ServingError, 503, "unavailable"),
     (errors.ImageTooLargeError, 400, "image_too_large"),
     (errors.ImageReferenceError, 400, "invalid_image_reference"),

@@ -6,6 +6,7 @@ files or downloads. Knows no HTTP.
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -17,7 +18,12 @@ from typing import Final
 
 from perception_encoder.checkpoints import locate
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import PerceptionEncoderError, ServingError, UnknownModelError
+from perception_encoder.errors import (
+    ModelUnavailableError,
+    PerceptionEncoderError,
+    ServingError,
+    UnknownModelError,
+)
 from perception_encoder.registry import ModelEntry, find
 from perception_encoder.server.core.batcher import BatchLimits, BatchObserver
 from perception_encoder.server.core.engine import Engine
@@ -27,6 +33,10 @@ logger = logging.getLogger(__name__)
 _BYTES_OF_A_NUMBER: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _LOOK_EVERY: Final = 0.2  # of the time after which a model is idle
 _CLOSE_SECONDS: Final = 10.0
+_FIRST_PAUSE: Final = (
+    5.0  # seconds after a model could not be opened; each further failure doubles it
+)
+_LONGEST_PAUSE: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,30 @@ class _Slot:
         self.load_seconds: float | None = None
         self.num_bytes: int | None = None
         self.error: str | None = None
+        self.num_failures = 0  # in a row
+        self.tried_again_at = 0.0
+
+    def failed(self, err: Exception) -> None:
+        """Note that the model could not be opened, and leave it alone for a while."""
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self.num_failures)
+        self.error = str(err) or type(err).__name__
+        self.num_failures += 1
+        self.tried_again_at = time.monotonic() + pause
+
+    def refuse_while_failed(self) -> None:
+        """Answer at once for a model that could not be opened a moment ago.
+
+        Opening takes memory and seconds, and would most likely fail again.
+
+        Raises:
+            ModelUnavailableError: its pause has not ended.
+        """
+        seconds = math.ceil(self.tried_again_at - time.monotonic())
+        if self.num_failures and seconds > 0:
+            raise ModelUnavailableError(
+                f"{self.name} cannot be opened: {self.error} (it is tried again in {seconds} s)",
+                retry_after_seconds=seconds,
+            )
 
     @property
     def state(self) -> ModelState:
@@ -159,8 +193,8 @@ class Engines:
 
         Raises:
             UnknownModelError: this server has no such model.
+            ModelUnavailableError: opening it failed, now or a moment ago.
             ServingError: there is no memory for it now, or the server is shutting down.
-            PerceptionEncoderError: opening it failed, as in `AutoModel.from_pretrained`.
         """
         slot = self._slot(name)
         slot.num_users += 1
@@ -191,13 +225,13 @@ class Engines:
     async def start(self, *, preload: bool) -> None:
         """Open all models, if wanted, and begin to close idle ones.
 
-        A model that cannot be opened is tried again by the first request for it.
+        A model that cannot be opened is tried again by the first request after its pause.
         """
         for name in self.names if preload else ():
             try:
                 await self.load(name)
-            except (PerceptionEncoderError, OSError, RuntimeError, ValueError) as err:
-                logger.error("%s could not be opened: %s", name, err)
+            except PerceptionEncoderError:
+                logger.debug("%s is tried again when it is asked for", name)
         self.is_ready = True
         if self._unload_after is not None:
             self._tidying = asyncio.create_task(self._tidy(self._unload_after))
@@ -245,6 +279,7 @@ class Engines:
 
     async def _opened(self, slot: _Slot) -> Engine:
         if slot.opening is None:
+            slot.refuse_while_failed()
             slot.opening = asyncio.create_task(self._open(slot))
             slot.opening.add_done_callback(lambda _: setattr(slot, "opening", None))
         return await asyncio.shield(slot.opening)  # others wait for it, too
@@ -257,9 +292,14 @@ class Engines:
         try:
             model = await asyncio.to_thread(self._open_model, slot.spec)
         except Exception as err:
-            slot.error = str(err)
-            raise
-        slot.error = None
+            slot.failed(err)
+            is_known = isinstance(err, PerceptionEncoderError)
+            logger.error("%s cannot be opened: %s", slot.name, slot.error, exc_info=not is_known)
+            raise ModelUnavailableError(
+                f"{slot.name} cannot be opened: {slot.error}",
+                retry_after_seconds=math.ceil(slot.tried_again_at - time.monotonic()),
+            ) from err
+        slot.error, slot.num_failures = None, 0
         slot.load_seconds = time.monotonic() - started
         slot.num_bytes = _num_bytes(slot, model)
         logger.info("opened %s in %.1f s", slot.name, slot.load_seconds)
