@@ -38,12 +38,15 @@ def pe_ending(
     return done
 
 
-def started(*arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `pe` in a folder."""
+def started(
+    *arguments: str, folder: Path, stdin: int | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """Start `pe` in a folder; `stdin` as for `Popen`."""
     return subprocess.Popen(
         [sys.executable, "-m", "perception_encoder.cli", *arguments],
         cwd=folder,
         text=True,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=surroundings(folder, **environment),

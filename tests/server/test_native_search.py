@@ -2,12 +2,14 @@
 
 import io
 import shutil
+import subprocess
 import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.command import started
 from PIL import Image
 from server.serving import in_base64, make_table, running
 from small_models import open_tiny, save_drawings
@@ -266,6 +268,54 @@ def test_status_follows_a_run_in_another_process(server, folder, files):
         time.sleep(0.1)
     assert after["outcomes"] == {"embedded": 1, "failed": 1}
     assert after["failures"][0]["reason"] == "ImageEmptyError"
+
+
+def test_status_follows_pe_index_while_it_runs(tmp_path):
+    """The run reads its list, 256 names at a time, from a pipe that stays open for a while."""
+    files = save_drawings(tmp_path, 260)
+    first, second = files[:255], files[255:]
+    (tmp_path / "broken.png").write_bytes(files[0].read_bytes()[:90])
+    arguments = ("index", "-", "--db", "growing.lance")
+    process = started(*arguments, folder=tmp_path, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+
+    def give(*files: Path) -> None:
+        process.stdin.write("".join(f"{file}\n" for file in files))
+        process.stdin.flush()
+
+    def eventually(told) -> dict:
+        end = time.monotonic() + 60
+        while not told(status := served.client.get("/v1/indexes/growing/status").json()):
+            assert time.monotonic() < end, status
+            time.sleep(0.1)
+        return status
+
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "growing.lance" / "_versions").exists():
+            assert time.monotonic() < end
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        settings = ServerSettings(indexes=(str(tmp_path / "growing.lance"),))
+        with running(settings, open_model=lambda _: open_tiny()) as served:
+            give(*first, tmp_path / "broken.png")
+            status = eventually(lambda status: status["rows"] == 255)
+            assert status["is_being_written"] is True
+            status = eventually(lambda status: status["outcomes"])
+            assert status["outcomes"] == {"embedded": 255, "failed": 1}
+            assert "broken.png" in status["failures"][0]["message"]
+            give(*second)
+            process.stdin.close()
+            status = eventually(
+                lambda status: status["rows"] == 260 and not status["is_being_written"]
+            )
+            assert status["outcomes"] == {"embedded": 260, "failed": 1}
+            assert process.wait(30) == 1  # one item has failed
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()
 
 
 def test_duplicates(server, files):

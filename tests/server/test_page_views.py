@@ -68,6 +68,39 @@ def test_the_script_names_what_goes_and_nothing_is_deleted(duplicates, drawings_
     assert all(Path(item["uri"]).exists() for item in items)
 
 
+CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
+PASTED = "navigator.clipboard.readText()"
+
+
+def test_copy_buttons_fill_the_clipboard(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?view=duplicates&tier=pixels", **CLIPBOARD)
+    expect(page.locator(".group")).to_have_count(2, timeout=60_000)
+    page.get_by_role("button", name="Copy script").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Script", exact=True).click()
+    assert page.evaluate(PASTED) == download.value.path().read_text()
+    expect(page.get_by_role("button", name="Copy script")).to_be_visible()  # as it was before
+
+    page.goto(drawings_server.url)
+    search(page, "cat")
+    page.locator(".tile").first.click()
+    viewer = page.get_by_role("dialog", name="Picture")
+    viewer.get_by_role("button", name="Copy path").click()
+    expect(viewer.get_by_role("button", name="Copied")).to_be_visible()
+    expect(page.locator("#announcements")).to_have_text("Copied")
+    assert page.evaluate(PASTED) == viewer.locator(".path").text_content()
+
+
+def test_copying_works_where_the_page_may_not_reach_the_clipboard(open_page):
+    with running() as server:
+        page = open_page(server.url, **CLIPBOARD)
+        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject('refused'); }")
+        page.locator(SHOWN).get_by_role("button", name="Copy the command").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert page.evaluate(PASTED) == page.locator(f"{SHOWN} pre").text_content()
+
+
 def test_a_table_without_duplicates_says_so(open_page, drawings_server):
     page = open_page(f"{drawings_server.url}/?view=duplicates&tier=bytes&index=few")
     expect(page.get_by_text("None among 5 pictures")).to_be_visible(timeout=60_000)
