@@ -261,6 +261,20 @@ class Runs:
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(once, range(TIMES)))
 
+    def filling(self) -> Any:
+        """One table from four threads, past the number of commits where it is optimized."""
+        index = str(self.folder / "filling.lance")
+        add = {"type": "pe_index_add@v1", "name": "add", "images": "$inputs.image", "model": MODEL}
+        definition = workflow([{**add, "index": index, "uri": "$inputs.name"}], {"add": "add.*"})
+
+        def once(number: int) -> Any:
+            picture = self.pictures[number % len(self.pictures)]
+            return self.run(definition, {"image": picture, "name": f"camera/{number}"})[0]["add"]
+
+        with ThreadPoolExecutor(4) as pool:
+            added = list(pool.map(once, range(70)))
+        return {"index": index, "added": added}
+
     def remote(self) -> Any:
         """The stock block, at a server of ours."""
         definition = workflow(
@@ -299,7 +313,7 @@ def main(request_file: str, results_file: str) -> None:
     runs = Runs(request)
     names = ["embeddings", "encoded", "table", "changes", "remote"]
     names += ["crops"] if request["photos"] else []
-    names += [] if request["tensor_mode"] else ["together", "mistakes"]
+    names += [] if request["tensor_mode"] else ["together", "filling", "mistakes"]
     calls: dict[str, Callable[[], Any]] = {name: getattr(runs, name) for name in names}
     results |= {name: call() for name, call in calls.items()}
     Path(results_file).write_text(json.dumps(results, default=float))

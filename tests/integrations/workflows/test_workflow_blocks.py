@@ -234,6 +234,15 @@ def test_fifty_workflows_at_once_give_what_one_gives(ran, model, arrays):
         assert np.abs(run["texts"]["stock"] - texts[number]).max() <= EQUAL
 
 
+def test_threads_that_fill_one_table_lose_nothing(ran):
+    filling = ran["plain"]["filling"]
+    assert all(row["is_new"] for row in filling["added"])
+    table = Index.open(filling["index"])
+    assert {row.uri for row in table.rows()} == {f"camera/{number}" for number in range(70)}
+    assert table.count() == 70
+    assert not table.needs_optimize()
+
+
 def test_the_blocks_run_in_the_engine_that_older_inference_has_inside(ran, model, arrays):
     rows = ran["inference"]["embeddings"]
     images, text = model.embed_images(arrays), model.embed_text("a cat")[0]

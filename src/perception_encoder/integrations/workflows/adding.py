@@ -18,7 +18,7 @@ from PIL import Image
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexBusyError, IndexNotFoundError
-from perception_encoder.index import Index, MetadataValue, Row, writing
+from perception_encoder.index import Index, MetadataValue, Row
 from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
 from perception_encoder.integrations.workflows.tables import Tables
 from perception_encoder.integrations.workflows.values import picture_of, picture_vectors
@@ -70,13 +70,18 @@ def open_for_adding(
 
 
 def add_pictures(
-    index: Index, model: EmbeddingModel, pictures: Sequence[NewPicture], folder: str | None
+    tables: Tables,
+    index: Index,
+    model: EmbeddingModel,
+    pictures: Sequence[NewPicture],
+    folder: str | None,
 ) -> list[tuple[Row, bool]]:
     """Embed pictures and add them in one commit, once no other process is writing.
 
     A picture whose uri the table has replaces that row; of two with one uri the later counts.
 
     Args:
+        tables: that have it.
         index: the table.
         model: its model.
         pictures: what to add.
@@ -92,7 +97,7 @@ def add_pictures(
     """
     vectors = picture_vectors(model, [picture.image for picture in pictures])
     rows = [_row(picture, folder) for picture in pictures]
-    with writing(index.path, wait=True):
+    with tables.writing(index):
         index.refresh()
         known = index.by_ids(row.id for row in rows)
         fitted, left_out = index.fit(rows)

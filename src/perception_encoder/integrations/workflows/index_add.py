@@ -143,5 +143,5 @@ class IndexAddBlock(WorkflowBlock):
             NewPicture(image, name, {key: values[n] for key, values in columns.items()})
             for n, (image, name) in enumerate(zip(images, spread(uri, count), strict=True))
         ]
-        added = add_pictures(table, opened, pictures, folder)
+        added = add_pictures(self._tables, table, opened, pictures, folder)
         return [{"uri": row.uri, "id": row.id, "is_new": is_new} for row, is_new in added]

@@ -6,12 +6,14 @@ Workflows can come from strangers, so tables and models at paths keep to that.
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from perception_encoder.errors import IndexStorageError
-from perception_encoder.index import Index
+from perception_encoder.index import Index, writing
 from perception_encoder.types import ModelIdentity
 
 
@@ -28,6 +30,7 @@ class Tables:
         self._write_folder: Final = None if write_folder is None else Path(write_folder).resolve()
         self._lock = threading.Lock()
         self._opened: dict[str, Index] = {}
+        self._turns: dict[str, threading.Lock] = {}
 
     def open(self, path: str) -> Index:
         """Return a table with all that was committed to it until now.
@@ -63,6 +66,21 @@ class Tables:
                 self._opened[path] = index
         index.check(identity)
         return index
+
+    @contextmanager
+    def writing(self, index: Index) -> Iterator[None]:
+        """Hold the table's write lock, once other threads and processes are done.
+
+        Threads of this process queue for it: the lock itself is a file that is looked at now and
+        then.
+
+        Raises:
+            IndexStorageError: the table's folder cannot be written.
+        """
+        with self._lock:
+            turn = self._turns.setdefault(index.path, threading.Lock())
+        with turn, writing(index.path, wait=True):
+            yield
 
     def check_read(self, path: str) -> None:
         """Make sure that blocks may read files.
