@@ -30,7 +30,8 @@ Everything else is below, and each message says what happened, to which item, an
     ├── CacheError                  an embedding cache that is unreadable or of another model
     ├── ServingError                a server cannot do now what was asked
     │   ├── QueueFullError              too much is waiting; says when to ask again
-    │   └── WorkerCrashedError          what computes ended, hung, or is shutting down
+    │   ├── WorkerCrashedError          what computes ended, hung, or is shutting down
+    │   └── ModelUnavailableError       a model cannot be opened; says when to ask again
     ├── RemoteError                 a server that was asked refused, failed, or was not reached
     └── IndexError_                 the vector table
         ├── IndexNotFoundError          nothing at that path
