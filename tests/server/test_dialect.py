@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import BaseModel
 from server.serving import data_uri, picture, running
 
 from perception_encoder.errors import QueryError
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.access import hashed
-from perception_encoder.server.dialect import Dialect
+from perception_encoder.server.dialect import Dialect, direct_routes
 from perception_encoder.server.options import AccessSettings
 from perception_encoder.server.problems import ApiError
 from perception_encoder.server.replies import json_reply
@@ -53,6 +53,55 @@ def error_body(answer: ApiError, err: Exception) -> Any:
 
 
 DIALECT = Dialect("mine", build, error_body=error_body, needs_key=False)
+
+
+def test_only_routes_that_need_nothing_of_the_framework_take_the_short_way():
+    router = Dialect("short", build).router()
+
+    @router.post("/short")
+    async def short(request: Request) -> Response:
+        return json_reply(await request.json())
+
+    @router.post("/guarded", dependencies=[Depends(lambda: None)])
+    async def guarded(request: Request) -> Response:
+        return json_reply(await request.json())
+
+    @router.post("/in/{part}")
+    async def with_part(request: Request) -> Response:
+        return json_reply(request.path_params)
+
+    @router.post("/body")
+    async def with_body(request: Request, body: Body) -> Response:
+        return json_reply([request.method, body.texts])
+
+    @router.post("/plain")
+    def plain(request: Request) -> Response:
+        return json_reply(request.method)
+
+    assert [place for place, _ in direct_routes(router)] == [("POST", "/short")]
+
+
+def test_what_holds_for_every_request_holds_on_the_short_way():
+    access = AccessSettings(key_hashes=(hashed(KEY),), max_body_bytes=1000)
+    with running(ServerSettings(access=access)) as server:
+
+        def ask(method: str = "POST", path: str = "/v1/embed", key: str = KEY, **content):
+            headers = {"X-API-Key": key, "X-Request-ID": "mine"}
+            return server.client.request(method, path, headers=headers, **content)
+
+        good = ask(json={"texts": ["a"]})
+        assert (good.status_code, good.headers["x-request-id"]) == (200, "mine")
+        assert good.headers["x-content-type-options"] == "nosniff"
+        assert ask(key="another key of some length", json={"texts": ["a"]}).status_code == 401
+        assert ask(json={"texts": ["a" * 2000]}).status_code == 413
+        assert ask(json={"texts": 1}).status_code == 422
+        assert ask(path="/v1/embeddings", content=b"{").json()["error"]["type"] == (
+            "invalid_request_error"
+        )
+        assert ask("GET").status_code == 405
+        counted = ask("GET", "/metrics").text
+        assert 'pe_requests_total{dialect="native",route="/v1/embed",status="200"} 1.0' in counted
+        assert 'pe_requests_total{dialect="native",route="/v1/embed",status="401"} 1.0' in counted
 
 
 def with_mine(app: FastAPI) -> None:

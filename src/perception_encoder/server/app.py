@@ -24,7 +24,8 @@ from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.thumbnails import Thumbnails
-from perception_encoder.server.dialect import Dialect, error_reply
+from perception_encoder.server.dialect import Dialect, direct_routes, error_reply
+from perception_encoder.server.direct import DirectRoute, ShortWay
 from perception_encoder.server.edge import Edge
 from perception_encoder.server.metrics import Metrics
 from perception_encoder.server.options import ImageSettings, ServerSettings
@@ -68,9 +69,14 @@ def create_app(
     app.state.services = services
     for kind in (HTTPException, RequestValidationError, PerceptionEncoderError, Exception):
         app.add_exception_handler(kind, _answer_error)
+    direct: dict[tuple[str, str], DirectRoute] = {}
     for module in _DIALECTS:
         dialect: Dialect = importlib.import_module(module).DIALECT
-        app.include_router(dialect.build(services))
+        router = dialect.build(services)
+        app.include_router(router)
+        for place, route in direct_routes(router):
+            direct.setdefault(place, route)
+    app.add_middleware(ShortWay, routes=direct)
     if settings.access.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -16,13 +16,13 @@ for limits on bodies, clients that go away, request ids, metrics, logs and secur
 """
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.routing import APIRoute
 
+from perception_encoder.server.direct import DirectRoute, Handler, takes_the_request_alone
 from perception_encoder.server.problems import ApiError, as_api_error
 from perception_encoder.server.replies import json_reply
 
@@ -62,21 +62,39 @@ class Dialect:
         """Return an empty router whose errors have this dialect's shape."""
         dialect = self
 
-        class Route(APIRoute):
+        def answering(handle: Handler) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            async def answer(request: Request) -> Response:
+                request.scope["pe.dialect"] = dialect.name
+                try:
+                    return await handle(request)
+                except Exception as err:  # noqa: BLE001  the edge: every error has a reply
+                    return error_reply(request, err, dialect.error_body)
+
+            return answer
+
+        class Route(DirectRoute):
             def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-                handle = super().get_route_handler()
+                self.answer = answering(self._handle)
+                return answering(super().get_route_handler())
 
-                async def answer(request: Request) -> Response:
-                    request.scope["pe.dialect"] = dialect.name
-                    try:
-                        return await handle(request)
-                    except Exception as err:  # noqa: BLE001  the edge: every error has a reply
-                        return error_reply(request, err, dialect.error_body)
-
-                return answer
+            async def _handle(self, request: Request) -> Response:
+                if self.dependencies:
+                    await admitted(request)
+                response: Response = await self.endpoint(request)
+                return response
 
         dependencies = [Depends(admitted)] if self.needs_key else []
         return APIRouter(route_class=Route, tags=[self.name], dependencies=dependencies)
+
+
+def direct_routes(router: APIRouter) -> Iterator[tuple[tuple[str, str], DirectRoute]]:
+    """Yield the method and path of each route of a dialect that can be answered directly."""
+    for route in router.routes:
+        if not isinstance(route, DirectRoute):
+            continue
+        has_others = any(one.dependency is not admitted for one in route.dependencies)
+        if takes_the_request_alone(route) and not has_others:
+            yield from (((method, route.path), route) for method in route.methods or ())
 
 
 async def admitted(request: Request) -> None:

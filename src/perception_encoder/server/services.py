@@ -57,6 +57,8 @@ class Services:
             ApiError: 400, more than `max_items`.
         """
         self.check_count(len(references), "pictures")
+        if len(references) == 1:  # most requests: no task needed
+            return [await self._load(references[0], 0)]
         loads = (self._load(reference, position) for position, reference in enumerate(references))
         return await asyncio.gather(*loads)
 

@@ -109,6 +109,8 @@ class Engine:
         """
         vectors = np.zeros((len(images), self.embed_dim), np.float32)
         errors: dict[int, ImageError] = {}
+        if not images:
+            return Embedded(vectors)
         with self._images.reserve(len(images)) as place:
             embed = (
                 self._embed_image(place, image, f"image {position}")

@@ -9,11 +9,12 @@ import asyncio
 from typing import Any, Final, Literal
 
 import numpy as np
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import UnknownModelError
+from perception_encoder.server.bodies import json_body, parsed
 from perception_encoder.server.core.engine import Engine
 from perception_encoder.server.dialect import Dialect
 from perception_encoder.server.dialects.native.inputs import PICTURE, Input, embed_inputs
@@ -63,8 +64,13 @@ class EmbeddingsBody(BaseModel):
 def _build(services: Services) -> APIRouter:
     router = DIALECT.router()
 
-    @router.post("/v1/embeddings", summary="Texts and pictures to vectors")
-    async def embeddings(body: EmbeddingsBody) -> Response:
+    @router.post(
+        "/v1/embeddings",
+        summary="Texts and pictures to vectors",
+        openapi_extra=json_body(EmbeddingsBody, "/v1/embeddings"),
+    )
+    async def embeddings(request: Request) -> Response:
+        body = parsed(EmbeddingsBody, await request.body())
         inputs = _inputs(body)
         services.check_count(len(inputs), "inputs")
         async with services.engines.use(body.model) as engine:

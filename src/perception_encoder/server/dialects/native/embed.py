@@ -5,11 +5,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 
 from perception_encoder.errors import ImageError
+from perception_encoder.server.bodies import parsed
 from perception_encoder.server.dialects.native.inputs import PICTURE
 from perception_encoder.server.problems import ApiError, item_problem, items_error
 from perception_encoder.server.replies import json_reply
@@ -164,7 +164,7 @@ async def _read(request: Request, services: Services) -> _Parts:
     data = await request.body()
     if kind.startswith("image/"):
         return _Parts(options=EmbedBody(), files=[data])
-    return _Parts(options=_valid(data))
+    return _Parts(options=parsed(EmbedBody, data or b"{}"))
 
 
 async def _parts_of(form: FormData) -> _Parts:
@@ -182,11 +182,4 @@ async def _parts_of(form: FormData) -> _Parts:
         else:
             fields[name] = int(value) if name == "dimensions" and value.isdecimal() else value
     await form.close()
-    return _Parts(options=_valid(json.dumps(fields).encode()), files=files)
-
-
-def _valid(data: bytes) -> EmbedBody:
-    try:
-        return EmbedBody.model_validate_json(data or b"{}")
-    except ValidationError as err:
-        raise RequestValidationError(err.errors(include_url=False, include_input=False)) from err
+    return _Parts(options=parsed(EmbedBody, json.dumps(fields).encode()), files=files)
