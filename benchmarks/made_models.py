@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks.decoding_pictures import TWELVE, enlarged, photos_in
 from benchmarks.engine_process import Engine, EngineError, Spec
+from perception_encoder import AutoModel
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.preprocess.vocabulary import installed_vocabulary, read_vocabulary
@@ -67,6 +68,16 @@ def prepare(place: Place, model: str) -> None:
         processor = ImageProcessor(config.image, config.vision.image_size)
         found = [processor(path) for path in small_photos(place)]
         np.save(place.pixels(model), np.stack((found * 32)[:32]))
+
+
+def random_folder(work: Path, model: str) -> Path:
+    """A folder of this package's own random weights, made without any peer; 2 GB for B16."""
+    folder = work / f"{model}-random"
+    if not folder.exists():
+        AutoModel.from_pretrained(
+            model, random_weights=True, backend="torch", device="cpu"
+        ).save_pretrained(folder)
+    return folder
 
 
 def exported(place: Place, model: str, precision: str) -> Path:

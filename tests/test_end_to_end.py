@@ -1,10 +1,12 @@
 """From file bytes and words to unit vectors, against open_clip's whole pipeline.
 
 Recorded with open_clip's own transforms, tokenizer and towers on formula weights; ours run with
-`reference` preprocessing. What was recorded: tests/golden/README.md.
+`reference` preprocessing, through the towers and through the engine that CPUs get by default. What
+was recorded: tests/golden/README.md.
 """
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,13 @@ import pytest
 import torch
 
 from perception_encoder import EmbeddingModel
+from perception_encoder.backends import ComputeOptions
+from perception_encoder.backends.openvino_backend import OpenVinoBackend
 from perception_encoder.backends.torch_backend import TorchBackend
+from perception_encoder.checkpoints import locate
 from perception_encoder.checkpoints.load import from_tensors
+from perception_encoder.checkpoints.save import save_model
+from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.preprocess.vocabulary import installed_vocabulary
@@ -29,13 +36,19 @@ MODELS = {
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def pipeline(request: pytest.FixtureRequest) -> Iterator[tuple[str, EmbeddingModel]]:
+def towers(request: pytest.FixtureRequest) -> tuple[str, DualEncoder]:
     golden_name, model_id = MODELS[request.param]
-    config = find(model_id).config
     keys = formula.load_golden(golden_name).keys["openclip"]
     tensors = {k: torch.from_numpy(v) for k, v in formula.formula_state(keys).items()}
+    return request.param, from_tensors(find(model_id).config, tensors)
+
+
+@pytest.fixture(scope="module")
+def pipeline(towers: tuple[str, DualEncoder]) -> tuple[str, EmbeddingModel]:
+    name, model = towers
+    config = model.config
     backend = TorchBackend(
-        from_tensors(config, tensors),
+        model,
         torch.device("cpu"),
         "fp32",
         fingerprint="formula",
@@ -46,7 +59,7 @@ def pipeline(request: pytest.FixtureRequest) -> Iterator[tuple[str, EmbeddingMod
     assert config.text is not None
     processor = ImageProcessor(config.image, config.vision.image_size, preprocess="reference")
     tokenizer = Tokenizer.from_file(vocabulary, config.text.context_length)
-    return request.param, EmbeddingModel(config, backend, processor, tokenizer)
+    return name, EmbeddingModel(config, backend, processor, tokenizer)
 
 
 def largest_difference(vectors: np.ndarray, expected: np.ndarray) -> float:
@@ -81,3 +94,37 @@ def test_texts_of_one_word_and_of_two_hundred(pipeline: tuple[str, EmbeddingMode
     assert largest_difference(model.embed_text(texts, batch_size=5), expected) <= TOLERANCE
     one_by_one = np.concatenate([model.embed_text(text) for text in texts])
     assert largest_difference(one_by_one, expected) <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def through_openvino(
+    towers: tuple[str, DualEncoder],
+    pipeline: tuple[str, EmbeddingModel],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[str, EmbeddingModel]]:
+    """The same weights, written to disk, opened as a user would, and computed by OpenVINO."""
+    name, model = pipeline
+    folder = tmp_path_factory.mktemp(name)
+    save_model(towers[1], folder / "model", model.tokenizer)
+    options = ComputeOptions(
+        backend="openvino", device="cpu", precision="fp32", graph_cache=folder / "graphs"
+    )
+    backend = OpenVinoBackend.load(locate(folder / "model"), options)
+    yield name, EmbeddingModel(model.config, backend, model.processor, model.tokenizer)
+    shutil.rmtree(folder)
+
+
+def test_pictures_through_openvino(through_openvino: tuple[str, EmbeddingModel]) -> None:
+    name, model = through_openvino
+    golden = formula.load_end_to_end("images")
+    files = [formula.GOLDEN / "images" / row["file"] for row in golden.rows]
+    vectors = model.embed_images(files, batch_size=5)
+    assert largest_difference(vectors, golden.arrays[f"{name}/embedding_head"]) <= TOLERANCE
+
+
+def test_texts_through_openvino(through_openvino: tuple[str, EmbeddingModel]) -> None:
+    name, model = through_openvino
+    golden = formula.load_end_to_end("texts")
+    texts = [row["text"] for row in golden.rows]
+    vectors = model.embed_text(texts, batch_size=5)
+    assert largest_difference(vectors, golden.arrays[f"{name}/embedding_head"]) <= TOLERANCE

@@ -1,4 +1,5 @@
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from small_models import (
     CLIP,
     CORE,
@@ -20,6 +22,7 @@ from small_models import (
 
 from perception_encoder import AutoModel
 from perception_encoder.errors import (
+    CheckpointError,
     ImageDecodeError,
     ImageNotFoundError,
     ImageValueError,
@@ -404,6 +407,18 @@ def test_a_loaded_model_saves_its_weights_and_its_preprocessing(nano, tmp_path):
     assert np.allclose(again.embed_text(TEXTS), expected, atol=1e-6)  # not bf16's numbers
     again.save_pretrained(tmp_path / "saved")  # over the very file it is mapped from
     assert np.allclose(again.embed_text(TEXTS), expected, atol=1e-6)
+
+
+def test_weights_that_are_on_disk_no_more_are_not_saved(tmp_path):
+    first = open_tiny(tokenizer=TOKENIZER).save_pretrained(tmp_path / "model")
+    model = AutoModel.from_pretrained(first, device="cpu", precision="fp32")
+    tensors = load_file(first / "model.safetensors")
+    tensors["vision.projection.weight"] += 1
+    save_file(tensors, tmp_path / "other")
+    os.replace(tmp_path / "other", first / "model.safetensors")
+    with pytest.raises(CheckpointError, match="open it again"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_identity_tells_models_and_preprocessing_apart(tiny, nano):

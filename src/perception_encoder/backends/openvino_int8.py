@@ -59,7 +59,9 @@ def quantize(graph: ov.Model, pictures: Iterable[Pixels]) -> ov.Model:
 
 
 def with_int8_weights(graph: ov.Model) -> ov.Model:
-    """Keep a graph's matrices in int8 and multiply as before: what reads one text waits for memory.
+    """Keep a graph's matrices in int8: what reads one text waits for memory.
+
+    Where the CPU multiplies int8, the engine rounds what they are multiplied with at run time.
 
     Raises:
         BackendUnavailableError: nncf is not installed.

@@ -26,7 +26,11 @@ from perception_encoder.embedder.options import (
 from perception_encoder.embedder.progress import progress_bar
 from perception_encoder.embedder.text_feed import TextFeed
 from perception_encoder.embedder.vectors import check_output, cosine, finished, unit
-from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
+from perception_encoder.errors import (
+    CheckpointError,
+    TokenizerNotFoundError,
+    UnsupportedOperationError,
+)
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
@@ -336,8 +340,10 @@ class EmbeddingModel:
             The folder.
 
         Raises:
-            CheckpointError: the folder holds something else than such a model.
+            CheckpointError: the folder holds something else than such a model; or the file of this
+                model's weights has changed since it was opened.
         """
+        from perception_encoder.checkpoints.fingerprint import weights_fingerprint
         from perception_encoder.checkpoints.load import load_model
         from perception_encoder.checkpoints.random_weights import random_model
         from perception_encoder.checkpoints.save import save_model
@@ -347,6 +353,11 @@ class EmbeddingModel:
             model = random_model(self.config)
         else:
             model = load_model(self._checkpoint).model
+        if weights_fingerprint(model) != self.backend.fingerprint:
+            raise CheckpointError(
+                f"{self.config.id}: its weights are not in the file that it was opened from any "
+                "more, so they cannot be saved; open it again"
+            )
         path = Path(folder).expanduser()
         save_model(model, path, self._tokenizer, preprocess=self.processor.name)
         return path
