@@ -1,11 +1,14 @@
 """`pe bench` as people run it, on tiny models and on one whose weights are made up."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import small_models
 from command import lines, output, pe, pe_ending
 
+from perception_encoder.pipeline.bench import EdgeOptions, EdgeRow, Skipped, bench_edge
+from perception_encoder.pipeline.bench.limits import Limits
 from perception_encoder.registry.operations import image_operations
 
 
@@ -94,3 +97,56 @@ def test_mistakes_are_found_before_anything_is_measured(core: Path, tmp_path: Pa
     assert "choose a folder that exists" in wrong.stderr
     wrong = pe_ending("bench", "--model", "PE-Core-X", folder=tmp_path, returns=1)
     assert "no model is named 'PE-Core-X'" in wrong.stderr
+
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="its limits are Linux's")
+
+
+@ON_LINUX
+def test_a_small_machine_runs_exports_within_its_limits(core: Path, tmp_path: Path) -> None:
+    pe_ending("export", str(core), "exported", "--precision", "int8", folder=tmp_path)
+    asked = ("--profile", "edge", "--quick", "--model", "exported")
+    (row,) = lines(pe("bench", *asked, "--json", folder=tmp_path))
+    assert (row["backend"], row["precision"]) == ("onnx", "int8")
+    assert row["limits"] == {"num_cores": 1, "memory_bytes": 2**30}
+    for part, letters in (("picture", "image"), ("text", "text")):
+        files = sum(path.stat().st_size for path in (tmp_path / "exported").glob(f"{letters}.*"))
+        assert row[f"{part}_file_bytes"] == files > 0
+        assert row[f"{part}_ms"] > 0
+    pictures, both = row["picture_memory"], row["both_memory"]
+    assert pictures["fits"]
+    assert both["fits"]
+    assert 2**26 < pictures["peak_bytes"] < 2**30
+    header, line, *_ = output(pe("bench", *asked, folder=tmp_path)).splitlines()
+    assert line[header.index("engine") :].startswith("onnx    int8")
+
+
+@ON_LINUX
+def test_what_a_small_machine_cannot_hold_is_a_row_that_says_so(core: Path, tmp_path: Path) -> None:
+    """48 MiB are too little for any engine, and enough for Python: nothing of it ends the run."""
+    with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:
+        pictures = model.save_pretrained(tmp_path / "pictures")
+    options = EdgeOptions(
+        models=[str(core), str(pictures)],
+        backends=["onnx"],
+        precisions=["fp32", "bf16"],
+        limits=Limits(num_cores=1, memory_bytes=48 * 2**20),
+        is_quick=True,
+    )
+    small, skipped, without_text, _ = bench_edge(options)
+    assert isinstance(small, EdgeRow)
+    assert small.picture_ms is small.pictures_per_second is small.text_ms is None
+    assert not small.picture_memory.fits
+    assert small.picture_memory.peak_bytes > 48 * 2**20
+    assert small.both_memory is not None
+    assert not small.both_memory.fits
+    assert isinstance(skipped, Skipped)
+    assert "bf16" in skipped.reason
+    assert isinstance(without_text, EdgeRow)
+    assert (without_text.both_memory, without_text.text_file_bytes) == (None, 0)
+
+
+def test_a_small_machine_has_no_torch_no_other_device_and_no_plot(tmp_path: Path) -> None:
+    for wrong in (("--backend", "torch"), ("--device", "cuda"), ("--plot", "speed.png")):
+        refused = pe_ending("bench", "--profile", "edge", *wrong, folder=tmp_path, returns=2)
+        assert "--profile edge" in refused.stderr

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perception_encoder import __version__
+from perception_encoder.cli.bench_edge import bench_edge
 from perception_encoder.cli.options import DeviceOption, JsonOption
-from perception_encoder.cli.output import say, write_json, write_table
+from perception_encoder.cli.output import say, short, write_json, write_table
 
 if TYPE_CHECKING:
     from perception_encoder.pipeline.bench import Drift, Row
@@ -45,6 +46,12 @@ class NumberFormat(Enum):
     INT8 = "int8"
 
 
+class Profile(Enum):
+    """Machines that can be imitated."""
+
+    EDGE = "edge"
+
+
 def bench(
     model: Annotated[
         list[str] | None,
@@ -68,6 +75,10 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(help="Draw speed against published accuracy: .png, .svg, .pdf.")
     ] = None,
+    profile: Annotated[
+        Profile | None,
+        typer.Option(help="edge: exports of T16, S16 and B16 on one core with 1 GiB (Linux)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the models on this machine: speed, memory, and what a precision changes.
@@ -75,10 +86,28 @@ def bench(
     Weights that are not here are made up, not downloaded: speed and memory do not depend on them.
     Everything takes a while, the largest model most of it.
 
+    `--profile edge` is for small machines. Graphs for ONNX and OpenVINO are made as by `pe export`,
+    without limits. They are opened by processes that have one core, and 1 GiB for all memory that
+    they may write to (RLIMIT_DATA). Mapped files do not count there, but they do in the peak that
+    is told, and what holds more than 1 GiB with them does not fit either.
+
     Example:
         pe bench --quick
+        pe bench --profile edge --quick
         pe bench --model PE-Core-B16-224 --model PE-Core-T16-384 --plot speed.png
     """
+    if profile is not None:
+        _check_edge(backend, device, plot)
+        from perception_encoder.pipeline.bench import EDGE_MODELS, EdgeOptions
+
+        edge = EdgeOptions(
+            models=model or EDGE_MODELS,
+            backends=[choice.value for choice in backend] if backend else None,
+            precisions=[choice.value for choice in precision] if precision else None,
+            is_quick=quick,
+        )
+        bench_edge(edge, _surroundings(), as_json=as_json)
+        return
     from perception_encoder.pipeline.bench import BenchOptions, Row
     from perception_encoder.pipeline.bench import bench as measured
     from perception_encoder.pipeline.bench.plot import check_plot, plot_speed
@@ -105,7 +134,7 @@ def bench(
             figures = outcome.figures
             say(
                 f"{outcome.label}, {figures.backend}, {figures.precision}: "
-                f"{_short(figures.pictures_per_second)} pictures/s"
+                f"{short(figures.pictures_per_second)} pictures/s"
             )
     if not rows:
         say("pe: nothing could be measured")
@@ -119,6 +148,18 @@ def bench(
         say(f"{plot}: speed against published accuracy")
 
 
+def _check_edge(backend: list[Engine] | None, device: str, plot: Path | None) -> None:
+    """Refuse what a small machine's profile does not have.
+
+    Raises:
+        typer.BadParameter: an option that means nothing there.
+    """
+    if Engine.TORCH in (backend or ()):
+        raise typer.BadParameter("--profile edge runs exports: --backend is onnx or openvino")
+    if device not in ("auto", "cpu") or plot is not None:
+        raise typer.BadParameter("--profile edge has one core of the CPU, and no --plot")
+
+
 def _cells(row: "Row") -> list[str]:
     figures = row.figures
     peak = figures.peak_device_bytes or figures.peak_bytes
@@ -126,24 +167,17 @@ def _cells(row: "Row") -> list[str]:
         row.label,
         figures.backend,
         figures.precision,
-        _short(figures.pictures_per_second),
+        short(figures.pictures_per_second),
         str(figures.picture_batch),
         "-" if row.fraction is None else f"{row.fraction:.0%}",
-        f"{_short(figures.picture_ms)} ms",
-        _short(figures.texts_per_second),
-        "-" if figures.text_ms is None else f"{_short(figures.text_ms)} ms",
-        f"{_short(figures.decode_ms)} ms",
+        f"{short(figures.picture_ms)} ms",
+        short(figures.texts_per_second),
+        "-" if figures.text_ms is None else f"{short(figures.text_ms)} ms",
+        f"{short(figures.decode_ms)} ms",
         "-" if peak is None else f"{peak / 2**20:,.0f} MB",
         _cosine(row.picture_drift),
         _cosine(row.text_drift),
     ]
-
-
-def _short(value: float | None) -> str:
-    """Three figures, as a person reads them."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cosine(drift: "Drift | None") -> str:

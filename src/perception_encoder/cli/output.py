@@ -35,5 +35,12 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         write_line("  ".join(padded).rstrip())
 
 
+def short(value: float | None) -> str:
+    """Three figures, as a person reads them; a dash for none."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _is_number(text: str) -> bool:
     return text[:1].isdigit() and text.replace(".", "").replace(",", "").isdigit()

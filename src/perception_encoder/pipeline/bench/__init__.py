@@ -4,7 +4,27 @@ Every figure comes from a process of its own, so that memory is one engine's and
 another. Knows nothing of options or terminals.
 """
 
-from perception_encoder.pipeline.bench.figures import Drift, Figures, Row, Skipped
+from perception_encoder.pipeline.bench.edge import EDGE_MODELS, EdgeOptions, bench_edge
+from perception_encoder.pipeline.bench.figures import (
+    Drift,
+    EdgeRow,
+    Figures,
+    Memory,
+    Row,
+    Skipped,
+)
 from perception_encoder.pipeline.bench.run import BenchOptions, bench
 
-__all__ = ["BenchOptions", "Drift", "Figures", "Row", "Skipped", "bench"]
+__all__ = [
+    "EDGE_MODELS",
+    "BenchOptions",
+    "Drift",
+    "EdgeOptions",
+    "EdgeRow",
+    "Figures",
+    "Memory",
+    "Row",
+    "Skipped",
+    "bench",
+    "bench_edge",
+]

@@ -24,7 +24,7 @@ def run_task(
     """Run a task of this module and return its reply.
 
     Args:
-        task: "measure", "ceilings", "make_weights" or "export".
+        task: "measure", "measure_edge", "ceilings", "make_weights" or "export".
         request: plain data for the function of that name.
         folder: for the files that the two processes exchange.
         graphs: where engines keep what they make of weights; None is their usual place.
@@ -73,6 +73,18 @@ def measure(request: dict[str, Any]) -> dict[str, Any] | None:
     return None if figures is None else asdict(figures)
 
 
+def measure_edge(request: dict[str, Any]) -> dict[str, Any] | None:
+    """See `edge_measure.measure_edge`; within limits, which what is imported counts towards too."""
+    from perception_encoder.pipeline.bench.limits import Limits, impose
+
+    impose(Limits(**request["limits"]))
+    from perception_encoder.pipeline.bench.edge_measure import EdgeJob
+    from perception_encoder.pipeline.bench.edge_measure import measure_edge as measured
+
+    figures = measured(EdgeJob(**request["job"]))
+    return None if figures is None else asdict(figures)
+
+
 def ceilings(request: dict[str, Any]) -> dict[str, float | None]:
     """Operations a second by precision; see `device_figures.matrix_rate`."""
     from perception_encoder.backends.device_figures import matrix_rate
@@ -95,16 +107,20 @@ def make_weights(request: dict[str, Any]) -> None:
 
 
 def export(request: dict[str, Any]) -> None:
-    """Write ONNX graphs; see `export_pretrained`."""
+    """Write an engine's graphs; see `export_pretrained`."""
     from perception_encoder.pipeline.export import export_pretrained
 
     export_pretrained(
-        request["model"], request["folder"], precision=request["precision"], local_files_only=True
+        request["model"],
+        request["folder"],
+        engine=request["engine"],
+        precision=request["precision"],
+        local_files_only=True,
     )
 
 
 _TASKS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    task.__name__: task for task in (measure, ceilings, make_weights, export)
+    task.__name__: task for task in (measure, measure_edge, ceilings, make_weights, export)
 }
 
 

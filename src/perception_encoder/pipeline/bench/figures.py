@@ -78,6 +78,60 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a process held.
+
+    Attributes:
+        peak_bytes: the most, mapped files that were read included. Where it did not run within the
+            limit, what it held without one.
+        fits: whether it ran within the limit, and held no more than that.
+    """
+
+    peak_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeRow:
+    """One exported model within the limits of a small machine; None is what did not run in them.
+
+    Attributes:
+        model: its registered id, or the path that was given.
+        has_made_up_weights: speed and memory do not depend on weights.
+        backend: the engine.
+        precision: that it ran in.
+        picture_file_bytes: the graph that reads pictures, on disk.
+        text_file_bytes: the graph that reads texts; 0 for models without.
+        picture_ms: one prepared picture to its vector.
+        pictures_per_second: prepared pictures, at the best batch size.
+        picture_batch: that batch size.
+        decode_ms: a JPEG file of 12 megapixels to the model's square.
+        text_ms: one caption, tokenizing included.
+        picture_memory: of a process that embeds pictures only, decoding such a file included.
+        both_memory: of a process that embeds pictures and texts; None for models without.
+    """
+
+    model: str
+    has_made_up_weights: bool
+    backend: EngineName
+    precision: Precision
+    picture_file_bytes: int
+    text_file_bytes: int
+    picture_ms: float | None
+    pictures_per_second: float | None
+    picture_batch: int | None
+    decode_ms: float | None
+    text_ms: float | None
+    picture_memory: Memory
+    both_memory: Memory | None
+
+    @property
+    def label(self) -> str:
+        """The model's name without its owner, for tables."""
+        return self.model.removeprefix("perception-encoder/")
+
+
+@dataclass(frozen=True)
 class Skipped:
     """What could not be measured, and why."""
 

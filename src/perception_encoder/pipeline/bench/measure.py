@@ -71,23 +71,23 @@ def measure(job: Job) -> Figures | None:
 
 
 def _timed(model: EmbeddingModel, job: Job, open_seconds: float, effort: Effort) -> Figures:
-    pixels = _prepared(model, _VECTORS[1])
-    encode = _encoder(model)
+    pixels = prepared(model, _VECTORS[1])
+    encode = encoder_of(model)
     one = median_seconds(lambda: encode(pixels[:1]), effort)
     is_cpu = model.backend.device.lower() == "cpu"
     batches = _PICTURE_BATCHES if is_cpu else _GPU_PICTURE_BATCHES
-    picture_rate, picture_batch = _best_rate(
+    picture_rate, picture_batch = best_rate(
         lambda size: partial(encode, np.resize(pixels, (size, *pixels.shape[1:]))),
         batches,
         one,
         effort,
     )
     text_ms = text_rate = text_batch = None
-    if _reads_text(model):
+    if reads_text(model):
         texts = captions()
         one_text = median_seconds(lambda: model.embed_text(texts[0]), effort)
         text_ms = 1000 * one_text
-        text_rate, text_batch = _best_rate(
+        text_rate, text_batch = best_rate(
             lambda size: partial(
                 model.embed_text, texts[:size], batch_size=size, show_progress=False
             ),
@@ -115,7 +115,7 @@ def _timed(model: EmbeddingModel, job: Job, open_seconds: float, effort: Effort)
     )
 
 
-def _best_rate(
+def best_rate(
     work_of: Callable[[int], Callable[[], object]],
     batches: Sequence[int],
     seconds_of_one: float,
@@ -140,17 +140,17 @@ def _best_rate(
     return max(rates)
 
 
-def _prepared(model: EmbeddingModel, count: int) -> Pixels:
+def prepared(model: EmbeddingModel, count: int) -> Pixels:
     """(count, S, S, 3) uint8 of the gallery."""
     return np.stack([model.processor(data) for data in drawings(count)])
 
 
-def _encoder(model: EmbeddingModel) -> Callable[[Pixels], NDArray[np.float32]]:
+def encoder_of(model: EmbeddingModel) -> Callable[[Pixels], NDArray[np.float32]]:
     """What turns pixels into rows: vectors, or patch features where the model has no others."""
     return model.backend.features if model.embed_dim is None else model.backend.encode_image
 
 
-def _reads_text(model: EmbeddingModel) -> bool:
+def reads_text(model: EmbeddingModel) -> bool:
     """Whether there are a text tower and a vocabulary for it."""
     if model.config.text is None:
         return False
@@ -164,19 +164,23 @@ def _reads_text(model: EmbeddingModel) -> bool:
 def _write_vectors(model: EmbeddingModel, path: Path, seconds: float) -> None:
     """Write the vectors of the captions, and of as many pictures as there is time for."""
     least, most = _VECTORS
-    pixels, encode = _prepared(model, most), _encoder(model)
+    pixels, encode = prepared(model, most), encoder_of(model)
     started = time.perf_counter()
     pictures = [encode(pixels[:least])]
     per_picture = (time.perf_counter() - started) / least
     count = int(min(most, max(least, seconds / per_picture)))
     pictures += [encode(pixels[start : start + least]) for start in range(least, count, least)]
-    texts = model.embed_text(captions()) if _reads_text(model) else np.empty((0, 1), np.float32)
+    texts = model.embed_text(captions()) if reads_text(model) else np.empty((0, 1), np.float32)
     rows = np.concatenate(pictures)
     np.savez(path, pictures=rows.reshape(len(rows), -1), texts=texts)
 
 
 def peak_bytes() -> int | None:
     """Return the most memory that this process has held, mapped files that were read included."""
+    if sys.platform == "linux":
+        # Of this program alone: what getrusage tells begins with what the starting process held.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     try:
         import resource
     except ImportError:  # Windows

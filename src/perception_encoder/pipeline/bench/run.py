@@ -3,23 +3,20 @@
 Each model is measured in fp32 first, or at least its vectors are: the others are compared with it.
 """
 
-import importlib.util
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
-from perception_encoder.checkpoints import is_cached, locate
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.pipeline.bench.child import run_task
 from perception_encoder.pipeline.bench.drift import drifts
 from perception_encoder.pipeline.bench.figures import Figures, Row, Skipped
 from perception_encoder.pipeline.bench.material import write_camera_picture
 from perception_encoder.pipeline.bench.measure import Job
-from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find
+from perception_encoder.pipeline.bench.subject import Subject, find_subject, is_installed
+from perception_encoder.registry import MODELS, find
 from perception_encoder.registry.operations import image_operations
 from perception_encoder.types import BackendName, Precision
 
@@ -37,7 +34,6 @@ _PRECISIONS: Final[dict[BackendName, tuple[Precision, ...]]] = {
 }
 _CEILINGS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "int8")
 _CAMERA: Final = "camera.jpg"
-_BYTES_OF_A_WEIGHT: Final = 4  # float32: what is read, or made up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +63,6 @@ class _Case:
     precision: Precision | Literal["auto"]
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A model and where it is read from; `is_export` where it has graphs in place of weights."""
-
-    name: str
-    source: str
-    config: ModelConfig
-    entry: ModelEntry | None
-    has_made_up_weights: bool = False
-    is_export: bool = False
-
-
 def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
     """Measure one case after another; what cannot be measured is `Skipped` and says why.
 
@@ -96,37 +80,18 @@ def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
         for name, entry in entries.items():
             with TemporaryDirectory(dir=folder) as place:
                 try:
-                    subject = _subject(name, entry, Path(place))
+                    subject = find_subject(name, entry, Path(place))
                 except BackendUnavailableError as err:
                     yield Skipped(name, "-", "-", str(err))
                     continue
                 yield from _Bench(options, Path(place), folder / _CAMERA, subject).rows()
 
 
-def _subject(name: str, entry: ModelEntry | None, place: Path) -> _Subject:
-    """Find a model's weights, or make some up in a folder."""
-    if entry is None:
-        checkpoint = locate(name, local_files_only=True)
-        is_export = checkpoint.graphs is not None
-        return _Subject(name, name, checkpoint.config, checkpoint.entry, is_export=is_export)
-    if is_cached(entry) is not None:
-        return _Subject(entry.id, entry.id, entry.config, entry)
-    needed, memory = _BYTES_OF_A_WEIGHT * entry.num_parameters, _memory_bytes()
-    if memory is not None and needed > memory:
-        raise BackendUnavailableError(
-            f"its weights take {needed / 2**30:.1f} GiB, and this machine has "
-            f"{memory / 2**30:.1f} GiB of memory"
-        )
-    source = place / "model"
-    run_task("make_weights", {"model": entry.id, "folder": str(source)}, place)
-    return _Subject(entry.id, str(source), entry.config, entry, has_made_up_weights=True)
-
-
 class _Bench:
     """The cases of one model."""
 
     def __init__(
-        self, options: BenchOptions, folder: Path, camera_picture: Path, subject: _Subject
+        self, options: BenchOptions, folder: Path, camera_picture: Path, subject: Subject
     ) -> None:
         self._options = options
         self._folder = folder
@@ -137,7 +102,7 @@ class _Bench:
     def rows(self) -> Iterator[Row | Skipped]:
         """Measure each case."""
         cases = _cases(self._options, self._subject)
-        fp32 = _Case("torch" if _is_installed("torch") else "auto", "fp32")
+        fp32 = _Case("torch" if is_installed("torch") else "auto", "fp32")
         if fp32 in cases:
             cases.remove(fp32)
             cases.insert(0, fp32)
@@ -160,8 +125,8 @@ class _Bench:
         # This engine reads no weights, but what was exported of them.
         with TemporaryDirectory(dir=self._folder) as place:
             exported = Path(place) / "export"
-            request = {"model": job.model, "folder": str(exported), "precision": case.precision}
-            run_task("export", request, self._folder)
+            request = {"model": job.model, "folder": str(exported), "engine": "onnx"}
+            run_task("export", request | {"precision": case.precision}, self._folder)
             return Figures(**self._run(replace(job, model=str(exported))))
 
     def _run(self, job: Job) -> Any:
@@ -191,7 +156,7 @@ class _Bench:
 
     def _ceilings(self, cases: Sequence[_Case]) -> dict[str, float | None]:
         """Measure the device anew for each model, because a machine's speed changes with time."""
-        if not _is_installed("torch"):
+        if not is_installed("torch"):
             return {}
         named = {case.precision for case in cases}
         precisions = list(_CEILINGS) if "auto" in named else sorted(named)
@@ -219,26 +184,15 @@ class _Bench:
         )
 
 
-def _cases(options: BenchOptions, subject: _Subject) -> list[_Case]:
+def _cases(options: BenchOptions, subject: Subject) -> list[_Case]:
     """List what to measure, from what was asked for and what is installed."""
     if subject.is_export:
         return [_Case("auto", "auto")]
     if options.is_quick and options.backends is None and options.precisions is None:
         return [_Case("auto", "auto")]
-    backends = options.backends or [name for name in _PACKAGES if _is_installed(_PACKAGES[name])]
+    backends = options.backends or [name for name in _PACKAGES if is_installed(_PACKAGES[name])]
     return [
         _Case(backend, precision)
         for backend in backends
         for precision in options.precisions or _PRECISIONS[backend]
     ]
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def _memory_bytes() -> int | None:
-    """Return the machine's memory, or None where the system does not tell."""
-    if sys.platform == "win32":
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
