@@ -1,5 +1,6 @@
 """`pe bench` as people run it, on tiny models and on one whose weights are made up."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import small_models
 from command import lines, output, pe, pe_ending
 
-from perception_encoder.pipeline.bench import EdgeOptions, EdgeRow, Skipped, bench_edge
+from perception_encoder.cli.bench_edge import bench_edge as write_edge
+from perception_encoder.pipeline.bench import EdgeOptions
 from perception_encoder.pipeline.bench.limits import Limits
+from perception_encoder.pipeline.export import export_pretrained
 from perception_encoder.registry.operations import image_operations
 
 
@@ -104,46 +107,48 @@ ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="its limits are Li
 
 @ON_LINUX
 def test_a_small_machine_runs_exports_within_its_limits(core: Path, tmp_path: Path) -> None:
-    pe_ending("export", str(core), "exported", "--precision", "int8", folder=tmp_path)
-    asked = ("--profile", "edge", "--quick", "--model", "exported")
-    (row,) = lines(pe("bench", *asked, "--json", folder=tmp_path))
-    assert (row["backend"], row["precision"]) == ("onnx", "int8")
-    assert row["limits"] == {"num_cores": 1, "memory_bytes": 2**30}
-    for part, letters in (("picture", "image"), ("text", "text")):
-        files = sum(path.stat().st_size for path in (tmp_path / "exported").glob(f"{letters}.*"))
-        assert row[f"{part}_file_bytes"] == files > 0
-        assert row[f"{part}_ms"] > 0
-    pictures, both = row["picture_memory"], row["both_memory"]
-    assert pictures["fits"]
-    assert both["fits"]
-    assert 2**26 < pictures["peak_bytes"] < 2**30
-    header, line, *_ = output(pe("bench", *asked, folder=tmp_path)).splitlines()
-    assert line[header.index("engine") :].startswith("onnx    int8")
+    """Weights, of which an export is made, and an export of a model that reads no text."""
+    with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:
+        model.save_pretrained(tmp_path / "saved")
+    export_pretrained(tmp_path / "saved", tmp_path / "exported", precision="int8")
+    models = ("--model", str(core), "--model", "exported")
+    asked = ("--profile", "edge", "--quick", "--backend", "onnx", "--precision", "int8", "--json")
+    both, pictures = lines(pe("bench", *models, *asked, folder=tmp_path))
+    for row in (both, pictures):
+        assert (row["backend"], row["precision"]) == ("onnx", "int8")
+        assert row["limits"] == {"num_cores": 1, "memory_bytes": 2**30}
+        assert row["picture_ms"] > 0
+        assert row["pictures_per_second"] > 0
+        assert row["picture_memory"]["fits"]
+        assert 2**26 < row["picture_memory"]["peak_bytes"] < 2**30
+    assert both["text_ms"] > 0
+    assert both["both_memory"]["fits"]
+    assert both["text_file_bytes"] > 0
+    files = sum(path.stat().st_size for path in (tmp_path / "exported").glob("image.*"))
+    assert (pictures["picture_file_bytes"], pictures["text_file_bytes"]) == (files, 0)
+    assert (pictures["text_ms"], pictures["both_memory"]) == (None, None)
 
 
 @ON_LINUX
-def test_what_a_small_machine_cannot_hold_is_a_row_that_says_so(core: Path, tmp_path: Path) -> None:
+def test_what_a_small_machine_cannot_hold_is_a_row_that_says_so(
+    core: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """48 MiB are too little for any engine, and enough for Python: nothing of it ends the run."""
-    with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:
-        pictures = model.save_pretrained(tmp_path / "pictures")
+    export_pretrained(core, tmp_path / "exported")
     options = EdgeOptions(
-        models=[str(core), str(pictures)],
-        backends=["onnx"],
+        models=[str(tmp_path / "exported")],
         precisions=["fp32", "bf16"],
         limits=Limits(num_cores=1, memory_bytes=48 * 2**20),
         is_quick=True,
     )
-    small, skipped, without_text, _ = bench_edge(options)
-    assert isinstance(small, EdgeRow)
-    assert small.picture_ms is small.pictures_per_second is small.text_ms is None
-    assert not small.picture_memory.fits
-    assert small.picture_memory.peak_bytes > 48 * 2**20
-    assert small.both_memory is not None
-    assert not small.both_memory.fits
-    assert isinstance(skipped, Skipped)
-    assert "bf16" in skipped.reason
-    assert isinstance(without_text, EdgeRow)
-    assert (without_text.both_memory, without_text.text_file_bytes) == (None, 0)
+    write_edge(options, {}, as_json=False)
+    written = capsys.readouterr()
+    header, row, *_ = written.out.splitlines()
+    assert row[header.index("engine") :].split()[:6] == ["onnx", "fp32", "-", "-", "-", "-"]
+    needed = re.findall(r"needs (\d+) MB", row)
+    assert len(needed) == 2
+    assert all(int(size) > 48 for size in needed)
+    assert "bf16: left out" in written.err
 
 
 def test_a_small_machine_has_no_torch_no_other_device_and_no_plot(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ Knows execution providers and sessions; nothing about pictures, words or how gra
 """
 
 import importlib.util
+import os
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -168,6 +170,8 @@ def _open_session(
     settings.enable_mem_pattern = False
     # Threads that wait for work would spin, and take the cores from those that decode.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Left alone, it counts all cores and binds a thread to each, whatever this process is bound to.
+    settings.intra_op_num_threads = _bound_cores()
     try:
         session = onnxruntime.InferenceSession(path, settings, providers=[(provider, options)])
     except Exception as err:  # its errors have no other base in common
@@ -181,6 +185,14 @@ def _open_session(
             "device='cpu' works everywhere"
         )
     return session
+
+
+def _bound_cores() -> int:
+    """Return how many cores this process is bound to; 0 where it may use all."""
+    if sys.platform != "linux":
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    return cores if cores != os.cpu_count() else 0
 
 
 def choose_provider(device: str) -> tuple[str, dict[str, str]]:

@@ -22,7 +22,7 @@ from perception_encoder.pipeline.bench.measure import (
 from perception_encoder.pipeline.bench.timing import Effort, median_seconds
 from perception_encoder.types import EngineName, Precision
 
-_BATCHES: Final = (1, 4)  # larger ones take more memory and, on one core, win nothing
+_BATCHES: Final = (1, 4)  # larger ones take more memory, and win little on one core
 
 
 @dataclass(frozen=True, kw_only=True)

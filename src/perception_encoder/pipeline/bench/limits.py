@@ -35,6 +35,7 @@ def impose(limits: Limits) -> None:
     import resource
 
     cores = sorted(os.sched_getaffinity(0))[: limits.num_cores]
-    os.sched_setaffinity(0, cores)
+    for thread in os.listdir("/proc/self/task"):  # those that numpy has started already, too
+        os.sched_setaffinity(int(thread), cores)
     if limits.memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
