@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test clients original workflows adapters check docs dist format parity peers nano clean
+.PHONY: install demo test test-without-torch clients original workflows adapters check docs dist format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -23,6 +23,18 @@ demo: install
 
 test: install clients original workflows adapters
 	$(BIN)/python -m pytest
+
+# The half of the tests that wants no torch, in an environment that has onnxruntime alone, as small
+# machines have. The graphs are made outside of it.
+WITHOUT_TORCH := .without-torch
+test-without-torch: install
+	$(PYTHON) -m venv $(WITHOUT_TORCH)
+	$(WITHOUT_TORCH)/bin/python -m pip install --quiet --constraint constraints.txt \
+	  --editable ".[onnx,server,heic,plot]" pytest pytest-timeout hypothesis
+	$(WITHOUT_TORCH)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
+	$(BIN)/pe export pe-nano build/nano-onnx
+	PE_TEST_EXPORT=build/nano-onnx $(WITHOUT_TORCH)/bin/python -m pytest tests/test_exported_model.py \
+	  tests/analysis tests/index tests/pipeline tests/preprocess tests/registry
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
 # the server. Two SDKs of one set of requirements, and of clip-retrieval the client alone.
@@ -126,4 +138,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ADAPTERS) $(ORIGINAL) $(WORKFLOWS) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist
+	rm -rf $(VENV) $(WITHOUT_TORCH) $(ADAPTERS) $(ORIGINAL) $(WORKFLOWS) $(PARITY) $(CLIENTS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist

@@ -1,11 +1,18 @@
 """Fixtures that every test folder may use."""
 
+import importlib.util
 import logging
 import os
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
+
+from perception_encoder.errors import BackendUnavailableError
 
 # No test fails because the machine is busy.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -42,3 +49,51 @@ def photos() -> list[Path]:
             pytest.fail(message)
         pytest.skip(message)
     return found
+
+
+# Where torch is not installed (`make test-without-torch`), tests that cannot do without it are
+# skipped and say so; where it is, none of this happens.
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> Generator[None, pytest.Module, pytest.Module]:
+    module = yield
+    return module if HAS_TORCH else _WithoutTorch.from_parent(parent, path=module_path)
+
+
+class _WithoutTorch(pytest.Module):
+    """A module of tests that is skipped where it imports a package that is not there."""
+
+    def _getobj(self) -> ModuleType:
+        try:
+            return super()._getobj()
+        except self.CollectError as err:
+            missing = re.search(r"ModuleNotFoundError: (No module named '.+')", str(err))
+            if missing is None:
+                raise
+            raise pytest.skip.Exception(missing[1], allow_module_level=True) from err
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    with _skipped_without_an_engine():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    with _skipped_without_an_engine():
+        return (yield)
+
+
+@contextmanager
+def _skipped_without_an_engine() -> Iterator[None]:
+    try:
+        yield
+    except BackendUnavailableError as err:
+        if HAS_TORCH or "no engine is installed" not in str(err):
+            raise
+        pytest.skip("runs the torch towers")
