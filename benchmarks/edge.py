@@ -75,7 +75,7 @@ def prepare(model: str, backend: Any, stored: Any, exported: Path) -> None:
 
 def measure(model: str, precision: Any, exported: Path) -> None:
     """Measure an export and put its row into the results."""
-    (row,) = bench_edge(EdgeOptions(models=[str(exported)], precisions=[precision]))
+    (row,) = bench_edge(EdgeOptions(models=[str(exported)], precisions=[precision], is_quick=True))
     if isinstance(row, Skipped):
         print(row)
         return
@@ -94,8 +94,9 @@ def measure(model: str, precision: Any, exported: Path) -> None:
         "one core and 1 GiB of private memory (RLIMIT_DATA): speed, files, memory, and what fits",
         ["perception-encoder", "onnxruntime", "openvino", "numpy", "pillow"],
         {"rows": {name: rows[name] for name in named if name in rows}},
-        "made-up weights of the real shapes; see EdgeRow for the figures; each row has its own "
-        "date and commit",
+        "made-up weights of the real shapes; medians of three rounds, up to seven in rows of "
+        "OpenVINO with T16 and B16; see EdgeRow for the figures; each row has its own date and "
+        "commit",
     )
     print(json.dumps(figures))
 
