@@ -35,7 +35,7 @@ def table(folder: Path, vectors: Embeddings, sha256: list[str] | None = None) ->
         Row(f"/p/{n:05}.png", width=n, sha256=None if sha256 is None else sha256[n])
         for n in range(len(vectors))
     ]
-    index.add(rows, vectors)
+    index.append(rows, vectors)  # which keeps their order
     return index
 
 
