@@ -4,18 +4,15 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from perception_encoder.integrations.workflows.block import Block, Manifest
 from perception_encoder.integrations.workflows.engine_names import (
-    COMPATIBILITY,
     EMBEDDING_KIND,
     IMAGE_KIND,
     STRING_KIND,
     OutputDefinition,
     Selector,
-    WorkflowBlock,
-    WorkflowBlockManifest,
 )
-from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
-from perception_encoder.integrations.workflows.tables import Tables
+from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
 from perception_encoder.integrations.workflows.values import (
     as_embeddings,
     as_given,
@@ -24,7 +21,7 @@ from perception_encoder.integrations.workflows.values import (
 )
 
 
-class EmbeddingManifest(WorkflowBlockManifest):
+class EmbeddingManifest(Manifest):
     """What a workflow writes for this block."""
 
     model_config = ConfigDict(
@@ -59,28 +56,11 @@ class EmbeddingManifest(WorkflowBlockManifest):
         """Say what the block gives."""
         return [OutputDefinition(name="embedding", kind=[EMBEDDING_KIND])]
 
-    @classmethod
-    def get_execution_engine_compatibility(cls) -> str:
-        """Say which engines can run the block."""
-        return COMPATIBILITY
 
-
-class EmbeddingBlock(WorkflowBlock):
+class EmbeddingBlock(Block):
     """Embeds a batch with one call of the model."""
 
-    def __init__(self, models: Models, tables: Tables) -> None:
-        self._models = models
-        self._tables = tables
-
-    @classmethod
-    def get_init_parameters(cls) -> list[str]:
-        """Name what the block is made with."""
-        return ["models", "tables"]
-
-    @classmethod
-    def get_manifest(cls) -> type[WorkflowBlockManifest]:
-        """Return the fields."""
-        return EmbeddingManifest
+    manifest = EmbeddingManifest
 
     def run(self, data: Any, model: str) -> Any:
         """Return the `embedding` of each item: (E,) of unit length."""

@@ -9,22 +9,18 @@ from perception_encoder.integrations.workflows.adding import (
     add_pictures,
     open_for_adding,
 )
+from perception_encoder.integrations.workflows.block import Block, Manifest
 from perception_encoder.integrations.workflows.engine_names import (
     BOOLEAN_KIND,
-    COMPATIBILITY,
     IMAGE_KIND,
     STRING_KIND,
     OutputDefinition,
     Selector,
-    WorkflowBlock,
-    WorkflowBlockManifest,
 )
-from perception_encoder.integrations.workflows.models import Models
-from perception_encoder.integrations.workflows.tables import Tables
 from perception_encoder.integrations.workflows.values import spread
 
 
-class IndexAddManifest(WorkflowBlockManifest):
+class IndexAddManifest(Manifest):
     """What a workflow writes for this block."""
 
     model_config = ConfigDict(
@@ -96,28 +92,11 @@ class IndexAddManifest(WorkflowBlockManifest):
             OutputDefinition(name="is_new", kind=[BOOLEAN_KIND]),
         ]
 
-    @classmethod
-    def get_execution_engine_compatibility(cls) -> str:
-        """Say which engines can run the block."""
-        return COMPATIBILITY
 
-
-class IndexAddBlock(WorkflowBlock):
+class IndexAddBlock(Block):
     """Adds a batch with one call of the model and one commit."""
 
-    def __init__(self, models: Models, tables: Tables) -> None:
-        self._models = models
-        self._tables = tables
-
-    @classmethod
-    def get_init_parameters(cls) -> list[str]:
-        """Name what the block is made with."""
-        return ["models", "tables"]
-
-    @classmethod
-    def get_manifest(cls) -> type[WorkflowBlockManifest]:
-        """Return the fields."""
-        return IndexAddManifest
+    manifest = IndexAddManifest
 
     def run(
         self,

@@ -5,8 +5,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from perception_encoder.index import QueryTerm
+from perception_encoder.integrations.workflows.block import Block, Manifest
 from perception_encoder.integrations.workflows.engine_names import (
-    COMPATIBILITY,
     FLOAT_KIND,
     IMAGE_KIND,
     INTEGER_KIND,
@@ -14,18 +14,14 @@ from perception_encoder.integrations.workflows.engine_names import (
     STRING_KIND,
     OutputDefinition,
     Selector,
-    WorkflowBlock,
-    WorkflowBlockManifest,
 )
-from perception_encoder.integrations.workflows.models import Models
-from perception_encoder.integrations.workflows.tables import Tables
 from perception_encoder.integrations.workflows.values import as_given, listed, vectors_of
 from perception_encoder.pipeline.calibration import can_be_calibrated, stored_calibration
 from perception_encoder.pipeline.queries import Query
 from perception_encoder.pipeline.search import Found, SearchOptions, search
 
 
-class SearchManifest(WorkflowBlockManifest):
+class SearchManifest(Manifest):
     """What a workflow writes for this block."""
 
     model_config = ConfigDict(
@@ -79,28 +75,11 @@ class SearchManifest(WorkflowBlockManifest):
             OutputDefinition(name="best_score", kind=[FLOAT_KIND]),
         ]
 
-    @classmethod
-    def get_execution_engine_compatibility(cls) -> str:
-        """Say which engines can run the block."""
-        return COMPATIBILITY
 
-
-class SearchBlock(WorkflowBlock):
+class SearchBlock(Block):
     """Searches once for a whole batch of queries."""
 
-    def __init__(self, models: Models, tables: Tables) -> None:
-        self._models = models
-        self._tables = tables
-
-    @classmethod
-    def get_init_parameters(cls) -> list[str]:
-        """Name what the block is made with."""
-        return ["models", "tables"]
-
-    @classmethod
-    def get_manifest(cls) -> type[WorkflowBlockManifest]:
-        """Return the fields."""
-        return SearchManifest
+    manifest = SearchManifest
 
     def run(
         self,

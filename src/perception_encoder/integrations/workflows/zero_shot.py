@@ -7,25 +7,22 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from perception_encoder.embedder.vectors import cosine
+from perception_encoder.integrations.workflows.block import Block, Manifest
 from perception_encoder.integrations.workflows.classification import classification
 from perception_encoder.integrations.workflows.engine_names import (
     CLASSIFICATION_KIND,
-    COMPATIBILITY,
     FLOAT_ZERO_TO_ONE_KIND,
     IMAGE_KIND,
     LIST_OF_VALUES_KIND,
     STRING_KIND,
     OutputDefinition,
     Selector,
-    WorkflowBlock,
-    WorkflowBlockManifest,
 )
-from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
-from perception_encoder.integrations.workflows.tables import Tables
+from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
 from perception_encoder.integrations.workflows.values import picture_vectors
 
 
-class ZeroShotManifest(WorkflowBlockManifest):
+class ZeroShotManifest(Manifest):
     """What a workflow writes for this block."""
 
     model_config = ConfigDict(
@@ -73,28 +70,11 @@ class ZeroShotManifest(WorkflowBlockManifest):
             OutputDefinition(name="predictions", kind=[CLASSIFICATION_KIND]),
         ]
 
-    @classmethod
-    def get_execution_engine_compatibility(cls) -> str:
-        """Say which engines can run the block."""
-        return COMPATIBILITY
 
-
-class ZeroShotBlock(WorkflowBlock):
+class ZeroShotBlock(Block):
     """Compares a batch of pictures with labels, whose vectors are remembered."""
 
-    def __init__(self, models: Models, tables: Tables) -> None:
-        self._models = models
-        self._tables = tables
-
-    @classmethod
-    def get_init_parameters(cls) -> list[str]:
-        """Name what the block is made with."""
-        return ["models", "tables"]
-
-    @classmethod
-    def get_manifest(cls) -> type[WorkflowBlockManifest]:
-        """Return the fields."""
-        return ZeroShotManifest
+    manifest = ZeroShotManifest
 
     def run(self, images: Any, classes: list[str], template: str, model: str) -> Any:
         """Return for each picture its `class`, `confidence`, `similarities` and `predictions`.
