@@ -95,6 +95,7 @@ class CountingBackend:
         self.precision = backend.precision
         self.fingerprint = backend.fingerprint
         self.logit_scale = backend.logit_scale
+        self.concurrency = backend.concurrency
         self.num_images = 0
         self.num_texts = 0
 

@@ -9,7 +9,7 @@ from engine_inputs import pixels, unit
 from small_models import CORE, FP32_ON_CPU
 
 from perception_encoder.backends import ComputeOptions, open_random_backend
-from perception_encoder.backends.torch_backend import choose_device, choose_precision
+from perception_encoder.backends.torch_devices import choose_device, choose_precision
 from perception_encoder.errors import BackendUnavailableError
 
 

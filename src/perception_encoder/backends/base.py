@@ -24,6 +24,8 @@ class ComputeOptions:
     device: str = "auto"
     backend: BackendName | Literal["auto"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
+    compile: bool = False
+    """Run torch's towers through `torch.compile`; other engines run compiled graphs anyhow."""
     graph_cache: Path | None = None
     """Where an engine keeps the graphs that it makes; None for the usual place."""
 
@@ -38,6 +40,8 @@ class Backend(Protocol):
     """Names the weights, whatever file they came from; see `checkpoints.fingerprint`."""
     logit_scale: float
     """What a cosine is multiplied by before a softmax, about 100; 1.0 for models without text."""
+    concurrency: int
+    """How many calls at once keep it busy: 1 for an engine that takes all cores for each."""
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """(B, S, S, 3) uint8, RGB, to (B, E) float32, not of unit length."""

@@ -9,15 +9,10 @@ import time
 
 import torch
 
-from perception_encoder.backends.torch_backend import choose_device
+from perception_encoder.backends.torch_devices import DTYPES, choose_device
 from perception_encoder.types import Precision
 
-_DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "int8": torch.int8,
-}
+_DTYPES: dict[Precision, torch.dtype] = {**DTYPES, "int8": torch.int8}
 
 
 def matrix_rate(

@@ -34,6 +34,7 @@ class NumpyTextBackend:
     """
 
     name: EngineName = "numpy"
+    concurrency = 1
     device = "cpu"
     precision: Precision = "fp32"
 

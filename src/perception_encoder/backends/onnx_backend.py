@@ -51,6 +51,7 @@ class OnnxBackend:
     """
 
     name: EngineName = "onnx"
+    concurrency = 1
 
     def __init__(
         self, folder: Path, config: ModelConfig, graphs: Graphs, device: str = "auto"

@@ -50,6 +50,7 @@ class OpenVinoBackend:
     """
 
     name: EngineName = "openvino"
+    concurrency = 1
     device = "cpu"
 
     def __init__(

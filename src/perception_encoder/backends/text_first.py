@@ -21,6 +21,7 @@ class TextFirstBackend:
     """
 
     name: EngineName = "numpy"
+    concurrency = 1
     device = "cpu"
     precision: Precision = "fp32"
 

@@ -1,15 +1,23 @@
-"""The torch engine: eager on the CPU, on CUDA, or on Apple's GPU.
+"""The torch engine: on the CPU, on CUDA, or on Apple's GPU; eager, or compiled where asked for.
 
 Knows devices and precisions; nothing about pictures, words or where weights come from.
 """
 
-from typing import NamedTuple
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from perception_encoder.backends.base import ComputeOptions
+from perception_encoder.backends.compiled import Compiled
+from perception_encoder.backends.cuda_streams import NUM_STREAMS, CudaStreams
+from perception_encoder.backends.torch_devices import DTYPES, choose_device, choose_precision
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.load import load_model, logit_scale_of
 from perception_encoder.checkpoints.random_weights import random_model
@@ -19,22 +27,19 @@ from perception_encoder.model.graphs import FeatureGraph, ImageGraph, TextGraph
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
-_DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
+logger = logging.getLogger(__name__)
 
 # The widest activations of one step, in bytes, that still lie in a CPU's cache: B16 in bf16 reaches
 # 0.78 of the matrix rate with 8 pictures (9.7 MB) and 0.67 with 32, on 32 MB of cache.
-_CACHED_BYTES = 10 << 20
+_CACHED_BYTES: Final = 10 << 20
+# Tokens of one step on a GPU: enough to fill a large one. More would only take memory.
+_GPU_TOKENS: Final = 1 << 16
 
 
 class _Graphs(NamedTuple):
-    image: ImageGraph
+    image: Callable[[Tensor], Tensor]
     features: FeatureGraph
-    text: TextGraph
+    text: Callable[[Tensor], Tensor]
 
 
 class TorchBackend:
@@ -50,39 +55,52 @@ class TorchBackend:
         *,
         fingerprint: str,
         logit_scale: float,
+        is_compiled: bool = False,
     ) -> None:
         """Take over a model whose parameters already have the precision's dtype.
 
         `logit_scale` is given apart, from the stored weights: bf16 would make 98.9 of 100.
+
+        Raises:
+            BackendUnavailableError: it cannot be compiled here.
         """
         model = model.to(device)
+        image, text = ImageGraph(model), TextGraph(model)
         self._open_graphs: _Graphs | None = _Graphs(
-            ImageGraph(model), FeatureGraph(model), TextGraph(model)
+            Compiled(image, 1) if is_compiled else image,
+            FeatureGraph(model),
+            Compiled(text, 2) if is_compiled else text,
         )
         self._device = device
-        self._step = _pictures_at_once(model.config, precision) if device.type == "cpu" else None
+        self._streams = CudaStreams(device) if device.type == "cuda" else None
+        self._step = _pictures_at_once(model.config, precision, device)
         self.device = str(device)
         self.precision = precision
         self.fingerprint = fingerprint
         self.logit_scale = logit_scale
+        self.concurrency = NUM_STREAMS if self._streams else 1
+        if is_compiled:
+            self._compile_now(model.config)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "TorchBackend":
         """Load a checkpoint; its own precision is kept only where it is the one asked for.
 
         Raises:
-            BackendUnavailableError: the device or precision is not to be had here.
+            BackendUnavailableError: the device or precision is not to be had here, or the model
+                cannot be compiled.
             CheckpointError: the weights do not fit their model.
         """
         device = choose_device(options.device)
         precision = choose_precision(options.precision, device)
-        loaded = load_model(checkpoint, dtype=_DTYPES[precision])
+        loaded = load_model(checkpoint, dtype=DTYPES[precision])
         return cls(
             loaded.model,
             device,
             precision,
             fingerprint=loaded.fingerprint,
             logit_scale=loaded.logit_scale,
+            is_compiled=options.compile,
         )
 
     @classmethod
@@ -90,7 +108,7 @@ class TorchBackend:
         """Build a model with the weights of `random_model`.
 
         Raises:
-            BackendUnavailableError: the device or precision is not to be had here.
+            BackendUnavailableError: as `load`.
         """
         from perception_encoder.checkpoints.fingerprint import weights_fingerprint
 
@@ -99,29 +117,26 @@ class TorchBackend:
         model = random_model(config)
         fingerprint, logit_scale = weights_fingerprint(model), logit_scale_of(model)
         return cls(
-            model.to(_DTYPES[precision]),
+            model.to(DTYPES[precision]),
             device,
             precision,
             fingerprint=fingerprint,
             logit_scale=logit_scale,
+            is_compiled=options.compile,
         )
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """See `Backend.encode_image`."""
-        step = self._step or max(1, len(pixels))
-        with torch.inference_mode():
-            parts = torch.split(self._to_device(pixels), step)
-            return _to_numpy(torch.cat([self._graphs.image(part) for part in parts]))
+        return self._run(self._graphs.image, pixels)
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
         """See `Backend.encode_text`."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._stream():
             return _to_numpy(self._graphs.text(self._to_device(token_ids)))
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
         """See `Backend.features`."""
-        with torch.inference_mode():
-            return _to_numpy(self._graphs.features(self._to_device(pixels), layer=layer))
+        return self._run(partial(self._graphs.features, layer=layer), pixels)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -133,84 +148,57 @@ class TorchBackend:
             raise BackendUnavailableError("this model was closed; open it again to use it")
         return self._open_graphs
 
-    def _to_device(self, array: Pixels | TokenIds) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+    def _run(self, graph: Callable[[Tensor], Tensor], pixels: Pixels) -> NDArray[np.float32]:
+        """Run a batch in steps, in smaller ones where a GPU has too little memory."""
+        step = self._step
+        while True:
+            try:
+                with torch.inference_mode(), self._stream():
+                    starts = range(0, max(1, len(pixels)), step)
+                    parts = (self._to_device(pixels[start : start + step]) for start in starts)
+                    return _to_numpy(torch.cat([graph(part) for part in parts]))
+            except torch.cuda.OutOfMemoryError as err:
+                if min(step, len(pixels)) == 1:
+                    raise BackendUnavailableError(
+                        f"{self.device} has too little free memory for one picture: {err}"
+                    ) from err
+            step = self._step = min(step, len(pixels)) // 2
+            logger.warning(
+                "%s has too little free memory; computing %d pictures at a time", self.device, step
+            )
+
+    def _compile_now(self, config: ModelConfig) -> None:
+        """Compile before anybody waits for an answer, and fail here if at all."""
+        if config.embed_dim is not None:
+            side = config.vision.image_size
+            self.encode_image(np.zeros((2, side, side, 3), np.uint8))
+        if config.text is not None:
+            self.encode_text(np.zeros((2, 3), np.int64))
+
+    def _stream(self) -> AbstractContextManager[None]:
+        return self._streams.one() if self._streams else nullcontext()
+
+    def _to_device(self, array: Pixels | TokenIds) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._streams is None:
+            return tensor.to(self._device)
+        # From page-locked memory, which torch keeps for the next call, a copy waits for nobody.
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
-def _pictures_at_once(config: ModelConfig, precision: Precision) -> int:
+def _pictures_at_once(config: ModelConfig, precision: Precision, device: torch.device) -> int:
     vision = config.vision
     num_tokens = vision.grid_size**2 + int(vision.has_class_token)
-    widest = num_tokens * vision.mlp_width * _DTYPES[precision].itemsize
+    if device.type != "cpu":
+        return max(1, _GPU_TOKENS // num_tokens)
+    widest = num_tokens * vision.mlp_width * DTYPES[precision].itemsize
     return max(1, _CACHED_BYTES // widest)
 
 
-def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+def _to_numpy(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.cpu().numpy()
 
 
-def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:
+def as_tensor(array: NDArray[np.float32]) -> Tensor:
     """Return a CPU tensor that shares the array's memory."""
     return torch.from_numpy(array)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        BackendUnavailableError: torch does not know the name, or the device is not here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise BackendUnavailableError(
-            f"unknown device {name!r}; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
-        ) from err
-    available = {
-        "cpu": True,
-        "cuda": (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(device.type, False):
-        raise BackendUnavailableError(
-            f"device {name!r} is not available here: torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} CUDA device(s); use device='auto' or 'cpu'"
-        )
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision of that name; "auto" is bf16 where the hardware multiplies it.
-
-    Raises:
-        BackendUnavailableError: this engine has no such precision.
-    """
-    if name == "auto":
-        return "bf16" if _multiplies_bf16(device) else "fp32"
-    for precision in _DTYPES:
-        if name == precision:
-            return precision
-    raise BackendUnavailableError(
-        f"the torch backend has no precision {name!r}; use 'auto' or one of {', '.join(_DTYPES)}"
-    )
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        # Older releases of torch cannot tell; fp32 is right everywhere.
-        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
-
-
-def devices() -> list[str]:
-    """Name the devices that models can run on here, in words."""
-    cpu = "cpu (bf16 in hardware)" if _multiplies_bf16(torch.device("cpu")) else "cpu"
-    cuda = [
-        f"cuda:{number} ({torch.cuda.get_device_name(number)})"
-        for number in range(torch.cuda.device_count())
-    ]
-    return [cpu, *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]

@@ -77,7 +77,7 @@ def _facts(device: str) -> dict[str, str]:
             facts[name] = "not installed"
     try:
         with open_model("pe-nano", device=device) as model:
-            from perception_encoder.backends.torch_backend import devices
+            from perception_encoder.backends.torch_devices import devices
 
             backend = model.backend
             facts["devices"] = ", ".join(devices())

@@ -4,7 +4,7 @@ Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -15,6 +15,7 @@ from perception_encoder.backends import Backend
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk, check_batch_size
+from perception_encoder.embedder.compute import fill, overlapped
 from perception_encoder.embedder.image_feed import ImageFeed
 from perception_encoder.embedder.options import (
     ImageBatch,
@@ -34,7 +35,7 @@ from perception_encoder.errors import (
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity
+from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels
 
 if TYPE_CHECKING:
     import torch
@@ -209,11 +210,16 @@ class EmbeddingModel:
         shape = (vision.grid_size**2, vision.width)
         feed = ImageFeed(self.processor, None, input_color_format)
         listed = split_batch(images)
+
+        def compute(chunk: Chunk[Pixels]) -> NDArray[np.float32]:
+            return self.backend.features(chunk.inputs, layer=layer)
+
         parts = [np.empty((0, *shape), np.float32)]
         with progress_bar(len(listed), "pictures", show_progress) as bar:
-            for chunk in feed.chunks(listed, batch_size):
-                parts.append(self.backend.features(chunk.inputs, layer=layer))
-                bar.update(len(chunk.rows))
+            chunks = feed.chunks(listed, batch_size)
+            for _, found in overlapped(compute, chunks, self.backend.concurrency):
+                parts.append(found)
+                bar.update(len(found))
         return np.concatenate(parts)
 
     @overload
@@ -269,9 +275,8 @@ class EmbeddingModel:
         listed = [texts] if isinstance(texts, str) else list(texts)
         vectors = np.empty((len(listed), self._embed_dim()), np.float32)
         with progress_bar(len(listed), "texts", show_progress) as bar:
-            for chunk in feed.chunks(listed, batch_size):
-                self._fill(vectors, chunk, self.backend.encode_text)
-                bar.update(len(chunk.rows) + len(chunk.known))
+            chunks = feed.chunks(listed, batch_size)
+            self._fill(vectors, chunks, self.backend.encode_text, bar.update)
         return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
     def similarity(self, a: Any, b: Any) -> NDArray[np.float32]:
@@ -395,22 +400,19 @@ class EmbeddingModel:
         vectors = np.empty((len(images), self._embed_dim()), np.float32)
         feed = ImageFeed(self.processor, self._cache, color_format)
         with progress_bar(len(images), "pictures", show_progress) as bar:
-            for chunk in feed.chunks(images, batch_size):
-                self._fill(vectors, chunk, self.backend.encode_image)
-                bar.update(len(chunk.rows) + len(chunk.known))
+            chunks = feed.chunks(images, batch_size)
+            self._fill(vectors, chunks, self.backend.encode_image, bar.update)
         return vectors
 
     def _fill(
-        self, vectors: Embeddings, chunk: Chunk[_Input], encode: Callable[[_Input], Embeddings]
+        self,
+        vectors: Embeddings,
+        chunks: Iterable[Chunk[_Input]],
+        encode: Callable[[_Input], Embeddings],
+        advance: Callable[[int], object],
     ) -> None:
-        """Write a chunk's vectors, computed or known, into their rows and into the cache."""
-        for row, vector in chunk.known.items():
-            vectors[row] = vector
-        if chunk.rows:
-            computed = encode(chunk.inputs)
-            vectors[chunk.rows] = computed
-            if self._cache is not None:
-                self._cache.put(chunk.keys, computed)
+        at_once = self.backend.concurrency
+        fill(vectors, chunks, encode, at_once=at_once, cache=self._cache, advance=advance)
 
     def _embed_dim(self) -> int:
         if self.config.embed_dim is None:

@@ -128,6 +128,6 @@ class VisionTower(nn.Module):
         head_dim = self.config.width // self.config.num_heads
         # Angles are computed in float32 whatever the precision: bf16 has 8 bits, too few for them.
         angles = rope_table(
-            grid_h, grid_w, head_dim, has_class_token=self.config.has_class_token
-        ).to(device)
+            grid_h, grid_w, head_dim, has_class_token=self.config.has_class_token, device=device
+        )
         return Rotation(angles.cos(), angles.sin())
