@@ -9,6 +9,7 @@ import torch
 from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.rope import rope_table
+from perception_encoder.model.vision import patch_rows
 from perception_encoder.registry import ModelConfig, TextConfig, VisionConfig
 
 # Another batch size makes the matrix library split its sums differently: float32 rounding.
@@ -140,6 +141,17 @@ def test_a_layer_counted_from_the_end_is_the_same_layer(model: DualEncoder) -> N
 def test_pixels_of_another_shape_are_refused(model: DualEncoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"pixels must be|multiples of"):
         model.encode_image(torch.zeros(shape))
+
+
+def test_patches_as_rows_give_what_the_convolution_gives(model: DualEncoder) -> None:
+    """Which a GPU computes, where a convolution would be rounded."""
+    patch = model.config.vision.patch_size
+    pixels = torch.from_numpy(formula.pixels(3, 2 * patch, 5 * patch))
+    weight = model.vision.patch_embed.weight
+    rows = patch_rows(pixels, patch) @ weight.flatten(1).T
+    assert rows.shape == (3, 10, model.config.vision.width)
+    expected = model.vision.patch_embed(pixels).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(rows, expected, atol=1e-5, rtol=0)
 
 
 def test_text_past_the_context_is_refused(model: DualEncoder) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from small_models import CORE, CountingBackend, drawing, open_tiny, save_drawings
 
+from perception_encoder.backends.replicas import Replicas
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexStorageError
 from perception_encoder.index import Index, Outcome, OutcomeLog, writing
@@ -71,6 +72,27 @@ def test_every_picture_becomes_one_row_with_its_own_vector(
         assert hit.score == pytest.approx(1, abs=2e-3)
         with Image.open(path) as image:
             assert (hit.width, hit.height) == image.size
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_two_devices_share_the_batches_of_a_run(
+    table: Index, folder: Path, batch_size: int
+) -> None:
+    files = save_drawings(folder, 14)
+    shutil.copyfile(files[0], folder / "copy.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    engines = [CountingBackend(open_tiny().backend) for _ in range(2)]
+    model = open_tiny(backend=Replicas(engines))
+    outcomes = run(model, table, folder, batch_size=batch_size)
+    assert statuses(outcomes)["failed"] == 1
+    assert table.count() == 15
+    # A copy may be on one device while the picture is on the other.
+    assert sum(engine.num_images for engine in engines) in (14, 15)
+    for path in files:
+        hits = table.search(model.embed_image(path), k=2)[0]
+        assert str(path) in {hit.uri for hit in hits}
+        assert hits[0].score == pytest.approx(1, abs=2e-3)
+    assert statuses(run(model, table, folder)) == {"skipped": 15, "failed": 1}
 
 
 def test_only_what_changed_is_embedded_again(

@@ -98,9 +98,8 @@ class VisionTower(nn.Module):
             raise ValueError(
                 f"height and width must be multiples of {patch_size}, got {tuple(pixels.shape[2:])}"
             )
-        x: Tensor = self.patch_embed(pixels)  # (B, D, h, w)
-        grid_h, grid_w = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2)  # (B, h·w, D)
+        grid_h, grid_w = (side // patch_size for side in pixels.shape[2:])
+        x = self._embedded_patches(pixels)  # (B, h·w, D)
         if self.config.has_class_token:
             x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
         x = self.pre_norm(x + self._positions(grid_h, grid_w))
@@ -109,6 +108,15 @@ class VisionTower(nn.Module):
             x = block(x, rotation)
         normed: Tensor = self.post_norm(x)  # nothing where the tower has none
         return normed
+
+    def _embedded_patches(self, pixels: Tensor) -> Tensor:
+        if pixels.device.type != "cuda":
+            return self.patch_embed(pixels).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        # The same as a matrix product: cuDNN rounds float32 to TF32 in convolutions, unless it is
+        # told not to for the whole process.
+        return F.linear(
+            patch_rows(pixels, self.config.patch_size), self.patch_embed.weight.flatten(1)
+        )
 
     def _positions(self, grid_h: int, grid_w: int) -> Tensor:
         """(N, D) position embeddings, resized bilinearly where the grid is not the native one."""
@@ -131,3 +139,11 @@ class VisionTower(nn.Module):
             grid_h, grid_w, head_dim, has_class_token=self.config.has_class_token, device=device
         )
         return Rotation(angles.cos(), angles.sin())
+
+
+def patch_rows(pixels: Tensor, patch_size: int) -> Tensor:
+    """(B, 3, H, W) to (B, h·w, 3·p·p): each square's numbers as a convolution's kernel has them."""
+    batch, channels, height, width = pixels.shape
+    rows, columns = height // patch_size, width // patch_size
+    squares = pixels.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)

@@ -6,6 +6,7 @@ Knows nothing of sources, threads or when things are committed.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +16,30 @@ from perception_encoder.embedder.vectors import unit
 from perception_encoder.index import Index, Outcome, Row, Status
 from perception_encoder.pipeline.commit import Embedded
 from perception_encoder.pipeline.prepare import Prepared, prepare
-from perception_encoder.pipeline.progress import Progress
+
+
+class Computed(NamedTuple):
+    """A batch's rows, the outcomes of those that failed after all, and the model's time."""
+
+    rows: list[Embedded]
+    failed: list[Outcome]
+    encode_seconds: float
 
 
 class Computer:
-    """Turns batches of prepared pictures into rows with vectors.
+    """Turns batches of prepared pictures into rows with vectors; threads may share it.
 
     Args:
         model: computes what is new.
         index: has the vectors of contents that are known.
-        progress: is told how long the model took.
     """
 
-    def __init__(self, model: EmbeddingModel, index: Index, progress: Progress) -> None:
+    def __init__(self, model: EmbeddingModel, index: Index) -> None:
         self._model = model
         self._index = index
-        self._progress = progress
 
-    def rows(
-        self, batch: Sequence[Prepared], waiting: Mapping[str, Embedded]
-    ) -> tuple[list[Embedded], list[Outcome]]:
-        """Return the batch's rows, and outcomes of those that failed after all.
+    def rows(self, batch: Sequence[Prepared], waiting: Mapping[str, Embedded]) -> Computed:
+        """Return what becomes of a batch.
 
         Args:
             batch: prepared pictures.
@@ -54,20 +58,22 @@ class Computer:
                 failed.append(again)
             else:
                 pictures.append(again)
-        return rows + self._with_vectors(pictures, waiting), failed
+        computed, seconds = self._with_vectors(pictures, waiting)
+        return Computed(rows + computed, failed, seconds)
 
     def _prepared_without_donor(self, item: Prepared) -> Prepared | Outcome:
         return prepare(item.item, self._model.processor, lambda _: None, is_new=item.is_new)
 
     def _with_vectors(
         self, pictures: Sequence[Prepared], waiting: Mapping[str, Embedded]
-    ) -> list[Embedded]:
-        """Compute each content once, unless it waits to be committed already."""
+    ) -> tuple[list[Embedded], float]:
+        """Compute each content once, unless it waits to be committed already; and the seconds."""
         new: dict[str, Prepared] = {}
         for item in pictures:
             if item.row.sha256 not in waiting:
                 new.setdefault(str(item.row.sha256), item)
-        computed, each_ms = self._encode(list(new.values()))
+        computed, seconds = self._encode(list(new.values()))
+        each_ms = 1000 * seconds / max(1, len(new))
         vectors = {content: embedded.vector for content, embedded in waiting.items()}
         vectors |= dict(zip(new, computed, strict=True))
         rows = []
@@ -78,18 +84,16 @@ class Computer:
             if is_first:
                 outcome = replace(outcome, encode_ms=each_ms)
             rows.append(Embedded(item.row, vectors[content], item.is_new, outcome))
-        return rows
+        return rows, seconds
 
     def _encode(self, pictures: Sequence[Prepared]) -> tuple[NDArray[np.float32], float]:
-        """Return (B, E) unit vectors, and the milliseconds that each took."""
+        """Return (B, E) unit vectors, and the seconds that they took."""
         if not pictures:
             return np.empty((0, self._index.identity.embed_dim), np.float32), 0.0
         started = time.perf_counter()
         pixels = np.stack([item.resized for item in pictures if item.resized is not None])
         vectors = unit(self._model.backend.encode_image(pixels))
-        seconds = time.perf_counter() - started
-        self._progress.encode_seconds += seconds
-        return vectors, 1000 * seconds / len(pictures)
+        return vectors, time.perf_counter() - started
 
 
 def _reused(item: Prepared, donor: Row, vector: NDArray[np.float32]) -> Embedded:

@@ -15,7 +15,7 @@ class Progress:
         num_failed_before: of those that failed, how many were not read again: they failed in an
             earlier run and have not changed.
         decode_seconds: spent reading, decoding and resizing, all threads together.
-        encode_seconds: spent in the model.
+        encode_seconds: spent in the model, all calls together.
         notes: what a person should know of the run as a whole, such as rows that were not pruned.
     """
 

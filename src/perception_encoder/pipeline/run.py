@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.embedder.compute import overlapped
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
 from perception_encoder.index.known import Place
-from perception_encoder.pipeline.commit import Committer
-from perception_encoder.pipeline.compute import Computer
+from perception_encoder.pipeline.commit import Committer, Embedded
+from perception_encoder.pipeline.compute import Computed, Computer
 from perception_encoder.pipeline.feed import Feed
 from perception_encoder.pipeline.prepare import Prepared
 from perception_encoder.pipeline.progress import Progress
@@ -44,6 +45,13 @@ class RunOptions:
     prunes_all: bool = False
     wait: bool = False
     retries_failures: bool = False
+
+
+class _Task(NamedTuple):
+    """A batch, and the rows that were not committed when it was put together, by content."""
+
+    batch: Sequence[Prepared]
+    waiting: Mapping[str, Embedded]
 
 
 class Run:
@@ -111,7 +119,7 @@ class Run:
             known,
             failures,
             self._model.processor,
-            window=3 * self._options.batch_size,
+            window=(2 + self._model.backend.concurrency) * self._options.batch_size,
             progress=self.progress,
         )
 
@@ -120,24 +128,36 @@ class Run:
 
     def _work(self, feed: Feed, committer: Committer) -> Iterator[list[Outcome]]:
         """Compute what the feed prepares, and yield outcomes as they are committed."""
-        computer = Computer(self._model, self._index, self.progress)
+        computer = Computer(self._model, self._index)
+
+        def compute(task: _Task) -> Computed:
+            return computer.rows(task.batch, task.waiting)
+
+        tasks = self._tasks(feed, committer)
+        for task, computed in overlapped(compute, tasks, self._model.backend.concurrency):
+            committer.add(computed.rows)
+            committer.add_outcomes(computed.failed)
+            self.progress.encode_seconds += computed.encode_seconds
+            if task.batch:
+                feed.release(len(task.batch))
+            yield committer.finished()
+
+    def _tasks(self, feed: Feed, committer: Committer) -> Iterator[_Task]:
+        """Yield full batches, smaller ones where sources are slow, and empty ones in between."""
         batch: list[Prepared] = []
         for event in feed.events(patience_seconds=_PATIENCE_SECONDS):
             if isinstance(event, list):
                 committer.add_outcomes(event)
             elif event is not None:
                 batch.append(event)
-            if len(batch) == self._options.batch_size or (event is None and batch):
-                self._compute(batch, computer, committer)
-                feed.release(len(batch))
+                if len(batch) < self._options.batch_size:
+                    continue
+            if event is None or len(batch) == self._options.batch_size:
+                yield _Task(batch, committer.waiting())
                 batch = []
-            yield committer.finished()
-        self._compute(batch, computer, committer)
-
-    def _compute(self, batch: list[Prepared], computer: Computer, committer: Committer) -> None:
-        rows, failed = computer.rows(batch, committer.waiting())
-        committer.add(rows)
-        committer.add_outcomes(failed)
+            else:  # outcomes may be due
+                yield _Task([], {})
+        yield _Task(batch, committer.waiting())
 
     def _missing(
         self, feed: Feed, known: KnownRows, failures: Mapping[str, Outcome]
