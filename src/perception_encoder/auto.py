@@ -34,6 +34,7 @@ class AutoModel:
         device: str = "auto",
         backend: BackendName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
+        compile: bool = False,
         preprocess: PreprocessName | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         cache: str | os.PathLike[str] | None = None,
@@ -49,9 +50,12 @@ class AutoModel:
                 ("facebook/PE-Core-L14-336"), a checkpoint file, or a folder (ours, Roboflow's
                 package, an open_clip snapshot). A path that exists wins over a name.
             model: the registered model a checkpoint file is of, where its name does not say.
-            device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+            device: "auto" (one CUDA device where there is one), "cpu", "cuda", "cuda:1", "mps";
+                "cuda:0,1" and "cuda:all" put the model on several, which share the batches.
             backend: the engine; "auto" takes the fastest one installed.
             precision: "fp32", "bf16", "fp16"; "auto" is bf16 where the hardware multiplies it.
+            compile: run torch's towers through `torch.compile`: opening takes minutes, computing on
+                a GPU less time. OpenVINO and ONNX run compiled graphs without it.
             preprocess: "standard" shows the model what a viewer shows; "reference" does what the
                 original code does, bit for bit; "fast" is "standard" with less work for large
                 pictures (docs/concepts/preprocessing.md). None takes what the model was saved
@@ -69,7 +73,9 @@ class AutoModel:
             BackendUnavailableError: the engine, device or precision is not to be had here.
             CacheError: the cache cannot be used.
         """
-        options = ComputeOptions(device=device, backend=backend, precision=precision)
+        options = ComputeOptions(
+            device=device, backend=backend, precision=precision, compile=compile
+        )
         if random_weights:
             return _open_random(model_name_or_path, options, preprocess, max_pixels, cache)
         checkpoint = locate(

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from engine_inputs import pixels, token_rows, unit
 from small_models import CLIP, CORE, FP32_ON_CPU, WITHOUT_POOLING, WITHOUT_TEXT, open_tiny
 
@@ -12,7 +13,7 @@ from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.pipeline.export import export_pretrained
 
-BACKENDS = ["torch", "openvino", "onnx"]
+BACKENDS = ["torch", "openvino", "onnx", *(["torch on cuda"] if torch.cuda.is_available() else [])]
 LAST_LAYER_ONLY = ["onnx"]
 CONFIGS = [CORE, CLIP, WITHOUT_TEXT, WITHOUT_POOLING]
 TOLERANCE = 2e-5
@@ -44,7 +45,8 @@ def opened(engine, saved):
 
 
 def open_with(engine, folder):
-    options = ComputeOptions(backend=engine, device="cpu", precision="fp32")
+    name, _, device = engine.partition(" on ")
+    options = ComputeOptions(backend=name, device=device or "cpu", precision="fp32")
     return open_backend(locate(folder), options)
 
 
@@ -140,7 +142,8 @@ def test_threads_get_what_one_gets_bit_for_bit(opened):
 
 def test_it_says_what_it_is(opened, engine):
     backend = opened[CORE.id]
-    assert (backend.name, backend.device, backend.precision) == (engine, "cpu", "fp32")
+    name, _, device = engine.partition(" on ")
+    assert (backend.name, backend.device, backend.precision) == (name, device or "cpu", "fp32")
     assert backend.fingerprint == open_random_backend(CORE, FP32_ON_CPU).fingerprint
     assert backend.fingerprint != opened[CLIP.id].fingerprint
     assert backend.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)

@@ -10,6 +10,7 @@ from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
     BatchSizeOption,
+    CompileOption,
     DeviceOption,
     ModelOption,
     PrecisionOption,
@@ -44,6 +45,7 @@ def embed(  # noqa: PLR0913  one parameter for each option
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    compiled: CompileOption = False,
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
@@ -63,7 +65,12 @@ def embed(  # noqa: PLR0913  one parameter for each option
     if out is not None and not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"{out.parent}: no such folder")
     loaded = open_model(
-        model, device=device, backend=backend, precision=precision, preprocess=preprocess
+        model,
+        device=device,
+        backend=backend,
+        precision=precision,
+        compiled=compiled,
+        preprocess=preprocess,
     )
     if text:
         vectors = loaded.embed_text(names, batch_size=batch_size, truncate_dim=dim)

@@ -14,6 +14,7 @@ from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
     BatchSizeOption,
+    CompileOption,
     DeviceOption,
     JsonOption,
     NullOption,
@@ -75,6 +76,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    compiled: CompileOption = False,
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
     as_json: JsonOption = False,
@@ -107,7 +109,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     if not sources:
         failures = list(OutcomeLog(path).latest(["failed"]))
         opened = [FailedItems(failures)]
-    compute = ComputeOptions(device=device, backend=backend, precision=precision)
+    compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
     loaded, table = _opened(path, model, compute, preprocess)
     run_options = RunOptions(
         batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
@@ -177,6 +179,7 @@ def _opened(
         device=options.device,
         backend=options.backend,
         precision=options.precision,
+        compiled=options.compile,
         preprocess=preprocess,
     )
     table = Index.open_or_create(path, model.identity)

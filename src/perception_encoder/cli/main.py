@@ -26,6 +26,7 @@ from perception_encoder.cli import (
     serve,
     tables,
 )
+from perception_encoder.cli.ending import Termination
 from perception_encoder.cli.help import examples_kept
 from perception_encoder.cli.output import say, write_line
 from perception_encoder.cli.search_options import BareOptions
@@ -85,7 +86,8 @@ def _root(
 
 
 def main() -> None:
-    """Run `pe`: exit 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    """Run `pe`: exit 0 done, 1 an error, 2 wrong usage, 130 interrupted, 143 told to end."""
+    termination = Termination()
     # Threads of a matrix product that wait for each other would spin, and take the cores from those
     # that decode: `pe index` is twice as fast on two cores without. Read when an engine is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -105,6 +107,7 @@ def main() -> None:
         if err.code == _INTERRUPTED:
             # At once: threads that wait for a slow server would be waited for.
             sys.stderr.flush()
+            termination.pass_on()
             os._exit(_INTERRUPTED)
         raise
     except BrokenPipeError as err:

@@ -10,6 +10,7 @@ from perception_encoder import settings
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
+    CompileOption,
     DeviceOption,
     PrecisionOption,
 )
@@ -52,6 +53,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    compiled: CompileOption = False,
     preload: Annotated[
         bool, typer.Option(envvar="PE_PRELOAD", help="Open the models at the start.")
     ] = True,
@@ -173,6 +175,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
                 device=device,
                 backend=backend,
                 precision=precision,
+                compile=compiled,
             ),
             queue=options.QueueSettings(
                 max_batch=max_batch,

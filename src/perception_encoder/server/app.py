@@ -140,6 +140,7 @@ def _open_model(settings: ServerSettings, spec: str) -> EmbeddingModel:
         device=settings.models.device,
         backend=settings.models.backend,
         precision=settings.models.precision,
+        compile=settings.models.compile,
         max_pixels=settings.images.max_pixels,
         random_weights=settings.models.random_weights,
     )

@@ -43,7 +43,7 @@ class ModelSettings:
         preload: open them at the start instead of at their first use.
         unload_after_seconds: give the memory back of a model nobody used for so long; None never.
         max_bytes: of weights in memory; models used longest ago go first. None for no limit.
-        device: as in `AutoModel.from_pretrained`, likewise the next two.
+        device: as in `AutoModel.from_pretrained`, likewise the next three.
         random_weights: made-up weights, for measuring speed.
     """
 
@@ -55,6 +55,7 @@ class ModelSettings:
     device: str = "auto"
     backend: BackendName | Literal["auto"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
+    compile: bool = False
     random_weights: bool = False
 
 

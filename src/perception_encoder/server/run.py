@@ -1,6 +1,7 @@
 """Runs the app on uvicorn: connections, time for heads of requests, logs, an orderly end."""
 
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -50,6 +51,9 @@ def run_server(
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         announce(f"listening on http://{shown}:{address[1]}")
+        # When all is finished uvicorn sends itself the signal again. That ends this process, unless
+        # it is the first one of a container, which the kernel spares: that one ends with 0.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         server.run(sockets=[listener])
 
 
