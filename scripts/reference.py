@@ -20,6 +20,7 @@ CLI_HEAD = """# The command line
 
 What `pe COMMAND --help` says, of every command. stdout is data, stderr is talk. The exit code is 0
 when all was done, 1 after an error or where an item failed, 2 for wrong usage, 130 after Ctrl-C.
+SIGTERM ends a command as Ctrl-C does.
 
 Before the command: `-v` says more on stderr, `--version` prints the version.
 """
