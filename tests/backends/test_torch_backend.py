@@ -58,3 +58,36 @@ def test_without_torch_it_says_what_to_install(monkeypatch):
     with pytest.raises(BackendUnavailableError, match=r"perception-encoder\[cpu\]"):
         open_random_backend(CORE, FP32_ON_CPU)
     assert importlib.util is without_torch
+
+
+@pytest.mark.parametrize(("fits", "batch"), [(3, 16), (1, 5), (100, 7)])
+def test_where_a_card_has_too_little_memory_it_takes_smaller_steps(fits, batch, caplog):
+    backend = open_random_backend(CORE, FP32_ON_CPU)
+    images = pixels(CORE, batch)
+    expected = backend.encode_image(images)
+    graph = backend._open_graphs.image
+
+    def short_of_memory(part):
+        if len(part) > fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return graph(part)
+
+    backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)
+    with caplog.at_level("WARNING", logger="perception_encoder"):
+        found = backend.encode_image(images)
+    assert np.abs(unit(found) - unit(expected)).max() < 2e-5
+    assert bool(caplog.records) == (fits < batch)
+    caplog.clear()
+    backend.encode_image(images)  # it has learned what fits
+    assert not caplog.records
+
+
+def test_where_not_even_one_picture_fits_it_says_so():
+    backend = open_random_backend(CORE, FP32_ON_CPU)
+
+    def short_of_memory(part):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)
+    with pytest.raises(BackendUnavailableError, match="too little free memory for one picture"):
+        backend.encode_image(pixels(CORE, 4))
