@@ -85,7 +85,7 @@ def test_where_a_card_has_too_little_memory_it_takes_smaller_steps(fits, batch, 
 def test_where_not_even_one_picture_fits_it_says_so():
     backend = open_random_backend(CORE, FP32_ON_CPU)
 
-    def short_of_memory(part):
+    def short_of_memory(_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)
