@@ -148,6 +148,42 @@ def test_ctrl_c_ends_soon_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: 
     assert statuses["embedded"] + statuses["reused"] == 150 - num_kept
 
 
+# Makes a process the first one of its own space of numbers, as in a container: the kernel keeps a
+# signal from it that it has no handler for.
+_IN_A_CONTAINER = ("unshare", "--fork", "--pid", "--kill-child")
+
+
+@pytest.mark.parametrize(
+    ("before", "returns"), [((), -signal.SIGTERM), (_IN_A_CONTAINER, 128 + signal.SIGTERM)]
+)
+def test_sigterm_ends_it_as_ctrl_c_does(
+    before: tuple[str, ...], returns: int, tmp_path: Path
+) -> None:
+    if before and subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("processes of their own space are not allowed here")
+    (tmp_path / "in").mkdir()
+    save_drawings(tmp_path / "in", 1)
+    arguments = ("index", "in", "--db", "t.lance", "--json", "--watch")
+    process = subprocess.Popen(
+        [*before, sys.executable, "-m", "perception_encoder.cli", *arguments],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=surroundings(tmp_path),
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["status"] == "embedded"
+    ended = process.pid
+    if before:
+        ended = int(Path(f"/proc/{ended}/task/{ended}/children").read_text())
+    os.kill(ended, signal.SIGTERM)
+    _, talk = process.communicate(timeout=30)
+    assert process.returncode == returns, talk
+    assert "Traceback" not in talk
+    assert Index.open(tmp_path / "t.lance").count() == 1
+
+
 def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:

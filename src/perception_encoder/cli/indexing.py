@@ -1,6 +1,7 @@
 """`pe index` and `pe errors`: bring pictures into a table, and see what could not be brought."""
 
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -217,6 +218,7 @@ def _run(
         for note in run.progress.notes:
             say(f"pe: {note}")
         say(_summary(run, table, time.monotonic() - started))
+    sys.stdout.flush()  # who reads the lines of --watch need not wait for more
     _settle(model, table, run)
     return run.progress.counts["failed"] > 0
 
