@@ -1,42 +1,18 @@
-"""Runs chunks through an engine, several at once where one call does not keep it busy."""
+"""Runs chunks through an engine and puts their vectors where they belong."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
 
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk
+from perception_encoder.embedder.overlap import overlapped
 from perception_encoder.types import Embeddings
 
 _In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 _NOTHING: Embeddings = np.empty((0, 0), np.float32)
-
-
-def overlapped(
-    call: Callable[[_In], _Out], inputs: Iterable[_In], at_once: int
-) -> Iterator[tuple[_In, _Out]]:
-    """Yield each input and its result, in order; up to `at_once` calls run beside each other.
-
-    Inputs are taken no further ahead than that. The first call that fails ends it, once those that
-    run are over.
-    """
-    if at_once == 1:
-        yield from ((one, call(one)) for one in inputs)
-        return
-    running: deque[tuple[_In, Future[_Out]]] = deque()
-    with ThreadPoolExecutor(at_once) as pool:
-        for one in inputs:
-            if len(running) == at_once:
-                done, future = running.popleft()
-                yield done, future.result()
-            running.append((one, pool.submit(call, one)))
-        for done, future in running:
-            yield done, future.result()
 
 
 def fill(

@@ -15,7 +15,7 @@ from perception_encoder.backends import Backend
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk, check_batch_size
-from perception_encoder.embedder.compute import fill, overlapped
+from perception_encoder.embedder.compute import fill
 from perception_encoder.embedder.image_feed import ImageFeed
 from perception_encoder.embedder.options import (
     ImageBatch,
@@ -24,6 +24,7 @@ from perception_encoder.embedder.options import (
     Output,
     TextOptions,
 )
+from perception_encoder.embedder.overlap import overlapped
 from perception_encoder.embedder.progress import progress_bar
 from perception_encoder.embedder.text_feed import TextFeed
 from perception_encoder.embedder.vectors import check_output, cosine, finished, unit

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk
+from perception_encoder.embedder.overlap import overlapped
 from perception_encoder.preprocess import ImageInput, ImageProcessor, num_usable_cores
 from perception_encoder.types import ColorFormat, Pixels
 
 _MAX_THREADS = 16  # decoding scales with cores; past this the interpreter's lock is the limit
+_CHUNKS_AHEAD = 2  # while the last pictures of one are prepared, threads go on with the next
 
 
 @dataclass(slots=True)
@@ -53,18 +56,14 @@ class ImageFeed:
         named = [_Item(row, image, _name(image, row)) for row, image in enumerate(images)]
         parts = [named[start : start + batch_size] for start in range(0, len(named), batch_size)]
         if len(named) <= 1:
-            yield from (self._prepare(part, None) for part in parts)
+            yield from (self._prepare(part, pool=None) for part in parts)
             return
         num_threads = min(_MAX_THREADS, num_usable_cores(), len(named))
-        with ThreadPoolExecutor(num_threads) as pool, ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(self._prepare, parts[0], pool)
-            for following in [*parts[1:], None]:
-                chunk = pending.result()
-                if following is not None:
-                    pending = ahead.submit(self._prepare, following, pool)
-                yield chunk
+        with ThreadPoolExecutor(num_threads) as pool:
+            prepared = overlapped(partial(self._prepare, pool=pool), parts, _CHUNKS_AHEAD)
+            yield from (chunk for _, chunk in prepared)
 
-    def _prepare(self, items: list[_Item], pool: ThreadPoolExecutor | None) -> Chunk[Pixels]:
+    def _prepare(self, items: list[_Item], *, pool: ThreadPoolExecutor | None) -> Chunk[Pixels]:
         apply = map if pool is None else pool.map
         if self._cache is not None:
             list(apply(self._read, items))

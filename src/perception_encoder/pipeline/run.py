@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.embedder.compute import overlapped
+from perception_encoder.embedder.overlap import overlapped
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
 from perception_encoder.index.known import Place
 from perception_encoder.pipeline.commit import Committer, Embedded

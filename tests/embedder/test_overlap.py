@@ -8,7 +8,7 @@ from small_models import CORE, FP32_ON_CPU, TOKENIZER, open_tiny
 
 from perception_encoder.backends import open_random_backend
 from perception_encoder.backends.replicas import Replicas
-from perception_encoder.embedder.compute import overlapped
+from perception_encoder.embedder.overlap import overlapped
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
