@@ -133,6 +133,27 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
 
 
+def test_first_calls_of_several_threads_do_not_stop_the_process():
+    script = """
+import sys, threading
+import openvino as ov
+from perception_encoder.backends import ComputeOptions, open_backend
+from perception_encoder.checkpoints import locate
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(8)
+def call():
+    backend = open_backend(locate("pe-nano"), ComputeOptions(backend="openvino"))
+    barrier.wait()
+    ov.Type.u8.to_dtype()  # as every call of a model does for its inputs
+threads = [threading.Thread(target=call) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_a_text_makes_no_graph_for_pictures(tmp_path):
     backend = open_cached(save(tmp_path / "model"), tmp_path / "cache")
     assert not graphs(tmp_path / "cache", "text")

@@ -33,7 +33,15 @@ _TYPES: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f
 # Numbers of a text's activations that share a scale where its matrices are int8. The engine's own
 # 32 is nearer to fp32 by 0.0001 and takes a third more time: docs/reference/experiments.md.
 _INT8_GROUP: Final = 128
+# The engine keeps what it prepared for each shape, half a MiB for one of pe-nano's texts. So texts
+# have a multiple of so many columns.
+_TEXT_COLUMNS: Final = 4
 _CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+
+# The binding makes its table of numpy's types in the first call that needs it. Two threads in that
+# call at once wait for each other, one of them with the interpreter's lock: the process stands
+# still for good (openvino 2026.4). So nothing is computed before the table is there.
+_FIRST_CALL: Final = threading.Lock()
 
 
 class OpenVinoBackend:
@@ -111,7 +119,10 @@ class OpenVinoBackend:
         context = self._config.text.context_length
         if token_ids.ndim != 2 or token_ids.shape[1] > context:
             raise ValueError(f"token_ids must be (B, L) with L <= {context}, got {token_ids.shape}")
-        return self._run("text", "embeddings", token_ids, (self._config.embed_dim,))
+        # More columns change no vector: attention is causal, and what is past a text is padding.
+        columns = min(context, -(-token_ids.shape[1] // _TEXT_COLUMNS) * _TEXT_COLUMNS)
+        padded = np.pad(token_ids, ((0, 0), (0, columns - token_ids.shape[1])))
+        return self._run("text", "embeddings", padded, (self._config.embed_dim,))
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
         """See `Backend.features`. Each layer but the last has a graph of its own, made when asked.
@@ -201,6 +212,8 @@ def _check(options: ComputeOptions) -> Precision:
         )
     import openvino as ov
 
+    with _FIRST_CALL:
+        ov.Type.u8.to_dtype()
     core = ov.Core()
     if options.precision == "auto":
         return _best_precision(core)
