@@ -85,6 +85,24 @@ def test_many_askers_share_batches_and_get_their_own_answers():
     assert observer.sizes == [1, 4, 4, 1]
 
 
+def test_batches_have_few_sizes_and_what_is_left_over_comes_next():
+    gate = Gate()
+    batcher, observer = made(gate, max_batch=100)
+
+    async def run() -> list[float]:
+        tasks = [asyncio.create_task(asked(batcher, 0))]
+        await gate.entered(1)
+        tasks += [asyncio.create_task(asked(batcher, item)) for item in range(1, 78)]
+        await asyncio.sleep(0.01)
+        gate.is_open.set()
+        return [await task for task in tasks]
+
+    assert asyncio.run(run()) == [2.0 * item for item in range(78)]
+    batcher.close(10)
+    assert observer.sizes == [1, 64, 12, 1]
+    assert [item for batch in gate.batches for item in batch] == list(range(78))
+
+
 def test_a_batch_waits_for_what_is_on_its_way_but_not_for_ever():
     gate = Gate()
     gate.is_open.set()

@@ -2,7 +2,9 @@
 
 Items wait in the order they came. A batch leaves when it is full, when its first item has waited
 long enough, or when nothing else is to be expected: nothing is on its way, and the batch before had
-no more items either. Who asks alone never waits for others. Knows nothing of pictures or HTTP.
+no more items either. Who asks alone never waits for others. Sizes of batches are few, since engines
+keep memory for each that they have seen: what is left over goes into the next one. Knows nothing of
+pictures or HTTP.
 """
 
 import asyncio
@@ -259,7 +261,9 @@ class Batcher(Generic[ItemT]):
                     return []
                 age = time.monotonic() - queue[0].since if queue else 0.0
                 if queue and (self._is_due() or age >= limits.max_wait_seconds):
-                    return self._taken()
+                    if batch := self._taken():
+                        return batch
+                    continue  # whoever asked went away this very moment
                 self._changed.wait(limits.max_wait_seconds - age if queue else None)
             return []
 
@@ -269,14 +273,19 @@ class Batcher(Generic[ItemT]):
         return count >= self._size() or (not self._coming and count >= self._latest_size)
 
     def _taken(self) -> list[_Job[ItemT]]:
-        batch: list[_Job[ItemT]] = []
+        waiting: list[_Job[ItemT]] = []
         size = self._size()
-        while self._queue and len(batch) < size:
+        while self._queue and len(waiting) < size:
             job = self._queue.popleft()
             if not job.future.done():
-                batch.append(job)
+                waiting.append(job)
+        if not waiting:
+            return []
+        count = _usual_size(len(waiting))
+        batch, left = waiting[:count], waiting[count:]
+        self._queue.extendleft(reversed(left))
         self._busy_since = time.monotonic()
-        self._latest_size = len(batch)
+        self._latest_size = len(left) or len(batch)  # what is left need not wait for as many again
         return batch
 
     def _replace_if_stuck(self) -> None:
@@ -294,6 +303,12 @@ class Batcher(Generic[ItemT]):
         self._generation += 1
         self._busy_since = None
         self._worker = self._start()
+
+
+def _usual_size(count: int) -> int:
+    """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, 24, … that is not above a count."""
+    power = 1 << (count.bit_length() - 1)
+    return power + power // 2 if count >= power + power // 2 else power
 
 
 def _deliver(
