@@ -12,6 +12,7 @@ import uvicorn
 from perception_encoder.server.app import create_app
 from perception_encoder.server.logs import log_config
 from perception_encoder.server.options import ServerSettings
+from perception_encoder.server.pauses import shorten_pauses
 from perception_encoder.server.protocol import TimedProtocol
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def run_server(
         OSError: the address cannot be listened on.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
+    shorten_pauses()
     server = uvicorn.Server(uvicorn_config(settings, host=host, port=port, log_format=log_format))
     with _listening(host, port) as listener:
         address = listener.getsockname()

@@ -5,6 +5,7 @@ files or downloads. Knows no HTTP.
 """
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -335,6 +336,7 @@ class Engines:
         engine, slot.engine = slot.engine, None
         if engine is not None:
             await asyncio.to_thread(engine.close, _CLOSE_SECONDS)
+            gc.unfreeze()  # `server.pauses`: cycles of what was frozen may be garbage now
             logger.info("closed %s", slot.name)
 
     async def _tidy(self, idle_seconds: float) -> None:
