@@ -26,6 +26,7 @@ _PACKAGES = [
     "pylance",
     "pyarrow",
     "torch",
+    "openvino",
     "onnxruntime",
     "pillow-heif",
 ]

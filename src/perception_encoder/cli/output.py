@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes one each time
+_NOTHING: Final = ("", "-")  # cells of a column of numbers where there is none
 
 
 def say(message: str) -> None:
@@ -24,15 +25,11 @@ def write_line(text: str, *, end: str = "\n") -> None:
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write aligned columns; numbers to the right."""
-    cells = [list(header), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    for row in cells:
-        padded = [
-            cell.rjust(width) if _is_number(cell) else cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)
-        ]
-        write_line("  ".join(padded).rstrip())
+    """Write aligned columns; those that hold nothing but numbers to the right."""
+    columns = [[title, *(row[place] for row in rows)] for place, title in enumerate(header)]
+    lines = zip(*(_aligned(column) for column in columns), strict=True)
+    for line in lines:
+        write_line("  ".join(line).rstrip())
 
 
 def short(value: float | None) -> str:
@@ -42,5 +39,15 @@ def short(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _aligned(column: Sequence[str]) -> list[str]:
+    """Make a column's cells, the first of which is its title, equally wide."""
+    width = max(map(len, column))
+    told = [cell for cell in column[1:] if cell not in _NOTHING]
+    if told and all(map(_is_number, told)):
+        return [cell.rjust(width) for cell in column]
+    return [cell.ljust(width) for cell in column]
+
+
 def _is_number(text: str) -> bool:
-    return text[:1].isdigit() and text.replace(".", "").replace(",", "").isdigit()
+    digits = text.removeprefix("-").replace(",", "").replace(".", "", 1)
+    return digits.isdecimal()

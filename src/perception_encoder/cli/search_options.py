@@ -14,7 +14,14 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from typer.core import TyperCommand
 
-from perception_encoder.cli.options import DeviceOption, JsonOption, TableOption
+from perception_encoder.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NullOption,
+    PathsOption,
+    TableModelOption,
+    TableOption,
+)
 
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks"]
 
@@ -61,8 +68,8 @@ class SearchFlags:
         ),
     ] = None
     as_json: JsonOption = False
-    paths: Annotated[bool, typer.Option("--paths", help="Only the paths.")] = False
-    null: Annotated[bool, typer.Option("-0", help="Only the paths, each ended by NUL.")] = False
+    paths: PathsOption = False
+    null: NullOption = False
     sheet: Annotated[
         Path | None, typer.Option(help="Draw the query and its hits as one picture.")
     ] = None
@@ -75,10 +82,7 @@ class SearchFlags:
     open_hits: Annotated[
         bool, typer.Option("--open", help="Open the hits in this machine's viewer.")
     ] = False
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the table."),
-    ] = None
+    model: TableModelOption = None
     device: DeviceOption = "auto"
 
 
