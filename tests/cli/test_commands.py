@@ -1,6 +1,7 @@
 """The `pe` command as people run it: real processes, real files, the bundled model."""
 
 import json
+import re
 import os
 import subprocess
 import sys
@@ -47,6 +48,9 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
     assert output(pe("--version", folder=tmp_path)).strip().count(".") == 2
+    commands = output(pe("--help", folder=tmp_path)).partition("Commands:\n")[2]
+    assert "best first." in commands
+    assert not re.search(r"[^\]]\.\.\.", commands)  # no summary is cut
 
 
 def test_running_again_reads_only_what_changed(folder: Path) -> None:

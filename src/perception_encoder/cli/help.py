@@ -1,4 +1,4 @@
-"""How a command's docstring becomes its help."""
+"""How a command's docstring becomes its help, and its line in the list of commands."""
 
 import inspect
 from collections.abc import Callable
@@ -13,3 +13,8 @@ def examples_kept(command: _Command) -> _Command:
     text = inspect.getdoc(command) or ""
     command.__doc__ = text.replace("\n\nExample", f"\n\n{_AS_IT_IS}Example")
     return command
+
+
+def summary(command: Callable[..., None]) -> str:
+    """The docstring's first paragraph, whole: click cuts it at the terminal's width."""
+    return (inspect.getdoc(command) or "").partition("\n\n")[0].replace("\n", " ")

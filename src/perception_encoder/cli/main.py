@@ -27,7 +27,7 @@ from perception_encoder.cli import (
     tables,
 )
 from perception_encoder.cli.ending import Termination
-from perception_encoder.cli.help import examples_kept
+from perception_encoder.cli.help import examples_kept, summary
 from perception_encoder.cli.output import say, write_line
 from perception_encoder.cli.search_options import BareOptions
 from perception_encoder.errors import PerceptionEncoderError
@@ -42,25 +42,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (
+for _command in (  # as `pe` lists them: first what most people come for
     demo.demo,
-    embed.embed,
-    compare.compare,
     indexing.index,
+    searching.search,
+    searching.similar,
+    duplicates.duplicates,
+    serve.serve,
     indexing.errors,
     maintenance.optimize,
-    duplicates.duplicates,
+    embed.embed,
+    compare.compare,
     models.list_models,
     models.download,
     export.export,
-    doctor.doctor,
     bench.bench,
-    serve.serve,
+    doctor.doctor,
 ):
-    app.command(_command.__name__.removeprefix("list_"))(examples_kept(_command))
-for _command in (searching.search, searching.similar):
-    app.command(cls=BareOptions)(examples_kept(_command))
-app.add_typer(tables.app, name="table")
+    app.command(
+        _command.__name__.removeprefix("list_"),
+        cls=BareOptions if _command in (searching.search, searching.similar) else None,
+        short_help=summary(_command),
+    )(examples_kept(_command))
+app.add_typer(tables.app, name="table", short_help=tables.app.info.help)
 
 
 def _version(value: bool) -> None:
