@@ -1,7 +1,6 @@
 """The `pe` command as people run it: real processes, real files, the bundled model."""
 
 import json
-import re
 import os
 import subprocess
 import sys
@@ -50,7 +49,7 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
     assert output(pe("--version", folder=tmp_path)).strip().count(".") == 2
     commands = output(pe("--help", folder=tmp_path)).partition("Commands:\n")[2]
     assert "best first." in commands
-    assert not re.search(r"[^\]]\.\.\.", commands)  # no summary is cut
+    assert "..." not in commands  # no summary is cut
 
 
 def test_running_again_reads_only_what_changed(folder: Path) -> None:
