@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     indexed = pe("index", "pictures", "--db", "t.lance", folder=root)
     assert indexed.returncode == 1, indexed.stderr
     assert "5 embedded, 3 failed" in indexed.stderr
+    assert "drawings, not photos" in indexed.stderr  # of the model that nobody asked for
     assert indexed.stdout == ""
     return root
 

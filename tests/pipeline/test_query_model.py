@@ -82,6 +82,9 @@ def test_another_models_weights_are_refused(
     other = Path(open_tiny(CLIP).save_pretrained(tmp_path / "other"))
     with pytest.raises(IndexMismatchError, match="tiny/clip"):
         open_query_model(table, str(other))
+    # By its name, before anything is fetched: tests reach no network.
+    with pytest.raises(IndexMismatchError, match=r"tiny/core.*PE-Core-G14-448"):
+        open_query_model(table, "facebook/PE-Core-G14-448")
     shutil.rmtree(model_folder)
     shutil.copytree(other, model_folder)  # at the place that was noted
     with pytest.raises(IndexMismatchError, match="tiny/clip"):

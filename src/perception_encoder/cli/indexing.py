@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from perception_encoder.pipeline import Run, RunOptions, Source, SourceOptions
 
 _VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
+_ABOUT_THE_DEFAULT = (
+    f"a new table of {DEFAULT_MODEL}, which knows drawings, not photos; "
+    "for these: --model PE-Core-S16-384 (`pe models` lists all)"
+)
 _SHOWN_FAILURES = 10  # one by one; `pe errors` lists all
 
 
@@ -174,7 +178,9 @@ def _opened(
         is_same = preprocess == table.identity.preprocess
         # A run that finds nothing new then ends before an engine would have been loaded.
         known = open_known_model(table, name, options) if is_same else None
-    name = name or DEFAULT_MODEL
+    if name is None:
+        name = DEFAULT_MODEL
+        say(_ABOUT_THE_DEFAULT)
     model = known or open_model(
         name,
         device=options.device,
@@ -258,7 +264,9 @@ def _watch(
 def _summary(run: "Run", table: "Index", seconds: float) -> str:
     counts = run.progress.counts
     listed = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts) if counts[name])
-    text = f"{table.path}: {listed or 'no pictures found'}; {table.count():,} pictures in the table"
+    held = table.count()
+    pictures = "1 picture" if held == 1 else f"{held:,} pictures"
+    text = f"{table.path}: {listed or 'no pictures found'}; {pictures} in the table"
     if counts["vanished"]:
         text += " (--prune removes those that have vanished)"
     text += f"; {seconds:.1f} s"

@@ -93,20 +93,27 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
 
 def described_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) -> str:
     """Say why a table and a model do not belong together, and what to do."""
-    another = f"{shlex.quote(path)}-2"
     if stored.model_id != asked.model_id:
-        remedy = (
-            f"use the table's model (--model {shlex.quote(stored.model_id)}), or make another "
-            f"table: pe index FOLDER --model {shlex.quote(asked.model_id)} --db {another}"
-        )
-    else:
-        remedy = (
-            "use the weights and settings of then, or make another table: "
-            f"pe index FOLDER --db {another}"
-        )
-    return (
-        f"the table at {path} holds vectors of {_described(stored)}, which cannot be compared "
-        f"with vectors of {_described(asked)}; {remedy}"
+        return described_other_model(path, stored, asked.model_id, _described(asked))
+    return _mismatch(
+        path,
+        stored,
+        _described(asked),
+        "use the weights and settings of then, or make another table: "
+        f"pe index FOLDER --db {_another(path)}",
+    )
+
+
+def described_other_model(
+    path: str, stored: ModelIdentity, model_id: str, description: str = ""
+) -> str:
+    """Say that a table is not of that model, of which the id may be all that is known."""
+    return _mismatch(
+        path,
+        stored,
+        description or model_id,
+        f"use the table's model (--model {shlex.quote(stored.model_id)}), or make another "
+        f"table: pe index FOLDER --model {shlex.quote(model_id)} --db {_another(path)}",
     )
 
 
@@ -204,6 +211,17 @@ def vectors_of(batch: pa.RecordBatch) -> Embeddings:
     column = batch.column(VECTOR)
     flat: NDArray[np.floating] = column.flatten().to_numpy()
     return flat.reshape(batch.num_rows, column.type.list_size).astype(np.float32)
+
+
+def _mismatch(path: str, stored: ModelIdentity, asked: str, remedy: str) -> str:
+    return (
+        f"the table at {path} holds vectors of {_described(stored)}, which cannot be compared "
+        f"with vectors of {asked}; {remedy}"
+    )
+
+
+def _another(path: str) -> str:
+    return f"{shlex.quote(path)}-2"
 
 
 def _described(identity: ModelIdentity) -> str:

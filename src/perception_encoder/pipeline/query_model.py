@@ -14,9 +14,16 @@ from perception_encoder.auto import AutoModel, open_for_texts
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import CheckpointError, UnsupportedOperationError
+from perception_encoder.errors import (
+    CheckpointError,
+    IndexMismatchError,
+    UnknownModelError,
+    UnsupportedOperationError,
+)
 from perception_encoder.index import Index
+from perception_encoder.index.schema import described_other_model
 from perception_encoder.index.storage import beside, is_remote
+from perception_encoder.registry import find
 
 _SUFFIX = ".safetensors"
 
@@ -59,8 +66,10 @@ def open_known_model(index: Index, name: str, options: ComputeOptions) -> Embedd
         None where the weights are not known to be the table's.
 
     Raises:
+        IndexMismatchError: the name is that of another model; nothing has been downloaded.
         UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
     """
+    _refuse_another(index, name)
     checkpoint, identity = locate(name), index.identity
     if _note_of(checkpoint, identity.fingerprint) != _read_note(index):
         return None
@@ -86,6 +95,16 @@ def note_weights(index: Index, name: str) -> None:
         passing = path.with_name(f"{path.name}.{os.getpid()}")
         passing.write_text(json.dumps(_note_of(checkpoint, index.identity.fingerprint)))
         passing.replace(path)
+
+
+def _refuse_another(index: Index, name: str) -> None:
+    """Refuse a registered model by its name: its weights may be gigabytes away."""
+    if Path(name).expanduser().exists():  # a path wins over a name
+        return
+    with suppress(UnknownModelError):
+        model_id = find(name).id
+        if model_id != index.identity.model_id:
+            raise IndexMismatchError(described_other_model(index.path, index.identity, model_id))
 
 
 def _note_of(checkpoint: Checkpoint, fingerprint: str) -> dict[str, Any]:
