@@ -286,6 +286,7 @@ def test_it_is_said_when_there_is_nothing_like_it(
         (["search"], "give a query, or a file of queries"),
         (["search", "a", "--queries", "x"], "give a query, or a file of queries"),
         (["search", "a", "--threshold", "high"], "threshold"),
+        (["search", "a", "--threshold", "2"], "cosine from -1 to 1"),
         (["search", "a", "--unique=2"], "unique must be a cosine"),
         (["search", "a", "--preview=gif"], "gif"),
         (["search", "a", "--offset", "-1"], "offset"),

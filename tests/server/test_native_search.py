@@ -158,6 +158,7 @@ def test_filters(server, filters, expected):
         ({"terms": [{"text": "a"}], "filters": [{"column": "mtime", "value": "soon"}]}, 400),
         ({"terms": [{"text": "a"}], "filters": [{"column": "width", "value": 1, "op": "~"}]}, 422),
         ({"terms": [{"text": "a"}], "k": 0}, 422),
+        ({"terms": [{"text": "a"}], "threshold": 2}, 422),
     ],
 )
 def test_queries_that_cannot_be_answered(server, body, status):

@@ -43,6 +43,8 @@ class SearchOptions:
             raise ValueError(
                 f"k must be at least 1 and offset at least 0, got {self.k} and {self.offset}"
             )
+        if isinstance(self.threshold, float | int) and not -1 <= self.threshold <= 1:
+            raise ValueError(f"the threshold is a cosine from -1 to 1, got {self.threshold}")
         if self.unique is not None and not 0 < self.unique <= 1:
             raise ValueError(f"unique must be a cosine above 0 and at most 1, got {self.unique}")
 

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from fastapi import APIRouter, Response
@@ -84,7 +84,7 @@ class SearchBody(BaseModel):
         default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
     )
     filters: list[FilterBody] = Field(default=[], max_length=32)
-    threshold: float | Literal["strong", "weak"] | None = Field(
+    threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["strong", "weak"] | None = Field(
         default=None, description="The lowest cosine of a hit, or its lowest label."
     )
     unique: float | None = Field(
