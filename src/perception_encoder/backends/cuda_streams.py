@@ -7,6 +7,8 @@ from typing import Final
 
 import torch
 
+from perception_encoder.backends.cudnn_attention import without_cudnn_attention
+
 NUM_STREAMS: Final = 2  # one computes; the other's pictures arrive, its vectors leave
 
 
@@ -25,7 +27,13 @@ class CudaStreams:
         """Put what this thread does on the GPU onto a stream of its own."""
         stream = self._free.get()
         try:
-            with torch.cuda.stream(stream):
+            # Leaving a stream alone would select this thread's device, in a new thread the first
+            # card, and take memory there though only others are used. Leaving a device does not.
+            with (
+                torch.cuda.device(stream.device),
+                torch.cuda.stream(stream),
+                without_cudnn_attention(),
+            ):
                 yield
         finally:
             self._free.put(stream)
