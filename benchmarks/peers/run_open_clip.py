@@ -58,7 +58,8 @@ class OpenClip:
             self.tokens = self.tokenizer(self.captions)
         self.encode_image = self.model.encode_image
         self.device = device
-        self.autocast = torch.autocast(device, torch.bfloat16, enabled=autocast)
+        kind = torch.device(device).type
+        self.autocast = torch.autocast(kind, torch.bfloat16, enabled=autocast)
         if compiled:
             self.encode_image = torch.compile(self.model.encode_image)
 

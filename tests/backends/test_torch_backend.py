@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from engine_inputs import pixels, unit
+from engine_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU
 
 from perception_encoder.backends import ComputeOptions, open_random_backend
@@ -82,7 +82,8 @@ def test_where_a_card_has_too_little_memory_it_takes_smaller_steps(fits, batch, 
     assert not caplog.records
 
 
-def test_where_not_even_one_picture_fits_it_says_so():
+@pytest.mark.parametrize("batch", [0, 1, 4])
+def test_where_not_even_one_picture_fits_it_says_so(batch):
     backend = open_random_backend(CORE, FP32_ON_CPU)
 
     def short_of_memory(_):
@@ -90,4 +91,20 @@ def test_where_not_even_one_picture_fits_it_says_so():
 
     backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)
     with pytest.raises(BackendUnavailableError, match="too little free memory for one picture"):
-        backend.encode_image(pixels(CORE, 4))
+        backend.encode_image(pixels(CORE, batch))
+
+
+def test_towers_are_never_given_a_batch_of_nothing():
+    """Flash attention on a GPU refuses it, before torch 2.10."""
+    backend = open_random_backend(CORE, FP32_ON_CPU)
+    given = []
+
+    def noted(tower):
+        return lambda batch, **options: given.append(len(batch)) or tower(batch, **options)
+
+    backend._open_graphs = type(backend._open_graphs)(*map(noted, backend._open_graphs))
+    vision = CORE.vision
+    assert backend.encode_image(pixels(CORE, 0)).shape == (0, CORE.embed_dim)
+    assert backend.encode_text(token_rows(0, 5)).shape == (0, CORE.embed_dim)
+    assert backend.features(pixels(CORE, 0)).shape == (0, vision.grid_size**2, vision.width)
+    assert given == [1, 1, 1]

@@ -15,12 +15,12 @@ class Compiled:
     """A graph that is compiled when it first runs.
 
     Args:
-        graph: takes one tensor, whose leading dimensions vary from call to call.
+        graph: takes one tensor, whose leading dimensions vary from call to call, but are
+            never 0.
         num_varying: how many of them do.
     """
 
     def __init__(self, graph: nn.Module, num_varying: int) -> None:
-        self._graph = graph
         self._num_varying = num_varying
         self._program: Callable[[Tensor], Tensor] = torch.compile(graph)
 
@@ -30,8 +30,6 @@ class Compiled:
         Raises:
             BackendUnavailableError: it could not be compiled here.
         """
-        if len(batch) == 0:
-            return self._graph(batch)  # type: ignore[no-any-return]
         if len(batch) == 1:
             # Compilers take 1 for a constant. Two rows cost a GPU hardly more than one, and another
             # compilation costs a minute.

@@ -54,9 +54,15 @@ def matrix_rate(
 
 
 def peak_device_bytes(device: str) -> int | None:
-    """Return the most memory that torch has held on a CUDA device so far; None for others."""
-    place = torch.device(device)
-    return torch.cuda.max_memory_reserved(place) if place.type == "cuda" else None
+    """Return the most memory that torch has held on CUDA devices so far; None for others.
+
+    Args:
+        device: of a torch backend; of several devices, as "cuda:0,cuda:1", the sum is returned.
+    """
+    places = [torch.device(name) for name in device.split(",")]
+    if places[0].type != "cuda":
+        return None
+    return sum(torch.cuda.max_memory_reserved(place) for place in places)
 
 
 def _multiplies_fp16() -> bool:

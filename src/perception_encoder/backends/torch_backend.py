@@ -131,8 +131,7 @@ class TorchBackend:
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
         """See `Backend.encode_text`."""
-        with torch.inference_mode(), self._stream():
-            return _to_numpy(self._graphs.text(self._to_device(token_ids)))
+        return self._compute(self._graphs.text, token_ids, len(token_ids))
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
         """See `Backend.features`."""
@@ -141,6 +140,9 @@ class TorchBackend:
     def close(self) -> None:
         """See `Backend.close`."""
         self._open_graphs = None
+        if self._streams is not None:
+            # torch keeps what calls used for their streams; the next model will have others.
+            torch.cuda.empty_cache()
 
     @property
     def _graphs(self) -> _Graphs:
@@ -153,19 +155,29 @@ class TorchBackend:
         step = self._step
         while True:
             try:
-                with torch.inference_mode(), self._stream():
-                    starts = range(0, max(1, len(pixels)), step)
-                    parts = (self._to_device(pixels[start : start + step]) for start in starts)
-                    return _to_numpy(torch.cat([graph(part) for part in parts]))
+                return self._compute(graph, pixels, step)
             except torch.cuda.OutOfMemoryError as err:
-                if min(step, len(pixels)) == 1:
+                if min(step, len(pixels)) <= 1:
                     raise BackendUnavailableError(
                         f"{self.device} has too little free memory for one picture: {err}"
                     ) from err
-            step = self._step = min(step, len(pixels)) // 2
+            step = min(step, len(pixels)) // 2
+            self._step = min(self._step, step)  # another thread may have come further down
             logger.warning(
                 "%s has too little free memory; computing %d pictures at a time", self.device, step
             )
+
+    def _compute(
+        self, graph: Callable[[Tensor], Tensor], batch: Pixels | TokenIds, step: int
+    ) -> NDArray[np.float32]:
+        """Run a batch, so many rows at a time."""
+        if len(batch) == 0:  # flash attention refuses it before torch 2.10
+            one = np.zeros((1, *batch.shape[1:]), batch.dtype)
+            return self._compute(graph, one, 1)[:0]
+        with torch.inference_mode(), self._stream():
+            starts = range(0, len(batch), step)
+            parts = (self._to_device(batch[start : start + step]) for start in starts)
+            return _to_numpy(torch.cat([graph(part) for part in parts]))
 
     def _compile_now(self, config: ModelConfig) -> None:
         """Compile before anybody waits for an answer, and fail here if at all."""

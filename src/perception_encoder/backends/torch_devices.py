@@ -57,7 +57,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         # Older releases of torch cannot tell; fp32 is right everywhere.
         capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
