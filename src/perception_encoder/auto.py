@@ -3,7 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from perception_encoder.backends import (
     Backend,
@@ -15,7 +15,7 @@ from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.checkpoints.sources import bundled_folder
 from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import UnknownModelError
+from perception_encoder.errors import BackendUnavailableError, UnknownModelError
 from perception_encoder.preprocess import DEFAULT_MAX_PIXELS, ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig, find
@@ -73,6 +73,8 @@ class AutoModel:
             BackendUnavailableError: the engine, device or precision is not to be had here.
             CacheError: the cache cannot be used.
         """
+        _require_known("backend", backend, get_args(BackendName))
+        _require_known("precision", precision, get_args(Precision))
         options = ComputeOptions(
             device=device, backend=backend, precision=precision, compile=compile
         )
@@ -82,6 +84,13 @@ class AutoModel:
             model_name_or_path, model=model, revision=revision, local_files_only=local_files_only
         )
         return _open(checkpoint, options, preprocess, max_pixels, cache)
+
+
+def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in ("auto", *known):
+        raise BackendUnavailableError(
+            f"unknown {what} {name!r}; use 'auto' or one of {', '.join(known)}"
+        )
 
 
 def open_for_texts(
