@@ -1,6 +1,8 @@
 """Exporting: what is kept, what is refused, and what becomes of a folder."""
 
 import json
+import shutil
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import (
     BackendUnavailableError,
     CheckpointError,
+    SourceError,
     UnsupportedOperationError,
 )
 from perception_encoder.pipeline.export import export_pretrained
@@ -106,8 +109,8 @@ def test_a_model_whose_vocabulary_is_missing_is_exported_all_the_same(tmp_path):
 def test_an_export_for_openvino_opens_with_it(saved, tmp_path, precision):
     drifts = export_pretrained(saved, tmp_path / "ov", engine="openvino", precision=precision)
     assert drifts["pictures"].cosine > 0.995
-    files = ["image.bin", "image.xml", "text.bin", "text.xml"]
-    assert names(tmp_path / "ov") == sorted([*files, "config.json", "tokenizer.json"])
+    graphs = ["image.bin", "image.xml", "text.bin", "text.xml"]
+    assert names(tmp_path / "ov") == sorted([*graphs, "config.json", "tokenizer.json"])
     chosen = "int8" if precision == "int8" else "fp32"
     model, towers = AutoModel.from_pretrained(tmp_path / "ov", precision=chosen), open_tiny()
     assert (model.backend.name, model.backend.precision) == ("openvino", chosen)
@@ -120,3 +123,26 @@ def test_an_export_for_openvino_opens_with_it(saved, tmp_path, precision):
     other = "fp32" if precision == "int8" else "int8"
     with pytest.raises(BackendUnavailableError, match=f"exported in {precision}"):
         AutoModel.from_pretrained(tmp_path / "ov", precision=other)
+
+
+def test_int8_is_fitted_to_a_users_own_pictures(saved, tmp_path, caplog):
+    gallery = sorted(files("perception_encoder").joinpath("data/gallery").glob("*.webp"))
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "broken.webp").write_bytes(b"no picture")
+    for path in gallery[1:90:6]:
+        shutil.copy(path, own)
+    options = {"engine": "openvino", "precision": "int8", "calibration": own}
+    with pytest.raises(SourceError, match="15 pictures could be read"):
+        export_pretrained(saved, tmp_path / "few", **options)
+    assert "broken.webp" in caplog.text
+    for path in gallery[91:150:6]:
+        shutil.copy(path, own)
+    drifts = export_pretrained(saved, tmp_path / "fitted", **options)
+    assert drifts["pictures"].cosine > 0.995
+    vectors = AutoModel.from_pretrained(tmp_path / "fitted").embed_images(gallery[2::6])
+    towers = open_tiny().embed_images(gallery[2::6])
+    assert (vectors * towers).sum(axis=1).min() > 0.99
+    with pytest.raises(ValueError, match="int8 graphs of OpenVINO"):
+        export_pretrained(saved, tmp_path / "onnx", precision="int8", calibration=own)
+    assert names(tmp_path) == ["fitted", "own"]

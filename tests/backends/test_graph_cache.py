@@ -1,6 +1,8 @@
 """What lies in the cache of graphs, and for how long."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -50,3 +52,18 @@ def test_a_second_graph_of_the_same_weights_leaves_the_first(tmp_path, name):
     age(first.parent, months=3)
     cache.graph("engine/model", name, write)
     assert cache.graph("engine/model", "first", refuse) == first
+
+
+def test_what_a_killed_process_left_goes_when_the_graph_is_made(tmp_path):
+    cache = GraphCache(tmp_path)
+    killed = (
+        "import os, sys; from pathlib import Path\n"
+        "from perception_encoder.backends.graph_cache import GraphCache\n"
+        "def build(folder): (folder / 'graph.bin').write_bytes(b'half'); os._exit(9)\n"
+        f"GraphCache(Path({str(tmp_path)!r})).graph('engine/model', 'text', build)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9
+    assert list(tmp_path.glob("engine/model/.text.*/graph.bin"))
+    other = cache.graph("engine/model", "image", write)
+    made = cache.graph("engine/model", "text", write)
+    assert {path for path in made.parent.iterdir() if path.is_dir()} == {made, other}

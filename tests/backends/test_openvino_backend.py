@@ -26,7 +26,7 @@ from perception_encoder.registry import find
 EXACT = 2e-5  # on unit vectors, as between engines
 # The lowest cosine with float32, and the largest difference of a number between batches. With
 # bf16, a batch of another size is summed in another order and rounded to 8 bits after each step.
-LOWEST = {"bf16": 0.9995, "int8": 0.995}
+LOWEST = {"bf16": 0.9995, "int8": 0.998}
 BETWEEN_BATCHES = {"fp32": 2e-5, "bf16": 4e-3, "int8": 6e-3}
 
 
@@ -49,12 +49,12 @@ def graphs(cache, name):
 
 @pytest.fixture(scope="module")
 def gallery():
-    """Drawings that int8 was not calibrated on, prepared for pe-nano."""
+    """All 277 drawings that int8 was not calibrated on, prepared for pe-nano."""
     config = find("pe-nano").config
     processor = ImageProcessor(config.image, config.vision.image_size)
     folder = files("perception_encoder").joinpath("data/gallery")
     paths = sorted(path for path in folder.iterdir() if path.name.endswith(".webp"))
-    return np.stack([processor(path) for path in paths[1::6]])
+    return np.stack([processor(path) for place, path in enumerate(paths) if place % 6])
 
 
 def available(precision):

@@ -6,6 +6,7 @@ one that differs too much is not kept. Knows nothing about where models come fro
 
 import contextlib
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,7 @@ def export_graphs(
     preprocess: PreprocessName,
     tokenizer: Tokenizer | None,
     samples: Samples,
+    calibration: Callable[[], Iterable[Pixels]] | None = None,
 ) -> dict[str, Drift]:
     """Write config.json, the graphs, their weights, and tokenizer.json.
 
@@ -90,6 +92,8 @@ def export_graphs(
         preprocess: the preprocessing that opening it will choose.
         tokenizer: its vocabulary, if it has one.
         samples: what the written graphs are tried on.
+        calibration: gives (B, S, S, 3) uint8 batches that OpenVINO's int8 measures its ranges on;
+            None takes the bundled drawings.
 
     Returns:
         What was measured on the samples, by "pictures", "texts" and "features".
@@ -109,7 +113,9 @@ def export_graphs(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as passing:
         new = Path(passing) / folder.name
         new.mkdir()
-        drifts = write_graphs(loaded, checkpoint.config, new, graphs, samples)
+        drifts = write_graphs(
+            loaded, checkpoint.config, new, graphs, samples, calibration=calibration
+        )
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
         config = own_config(checkpoint.config, preprocess, graphs)
@@ -119,7 +125,13 @@ def export_graphs(
 
 
 def write_graphs(
-    loaded: Loaded, config: ModelConfig, folder: Path, graphs: Graphs, samples: Samples
+    loaded: Loaded,
+    config: ModelConfig,
+    folder: Path,
+    graphs: Graphs,
+    samples: Samples,
+    *,
+    calibration: Callable[[], Iterable[Pixels]] | None = None,
 ) -> dict[str, Drift]:
     """Write graphs into a folder that exists, and try them.
 
@@ -129,6 +141,7 @@ def write_graphs(
         folder: where the files go.
         graphs: what to write.
         samples: as in `export_graphs`.
+        calibration: as in `export_graphs`.
 
     Returns:
         As `export_graphs`.
@@ -141,7 +154,7 @@ def write_graphs(
         raise BackendUnavailableError(
             f"graphs cannot be made in {graphs.precision!r}; use one of {', '.join(_BOUNDS)}"
         )
-    _write(loaded.model, folder, graphs)
+    _write(loaded.model, folder, graphs, calibration)
     towers = TorchBackend(
         loaded.model,
         torch.device("cpu"),
@@ -155,7 +168,12 @@ def write_graphs(
     return drifts
 
 
-def _write(model: DualEncoder, folder: Path, graphs: Graphs) -> None:
+def _write(
+    model: DualEncoder,
+    folder: Path,
+    graphs: Graphs,
+    calibration: Callable[[], Iterable[Pixels]] | None,
+) -> None:
     if graphs.engine == "onnx":
         from perception_encoder.backends.onnx_write import write_onnx
 
@@ -165,7 +183,7 @@ def _write(model: DualEncoder, folder: Path, graphs: Graphs) -> None:
     from perception_encoder.backends.openvino_write import with_halved_rotation, write_openvino
 
     changed = with_halved_rotation(model)
-    pictures = partial(calibration_pictures, model.config)
+    pictures = calibration or partial(calibration_pictures, model.config)
     parts = [graphs.image_name, *([graphs.text_name] if model.config.text is not None else [])]
     for name in parts:
         write_openvino(changed, folder / name, Path(name).stem, graphs.precision, pictures)

@@ -133,6 +133,8 @@ def _remove_unused(kept: Path) -> None:
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed: gigabytes
+        shutil.rmtree(left, ignore_errors=True)
     passing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         build(passing)

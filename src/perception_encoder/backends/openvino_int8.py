@@ -18,7 +18,6 @@ _KEPT: Final = [
     ".*scaled_dot_product_attention.*",
     ".*patch_embed.*",
     r".*vision\.pool.*",
-    r".*vision\.projection.*",
 ]
 
 
@@ -49,13 +48,22 @@ def quantize(graph: ov.Model, pictures: Iterable[Pixels]) -> ov.Model:
             nncf.Dataset(batches),
             subset_size=len(batches),
             model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=nncf.IgnoredScope(patterns=_KEPT, validate=False),
+            ignored_scope=nncf.IgnoredScope(_last_products(graph), patterns=_KEPT, validate=False),
             # Moving outliers from activations to weights fits the pictures it was measured on too
             # well: with drawings, photos came out at a cosine of 0.92 in place of 0.998.
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1)
             ),
         )
+
+
+def _last_products(graph: ov.Model) -> list[str]:
+    """Name the projection: a later step that is dropped leaves it another name than its module's.
+
+    In int8 it alone takes a drawing of one colour from a cosine of 0.9990 to 0.9910.
+    """
+    ends = [result.input_value(0).get_node() for result in graph.get_results()]
+    return [node.get_friendly_name() for node in ends if node.get_type_name() == "MatMul"]
 
 
 def with_int8_weights(graph: ov.Model) -> ov.Model:

@@ -26,6 +26,13 @@ def export(
     preprocess: Annotated[
         PreprocessChoice | None, typer.Option(help="Default: what the model was saved with.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures like yours: OpenVINO's int8 fits its ranges to them. "
+            "Default: bundled drawings."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model as graphs that run without torch, on onnxruntime or OpenVINO.
@@ -37,15 +44,23 @@ def export(
     Example:
         pe export PE-Core-T16-384 t16-onnx --precision int8
         pe index photos --model t16-onnx
+        pe export PE-Core-B16-224 b16 --format openvino --precision int8 --calibration photos
         pe export PE-Core-L14-336 l14 --format roboflow-package
     """
     if format_ == "roboflow-package":
+        if calibration is not None:
+            raise typer.BadParameter("a roboflow-package measures nothing; leave --calibration out")
         _export_package(model, folder, precision, preprocess, as_json=as_json)
         return
     from perception_encoder.pipeline.export import export_pretrained
 
     drifts = export_pretrained(
-        model, folder, engine=format_, precision=precision, preprocess=preprocess
+        model,
+        folder,
+        engine=format_,
+        precision=precision,
+        preprocess=preprocess,
+        calibration=calibration,
     )
     if as_json:
         write_json(

@@ -10,6 +10,7 @@ import numpy as np
 from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.pipeline.bench.material import captions, drawings
+from perception_encoder.pipeline.prepared_pictures import prepared_pictures
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from perception_encoder.backends.export import Drift
 
 _NUM_SAMPLES: Final = 4  # a picture of the largest model takes half a minute on two cores
+_NUM_CALIBRATION: Final = 128
 _NEEDS: Final[dict[BackendName, tuple[str, tuple[str, ...]]]] = {
     "onnx": ("export", ("torch", "onnxruntime", "onnxscript")),
     "openvino": ("cpu", ("torch", "openvino")),
@@ -33,6 +35,7 @@ def export_pretrained(
     engine: BackendName = "onnx",
     precision: Precision = "fp32",
     preprocess: PreprocessName | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> "dict[str, Drift]":
     """Write a model as graphs of an engine, which `AutoModel.from_pretrained` opens without torch.
@@ -45,6 +48,9 @@ def export_pretrained(
         engine: "onnx" or "openvino".
         precision: "fp32"; "fp16", half the size and computed in float32; "int8", a quarter.
         preprocess: what opening the folder will choose; None takes what the model was saved with.
+        calibration: a folder of pictures like those that the model will see, for OpenVINO's int8 to
+            measure its ranges on, and a few others of it to try the graphs on. None takes the
+            bundled drawings.
         local_files_only: never use the network.
 
     Returns:
@@ -52,12 +58,19 @@ def export_pretrained(
         "pictures", "texts" and "features".
 
     Raises:
+        ValueError: other graphs than int8 for OpenVINO were given pictures to calibrate with.
+        SourceError: that folder does not exist or has too few pictures.
         UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
         BackendUnavailableError: torch or what the engine needs is not installed, or graphs cannot
             have that precision.
         CheckpointError: the weights are damaged or an export themselves, the folder holds something
             else, or the graphs differ too much, and then nothing is kept.
     """
+    if calibration is not None and (engine, precision) != ("openvino", "int8"):
+        raise ValueError(
+            "pictures to calibrate with are for int8 graphs of OpenVINO; others measure no ranges "
+            "when they are made"
+        )
     extra, packages = _NEEDS[engine]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -71,6 +84,11 @@ def export_pretrained(
     preprocess = preprocess or checkpoint.preprocess or "standard"
     processor = ImageProcessor(config.image, config.vision.image_size, preprocess=preprocess)
     tokenizer = _tokenizer(checkpoint)
+    if calibration is None:
+        pixels, measured = np.stack([processor(data) for data in drawings(_NUM_SAMPLES)]), None
+    else:
+        found = prepared_pictures(calibration, processor, _NUM_SAMPLES + _NUM_CALIBRATION)
+        pixels, measured = found[:_NUM_SAMPLES], found[_NUM_SAMPLES:]
     return export_graphs(
         checkpoint,
         Path(folder),
@@ -79,9 +97,10 @@ def export_pretrained(
         preprocess=preprocess,
         tokenizer=tokenizer,
         samples=Samples(
-            np.stack([processor(data) for data in drawings(_NUM_SAMPLES)]),
+            pixels,
             tokenizer(captions()[:_NUM_SAMPLES]) if tokenizer else _made_up_rows(config),
         ),
+        calibration=None if measured is None else lambda: (row[None] for row in measured),
     )
 
 
