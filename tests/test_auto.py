@@ -89,9 +89,9 @@ def test_what_cannot_be_opened_says_why(folder, tmp_path):
         AutoModel.from_pretrained("PE-Core-B16-225")
     with pytest.raises(CheckpointError, match="not a model folder"):
         AutoModel.from_pretrained(tmp_path)
-    with pytest.raises(BackendUnavailableError, match="precision 'bf61'.*bf16"):
+    with pytest.raises(BackendUnavailableError, match=r"precision 'bf61'.*bf16"):
         AutoModel.from_pretrained("pe-nano", precision="bf61")
-    with pytest.raises(BackendUnavailableError, match="backend 'tensorflow'.*openvino"):
+    with pytest.raises(BackendUnavailableError, match=r"backend 'tensorflow'.*openvino"):
         AutoModel.from_pretrained("pe-nano", backend="tensorflow")
     with pytest.raises(BackendUnavailableError, match="device 'tpu'"):
         AutoModel.from_pretrained(folder, device="tpu")

@@ -76,7 +76,10 @@ class AutoModel:
         _require_known("backend", backend, get_args(BackendName))
         _require_known("precision", precision, get_args(Precision))
         options = ComputeOptions(
-            device=device, backend=backend, precision=precision, compile=compile
+            device=str(device),  # people give a torch.device, too
+            backend=backend,
+            precision=precision,
+            compile=compile,
         )
         if random_weights:
             return _open_random(model_name_or_path, options, preprocess, max_pixels, cache)
