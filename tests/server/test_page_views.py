@@ -179,7 +179,7 @@ def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path)
         expect(page.locator(".number").first).to_have_text("6pictures")
         expect(page.get_by_text("Nobody is writing now.")).to_be_visible()
         expect(page.get_by_text("1 item could not be read")).to_be_visible()
-        expect(page.locator(".failures")).to_contain_text("cut short")
+        expect(page.locator(".failures li")).to_have_text("broken.pngcut short")  # named once
         more = [Row(str(file)) for file in files[6:]]
         vectors = model.embed_images(files[6:])
         may_end = threading.Event()

@@ -97,8 +97,8 @@ def storage_errors(path: str) -> Iterator[None]:
 
 
 def plain(err: Exception) -> str:
-    """Return Lance's message without the places in its source code."""
-    return _RUST_PLACE.sub("", str(err)).removeprefix("Invalid user input: ")
+    """Return Lance's message without the places in its source code, to go on after it."""
+    return _RUST_PLACE.sub("", str(err)).removeprefix("Invalid user input: ").rstrip(". \n")
 
 
 def _is_free(path: str) -> bool:

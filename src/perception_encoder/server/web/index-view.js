@@ -213,13 +213,30 @@ function failures({ failures: shown, outcomes: counts }) {
     "section",
     { class: "card" },
     h("h2", {}, `${counted(counts.failed, "item")} could not be read${more}`),
-    h("p", { class: "soft" }, "pe errors lists them all; pe index --retry-failed tries again."),
+    h(
+      "p",
+      { class: "soft" },
+      h("code", {}, "pe errors"),
+      " lists them all; ",
+      h("code", {}, "pe index --retry-failed"),
+      " tries again.",
+    ),
     h(
       "ul",
       { class: "failures", tabindex: 0 },
       shown.map(({ uri, member, message }) =>
-        h("li", {}, h("code", {}, member ? `${uri}/${member}` : uri), h("span", {}, message)),
+        h(
+          "li",
+          {},
+          h("code", {}, member ? `${uri}/${member}` : uri),
+          h("span", {}, withoutName(message, member ? `${uri}: ${member}` : uri)),
+        ),
       ),
     ),
   );
+}
+
+/** A message without the item's name before it, which stands above it here. */
+function withoutName(message, name) {
+  return message.startsWith(`${name}: `) ? message.slice(name.length + 2) : message;
 }
