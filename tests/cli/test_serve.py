@@ -3,6 +3,7 @@
 import concurrent.futures
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_it_does_not_listen_to_everybody_without_a_key(tmp_path, host):
     done = pe("serve", "--host", host, folder=tmp_path)
     assert done.returncode == 2
     assert "there is no key" in done.stderr
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = pe("serve", "--no-preload", "--port", port, folder=tmp_path)
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "choose another address or port" in done.stderr
 
 
 def test_keys_are_made_and_asked_for(tmp_path):

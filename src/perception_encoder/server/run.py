@@ -91,5 +91,8 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)  # before anybody is told of it
     except OSError as err:
         listener.close()
-        raise OSError(f"cannot listen on {host} port {port}: {err.strerror}") from err
+        raise OSError(
+            f"cannot listen on {host} port {port}: {err.strerror}; choose another address or port "
+            "(0 takes a free one)"
+        ) from err
     return listener
