@@ -14,8 +14,10 @@ figures in the results.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ MODELS = {
     "PE-Core-L14-336": ("PE-Core-L-14-336", "vit_pe_core_large_patch14_336"),
     "PE-Core-G14-448": ("PE-Core-bigG-14-448", "vit_pe_core_gigantic_patch14_448"),
 }
-# All engines of a model lie on the card at once.
+# All engines of a model lie on the card at once: of the largest, 80 GB do not hold more than these.
+LARGEST = "PE-Core-G14-448"
+NOT_OF_THE_LARGEST = ("open_clip bf16", "timm bf16", "ours fp32")
 BATCHES = {
     "PE-Core-B16-224": (1, 64, 128, 256, 512),
     "PE-Core-L14-336": (1, 32, 64, 128),
@@ -84,7 +88,7 @@ def pictures(
     """Prepared pictures, every engine at its best batch; and one picture alone."""
     side = find(model).config.vision.image_size
     pixels = noise(place, side, max(batches))
-    specs = [*peers(place, model, device, pixels, batches), *ours(model, device, pixels, batches)]
+    specs = engines(place, model, device, pixels, batches)
     row = compared(place, specs, Task("pictures"), rounds)
     config = find(model).config
     return with_fractions(row, image_operations(config.vision, config.embed_dim))
@@ -92,12 +96,20 @@ def pictures(
 
 def texts(place: Place, model: str, device: str, rounds: int) -> dict[str, Any]:
     """Ordinary captions, tokenizing included."""
-    specs = [
-        spec
-        for spec in [*peers(place, model, device, "", TEXT_BATCHES), *ours(model, device, "")]
-        if spec.runner != "run_timm"
+    specs = engines(place, model, device, "", TEXT_BATCHES)
+    return compared(place, [s for s in specs if s.runner != "run_timm"], Task("texts"), rounds)
+
+
+def engines(
+    place: Place, model: str, device: str, pixels: str, batches: Sequence[int]
+) -> list[Spec]:
+    """Everything that is compared, with all cores to feed the card."""
+    specs = [*peers(place, model, device, pixels, batches), *ours(model, device, pixels, batches)]
+    return [
+        replace(spec, num_threads=len(os.sched_getaffinity(0)))
+        for spec in specs
+        if model != LARGEST or spec.label not in NOT_OF_THE_LARGEST
     ]
-    return compared(place, specs, Task("texts"), rounds)
 
 
 def peers(place: Place, model: str, device: str, pixels: str, batches: Sequence[int]) -> list[Spec]:
@@ -128,7 +140,7 @@ def peers(place: Place, model: str, device: str, pixels: str, batches: Sequence[
     return specs
 
 
-def ours(model: str, device: str, pixels: str, batches: Sequence[int] = TEXT_BATCHES) -> list[Spec]:
+def ours(model: str, device: str, pixels: str, batches: Sequence[int]) -> list[Spec]:
     """This package, as it opens a model on a GPU, and compiled."""
     settings = {
         "model": model,

@@ -1,6 +1,8 @@
 """Towers through torch.compile, on the CPU; the same code runs on GPUs."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -46,3 +48,28 @@ def test_without_a_compiler_it_says_what_is_missing():
         pytest.raises(BackendUnavailableError, match=r"C\+\+ compiler.*without compile=True"),
     ):
         open_random_backend(CLIP, replace(FP32_ON_CPU, compile=True))
+
+
+def test_others_compute_while_a_model_is_compiled():
+    """They wait for it: a model that is called while torch traces another one fails."""
+    eager = open_random_backend(CORE, FP32_ON_CPU)
+    images = pixels(CORE, 2)
+    expected = eager.encode_image(images)
+    is_over = threading.Event()
+
+    def compute():
+        count = 0
+        while not is_over.is_set():
+            assert np.array_equal(eager.encode_image(images), expected)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        counts = [pool.submit(compute) for _ in range(2)]
+        try:
+            # Of another shape than any before, so that it is traced anew.
+            shape = replace(SHALLOW, vision=replace(SHALLOW.vision, mlp_width=80), text=None)
+            open_random_backend(shape, replace(FP32_ON_CPU, compile=True))
+        finally:
+            is_over.set()
+        assert all(count.result() > 0 for count in counts)

@@ -17,6 +17,7 @@ from torch import Tensor
 from perception_encoder.backends.base import ComputeOptions
 from perception_encoder.backends.compiled import Compiled
 from perception_encoder.backends.cuda_streams import NUM_STREAMS, CudaStreams
+from perception_encoder.backends.gate import computing
 from perception_encoder.backends.torch_devices import DTYPES, choose_device, choose_precision
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.load import load_model, logit_scale_of
@@ -171,9 +172,15 @@ class TorchBackend:
         self, graph: Callable[[Tensor], Tensor], batch: Pixels | TokenIds, step: int
     ) -> NDArray[np.float32]:
         """Run a batch, so many rows at a time."""
-        if len(batch) == 0:  # flash attention refuses it before torch 2.10
-            one = np.zeros((1, *batch.shape[1:]), batch.dtype)
-            return self._compute(graph, one, 1)[:0]
+        with computing.shared():
+            if len(batch) == 0:  # flash attention refuses it before torch 2.10
+                one = np.zeros((1, *batch.shape[1:]), batch.dtype)
+                return self._in_steps(graph, one, 1)[:0]
+            return self._in_steps(graph, batch, step)
+
+    def _in_steps(
+        self, graph: Callable[[Tensor], Tensor], batch: Pixels | TokenIds, step: int
+    ) -> NDArray[np.float32]:
         with torch.inference_mode(), self._stream():
             starts = range(0, len(batch), step)
             parts = (self._to_device(batch[start : start + step]) for start in starts)
@@ -181,11 +188,14 @@ class TorchBackend:
 
     def _compile_now(self, config: ModelConfig) -> None:
         """Compile before anybody waits for an answer, and fail here if at all."""
-        if config.embed_dim is not None:
-            side = config.vision.image_size
-            self.encode_image(np.zeros((2, side, side, 3), np.uint8))
-        if config.text is not None:
-            self.encode_text(np.zeros((2, 3), np.int64))
+        side = config.vision.image_size
+        with computing.alone():
+            if config.embed_dim is not None:
+                pixels = np.zeros((2, side, side, 3), np.uint8)
+                self._in_steps(self._graphs.image, pixels, len(pixels))
+            if config.text is not None:
+                token_ids = np.zeros((2, 3), np.int64)
+                self._in_steps(self._graphs.text, token_ids, len(token_ids))
 
     def _stream(self) -> AbstractContextManager[None]:
         return self._streams.one() if self._streams else nullcontext()
