@@ -259,7 +259,7 @@ def test_hits_say_how_well_they_fit(gallery: Path, monkeypatch: pytest.MonkeyPat
     )  # fmt: skip
     assert hits(strong) == [hit for hit in hits(best) if hit["label"] == "strong"]
     table = run(gallery, monkeypatch, "similar", "@angry-face.webp", "-k40").stdout
-    assert table.splitlines()[0].split() == ["score", "fit", "picture"]
+    assert table.splitlines()[0].split() == ["score", "label", "picture"]
     assert table.splitlines()[-1].split()[1] == "-"
 
 

@@ -13,6 +13,7 @@ from perception_encoder.cli.options import (
     NullOption,
     PathsOption,
     TableOption,
+    WhereOption,
     table_path,
 )
 from perception_encoder.cli.output import say, write_json, write_line, write_table
@@ -47,9 +48,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
         KeepChoice,
         typer.Option(help="Which picture of a group stays; ties: pixels, bytes, then path."),
     ] = "resolution",
-    where: Annotated[
-        str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
-    ] = None,
+    where: WhereOption = None,
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: NullOption = False,

@@ -103,7 +103,7 @@ def _write_table(answer: Answer) -> None:
         copies = f"  +{len(found.also)}" if found.also else ""
         label = [_SHOWN_LABELS[found.label]] if found.label is not None else []
         rows.append([f"{found.hit.score:.4f}", *label, item_name(found.hit) + copies])
-    write_table(["score", *(["fit"] if has_labels else []), "picture"], rows)
+    write_table(["score", *(["label"] if has_labels else []), "picture"], rows)
 
 
 def _draw(path: Path, answers: Sequence[Answer]) -> None:

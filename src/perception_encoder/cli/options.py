@@ -58,6 +58,9 @@ TableModelOption = Annotated[
     str | None,
     typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the table."),
 ]
+WhereOption = Annotated[
+    str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
+]
 PathsOption = Annotated[bool, typer.Option("--paths", help="Only the paths.")]
 NullOption = Annotated[bool, typer.Option("-0", help="Only the paths, each ended by NUL.")]
 DEFAULT_MODEL = settings.DEFAULT_MODEL

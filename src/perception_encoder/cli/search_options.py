@@ -21,6 +21,7 @@ from perception_encoder.cli.options import (
     PathsOption,
     TableModelOption,
     TableOption,
+    WhereOption,
 )
 
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks"]
@@ -55,9 +56,7 @@ class SearchFlags:
         str | None,
         typer.Option(help="The lowest cosine of a hit, such as 0.3; or its label: strong, weak."),
     ] = None
-    where: Annotated[
-        str | None, typer.Option(help='SQL condition on the table\'s columns: "width > 800".')
-    ] = None
+    where: WhereOption = None
     exact: Annotated[
         bool, typer.Option("--exact", help="Look at every vector, also of a large table.")
     ] = False

@@ -10,6 +10,7 @@ from perception_encoder.cli.options import (
     DeviceOption,
     JsonOption,
     TableOption,
+    WhereOption,
     open_model,
     table_path,
 )
@@ -62,9 +63,7 @@ def export_(
         ),
     ],
     db: TableOption = None,
-    where: Annotated[
-        str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
-    ] = None,
+    where: WhereOption = None,
     part_rows: Annotated[
         int, typer.Option(min=1, help="Rows of one part of clip-retrieval's folders.")
     ] = 1_000_000,
