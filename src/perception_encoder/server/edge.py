@@ -115,8 +115,9 @@ class _Exchange:
                 raise
             self._task.uncancel()
         finally:
-            if self._watcher is not None:
-                self._watcher.cancel()
+            watcher, self._watcher = self._watcher, None
+            if watcher is not None:  # its error holds this object: with it, neither would be freed
+                watcher.cancel()
 
     async def receive(self) -> Message:
         """Pass on the next part of the body, within limits."""

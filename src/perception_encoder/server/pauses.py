@@ -16,7 +16,8 @@ _OLDEST: Final = 2
 class Pauses:
     """A callback of `gc`: freezes what is left by a full collection that took long.
 
-    After that collections are short, so hardly anything of a single request is ever frozen.
+    After that collections are short, so hardly anything of a single request is ever frozen. What
+    counts is processor time: on busy cores a short one may last long.
     """
 
     def __init__(self) -> None:
@@ -27,8 +28,8 @@ class Pauses:
         if info["generation"] != _OLDEST:
             return
         if phase == "start":
-            self._started = time.perf_counter()
-        elif time.perf_counter() - self._started > _LONG_SECONDS:
+            self._started = time.thread_time()
+        elif time.thread_time() - self._started > _LONG_SECONDS:
             gc.freeze()
 
 
