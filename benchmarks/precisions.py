@@ -1,15 +1,17 @@
-"""What do lower precisions change, in vectors and in the order of hits, with a real model's shape?
+"""What do lower precisions change, in vectors and in the order of hits?
 
-PE-Core-B16 with made-up weights through OpenVINO: int8 and bf16 beside fp32, over whole photos,
-crops of them, drawings and words. Then the crops as a table: of the ten nearest to each crop, and
-to each text, how many are the same.
+Bf16 and int8 through OpenVINO, and int8 through onnxruntime, beside OpenVINO in fp32: pe-nano,
+which was trained, and PE-Core-B16 with made-up weights; over photos, crops of them, drawings that
+int8 was not calibrated on, and words. Then, of the ten nearest to each picture and to each text,
+how many are the same: for pe-nano of the drawings, which it knows, for B16 of the crops.
 
-    python -m benchmarks.precisions --photos ../shared/photos --work /tmp/startup
+    python -m benchmarks.precisions --photos ../shared/photos --work /tmp/precisions
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,18 @@ from PIL import Image
 from benchmarks.made_models import B16, CAPTIONS, random_folder
 from benchmarks.report import write_report
 from perception_encoder import AutoModel
-from perception_encoder.types import Embeddings, Precision
+from perception_encoder.types import BackendName, Embeddings, Precision
 
 GALLERY = Path(__file__).parent.parent / "src/perception_encoder/data/gallery"
+NANO = "pe-nano"
+RANKED = {NANO: "drawings", B16: "crops of photos"}
+ENGINES: tuple[tuple[BackendName, Precision], ...] = (
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+    ("onnx", "int8"),
+)
+CALIBRATED = 6  # every sixth drawing of the gallery
+B16_DRAWINGS = 5  # every fifth of the others: a picture takes a fifth of a second
 NUM_CROPS = 240
 NUM_TEXTS = 64
 K = 10
@@ -35,42 +46,65 @@ def main() -> None:
     suffixes = (".jpg", ".jpeg", ".png")
     paths = sorted(path for path in arguments.photos.iterdir() if path.suffix in suffixes)
     photos = [Image.open(path).convert("RGB") for path in paths]
+    drawings = [
+        Image.open(path)
+        for place, path in enumerate(sorted(GALLERY.glob("*.webp")))
+        if place % CALIBRATED
+    ]
     kinds = {
         "photos": [smaller(photo, 1024) for photo in photos],
         "crops of photos": crops(photos),
-        "drawings": [Image.open(path) for path in sorted(GALLERY.glob("*.webp"))[3::8]],
+        "drawings": drawings,
     }
-    model = random_folder(arguments.work, B16)
-    exact = vectors(model, "fp32", kinds)
     figures = {
-        precision: compared(exact, vectors(model, precision, kinds))
-        for precision in ("bf16", "int8")
+        NANO: measured(NANO, NANO, kinds),
+        B16: measured(
+            B16,
+            random_folder(arguments.work, B16),
+            kinds | {"drawings": drawings[::B16_DRAWINGS]},
+        ),
     }
     print(json.dumps(figures, indent=1))
     print(
         write_report(
             "precisions",
-            "cosines with fp32 and hits that stay, PE-Core-B16 with made-up weights, OpenVINO",
-            ["perception-encoder", "openvino", "nncf", "numpy", "pillow"],
-            {"num": {name: len(items) for name, items in exact.items()}, "k": K, **figures},
+            "cosines with fp32 and hits that stay: pe-nano, and PE-Core-B16 with made-up weights",
+            ["perception-encoder", "openvino", "nncf", "onnxruntime", "numpy", "pillow"],
+            {"k": K, **figures},
         )
     )
 
 
+def measured(name: str, model: Path | str, kinds: dict[str, list[Image.Image]]) -> dict[str, Any]:
+    """One model: how many of each kind, and for every engine what is other than in fp32."""
+    exact = vectors(model, "openvino", "fp32", kinds)
+    engines = {
+        f"{backend} {precision}": compared(
+            exact, vectors(model, backend, precision, kinds), RANKED[name]
+        )
+        for backend, precision in ENGINES
+    }
+    return {"num": {kind: len(rows) for kind, rows in exact.items()}, **engines}
+
+
 def vectors(
-    model: Path, precision: Precision, kinds: dict[str, list[Image.Image]]
+    model: Path | str,
+    backend: BackendName,
+    precision: Precision,
+    kinds: dict[str, list[Image.Image]],
 ) -> dict[str, Embeddings]:
     """The vectors of every kind of picture, and of captions, by name."""
-    with AutoModel.from_pretrained(model, backend="openvino", precision=precision) as opened:
+    with AutoModel.from_pretrained(model, backend=backend, precision=precision) as opened:
         found = {name: opened.embed_images(images, batch_size=8) for name, images in kinds.items()}
         captions = Path(CAPTIONS).read_text(encoding="utf-8").splitlines()
         return {**found, "texts": opened.embed_text(captions[:NUM_TEXTS])}
 
 
-def compared(exact: dict[str, Embeddings], found: dict[str, Embeddings]) -> dict[str, object]:
+def compared(
+    exact: dict[str, Embeddings], found: dict[str, Embeddings], rows: str
+) -> dict[str, object]:
     """Cosines, kind by kind, and the share of the best ten that stays."""
     cosines = {name: (exact[name] * found[name]).sum(axis=1) for name in exact}
-    rows = "crops of photos"
     return {
         "cosine": {
             name: {"lowest": float(values.min()), "mean": float(values.mean())}
