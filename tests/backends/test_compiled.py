@@ -2,15 +2,18 @@
 
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from engine_inputs import pixels, token_rows
 from small_models import CLIP, CORE, FP32_ON_CPU
 
 from perception_encoder.backends import open_random_backend
+from perception_encoder.backends.compiled import Compiled
 from perception_encoder.errors import BackendUnavailableError
 
 pytestmark = [
@@ -50,26 +53,33 @@ def test_without_a_compiler_it_says_what_is_missing():
         open_random_backend(CLIP, replace(FP32_ON_CPU, compile=True))
 
 
-def test_others_compute_while_a_model_is_compiled():
-    """They wait for it: a model that is called while torch traces another one fails."""
-    eager = open_random_backend(CORE, FP32_ON_CPU)
-    images = pixels(CORE, 2)
-    expected = eager.encode_image(images)
-    is_over = threading.Event()
+def test_nobody_computes_while_a_model_is_compiled(monkeypatch):
+    """torch's tracer would take along whoever calls another model meanwhile."""
+    eager, images = open_random_backend(CORE, FP32_ON_CPU), pixels(CORE, 2)
+    graph, is_compiling, is_over, met = eager._open_graphs.image, threading.Event(), [], []
+
+    def watched(batch):
+        met.append(is_compiling.is_set())
+        return graph(batch)
+
+    def compile_slowly(_, batch):
+        is_compiling.set()
+        time.sleep(0.2)
+        is_compiling.clear()
+        return torch.zeros(len(batch), 1)
 
     def compute():
-        count = 0
-        while not is_over.is_set():
-            assert np.array_equal(eager.encode_image(images), expected)
-            count += 1
-        return count
+        while not is_over:
+            eager.encode_image(images)
 
+    eager._open_graphs = eager._open_graphs._replace(image=watched)
+    monkeypatch.setattr(Compiled, "__call__", compile_slowly)
     with ThreadPoolExecutor(2) as pool:
-        counts = [pool.submit(compute) for _ in range(2)]
+        calls = [pool.submit(compute) for _ in range(2)]
         try:
-            # Of another shape than any before, so that it is traced anew.
-            shape = replace(SHALLOW, vision=replace(SHALLOW.vision, mlp_width=80), text=None)
-            open_random_backend(shape, replace(FP32_ON_CPU, compile=True))
+            open_random_backend(CORE, replace(FP32_ON_CPU, compile=True))
         finally:
-            is_over.set()
-        assert all(count.result() > 0 for count in counts)
+            is_over.append(True)
+        assert [call.result() for call in calls] == [None, None]
+    assert met
+    assert not any(met)
