@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from perception_encoder.index import Index, QueryTerm, Row, combine, row_id
 from perception_encoder.index.query import STDIN
 from perception_encoder.pipeline.names import find_item
-from perception_encoder.pipeline.sources import read_picture
 from perception_encoder.pipeline.sources.item import is_unicode
 from perception_encoder.types import Embeddings
 
@@ -106,11 +105,11 @@ class _Known:
             if kind == "item":
                 row, self.vectors[term] = find_item(index, value)
                 self.ids[term] = row.id
-                self.pictures[term] = partial(read_picture, row.uri, row.member, row.offset)
+                self.pictures[term] = partial(_read, row.uri, row.member, row.offset)
             elif kind == "image" and value == STDIN:
                 self.pictures[term] = _once(read_stdin)
             elif kind == "image" and _is_address(value):
-                self.pictures[term] = partial(read_picture, value)
+                self.pictures[term] = partial(_read, value)
             elif kind == "image":
                 self.pictures[term] = value
                 if is_unicode(path := os.path.abspath(value)):  # others cannot be in a table
@@ -156,6 +155,13 @@ def _input(model: "EmbeddingModel", picture: QueryPicture, name: str) -> "ImageI
     name = "the picture on standard input" if name == STDIN else name
     resized: NDArray[np.uint8] = model.processor(picture(), item=name)
     return resized
+
+
+def _read(uri: str, member: str | None = None, offset: int | None = None) -> bytes:
+    """As `read_picture`, imported when there is a picture to read."""
+    from perception_encoder.pipeline.sources import read_picture
+
+    return read_picture(uri, member, offset)
 
 
 def _once(read: Callable[[], bytes] | None) -> Callable[[], bytes]:
