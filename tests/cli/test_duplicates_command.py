@@ -55,7 +55,7 @@ def test_groups_as_json_a_table_and_a_sheet(folder: Path) -> None:
 
 
 def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None:
-    done = pe("duplicates", "-0", folder=folder)
+    done = pe("duplicates", "-0", "--tier", "near", folder=folder)
     names = [Path(path).name for path in done.stdout.split("\0")[:-1]]
     assert names == ["large.png", "it's small.png"]
     assert "1 in archives or at URLs are not listed" in done.stderr
@@ -63,8 +63,14 @@ def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None
     assert wide.stdout == f"{folder / 'pictures' / 'large.png'}\n"
 
 
+def test_what_is_listed_for_removal_has_equal_pixels_unless_more_is_wanted(folder: Path) -> None:
+    safe = pe("duplicates", "--paths", "--script", "safe.sh", folder=folder)
+    assert safe.stdout == f"{folder / 'pictures' / 'large.png'}\n"
+    assert (folder / "safe.sh").read_text(encoding="utf-8").count(" && rm -- ") == 1
+
+
 def test_the_script_is_written_and_nothing_is_removed(folder: Path) -> None:
-    pe("duplicates", "--script", "remove.sh", folder=folder)
+    pe("duplicates", "--tier", "near", "--script", "remove.sh", folder=folder)
     pictures = sorted(os.listdir(folder / "pictures"))
     assert len(pictures) == 5
     lines = (folder / "remove.sh").read_text(encoding="utf-8").splitlines()
@@ -75,9 +81,9 @@ def test_moving_asks_first_and_then_nothing_is_left_to_move(folder: Path) -> Non
     refused = pe("duplicates", "--move-to", "away", folder=folder, returns=2)
     assert "--dry-run" in refused.stderr
     assert "--move-to" in pe("duplicates", "--yes", folder=folder, returns=2).stderr
-    dry = pe("duplicates", "--move-to", "away", "--dry-run", folder=folder)
+    dry = pe("duplicates", "--tier", "near", "--move-to", "away", "--dry-run", folder=folder)
     assert not (folder / "away").exists()
-    moved = pe("duplicates", "--move-to", "away", "--yes", folder=folder)
+    moved = pe("duplicates", "--tier", "near", "--move-to", "away", "--yes", folder=folder)
     assert moved.stdout == dry.stdout
     assert "all.tar: stays: it is in an archive or at a URL" in moved.stderr
     assert sorted(os.listdir(folder / "away")) == ["it's small.png", "large.png", "moved.jsonl"]

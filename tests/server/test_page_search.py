@@ -259,6 +259,14 @@ def test_another_table_can_be_chosen(page):
     expect(page.get_by_role("status").filter(has_text="122 pictures")).to_be_visible()
 
 
+def test_an_address_of_a_table_that_has_gone_says_so(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?q=heart&index=gone")
+    expect(page.get_by_text("There is no such table here")).to_be_visible()
+    expect(page.locator(".message p")).to_contain_text('no table "gone"')
+    page.get_by_label("Table").select_option("few")
+    expect(page.get_by_text("There is no such table here")).to_be_hidden()
+
+
 def test_an_address_of_no_picture_says_so_and_lets_one_go_on(open_page, drawings_server):
     page = open_page(f"{drawings_server.url}/?item={row_id('nowhere')}", expected=("404",))
     expect(page.get_by_text("That picture cannot be shown")).to_be_visible()

@@ -70,7 +70,7 @@ def bench(
     device: DeviceOption = "auto",
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Fewer rounds, and only the engine that would be chosen."),
+        typer.Option("--quick", help="Fewer rounds; without --backend and --precision one engine."),
     ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw speed against published accuracy: .png, .svg, .pdf.")

@@ -38,8 +38,13 @@ _SHEET_OTHERS = 12
 def duplicates(  # noqa: PLR0913  one parameter for each option
     db: TableOption = None,
     tier: Annotated[
-        TierChoice, typer.Option(help="How far to go: each one includes those before it.")
-    ] = "near",
+        TierChoice | None,
+        typer.Option(
+            help="How far to go: each one includes those before it. [default: near; pixels where "
+            "files are listed to be removed or moved]",
+            show_default=False,
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="The lowest cosine of near (0.98) or, with --tier similar, of it (0.9)."),
@@ -69,14 +74,18 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     """Group pictures of which one is enough: identical bytes, identical pixels, near duplicates.
 
     Each group keeps one picture, and every other was compared with that one. Nothing is ever
-    deleted; --paths and -0 print the others only, without those inside archives.
+    deleted; --paths and -0 print the others only, without those inside archives. These two,
+    --script and --move-to take near duplicates only if --tier says so, as those are what the model
+    takes for the same: look at them first.
 
     Examples:
         pe duplicates
-        pe duplicates --tier pixels --script remove.sh
+        pe duplicates --script remove.sh
         pe duplicates --keep oldest --move-to ~/redundant --dry-run
         pe duplicates --tier similar --threshold 0.92 --sheet groups.png
     """
+    acts = move_to is not None or script is not None or paths or null
+    tier = tier or ("pixels" if acts else "near")
     if move_to is not None and not (dry_run or yes):
         raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
     if move_to is None and (dry_run or yes):

@@ -1,6 +1,6 @@
 // The server's tables: which there are, and which one the page is about.
 
-import { get } from "./api.js";
+import { ApiFailure, get } from "./api.js";
 import { $, h } from "./dom.js";
 import { go, state } from "./router.js";
 
@@ -21,10 +21,14 @@ export const forget = () => {
   known = null;
 };
 
-/** The table that a state names; null where the server has none at all. */
+/** The table that a state names, else the first; null where the server has none at all. */
 export async function indexOf({ index }) {
   const all = await indexes();
-  return all.find((one) => one.name === index) ?? all[0] ?? null;
+  const named = all.find((one) => one.name === index);
+  if (index && !named && all.length) {
+    throw new ApiFailure(404, "unknown_index", `This server has no table "${index}".`);
+  }
+  return named ?? all[0] ?? null;
 }
 
 /** Offers the tables where there are several. */
