@@ -11,6 +11,7 @@ from small_models import CORE, TOKENIZER, WITHOUT_TEXT, open_tiny
 
 from perception_encoder import AutoModel
 from perception_encoder.backends import ComputeOptions
+from perception_encoder.backends.openvino_write import with_halved_rotation
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.checkpoints.save import save_model
@@ -20,6 +21,7 @@ from perception_encoder.errors import (
     SourceError,
     UnsupportedOperationError,
 )
+from perception_encoder.model.blocks import SelfAttention
 from perception_encoder.pipeline.export import export_pretrained
 
 GALLERY = Path(str(files("perception_encoder"))) / "data/gallery"
@@ -106,6 +108,17 @@ def test_a_model_whose_vocabulary_is_missing_is_exported_all_the_same(tmp_path):
     assert "tokenizer.json" not in names(tmp_path / "onnx")
     vectors = AutoModel.from_pretrained(tmp_path / "onnx").embed_images([np.zeros((5, 5, 3), "u1")])
     assert vectors.shape == (1, CORE.embed_dim)
+
+
+def test_a_model_is_compared_with_its_graph_as_it_was():
+    model = random_model(CORE)
+    before = dict(model.named_parameters())
+    changed = dict(with_halved_rotation(model).named_parameters())
+    assert dict(model.named_parameters()) == before  # the very tensors, in the very modules
+    assert type(model.vision.blocks[0].attention) is SelfAttention
+    other = [name for name, parameter in changed.items() if parameter is not before[name]]
+    assert other
+    assert all(".attention.qkv." in name for name in other)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -5,11 +5,10 @@ in memory and take 15 to 20 % of a small tower's time. It is the same function o
 `torch.onnx.ops` computes it in torch too, and every exported file is compared with the towers.
 """
 
-import copy
-
 from torch import Tensor, nn
 from torch.onnx import ops
 
+from perception_encoder.backends.shared_weights import copy_sharing_weights
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.blocks import Block, Rotation, SelfAttention
 
@@ -40,8 +39,7 @@ class OnnxAttention(nn.Module):
 
 def with_onnx_attention(model: DualEncoder) -> DualEncoder:
     """Return the model with every block's attention so; the weights are shared, not copied."""
-    shared = {id(parameter): parameter for parameter in model.parameters()}
-    changed: DualEncoder = copy.deepcopy(model, shared)
+    changed = copy_sharing_weights(model)
     for module in changed.modules():
         if isinstance(module, Block):
             attention = module.attention

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception_encoder.backends.openvino_int8 import quantize, with_int8_weights
+from perception_encoder.backends.shared_weights import copy_sharing_weights
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.blocks import Block, Rotation, SelfAttention
 from perception_encoder.model.graphs import FeatureGraph, TextGraph, VisionGraph
@@ -76,7 +77,11 @@ def _image_graph(model: DualEncoder, part: str) -> ov.Model:
 
 
 def with_halved_rotation(model: DualEncoder) -> DualEncoder:
-    """Give every block that turns its queries and keys a `HalvedAttention`, in place."""
+    """Return the model with a `HalvedAttention` in every block that turns its queries and keys.
+
+    All other weights are shared; the model itself stays as it is, to compare the graph with.
+    """
+    model = copy_sharing_weights(model)
     vision = model.vision.config
     if vision.has_rope:
         head_dim = vision.width // vision.num_heads
