@@ -35,7 +35,7 @@ _TYPES: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f
 _INT8_GROUP: Final = 128
 # The engine keeps what it prepared for each shape, half a MiB for one of pe-nano's texts. So texts
 # have a multiple of so many columns.
-_TEXT_COLUMNS: Final = 4
+_TEXT_COLUMNS: Final = 2
 _CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 
 # The binding makes its table of numpy's types in the first call that needs it. Two threads in that
