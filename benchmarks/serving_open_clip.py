@@ -48,7 +48,7 @@ def measured(
     """Ask for texts and pictures, one at a time and from all connections."""
     found: dict[str, dict[str, Any]] = {}
     for name, requests in asked.items():
-        load(port, requests, 2, 3, pid)  # warm up
+        load(port, requests, 2, 8, pid)  # warm up: the first pass takes seconds
         found[name] = {
             "one_at_a_time": load(port, requests, 1, seconds / 2, pid),
             "many": load(port, requests, CONNECTIONS, seconds, pid),
