@@ -5,7 +5,7 @@ import pytest
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row, row_id
-from perception_encoder.pipeline.names import find_item, item_name
+from perception_encoder.pipeline.names import find_item
 from perception_encoder.types import ModelIdentity
 
 ROWS = [
@@ -71,7 +71,7 @@ def test_a_name_that_could_be_several_items_lists_them(index: Index) -> None:
     assert len(listed) == 6
     assert listed[-1] == ["…"]
     for at_id, name in listed[:5]:
-        assert item_name(find_item(index, at_id.removeprefix("@"))[0]) == name
+        assert find_item(index, at_id.removeprefix("@"))[0].name == name
     with pytest.raises(QueryError, match="several items"):
         find_item(index, "webp")
 

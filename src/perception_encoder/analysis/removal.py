@@ -47,7 +47,7 @@ def removal_script(groups: Sequence[DuplicateGroup]) -> str:
     for group in groups:
         kept = group.kept
         facts = f"{kept.width or '?'} x {kept.height or '?'}, {kept.bytes or '?'} bytes"
-        lines.append(f"\n# keep: {_in_comment(_named(kept))} ({facts})\n")
+        lines.append(f"\n# keep: {_in_comment(kept.name)} ({facts})\n")
         lines += [_removal(kept, other) for other in group.others]
     return "".join(lines)
 
@@ -88,17 +88,13 @@ def move_redundant(
 
 def _removal(kept: Row, other: Duplicate) -> str:
     why = f"{other.tier}, {other.score:.4f}"
-    name = _in_comment(_named(other.row))
+    name = _in_comment(other.row.name)
     if not can_be_removed(other.row):
         return f"# in an archive or at a URL, stays: {name} ({why})\n"
     if any(map(_is_control, kept.uri + other.row.uri)):  # a line break would end the line
         return f"# control characters in a name, remove by hand: {name} ({why})\n"
     guard = "" if "://" in kept.uri else f"[ -f {shlex.quote(kept.uri)} ] && "
     return f"{guard}rm -- {shlex.quote(other.row.uri)}  # {why}\n"
-
-
-def _named(row: Row) -> str:
-    return row.uri if row.member is None else f"{row.uri}/{row.member}"
 
 
 def _in_comment(text: str) -> str:

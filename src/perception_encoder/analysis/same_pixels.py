@@ -28,9 +28,8 @@ def pixel_digests(rows: Iterable[Row], read: ReadPicture) -> Iterator[bytes | Im
 
 
 def _digest(row: Row, read: ReadPicture) -> bytes | ImageError | OSError:
-    item = row.uri if row.member is None else f"{row.uri}/{row.member}"
     try:
-        picture = to_rgb(upright(decode_image(read(row), item=item)), item=item)
+        picture = to_rgb(upright(decode_image(read(row), item=row.name)), item=row.name)
     except (ImageError, OSError) as err:
         return err
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)

@@ -164,9 +164,8 @@ def _write_table(groups: "Sequence[DuplicateGroup]") -> None:
 
 
 def _shown(row: "Row") -> tuple[str, str, str]:
-    from perception_encoder.pipeline.names import item_name
 
-    return f"{row.width or '?'}x{row.height or '?'}", str(row.bytes or "?"), item_name(row)
+    return f"{row.width or '?'}x{row.height or '?'}", str(row.bytes or "?"), row.name
 
 
 def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
@@ -180,7 +179,6 @@ def _move(
     groups: "Sequence[DuplicateGroup]", folder: Path, *, dry_run: bool, as_json: bool
 ) -> None:
     from perception_encoder.analysis.removal import MANIFEST, move_redundant
-    from perception_encoder.pipeline.names import item_name
 
     num_moved = 0
     for move in move_redundant(groups, str(folder), dry_run=dry_run):
@@ -189,7 +187,7 @@ def _move(
             continue
         num_moved += 1
         if as_json:
-            write_json({"from": move.source, "to": move.target, "keep": item_name(move.kept)})
+            write_json({"from": move.source, "to": move.target, "keep": move.kept.name})
         else:
             write_line(f"{move.source} -> {move.target}")
     if dry_run:

@@ -65,14 +65,12 @@ def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
 
 
 def _write_paths(found: "Sequence[Found]", *, end: str) -> None:
-    from perception_encoder.pipeline.names import item_name
 
     for one in found:
-        write_line(item_name(one.hit), end=end)
+        write_line(one.hit.name, end=end)
 
 
 def _write_json(answer: Answer) -> None:
-    from perception_encoder.pipeline.names import item_name
 
     for found in answer.found:
         hit = found.hit
@@ -86,14 +84,13 @@ def _write_json(answer: Answer) -> None:
                 "label": found.label,
                 "width": hit.width,
                 "height": hit.height,
-                **({"also": [item_name(copy) for copy in found.also]} if found.also else {}),
+                **({"also": [copy.name for copy in found.also]} if found.also else {}),
                 **({"metadata": dict(hit.metadata)} if hit.metadata else {}),
             }
         )
 
 
 def _write_table(answer: Answer) -> None:
-    from perception_encoder.pipeline.names import item_name
 
     if answer.written is not None:
         write_line(f"\n{answer.written}")
@@ -102,7 +99,7 @@ def _write_table(answer: Answer) -> None:
     for found in answer.found:
         copies = f"  +{len(found.also)}" if found.also else ""
         label = [_SHOWN_LABELS[found.label]] if found.label is not None else []
-        rows.append([f"{found.hit.score:.4f}", *label, item_name(found.hit) + copies])
+        rows.append([f"{found.hit.score:.4f}", *label, found.hit.name + copies])
     write_table(["score", *(["label"] if has_labels else []), "picture"], rows)
 
 

@@ -4,7 +4,7 @@ from perception_encoder.index.known import KnownRows
 from perception_encoder.index.lock import writing
 from perception_encoder.index.outcomes import Outcome, OutcomeLog, Status
 from perception_encoder.index.query import IMAGE_SUFFIXES, QueryTerm, combine, parse_query
-from perception_encoder.index.rows import FileState, Hit, MetadataValue, Row, row_id
+from perception_encoder.index.rows import FileState, Hit, MetadataValue, Row, item_name, row_id
 from perception_encoder.index.schema import VectorDtype
 from perception_encoder.index.table import Index
 
@@ -22,6 +22,7 @@ __all__ = [
     "Status",
     "VectorDtype",
     "combine",
+    "item_name",
     "parse_query",
     "row_id",
     "writing",

@@ -172,7 +172,7 @@ class _Best:
             for batch in self._scan([*self._columns, ROW_ID], wanted):
                 ids = batch[ROW_ID].to_pylist()
                 self._rows |= zip(ids, rows_of(batch.drop_columns([ROW_ID])), strict=True)
-        return [[_hit(self._rows[one.key.row_id], one.score) for one in best] for best in results]
+        return [[Hit.of(self._rows[one.key.row_id], one.score) for one in best] for best in results]
 
 
 def _place(batch: pa.RecordBatch, number: int) -> _Place:
@@ -182,19 +182,3 @@ def _place(batch: pa.RecordBatch, number: int) -> _Place:
 
 def _place_of(row: Row, row_id: int) -> _Place:
     return _Place(row.uri, row.member or "", row_id)
-
-
-def _hit(row: Row, score: float) -> Hit:
-    return Hit(
-        id=row.id,
-        score=score,
-        uri=row.uri,
-        member=row.member,
-        metadata=row.metadata,
-        offset=row.offset,
-        width=row.width,
-        height=row.height,
-        bytes=row.bytes,
-        mtime=row.mtime,
-        sha256=row.sha256,
-    )

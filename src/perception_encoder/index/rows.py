@@ -5,8 +5,8 @@ Knows nothing of Arrow, Lance or files.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple, Self, TypeAlias
 
 MetadataValue: TypeAlias = str | int | float | bool | None
 
@@ -21,6 +21,11 @@ def row_id(uri: str, member: str | None = None) -> str:
     """
     key = uri if member is None else f"{uri}\0{member}"
     return hashlib.blake2b(key.encode(), digest_size=_ID_BYTES).hexdigest()
+
+
+def item_name(uri: str, member: str | None = None) -> str:
+    """Return what a picture is called on screens, in messages and after an `@`."""
+    return uri if member is None else f"{uri}/{member}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class Row:
         """The row's key, see `row_id`."""
         return row_id(self.uri, self.member)
 
+    @property
+    def name(self) -> str:
+        """See `item_name`."""
+        return item_name(self.uri, self.member)
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -82,6 +92,22 @@ class Hit:
     bytes: int | None = None
     mtime: int | None = None
     sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """See `item_name`."""
+        return item_name(self.uri, self.member)
+
+    @classmethod
+    def of(cls, row: Row, score: float) -> Self:
+        """Return the row as a result."""
+        shared = {one.name: getattr(row, one.name) for one in fields(row)}
+        return cls(id=row.id, score=score, **shared)
+
+    @property
+    def row(self) -> Row:
+        """Return the row that was found."""
+        return Row(**{one.name: getattr(self, one.name) for one in fields(Row)})
 
 
 class FileState(NamedTuple):

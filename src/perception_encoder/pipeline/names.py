@@ -10,17 +10,12 @@ from itertools import islice
 from typing import Final
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index import Hit, Index, Row, row_id
+from perception_encoder.index import Index, Row, row_id
 from perception_encoder.types import Embeddings
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = "coalesce(uri || '/' || member, uri)"  # `item_name` in SQL
 _NUM_SHOWN: Final = 5
-
-
-def item_name(item: Row | Hit) -> str:
-    """Return what an item is called on screens and after an `@`."""
-    return item.uri if item.member is None else f"{item.uri}/{item.member}"
 
 
 def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
@@ -45,7 +40,7 @@ def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
     for ending in (f"/{name}", name):
         found = _ending_in(index, ending)
         if len(found) > 1:
-            shown = "".join(f"\n  @{row.id}  {item_name(row)}" for row in found[:_NUM_SHOWN])
+            shown = "".join(f"\n  @{row.id}  {row.name}" for row in found[:_NUM_SHOWN])
             more = "\n  …" if len(found) > _NUM_SHOWN else ""
             raise QueryError(
                 f"@{name} could be several items of {index.path}; write more of the name, or one "

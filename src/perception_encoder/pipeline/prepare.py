@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.errors import ImageError
-from perception_encoder.index import Outcome, Row
+from perception_encoder.index import Outcome, Row, item_name
 from perception_encoder.pipeline.sources import Item
 from perception_encoder.preprocess import ImageProcessor
 
@@ -60,7 +60,7 @@ def prepare(
         What was read, or the outcome of a failure.
     """
     started = time.perf_counter()
-    name = item.uri if item.member is None else f"{item.uri}: {item.member}"
+    name = item_name(item.uri, item.member)
     resized, width, height = None, None, None
     try:
         data = item.read()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from perception_encoder.errors import ImageUnreadableError
-from perception_encoder.index import MetadataValue, row_id
+from perception_encoder.index import MetadataValue, item_name, row_id
 
 NOT_UNICODE: Final = "the name is not valid Unicode and cannot be stored; rename the file"
 
@@ -78,7 +78,7 @@ def broken(uri: str, message: str, *, member: str | None = None, is_remote: bool
         is_remote: it lies behind a network.
     """
     uri, member = shown(uri), None if member is None else shown(member)
-    item = uri if member is None else f"{uri}: {member}"
+    item = item_name(uri, member)
     reason = shown(message).removeprefix(f"{uri}: ")
 
     def read() -> bytes:

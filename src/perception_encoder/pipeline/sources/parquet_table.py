@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from perception_encoder.errors import ImageError, ImageNotFoundError, ImageUnreadableError
+from perception_encoder.index import item_name
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.cells import (
     empty_item,
@@ -98,7 +99,7 @@ class ParquetTable:
         return self._read(cells, column, number)
 
     def _read(self, cells: CellReader, column: str, number: int) -> bytes:
-        item = f"{self._uri}: {row_key(column, number)}"
+        item = item_name(self._uri, row_key(column, number))
         try:
             cell = cells.cell(number)
         except ImageError:
@@ -117,7 +118,7 @@ class ParquetTable:
         raise ImageUnreadableError(f"{item}: the cell is empty; drop the row", item=item)
 
     def _gone(self, column: str, number: int) -> ImageNotFoundError:
-        item = f"{self._uri}: {row_key(column, number)}"
+        item = item_name(self._uri, row_key(column, number))
         return ImageNotFoundError(
             f"{item}: the table has no such row or column any more", item=item
         )

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from perception_encoder.errors import ImageUnreadableError
+from perception_encoder.index import item_name
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.names import is_table, is_tar
 from perception_encoder.pipeline.sources.options import SourceOptions
@@ -38,7 +39,7 @@ def read_picture(
         return read_member(access, uri, member, offset)
     if is_table(uri):
         return read_row(access, uri, member)
-    item = f"{uri}: {member}"
+    item = item_name(uri, member)
     raise ImageUnreadableError(f"{item}: neither a tar archive nor a table", item=item)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from perception_encoder.errors import ImageError, ImageNotFoundError, SourceError
+from perception_encoder.index import item_name
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.columns import (
     ColumnKind,
@@ -109,6 +110,6 @@ def read_row(access: Access, uri: str, member: str) -> bytes:
     """
     key = split_row_key(member)
     if key is None:
-        item = f"{uri}: {member}"
+        item = item_name(uri, member)
         raise ImageNotFoundError(f"{item}: no picture of a row is named so", item=item)
     return table_at(uri, access).read_row(*key)

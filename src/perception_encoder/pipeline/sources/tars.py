@@ -13,6 +13,7 @@ from perception_encoder.errors import (
     ImageTruncatedError,
     ImageUnreadableError,
 )
+from perception_encoder.index import item_name
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.forward import ForwardReader
 from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, is_unicode
@@ -84,7 +85,7 @@ class TarSource:
                 if not is_unicode(picture.name):
                     yield broken(uri, NOT_UNICODE, member=picture.name)
                     continue
-                item = f"{uri}: {picture.name}"
+                item = item_name(uri, picture.name)
                 place = (uri, picture.offset, picture.bytes)
                 yield Item(
                     uri,
@@ -116,7 +117,7 @@ def read_member(access: Access, uri: str, member: str, offset: int | None) -> by
         ImageNotFoundError: the archive, or the member in it, is gone.
         ImageError: it cannot be read.
     """
-    item = f"{uri}: {member}"
+    item = item_name(uri, member)
     num_bytes = None if offset is None else _size_at(access, uri, member, offset)
     if offset is not None and num_bytes is not None:
         return access.read_range(uri, offset, num_bytes, item=item)
@@ -155,7 +156,7 @@ def _unpack(access: Access, uri: str, start: int) -> Iterator[bytes]:
         pictures = (found for found in regular_members(archive) if is_picture(found.name))
         for number, found in enumerate(pictures):
             if number >= start:
-                yield _content(archive, found, f"{uri}: {found.name}")
+                yield _content(archive, found, item_name(uri, found.name))
 
 
 def _check_sum(archive: tarfile.TarFile) -> None:

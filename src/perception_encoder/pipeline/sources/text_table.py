@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Final
 
 from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError
+from perception_encoder.index import item_name
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.cells import (
     empty_item,
@@ -84,7 +85,7 @@ class TextTable:
         with closing(self._rows()) as rows:
             row = next(islice(rows, number, None), None)
         if row is None:
-            item = f"{self._uri}: {key}"
+            item = item_name(self._uri, key)
             raise ImageNotFoundError(
                 f"{item}: the table has no such row or column any more", item=item
             )
@@ -114,13 +115,13 @@ class TextTable:
 
     def _read_line(self, column: str, number: int, offset: int, num_bytes: int) -> bytes:
         key = row_key(column, number)
-        item = f"{self._uri}: {key}"
+        item = item_name(self._uri, key)
         line = self._access.read_range(self._uri, offset, num_bytes, item=item)
         return self._decode(json_row(number, line).values.get(column), key)
 
     def _decode(self, cell: object, key: str) -> bytes:
         column = key.rpartition(":")[0]
-        item = f"{self._uri}: {key}"
+        item = item_name(self._uri, key)
         text = _stored(cell, column)
         if text is None:
             raise ImageUnreadableError(

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from perception_encoder.errors import IndexNotFoundError, QueryError
-from perception_encoder.index import Hit, Index, Row
+from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.pipeline.calibration import Calibration
 from perception_encoder.pipeline.queries import Query
@@ -89,7 +89,7 @@ class ServedIndex:
         found = search(
             self.fresh(), [query], options, calibration=calibration, leave_out_own=leave_out_own
         )[0]
-        self._remember(_row_of(hit) for one in found for hit in (one.hit, *one.also))
+        self._remember(hit.row for one in found for hit in (one.hit, *one.also))
         return found
 
     def page(self, offset: int, limit: int, where: str | None) -> list[Row]:
@@ -183,17 +183,3 @@ class Indexes:
                 f"this server has no table {name[:100]!r}; it has: {', '.join(self._served)}"
             )
         return self._served[name]
-
-
-def _row_of(hit: Hit) -> Row:
-    return Row(
-        uri=hit.uri,
-        member=hit.member,
-        offset=hit.offset,
-        width=hit.width,
-        height=hit.height,
-        bytes=hit.bytes,
-        mtime=hit.mtime,
-        sha256=hit.sha256,
-        metadata=hit.metadata,
-    )

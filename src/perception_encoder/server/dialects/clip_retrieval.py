@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perception_encoder.errors import ImageError
 from perception_encoder.index import Hit, Row
-from perception_encoder.pipeline.names import item_name
 from perception_encoder.pipeline.search import SearchOptions
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.queries import Term
@@ -168,7 +167,7 @@ def _columns(services: Services, row: Row) -> dict[str, Any]:
     if row.uri.startswith(("http://", "https://")) and row.member is None:
         columns.setdefault("url", row.uri)
     else:
-        columns["image_path"] = item_name(row)
+        columns["image_path"] = row.name
     with contextlib.suppress(ImageError):  # moved or damaged: the hit is a hit all the same
         columns["image"] = base64.b64encode(services.thumbnails.get(row, _SIDE)).decode("ascii")
     return columns

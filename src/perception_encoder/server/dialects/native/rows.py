@@ -4,7 +4,6 @@ import datetime
 from typing import Any
 
 from perception_encoder.index import Hit, Row
-from perception_encoder.pipeline.names import item_name
 from perception_encoder.pipeline.search import Found
 
 
@@ -12,7 +11,7 @@ def described(item: Row | Hit) -> dict[str, Any]:
     """Return a row as JSON, without its vector."""
     return {
         "id": item.id,
-        "name": item_name(item),
+        "name": item.name,
         "uri": item.uri,
         "member": item.member,
         "width": item.width,
