@@ -11,8 +11,10 @@ import argparse
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +45,22 @@ def open_clip(place: Place) -> Iterator[tuple[int, int]]:
 
 
 def measured(
-    port: int, pid: int, asked: dict[str, Requests], seconds: float
+    server: Callable[[], AbstractContextManager[tuple[int, int]]],
+    asked: dict[str, Requests],
+    seconds: float,
 ) -> dict[str, dict[str, Any]]:
-    """Ask for texts and pictures, one at a time and from all connections."""
+    """Ask for pictures and texts, one at a time and from all connections.
+
+    Each of a new server: one that does not notice that clients have gone still answers them.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name, requests in asked.items():
-        load(port, requests, 2, 8, pid)  # warm up: the first pass takes seconds
-        found[name] = {
-            "one_at_a_time": load(port, requests, 1, seconds / 2, pid),
-            "many": load(port, requests, CONNECTIONS, seconds, pid),
-        }
+        with server() as (port, pid):
+            load(port, requests, 1, 8, pid)  # warm up: the first pass takes seconds
+            found[name] = {
+                "one_at_a_time": load(port, requests, 1, seconds / 2, pid),
+                "many": load(port, requests, CONNECTIONS, seconds, pid),
+            }
     return found
 
 
@@ -71,13 +79,10 @@ def main() -> None:
         "texts": replace(asked["texts"], path="/text"),
     }
     servers: dict[str, Any] = {}
-    with open_clip(place) as (port, pid):
-        servers["open_clip fp32"] = measured(port, pid, theirs, arguments.seconds)
+    servers["open_clip fp32"] = measured(partial(open_clip, place), theirs, arguments.seconds)
     for precision in ("fp32", "auto"):
-        folder = str(place.weights(B16))
-        with served(folder, random_weights=False, precision=precision) as (port, pid):
-            figures = measured(port, pid, asked, arguments.seconds)
-            servers[f"perception-encoder {precision}"] = figures
+        ours = partial(served, str(place.weights(B16)), random_weights=False, precision=precision)
+        servers[f"perception-encoder {precision}"] = measured(ours, asked, arguments.seconds)
     print(json.dumps(servers, indent=1))
     path = write_report(
         "serving-open_clip",
