@@ -68,8 +68,8 @@ def export_pretrained(
     """
     if calibration is not None and (engine, precision) != ("openvino", "int8"):
         raise ValueError(
-            "pictures to calibrate with are for int8 graphs of OpenVINO; others measure no ranges "
-            "when they are made"
+            "pictures to calibrate with are for int8 graphs of OpenVINO, as no others measure "
+            "ranges when they are made; choose these, or leave the pictures out"
         )
     extra, packages = _NEEDS[engine]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
