@@ -56,6 +56,7 @@ def test_groups_as_json_a_table_and_a_sheet(folder: Path) -> None:
 
 def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None:
     done = pe("duplicates", "-0", "--tier", "near", folder=folder)
+    assert "not looked for" not in done.stderr
     names = [Path(path).name for path in done.stdout.split("\0")[:-1]]
     assert names == ["large.png", "it's small.png"]
     assert "1 in archives or at URLs are not listed" in done.stderr
@@ -66,6 +67,7 @@ def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None
 def test_what_is_listed_for_removal_has_equal_pixels_unless_more_is_wanted(folder: Path) -> None:
     safe = pe("duplicates", "--paths", "--script", "safe.sh", folder=folder)
     assert safe.stdout == f"{folder / 'pictures' / 'large.png'}\n"
+    assert "near duplicates were not looked for" in safe.stderr
     assert (folder / "safe.sh").read_text(encoding="utf-8").count(" && rm -- ") == 1
 
 

@@ -85,6 +85,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
         pe duplicates --tier similar --threshold 0.92 --sheet groups.png
     """
     acts = move_to is not None or script is not None or paths or null
+    is_cautious = acts and tier is None
     tier = tier or ("pixels" if acts else "near")
     if move_to is not None and not (dry_run or yes):
         raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
@@ -114,6 +115,11 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     if sheet is not None and found.groups:
         _draw(sheet, found.groups)
     _sum_up(found)
+    if is_cautious:
+        say(
+            "near duplicates were not looked for: look at them with `pe duplicates`, then add "
+            "--tier near"
+        )
 
 
 def _read(row: "Row") -> bytes:
