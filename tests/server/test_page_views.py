@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tarfile
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from server.serving import make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
+from perception_encoder.pipeline import Run, SourceOptions, open_sources
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.access import hashed
 from perception_encoder.server.options import AccessSettings
@@ -199,6 +201,24 @@ def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path)
             may_end.set()
             writer.join()
         expect(page.get_by_text("Nobody is writing now.")).to_be_visible()
+
+
+def test_what_failed_inside_an_archive_is_named_once(open_page, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(tmp_path / "broken.png", "broken.png")
+    table = tmp_path / "few.lance"
+    make_table(table, open_tiny(), save_drawings(tmp_path, 1))
+    sources = open_sources([str(tmp_path / "all.tar")], SourceOptions())
+    (outcome,) = Run(open_tiny(), Index.open(table), sources).outcomes()
+    settings = ServerSettings(indexes=(str(table),))
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        page = open_page(f"{server.url}/?view=index")
+        name, told = page.locator(".failures li code"), page.locator(".failures li span")
+        expect(name).to_have_text(f"{tmp_path / 'all.tar'}/broken.png")
+        expect(told).not_to_be_empty()
+        expect(told).not_to_contain_text("broken.png")
+        assert outcome.message.endswith(told.text_content())
 
 
 def test_a_server_without_tables_says_how_to_make_one(open_page):

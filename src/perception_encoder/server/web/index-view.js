@@ -224,14 +224,10 @@ function failures({ failures: shown, outcomes: counts }) {
     h(
       "ul",
       { class: "failures", tabindex: 0 },
-      shown.map(({ uri, member, message }) =>
-        h(
-          "li",
-          {},
-          h("code", {}, member ? `${uri}/${member}` : uri),
-          h("span", {}, withoutName(message, member ? `${uri}: ${member}` : uri)),
-        ),
-      ),
+      shown.map(({ uri, member, message }) => {
+        const name = member ? `${uri}/${member}` : uri;
+        return h("li", {}, h("code", {}, name), h("span", {}, withoutName(message, name)));
+      }),
     ),
   );
 }
