@@ -31,8 +31,8 @@ class Compiled:
             BackendUnavailableError: it could not be compiled here.
         """
         if len(batch) == 1:
-            # Compilers take 1 for a constant. Two rows cost a GPU hardly more than one, and another
-            # compilation costs a minute.
+            # Compilers take 1 for a constant. Two rows should cost a GPU hardly more than one,
+            # and another compilation takes as long as the first.
             return self(torch.cat([batch, batch]))[:1]
         for dimension in range(self._num_varying):
             torch._dynamo.maybe_mark_dynamic(batch, dimension)

@@ -1,7 +1,7 @@
 """Keeps torch from cuDNN's attention on GPUs while a model computes.
 
 torch 2.11 and later prefer it on Hopper and Blackwell. It makes a plan for every shape, 0.06 to 0.4
-seconds each, anew in every thread, and keeps the plans of threads that have ended
+seconds each as users report, anew in every thread, and keeps the plans of threads that have ended
 (aten/src/ATen/native/cudnn/MHA.cpp). Texts come in all lengths and batches in all sizes; the flash
 kernel needs no plan.
 """

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # The widest activations of one step, in bytes, that still lie in a CPU's cache: B16 in bf16 reaches
 # 0.78 of the matrix rate with 8 pictures (9.7 MB) and 0.67 with 32, on 32 MB of cache.
 _CACHED_BYTES: Final = 10 << 20
-# Tokens of one step on a GPU: enough to fill a large one. More would only take memory.
+# Tokens of one step on a GPU: meant to fill a large one (not measured); more only takes memory.
 _GPU_TOKENS: Final = 1 << 16
 
 
