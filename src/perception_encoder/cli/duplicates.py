@@ -84,9 +84,9 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
         pe duplicates --keep oldest --move-to ~/redundant --dry-run
         pe duplicates --tier similar --threshold 0.92 --sheet groups.png
     """
-    acts = move_to is not None or script is not None or paths or null
-    is_cautious = acts and tier is None
-    tier = tier or ("pixels" if acts else "near")
+    leads_to_removal = move_to is not None or script is not None or paths or null
+    is_cautious = tier is None and leads_to_removal
+    tier = tier or ("pixels" if is_cautious else "near")
     if move_to is not None and not (dry_run or yes):
         raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
     if move_to is None and (dry_run or yes):
@@ -170,7 +170,6 @@ def _write_table(groups: "Sequence[DuplicateGroup]") -> None:
 
 
 def _shown(row: "Row") -> tuple[str, str, str]:
-
     return f"{row.width or '?'}x{row.height or '?'}", str(row.bytes or "?"), row.name
 
 

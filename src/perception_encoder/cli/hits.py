@@ -65,13 +65,11 @@ def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
 
 
 def _write_paths(found: "Sequence[Found]", *, end: str) -> None:
-
     for one in found:
         write_line(one.hit.name, end=end)
 
 
 def _write_json(answer: Answer) -> None:
-
     for found in answer.found:
         hit = found.hit
         write_json(
@@ -91,7 +89,6 @@ def _write_json(answer: Answer) -> None:
 
 
 def _write_table(answer: Answer) -> None:
-
     if answer.written is not None:
         write_line(f"\n{answer.written}")
     has_labels = answer.found[0].label is not None
