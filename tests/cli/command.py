@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+
+PE = (sys.executable, "-m", "perception_encoder.cli")
 
 
 def pe(
@@ -19,7 +21,7 @@ def pe(
 ) -> subprocess.CompletedProcess[str]:
     """Run `pe` in a folder and wait for its end."""
     return subprocess.run(
-        [sys.executable, "-m", "perception_encoder.cli", *arguments],
+        [*PE, *arguments],
         cwd=folder,
         input=given,
         text=True,
@@ -39,11 +41,15 @@ def pe_ending(
 
 
 def started(
-    *arguments: str, folder: Path, stdin: int | None = None, **environment: str
+    *arguments: str,
+    folder: Path,
+    stdin: int | None = None,
+    command: Sequence[str] = PE,
+    **environment: str,
 ) -> subprocess.Popen[str]:
-    """Start `pe` in a folder; `stdin` as for `Popen`."""
+    """Start `pe` in a folder, or another command; `stdin` as for `Popen`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "perception_encoder.cli", *arguments],
+        [*command, *arguments],
         cwd=folder,
         text=True,
         stdin=stdin,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from command import lines, output, pe, started, surroundings
+from command import PE, lines, output, pe, started, surroundings
 from small_models import drawing, save_drawings
 
 from perception_encoder.index import Index, writing
@@ -123,14 +123,7 @@ main()
 def test_ctrl_c_ends_soon_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
     slow_pictures(tmp_path / "in", 150)
     arguments = ("index", "in", "--db", "t.lance", "--batch-size", "4", "--json")
-    process = subprocess.Popen(
-        [sys.executable, "-c", _COMMITS_OFTEN, *arguments],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=surroundings(tmp_path),
-    )
+    process = started(*arguments, folder=tmp_path, command=(sys.executable, "-c", _COMMITS_OFTEN))
     assert process.stdout is not None
     first = process.stdout.readline()  # something has been committed
     assert json.loads(first)["status"] == "embedded"
@@ -165,14 +158,7 @@ def test_sigterm_ends_it_as_ctrl_c_does(
     (tmp_path / "in").mkdir()
     save_drawings(tmp_path / "in", 1)
     arguments = ("index", "in", "--db", "t.lance", "--json", "--watch")
-    process = subprocess.Popen(
-        [*before, sys.executable, "-m", "perception_encoder.cli", *arguments],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=surroundings(tmp_path),
-    )
+    process = started(*arguments, folder=tmp_path, command=(*before, *PE))
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["status"] == "embedded"
     ended = process.pid
