@@ -54,8 +54,8 @@ class AutoModel:
                 "cuda:0,1" and "cuda:all" put the model on several, which share the batches.
             backend: the engine; "auto" takes the fastest one installed.
             precision: "fp32", "bf16", "fp16"; "auto" is bf16 where the hardware multiplies it.
-            compile: run torch's towers through `torch.compile`: opening takes minutes, computing on
-                a GPU less time. OpenVINO and ONNX run compiled graphs without it.
+            compile: run torch's towers through `torch.compile`, which takes a minute or more at
+                opening; meant for long runs on a GPU. OpenVINO and ONNX run compiled graphs anyhow.
             preprocess: "standard" shows the model what a viewer shows; "reference" does what the
                 original code does, bit for bit; "fast" is "standard" with less work for large
                 pictures (docs/concepts/preprocessing.md). None takes what the model was saved

@@ -32,7 +32,7 @@ CompileOption = Annotated[
     typer.Option(
         "--compile",
         envvar="PE_COMPILE",
-        help="Compile torch's towers: minutes at the start, faster on a GPU.",
+        help="Compile torch's towers: a minute or more at the start; meant for long runs on a GPU.",
     ),
 ]
 PreprocessOption = Annotated[
