@@ -148,15 +148,13 @@ class Run:
         for event in feed.events(patience_seconds=_PATIENCE_SECONDS):
             if isinstance(event, list):
                 committer.add_outcomes(event)
-            elif event is not None:
+                yield _Task([], {})  # a commit may be due
+                continue
+            if event is not None:
                 batch.append(event)
-                if len(batch) < self._options.batch_size:
-                    continue
             if event is None or len(batch) == self._options.batch_size:
                 yield _Task(batch, committer.waiting())
                 batch = []
-            else:  # outcomes may be due
-                yield _Task([], {})
         yield _Task(batch, committer.waiting())
 
     def _missing(
