@@ -21,7 +21,7 @@ def server():
         yield running_server
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", KEYS, ids=["first", "second"])
 def test_each_key_is_accepted_in_either_header(server, key):
     for headers in ({"Authorization": f"Bearer {key}"}, {"X-API-Key": key}):
         assert server.client.get("/v1/models", headers=headers).status_code == 200
