@@ -1,5 +1,13 @@
-"""What can be made of vectors and hits beyond a list: for now, pictures of results."""
+"""What can be made of vectors and hits beyond a list: labels, and pictures of results."""
 
 from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+from perception_encoder.analysis.zero_shot import LabelScore, LabelScores, ZeroShotClassifier
 
-__all__ = ["SheetHit", "SheetRow", "contact_sheet"]
+__all__ = [
+    "LabelScore",
+    "LabelScores",
+    "SheetHit",
+    "SheetRow",
+    "ZeroShotClassifier",
+    "contact_sheet",
+]

@@ -3,10 +3,9 @@
 import uuid
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import ConfigDict, Field
 
-from perception_encoder.embedder.vectors import cosine
+from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
 from perception_encoder.integrations.workflows.block import Block, Manifest
 from perception_encoder.integrations.workflows.classification import classification
 from perception_encoder.integrations.workflows.engine_names import (
@@ -89,11 +88,10 @@ class ZeroShotBlock(Block):
             )
         self._tables.check_model(model)
         opened = self._models.get(model)
-        labels = self._models.text_vectors(opened, [template.replace("{}", c) for c in classes])
-        scores = cosine(picture_vectors(opened, list(images)), labels)  # (N, number of labels)
-        logits = opened.logit_scale * scores
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        prompts = Prompts.of(classes, [template])
+        vectors = self._models.text_vectors(opened, prompts.texts)
+        classifier = ZeroShotClassifier(prompts, vectors, opened.logit_scale)
+        found = classifier.classify(picture_vectors(opened, list(images)))
         return [
             {
                 "class": classes[int(row.argmax())],
@@ -101,5 +99,7 @@ class ZeroShotBlock(Block):
                 "similarities": similarities.tolist(),
                 "predictions": classification(image, classes, row, inference_id=str(uuid.uuid4())),
             }
-            for image, similarities, row in zip(images, scores, probabilities, strict=True)
+            for image, similarities, row in zip(
+                images, found.scores, found.probabilities, strict=True
+            )
         ]

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
 from perception_encoder.embedder.vectors import cosine
 from perception_encoder.server.core.engine import Engine
 from perception_encoder.server.dialects.native.inputs import PICTURE, Input, embed_inputs
 from perception_encoder.server.problems import ApiError, item_problem
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
-from perception_encoder.types import Embeddings
 
 
 class SimilarityBody(BaseModel):
@@ -69,10 +68,10 @@ def add_routes(router: APIRouter, services: Services) -> None:
         services.check_count(len(body.labels) * len(body.templates), "labels times templates")
         loaded = await services.load_images(body.images)
         async with services.engines.use(body.model) as engine:
-            labels = await _label_vectors(engine, body.labels, body.templates)
+            classifier = await _classifier(engine, body.labels, body.templates)
             embedded = await engine.embed_images(loaded)
-            scores = cosine(embedded.vectors, labels)
-            probabilities = _softmax(engine.logit_scale * scores)
+        found = classifier.classify(embedded.vectors)
+        orders = found.order.tolist()
         results: list[dict[str, Any]] = []
         for index in range(len(loaded)):
             if index in embedded.errors:
@@ -80,33 +79,28 @@ def add_routes(router: APIRouter, services: Services) -> None:
                 error = {"code": problem.code, "message": problem.message}
                 results.append({"index": index, "labels": [], "error": error})
                 continue
-            order = np.argsort(-scores[index], kind="stable")
             results.append(
                 {
                     "index": index,
                     "labels": [
                         {
                             "label": body.labels[n],
-                            "score": scores[index, n],
-                            "probability": probabilities[index, n],
+                            "score": found.scores[index, n],
+                            "probability": found.probabilities[index, n],
                         }
-                        for n in order
+                        for n in orders[index]
                     ],
                 }
             )
         return json_reply({"model": engine.name, "results": results})
 
 
-async def _label_vectors(engine: Engine, labels: list[str], templates: list[str]) -> Embeddings:
-    """Return (L, E): the mean over templates of each label's unit vectors."""
+async def _classifier(
+    engine: Engine, labels: list[str], templates: list[str]
+) -> ZeroShotClassifier:
+    """Embed the labels in the engine's batches."""
     if not all("{}" in template for template in templates):
         raise ApiError(400, "invalid_request", "templates: each needs {} where the label goes")
-    texts = [template.replace("{}", label) for label in labels for template in templates]
-    vectors = await engine.embed_texts(texts)
-    mean: Embeddings = vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
-    return mean
-
-
-def _softmax(logits: Embeddings) -> Embeddings:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+    prompts = Prompts.of(labels, templates)
+    vectors = await engine.embed_texts(prompts.texts)
+    return ZeroShotClassifier(prompts, vectors, engine.logit_scale)

@@ -1,0 +1,178 @@
+"""Zero-shot classification: labels in words as vectors, and how pictures compare with them.
+
+A label's vector is the mean of the unit vectors of its prompts (each of its names in each
+template), brought to unit length again, as `build_zero_shot_classifier` of open_clip makes it. What
+embeds prompts and pictures is the caller's, unless `ZeroShotClassifier.from_model` is used.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.embedder.vectors import cosine, unit
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+
+PLACE: Final = "{}"
+"""Where a name goes in a template."""
+
+DEFAULT_TEMPLATE: Final = "a photo of a {}"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The texts that stand for labels.
+
+    Attributes:
+        labels: L of them, as results call them.
+        texts: T prompts; those of a label follow one another.
+        starts: where the prompts of each label begin.
+    """
+
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
+        templates: Iterable[str] = (DEFAULT_TEMPLATE,),
+    ) -> Self:
+        """Put every name of every label into every template.
+
+        Args:
+            labels: names; or for each label the names that the model reads in its place.
+            templates: sentences with {} where a name goes.
+
+        Raises:
+            ValueError: no labels, a label without names, no templates, or one without {}.
+        """
+        named = labels if isinstance(labels, Mapping) else [(label, [label]) for label in labels]
+        pairs = list(named.items() if isinstance(named, Mapping) else named)
+        templates = tuple(templates)
+        if not pairs or not templates:
+            raise ValueError("needs at least one label and one template")
+        for template in templates:
+            if PLACE not in template:
+                raise ValueError(f"the template {template!r} needs {PLACE} where the label goes")
+        texts, starts = list[str](), list[int]()
+        for label, names in pairs:
+            if not names or isinstance(names, str):
+                raise ValueError(f"label {label!r}: expected a list of names, got {names!r}")
+            starts.append(len(texts))
+            texts += [template.replace(PLACE, name) for name in names for template in templates]
+        return cls(tuple(label for label, _ in pairs), tuple(texts), tuple(starts))
+
+
+class LabelScore(NamedTuple):
+    """How well a label fits a picture: the cosine, and the label's share of the softmax."""
+
+    label: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well each of L labels fits each of N pictures.
+
+    A probability says how a label stands against the other labels, not whether it fits: where none
+    fits, one of them is likely all the same.
+
+    Attributes:
+        labels: as the classifier has them.
+        scores: (N, L) float32, cosines in [-1, 1].
+        probabilities: (N, L) float32, rows that sum to 1.
+    """
+
+    labels: tuple[str, ...]
+    scores: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """(N, L): the labels' numbers, best first; those that fit equally well in their order."""
+        return np.argsort(-self.scores, axis=1, kind="stable")
+
+    def best(self, k: int = 1) -> list[list[LabelScore]]:
+        """Return for each picture the k labels that fit best, best first."""
+        return [
+            [
+                LabelScore(self.labels[n], float(scores[n]), float(probabilities[n]))
+                for n in order[:k]
+            ]
+            for order, scores, probabilities in zip(
+                self.order.tolist(), self.scores, self.probabilities, strict=True
+            )
+        ]
+
+
+class ZeroShotClassifier:
+    """Says which of some labels fit pictures best, without training.
+
+        classifier = ZeroShotClassifier.from_model(model, ["cat", "dog"], ["a photo of a {}"])
+        classifier.classify(model.embed_images(["rex.jpg"])).best()  # [[LabelScore('dog', …)]]
+
+    Args:
+        prompts: of the labels.
+        embeddings: (T, E) float, the prompts' vectors, of any length.
+        logit_scale: what a cosine is multiplied by before the softmax; the model knows it.
+
+    Attributes:
+        labels: L of them.
+        vectors: (L, E) float32 of unit length.
+    """
+
+    def __init__(self, prompts: Prompts, embeddings: Embeddings, logit_scale: float) -> None:
+        if len(embeddings) != len(prompts.texts):
+            raise ValueError(f"{len(prompts.texts)} prompts, but {len(embeddings)} vectors")
+        self.labels: Final = prompts.labels
+        ends = (*prompts.starts[1:], len(prompts.texts))
+        rows = unit(np.asarray(embeddings, np.float32))
+        means = [
+            rows[start:end].mean(axis=0) for start, end in zip(prompts.starts, ends, strict=True)
+        ]
+        self.vectors: Final = unit(np.stack(means))
+        self._logit_scale = logit_scale
+
+    @classmethod
+    def from_model(
+        cls,
+        model: "EmbeddingModel",
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
+        templates: Iterable[str] = (DEFAULT_TEMPLATE,),
+    ) -> Self:
+        """Embed the prompts of some labels.
+
+        Args:
+            model: whose vectors will be classified; it must read texts.
+            labels: as in `Prompts.of`: names, or `{"pet": ["cat", "dog"], …}`.
+            templates: sentences with {} where a name goes.
+
+        Raises:
+            ValueError: as `Prompts.of`.
+            TokenizerNotFoundError, UnsupportedOperationError: as `EmbeddingModel.embed_text`.
+        """
+        prompts = Prompts.of(labels, templates)
+        return cls(prompts, model.embed_text(prompts.texts), model.logit_scale)
+
+    def classify(self, vectors: Embeddings) -> LabelScores:
+        """Compare pictures with the labels.
+
+        Args:
+            vectors: (N, E) float, of pictures, of any length.
+
+        Raises:
+            ValueError: vectors of another E.
+        """
+        scores = cosine(vectors, self.vectors)  # (N, L)
+        logits = self._logit_scale * scores
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return LabelScores(self.labels, scores, shares)
