@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 PLACE: Final = "{}"
 """Where a name goes in a template."""
 
-DEFAULT_TEMPLATE: Final = "a photo of a {}"
+DEFAULT_TEMPLATE: Final = PLACE
+"""What is written is what the model reads. Sentences such as "a photo of a {}" help models of photos
+and hurt others; `pe eval` tells."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from perception_encoder.cli.search_options import SearchFlags
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.contact_sheet import SheetImage
-    from perception_encoder.index import Hit
+    from perception_encoder.index import Hit, Row
     from perception_encoder.pipeline.queries import Query
     from perception_encoder.pipeline.search import Found
 
@@ -43,7 +43,7 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
 
         hits = [found.hit for answer in answers for found in answer.found]
         preview(
-            [Shown(_image(hit), f"{hit.score:.3f} {_short_name(hit)}") for hit in hits],
+            [Shown(image_of(hit), f"{hit.score:.3f} {short_name(hit)}") for hit in hits],
             flags.preview,
         )
     if flags.open_hits:
@@ -105,7 +105,7 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
 
     rows = [
         SheetRow(
-            [SheetHit(_image(one.hit), one.hit.score, _short_name(one.hit)) for one in found],
+            [SheetHit(image_of(one.hit), one.hit.score, short_name(one.hit)) for one in found],
             text=query.text,
             image=query.picture,
         )
@@ -117,7 +117,7 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
     say(f"{path}: {'the query' if one else f'{len(answers)} queries'} and {num_hits} hits")
 
 
-def _image(hit: "Hit") -> "SheetImage":
+def image_of(hit: "Hit | Row") -> "SheetImage":
     """Return the path of a plain file, or what reads a picture that lies elsewhere."""
     from perception_encoder.pipeline.sources import read_picture
 
@@ -125,5 +125,6 @@ def _image(hit: "Hit") -> "SheetImage":
     return hit.uri if is_file else partial(read_picture, hit.uri, hit.member, hit.offset)
 
 
-def _short_name(hit: "Hit") -> str:
+def short_name(hit: "Hit | Row") -> str:
+    """Return the file's name without its folder and ending."""
     return Path(hit.member or hit.uri).stem

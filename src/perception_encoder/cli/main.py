@@ -13,6 +13,7 @@ import typer
 from perception_encoder import __version__
 from perception_encoder.cli import (
     bench,
+    classify,
     compare,
     demo,
     doctor,
@@ -48,6 +49,7 @@ for _command in (  # as `pe` lists them: first what most people come for
     searching.search,
     searching.similar,
     duplicates.duplicates,
+    classify.classify,
     serve.serve,
     indexing.errors,
     maintenance.optimize,

@@ -1,0 +1,79 @@
+"""Labels as people write them: `cat,dog,red car`, or a file of one a line or of JSON.
+
+    cat
+    pet: dog, hamster, a goldfish     # what the model reads in place of "pet"
+
+Knows nothing of models.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
+
+Labels: TypeAlias = dict[str, tuple[str, ...]]
+"""The names that the model reads, by the label that results have."""
+
+_COMMENT: Final = "#"
+
+
+def listed_labels(text: str) -> Labels:
+    """Read labels with commas between them.
+
+    Raises:
+        ValueError: there is none, or one comes twice.
+    """
+    return _collected((name, (name,)) for name in _names(text))
+
+
+def labels_in(text: str) -> Labels:
+    """Read a file of labels.
+
+    One a line, `label` or `label: name, name`; or a JSON object, `{"label": ["name", "name"]}`, or
+    a JSON list. Empty lines, and what follows a `#` at a line's start or after a space, are left
+    out.
+
+    Raises:
+        ValueError: there is none, one comes twice, one has no names, or the JSON is damaged.
+    """
+    if text.lstrip().startswith(("{", "[")):
+        return _collected(_of_json(text))
+    return _collected(_of_lines(text))
+
+
+def _of_lines(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for line in text.splitlines():
+        written = f" {line}".partition(f" {_COMMENT}")[0].strip()
+        if not written:
+            continue
+        label, colon, names = written.partition(":")
+        yield label.strip(), _names(names) if colon else (written,)
+
+
+def _of_json(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise ValueError(f"this is no JSON: {err}") from err
+    pairs = found.items() if isinstance(found, dict) else [(label, label) for label in found]
+    for label, names in pairs:
+        listed = [names] if isinstance(names, str) else names
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise ValueError(f"label {label!r}: expected a name or a list of names, got {names!r}")
+        yield str(label), tuple(listed)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _collected(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
+    labels: Labels = {}
+    for label, names in pairs:
+        if label in labels:
+            raise ValueError(f"the label {label!r} comes twice")
+        if not label or not names:
+            raise ValueError(f"the label {label!r} has no names")
+        labels[label] = names
+    if not labels:
+        raise ValueError("there are no labels")
+    return labels

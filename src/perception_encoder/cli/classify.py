@@ -1,0 +1,189 @@
+"""`pe classify`: which of some labels fits each picture best, without training."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perception_encoder.cli.classified import Results, Wanted
+from perception_encoder.cli.labels import (
+    LabelsFileOption,
+    LabelsOption,
+    TemplateOption,
+    checked_templates,
+    read_labels,
+)
+from perception_encoder.cli.options import (
+    DEFAULT_MODEL,
+    BackendOption,
+    BatchSizeOption,
+    CompileOption,
+    DeviceOption,
+    JsonOption,
+    PathsOption,
+    PrecisionOption,
+    PreprocessOption,
+    TableModelOption,
+    TableOption,
+    WhereOption,
+    open_model,
+    table_path,
+)
+from perception_encoder.cli.output import say
+
+if TYPE_CHECKING:
+    from perception_encoder.analysis.zero_shot import ZeroShotClassifier
+    from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.pipeline import Progress
+    from perception_encoder.pipeline.vectors import EmbeddedPictures
+
+_ABOUT_THE_DEFAULT = (
+    f"{DEFAULT_MODEL} knows drawings, not photos; for these: --model PE-Core-S16-384 "
+    "(`pe models` lists all)"
+)
+
+
+def classify(  # noqa: PLR0913  one parameter for each option
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Pictures, folders, globs, tars, tables, URLs; - reads names from stdin. "
+            "Without any, the pictures of --db."
+        ),
+    ] = None,
+    labels: LabelsOption = None,
+    labels_file: LabelsFileOption = None,
+    template: TemplateOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="So many labels of each picture.")] = 1,
+    min_probability: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Leave pictures without a label below this."),
+    ] = 0.0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Show only pictures with this label.")
+    ] = None,
+    db: TableOption = None,
+    where: WhereOption = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="A table's column of pictures, paths or URLs.")
+    ] = None,
+    as_json: JsonOption = False,
+    paths: PathsOption = False,
+    null: Annotated[
+        bool, typer.Option("-0", help="NUL in place of newlines: on stdin, and with --paths.")
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw the likeliest pictures of each label as one picture.")
+    ] = None,
+    model: TableModelOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    compiled: CompileOption = False,
+    preprocess: PreprocessOption = None,
+    batch_size: BatchSizeOption = 32,
+) -> None:
+    """Say which of some labels fits each picture best, without training.
+
+    Without sources the vectors of a table are classified, and no picture is read. A probability
+    says how a label stands against the others, not whether any of them fits. The exit code is 1
+    where a picture could not be read.
+
+    Examples:
+        pe classify ~/Pictures --labels "cat,dog,red car"
+        pe classify --db pictures.lance --labels cat,dog --where "width > 800" --sheet labels.png
+        pe classify . --labels-file pets.txt --only cat --paths -0 | xargs -0 cp -t cats
+    """
+    source = context.get_parameter_source("db")
+    is_named = source is not None and source.name == "COMMANDLINE"  # not by PE_DB
+    if sources and (is_named or where):
+        raise typer.BadParameter("--db and --where are for a table's pictures: name no others")
+    if not sources and (exclude or column or (null and not paths)):
+        raise typer.BadParameter("--exclude, --column and -0 go with pictures that are named")
+    named = read_labels(labels, labels_file)
+    if named is None:
+        raise typer.BadParameter("say what there is to choose from: --labels cat,dog")
+    templates = checked_templates(template)
+    for label in only or ():
+        if label not in named:
+            raise typer.BadParameter(f"--only {label}: it is not among the labels")
+    from perception_encoder.analysis.zero_shot import ZeroShotClassifier
+    from perception_encoder.pipeline import Progress, SourceOptions, open_sources
+    from perception_encoder.pipeline.vectors import embed_items, items_of
+
+    progress = Progress()
+    blocks: Iterator[EmbeddedPictures]
+    if sources:
+        options = SourceOptions(exclude=tuple(exclude or ()), null_separated=null, column=column)
+        opened = open_sources(sources, options)  # before the model: a wrong name shows at once
+        if model is None:
+            say(_ABOUT_THE_DEFAULT)
+        loaded = open_model(
+            model or DEFAULT_MODEL,
+            device=device,
+            backend=backend,
+            precision=precision,
+            compiled=compiled,
+            preprocess=preprocess,
+        )
+        blocks = embed_items(loaded, items_of(opened), batch_size=batch_size, progress=progress)
+    else:
+        loaded, blocks = _opened_table(table_path(db), model, device, where)
+    classifier = ZeroShotClassifier.from_model(loaded, named, templates)
+    wanted = Wanted(
+        k=k,
+        min_probability=min_probability,
+        only=frozenset(only or ()),
+        as_json=as_json,
+        paths=paths,
+        end="\0" if null else "\n",
+        sheet=sheet,
+    )
+    results = Results(classifier.labels, wanted)
+    _classify(blocks, classifier, results, progress)
+    if results.num_failed:
+        raise typer.Exit(1)
+
+
+def _opened_table(
+    path: str, model: str | None, device: str, where: str | None
+) -> "tuple[EmbeddingModel, Iterator[EmbeddedPictures]]":
+    """Open a table's model for its texts, and read the table's vectors a block at a time."""
+    from perception_encoder.index import Index
+    from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
+    from perception_encoder.pipeline.query_model import open_query_model
+    from perception_encoder.pipeline.vectors import EmbeddedPictures
+
+    index = Index.open(path)
+    columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
+    blocks = (
+        EmbeddedPictures(list(rows_of(batch)), vectors_of(batch))
+        for batch in index.scan([*columns, VECTOR], where=where)
+    )
+    return open_query_model(index, model, device=device), blocks
+
+
+def _classify(
+    blocks: "Iterator[EmbeddedPictures]",
+    classifier: "ZeroShotClassifier",
+    results: Results,
+    progress: "Progress",
+) -> None:
+    from perception_encoder.cli.progress import ProgressDisplay
+
+    # On a terminal the lines themselves tell how far it is; a bar would come between them.
+    is_seen = sys.stdout.isatty() or not progress.is_listing
+    with nullcontext() if is_seen else ProgressDisplay(progress) as display:
+        for block in blocks:
+            results.add(block.rows, classifier.classify(block.vectors))
+            results.add_failed(block.failed)
+            if display is not None:
+                display.update()
+    results.finish()
