@@ -14,6 +14,7 @@ from perception_encoder import __version__
 from perception_encoder.cli import (
     bench,
     classify,
+    cluster,
     compare,
     demo,
     doctor,
@@ -49,6 +50,7 @@ for _command in (  # as `pe` lists them: first what most people come for
     searching.search,
     searching.similar,
     duplicates.duplicates,
+    cluster.cluster,
     classify.classify,
     serve.serve,
     indexing.errors,

@@ -1,0 +1,132 @@
+"""`pe cluster`: groups of a table's pictures that look alike."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perception_encoder.cli.clustering import (
+    ClustersOption,
+    Named,
+    NamesOption,
+    cluster_columns,
+    file_name,
+    image_of,
+    named_clusters,
+    say_what_was_found,
+)
+from perception_encoder.cli.options import (
+    DeviceOption,
+    JsonOption,
+    TableModelOption,
+    TableOption,
+    WhereOption,
+    table_path,
+)
+from perception_encoder.cli.output import say, write_json, write_table
+
+if TYPE_CHECKING:
+    from perception_encoder.analysis.preference import Numbers
+    from perception_encoder.index import Row
+
+_SHEET_PICTURES = 10
+_SHEET_CLUSTERS = 100
+
+
+def cluster(  # noqa: PLR0913  one parameter for each option
+    db: TableOption = None,
+    k: ClustersOption = None,
+    names: NamesOption = None,
+    where: WhereOption = None,
+    as_json: JsonOption = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the clusters as one picture, a row of central pictures for each."),
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write every picture's cluster, name and score.")
+    ] = None,
+    model: TableModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Group a table's pictures by what they look like.
+
+    Every picture is in the cluster whose centre is nearest; tightness is the mean cosine with it.
+    The largest cluster comes first, and in it the most central picture; the last ones of a cluster
+    are those that fit it least. With --json a cluster is a line, with all of its pictures. The
+    same table gives the same clusters.
+
+    Examples:
+        pe cluster --sheet clusters.png
+        pe cluster -k 20 --names words.txt
+        pe cluster --json | jq -r 'select(.cluster == 3).pictures[].uri'
+        pe cluster --where "width > 800" --parquet clusters.parquet
+    """
+    from perception_encoder.index import Index
+
+    index = Index.open(table_path(db))
+    named = named_clusters(
+        index, num_clusters=k, names=names, where=where, model=model, device=device
+    )
+    if as_json:
+        _write_json(named)
+    elif named.found.clusters:
+        _write_table(named)
+    if sheet is not None and named.found.clusters:
+        _draw(sheet, named)
+    if parquet is not None:
+        from perception_encoder.analysis.labelled_rows import write_labelled
+
+        write_labelled(index, where, cluster_columns(named), parquet)
+        say(f"{parquet}: {len(named.found.pictures)} pictures")
+    say_what_was_found(named)
+
+
+def _write_json(named: Named) -> None:
+    for place, cluster in enumerate(named.found.clusters):
+        record: dict[str, Any] = {"cluster": place + 1}
+        if named.names:
+            name = named.names[place]
+            words = dict(zip(name.words, name.scores, strict=True))
+            record |= {"name": name.text, "words": words}
+        record |= {"size": cluster.size, "tightness": round(cluster.tightness, 4)}
+        write_json(record | {"pictures": _pictures(named, cluster.members)})
+
+
+def _pictures(named: Named, members: "Numbers") -> list[dict[str, Any]]:
+    facts = named.found.pictures.facts.select(["uri", "member"]).take(members)
+    scores = named.found.scores[members].tolist()
+    return [
+        {**fact, "score": round(score, 4)}
+        for fact, score in zip(facts.to_pylist(), scores, strict=True)
+    ]
+
+
+def _write_table(named: Named) -> None:
+    lines = []
+    for place, cluster in enumerate(named.found.clusters):
+        name = [named.title(place)] if named.names else []
+        (central,) = named.found.rows(cluster.members[:1])
+        numbers = [str(cluster.size), f"{cluster.tightness:.3f}"]
+        lines.append([str(place + 1), *name, *numbers, central.name])
+    title = ["name"] if named.names else []
+    write_table(["cluster", *title, "pictures", "tightness", "most central"], lines)
+
+
+def _draw(path: Path, named: Named) -> None:
+    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+
+    found = named.found
+
+    def drawn(row: "Row", score: float) -> SheetHit:
+        return SheetHit(image_of(row), score, file_name(row))
+
+    rows = []
+    for place, cluster in enumerate(found.clusters[:_SHEET_CLUSTERS]):
+        central = cluster.members[:_SHEET_PICTURES]
+        size = "1 picture" if cluster.size == 1 else f"{cluster.size} pictures"
+        hits = map(drawn, found.rows(central), found.scores[central].tolist())
+        rows.append(SheetRow(list(hits), text=f"{named.title(place)}: {size}"))
+    contact_sheet(rows, path)
+    is_all = len(found.clusters) <= _SHEET_CLUSTERS
+    say(f"{path}: {'the' if is_all else f'the {_SHEET_CLUSTERS} largest'} clusters")

@@ -1,0 +1,126 @@
+"""What `pe cluster` and `pe map` share: how clusters are asked for, found and named."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perception_encoder.cli.output import say
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from perception_encoder.analysis.cluster_names import ClusterName
+    from perception_encoder.analysis.clusters import Clusters
+    from perception_encoder.analysis.contact_sheet import SheetImage
+    from perception_encoder.index import Index, Row
+
+ClustersOption = Annotated[
+    int | None,
+    typer.Option(
+        "-k",
+        min=1,
+        help="So many clusters. [default: the fewest that are set apart about as well as the best]",
+        show_default=False,
+    ),
+]
+NamesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of words, one a line: each cluster is called by the one that sets it apart."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Named:
+    """Clusters, and a name for each; no names where no words were given."""
+
+    found: "Clusters"
+    names: "list[ClusterName]"
+
+    def title(self, place: int) -> str:
+        """What to call a cluster where it has to be called something."""
+        return self.names[place].text if self.names else f"cluster {place + 1}"
+
+
+def named_clusters(
+    index: "Index",
+    *,
+    num_clusters: int | None,
+    names: Path | None,
+    where: str | None,
+    model: str | None,
+    device: str,
+) -> Named:
+    """Find the clusters of a table, and name them if there are words."""
+    words = [] if names is None else _words(names)  # before the work: a wrong name shows at once
+    from perception_encoder.analysis.clusters import find_clusters
+
+    found = find_clusters(index, num_clusters=num_clusters, where=where)
+    if not words or not found.clusters:
+        return Named(found, [])
+    from perception_encoder.analysis.cluster_names import name_clusters
+    from perception_encoder.pipeline.query_model import open_query_model
+
+    with open_query_model(index, model, device=device) as opened:
+        vectors = opened.embed_text(words, show_progress=False)
+    return Named(found, name_clusters(found.centres, words, vectors))
+
+
+def cluster_columns(named: Named) -> "dict[str, pa.Array]":
+    """Return what was found of each row of the table, in its order, as Arrow columns."""
+    import pyarrow as pa
+
+    found = named.found
+    labels = found.labels[found.pictures.numbers]
+    titles = pa.array([named.title(place) for place in range(len(found.clusters))], pa.string())
+    return {
+        "cluster": pa.array(labels + 1, pa.int32()),
+        "cluster_name": titles.take(pa.array(labels)),
+        "cluster_score": pa.array(found.scores[found.pictures.numbers], pa.float32()),
+    }
+
+
+def say_what_was_found(named: Named) -> None:
+    """Say how many clusters there are and, where their number was chosen, how distinct they are."""
+    found = named.found
+    pictures, number = len(found.pictures), len(found.clusters)
+    if not number:
+        say("there are no pictures to group")
+        return
+    clusters = "1 cluster" if number == 1 else f"{number} clusters"
+    said = f"{clusters} of {'1 picture' if pictures == 1 else f'{pictures} pictures'}"
+    if found.silhouette is not None:
+        said += f"; {_distinct(found.silhouette)} (silhouette {found.silhouette:.2f})"
+        said += "; -k N makes as many as you want"
+    say(said)
+
+
+def image_of(row: "Row") -> "SheetImage":
+    """Return what reads a row's picture when it is drawn."""
+    from perception_encoder.pipeline.sources import read_picture
+
+    return partial(read_picture, row.uri, row.member, row.offset)
+
+
+def file_name(row: "Row") -> str:
+    """Return a picture's name without its folder and ending."""
+    return Path(row.member or row.uri).stem
+
+
+def _words(path: Path) -> list[str]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if not words:
+        raise typer.BadParameter(f"--names {path}: there are no words in it")
+    return words
+
+
+def _distinct(silhouette: float) -> str:
+    """Say a silhouette in words, by the bounds of Kaufman and Rousseeuw (1990)."""
+    if silhouette > 0.5:
+        return "well apart"
+    return "apart" if silhouette > 0.25 else "running into each other"
