@@ -7,7 +7,7 @@ Knows nothing of models.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 Labels: TypeAlias = dict[str, tuple[str, ...]]
@@ -77,3 +77,32 @@ def _collected(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
     if not labels:
         raise ValueError("there are no labels")
     return labels
+
+
+def labels_of_classes(
+    classes: Sequence[str], given: Labels | None = None
+) -> tuple[Labels, list[int]]:
+    """Find the label of each picture's class.
+
+    Args:
+        classes: of each picture; the names that data gives them, such as those of folders.
+        given: the labels. A class that is a number and no label is the number of one, from 0.
+            None makes a label of each class, which the model reads with spaces for `_`.
+
+    Returns:
+        The labels, and for each picture the number of its own.
+
+    Raises:
+        ValueError: a class has no label, or there are nothing but numbers.
+    """
+    if given is None:
+        found = sorted(set(classes))
+        if found and all(name.isdecimal() for name in found):
+            raise ValueError("the classes are numbers: give their names, in order, as labels")
+        given = _collected((name, (name.replace("_", " ").strip() or name,)) for name in found)
+    number_of = {label: number for number, label in enumerate(given)}
+    for name in set(classes) - set(number_of):
+        if not name.isdecimal() or int(name) >= len(given):
+            raise ValueError(f"the class {name!r} is not among the labels")
+        number_of[name] = int(name)
+    return given, [number_of[name] for name in classes]

@@ -22,8 +22,8 @@ PLACE: Final = "{}"
 """Where a name goes in a template."""
 
 DEFAULT_TEMPLATE: Final = PLACE
-"""What is written is what the model reads. Sentences such as "a photo of a {}" help models of photos
-and hurt others; `pe eval` tells."""
+"""What is written is what the model reads. Whether a sentence such as "a photo of a {}" helps
+depends on the model: `pe eval` tells."""
 
 
 @dataclass(frozen=True)

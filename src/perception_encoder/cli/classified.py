@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from perception_encoder.cli.output import say, write_json, write_line
+from perception_encoder.cli.output import pictures, say, write_json, write_line
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.zero_shot import LabelScore, LabelScores
@@ -97,7 +97,7 @@ class Results:
         unsure = self._counts[_NO_LABEL]
         rest = f"; {unsure:,} without a label" if unsure else ""
         rest += f"; {self.num_failed:,} failed" if self.num_failed else ""
-        say(f"{_pictures(self._counts.total())}: {', '.join(listed)}{rest}")
+        say(f"{pictures(self._counts.total())}: {', '.join(listed)}{rest}")
 
     def _write(self, row: "Row", best: "Sequence[LabelScore]", label: str) -> None:
         if self._wanted.paths:
@@ -155,7 +155,3 @@ def _record(row: "Row", best: "Sequence[LabelScore]", label: str) -> dict[str, A
             for one in best
         ],
     }
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"

@@ -20,6 +20,7 @@ from perception_encoder.cli import (
     doctor,
     duplicates,
     embed,
+    evaluating,
     export,
     indexing,
     maintenance,
@@ -69,6 +70,7 @@ for _command in (  # as `pe` lists them: first what most people come for
         short_help=summary(_command),
     )(examples_kept(_command))
 app.add_typer(tables.app, name="table", short_help=tables.app.info.help)
+app.add_typer(evaluating.app, name="eval", short_help=evaluating.app.info.help)
 
 
 def _version(value: bool) -> None:

@@ -39,6 +39,11 @@ def short(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def pictures(count: int) -> str:
+    """Say how many."""
+    return "1 picture" if count == 1 else f"{count:,} pictures"
+
+
 def _aligned(column: Sequence[str]) -> list[str]:
     """Make a column's cells, the first of which is its title, equally wide."""
     width = max(map(len, column))
