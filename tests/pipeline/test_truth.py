@@ -1,0 +1,76 @@
+"""Classes and captions that data gives its pictures."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from small_models import drawing
+
+from perception_encoder.errors import SourceError
+from perception_encoder.pipeline import SourceOptions, open_sources
+from perception_encoder.pipeline.sources import Item
+from perception_encoder.pipeline.truth import caption_columns, captions_of, classes_of, unlisted
+
+
+def items_at(*names: Path | str) -> list[Item]:
+    sources = open_sources([str(name) for name in names], SourceOptions())
+    return [item for source in sources for item in source.items()]
+
+
+def classes_by_name(items: list[Item], column: str | None = None) -> dict[str, str | None]:
+    classes = classes_of(items, column)
+    return {Path(item.member or item.uri).name: classes.get(item.id) for item in items}
+
+
+def draw(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing(1).save(path)
+    return path
+
+
+def test_a_class_is_the_folder_unless_it_holds_folders_of_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", "cat/b.png", "red_car/c.png", "red_car/more/d.png"):
+        draw(tmp_path / "set" / name)
+    (tmp_path / "set" / "empty").mkdir()
+    expected = {"a.png": None, "b.png": "cat", "c.png": None, "d.png": "more"}
+    assert classes_by_name(items_at(tmp_path / "set")) == expected
+    folders = items_at(tmp_path / "set" / "cat", tmp_path / "set" / "red_car" / "more")
+    assert classes_by_name(folders) == {"b.png": "cat", "d.png": "more"}
+
+
+def test_an_archive_says_its_classes_by_members_or_by_folders(tmp_path: Path) -> None:
+    data = draw(tmp_path / "x.png").read_bytes()
+    members = {
+        "0.png": data, "0.cls": b"3", "0.json": b'{"kind": "bird"}', "0.txt": b"a jay\n\n a bird ",
+        "1.png": data, "val/cat/2.png": data,
+    }  # fmt: skip
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    items = items_at(tmp_path / "set.tar")
+    assert classes_by_name(items) == {"0.png": "3", "1.png": None, "2.png": "cat"}
+    assert classes_by_name(items, "kind") == {"0.png": "bird", "1.png": None, "2.png": None}
+    assert captions_of(items[0], caption_columns(items, [])) == ["a jay", "a bird"]
+    assert captions_of(items[1], ["caption"]) == []
+
+
+def test_a_table_says_them_in_columns(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    table = tmp_path / "set.csv"
+    table.write_text("image,label,first,second\na.png,7,one,\na.png,,two,2\n", encoding="utf-8")
+    items = items_at(table)
+    assert [item.metadata["label"] for item in items] == [7, None]
+    assert [captions_of(item, ["first", "second"]) for item in items] == [["one"], ["two", "2"]]
+    with pytest.raises(SourceError, match=r"'caption'.*label, first, second"):
+        caption_columns(items, [])
+
+
+def test_what_could_not_be_listed_is_said(tmp_path: Path) -> None:
+    draw(tmp_path / "cat" / "a.png")
+    (tmp_path / "cut.tar").write_bytes(b"no archive" * 200)
+    items = items_at(tmp_path, tmp_path / "cut.tar")
+    (problem,) = unlisted(items)
+    assert "cut.tar: the archive is damaged" in str(problem)
