@@ -1,0 +1,146 @@
+"""`pe classify` on drawings of plain colours, of files and of a table."""
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from perception_encoder.cli.main import app
+
+GALLERY = files("perception_encoder") / "data" / "gallery"
+COLOURS = {
+    "red-heart": "red", "red-circle": "red", "blue-heart": "blue", "blue-square": "blue",
+    "green-circle": "green",
+}  # fmt: skip
+LABELS = "red,blue,green"
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawings, one of them in an archive, a file that is no picture, and the table of all."""
+    root = tmp_path_factory.mktemp("work")
+    pictures = root / "pictures"
+    pictures.mkdir()
+    for name in COLOURS:
+        shutil.copy(str(GALLERY / f"{name}.webp"), pictures)
+    with tarfile.open(root / "more.tar", "w") as tar:
+        tar.add(pictures / "green-circle.webp", "green-circle.webp")
+    (pictures / "green-circle.webp").unlink()
+    done = CliRunner().invoke(
+        app, ["index", str(pictures), str(root / "more.tar"), "--db", str(root / "t.lance")]
+    )
+    assert done.exit_code == 0, done.output
+    (pictures / "not.png").write_text("no picture")
+    return root
+
+
+@pytest.fixture
+def classify(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, given: bytes = b"", returns: int = 0) -> Result:
+        done = CliRunner().invoke(app, ["classify", *arguments], input=given)
+        assert done.exit_code == returns, done.output
+        return done
+
+    return run
+
+
+def by_name(done: Result) -> dict[str, str | None]:
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {Path(one["member"] or one["uri"]).stem: one["label"] for one in found}
+
+
+def test_pictures_get_their_colours_and_a_bad_file_stops_nobody(classify: Run) -> None:
+    done = classify("pictures", "more.tar", "--labels", LABELS, "--json", "-k2", returns=1)
+    *found, last = [json.loads(line) for line in done.stdout.splitlines() if '"label"' in line]
+    (bad,) = [json.loads(line) for line in done.stdout.splitlines() if '"error"' in line]
+    assert {
+        Path(one["member"] or one["uri"]).stem: one["label"] for one in [*found, last]
+    } == COLOURS
+    assert (Path(last["uri"]).name, last["member"]) == ("more.tar", "green-circle.webp")
+    assert [len(one["labels"]) for one in found] == [2] * 4
+    for one in found:
+        first, second = one["labels"]
+        assert one["label"] == first["label"]
+        assert first["score"] > second["score"]
+        assert 1 > first["probability"] > second["probability"] > 0
+    assert (Path(bad["uri"]).name, bad["error"]) == ("not.png", "ImageDecodeError")
+    assert bad["message"] in done.stderr
+    assert "5 pictures: 2 red, 2 blue, 1 green; 1 failed" in done.stderr
+
+
+def test_a_table_is_classified_without_its_pictures(classify: Run, folder: Path) -> None:
+    (folder / "pictures").rename(folder / "away")
+    try:
+        done = classify("--db", "t.lance", "--labels", LABELS, "--json")
+        assert by_name(done) == COLOURS
+        where = classify("--db", "t.lance", "-l", LABELS, "--where", "uri LIKE '%heart%'", "--json")
+        assert by_name(where) == {"red-heart": "red", "blue-heart": "blue"}
+    finally:
+        (folder / "away").rename(folder / "pictures")
+
+
+def test_names_on_stdin_become_a_table_for_people(classify: Run, folder: Path) -> None:
+    (folder / "labels.txt").write_text("warm: red, orange\ncold colours: blue # and the like\n")
+    given = b"pictures/red-heart.webp\0pictures/blue-square.webp\0"
+    done = classify("-0", "-", "--labels-file", "labels.txt", "-t", "{}", "-t", "a {}", given=given)
+    header, red, blue = done.stdout.splitlines()
+    assert header == "probability  label         picture"
+    assert red.split() == [red.split()[0], "warm", str(folder / "pictures" / "red-heart.webp")]
+    assert blue[13:25] == "cold colours"
+    assert "knows drawings, not photos" in done.stderr
+
+
+def test_paths_of_one_label_are_fit_for_xargs(classify: Run, folder: Path) -> None:
+    done = classify("--db", "t.lance", "-l", LABELS, "--only", "red", "--paths", "-0")
+    assert sorted(done.stdout.split("\0")) == [
+        "", *(str(folder / "pictures" / f"red-{one}.webp") for one in ("circle", "heart"))
+    ]  # fmt: skip
+    assert "5 pictures: 2 red, 2 blue, 1 green" in done.stderr
+
+
+def test_below_a_probability_there_is_no_label(classify: Run) -> None:
+    options = ("--db", "t.lance", "-l", "red,red", "--min-probability", "0.6")
+    assert "comes twice" in classify(*options, returns=2).stderr
+    same = ("--db", "t.lance", "--labels", "red, Red", "--min-probability", "0.6")
+    assert set(by_name(classify(*same, "--json")).values()) == {None}
+    done = classify(*same, "--sheet", "unsure.png")
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["0.500", "-"]] * 5
+    assert "5 pictures: 0 red, 0 Red; 5 without a label" in done.stderr
+
+
+def test_a_sheet_has_a_row_for_each_label_with_pictures(classify: Run, folder: Path) -> None:
+    done = classify("--db", "t.lance", "-l", f"{LABELS},yellow", "--sheet", "labels.png", "--json")
+    assert len(done.stdout.splitlines()) == 5
+    assert "labels.png: the likeliest pictures of 3 of 3 labels" in done.stderr
+    with Image.open(folder / "labels.png") as sheet:
+        assert sheet.height > 3 * 224
+        assert sheet.width > 3 * 224
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pictures"], "--labels cat,dog"),
+        (["pictures", "-l", "a", "--labels-file", "labels.txt"], "not both"),
+        (["pictures", "-l", "a,b", "--only", "c"], "--only c"),
+        (["pictures", "-l", "a", "-t", "a photo"], "needs {}"),
+        (["pictures", "-l", "a", "--db", "t.lance"], "name no others"),
+        (["pictures", "-l", "a", "--where", "width > 1"], "name no others"),
+        (["-l", "a", "--column", "image"], "go with pictures that are named"),
+        (["-l", "a", "-0"], "go with pictures that are named"),
+        (["-l", " , "], "no labels"),
+        (["-l", "a", "--labels-file", "nowhere.txt"], "not both"),
+    ],
+)
+def test_wrong_usage_is_told(classify: Run, arguments: list[str], message: str) -> None:
+    assert message in classify(*arguments, returns=2).stderr
