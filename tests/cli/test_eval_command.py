@@ -1,0 +1,131 @@
+"""`pe eval` on drawings of plain colours, of which a model knows everything or the wrong thing."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from perception_encoder.cli.main import app
+
+DATA = files("perception_encoder") / "data"
+COLOURS = {
+    "red": ["red-heart", "red-circle"],
+    "blue": ["blue-heart", "blue-square"],
+    "green": ["green-circle"],
+}
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each colour, one picture in none, and a table of captions."""
+    root = tmp_path_factory.mktemp("work")
+    for colour, names in COLOURS.items():
+        (root / "set" / colour).mkdir(parents=True)
+        for name in names:
+            shutil.copy(str(DATA / "gallery" / f"{name}.webp"), root / "set" / colour)
+    shutil.copy(root / "set" / "red" / "red-heart.webp", root / "set" / "stray.webp")
+    rows = [
+        "set/red/red-heart.webp,red heart,a red heart",
+        "set/blue/blue-square.webp,blue square,",
+        "set/blue/blue-square.webp,a square that is blue,",
+        "set/green/green-circle.webp,green circle,",
+        "set/stray.webp,Red  Heart,",
+        "set/red/red-circle.webp,,",
+    ]
+    (root / "captions.csv").write_text("\n".join(["image,caption,more", *rows]), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def evaluate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, returns: int = 0) -> Result:
+        done = CliRunner().invoke(app, ["eval", *arguments])
+        assert done.exit_code == returns, done.output
+        return done
+
+    return run
+
+
+def records(done: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_folder_for_each_class_is_classified_by_several_models(evaluate: Run) -> None:
+    folder = str(DATA / "pe-nano")
+    done = evaluate("classification", "set", "-m", "pe-nano", "-m", folder, "--json")
+    found = records(done)
+    assert [one["model"] for one in found] == ["pe-nano", folder]
+    for one in found:
+        assert (one["pictures"], one["labels"]) == (5, 3)
+        assert one["top1"]["value"] == one["mean_recall"]["value"] == 1
+        assert one["top1"]["low"] == pytest.approx(0.5655, abs=1e-3)  # Wilson's, 5 of 5
+        assert one["top5"] is None
+        assert one["confusions"] == []
+    assert found[0]["fingerprint"] == found[1]["fingerprint"]
+    assert "1 picture without a class left out" in done.stderr
+
+
+def test_people_see_what_is_taken_for_what(evaluate: Run, folder: Path) -> None:
+    names = {"red": "red", "green": ["green"], "blue": ["yellow"], "x": "blue"}
+    (folder / "wrong.json").write_text(json.dumps(names), encoding="utf-8")
+    lines = evaluate("classification", "set", "--labels-file", "wrong.json").stdout.splitlines()
+    columns = ["model", "pictures", "labels", "top-1 %", "top-5 %", "mean recall %"]
+    assert [lines[0].find(one) >= 0 for one in columns] == [True] * 6
+    assert lines[1].split()[:3] == ["pe-nano", "5", "4"]
+    text = "\n".join(lines)
+    worst = text.partition("pe-nano: worst classes\n")[2].splitlines()
+    assert worst[1].split() == ["blue", "2", "0.0"]
+    confused = text.partition("most often taken for another\n")[2].splitlines()
+    assert ["blue", "x", "2"] in [line.split() for line in confused]
+
+
+def test_a_column_of_numbers_and_a_list_of_names(evaluate: Run, folder: Path) -> None:
+    rows = ["set/red/red-heart.webp,1", "set/blue/blue-heart.webp,0", "set/gone.webp,0"]
+    (folder / "numbers.csv").write_text("\n".join(["image,kind", *rows]), encoding="utf-8")
+    (folder / "names.txt").write_text("blue\nred\n", encoding="utf-8")
+    options = ("--label-column", "kind", "--labels-file", "names.txt", "-t", "a {}", "--json")
+    done = evaluate("classification", "numbers.csv", *options, returns=1)
+    (found,) = records(done)
+    assert (found["pictures"], found["top1"]["value"]) == (2, 1)
+    assert found["templates"] == ["a {}"]
+    assert "gone.webp" in done.stderr
+    assert "1 picture could not be read" in done.stderr
+    refused = evaluate("classification", "numbers.csv", "--label-column", "kind", returns=2)
+    assert "are numbers" in refused.stderr
+
+
+def test_captions_find_pictures_and_pictures_captions(evaluate: Run) -> None:
+    done = evaluate(
+        "retrieval", "captions.csv", "--caption-column", "caption", "--caption-column", "more",
+        "--json",
+    )  # fmt: skip
+    (found,) = records(done)
+    # The stray picture is the same file as the red heart, and its caption the same words.
+    assert (found["pictures"], found["captions"]) == (3, 5)
+    for k in (1, 5, 10):
+        assert found[f"text_to_picture_recall@{k}"]["value"] == 1
+        assert found[f"picture_to_text_recall@{k}"]["value"] == 1
+    assert "1 picture without a caption left out" in done.stderr
+    table = evaluate("retrieval", "captions.csv")
+    assert "caption to picture  100.0 (" in table.stdout
+    assert "3 pictures, 4 captions" in table.stderr
+
+
+def test_nothing_to_measure_with_is_an_error(evaluate: Run, folder: Path) -> None:
+    for arguments, message in (
+        (["retrieval", "set"], "no picture has a column 'caption'"),
+        (["classification", "set/stray.webp", "--label-column", "kind"], "with a class"),
+    ):
+        assert message in str(evaluate(*arguments, returns=1).exception)
+    (folder / "bad.csv").write_text("image,label\nnowhere.webp,red\n", encoding="utf-8")
+    failed = evaluate("classification", "bad.csv", returns=1)
+    assert "none of the pictures could be read" in str(failed.exception)
