@@ -30,7 +30,7 @@ WITHOUT_TORCH := .without-torch
 test-without-torch: install
 	$(PYTHON) -m venv $(WITHOUT_TORCH)
 	$(WITHOUT_TORCH)/bin/python -m pip install --quiet --constraint constraints.txt \
-	  --editable ".[onnx,server,heic,plot]" pytest pytest-timeout hypothesis
+	  --editable ".[onnx,server,heic,plot,map]" pytest pytest-timeout hypothesis
 	$(WITHOUT_TORCH)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
 	$(BIN)/pe export pe-nano build/nano-onnx
 	PE_TEST_EXPORT=build/nano-onnx $(WITHOUT_TORCH)/bin/python -m pytest tests/test_exported_model.py \
