@@ -35,7 +35,6 @@ class Spec:
     sizes: Sequence[int] = (1,)
     kind: str = ""
     """What is compared: "ours", "default" and "best" of the peer that bars are set by, or ""."""
-    num_threads: int = NUM_THREADS
 
 
 class Engine:
@@ -54,7 +53,7 @@ class Engine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if not os.environ.get("PE_BENCH_VERBOSE") else None,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(spec.num_threads), "HF_HUB_OFFLINE": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS), "HF_HUB_OFFLINE": "1"},
         )
 
     def wait(self) -> None:

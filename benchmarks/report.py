@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,37 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_report(
-    name: str, question: str, packages: Sequence[str], figures: Mapping[str, Any], note: str = ""
+    name: str,
+    question: str,
+    packages: Sequence[str],
+    figures: Mapping[str, Any],
+    note: str = "",
+    *,
+    folder: Path = RESULTS,
 ) -> Path:
-    """Write `results/NAME.json`: the question, the machine, versions, commit and figures."""
+    """Write `NAME.json` into a folder: the question, the machine, versions, commit and figures."""
     report = {
         "question": question,
         "date": datetime.now(tz=UTC).date().isoformat(),
         "machine": machine(),
-        "versions": {package: importlib.metadata.version(package) for package in packages}
-        | {"python": platform.python_version()},
+        "versions": versions(packages) | {"python": platform.python_version()},
         "commit": commit(),
         **({"note": note} if note else {}),
         **figures,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def machine() -> str:
@@ -46,10 +61,18 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Return the commit that was measured, marked where the working tree differs from it."""
+    """Return the commit that was measured, marked where the working tree differs from it.
+
+    A copy of the tree without its history has none: "unknown".
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(RESULTS.parent.parent), *arguments]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
-    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "src") else "")
+    try:
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "src") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

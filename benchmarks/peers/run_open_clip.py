@@ -1,7 +1,4 @@
-"""open_clip, as its README uses it: eager, fp32 unless told otherwise, Pillow in a DataLoader.
-
-On a GPU its prepared pictures lie there before the time is taken, and vectors come back.
-"""
+"""open_clip, as its README uses it: eager, fp32 unless told otherwise, Pillow in a DataLoader."""
 
 import json
 from pathlib import Path
@@ -39,27 +36,22 @@ class OpenClip:
         compiled=False,
         pixels="",
         captions="",
-        device="cpu",
-        autocast=False,
     ):
         torch.manual_seed(0)
         self.name = model
         self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-            model, pretrained=weights or None, precision=precision, device=device
+            model, pretrained=weights or None, precision=precision
         )
         self.model.eval()
         self.tokenizer = open_clip.get_tokenizer(model)
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         if pixels:
             levels = torch.from_numpy(np.load(pixels)).permute(0, 3, 1, 2).contiguous()
-            self.pixels = ((levels.float() / 255 - 0.5) / 0.5).to(device, self.dtype)
+            self.pixels = ((levels.float() / 255 - 0.5) / 0.5).to(self.dtype)
         if captions:
             self.captions = Path(captions).read_text(encoding="utf-8").splitlines()
             self.tokens = self.tokenizer(self.captions)
         self.encode_image = self.model.encode_image
-        self.device = device
-        kind = torch.device(device).type
-        self.autocast = torch.autocast(kind, torch.bfloat16, enabled=autocast)
         if compiled:
             self.encode_image = torch.compile(self.model.encode_image)
 
@@ -76,14 +68,12 @@ class OpenClip:
     @torch.inference_mode()
     def pictures(self, count):
         """Prepared pictures to vectors."""
-        with self.autocast:
-            self.encode_image(self.pixels[:count]).cpu()
+        self.encode_image(self.pixels[:count])
 
     @torch.inference_mode()
     def texts(self, count):
         """Captions to vectors."""
-        with self.autocast:
-            self.model.encode_text(self.tokenizer(self.captions[:count]).to(self.device)).cpu()
+        self.model.encode_text(self.tokenizer(self.captions[:count]))
 
     @torch.inference_mode()
     def padded_texts(self, count):

@@ -7,7 +7,7 @@ import numpy as np
 from serving import serve
 
 from perception_encoder import AutoModel
-from perception_encoder.backends.device_figures import matrix_rate, peak_device_bytes
+from perception_encoder.backends.device_figures import matrix_rate
 
 _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 
@@ -15,12 +15,12 @@ _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 class PerceptionEncoder:
     """One model with one engine; `model` is a folder, or a name whose weights are made up."""
 
-    def __init__(self, model, pixels="", captions="", device="cpu", **options):
+    def __init__(self, model, pixels="", captions="", **options):
         is_folder = Path(model).exists()
         self.model = AutoModel.from_pretrained(
-            model, random_weights=not is_folder, device=device, **options
+            model, random_weights=not is_folder, device="cpu", **options
         )
-        self.backend, self.device = self.model.backend, device
+        self.backend = self.model.backend
         if pixels:
             self.pixels = np.load(pixels)
         if captions:
@@ -58,11 +58,7 @@ class PerceptionEncoder:
 
     def matrix_rate(self, precision):
         """Operations a second of torch's own matrix product."""
-        return matrix_rate(precision, device=self.device, rounds=3)
-
-    def peak_bytes(self):
-        """The most memory that torch has held on the GPU."""
-        return peak_device_bytes(self.device)
+        return matrix_rate(precision, device="cpu", rounds=3)
 
 
 if __name__ == "__main__":

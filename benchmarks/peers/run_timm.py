@@ -1,7 +1,4 @@
-"""timm's vision tower; it reads the same weights as open_clip, which is made of it.
-
-On a GPU its prepared pictures lie there before the time is taken, and vectors come back.
-"""
+"""timm's vision tower; it reads the same weights as open_clip, which is made of it."""
 
 import numpy as np
 import timm
@@ -15,16 +12,16 @@ _PREFIX = "visual.trunk."
 class Timm:
     """One tower in one precision."""
 
-    def __init__(self, model, pixels, weights="", precision="fp32", compiled=False, device="cpu"):
+    def __init__(self, model, pixels, weights="", precision="fp32", compiled=False):
         tower = timm.create_model(model, pretrained=False)
         if weights:
             load(tower, weights)
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-        self.tower = tower.eval().to(device, dtype)
+        self.tower = tower.eval().to(dtype)
         if compiled:
             self.tower = torch.compile(self.tower)
         levels = torch.from_numpy(np.load(pixels)).permute(0, 3, 1, 2).contiguous()
-        self.pixels = ((levels.float() / 255 - 0.5) / 0.5).to(device, dtype)
+        self.pixels = ((levels.float() / 255 - 0.5) / 0.5).to(dtype)
 
     def versions(self):
         """Packages that decide the speed."""
@@ -33,7 +30,7 @@ class Timm:
     @torch.inference_mode()
     def pictures(self, count):
         """Prepared pictures to pooled vectors."""
-        self.tower(self.pixels[:count]).cpu()
+        self.tower(self.pixels[:count])
 
 
 def load(tower, weights):

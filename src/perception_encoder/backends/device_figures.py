@@ -36,7 +36,11 @@ def matrix_rate(
     if place.type == "cpu" and precision == "fp16" and not _multiplies_fp16():
         return None  # torch would emulate it, a thousand times slower
     size = size or (2048 if place.type == "cpu" else 8192)
-    factor = torch.randint(-8, 8, (size, size)).to(place, _DTYPES[precision])
+    # Of all lengths: a GPU multiplies numbers of few bits faster, as it then draws less power.
+    values = (
+        torch.randint(-127, 128, (size, size)) if precision == "int8" else torch.randn(size, size)
+    )
+    factor = values.to(place, _DTYPES[precision])
     multiply = torch._int_mm if precision == "int8" else torch.mm
     with torch.inference_mode():
         try:

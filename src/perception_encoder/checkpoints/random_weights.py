@@ -17,12 +17,19 @@ from perception_encoder.registry import ModelConfig
 _NUM_DRAWN = 4_194_301
 
 
-def random_model(config: ModelConfig, seed: int = 0) -> DualEncoder:
-    """Build a float32 model with random weights: eval mode, no gradients; the same for one seed."""
+def random_model(
+    config: ModelConfig, seed: int = 0, *, device: torch.device | str = "cpu"
+) -> DualEncoder:
+    """Build a float32 model with random weights: eval mode, no gradients.
+
+    They are the same for one seed and kind of device; on a GPU they never lie in this machine's
+    memory.
+    """
     model = empty_model(config)
     parameters = dict(model.named_parameters())
     count = min(_NUM_DRAWN, sum(parameter.numel() for parameter in parameters.values()))
-    block = torch.randn(count, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator(device).manual_seed(seed)
+    block = torch.randn(count, generator=generator, device=device)
     state: dict[str, Tensor] = {}
     drawn = 0
     for name, parameter in parameters.items():
@@ -35,7 +42,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> DualEncoder:
 
 def _cut(block: Tensor, start: int, count: int, spread: float) -> Tensor:
     """(count,) values from position `start` of the block repeated for ever, times `spread`."""
-    values = torch.empty(count)
+    values = torch.empty(count, device=block.device)
     done = 0
     while done < count:
         at = (start + done) % len(block)
