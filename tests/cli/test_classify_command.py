@@ -116,6 +116,8 @@ def test_below_a_probability_there_is_no_label(classify: Run) -> None:
     done = classify(*same, "--sheet", "unsure.png")
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["0.500", "-"]] * 5
     assert "5 pictures: 0 red, 0 Red; 5 without a label" in done.stderr
+    assert classify(*same, "--paths").stdout == ""
+    assert len(classify(*same, "--paths", "--only", "-").stdout.splitlines()) == 5
 
 
 def test_a_sheet_has_a_row_for_each_label_with_pictures(classify: Run, folder: Path) -> None:
@@ -125,6 +127,27 @@ def test_a_sheet_has_a_row_for_each_label_with_pictures(classify: Run, folder: P
     with Image.open(folder / "labels.png") as sheet:
         assert sheet.height > 3 * 224
         assert sheet.width > 3 * 224
+
+
+def test_pictures_are_moved_into_folders_when_that_is_wanted_for_sure(
+    classify: Run, folder: Path
+) -> None:
+    shutil.copytree(folder / "pictures", folder / "inbox")
+    options = ("inbox", "more.tar", "-l", LABELS, "--only", "red", "--only", "green")
+    refused = classify(*options, "--move-to", "inbox", returns=2)
+    assert "--dry-run" in refused.stderr
+    dry = classify(*options, "--move-to", "inbox", "--dry-run", returns=1)
+    assert "2 pictures would move into inbox" in dry.stderr
+    done = classify(*options, "--move-to", "inbox", "--yes", returns=1)
+    assert done.stdout == dry.stdout
+    assert sorted(done.stdout.splitlines()) == [
+        f"{folder}/inbox/red-{one}.webp -> {folder}/inbox/red/red-{one}.webp"
+        for one in ("circle", "heart")
+    ]
+    assert "more.tar/green-circle.webp: stays: it is in an archive" in done.stderr
+    assert sorted(path.name for path in (folder / "inbox").iterdir()) == [
+        "blue-heart.webp", "blue-square.webp", "moved.jsonl", "not.png", "red",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,16 @@ Nothing is deleted here, and nothing is overwritten. Pictures inside archives an
 Knows nothing of tables: rows of what was moved are there until the table is brought up to date.
 """
 
-import errno
-import json
 import os
 import shlex
-import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
+from perception_encoder.analysis.moving import MANIFEST, can_be_moved, free_name, move_file
 from perception_encoder.index import Row
-
-MANIFEST: Final = "moved.jsonl"
 
 _HEAD: Final = """\
 #!/bin/sh
@@ -34,11 +30,6 @@ class Move:
     target: str
     kept: Row
     problem: str = ""
-
-
-def can_be_removed(row: Row) -> bool:
-    """Whether the picture is a file of its own on this machine."""
-    return row.member is None and "://" not in row.uri
 
 
 def removal_script(groups: Sequence[DuplicateGroup]) -> str:
@@ -70,7 +61,8 @@ def move_redundant(
         OSError: the folder or its manifest cannot be written.
     """
     folder = os.path.abspath(folder)
-    taken: set[str] = {os.path.join(folder, MANIFEST)}
+    manifest = os.path.join(folder, MANIFEST)
+    taken = {manifest}
     if not dry_run:
         os.makedirs(folder, exist_ok=True)
     for group in groups:
@@ -79,17 +71,21 @@ def move_redundant(
             if problem:
                 yield Move(other.row.uri, "", group.kept, problem)
                 continue
-            target = _free_name(folder, os.path.basename(other.row.uri), taken)
-            taken.add(target)
+            target = free_name(folder, os.path.basename(other.row.uri), taken)
             if not dry_run:
-                problem = _move(group.kept, other, target)
+                why = {
+                    "kept": {"uri": group.kept.uri, "member": group.kept.member},
+                    "tier": other.tier,
+                    "score": other.score,
+                }
+                problem = move_file(other.row.uri, target, manifest, why)
             yield Move(other.row.uri, "" if problem else target, group.kept, problem)
 
 
 def _removal(kept: Row, other: Duplicate) -> str:
     why = f"{other.tier}, {other.score:.4f}"
     name = _in_comment(other.row.name)
-    if not can_be_removed(other.row):
+    if not can_be_moved(other.row):
         return f"# in an archive or at a URL, stays: {name} ({why})\n"
     if any(map(_is_control, kept.uri + other.row.uri)):  # a line break would end the line
         return f"# control characters in a name, remove by hand: {name} ({why})\n"
@@ -108,59 +104,10 @@ def _is_control(sign: str) -> bool:
 
 def _obstacle(kept: Row, row: Row, folder: str) -> str:
     """Say why a picture stays where it is."""
-    if not can_be_removed(row):
+    if not can_be_moved(row):
         return "is in an archive or at a URL"
     if "://" not in kept.uri and not os.path.exists(kept.uri):
         return f"is needed: {kept.uri} has gone"
     if os.path.realpath(os.path.dirname(row.uri)) == os.path.realpath(folder):
         return "is in that folder already"
     return ""
-
-
-def _free_name(folder: str, name: str, taken: set[str]) -> str:
-    stem, suffix = os.path.splitext(name)
-    target, number = os.path.join(folder, name), 1
-    while target in taken or os.path.lexists(target):
-        number += 1
-        target = os.path.join(folder, f"{stem} ({number}){suffix}")
-    return target
-
-
-def _move(kept: Row, other: Duplicate, target: str) -> str:
-    """Move one file; return what prevented it."""
-    record = {
-        "from": other.row.uri,
-        "to": target,
-        "kept": {"uri": kept.uri, "member": kept.member},
-        "tier": other.tier,
-        "score": other.score,
-    }
-    manifest = os.path.join(os.path.dirname(target), MANIFEST)
-    with open(manifest, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        # Somebody may have taken the name just now: this fails then, and nothing is overwritten.
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except OSError as err:
-        return f"cannot be moved: {err}"
-    try:
-        _replace(other.row.uri, target)
-    except OSError as err:
-        os.unlink(target)
-        return f"cannot be moved: {err}"
-    return ""
-
-
-def _replace(source: str, target: str) -> None:
-    """Put a file in the place of our empty one, also on another disk."""
-    try:
-        os.replace(source, target)
-    except OSError as err:
-        if err.errno != errno.EXDEV:
-            raise
-        shutil.copy2(source, target)
-        with open(target, "rb") as copy:
-            os.fsync(copy.fileno())
-        os.unlink(source)

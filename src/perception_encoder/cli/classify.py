@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli.classified import Results, Wanted
+from perception_encoder.cli.classified import NO_LABEL, Results, Wanted
 from perception_encoder.cli.labels import (
     LabelsFileOption,
     LabelsOption,
@@ -29,6 +29,7 @@ from perception_encoder.cli.options import (
     TableModelOption,
     TableOption,
     WhereOption,
+    check_moving,
     open_model,
     table_path,
 )
@@ -64,7 +65,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
         typer.Option(min=0, max=1, help="Leave pictures without a label below this."),
     ] = 0.0,
     only: Annotated[
-        list[str] | None, typer.Option(help="Show only pictures with this label.")
+        list[str] | None,
+        typer.Option(help="Show only pictures with this label; - for those without."),
     ] = None,
     db: TableOption = None,
     where: WhereOption = None,
@@ -82,6 +84,14 @@ def classify(  # noqa: PLR0913  one parameter for each option
     sheet: Annotated[
         Path | None, typer.Option(help="Draw the likeliest pictures of each label as one picture.")
     ] = None,
+    move_to: Annotated[
+        Path | None,
+        typer.Option(help="Move pictures into a folder for each label in here; needs --yes."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --move-to: only show what would move.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do move.")] = False,
     model: TableModelOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -100,6 +110,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         pe classify ~/Pictures --labels "cat,dog,red car"
         pe classify --db pictures.lance --labels cat,dog --where "width > 800" --sheet labels.png
         pe classify . --labels-file pets.txt --only cat --paths -0 | xargs -0 cp -t cats
+        pe classify inbox -l "cat,dog" --min-probability 0.8 --move-to sorted --dry-run
     """
     source = context.get_parameter_source("db")
     is_named = source is not None and source.name == "COMMANDLINE"  # not by PE_DB
@@ -107,12 +118,13 @@ def classify(  # noqa: PLR0913  one parameter for each option
         raise typer.BadParameter("--db and --where are for a table's pictures: name no others")
     if not sources and (exclude or column or (null and not paths)):
         raise typer.BadParameter("--exclude, --column and -0 go with pictures that are named")
+    check_moving(move_to, dry_run=dry_run, yes=yes)
     named = read_labels(labels, labels_file)
     if named is None:
         raise typer.BadParameter("say what there is to choose from: --labels cat,dog")
     templates = checked_templates(template)
     for label in only or ():
-        if label not in named:
+        if label not in (*named, NO_LABEL):
             raise typer.BadParameter(f"--only {label}: it is not among the labels")
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.pipeline import Progress, SourceOptions, open_sources
@@ -145,6 +157,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
         paths=paths,
         end="\0" if null else "\n",
         sheet=sheet,
+        move_to=move_to,
+        dry_run=dry_run,
     )
     results = Results(classifier.labels, wanted)
     _classify(blocks, classifier, results, progress)

@@ -14,6 +14,7 @@ from perception_encoder.cli.options import (
     PathsOption,
     TableOption,
     WhereOption,
+    check_moving,
     table_path,
 )
 from perception_encoder.cli.output import say, write_json, write_line, write_table
@@ -87,10 +88,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     leads_to_removal = move_to is not None or script is not None or paths or null
     is_cautious = tier is None and leads_to_removal
     tier = tier or ("pixels" if is_cautious else "near")
-    if move_to is not None and not (dry_run or yes):
-        raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
-    if move_to is None and (dry_run or yes):
-        raise typer.BadParameter("--dry-run and --yes go with --move-to")
+    check_moving(move_to, dry_run=dry_run, yes=yes)
     from perception_encoder.analysis.duplicates import find_duplicates
     from perception_encoder.index import Index
 
@@ -129,13 +127,13 @@ def _read(row: "Row") -> bytes:
 
 
 def _write_paths(groups: "Sequence[DuplicateGroup]", *, end: str) -> None:
-    from perception_encoder.analysis.removal import can_be_removed
+    from perception_encoder.analysis.moving import can_be_moved
 
     rows = [other.row for group in groups for other in group.others]
     for row in rows:
-        if can_be_removed(row):
+        if can_be_moved(row):
             write_line(row.uri, end=end)
-    num_inside = sum(not can_be_removed(row) for row in rows)
+    num_inside = sum(not can_be_moved(row) for row in rows)
     if num_inside:
         say(f"{num_inside} in archives or at URLs are not listed: --json does")
 
@@ -183,7 +181,8 @@ def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
 def _move(
     groups: "Sequence[DuplicateGroup]", folder: Path, *, dry_run: bool, as_json: bool
 ) -> None:
-    from perception_encoder.analysis.removal import MANIFEST, move_redundant
+    from perception_encoder.analysis.moving import MANIFEST
+    from perception_encoder.analysis.removal import move_redundant
 
     num_moved = 0
     for move in move_redundant(groups, str(folder), dry_run=dry_run):

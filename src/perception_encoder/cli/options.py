@@ -1,5 +1,6 @@
 """Options that several commands share, and how they open a model."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -86,6 +87,14 @@ def open_model(
         compile=compiled,
         preprocess=preprocess,
     )
+
+
+def check_moving(folder: Path | None, *, dry_run: bool, yes: bool) -> None:
+    """Refuse to move files unless that is wanted for sure."""
+    if folder is not None and not (dry_run or yes):
+        raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
+    if folder is None and (dry_run or yes):
+        raise typer.BadParameter("--dry-run and --yes go with --move-to")
 
 
 def table_path(path: str | None) -> str:

@@ -1,0 +1,84 @@
+"""Moves files into a folder so that every move can be undone, and nothing is overwritten.
+
+Each move is written down before it is made. Knows nothing of why files are moved.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any, Final
+
+from perception_encoder.index import Row
+
+MANIFEST: Final = "moved.jsonl"
+
+
+def can_be_moved(row: Row) -> bool:
+    """Whether the picture is a file of its own on this machine."""
+    return row.member is None and "://" not in row.uri
+
+
+def free_name(folder: str, name: str, taken: set[str]) -> str:
+    """Return a path for a file of that name, with a number in it where the name is taken.
+
+    Args:
+        folder: where it will be.
+        name: that it has.
+        taken: paths that are spoken for; the returned one is added.
+    """
+    stem, suffix = os.path.splitext(name)
+    target, number = os.path.join(folder, name), 1
+    while target in taken or os.path.lexists(target):
+        number += 1
+        target = os.path.join(folder, f"{stem} ({number}){suffix}")
+    taken.add(target)
+    return target
+
+
+def move_file(source: str, target: str, manifest: str, why: Mapping[str, Any]) -> str:
+    """Move one file, also to another disk.
+
+    Args:
+        source: the file.
+        target: its new path; nothing may be there.
+        manifest: a file of JSON lines, which gets one with `from`, `to` and the reasons first:
+            where `from` still exists the move did not happen.
+        why: what else the line says.
+
+    Returns:
+        What prevented it, or nothing.
+
+    Raises:
+        OSError: the manifest cannot be written.
+    """
+    record = {"from": source, "to": target, **why}
+    with open(manifest, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        # Somebody may have taken the name just now: this fails then, and nothing is overwritten.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except OSError as err:
+        return f"cannot be moved: {err}"
+    try:
+        _replace(source, target)
+    except OSError as err:
+        os.unlink(target)
+        return f"cannot be moved: {err}"
+    return ""
+
+
+def _replace(source: str, target: str) -> None:
+    """Put a file in the place of our empty one, also on another disk."""
+    try:
+        os.replace(source, target)
+    except OSError as err:
+        if err.errno != errno.EXDEV:
+            raise
+        shutil.copy2(source, target)
+        with open(target, "rb") as copy:
+            os.fsync(copy.fileno())
+        os.unlink(source)
