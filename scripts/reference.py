@@ -129,7 +129,7 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     """One line of text for a table: nothing in it is markup."""
-    return re.sub(r"([|*_])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return re.sub(r"([|*_\[])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 PAGES = {"cli.md": cli_page, "settings.md": settings_page}

@@ -159,6 +159,7 @@ def test_pictures_are_moved_into_folders_when_that_is_wanted_for_sure(
         (["pictures", "-l", "a", "-t", "a photo"], "needs {}"),
         (["pictures", "-l", "a", "--db", "t.lance"], "name no others"),
         (["pictures", "-l", "a", "--where", "width > 1"], "name no others"),
+        (["pictures", "-l", "a", "--sheet", "nowhere/a.png"], "nowhere: no such folder"),
         (["-l", "a", "--column", "image"], "go with pictures that are named"),
         (["-l", "a", "-0"], "go with pictures that are named"),
         (["-l", " , "], "no labels"),

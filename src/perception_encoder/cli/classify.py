@@ -26,7 +26,6 @@ from perception_encoder.cli.options import (
     PathsOption,
     PrecisionOption,
     PreprocessOption,
-    TableModelOption,
     TableOption,
     WhereOption,
     check_moving,
@@ -92,7 +91,17 @@ def classify(  # noqa: PLR0913  one parameter for each option
         bool, typer.Option("--dry-run", help="With --move-to: only show what would move.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do move.")] = False,
-    model: TableModelOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="PE_MODEL",
+            help="Model id, hub repository or path. [default: the table's model; for pictures "
+            f"{DEFAULT_MODEL}]",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -118,6 +127,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
         raise typer.BadParameter("--db and --where are for a table's pictures: name no others")
     if not sources and (exclude or column or (null and not paths)):
         raise typer.BadParameter("--exclude, --column and -0 go with pictures that are named")
+    if sheet is not None and not sheet.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{sheet.parent}: no such folder")
     check_moving(move_to, dry_run=dry_run, yes=yes)
     named = read_labels(labels, labels_file)
     if named is None:
