@@ -1,15 +1,20 @@
 """`pe bench` as people run it, on tiny models and on one whose weights are made up."""
 
+import json
 import re
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import small_models
 from command import lines, output, pe, pe_ending
+from typer.testing import CliRunner
 
 from perception_encoder.cli.bench_edge import bench_edge as write_edge
-from perception_encoder.pipeline.bench import EdgeOptions
+from perception_encoder.cli.main import app
+from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.pipeline.bench import EdgeOptions, child
 from perception_encoder.pipeline.bench.limits import Limits
 from perception_encoder.pipeline.export import export_pretrained
 from perception_encoder.registry.operations import image_operations
@@ -22,13 +27,37 @@ def core(tmp_path_factory) -> Path:
         return model.save_pretrained(folder / "core")
 
 
-def bench(*arguments: object, folder: Path):
-    return pe("bench", "--backend", "torch", "--quick", *map(str, arguments), folder=folder)
+@pytest.fixture
+def bench(monkeypatch):
+    """`pe bench --quick` in this process, which also does what each engine has one of its own for.
+
+    Only the first test and the two of small machines start those: importing torch anew for every
+    figure takes longer than the figure.
+    """
+
+    def run_here(task, request, folder, **_):
+        asked, answered = folder / "request.json", folder / "reply.json"
+        asked.write_text(json.dumps(request))
+        child.main(task, str(asked), str(answered))
+        reply = json.loads(answered.read_text())
+        if "error" in reply:
+            raise BackendUnavailableError(reply["error"])
+        return reply["value"]
+
+    def bench(*arguments: object):
+        for module in ("run", "subject"):
+            monkeypatch.setattr(f"perception_encoder.pipeline.bench.{module}.run_task", run_here)
+        given = ["bench", "--quick", *map(str, arguments)]
+        result = CliRunner().invoke(app, given, catch_exceptions=False)
+        return CompletedProcess(given, result.exit_code, result.stdout, result.stderr)
+
+    return bench
 
 
 def test_each_precision_is_a_row_compared_with_fp32(core: Path, tmp_path: Path) -> None:
-    asked = ("--model", core, "--precision", "bf16", "--precision", "fp32", "--json")
-    fp32, bf16 = lines(bench(*asked, folder=tmp_path))
+    asked = ("--model", str(core), "--precision", "bf16", "--precision", "fp32", "--json")
+    finished = pe("bench", "--backend", "torch", "--quick", *asked, folder=tmp_path)
+    fp32, bf16 = lines(finished)
     config = small_models.CORE
     for row, precision in ((fp32, "fp32"), (bf16, "bf16")):
         figures = row["figures"]
@@ -47,29 +76,31 @@ def test_each_precision_is_a_row_compared_with_fp32(core: Path, tmp_path: Path) 
         assert 0.99 < bf16[name]["worst"] <= bf16[name]["mean"] < 1
 
 
-def test_drift_is_told_where_fp32_is_not_measured(core: Path, tmp_path: Path) -> None:
-    (row,) = lines(bench("--model", core, "--precision", "bf16", "--json", folder=tmp_path))
+def test_drift_is_told_where_fp32_is_not_measured(bench, core: Path) -> None:
+    asked = ("--model", core, "--backend", "torch", "--precision", "bf16", "--json")
+    (row,) = lines(bench(*asked))
     assert 0.99 < row["text_drift"]["worst"] < 1
 
 
 def test_onnx_is_exported_for_the_occasion_and_an_export_is_measured_as_it_is(
-    core: Path, tmp_path: Path
+    bench, core: Path, tmp_path: Path
 ) -> None:
     asked = ("--backend", "onnx", "--precision", "int8", "--json")
-    (row,) = lines(pe("bench", "--model", str(core), "--quick", *asked, folder=tmp_path))
+    (row,) = lines(bench("--model", core, *asked))
     assert (row["figures"]["backend"], row["figures"]["precision"]) == ("onnx", "int8")
     assert 0.95 < row["picture_drift"]["worst"] < 0.99999
-    pe_ending("export", str(core), "exported", folder=tmp_path)
-    finished = pe("bench", "--model", "exported", "--quick", "--json", folder=tmp_path)
-    (row,) = lines(finished)
+    export_pretrained(core, tmp_path / "exported")
+    (row,) = lines(bench("--model", tmp_path / "exported", "--json"))
     assert (row["figures"]["backend"], row["figures"]["precision"]) == ("onnx", "fp32")
     assert row["text_drift"] is None  # its weights are not there to compare with
 
 
-def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(tmp_path: Path) -> None:
+def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(
+    bench, tmp_path: Path
+) -> None:
     with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:
         folder = model.save_pretrained(tmp_path / "pictures")
-    finished = bench("--model", folder, "--precision", "fp32", folder=tmp_path)
+    finished = bench("--model", folder, "--backend", "torch", "--precision", "fp32")
     header, line = output(finished).splitlines()
     cells = line[header.index("engine") :].split()
     assert cells[:2] == ["torch", "fp32"]
@@ -77,19 +108,19 @@ def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(tmp_
     assert "made up" not in finished.stderr
 
 
-def test_what_an_engine_cannot_do_is_left_out_and_said(core: Path, tmp_path: Path) -> None:
-    asked = ("--model", core, "--precision", "fp32", "--precision", "int8", "--json")
-    finished = bench(*asked, folder=tmp_path)
+def test_what_an_engine_cannot_do_is_left_out_and_said(bench, core: Path) -> None:
+    model = ("--model", core, "--backend", "torch", "--precision", "int8")
+    finished = bench(*model, "--precision", "fp32", "--json")
     assert [row["figures"]["precision"] for row in lines(finished)] == ["fp32"]
     assert "torch, int8: left out" in finished.stderr
-    nothing = bench("--model", core, "--precision", "int8", folder=tmp_path)
+    nothing = bench(*model)
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert "nothing could be measured" in nothing.stderr
 
 
-def test_weights_that_are_not_here_are_made_up_and_that_is_said(tmp_path: Path) -> None:
-    asked = ("--model", "PE-Spatial-T16-512", "--precision", "fp32")
-    finished = bench(*asked, folder=tmp_path)
+def test_weights_that_are_not_here_are_made_up_and_that_is_said(bench) -> None:
+    asked = ("--model", "PE-Spatial-T16-512", "--backend", "torch", "--precision", "fp32")
+    finished = bench(*asked)
     assert output(finished).splitlines()[1].startswith("PE-Spatial-T16-512  torch")
     assert "PE-Spatial-T16-512 are not on this machine and were made up" in finished.stderr
 
