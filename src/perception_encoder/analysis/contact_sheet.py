@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from perception_encoder.analysis.lettering import Lettering
 from perception_encoder.errors import ImageError, ImageWriteError
-from perception_encoder.preprocess.decode import ImageInput, decode_image
+from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.modes import to_rgb, upright
 
 logger = logging.getLogger(__name__)
@@ -108,9 +108,17 @@ def contact_sheet(
         ImageWriteError: it cannot be saved there, or the ending is no picture's.
         ValueError: no rows, or a tile of less than 32 pixels.
     """
-    sheet = draw_contact_sheet(rows, tile=tile)
+    save_picture(draw_contact_sheet(rows, tile=tile), path)
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Save what was drawn; the ending decides the format.
+
+    Raises:
+        ImageWriteError: it cannot be saved there, or the ending is no picture's.
+    """
     try:
-        sheet.save(path, quality=_JPEG_QUALITY)
+        picture.save(path, quality=_JPEG_QUALITY)
     except (OSError, ValueError) as err:
         name = os.fsdecode(path)
         raise ImageWriteError(
@@ -152,7 +160,8 @@ def thumbnail(image: SheetImage, tile: int, *, item: str = "") -> Image.Image:
         OSError: it cannot be read.
     """
     source = image() if callable(image) else image
-    picture = to_rgb(upright(decode_image(source, item=item or None)), item=item)
+    decoded = decode_scaled(source, item=item or None, min_side=tile).image
+    picture = to_rgb(upright(decoded), item=item)
     scale = min(tile / max(picture.size), _MAX_ENLARGEMENT)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -1,0 +1,182 @@
+"""A map of a table as one page that opens from disk: zoom, point at a picture, open its file.
+
+The page holds everything it shows: small copies of the pictures, many to a sheet, so that 20,000
+are a few files inside it, not 20,000. Its code is `map_page.html`. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from perception_encoder.analysis.contact_sheet import SheetImage
+from perception_encoder.analysis.preference import Numbers
+from perception_encoder.analysis.tiles import read_tiles
+from perception_encoder.errors import ImageWriteError
+from perception_encoder.index import Row
+
+_TEMPLATE: Final = Path(__file__).with_name("map_page.html")
+_DATA: Final = "/*DATA*/null"
+_SHEET_SIDE: Final = 2048
+_QUALITY: Final = 72
+_SIDES: Final = ((4_000, 96), (12_000, 64), (40_000, 40))  # up to so many pictures, so large copies
+_SMALLEST: Final = 24
+_RESOLUTION: Final = 65_535
+
+
+@dataclass(frozen=True)
+class Group:
+    """A cluster: what it is called, and how many pictures it has."""
+
+    title: str
+    size: int
+
+
+@dataclass(frozen=True)
+class MapPage:
+    """What the page shows.
+
+    Attributes:
+        title: what the map is of.
+        rows: C pictures.
+        places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
+        labels: (C,) int64, of each its place in `groups`.
+        scores: (C,) float32, how central each is in its group; where there is no room for all, the
+            most central are shown first.
+        groups: the clusters.
+        is_named: whether their titles say something, so that they are written on the map.
+        cell: where no two places are nearer than this, so that all pictures have room; else 0.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    places: NDArray[np.float32]
+    labels: Numbers
+    scores: NDArray[np.float32]
+    groups: Sequence[Group]
+    is_named: bool
+    cell: float = 0.0
+
+
+def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathLike[str]) -> int:
+    """Write the page; it appears, or replaces the one that is there, when it is whole.
+
+    Args:
+        page: what it shows.
+        images: the pictures of `page.rows`, in that order.
+        path: of the file.
+
+    Returns:
+        How many pictures could not be read; they are grey.
+
+    Raises:
+        ImageWriteError: it cannot be written there.
+    """
+    side = next((side for most, side in _SIDES if len(images) <= most), _SMALLEST)
+    atlas = _Atlas(side)
+    for picture in read_tiles(images, side):
+        atlas.add(picture)
+    data = {
+        "title": page.title,
+        "names": [_name(row) for row in page.rows],
+        "addresses": [_address(row) for row in page.rows],
+        "places": _levels(page.places),
+        "labels": page.labels.tolist(),
+        "order": np.argsort(-page.scores, kind="stable").tolist(),
+        "groups": [[group.title, group.size] for group in page.groups],
+        "isNamed": page.is_named,
+        "cell": page.cell / 2,
+        "side": side,
+        "columns": _SHEET_SIDE // side,
+        "sizes": atlas.sizes,
+        "sheets": list(atlas.sheets()),
+    }
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.part-{os.getpid()}")
+    try:
+        partial.write_text(_filled(data), encoding="utf-8")
+        partial.replace(target)
+    except OSError as err:
+        raise ImageWriteError(
+            f"{target}: the page cannot be written: {err}; check folder and rights",
+            item=str(target),
+        ) from err
+    finally:
+        partial.unlink(missing_ok=True)
+    return atlas.num_gone
+
+
+class _Atlas:
+    """Small pictures in rows and columns of a few large ones; each sheet is packed when full."""
+
+    def __init__(self, side: int) -> None:
+        self.sizes: Final[list[int]] = []
+        """Width and height of each picture, one after the other; 0 of what could not be read."""
+        self.num_gone = 0
+        self._side = side
+        self._columns = _SHEET_SIDE // side
+        self._packed: list[str] = []
+        self._tiles: list[Image.Image | None] = []
+
+    def add(self, picture: Image.Image | None) -> None:
+        self.num_gone += picture is None
+        self.sizes.extend((0, 0) if picture is None else picture.size)
+        self._tiles.append(picture)
+        if len(self._tiles) == self._columns**2:
+            self._pack()
+
+    def sheets(self) -> Iterable[str]:
+        """Return the sheets as data URLs."""
+        if self._tiles:
+            self._pack()
+        return self._packed
+
+    def _pack(self) -> None:
+        num_rows = -(-len(self._tiles) // self._columns)
+        width = min(self._columns, len(self._tiles)) * self._side
+        sheet = Image.new("RGB", (width, num_rows * self._side), "#ffffff")
+        for number, tile in enumerate(self._tiles):
+            row, column = divmod(number, self._columns)
+            if tile is not None:
+                sheet.paste(tile, (column * self._side, row * self._side))
+        self._tiles.clear()
+        file = io.BytesIO()
+        sheet.save(file, "WEBP", quality=_QUALITY)
+        self._packed.append(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")
+
+
+def _filled(data: dict[str, Any]) -> str:
+    """Put the data into the page; `<` is escaped, as a name may hold the end of a script."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    head, tail = _TEMPLATE.read_text(encoding="utf-8").split(_DATA)
+    return head + text + tail
+
+
+def _levels(places: NDArray[np.float32]) -> list[int]:
+    """Return x and y of each place, one after the other, y downwards, as whole numbers."""
+    flipped = places * np.array([1, -1], np.float32)
+    levels = np.rint((flipped + 1) / 2 * _RESOLUTION).astype(np.int64)
+    return [int(level) for level in levels.ravel()]
+
+
+def _name(row: Row) -> str:
+    return Path(row.member or row.uri).name
+
+
+def _address(row: Row) -> str:
+    """Return the URL that opens a picture; nothing for one inside an archive."""
+    if row.member is not None:
+        return ""
+    if "://" in row.uri:
+        return row.uri if row.uri.startswith(("http://", "https://")) else ""
+    return Path(os.path.abspath(row.uri)).as_uri()

@@ -1,0 +1,154 @@
+"""`pe map`: a table's pictures in the plane, alike ones near each other."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import numpy as np
+import typer
+
+from perception_encoder.cli.clustering import (
+    ClustersOption,
+    Named,
+    NamesOption,
+    cluster_columns,
+    image_of,
+    named_clusters,
+    say_what_was_found,
+)
+from perception_encoder.cli.options import (
+    DeviceOption,
+    TableModelOption,
+    TableOption,
+    WhereOption,
+    table_path,
+)
+from perception_encoder.cli.output import say
+
+if TYPE_CHECKING:
+    from perception_encoder.analysis.table_map import TableMap
+    from perception_encoder.index import Index
+
+_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
+_PAGES: Final = (".html", ".htm")
+_TABLES: Final = (".parquet",)
+
+
+def map(
+    out: Annotated[
+        Path, typer.Argument(help="What to make: a .png (or .jpg, .webp), .html or .parquet.")
+    ],
+    db: TableOption = None,
+    k: ClustersOption = None,
+    names: NamesOption = None,
+    where: WhereOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another map.")] = 0,
+    model: TableModelOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw a table as a map: pictures that look alike lie near each other.
+
+    A .png has the pictures themselves, side by side, with the names of clusters where --names gives
+    words. An .html is one page to open from disk: zoom, point at a picture, click to open its file;
+    it needs no network and holds small copies of the pictures. A .parquet has the table's columns
+    and x, y, cluster, cluster_name and cluster_score, as embedding-atlas opens them. Of tables of
+    more than 100,000 pictures that many are placed. Needs the extra `map`.
+
+    Examples:
+        pe map map.png --names words.txt
+        pe map map.html --where "width > 800"
+        pe map map.parquet && embedding-atlas map.parquet --x x --y y --text uri
+    """
+    suffix = out.suffix.lower()
+    if suffix not in (*_PICTURES, *_PAGES, *_TABLES):
+        raise typer.BadParameter(f"{out}: the name has to end in .png, .html or .parquet")
+    from perception_encoder.analysis.projection import require_projection
+    from perception_encoder.analysis.table_map import map_table
+    from perception_encoder.index import Index
+
+    require_projection()
+    index = Index.open(table_path(db))
+    named = named_clusters(
+        index, num_clusters=k, names=names, where=where, model=model, device=device
+    )
+    placed = map_table(index, named.found.pictures, where=where, seed=seed)
+    if not len(placed.numbers):
+        say("there are no pictures to place")
+        raise typer.Exit(1)
+    if suffix in _TABLES:
+        _write_parquet(out, index, where, named, placed)
+    elif suffix in _PICTURES:
+        _draw(out, named, placed)
+    else:
+        _write_page(out, index, named, placed)
+    say_what_was_found(named)
+
+
+def _draw(out: Path, named: Named, placed: "TableMap") -> None:
+    from perception_encoder.analysis.map_grid import grid_of
+    from perception_encoder.analysis.map_picture import Caption, draw_map
+
+    grid = grid_of(placed.places)
+    labels = named.found.labels[placed.numbers]
+    captions = [
+        Caption(name.text, np.flatnonzero(labels == place))
+        for place, name in enumerate(named.names)
+    ]
+    images = [image_of(row) for row in named.found.rows(placed.numbers)]
+    num_gone = draw_map(images, grid, captions, out)
+    said = f"{out}: {len(grid.shown)} of {len(named.found.pictures)} pictures"
+    if len(grid.shown) < len(placed.numbers):
+        said += ", one for each place on the grid; an .html shows all"
+    say(said)
+    _say_gone(num_gone)
+
+
+def _write_page(out: Path, index: "Index", named: Named, placed: "TableMap") -> None:
+    from perception_encoder.analysis.map_grid import grid_of
+    from perception_encoder.analysis.map_page import Group, MapPage, write_page
+
+    found = named.found
+    rows = found.rows(placed.numbers)
+    groups = [
+        Group(named.title(place), cluster.size) for place, cluster in enumerate(found.clusters)
+    ]
+    grid = grid_of(placed.places)
+    is_grid = len(grid.shown) == len(rows)
+    page = MapPage(
+        title=Path(index.path).name,
+        rows=rows,
+        places=grid.middles if is_grid else placed.places,
+        labels=found.labels[placed.numbers],
+        scores=found.scores[placed.numbers],
+        groups=groups,
+        is_named=bool(named.names),
+        cell=grid.cell if is_grid else 0,
+    )
+    num_gone = write_page(page, [image_of(row) for row in rows], out)
+    megabytes = out.stat().st_size / 1e6
+    say(f"{out}: {len(rows)} of {len(found.pictures)} pictures, {megabytes:.1f} MB")
+    _say_gone(num_gone)
+
+
+def _write_parquet(
+    out: Path, index: "Index", where: str | None, named: Named, placed: "TableMap"
+) -> None:
+    import pyarrow as pa
+
+    from perception_encoder.analysis.labelled_rows import write_labelled
+
+    numbers = named.found.pictures.numbers
+    places = np.full((len(numbers), 2), np.nan, np.float32)
+    places[placed.numbers] = placed.places
+    x, y = places[numbers].T
+    columns = {
+        "x": pa.array(x, pa.float32(), from_pandas=True),  # null where it has no place
+        "y": pa.array(y, pa.float32(), from_pandas=True),
+        **cluster_columns(named),
+    }
+    write_labelled(index, where, columns, out)
+    say(f"{out}: {len(placed.numbers)} of {len(numbers)} pictures have a place")
+
+
+def _say_gone(num_gone: int) -> None:
+    if num_gone:
+        say(f"{num_gone} could not be read and are grey; -v before the command says why")
