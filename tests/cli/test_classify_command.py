@@ -1,6 +1,7 @@
 """`pe classify` on drawings of plain colours, of files and of a table."""
 
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from perception_encoder.cli.main import app
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "classify.md"
 GALLERY = files("perception_encoder") / "data" / "gallery"
 COLOURS = {
     "red-heart": "red", "red-circle": "red", "blue-heart": "blue", "blue-square": "blue",
@@ -98,6 +100,19 @@ def test_names_on_stdin_become_a_table_for_people(classify: Run, folder: Path) -
     assert red.split() == [red.split()[0], "warm", str(folder / "pictures" / "red-heart.webp")]
     assert blue[13:25] == "cold colours"
     assert "knows drawings, not photos" in done.stderr
+
+
+def test_the_guide_shows_what_is_printed(classify: Run, folder: Path) -> None:
+    """But for the probabilities, which change with the model."""
+    command = "pe classify pictures --labels red,blue,green,yellow"
+    text = PAGE.read_text(encoding="utf-8")
+    assert f"{command} --sheet labels.png\n" in text
+    done = classify(*command.split()[2:], returns=1)
+    printed = done.stdout.replace(str(folder), "/home/me")
+    shown = text.partition("```\nprobability")[2].partition("\n```")[0]
+    assert re.sub(r"0\.\d{3}", "0.***", printed) == re.sub(
+        r"0\.\d{3}", "0.***", f"probability{shown}\n"
+    )
 
 
 def test_paths_of_one_label_are_fit_for_xargs(classify: Run, folder: Path) -> None:

