@@ -9,13 +9,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perception_encoder.index import Index, Row
+from perception_encoder.index.schema import VectorDtype
 from perception_encoder.types import Embeddings, ModelIdentity
 
 
-def table_of(folder: Path, rows: Sequence[Row], vectors: NDArray[np.floating]) -> Index:
-    """A float32 table, so that scores are as the test made them."""
+def table_of(
+    folder: Path,
+    rows: Sequence[Row],
+    vectors: NDArray[np.floating],
+    *,
+    vector_dtype: VectorDtype = "float32",
+) -> Index:
+    """A table, of float32 unless told otherwise, so that scores are as the test made them."""
     identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", vectors.shape[1])
-    index = Index.create(folder / "table", identity, vector_dtype="float32")
+    index = Index.create(folder / "table", identity, vector_dtype=vector_dtype)
     index.append(rows, np.asarray(vectors, np.float32))
     return index
 

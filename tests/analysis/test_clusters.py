@@ -107,6 +107,14 @@ def test_equal_pictures_are_one_cluster_however_many_are_asked_for(tmp_path):
     assert sum(one.size for one in find_clusters(index, num_clusters=5).clusters) == 40
 
 
+def test_copies_are_not_told_apart_by_their_rounding(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), (7, 5, 4))
+    vectors = unit(rng.normal(size=(3, 192))[labels] + 0.004 * rng.normal(size=(16, 192)))
+    index = table_of(tmp_path, remote_rows(16), vectors, vector_dtype="float16")
+    assert groups(find_clusters(index)) == planted_groups(labels)
+
+
 def test_a_table_without_pictures_has_no_clusters(tmp_path):
     index = table_of(tmp_path, [], np.empty((0, 8), np.float32))
     assert find_clusters(index).clusters == ()

@@ -25,6 +25,10 @@ from perception_encoder.types import Embeddings
 MAX_POINTS: Final = 8192
 """Of how many pictures silhouettes are computed, at most."""
 
+_ROUNDING: Final = 5e-4
+"""What storing vectors as float16 may change a cosine by: copies differ by no less, and to set them
+apart says nothing."""
+
 
 class Choice(NamedTuple):
     """A number of groups, and the mean silhouette of its pictures; 0 for one group."""
@@ -80,12 +84,12 @@ def silhouettes(
     """
     rows = np.arange(len(labels))
     sizes = counts[labels]
-    distances = 1 - products / counts
+    distances = np.maximum(1 - products / counts, 0)
     # The picture itself, at no distance, is among its group; the mean is over the others.
     inside = distances[rows, labels] * sizes / np.maximum(sizes - 1, 1)
     distances[rows, labels] = np.inf
     outside = distances.min(axis=1)
-    larger = np.maximum(np.maximum(inside, outside), 1e-6)  # equal vectors: 0, not rounding's ratio
+    larger = np.maximum(np.maximum(inside, outside), _ROUNDING)
     return np.where(sizes > 1, (outside - inside) / larger, 0).astype(np.float32)
 
 

@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -25,20 +24,19 @@ def read_tiles(images: Iterable[SheetImage], side: int) -> Iterator[Image.Image 
     """Yield each picture, RGB, fitted into a square of `side` pixels; None of an unreadable one."""
     num_threads = num_usable_cores()
     waiting: deque[Future[Image.Image | None]] = deque()
-    source = iter(images)
     with ThreadPoolExecutor(num_threads) as pool:
-        submit = partial(pool.submit, _tile, side=side)
+        begun = (pool.submit(_tile, image, side) for image in images)
         try:
-            waiting.extend(map(submit, islice(source, num_threads * _AHEAD)))
+            waiting.extend(islice(begun, num_threads * _AHEAD))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(map(submit, islice(source, 1)))
+                waiting.extend(islice(begun, 1))
         finally:
             for one in waiting:
                 one.cancel()
 
 
-def _tile(image: SheetImage, *, side: int) -> Image.Image | None:
+def _tile(image: SheetImage, side: int) -> Image.Image | None:
     try:
         return thumbnail(image, side)
     except (ImageError, OSError) as err:
