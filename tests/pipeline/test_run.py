@@ -288,9 +288,10 @@ def test_outcomes_tell_how_long_it_took(model: EmbeddingModel, table: Index, fol
     outcomes = {Path(o.uri).name: o for o in run(model, table, folder)}
     for path in files:
         assert outcomes[path.name].decode_ms > 0
-        assert outcomes[path.name].encode_ms > 0
         assert outcomes[path.name].bytes == path.stat().st_size
-    assert outcomes["z.png"].encode_ms == 0
+    assert all(outcomes[path.name].encode_ms > 0 for path in files[1:])
+    alike = (outcomes[files[0].name], outcomes["z.png"])  # whichever was read first is computed
+    assert sorted(outcome.encode_ms > 0 for outcome in alike) == [False, True]
 
 
 def test_the_next_files_are_read_while_the_model_computes(table: Index, folder: Path) -> None:
