@@ -96,7 +96,10 @@ class NumpyTextBackend:
         return normed
 
     def _linear(self, name: str, x: Floats) -> Floats:
-        return x @ self._weights(f"{name}.weight").T + self._weights(f"{name}.bias")
+        # One product for all texts; numpy would make one for each.
+        weight = self._weights(f"{name}.weight")
+        rows = x.reshape(-1, x.shape[-1]) @ weight.T + self._weights(f"{name}.bias")
+        return rows.reshape(*x.shape[:-1], len(weight))
 
     def _weights(self, name: str) -> Floats:
         return np.asarray(self._tensor(name), np.float32)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from perception_encoder.pipeline import Progress
     from perception_encoder.pipeline.vectors import EmbeddedPictures
 
+_SCORES_AT_ONCE = 2**20  # a block of a table is large, and there may be thousands of labels
 _ABOUT_THE_DEFAULT = (
     f"{DEFAULT_MODEL} knows drawings, not photos; for these: --model PE-Core-S16-384 "
     "(`pe models` lists all)"
@@ -141,7 +142,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.pipeline import Progress, SourceOptions, open_sources
     from perception_encoder.pipeline.vectors import embed_items, items_of
 
-    progress = Progress()
+    progress: Progress | None = None
     blocks: Iterator[EmbeddedPictures]
     if sources:
         options = SourceOptions(exclude=tuple(exclude or ()), null_separated=null, column=column)
@@ -156,6 +157,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
             compiled=compiled,
             preprocess=preprocess,
         )
+        progress = Progress()
         blocks = embed_items(loaded, items_of(opened), batch_size=batch_size, progress=progress)
     else:
         loaded, blocks = _opened_table(table_path(db), model, device, where)
@@ -199,15 +201,18 @@ def _classify(
     blocks: "Iterator[EmbeddedPictures]",
     classifier: "ZeroShotClassifier",
     results: Results,
-    progress: "Progress",
+    progress: "Progress | None",
 ) -> None:
     from perception_encoder.cli.progress import ProgressDisplay
 
+    step = max(1, _SCORES_AT_ONCE // len(classifier.labels))
     # On a terminal the lines themselves tell how far it is; a bar would come between them.
-    is_seen = sys.stdout.isatty() or not progress.is_listing
-    with nullcontext() if is_seen else ProgressDisplay(progress) as display:
+    shown = None if sys.stdout.isatty() else progress
+    with nullcontext() if shown is None else ProgressDisplay(shown) as display:
         for block in blocks:
-            results.add(block.rows, classifier.classify(block.vectors))
+            for start in range(0, len(block.rows), step):
+                part = slice(start, start + step)
+                results.add(block.rows[part], classifier.classify(block.vectors[part]))
             results.add_failed(block.failed)
             if display is not None:
                 display.update()
