@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What pip does in a tenth of its time. Compiling to bytecode is left to imports: most is never imported.
+UV := $(BIN)/uv pip install --quiet --system-certs
 
 .PHONY: install demo test test-without-torch clients original workflows adapters check docs dist format parity peers nano clean
 install: $(STAMP)
@@ -10,28 +12,29 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev --group docs
+	# torch by pip, whose settings may name wheels for CPUs.
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch uv
+	$(UV) --python $(BIN)/python --constraint constraints.txt --editable ".[all]" --group dev --group docs
 	# The vocabulary of CLIP and PE lies in this wheel; its dependencies (torchvision, timm) are not wanted.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
-	$(BIN)/python -m pip install --quiet --no-deps --editable compat/inference_models
+	$(UV) --python $(BIN)/python --constraint constraints.txt --no-deps open_clip_torch
+	$(UV) --python $(BIN)/python --no-deps --editable compat/inference_models
 	touch $(STAMP)
 
 demo: install
 	$(BIN)/pe demo
 
+# Two processes on two cores: many tests wait for servers and child processes.
 test: install clients original workflows adapters
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # The half of the tests that wants no torch, in an environment that has onnxruntime alone, as small
 # machines have. The graphs are made outside of it.
 WITHOUT_TORCH := .without-torch
 test-without-torch: install
 	$(PYTHON) -m venv $(WITHOUT_TORCH)
-	$(WITHOUT_TORCH)/bin/python -m pip install --quiet --constraint constraints.txt \
+	$(UV) --python $(WITHOUT_TORCH)/bin/python --constraint constraints.txt \
 	  --editable ".[onnx,server,heic,plot,map]" pytest pytest-timeout hypothesis
-	$(WITHOUT_TORCH)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch
+	$(UV) --python $(WITHOUT_TORCH)/bin/python --constraint constraints.txt --no-deps open_clip_torch
 	$(BIN)/pe export pe-nano build/nano-onnx
 	PE_TEST_EXPORT=build/nano-onnx $(WITHOUT_TORCH)/bin/python -m pytest tests/test_exported_model.py \
 	  tests/analysis tests/index tests/pipeline tests/preprocess tests/registry
@@ -41,12 +44,11 @@ test-without-torch: install
 CLIENTS := .clients
 clients: $(CLIENTS)/.installed
 
-$(CLIENTS)/.installed: tests/server/clients/requirements.txt
-	$(PYTHON) -m venv --clear $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(CLIENTS)/bin/python -m pip install --quiet --requirement tests/server/clients/requirements.txt
-	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --target $(CLIENTS)/sdk-1.5.0 inference-sdk==1.5.0
-	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --target $(CLIENTS)/clip-retrieval clip-retrieval==2.45.0
+$(CLIENTS)/.installed: tests/server/clients/requirements.txt | $(STAMP)
+	$(PYTHON) -m venv --clear --without-pip $(CLIENTS)
+	$(UV) --python $(CLIENTS)/bin/python --requirement tests/server/clients/requirements.txt
+	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/sdk-1.5.0 inference-sdk==1.5.0
+	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/clip-retrieval clip-retrieval==2.45.0
 	touch $@
 
 # Roboflow's own inference_models, in a folder that tests put on the search path of child processes.
@@ -55,18 +57,17 @@ original: $(ORIGINAL)/.installed
 
 $(ORIGINAL)/.installed: tests/compat/original.txt | $(STAMP)
 	rm -rf $(ORIGINAL)
-	$(BIN)/python -m pip install --quiet --no-deps --target $(ORIGINAL) --requirement $<
+	$(UV) --python $(BIN)/python --no-deps --target $(ORIGINAL) --requirement $<
 	touch $@
 
-# Roboflow's execution engine of Workflows, likewise, in front of that folder, and one of old. Uncompiled,
-# as tests import a small part of their packages.
+# Roboflow's execution engine of Workflows, likewise, in front of that folder, and one of old.
 WORKFLOWS := .workflows
 workflows: $(WORKFLOWS)/.installed
 
 $(WORKFLOWS)/.installed: tests/integrations/workflows/packages.txt tests/integrations/workflows/inference.txt $(ORIGINAL)/.installed | $(STAMP)
 	rm -rf $(WORKFLOWS)
-	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WORKFLOWS) --requirement $<
-	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(WORKFLOWS)/inside-inference --requirement $(word 2,$^)
+	$(UV) --python $(BIN)/python --no-deps --target $(WORKFLOWS) --requirement $<
+	$(UV) --python $(BIN)/python --no-deps --target $(WORKFLOWS)/inside-inference --requirement $(word 2,$^)
 	touch $@
 
 # The libraries that integrations adapt to, likewise.
@@ -75,7 +76,7 @@ adapters: $(ADAPTERS)/.installed
 
 $(ADAPTERS)/.installed: tests/integrations/adapters.txt | $(STAMP)
 	rm -rf $(ADAPTERS)
-	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(ADAPTERS) --requirement $<
+	$(UV) --python $(BIN)/python --no-deps --target $(ADAPTERS) --requirement $<
 	touch $@
 
 check: install
@@ -120,7 +121,7 @@ peers:
 NANO := build/pe-nano
 MINUTES ?= 95
 nano: install
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group training
+	$(UV) --python $(BIN)/python --constraint constraints.txt --group training
 	$(BIN)/python -m training.pe_nano.fetch --cache $(NANO)
 	$(BIN)/python -m training.pe_nano.prepare --packages $(NANO)/node_modules \
 	  --openclipart $(NANO)/openclipart --out $(NANO)/data
