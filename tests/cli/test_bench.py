@@ -133,6 +133,13 @@ def test_mistakes_are_found_before_anything_is_measured(core: Path, tmp_path: Pa
     assert "no model is named 'PE-Core-X'" in wrong.stderr
 
 
+@pytest.mark.parametrize(("several", "one"), [("cuda:all", "cuda:0"), ("cuda:2,3", "cuda:2")])
+def test_of_several_cards_it_says_which_one_to_type(bench, several: str, one: str) -> None:
+    refused = bench("--model", "pe-nano", "--device", several)
+    assert refused.returncode == 2
+    assert f"--device {one}" in " ".join(refused.stderr.replace("│", " ").split())
+
+
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="its limits are Linux's")
 
 

@@ -112,6 +112,7 @@ def bench(
     from perception_encoder.pipeline.bench import bench as measured
     from perception_encoder.pipeline.bench.plot import check_plot, plot_speed
 
+    _check_one(device)
     if plot is not None:
         check_plot(plot)
     options = BenchOptions(
@@ -158,6 +159,21 @@ def _check_edge(backend: list[Engine] | None, device: str, plot: Path | None) ->
         raise typer.BadParameter("--profile edge runs exports: --backend is onnx or openvino")
     if device not in ("auto", "cpu") or plot is not None:
         raise typer.BadParameter("--profile edge has one core of the CPU, and no --plot")
+
+
+def _check_one(device: str) -> None:
+    """Refuse several cards: a figure of one caller keeps only one of them busy.
+
+    Raises:
+        typer.BadParameter: the device is several.
+    """
+    kind, _, numbers = device.partition(":")
+    if "," in numbers or numbers == "all":
+        first = numbers.partition(",")[0].strip() if "," in numbers else "0"
+        raise typer.BadParameter(
+            f"pe bench measures one card, and --device {device} is several. Type --device "
+            f"{kind}:{first}; alike cards share a run's batches, so speeds add up"
+        )
 
 
 def _cells(row: "Row") -> list[str]:
