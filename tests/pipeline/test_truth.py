@@ -66,6 +66,9 @@ def test_a_table_says_them_in_columns(tmp_path: Path) -> None:
     assert [captions_of(item, ["first", "second"]) for item in items] == [["one"], ["two", "2"]]
     with pytest.raises(SourceError, match=r"'caption'.*label, first, second"):
         caption_columns(items, [])
+    lines = tmp_path / "set.jsonl"
+    lines.write_text('{"image": "a.png", "caption": ["a jay", "a bird"]}\n', encoding="utf-8")
+    assert captions_of(items_at(lines)[0], ["caption"]) == ["a jay", "a bird"]
 
 
 def test_what_could_not_be_listed_is_said(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     """Measure retrieval by captions, both ways.
 
     Gives recall at 1, 5 and 10 of pictures by captions, and of captions by pictures. A picture may
-    have several captions: rows, columns or lines of them. Equal captions, and identical pictures,
+    have several captions: rows, columns, lines or a list of them. Equal captions, and identical pictures,
     count as one. Scores are plain cosines. Percentages have 95 % intervals.
 
     Examples:

@@ -224,7 +224,9 @@ def test_types_of_parquet_become_types_that_conditions_can_compare(tmp_path):
         "kind": pa.array(["x"]).dictionary_encode(),
         "flag": [True],
         "nothing": pa.array([None], pa.null()),
-        "tags": [["a"]],
+        "captions": [["a dog", None, "two dogs"]],
+        "none": pa.array([[]], pa.list_(pa.string())),
+        "sizes": [[1, 2]],
         "raw": [b"x"],
         "more": [{"x": 1}],
     }
@@ -232,6 +234,7 @@ def test_types_of_parquet_become_types_that_conditions_can_compare(tmp_path):
     assert item.metadata == {
         "day": "2024-05-01", "at": "2024-05-01 12:00:00.000000", "price": 1.25, "half": 0.5,
         "big": float(2**64 - 1), "kind": "x", "flag": True,
+        "captions": "a dog\ntwo dogs", "none": None,
     }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_links_folders_and_other_things_in_an_archive_are_no_pictures(tmp_path):
 
 def test_what_lies_beside_a_picture_becomes_its_metadata(tmp_path):
     first = {"caption": "from json", "width": 640, "score": 0.5, "ok": True, "none": None,
-             "tags": ["a"], "more": {"x": 1}, "_key.x": "y"}  # fmt: skip
+             "tags": ["a", "größer"], "sizes": [1, 2], "more": {"x": 1}, "_key.x": "y"}  # fmt: skip
     path = write_tar(
         tmp_path / "x.tar",
         {
@@ -98,7 +98,7 @@ def test_what_lies_beside_a_picture_becomes_its_metadata(tmp_path):
     assert found == {
         "000.jpg": {
             "caption": "from json", "width_": 640, "score": 0.5, "ok": True, "none": None,
-            "key_x": "y",
+            "tags": "a\ngrößer", "key_x": "y",
         },
         "001.png": {"caption": "größe", "label": 7},
         "001.seg.png": {"caption": "größe", "label": 7},

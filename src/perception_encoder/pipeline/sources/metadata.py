@@ -32,7 +32,7 @@ def column_names(names: Iterable[str]) -> dict[str, str]:
 def scalars(values: Mapping[str, object]) -> dict[str, MetadataValue]:
     """Return what of the values can be metadata, under names that can be columns.
 
-    Lists, mappings and bytes are left out.
+    Mappings, bytes, and lists of anything but texts are left out.
     """
     kept = {name: value for name, value in values.items() if is_scalar(value)}
     columns = column_names(kept)
@@ -40,12 +40,16 @@ def scalars(values: Mapping[str, object]) -> dict[str, MetadataValue]:
 
 
 def is_scalar(value: object) -> bool:
-    """Say whether a value can be metadata."""
+    """Say whether a value can be metadata: one of a kind, or texts, such as several captions."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, str) for one in value)
     return value is None or isinstance(value, str | int | float)
 
 
 def plain(value: object) -> MetadataValue:
-    """Return a scalar as a table can store it."""
+    """Return a scalar as a table can store it; of several texts each becomes a line."""
+    if isinstance(value, list):
+        value = "\n".join(one for one in value if one) or None
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, int) and value not in _INT64:

@@ -196,6 +196,8 @@ def _plain_type(type_: Any) -> Any | None:
     import pyarrow as pa
     from pyarrow import types
 
+    if types.is_list(type_) or types.is_large_list(type_):
+        return pa.list_(pa.string()) if _kind(type_.value_type) == "name" else None
     value = type_.value_type if types.is_dictionary(type_) else type_
     if _kind(value) == "name" or (types.is_temporal(value) and not types.is_duration(value)):
         return pa.string()
