@@ -100,7 +100,8 @@ def _write_captions(
         lettering = Lettering(caption.text, letters)
         text = lettering.shortened(canvas.width / 3)
         half = lettering.width(text) / 2 + letters / 2
-        x, y = np.median(own, axis=0)
+        # On the member nearest to the middle, which may itself lie among others.
+        x, y = own[((own - np.median(own, axis=0)) ** 2).sum(axis=1).argmin()]
         x = min(max(x, half), canvas.width - half)
         box = (x - half, y - letters * 0.8, x + half, y + letters * 0.8)
         if any(_overlap(box, other) for other in taken):

@@ -58,7 +58,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
 
     Examples:
         pe cluster --sheet clusters.png
-        pe cluster -k 20 --names words.txt
+        pe cluster -k 20 --names everyday
         pe cluster --json | jq -r 'select(.cluster == 3).pictures[].uri'
         pe cluster --where "width > 800" --parquet clusters.parquet
     """

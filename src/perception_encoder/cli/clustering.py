@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,11 +28,14 @@ ClustersOption = Annotated[
     ),
 ]
 NamesOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="A file of words, one a line: each cluster is called by the one that sets it apart."
+        metavar="FILE",
+        help="A file of words, one a line, of which each cluster is called by the one that sets it "
+        "apart; `everyday`: about 350 that come with the package.",
     ),
 ]
+_EVERYDAY = "everyday"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def named_clusters(
     index: "Index",
     *,
     num_clusters: int | None,
-    names: Path | None,
+    names: str | None,
     where: str | None,
     model: str | None,
     device: str,
@@ -111,11 +115,16 @@ def file_name(row: "Row") -> str:
     return Path(row.member or row.uri).stem
 
 
-def _words(path: Path) -> list[str]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+def _words(name: str) -> list[str]:
+    path = Path(name).expanduser()
+    if name == _EVERYDAY and not path.exists():
+        text = files("perception_encoder").joinpath("data", "everyday_words.txt").read_text("utf-8")
+    else:
+        text = path.read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
     words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not words:
-        raise typer.BadParameter(f"--names {path}: there are no words in it")
+        raise typer.BadParameter(f"--names {name}: there are no words in it")
     return words
 
 

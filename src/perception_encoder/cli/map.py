@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 _PAGES: Final = (".html", ".htm")
 _TABLES: Final = (".parquet",)
+_TILE: Final = 64
+_LARGEST_TILE: Final = 160
+_WIDTH: Final = 1600  # of a map that has few pictures
 
 
 def map(
@@ -54,9 +57,9 @@ def map(
     more than 100,000 pictures that many are placed. Needs the extra `map`.
 
     Examples:
-        pe map map.png --names words.txt
+        pe map map.png --names everyday
         pe map map.html --where "width > 800"
-        pe map map.parquet && embedding-atlas map.parquet --x x --y y --text uri
+        pe map map.parquet && embedding-atlas map.parquet --x x --y y
     """
     suffix = out.suffix.lower()
     if suffix not in (*_PICTURES, *_PAGES, *_TABLES):
@@ -94,7 +97,8 @@ def _draw(out: Path, named: Named, placed: "TableMap") -> None:
         for place, name in enumerate(named.names)
     ]
     images = [image_of(row) for row in named.found.rows(placed.numbers)]
-    num_gone = draw_map(images, grid, captions, out)
+    tile = min(_LARGEST_TILE, max(_TILE, _WIDTH // max(grid.columns, grid.rows)))
+    num_gone = draw_map(images, grid, captions, out, tile=tile)
     said = f"{out}: {len(grid.shown)} of {len(named.found.pictures)} pictures"
     if len(grid.shown) < len(placed.numbers):
         said += ", one for each place on the grid; an .html shows all"

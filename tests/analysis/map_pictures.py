@@ -1,0 +1,71 @@
+"""Makes the pictures of docs/guides/clusters-and-maps.md from the bundled gallery.
+
+PYTHONPATH=.:tests python -m analysis.map_pictures    # needs chromium
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+from typer.testing import CliRunner
+
+from perception_encoder.cli.main import app
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OUT = ROOT / "docs" / "images"
+GALLERY = ROOT / "src" / "perception_encoder" / "data" / "gallery"
+GUIDE = ROOT / "docs" / "guides" / "clusters-and-maps.md"
+WIDTH = 1200
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as work:
+        os.chdir(work)
+        shutil.copytree(GALLERY, "drawings", ignore=shutil.ignore_patterns("*.md"))
+        Path("words.txt").write_text(words_of_the_guide(), encoding="utf-8")
+        pe("index", "drawings", "--db", "drawings.lance")
+        about = ("--db", "drawings.lance", "--names", "words.txt")
+        pe("cluster", *about, "--sheet", "clusters.png")
+        pe("map", "map.png", *about)
+        pe("map", "map.html", *about)
+        take_page(Path("map.html").absolute())
+        for name in ("clusters", "map"):
+            with Image.open(f"{name}.png") as image:
+                image.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+                image.save(OUT / f"{name}.webp", quality=85)
+
+
+def words_of_the_guide() -> str:
+    """The words that the guide shows, one a line."""
+    shown = GUIDE.read_text(encoding="utf-8").split("```text\n", 1)[1].split("```", 1)[0]
+    return "\n".join(word.strip() for word in shown.replace("\n", ",").split(","))
+
+
+def pe(*arguments: str) -> None:
+    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    print(done.output)  # noqa: T201
+    assert done.exit_code == 0
+
+
+def take_page(file: Path) -> None:
+    with sync_playwright() as playwright:
+        program = os.environ.get("PE_CHROMIUM") or shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme="dark")
+        page.goto(file.as_uri())
+        page.wait_for_function("sheets.every((sheet) => sheet.complete) && !waiting")
+        page.mouse.move(560, 400)
+        page.mouse.wheel(0, -420)
+        page.mouse.move(520, 380)
+        page.locator("#large").wait_for(state="visible")
+        page.screenshot(path="page.png")
+        browser.close()
+    with Image.open("page.png") as image:
+        image.save(OUT / "map-page.webp", quality=85)
+
+
+if __name__ == "__main__":
+    main()
