@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 from PIL import Image
@@ -280,6 +283,22 @@ def test_a_failure_whose_file_has_gone_is_no_failure_any_more(
     (folder / "bad.png").unlink()
     assert statuses(run(model, table, folder)) == {"skipped": 1, "vanished": 1}
     assert list(OutcomeLog(table.path).latest(["failed"])) == []
+
+
+def test_a_run_is_named_after_when_it_began_in_utc(
+    model: EmbeddingModel, table: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_drawings(folder, 1)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    before = datetime.now(tz=UTC).replace(microsecond=0)
+    run(model, table, folder)
+    monkeypatch.undo()
+    time.tzset()
+    log = lance.dataset(str(Path(table.path) / "_pe" / "outcomes.lance")).to_table()
+    (name,) = set(log["run"].to_pylist())
+    began = datetime.strptime(name, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    assert before <= began <= datetime.now(tz=UTC)
 
 
 def test_outcomes_tell_how_long_it_took(model: EmbeddingModel, table: Index, folder: Path) -> None:

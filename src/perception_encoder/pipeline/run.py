@@ -95,7 +95,7 @@ class Run:
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
             feed = self._feed(known, {} if self._options.retries_failures else failures)
-            run, pruned = time.strftime("%Y%m%dT%H%M%S"), list[Outcome]()
+            run, pruned = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), list[Outcome]()
             committer = Committer(self._index, self._log, known, run)
             with closing(feed):
                 try:
