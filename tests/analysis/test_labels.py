@@ -2,7 +2,12 @@
 
 import pytest
 
-from perception_encoder.analysis.labels import labels_in, labels_of_classes, listed_labels
+from perception_encoder.analysis.labels import (
+    labels_in,
+    labels_named,
+    labels_of_classes,
+    listed_labels,
+)
 
 
 def test_labels_with_commas() -> None:
@@ -62,5 +67,8 @@ def test_a_class_that_is_a_number_is_the_number_of_a_label() -> None:
     for classes in (["3"], ["carp"]):
         with pytest.raises(ValueError, match=f"'{classes[0]}' is not among the labels"):
             labels_of_classes(classes, given)
+    named = labels_named(["red_car", "_"])
+    assert named == {"red_car": ("red car",), "_": ("_",)}
+    assert labels_of_classes(["1", "0"], named)[1] == [1, 0]
     with pytest.raises(ValueError, match="are numbers"):
         labels_of_classes(["0", "12"])

@@ -1,16 +1,25 @@
 """Classes and captions that data gives its pictures."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_models import drawing
 
 from perception_encoder.errors import SourceError
 from perception_encoder.pipeline import SourceOptions, open_sources
 from perception_encoder.pipeline.sources import Item
-from perception_encoder.pipeline.truth import caption_columns, captions_of, classes_of, unlisted
+from perception_encoder.pipeline.truth import (
+    caption_columns,
+    captions_of,
+    class_names,
+    classes_of,
+    unlisted,
+)
 
 
 def items_at(*names: Path | str) -> list[Item]:
@@ -69,6 +78,24 @@ def test_a_table_says_them_in_columns(tmp_path: Path) -> None:
     lines = tmp_path / "set.jsonl"
     lines.write_text('{"image": "a.png", "caption": ["a jay", "a bird"]}\n', encoding="utf-8")
     assert captions_of(items_at(lines)[0], ["caption"]) == ["a jay", "a bird"]
+
+
+def test_a_parquet_file_of_the_hub_names_its_numbers(tmp_path: Path) -> None:
+    data = draw(tmp_path / "a.png").read_bytes()
+    table = pa.table({"image": [{"bytes": data, "path": "a.png"}] * 2, "label": [1, 0]})
+    features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "red_car"]}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    for name, metadata in (("named", about), ("plain", None), ("odd", {"huggingface": "[1]"})):
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / f"{name}.parquet")
+    items = items_at(tmp_path / "named.parquet")
+    assert list(classes_of(items).values()) == ["1", "0"]
+    assert class_names(items) == ["cat", "red_car"]
+    files = [tmp_path / name for name in ("plain.parquet", "odd.parquet", "a.png")]
+    for others in (
+        class_names(items, "image"), class_names(items, "kind"), class_names([]),
+        *(class_names(items_at(file)) for file in files),
+    ):  # fmt: skip
+        assert others == []
 
 
 def test_what_could_not_be_listed_is_said(tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _collected(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
+    labels = _without_repeats(pairs)
+    if not labels:
+        raise ValueError("there are no labels")
+    return labels
+
+
+def _without_repeats(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
     labels: Labels = {}
     for label, names in pairs:
         if label in labels:
@@ -74,9 +81,17 @@ def _collected(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
         if not label or not names:
             raise ValueError(f"the label {label!r} has no names")
         labels[label] = names
-    if not labels:
-        raise ValueError("there are no labels")
     return labels
+
+
+def labels_named(names: Iterable[str]) -> Labels:
+    """Make labels of names that data gives its classes; the model reads them with spaces for `_`.
+
+    Raises:
+        ValueError: one comes twice, or is empty.
+    """
+    pairs = ((name, (name.replace("_", " ").strip() or name,)) for name in names)
+    return _without_repeats(pairs)
 
 
 def labels_of_classes(
@@ -87,7 +102,7 @@ def labels_of_classes(
     Args:
         classes: of each picture; the names that data gives them, such as those of folders.
         given: the labels. A class that is a number and no label is the number of one, from 0.
-            None makes a label of each class, which the model reads with spaces for `_`.
+            Where there are none, each class is one.
 
     Returns:
         The labels, and for each picture the number of its own.
@@ -95,11 +110,11 @@ def labels_of_classes(
     Raises:
         ValueError: a class has no label, or there are nothing but numbers.
     """
-    if given is None:
+    if not given:
         found = sorted(set(classes))
-        if found and all(name.isdecimal() for name in found):
+        if all(name.isdecimal() for name in found):
             raise ValueError("the classes are numbers: give their names, in order, as labels")
-        given = _collected((name, (name.replace("_", " ").strip() or name,)) for name in found)
+        given = labels_named(found)
     number_of = {label: number for number, label in enumerate(given)}
     for name in set(classes) - set(number_of):
         if not name.isdecimal() or int(name) >= len(given):

@@ -93,10 +93,10 @@ def classification(  # noqa: PLR0913  one parameter for each option
     import numpy as np
 
     from perception_encoder.analysis.accuracy import AccuracyTally
-    from perception_encoder.analysis.labels import labels_of_classes
+    from perception_encoder.analysis.labels import labels_named, labels_of_classes
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.cli.scores import accuracy_record, write_accuracies
-    from perception_encoder.pipeline.truth import classes_of
+    from perception_encoder.pipeline.truth import class_names, classes_of
     from perception_encoder.pipeline.vectors import items_of
 
     templates = checked_templates(template)
@@ -106,7 +106,9 @@ def classification(  # noqa: PLR0913  one parameter for each option
     trial = Trial(items, classes, EngineChoice(device, backend, precision, preprocess), batch_size)
     trial.say_left_out("class")
     try:
-        labels, numbers = labels_of_classes(list(classes.values()), given)
+        labels, numbers = labels_of_classes(
+            list(classes.values()), given or labels_named(class_names(items, label_column))
+        )
     except ValueError as err:
         raise typer.BadParameter(f"{err} (--labels-file)") from err
     truth = dict(zip(classes, numbers, strict=True))
@@ -153,8 +155,8 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     """Measure retrieval by captions, both ways.
 
     Gives recall at 1, 5 and 10 of pictures by captions, and of captions by pictures. A picture may
-    have several captions: rows, columns, lines or a list of them. Equal captions, and identical pictures,
-    count as one. Scores are plain cosines. Percentages have 95 % intervals.
+    have several captions: rows, columns, lines or a list of them. Equal captions, and identical
+    pictures, count as one. Scores are plain cosines. Percentages have 95 % intervals.
 
     Examples:
         pe eval retrieval captions.csv -m PE-Core-S16-384 -m clip/ViT-B-32

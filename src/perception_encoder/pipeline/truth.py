@@ -1,5 +1,6 @@
 """What data says of its own pictures: their classes and captions. Knows nothing of models."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 from perception_encoder.errors import ImageError, SourceError
 from perception_encoder.index import MetadataValue
 from perception_encoder.pipeline.sources import Item
+from perception_encoder.pipeline.sources.select import suffix
 
 _LABEL: Final = "label"  # of the .cls members of archives, and of most tables
 _CAPTION: Final = "caption"  # of the .txt members of archives, and of most tables
@@ -37,6 +39,32 @@ def classes_of(items: Sequence[Item], column: str | None = None) -> dict[str, st
         if name:
             classes[item.id] = name
     return classes
+
+
+def class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
+    """Return the names of classes that are numbers, in order, where the first table has them.
+
+    Parquet files that Hugging Face's `datasets` wrote say in their schema what the numbers of a
+    `ClassLabel` column mean.
+
+    Args:
+        items: of sources.
+        column: as in `classes_of`.
+
+    Returns:
+        Nothing where no file of this machine says so.
+    """
+    first = next(iter(items), None)
+    if first is None or suffix(first.uri) != ".parquet" or not os.path.isfile(first.uri):
+        return []
+    import pyarrow.parquet as pq
+
+    written = (pq.read_schema(first.uri).metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(written or b"{}")["info"]["features"]
+        return [str(name) for name in features[column or _LABEL]["names"]]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
