@@ -20,8 +20,10 @@ from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
     BatchSizeOption,
+    ColumnOption,
     CompileOption,
     DeviceOption,
+    ExcludeOption,
     JsonOption,
     PathsOption,
     PrecisionOption,
@@ -70,12 +72,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
     ] = None,
     db: TableOption = None,
     where: WhereOption = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="A table's column of pictures, paths or URLs.")
-    ] = None,
+    exclude: ExcludeOption = None,
+    column: ColumnOption = None,
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: Annotated[

@@ -16,7 +16,9 @@ from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
     BatchSizeOption,
+    ColumnOption,
     DeviceOption,
+    ExcludeOption,
     JsonOption,
     PrecisionOption,
     PreprocessOption,
@@ -44,10 +46,6 @@ _Models = Annotated[
         show_default=False,
     ),
 ]
-_Column = Annotated[str | None, typer.Option(help="A table's column of pictures, paths or URLs.")]
-_Exclude = Annotated[
-    list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
-]
 
 app = typer.Typer(
     help="Say how good models are on your own data.",
@@ -71,8 +69,8 @@ def classification(  # noqa: PLR0913  one parameter for each option
             show_default=False,
         ),
     ] = None,
-    column: _Column = None,
-    exclude: _Exclude = None,
+    column: ColumnOption = None,
+    exclude: ExcludeOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -143,8 +141,8 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
             show_default=False,
         ),
     ] = None,
-    column: _Column = None,
-    exclude: _Exclude = None,
+    column: ColumnOption = None,
+    exclude: ExcludeOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",

@@ -15,8 +15,10 @@ from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
     BatchSizeOption,
+    ColumnOption,
     CompileOption,
     DeviceOption,
+    ExcludeOption,
     JsonOption,
     NullOption,
     PathsOption,
@@ -54,16 +56,12 @@ def index(  # noqa: PLR0913  one parameter for each option
         ),
     ] = None,
     db: TableOption = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
-    ] = None,
+    exclude: ExcludeOption = None,
     include_hidden: Annotated[
         bool, typer.Option("--include-hidden", help="Also names that begin with a dot.")
     ] = False,
     null: Annotated[bool, typer.Option("-0", help="stdin is separated by NUL.")] = False,
-    column: Annotated[
-        str | None, typer.Option(help="A table's column of pictures, paths or URLs.")
-    ] = None,
+    column: ColumnOption = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove rows of pictures that have gone.")
     ] = False,

@@ -54,6 +54,12 @@ TableOption = Annotated[
         help="Table of vectors: a folder, or s3://bucket/name; default: in your data folder.",
     ),
 ]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
+]
+ColumnOption = Annotated[
+    str | None, typer.Option(help="A table's column of pictures, paths or URLs.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 TableModelOption = Annotated[
     str | None,
