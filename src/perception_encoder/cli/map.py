@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import numpy as np
 import typer
 
 from perception_encoder.cli.clustering import (
@@ -87,6 +86,8 @@ def map(
 
 
 def _draw(out: Path, named: Named, placed: "TableMap") -> None:
+    import numpy as np
+
     from perception_encoder.analysis.map_grid import grid_of
     from perception_encoder.analysis.map_picture import Caption, draw_map
 
@@ -136,6 +137,7 @@ def _write_page(out: Path, index: "Index", named: Named, placed: "TableMap") -> 
 def _write_parquet(
     out: Path, index: "Index", where: str | None, named: Named, placed: "TableMap"
 ) -> None:
+    import numpy as np
     import pyarrow as pa
 
     from perception_encoder.analysis.labelled_rows import write_labelled
