@@ -29,6 +29,7 @@ from perception_encoder.pipeline import (
     commit,
     open_sources,
 )
+from perception_encoder.pipeline.feed import Feed
 from perception_encoder.pipeline.sources import Item
 from perception_encoder.preprocess import ImageProcessor
 
@@ -96,6 +97,32 @@ def test_two_devices_share_the_batches_of_a_run(
         assert str(path) in {hit.uri for hit in hits}
         assert hits[0].score == pytest.approx(1, abs=2e-3)
     assert statuses(run(model, table, folder)) == {"skipped": 15, "failed": 1}
+
+
+def test_batches_run_beside_each_other_though_unchanged_files_come_between(
+    table: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = save_drawings(folder, 4)
+    run(open_tiny(), table, *files[:2])
+    events = Feed.events
+
+    def in_this_order(feed: Feed, **options: float) -> Iterator[object]:
+        found = [event for event in events(feed, **options) if event is not None]
+        unchanged = [event for event in found if isinstance(event, list)]
+        first, second = (event for event in found if not isinstance(event, list))
+        yield from (first, *unchanged, second)
+
+    model = open_tiny()
+    encode, both_run = model.backend.encode_image, threading.Barrier(2)
+
+    def waiting(pixels: np.ndarray) -> np.ndarray:
+        both_run.wait(timeout=20)
+        return encode(pixels)
+
+    monkeypatch.setattr(Feed, "events", in_this_order)
+    model.backend.concurrency, model.backend.encode_image = 2, waiting  # type: ignore[method-assign]
+    outcomes = run(model, table, folder, batch_size=1)
+    assert statuses(outcomes) == {"skipped": 2, "embedded": 2}
 
 
 def test_only_what_changed_is_embedded_again(

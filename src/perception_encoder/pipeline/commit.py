@@ -78,6 +78,11 @@ class Committer:
         loads = [self._load] if self._running is None else [self._running[1], self._load]
         return {str(row.row.sha256): row for load in loads for row in load.rows}
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `finished` would begin a commit."""
+        return self._load.is_due
+
     def finished(self) -> list[Outcome]:
         """Begin a commit if one is due, and return the outcomes that have been written since.
 

@@ -143,12 +143,17 @@ class Run:
             yield committer.finished()
 
     def _tasks(self, feed: Feed, committer: Committer) -> Iterator[_Task]:
-        """Yield full batches, smaller ones where sources are slow, and empty ones in between."""
+        """Yield full batches, smaller ones where sources are slow, and empty ones for commits.
+
+        An empty one takes the place of a batch among those that run, so there is none unless a
+        commit is due.
+        """
         batch: list[Prepared] = []
         for event in feed.events(patience_seconds=_PATIENCE_SECONDS):
             if isinstance(event, list):
                 committer.add_outcomes(event)
-                yield _Task([], {})  # a commit may be due
+                if committer.is_due:
+                    yield _Task([], {})
                 continue
             if event is not None:
                 batch.append(event)
