@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.accuracy import Accuracy, AccuracyTally
+from perception_encoder.analysis.accuracy import Accuracy, AccuracyTally, compare
 from perception_encoder.analysis.zero_shot import LabelScores
 
 
@@ -62,6 +62,18 @@ def test_without_ties_shares_are_those_of_a_sorted_list(
         assert found.top5.value == pytest.approx((truth == first.T).any(axis=0).mean())
     wrong = sum(one.count for one in found.confusions)
     assert wrong == count - round(found.top1.value * count)
+
+
+def test_two_models_are_compared_picture_by_picture() -> None:
+    right, wrong = [1.0, 0.0], [0.0, 1.0]
+    one = accuracy_of(np.array([right, right, right, wrong, right], np.float32), [0] * 5)
+    other = accuracy_of(np.array([right, wrong, wrong, right, right], np.float32), [0] * 5, parts=2)
+    found = compare(one, other)
+    assert (found.num_only_one, found.num_only_other) == (2, 1)
+    assert found.difference.value == pytest.approx(one.top1.value - other.top1.value)
+    assert found.difference.low < 0 < found.difference.high
+    with pytest.raises(ValueError, match="4 and 5 pictures do not compare"):
+        compare(accuracy_of(np.array([right] * 4, np.float32), [0] * 4), other)
 
 
 def test_nothing_has_no_accuracy() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.intervals import mean_of_shares, wilson
+from perception_encoder.analysis.intervals import mean_of_shares, paired_difference, wilson
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -44,9 +44,27 @@ def test_the_interval_of_a_mean_holds_the_true_mean_as_often_as_it_says(
     assert all(0 <= one.low <= one.value <= one.high <= 1 for one in found)
 
 
+@pytest.mark.parametrize(
+    ("both", "only_first", "only_second", "count"),
+    [(0.8, 0.1, 0.05, 60), (0.9, 0.04, 0.04, 40), (0.2, 0.5, 0.1, 20), (0.97, 0.0, 0.03, 100)],
+)
+def test_the_interval_of_a_difference_holds_the_true_one_as_often_as_it_says(
+    both: float, only_first: float, only_second: float, count: int
+) -> None:
+    shares = [both, only_first, only_second, 1 - both - only_first - only_second]
+    trials = np.random.default_rng(0).multinomial(count, np.maximum(shares, 0), 1000)
+    found = [paired_difference(int(one), int(other), count) for _, one, other, _ in trials]
+    truth = only_first - only_second
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.93
+    assert found[0].value == pytest.approx((trials[0][1] - trials[0][2]) / count)
+    assert all(-1 <= one.low <= one.value <= one.high <= 1 for one in found)
+
+
 def test_there_is_no_share_of_nothing() -> None:
     with pytest.raises(ValueError, match="no cases"):
         wilson(0, 0)
+    with pytest.raises(ValueError, match="no cases"):
+        paired_difference(0, 0, 0)
     for counts in ([], [3, 0]):
         with pytest.raises(ValueError, match="at least one case"):
             mean_of_shares(np.zeros(len(counts), np.int64), np.array(counts, np.int64))

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.intervals import Share, mean_of_shares, wilson
+from perception_encoder.analysis.intervals import Share, mean_of_shares, paired_difference, wilson
 from perception_encoder.analysis.ranks import ranks_in
 from perception_encoder.analysis.zero_shot import LabelScores
 
@@ -50,6 +50,7 @@ class Accuracy:
             another however many pictures it has; with the interval of `mean_of_shares`.
         classes: those that have pictures, the worst first.
         confusions: the most frequent first.
+        is_right: (N,) bool, of each picture in its order whether its label is.
     """
 
     num_pictures: int
@@ -59,6 +60,39 @@ class Accuracy:
     mean_recall: Share
     classes: tuple[ClassRecall, ...]
     confusions: tuple[Confusion, ...]
+    is_right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same pictures.
+
+    Attributes:
+        difference: by how much the one's top-1 is larger, with the interval of `paired_difference`.
+        num_only_one: pictures that only the one got right.
+        num_only_other: pictures that only the other got right.
+    """
+
+    difference: Share
+    num_only_one: int
+    num_only_other: int
+
+
+def compare(one: Accuracy, other: Accuracy) -> Comparison:
+    """Compare two models picture by picture.
+
+    Raises:
+        ValueError: they did not see the same number of pictures.
+    """
+    if len(one.is_right) != len(other.is_right):
+        raise ValueError(
+            f"{len(one.is_right)} and {len(other.is_right)} pictures do not compare: both models "
+            "have to see the same"
+        )
+    num_only_one = int((one.is_right & ~other.is_right).sum())
+    num_only_other = int((other.is_right & ~one.is_right).sum())
+    difference = paired_difference(num_only_one, num_only_other, one.num_pictures)
+    return Comparison(difference, num_only_one, num_only_other)
 
 
 class AccuracyTally:
@@ -73,6 +107,7 @@ class AccuracyTally:
         self._counts = np.zeros(len(labels), np.int64)
         self._hits = np.zeros(len(labels), np.int64)
         self._num_in_top = 0
+        self._is_right: list[NDArray[np.bool_]] = []
         self._confusions = Counter[tuple[int, int]]()
 
     def add(self, found: LabelScores, truth: NDArray[np.int64]) -> None:
@@ -86,6 +121,7 @@ class AccuracyTally:
         self._counts += np.bincount(truth, minlength=len(self._labels))
         self._hits += np.bincount(truth[ranks == 0], minlength=len(self._labels))
         self._num_in_top += int((ranks < _TOP).sum())
+        self._is_right.append(ranks == 0)
         wrong = ranks > 0
         self._confusions.update(zip(truth[wrong].tolist(), others[wrong].tolist(), strict=True))
 
@@ -117,4 +153,5 @@ class AccuracyTally:
                     self._confusions.items(), key=lambda one: (-one[1], one[0])
                 )
             ),
+            is_right=np.concatenate(self._is_right),
         )

@@ -31,6 +31,8 @@ def write_accuracies(results: "Mapping[str, Accuracy]") -> None:
             for name, one in results.items()
         ],
     )
+    if len(results) > 1:
+        _write_comparisons(results)
     for name, one in results.items():
         _write_worst(name, one)
     say(
@@ -95,6 +97,26 @@ def retrieval_record(one: "Retrieval") -> dict[str, Any]:
             for k, share in recall.items()
         },
     }
+
+
+def _write_comparisons(results: "Mapping[str, Accuracy]") -> None:
+    """Compare each model with the first, picture by picture."""
+    from perception_encoder.analysis.accuracy import compare
+
+    (first, base), *others = results.items()
+    lines = []
+    for name, one in others:
+        found = compare(one, base)
+        lines.append(
+            [
+                name,
+                _shown(found.difference),
+                f"{found.num_only_one:,}",
+                f"{found.num_only_other:,}",
+            ]
+        )
+    write_line(f"\nagainst {first}, picture by picture")
+    write_table(["model", "top-1 points more", "only it right", f"only {first} right"], lines)
 
 
 def _write_worst(name: str, one: "Accuracy") -> None:
