@@ -171,6 +171,7 @@ def test_pictures_are_moved_into_folders_when_that_is_wanted_for_sure(
         (["pictures"], "--labels cat,dog"),
         (["pictures", "-l", "a", "--labels-file", "labels.txt"], "not both"),
         (["pictures", "-l", "a,b", "--only", "c"], "--only c"),
+        (["pictures", "-l", "a,-"], "stands for none"),
         (["pictures", "-l", "a", "-t", "a photo"], "needs {}"),
         (["pictures", "-l", "a", "--db", "t.lance"], "name no others"),
         (["pictures", "-l", "a", "--where", "width > 1"], "name no others"),

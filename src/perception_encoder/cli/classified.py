@@ -5,7 +5,7 @@ Of any number of pictures only the counts are kept, the few that are drawn, and 
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -86,12 +86,12 @@ class Results:
             elif is_sure:
                 self._to_move.append((row, best[0]))  # later: sources may still be listing
 
-    def add_failed(self, failures: "Sequence[Outcome]") -> None:
-        """Tell of pictures that could not be read."""
+    def add_failed(self, failures: "Sequence[Outcome]", tell: Callable[[str], None]) -> None:
+        """Tell of pictures that could not be read, by that function."""
         for failure in failures:
             self.num_failed += 1
             if self.num_failed <= _SHOWN_FAILURES:
-                say(f"pe: {failure.message}")
+                tell(f"pe: {failure.message}")
             if self._wanted.as_json:
                 problem = {"error": failure.reason, "message": failure.message}
                 write_json({"uri": failure.uri, "member": failure.member, **problem})

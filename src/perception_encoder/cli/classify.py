@@ -132,6 +132,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
     named = read_labels(labels, labels_file)
     if named is None:
         raise typer.BadParameter("say what there is to choose from: --labels cat,dog")
+    if NO_LABEL in named:
+        raise typer.BadParameter(f"the label {NO_LABEL!r} stands for none; give it another name")
     templates = checked_templates(template)
     for label in only or ():
         if label not in (*named, NO_LABEL):
@@ -211,7 +213,7 @@ def _classify(
             for start in range(0, len(block.rows), step):
                 part = slice(start, start + step)
                 results.add(block.rows[part], classifier.classify(block.vectors[part]))
-            results.add_failed(block.failed)
+            results.add_failed(block.failed, say if display is None else display.say)
             if display is not None:
                 display.update()
     results.finish()
