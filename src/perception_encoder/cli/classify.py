@@ -1,7 +1,7 @@
 """`pe classify`: which of some labels fits each picture best, without training."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,6 +37,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import say
 
 if TYPE_CHECKING:
+    from perception_encoder.analysis.labels import Labels
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.pipeline import Progress
@@ -129,15 +130,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
     if sheet is not None and not sheet.absolute().parent.is_dir():
         raise typer.BadParameter(f"{sheet.parent}: no such folder")
     check_moving(move_to, dry_run=dry_run, yes=yes)
-    named = read_labels(labels, labels_file)
-    if named is None:
-        raise typer.BadParameter("say what there is to choose from: --labels cat,dog")
-    if NO_LABEL in named:
-        raise typer.BadParameter(f"the label {NO_LABEL!r} stands for none; give it another name")
+    named = _labels(labels, labels_file, only or ())
     templates = checked_templates(template)
-    for label in only or ():
-        if label not in (*named, NO_LABEL):
-            raise typer.BadParameter(f"--only {label}: it is not among the labels")
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.pipeline import Progress, SourceOptions, open_sources
     from perception_encoder.pipeline.vectors import embed_items, items_of
@@ -177,6 +171,19 @@ def classify(  # noqa: PLR0913  one parameter for each option
     _classify(blocks, classifier, results, progress)
     if results.num_failed:
         raise typer.Exit(1)
+
+
+def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labels":
+    """Read the labels, and check those that alone are wanted."""
+    named = read_labels(labels, file)
+    if named is None:
+        raise typer.BadParameter("say what there is to choose from: --labels cat,dog")
+    if NO_LABEL in named:
+        raise typer.BadParameter(f"the label {NO_LABEL!r} stands for none; give it another name")
+    for label in only:
+        if label not in (*named, NO_LABEL):
+            raise typer.BadParameter(f"--only {label}: it is not among the labels")
+    return named
 
 
 def _opened_table(
