@@ -82,6 +82,20 @@ def test_where_a_card_has_too_little_memory_it_takes_smaller_steps(fits, batch, 
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("batch", "sizes"), [(1, [1]), (8, [8]), (9, [5, 4]), (17, [6, 6, 5]), (16, [8, 8])]
+)
+def test_the_steps_of_a_large_batch_are_alike(batch, sizes):
+    backend = open_random_backend(CORE, FP32_ON_CPU)
+    backend._step = 8
+    expected = [backend.encode_image(pixels(CORE, batch)[[row]])[0] for row in range(batch)]
+    graph, given = backend._open_graphs.image, []
+    noted = backend._open_graphs._replace(image=lambda part: given.append(len(part)) or graph(part))
+    backend._open_graphs = noted
+    assert np.abs(backend.encode_image(pixels(CORE, batch)) - np.stack(expected)).max() < 2e-4
+    assert given == sizes
+
+
 @pytest.mark.parametrize("batch", [0, 1, 4])
 def test_where_not_even_one_picture_fits_it_says_so(batch):
     backend = open_random_backend(CORE, FP32_ON_CPU)
