@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from duplicate_samples import remote_rows, table_of, unit
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
 
 from perception_encoder.analysis import clusters
 from perception_encoder.analysis.clusters import Clusters, find_clusters
@@ -37,7 +39,7 @@ def planted_groups(labels: NDArray[np.int64]) -> set[frozenset[str]]:
 
 @pytest.mark.parametrize(
     ("sizes", "embed_dim"),
-    [([200, 90, 60, 31, 30, 20, 19], 96), ([5, 4, 4], 512), ([40] * 25, 128)],
+    [([200, 90, 60, 31, 30, 20, 19], 96), ([5, 4, 4], 512), ([62] * 60, 96)],
 )
 def test_planted_groups_are_found_and_counted(tmp_path, sizes, embed_dim):
     vectors, labels = planted(sizes, embed_dim)
@@ -105,6 +107,21 @@ def test_equal_pictures_are_one_cluster_however_many_are_asked_for(tmp_path):
     assert cluster.size == 40
     assert cluster.tightness == pytest.approx(1)
     assert sum(one.size for one in find_clusters(index, num_clusters=5).clusters) == 40
+
+
+def test_of_handwritten_digits_about_ten_groups_are_found(tmp_path):
+    digits = load_digits()
+    index = table_of(tmp_path, remote_rows(len(digits.data)), unit(digits.data))
+    found = find_clusters(index)
+    assert 9 <= len(found.clusters) <= 11
+    assert adjusted_rand_score(digits.target, found.labels) > 0.55
+
+
+def test_more_groups_than_are_joined_two_by_two(tmp_path):
+    vectors = unit(np.random.default_rng(0).normal(size=(700, 8)))
+    found = find_clusters(table_of(tmp_path, remote_rows(700), vectors), num_clusters=600)
+    assert 400 < len(found.clusters) <= 600
+    assert sum(cluster.size for cluster in found.clusters) == 700
 
 
 def test_copies_are_not_told_apart_by_their_rounding(tmp_path):

@@ -16,6 +16,7 @@ from perception_encoder.analysis.preference import Numbers
 
 MAX_SIDE: Final = 48
 _ROOM: Final = 1.7  # cells for each picture: some stay empty, and gaps between groups show
+_FINEST: Final = 5000
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Grid:
 
 
 def grid_of(places: NDArray[np.float32], max_side: int = MAX_SIDE) -> Grid:
-    """Give each place a cell near it; where there are too many, the one nearest each cell's middle.
+    """Give each place a cell near it; where there are too many, some that stand for the others.
 
     Args:
         places: (C, 2) float32, x to the right and y upwards.
@@ -61,32 +62,40 @@ def grid_of(places: NDArray[np.float32], max_side: int = MAX_SIDE) -> Grid:
     side = math.sqrt(len(places) * _ROOM) if len(places) > 1 else 1
     columns = min(max_side, max(1, math.ceil(side * stretch)))
     rows = min(max_side, max(1, math.ceil(side / stretch)))
-    span = np.array([columns - 1, rows - 1])
-    wanted = (places - low) / np.array([width, height]) * span
-    wanted[:, 1] = rows - 1 - wanted[:, 1]
-    if len(places) * _ROOM > columns * rows + max(columns, rows):
-        shown, cells = _nearest_to_middles(wanted, columns)
-    else:
-        shown, cells = np.arange(len(places)), _spread_out(wanted, columns, rows)
+    within = (places - low) / np.array([width, height])  # from 0 to 1
+    within[:, 1] = 1 - within[:, 1]
+    most = max(1, int(columns * rows / _ROOM))
+    shown = np.arange(len(places)) if len(places) <= most else _spread_sample(within, most)
+    cells = _nearest_free(within[shown] * [columns - 1, rows - 1], columns, rows)
     return Grid(columns, rows, shown, cells)
 
 
-def _spread_out(wanted: NDArray[np.float64], columns: int, rows: int) -> NDArray[np.int64]:
-    """Return the cells that are nearest on the whole: the least sum of squared distances."""
+def _spread_sample(within: NDArray[np.float64], most: int) -> Numbers:
+    """Choose places from all parts: those nearest to the middles of the cells of another grid.
+
+    It is the finest of which no more than `most` cells have a place.
+    """
+    best: Numbers = np.zeros(1, np.int64)
+    side = 1.0
+    while True:
+        scaled = within * math.ceil(side)
+        cells = np.floor(scaled).astype(np.int64)
+        distances = ((scaled - cells - 0.5) ** 2).sum(axis=1)
+        order = np.lexsort((distances, cells[:, 0], cells[:, 1]))
+        is_first = np.ones(len(order), np.bool_)
+        is_first[1:] = (np.diff(cells[order], axis=0) != 0).any(axis=1)
+        if is_first.sum() > most:
+            return best
+        best = np.sort(order[is_first])
+        side *= 1.15
+        if side > _FINEST:  # so many are at one place
+            return best
+
+
+def _nearest_free(wanted: NDArray[np.float64], columns: int, rows: int) -> NDArray[np.int64]:
+    """Return cells of their own for all: those with the least sum of squared distances."""
     from scipy.optimize import linear_sum_assignment
 
     middles = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
     costs = ((wanted[:, None, :] - middles) ** 2).sum(axis=-1)
     return np.asarray(middles[linear_sum_assignment(costs)[1]], np.int64)
-
-
-def _nearest_to_middles(
-    wanted: NDArray[np.float64], columns: int
-) -> tuple[Numbers, NDArray[np.int64]]:
-    cells = np.rint(wanted).astype(np.int64)
-    distances = ((wanted - cells) ** 2).sum(axis=1)
-    order = np.lexsort((distances, cells[:, 0], cells[:, 1]))
-    keys = cells[:, 1] * columns + cells[:, 0]
-    _, first = np.unique(keys[order], return_index=True)
-    shown = order[first]
-    return shown, cells[shown]

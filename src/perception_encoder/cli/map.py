@@ -102,7 +102,7 @@ def _draw(out: Path, named: Named, placed: "TableMap") -> None:
     num_gone = draw_map(images, grid, captions, out, tile=tile)
     said = f"{out}: {len(grid.shown)} of {len(named.found.pictures)} pictures"
     if len(grid.shown) < len(placed.numbers):
-        said += ", one for each place on the grid; an .html shows all"
+        said += " from all parts of the map; an .html shows all"
     say(said)
     _say_gone(num_gone)
 

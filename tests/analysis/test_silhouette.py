@@ -1,0 +1,43 @@
+"""Silhouettes against scikit-learn's, which compares every pair."""
+
+import numpy as np
+from duplicate_samples import unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import silhouette_samples
+
+from perception_encoder.analysis.merging import joined_labels, merges
+from perception_encoder.analysis.silhouette import best_number, group_sums, silhouettes
+
+
+@given(
+    count=st.integers(5, 60),
+    num_groups=st.integers(2, 4),
+    embed_dim=st.integers(2, 20),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=30)
+def test_silhouettes_are_those_of_all_pairs(count, num_groups, embed_dim, seed):
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng.normal(size=(count, embed_dim)) + 0.5)
+    labels = np.concatenate([np.arange(num_groups), rng.integers(0, num_groups, count)])[:count]
+    products = vectors @ group_sums(vectors, labels, num_groups).T
+    counts = np.bincount(labels, minlength=num_groups).astype(np.float32)
+    found = silhouettes(products, counts, labels)
+    np.testing.assert_allclose(
+        found, silhouette_samples(vectors, labels, metric="cosine"), atol=2e-3
+    )
+
+
+def test_the_fewest_groups_win_among_equals_and_one_where_there_are_none():
+    east, north, up = np.eye(3, dtype=np.float32)
+    vectors = unit(np.stack([east] * 4 + [north] * 4 + [up] * 4))
+    labels = np.arange(12)
+    steps = list(merges(vectors))
+    choice = best_number(vectors, labels, steps, 12)
+    assert (choice.num_groups, round(choice.silhouette, 3)) == (3, 1)
+    groups = joined_labels(labels, steps[: 12 - 3])
+    assert [set(groups[start : start + 4]) for start in (0, 4, 8)] == [{0}, {1}, {2}]
+    assert best_number(vectors, labels, steps, 2).num_groups == 2
+    alike = unit(np.ones((6, 3)))
+    assert best_number(alike, np.arange(6), list(merges(alike)), 6).num_groups == 1
