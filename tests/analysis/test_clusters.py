@@ -9,6 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from perception_encoder.analysis import clusters
 from perception_encoder.analysis.clusters import Clusters, find_clusters
+from perception_encoder.analysis.typical import typical_members
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
@@ -137,6 +138,22 @@ def test_a_table_without_pictures_has_no_clusters(tmp_path):
     assert find_clusters(index).clusters == ()
     with pytest.raises(ValueError, match="at least 1 cluster"):
         find_clusters(index, num_clusters=0)
+
+
+def test_typical_pictures_are_central_and_not_the_same_again_and_again(tmp_path):
+    burst = np.array([1, 0.2, 0, 0, 0])
+    others = [[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 0, 1.4]]
+    vectors = unit(np.concatenate([np.tile(burst, (20, 1)), others]))
+    index = table_of(tmp_path, remote_rows(23), vectors)
+    found = find_clusters(index, num_clusters=1)
+    assert set(found.clusters[0].members[:20]) == set(range(20))
+    (typical,) = typical_members(index, found, 3)
+    assert [found.pictures.row(number).uri for number in typical] == [
+        row.uri for row in np.array(remote_rows(23), object)[[0, 20, 21]]
+    ]
+    (more,) = typical_members(index, found, 6)
+    assert len(more) == 6
+    assert {20, 21, 22} < set(more.tolist())
 
 
 def test_a_condition_leaves_rows_out(tmp_path):

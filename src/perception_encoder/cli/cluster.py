@@ -27,7 +27,7 @@ from perception_encoder.cli.output import say, write_json, write_table
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.preference import Numbers
-    from perception_encoder.index import Row
+    from perception_encoder.index import Index, Row
 
 _SHEET_PICTURES = 10
 _SHEET_CLUSTERS = 100
@@ -73,7 +73,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     elif named.found.clusters:
         _write_table(named)
     if sheet is not None and named.found.clusters:
-        _draw(sheet, named)
+        _draw(sheet, named, index, where)
     if parquet is not None:
         from perception_encoder.analysis.labelled_rows import write_labelled
 
@@ -113,8 +113,9 @@ def _write_table(named: Named) -> None:
     write_table(["cluster", *title, "pictures", "tightness", "most central"], lines)
 
 
-def _draw(path: Path, named: Named) -> None:
+def _draw(path: Path, named: Named, index: "Index", where: str | None) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+    from perception_encoder.analysis.typical import typical_members
 
     found = named.found
 
@@ -122,8 +123,9 @@ def _draw(path: Path, named: Named) -> None:
         return SheetHit(image_of(row), score, file_name(row))
 
     rows = []
-    for place, cluster in enumerate(found.clusters[:_SHEET_CLUSTERS]):
-        central = cluster.members[:_SHEET_PICTURES]
+    typical = typical_members(index, found, _SHEET_PICTURES, where=where)
+    for place, central in enumerate(typical[:_SHEET_CLUSTERS]):
+        cluster = found.clusters[place]
         size = "1 picture" if cluster.size == 1 else f"{cluster.size} pictures"
         hits = map(drawn, found.rows(central), found.scores[central].tolist())
         rows.append(SheetRow(list(hits), text=f"{named.title(place)}: {size}"))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 _PAGES: Final = (".html", ".htm")
 _TABLES: Final = (".parquet",)
+_MANY: Final = 5_000
 _TILE: Final = 64
 _LARGEST_TILE: Final = 160
 _WIDTH: Final = 1600  # of a map that has few pictures
@@ -72,6 +73,8 @@ def map(
     named = named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )
+    if len(named.found.pictures) > _MANY:
+        say(f"placing {len(named.found.pictures)} pictures; a hundred thousand take minutes")
     placed = map_table(index, named.found.pictures, where=where, seed=seed)
     if not len(placed.numbers):
         say("there are no pictures to place")
