@@ -76,6 +76,16 @@ def test_clusters_as_json_a_table_a_sheet_and_parquet(pe: Run) -> None:
     assert sum(int(line.split()[1]) for line in table[1:]) == 5 + 3 + 2
 
 
+def test_clusters_are_named_by_the_words_of_a_column(pe: Run) -> None:
+    done = pe("cluster", "-k", "3", "--json", "--names", "column:uri")
+    for line in done.stdout.splitlines():
+        found = json.loads(line)
+        (name,) = stems(found["pictures"])
+        assert found["name"].split(",")[0] in name.split("-")
+    said = pe("cluster", "--names", "column:width", returns=1)
+    assert "no column of text 'width'; it has id, uri" in str(said.exception)
+
+
 def test_maps_as_a_picture_a_page_and_parquet(pe: Run, folder: Path) -> None:
     assert "map.png: 16 of 16 pictures" in pe("map", "map.png", "--names", "words.txt").stderr
     with Image.open("map.png") as picture:
@@ -99,6 +109,7 @@ def test_maps_as_a_picture_a_page_and_parquet(pe: Run, folder: Path) -> None:
 
 def test_what_cannot_be_is_said(pe: Run, folder: Path) -> None:
     assert "has to end in .png, .html or .parquet" in pe("map", "map.gif", returns=2).stderr
+    assert "no such folder" in pe("map", "none/map.png", returns=2).stderr
     (folder / "none.txt").write_text("# nothing\n")
     said = pe("cluster", "--names", "none.txt", returns=2).stderr
     assert "no words" in " ".join(said.split())

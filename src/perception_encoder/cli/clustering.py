@@ -11,6 +11,8 @@ import typer
 from perception_encoder.cli.output import say
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     import pyarrow as pa
 
     from perception_encoder.analysis.cluster_names import ClusterName
@@ -30,12 +32,13 @@ ClustersOption = Annotated[
 NamesOption = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE",
-        help="A file of words, one a line, of which each cluster is called by the one that sets it "
-        "apart; `everyday`: about 350 that come with the package.",
+        metavar="WORDS",
+        help="Call each cluster by the word that sets it apart: of a file, one a line; of a "
+        "column's texts, `column:caption`; or of about 350 that come along, `everyday`.",
     ),
 ]
 _EVERYDAY = "everyday"
+_COLUMN = "column:"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ def named_clusters(
     device: str,
 ) -> Named:
     """Find the clusters of a table, and name them if there are words."""
-    words = [] if names is None else _words(names)  # before the work: a wrong name shows at once
+    words = (
+        [] if names is None else _words(names, index, where)
+    )  # before the work: a wrong name shows at once
     from perception_encoder.analysis.clusters import find_clusters
 
     found = find_clusters(index, num_clusters=num_clusters, where=where)
@@ -115,17 +120,24 @@ def file_name(row: "Row") -> str:
     return Path(row.member or row.uri).stem
 
 
-def _words(name: str) -> list[str]:
-    path = Path(name).expanduser()
-    if name == _EVERYDAY and not path.exists():
-        text = files("perception_encoder").joinpath("data", "everyday_words.txt").read_text("utf-8")
+def _words(names: str, index: "Index", where: str | None) -> list[str]:
+    path = Path(names).expanduser()
+    if names.startswith(_COLUMN) and not path.exists():
+        from perception_encoder.analysis.column_words import column_words
+
+        words = column_words(index, names.removeprefix(_COLUMN), where=where)
+    elif names == _EVERYDAY and not path.exists():
+        words = _lines(files("perception_encoder").joinpath("data", "everyday_words.txt"))
     else:
-        text = path.read_text(encoding="utf-8")
-    lines = (line.strip() for line in text.splitlines())
-    words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+        words = _lines(path)
     if not words:
-        raise typer.BadParameter(f"--names {name}: there are no words in it")
+        raise typer.BadParameter(f"--names {names}: there are no words in it")
     return words
+
+
+def _lines(file: "Traversable") -> list[str]:
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
 def _distinct(silhouette: float) -> str:

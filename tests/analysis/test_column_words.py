@@ -1,0 +1,30 @@
+"""Words of a table's texts: which are of use as names."""
+
+import numpy as np
+import pytest
+from duplicate_samples import table_of
+
+from perception_encoder.analysis import column_words as module
+from perception_encoder.analysis.column_words import column_words
+from perception_encoder.errors import QueryError
+from perception_encoder.index import Row
+
+CAPTIONS = [
+    "The photo shows a Cat with a hat", "a cat on a mat, a CAT!", "Café at night", "the café",
+    "a dog in the photo", "hat 2024", None, "once",
+]  # fmt: skip
+
+
+def test_words_that_tell_texts_apart_come_by_how_many_texts_have_them(tmp_path, monkeypatch):
+    rows = [
+        Row(uri=f"/photos/{number}.jpg", width=number, metadata={"caption": caption})
+        for number, caption in enumerate(CAPTIONS)
+    ]
+    index = table_of(tmp_path, rows, np.eye(8, dtype=np.float32))
+    assert column_words(index, "caption") == ["café", "cat", "hat"]
+    assert column_words(index, "caption", where="width < 2") == []  # in all of two
+    assert column_words(index, "uri") == []
+    with pytest.raises(QueryError, match=r"no column of text 'title'; it has id, uri, .*caption"):
+        column_words(index, "title")
+    monkeypatch.setattr(module, "MOST_WORDS", 2)
+    assert column_words(index, "caption") == ["café", "cat"]
