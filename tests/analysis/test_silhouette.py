@@ -41,3 +41,15 @@ def test_the_fewest_groups_win_among_equals_and_one_where_there_are_none():
     assert best_number(vectors, labels, steps, 2).num_groups == 2
     alike = unit(np.ones((6, 3)))
     assert best_number(alike, np.arange(6), list(merges(alike)), 6).num_groups == 1
+
+
+def test_what_has_no_groups_is_not_cut_in_two():
+    rng = np.random.default_rng(0)
+    long = rng.normal(size=(900, 64)) * np.linspace(4, 0.5, 64)
+    vectors = unit(long + 9)
+    steps = list(merges(vectors[:200]))
+    choice = best_number(vectors[:200], np.arange(200), steps, 15)
+    assert choice.num_groups == 15
+    assert choice.silhouette < 0.25
+    steps = list(merges(vectors))
+    assert best_number(vectors, np.arange(900), steps, 30).num_groups == 25

@@ -5,9 +5,11 @@ it is from the nearest other one: 1 in a group far from all others, 0 between tw
 wrong one, and 0 by definition alone in its group. Distance is 1 - cosine here; the mean distance to
 a group then follows from the group's sum, so it is exact and no pair is ever compared.
 
-Of real pictures, where groups run into each other, the mean is nearly the same for many numbers of
-groups. Then the smallest of these is taken that is within one standard error of the best, as one
-does in cross-validation (Breiman et al. 1984). Knows arrays only.
+Where groups run into each other, the mean is nearly the same for many numbers of groups. Then the
+smallest of these is taken that is within one standard error of the best, as one does in
+cross-validation (Breiman et al. 1984). And what has no groups at all but is longer than it is wide
+is best cut in two or three, which tells nobody what is there: where so few are the best and are not
+even set apart, no number stands out, and `USUAL` groups are made. Knows arrays only.
 """
 
 from __future__ import annotations
@@ -25,6 +27,13 @@ from perception_encoder.types import Embeddings
 MAX_POINTS: Final = 8192
 """Of how many pictures silhouettes are computed, at most."""
 
+USUAL: Final = 25
+"""How many groups are made where no number stands out: as many lines as one sees at once."""
+
+APART: Final = 0.25
+"""Below this mean silhouette there is no substantial structure (Kaufman and Rousseeuw 1990)."""
+
+_FEW: Final = 4
 _ROUNDING: Final = 5e-4
 """What storing vectors as float16 may change a cosine by: copies differ by no less, and to set them
 apart says nothing."""
@@ -69,7 +78,11 @@ def best_number(vectors: Embeddings, labels: Numbers, steps: Sequence[Merge], mo
         is_left[step.joined] = False
     best = max(range(len(choices)), key=lambda place: choices[place].silhouette)
     floor = choices[best].silhouette - errors[best]
-    return min(choice for choice in choices if choice.silhouette >= floor)
+    chosen = min(choice for choice in choices if choice.silhouette >= floor)
+    is_alike = np.linalg.norm(sums.sum(axis=0)) >= (1 - _ROUNDING) * len(vectors)
+    if chosen.num_groups <= _FEW and chosen.silhouette < APART and not is_alike:
+        return max(choice for choice in choices if choice.num_groups <= USUAL)
+    return chosen
 
 
 def silhouettes(

@@ -142,6 +142,8 @@ def _lines(file: "Traversable") -> list[str]:
 
 def _distinct(silhouette: float) -> str:
     """Say a silhouette in words, by the bounds of Kaufman and Rousseeuw (1990)."""
+    from perception_encoder.analysis.silhouette import APART
+
     if silhouette > 0.5:
         return "well apart"
-    return "apart" if silhouette > 0.25 else "running into each other"
+    return "apart" if silhouette > APART else "running into each other"
