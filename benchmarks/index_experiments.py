@@ -11,7 +11,6 @@ for words. The second part asks how to look at every vector: exact scans, with a
 """
 
 import argparse
-import itertools
 import json
 import platform
 import resource
@@ -19,24 +18,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.exact_scans import BLOCK, SCANS, K
 from benchmarks.made_vectors import MadeVectors
 
 RESULTS = Path(__file__).parent / "results" / "index_experiments.json"
 EMBED_DIM = 1024
-K = 10
 NUM_QUERIES = 200  # of each of the two sorts
 PER_LIST = 64  # training vectors
 ITERATIONS = 8
-BLOCK = 16_384
 NPROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 EFS = (16, 32, 64, 128, 256)
 HNSW_LIMIT = 100_000  # more rows take too long to build: docs/reference/experiments.md
@@ -53,7 +47,6 @@ KINDS: dict[str, tuple[float, int]] = {
     "ivf-rabitq-fs": (1, 20),
     "hnsw-sq8": (0, 3),
 }
-SCANS = ("numpy-f32", "einsum-f32", "flat-f32", "fp16", "int8-bounded", "panorama-f32")
 
 
 def main() -> None:
@@ -320,7 +313,7 @@ def _scan(kind: str, size: int, folder: Path) -> dict:
     queries = np.load(folder / "queries.npy")[:: NUM_QUERIES // 10]
     truth = np.load(folder / f"{size}-truth.npy")[:: NUM_QUERIES // 10]
     threads = faiss.omp_get_max_threads()
-    ask = SCAN_MAKERS[kind](stored, threads)
+    ask = SCANS[kind](stored, threads)
     memory = _resident_bytes()
     ask(queries[0])
     times, right = [], []
@@ -336,150 +329,6 @@ def _scan(kind: str, size: int, folder: Path) -> dict:
         "p50_ms": round(float(np.percentile(times, 50)) * 1e3, 2),
         "p95_ms": round(float(np.percentile(times, 95)) * 1e3, 2),
     }
-
-
-def _as_float32(stored: np.ndarray) -> np.ndarray:
-    vectors = np.empty(stored.shape, np.float32)
-    for first in range(0, len(stored), BLOCK):
-        vectors[first : first + BLOCK] = stored[first : first + BLOCK]
-    return vectors
-
-
-Ask = Callable[[np.ndarray], list[int]]
-
-
-def _numpy_scan(stored: np.ndarray, _: int) -> Ask:
-    vectors = _as_float32(stored)
-    return lambda query: np.argpartition(-(vectors @ query), K)[:K].tolist()
-
-
-def _einsum_scan(stored: np.ndarray, threads: int) -> Ask:
-    vectors = _as_float32(stored)
-    pool = ThreadPoolExecutor(threads)
-
-    def ask(query: np.ndarray) -> list[int]:
-        parts = pool.map(lambda part: np.einsum("re,e->r", part, query), _parts(vectors, threads))
-        return np.argpartition(-np.concatenate(list(parts)), K)[:K].tolist()
-
-    return ask
-
-
-def _flat_scan(stored: np.ndarray, threads: int) -> Ask:
-    import faiss
-
-    return _in_parts(stored, threads, lambda: faiss.IndexFlatIP(EMBED_DIM))
-
-
-def _fp16_scan(stored: np.ndarray, threads: int) -> Ask:
-    import faiss
-
-    sq, ip = faiss.ScalarQuantizer, faiss.METRIC_INNER_PRODUCT
-    return _in_parts(stored, threads, lambda: faiss.IndexScalarQuantizer(EMBED_DIM, sq.QT_fp16, ip))
-
-
-def _panorama_scan(stored: np.ndarray, threads: int) -> Ask:
-    """Turned along the main axes first, so that the first levels hold most of the length."""
-    import faiss
-
-    sample = stored[:: max(1, len(stored) // 50_000)].astype(np.float32)
-    turn = faiss.PCAMatrix(EMBED_DIM, EMBED_DIM)
-    turn.train(sample)
-    matrix = faiss.vector_to_array(turn.A).reshape(EMBED_DIM, EMBED_DIM)
-    made = _in_parts(
-        stored, threads, lambda: faiss.IndexFlatIPPanorama(EMBED_DIM, 8), lambda x: x @ matrix.T
-    )
-    return lambda query: made(matrix @ query)
-
-
-def _in_parts(
-    stored: np.ndarray,
-    threads: int,
-    empty: Callable[[], object],
-    turned: Callable[[np.ndarray], np.ndarray] = lambda vectors: vectors,
-) -> Ask:
-    """One faiss index for each thread; faiss itself uses one thread for one query."""
-    import faiss
-
-    indexes, offsets, offset = [], [], 0
-    for part in _parts(stored, threads):
-        index = empty()
-        index.is_trained = True
-        for first in range(0, len(part), BLOCK):
-            index.add(np.ascontiguousarray(turned(part[first : first + BLOCK].astype(np.float32))))
-        indexes.append(index)
-        offsets.append(offset)
-        offset += len(part)
-    faiss.omp_set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
-
-    def ask(query: np.ndarray) -> list[int]:
-        answers = list(pool.map(lambda index: index.search(query[None], K), indexes))
-        scores = np.concatenate([answer[0][0] for answer in answers])
-        pairs = zip(answers, offsets, strict=True)
-        rows = np.concatenate([answer[1][0] + start for answer, start in pairs])
-        return rows[np.argsort(-scores)[:K]].tolist()
-
-    return ask
-
-
-def _int8_scan(stored: np.ndarray, threads: int) -> Ask:
-    """Propose by int8, keep all whose error bound (Cauchy-Schwarz) allows them, score again."""
-    import faiss
-
-    peak = max(float(np.abs(part).max()) for part in _parts(stored, 64))
-    scale = np.float32(127 / peak)
-    parts = _parts(stored, threads)
-    indexes, bound = [], 0.0
-    for part in parts:
-        index = faiss.IndexScalarQuantizer(
-            EMBED_DIM, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
-        )
-        index.is_trained = True
-        for first in range(0, len(part), BLOCK):
-            vectors = part[first : first + BLOCK].astype(np.float32) * scale
-            rounded = np.round(vectors)
-            lengths = np.linalg.norm(vectors - rounded, axis=1)
-            bound = max(bound, float(lengths.max()) / float(scale))
-            index.add(rounded)
-        indexes.append(index)
-    faiss.omp_set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
-    starts = np.cumsum([0, *map(len, parts)])
-
-    def ask(query: np.ndarray) -> list[int]:
-        candidates = 1_000
-        while True:
-            answers = list(pool.map(partial(_searched, query, candidates), indexes))
-            scores = np.concatenate([answer[0][0] for answer in answers]) / scale
-            rows = np.concatenate([answers[i][1][0] + starts[i] for i in range(len(answers))])
-            floor = np.partition(scores, -K)[-K] - 2 * bound
-            if all(answer[0][0][-1] / scale < floor for answer in answers):
-                break
-            candidates *= 4
-        rows = np.sort(rows[scores >= floor])
-        exact = stored[rows].astype(np.float32) @ query
-        return rows[np.argsort(-exact)[:K]].tolist()
-
-    return ask
-
-
-def _searched(query: np.ndarray, candidates: int, index: Any) -> tuple:
-    return index.search(query[None], candidates)
-
-
-def _parts(vectors: np.ndarray, number: int) -> list[np.ndarray]:
-    edges = np.linspace(0, len(vectors), number + 1).astype(int)
-    return [vectors[a:b] for a, b in itertools.pairwise(edges) if b > a]
-
-
-SCAN_MAKERS: dict[str, Callable[[np.ndarray, int], Ask]] = {
-    "numpy-f32": _numpy_scan,
-    "einsum-f32": _einsum_scan,
-    "flat-f32": _flat_scan,
-    "fp16": _fp16_scan,
-    "int8-bounded": _int8_scan,
-    "panorama-f32": _panorama_scan,
-}
 
 
 def _run_child(task: str, size: int, folder: Path) -> dict:
