@@ -26,13 +26,10 @@ from perception_encoder.embedder.options import (
 )
 from perception_encoder.embedder.overlap import overlapped
 from perception_encoder.embedder.progress import progress_bar
-from perception_encoder.embedder.text_feed import TextFeed
+from perception_encoder.embedder.saving import save
+from perception_encoder.embedder.text_feed import TextFeed, tokenizer_of
 from perception_encoder.embedder.vectors import check_output, cosine, finished, unit
-from perception_encoder.errors import (
-    CheckpointError,
-    TokenizerNotFoundError,
-    UnsupportedOperationError,
-)
+from perception_encoder.errors import UnsupportedOperationError
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
@@ -313,18 +310,7 @@ class EmbeddingModel:
             TokenizerNotFoundError: the model's vocabulary was not found.
             UnsupportedOperationError: the model reads no text.
         """
-        if self.config.text is None:
-            raise UnsupportedOperationError(
-                f"{self.config.id} reads no text; use a PE-Core or CLIP model"
-            )
-        if self._tokenizer is None:
-            raise TokenizerNotFoundError(
-                f"no vocabulary was found for {self.config.id}. Put tokenizer.json or "
-                "bpe_simple_vocab_16e6.txt.gz beside the weights, install open_clip_torch "
-                "(pip install --no-deps open_clip_torch), or allow the download of "
-                "openai/clip-vit-base-patch32"
-            )
-        return self._tokenizer
+        return tokenizer_of(self.config, self._tokenizer)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -349,24 +335,13 @@ class EmbeddingModel:
             CheckpointError: the folder holds something else than such a model; or the file of this
                 model's weights has changed since it was opened.
         """
-        from perception_encoder.checkpoints.fingerprint import weights_fingerprint
-        from perception_encoder.checkpoints.load import load_model
-        from perception_encoder.checkpoints.random_weights import random_model
-        from perception_encoder.checkpoints.save import save_model
-
-        # Read anew, because the engine may hold the weights in a lower precision.
-        if self._checkpoint is None:
-            model = random_model(self.config)
-        else:
-            model = load_model(self._checkpoint).model
-        if weights_fingerprint(model) != self.backend.fingerprint:
-            raise CheckpointError(
-                f"{self.config.id}: its weights are not in the file that it was opened from any "
-                "more, so they cannot be saved; open it again"
-            )
-        path = Path(folder).expanduser()
-        save_model(model, path, self._tokenizer, preprocess=self.processor.name)
-        return path
+        return save(
+            self._checkpoint or self.config,
+            self.backend.fingerprint,
+            self._tokenizer,
+            self.processor.name,
+            folder,
+        )
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -5,10 +5,31 @@ from collections.abc import Iterator, Sequence
 
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk
+from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.registry import ModelConfig
 from perception_encoder.types import TokenIds
 
 logger = logging.getLogger(__name__)
+
+
+def tokenizer_of(config: ModelConfig, found: Tokenizer | None) -> Tokenizer:
+    """Return what was found, or say why a model can be given no words.
+
+    Raises:
+        TokenizerNotFoundError: the model's vocabulary was not found.
+        UnsupportedOperationError: the model reads no text.
+    """
+    if config.text is None:
+        raise UnsupportedOperationError(f"{config.id} reads no text; use a PE-Core or CLIP model")
+    if found is None:
+        raise TokenizerNotFoundError(
+            f"no vocabulary was found for {config.id}. Put tokenizer.json or "
+            "bpe_simple_vocab_16e6.txt.gz beside the weights, install open_clip_torch "
+            "(pip install --no-deps open_clip_torch), or allow the download of "
+            "openai/clip-vit-base-patch32"
+        )
+    return found
 
 
 class TextFeed:
