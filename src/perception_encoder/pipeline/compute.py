@@ -72,28 +72,37 @@ class Computer:
         for item in pictures:
             if item.row.sha256 not in waiting:
                 new.setdefault(str(item.row.sha256), item)
-        computed, seconds = self._encode(list(new.values()))
-        each_ms = 1000 * seconds / max(1, len(new))
+        computed = dict(zip(new, encoded(self._model, list(new.values())), strict=True))
         vectors = {content: embedded.vector for content, embedded in waiting.items()}
-        vectors |= dict(zip(new, computed, strict=True))
-        rows = []
+        rows, seconds = [], 0.0
         for item in pictures:
             content = str(item.row.sha256)
             is_first = new.get(content) is item
             outcome = _outcome(item, "embedded" if is_first else "reused", item.row)
+            vector = computed[content].vector if content in computed else vectors[content]
             if is_first:
-                outcome = replace(outcome, encode_ms=each_ms)
-            rows.append(Embedded(item.row, vectors[content], item.is_new, outcome))
+                outcome = replace(outcome, encode_ms=computed[content].encode_ms)
+                seconds += outcome.encode_ms / 1000
+            assert vector is not None
+            rows.append(Embedded(item.row, vector, item.is_new, outcome))
         return rows, seconds
 
-    def _encode(self, pictures: Sequence[Prepared]) -> tuple[NDArray[np.float32], float]:
-        """Return (B, E) unit vectors, and the seconds that they took."""
-        if not pictures:
-            return np.empty((0, self._index.identity.embed_dim), np.float32), 0.0
-        started = time.perf_counter()
-        pixels = np.stack([item.resized for item in pictures if item.resized is not None])
-        vectors = unit(self._model.backend.encode_image(pixels))
-        return vectors, time.perf_counter() - started
+
+def encoded(model: EmbeddingModel, items: Sequence[Prepared]) -> list[Prepared]:
+    """Give items their vectors in the place of their pixels; in one batch, those without one."""
+    pictures = [item for item in items if item.vector is None]
+    if not pictures:
+        return list(items)
+    started = time.perf_counter()
+    pixels = np.stack([item.resized for item in pictures if item.resized is not None])
+    vectors = iter(unit(model.backend.encode_image(pixels)))
+    each_ms = 1000 * (time.perf_counter() - started) / len(pictures)
+    return [
+        item
+        if item.vector is not None
+        else replace(item, resized=None, vector=next(vectors), encode_ms=each_ms)
+        for item in items
+    ]
 
 
 def _reused(item: Prepared, donor: Row, vector: NDArray[np.float32]) -> Embedded:

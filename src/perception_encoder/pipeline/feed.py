@@ -1,13 +1,13 @@
 """Lists what sources hold and prepares what the table does not have, ahead of the model.
 
-One thread lists, a pool reads and decodes, and whoever iterates gets what is done. However much the
-sources hold, only a window of it is in memory. Knows nothing of models beyond their preprocessing.
+One thread lists, others read and decode, and whoever iterates gets what is done. However much the
+sources hold, only a window of it is in memory. Knows nothing of models.
 """
 
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
 from typing import Final
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from perception_encoder.index import FileState, KnownRows, Outcome
 from perception_encoder.index.digests import DigestMap, digests_of
-from perception_encoder.pipeline.prepare import Prepared, prepare
+from perception_encoder.pipeline.prepare import Prepared
+from perception_encoder.pipeline.preparing import Listed, Preparing
 from perception_encoder.pipeline.progress import Progress
 from perception_encoder.pipeline.sources import Item, Source
-from perception_encoder.preprocess import ImageProcessor, num_usable_cores
 
 _LISTED_AT_ONCE: Final = 256
-_REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
 _WAITING_EVENTS: Final = 64
 _GLANCE_SECONDS: Final = 0.1  # how often a waiting thread looks whether it should stop
 _LASTING: Final = frozenset(
@@ -39,8 +38,7 @@ class Feed:
         sources: what to list.
         known: what the table has.
         failures: outcomes of items that failed before, by key.
-        processor: the model's preprocessing.
-        window: prepared pictures that may wait for the model.
+        preparing: where items are prepared; closed with the feed.
         progress: is told of what was listed and decoded.
     """
 
@@ -49,25 +47,21 @@ class Feed:
         sources: Sequence[Source],
         known: KnownRows,
         failures: Mapping[str, Outcome],
-        processor: ImageProcessor,
-        *,
-        window: int,
+        preparing: Preparing,
         progress: Progress,
     ) -> None:
         self._sources = sources
         self._known = known
         self._failures = failures
-        self._processor = processor
+        self._preparing = preparing
         self._progress = progress
         self._listed = DigestMap()
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
         self._events: queue.Queue[Prepared | list[Outcome] | Exception | None]
         self._events = queue.Queue(_WAITING_EVENTS)
-        self._window = threading.Semaphore(window)
+        self._window = threading.Semaphore(preparing.window)
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(num_usable_cores(), "decode")
-        self._remote_pool = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
         self._unfinished = 1  # the listing itself
         self._count_lock = threading.Lock()
         self._lister = threading.Thread(target=self._list, name="list", daemon=True)
@@ -94,10 +88,9 @@ class Feed:
             yield event
 
     def close(self) -> None:
-        """Stop listing and decoding. Threads that wait for a network end when it answers."""
+        """Stop listing and decoding."""
         self._stop.set()
-        self._remote_pool.shutdown(wait=False, cancel_futures=True)
-        self._pool.shutdown(cancel_futures=True)
+        self._preparing.close()
 
     def _list(self) -> None:
         try:
@@ -116,7 +109,7 @@ class Feed:
         by_id, digests = self._new_of(items)
         self._progress.num_listed += len(by_id)
         states = self._known.look_up(digests)
-        outcomes = []
+        outcomes, to_prepare = list[Outcome](), list[Listed]()
         for (key, item), before in zip(by_id.items(), states, strict=True):
             failure = self._failures.get(key)
             if failure is not None:
@@ -127,9 +120,12 @@ class Feed:
                 self._progress.num_failed_before += 1
                 outcomes.append(replace(failure, decode_ms=0.0))
             else:
-                self._submit(item, is_new=before is None)
+                to_prepare.append(Listed(item, is_new=before is None))
         if outcomes:
             self._put(outcomes)
+        size = self._preparing.chunk_size
+        for start in range(0, len(to_prepare), size):
+            self._submit(to_prepare[start : start + size])
 
     def _new_of(self, items: list[Item]) -> tuple[dict[str, Item], NDArray[np.uint64]]:
         """Leave out what was listed before, as sources may overlap; by key, and the digests."""
@@ -140,25 +136,33 @@ class Feed:
         new = {key: by_id[key] for key, new in zip(by_id, is_new, strict=True) if new}
         return new, digests[is_new]
 
-    def _submit(self, item: Item, *, is_new: bool) -> None:
-        while not self._window.acquire(timeout=_GLANCE_SECONDS):
-            if self._stop.is_set():
-                return
+    def _submit(self, chunk: Sequence[Listed]) -> None:
+        for _ in chunk:
+            while not self._window.acquire(timeout=_GLANCE_SECONDS):
+                if self._stop.is_set():
+                    return
         if self._stop.is_set():
             return
         with self._count_lock:
             self._unfinished += 1
-        pool = self._remote_pool if item.is_remote else self._pool
-        pool.submit(self._prepare, item, is_new)
+        future = self._preparing.submit(chunk, self._known.id_of_content)
+        future.add_done_callback(self._take_prepared)
 
-    def _prepare(self, item: Item, is_new: bool) -> None:
-        result = prepare(item, self._processor, self._known.id_of_content, is_new=is_new)
-        if isinstance(result, Outcome):
-            self.release(1)
-            self._put([result])
-        else:
-            self._put(result)
+    def _take_prepared(self, future: Future[list[Prepared | Outcome]]) -> None:
+        if not future.cancelled():
+            if isinstance(err := future.exception(), Exception):
+                self._put(err)
+            else:
+                self._put_prepared(future.result())
         self._one_finished()
+
+    def _put_prepared(self, results: list[Prepared | Outcome]) -> None:
+        for result in results:
+            if isinstance(result, Outcome):
+                self.release(1)
+                self._put([result])
+            else:
+                self._put(result)
 
     def _one_finished(self) -> None:
         with self._count_lock:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.errors import ImageError
+from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.index import Outcome, Row, item_name
 from perception_encoder.pipeline.sources import Item
 from perception_encoder.preprocess import ImageProcessor
@@ -31,6 +31,8 @@ class Prepared:
         donor: the key of a row with the same content, whose vector it can have.
         is_new: whether the table has no row of its key.
         decode_ms: reading, decoding and resizing took, milliseconds.
+        vector: (E,) unit length, where it was computed on the way; `resized` is not kept then.
+        encode_ms: what that took, its share of its batch, milliseconds.
     """
 
     item: Item
@@ -39,6 +41,8 @@ class Prepared:
     donor: str | None
     is_new: bool
     decode_ms: float
+    vector: NDArray[np.float32] | None = None
+    encode_ms: float = 0.0
 
 
 def prepare(
@@ -80,13 +84,14 @@ def prepare(
             metadata=item.metadata,
         )
     except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
-        return _failure(item, err, _milliseconds_since(started), name)
+        return failure(item, err, _milliseconds_since(started))
     return Prepared(item, row, resized, donor, is_new, _milliseconds_since(started))
 
 
-def _failure(item: Item, err: Exception, decode_ms: float, name: str) -> Outcome:
-    message = str(err)
-    if not isinstance(err, ImageError | OSError | ValueError | MemoryError):
+def failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
+    """Return the outcome of an item that could not be brought into the table, and why."""
+    name, message = item_name(item.uri, item.member), str(err)
+    if not isinstance(err, PerceptionEncoderError | OSError | ValueError | MemoryError):
         logger.warning("%s: an error that was not foreseen", name, exc_info=err)
     if name not in message:
         message = f"{name}: {message or type(err).__name__}"

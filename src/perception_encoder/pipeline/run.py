@@ -7,7 +7,7 @@ read, copies and renamed files take the vector of their content, one bad file st
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -20,6 +20,7 @@ from perception_encoder.pipeline.commit import Committer, Embedded
 from perception_encoder.pipeline.compute import Computed, Computer
 from perception_encoder.pipeline.feed import Feed
 from perception_encoder.pipeline.prepare import Prepared
+from perception_encoder.pipeline.preparing import Preparing, Threads
 from perception_encoder.pipeline.progress import Progress
 from perception_encoder.pipeline.sources import Source
 
@@ -62,6 +63,7 @@ class Run:
         index: the table.
         sources: what to bring into it.
         options: see `RunOptions`.
+        open_preparing: opens the place where items are prepared; None for threads of this process.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class Run:
         index: Index,
         sources: Sequence[Source],
         options: RunOptions | None = None,
+        *,
+        open_preparing: Callable[[], Preparing] | None = None,
     ) -> None:
         self._model = model
         self._index = index
         self._sources = sources
         self._options = options or RunOptions()
+        self._open_preparing = open_preparing or self._open_threads
         self._log = OutcomeLog(index.path)
         self.progress = Progress()
 
@@ -118,10 +123,13 @@ class Run:
             self._sources,
             known,
             failures,
-            self._model.processor,
-            window=(2 + self._model.backend.concurrency) * self._options.batch_size,
-            progress=self.progress,
+            self._open_preparing(),
+            self.progress,
         )
+
+    def _open_threads(self) -> Threads:
+        window = (2 + self._model.backend.concurrency) * self._options.batch_size
+        return Threads(self._model.processor, window=window)
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         self.progress.counts.update(outcome.status for outcome in outcomes)

@@ -1,6 +1,7 @@
 """The bytes at a path or URL, wherever it leads. Knows nothing of archives and tables."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import IO, NamedTuple
 
 from perception_encoder.errors import ImageUnreadableError
@@ -28,9 +29,14 @@ class Access:
     """Reads paths and URLs by one set of options. Any number of threads may share it."""
 
     def __init__(self, options: SourceOptions) -> None:
+        self._options = options
         self._allow_network = options.allow_network
         self._web = Web(timeout_seconds=options.timeout_seconds, max_bytes=options.max_bytes)
         self.remote = Remote(max_bytes=options.max_bytes)
+
+    def __reduce__(self) -> "tuple[Callable[[SourceOptions], Access], tuple[SourceOptions]]":
+        """Pickle it as its options: connections stay where they are."""
+        return access_by, (self._options,)
 
     def item(self, name: str, folder: str = "") -> Item:
         """Return the item of a picture that a list or table names.
@@ -127,3 +133,9 @@ class Access:
             raise ImageUnreadableError(
                 f"{uri}: lies behind a network, which may not be used here", item=uri
             )
+
+
+@lru_cache(maxsize=4)
+def access_by(options: SourceOptions) -> Access:
+    """Return this process's access by those options, which keeps its connections."""
+    return Access(options)

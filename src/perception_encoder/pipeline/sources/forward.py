@@ -1,31 +1,43 @@
 """Reads by number from what can only be read forwards, for several threads at once."""
 
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 Chunk = TypeVar("Chunk")
+
+_NUM_RECEIVED: Final = 8
 
 
 class ForwardReader(Generic[Chunk]):
     """Keeps the chunks read last, as threads ask in nearly but not exactly the order of numbers.
 
-    Asking for one that has been dropped again starts over, which is right but slow.
+    Asking for one that has been dropped again starts over, which is right but slow. Pickled, it
+    loses what it kept; all that one process unpickles of the same reader are one there.
 
     Args:
         start: reads chunks from the given number on. It may end before the last of all; it is
             then started again.
         num_kept: chunks that are kept.
+        key: names it in all processes; a new one if None.
     """
 
-    def __init__(self, start: Callable[[int], Iterator[Chunk]], *, num_kept: int) -> None:
+    def __init__(
+        self, start: Callable[[int], Iterator[Chunk]], *, num_kept: int, key: str | None = None
+    ) -> None:
+        self._key = key or uuid.uuid4().hex
         self._start = start
         self._num_kept = num_kept
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Chunk] = OrderedDict()
         self._chunks: Iterator[Chunk] = iter(())
         self._next = -1
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle it as how it starts."""
+        return _received, (self._key, self._start, self._num_kept)
 
     def read(self, number: int) -> Chunk:
         """Return a chunk.
@@ -63,3 +75,19 @@ class ForwardReader(Generic[Chunk]):
     def _restart(self, number: int) -> None:
         self._chunks = self._start(number)
         self._next = number
+
+
+_readers: OrderedDict[str, ForwardReader[Any]] = OrderedDict()
+_readers_lock = threading.Lock()
+
+
+def _received(
+    key: str, start: Callable[[int], Iterator[Chunk]], num_kept: int
+) -> ForwardReader[Chunk]:
+    """Return this process's reader of that key, which may be further on already."""
+    with _readers_lock:
+        reader = _readers.pop(key, None) or ForwardReader(start, num_kept=num_kept, key=key)
+        _readers[key] = reader
+        while len(_readers) > _NUM_RECEIVED:
+            _readers.popitem(last=False)
+        return reader

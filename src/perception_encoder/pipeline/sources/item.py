@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, NoReturn, Protocol
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue, item_name, row_id
@@ -19,7 +20,8 @@ class Item:
 
     Attributes:
         uri: absolute path or URL of the file that holds it; always valid Unicode.
-        read: reads the encoded picture, from any thread; raises `ImageError` or `OSError`.
+        read: reads the encoded picture, from any thread; raises `ImageError` or `OSError`. It can
+            be pickled, so that another machine may read.
         member: its name inside the archive or table at uri.
         offset: where its bytes begin in the file at uri (members of uncompressed tars).
         bytes: size of the encoded picture, where known before reading.
@@ -80,11 +82,11 @@ def broken(uri: str, message: str, *, member: str | None = None, is_remote: bool
     uri, member = shown(uri), None if member is None else shown(member)
     item = item_name(uri, member)
     reason = shown(message).removeprefix(f"{uri}: ")
+    return Item(uri, partial(_refuse, item, reason), member, is_remote=is_remote)
 
-    def read() -> bytes:
-        raise ImageUnreadableError(f"{item}: {reason}", item=item)
 
-    return Item(uri, read, member, is_remote=is_remote)
+def _refuse(item: str, reason: str) -> NoReturn:
+    raise ImageUnreadableError(f"{item}: {reason}", item=item)
 
 
 def is_unicode(name: str) -> bool:

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Final
 
@@ -31,11 +32,10 @@ class CellReader:
         *,
         num_kept: int = 8,
     ) -> None:
-        self._open_file = open_file
-        self._column = column
         self._first_rows = list(accumulate(num_rows, initial=0))
         self._first_chunks = list(accumulate((-(-n // _CHUNK_ROWS) for n in num_rows), initial=0))
-        self._reader: ForwardReader[Any] = ForwardReader(self._chunks, num_kept=num_kept)
+        chunks = partial(_chunks, open_file, column, self._first_chunks)
+        self._reader: ForwardReader[Any] = ForwardReader(chunks, num_kept=num_kept)
 
     def cell(self, row: int) -> object:
         """Return the cell of a row.
@@ -51,15 +51,21 @@ class CellReader:
         cell: object = self._reader.read(self._first_chunks[group] + chunk)[place].as_py()
         return cell
 
-    def _chunks(self, start: int) -> Iterator[Any]:
-        """Read arrays of cells from the given chunk to the end of its row group."""
-        group = bisect_right(self._first_chunks, start) - 1
-        with self._open_file() as file:
-            batches = file.iter_batches(
-                _CHUNK_ROWS, row_groups=[group], columns=[self._column], use_threads=False
-            )
-            chunks = _regrouped(batch[self._column] for batch in batches)
-            yield from islice(chunks, start - self._first_chunks[group], None)
+
+def _chunks(
+    open_file: Callable[[], AbstractContextManager[Any]],
+    column: str,
+    first_chunks: Sequence[int],
+    start: int,
+) -> Iterator[Any]:
+    """Read arrays of cells from the given chunk to the end of its row group."""
+    group = bisect_right(first_chunks, start) - 1
+    with open_file() as file:
+        batches = file.iter_batches(
+            _CHUNK_ROWS, row_groups=[group], columns=[column], use_threads=False
+        )
+        chunks = _regrouped(batch[column] for batch in batches)
+        yield from islice(chunks, start - first_chunks[group], None)
 
 
 def _regrouped(arrays: Iterator[Any]) -> Iterator[Any]:

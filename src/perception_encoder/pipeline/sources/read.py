@@ -1,10 +1,8 @@
 """Reads a picture again from what its row in a table says, wherever it lies."""
 
-from functools import lru_cache
-
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import item_name
-from perception_encoder.pipeline.sources.access import Access
+from perception_encoder.pipeline.sources.access import access_by
 from perception_encoder.pipeline.sources.names import is_table, is_tar
 from perception_encoder.pipeline.sources.options import SourceOptions
 from perception_encoder.pipeline.sources.tables import read_row
@@ -32,7 +30,7 @@ def read_picture(
         ImageNotFoundError: the file is gone, or has no such member any more.
         ImageError: it cannot be read.
     """
-    access = _access(allow_network)
+    access = access_by(SourceOptions(allow_network=allow_network))
     if member is None:
         return access.read(uri, num_bytes)
     if is_tar(uri):
@@ -41,9 +39,3 @@ def read_picture(
         return read_row(access, uri, member)
     item = item_name(uri, member)
     raise ImageUnreadableError(f"{item}: neither a tar archive nor a table", item=item)
-
-
-@lru_cache(maxsize=2)
-def _access(allow_network: bool) -> Access:
-    """Keep connections from one picture to the next."""
-    return Access(SourceOptions(allow_network=allow_network))
