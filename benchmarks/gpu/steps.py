@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
+
 from benchmarks.gpu.engines import Engine, Inputs, inputs, open_clip, ours, timm
 from benchmarks.gpu.probes import (
     attention,
@@ -143,9 +145,8 @@ def _compiled(job: Job, openers: Openers, name: str = "compiled") -> Iterator[Fi
     size = max(job.batches)
     for label, opener in openers.items():
         started = time.perf_counter()
-        yield from ({name: figures} for figures in _open({label: opener}, opened))
+        yield from ({name: figures} for figures in _open({label: opener}, opened, size))
         if label in opened:
-            opened[label].pictures(size)
             yield {name: {"first_seconds": {label: time.perf_counter() - started}}}
     pictures = {label: engine.pictures for label, engine in opened.items()}
     for figures in _in_turns(pictures, [size], job.seconds):
@@ -156,11 +157,13 @@ def _compiled(job: Job, openers: Openers, name: str = "compiled") -> Iterator[Fi
         yield {name: {"texts": figures}}
 
 
-def _open(openers: Openers, opened: dict[str, Engine]) -> Iterator[Figures]:
-    """Open engines one after the other; those that cannot be had are named with why."""
+def _open(openers: Openers, opened: dict[str, Engine], size: int = 1) -> Iterator[Figures]:
+    """Open engines and compute so many pictures; those that cannot are named with why."""
     for label, opener in openers.items():
         try:
-            opened[label] = opener()
+            engine = opener()
+            engine.pictures(size)  # what is compiled is compiled now
+            opened[label] = engine
         except Exception as err:  # noqa: BLE001  whatever a peer raises, the others are measured
             traceback.print_exc()
             yield {"unavailable": {label: f"{type(err).__name__}: {err}"}}
@@ -221,6 +224,11 @@ def _by_size(
     for size in sizes:
         if found and size / max(found.values()) > _LONG_SECONDS:
             break
-        call(size)  # the first call of a shape prepares more than it computes
-        found[size] = rate(call, size, seconds)
+        try:
+            call(size)  # the first call of a shape prepares more than it computes
+            found[size] = rate(call, size, seconds)
+        except torch.cuda.OutOfMemoryError:
+            if not found:
+                raise
+            break
     return found
