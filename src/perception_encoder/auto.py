@@ -127,6 +127,22 @@ def open_for_texts(
     return _open(checkpoint, options, preprocess, DEFAULT_MAX_PIXELS, None, backend)
 
 
+def open_around(
+    backend: Backend, name: str, *, preprocess: PreprocessName | None = None
+) -> EmbeddingModel:
+    """Open all of a model but its engine, which runs already, be it on another machine.
+
+    Args:
+        backend: the engine.
+        name: the model, as in `AutoModel.from_pretrained`.
+        preprocess: likewise.
+
+    Raises:
+        UnknownModelError, CheckpointError, DownloadError: as `AutoModel.from_pretrained`.
+    """
+    return _open(locate(name), ComputeOptions(), preprocess, DEFAULT_MAX_PIXELS, None, backend)
+
+
 def _open(
     checkpoint: Checkpoint,
     options: ComputeOptions,

@@ -33,6 +33,8 @@ Everything else is below, and each message says what happened, to which item, an
     │   ├── WorkerCrashedError          what computes ended, hung, or is shutting down
     │   └── ModelUnavailableError       a model cannot be opened; says when to ask again
     ├── RemoteError                 a server that was asked refused, failed, or was not reached
+    ├── ClusterError                machines that should share the work cannot: not reached, too
+    │                               small, or with other weights
     └── IndexError_                 the vector table
         ├── IndexNotFoundError          nothing at that path
         ├── IndexExistsError            something is at that path already (also a FileExistsError)
@@ -188,6 +190,10 @@ class RemoteError(PerceptionEncoderError):
         """The server's stable name of what is wrong."""
         self.items = dict(items or {})
         """By position among all that were given, why a picture or text cannot be used."""
+
+
+class ClusterError(PerceptionEncoderError):
+    """A Ray cluster cannot be used: not reached, too few cores or GPUs, no or other weights."""
 
 
 class IndexError_(PerceptionEncoderError):

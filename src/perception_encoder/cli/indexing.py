@@ -3,11 +3,11 @@
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
     from perception_encoder.pipeline import Run, RunOptions, Source, SourceOptions
+    from perception_encoder.pipeline.preparing import Preparing
 
 _VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
 _ABOUT_THE_DEFAULT = (
@@ -82,6 +83,22 @@ def index(  # noqa: PLR0913  one parameter for each option
     compiled: CompileOption = False,
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Read and embed on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.",
+        ),
+    ] = None,
+    ray_cores: Annotated[
+        int | None,
+        typer.Option(
+            "--ray-cores",
+            min=1,
+            help="CPU cores of each worker there; default: its share of the smallest machine.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed pictures into a table, and skip what it has already.
@@ -113,13 +130,13 @@ def index(  # noqa: PLR0913  one parameter for each option
         failures = list(OutcomeLog(path).latest(["failed"]))
         opened = [FailedItems(failures)]
     compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
-    loaded, table = _opened(path, model, compute, preprocess)
     run_options = RunOptions(
         batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
     )
-    has_failed = _run(loaded, table, opened, run_options, as_json=as_json)
-    if watch:
-        _watch(loaded, table, sources or [], options, run_options, as_json=as_json)
+    with _work(path, model, compute, preprocess, ray, ray_cores, batch_size) as work:
+        has_failed = _run(work, opened, run_options, as_json=as_json)
+        if watch:
+            _watch(work, sources or [], options, run_options, as_json=as_json)
     if has_failed:
         raise typer.Exit(1)
 
@@ -155,6 +172,46 @@ def errors(
         say(f"{table.path}: nothing failed")
 
 
+class _Work(NamedTuple):
+    """A model, its table, and where items are prepared if not in this process."""
+
+    model: "EmbeddingModel"
+    table: "Index"
+    open_preparing: "Callable[[], Preparing] | None" = None
+
+
+@contextmanager
+def _work(
+    path: str,
+    name: str | None,
+    options: "ComputeOptions",
+    preprocess: PreprocessChoice | None,
+    ray: str | None,
+    ray_cores: int | None,
+    batch_size: int,
+) -> "Iterator[_Work]":
+    """Open the model, here or on a cluster, and the table."""
+    if ray is None:
+        yield _Work(*_opened(path, name, options, preprocess))
+        return
+    from perception_encoder.distributed import on_cluster
+    from perception_encoder.index import Index
+
+    table = _table_at(path)
+    expected = None if table is None else table.identity
+    if expected is not None:
+        name, preprocess = name or expected.model_id, preprocess or expected.preprocess
+    if name is None:
+        name = DEFAULT_MODEL
+        say(_ABOUT_THE_DEFAULT)
+    with on_cluster(
+        ray, name, options, preprocess=preprocess, cores=ray_cores, expected=expected
+    ) as place:
+        say(f"pe: {place.plan} at {ray}")
+        table = table or Index.open_or_create(path, place.model.identity)
+        yield _Work(place.model, table, lambda: place.preparing(batch_size))
+
+
 def _opened(
     path: str,
     name: str | None,
@@ -162,15 +219,11 @@ def _opened(
     preprocess: PreprocessChoice | None,
 ) -> "tuple[EmbeddingModel, Index]":
     """Open the model and the table; of a table that exists, its own model is the default."""
-    from perception_encoder.errors import IndexNotFoundError
     from perception_encoder.index import Index
     from perception_encoder.pipeline.query_model import note_weights, open_known_model
 
-    try:
-        table = Index.open(path)
-    except IndexNotFoundError:
-        known = None
-    else:
+    known = None
+    if (table := _table_at(path)) is not None:
         name = name or table.identity.model_id
         preprocess = preprocess or table.identity.preprocess
         is_same = preprocess == table.identity.preprocess
@@ -193,9 +246,18 @@ def _opened(
     return model, table
 
 
+def _table_at(path: str) -> "Index | None":
+    from perception_encoder.errors import IndexNotFoundError
+    from perception_encoder.index import Index
+
+    try:
+        return Index.open(path)
+    except IndexNotFoundError:
+        return None
+
+
 def _run(
-    model: "EmbeddingModel",
-    table: "Index",
+    work: _Work,
     sources: "Sequence[Source]",
     options: "RunOptions",
     *,
@@ -205,7 +267,8 @@ def _run(
     from perception_encoder.cli.progress import ProgressDisplay
     from perception_encoder.pipeline import Run
 
-    run = Run(model, table, sources, options)
+    model, table, open_preparing = work
+    run = Run(model, table, sources, options, open_preparing=open_preparing)
     started = time.monotonic()
     try:
         with ProgressDisplay(run.progress) as display:
@@ -244,8 +307,7 @@ def _settle(model: "EmbeddingModel", table: "Index", run: "Run") -> None:
 
 
 def _watch(
-    model: "EmbeddingModel",
-    table: "Index",
+    work: _Work,
     folders: Sequence[str],
     source_options: "SourceOptions",
     options: "RunOptions",
@@ -256,7 +318,7 @@ def _watch(
 
     options = replace(options, prunes_all=True)  # each deletion has been seen
     for changes in changes_of(folders, source_options):
-        _run(model, table, changes, options, as_json=as_json)
+        _run(work, changes, options, as_json=as_json)
 
 
 def _summary(run: "Run", table: "Index", seconds: float) -> str:

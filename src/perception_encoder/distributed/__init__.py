@@ -1,0 +1,26 @@
+"""Runs over sources on several machines: a Ray cluster reads and embeds, one process writes.
+
+    worker   what each machine does; knows no cluster
+    plan     how many workers of what size a cluster has room for
+    workers  starts them, gives them work, gets over the death of some
+    place    joins them to a run, in the place of this process's own threads and engine
+
+Needs the extra `ray`. Importing this does not import Ray.
+"""
+
+from typing import TYPE_CHECKING
+
+from perception_encoder._lazy import lazily
+
+if TYPE_CHECKING:
+    from perception_encoder.distributed.place import Place, on_cluster
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Place": "perception_encoder.distributed.place",
+        "on_cluster": "perception_encoder.distributed.place",
+    },
+)
+
+__all__ = ["Place", "on_cluster"]

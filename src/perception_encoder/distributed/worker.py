@@ -1,0 +1,176 @@
+"""What one machine of a cluster does for a run: it reads, prepares and embeds. Knows no cluster.
+
+A chunk of items takes two calls, as only the run knows which contents have a vector already: `read`
+says what they are, and `embed` does the rest.
+"""
+
+import hashlib
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.auto import AutoModel
+from perception_encoder.backends import ComputeOptions
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.index import Outcome
+from perception_encoder.pipeline.compute import encoded
+from perception_encoder.pipeline.prepare import Prepared, prepare
+from perception_encoder.pipeline.preparing import Listed
+from perception_encoder.pipeline.sources import Item
+from perception_encoder.types import (
+    Embeddings,
+    EngineName,
+    ModelIdentity,
+    Pixels,
+    Precision,
+    PreprocessName,
+    TokenIds,
+)
+
+Content: TypeAlias = NDArray[np.uint8]
+"""(N,) uint8: an encoded picture, in a form that Ray hands on without copying it."""
+
+_READERS: Final = 16  # they wait for a disk or network, not for a core
+
+
+class Opened(NamedTuple):
+    """What a worker has opened, and on which machine."""
+
+    identity: ModelIdentity
+    engine: EngineName
+    precision: Precision
+    logit_scale: float
+    machine: str
+
+
+class Worker:
+    """A model on one machine; two threads use it, so that one reads while the other computes.
+
+    Args:
+        name: the model, as in `AutoModel.from_pretrained`; found on this machine.
+        options: where and how to compute.
+        preprocess: as in `AutoModel.from_pretrained`.
+        num_cores: how many pictures to decode at once.
+    """
+
+    def __init__(
+        self, name: str, options: ComputeOptions, preprocess: PreprocessName | None, num_cores: int
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._preprocess = preprocess
+        self._decoders = ThreadPoolExecutor(num_cores, "decode")
+        self._readers = ThreadPoolExecutor(_READERS, "read")
+        self._opening, self._reading = threading.Lock(), threading.Lock()
+
+    def open(self) -> Opened:
+        """Open the model, if it is not open yet.
+
+        Raises:
+            UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
+                `AutoModel.from_pretrained`.
+        """
+        with self._opening:
+            model = self._model
+        engine = model.backend
+        return Opened(model.identity, engine.name, engine.precision, engine.logit_scale, _machine())
+
+    def read(self, items: Sequence[Item]) -> tuple[list[str | None], list[Content | None]]:
+        """Read items, and return the SHA-256 and the bytes of each; None where that failed."""
+        with self._reading:  # one chunk after the other: what can only be read forwards is
+            contents = list(self._readers.map(_content, items))
+        hashes = [None if one is None else hashlib.sha256(one.data).hexdigest() for one in contents]
+        return hashes, contents
+
+    def embed(
+        self,
+        chunk: Sequence[Listed],
+        contents: Sequence[Content | None],
+        donors: Mapping[str, str],
+    ) -> list[Prepared | Outcome]:
+        """Decode and embed items.
+
+        Args:
+            chunk: the items.
+            contents: from `read`; what could not be read is tried again, and says why.
+            donors: of contents that have a vector, the keys of rows with them.
+
+        Returns:
+            Of each item what was prepared, with its vector unless it has a donor; or its failure.
+        """
+        found = list(self._decoders.map(self._prepared, chunk, contents, [donors] * len(chunk)))
+        new = {
+            str(one.row.sha256): one
+            for one in found
+            if isinstance(one, Prepared) and one.donor is None
+        }
+        computed = dict(zip(new, encoded(self._model, list(new.values())), strict=True))
+        return [
+            _with_vector(one, computed[str(one.row.sha256)])
+            if isinstance(one, Prepared) and one.donor is None
+            else one
+            for one in found
+        ]
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """See `Backend.encode_image`."""
+        return self._model.backend.encode_image(pixels)
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """See `Backend.encode_text`."""
+        return self._model.backend.encode_text(token_ids)
+
+    def features(self, pixels: Pixels, layer: int) -> NDArray[np.float32]:
+        """See `Backend.features`."""
+        return self._model.backend.features(pixels, layer=layer)
+
+    @cached_property
+    def _model(self) -> EmbeddingModel:
+        options = self._options
+        return AutoModel.from_pretrained(
+            self._name,
+            device=options.device,
+            backend=options.backend,
+            precision=options.precision,
+            compile=options.compile,
+            preprocess=self._preprocess,
+        )
+
+    def _prepared(
+        self, listed: Listed, content: Content | None, donors: Mapping[str, str]
+    ) -> Prepared | Outcome:
+        item = listed.item
+        read = item if content is None else replace(item, read=content.tobytes)
+        found = prepare(read, self._model.processor, donors.get, is_new=listed.is_new)
+        if isinstance(found, Prepared):
+            return replace(found, item=item)
+        # The list says when the file was changed, so whoever listed it has seen it.
+        if found.reason == "ImageNotFoundError" and item.mtime is not None and not item.is_remote:
+            hint = (
+                f"{found.message}; it was read on {_machine()}, and must be there under the same "
+                "path as where it was listed"
+            )
+            return replace(found, message=hint)
+        return found
+
+
+def _content(item: Item) -> Content | None:
+    try:
+        return np.frombuffer(item.read(), np.uint8)
+    except Exception:  # noqa: BLE001  `embed` meets it again and tells
+        return None
+
+
+def _with_vector(item: Prepared, computed: Prepared) -> Prepared:
+    return replace(item, resized=None, vector=computed.vector, encode_ms=computed.encode_ms)
+
+
+def _machine() -> str:
+    return socket.gethostname()
