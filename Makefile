@@ -23,9 +23,10 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: install
 	$(BIN)/pe demo
 
-# Two processes on two cores: many tests wait for servers and child processes.
+# make test PROCESSES=2 runs the suite in two: many tests wait for servers and child processes.
+PROCESSES ?= 0
 test: install clients original workflows adapters
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 # The half of the tests that wants no torch, in an environment that has onnxruntime alone, as small
 # machines have. The graphs are made outside of it.
