@@ -51,16 +51,21 @@ def connected(address: str) -> Iterator[None]:
         raise ClusterError(
             f"Ray cannot be imported ({err}); install it: pip install 'perception-encoder[ray]'"
         ) from err
+    try:
+        _knock(address)
+    except OSError as err:
+        raise ClusterError(
+            f"nobody answers at {address} ({err}); start a cluster with: ray start --head"
+        ) from err
     if ray.is_initialized():
         yield
         return
     try:
-        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ImportError) as err:
-        reason = str(err).strip().split("\n")[0]
+    except (OSError, RuntimeError, ValueError, ImportError) as err:
         raise ClusterError(
-            f"no Ray cluster at {address} ({reason}); start one with: ray start --head"
+            f"cannot join a Ray cluster at {address} ({_line(err)}); where one runs, it must have "
+            "this Ray's version and the same token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
         ) from err
     try:
         yield
@@ -69,7 +74,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """See whether anybody listens at HOST:PORT: Ray itself would try for minutes.
+    """See whether anybody listens at HOST:PORT, as Ray itself would try for minutes.
 
     Raises:
         OSError: nobody does.

@@ -1,0 +1,181 @@
+"""Runs on a Ray cluster of this machine: two workers, and the same table as without them."""
+
+import os
+import shutil
+import signal
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import drawing, save_drawings
+from typer.testing import CliRunner
+
+from perception_encoder.backends import ComputeOptions
+from perception_encoder.cli.main import app
+from perception_encoder.distributed import on_cluster, workers
+from perception_encoder.distributed import place as place_module
+from perception_encoder.errors import ClusterError
+from perception_encoder.index import Index, OutcomeLog, Row
+from perception_encoder.pipeline import Run, RunOptions
+from perception_encoder.pipeline.sources import Item
+from perception_encoder.pipeline.sources.files import read_file
+from perception_encoder.types import ModelIdentity
+
+ray = pytest.importorskip("ray")
+
+CPU = ComputeOptions(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of two cores; Ray makes a token for it, which stays in a home of its own."""
+    home = tempfile.mkdtemp(prefix="ray")  # short, as names of sockets must be
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", home)
+            patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+            started = ray.init(
+                num_cpus=2,
+                include_dashboard=False,
+                logging_level="ERROR",
+                log_to_driver=False,
+                object_store_memory=100 * 2**20,
+                _temp_dir=home,
+            )
+        yield started.address_info["address"]
+    finally:
+        ray.shutdown()
+        os.environ.pop("RAY_AUTH_MODE", None)  # set by Ray when it made the token
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> list[str]:
+    """A folder with copies and broken files, an archive and a packed one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_drawings(folder, 12)
+    for seed in range(3):
+        shutil.copy(folder / f"drawing{seed}.png", folder / f"copy{seed}.png")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("no picture")
+    (folder / "away.png").symlink_to(tmp_path / "nowhere.png")
+    for name, first in (("a.tar", 20), ("b.tar.gz", 40)):
+        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+            for seed in range(first, first + 10):
+                drawing(seed).save(tmp_path / "one.png")
+                archive.add(tmp_path / "one.png", f"{seed}.png")
+    return [str(folder), str(tmp_path / "a.tar"), str(tmp_path / "b.tar.gz")]
+
+
+def contents(table: Path) -> tuple[list[Row], np.ndarray]:
+    index = Index.open(table)
+    rows = list(index.rows())
+    order = sorted(range(len(rows)), key=lambda number: rows[number].id)
+    return [rows[number] for number in order], index.vectors()[order]
+
+
+def test_a_cluster_makes_the_table_that_one_process_makes(
+    address: str, mixed: list[str], tmp_path: Path
+) -> None:
+    on_ray = ["--ray", address, "--ray-cores", "1", "--batch-size", "8"]
+
+    alone = CliRunner().invoke(app, ["index", *mixed, "--db", str(tmp_path / "alone.lance")])
+    shared = CliRunner().invoke(
+        app, ["index", *mixed, *on_ray, "--db", str(tmp_path / "shared.lance")]
+    )
+
+    assert alone.exit_code == shared.exit_code == 1, shared.output
+    assert "2 workers of 1 CPU core" in shared.stderr
+    for report in (alone.stderr, shared.stderr):
+        assert "32 embedded, 3 failed, 3 reused; 35 pictures" in report
+    expected_rows, expected_vectors = contents(tmp_path / "alone.lance")
+    rows, vectors = contents(tmp_path / "shared.lance")
+    assert rows == expected_rows
+    np.testing.assert_allclose(vectors, expected_vectors, atol=1e-3)
+    reasons = [
+        {(one.uri, one.reason) for one in OutcomeLog(str(tmp_path / name)).latest(["failed"])}
+        for name in ("alone.lance", "shared.lance")
+    ]
+    assert reasons[0] == reasons[1]
+
+
+class Listing:
+    """A source of given items."""
+
+    name = "given"
+
+    def __init__(self, items: list[Item]) -> None:
+        self._items = items
+
+    def items(self) -> Iterator[Item]:
+        yield from self._items
+
+    def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002  as every source
+        return False
+
+
+def test_workers_that_die_cost_no_picture_but_the_one_that_kills_them(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place_module, "_TRIES", 2)  # each costs the start of a worker
+    paths = save_drawings(tmp_path, 12)
+    died = str(tmp_path / "died")
+
+    # Functions within a function travel as they are; a worker knows no module of tests.
+    def read_or_die(path: str) -> bytes:
+        if not os.path.exists(died):
+            open(died, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_file(path)
+
+    def always_die() -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("dead")
+
+    items = [Item(str(path), partial(read_file, str(path)), mtime=1) for path in paths]
+    items[4] = Item(str(paths[4]), partial(read_or_die, str(paths[4])), mtime=1)
+    items[9] = Item(str(paths[9]), always_die, mtime=1)
+    with on_cluster(address, "pe-nano", CPU, cores=1) as place:
+        index = Index.create(tmp_path / "t.lance", place.model.identity)
+        run = Run(
+            place.model,
+            index,
+            [Listing(items)],
+            RunOptions(batch_size=2),
+            open_preparing=lambda: place.preparing(2),
+        )
+        outcomes = list(run.outcomes())
+    assert Counter(outcome.status for outcome in outcomes) == {"embedded": 11, "failed": 1}
+    (failed,) = (outcome for outcome in outcomes if outcome.status == "failed")
+    assert failed.uri == str(paths[9])
+    assert failed.reason == "WorkerCrashedError"
+    assert "workers ended while they had this picture" in failed.message
+    assert {row.uri for row in index.rows()} == {str(path) for path in paths} - {failed.uri}
+
+
+def test_weights_that_are_not_the_tables_are_refused(address: str) -> None:
+    other = ModelIdentity("pe-nano", "0123456789abcdef", "standard", 192)
+    with (
+        pytest.raises(ClusterError, match="that of the table is pe-nano with weights 0123456789"),
+        on_cluster(address, "pe-nano", CPU, expected=other),
+    ):
+        pass
+
+
+def test_a_cluster_that_others_use_is_not_waited_for_in_silence(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = "no room: wanted are 2 workers of 1 CPU core, free are 0"
+    with on_cluster(address, "pe-nano", CPU):
+        monkeypatch.setattr(workers, "PLACING_SECONDS", 0.5)
+        with (
+            pytest.raises(ClusterError, match=wanted),
+            on_cluster(address, "pe-nano", CPU, cores=1),
+        ):
+            pass

@@ -1,0 +1,65 @@
+"""How a cluster's nodes are divided among workers, and what is said where they cannot be."""
+
+import sys
+
+import pytest
+
+from perception_encoder.distributed.plan import Plan, plan
+from perception_encoder.distributed.workers import connected
+from perception_encoder.errors import ClusterError
+
+HEAD = {"CPU": 0.0, "memory": 1e9}
+SMALL = {"CPU": 8.0, "memory": 1e9}
+LARGE = {"CPU": 32.0, "memory": 1e9}
+TWO_GPUS = {"CPU": 16.0, "GPU": 2.0}
+EIGHT_GPUS = {"CPU": 128.0, "GPU": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "cores", "expected"),
+    [
+        ([HEAD, SMALL, SMALL], "auto", None, Plan(2, 8, 0)),
+        ([SMALL, LARGE], "auto", None, Plan(5, 8, 0)),
+        ([SMALL, LARGE], "cpu", 16, Plan(2, 16, 0)),
+        ([SMALL, TWO_GPUS, EIGHT_GPUS], "auto", None, Plan(10, 8, 1)),
+        ([TWO_GPUS, EIGHT_GPUS], "cuda", 4, Plan(10, 4, 1)),
+        ([TWO_GPUS, EIGHT_GPUS], "cuda", 12, Plan(9, 12, 1)),
+        ([TWO_GPUS], "cpu", None, Plan(1, 16, 0)),
+    ],
+)
+def test_each_gpu_has_a_worker_or_each_node_where_there_is_none(
+    nodes: list[dict[str, float]], device: str, cores: int | None, expected: Plan
+) -> None:
+    assert plan(nodes, device, cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "cores", "message"),
+    [
+        ([HEAD, SMALL], "cuda", None, "none of the cluster's 2 nodes has a GPU"),
+        ([HEAD, SMALL], "auto", 9, "no node of the cluster has 9 CPU cores.*the most are 8"),
+        ([HEAD], "auto", None, "no node of the cluster has 1 CPU cores.*the most are 0"),
+        ([TWO_GPUS], "cuda:0,1", None, "cannot be told to use cuda:0,1"),
+    ],
+)
+def test_what_can_never_be_scheduled_is_refused(
+    nodes: list[dict[str, float]], device: str, cores: int | None, message: str
+) -> None:
+    with pytest.raises(ClusterError, match=message):
+        plan(nodes, device, cores)
+
+
+def test_without_a_cluster_or_ray_the_way_to_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with (
+            pytest.raises(ClusterError, match=f"nobody answers at {address}.*ray start --head"),
+            connected(address),
+        ):
+            pass
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(ClusterError, match=r"pip install 'perception-encoder\[ray\]'"),
+        connected("auto"),
+    ):
+        pass
