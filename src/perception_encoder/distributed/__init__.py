@@ -1,9 +1,10 @@
 """Runs over sources on several machines: a Ray cluster reads and embeds, one process writes.
 
-    worker   what each machine does; knows no cluster
-    plan     how many workers of what size a cluster has room for
-    workers  starts them, gives them work, gets over the death of some
-    place    joins them to a run, in the place of this process's own threads and engine
+    worker      what each machine does; knows no cluster
+    connection  to a cluster
+    plan        how many workers of what size it has room for
+    workers     starts them, gives them work, gets over the death of some
+    place       joins them to a run, in the place of this process's own threads and engine
 
 Needs the extra `ray`. Importing this does not import Ray.
 """

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from perception_encoder.auto import open_around
 from perception_encoder.backends import ComputeOptions
+from perception_encoder.distributed.connection import connected, nodes
 from perception_encoder.distributed.plan import Plan, plan
 from perception_encoder.distributed.worker import Opened
-from perception_encoder.distributed.workers import Workers, connected, nodes
+from perception_encoder.distributed.workers import Workers
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import WorkerCrashedError
 from perception_encoder.index import Outcome

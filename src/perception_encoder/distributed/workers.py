@@ -9,13 +9,13 @@ is left to do here is to wait for a free worker, and to give another one what wa
 
 import logging
 import queue
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from perception_encoder.backends import ComputeOptions
+from perception_encoder.distributed.connection import first_line
 from perception_encoder.distributed.plan import Plan
 from perception_encoder.distributed.worker import Opened, Worker
 from perception_encoder.errors import ClusterError, WorkerCrashedError
@@ -27,68 +27,10 @@ _Answer = TypeVar("_Answer")
 _Handle: TypeAlias = Any  # of an actor
 
 _SLOTS: Final = 2  # calls at once to a worker: one reads while the other computes
-_OPENING_TRIES: Final = 3
 _GLANCE_SECONDS: Final = 0.2
-_KNOCKING_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.5
 PLACING_SECONDS: Final = 60.0  # for Ray to find room for the first worker
-RETURN_SECONDS: Final = 300.0  # for a worker to come back when all are gone: a machine that boots
-
-
-@contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Be connected to a cluster; a program that is connected already stays so.
-
-    Args:
-        address: "auto" for the cluster that this machine belongs to, "HOST:PORT" of the head of
-            one that it belongs to, "ray://HOST:PORT" from elsewhere.
-
-    Raises:
-        ClusterError: Ray is not installed, or no cluster answers.
-    """
-    try:
-        import ray
-    except ImportError as err:
-        raise ClusterError(
-            f"Ray cannot be imported ({err}); install it: pip install 'perception-encoder[ray]'"
-        ) from err
-    try:
-        _knock(address)
-    except OSError as err:
-        raise ClusterError(
-            f"nobody answers at {address} ({err}); start a cluster with: ray start --head"
-        ) from err
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError, ImportError) as err:
-        raise ClusterError(
-            f"cannot join a Ray cluster at {address} ({_line(err)}); where one runs, it must have "
-            "this Ray's version and the same token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
-        ) from err
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """See whether anybody listens at HOST:PORT, as Ray itself would try for minutes.
-
-    Raises:
-        OSError: nobody does.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCKING_SECONDS).close()
-
-
-def nodes() -> list[dict[str, float]]:
-    """Return the resources of the cluster's living nodes."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+RETURN_SECONDS: Final = 300.0  # for a worker that died to come back: a machine may have to boot
 
 
 class Workers:
@@ -177,7 +119,7 @@ class Workers:
             raise _cause(err) from err
         except RayError as err:
             self._lose(worker)
-            raise WorkerCrashedError(f"a worker was lost ({_line(err)})") from err
+            raise WorkerCrashedError(f"a worker was lost ({first_line(err)})") from err
         self._free.put(worker)
         return answer
 
@@ -236,22 +178,28 @@ class Workers:
 
     def _wait_for(self, worker: _Handle, num_slots: int) -> None:
         import ray
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
-        try:
-            # A method that may be tried again waits until Ray has started the worker again.
-            opened = ray.get(worker.open.options(max_task_retries=_OPENING_TRIES).remote())
-        except RayTaskError as err:
-            self._give_up(num_slots, _cause(err))
-            return
-        except RayError as err:
-            self._give_up(num_slots, ClusterError(f"a worker cannot be started: {_line(err)}"))
-            return
-        with self._lock:
-            self._first = self._first or opened
-            self._num_present += num_slots
-        for _ in range(num_slots):
-            self._free.put(worker)
+        until = time.monotonic() + RETURN_SECONDS
+        while True:
+            try:
+                opened = ray.get(worker.open.remote())
+            except RayTaskError as err:
+                return self._give_up(num_slots, _cause(err))
+            except RayError as err:
+                # Ray starts it again, once it knows that a machine is dead and has room on another.
+                if isinstance(err, ActorUnavailableError) and time.monotonic() < until:
+                    time.sleep(_PAUSE_SECONDS)
+                    continue
+                return self._give_up(
+                    num_slots, ClusterError(f"a worker cannot be started: {first_line(err)}")
+                )
+            with self._lock:
+                self._first = self._first or opened
+                self._num_present += num_slots
+            for _ in range(num_slots):
+                self._free.put(worker)
+            return None
 
     def _check(self, opened: Opened) -> None:
         """See whether a worker computes what the others do; if not, nobody is asked any more.
@@ -289,11 +237,7 @@ class Workers:
 def _cause(err: Any) -> Exception:
     """Return what the worker raised, as it was raised there."""
     cause = getattr(err, "cause", None)
-    return cause if isinstance(cause, Exception) else ClusterError(_line(err))
-
-
-def _line(err: Exception) -> str:
-    return str(err).strip().split("\n")[0]
+    return cause if isinstance(cause, Exception) else ClusterError(first_line(err))
 
 
 def _named(identity: ModelIdentity) -> str:
