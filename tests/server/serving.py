@@ -17,8 +17,7 @@ from small_models import drawing, open_tiny
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Index, Row
-from perception_encoder.server import ServerSettings, create_app
-from perception_encoder.server.protocol import TimedProtocol
+from perception_encoder.server import ServerSettings, create_app, protocol
 from perception_encoder.server.services import Services
 
 START_SECONDS = 60
@@ -62,8 +61,8 @@ def running(
     change(app)
     server = uvicorn.Server(
         uvicorn.Config(
-            app, port=0, http=TimedProtocol, ws="none", log_config=None, access_log=False,
-            timeout_graceful_shutdown=10,
+            app, port=0, http=protocol.TimedProtocol, ws="none", log_config=None, access_log=False,
+            timeout_keep_alive=protocol.KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=10,
         )
     )  # fmt: skip
     thread = threading.Thread(target=server.run)

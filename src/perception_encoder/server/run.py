@@ -13,14 +13,13 @@ from perception_encoder.server.app import create_app
 from perception_encoder.server.logs import log_config
 from perception_encoder.server.options import ServerSettings
 from perception_encoder.server.pauses import shorten_pauses
-from perception_encoder.server.protocol import TimedProtocol
+from perception_encoder.server.protocol import KEEP_ALIVE_SECONDS, TimedProtocol
 
 logger = logging.getLogger(__name__)
 
 # A thread that comes back from computing waits up to this long for a busy event loop to let the
 # interpreter go; at Python's 5 ms an engine's thread stood still for half of its time.
 _SWITCH_SECONDS: Final = 0.0005
-_KEEP_ALIVE_SECONDS: Final = 15
 _BACKLOG: Final = 2048  # as uvicorn's own
 _FINISH_SECONDS: Final = 30  # for requests that were accepted when the server is told to end
 
@@ -77,7 +76,7 @@ def uvicorn_config(
         access_log=False,  # `edge` writes a line of its own, without query strings
         server_header=False,
         limit_concurrency=settings.access.max_connections,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_FINISH_SECONDS,
     )
 
