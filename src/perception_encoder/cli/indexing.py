@@ -196,11 +196,13 @@ def _work(
         return
     from perception_encoder.distributed import on_cluster
     from perception_encoder.index import Index
+    from perception_encoder.pipeline.query_model import refuse_another
 
-    table = _table_at(path)
-    expected = None if table is None else table.identity
-    if expected is not None:
+    expected = None
+    if (table := _table_at(path)) is not None:
+        expected = table.identity
         name, preprocess = name or expected.model_id, preprocess or expected.preprocess
+        refuse_another(table, name)
     if name is None:
         name = DEFAULT_MODEL
         say(_ABOUT_THE_DEFAULT)

@@ -111,17 +111,19 @@ class Workers:
         """
         from ray.exceptions import RayError, RayTaskError
 
-        worker = self._taken()
+        worker, is_lost = self._taken(), False
         try:
-            answer = question(worker)
+            return question(worker)
         except RayTaskError as err:
-            self._free.put(worker)
             raise _cause(err) from err
         except RayError as err:
-            self._lose(worker)
+            is_lost = True
             raise WorkerCrashedError(f"a worker was lost ({first_line(err)})") from err
-        self._free.put(worker)
-        return answer
+        finally:
+            if is_lost:
+                self._lose(worker)
+            else:
+                self._free.put(worker)
 
     def close(self) -> None:
         """End the workers."""
@@ -230,7 +232,7 @@ class Workers:
             self._num_gone += num_slots
             self._num_present -= num_slots * was_present
             self._failure = err
-        if self._end is None:
+        if self._end is None and self._num_gone < self.num_slots:  # else it ends the run
             logger.warning("a worker of the cluster cannot be used: %s", err)
 
 

@@ -69,7 +69,7 @@ def open_known_model(index: Index, name: str, options: ComputeOptions) -> Embedd
         IndexMismatchError: the name is that of another model; nothing has been downloaded.
         UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
     """
-    _refuse_another(index, name)
+    refuse_another(index, name)
     checkpoint, identity = locate(name), index.identity
     if _note_of(checkpoint, identity.fingerprint) != _read_note(index):
         return None
@@ -97,8 +97,12 @@ def note_weights(index: Index, name: str) -> None:
         passing.replace(path)
 
 
-def _refuse_another(index: Index, name: str) -> None:
-    """Refuse a registered model by its name: its weights may be gigabytes away."""
+def refuse_another(index: Index, name: str) -> None:
+    """Refuse a registered model by its name: its weights may be gigabytes away.
+
+    Raises:
+        IndexMismatchError: the name is that of another model than the table's.
+    """
     if Path(name).expanduser().exists():  # a path wins over a name
         return
     with suppress(UnknownModelError):
