@@ -42,7 +42,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         with _own_signals():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError, ImportError) as err:
+    except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as err:
         raise ClusterError(
             f"cannot join a Ray cluster at {address} ({first_line(err)}); where one runs, it "
             "must have this Ray's version and the same token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"

@@ -193,8 +193,13 @@ class Workers:
                 if isinstance(err, ActorUnavailableError) and time.monotonic() < until:
                     time.sleep(_PAUSE_SECONDS)
                     continue
+                reason = str(err).strip().split("\n")[-1].strip()  # of what was raised there
                 return self._give_up(
-                    num_slots, ClusterError(f"a worker cannot be started: {first_line(err)}")
+                    num_slots,
+                    ClusterError(
+                        f"a worker cannot be started: {reason}; every machine must have this "
+                        "version of perception-encoder"
+                    ),
                 )
             with self._lock:
                 self._first = self._first or opened
