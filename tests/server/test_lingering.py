@@ -80,7 +80,7 @@ def test_the_rest_of_an_answered_body_may_not_take_for_ever(monkeypatch):
 
 def test_a_request_that_comes_as_its_connection_expires_is_answered(monkeypatch):
     """The expiry is held up until the request lies in the server's socket, unread."""
-    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 0.5)
     expiring, sent = threading.Event(), threading.Event()
     expire = TimedProtocol.timeout_keep_alive_handler
 
@@ -102,7 +102,7 @@ def test_a_request_that_comes_as_its_connection_expires_is_answered(monkeypatch)
 
 
 def test_an_idle_connection_expires(monkeypatch):
-    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 0.5)
     with running() as server, connected(server) as client:
         client.sendall(ASKED)
         assert all_of(client).startswith(b"HTTP/1.1 200")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
-    from perception_encoder.pipeline import Run, RunOptions, Source, SourceOptions
+    from perception_encoder.pipeline import Run, RunOptions, Source
     from perception_encoder.pipeline.preparing import Preparing
 
 _VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
@@ -114,7 +114,13 @@ def index(  # noqa: PLR0913  one parameter for each option
     """
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.index import OutcomeLog
-    from perception_encoder.pipeline import FailedItems, RunOptions, SourceOptions, open_sources
+    from perception_encoder.pipeline import (
+        FailedItems,
+        RunOptions,
+        SourceOptions,
+        changes_of,
+        open_sources,
+    )
 
     if not sources and not retry_failed:
         raise typer.BadParameter("name a source: a folder, a file, a table, or - for stdin")
@@ -134,9 +140,11 @@ def index(  # noqa: PLR0913  one parameter for each option
         batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
     )
     with _work(path, model, compute, preprocess, ray, ray_cores, batch_size) as work:
+        # Watched from before the run: it may take hours, and have passed what changes meanwhile.
+        bursts = changes_of(sources or [], options) if watch else ()
         has_failed = _run(work, opened, run_options, as_json=as_json)
-        if watch:
-            _watch(work, sources or [], options, run_options, as_json=as_json)
+        for changes in bursts:  # for ever; each deletion has been seen, so all of them are pruned
+            _run(work, changes, replace(run_options, prunes_all=True), as_json=as_json)
     if has_failed:
         raise typer.Exit(1)
 
@@ -306,21 +314,6 @@ def _settle(model: "EmbeddingModel", table: "Index", run: "Run") -> None:
     if table.needs_optimize():
         say(f"{table.path}: being optimized for search; Ctrl-C leaves it as it is")
         table.optimize(older_than=_VERSIONS_KEPT)
-
-
-def _watch(
-    work: _Work,
-    folders: Sequence[str],
-    source_options: "SourceOptions",
-    options: "RunOptions",
-    *,
-    as_json: bool,
-) -> None:
-    from perception_encoder.pipeline import changes_of
-
-    options = replace(options, prunes_all=True)  # each deletion has been seen
-    for changes in changes_of(folders, source_options):
-        _run(work, changes, options, as_json=as_json)
 
 
 def _summary(run: "Run", table: "Index", seconds: float) -> str:

@@ -1,12 +1,16 @@
 """Follows folders: every burst of changes becomes a source of just what has changed."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from threading import Event
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import SourceNotFoundError
 from perception_encoder.pipeline.sources import Item, Source, SourceOptions, open_sources
+
+if TYPE_CHECKING:
+    from watchfiles import Change
 
 _QUIET_MS: Final = 400  # a file that is still being copied changes again within this time
 _LONGEST_BURST_MS: Final = 5000
@@ -46,10 +50,13 @@ class ChangedFiles:
 def changes_of(
     names: Sequence[str], options: SourceOptions, *, stop: Event | None = None
 ) -> Iterator[list[Source]]:
-    """Wait for changes below folders, and yield each burst of them as sources, for ever.
+    """Watch folders from now on; yield each burst of changes as sources, for ever.
+
+    What changes between this call and the first look at its result is kept, so a run over the whole
+    folders in between misses nothing that changes behind it.
 
     Args:
-        names: the sources of the run before; those that are folders are followed.
+        names: the sources of the run over the whole; those that are folders are followed.
         options: of that run.
         stop: ends it when set.
 
@@ -65,8 +72,21 @@ def changes_of(
         )
     sources = {top: open_sources([name], options)[0] for top, name in folders.items()}
     bursts = watch(
-        *folders, watch_filter=None, debounce=_LONGEST_BURST_MS, step=_QUIET_MS, stop_event=stop
+        *folders,
+        watch_filter=None,
+        debounce=_LONGEST_BURST_MS,
+        step=_QUIET_MS,
+        stop_event=stop,
+        rust_timeout=_QUIET_MS,
+        yield_on_timeout=True,
     )
+    first = next(bursts, set())  # a generator: only this makes it watch
+    return _as_sources(chain([first], bursts), sources, options)
+
+
+def _as_sources(
+    bursts: Iterable[set[tuple["Change", str]]], sources: dict[str, Source], options: SourceOptions
+) -> Iterator[list[Source]]:
     for burst in bursts:
         paths = {path for _, path in burst}
         changed: list[Source] = []

@@ -1,0 +1,32 @@
+"""Folders that are followed: which changes are seen."""
+
+from pathlib import Path
+from threading import Event, Timer
+
+import pytest
+from small_models import save_drawings
+
+from perception_encoder.pipeline import SourceOptions, changes_of
+
+
+@pytest.fixture
+def stop():
+    """Ends a wait that would never end."""
+    stop = Event()
+    timer = Timer(30, stop.set)
+    timer.start()
+    yield stop
+    timer.cancel()
+
+
+def test_changes_count_from_the_call_on_though_nobody_looks_yet(tmp_path, stop):
+    """As when the first run over a folder takes long, and has passed where something is added."""
+    old, gone = save_drawings(tmp_path, 2)
+    bursts = changes_of([str(tmp_path)], SourceOptions(), stop=stop)
+    gone.unlink()
+    (tmp_path / "new.png").write_bytes(old.read_bytes())
+    (changed,) = next(bursts)
+    assert [Path(item.uri).name for item in changed.items()] == ["new.png"]
+    assert changed.covers(str(gone), None)
+    assert not changed.covers(str(old), None)
+    bursts.close()
