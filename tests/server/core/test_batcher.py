@@ -106,21 +106,23 @@ def test_batches_have_few_sizes_and_what_is_left_over_comes_next():
 def test_a_batch_waits_for_what_is_on_its_way_but_not_for_ever():
     gate = Gate()
     gate.is_open.set()
-    batcher, _ = made(gate, wait=0.2)
+    patient, _ = made(gate, wait=20)
+    hasty, _ = made(wait=0.2)
 
     async def run() -> None:
-        with batcher.reserve(2) as place:
-            first = asyncio.create_task(batcher.run(place, 1))
+        with patient.reserve(2) as place:
+            first = asyncio.create_task(patient.run(place, 1))
             await asyncio.sleep(0.02)
             assert gate.batches == []  # the second one has a place: it is on its way
-            await asyncio.gather(first, batcher.run(place, 2))
+            await asyncio.gather(first, patient.run(place, 2))
             assert gate.batches == [[1, 2]]
-        with batcher.reserve(2) as place:
-            assert (await batcher.run(place, 3))[0] == 6  # the other never comes
-        assert (await asked(batcher, 4)) == 8
+        with hasty.reserve(2) as place:
+            assert (await hasty.run(place, 3))[0] == 6  # the other never comes
+        assert (await asked(hasty, 4)) == 8
 
     asyncio.run(run())
-    batcher.close(10)
+    patient.close(10)
+    hasty.close(10)
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again():
@@ -222,7 +224,7 @@ def test_a_worker_that_hangs_is_replaced():
             release.wait(20)
         return doubled(items)
 
-    batcher, observer = made(compute, timeout=0.2)
+    batcher, observer = made(compute, timeout=1)  # enough for a fresh worker's answer
 
     async def run() -> None:
         with pytest.raises(WorkerCrashedError, match="no answer within"):
@@ -243,7 +245,8 @@ def test_closing_finishes_what_was_accepted_and_takes_nothing_new():
         tasks = [asyncio.create_task(asked(batcher, item)) for item in range(6)]
         await gate.entered(1)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-        await asyncio.sleep(0.05)
+        while not batcher._is_closing:  # a thread begins to close it
+            await asyncio.sleep(0.001)
         with pytest.raises(WorkerCrashedError, match="shutting down"):
             await asked(batcher, 9)
         gate.is_open.set()
