@@ -13,10 +13,10 @@ from perception_encoder.cli.output import say, write_line
 
 _QUERIES: tuple[tuple[str, ...], ...] = (
     ("red heart",),
-    ("a blue square",),
-    ("green plant",),
-    ("@green-apple.webp",),
-    ("@blue-heart.webp", "+", "red"),
+    ("an animal",),
+    ("umbrella above a dog",),
+    ("@cat.webp",),
+    ("@yellow-heart.webp", "+", "purple"),
 )
 _HITS = 6
 
