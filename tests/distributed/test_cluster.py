@@ -2,6 +2,7 @@
 
 import gc
 import os
+import secrets
 import shutil
 import signal
 import tarfile
@@ -27,6 +28,8 @@ from perception_encoder.pipeline.sources import Item
 from perception_encoder.pipeline.sources.files import read_file
 from perception_encoder.types import ModelIdentity
 
+# Ray reads these once in a process, when it is imported.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 ray = pytest.importorskip("ray")
 
 # Ray leaves pipes and sockets to the garbage collector, which comes when it will.
@@ -37,11 +40,10 @@ CPU = ComputeOptions(device="cpu")
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two cores; Ray makes a token for it, which stays in a home of its own."""
+    """A cluster of two cores that nobody else can join."""
     home = tempfile.mkdtemp(prefix="ray")  # short, as names of sockets must be
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("HOME", home)
             patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
             patch.setenv("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine is no failure
             started = ray.init(
@@ -56,7 +58,6 @@ def address() -> Iterator[str]:
     finally:
         ray.shutdown()
         gc.collect()  # here, where what Ray has left open is no error
-        os.environ.pop("RAY_AUTH_MODE", None)  # set by Ray when it made the token
         shutil.rmtree(home, ignore_errors=True)
 
 
