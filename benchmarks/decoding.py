@@ -8,6 +8,8 @@ one part at a time, on a quiet machine but for the last two; each replaces its o
     ... --part formats | --part threads | --part stages | --part bulk
     ... --part precision | --part drift [--other-python PYTHON with another Pillow]
 
+With `--model` these two measure one model again, and the others keep their figures and commits.
+
 simplejpeg and OpenCV stand beside it where they are installed.
 """
 
@@ -28,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.decoding_drift import drift, precision
+from benchmarks.decoding_drift import MODELS, drift, precision
 from benchmarks.decoding_pictures import (
     TWELVE,
     TWENTY_FOUR,
@@ -54,6 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--other-python", help="Of an environment with another version of Pillow.")
+    models = [name for name, _, _ in MODELS]
+    parser.add_argument("--model", choices=models, help="Only this one: drift, precision.")
     parser.add_argument(
         "--part",
         required=True,
@@ -61,9 +65,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.part == "drift":
-        figures = drift(arguments.photos, arguments.other_python)
+        figures = drift(arguments.photos, arguments.other_python, arguments.model)
     elif arguments.part == "precision":
-        figures = precision(arguments.photos)
+        figures = precision(arguments.photos, arguments.model)
     else:
         subject = photos_in(arguments.photos)[SUBJECT]
         figures = {
@@ -75,7 +79,10 @@ def main() -> None:
         }[arguments.part](subject)
     path = RESULTS / "decoding.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    parts = before.get("parts", {}) | {arguments.part: {"commit": commit(), **figures}}
+    parts = before.get("parts", {})
+    if arguments.model:
+        figures = parts.get(arguments.part, {}) | figures
+    parts |= {arguments.part: {"commit": commit(), **figures}}
     packages = ["pillow", "pillow-heif", "numpy", "opencv-python-headless", "torch"]
     packages += ["simplejpeg"] if find_spec("simplejpeg") else []
     write_report(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.decoding_pictures import Made, encoded, for_drift
+from benchmarks.report import commit
 from perception_encoder import AutoModel
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.preprocess import ImageProcessor
@@ -52,12 +53,14 @@ print(PIL.__version__, "with libjpeg-turbo", features.version("libjpeg_turbo"))
 """
 
 
-def drift(photos: Path, other_python: str | None) -> dict[str, object]:
-    """Return for each model the cosines between ways of preparing the same files."""
+def drift(photos: Path, other_python: str | None, only: str | None) -> dict[str, object]:
+    """Return for each model, or one, the cosines between ways of preparing the same files."""
     made = list(for_drift(photos))
     ways: dict[int, dict[str, Squares]] = {}
     figures: dict[str, object] = {"pictures": Counter(picture.kind for picture in made)}
     for name, has_made_weights, takes_all in MODELS:
+        if only and name != only:
+            continue
         model = AutoModel.from_pretrained(
             name, random_weights=has_made_weights, device="cpu", precision="fp32"
         )
@@ -69,17 +72,20 @@ def drift(photos: Path, other_python: str | None) -> dict[str, object]:
                 figures["another Pillow"] = label
         chosen = {way: ways[side][way] for way in ways[side] if takes_all or way in _MAIN_WAYS}
         figures[name] = _of_model(model, chosen, ways[side]["standard"], made) | {
-            "made_weights": has_made_weights
+            "made_weights": has_made_weights,
+            "commit": commit(),
         }
         print(name, json.dumps(figures[name], indent=1), flush=True)
     return figures
 
 
-def precision(photos: Path) -> dict[str, object]:
+def precision(photos: Path, only: str | None) -> dict[str, object]:
     """Return the cosines between float32 and bfloat16, which "auto" takes where it is fast."""
     figures: dict[str, object] = {}
     paths = [path for path in sorted(photos.iterdir()) if path.suffix in (".jpg", ".jpeg")]
     for name, has_made_weights, _ in MODELS:
+        if only and name != only:
+            continue
         vectors = [
             AutoModel.from_pretrained(
                 name,
@@ -90,7 +96,7 @@ def precision(photos: Path) -> dict[str, object]:
             ).embed_images(paths, show_progress=False)
             for number_format in ("fp32", "bf16")
         ]
-        figures[name] = _spread((vectors[0] * vectors[1]).sum(axis=1))
+        figures[name] = _spread((vectors[0] * vectors[1]).sum(axis=1)) | {"commit": commit()}
     return figures
 
 
@@ -165,6 +171,6 @@ def _of_model(
     return figures
 
 
-def _spread(cosines: NDArray[np.float32]) -> dict[str, float]:
+def _spread(cosines: NDArray[np.float32]) -> dict[str, object]:
     low, median, high = np.quantile(cosines, (0, 0.5, 1)).tolist()
     return {"min": low, "median": median, "max": high}

@@ -6,6 +6,8 @@ int8 was not calibrated on, and words. Then, of the ten nearest to each picture 
 how many are the same: for pe-nano of the drawings, which it knows, for B16 of the crops.
 
     python -m benchmarks.precisions --photos ../shared/photos --work /tmp/precisions
+
+With `--model` one of the two is measured again, and the other keeps its figures and its commit.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.made_models import B16, CAPTIONS, random_folder
-from benchmarks.report import write_report
+from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
 from perception_encoder.types import BackendName, Embeddings, Precision
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="For weights; kept, 2 GB.")
+    parser.add_argument("--model", choices=[NANO, B16], help="Only this one.")
     arguments = parser.parse_args()
     suffixes = (".jpg", ".jpeg", ".png")
     paths = sorted(path for path in arguments.photos.iterdir() if path.suffix in suffixes)
@@ -56,14 +59,15 @@ def main() -> None:
         "crops of photos": crops(photos),
         "drawings": drawings,
     }
-    figures = {
-        NANO: measured(NANO, NANO, kinds),
-        B16: measured(
-            B16,
-            random_folder(arguments.work, B16),
-            kinds | {"drawings": drawings[::B16_DRAWINGS]},
-        ),
-    }
+    path = RESULTS / "precisions.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    figures = {name: before[name] for name in (NANO, B16) if name in before}
+    if arguments.model != B16:
+        figures[NANO] = measured(NANO, NANO, kinds)
+    if arguments.model != NANO:
+        folder = random_folder(arguments.work, B16)
+        fewer = kinds | {"drawings": drawings[::B16_DRAWINGS]}
+        figures[B16] = measured(B16, folder, fewer)
     print(json.dumps(figures, indent=1))
     print(
         write_report(
@@ -84,7 +88,8 @@ def measured(name: str, model: Path | str, kinds: dict[str, list[Image.Image]]) 
         )
         for backend, precision in ENGINES
     }
-    return {"num": {kind: len(rows) for kind, rows in exact.items()}, **engines}
+    num = {kind: len(rows) for kind, rows in exact.items()}
+    return {"commit": commit(), "num": num, **engines}
 
 
 def vectors(
