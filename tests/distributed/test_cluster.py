@@ -7,6 +7,7 @@ import shutil
 import signal
 import tarfile
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -43,7 +44,9 @@ def address() -> Iterator[str]:
     """A cluster of two cores that nobody else can join."""
     home = tempfile.mkdtemp(prefix="ray")  # short, as names of sockets must be
     try:
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            # Lance warns of any fork; these only lead to other programs.
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
             patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
             patch.setenv("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine is no failure
             started = ray.init(
