@@ -85,8 +85,9 @@ def test_copy_buttons_fill_the_clipboard(open_page, drawings_server):
     expect(page.get_by_role("button", name="Copy script")).to_be_visible()  # as it was before
 
     page.goto(drawings_server.url)
+    wait_for_results(page)  # of the whole table: a click would meet them while they are replaced
     search(page, "cat")
-    page.locator(".tile").first.click()
+    page.locator(".tile a").first.click()
     viewer = page.get_by_role("dialog", name="Picture")
     viewer.get_by_role("button", name="Copy path").click()
     expect(viewer.get_by_role("button", name="Copied")).to_be_visible()
