@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # What pip does in a tenth of its time. Compiling to bytecode is left to imports: most is never imported.
 UV := $(BIN)/uv pip install --quiet --system-certs
 
-.PHONY: install demo test test-without-torch clients original workflows adapters check docs dist format parity peers nano clean
+.PHONY: install demo test fuzz test-without-torch clients original workflows adapters check docs dist format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -27,6 +27,11 @@ demo: install
 PROCESSES ?= 0
 test: install clients original workflows adapters
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
+
+# Random inputs for every reader of untrusted data; `make test` tries a hundred of each kind.
+EXAMPLES ?= 10000
+fuzz: install
+	PE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz -o timeout=0
 
 # The half of the tests that wants no torch, in an environment that has onnxruntime alone, as small
 # machines have. The graphs are made outside of it.

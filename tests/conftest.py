@@ -14,8 +14,10 @@ import pytest
 
 from perception_encoder.errors import BackendUnavailableError
 
-# No test fails because the machine is busy.
-hypothesis.settings.register_profile("any machine", deadline=None)
+# No test fails because the machine is busy. `make fuzz` asks for more examples than CI.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, max_examples=int(os.environ.get("PE_FUZZ_EXAMPLES", "100"))
+)
 hypothesis.settings.load_profile("any machine")
 
 # Threads of a matrix product that wait for each other spin by default: on two cores with anything
