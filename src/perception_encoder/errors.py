@@ -8,7 +8,7 @@ Everything else is below, and each message says what happened, to which item, an
     │   ├── ImageDecodeError            not an image, an unknown format, or damaged data
     │   │   ├── ImageEmptyError             zero bytes
     │   │   └── ImageTruncatedError         the file ends too early
-    │   ├── ImageTooLargeError          more pixels than the limit; refused from the header
+    │   ├── ImageTooLargeError          more pixels or bytes than the limit
     │   ├── ImageNotFoundError          no such file (also a FileNotFoundError)
     │   ├── ImageUnreadableError        a folder, a URL, no permission (also an OSError)
     │   ├── ImageValueError             an array or tensor of a wrong shape, dtype or range
@@ -74,7 +74,7 @@ class ImageTruncatedError(ImageDecodeError):
 
 
 class ImageTooLargeError(ImageError):
-    """The header announces more pixels than the limit; nothing was decoded."""
+    """More pixels or bytes than the limit; refused from the header or the size of the file."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.client.options import ClientOptions, Outcome
-from perception_encoder.errors import ImageNotFoundError, RemoteError
+from perception_encoder.errors import RemoteError
+from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.types import Embeddings
 
 PictureToSend: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
@@ -142,6 +142,7 @@ def encoded(image: PictureToSend) -> bytes:
 
     Raises:
         ImageNotFoundError: there is no such file.
+        ImageError: it is no regular file, too large, or cannot be read.
     """
     if isinstance(image, bytes):
         return image
@@ -149,11 +150,7 @@ def encoded(image: PictureToSend) -> bytes:
         out = io.BytesIO()
         image.save(out, "PNG", compress_level=1)
         return out.getvalue()
-    try:
-        return Path(image).read_bytes()
-    except FileNotFoundError as err:
-        message = f"{image}: no such file; give a path, a file's bytes or a PIL image"
-        raise ImageNotFoundError(message, item=str(image)) from err
+    return read_image_file(image, item=str(image))
 
 
 def _json(body: Mapping[str, Any]) -> dict[str, Any]:

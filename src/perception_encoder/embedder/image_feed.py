@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,9 @@ from numpy.typing import NDArray
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk
 from perception_encoder.embedder.overlap import overlapped
+from perception_encoder.errors import ImageError
 from perception_encoder.preprocess import ImageInput, ImageProcessor, num_usable_cores
+from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.types import ColorFormat, Pixels
 
 _MAX_THREADS = 16  # decoding scales with cores; past this the interpreter's lock is the limit
@@ -99,12 +100,9 @@ class ImageFeed:
         """Read a file once for both its key and its picture."""
         assert self._cache is not None
         if isinstance(item.image, str | os.PathLike):
-            path = Path(item.image)
             try:
-                if not path.is_file():  # a folder, or a pipe that would never end
-                    return
-                item.image = path.read_bytes()
-            except (OSError, ValueError):
+                item.image = read_image_file(item.image, item=item.name)
+            except ImageError:
                 return  # decoding reports what is wrong with it
         if isinstance(item.image, bytes | bytearray | memoryview):
             item.key = self._cache.key("file", bytes(item.image))

@@ -6,8 +6,6 @@ rather than through `Image.open`, whose check for decompression bombs warns by a
 """
 
 import os
-import re
-import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -31,12 +29,11 @@ from PIL import (
 from perception_encoder.errors import (
     ImageDecodeError,
     ImageEmptyError,
-    ImageError,
-    ImageNotFoundError,
     ImageTooLargeError,
     ImageTruncatedError,
     ImageUnreadableError,
 )
+from perception_encoder.preprocess.files import open_regular_file
 
 _Decoder: TypeAlias = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
@@ -68,7 +65,6 @@ _ENDS: Final = (
     (b"\x89PNG", b"IEND\xaeB`\x82"),
     (b"GIF8", b";"),
 )
-_URL: Final = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)
 
 
 class Decoded(NamedTuple):
@@ -99,28 +95,14 @@ def decode_file(
 
     Raises:
         ImageNotFoundError: no file there.
+        ImageTooLargeError: the file is larger than `MAX_FILE_BYTES`.
         ImageUnreadableError: a folder, a URL, a device, no permission, or reading failed.
         ImageError: as for `decode_stream`.
     """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ImageUnreadableError(
-                f"{item}: this is {kind}; pass the path of one image file", item=item
-            )
-        stream = open(path, "rb")  # noqa: SIM115 — closed below; errors of the two are told apart
-    except ImageError:
-        raise
-    except (OSError, ValueError) as err:
-        raise _cannot_open(os.fsdecode(path), err, item) from err
+    stream, num_bytes = open_regular_file(path, item=item)
     with stream:
         return decode_stream(
-            stream,
-            num_bytes=status.st_size,
-            max_pixels=max_pixels,
-            item=item,
-            min_side=min_side,
+            stream, num_bytes=num_bytes, max_pixels=max_pixels, item=item, min_side=min_side
         )
 
 
@@ -253,17 +235,6 @@ def _allocate_tiff(image: ImageFile.ImageFile) -> None:
         size = (int(image.tag_v2[256]), int(image.tag_v2[257]))  # before the EXIF turn
         if size[0] * size[1] > limit:
             image.im = Image.new(image.mode, size).im
-
-
-def _cannot_open(path: str, err: Exception, item: str) -> ImageError:
-    if _URL.match(path):
-        return ImageUnreadableError(
-            f"{item}: URLs are not fetched here; download it and pass the file or its bytes",
-            item=item,
-        )
-    if isinstance(err, FileNotFoundError | NotADirectoryError | ValueError):
-        return ImageNotFoundError(f"{item}: no such file; check the path", item=item)
-    return ImageUnreadableError(f"{item}: cannot be opened: {err}", item=item)
 
 
 def _is_cut(stream: IO[bytes], num_bytes: int) -> bool:
