@@ -24,6 +24,7 @@ from perception_encoder import AutoModel
 from perception_encoder.errors import (
     CheckpointError,
     ImageDecodeError,
+    ImageError,
     ImageNotFoundError,
     ImageValueError,
     TokenizerNotFoundError,
@@ -142,6 +143,59 @@ def test_what_the_caller_gave_is_not_changed(tiny):
         floats.tobytes(),
         tensor.numpy().tobytes(),
     ]
+
+
+# -- images that cannot be used -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
+def test_images_that_cannot_be_used_are_skipped_and_keep_their_rows(batch_size, cached, tmp_path):
+    good = save_drawings(tmp_path, 3)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(good[0].read_bytes()[:60])
+    given = [
+        None,
+        good[0],
+        cut,
+        tmp_path / "missing.png",
+        good[1],
+        b"",
+        good[2],
+        np.zeros((2, 2, 7)),
+    ]
+    model = open_tiny(cache=tmp_path / "cache" if cached else None)
+    for _ in range(2):
+        embeddings, failures = model.embed_images(given, errors="skip", batch_size=batch_size)
+        assert list(failures) == [0, 2, 3, 5, 7]
+        assert all(isinstance(error, ImageError) for error in failures.values())
+        assert "cut.png" in str(failures[2])
+        assert isinstance(failures[3], ImageNotFoundError)
+        assert embeddings.shape == (8, 24)
+        assert np.isnan(embeddings[list(failures)]).all()
+        assert same(embeddings[[1, 4, 6]], model.embed_images(good))
+
+
+def test_skipping_gives_a_pair_whatever_the_images_are(tiny):
+    embeddings, failures = tiny.embed_images(PICTURES, errors="skip")
+    assert failures == {}
+    assert same(embeddings, tiny.embed_images(PICTURES))
+    embeddings, failures = tiny.embed_images([b"", None], errors="skip", truncate_dim=8)
+    assert embeddings.shape == (2, 8)
+    assert list(failures) == [0, 1]
+    embeddings, failures = tiny.embed_images([], errors="skip")
+    assert embeddings.shape == (0, 24)
+    assert failures == {}
+    tensor, failures = tiny.embed_images([b"", PICTURES[0]], errors="skip", output="torch")
+    assert torch.isnan(tensor).any(dim=1).tolist() == [True, False]
+    assert list(failures) == [0]
+
+
+def test_the_first_image_that_cannot_be_used_is_raised_unless_told_otherwise(tiny, tmp_path):
+    with pytest.raises(ImageNotFoundError, match=r"missing\.png"):
+        tiny.embed_images([PICTURES[0], tmp_path / "missing.png"])
+    with pytest.raises(ValueError, match="'raise' or 'skip'"):
+        tiny.embed_images(PICTURES, errors="ignore")
 
 
 def test_no_pictures_give_no_rows(model):

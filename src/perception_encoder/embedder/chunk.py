@@ -18,12 +18,14 @@ class Chunk(Generic[InputT]):
         inputs: pixels or token ids, one row for each of `rows`.
         keys: their names in the cache; empty without one.
         known: vectors from the cache, by position.
+        num_skipped: images of this part that cannot be used.
     """
 
     rows: list[int]
     inputs: InputT
     keys: list[bytes]
     known: dict[int, NDArray[np.float32]]
+    num_skipped: int = 0
 
 
 def check_batch_size(batch_size: int) -> None:

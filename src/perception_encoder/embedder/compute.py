@@ -1,9 +1,10 @@
 """Runs chunks through an engine and puts their vectors where they belong."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk
@@ -11,6 +12,8 @@ from perception_encoder.embedder.overlap import overlapped
 from perception_encoder.types import Embeddings
 
 _In = TypeVar("_In")
+
+_Out = NDArray[np.float32]
 
 _NOTHING: Embeddings = np.empty((0, 0), np.float32)
 
@@ -45,4 +48,17 @@ def fill(
             vectors[chunk.rows] = computed
             if cache is not None:
                 cache.put(chunk.keys, computed)
-        advance(len(chunk.rows) + len(chunk.known))
+        advance(len(chunk.rows) + len(chunk.known) + chunk.num_skipped)
+
+
+def computed(
+    chunks: Iterable[Chunk[_In]],
+    encode: Callable[[_In], _Out],
+    *,
+    at_once: int,
+    advance: Callable[[int], object],
+) -> Iterator[_Out]:
+    """Yield what the engine makes of each chunk, in order; arguments as for `fill`."""
+    for _, result in overlapped(lambda chunk: encode(chunk.inputs), chunks, at_once):
+        yield result
+        advance(len(result))

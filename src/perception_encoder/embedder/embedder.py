@@ -4,9 +4,10 @@ Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +15,18 @@ from numpy.typing import NDArray
 from perception_encoder.backends import Backend
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.embedder.cache import EmbeddingCache
-from perception_encoder.embedder.chunk import Chunk, check_batch_size
-from perception_encoder.embedder.compute import fill
+from perception_encoder.embedder.compute import computed, fill
 from perception_encoder.embedder.image_feed import ImageFeed
 from perception_encoder.embedder.options import (
+    Failures,
     ImageBatch,
     ImageOptions,
     OneImageOptions,
+    OnError,
     Output,
     TextOptions,
+    failures_for,
 )
-from perception_encoder.embedder.overlap import overlapped
 from perception_encoder.embedder.progress import progress_bar
 from perception_encoder.embedder.saving import save
 from perception_encoder.embedder.text_feed import TextFeed, tokenizer_of
@@ -33,12 +35,10 @@ from perception_encoder.errors import UnsupportedOperationError
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels
+from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity
 
 if TYPE_CHECKING:
     import torch
-
-_Input = TypeVar("_Input")
 
 
 class EmbeddingModel:
@@ -69,6 +69,7 @@ class EmbeddingModel:
         if cache is not None:
             decides = (backend.fingerprint, backend.name, backend.precision, processor.name)
             self._cache = EmbeddingCache(cache, "/".join(decides))
+        self._fill = partial(fill, at_once=backend.concurrency, cache=self._cache)
 
     @overload
     def embed_image(
@@ -114,23 +115,44 @@ class EmbeddingModel:
     def embed_images(
         self, images: ImageBatch, *, output: Literal["torch"], **options: Unpack[ImageOptions]
     ) -> "torch.Tensor": ...
+    @overload
     def embed_images(
         self,
         images: ImageBatch,
         *,
+        errors: Literal["skip"],
+        output: Literal["numpy"] = ...,
+        **options: Unpack[ImageOptions],
+    ) -> tuple[Embeddings, Failures]: ...
+    @overload
+    def embed_images(
+        self,
+        images: ImageBatch,
+        *,
+        errors: Literal["skip"],
+        output: Literal["torch"],
+        **options: Unpack[ImageOptions],
+    ) -> tuple["torch.Tensor", Failures]: ...
+    def embed_images(
+        self,
+        images: ImageBatch,
+        *,
+        errors: OnError = "raise",
         batch_size: int = 32,
         input_color_format: ColorFormat = "bgr",
         normalize: bool = True,
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
         output: Output = "numpy",
-    ) -> "Embeddings | torch.Tensor":
+    ) -> "Embeddings | torch.Tensor | tuple[Embeddings | torch.Tensor, Failures]":
         """Embed pictures, in order.
 
         Args:
             images: a list with any mix of paths, encoded bytes, PIL images, (H, W, C) arrays and
                 (C, H, W) tensors, of any sizes; or one (N, H, W, C) array or (N, C, H, W) tensor.
                 Nothing of the caller's is changed.
+            errors: "raise" ends at the first image that cannot be used. "skip" embeds the others
+                and also returns why each one was left out.
             batch_size: pictures computed at once.
             input_color_format: channel order of numpy arrays ("bgr" is what OpenCV gives);
                 everything else knows its own.
@@ -140,17 +162,21 @@ class EmbeddingModel:
             output: "numpy", or "torch" for a CPU tensor.
 
         Returns:
-            (N, E) float32.
+            (N, E) float32. With `errors="skip"` a pair: (N, E) float32 whose rows are NaN where an
+            image was skipped, and a dict from the positions of those to their `ImageError`.
 
         Raises:
             ImageError: a picture cannot be used; names its path or position.
             UnsupportedOperationError: the model gives patch features only.
+            ValueError: `errors` is neither "raise" nor "skip".
         """
         check_output(self._embed_dim(), truncate_dim, output)
+        failures = failures_for(errors)
         vectors = self._image_vectors(
-            split_batch(images), input_color_format, batch_size, show_progress=show_progress
+            split_batch(images), input_color_format, batch_size, show_progress, failures
         )
-        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        result = finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        return result if failures is None else (result, dict(sorted(failures.items())))
 
     def embed_video(
         self,
@@ -203,22 +229,15 @@ class EmbeddingModel:
             ImageError: a picture cannot be used.
             ValueError: there is no such layer.
         """
-        check_batch_size(batch_size)
         vision = self.config.vision
-        shape = (vision.grid_size**2, vision.width)
+        features = np.empty((0, vision.grid_size**2, vision.width), np.float32)
         feed = ImageFeed(self.processor, None, input_color_format)
         listed = split_batch(images)
-
-        def compute(chunk: Chunk[Pixels]) -> NDArray[np.float32]:
-            return self.backend.features(chunk.inputs, layer=layer)
-
-        parts = [np.empty((0, *shape), np.float32)]
         with progress_bar(len(listed), "pictures", show_progress) as bar:
             chunks = feed.chunks(listed, batch_size)
-            for _, found in overlapped(compute, chunks, self.backend.concurrency):
-                parts.append(found)
-                bar.update(len(found))
-        return np.concatenate(parts)
+            compute = partial(self.backend.features, layer=layer)
+            parts = computed(chunks, compute, at_once=self.backend.concurrency, advance=bar.update)
+            return np.concatenate([features, *parts])
 
     @overload
     def embed_text(
@@ -267,28 +286,22 @@ class EmbeddingModel:
             UnsupportedOperationError: the model reads no text.
             TypeError: an item is not a string.
         """
-        check_batch_size(batch_size)
         check_output(self._embed_dim(), truncate_dim, output)
         feed = TextFeed(self.tokenizer, self._cache)
         listed = [texts] if isinstance(texts, str) else list(texts)
         vectors = np.empty((len(listed), self._embed_dim()), np.float32)
         with progress_bar(len(listed), "texts", show_progress) as bar:
             chunks = feed.chunks(listed, batch_size)
-            self._fill(vectors, chunks, self.backend.encode_text, bar.update)
+            self._fill(vectors, chunks, self.backend.encode_text, advance=bar.update)
         return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
     def similarity(self, a: Any, b: Any) -> NDArray[np.float32]:
-        """Cosine of every row of `a` with every row of `b`.
+        """Return (Na, Nb) float32 cosines of every row of `a` with every row of `b`.
 
-        Args:
-            a: (Na, E) vectors, or one (E,); arrays or CPU tensors, of any length.
-            b: (Nb, E) or (E,), likewise.
-
-        Returns:
-            (Na, Nb) float32 in [-1, 1].
+        Both are arrays or CPU tensors, (N, E) or (E,).
 
         Raises:
-            ValueError: the vectors have different numbers of dimensions.
+            ValueError: the embeddings have different numbers of dimensions.
         """
         return cosine(a, b)
 
@@ -367,28 +380,16 @@ class EmbeddingModel:
         images: Sequence[ImageInput],
         color_format: ColorFormat,
         batch_size: int,
-        *,
         show_progress: bool | None,
+        failures: Failures | None = None,
     ) -> Embeddings:
-        check_batch_size(batch_size)
-        if color_format not in ("bgr", "rgb"):
-            raise ValueError(f"input_color_format must be 'bgr' or 'rgb', got {color_format!r}")
         vectors = np.empty((len(images), self._embed_dim()), np.float32)
-        feed = ImageFeed(self.processor, self._cache, color_format)
+        feed = ImageFeed(self.processor, self._cache, color_format, failures)
         with progress_bar(len(images), "pictures", show_progress) as bar:
             chunks = feed.chunks(images, batch_size)
-            self._fill(vectors, chunks, self.backend.encode_image, bar.update)
+            self._fill(vectors, chunks, self.backend.encode_image, advance=bar.update)
+        vectors[list(failures or ())] = np.nan
         return vectors
-
-    def _fill(
-        self,
-        vectors: Embeddings,
-        chunks: Iterable[Chunk[_Input]],
-        encode: Callable[[_Input], Embeddings],
-        advance: Callable[[int], object],
-    ) -> None:
-        at_once = self.backend.concurrency
-        fill(vectors, chunks, encode, at_once=at_once, cache=self._cache, advance=advance)
 
     def _embed_dim(self) -> int:
         if self.config.embed_dim is None:

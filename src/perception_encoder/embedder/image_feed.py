@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder.cache import EmbeddingCache
-from perception_encoder.embedder.chunk import Chunk
+from perception_encoder.embedder.chunk import Chunk, check_batch_size
+from perception_encoder.embedder.options import Failures
 from perception_encoder.embedder.overlap import overlapped
-from perception_encoder.errors import ImageError
+from perception_encoder.errors import ImageError, ImageValueError
 from perception_encoder.preprocess import ImageInput, ImageProcessor, num_usable_cores
 from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.types import ColorFormat, Pixels
@@ -39,21 +40,41 @@ class _Item:
 
 
 class ImageFeed:
-    """Cuts a list of pictures into chunks and prepares each while the one before is computed."""
+    """Cuts a list of pictures into chunks and prepares each while the one before is computed.
+
+    Args:
+        processor: makes pixels of images.
+        cache: knows some embeddings already.
+        color_format: channel order of numpy arrays.
+        failures: takes the errors of images that cannot be used, which are then left out of the
+            chunks; without it the first one is raised.
+
+    Raises:
+        ValueError: there is no such channel order.
+    """
 
     def __init__(
-        self, processor: ImageProcessor, cache: EmbeddingCache | None, color_format: ColorFormat
+        self,
+        processor: ImageProcessor,
+        cache: EmbeddingCache | None,
+        color_format: ColorFormat,
+        failures: Failures | None = None,
     ) -> None:
+        if color_format not in ("bgr", "rgb"):
+            raise ValueError(f"input_color_format must be 'bgr' or 'rgb', got {color_format!r}")
         self._processor = processor
         self._cache = cache
         self._color_format = color_format
+        self._failures = failures
 
     def chunks(self, images: Sequence[ImageInput], batch_size: int) -> Iterator[Chunk[Pixels]]:
         """Yield the pictures in order, at most `batch_size` to a chunk.
 
         Raises:
-            ImageError: a picture cannot be used; names its path or position.
+            ImageError: a picture cannot be used, and failures are not collected.
+            ValueError: `batch_size` is below 1.
         """
+        check_batch_size(batch_size)
         named = [_Item(row, image, _name(image, row)) for row, image in enumerate(images)]
         parts = [named[start : start + batch_size] for start in range(0, len(named), batch_size)]
         if len(named) <= 1:
@@ -79,7 +100,7 @@ class ImageFeed:
         return self._as_chunk(items)
 
     def _as_chunk(self, items: list[_Item]) -> Chunk[Pixels]:
-        todo = [item for item in items if item.vector is None]
+        todo = [item for item in items if item.resized is not None and item.vector is None]
         side = self._processor.image_size
         resized = np.empty((len(todo), side, side, 3), np.uint8)
         for item, out in zip(todo, resized, strict=True):
@@ -90,6 +111,7 @@ class ImageFeed:
             inputs=resized,
             keys=[item.key for item in todo if item.key is not None],
             known={item.row: item.vector for item in items if item.vector is not None},
+            num_skipped=sum(item.resized is None and item.vector is None for item in items),
         )
         for item in items:  # the list of items lives as long as the run; the pictures need not
             item.resized = item.vector = None
@@ -108,9 +130,18 @@ class ImageFeed:
             item.key = self._cache.key("file", bytes(item.image))
 
     def _resize(self, item: _Item) -> None:
-        item.resized = self._processor(
-            item.image, input_color_format=self._color_format, item=item.name
-        )
+        try:
+            item.resized = self._processor(
+                item.image, input_color_format=self._color_format, item=item.name
+            )
+        except ImageError as err:
+            if self._failures is None:
+                raise
+            self._failures[item.row] = err
+        except TypeError as err:  # such as the None that cv2.imread returns for a damaged file
+            if self._failures is None:
+                raise
+            self._failures[item.row] = ImageValueError(str(err), item=item.name)
 
     def _look_up(self, items: Iterable[_Item]) -> None:
         assert self._cache is not None

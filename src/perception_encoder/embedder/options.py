@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from numpy.typing import NDArray
 
+from perception_encoder.errors import ImageError
 from perception_encoder.preprocess import ImageInput
 from perception_encoder.preprocess.arrays import TensorLike
 from perception_encoder.types import ColorFormat
@@ -13,6 +14,11 @@ ImageBatch: TypeAlias = Iterable[ImageInput] | NDArray[Any] | TensorLike
 """Pictures of any kinds and sizes, one (N, H, W, C) array, or one (N, C, H, W) tensor."""
 
 Output: TypeAlias = Literal["numpy", "torch"]
+
+OnError: TypeAlias = Literal["raise", "skip"]
+
+Failures: TypeAlias = dict[int, ImageError]
+"""Why images were skipped, by their position in the input."""
 
 
 class VectorOptions(TypedDict, total=False):
@@ -40,3 +46,14 @@ class TextOptions(VectorOptions, total=False):
 
     batch_size: int
     show_progress: bool | None
+
+
+def failures_for(errors: OnError) -> Failures | None:
+    """Return what collects the failures; None where the first one is raised.
+
+    Raises:
+        ValueError: there is no such choice.
+    """
+    if errors not in ("raise", "skip"):
+        raise ValueError(f"errors must be 'raise' or 'skip', got {errors!r}")
+    return {} if errors == "skip" else None

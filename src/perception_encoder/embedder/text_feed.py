@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from perception_encoder.embedder.cache import EmbeddingCache
-from perception_encoder.embedder.chunk import Chunk
+from perception_encoder.embedder.chunk import Chunk, check_batch_size
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
@@ -44,7 +44,9 @@ class TextFeed:
 
         Raises:
             TypeError: an item is not a string.
+            ValueError: `batch_size` is below 1.
         """
+        check_batch_size(batch_size)
         token_rows = self._tokenizer.encode(texts)
         self._warn_of_cut_text(token_rows)
         keys: list[bytes] = []
