@@ -130,7 +130,7 @@ def test_messages_hold_one_picture_or_text(server):
     assert np.allclose(reply["data"][0]["embedding"], server.model.embed_text("a cat"), atol=CLOSE)
     both = [image, {"type": "text", "text": "what is this?"}]
     error = posted(server, 400, messages=[{"role": "user", "content": both}])["error"]
-    assert "hold 2 pictures and texts" in error["message"]
+    assert "holds 2 images and texts" in error["message"]
 
 
 def test_an_alias_answers_and_says_who_it_is(client):
@@ -153,9 +153,9 @@ def test_the_client_lists_the_models(client):
         ({"input": ["a"] * 21}, openai.BadRequestError, "too_many_items", None),
         (
             {"input": ["a", data_uri(b"no picture")]},
-            openai.BadRequestError, "invalid_image", "input.1",
+            openai.BadRequestError, "invalid_image", "input[1]",
         ),
-        ({"input": [{"audio": "x"}]}, openai.BadRequestError, "invalid_input", "input.0"),
+        ({"input": [{"audio": "x"}]}, openai.BadRequestError, "invalid_input", "input[0]"),
         ({"input": "a", "dimensions": 25}, openai.BadRequestError, "too_many_dimensions", None),
         (
             {"input": "a", "extra_body": {"modality": "audio"}},

@@ -287,7 +287,7 @@ def test_mistakes_are_answered_400_and_named(server, path, body, message):
     [
         ("embed_image", {}),
         ("embed_image", {"image": {"value": "x"}}),
-        ("embed_text", {"text": "a", "id": None}),
+        ("embed_text", {"text": "a", "id": 3}),
         ("compare", {"subject": ["a"], "prompt": "b"}),
     ],
 )

@@ -146,7 +146,7 @@ def test_a_bomb_is_refused_from_its_header(server):
         ({"texts": ["a"] * 51}, 400, "too_many_items"),
         ({"texts": ["a"], "model": "another"}, 404, "unknown_model"),
         ({"texts": ["a"], "dimensions": 25}, 400, "too_many_dimensions"),
-        ({"texts": ["a"], "dimensions": 0}, 422, "invalid_request"),
+        ({"texts": ["a"], "dimensions": -1}, 422, "invalid_request"),
         ({"texts": "a"}, 422, "invalid_request"),
         ({"texts": ["a"], "colour": 1}, 422, "invalid_request"),
         ([], 422, "invalid_request"),

@@ -3,6 +3,7 @@
 A dialect only decides what the reply's body looks like.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,16 +14,28 @@ from starlette.requests import ClientDisconnect
 
 from perception_encoder import errors
 
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_FORMS: Final = frozenset(("str", "int", "float", "bool", "none", "nullable"))
+_SHOWN: Final = 200  # characters of a name or message that may come from the request
+
 _SERVER_FAULT: Final = "the server failed; its log says more under this request's id"
 
 
 @dataclass(frozen=True)
 class ItemProblem:
-    """What is wrong with one picture or text of a request: its position from 0, code, message."""
+    """What is wrong with one image or text of a request.
+
+    Attributes:
+        position: among the request's items, from 0.
+        code: as of `ApiError`.
+        message: for people.
+        name: what the message calls it, such as "input[3]"; None where it has no name.
+    """
 
     position: int
     code: str
     message: str
+    name: str | None = None
 
 
 class ApiError(HTTPException):
@@ -104,7 +117,7 @@ def as_api_error(err: Exception) -> ApiError:
 def item_problem(position: int, err: errors.PerceptionEncoderError) -> ItemProblem:
     """Say what is wrong with one item of a request."""
     known = as_api_error(err)
-    return ItemProblem(position, known.code, known.message)
+    return ItemProblem(position, known.code, known.message, getattr(err, "item", None))
 
 
 def items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int) -> ApiError:
@@ -123,9 +136,31 @@ def items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int)
 def _validation_message(err: RequestValidationError) -> str:
     parts = []
     for one in err.errors()[:5]:
-        place = ".".join(str(step) for step in one["loc"] if step != "body")
-        parts.append(f"{place}: {one['msg']}" if place else str(one["msg"]))
-    return "; ".join(parts) or "the request does not have the form of this route"
+        place, message = field_path(one), str(one["msg"])[:_SHOWN]
+        parts.append(f"{place}: {message}" if place else message)
+    return "; ".join(dict.fromkeys(parts)) or "the request does not have the form of this route"
+
+
+def field_path(problem: Mapping[str, Any]) -> str | None:
+    """Return where in a request a problem of a `RequestValidationError` is: "terms[2].weight".
+
+    Steps that only tell which form of a field was tried ("str", "list[str]", "Message") are left
+    out, as they are not names of the request.
+    """
+    steps = [step for step in problem["loc"] if step not in ("body", "query", "path")]
+    last = len(steps) - 1
+    is_unknown = problem["type"] == "extra_forbidden"
+    path = ""
+    for number, step in enumerate(steps):
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif (is_unknown and number == last) or _is_name(step):
+            path += f".{step[:_SHOWN]}" if path else step[:_SHOWN]
+    return path or None
+
+
+def _is_name(step: str) -> bool:
+    return _NAME.fullmatch(step) is not None and step not in _FORMS
 
 
 def _code_of(status: int) -> str:

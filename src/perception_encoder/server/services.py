@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from perception_encoder.errors import ImageError
 from perception_encoder.server.access import Access
+from perception_encoder.server.core.engine import image_names
 from perception_encoder.server.core.engines import Engines
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
@@ -46,20 +47,24 @@ class Services:
     access: Access
     metrics: Metrics
 
-    async def load_images(self, references: Sequence[str | bytes]) -> list[bytes | ImageError]:
+    async def load_images(
+        self, references: Sequence[str | bytes], names: Sequence[str] | None = None
+    ) -> list[bytes | ImageError]:
         """Return the encoded pictures of a request, in order; an error stands for a bad one.
 
         Args:
             references: bytes, data URIs, base64, or URLs where they are enabled; see
                 `core.images.ImageLoader.load`.
+            names: what errors call each; "image 0", "image 1", … by default.
 
         Raises:
             ApiError: 400, more than `max_items`.
         """
         self.check_count(len(references), "pictures")
+        names = image_names(len(references)) if names is None else names
         if len(references) == 1:  # most requests: no task needed
-            return [await self._load(references[0], 0)]
-        loads = (self._load(reference, position) for position, reference in enumerate(references))
+            return [await self._load(references[0], names[0])]
+        loads = (self._load(*one) for one in zip(references, names, strict=True))
         return await asyncio.gather(*loads)
 
     def check_count(self, count: int, what: str) -> None:
@@ -74,8 +79,8 @@ class Services:
                 400, "too_many_items", f"{count} {what} are more than the {most} of one request"
             )
 
-    async def _load(self, reference: str | bytes, position: int) -> bytes | ImageError:
+    async def _load(self, reference: str | bytes, name: str) -> bytes | ImageError:
         try:
-            return await self.images.load(reference, item=f"image {position}")
+            return await self.images.load(reference, item=name)
         except ImageError as err:
             return err

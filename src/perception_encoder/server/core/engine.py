@@ -97,11 +97,14 @@ class Engine:
         """Items in each queue, those that are being decoded included."""
         return {"image": self._images.num_waiting, "text": self._texts.num_waiting}
 
-    async def embed_images(self, images: Sequence[bytes | ImageError]) -> Embedded:
+    async def embed_images(
+        self, images: Sequence[bytes | ImageError], names: Sequence[str] | None = None
+    ) -> Embedded:
         """Embed encoded pictures; a bad one fails alone.
 
         Args:
             images: files' bytes; an error stands for a picture that could not even be had.
+            names: what errors call each; "image 0", "image 1", … by default.
 
         Raises:
             QueueFullError: there is no room for all of them.
@@ -111,10 +114,11 @@ class Engine:
         errors: dict[int, ImageError] = {}
         if not images:
             return Embedded(vectors)
+        names = image_names(len(images)) if names is None else names
         with self._images.reserve(len(images)) as place:
             embed = (
-                self._embed_image(place, image, f"image {position}")
-                for position, image in enumerate(images)
+                self._embed_image(place, image, name)
+                for image, name in zip(images, names, strict=True)
             )
             for position, outcome in enumerate(await _all(embed)):
                 if isinstance(outcome, ImageError):
@@ -182,6 +186,11 @@ class Engine:
 
     def _encode_texts(self, texts: Sequence[str]) -> Embeddings:
         return unit(self.model.backend.encode_text(self.model.tokenizer(texts)))
+
+
+def image_names(count: int) -> list[str]:
+    """Return what errors call the images of a request, by their positions."""
+    return [f"image {position}" for position in range(count)]
 
 
 def _unicode(text: str) -> str:

@@ -3,18 +3,13 @@
 One way for every dialect. Never a path of this machine, never a pickle. Nothing is decoded here.
 """
 
-import base64
-import binascii
 import re
 from typing import Final, Protocol
-from urllib.parse import unquote_to_bytes
 
 from perception_encoder.errors import ImageEmptyError, ImageReferenceError
+from perception_encoder.preprocess.image_strings import decode_base64, decode_data_uri, trim
 
-_DATA_URI: Final = re.compile(r"data:([^,]*),", re.IGNORECASE)
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_SPACES: Final = re.compile(r"\s+")
-_URL_SAFE: Final = str.maketrans("-_", "+/")
 
 
 class Fetcher(Protocol):
@@ -74,15 +69,9 @@ class ImageLoader:
             await self._fetcher.close()
 
     async def _read(self, reference: str, item: str) -> bytes:
-        reference = reference.strip()
-        if (found := _DATA_URI.match(reference)) is not None:
-            return _data_of(reference[found.end() :], found[1], item)
-        if reference[:5].lower() == "data:":
-            raise ImageReferenceError(
-                f"{item}: a data URI without a comma; write data:image/png;base64,…",
-                item=item,
-                reason="data URI",
-            )
+        reference = trim(reference)
+        if (data := decode_data_uri(reference, item=item)) is not None:
+            return data
         if _URL.match(reference):
             if self._fetcher is None:
                 raise ImageReferenceError(
@@ -92,25 +81,4 @@ class ImageLoader:
                     reason="URLs are off",
                 )
             return await self._fetcher.fetch(reference, item=item)
-        return _base64(reference, item)
-
-
-def _data_of(content: str, kind: str, item: str) -> bytes:
-    if kind.rpartition(";")[2].strip().lower() == "base64":
-        return _base64(content, item)
-    return unquote_to_bytes(content)
-
-
-def _base64(text: str, item: str) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
-        pass
-    compact = _SPACES.sub("", text).translate(_URL_SAFE).rstrip("=")
-    try:
-        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError) as err:
-        raise ImageReferenceError(
-            f"{item}: neither base64 nor a data URI ({err}); send the file's bytes as base64",
-            item=item,
-        ) from err
+        return decode_base64(reference, item=item)

@@ -123,7 +123,9 @@ class Queries:
             if texts:
                 vectors[texts] = await engine.embed_texts([terms[n].text or "" for n in texts])
             if images:
-                embedded = await engine.embed_images([terms[n].image or b"" for n in images])
+                embedded = await engine.embed_images(
+                    [terms[n].image or b"" for n in images], [f"terms[{n}].image" for n in images]
+                )
                 vectors[images] = embedded.require()
 
 

@@ -7,19 +7,20 @@ stand in its URL (`/knn-service?api_key=…`), and bodies are read as JSON whate
 import asyncio
 import base64
 import contextlib
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from perception_encoder.errors import ImageError
 from perception_encoder.index import Hit, Row
 from perception_encoder.pipeline.search import SearchOptions
+from perception_encoder.server.bodies import ListOf, OrAbsent, RequestBody, json_body, read_body
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.queries import Term
 from perception_encoder.server.dialect import Dialect
+from perception_encoder.server.dialects.native.inputs import check_texts
 from perception_encoder.server.dialects.native.rows import described
 from perception_encoder.server.dialects.native.search import MOST_HITS
 from perception_encoder.server.problems import ApiError
@@ -27,40 +28,38 @@ from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 from perception_encoder.types import Embeddings
 
-BodyT = TypeVar("BodyT", bound=BaseModel)
-
 _SAME: Final = 0.94  # the cosine from which on clip-retrieval takes two pictures for one
 _SIDE: Final = 512  # of the pictures in replies, pixels
 
 
-class KnnBody(BaseModel):
+class KnnBody(RequestBody):
     """A query. Of the fields that are not listed, none has a meaning here."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"text": "red heart", "num_images": 4, "modality": "image"}}
     )
 
-    text: str | None = None
-    image: str | None = Field(default=None, description="Base64.")
-    image_url: str | None = Field(default=None, description="Where URLs are enabled.")
-    embedding_input: list[float] | None = Field(default=None, description="A vector.")
-    modality: Literal["image", "text"] = Field(
-        default="image", description="Which vectors to search: tables hold those of pictures."
+    text: OrAbsent[str] = None
+    image: OrAbsent[str] = Field(default=None, description="Base64.")
+    image_url: OrAbsent[str] = Field(default=None, description="Where URLs are enabled.")
+    embedding_input: ListOf[float] | None = Field(default=None, description="A vector.")
+    modality: OrAbsent[Literal["image", "text"]] = Field(
+        default=None, description="Which vectors to search: tables hold those of pictures."
     )
     num_images: int = Field(default=40, ge=1, description="Hits that come with their columns.")
-    num_result_ids: int | None = Field(
-        default=None, ge=1, description=f"Hits, at most {MOST_HITS}; default: num_images."
+    num_result_ids: OrAbsent[Annotated[int, Field(ge=1)]] = Field(
+        default=None, description=f"Hits, at most {MOST_HITS}; default: num_images."
     )
-    indice_name: str | None = Field(default=None, description="One of GET /indices-list.")
+    indice_name: OrAbsent[str] = Field(default=None, description="One of GET /indices-list.")
     deduplicate: bool = False
     use_mclip: bool = False
 
 
-class MetadataBody(BaseModel):
+class MetadataBody(RequestBody):
     """Items whose columns are wanted."""
 
-    ids: list[str] = Field(description="As in the replies of /knn-service.", max_length=MOST_HITS)
-    indice_name: str | None = None
+    ids: ListOf[str] = Field(description="As in the replies of /knn-service.", max_length=MOST_HITS)
+    indice_name: OrAbsent[str] = None
 
 
 def _build(services: Services) -> APIRouter:
@@ -71,10 +70,10 @@ def _build(services: Services) -> APIRouter:
         _admit(services, request)
         return json_reply([served.name for served in services.indexes])
 
-    @router.post("/knn-service", summary="Search a table", openapi_extra=_takes(KnnBody))
+    @router.post("/knn-service", summary="Search a table", openapi_extra=json_body(KnnBody))
     async def knn(request: Request) -> Response:
         _admit(services, request)
-        body = await _read(request, KnnBody)
+        body = await read_body(request, KnnBody)
         served = services.indexes.get(body.indice_name)
         query = await services.queries.read(served, [await _term(services, body)])
         options = SearchOptions(
@@ -82,16 +81,13 @@ def _build(services: Services) -> APIRouter:
             unique=_SAME if body.deduplicate else None,
         )
         found = await asyncio.to_thread(served.search, query, options)
-        return json_reply(
-            await asyncio.to_thread(
-                _hits, services, served, [one.hit for one in found], body.num_images
-            )
-        )
+        hits = [one.hit for one in found]
+        return json_reply(await asyncio.to_thread(_hits, services, served, hits, body.num_images))
 
-    @router.post("/metadata", summary="Columns of items", openapi_extra=_takes(MetadataBody))
+    @router.post("/metadata", summary="Columns of items", openapi_extra=json_body(MetadataBody))
     async def metadata(request: Request) -> Response:
         _admit(services, request)
-        body = await _read(request, MetadataBody)
+        body = await read_body(request, MetadataBody)
         served = services.indexes.get(body.indice_name)
         return json_reply(await asyncio.to_thread(_metadata, services, served, body.ids))
 
@@ -102,18 +98,6 @@ def _admit(services: Services, request: Request) -> None:
     services.access.admit(request, [request.query_params.get("api_key")])
 
 
-def _takes(body: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": body.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-async def _read(request: Request, kind: type[BodyT]) -> BodyT:
-    try:
-        return kind.model_validate_json(await request.body())
-    except ValidationError as err:
-        raise RequestValidationError(err.errors(include_url=False, include_input=False)) from err
-
-
 async def _term(services: Services, body: KnnBody) -> Term:
     """Return the first of the ways to say what is searched for that a body uses."""
     if body.modality == "text":
@@ -122,12 +106,13 @@ async def _term(services: Services, body: KnnBody) -> Term:
         )
     if body.use_mclip:
         raise ApiError(400, "unsupported", "there is no multilingual CLIP here: use_mclip false")
-    if body.text:
+    if body.text is not None:
+        check_texts([(0, body.text, "text")])
         return Term(text=body.text)
     reference = body.image if body.image is not None else body.image_url
     if reference is not None:
-        return Term(image=await services.images.load(reference, item="the query's image"))
-    if body.embedding_input is not None:
+        return Term(image=await services.images.load(reference, item="image"))
+    if body.embedding_input:
         return Term(vector=_vector(body.embedding_input))
     raise ApiError(400, "invalid_query", "give one of text, image, image_url and embedding_input")
 

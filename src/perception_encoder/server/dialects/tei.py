@@ -1,63 +1,71 @@
 """POST /embed of text-embeddings-inference: a bare list of vectors, one for each input.
 
 Also at POST /, where `huggingface_hub.InferenceClient` sends it when it is given this server's URL.
-An input that is a data URI of a picture is embedded as that picture.
+An input that is a data URI is embedded as the image that it holds.
 """
 
 import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from perception_encoder.errors import QueueFullError
+from perception_encoder.preprocess.image_strings import image_in_text
+from perception_encoder.server.bodies import (
+    Dimensions,
+    ListOf,
+    OrAbsent,
+    RequestBody,
+    json_body,
+    read_body,
+)
 from perception_encoder.server.core.engine import Engine
 from perception_encoder.server.dialect import Dialect
-from perception_encoder.server.dialects.native.inputs import Input, embed_inputs
+from perception_encoder.server.dialects.native.inputs import Input, embed_inputs, items_of
 from perception_encoder.server.problems import ApiError
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 from perception_encoder.server.vectors import VectorForm, shaped
 
-_PICTURE: Final = "data:image/"
 
-
-class EmbedBody(BaseModel):
+class TeiEmbedBody(RequestBody):
     """What is to be embedded."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"inputs": ["a cat", "a dog"]}})
 
-    inputs: str | list[str] = Field(description="Texts, or data URIs of pictures.")
+    inputs: str | ListOf[str] = Field(description="Texts, or data URIs of images.")
     truncate: bool | None = Field(
         default=None, description="false: refuse a text that is longer than the model reads."
     )
-    truncation_direction: str | None = Field(default=None, description="Only right.")
-    prompt_name: str | None = Field(default=None, description="These models have no prompts.")
+    truncation_direction: OrAbsent[str] = Field(default=None, description="Only right.")
+    prompt_name: OrAbsent[str] = Field(default=None, description="These models have no prompts.")
     normalize: bool = Field(default=True, description="Vectors have unit length in any case.")
-    dimensions: int | None = Field(
-        default=None, ge=1, description="Cut, then brought to unit length."
+    dimensions: Dimensions = Field(
+        default=None, description="Cut, then brought to unit length; 0 or null keeps all."
     )
 
 
 def _build(services: Services) -> APIRouter:
     router = DIALECT.router()
 
-    @router.post("/embed", summary="Texts to a list of vectors")
-    @router.post("/", summary="Texts to a list of vectors, as POST /embed", include_in_schema=False)
-    async def embed(body: EmbedBody) -> Response:
-        inputs = body.inputs if isinstance(body.inputs, list) else [body.inputs]
+    @router.post(
+        "/embed",
+        summary="Texts and images to a list of embeddings",
+        openapi_extra=json_body(TeiEmbedBody),
+    )
+    @router.post("/", summary="As POST /embed", include_in_schema=False)
+    async def embed(request: Request) -> Response:
+        body = await read_body(request, TeiEmbedBody)
+        inputs, names = items_of("inputs", body.inputs)
         _check(services, body, len(inputs))
-        texts = [one for one in inputs if not _is_picture(one)]
+        read = [_input(one) for one in inputs]
         async with services.engines.use() as engine:
             if body.truncate is False:
-                await _check_lengths(engine, texts)
-            vectors = await embed_inputs(
-                services,
-                engine,
-                [Input(image=one) if _is_picture(one) else Input(text=one) for one in inputs],
-            )
+                await _check_lengths(engine, read, names)
+            vectors = await embed_inputs(services, engine, read, names)
         return json_reply(shaped(vectors, VectorForm(body.dimensions)))
 
     @router.get("/health", summary="Whether the server answers", response_class=Response)
@@ -67,11 +75,11 @@ def _build(services: Services) -> APIRouter:
     return router
 
 
-def _is_picture(text: str) -> bool:
-    return text[: len(_PICTURE)].lower() == _PICTURE
+def _input(text: str) -> Input:
+    return Input(image=text) if image_in_text(text) == "data URI" else Input(text=text)
 
 
-def _check(services: Services, body: EmbedBody, count: int) -> None:
+def _check(services: Services, body: TeiEmbedBody, count: int) -> None:
     """Refuse what the reply would get wrong.
 
     Raises:
@@ -92,15 +100,17 @@ def _check(services: Services, body: EmbedBody, count: int) -> None:
         raise ApiError(422, "invalid_request", message)
 
 
-async def _check_lengths(engine: Engine, texts: Sequence[str]) -> None:
+async def _check_lengths(engine: Engine, inputs: Sequence[Input], names: Sequence[str]) -> None:
     tokenizer = engine.model.tokenizer
     most = tokenizer.context_length
-    for number, row in enumerate(await asyncio.to_thread(tokenizer.encode, texts)):
+    places = [n for n, one in enumerate(inputs) if one.text is not None]
+    texts = [inputs[n].text or "" for n in places]
+    for place, row in zip(places, await asyncio.to_thread(tokenizer.encode, texts), strict=True):
         if len(row) > most:
             raise ApiError(
                 413,
                 "text_too_long",
-                f"`inputs` must have at most {most} tokens. Given: {len(row)}, in text {number}; "
+                f"`inputs` must have at most {most} tokens. Given: {len(row)}, in {names[place]}; "
                 "send truncate true to have it cut",
             )
 

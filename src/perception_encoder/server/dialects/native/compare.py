@@ -2,19 +2,26 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field
 
 from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
 from perception_encoder.embedder.vectors import cosine
+from perception_encoder.server.bodies import ListOf, RequestBody, json_body, read_body
 from perception_encoder.server.core.engine import Engine
-from perception_encoder.server.dialects.native.inputs import PICTURE, Input, embed_inputs
+from perception_encoder.server.dialects.native.inputs import (
+    PICTURE,
+    Input,
+    check_field,
+    embed_inputs,
+    names_of,
+)
 from perception_encoder.server.problems import ApiError, item_problem
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 
 
-class SimilarityBody(BaseModel):
+class SimilarityBody(RequestBody):
     """Two lists; every one of the first is compared with every one of the second."""
 
     model_config = ConfigDict(
@@ -25,11 +32,11 @@ class SimilarityBody(BaseModel):
     )
 
     model: str | None = None
-    a: list[Input] = Field(min_length=1)
-    b: list[Input] = Field(min_length=1)
+    a: ListOf[Input] = Field(min_length=1)
+    b: ListOf[Input] = Field(min_length=1)
 
 
-class ClassifyBody(BaseModel):
+class ClassifyBody(RequestBody):
     """Pictures, and labels of which one fits each best."""
 
     model_config = ConfigDict(
@@ -38,9 +45,9 @@ class ClassifyBody(BaseModel):
     )
 
     model: str | None = None
-    images: list[str] = Field(min_length=1, description="Base64, data URIs, or URLs.")
-    labels: list[str] = Field(min_length=1)
-    templates: list[str] = Field(
+    images: ListOf[str] = Field(min_length=1, description="Base64, data URIs, or URLs.")
+    labels: ListOf[str] = Field(min_length=1)
+    templates: ListOf[str] = Field(
         default=["{}"],
         min_length=1,
         max_length=100,
@@ -51,11 +58,17 @@ class ClassifyBody(BaseModel):
 def add_routes(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
-    @router.post("/v1/similarity", summary="Cosines of two lists of pictures and texts")
-    async def similarity(body: SimilarityBody) -> Response:
+    @router.post(
+        "/v1/similarity",
+        summary="Cosines of two lists of images and texts",
+        openapi_extra=json_body(SimilarityBody),
+    )
+    async def similarity(request: Request) -> Response:
+        body = await read_body(request, SimilarityBody)
         services.check_count(len(body.a) + len(body.b), "items")
+        names = names_of("a", len(body.a)) + names_of("b", len(body.b))
         async with services.engines.use(body.model) as engine:
-            vectors = await embed_inputs(services, engine, [*body.a, *body.b])
+            vectors = await embed_inputs(services, engine, [*body.a, *body.b], names)
         scores = cosine(vectors[: len(body.a)], vectors[len(body.a) :])
         return json_reply({"model": engine.name, "similarity": scores})
 
@@ -63,8 +76,12 @@ def add_routes(router: APIRouter, services: Services) -> None:
         "/v1/classify",
         summary="Which label fits each picture",
         description="`probability` is the softmax over the labels; a bad picture has an `error`.",
+        openapi_extra=json_body(ClassifyBody),
     )
-    async def classify(body: ClassifyBody) -> Response:
+    async def classify(request: Request) -> Response:
+        body = await read_body(request, ClassifyBody)
+        check_field("labels", body.labels)
+        check_field("templates", body.templates)
         services.check_count(len(body.labels) * len(body.templates), "labels times templates")
         loaded = await services.load_images(body.images)
         async with services.engines.use(body.model) as engine:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
+from perception_encoder.server.bodies import OrAbsent
 from perception_encoder.server.core.duplicates import DuplicateJobs, TierName
 from perception_encoder.server.dialects.native.items import DEEPEST, IndexName
 from perception_encoder.server.dialects.native.rows import described
@@ -30,7 +31,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         tier: Annotated[TierName, Query(description="How far to go, each with those before.")] = (
             "near"
         ),
-        threshold: Annotated[float | None, Query(gt=0, le=1)] = None,
+        threshold: Annotated[OrAbsent[float], Query(gt=0, le=1)] = None,
         offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:

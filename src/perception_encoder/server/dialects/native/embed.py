@@ -1,6 +1,5 @@
 """POST /v1/embed: pictures and texts to vectors; as JSON, multipart or one picture's bytes."""
 
-import json
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -9,8 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 
 from perception_encoder.errors import ImageError
-from perception_encoder.server.bodies import parsed
-from perception_encoder.server.dialects.native.inputs import PICTURE
+from perception_encoder.server.bodies import (
+    Dimensions,
+    ListOf,
+    RequestBody,
+    json_body,
+    parse_body,
+    validate,
+)
+from perception_encoder.server.dialects.native.inputs import PICTURE, check_field
 from perception_encoder.server.problems import ApiError, item_problem, items_error
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -38,7 +44,7 @@ _MULTIPART: Final = {
 _MORE_FIELDS: Final = 16
 
 
-class EmbedBody(BaseModel):
+class EmbedBody(RequestBody):
     """What is to be embedded, and how the vectors are wanted."""
 
     model_config = ConfigDict(
@@ -51,10 +57,10 @@ class EmbedBody(BaseModel):
     model: str | None = Field(
         default=None, description="One of GET /v1/models; default: the first."
     )
-    texts: list[str] = Field(default=[], description="Words; what is past the context is cut.")
-    images: list[str] = Field(default=[], description="Base64, data URIs, or URLs where enabled.")
-    dimensions: int | None = Field(
-        default=None, ge=1, description="Cut, then brought to unit length."
+    texts: ListOf[str] = Field(default=[], description="Words; what is past the context is cut.")
+    images: ListOf[str] = Field(default=[], description="Base64, data URIs, or URLs where enabled.")
+    dimensions: Dimensions = Field(
+        default=None, description="Cut, then brought to unit length; 0 or null keeps all."
     )
     dtype: Dtype = Field(default="float32", description="int8: scaled so that the largest is 127.")
     encoding: Encoding = Field(
@@ -85,7 +91,9 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/json": {"schema": EmbedBody.model_json_schema()},
+                    "application/json": json_body(EmbedBody)["requestBody"]["content"][
+                        "application/json"
+                    ],
                     "multipart/form-data": {"schema": _MULTIPART},
                 },
             }
@@ -112,6 +120,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     async def embed(request: Request) -> Response:
         parts = await _read(request, services)
         body = parts.options
+        check_field("texts", body.texts)
         services.check_count(len(body.texts) + len(body.images) + len(parts.files), "items")
         async with services.engines.use(body.model) as engine:
             loaded = await services.load_images([*parts.files, *body.images])
@@ -164,7 +173,7 @@ async def _read(request: Request, services: Services) -> _Parts:
     data = await request.body()
     if kind.startswith("image/"):
         return _Parts(options=EmbedBody(), files=[data])
-    return _Parts(options=parsed(EmbedBody, data or b"{}"))
+    return _Parts(options=parse_body(EmbedBody, data))
 
 
 async def _parts_of(form: FormData) -> _Parts:
@@ -179,7 +188,7 @@ async def _parts_of(form: FormData) -> _Parts:
             files.append(await value.read())
         elif name in ("texts", "texts[]", "images", "images[]"):
             fields.setdefault(name.removesuffix("[]"), []).append(value)
-        else:
-            fields[name] = int(value) if name == "dimensions" and value.isdecimal() else value
+        elif value != "" and (name, value) != ("dimensions", "0"):  # else it is not given
+            fields[name] = value
     await form.close()
-    return _Parts(options=parsed(EmbedBody, json.dumps(fields).encode()), files=files)
+    return _Parts(options=validate(EmbedBody.model_validate, fields), files=files)

@@ -5,16 +5,18 @@ from collections.abc import Callable
 from typing import Annotated, Final, ParamSpec
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import TypeAdapter, ValidationError
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
 
 from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
+from perception_encoder.server.bodies import parse_json, validate
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.sniff import content_type
 from perception_encoder.server.core.thumbnails import CONTENT_TYPE
 from perception_encoder.server.dialects.native.rows import described
 from perception_encoder.server.dialects.native.search import MOST_HITS, FilterBody
-from perception_encoder.server.problems import ApiError
+from perception_encoder.server.problems import ApiError, field_path
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 
@@ -102,10 +104,12 @@ def parsed_filters(written: str | None) -> list[Filter]:
     if not written:
         return []
     try:
-        return [one.filter() for one in _FILTERS.validate_json(written)]
-    except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        raise QueryError(f"filters: {first['msg']}") from err
+        value = parse_json(written.encode("utf-8", "surrogatepass"))
+        return [one.filter() for one in validate(_FILTERS.validate_python, value)]
+    except RequestValidationError as err:
+        first = err.errors()[0]
+    place = field_path(first) or ""
+    raise QueryError(f"filters{place}: {first['msg']}")
 
 
 async def _brought(bring: Callable[P, bytes], *args: P.args, **kwargs: P.kwargs) -> bytes:

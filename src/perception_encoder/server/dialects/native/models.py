@@ -31,6 +31,7 @@ def described(state: ModelState) -> dict[str, Any]:
         "object": "model",
         "created": 0,
         "owned_by": "perception-encoder",
+        "aliases": list(state.aliases),
         "loaded": state.is_loaded,
         "load_seconds": state.load_seconds,
         "bytes": state.num_bytes,

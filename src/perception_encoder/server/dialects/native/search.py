@@ -6,14 +6,16 @@ import binascii
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field, model_validator
 
 from perception_encoder.errors import QueryError
 from perception_encoder.pipeline.calibration import Cutoffs
 from perception_encoder.pipeline.search import SearchOptions
+from perception_encoder.server.bodies import ListOf, RequestBody, json_body, read_body
 from perception_encoder.server.core.filters import Filter, FilterValue, Operator
 from perception_encoder.server.core.queries import Term
+from perception_encoder.server.dialects.native.inputs import check_texts
 from perception_encoder.server.dialects.native.rows import described_hit
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -24,21 +26,23 @@ MOST_HITS: Final = 1000
 MOST_DEEP: Final = 10_000
 
 
-class FilterBody(BaseModel):
+class FilterBody(RequestBody):
     """A condition on a column of the table; all of a request's must be met."""
 
     model_config = ConfigDict(extra="forbid")
 
     column: str
     op: Operator = "="
-    value: FilterValue | list[FilterValue] | None = Field(default=None, union_mode="left_to_right")
+    value: FilterValue | ListOf[FilterValue] | None = Field(
+        default=None, union_mode="left_to_right"
+    )
 
     def filter(self) -> Filter:
         """Return the condition as the table's side knows it."""
         return Filter(self.column, self.op, self.value)
 
 
-class TermBody(BaseModel):
+class TermBody(RequestBody):
     """One part of a query: exactly one of text, image, item and vector."""
 
     model_config = ConfigDict(extra="forbid")
@@ -61,7 +65,7 @@ class TermBody(BaseModel):
         return self
 
 
-class SearchBody(BaseModel):
+class SearchBody(RequestBody):
     """What is searched for, where, and which of the hits are wanted."""
 
     model_config = ConfigDict(
@@ -78,12 +82,12 @@ class SearchBody(BaseModel):
     index: str | None = Field(
         default=None, description="One of GET /v1/indexes; default: the first."
     )
-    terms: list[TermBody] = Field(min_length=1, max_length=32)
+    terms: ListOf[TermBody] = Field(min_length=1, max_length=32)
     k: int = Field(default=50, ge=1, le=MOST_HITS)
     offset: int = Field(
         default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
     )
-    filters: list[FilterBody] = Field(default=[], max_length=32)
+    filters: ListOf[FilterBody] = Field(default=[], max_length=32)
     threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["strong", "weak"] | None = Field(
         default=None, description="The lowest cosine of a hit, or its lowest label."
     )
@@ -108,8 +112,10 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "`offset`: nothing is embedded again. `query.cutoffs` are the cosines from which on "
             "hits are strong and weak."
         ),
+        openapi_extra=json_body(SearchBody),
     )
-    async def search(body: SearchBody) -> Response:
+    async def search(request: Request) -> Response:
+        body = await read_body(request, SearchBody)
         served = services.indexes.get(body.index)
         query = await services.queries.read(served, await _terms(services, body.terms))
         calibration = await services.queries.calibration(served, query)
@@ -138,11 +144,12 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
 
 async def _terms(services: Services, bodies: list[TermBody]) -> list[Term]:
+    check_texts((n, one.text or "", f"terms[{n}].text") for n, one in enumerate(bodies))
     terms = []
     for number, body in enumerate(bodies):
         image = vector = None
         if body.image is not None:
-            image = await services.images.load(body.image, item=f"term {number}")
+            image = await services.images.load(body.image, item=f"terms[{number}].image")
         if body.vector is not None:
             vector = _vector(body.vector)
         terms.append(Term(body.weight, body.text, image, body.item, vector))

@@ -2,14 +2,15 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from perception_encoder.server.bodies import ListOf, OrAbsent, RequestBody
 from perception_encoder.server.dialects.native.inputs import PICTURE
 
 _EXAMPLE: dict[str, Any] = {"type": "base64", "value": PICTURE}
 
 
-class ImageObject(BaseModel):
+class ImageObject(RequestBody):
     """A picture."""
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
@@ -18,18 +19,18 @@ class ImageObject(BaseModel):
     value: Any = Field(description="Base64 or a data URI; or the URL.")
 
 
-class Body(BaseModel):
+class Body(RequestBody):
     """What every request of this dialect may hold."""
 
     id: str = Field(default="", description="Comes back as inference_id.")
     api_key: str | None = None
-    model_id: str | None = Field(
+    model_id: OrAbsent[str] = Field(
         default=None, description="perception_encoder/VERSION, where no version field is given."
     )
-    perception_encoder_version_id: str | None = Field(
+    perception_encoder_version_id: OrAbsent[str] = Field(
         default=None, description="Such as PE-Core-L14-336; default: the server's first model."
     )
-    clip_version_id: str | None = Field(
+    clip_version_id: OrAbsent[str] = Field(
         default=None, description="For /clip: such as ViT-B-16, which is the default."
     )
 
@@ -39,7 +40,7 @@ class EmbedImageBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"example": {"image": _EXAMPLE}})
 
-    image: ImageObject | list[ImageObject | str] | str
+    image: ImageObject | ListOf[ImageObject | str] | str
 
 
 class EmbedTextBody(Body):
@@ -47,12 +48,12 @@ class EmbedTextBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"example": {"text": ["a cat", "a dog"]}})
 
-    text: str | list[str]
+    text: str | ListOf[str]
 
 
 # Whatever has `type` and `value` is a picture; any other object is a set of named prompts.
 Prompt = Annotated[
-    ImageObject | str | list[ImageObject | str] | dict[str, ImageObject | str],
+    ImageObject | str | ListOf[ImageObject | str] | dict[str, ImageObject | str],
     Field(union_mode="left_to_right"),
 ]
 
@@ -72,7 +73,7 @@ class CompareBody(Body):
     prompt_type: str = Field(default="text", description="image or text.")
 
 
-class ModelBody(BaseModel):
+class ModelBody(RequestBody):
     """A model to load or to unload."""
 
     model_config = ConfigDict(

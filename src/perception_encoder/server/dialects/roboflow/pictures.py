@@ -33,21 +33,27 @@ _FETCH_REASONS: Final = {
 
 
 async def embed_pictures(
-    services: Services, engine: Engine, pictures: Sequence[ImageObject | str]
+    services: Services,
+    engine: Engine,
+    pictures: Sequence[ImageObject | str],
+    names: Sequence[str],
 ) -> Embeddings:
-    """Return (N, E) float32 of unit length.
+    """Return (N, E) float32 of unit length; errors call each image by its name.
 
     Raises:
         ApiError: 400, there are none, too many, or some cannot be used.
     """
     check_count(services, len(pictures), "image")
     references = [_reference(picture) for picture in pictures]
-    loaded = await services.load_images([one if isinstance(one, str) else "" for one in references])
+    loaded = await services.load_images(
+        [one if isinstance(one, str) else "" for one in references], names
+    )
     embedded = await engine.embed_images(
         [
             image if isinstance(reference, str) else reference
             for reference, image in zip(references, loaded, strict=True)
-        ]
+        ],
+        names,
     )
     if not embedded.errors:
         return embedded.vectors

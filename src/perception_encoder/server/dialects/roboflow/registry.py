@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from perception_encoder.server.bodies import json_body, read_body
 from perception_encoder.server.core.engines import ModelState
 from perception_encoder.server.dialects.roboflow.bodies import ModelBody
 from perception_encoder.server.dialects.roboflow.models import (
@@ -26,14 +27,16 @@ def add_routes(router: APIRouter, services: Services) -> None:
         admit(services, request)
         return _registry(services)
 
-    @router.post("/model/add", summary="Load a model", responses={404: {}})
-    async def add(request: Request, body: ModelBody) -> Response:
+    @router.post("/model/add", summary="Load a model", openapi_extra=json_body(ModelBody))
+    async def add(request: Request) -> Response:
+        body = await read_body(request, ModelBody)
         admit(services, request, body.api_key)
         await services.engines.load(resolve(services, body.model_id))
         return _registry(services)
 
-    @router.post("/model/remove", summary="Unload a model", responses={404: {}})
-    async def remove(request: Request, body: ModelBody) -> Response:
+    @router.post("/model/remove", summary="Unload a model", openapi_extra=json_body(ModelBody))
+    async def remove(request: Request) -> Response:
+        body = await read_body(request, ModelBody)
         admit(services, request, body.api_key)
         await services.engines.unload(resolve(services, body.model_id))
         return _registry(services)
