@@ -150,6 +150,13 @@ def test_compare_prints_the_best_first(folder: Path) -> None:
     assert ranked[0] == {"item": same, "score": pytest.approx(1, abs=1e-4)}
 
 
+@pytest.mark.parametrize("command", [["compare", "a cat"], ["embed", "--text", "a cat"]])
+def test_an_encoded_image_is_no_text(folder: Path, command: list[str]) -> None:
+    result = pe(*command, "data:;base64,iVBORw0KGgo=", folder=folder)
+    assert result.returncode == 1
+    assert "2: this is the data URI of an image, not a text" in result.stderr
+
+
 def test_models_lists_every_family_and_what_is_here(tmp_path: Path) -> None:
     models = {record["id"]: record for record in lines(pe("models", "--json", folder=tmp_path))}
     assert {m["family"] for m in models.values()} == {

@@ -6,7 +6,7 @@ import socket
 import numpy as np
 import pytest
 from PIL import Image
-from server.serving import make_table, picture, running
+from server.serving import data_uri, make_table, picture, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.client import AsyncClient, Client, ClientOptions, SearchRequest
@@ -171,3 +171,20 @@ def test_options_that_ask_nothing_are_refused():
     for wrong in ({"batch_size": 0}, {"num_connections": 0}, {"num_retries": -1}):
         with pytest.raises(ValueError, match="at least"):
             ClientOptions(**wrong)
+
+
+def test_a_data_uri_is_the_image_that_it_holds(server):
+    uri = data_uri(picture(1))
+    with Client(server.url, OPTIONS) as client:
+        got = client.embed_images([f" {uri}", uri.replace("image/png", "")])
+    expected = server.model.embed_images([picture(1)] * 2)
+    assert np.allclose(got, expected, atol=CLOSE)
+
+
+@pytest.mark.parametrize("ask", [lambda c, u: c.embed_text(["a", u]), lambda c, u: c.search(u)])
+def test_a_data_uri_is_no_text(server, ask):
+    with Client(server.url, OPTIONS) as client, pytest.raises(RemoteError) as raised:
+        ask(client, data_uri(picture(1)))
+    assert raised.value.status == 400
+    assert "send it as an image" in str(raised.value)
+    assert list(raised.value.items) in ([0], [1])

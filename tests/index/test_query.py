@@ -235,3 +235,15 @@ def test_combining_needs_one_weight_for_each_vector() -> None:
 def test_paths_are_kept_as_written(pool: Path) -> None:
     relative = os.path.join(".", pool.name)
     assert parse_query(relative)[0].value == relative
+
+
+@pytest.mark.parametrize(
+    "query", ["data:;base64,iVBORw0KGgo=", "a cat + 'data:image/png;base64,iVBOR'", "data:,x"]
+)
+def test_an_encoded_image_is_no_text(query: str) -> None:
+    with pytest.raises(QueryError, match="of an image, not a text"):
+        parse_query(query)
+
+
+def test_texts_about_data_are_texts() -> None:
+    assert parse_query("data: a graph") == (QueryTerm(1.0, "text", "data: a graph"),)

@@ -315,6 +315,7 @@ def check_what_only_ours_takes(kind: Any, ours: Any, picture: Image.Image) -> No
     with open("cat.webp", "rb") as file:
         uri = "data:image/webp;base64," + base64.b64encode(file.read()).decode()
     assert close(ours.encode(uri), mixed[3])
+    assert close(ours.encode(" " + uri.replace("data:image/webp", "DATA:")), mixed[3])
     raised(ImageUnreadableError, ours.encode, ["https://example.org/cat.webp?size=2"])
     assert ours.encode(["https://example.org/cat.webp is a cat"]).shape == (1, 192)
     assert ours.encode([]).shape == (0, 192)

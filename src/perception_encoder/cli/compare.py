@@ -30,8 +30,12 @@ def compare(
         pe compare dog.jpg "a dog" "a cat" "a truck"
         pe compare dog.jpg other.jpg
     """
-    loaded = open_model(model, device=device)
+    from perception_encoder.preprocess.image_strings import refuse_image
+
     items = [first, *others]
+    for number, item in enumerate(items, 1):
+        refuse_image(item, item=f"argument {number}")
+    loaded = open_model(model, device=device)
     vectors = []
     for item in items:
         embed = loaded.embed_image if _is_picture(item) else loaded.embed_text

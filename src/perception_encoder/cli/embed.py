@@ -62,6 +62,11 @@ def embed(  # noqa: PLR0913  one parameter for each option
     chosen = output_format or _format_of(out)
     if out is None and chosen != "jsonl":
         raise typer.BadParameter(f"--format {chosen} needs a file: add --out")
+    if text:
+        from perception_encoder.preprocess.image_strings import refuse_image
+
+        for number, name in enumerate(names, 1):
+            refuse_image(name, item=f"text {number}")
     if out is not None and not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"{out.parent}: no such folder")
     loaded = open_model(

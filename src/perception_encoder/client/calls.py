@@ -15,12 +15,13 @@ from PIL import Image
 from perception_encoder.client.options import ClientOptions, Outcome
 from perception_encoder.errors import RemoteError
 from perception_encoder.preprocess.files import read_image_file
+from perception_encoder.preprocess.image_strings import decode_data_uri, image_in_text
 from perception_encoder.types import Embeddings
 
 PictureToSend: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
-"""A path, a file's bytes, or a picture, which is sent as PNG."""
+"""A path, a data URI, a file's bytes, or a picture, which is sent as PNG."""
 
-_SHOWN: Final = 200  # bytes of a reply that is not the server's own
+_SHOWN: Final = 200  # characters of a name, or of a reply that is not the server's own
 
 
 @dataclass(frozen=True)
@@ -142,15 +143,18 @@ def encoded(image: PictureToSend) -> bytes:
 
     Raises:
         ImageNotFoundError: there is no such file.
-        ImageError: it is no regular file, too large, or cannot be read.
+        ImageError: it is no regular file, too large, or cannot be read; or a damaged data URI.
     """
     if isinstance(image, bytes):
         return image
+    name = str(image)[:_SHOWN]
+    if isinstance(image, str) and image_in_text(image) == "data URI":
+        return decode_data_uri(image, item=name) or b""
     if isinstance(image, Image.Image):
         out = io.BytesIO()
         image.save(out, "PNG", compress_level=1)
         return out.getvalue()
-    return read_image_file(image, item=str(image))
+    return read_image_file(image, item=name)
 
 
 def _json(body: Mapping[str, Any]) -> dict[str, Any]:

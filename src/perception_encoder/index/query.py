@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from perception_encoder.errors import QueryError
+from perception_encoder.preprocess.image_strings import image_in_text
 from perception_encoder.types import Embeddings
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -40,6 +41,7 @@ _WORD: Final = re.compile(r'(?P<weight>[+-]?[\d.]+:)?"(?P<quoted>[^"]*)"(?=\s|$)
 _WEIGHT: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)):")
 _ITEM: Final = re.compile(r"@(?=\S)")
 _ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
+_SHOWN: Final = 40  # characters of a term that may be an encoded image
 _CANCELLED: Final = 1e-6
 
 
@@ -218,6 +220,11 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
     path = os.path.expanduser(text)
     if os.path.isfile(path):
         return QueryTerm(sign * weight, "image", path)
+    if (kind := image_in_text(text)) is not None:
+        raise QueryError(
+            f"the query's term {text[:_SHOWN]!r}… is the {kind} of an image, not a text; "
+            "save the image, and give its path"
+        )
     if _ends_like_a_picture(text):
         raise QueryError(
             f"{where}: there is no picture {text}; check the path, and put + between terms"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.integrations.opening import check_weights, opened
+from perception_encoder.preprocess.image_strings import decode_data_uri, image_in_text
 from perception_encoder.types import BackendName, Precision, PreprocessName
 
 
@@ -65,6 +66,8 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
             ImageError: the picture cannot be used.
             IndexMismatchError: the model is not the one that the table was made with.
         """
+        if isinstance(query, str) and image_in_text(query) == "data URI":
+            query = decode_data_uri(query, item="the query")
         if isinstance(query, str):
             return list(self._model().embed_text(query))
         return list(self._model().embed_image(query))

@@ -10,7 +10,6 @@ The calls are those of sentence-transformers 6: what `encode` takes, what it ret
 vectors are not of unit length unless asked for. What is not here says so.
 """
 
-import base64
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, Unpack
@@ -22,6 +21,7 @@ from PIL import Image
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.integrations.opening import ModelLike, OpenOptions, embed_mixed, opened
 from perception_encoder.preprocess.arrays import is_tensor
+from perception_encoder.preprocess.image_strings import decode_data_uri, image_in_text
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -245,8 +245,8 @@ def _is_single(inputs: Any) -> bool:
 def _told(item: Any) -> tuple[Any, bool]:
     """Return an input without its dict, and whether it is a text."""
     if isinstance(item, str):
-        if item.startswith("data:image/"):
-            return base64.b64decode(item.partition(",")[2]), False
+        if image_in_text(item) == "data URI":
+            return decode_data_uri(item, item="a data URI"), False
         return item, not _names_picture(item)
     if isinstance(item, dict):
         if item.keys() not in ({"text"}, {"image"}):

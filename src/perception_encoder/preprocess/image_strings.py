@@ -63,6 +63,17 @@ def image_in_text(text: str) -> ImageString | None:
     return "base64" if _begins_like_image(text[: 2 * _LOOKED_AT]) else None
 
 
+def refuse_image(text: str, *, item: str) -> None:
+    """Refuse an encoded image where a text is expected.
+
+    Raises:
+        ImageReferenceError: it is one; see `image_in_text`.
+    """
+    if (kind := image_in_text(text)) is not None:
+        message = f"{item}: this is the {kind} of an image, not a text; give the image as a file"
+        raise ImageReferenceError(message, item=item, reason=kind)
+
+
 def decode_data_uri(text: str, *, item: str) -> bytes | None:
     """Return the content of a data URI; None for a string that is none.
 
