@@ -17,6 +17,8 @@ Everything else is below, and each message says what happened, to which item, an
     │   │                               ValueError)
     │   ├── ImageFetchError             a request's URL could not be fetched, or may not be
     │   └── ImageWriteError             a picture of ours could not be saved (also an OSError)
+    ├── TextTooLargeError           a text of more bytes than any model could need (also a
+    │                               ValueError)
     ├── SourceError                 where pictures were to come from cannot be used
     │   └── SourceNotFoundError         there is no such file, folder or URL (also a
     │                                   FileNotFoundError)
@@ -110,6 +112,15 @@ class ImageFetchError(ImageError):
 
 class ImageWriteError(ImageError, OSError):
     """A picture that was drawn could not be saved: no such folder, no permission, no format."""
+
+
+class TextTooLargeError(PerceptionEncoderError, ValueError):
+    """A text has more bytes than the limit; nothing of it was read."""
+
+    def __init__(self, message: str, *, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
+        """Among the texts of the call, from 0."""
 
 
 class SourceError(PerceptionEncoderError):

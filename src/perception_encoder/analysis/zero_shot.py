@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder.vectors import cosine, unit
+from perception_encoder.errors import TextTooLargeError
+from perception_encoder.preprocess.clean import MAX_TEXT_BYTES
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Prompts:
 
         Raises:
             ValueError: no labels, a label without names, no templates, or one without {}.
+            TextTooLargeError: a prompt has more than `MAX_TEXT_BYTES`.
         """
         named = labels if isinstance(labels, Mapping) else [(label, [label]) for label in labels]
         pairs = list(named.items() if isinstance(named, Mapping) else named)
@@ -62,14 +65,27 @@ class Prompts:
             raise ValueError("needs at least one label and one template")
         for template in templates:
             if PLACE not in template:
-                raise ValueError(f"the template {template!r} needs {PLACE} where the label goes")
+                raise ValueError(
+                    f"the template {template[:100]!r} needs {PLACE} where the label goes"
+                )
         texts, starts = list[str](), list[int]()
         for label, names in pairs:
             if not names or isinstance(names, str):
                 raise ValueError(f"label {label!r}: expected a list of names, got {names!r}")
             starts.append(len(texts))
-            texts += [template.replace(PLACE, name) for name in names for template in templates]
+            texts += [_prompt(template, name) for name in names for template in templates]
         return cls(tuple(label for label, _ in pairs), tuple(texts), tuple(starts))
+
+
+def _prompt(template: str, name: str) -> str:
+    """Put a name into a template; its size is checked before memory is taken for it."""
+    num_chars = len(template) + template.count(PLACE) * (len(name) - len(PLACE))
+    if num_chars > MAX_TEXT_BYTES:
+        raise TextTooLargeError(
+            f"label {name[:100]!r} in the template {template[:100]!r}: at least {num_chars:,} "
+            f"bytes, the limit for a text is {MAX_TEXT_BYTES:,}; shorten the label"
+        )
+    return template.replace(PLACE, name)
 
 
 class LabelScore(NamedTuple):

@@ -81,7 +81,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
     ] = 60.0,
     max_items: Annotated[
         int, typer.Option(envvar="PE_MAX_ITEMS", min=1, help="Items of one request.")
-    ] = 512,
+    ] = 2048,
     max_body_mib: Annotated[
         int, typer.Option(envvar="PE_MAX_BODY_MIB", min=1, help="Of one request.")
     ] = 64,

@@ -5,12 +5,13 @@ beyond their context length, and nothing of where vocabularies come from.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 
-from perception_encoder.preprocess.clean import clean
+from perception_encoder.preprocess.clean import SEGMENT, check_text_size, clean_beginning
 from perception_encoder.preprocess.vocabulary import END, START, read_vocabulary
 from perception_encoder.types import TokenIds
 
@@ -67,22 +68,32 @@ class Tokenizer:
 
         Raises:
             TypeError: an item is not a string.
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
         """
         return self.pad(self.encode(texts), trim=trim)
 
     def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
-        """Number texts without cutting them.
+        """Number texts without cutting them to the context length.
+
+        Of a text of thousands of characters only the beginning is numbered: more than a row of the
+        context length holds.
 
         Args:
             texts: one string, or a sequence of them.
 
         Returns:
-            One list of ids for each text, start and end token included, of any length.
+            One list of ids for each text, start and end token included, of any length; longer than
+            the context length exactly where calling would cut words off.
 
         Raises:
             TypeError: an item is not a string.
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
         """
-        cleaned = [clean(text) for text in _checked(texts)]
+        texts = _checked(texts)
+        self.check_sizes(texts)
+        cleaned = [
+            clean_beginning(text, self._enough if len(text) > SEGMENT else 0) for text in texts
+        ]
         encodings = self._pipeline.encode_batch_fast(cleaned, add_special_tokens=False)
         return [
             [self.start_id, *(self._spelt(text) or encoding.ids), self.end_id]
@@ -105,8 +116,24 @@ class Tokenizer:
 
         Raises:
             TypeError: an item is not a string.
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
         """
         return [len(row) > self.context_length for row in self.encode(texts)]
+
+    @staticmethod
+    def check_sizes(texts: Sequence[str]) -> None:
+        """Refuse texts that are too large to be read.
+
+        Raises:
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`; `position` says which.
+        """
+        for position, text in enumerate(texts):
+            check_text_size(text, f"text {position}", position)
+
+    @cached_property
+    def _enough(self) -> int:
+        """How many characters surely fill a row: no token covers more than the longest one."""
+        return self.context_length * max(map(len, self._pipeline.get_vocab()))
 
     def _spelt(self, text: str) -> list[int] | None:
         """Number a text that spells a special token; None where it does not.

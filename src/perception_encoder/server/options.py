@@ -18,7 +18,8 @@ class QueueSettings:
         max_batch: pictures or texts computed at once.
         batch_seconds: of a slow model so few are computed at once that it takes no longer.
         max_wait_ms: how long the first of a batch waits for others that are on their way.
-        capacity: pictures or texts that are decoded or waiting; more are answered 429.
+        capacity: pictures or texts that are decoded or waiting; more are answered 429. A request
+            may have more than that: it is fed to the queue in parts.
         timeout_seconds: an item that was not computed by then is answered 503.
         decode_threads: that decode pictures, shared by all models.
     """
@@ -90,7 +91,7 @@ class AccessSettings:
         requests_per_minute: of one key, or of one address where there are no keys; None: any.
         cors_origins: origins whose pages may ask; none by default.
         max_body_bytes: of one request.
-        max_items: pictures and texts of one request.
+        max_items: pictures and texts of one request; as many as OpenAI's API takes.
         body_timeout_seconds: a body that has not arrived by then is answered 408.
         max_connections: open at once; more are answered 503.
     """
@@ -99,7 +100,7 @@ class AccessSettings:
     requests_per_minute: int | None = None
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * MIB
-    max_items: int = 512
+    max_items: int = 2048
     body_timeout_seconds: float = 30.0
     max_connections: int = 512
 

@@ -80,6 +80,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (errors.ImageReferenceError, 400, "invalid_image_reference"),
     (errors.ImageFetchError, 400, "image_fetch_failed"),
     (errors.ImageError, 400, "invalid_image"),
+    (errors.TextTooLargeError, 400, "text_too_large"),
     (errors.QueryError, 400, "invalid_query"),
     (errors.UnsupportedOperationError, 400, "unsupported_by_model"),
     (errors.TokenizerNotFoundError, 503, "model_unavailable"),

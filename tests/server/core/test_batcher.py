@@ -4,12 +4,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
-from perception_encoder.server.core.batcher import Batcher, BatchLimits
+from perception_encoder.server.core.batcher import PART, Batcher, BatchLimits
 
 
 class Observer:
@@ -289,3 +290,114 @@ def test_results_reach_several_event_loops():
         thread.join()
     assert answers == {item: 2.0 * item for item in range(8)}
     batcher.close(10)
+
+
+async def asked_all(batcher: Batcher[int], items: Sequence[int]) -> list[float]:
+    rows = await batcher.run_all(
+        len(items), lambda place, position: batcher.run(place, items[position])
+    )
+    return [float(row[0]) for row in rows]
+
+
+def test_a_request_larger_than_the_queue_is_fed_to_it_in_parts():
+    most_waiting = 0
+
+    def compute(items: Sequence[int]) -> np.ndarray:
+        nonlocal most_waiting
+        most_waiting = max(most_waiting, batcher.num_waiting)
+        return doubled(items)
+
+    batcher, observer = made(compute, max_batch=8, capacity=10)
+    assert asyncio.run(asked_all(batcher, range(500))) == [2.0 * item for item in range(500)]
+    batcher.close(10)
+    assert most_waiting <= 10
+    assert sum(observer.sizes) == 500
+    assert batcher.num_waiting == 0
+
+
+def test_large_requests_take_turns_and_none_of_ten_is_refused():
+    gate = Gate()
+    batcher, _ = made(gate, max_batch=64, capacity=1024)
+    starts = [10_000 * n for n in range(10)]
+
+    async def run() -> list[list[float]]:
+        requests = [
+            asyncio.create_task(asked_all(batcher, range(start, start + 500))) for start in starts
+        ]
+        await gate.entered(1)
+        late = asyncio.create_task(asked(batcher, 99_999))
+        await asyncio.sleep(0.01)
+        assert batcher.num_waiting <= 1024
+        gate.is_open.set()
+        assert await late == 199_998
+        assert not all(request.done() for request in requests)  # it did not wait for all of them
+        return [await request for request in requests]
+
+    assert asyncio.run(run()) == [[2.0 * n for n in range(start, start + 500)] for start in starts]
+    batcher.close(10)
+
+
+def test_those_who_are_turned_away_are_told_to_come_one_after_the_other():
+    gate = Gate()
+    batcher, _ = made(gate, max_batch=10, capacity=PART, seconds=10)  # ten a second are assumed
+
+    async def run() -> list[int]:
+        first = asyncio.create_task(asked_all(batcher, range(100)))
+        await gate.entered(1)
+        seconds = []
+        for _ in range(3):
+            with pytest.raises(QueueFullError) as caught:
+                await asked_all(batcher, range(100))
+            seconds.append(caught.value.retry_after_seconds)
+        gate.is_open.set()
+        await first
+        return seconds
+
+    seconds = asyncio.run(run())
+    batcher.close(10)
+    assert 8 <= seconds[0] <= 10  # what was accepted, and is not being computed, has to be done
+    assert [later - earlier for earlier, later in pairwise(seconds)] == [10, 10]
+
+
+@pytest.mark.parametrize("way", ["cancelled", "failed"])
+def test_a_large_request_that_ends_early_leaves_no_places_behind(way):
+    gate = Gate()
+    batcher, _ = made(gate, max_batch=8, capacity=64)
+
+    async def place(place, position):
+        if way == "failed" and position == 70:
+            raise ValueError("a bad item")
+        return await batcher.run(place, position)
+
+    async def run() -> None:
+        request = asyncio.create_task(batcher.run_all(1000, place))
+        await gate.entered(1)
+        if way == "cancelled":
+            request.cancel()
+        gate.is_open.set()
+        with pytest.raises((asyncio.CancelledError, ValueError)):
+            await request
+        assert await asked(batcher, 5) == 10
+        assert await asked_all(batcher, range(100)) == [2.0 * item for item in range(100)]
+
+    asyncio.run(run())
+    batcher.close(10)
+    assert (batcher.num_waiting, batcher._later) == (0, 0)
+    assert sum(map(len, gate.batches)) < 500
+
+
+def test_closing_finishes_a_large_request_that_was_accepted():
+    gate = Gate()
+    batcher, _ = made(gate, max_batch=8, capacity=64)
+
+    async def run() -> None:
+        request = asyncio.create_task(asked_all(batcher, range(300)))
+        await gate.entered(1)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        while not batcher._is_closing:
+            await asyncio.sleep(0.001)
+        gate.is_open.set()
+        assert await request == [2.0 * item for item in range(300)]
+        await closing
+
+    asyncio.run(run())

@@ -3,8 +3,9 @@
 Items wait in the order they came. A batch leaves when it is full, when its first item has waited
 long enough, or when nothing else is to be expected: nothing is on its way, and the batch before had
 no more items either. Who asks alone never waits for others. Sizes of batches are few, since engines
-keep memory for each that they have seen: what is left over goes into the next one. Knows nothing of
-pictures or HTTP.
+keep memory for each that they have seen: what is left over goes into the next one. A large request
+is fed in parts: it neither needs room for all of its items at once nor keeps others waiting for
+them. Knows nothing of pictures or HTTP.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
@@ -21,13 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
+from perception_encoder.server.core.batch_jobs import Job, deliver
+from perception_encoder.server.core.tasks import all_of, cancel
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
 
 ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
-_MOST_SECONDS: Final = 60
+PART: Final = 64
+"""Items of a request that are given to the queue together; so many requests of any size fit."""
+
+_MOST_SECONDS: Final = 60  # clients such as OpenAI's ignore a longer Retry-After
 _STUCK: Final = 0.5  # of the timeout: a batch that takes longer is not waited for
 _NEWEST: Final = 0.2  # how much the latest batch counts in the rate
 
@@ -56,14 +63,6 @@ class BatchLimits:
     max_wait_seconds: float
     capacity: int
     timeout_seconds: float
-
-
-@dataclass(slots=True, eq=False)
-class _Job(Generic[ItemT]):
-    item: ItemT
-    future: "asyncio.Future[NDArray[np.float32]]"
-    loop: asyncio.AbstractEventLoop
-    since: float
 
 
 class Place:
@@ -99,9 +98,11 @@ class Batcher(Generic[ItemT]):
         self._compute = compute
         self._limits = limits
         self._observer = observer
-        self._queue: deque[_Job[ItemT]] = deque()
+        self._queue: deque[Job[ItemT]] = deque()
         self._changed = threading.Condition()
         self._coming = 0  # items that have a place and are not in the queue yet
+        self._later = 0  # items of accepted requests that have no place yet
+        self._promised_until = 0.0  # when those who were turned away will have been served
         self._generation = 0
         self._busy_since: float | None = None
         self._rate: float | None = None  # items a second
@@ -129,20 +130,60 @@ class Batcher(Generic[ItemT]):
             WorkerCrashedError: the queue is closing.
         """
         with self._changed:
-            if self._is_closing:
-                raise WorkerCrashedError(f"{self.name}: shutting down; ask again later")
-            if self.num_waiting + count > self._limits.capacity:
-                raise QueueFullError(
-                    f"{self.name}: the queue is full ({self.num_waiting} waiting, room for "
-                    f"{self._limits.capacity}); ask again later, or for fewer at once",
-                    retry_after_seconds=self._seconds_to_drain(),
-                )
+            self._admit(count, count)
             self._coming += count
         place = Place(count)
         try:
             yield place
         finally:
             self._release(place, place.left)
+
+    async def run_all(
+        self, count: int, run: Callable[[Place, int], Awaitable[ResultT]]
+    ) -> list[ResultT]:
+        """Run the items of one request in parts; return the results in their order.
+
+        Once the first part has its places, the others get theirs without being refused: what was
+        accepted is finished. While the queue is less than half full, two batches of one request
+        are under way, so that the worker need not wait for the next part.
+
+        Args:
+            count: of items.
+            run: gives the item of a position to `run`, with the place it is given.
+
+        Raises:
+            QueueFullError: there is no room for the first part.
+            WorkerCrashedError: the queue is closing.
+        """
+        size = min(PART, self._limits.capacity)
+        if count <= size:
+            with self.reserve(count) as place:
+                return await all_of(run(place, position) for position in range(count))
+        with self._changed:
+            self._admit(size, count)
+            self._later += count
+        left, places = count, list[Place]()
+        parts: list[asyncio.Task[list[ResultT]]] = []
+        running: set[asyncio.Task[list[ResultT]]] = set()
+        try:
+            while left or running:
+                while left and (not running or self._has_room_beside(len(running) * size)):
+                    places.append(self._next_place(min(size, left)))
+                    runs = [run(places[-1], count - left + n) for n in range(places[-1].left)]
+                    left -= len(runs)
+                    parts.append(asyncio.create_task(all_of(runs)))
+                    running.add(parts[-1])
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            await cancel(running)
+            with self._changed:
+                self._later -= left
+                self._changed.notify()
+            for place in places:
+                self._release(place, place.left)
+        return [result for task in parts for result in task.result()]
 
     def give_up(self, place: Place) -> None:
         """Give one place back, whose item has turned out to be unusable."""
@@ -162,7 +203,7 @@ class Batcher(Generic[ItemT]):
         with self._changed:
             place.left -= 1
             self._coming -= 1
-            self._queue.append(_Job(item, future, loop, time.monotonic()))
+            self._queue.append(Job(item, future, loop, time.monotonic()))
             if len(self._queue) == 1 or self._is_due():  # each waking costs both threads time
                 self._changed.notify()
         try:
@@ -189,10 +230,43 @@ class Batcher(Generic[ItemT]):
                 self._coming -= count
                 self._changed.notify()
 
-    def _seconds_to_drain(self) -> int:
-        if self._rate is None:
-            return 1
-        return int(min(_MOST_SECONDS, max(1, np.ceil(self._limits.capacity / 2 / self._rate))))
+    def _next_place(self, count: int) -> Place:
+        """Take places for the next part of an accepted request."""
+        with self._changed:
+            self._later -= count
+            self._coming += count
+        return Place(count)
+
+    def _admit(self, count: int, whole: int) -> None:
+        """Refuse a request of `whole` items if there is no room for its first `count`."""
+        if self._is_closing:
+            raise WorkerCrashedError(f"{self.name}: shutting down; ask again later")
+        if self.num_waiting + count > self._limits.capacity:
+            raise QueueFullError(
+                f"{self.name}: the queue is full ({self.num_waiting} waiting, room for "
+                f"{self._limits.capacity}); ask again later",
+                retry_after_seconds=self._seconds_until_turn(whole),
+            )
+
+    def _has_room_beside(self, num_running: int) -> bool:
+        return (
+            num_running < 2 * self._limits.max_batch
+            and self.num_waiting <= self._limits.capacity // 2
+        )
+
+    def _seconds_until_turn(self, count: int) -> int:
+        """Return when a request that is turned away should come again.
+
+        That is when what was accepted is done, and what was turned away before it, so that those
+        who wait come one after the other and find room.
+        """
+        # Before the rate is known a fast model is assumed: who comes too early learns more then.
+        rate = self._rate or 10 * self._limits.max_batch / self._limits.batch_seconds
+        now = time.monotonic()
+        start = max(now + (self.num_waiting + self._later) / rate, self._promised_until)
+        start = min(start, now + _MOST_SECONDS)
+        self._promised_until = start + count / rate
+        return max(1, int(np.ceil(start - now)))
 
     def _learn(self, speed: float) -> None:
         known = speed if self._rate is None else self._rate
@@ -226,7 +300,7 @@ class Batcher(Generic[ItemT]):
                     f"{self.name}: the worker ended while computing ({type(err).__name__}); "
                     "it was replaced: ask again"
                 )
-                _deliver(batch, [failure] * len(batch))
+                deliver(batch, [failure] * len(batch))
                 return
             now = time.monotonic()
             with self._changed:
@@ -234,10 +308,10 @@ class Batcher(Generic[ItemT]):
                     self._busy_since = None
                     self._last_done = now
                     self._learn(len(batch) / max(now - started, 1e-6))
-            _deliver(batch, outcomes)
+            deliver(batch, outcomes)
             self._observer.batch(len(batch), started - batch[0].since, now - started)
 
-    def _outcomes(self, batch: Sequence[_Job[ItemT]]) -> list[NDArray[np.float32] | Exception]:
+    def _outcomes(self, batch: Sequence[Job[ItemT]]) -> list[NDArray[np.float32] | Exception]:
         """Compute a batch; where that fails, halves of it, so that what is bad fails alone."""
         try:
             return list(self._compute([job.item for job in batch]))
@@ -250,14 +324,14 @@ class Batcher(Generic[ItemT]):
             failure.__cause__ = err
             return [failure]
 
-    def _next_batch(self, generation: int) -> list[_Job[ItemT]]:
+    def _next_batch(self, generation: int) -> list[Job[ItemT]]:
         """Wait for a batch; empty when this worker is to end."""
         limits, queue = self._limits, self._queue
         with self._changed:
             while generation == self._generation:
                 while queue and queue[0].future.done():  # whoever asked is gone
                     queue.popleft()
-                if not queue and self._is_closing and not self._coming:
+                if not queue and self._is_closing and not self._coming and not self._later:
                     return []
                 age = time.monotonic() - queue[0].since if queue else 0.0
                 if queue and (self._is_due() or age >= limits.max_wait_seconds):
@@ -272,8 +346,8 @@ class Batcher(Generic[ItemT]):
         count = len(self._queue)
         return count >= self._size() or (not self._coming and count >= self._latest_size)
 
-    def _taken(self) -> list[_Job[ItemT]]:
-        waiting: list[_Job[ItemT]] = []
+    def _taken(self) -> list[Job[ItemT]]:
+        waiting: list[Job[ItemT]] = []
         size = self._size()
         while self._queue and len(waiting) < size:
             job = self._queue.popleft()
@@ -309,28 +383,3 @@ def _usual_size(count: int) -> int:
     """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, 24, … that is not above a count."""
     power = 1 << (count.bit_length() - 1)
     return power + power // 2 if count >= power + power // 2 else power
-
-
-def _deliver(
-    batch: Sequence[_Job[ItemT]], outcomes: Sequence[NDArray[np.float32] | Exception]
-) -> None:
-    """Hand outcomes over to the event loops that wait for them, with one wake-up for each."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job[ItemT], object]]] = {}
-    for pair in zip(batch, outcomes, strict=True):
-        by_loop.setdefault(pair[0].loop, []).append(pair)
-    for loop, pairs in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle, pairs)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            logger.debug("results of %d items came too late", len(pairs))
-
-
-def _settle(pairs: "Sequence[tuple[_Job[ItemT], object]]") -> None:
-    for job, outcome in pairs:
-        if job.future.done():
-            continue
-        if isinstance(outcome, Exception):
-            job.future.set_exception(outcome)
-        else:
-            assert isinstance(outcome, np.ndarray)
-            job.future.set_result(outcome)

@@ -1,15 +1,16 @@
 """One loaded model behind two queues: encoded pictures and words in, unit vectors out, shared.
 
 Pictures are decoded on a pool before they wait, so that a bad one is found before it shares a batch
-with others; nothing can be wrong with a text. Knows no HTTP.
+with others. Long texts are tokenized on another one, so that nobody else waits for them; nothing
+but its size can be wrong with a text. Knows no HTTP.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,11 @@ from perception_encoder.errors import ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, Place
 from perception_encoder.types import Embeddings, ModelIdentity
 
-ResultT = TypeVar("ResultT")
-
 _RECENT_SECONDS: Final = 5.0
+_LONG_TEXT: Final = 512
+"""Characters from which on a text is tokenized before it joins a batch: odd ones of this length
+take a millisecond or two, of which a batch can bear 64."""
+_CHUNK: Final = 16  # texts that are counted at once, so that requests take turns
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Engine:
         model: owned from now on; `close` closes it.
         limits: of each of its two queues.
         decoders: the pool that decodes.
+        tokenizers: the pool that tokenizes long texts.
         observe: returns who is told of the batches of "image" or "text".
     """
 
@@ -65,15 +69,17 @@ class Engine:
         model: EmbeddingModel,
         limits: BatchLimits,
         decoders: Executor,
+        tokenizers: Executor,
         observe: Callable[[str], BatchObserver],
     ) -> None:
         self.name = name
         self.model = model
         self._decoders = decoders
+        self._tokenizers = tokenizers
         self._images: Batcher[NDArray[np.uint8]] = Batcher(
             f"pictures of {name}", self._encode_images, limits, observe("image")
         )
-        self._texts: Batcher[str] = Batcher(
+        self._texts: Batcher[str | list[int]] = Batcher(
             f"texts of {name}", self._encode_texts, limits, observe("text")
         )
 
@@ -107,41 +113,59 @@ class Engine:
             names: what errors call each; "image 0", "image 1", … by default.
 
         Raises:
-            QueueFullError: there is no room for all of them.
+            QueueFullError: too much is waiting.
             WorkerCrashedError: computing failed or took too long.
         """
         vectors = np.zeros((len(images), self.embed_dim), np.float32)
         errors: dict[int, ImageError] = {}
         if not images:
             return Embedded(vectors)
-        names = image_names(len(images)) if names is None else names
-        with self._images.reserve(len(images)) as place:
-            embed = (
-                self._embed_image(place, image, name)
-                for image, name in zip(images, names, strict=True)
-            )
-            for position, outcome in enumerate(await _all(embed)):
-                if isinstance(outcome, ImageError):
-                    errors[position] = outcome
-                else:
-                    vectors[position] = outcome
+        called = image_names(len(images)) if names is None else names
+
+        async def embed(place: Place, position: int) -> Embeddings | ImageError:
+            return await self._embed_image(place, images[position], called[position])
+
+        for position, outcome in enumerate(await self._images.run_all(len(images), embed)):
+            if isinstance(outcome, ImageError):
+                errors[position] = outcome
+            else:
+                vectors[position] = outcome
         return Embedded(vectors, errors)
 
     async def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts: (N, E) float32 of unit length. What does not fit the context is cut.
 
         Raises:
-            QueueFullError: there is no room for all of them.
+            QueueFullError: too much is waiting.
             WorkerCrashedError: computing failed or took too long.
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
             UnsupportedOperationError: the model reads no text.
         """
-        self.model.tokenizer  # noqa: B018  tells at once that the model reads no text
+        self.model.tokenizer.check_sizes(texts)
         vectors = np.zeros((len(texts), self.embed_dim), np.float32)
-        with self._texts.reserve(len(texts)) as place:
-            runs = (self._texts.run(place, _unicode(text)) for text in texts)
-            for position, vector in enumerate(await _all(runs)):
-                vectors[position] = vector
+
+        async def embed(place: Place, position: int) -> Embeddings:
+            return await self._embed_text(place, texts[position])
+
+        for position, vector in enumerate(await self._texts.run_all(len(texts), embed)):
+            vectors[position] = vector
         return vectors
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, start and end included.
+
+        Of a text of thousands of characters only more than the model reads are counted.
+
+        Raises:
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
+            UnsupportedOperationError: the model reads no text.
+        """
+        self.model.tokenizer.check_sizes(texts)
+        counts: list[int] = []
+        for start in range(0, len(texts), _CHUNK):
+            rows = await self._tokenized(texts[start : start + _CHUNK])
+            counts += map(len, rows)
+        return counts
 
     async def check(self) -> None:
         """Make sure that the model answers.
@@ -181,35 +205,26 @@ class Engine:
             return err
         return await self._images.run(place, pixels)
 
+    async def _embed_text(self, place: Place, text: str) -> Embeddings:
+        if len(text) < _LONG_TEXT:
+            return await self._texts.run(place, text)
+        return await self._texts.run(place, (await self._tokenized([text]))[0])
+
+    async def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        encode = self.model.tokenizer.encode
+        return await loop.run_in_executor(self._tokenizers, encode, texts)
+
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
         return unit(self.model.backend.encode_image(np.stack(pixels)))
 
-    def _encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        return unit(self.model.backend.encode_text(self.model.tokenizer(texts)))
+    def _encode_texts(self, texts: Sequence[str | list[int]]) -> Embeddings:
+        tokenizer = self.model.tokenizer
+        short = iter(tokenizer.encode([text for text in texts if isinstance(text, str)]))
+        rows = [next(short) if isinstance(text, str) else text for text in texts]
+        return unit(self.model.backend.encode_text(tokenizer.pad(rows)))
 
 
 def image_names(count: int) -> list[str]:
     """Return what errors call the images of a request, by their positions."""
     return [f"image {position}" for position in range(count)]
-
-
-def _unicode(text: str) -> str:
-    """Return a text that every tokenizer reads: halves of characters become question marks."""
-    return text.encode("utf-8", "replace").decode()
-
-
-async def _all(awaitables: Iterable[Awaitable[ResultT]]) -> list[ResultT]:
-    """Await all; the first that raises cancels the others and is raised."""
-    waiting = list(awaitables)
-    if len(waiting) == 1:  # most requests: no task needed
-        return [await waiting[0]]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_awaited(one)) for one in waiting]
-    except ExceptionGroup as err:
-        raise err.exceptions[0] from err
-    return [task.result() for task in tasks]
-
-
-async def _awaited(awaitable: Awaitable[ResultT]) -> ResultT:
-    return await awaitable

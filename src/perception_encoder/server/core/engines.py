@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _BYTES_OF_A_NUMBER: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _LOOK_EVERY: Final = 0.2  # of the time after which a model is idle
 _CLOSE_SECONDS: Final = 10.0
+_TOKENIZERS: Final = 2  # threads for long texts: they take turns with the interpreter's lock
 _FIRST_PAUSE: Final = (
     5.0  # seconds after a model could not be opened; each further failure doubles it
 )
@@ -165,6 +166,7 @@ class Engines:
         self._unload_after = unload_after_seconds
         self._max_bytes = max_bytes
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="tokenize")
         self.is_ready = False
         self._is_closing = False
         self._tidying: asyncio.Task[None] | None = None
@@ -247,6 +249,7 @@ class Engines:
                 await asyncio.wait([slot.opening])
             await self._close(slot)
         self._decoders.shutdown(cancel_futures=True)
+        self._tokenizers.shutdown(cancel_futures=True)
 
     def _slot(self, name: str | None) -> _Slot:
         if name is None:
@@ -309,6 +312,7 @@ class Engines:
             model,
             self._limits,
             self._decoders,
+            self._tokenizers,
             lambda modality: self._observe(slot.name, modality),
         )
         return slot.engine

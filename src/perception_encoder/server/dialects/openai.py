@@ -5,7 +5,6 @@ objects {"image": …} and {"text": …} (Jina) and conversations, in `messages`
 GET /v1/models is the native dialect's, in a shape that these clients read.
 """
 
-import asyncio
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -124,9 +123,8 @@ async def _num_tokens(engine: Engine, texts: list[str]) -> int:
     """Return how many tokens of the texts the model reads; images have none."""
     if not texts:
         return 0
-    tokenizer = engine.model.tokenizer
-    rows = await asyncio.to_thread(tokenizer.encode, texts)
-    return int(np.minimum([len(row) for row in rows], tokenizer.context_length).sum())
+    counts = await engine.count_tokens(texts)
+    return int(np.minimum(counts, engine.model.tokenizer.context_length).sum())
 
 
 def _error_body(answer: ApiError, err: Exception) -> Any:

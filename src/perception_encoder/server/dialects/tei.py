@@ -4,7 +4,6 @@ Also at POST /, where `huggingface_hub.InferenceClient` sends it when it is give
 An input that is a data URI is embedded as the image that it holds.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -101,16 +100,15 @@ def _check(services: Services, body: TeiEmbedBody, count: int) -> None:
 
 
 async def _check_lengths(engine: Engine, inputs: Sequence[Input], names: Sequence[str]) -> None:
-    tokenizer = engine.model.tokenizer
-    most = tokenizer.context_length
+    most = engine.model.tokenizer.context_length
     places = [n for n, one in enumerate(inputs) if one.text is not None]
-    texts = [inputs[n].text or "" for n in places]
-    for place, row in zip(places, await asyncio.to_thread(tokenizer.encode, texts), strict=True):
-        if len(row) > most:
+    counts = await engine.count_tokens([inputs[n].text or "" for n in places])
+    for place, count in zip(places, counts, strict=True):
+        if count > most:
             raise ApiError(
                 413,
                 "text_too_long",
-                f"`inputs` must have at most {most} tokens. Given: {len(row)}, in {names[place]}; "
+                f"`inputs` must have at most {most} tokens. Given: {count}, in {names[place]}; "
                 "send truncate true to have it cut",
             )
 

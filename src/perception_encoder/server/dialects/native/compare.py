@@ -1,6 +1,6 @@
 """POST /v1/similarity and /v1/classify: what fits what, without a table."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
@@ -16,9 +16,13 @@ from perception_encoder.server.dialects.native.inputs import (
     embed_inputs,
     names_of,
 )
+from perception_encoder.server.options import MIB
 from perception_encoder.server.problems import ApiError, item_problem
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
+
+_MAX_CHARACTERS: Final = 64 * MIB  # of prompts, and of a reply: as much as a body may have
+_CHARACTERS_OF_A_SCORE: Final = 64
 
 
 class SimilarityBody(RequestBody):
@@ -83,6 +87,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         check_field("labels", body.labels)
         check_field("templates", body.templates)
         services.check_count(len(body.labels) * len(body.templates), "labels times templates")
+        _check_reply(body)
         loaded = await services.load_images(body.images)
         async with services.engines.use(body.model) as engine:
             classifier = await _classifier(engine, body.labels, body.templates)
@@ -112,12 +117,30 @@ def add_routes(router: APIRouter, services: Services) -> None:
         return json_reply({"model": engine.name, "results": results})
 
 
+def _check_reply(body: ClassifyBody) -> None:
+    """Refuse a request whose reply would be out of all proportion: it names all labels each time.
+
+    Raises:
+        ApiError: 400.
+    """
+    one = sum(map(len, body.labels)) + _CHARACTERS_OF_A_SCORE * len(body.labels)
+    if one * len(body.images) > _MAX_CHARACTERS:
+        message = (
+            f"the reply would have more than {_MAX_CHARACTERS:,} characters ({len(body.images)} "
+            f"pictures times {len(body.labels)} labels); send fewer pictures or labels at once"
+        )
+        raise ApiError(400, "too_large", message)
+
+
 async def _classifier(
     engine: Engine, labels: list[str], templates: list[str]
 ) -> ZeroShotClassifier:
     """Embed the labels in the engine's batches."""
     if not all("{}" in template for template in templates):
         raise ApiError(400, "invalid_request", "templates: each needs {} where the label goes")
+    if sum(map(len, labels)) * len(templates) > _MAX_CHARACTERS:
+        message = f"labels times templates: more than {_MAX_CHARACTERS:,} characters; send fewer"
+        raise ApiError(400, "too_large", message)
     prompts = Prompts.of(labels, templates)
     vectors = await engine.embed_texts(prompts.texts)
     return ZeroShotClassifier(prompts, vectors, engine.logit_scale)

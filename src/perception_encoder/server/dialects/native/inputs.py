@@ -6,7 +6,8 @@ from typing import Final, Self, TypeVar
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.errors import PerceptionEncoderError, TextTooLargeError
+from perception_encoder.preprocess.clean import check_text_size
 from perception_encoder.preprocess.image_strings import image_in_text
 from perception_encoder.server.bodies import RequestBody
 from perception_encoder.server.core.engine import Engine
@@ -71,7 +72,7 @@ async def embed_inputs(
 
 
 def check_texts(texts: Iterable[tuple[int, str, str]]) -> None:
-    """Refuse encoded images where texts are expected: their characters mean nothing.
+    """Refuse texts that are too large, and encoded images, whose characters mean nothing.
 
     Args:
         texts: each with its position among the request's items, and what errors call it.
@@ -80,6 +81,11 @@ def check_texts(texts: Iterable[tuple[int, str, str]]) -> None:
         ApiError: 400 that names the first.
     """
     for position, text, name in texts:
+        try:
+            check_text_size(text, name, position)
+        except TextTooLargeError as err:
+            problem = ItemProblem(position, "text_too_large", str(err), name)
+            raise ApiError(400, problem.code, problem.message, items=(problem,)) from err
         if (kind := image_in_text(text)) is not None:
             message = f"{name}: this is the {kind} of an image, not a text; send it as an image"
             problem = ItemProblem(position, "image_as_text", message, name)
@@ -99,5 +105,5 @@ def names_of(field: str, count: int) -> list[str]:
 
 
 def check_field(field: str, texts: Sequence[str]) -> None:
-    """Refuse encoded images in a list of texts; raises as `check_texts`."""
+    """Refuse a list of texts; raises as `check_texts`."""
     check_texts((n, text, f"{field}[{n}]") for n, text in enumerate(texts))
