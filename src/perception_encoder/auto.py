@@ -15,7 +15,11 @@ from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.checkpoints.sources import bundled_folder
 from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import BackendUnavailableError, UnknownModelError
+from perception_encoder.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    UnknownModelError,
+)
 from perception_encoder.preprocess import DEFAULT_MAX_PIXELS, ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig, find
@@ -189,4 +193,10 @@ def _open_random(
 def _tokenizer(config: ModelConfig, vocabulary: Path | None) -> Tokenizer | None:
     if config.text is None or vocabulary is None:
         return None
-    return Tokenizer.from_file(vocabulary, config.text.context_length)
+    tokenizer = Tokenizer.from_file(vocabulary, config.text.context_length)
+    if tokenizer.vocab_size != config.text.vocab_size:
+        raise CheckpointError(
+            f"{vocabulary}: it has {tokenizer.vocab_size} tokens, but {config.id} was trained with "
+            f"{config.text.vocab_size}, so text would be misread. Use the model's own vocabulary"
+        )
+    return tokenizer

@@ -34,7 +34,12 @@ OPEN_CLIP_PE = {
         },
         "custom_text": True,
     },
-    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "resize_mode": "squash"},
+    "preprocess_cfg": {
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    },
 }
 OPEN_CLIP_CLIP = {
     "model_cfg": {

@@ -2,23 +2,27 @@
 
 Kinds: ours (`config.json`, `model.safetensors`, `tokenizer.json`), an export (`config.json`, graphs
 of another engine, `tokenizer.json`), Roboflow's package (`config.json` naming a Meta model,
-`model.pt`), an open_clip hub snapshot, or a folder that holds one checkpoint.
+`model.pt`), an open_clip or timm hub snapshot, or a folder that holds one checkpoint. What a
+configuration says is used or refused; fields that nothing reads are named in a warning.
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from perception_encoder.checkpoints.open_clip_config import from_open_clip
+from perception_encoder.checkpoints.open_clip_config import OPEN_CLIP_CONFIG_NAME, from_open_clip
 from perception_encoder.checkpoints.sources import WEIGHTS_NAME
+from perception_encoder.checkpoints.timm_config import from_timm
 from perception_encoder.errors import CheckpointError
 from perception_encoder.registry import ModelConfig, find
 from perception_encoder.types import BackendName, Precision, PreprocessName
 
+logger = logging.getLogger(__name__)
+
 CONFIG_NAME = "config.json"
 TOKENIZER_NAME = "tokenizer.json"
-OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 _FORMAT = "perception-encoder"
@@ -28,6 +32,8 @@ _GRAPH_SUFFIXES: dict[BackendName, str] = {"onnx": ".onnx", "openvino": ".xml"}
 _ROBOFLOW_KEY = "vision_encoder_config"
 _ROBOFLOW_WEIGHTS_NAME = "model.pt"
 _SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
+_DESCRIBED_WEIGHTS = {WEIGHTS_NAME, _ROBOFLOW_WEIGHTS_NAME, *OPEN_CLIP_WEIGHTS_NAMES}
+_NUM_LISTED = 5  # fields that a warning names
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +93,41 @@ def read_folder(folder: Path) -> Contents:
             return Contents(_existing(folder, graphs.image_name), config, preprocess, graphs)
         return Contents(_existing(folder, WEIGHTS_NAME), config, preprocess)
     if data is not None and _ROBOFLOW_KEY in data:
+        _warn_of_unread(data, {_ROBOFLOW_KEY}, folder)
         config = find(str(data[_ROBOFLOW_KEY])).config
         return Contents(_existing(folder, _ROBOFLOW_WEIGHTS_NAME), config)
     open_clip = _read_json(folder / OPEN_CLIP_CONFIG_NAME)
     if open_clip is not None:
-        config = from_open_clip(open_clip, _model_name(folder))
+        has_vocabulary = (folder / TOKENIZER_NAME).is_file()
+        config = from_open_clip(open_clip, _model_name(folder), has_vocabulary=has_vocabulary)
         return Contents(_existing(folder, *OPEN_CLIP_WEIGHTS_NAMES), config)
-    return Contents(_single_checkpoint(folder), None)
+    timm = from_timm(data) if data is not None else None
+    weights = _single_checkpoint(folder)
+    if data is not None and timm is None:
+        _warn_of_unread(data, set(), folder)
+    return Contents(weights, timm.config if timm is not None else None)
+
+
+def read_beside(weights: Path) -> Contents | None:
+    """Tell what a file's folder says of it; None where that describes no such file."""
+    names = (CONFIG_NAME, OPEN_CLIP_CONFIG_NAME)
+    if not any((weights.parent / name).is_file() for name in names):
+        return None
+    try:
+        contents = read_folder(weights.parent)
+    except CheckpointError:
+        if weights.name in _DESCRIBED_WEIGHTS:
+            raise
+        return None
+    return contents if contents.weights == weights else None
+
+
+def _warn_of_unread(data: dict[str, Any], read: set[str], folder: Path) -> None:
+    unread = sorted(data.keys() - read)
+    if unread:
+        logger.warning(
+            "%s: %s is not read: %s", folder, CONFIG_NAME, ", ".join(unread[:_NUM_LISTED])
+        )
 
 
 def is_own_folder(folder: Path) -> bool:

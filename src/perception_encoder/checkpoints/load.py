@@ -66,7 +66,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
             "with model="
         ) from err
     state = {name: piece.take(file.tensors) for name, piece in pieces.items()}
-    fingerprint = fingerprint_of(state)
+    fingerprint = fingerprint_of(state, checkpoint.config)
     logit_scale = float(state["logit_scale"].float().exp()) if "logit_scale" in state else 1.0
     target = dtype or reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
     if any(tensor.dtype != target for tensor in state.values()):

@@ -13,17 +13,18 @@ from pathlib import Path
 from perception_encoder.checkpoints import hub
 from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
-    OPEN_CLIP_CONFIG_NAME,
     OPEN_CLIP_WEIGHTS_NAMES,
     TOKENIZER_NAME,
     Contents,
     Graphs,
     is_own_folder,
+    read_beside,
     read_folder,
 )
+from perception_encoder.checkpoints.open_clip_config import OPEN_CLIP_CONFIG_NAME
 from perception_encoder.checkpoints.sources import WEIGHTS_NAME, bundled_folder, download
 from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
-from perception_encoder.errors import DownloadError, UnknownModelError
+from perception_encoder.errors import CheckpointError, DownloadError, UnknownModelError
 from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find
 from perception_encoder.types import PreprocessName
 
@@ -107,10 +108,16 @@ def locate(
 
 def _from_path(path: Path, entry: ModelEntry | None, reach: _Reach, source: str) -> Checkpoint:
     contents = read_folder(path) if path.is_dir() else Contents(path, None)
-    weights = contents.weights
-    if contents.graphs is not None:
-        entry = None  # an export cannot be taken for another model
-    config = entry.config if entry else contents.config
+    if not path.is_dir() and entry is None:
+        contents = read_beside(path) or contents
+    weights, config = contents.weights, contents.config
+    if entry is not None and config is None:
+        config = entry.config
+    elif entry is not None and config != entry.config:
+        raise CheckpointError(
+            f"{path}: its configuration is not that of {entry.id}. Leave model= out to open it as "
+            "what it says, or give the path of the weights alone"
+        )
     if config is None:
         config = (_by_file_name(weights) or _by_shapes(weights)).config
     found = _checkpoint(config, weights, contents.preprocess, reach, source)

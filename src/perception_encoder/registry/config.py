@@ -1,7 +1,12 @@
 """The numbers of a model, as frozen dataclasses. Plain data: no torch, no files, no network."""
 
+import hashlib
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 Activation = Literal["gelu", "quick_gelu"]
 Pooling = Literal["attention", "class_token", "none"]
@@ -92,26 +97,65 @@ class ModelConfig:
 
         return asdict(self)
 
+    def digest(self) -> str:
+        """Return 16 hex digits that name everything but the id."""
+        fields = json.dumps({**self.to_dict(), "id": None}, sort_keys=True)
+        return hashlib.sha256(fields.encode()).hexdigest()[:16]
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Read back `to_dict`'s form.
 
         Raises:
-            ValueError: a key is unknown or missing (both are named).
+            ValueError: a key is unknown or missing, or a value is not one that its field can have
+                (all are named).
         """
         fields = dict(data)
         try:
-            vision = VisionConfig(**fields.pop("vision"))
+            vision = _read(VisionConfig, fields.pop("vision"))
             text = fields.pop("text", None)
             image = dict(fields.pop("image", {}))
             for key in ("mean", "std"):
                 if key in image:
                     image[key] = tuple(image[key])
+            if not _is_a(fields.get("embed_dim"), int | None):
+                raise ValueError(f"embed_dim cannot be {fields['embed_dim']!r}")
             return cls(
                 vision=vision,
-                text=TextConfig(**text) if text is not None else None,
-                image=ImageConfig(**image),
+                text=_read(TextConfig, text) if text is not None else None,
+                image=_read(ImageConfig, image),
                 **fields,
             )
         except (TypeError, KeyError) as err:
             raise ValueError(f"not a model configuration: {err}") from err
+
+
+_Config = TypeVar("_Config", VisionConfig, TextConfig, ImageConfig)
+
+
+def _read(kind: type[_Config], data: Mapping[str, Any]) -> _Config:
+    hints = get_type_hints(kind)
+    for field, value in data.items():
+        if field in hints and not _is_a(value, hints[field]):
+            raise ValueError(f"{field} cannot be {value!r}")
+    if kind is ImageConfig and min(data.get("std", (1,))) <= 0:
+        raise ValueError(f"std cannot be {data['std']!r}")
+    return kind(**data)
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    """Whether a value from JSON is one of a field's; a number that is not finite is none."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(_is_a(value, choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        values = value if isinstance(value, tuple) else ()
+        return len(values) == len(kinds) and all(map(_is_a, values, kinds))
+    if hint is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if hint is NoneType:
+        return value is None
+    is_positive = not isinstance(value, bool) and isinstance(value, int) and value > 0
+    return isinstance(value, bool) if hint is bool else is_positive
