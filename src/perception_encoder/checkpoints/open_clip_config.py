@@ -71,7 +71,6 @@ _FIXED_VISION: Final[Mapping[str, tuple[object, ...]]] = {
     "pool_type": ("tok",),
     "timm_model_name": (None, ""),
 }
-_TRUNK_DEFAULTS: Final = {"timm_pool": "avg", "timm_proj": "linear", "image_size": 224}
 _FIXED_TRUNK: Final[Mapping[str, tuple[object, ...]]] = {
     "timm_pool": ("map",),
     "timm_proj": (None, ""),
@@ -172,7 +171,9 @@ def from_open_clip(data: Mapping[str, Any], name: str, *, has_vocabulary: bool) 
         trunk = model.fields["vision_cfg"].get("timm_model_name")
         registered = find(_PE_TRUNKS[trunk]).config if trunk in _PE_TRUNKS else _or_none(name)
         config = _core(model, registered) if trunk in _PE_TRUNKS and registered else _clip(model)
-        image = _image(data.get("preprocess_cfg") or {}, config.vision.image_size)
+        image = config.image
+        if "text_cfg" in model.fields or data.get("preprocess_cfg"):
+            image = _image(data.get("preprocess_cfg") or {}, config.vision.image_size)
         # What is read is checked as our own configuration is.
         config = ModelConfig.from_dict(replace(config, image=image).to_dict())
         if not has_vocabulary:
@@ -190,14 +191,19 @@ def _or_none(name: str) -> ModelConfig | None:
 
 
 def _core(model: _Part, core: ModelConfig) -> ModelConfig:
-    """Read a config whose vision tower is the timm trunk of a PE-Core, always with exact GELU."""
-    fields = {**_TRUNK_DEFAULTS, **model.fields["vision_cfg"]}
+    """Read a config whose vision tower is the timm trunk of a PE-Core, always with exact GELU.
+
+    A file that names the trunk alone is one that open_clip could not open: all else is PE-Core's.
+    """
+    side = core.vision.image_size
+    fields = {"image_size": side, **model.fields["vision_cfg"]}
     vision = _Part("model_cfg.vision_cfg", fields)
     vision.require(_FIXED_TRUNK)
     vision.refuse_unknown({*_VISION_DEFAULTS, *_FIXED_VISION, *_FREE_VISION, *_FIXED_TRUNK})
-    side = core.vision.image_size
     if _one_side(vision, "image_size") != side:  # timm scales rotary positions at other sizes
         raise vision.refuse("image_size", side)
+    if "text_cfg" not in model.fields:
+        return core
     return replace(core, text=_text(model), embed_dim=model.fields["embed_dim"])
 
 
@@ -244,7 +250,7 @@ def _text(model: _Part) -> TextConfig:
 
 
 def _check_vocabulary(model: _Part) -> None:
-    part = _Part("model_cfg.text_cfg", model.fields["text_cfg"])
+    part = _Part("model_cfg.text_cfg", model.fields.get("text_cfg", {}))
     named = part.fields.get("hf_tokenizer_name")
     if named and not str(named).startswith(_CLIP_VOCABULARIES):
         raise part.refuse("hf_tokenizer_name", "CLIP's vocabulary, or a tokenizer.json beside it")
