@@ -22,6 +22,7 @@ from perception_encoder.server.core.engines import Engines
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
+from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.dialect import Dialect, direct_routes, error_reply
@@ -108,17 +109,19 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         aliases=settings.models.aliases,
     )
     metrics.watch(engines)
+    pools = Pools.make(settings.queue.timeout_seconds)
     return Services(
         settings=settings,
         engines=engines,
         images=ImageLoader(_fetcher(settings.images), max_bytes=settings.images.max_bytes),
         indexes=indexes,
-        queries=Queries(engines),
+        queries=Queries(engines, pools.searches),
         thumbnails=Thumbnails(
             settings.cache_folder,
             max_pixels=settings.images.max_pixels,
             allow_remote=settings.images.allow_remote_items,
         ),
+        pools=pools,
         access=Access(settings.access),
         metrics=metrics,
     )
@@ -157,6 +160,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.queries.close()
         await services.engines.close()
         await services.images.close()
+        services.pools.close()
 
 
 async def _answer_error(request: Request, err: Exception) -> Response:

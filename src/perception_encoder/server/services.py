@@ -10,6 +10,7 @@ from perception_encoder.server.core.engine import image_names
 from perception_encoder.server.core.engines import Engines
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
+from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.metrics import Metrics
@@ -34,6 +35,7 @@ class Services:
         indexes: the tables; see `core.indexes`.
         queries: terms to a query's vector, and what scores mean.
         thumbnails: small copies of tables' pictures, kept on disk.
+        pools: the threads that wait for disks and compute searches.
         access: keys, sessions and rates.
         metrics: counters.
     """
@@ -44,6 +46,7 @@ class Services:
     indexes: Indexes
     queries: Queries
     thumbnails: Thumbnails
+    pools: Pools
     access: Access
     metrics: Metrics
 

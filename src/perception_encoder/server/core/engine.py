@@ -5,11 +5,8 @@ with others. Long texts are tokenized on another one, so that nobody else waits 
 but its size can be wrong with a text. Knows no HTTP.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -19,6 +16,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.vectors import unit
 from perception_encoder.errors import ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, Place
+from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.types import Embeddings, ModelIdentity
 
 _RECENT_SECONDS: Final = 5.0
@@ -68,8 +66,8 @@ class Engine:
         name: str,
         model: EmbeddingModel,
         limits: BatchLimits,
-        decoders: Executor,
-        tokenizers: Executor,
+        decoders: WorkPool,
+        tokenizers: WorkPool,
         observe: Callable[[str], BatchObserver],
     ) -> None:
         self.name = name
@@ -197,9 +195,7 @@ class Engine:
         try:
             if isinstance(image, ImageError):
                 raise image
-            loop = asyncio.get_running_loop()
-            prepare = partial(self.model.processor, image, item=item)
-            pixels = await loop.run_in_executor(self._decoders, prepare)
+            pixels = await self._decoders.run(self.model.processor, image, item=item)
         except ImageError as err:
             self._images.give_up(place)
             return err
@@ -211,9 +207,7 @@ class Engine:
         return await self._texts.run(place, (await self._tokenized([text]))[0])
 
     async def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        loop = asyncio.get_running_loop()
-        encode = self.model.tokenizer.encode
-        return await loop.run_in_executor(self._tokenizers, encode, texts)
+        return await self._tokenizers.run(self.model.tokenizer.encode, texts)
 
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
         return unit(self.model.backend.encode_image(np.stack(pixels)))

@@ -9,9 +9,9 @@ import gc
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,14 @@ from perception_encoder.errors import (
 from perception_encoder.registry import ModelEntry, find
 from perception_encoder.server.core.batcher import BatchLimits, BatchObserver
 from perception_encoder.server.core.engine import Engine
+from perception_encoder.server.core.pools import WorkPool
 
 logger = logging.getLogger(__name__)
 
 _BYTES_OF_A_NUMBER: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _LOOK_EVERY: Final = 0.2  # of the time after which a model is idle
 _CLOSE_SECONDS: Final = 10.0
+_SLOW_DECODERS: Final = 8  # threads for images that take longer than a second to decode
 _TOKENIZERS: Final = 2  # threads for long texts: they take turns with the interpreter's lock
 _FIRST_PAUSE: Final = (
     5.0  # seconds after a model could not be opened; each further failure doubles it
@@ -165,8 +167,20 @@ class Engines:
         self._observe = observe
         self._unload_after = unload_after_seconds
         self._max_bytes = max_bytes
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="tokenize")
+        # What waits has a place in a queue of a model, so these two need no limit of their own.
+        self._decoders = WorkPool(
+            "decoding images",
+            num_threads=decode_threads,
+            num_slow=_SLOW_DECODERS,
+            max_waiting=sys.maxsize,
+            timeout_seconds=limits.timeout_seconds,
+        )
+        self._tokenizers = WorkPool(
+            "tokenizing long texts",
+            num_threads=_TOKENIZERS,
+            max_waiting=sys.maxsize,
+            timeout_seconds=limits.timeout_seconds,
+        )
         self.is_ready = False
         self._is_closing = False
         self._tidying: asyncio.Task[None] | None = None
@@ -248,8 +262,8 @@ class Engines:
             if slot.opening is not None:
                 await asyncio.wait([slot.opening])
             await self._close(slot)
-        self._decoders.shutdown(cancel_futures=True)
-        self._tokenizers.shutdown(cancel_futures=True)
+        self._decoders.close()
+        self._tokenizers.close()
 
     def _slot(self, name: str | None) -> _Slot:
         if name is None:

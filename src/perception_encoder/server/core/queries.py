@@ -23,6 +23,7 @@ from perception_encoder.pipeline.calibration import (
 from perception_encoder.pipeline.queries import Query
 from perception_encoder.server.core.engines import Engines
 from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
@@ -52,10 +53,12 @@ class Queries:
 
     Args:
         engines: the models, among them those of the tables.
+        searches: the threads that read tables.
     """
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: Engines, searches: WorkPool) -> None:
         self._engines = engines
+        self._searches = searches
         self._calibrating: dict[str, asyncio.Task[None]] = {}
 
     async def read(self, served: ServedIndex, terms: Sequence[Term]) -> Query:
@@ -73,7 +76,7 @@ class Queries:
         items = [n for n, term in enumerate(terms) if term.item is not None]
         for number in items:
             key = terms[number].item or ""
-            vectors[number] = (await asyncio.to_thread(served.with_vector, key))[1]
+            vectors[number] = (await self._searches.run(served.with_vector, key))[1]
         for number, term in enumerate(terms):
             if term.vector is not None:
                 vectors[number] = _unit_vector(term.vector, vectors.shape[1])
@@ -90,9 +93,9 @@ class Queries:
         Where it is not, finding out begins: the next queries will know.
         """
         index = served.index
-        if not await asyncio.to_thread(can_be_calibrated, index):
+        if not await self._searches.run(can_be_calibrated, index):
             return None
-        known = await asyncio.to_thread(stored_calibration, index, [query])
+        known = await self._searches.run(stored_calibration, index, [query])
         if known is None and served.name not in self._calibrating:
             task = asyncio.create_task(self._calibrate(served))
             self._calibrating[served.name] = task

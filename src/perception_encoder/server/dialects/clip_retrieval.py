@@ -6,18 +6,19 @@ stand in its URL (`/knn-service?api_key=…`), and bodies are read as JSON whate
 
 import asyncio
 import base64
-import contextlib
+import time
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
-from perception_encoder.errors import ImageError
-from perception_encoder.index import Hit, Row
+from perception_encoder.errors import ImageError, ServingError
+from perception_encoder.index import Row
 from perception_encoder.pipeline.search import SearchOptions
 from perception_encoder.server.bodies import ListOf, OrAbsent, RequestBody, json_body, read_body
 from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.pools import FILE_SECONDS
 from perception_encoder.server.core.queries import Term
 from perception_encoder.server.dialect import Dialect
 from perception_encoder.server.dialects.native.inputs import check_texts
@@ -30,6 +31,7 @@ from perception_encoder.types import Embeddings
 
 _SAME: Final = 0.94  # the cosine from which on clip-retrieval takes two pictures for one
 _SIDE: Final = 512  # of the pictures in replies, pixels
+_IMAGES_AT_ONCE: Final = 4  # of one reply; other requests read files, too
 
 
 class KnnBody(RequestBody):
@@ -80,16 +82,25 @@ def _build(services: Services) -> APIRouter:
             k=min(body.num_result_ids or body.num_images, MOST_HITS),
             unique=_SAME if body.deduplicate else None,
         )
-        found = await asyncio.to_thread(served.search, query, options)
+        found = await services.pools.searches.run(served.search, query, options)
         hits = [one.hit for one in found]
-        return json_reply(await asyncio.to_thread(_hits, services, served, hits, body.num_images))
+        shown = [hit.id for hit in hits[: body.num_images]]
+        rows = await services.pools.searches.run(lambda: [served.row(key) for key in shown])
+        columns = [*await _columns(services, rows), *({} for _ in hits[len(rows) :])]
+        replies = zip(hits, columns, strict=True)
+        return json_reply(
+            [{**others, "id": hit.id, "similarity": hit.score} for hit, others in replies]
+        )
 
     @router.post("/metadata", summary="Columns of items", openapi_extra=json_body(MetadataBody))
     async def metadata(request: Request) -> Response:
         _admit(services, request)
         body = await read_body(request, MetadataBody)
         served = services.indexes.get(body.indice_name)
-        return json_reply(await asyncio.to_thread(_metadata, services, served, body.ids))
+        rows = await services.pools.searches.run(_rows, served, body.ids)
+        columns = await _columns(services, rows)
+        replies = zip(body.ids, columns, strict=True)
+        return json_reply([{"id": key, "metadata": one} for key, one in replies])
 
     return router
 
@@ -126,35 +137,46 @@ def _vector(numbers: list[float]) -> Embeddings:
     return vector.astype(np.float32)
 
 
-def _hits(
-    services: Services, served: ServedIndex, hits: list[Hit], num_images: int
-) -> list[dict[str, Any]]:
-    replies = []
-    for number, hit in enumerate(hits):
-        columns = _columns(services, served.row(hit.id)) if number < num_images else {}
-        replies.append({**columns, "id": hit.id, "similarity": hit.score})
-    return replies
-
-
-def _metadata(services: Services, served: ServedIndex, ids: list[str]) -> list[dict[str, Any]]:
+def _rows(served: ServedIndex, ids: list[str]) -> list[Row]:
     found = served.fresh().by_ids(ids)
     if missing := [key for key in ids if key not in found]:
         raise ApiError(
             404, "unknown_item", f"the table {served.name} has no item {missing[0][:64]!r}"
         )
-    return [{"id": key, "metadata": _columns(services, found[key][0])} for key in ids]
+    return [found[key][0] for key in ids]
 
 
-def _columns(services: Services, row: Row) -> dict[str, Any]:
-    """Return a row's own columns, its name, and its picture where that can be had."""
+async def _columns(services: Services, rows: list[Row]) -> list[dict[str, Any]]:
+    """Return rows' own columns, their names, and their images where these can be had in time."""
+    replies: list[dict[str, Any]] = []
+    until = time.monotonic() + FILE_SECONDS
+    for start in range(0, len(rows), _IMAGES_AT_ONCE):
+        part = rows[start : start + _IMAGES_AT_ONCE]
+        images: list[str | None] = [None] * len(part)
+        if time.monotonic() < until:
+            images = await asyncio.gather(*(_image(services, row) for row in part))
+        replies += map(_row_columns, part, images)
+    return replies
+
+
+async def _image(services: Services, row: Row) -> str | None:
+    """Return a small copy of a row's image; a hit whose image is moved or damaged is a hit."""
+    try:
+        data = await services.pools.files.run(services.thumbnails.get, row, _SIDE)
+    except (ImageError, ServingError):
+        return None
+    return base64.b64encode(data).decode("ascii")
+
+
+def _row_columns(row: Row, image: str | None) -> dict[str, Any]:
     columns: dict[str, Any] = dict(described(row)["metadata"])
     columns |= {"width": row.width, "height": row.height}
     if row.uri.startswith(("http://", "https://")) and row.member is None:
         columns.setdefault("url", row.uri)
     else:
         columns["image_path"] = row.name
-    with contextlib.suppress(ImageError):  # moved or damaged: the hit is a hit all the same
-        columns["image"] = base64.b64encode(services.thumbnails.get(row, _SIDE)).decode("ascii")
+    if image is not None:
+        columns["image"] = image
     return columns
 
 

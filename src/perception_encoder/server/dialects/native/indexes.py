@@ -1,6 +1,5 @@
 """Tables: which there are, what columns and values they have, and what a run is doing to them."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -18,13 +17,13 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get("/v1/indexes", summary="The tables of this server, the default first")
     async def indexes() -> Response:
-        data = [await asyncio.to_thread(_summary, served) for served in services.indexes]
+        data = [await services.pools.searches.run(_summary, served) for served in services.indexes]
         return json_reply({"data": data})
 
     @router.get("/v1/indexes/{name}", summary="A table's model, size, versions and columns")
     async def index(name: str) -> Response:
         served = services.indexes.get(name)
-        return json_reply(await asyncio.to_thread(_described, served))
+        return json_reply(await services.pools.searches.run(_described, served))
 
     @router.get(
         "/v1/indexes/{name}/status",
@@ -36,7 +35,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def status(name: str) -> Response:
         served = services.indexes.get(name)
-        return json_reply(await asyncio.to_thread(status_of, served))
+        return json_reply(await services.pools.searches.run(status_of, served))
 
     @router.get(
         "/v1/indexes/{name}/facets",
@@ -48,7 +47,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def facets(name: str) -> Response:
         served = services.indexes.get(name)
-        found = await asyncio.to_thread(facets_of, served)
+        found = await services.pools.scans.run(facets_of, served)
         return json_reply({"index": served.name, "columns": found})
 
 

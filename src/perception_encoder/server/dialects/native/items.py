@@ -1,6 +1,5 @@
 """Items of a table: a page of rows, one row, its picture and small copies of it."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Annotated, Final, ParamSpec
 
@@ -42,8 +41,8 @@ def add_routes(router: APIRouter, services: Services) -> None:
         ] = None,
     ) -> Response:
         served = services.indexes.get(index)
-        where = await asyncio.to_thread(served.where, parsed_filters(filters))
-        rows = await asyncio.to_thread(served.page, offset, limit, where)
+        where = await services.pools.searches.run(served.where, parsed_filters(filters))
+        rows = await services.pools.searches.run(served.page, offset, limit, where)
         return json_reply(
             {
                 "index": served.name,
@@ -56,7 +55,9 @@ def add_routes(router: APIRouter, services: Services) -> None:
     @router.get("/v1/items/{item}", summary="One row", responses={404: {}})
     async def item_(item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
-        return json_reply(described(await asyncio.to_thread(_row, services, served.name, item)))
+        return json_reply(
+            described(await services.pools.searches.run(_row, services, served.name, item))
+        )
 
     @router.get(
         "/v1/items/{item}/thumbnail",
@@ -72,11 +73,11 @@ def add_routes(router: APIRouter, services: Services) -> None:
             int, Query(ge=1, le=2048, description="Longest side, brought up to 128, 256, …, 2048.")
         ] = 256,
     ) -> Response:
-        row = await asyncio.to_thread(_row, services, index, item)
+        row = await services.pools.searches.run(_row, services, index, item)
         tag = f'"{row.sha256 or row.mtime}-{size}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag, "Cache-Control": _KEEP})
-        content = await _brought(services.thumbnails.get, row, size)
+        content = await _read_file(services, services.thumbnails.get, row, size)
         headers = {"ETag": tag, "Cache-Control": _KEEP}
         return Response(content, media_type=CONTENT_TYPE, headers=headers)
 
@@ -87,8 +88,8 @@ def add_routes(router: APIRouter, services: Services) -> None:
         responses={200: {"content": {"image/*": {}}}, 404: {}},
     )
     async def image(item: str, index: IndexName = None) -> Response:
-        row = await asyncio.to_thread(_row, services, index, item)
-        content = await _brought(services.thumbnails.original, row)
+        row = await services.pools.searches.run(_row, services, index, item)
+        content = await _read_file(services, services.thumbnails.original, row)
         kind = content_type(content)
         if kind is None:
             raise ApiError(404, "no_picture", "what lies there now is not a picture")
@@ -112,9 +113,11 @@ def parsed_filters(written: str | None) -> list[Filter]:
     raise QueryError(f"filters{place}: {first['msg']}")
 
 
-async def _brought(bring: Callable[P, bytes], *args: P.args, **kwargs: P.kwargs) -> bytes:
+async def _read_file(
+    services: Services, read: Callable[P, bytes], *args: P.args, **kwargs: P.kwargs
+) -> bytes:
     try:
-        return await asyncio.to_thread(bring, *args, **kwargs)
+        return await services.pools.files.run(read, *args, **kwargs)
     except ImageError as err:
         raise ApiError(404, "no_picture", str(err)) from err
 

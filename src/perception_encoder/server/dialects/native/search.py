@@ -1,6 +1,5 @@
 """POST /v1/search: pictures of a table that fit words, pictures, items, or sums of them."""
 
-import asyncio
 import base64
 import binascii
 from typing import Annotated, Final, Literal, Self
@@ -123,11 +122,13 @@ def add_routes(router: APIRouter, services: Services) -> None:
             k=body.k,
             offset=body.offset,
             threshold=body.threshold,
-            where=await asyncio.to_thread(served.where, [one.filter() for one in body.filters]),
+            where=await services.pools.searches.run(
+                served.where, [one.filter() for one in body.filters]
+            ),
             exact=body.exact,
             unique=body.unique,
         )
-        found = await asyncio.to_thread(
+        found = await services.pools.searches.run(
             served.search, query, options, calibration, leave_out_own=not body.include_own
         )
         cutoffs = calibration.cutoffs(query) if calibration else None

@@ -1,0 +1,162 @@
+"""Threads for one kind of work each, so that work that hangs stops no other kind. Knows no HTTP.
+
+Whoever waits may give up, at a time limit or because a client is gone; a thread cannot. So a place
+is free again when its thread has ended, and never before.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
+
+from perception_encoder.errors import QueueFullError, WorkerCrashedError
+from perception_encoder.preprocess.threads import num_usable_cores
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+
+_SLOW_SECONDS: Final = 1.0
+"""Work that takes longer no longer counts against those that are usually done at once."""
+
+
+class WorkPool:
+    """A bounded number of threads, a bounded queue, and a bounded wait. Of one event loop.
+
+    Args:
+        name: in messages, such as "searches".
+        num_threads: that work at once, those that are slow left out.
+        num_slow: more threads that may be busy with what takes longer than a second, so that a few
+            slow ones do not keep all others waiting.
+        max_waiting: more are refused.
+        timeout_seconds: after which nobody waits any longer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_threads: int,
+        num_slow: int = 0,
+        max_waiting: int = 256,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        self._name = name
+        self._has_spare_threads = num_slow > 0
+        self._max_waiting = max_waiting
+        self._timeout_seconds = timeout_seconds
+        self._free = asyncio.Semaphore(num_threads)
+        self._num_waiting = 0
+        self._executor = ThreadPoolExecutor(num_threads + num_slow, thread_name_prefix=name)
+
+    async def run(
+        self, work: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ResultT:
+        """Do something in a thread and wait for it; what it raises is raised.
+
+        A caller that is cancelled takes its work out of the queue if it has not begun.
+
+        Raises:
+            QueueFullError: too many wait already.
+            WorkerCrashedError: it was not done in time.
+        """
+        if self._num_waiting >= self._max_waiting:
+            raise QueueFullError(
+                f"{self._name}: {self._num_waiting} requests are waiting; ask again later",
+                retry_after_seconds=max(1, math.ceil(self._timeout_seconds / 10)),
+            )
+        self._num_waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as limit:
+                await self._free.acquire()
+                return await asyncio.wrap_future(self._begin(partial(work, *args, **kwargs)))
+        except TimeoutError as err:
+            if not limit.expired():
+                raise
+            raise WorkerCrashedError(
+                f"{self._name}: not done within {self._timeout_seconds:g} s; ask again later"
+            ) from err
+        finally:
+            self._num_waiting -= 1
+
+    def close(self) -> None:
+        """Begin nothing new."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self, work: Callable[[], ResultT]) -> "Future[ResultT]":
+        """Give work to a thread, with a place that is given back when the work has ended."""
+        loop = asyncio.get_running_loop()
+        place = _Place(self._free)
+        try:
+            future = self._executor.submit(work)
+        except BaseException:
+            place.give_back()
+            raise
+        timer = None
+        if self._has_spare_threads:
+            timer = loop.call_later(_SLOW_SECONDS, place.give_back)
+
+        def end() -> None:
+            if timer is not None:
+                timer.cancel()
+            place.give_back()
+
+        def ended(_: "Future[ResultT]") -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(end)
+
+        future.add_done_callback(ended)
+        return future
+
+
+class _Place:
+    """One of a pool's places; it can be given back once."""
+
+    def __init__(self, free: asyncio.Semaphore) -> None:
+        self._free = free
+        self._is_held = True
+
+    def give_back(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._free.release()
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The threads of a server's routes.
+
+    Attributes:
+        searches: reads of indexes that are usually done in a fraction of a second.
+        scans: passes over whole columns of an index.
+        files: reads of original images and of their thumbnails. A file may be on a disk of another
+            machine that does not answer.
+    """
+
+    searches: WorkPool
+    scans: WorkPool
+    files: WorkPool
+
+    @classmethod
+    def make(cls, timeout_seconds: float) -> "Pools":
+        """Make the pools; `timeout_seconds` is for searches."""
+        return cls(
+            WorkPool(
+                "searches", num_threads=num_usable_cores() + 4, timeout_seconds=timeout_seconds
+            ),
+            WorkPool("scans", num_threads=2, max_waiting=64, timeout_seconds=timeout_seconds),
+            WorkPool("reads of files", num_threads=4, num_slow=12, timeout_seconds=FILE_SECONDS),
+        )
+
+    def close(self) -> None:
+        """Begin nothing new."""
+        for pool in (self.searches, self.scans, self.files):
+            pool.close()
+
+
+FILE_SECONDS: Final = 20.0
+"""How long a request waits for a file: a local one takes milliseconds, one behind a network a few
+seconds."""
