@@ -8,6 +8,7 @@ duplicate any more, and of two names of one file (links) neither is a copy of th
 import os
 
 from perception_encoder.index import Row
+from perception_encoder.index.rows import clamp_time
 
 
 class OwnFiles:
@@ -26,7 +27,7 @@ class OwnFiles:
             status = os.stat(row.uri)
         except OSError as err:
             return f"has gone or cannot be read ({err.strerror})"
-        if row.mtime not in (None, status.st_mtime_ns):
+        if row.mtime not in (None, clamp_time(status.st_mtime_ns)):
             return "has changed since it was indexed"
         if row.member is not None:
             return None

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.digests import DigestMap, digests_in, digests_of
-from perception_encoder.index.rows import MetadataValue, row_id
+from perception_encoder.index.rows import MetadataValue, clamp_time, row_id
 from perception_encoder.index.storage import beside, storage_errors
 
 if TYPE_CHECKING:
@@ -201,6 +201,7 @@ def _to_arrow(outcomes: Sequence[Outcome], run: str) -> pa.Table:
     names = [name for name in _schema().names if name not in ("metadata", "run", "at")]
     values = zip(*map(attrgetter(*names), outcomes), strict=True)
     columns: dict[str, Any] = dict(zip(names, map(list, values), strict=True))
+    columns["mtime"] = [clamp_time(mtime) for mtime in columns["mtime"]]
     columns["metadata"] = [
         json.dumps(dict(outcome.metadata)) if outcome.metadata else None for outcome in outcomes
     ]

@@ -6,11 +6,21 @@ Knows nothing of Arrow, Lance or files.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple, Self, TypeAlias
+from typing import Final, NamedTuple, Self, TypeAlias
 
 MetadataValue: TypeAlias = str | int | float | bool | None
 
 _ID_BYTES = 16
+_LATEST_TIME: Final = 2**63 - 1
+"""In the year 2262: what 64-bit nanoseconds hold. Their lowest number stands for no time, so the
+earliest is the negative of this."""
+
+
+def clamp_time(nanoseconds: int | None) -> int | None:
+    """Return a file's time within what an index can store; wild ones become the nearest."""
+    if nanoseconds is None:
+        return None
+    return min(max(nanoseconds, -_LATEST_TIME), _LATEST_TIME)
 
 
 def row_id(uri: str, member: str | None = None) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perception_encoder._version import __version__
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
-from perception_encoder.index.rows import MetadataValue, Row
+from perception_encoder.index.rows import MetadataValue, Row, clamp_time
 from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ FACTS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", 
 
 _RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
 _PREFIX: Final = "perception_encoder."
-_INT64: Final = np.iinfo(np.int64)
 
 
 def table_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
@@ -175,7 +174,7 @@ def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.
         if field.name == VECTOR:
             column = pa.FixedSizeListArray.from_arrays(flat, field.type.list_size)
         elif field.name == "mtime":
-            column = pa.array([_in_int64(row.mtime) for row in rows], pa.int64()).cast(field.type)
+            column = pa.array([clamp_time(row.mtime) for row in rows], pa.int64()).cast(field.type)
         elif field.name in _RESERVED:
             column = pa.array([getattr(row, field.name) for row in rows], field.type)
         else:
@@ -229,13 +228,6 @@ def _described(identity: ModelIdentity) -> str:
         f"{identity.model_id} (weights {identity.fingerprint}, preprocessing "
         f"{identity.preprocess}, {identity.embed_dim} numbers)"
     )
-
-
-def _in_int64(nanoseconds: int | None) -> int | None:
-    """Keep a wild file time (beyond the year 2262) from failing the whole batch."""
-    if nanoseconds is None:
-        return None
-    return min(max(nanoseconds, int(_INT64.min)), int(_INT64.max))
 
 
 @contextmanager

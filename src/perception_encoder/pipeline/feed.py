@@ -40,6 +40,7 @@ class Feed:
         failures: outcomes of items that failed before, by key.
         preparing: where items are prepared; closed with the feed.
         progress: is told of what was listed and decoded.
+        retries_failures: read what failed before again, also where it has not changed.
     """
 
     def __init__(
@@ -49,12 +50,15 @@ class Feed:
         failures: Mapping[str, Outcome],
         preparing: Preparing,
         progress: Progress,
+        *,
+        retries_failures: bool = False,
     ) -> None:
         self._sources = sources
         self._known = known
         self._failures = failures
         self._preparing = preparing
         self._progress = progress
+        self._retries_failures = retries_failures
         self._listed = DigestMap()
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
@@ -116,7 +120,7 @@ class Feed:
                 self.failures_met.add(key)
             if before is not None and _is_unchanged(item, before):
                 outcomes.append(_skipped(item))
-            elif failure is not None and _is_in_vain(item, failure):
+            elif failure is not None and self._is_in_vain(item, failure):
                 self._progress.num_failed_before += 1
                 outcomes.append(replace(failure, decode_ms=0.0))
             else:
@@ -126,6 +130,15 @@ class Feed:
         size = self._preparing.chunk_size
         for start in range(0, len(to_prepare), size):
             self._submit(to_prepare[start : start + size])
+
+    def _is_in_vain(self, item: Item, failure: Outcome) -> bool:
+        """Whether the item would fail again: its content was at fault and is the same."""
+        return (
+            not self._retries_failures
+            and failure.reason in _LASTING
+            and item.mtime is not None
+            and (item.bytes, item.mtime) == (failure.bytes, failure.mtime)
+        )
 
     def _new_of(self, items: list[Item]) -> tuple[dict[str, Item], NDArray[np.uint64]]:
         """Leave out what was listed before, as sources may overlap; by key, and the digests."""
@@ -188,15 +201,6 @@ def _is_unchanged(item: Item, before: FileState) -> bool:
     if item.mtime is None:  # a URL's is not known without asking for it: what is there stays
         return item.is_remote
     return item.mtime == before.mtime and item.bytes in (None, before.bytes)
-
-
-def _is_in_vain(item: Item, failure: Outcome) -> bool:
-    """Whether the item would fail again: its content was at fault and is the same."""
-    return (
-        failure.reason in _LASTING
-        and item.mtime is not None
-        and (item.bytes, item.mtime) == (failure.bytes, failure.mtime)
-    )
 
 
 def _skipped(item: Item) -> Outcome:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.index import Index, QueryTerm, Row, combine, row_id
 from perception_encoder.index.query import STDIN
+from perception_encoder.index.rows import clamp_time
 from perception_encoder.pipeline.names import find_item
 from perception_encoder.pipeline.sources.item import is_unicode
 from perception_encoder.types import Embeddings
@@ -177,7 +178,7 @@ def _is_unchanged(path: str, row: Row) -> bool:
         status = os.stat(path)
     except OSError:  # gone just now; reading it will say so
         return False
-    return (status.st_size, status.st_mtime_ns) == (row.bytes, row.mtime)
+    return (status.st_size, clamp_time(status.st_mtime_ns)) == (row.bytes, row.mtime)
 
 
 def _is_address(value: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from perception_encoder.index import Outcome
+from perception_encoder.index.rows import clamp_time
 from perception_encoder.pipeline.sources import Item, read_picture
 from perception_encoder.pipeline.sources.names import scheme
 
@@ -39,6 +40,6 @@ class FailedItems:
 
 def _mtime_now(path: str) -> int | None:
     try:
-        return os.stat(path).st_mtime_ns
+        return clamp_time(os.stat(path).st_mtime_ns)
     except OSError:  # reading says why
         return None

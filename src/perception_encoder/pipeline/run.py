@@ -99,7 +99,7 @@ class Run:
             self._index.refresh()
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
-            feed = self._feed(known, {} if self._options.retries_failures else failures)
+            feed = self._feed(known, failures)
             run, pruned = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), list[Outcome]()
             committer = Committer(self._index, self._log, known, run)
             with closing(feed):
@@ -125,6 +125,7 @@ class Run:
             failures,
             self._open_preparing(),
             self.progress,
+            retries_failures=self._options.retries_failures,
         )
 
     def _open_threads(self) -> Threads:

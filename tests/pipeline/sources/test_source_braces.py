@@ -106,3 +106,17 @@ def test_it_agrees_with_bash():
             ["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, timeout=20
         )
         assert expand_braces(pattern) == done.stdout.splitlines(), pattern
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [f"{{{'9' * 5000}..{'9' * 5000}}}", f"{{1..2..{'9' * 5000}}}", f"{{0..{'9' * 19}}}"],
+)
+def test_numbers_that_count_no_files_are_no_range(pattern):
+    assert expand_braces(pattern) == [pattern]
+
+
+@pytest.mark.parametrize("pattern", ["{a,b}" * 2000, "{" * 2000 + "a,b" + "}" * 2000, "{" * 50_000])
+def test_more_braces_than_can_be_meant_are_refused_at_once(pattern):
+    with pytest.raises(SourceError, match="more than 100 braces"):
+        expand_braces(pattern)

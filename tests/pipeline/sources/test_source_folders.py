@@ -80,6 +80,41 @@ def test_excludes_are_those_of_gitignore(tmp_path, pattern, left_out):
         assert ignored_by_git(tmp_path, pattern, names) == left_out
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["[2019-12-25] trip", "[2012-2015]", "[z-a]", "[]", "[!]", "[^]", "[", "a[", "[a&&b]", "[a||b]",
+     "[[:x:]]", "[--~]", "[a~~b]", "x]", "[\\]", "(a|b)", "a+b", "^$", "{1}"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_a_name_with_brackets_means_itself(tmp_path, monkeypatch, name):
+    for folder in (name, "other"):
+        write(tmp_path / folder / "1.png")
+    monkeypatch.chdir(tmp_path)
+    for pattern in (name, f"{name}/", f"/{name}", f"{name}/*.png"):
+        source = open_one(tmp_path, exclude=(pattern,))
+        assert below(tmp_path, source.items()) == ["other/1.png"]
+    for pattern in (f"{name}/*.png", f"{name}/**", f"{{other,{name}}}/*.png"):
+        sources = open_sources([pattern], SourceOptions())
+        found = [item for source in sources for item in source.items()]
+        assert f"{name}/1.png" in below(tmp_path, found)
+
+
+def test_a_class_of_characters_still_is_one(tmp_path):
+    for name in ("a", "b", "]", "-", "^", "c-d"):
+        write(tmp_path / f"{name}.png")
+    classes = {"[ab]": "ab", "[a-b]": "ab", "[!a-b]": "-]^", "[]]": "]", "[a-]": "-a", "[-a]": "-a",
+               "[b^]": "^b", "[!]]": "-^ab"}  # fmt: skip
+    for pattern, expected in classes.items():
+        found = [item for item in open_one(tmp_path / f"{pattern}.png").items()]
+        assert below(tmp_path, found) == sorted(f"{char}.png" for char in expected), pattern
+
+
+def test_a_glob_below_folders_named_like_globs_that_has_no_match_says_so(tmp_path):
+    write(tmp_path / "[ab]" / "1.png")
+    with pytest.raises(SourceNotFoundError, match=r"2\.png: no such file"):
+        open_one(tmp_path / "[ab]" / "2.png")
+
+
 def ignored_by_git(folder, pattern, names):
     subprocess.run(["git", "init", "-q", folder], check=True, timeout=60)
     (folder / ".gitignore").write_text(pattern)

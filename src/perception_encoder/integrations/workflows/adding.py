@@ -19,6 +19,7 @@ from PIL import Image
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexBusyError, IndexNotFoundError
 from perception_encoder.index import Index, MetadataValue, Row
+from perception_encoder.index.rows import clamp_time
 from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
 from perception_encoder.integrations.workflows.tables import Tables
 from perception_encoder.integrations.workflows.values import picture_of, picture_vectors
@@ -126,7 +127,7 @@ def _row(picture: NewPicture, folder: str | None) -> Row:
             width=width,
             height=height,
             bytes=status.st_size,
-            mtime=status.st_mtime_ns,
+            mtime=clamp_time(status.st_mtime_ns),
             sha256=data_sha256,
             metadata=metadata,
         )

@@ -7,8 +7,11 @@ from typing import Final
 
 from perception_encoder.errors import SourceError
 
-_RANGE: Final = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
+# Of 18 digits at most: longer numbers count no files, and Python refuses to read the longest.
+_RANGE: Final = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
 _LIMIT: Final = 1_000_000
+_NUM_SHOWN: Final = 100  # characters of a pattern that is refused
+_MAX_BRACES: Final = 100  # of one pattern: each is a level of recursion
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -19,8 +22,12 @@ def expand_braces(pattern: str) -> list[str]:
     are, and so do those without a partner.
 
     Raises:
-        SourceError: the pattern stands for more than a million names.
+        SourceError: the pattern stands for more than a million names, or has too many braces.
     """
+    if pattern.count("{") > _MAX_BRACES:
+        raise SourceError(
+            f"{pattern[:_NUM_SHOWN]}…: more than {_MAX_BRACES} braces; name a part of them"
+        )
     names = list(itertools.islice(_expanded(pattern), _LIMIT + 1))
     if len(names) > _LIMIT:
         raise SourceError(

@@ -1,16 +1,23 @@
 """Reads files on this machine, and says in our errors why it could not."""
 
 import os
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO
 
 from perception_encoder.errors import (
     ImageNotFoundError,
+    ImageTooLargeError,
     ImageTruncatedError,
     ImageUnreadableError,
 )
 from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, is_unicode
+from perception_encoder.preprocess.files import (
+    MAX_FILE_BYTES,
+    open_regular_file,
+    read_image_file,
+)
 
 
 def file_item(path: str) -> Item:
@@ -29,35 +36,26 @@ def file_item(path: str) -> Item:
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a file for reading.
+    """Open an archive or table for reading.
 
     Raises:
         ImageNotFoundError: no file there.
         ImageUnreadableError: a folder, a device, or no permission.
     """
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISREG(mode):
-            return open(path, "rb")
-    except (OSError, ValueError) as err:
-        raise _unreadable(path, path, err) from err
-    # Not opened, as a pipe would wait for a writer.
-    kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-    raise ImageUnreadableError(f"{path}: this is {kind}; name one file", item=path)
+    with _naming(path, path):
+        return open_regular_file(path, item=path, max_bytes=None)[0]
 
 
 def read_file(path: str) -> bytes:
-    """Read a whole file.
+    """Read a whole image file.
 
     Raises:
         ImageNotFoundError: no file there.
+        ImageTooLargeError: larger than `MAX_FILE_BYTES`.
         ImageUnreadableError: a folder, a device, no permission, or reading failed.
     """
-    with open_file(path) as file:
-        try:
-            return file.read()
-        except OSError as err:
-            raise _unreadable(path, path, err) from err
+    with _naming(path, path):
+        return read_image_file(path, item=path)
 
 
 def read_range(path: str, offset: int, num_bytes: int, *, item: str) -> bytes:
@@ -71,14 +69,18 @@ def read_range(path: str, offset: int, num_bytes: int, *, item: str) -> bytes:
 
     Raises:
         ImageNotFoundError: no file there.
+        ImageTooLargeError: the part is larger than `MAX_FILE_BYTES`.
         ImageTruncatedError: the file ends inside the part.
-        ImageUnreadableError: reading failed.
+        ImageUnreadableError: not a regular file, or reading failed.
     """
+    check_size(num_bytes, item=item)
+    with _naming(path, item):
+        file, _ = open_regular_file(path, item=item, max_bytes=None)
     try:
-        with open(path, "rb", buffering=0) as file:
+        with file:
             data = _read_at(file.fileno(), offset, num_bytes)
     except (OSError, ValueError) as err:
-        raise _unreadable(path, item, err) from err
+        raise _unreadable(item, err) from err
     if len(data) < num_bytes:
         raise ImageTruncatedError(
             f"{item}: the file ends {num_bytes - len(data)} bytes before this picture does; "
@@ -86,6 +88,20 @@ def read_range(path: str, offset: int, num_bytes: int, *, item: str) -> bytes:
             item=item,
         )
     return data
+
+
+def check_size(num_bytes: int, *, item: str) -> None:
+    """Refuse an image inside an archive or table by its size alone, as files of that size are.
+
+    Raises:
+        ImageTooLargeError: larger than `MAX_FILE_BYTES`.
+    """
+    if num_bytes > MAX_FILE_BYTES:
+        raise ImageTooLargeError(
+            f"{item}: the image has {num_bytes:,} bytes, the limit is {MAX_FILE_BYTES:,}; scale it "
+            "down or compress it",
+            item=item,
+        )
 
 
 def _read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
@@ -97,8 +113,21 @@ def _read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _unreadable(path: str, item: str, err: Exception) -> ImageNotFoundError | ImageUnreadableError:
-    if isinstance(err, FileNotFoundError | NotADirectoryError | ValueError):
-        return ImageNotFoundError(f"{item}: there is no file {path}; check the path", item=item)
+@contextmanager
+def _naming(path: str, item: str) -> Iterator[None]:
+    """Name the file too where the item is a part of it, and what a source can be."""
+    try:
+        yield
+    except ImageNotFoundError as err:
+        raise ImageNotFoundError(
+            f"{item}: there is no file {path}; check the path", item=item
+        ) from err
+    except ImageUnreadableError as err:
+        if not os.path.isdir(path):
+            raise
+        raise ImageUnreadableError(f"{item}: this is a folder; name one file", item=item) from err
+
+
+def _unreadable(item: str, err: Exception) -> ImageUnreadableError:
     reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
     return ImageUnreadableError(f"{item}: cannot be read: {reason}", item=item)

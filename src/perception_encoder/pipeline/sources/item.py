@@ -7,6 +7,7 @@ from typing import Final, NoReturn, Protocol
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue, item_name, row_id
+from perception_encoder.index.rows import clamp_time
 
 NOT_UNICODE: Final = "the name is not valid Unicode and cannot be stored; rename the file"
 
@@ -25,7 +26,8 @@ class Item:
         member: its name inside the archive or table at uri.
         offset: where its bytes begin in the file at uri (members of uncompressed tars).
         bytes: size of the encoded picture, where known before reading.
-        mtime: of the file at uri, nanoseconds since 1970, where known.
+        mtime: of the file at uri, nanoseconds since 1970, where known; a wild one is clamped, so
+            that all that is compared with it and written of it is the same.
         metadata: what the source says of it; the names can be columns of a table.
         is_remote: reading waits for a network.
     """
@@ -38,6 +40,10 @@ class Item:
     mtime: int | None = None
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     is_remote: bool = False
+
+    def __post_init__(self) -> None:
+        if (clamped := clamp_time(self.mtime)) != self.mtime:
+            object.__setattr__(self, "mtime", clamped)
 
     @property
     def id(self) -> str:

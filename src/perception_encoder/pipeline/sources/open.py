@@ -141,8 +141,8 @@ class _Opener:
         return _File("picture", url, url, partial(self._access.item, url))
 
     def _glob(self, name: str, pattern: str) -> Iterator[_File | Source]:
-        top, glob = _split_glob(pattern)
-        if not os.path.isdir(top or "."):
+        top, glob = _split_glob(pattern, os.path.isdir)
+        if not glob or not os.path.isdir(top or "."):
             self._missing.append(name)
             return
         yield from self._matches(name, FolderSource(name, top, self._selection(glob)), glob)
@@ -201,9 +201,21 @@ def _kind(uri: str) -> _FileKind:
     return "table" if is_table(uri) else "picture"
 
 
-def _split_glob(pattern: str) -> tuple[str, str]:
-    """Split a glob into the folder that holds all matches and the rest."""
+def _split_glob(
+    pattern: str, is_folder: Callable[[str], bool] = lambda _: False
+) -> tuple[str, str]:
+    """Split a glob into the folder that holds all matches and the rest.
+
+    Args:
+        pattern: its parts that look like globs may all be names of folders; the rest is then "".
+        is_folder: says whether there is a folder of just that name, though it looks like a glob.
+    """
     parts = pattern.split("/")
-    count = next(number for number, part in enumerate(parts) if MAGIC.search(part))
+    globs = (
+        number
+        for number, part in enumerate(parts)
+        if MAGIC.search(part) and not is_folder("/".join(parts[: number + 1]))
+    )
+    count = next(globs, len(parts))
     top = "/".join(parts[:count])
     return "/" if parts[:count] == [""] else top, "/".join(part for part in parts[count:] if part)

@@ -4,6 +4,7 @@ Credentials and endpoints are those of each protocol's own package (AWS_… for 
 configuration (FSSPEC_…). Knows nothing of http, which `web` fetches.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -189,7 +190,9 @@ def modified(info: dict[str, Any]) -> int | None:
             value = value.replace(tzinfo=UTC)
         since = value - datetime.fromtimestamp(0, UTC)
         return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
-    return round(value * 1e9) if isinstance(value, int | float) else None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return round(value * 1e9)
 
 
 @contextmanager

@@ -133,20 +133,24 @@ def glob_regex(pattern: str) -> str:
         if part == "**":
             regex += r".+" if is_last else r"(?:[^/]+/)*"
         else:
-            regex += _part_regex(part) + ("" if is_last else "/")
+            regex += _with_literal(part) + ("" if is_last else "/")
     return regex
 
 
-def _part_regex(part: str) -> str:
+def _with_literal(part: str) -> str:
+    """Let a part with brackets also mean the name that has these brackets: `[2012-2015] trip`."""
+    regex, literal = _part_regex(part), _part_regex(part, has_classes=False)
+    return regex if regex == literal else f"(?:{regex}|{literal})"
+
+
+def _part_regex(part: str, *, has_classes: bool = True) -> str:
     regex, position = "", 0
     while position < len(part):
         char = part[position]
-        end = part.find("]", position + 2) if char == "[" else -1
-        if end > 0:
-            inside = part[position + 1 : end]
-            negated = inside[0] in "!^"
-            body = inside[negated:].replace("\\", r"\\").replace("[", r"\[").replace("^", r"\^")
-            regex += f"(?!/)[{'^' if negated else ''}{body.replace(']', chr(92) + ']')}]"
+        end = _class_end(part, position) if char == "[" and has_classes else -1
+        chars = _class_regex(part[position + 1 : end]) if end > 0 else None
+        if chars is not None:
+            regex += chars
             position = end
         elif char == "*":
             regex += "[^/]*"
@@ -156,6 +160,34 @@ def _part_regex(part: str) -> str:
             regex += re.escape(char)
         position += 1
     return regex
+
+
+def _class_end(part: str, start: int) -> int:
+    """Return where brackets close: a `]` that comes first in them is a character of the class."""
+    return part.find("]", start + 2 + (part[start + 1 : start + 2] in ("!", "^")))
+
+
+def _class_regex(inside: str) -> str | None:
+    """Translate what stands between brackets; None if that is no class, as in `[2019-12-25]`.
+
+    Every character is escaped: what else means something inside a class of `re` is only itself.
+    """
+    is_negated = inside[0] in "!^"
+    body = inside[1:] if is_negated else inside
+    if not body:
+        return None
+    chars, position = "", 0
+    while position < len(body):
+        first, last = body[position], body[position + 2 : position + 3]
+        if last and body[position + 1] == "-":
+            if first > last:
+                return None
+            chars += f"{re.escape(first)}-{re.escape(last)}"
+            position += 3
+        else:
+            chars += re.escape(first)
+            position += 1
+    return f"(?!/)[{'^' if is_negated else ''}{chars}]"
 
 
 def _any_of(regexes: Sequence[str]) -> re.Pattern[str]:
