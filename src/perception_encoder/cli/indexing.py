@@ -186,6 +186,8 @@ class _Work(NamedTuple):
     model: "EmbeddingModel"
     table: "Index"
     open_preparing: "Callable[[], Preparing] | None" = None
+    weights_to_note: str | None = None
+    """The model's name, where the index is to remember its weights once it has been created."""
 
 
 @contextmanager
@@ -200,7 +202,7 @@ def _work(
 ) -> "Iterator[_Work]":
     """Open the model, here or on a cluster, and the table."""
     if ray is None:
-        yield _Work(*_opened(path, name, options, preprocess))
+        yield _opened(path, name, options, preprocess)
         return
     from perception_encoder.distributed import on_cluster
     from perception_encoder.index import Index
@@ -218,7 +220,7 @@ def _work(
         ray, name, options, preprocess=preprocess, cores=ray_cores, expected=expected
     ) as place:
         say(f"pe: {place.plan} at {ray}")
-        table = table or Index.open_or_create(path, place.model.identity)
+        table = table or Index.open_or_prepare(path, place.model.identity)
         yield _Work(place.model, table, lambda: place.preparing(batch_size))
 
 
@@ -227,7 +229,7 @@ def _opened(
     name: str | None,
     options: "ComputeOptions",
     preprocess: PreprocessChoice | None,
-) -> "tuple[EmbeddingModel, Index]":
+) -> _Work:
     """Open the model and the table; of a table that exists, its own model is the default."""
     from perception_encoder.index import Index
     from perception_encoder.pipeline.query_model import note_weights, open_known_model
@@ -250,10 +252,10 @@ def _opened(
         compiled=options.compile,
         preprocess=preprocess,
     )
-    table = Index.open_or_create(path, model.identity)
-    if known is None:
+    table = Index.open_or_prepare(path, model.identity)
+    if known is None and table.is_created:
         note_weights(table, name)
-    return model, table
+    return _Work(model, table, weights_to_note=None if table.is_created else name)
 
 
 def _table_at(path: str) -> "Index | None":
@@ -277,8 +279,8 @@ def _run(
     from perception_encoder.cli.progress import ProgressDisplay
     from perception_encoder.pipeline import Run
 
-    model, table, open_preparing = work
-    run = Run(model, table, sources, options, open_preparing=open_preparing)
+    model, table = work.model, work.table
+    run = Run(model, table, sources, options, open_preparing=work.open_preparing)
     started = time.monotonic()
     try:
         with ProgressDisplay(run.progress) as display:
@@ -296,21 +298,25 @@ def _run(
             say(f"pe: {note}")
         say(_summary(run, table, time.monotonic() - started))
     sys.stdout.flush()  # who reads the lines of --watch need not wait for more
-    _settle(model, table, run)
+    _settle(work, run)
     return run.progress.counts["failed"] > 0
 
 
-def _settle(model: "EmbeddingModel", table: "Index", run: "Run") -> None:
+def _settle(work: _Work, run: "Run") -> None:
     """Do after a run what searches would otherwise wait for."""
     from perception_encoder.pipeline.calibration import keep_calibrated
+    from perception_encoder.pipeline.query_model import note_weights
 
     counts = run.progress.counts
     num_changed = counts["embedded"] + counts["reused"] + counts["pruned"]
     if not num_changed:
         return
+    table = work.table
+    if work.weights_to_note is not None:
+        note_weights(table, work.weights_to_note)
     # Without words there is nothing to calibrate by; searching by pictures needs none.
     with suppress(TokenizerNotFoundError, UnsupportedOperationError):
-        keep_calibrated(table, model, num_changed=num_changed)
+        keep_calibrated(table, work.model, num_changed=num_changed)
     if table.needs_optimize():
         say(f"{table.path}: being optimized for search; Ctrl-C leaves it as it is")
         table.optimize(older_than=_VERSIONS_KEPT)
@@ -318,6 +324,10 @@ def _settle(model: "EmbeddingModel", table: "Index", run: "Run") -> None:
 
 def _summary(run: "Run", table: "Index", seconds: float) -> str:
     counts = run.progress.counts
+    if not table.is_created:
+        failed = counts["failed"]
+        why = f"none of {failed:,} images could be read" if failed else "no images were found"
+        return f"{table.path}: {why}, so no index was created; {seconds:.1f} s"
     listed = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts) if counts[name])
     held = table.count()
     pictures = "1 picture" if held == 1 else f"{held:,} pictures"

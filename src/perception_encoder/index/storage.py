@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -34,9 +35,8 @@ def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
     """
     import lance
 
+    check_free(path)
     with storage_errors(path):
-        if not _is_free(path):
-            raise IndexExistsError(f"{path} holds other things; choose a new folder with --db")
         if not is_remote(path):
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         try:
@@ -47,6 +47,25 @@ def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
             raise IndexExistsError(
                 f"{path} is a table already; open it, or choose another folder with --db"
             ) from err
+
+
+def check_free(path: str) -> None:
+    """See whether a dataset can be created there.
+
+    Raises:
+        IndexExistsError: something else is there.
+        IndexStorageError: it cannot be read.
+    """
+    with storage_errors(path):
+        if not _is_free(path):
+            raise IndexExistsError(f"{path} holds other things; choose a new folder with --db")
+
+
+def empty_dataset(schema: pa.Schema) -> lance.LanceDataset:
+    """Return a dataset without rows that is in memory only."""
+    import lance
+
+    return lance.write_dataset(schema.empty_table(), f"memory://{uuid.uuid4().hex}")
 
 
 def open_dataset(path: str) -> lance.LanceDataset:

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
-from perception_encoder.errors import IndexMismatchError, IndexNotFoundError
+from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexNotFoundError
 from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.fit import fit_metadata
 from perception_encoder.index.known import KnownRows
+from perception_encoder.index.lock import writing
 from perception_encoder.index.optimize import Optimized, optimize_table
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import (
@@ -31,12 +32,21 @@ from perception_encoder.index.schema import (
 )
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import Snapshot
-from perception_encoder.index.storage import create_dataset, open_dataset, storage_errors
+from perception_encoder.index.storage import (
+    check_free,
+    create_dataset,
+    empty_dataset,
+    open_dataset,
+    storage_errors,
+)
 from perception_encoder.types import Embeddings, ModelIdentity
 
 if TYPE_CHECKING:
     import lance
     import pyarrow as pa
+
+
+_TRIES: Final = 50  # a fifth of a second each, for another process to be done with creating
 
 
 class Index:
@@ -46,10 +56,11 @@ class Index:
     shows what others have committed since. Several threads may read while one writes.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, path: str) -> None:
+    def __init__(self, dataset: lance.LanceDataset, path: str, *, is_created: bool = True) -> None:
         self.path: Final = path
+        self._is_created = is_created
         self.identity: Final = identity_of(dataset.schema, path)
-        self.vector_dtype: Final = vector_dtype_of(dataset.schema)
+        self.vector_dtype = vector_dtype_of(dataset.schema)
         self._searchers = Searchers(path)
         self._snapshot = Snapshot(dataset, path, self._searchers)
 
@@ -100,14 +111,54 @@ class Index:
         Raises:
             IndexMismatchError: it is another model's.
             IndexExistsError: something that is no table is there.
+            IndexBusyError: another process prepares one there, and has not created it yet.
             IndexStorageError: it cannot be read or written.
         """
+        index = cls.open_or_prepare(path, identity, vector_dtype=vector_dtype)
+        for left in reversed(range(_TRIES)):
+            if index.is_created:
+                break
+            try:
+                with writing(index.path):  # two that create at once could overwrite each other
+                    index.refresh()
+                    index.ensure_created()
+            except IndexBusyError:
+                if not left:
+                    raise
+                index.refresh()
+        return index
+
+    @classmethod
+    def open_or_prepare(
+        cls,
+        path: str | os.PathLike[str],
+        identity: ModelIdentity,
+        *,
+        vector_dtype: VectorDtype = "float16",
+    ) -> Self:
+        """Open the index and check its model, or prepare one that its first rows create.
+
+        Until then nothing is written to disk, and the index is empty.
+
+        Raises:
+            IndexMismatchError: it is another model's.
+            IndexExistsError: something that is no index is there.
+            IndexStorageError: it cannot be read.
+        """
+        location = os.fspath(path)
         try:
-            index = cls.open(path)
+            index = cls.open(location)
         except IndexNotFoundError:
-            return cls.create(path, identity, vector_dtype=vector_dtype)
+            check_free(location)
+            dataset = empty_dataset(table_schema(identity, vector_dtype))
+            return cls(dataset, location, is_created=False)
         index.check(identity)
         return index
+
+    @property
+    def is_created(self) -> bool:
+        """Whether there is anything on disk: false until the first rows of `open_or_prepare`."""
+        return self._is_created
 
     def check(self, identity: ModelIdentity) -> None:
         """Make sure that vectors of this model may be compared with the table's.
@@ -120,8 +171,15 @@ class Index:
 
     def refresh(self) -> None:
         """See what other processes have committed."""
-        dataset = open_dataset(self.path)
-        if not self._snapshot.is_of(dataset):  # a new one has to learn what searches know by now
+        try:
+            dataset = open_dataset(self.path)
+        except IndexNotFoundError:
+            if self._is_created:
+                raise
+            return
+        if not self._is_created:
+            self._adopt(dataset)
+        elif not self._snapshot.is_of(dataset):  # a new one has to learn what searches know by now
             self._snapshot = Snapshot(dataset, self.path, self._searchers)
 
     @property
@@ -192,7 +250,7 @@ class Index:
             IndexStorageError: writing failed; the rows are as before.
         """
         quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in ids)
-        if not quoted:
+        if not quoted or not self._is_created:
             return 0
         condition = f"id IN ({quoted})"
         dataset = open_dataset(self.path)
@@ -310,6 +368,19 @@ class Index:
         """Whether search would gain much: many small fragments, or many rows without searcher."""
         return self._snapshot.needs_optimize()
 
+    def ensure_created(self) -> None:
+        """Create on disk what was only prepared; the caller holds the lock."""
+        if not self._is_created:
+            self._adopt(create_dataset(self.path, self._snapshot.schema))
+
+    def _adopt(self, dataset: lance.LanceDataset) -> None:
+        found = identity_of(dataset.schema, self.path)
+        if found != self.identity:
+            raise IndexMismatchError(described_mismatch(self.path, found, self.identity))
+        self.vector_dtype = vector_dtype_of(dataset.schema)
+        self._snapshot = Snapshot(dataset, self.path, self._searchers)
+        self._is_created = True
+
     def _checked(self, rows: Sequence[Row], vectors: Embeddings) -> Embeddings:
         vectors = unit_vectors(vectors, self.identity.embed_dim, "vectors")
         if len(rows) != len(vectors):
@@ -320,6 +391,7 @@ class Index:
         self, rows: Sequence[Row], vectors: Embeddings
     ) -> tuple[lance.LanceDataset, pa.Table]:
         """Return the latest version, with all columns the rows need, and the rows laid out so."""
+        self.ensure_created()
         dataset = open_dataset(self.path)
         fields = new_fields(rows, dataset.schema)
         table = to_arrow(rows, vectors, with_fields(dataset.schema, fields))

@@ -81,7 +81,7 @@ class Committer:
     @property
     def is_due(self) -> bool:
         """Whether `finished` would begin a commit."""
-        return self._load.is_due
+        return self._load.is_due and not self._must_wait()
 
     def finished(self) -> list[Outcome]:
         """Begin a commit if one is due, and return the outcomes that have been written since.
@@ -89,7 +89,7 @@ class Committer:
         Raises:
             IndexStorageError: a commit failed; what was committed before it is kept.
         """
-        if self._load.is_due:
+        if self.is_due:
             self._collect()
             load, self._load = self._load, _Load()
             self._running = self._thread.submit(self._commit, load), load
@@ -116,6 +116,17 @@ class Committer:
             self._running = None
             self._finished += _outcomes_of(load)
 
+    def _must_wait(self) -> bool:
+        """Whether there is no index yet and nothing but failures to write: these create none.
+
+        Very many are written all the same, as they would not fit into memory.
+        """
+        return (
+            not self._index.is_created
+            and not self._load.rows
+            and len(self._load.outcomes) < _OUTCOMES_OF_A_COMMIT
+        )
+
     def _commit(self, load: _Load) -> None:
         for is_new, write in ((True, self._index.append), (False, self._index.add)):
             rows = [row for row in load.rows if row.is_new == is_new]
@@ -124,7 +135,8 @@ class Committer:
                 write(fitted, np.stack([row.vector for row in rows]))
                 self.left_out += left_out
         self._known.add_contents([row.row for row in load.rows])
-        self._log.append(_outcomes_of(load), self._run)
+        if self._index.is_created or len(load.outcomes) >= _OUTCOMES_OF_A_COMMIT:
+            self._log.append(_outcomes_of(load), self._run)
 
 
 def _outcomes_of(load: _Load) -> list[Outcome]:

@@ -23,6 +23,7 @@ from perception_encoder.pipeline.prepare import Prepared
 from perception_encoder.pipeline.preparing import Preparing, Threads
 from perception_encoder.pipeline.progress import Progress
 from perception_encoder.pipeline.sources import Source
+from perception_encoder.pipeline.sources.item import ReportingSource, notes_of
 
 _PATIENCE_SECONDS: Final = 1.0  # an incomplete batch waits so long for slow sources
 _DELETED_AT_ONCE: Final = 1000
@@ -113,6 +114,7 @@ class Run:
                 finally:
                     rest = committer.close()
                     self._count(rest)
+                    self.progress.notes += notes_of(self._sources)
                     self.progress.notes += _of_metadata(committer.left_out)
             self._count(pruned)
             yield from [*rest, *pruned]
@@ -175,25 +177,25 @@ class Run:
         self, feed: Feed, known: KnownRows, failures: Mapping[str, Outcome]
     ) -> tuple[list[Outcome], list[Place]]:
         """Find what sources no longer list: outcomes of what stays, and the rows to remove."""
-        vanished, gone, kept = list[Outcome](), list[Place](), Counter[str]()
+        vanished, gone = list[Outcome](), list[Place]()
+        empty, excluded = Counter[str](), Counter[str]()
         for place in known.unseen():
-            source = self._source_of(place.uri, place.member)
+            source, is_excluded = self._source_of(place.uri, place.member)
             if source is None:
                 continue
+            name = self._sources[source].name
             if self._options.prune and (self._options.prunes_all or feed.num_items_of[source]):
                 gone.append(place)
                 continue
-            kept[self._sources[source].name] += not feed.num_items_of[source]
-            vanished.append(Outcome(place.uri, "vanished", member=place.member))
-        for name, count in kept.items():
-            if count and self._options.prune:
-                self.progress.notes.append(
-                    f"{name}: nothing was found there, so its {count} rows are kept: a disk that "
-                    "is not mounted looks like this"
-                )
+            empty[name] += self._options.prune
+            if is_excluded:
+                excluded[name] += not self._options.prune
+            else:
+                vanished.append(Outcome(place.uri, "vanished", member=place.member))
+        self.progress.notes += _of_kept_rows(+empty, +excluded)
         for failure in failures.values():
             is_met = failure.id in feed.failures_met
-            if not is_met and self._source_of(failure.uri, failure.member) is not None:
+            if not is_met and self._source_of(failure.uri, failure.member)[0] is not None:
                 vanished.append(Outcome(failure.uri, "vanished", member=failure.member))
         return vanished, gone
 
@@ -205,12 +207,27 @@ class Run:
             self._index.delete(place.id for place in places[start : start + _DELETED_AT_ONCE])
         return outcomes
 
-    def _source_of(self, uri: str, member: str | None) -> int | None:
-        """Return which of the sources would list this, if it were still there."""
+    def _source_of(self, uri: str, member: str | None) -> tuple[int | None, bool]:
+        """Return which of the sources would list this, and whether it was told to leave it out."""
         for number, source in enumerate(self._sources):
             if source.covers(uri, member):
-                return number
-        return None
+                return number, False
+        for number, source in enumerate(self._sources):
+            if isinstance(source, ReportingSource) and source.leaves_out(uri, member):
+                return number, True
+        return None, False
+
+
+def _of_kept_rows(empty: Mapping[str, int], excluded: Mapping[str, int]) -> list[str]:
+    notes = [
+        f"{name}: nothing was found there, so its {count} rows are kept: a disk that "
+        "is not mounted looks like this"
+        for name, count in empty.items()
+    ]
+    return notes + [
+        f"{name}: {count:,} images that this run leaves out are in the index; --prune removes them"
+        for name, count in excluded.items()
+    ]
 
 
 def _of_metadata(left_out: Mapping[str, int]) -> list[str]:

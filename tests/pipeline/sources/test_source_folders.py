@@ -105,7 +105,7 @@ def test_a_class_of_characters_still_is_one(tmp_path):
     classes = {"[ab]": "ab", "[a-b]": "ab", "[!a-b]": "-]^", "[]]": "]", "[a-]": "-a", "[-a]": "-a",
                "[b^]": "^b", "[!]]": "-^ab"}  # fmt: skip
     for pattern, expected in classes.items():
-        found = [item for item in open_one(tmp_path / f"{pattern}.png").items()]
+        found = listed(tmp_path / f"{pattern}.png")
         assert below(tmp_path, found) == sorted(f"{char}.png" for char in expected), pattern
 
 

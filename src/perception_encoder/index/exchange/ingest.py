@@ -67,7 +67,8 @@ def import_table(
     location = os.fspath(path)
     dtype: VectorDtype = source.provenance.vector_dtype if source.provenance else "float16"
     with writing(location):
-        index = Index.open_or_create(location, identity, vector_dtype=dtype)
+        index = Index.open_or_prepare(location, identity, vector_dtype=dtype)
+        index.ensure_created()
         known = _Known(index)
         num_replaced = num_normalised = done = 0
         for block in source.blocks():

@@ -6,13 +6,13 @@ new link never renames what is indexed already. A link to a folder above the top
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from perception_encoder.pipeline.sources.files import file_item
 from perception_encoder.pipeline.sources.item import Item, broken
-from perception_encoder.pipeline.sources.select import Selection, is_picture
+from perception_encoder.pipeline.sources.select import Selection, is_picture, system_note
 
 _Identity: TypeAlias = tuple[int, int]
 
@@ -32,10 +32,12 @@ class FolderSource:
         self._prefix = os.path.join(self._top, "")
         self._selection = selection
         self._unread = set[str]()
+        self._system = Counter[str]()
 
     def items(self) -> Iterator[Item]:
         """List the pictures: of each folder its own in sorted order, then its folders'."""
         self._unread.clear()
+        self._system.clear()
         seen = _with_parents(self._top)
         starts = deque([self._top])
         while starts:  # first the top, then the links that were met on the way
@@ -71,6 +73,16 @@ class FolderSource:
             os.path.isdir(uri) and uri not in self._unread
         )
 
+    def notes(self) -> list[str]:
+        """Say which folders of systems were left out."""
+        return system_note(self.name, self._system)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:
+        """Say whether this file is left out by a pattern, or lies in a system's folder."""
+        if member is not None or not uri.startswith(self._prefix):
+            return False
+        return self._selection.leaves_out(self._relative(uri))
+
     def _scan(self, folder: str, seen: set[_Identity]) -> "_Found":
         """Read one folder's names.
 
@@ -94,6 +106,8 @@ class FolderSource:
         if entry.is_dir(follow_symlinks=False):
             if self._selection.enters(path):
                 found.folders.append(entry.name)
+            elif self._selection.is_system(path):
+                self._system[entry.name] += 1
         elif entry.is_symlink() and _leads_to_folder(entry):
             if self._selection.enters(path):
                 found.links.append(entry.name)

@@ -1,9 +1,9 @@
 """What a source lists and what every source can do. Knows no files, archives or networks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, runtime_checkable
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue, item_name, row_id
@@ -74,6 +74,29 @@ class Source(Protocol):
         answer is no: a picture must not be taken for gone because a disk was.
         """
         ...
+
+
+@runtime_checkable
+class ReportingSource(Source, Protocol):
+    """A source that tells of what it has left out. Both are asked when `items` has ended."""
+
+    def notes(self) -> list[str]:
+        """Say what `items` has left out, and how many: sentences for a person."""
+        ...
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:
+        """Say whether `items` would list this one, were it not for what it was told to leave out.
+
+        In doubt the answer is no.
+        """
+        ...
+
+
+def notes_of(sources: Iterable[Source]) -> list[str]:
+    """Return what sources have to say when they have been listed."""
+    return [
+        note for source in sources if isinstance(source, ReportingSource) for note in source.notes()
+    ]
 
 
 def broken(uri: str, message: str, *, member: str | None = None, is_remote: bool = False) -> Item:

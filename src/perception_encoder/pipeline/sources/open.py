@@ -37,6 +37,7 @@ class _File:
     uri: str
     item: Callable[[], Item]
     once_held: Callable[[str], bool] = lambda _: False
+    leaves_out: Callable[[str], bool] = lambda _: False
 
 
 def open_sources(
@@ -93,14 +94,12 @@ class _Opener:
         if files[0].kind == "picture":
             return NamedSource(name, [file.item for file in files])
         uris = [file.uri for file in files]
-        patterns = {file.once_held for file in files}
-
-        def once_held(uri: str) -> bool:
-            return any(held(uri) for held in patterns)
-
+        once_held = _any_of([file.once_held for file in files])
+        leaves_out = _any_of([file.leaves_out for file in files])
         if files[0].kind == "tar":
-            return TarSource(name, uris, self._access, once_held)
-        table = TableSource(name, uris, self._access, self._options.column, once_held)
+            return TarSource(name, uris, self._access, once_held, leaves_out)
+        column = self._options.column
+        table = TableSource(name, uris, self._access, column, once_held, leaves_out)
         table.check()
         return table
 
@@ -186,13 +185,22 @@ class _Opener:
         def once_held(uri: str) -> bool:
             return folder.covers(uri, None)
 
+        def leaves_out(uri: str) -> bool:
+            return folder.leaves_out(uri, None)
+
         for item in files:
-            yield _File(kind, name, item.uri, partial(self._access.item, item.uri), once_held)
+            make = partial(self._access.item, item.uri)
+            yield _File(kind, name, item.uri, make, once_held, leaves_out)
 
     def _selection(self, glob: str | None) -> Selection:
         # A glob that spells a dot at a name's start means hidden ones.
         hidden = self._options.include_hidden or (glob is not None and "/." in f"/{glob}")
         return Selection(Excludes(self._options.exclude), hidden, glob)
+
+
+def _any_of(conditions: Sequence[Callable[[str], bool]]) -> Callable[[str], bool]:
+    unique = list(dict.fromkeys(conditions))
+    return lambda uri: any(condition(uri) for condition in unique)
 
 
 def _kind(uri: str) -> _FileKind:

@@ -1,12 +1,14 @@
 """Pictures below a folder or prefix on an object store or another server."""
 
+import posixpath
+from collections import Counter
 from collections.abc import Iterator
 
 from perception_encoder.errors import ImageError
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, is_unicode
 from perception_encoder.pipeline.sources.remote import Entry
-from perception_encoder.pipeline.sources.select import Selection
+from perception_encoder.pipeline.sources.select import Selection, system_note
 
 
 class RemoteFolderSource:
@@ -25,10 +27,12 @@ class RemoteFolderSource:
         self._selection = selection
         self._access = access
         self._unread = set[str]()
+        self._system = Counter[str]()
 
     def items(self) -> Iterator[Item]:
         """List the pictures: of each folder its own in sorted order, then its folders'."""
         self._unread.clear()
+        self._system.clear()
         folders = [self._top]
         while folders:
             folder = folders.pop()
@@ -42,7 +46,7 @@ class RemoteFolderSource:
             folders += (
                 entry.url.rstrip("/") + "/"
                 for entry in reversed(entries)
-                if entry.is_folder and self._selection.enters(self._relative(entry.url))
+                if entry.is_folder and self._enters(entry)
             )
 
     def covers(self, uri: str, member: str | None) -> bool:
@@ -52,6 +56,24 @@ class RemoteFolderSource:
         if any(uri.startswith(folder) for folder in self._unread):
             return False
         return self._selection.covers(self._relative(uri))
+
+    def notes(self) -> list[str]:
+        """Say which folders of systems were left out."""
+        return system_note(self.name, self._system)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:
+        """Say whether this file is left out by a pattern, or lies in a system's folder."""
+        if member is not None or not uri.startswith(self._top):
+            return False
+        return self._selection.leaves_out(self._relative(uri))
+
+    def _enters(self, entry: Entry) -> bool:
+        path = self._relative(entry.url)
+        if self._selection.enters(path):
+            return True
+        if self._selection.is_system(path):
+            self._system[posixpath.basename(path)] += 1
+        return False
 
     def _items(self, entries: list[Entry]) -> Iterator[Item]:
         for entry in entries:

@@ -5,8 +5,9 @@ A path here is relative to the top of the search, with `/` between its parts.
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -14,6 +15,16 @@ from perception_encoder.index import IMAGE_SUFFIXES
 
 MAGIC: Final = re.compile(r"[*?\[]")
 """What makes a name a glob."""
+
+SYSTEM_FOLDERS: Final = frozenset(
+    (
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", ".@__thumb",
+        "~snapshot", ".snapshot", "$recycle.bin", "system volume information", "lost+found",
+        "__macosx", ".appledouble", ".trashes", ".thumbnails",
+    )
+)  # fmt: skip
+"""Where NAS and operating systems keep thumbnails, deleted files and snapshots beside images, in
+small letters. They are left out unless hidden names are asked for."""
 
 _NOTHING: Final = re.compile(r"(?!)")
 
@@ -59,17 +70,19 @@ class Selection:
 
     Attributes:
         excludes: what to leave out.
-        include_hidden: also enter and list names that begin with a dot.
+        include_hidden: also enter and list names that begin with a dot, and `SYSTEM_FOLDERS`.
         glob: paths must match this pattern, in which `**` stands for any number of folders.
+        enters_system: enter `SYSTEM_FOLDERS` in any case.
     """
 
     excludes: Excludes = field(default_factory=lambda: Excludes(()))
     include_hidden: bool = False
     glob: str | None = None
+    enters_system: bool = False
 
     def enters(self, path: str) -> bool:
         """Say whether to look into a folder, those above it not considered."""
-        if self._is_hidden(path) or self.excludes.has_folder(path):
+        if self._is_hidden(path) or self.is_system(path) or self.excludes.has_folder(path):
             return False
         return self.glob is None or self._may_hold_matches(path)
 
@@ -88,6 +101,33 @@ class Selection:
         parts = path.split("/")
         folders = ("/".join(parts[:count]) for count in range(1, len(parts)))
         return self.lists(path) and all(self.enters(folder) for folder in folders)
+
+    def leaves_out(self, path: str) -> bool:
+        """Say whether `excludes` or `SYSTEM_FOLDERS` are what keeps a search from this file.
+
+        A hidden file is left out so only where a pattern says it: not for being hidden.
+        """
+        if self.covers(path):
+            return False
+        parts = path.split("/")
+        folders = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        is_excluded = self.excludes.has_file(path) or any(map(self.excludes.has_folder, folders))
+        without = replace(
+            self,
+            excludes=Excludes(()),
+            enters_system=True,
+            include_hidden=self.include_hidden or is_excluded,
+        )
+        return without.covers(path)
+
+    def is_system(self, path: str) -> bool:
+        """Say whether a folder is one of `SYSTEM_FOLDERS` that nobody has asked for or excluded."""
+        name = posixpath.basename(path)
+        if self.include_hidden or self.enters_system or name.lower() not in SYSTEM_FOLDERS:
+            return False
+        if self.excludes.has_folder(path):
+            return False
+        return self.glob is None or name not in self.glob.split("/")
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
@@ -188,6 +228,18 @@ def _class_regex(inside: str) -> str | None:
             chars += re.escape(first)
             position += 1
     return f"(?!/)[{'^' if is_negated else ''}{chars}]"
+
+
+def system_note(name: str, left_out: Counter[str]) -> list[str]:
+    """Say which of `SYSTEM_FOLDERS` a search has met, by their names; hidden ones go unsaid."""
+    shown = {folder: n for folder, n in left_out.items() if not folder.startswith(".")}
+    if not shown:
+        return []
+    folders = ", ".join(f"{folder} ({count:,})" for folder, count in sorted(shown.items()))
+    return [
+        f"{name}: left out folders that a NAS or system keeps: {folders}; name one to index it, or "
+        "give --include-hidden for all"
+    ]
 
 
 def _any_of(regexes: Sequence[str]) -> re.Pattern[str]:

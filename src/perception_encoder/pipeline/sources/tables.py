@@ -45,6 +45,7 @@ class TableSource:
         access: reads them.
         column: the column with the pictures; found by its name or type if None.
         once_held: says which other tables the name would have meant, had they existed.
+        leaves_out: says which other tables the name means that are to be left out.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class TableSource:
         access: Access,
         column: str | None,
         once_held: Callable[[str], bool] = lambda _: False,
+        leaves_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.name = name
         self._uris = uris
@@ -61,6 +63,8 @@ class TableSource:
         self._access = access
         self._column = column
         self._once_held = once_held
+        self._leaves_out = leaves_out
+        self._notes: list[str] = []
         self._damaged = set[str]()
 
     def check(self) -> None:
@@ -79,6 +83,7 @@ class TableSource:
     def items(self) -> Iterator[Item]:
         """List the pictures of each table in its own order."""
         self._damaged.clear()
+        self._notes.clear()
         for uri in self._uris:
             try:
                 yield from table_at(uri, self._access).items(self._find_column(uri))
@@ -91,6 +96,14 @@ class TableSource:
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
         """Say whether `items` would list this row; of pictures elsewhere that is never known."""
         return uri not in self._damaged and (uri in self._known or self._once_held(uri))
+
+    def notes(self) -> list[str]:
+        """Say what of the tables was left out."""
+        return list(self._notes)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
+        """Say whether the table is left out by a pattern."""
+        return uri not in self._known and self._leaves_out(uri)
 
     def _find_column(self, uri: str) -> str:
         return picture_column(uri, table_at(uri, self._access).kinds(), self._column)

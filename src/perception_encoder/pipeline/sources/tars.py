@@ -38,6 +38,7 @@ class TarSource:
         uris: absolute paths or URLs.
         access: reads them.
         once_held: says which other archives the name would have meant, had they existed.
+        leaves_out: says which other archives the name means that are to be left out.
     """
 
     def __init__(
@@ -46,17 +47,21 @@ class TarSource:
         uris: Sequence[str],
         access: Access,
         once_held: Callable[[str], bool] = lambda _: False,
+        leaves_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.name = name
         self._uris = uris
         self._known = frozenset(uris)
         self._access = access
         self._once_held = once_held
+        self._leaves_out = leaves_out
+        self._notes: list[str] = []
         self._damaged = set[str]()
 
     def items(self) -> Iterator[Item]:
         """List the pictures of each archive in its own order."""
         self._damaged.clear()
+        self._notes.clear()
         for uri in self._uris:
             try:
                 yield from self._pictures(uri)
@@ -71,6 +76,14 @@ class TarSource:
             return False
         is_ours = uri in self._known or self._once_held(uri)
         return is_ours and (member is None or is_picture(member))
+
+    def notes(self) -> list[str]:
+        """Say what of the archives was left out."""
+        return list(self._notes)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
+        """Say whether the archive is left out by a pattern."""
+        return uri not in self._known and self._leaves_out(uri)
 
     def _pictures(self, uri: str) -> Iterator[Item]:
         mtime = self._access.facts(uri).mtime
