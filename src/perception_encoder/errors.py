@@ -22,6 +22,8 @@ Everything else is below, and each message says what happened, to which item, an
     ├── SourceError                 where pictures were to come from cannot be used
     │   └── SourceNotFoundError         there is no such file, folder or URL (also a
     │                                   FileNotFoundError)
+    ├── TextError                   what should be text is none: an argument, a file of labels
+    ├── OutputError                 a file of results cannot be written (also an OSError)
     ├── UnknownModelError           no model of that name
     ├── CheckpointError             weights that do not fit, are damaged or incomplete
     ├── DownloadError               the hub could not be reached or answered wrongly
@@ -129,6 +131,14 @@ class SourceError(PerceptionEncoderError):
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
     """A source names a file, folder or URL that does not exist."""
+
+
+class TextError(PerceptionEncoderError):
+    """A text, or a file of labels, queries or names, is no text, cannot be read, or is too long."""
+
+
+class OutputError(PerceptionEncoderError, OSError):
+    """A file of results cannot be written: disk full, no folder, no permission."""
 
 
 class UnknownModelError(PerceptionEncoderError):

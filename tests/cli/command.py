@@ -1,17 +1,28 @@
 """Runs `pe` as people do: a process of its own, with a home of its own and without network."""
 
+import io
 import json
+import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
 
 import httpx2
+
+from perception_encoder.auto import AutoModel
+
+# In one process a model is opened once for all commands.
+_opened = cache(AutoModel.from_pretrained)
 
 PE = (sys.executable, "-m", "perception_encoder.cli")
 
@@ -38,6 +49,61 @@ def pe_ending(
     done = pe(*arguments, folder=folder, **environment)
     assert done.returncode == returns, done.stderr
     return done
+
+
+class Ended(NamedTuple):
+    """How a command ended that ran in this process."""
+
+    code: int
+    out: bytes
+    err: str
+
+    def records(self) -> list[dict[str, object]]:
+        """Return its JSON lines, read strictly: without NaN, in valid UTF-8."""
+        return [_strictly(line) for line in self.out.decode().splitlines()]
+
+
+def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> Ended:
+    """Run `pe` in this process, which saves the time of a start.
+
+    Args:
+        arguments: as on the command line.
+        given: on standard input.
+        encoding: of standard output, as PYTHONIOENCODING sets it.
+    """
+    from perception_encoder.cli.main import main
+    from perception_encoder.embedder import EmbeddingModel
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+    streams = {"stdin": io.TextIOWrapper(io.BytesIO(given)), "stdout": out, "stderr": err}
+    handler, code = signal.getsignal(signal.SIGTERM), 0
+    with (
+        patch.multiple(sys, argv=["pe", *arguments], **streams),
+        patch.object(logging.getLogger(), "handlers", []),
+        patch("gc.freeze"),
+        patch("perception_encoder.auto.AutoModel.from_pretrained", _opened),
+        patch.object(EmbeddingModel, "close"),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            out.flush()
+            err.flush()
+    written = [stream.buffer.getvalue() for stream in (out, err)]  # type: ignore[attr-defined]
+    return Ended(code, written[0], written[1].decode())
+
+
+def _strictly(line: str) -> dict[str, object]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    record: dict[str, object] = json.loads(line, parse_constant=refuse)
+    json.dumps(record, ensure_ascii=False).encode()  # fails at lone surrogates
+    return record
 
 
 def started(

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from PIL import Image, ImageDraw
 
 from perception_encoder.analysis.lettering import Lettering
+from perception_encoder.analysis.whole_file import whole_file
 from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.modes import to_rgb, upright
@@ -118,12 +119,12 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
         ImageWriteError: it cannot be saved there, or the ending is no picture's.
     """
     try:
-        picture.save(path, quality=_JPEG_QUALITY)
-    except (OSError, ValueError) as err:
+        with whole_file(path, ImageWriteError) as partial:
+            picture.save(partial, quality=_JPEG_QUALITY)
+    except ValueError as err:
         name = os.fsdecode(path)
         raise ImageWriteError(
-            f"{name}: the picture cannot be saved: {err}; choose a folder that exists and a name "
-            "that ends in .png or .jpg",
+            f"{name}: the image cannot be saved: {err}; choose a name that ends in .png or .jpg",
             item=name,
         ) from err
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perception_encoder.analysis.whole_file import whole_file
 from perception_encoder.errors import ExchangeError
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR
@@ -41,18 +41,15 @@ def write_labelled(
     fields = [index.schema.field(name) for name in own]
     fields += [pa.field(name, column.type) for name, column in columns.items()]
     schema = pa.schema(fields)
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.part-{os.getpid()}")
     start = 0
-    try:
-        with pq.ParquetWriter(partial, schema) as writer:
-            for batch in index.scan(own, where=where):
-                further = [column.slice(start, len(batch)) for column in columns.values()]
-                laid_out = [*(batch[name] for name in own), *further]
-                writer.write_batch(pa.record_batch(laid_out, schema=schema))
-                start += len(batch)
-        partial.replace(target)
-    except OSError as err:
-        raise ExchangeError(f"{target} cannot be written: {err}; check folder and rights") from err
-    finally:
-        partial.unlink(missing_ok=True)
+    # Arrow takes no name that is not valid Unicode, but any open file.
+    with (
+        whole_file(path, ExchangeError) as partial,
+        partial.open("wb") as file,
+        pq.ParquetWriter(file, schema) as writer,
+    ):
+        for batch in index.scan(own, where=where):
+            further = [column.slice(start, len(batch)) for column in columns.values()]
+            laid_out = [*(batch[name] for name in own), *further]
+            writer.write_batch(pa.record_batch(laid_out, schema=schema))
+            start += len(batch)

@@ -14,6 +14,7 @@ Labels: TypeAlias = dict[str, tuple[str, ...]]
 """The names that the model reads, by the label that results have."""
 
 _COMMENT: Final = "#"
+_MOST_DIGITS: Final = 9  # of a class's number; Python refuses to read thousands of them
 
 
 def listed_labels(text: str) -> Labels:
@@ -40,8 +41,19 @@ def labels_in(text: str) -> Labels:
     return _collected(_of_lines(text))
 
 
+def gap_in(text: str) -> int | None:
+    """Return the number of the first empty line that has a label after it, in a file of lines.
+
+    Where classes are numbers they mean lines, and an empty line that is left out would shift them.
+    """
+    if text.lstrip().startswith(("{", "[")):
+        return None
+    lines = text.rstrip().split("\n")
+    return next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+
+
 def _of_lines(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for line in text.splitlines():
+    for line in text.split("\n"):  # `splitlines` would cut names at other signs too
         written = f" {line}".partition(f" {_COMMENT}")[0].strip()
         if not written:
             continue
@@ -51,10 +63,10 @@ def _of_lines(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _of_json(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=tuple)  # a label that comes twice stays twice
     except (ValueError, RecursionError) as err:
         raise ValueError(f"this is no JSON: {err}") from err
-    pairs = found.items() if isinstance(found, dict) else [(label, label) for label in found]
+    pairs = found if isinstance(found, tuple) else [(label, label) for label in found]
     for label, names in pairs:
         listed = [names] if isinstance(names, str) else names
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
@@ -117,7 +129,7 @@ def labels_of_classes(
         given = labels_named(found)
     number_of = {label: number for number, label in enumerate(given)}
     for name in set(classes) - set(number_of):
-        if not name.isdecimal() or int(name) >= len(given):
+        if not name.isdecimal() or len(name) > _MOST_DIGITS or int(name) >= len(given):
             raise ValueError(f"the class {name!r} is not among the labels")
         number_of[name] = int(name)
     return given, [number_of[name] for name in classes]

@@ -22,6 +22,7 @@ from PIL import Image
 from perception_encoder.analysis.contact_sheet import SheetImage
 from perception_encoder.analysis.preference import Numbers
 from perception_encoder.analysis.tiles import read_tiles
+from perception_encoder.analysis.whole_file import whole_file
 from perception_encoder.errors import ImageWriteError
 from perception_encoder.index import Row
 
@@ -101,18 +102,9 @@ def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathL
         "sizes": atlas.sizes,
         "sheets": list(atlas.sheets()),
     }
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.part-{os.getpid()}")
-    try:
-        partial.write_text(_filled(data), encoding="utf-8")
-        partial.replace(target)
-    except OSError as err:
-        raise ImageWriteError(
-            f"{target}: the page cannot be written: {err}; check folder and rights",
-            item=str(target),
-        ) from err
-    finally:
-        partial.unlink(missing_ok=True)
+    text = _filled(data)
+    with whole_file(path, ImageWriteError) as partial:
+        partial.write_text(text, encoding="utf-8")
     return atlas.num_gone
 
 

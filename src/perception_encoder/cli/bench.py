@@ -13,6 +13,7 @@ from perception_encoder import __version__
 from perception_encoder.cli.bench_edge import bench_edge
 from perception_encoder.cli.options import DeviceOption, JsonOption
 from perception_encoder.cli.output import say, short, write_json, write_table
+from perception_encoder.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from perception_encoder.pipeline.bench import Drift, Row
@@ -115,6 +116,7 @@ def bench(
     _check_one(device)
     if plot is not None:
         check_plot(plot)
+        check_file(plot)
     options = BenchOptions(
         **({"models": model} if model else {}),
         backends=[choice.value for choice in backend] if backend else None,
@@ -142,7 +144,7 @@ def bench(
         raise typer.Exit(1)
     if not as_json:
         write_table(_HEADER, [_cells(row) for row in rows])
-        say(f"\n{_LEGEND}")
+        say("", *_LEGEND.splitlines())
         _say_what_was_made_up(rows)
     if plot is not None:
         plot_speed(rows, plot, title=f"Perception Encoder on {_machine()}")

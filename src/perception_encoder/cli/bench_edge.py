@@ -50,7 +50,7 @@ def bench_edge(options: "EdgeOptions", surroundings: Mapping[str, str], *, as_js
         raise typer.Exit(1)
     if not as_json:
         write_table(_HEADER, [_cells(row) for row in rows])
-        say(f"\n{_LEGEND}")
+        say("", *_LEGEND.splitlines())
 
 
 def _cells(row: "EdgeRow") -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from perception_encoder.cli.output import pictures, say, write_json, write_line
+from perception_encoder.cli.output import pictures, say, write_json, write_line, write_path
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.zero_shot import LabelScore, LabelScores
@@ -33,7 +33,7 @@ class Wanted:
         only: labels whose pictures are shown, `NO_LABEL` among them; empty for all.
         as_json: one object a line.
         paths: names only, and without `only` those of pictures with a label.
-        end: what ends a name.
+        null: NUL ends a name, not a newline.
         sheet: where to draw.
         move_to: where pictures are moved into a folder for each label; then moves are written in
             place of results.
@@ -45,7 +45,7 @@ class Wanted:
     only: frozenset[str]
     as_json: bool
     paths: bool
-    end: str
+    null: bool
     sheet: Path | None
     move_to: Path | None
     dry_run: bool
@@ -118,7 +118,7 @@ class Results:
 
     def _write(self, row: "Row", best: "Sequence[LabelScore]", label: str) -> None:
         if self._wanted.paths:
-            write_line(row.name, end=self._wanted.end)
+            write_path(row.name, null=self._wanted.null)
         elif self._wanted.as_json:
             write_json(_record(row, best, label))
         else:

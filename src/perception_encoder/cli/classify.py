@@ -35,6 +35,7 @@ from perception_encoder.cli.options import (
     table_path,
 )
 from perception_encoder.cli.output import say
+from perception_encoder.cli.outputs import check_sheet
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.labels import Labels
@@ -127,8 +128,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         raise typer.BadParameter("--db and --where are for a table's pictures: name no others")
     if not sources and (exclude or column or (null and not paths)):
         raise typer.BadParameter("--exclude, --column and -0 go with pictures that are named")
-    if sheet is not None and not sheet.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{sheet.parent}: no such folder")
+    check_sheet(sheet)
     check_moving(move_to, dry_run=dry_run, yes=yes)
     named = _labels(labels, labels_file, only or ())
     templates = checked_templates(template)
@@ -162,7 +162,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         only=frozenset(only or ()),
         as_json=as_json,
         paths=paths,
-        end="\0" if null else "\n",
+        null=null,
         sheet=sheet,
         move_to=move_to,
         dry_run=dry_run,

@@ -24,6 +24,7 @@ from perception_encoder.cli.options import (
     table_path,
 )
 from perception_encoder.cli.output import say, write_json, write_table
+from perception_encoder.cli.outputs import check_file, check_sheet
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.preference import Numbers
@@ -64,6 +65,8 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     """
     from perception_encoder.index import Index
 
+    check_sheet(sheet)
+    check_file(parquet)
     index = Index.open(table_path(db))
     named = named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device

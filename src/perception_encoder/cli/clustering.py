@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perception_encoder.cli.output import say
+from perception_encoder.cli.text_files import lines_of, read_text
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -136,7 +137,7 @@ def _words(names: str, index: "Index", where: str | None) -> list[str]:
 
 
 def _lines(file: "Traversable") -> list[str]:
-    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in lines_of(read_text(file)))
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 

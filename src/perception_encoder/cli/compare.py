@@ -1,7 +1,7 @@
 """`pe compare`: how alike pictures and texts are."""
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,13 @@ from perception_encoder.cli.options import (
     ModelOption,
     open_model,
 )
-from perception_encoder.cli.output import write_json, write_table
+from perception_encoder.cli.output import say, write_json, write_table
+from perception_encoder.cli.text_files import problem_of
+from perception_encoder.errors import ImageError, TextError
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.types import Embeddings
 
 
 def compare(
@@ -24,29 +30,48 @@ def compare(
 ) -> None:
     """Print the cosine of the first item with each of the others, best first.
 
-    An argument that is the name of a picture is a picture, anything else is a text.
+    An argument that is the name of a picture is a picture, anything else is a text. One of the
+    others that cannot be used is reported, and the exit code is 1.
 
     Examples:
         pe compare dog.jpg "a dog" "a cat" "a truck"
         pe compare dog.jpg other.jpg
     """
-    from perception_encoder.preprocess.image_strings import refuse_image
-
-    items = [first, *others]
-    for number, item in enumerate(items, 1):
-        refuse_image(item, item=f"argument {number}")
+    _check(first, 1)
     loaded = open_model(model, device=device)
-    vectors = []
-    for item in items:
-        embed = loaded.embed_image if _is_picture(item) else loaded.embed_text
-        vectors.append(embed(item))
-    scores = [float(loaded.similarity(vectors[0], vector)[0, 0]) for vector in vectors[1:]]
-    ranked = sorted(zip(scores, others, strict=True), key=lambda pair: -pair[0])
+    vector = _embedded(loaded, first)
+    scores: list[tuple[float, str]] = []
+    for number, item in enumerate(others, 2):
+        try:
+            _check(item, number)
+            scores.append((float(loaded.similarity(vector, _embedded(loaded, item))[0, 0]), item))
+        except (ImageError, TextError) as err:
+            say(f"pe: {err}")
+    ranked = sorted(scores, key=lambda pair: -pair[0])
     if as_json:
         for score, item in ranked:
             write_json({"item": item, "score": round(score, 6)})
-    else:
+    elif ranked:
         write_table(["score", "item"], [[f"{score:.4f}", item] for score, item in ranked])
+    num_failed = len(others) - len(ranked)
+    if num_failed:
+        if len(others) > 1:
+            say(f"pe: {num_failed} of {len(others)} items not compared")
+        raise typer.Exit(1)
+
+
+def _check(item: str, number: int) -> None:
+    """Refuse a text that is none.
+
+    Raises:
+        TextError: it is not valid, or an encoded image.
+    """
+    if not _is_picture(item) and (problem := problem_of(item, f"argument {number}")):
+        raise TextError(problem)
+
+
+def _embedded(model: "EmbeddingModel", item: str) -> "Embeddings":
+    return model.embed_image(item) if _is_picture(item) else model.embed_text(item)
 
 
 def _is_picture(item: str) -> bool:

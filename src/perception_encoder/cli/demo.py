@@ -55,10 +55,11 @@ def demo(
         answers = search(table, queries, SearchOptions(k=_HITS), leave_out_own=True)
         rows = []
         for words, query, found in zip(_QUERIES, queries, answers, strict=True):
-            write_line(f"\n{' '.join(words)}")
+            write_line("", " ".join(words))
             hits = [SheetHit(f.hit.uri, f.hit.score, Path(f.hit.uri).stem) for f in found]
             for hit in hits:
                 write_line(f"  {hit.score:.3f}  {hit.label}")
             rows.append(SheetRow(hits, text=query.text, image=query.picture))
         contact_sheet(rows, sheet)
-    say(f"\n{sheet}: the queries and their hits; {time.monotonic() - started:.1f} s in all")
+    seconds = time.monotonic() - started
+    say("", f"{sheet}: the queries and their hits; {seconds:.1f} s in all")

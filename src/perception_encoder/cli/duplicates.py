@@ -17,7 +17,8 @@ from perception_encoder.cli.options import (
     check_moving,
     table_path,
 )
-from perception_encoder.cli.output import say, write_json, write_line, write_table
+from perception_encoder.cli.output import say, write_json, write_line, write_path, write_table
+from perception_encoder.cli.outputs import check_file, check_sheet
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup, Duplicates, Tier
@@ -89,6 +90,8 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     is_cautious = tier is None and leads_to_removal
     tier = tier or ("pixels" if is_cautious else "near")
     check_moving(move_to, dry_run=dry_run, yes=yes)
+    check_file(script)
+    check_sheet(sheet)
     from perception_encoder.analysis.duplicates import find_duplicates
     from perception_encoder.index import Index
 
@@ -103,7 +106,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     if move_to is not None:
         _move(found.groups, move_to, dry_run=dry_run, as_json=as_json)
     elif paths or null:
-        _write_paths(found.groups, end="\0" if null else "\n")
+        _write_paths(found.groups, null=null)
     elif as_json:
         _write_json(found.groups)
     elif found.groups:
@@ -126,13 +129,13 @@ def _read(row: "Row") -> bytes:
     return read_picture(row.uri, row.member, row.offset)
 
 
-def _write_paths(groups: "Sequence[DuplicateGroup]", *, end: str) -> None:
+def _write_paths(groups: "Sequence[DuplicateGroup]", *, null: bool) -> None:
     from perception_encoder.analysis.moving import can_be_moved
 
     rows = [other.row for group in groups for other in group.others]
     for row in rows:
         if can_be_moved(row):
-            write_line(row.uri, end=end)
+            write_path(row.uri, null=null)
     num_inside = sum(not can_be_moved(row) for row in rows)
     if num_inside:
         say(f"{num_inside} in archives or at URLs are not listed: --json does")
@@ -173,8 +176,10 @@ def _shown(row: "Row") -> tuple[str, str, str]:
 
 def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
     from perception_encoder.analysis.removal import removal_script
+    from perception_encoder.analysis.whole_file import whole_file
 
-    path.write_text(removal_script(groups), encoding="utf-8")
+    with whole_file(path) as partial_file:
+        partial_file.write_text(removal_script(groups), encoding="utf-8")
     say(f"{path}: read it, then run it with sh; nothing has been removed")
 
 

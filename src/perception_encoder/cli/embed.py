@@ -1,11 +1,12 @@
 """`pe embed`: vectors of pictures and texts to a file or to stdout."""
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from perception_encoder.cli.embedded import Format, write_vectors
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
@@ -17,13 +18,24 @@ from perception_encoder.cli.options import (
     PreprocessOption,
     open_model,
 )
-from perception_encoder.cli.output import say, write_json
+from perception_encoder.cli.output import say
+from perception_encoder.cli.outputs import check_file
+from perception_encoder.cli.text_files import problem_of, read_list
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.types import Embeddings
 
-Format = Literal["jsonl", "npy", "parquet"]
+
+class Given(NamedTuple):
+    """A text or a file name; `line` of standard input, 0 for an argument."""
+
+    value: str
+    line: int = 0
+
+    def place(self, position: int) -> str:
+        """What messages call it where its value says nothing."""
+        return f"standard input, line {self.line}" if self.line else f"item {position + 1}"
 
 
 def embed(  # noqa: PLR0913  one parameter for each option
@@ -51,24 +63,22 @@ def embed(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Embed pictures (or texts with --text) as unit vectors.
 
+    An item that cannot be embedded is reported, and the exit code is 1; the others are written. A
+    .npy has a row for each item in their order: NaN for those. The other formats name their items
+    and leave those out. Each line of stdin is an item; an empty one is an empty text, but no file.
+
     Examples:
         pe embed *.jpg -o vectors.npy
         find . -name '*.png' -print0 | pe embed -0 - -o vectors.parquet
         pe embed --text "a red heart" "a dog"
     """
-    names = _expand(items or ["-"], separator="\0" if null else "\n")
-    if not names:
+    given = _expand(items or ["-"], null=null)
+    if not given:
         raise typer.BadParameter("nothing to embed: give files, texts, or lines on stdin")
     chosen = output_format or _format_of(out)
     if out is None and chosen != "jsonl":
         raise typer.BadParameter(f"--format {chosen} needs a file: add --out")
-    if text:
-        from perception_encoder.preprocess.image_strings import refuse_image
-
-        for number, name in enumerate(names, 1):
-            refuse_image(name, item=f"text {number}")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{out.parent}: no such folder")
+    check_file(out)
     loaded = open_model(
         model,
         device=device,
@@ -77,24 +87,68 @@ def embed(  # noqa: PLR0913  one parameter for each option
         compiled=compiled,
         preprocess=preprocess,
     )
-    if text:
-        vectors = loaded.embed_text(names, batch_size=batch_size, truncate_dim=dim)
-    else:
-        vectors = loaded.embed_images(names, batch_size=batch_size, truncate_dim=dim)
-    _write(names, vectors, out, chosen)
-    if out is not None:
-        say(f"{len(names)} vectors of {vectors.shape[1]} numbers in {out}")
+    embedded = _embedded_texts if text else _embedded_images
+    vectors, problems = embedded(loaded, given, batch_size, dim)
+    for problem in problems.values():
+        say(f"pe: {problem}")
+    kept = [position for position in range(len(given)) if position not in problems]
+    if kept:
+        write_vectors([one.value for one in given], vectors, kept, out, chosen)
+        if out is not None:
+            say(f"{len(kept)} vectors of {vectors.shape[1]} numbers in {out}")
+    if problems:
+        if len(given) > 1:
+            rows = "; their rows are NaN" if kept and chosen == "npy" else ""
+            say(f"pe: {len(problems)} of {len(given)} items not embedded{rows}")
+        raise typer.Exit(1)
 
 
-def _expand(items: list[str], separator: str) -> list[str]:
-    """Replace "-" by what stdin holds."""
-    names: list[str] = []
+def _embedded_texts(
+    model: "EmbeddingModel", given: Sequence[Given], batch_size: int, dim: int | None
+) -> "tuple[Embeddings, dict[int, str]]":
+    """Embed texts; return NaN and the reason for those that are none."""
+    import numpy as np
+
+    problems = {
+        position: problem
+        for position, one in enumerate(given)
+        if (problem := problem_of(one.value, one.place(position)))
+    }
+    usable = [position for position in range(len(given)) if position not in problems]
+    embedded = model.embed_text(
+        [given[position].value for position in usable], batch_size=batch_size, truncate_dim=dim
+    )
+    vectors = np.full((len(given), embedded.shape[1]), np.nan, np.float32)
+    vectors[usable] = embedded
+    return vectors, problems
+
+
+def _embedded_images(
+    model: "EmbeddingModel", given: Sequence[Given], batch_size: int, dim: int | None
+) -> "tuple[Embeddings, dict[int, str]]":
+    """Embed images; return NaN and the reason for those that cannot be used."""
+    vectors, failures = model.embed_images(
+        [one.value for one in given], batch_size=batch_size, truncate_dim=dim, errors="skip"
+    )
+    problems = {position: str(failure) for position, failure in failures.items()}
+    for position in problems:
+        if not given[position].value:
+            problems[position] = (
+                f"{given[position].place(position)}: empty; the name of a file is missing"
+            )
+    return vectors, problems
+
+
+def _expand(items: list[str], *, null: bool) -> list[Given]:
+    """Replace "-" by what stdin holds, a line for an item."""
+    given: list[Given] = []
     for item in items:
         if item == "-":
-            names += [line for line in sys.stdin.read().split(separator) if line.strip()]
+            listed = read_list(Path(item), null=null)
+            given += [Given(line, number) for number, line in enumerate(listed, 1)]
         else:
-            names.append(item)
-    return names
+            given.append(Given(item))
+    return given
 
 
 def _format_of(out: Path | None) -> Format:
@@ -104,29 +158,3 @@ def _format_of(out: Path | None) -> Format:
     if out.suffix not in formats:
         raise typer.BadParameter(f"{out.name}: the name must end in {', '.join(formats)}")
     return formats[out.suffix]
-
-
-def _write(
-    names: list[str], vectors: "NDArray[np.float32]", out: Path | None, chosen: Format
-) -> None:
-    if out is None:
-        for name, vector in zip(names, vectors, strict=True):
-            write_json({"item": name, "vector": vector.tolist()})
-    elif chosen == "npy":
-        import numpy as np
-
-        with out.open("wb") as file:
-            np.save(file, vectors)
-    elif chosen == "jsonl":
-        import json
-
-        with out.open("w", encoding="utf-8") as lines:
-            for name, vector in zip(names, vectors, strict=True):
-                record = {"item": name, "vector": vector.tolist()}
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-    else:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
-        pq.write_table(pa.table({"item": names, "vector": column}), out)

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perception_encoder.cli.command import Command
 from perception_encoder.cli.help import examples_kept
 from perception_encoder.cli.labels import (
     LabelsFileOption,
     TemplateOption,
     checked_templates,
-    read_labels,
+    read_labels_file,
 )
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
@@ -54,7 +55,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 @examples_kept
 def classification(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,
@@ -98,11 +99,16 @@ def classification(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.pipeline.vectors import items_of
 
     templates = checked_templates(template)
-    given = read_labels(None, labels_file)
+    given, gap = read_labels_file(labels_file) if labels_file is not None else ({}, None)
     items = list(items_of(_opened(sources, column, exclude)))
     classes = classes_of(items, label_column)
     trial = Trial(items, classes, EngineChoice(device, backend, precision, preprocess), batch_size)
     trial.say_left_out("class")
+    if gap is not None and any(name.isdecimal() and name not in given for name in classes.values()):
+        raise typer.BadParameter(
+            f"{labels_file}, line {gap}: empty, so it is not clear which labels the classes' "
+            "numbers mean; write a label there, or remove the line"
+        )
     try:
         labels, numbers = labels_of_classes(
             list(classes.values()), given or labels_named(class_names(items, label_column))
@@ -129,7 +135,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
     trial.finish()
 
 
-@app.command()
+@app.command(cls=Command)
 @examples_kept
 def retrieval(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,

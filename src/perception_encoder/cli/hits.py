@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from perception_encoder.cli.output import say, write_json, write_line, write_table
+from perception_encoder.cli.output import say, write_json, write_line, write_path, write_table
 from perception_encoder.cli.search_options import SearchFlags
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
     """Show the hits of each query in every form that the flags ask for."""
     for answer in answers:
         if flags.null or flags.paths:
-            _write_paths(answer.found, end="\0" if flags.null else "\n")
+            _write_paths(answer.found, null=flags.null)
         elif flags.as_json:
             _write_json(answer)
         elif answer.found:
@@ -64,9 +64,9 @@ def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
         )
 
 
-def _write_paths(found: "Sequence[Found]", *, end: str) -> None:
+def _write_paths(found: "Sequence[Found]", *, null: bool) -> None:
     for one in found:
-        write_line(one.hit.name, end=end)
+        write_path(one.hit.name, null=null)
 
 
 def _write_json(answer: Answer) -> None:
@@ -90,7 +90,7 @@ def _write_json(answer: Answer) -> None:
 
 def _write_table(answer: Answer) -> None:
     if answer.written is not None:
-        write_line(f"\n{answer.written}")
+        write_line("", answer.written)
     has_labels = answer.found[0].label is not None
     rows = []
     for found in answer.found:

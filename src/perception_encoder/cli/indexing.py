@@ -30,7 +30,7 @@ from perception_encoder.cli.options import (
     open_model,
     table_path,
 )
-from perception_encoder.cli.output import say, write_json, write_line, write_table
+from perception_encoder.cli.output import say, write_json, write_path, write_table
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def errors(
     failures = list(OutcomeLog(table.path).latest(["failed"]))
     if null or paths:
         for failure in failures:
-            write_line(failure.uri, end="\0" if null else "\n")
+            write_path(failure.uri, null=null)
     elif as_json:
         for failure in failures:
             write_json(_record(failure))

@@ -1,12 +1,8 @@
 """The entry point of `pe`: joins the commands, and turns our errors into one clear line."""
 
-import errno
 import gc
-import io
-import logging
 import os
 import sys
-import traceback
 
 import typer
 
@@ -30,16 +26,22 @@ from perception_encoder.cli import (
     serve,
     tables,
 )
+from perception_encoder.cli.command import Command, Group
 from perception_encoder.cli.ending import Termination
+from perception_encoder.cli.failures import report, set_up_logging
 from perception_encoder.cli.help import examples_kept, summary
-from perception_encoder.cli.output import say, write_line
+from perception_encoder.cli.output import (
+    say_what_was_replaced,
+    set_up_streams,
+    write_line,
+)
 from perception_encoder.cli.search_options import BareOptions
-from perception_encoder.errors import PerceptionEncoderError
 
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
     name="pe",
+    cls=Group,
     help="Pictures and words to vectors: embed, compare, index and search.",
     no_args_is_help=True,
     add_completion=False,
@@ -68,7 +70,7 @@ for _command in (  # as `pe` lists them: first what most people come for
 ):
     app.command(
         _command.__name__.removeprefix("list_"),
-        cls=BareOptions if _command in (searching.search, searching.similar) else None,
+        cls=BareOptions if _command in (searching.search, searching.similar) else Command,
         short_help=summary(_command),
     )(examples_kept(_command))
 app.add_typer(tables.app, name="table", short_help=tables.app.info.help)
@@ -92,9 +94,7 @@ def _root(
         help="Print the version.",
     ),
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    set_up_logging(verbose=verbose)
 
 
 def main() -> None:
@@ -106,15 +106,13 @@ def main() -> None:
     # Imports make a hundred thousand objects that stay; looking through them for garbage again and
     # again is a twelfth of a search's time.
     gc.set_threshold(50_000)
-    # File names need not be valid Unicode; they go in and out as the bytes they are.
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+    set_up_streams()
     try:
         try:
             app()
         finally:
             sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
+            say_what_was_replaced()
             # The interpreter would look through all objects once more before it ends: a tenth of a
             # search's time. What is left of them goes with the process.
             gc.freeze()
@@ -129,12 +127,17 @@ def main() -> None:
         # The reader has seen enough (`pe search … | head`); nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from err
-    except Exception as err:
-        # The edge: a person gets one line, and the rest with -v.
-        expected = isinstance(err, PerceptionEncoderError | ValueError | OSError)
-        say(f"pe: {err}" if expected else f"pe: {type(err).__name__}: {err}")
-        if not expected or logging.getLogger().isEnabledFor(logging.INFO):
-            traceback.print_exc()
-        if isinstance(err, OSError) and err.errno == errno.ENOSPC:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:  # what Rust panics with in Lance is no Exception
+        report(err)
+        _give_up_a_broken_stdout()
         raise SystemExit(1) from err
+
+
+def _give_up_a_broken_stdout() -> None:
+    """Keep the interpreter from trying again, at its end, to write where nothing can be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,6 +22,7 @@ def optimize(
         float,
         typer.Option(
             min=0,
+            max=36_500,
             help="Drop versions of the table that are older; 0 keeps the present one only, and "
             "breaks searches that run just now.",
         ),

@@ -22,6 +22,7 @@ from perception_encoder.cli.options import (
     table_path,
 )
 from perception_encoder.cli.output import say
+from perception_encoder.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.table_map import TableMap
@@ -64,8 +65,7 @@ def map(
     suffix = out.suffix.lower()
     if suffix not in (*_PICTURES, *_PAGES, *_TABLES):
         raise typer.BadParameter(f"{out}: the name has to end in .png, .html or .parquet")
-    if not out.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{out}: there is no such folder; make it first")
+    check_file(out)
     from perception_encoder.analysis.projection import require_projection
     from perception_encoder.analysis.table_map import map_table
     from perception_encoder.index import Index

@@ -50,7 +50,7 @@ def list_models(
     ]
     write_table(["id", "size", "px", "dims", "IN-1k %", "licence", "here"], rows)
     for notice in dict.fromkeys(e.licence.notice for e in entries if e.licence.notice):
-        say(f"\n{notice}")
+        say("", *notice.splitlines())
 
 
 def download(

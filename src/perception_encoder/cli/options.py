@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from perception_encoder import settings
+from perception_encoder.cli.outputs import check_text_name
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -60,7 +61,9 @@ ExcludeOption = Annotated[
 ColumnOption = Annotated[
     str | None, typer.Option(help="A table's column of pictures, paths or URLs.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line; NaN and infinities are null.")
+]
 TableModelOption = Annotated[
     str | None,
     typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the table."),
@@ -101,8 +104,12 @@ def check_moving(folder: Path | None, *, dry_run: bool, yes: bool) -> None:
         raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
     if folder is None and (dry_run or yes):
         raise typer.BadParameter("--dry-run and --yes go with --move-to")
+    if folder is not None:
+        check_text_name(str(folder))  # it is written down
+        if folder.exists() and not folder.is_dir():
+            raise typer.BadParameter(f"{folder}: this is a file; name a folder")
 
 
 def table_path(path: str | None) -> str:
     """The table that was named, or this user's own."""
-    return path if path is not None else str(settings.default_table())
+    return check_text_name(path if path is not None else str(settings.default_table()))

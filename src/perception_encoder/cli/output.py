@@ -1,32 +1,91 @@
-"""Writes results to stdout and talk to stderr."""
+"""Writes results to stdout; progress, notes and errors to stderr.
 
+Names of files and captions may hold anything. What people read has no character that steers a
+terminal or breaks a line: it is escaped. JSON is exact and always valid, and so are paths ended by
+NUL.
+"""
+
+import codecs
+import io
 import json
+import math
+import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes one each time
+# `json.dumps` makes an encoder for each call.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _NOTHING: Final = ("", "-")  # cells of a column of numbers where there is none
 
+# Control characters, line and paragraph separators, what reverses the direction of text, and what
+# stands for bytes that are not text. Joiners stay: emoji and some scripts need them.
+_UNSAFE_CLASS: Final = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE: Final = re.compile(f"[\x00-\x1f{_UNSAFE_CLASS}]")
+_UNSAFE_IN_JSON: Final = re.compile(f"[{_UNSAFE_CLASS}]")  # the encoder has escaped the others
+_NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 
-def say(message: str) -> None:
-    """Tell the person something; never part of the data."""
-    sys.stderr.write(message + "\n")
+_REPLACED: Final = "characters that the encoding of stdout lacks"
+_ESCAPED: Final = "control characters in names"
+_noted: Final = Counter[str]()
+
+
+def printable(text: str) -> str:
+    r"""Escape what would steer a terminal, break a line or cannot be encoded: `\x1b`, `\n`."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def say(*lines: str) -> None:
+    """Tell the person something, each line on its own; never part of the data."""
+    for line in lines:
+        sys.stderr.write(printable(line) + "\n")
+
+
+def json_text(record: object) -> str:
+    r"""Return a value as JSON that every parser reads.
+
+    NaN and infinities are null. Characters that would steer a terminal are escaped, as JSON allows.
+    Bytes of a name that are not text come as four characters and digits, `\udcff`, which is how
+    `pe index` reports such names; JSON itself cannot hold them.
+    """
+    try:
+        text = _encode(record)
+    except ValueError:
+        text = _encode(_finite(record))
+    return _UNSAFE_IN_JSON.sub(_escaped_in_json, text)
 
 
 def write_json(record: dict[str, Any]) -> None:
     """Write one JSON object as one line."""
-    sys.stdout.write(_encode(record) + "\n")
+    text = json_text(record)
+    if not _is_unicode(sys.stdout.encoding):
+        text = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    sys.stdout.write(text + "\n")
 
 
-def write_line(text: str, *, end: str = "\n") -> None:
-    """Write one line of data."""
-    sys.stdout.write(text + end)
+def write_line(*lines: str) -> None:
+    """Write what people read, each line on its own."""
+    for line in lines:
+        sys.stdout.write(printable(line) + "\n")
+
+
+def write_path(name: str, *, null: bool) -> None:
+    """Write a name for another program: byte for byte if NUL ends it, else as one line."""
+    if null:
+        sys.stdout.buffer.write(_as_bytes(name) + b"\0")
+        return
+    shown = printable(name)
+    _noted[_ESCAPED] += shown != name
+    sys.stdout.write(shown + "\n")
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write aligned columns; those that hold nothing but numbers to the right."""
-    columns = [[title, *(row[place] for row in rows)] for place, title in enumerate(header)]
+    columns = [
+        [title, *(printable(row[place]) for row in rows)] for place, title in enumerate(header)
+    ]
     lines = zip(*(_aligned(column) for column in columns), strict=True)
     for line in lines:
         write_line("  ".join(line).rstrip())
@@ -42,6 +101,67 @@ def short(value: float | None) -> str:
 def pictures(count: int) -> str:
     """Say how many."""
     return "1 picture" if count == 1 else f"{count:,} pictures"
+
+
+def set_up_streams() -> None:
+    r"""Make stdout take every character: those that its encoding lacks come as `\U0001f600`.
+
+    A stream that was closed before this process began becomes the null device. Else a file that is
+    opened for data would get its number, and what any library prints would end up in there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    codecs.register_error("pe", _replaced)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="pe")
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    _noted[_REPLACED] += error.end - error.start
+    lacking = error.object[error.start : error.end]
+    return lacking.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def say_what_was_replaced() -> None:
+    """Note on stderr what stdout shows otherwise than it is."""
+    for what, count in _noted.items():
+        if count:
+            say(f"pe: {what} are escaped here ({count:,}); -0 and --json give names exactly")
+    _noted.clear()
+
+
+def _as_bytes(name: str) -> bytes:
+    """Return a name as the file system has it; in UTF-8 if it cannot have it."""
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape")
+
+
+def _is_unicode(encoding: str | None) -> bool:
+    return encoding is None or encoding.lower().startswith("utf")
+
+
+def _escaped_in_json(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\\\u{code:04x}" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
+
+
+def _finite(value: object) -> object:
+    """Return a JSON value with null for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 def _aligned(column: Sequence[str]) -> list[str]:

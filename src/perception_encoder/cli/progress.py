@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from tqdm import tqdm
 
-from perception_encoder.cli.output import say
+from perception_encoder.cli.output import printable, say
 from perception_encoder.pipeline import Progress
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
@@ -45,7 +45,7 @@ class ProgressDisplay:
 
     def say(self, message: str) -> None:
         """Write a line without spoiling the bar."""
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
 
 
 def line(progress: Progress, seconds: float) -> str:

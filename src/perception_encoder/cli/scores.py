@@ -115,7 +115,7 @@ def _write_comparisons(results: "Mapping[str, Accuracy]") -> None:
                 f"{found.num_only_other:,}",
             ]
         )
-    write_line(f"\nagainst {first}, picture by picture")
+    write_line("", f"against {first}, picture by picture")
     write_table(["model", "top-1 points more", "only it right", f"only {first} right"], lines)
 
 
@@ -123,12 +123,12 @@ def _write_worst(name: str, one: "Accuracy") -> None:
     worst = [each for each in one.classes if each.recall < 1][:_SHOWN]
     if not worst:
         return
-    write_line(f"\n{name}: worst classes")
+    write_line("", f"{name}: worst classes")
     write_table(
         ["class", "pictures", "recall %"],
         [[each.label, f"{each.num_pictures:,}", f"{100 * each.recall:.1f}"] for each in worst],
     )
-    write_line(f"\n{name}: most often taken for another")
+    write_line("", f"{name}: most often taken for another")
     write_table(
         ["class", "taken for", "pictures"],
         [[each.label, each.taken_for, f"{each.count:,}"] for each in one.confusions[:_SHOWN]],

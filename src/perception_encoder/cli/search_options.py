@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import typer
-from typer.core import TyperCommand
 
+from perception_encoder.cli.command import Command
 from perception_encoder.cli.options import (
     DeviceOption,
     JsonOption,
@@ -29,7 +29,7 @@ PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks"]
 _WHEN_BARE: Final = {"--unique": "--unique=0.95", "--preview": "--preview=auto"}
 
 
-class BareOptions(TyperCommand):
+class BareOptions(Command):
     """A command where `--unique` and `--preview` need no value, and take one after `=` only.
 
     So a query that comes next is never taken for the value.

@@ -1,18 +1,20 @@
 """`pe search` and `pe similar`: find pictures by words, by pictures, or by sums of both."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 import typer
 
 from perception_encoder.cli.hits import Answer, show
 from perception_encoder.cli.options import table_path
 from perception_encoder.cli.output import say
+from perception_encoder.cli.outputs import check_sheet
 from perception_encoder.cli.search_options import SearchFlags, with_search_options
-from perception_encoder.errors import QueryError
+from perception_encoder.cli.text_files import problem_of, read_list
+from perception_encoder.errors import ImageError, QueryError
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
 
 _STDIN: Final = "-"
 _LABELS: Final = ("strong", "weak")
+_SHOWN_FAILURES: Final = 20
+_SHOWN: Final = 40  # characters of a term
+
+
+class _Written(NamedTuple):
+    """A query as it was written, what it means, and the line where it is; None for a single one."""
+
+    text: str | None
+    terms: "Sequence[QueryTerm]"
+    place: str = ""
 
 
 @with_search_options
@@ -40,7 +52,8 @@ def search(
     """Find the pictures of a table that fit a query, best first.
 
     A picture may be a file, a web address, @ and the end of an indexed name (or its id), or - for
-    the picture on stdin.
+    the picture on stdin. With --queries, a line that cannot be answered is reported, and the exit
+    code is 1; the others are answered.
 
     Examples:
         pe search "red heart"
@@ -54,9 +67,13 @@ def search(
     if (query is None) == (queries is None):
         raise typer.BadParameter("give a query, or a file of queries with --queries")
     if queries is not None:
-        _answer(_lines(queries), flags)
+        read, num_failed = _parsed(read_list(queries), str(queries))
+        num_failed += _answer(read, flags) if read else 0
+        if num_failed:
+            say(f"pe: {'1 query' if num_failed == 1 else f'{num_failed} queries'} not answered")
+            raise typer.Exit(1)
     elif query is not None:
-        _answer([(None, parse_query(query))], flags)
+        _answer([_Written(None, _checked(parse_query(query)))], flags)
 
 
 @with_search_options
@@ -78,19 +95,15 @@ def similar(
         term = picture_term(picture)
     except QueryError as err:
         raise typer.BadParameter(str(err)) from err
-    _answer([(None, (term,))], flags, leave_out_own=True)
+    _answer([_Written(None, _checked((term,)))], flags, leave_out_own=True)
 
 
-def _answer(
-    queries: "Sequence[tuple[str | None, Sequence[QueryTerm]]]",
-    flags: SearchFlags,
-    *,
-    leave_out_own: bool = False,
-) -> None:
+def _answer(queries: Sequence[_Written], flags: SearchFlags, *, leave_out_own: bool = False) -> int:
+    """Answer queries, and return how many of several could not be."""
     from perception_encoder.index import Index
-    from perception_encoder.pipeline.queries import read_queries
     from perception_encoder.pipeline.search import search as find
 
+    check_sheet(flags.sheet)
     options = _options(flags)
     index = Index.open(table_path(flags.db))
 
@@ -101,13 +114,43 @@ def _answer(
         # The table knows its model; only one that was opened from a path has to be named again.
         return open_query_model(index, flags.model, device=flags.device)
 
-    read = read_queries(
-        index, [terms for _, terms in queries], open_the_model, read_stdin=sys.stdin.buffer.read
-    )
+    answered, read = _read(index, queries, open_the_model)
+    if not read:
+        return len(queries)
     calibration = _calibration(index, read, open_the_model) if _shows_labels(flags) else None
     found = find(index, read, options, calibration=calibration, leave_out_own=leave_out_own)
-    written = [line for line, _ in queries]
+    written = [query.text for query in answered]
     show([Answer(*answer) for answer in zip(read, found, written, strict=True)], flags)
+    return len(queries) - len(answered)
+
+
+def _read(
+    index: "Index", queries: Sequence[_Written], open_the_model: "Callable[[], EmbeddingModel]"
+) -> "tuple[Sequence[_Written], list[Query]]":
+    """Find the vectors of queries; if one of several has none, report it and go on without."""
+    from perception_encoder.pipeline.queries import read_queries
+
+    def read(some: Sequence[_Written]) -> "list[Query]":
+        terms = [query.terms for query in some]
+        return read_queries(index, terms, open_the_model, read_stdin=_read_stdin)
+
+    try:
+        return queries, read(queries)
+    except (QueryError, ImageError):
+        if len(queries) == 1 and queries[0].text is None:
+            raise
+    answered, found = list[_Written](), list["Query"]()
+    for query in queries:  # one by one, to find those that cannot be answered
+        try:
+            found += read([query])
+            answered.append(query)
+        except (QueryError, ImageError) as err:
+            say(f"pe: {query.place}: {err}")
+    return answered, found
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read()
 
 
 def _shows_labels(flags: SearchFlags) -> bool:
@@ -161,23 +204,40 @@ def _threshold(written: str | None) -> 'float | Literal["strong", "weak"] | None
         ) from None
 
 
-def _lines(path: Path) -> "list[tuple[str, Sequence[QueryTerm]]]":
-    """Read one query from each line that is not empty.
+def _parsed(lines: Iterable[str], name: str) -> "tuple[list[_Written], int]":
+    """Read one query from each line that is not empty, and report those that are none.
 
-    Raises:
-        QueryError: a line cannot be understood; the message says which.
+    Returns:
+        The queries, and how many lines could not be understood.
     """
     from perception_encoder.index import parse_query
 
-    text = sys.stdin.read() if str(path) == _STDIN else path.read_text(encoding="utf-8")
-    queries: list[tuple[str, Sequence[QueryTerm]]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    queries: list[_Written] = []
+    num_failed = 0
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             if line.strip() == _STDIN:
                 raise QueryError("- stands for a picture on stdin only alone, without --queries")
-            queries.append((line.strip(), parse_query(line.strip())))
+            terms = _checked(parse_query(line.strip()))
+            queries.append(_Written(line.strip(), terms, f"{name}, line {number}"))
         except QueryError as err:
-            raise QueryError(f"{path}, line {number}: {err}") from err
-    return queries
+            num_failed += 1
+            if num_failed <= _SHOWN_FAILURES:
+                say(f"pe: {name}, line {number}: {err}")
+    return queries, num_failed
+
+
+def _checked(terms: "Sequence[QueryTerm]") -> "Sequence[QueryTerm]":
+    """Refuse terms that are no text.
+
+    Raises:
+        QueryError: one is not.
+    """
+    for term in terms:
+        if term.kind == "image":
+            continue
+        if problem := problem_of(term.value, f"the term {term.value[:_SHOWN]!a}"):
+            raise QueryError(problem)
+    return terms

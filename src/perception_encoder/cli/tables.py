@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from perception_encoder.cli.command import Command
 from perception_encoder.cli.help import examples_kept
 from perception_encoder.cli.options import (
     DeviceOption,
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 @examples_kept
 def info(db: TableOption = None, as_json: JsonOption = False) -> None:
     """Show a table's model, size, versions and columns.
@@ -50,7 +51,7 @@ def info(db: TableOption = None, as_json: JsonOption = False) -> None:
     write_table(["column", "type", ""], columns)
 
 
-@app.command("export")
+@app.command("export", cls=Command)
 @examples_kept
 def export_(
     out: Annotated[Path, typer.Argument(help="A new folder; for parquet, a new file.")],
@@ -90,7 +91,7 @@ def export_(
     say(f"{out}: {num_rows} vectors of {index.identity.model_id}")
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 @examples_kept
 def import_(
     source: Annotated[

@@ -1,5 +1,6 @@
 """Draws speed against accuracy, so that a model can be chosen by eye. Measures nothing."""
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,11 +88,19 @@ def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str)
         )
     _dress(axes, title)
     figure.supxlabel(_SOURCE, x=0.012, ha="left", color=_SOFT_INK, fontsize=8)
+    target = Path(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=target.suffix.removeprefix("."))
+    partial = target.with_name(f".pe-{os.getpid()}.part")
     try:
-        figure.savefig(path, dpi=150)
+        partial.write_bytes(drawn.getvalue())
+        partial.replace(target)
     except OSError as err:
-        name = os.fsdecode(path)
-        raise ImageWriteError(f"{name}: the plot cannot be saved: {err}", item=name) from err
+        raise ImageWriteError(
+            f"{target}: the plot cannot be saved: {err.strerror or err}", item=str(target)
+        ) from err
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _dress(axes: "Axes", title: str) -> None:

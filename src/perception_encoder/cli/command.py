@@ -1,0 +1,102 @@
+"""What every command does with its arguments: numbers are numbers, and errors name variables.
+
+Typer's own commands take NaN for a number between 0 and 1, and 5,000 digits for a count.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from perception_encoder.cli.output import printable
+
+_LARGEST: Final = 2**31 - 1
+"""Of a count. What is below is an array's length, which numpy and Lance take."""
+_LARGEST_REAL: Final = 1e9
+"""Of seconds, days and the like: what is below does no harm where time is computed."""
+_LONGEST_MESSAGE: Final = 2_000
+# The base class, which typer does not export.
+_UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+
+class Command(TyperCommand):
+    """A command whose numbers are finite and of a sane size."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments, and refuse numbers that no command can use."""
+        rest: list[str] = super().parse_args(ctx, args)
+        for param in self.params:
+            given = ctx.params.get(param.name)
+            for value in given if isinstance(given, list | tuple) else (given,):
+                if problem := _problem(value):
+                    raise typer.BadParameter(problem, ctx=ctx, param=param)
+        return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run; an error that comes of a variable of the environment names it."""
+        try:
+            return super().invoke(ctx)
+        except Exception as err:
+            for note in _origins(ctx, str(err)):
+                err.add_note(note)
+            raise
+
+
+class Group(TyperGroup):
+    """Commands; what is wrong with their arguments is told without control characters."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """As the base class."""
+        with _printable_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As the base class."""
+        with _printable_errors():
+            return super().invoke(ctx)
+
+
+def shortened(message: str) -> str:
+    """Cut what nobody would read, such as a number of 5,000 digits."""
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    half = _LONGEST_MESSAGE // 2
+    return f"{message[:half]} … {message[-half:]}"
+
+
+@contextmanager
+def _printable_errors() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as err:
+        notes = [f" ({note})" for note in getattr(err, "__notes__", ())]
+        err.message = shortened(printable(err.message)) + "".join(notes)
+        err.__notes__ = []
+        raise
+
+
+def _problem(value: object) -> str:
+    if isinstance(value, bool):
+        return ""
+    if isinstance(value, float):
+        if math.isfinite(value) and abs(value) <= _LARGEST_REAL:
+            return ""
+        return f"{value} is not a number up to {_LARGEST_REAL:,.0f}"
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"the number is too large; at most {_LARGEST:,}"
+    return ""
+
+
+def _origins(ctx: Any, message: str) -> Iterator[str]:
+    """Say of each value of the environment that the message mentions where it comes from."""
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name)
+        if source is None or source.name != "ENVIRONMENT":
+            continue
+        given = ctx.params.get(param.name)
+        values = given if isinstance(given, list | tuple) else (given,)
+        if any(str(value) in message for value in values):
+            yield f"from the environment: {param.envvar}"

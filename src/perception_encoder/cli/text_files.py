@@ -1,0 +1,149 @@
+"""Reads the text files that options name, and lists on standard input.
+
+UTF-8, or UTF-16 with its mark, as Windows writes it; lines end with LF, CR LF or CR. A list keeps
+its empty lines, so that positions hold.
+"""
+
+import codecs
+import os
+import re
+import stat
+import sys
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import IO, Final
+
+from perception_encoder.errors import ImageReferenceError, TextError
+
+MOST_BYTES: Final = 2**28
+"""The longest text that is read, 256 MiB: millions of lines. It is read whole, and takes several
+times that in memory."""
+
+# Longer marks first: that of UTF-32 begins with that of UTF-16.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_STREAMS: Final = ("/dev/", "/proc/")  # what a shell's <(…) gives is a pipe here, and has a writer
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_STDIN: Final = "standard input"
+
+
+def read_text(file: Traversable) -> str:
+    """Return a text file's contents; lines end with LF.
+
+    Raises:
+        TextError: it cannot be read, is longer than `MOST_BYTES`, or is no text; the message
+            names the file and the line.
+    """
+    return _text_of(_read_file(file), str(file))
+
+
+def read_list(file: Path, *, null: bool = False) -> list[str]:
+    """Return the lines of a file, or of standard input for `-`; empty ones too.
+
+    A line that is no text spoils no other. Its bytes come as Python has them in file names, so that
+    a list of names may have any; `problem_of` tells where a text was wanted.
+
+    Args:
+        file: a path, or `-`.
+        null: NUL ends an item, not a newline.
+
+    Raises:
+        TextError: it cannot be read, or is longer than `MOST_BYTES`.
+    """
+    name = _STDIN if str(file) == "-" else str(file)
+    data = _read_stdin() if name == _STDIN else _read_file(file)
+    encoding = _encoding_of(data)
+    if encoding.startswith("utf-8"):
+        text = data.decode(encoding, "surrogateescape")
+    else:
+        text = _decoded(data, encoding, name)
+    if null:
+        return text.removesuffix("\0").split("\0") if text else []
+    return lines_of(_with_lf(text))
+
+
+def problem_of(text: str, item: str) -> str:
+    """Say why a text cannot be embedded; nothing if it can. `item` is what the message calls it."""
+    from perception_encoder.preprocess.image_strings import refuse_image
+
+    if "\0" in text:
+        return f"{item}: this holds a NUL character, so it is no text"
+    if _SURROGATE.search(text):
+        return f"{item}: this is not valid UTF-8; save it as UTF-8"
+    try:
+        refuse_image(text, item=item)
+    except ImageReferenceError as err:
+        return str(err)
+    return ""
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text; LF ends a line, and nothing else does."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _check_kind(name: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise TextError(f"{name}: this is a folder; name a text file")
+    if not stat.S_ISREG(mode) and not name.startswith(_STREAMS):
+        raise TextError(f"{name}: a pipe or device, not a text file; write its text to a file")
+
+
+def _read_file(file: Traversable) -> bytes:
+    name = str(file)
+    try:
+        if isinstance(file, os.PathLike):
+            _check_kind(name, os.stat(file).st_mode)
+        with file.open("rb") as stream:
+            return _read(stream, name)
+    except TextError:
+        raise
+    except (OSError, ValueError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise TextError(f"{name}: cannot be read: {reason}") from err
+
+
+def _read(stream: IO[bytes], name: str) -> bytes:
+    data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise TextError(f"{name}: longer than {MOST_BYTES // 2**20} MiB; split it into parts")
+    return data
+
+
+def _read_stdin() -> bytes:
+    try:
+        return _read(sys.stdin.buffer, _STDIN)
+    except OSError as err:
+        raise TextError(f"{_STDIN}: cannot be read: {err.strerror}") from err
+
+
+def _encoding_of(data: bytes) -> str:
+    return next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8")
+
+
+def _text_of(data: bytes, name: str) -> str:
+    text = _with_lf(_decoded(data, _encoding_of(data), name))
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise TextError(
+            f"{name}, line {line}: a NUL character, so this is no text; save it as UTF-8"
+        )
+    return text
+
+
+def _decoded(data: bytes, encoding: str, name: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as err:
+        line = data.count(b"\n", 0, err.start) + 1
+        kind = encoding.removesuffix("-sig").upper()
+        raise TextError(f"{name}, line {line}: not valid {kind}; save it as UTF-8") from err
+
+
+def _with_lf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
