@@ -48,7 +48,7 @@ class NearestSearch:
 
     Args:
         dataset: the version.
-        scan: reads it.
+        scan: reads it, conditions in Lance's words.
         searchers: of the table.
     """
 

@@ -6,13 +6,17 @@ rows twice. `Index` documents what each method means.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from perception_encoder.errors import QueryError
+from perception_encoder.index.condition import read_condition
+from perception_encoder.index.condition_tokens import shortened
 from perception_encoder.index.known import KnownRows
 from perception_encoder.index.nearest import ROW_ID, NearestSearch
 from perception_encoder.index.optimize import needs_optimizing
@@ -30,6 +34,12 @@ _BLOCK_BYTES: Final = 16 << 20  # of float32 vectors in one block of a scan
 _NARROW_ROWS: Final = 16384  # in a block without vectors
 _READ_AHEAD: Final = 4  # blocks of one of Lance's files; of several at once memory grows, not speed
 
+_MAX_REASON: Final = 300  # characters; Lance lists all that it would have understood
+_LAYERS: Final = re.compile(
+    "External error: |Query Execution error: |Error applying filter expression to batch: |"
+    r"LanceError\(Arrow\): |Invalid user input: |Error during planning: "
+)
+
 
 class Snapshot:
     """A version of a dataset at `path` (which names it in errors), and the table's searchers."""
@@ -37,7 +47,7 @@ class Snapshot:
     def __init__(self, dataset: lance.LanceDataset, path: str, searchers: Searchers) -> None:
         self._dataset = dataset
         self._path = path
-        self._nearest = NearestSearch(dataset, self.scan, searchers)
+        self._nearest = NearestSearch(dataset, self._read, searchers)
         self._embed_dim: int = dataset.schema.field(VECTOR).type.list_size
 
     @property
@@ -73,7 +83,7 @@ class Snapshot:
 
     def known_rows(self) -> KnownRows:
         """See `Index.known_rows`."""
-        return KnownRows(partial(self.scan, where=None))
+        return KnownRows(partial(self._read, where=None))
 
     def by_ids(self, ids: set[str]) -> dict[str, tuple[Row, Embeddings]]:
         """See `Index.by_ids`."""
@@ -82,7 +92,7 @@ class Snapshot:
         wanted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(ids))
         return {
             row.id: (row, vector)
-            for batch in self.scan([*self._row_columns(), VECTOR], f"id IN ({wanted})")
+            for batch in self._read([*self._row_columns(), VECTOR], f"id IN ({wanted})")
             for row, vector in zip(rows_of(batch), vectors_of(batch), strict=True)
         }
 
@@ -98,7 +108,11 @@ class Snapshot:
         """See `Index.search`; queries are (Q, E) float32, checked."""
         if len(queries) == 0:
             return []
-        return self._nearest.search(queries, k, where=where, threshold=threshold, exact=exact)
+        with _showing(where):
+            condition = self._read_condition(where)
+            return self._nearest.search(
+                queries, k, where=condition, threshold=threshold, exact=exact
+            )
 
     def needs_optimize(self) -> bool:
         """See `Index.needs_optimize`."""
@@ -107,7 +121,15 @@ class Snapshot:
     def _row_columns(self) -> list[str]:
         return [name for name in self._dataset.schema.names if name not in ("id", VECTOR)]
 
-    def scan(
+    def scan(self, columns: list[str], where: str | None) -> Iterator[pa.RecordBatch]:
+        """See `Index.scan`."""
+        with _showing(where):
+            yield from self._read(columns, self._read_condition(where))
+
+    def _read_condition(self, where: str | None) -> str | None:
+        return None if where is None else read_condition(where, self.schema)
+
+    def _read(
         self,
         columns: list[str],
         where: str | None,
@@ -118,7 +140,7 @@ class Snapshot:
 
         Args:
             columns: their names; `_rowid` is Lance's number of the row.
-            where: the condition; None for all rows.
+            where: the condition in Lance's words; None for all rows.
             fragments: parts of the table to read; None for all of it.
 
         Raises:
@@ -141,9 +163,35 @@ class Snapshot:
         except (OSError, ValueError) as err:
             if where is None:
                 raise
-            raise QueryError(f"the condition {where!r} is wrong: {plain(err)}") from err
+            raise _ConditionError(_reason(err, where)) from err
         with storage_errors(self._path):
-            yield from scanner.to_batches()
+            try:
+                yield from scanner.to_batches()
+            except (OSError, ValueError, RuntimeError) as err:
+                if where is None or "applying filter" not in str(err):
+                    raise
+                raise _ConditionError(_reason(err, where)) from err
+
+
+class _ConditionError(QueryError):
+    """Lance does not understand a condition, or cannot work it out."""
+
+
+@contextmanager
+def _showing(where: str | None) -> Iterator[None]:
+    """Show what is wrong with a condition beside what a person wrote, not beside Lance's words."""
+    try:
+        yield
+    except _ConditionError as err:
+        raise QueryError(f"the condition {shortened(str(where))} is wrong: {err}") from err
+
+
+def _reason(err: Exception, where: str) -> str:
+    """Return what Lance says, without the condition and the layers that it wraps around it."""
+    reason = plain(err)
+    for before in ("statement: SELECT 1 FROM t WHERE", "sql filter:", "filter expression"):
+        reason = re.sub(rf"Error \w+ {before} {re.escape(where)}(:| \()\s*", "", reason)
+    return _LAYERS.sub("", reason)[:_MAX_REASON].strip()
 
 
 def _state_of(dataset: lance.LanceDataset) -> tuple[int, str]:

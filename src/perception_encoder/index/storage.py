@@ -115,7 +115,7 @@ def storage_errors(path: str) -> Iterator[None]:
         ) from err
 
 
-def plain(err: Exception) -> str:
+def plain(err: BaseException) -> str:
     """Return Lance's message without the places in its source code, to go on after it."""
     return _RUST_PLACE.sub("", str(err)).removeprefix("Invalid user input: ").rstrip(". \n")
 
