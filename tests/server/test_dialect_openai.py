@@ -133,6 +133,101 @@ def test_messages_hold_one_picture_or_text(server):
     assert "holds 2 images and texts" in error["message"]
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": data_uri(FILES[0])}}
+CONVERSATIONS = [
+    [{"role": "user", "content": "a cat"}],
+    [{"role": "system", "content": ""}, {"role": "user", "content": [IMAGE]}],
+    [{"role": "user", "content": [{"type": "text", "text": "a dog"}]}],
+    [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": ""}, {"image_url": data_uri(FILES[1])}],
+        },
+        {"role": "assistant", "content": None},
+    ],
+    [{"role": "user", "content": [{"type": "input_image", "image_url": data_uri(FILES[2])}]}],
+    [{"role": "user", "content": ""}],
+]
+
+
+def embedded_conversations(model):
+    a_cat, a_dog, empty = model.embed_text(["a cat", "a dog", ""])
+    images = model.embed_images(FILES)
+    return np.array([a_cat, images[0], a_dog, images[1], images[2], empty])
+
+
+@pytest.mark.parametrize("field", ["messages", "input"])
+def test_a_list_of_conversations_gives_an_embedding_each(server, field):
+    reply = posted(server, model="pe-nano", encoding_format="float", **{field: CONVERSATIONS})
+    got = [one["embedding"] for one in reply["data"]]
+    assert [one["index"] for one in reply["data"]] == list(range(len(CONVERSATIONS)))
+    assert np.allclose(got, embedded_conversations(server.model), atol=CLOSE)
+    one = posted(server, **{field: CONVERSATIONS[:1]})["data"]
+    assert np.allclose([each["embedding"] for each in one], got[:1], atol=CLOSE)
+
+
+@pytest.mark.parametrize("field", ["messages", "input"])
+def test_a_conversation_gives_one_embedding(server, field):
+    expected = embedded_conversations(server.model)
+    for conversation, embedding in zip(CONVERSATIONS, expected, strict=True):
+        reply = posted(server, **{field: conversation})
+        assert len(reply["data"]) == 1
+        assert np.allclose(reply["data"][0]["embedding"], embedding, atol=CLOSE)
+
+
+def test_a_clients_null_for_the_other_field_is_nothing(server):
+    assert posted(server, messages=CONVERSATIONS[0], input=None)["data"]
+    assert posted(server, input="a cat", messages=None)["data"]
+
+
+TWO = [{"role": "user", "content": [IMAGE, {"type": "text", "text": "what is this?"}]}]
+BAD_IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [[]]}, 400, "messages[0]"),
+        ({"messages": [CONVERSATIONS[0], CONVERSATIONS[0][0]]}, 400, "messages"),
+        ({"messages": [*CONVERSATIONS[:2], TWO]}, 400, "messages[2]"),
+        ({"messages": TWO}, 400, "messages"),
+        ({"input": [TWO]}, 400, "input[0]"),
+        ({"messages": [{"role": "user", "content": []}]}, 400, "messages"),
+        ({"messages": [{"role": "user", "content": 3}]}, 422, "messages[0].content"),
+        ({"messages": [[{"role": "user", "content": 3}]]}, 422, "messages[0][0].content"),
+        ({"input": [{"role": "user", "content": [3]}]}, 422, "input[0].content[0]"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "audio_url", "audio_url": "x"}]}]},
+            400, "messages[0].content[0]",
+        ),
+        (
+            {"messages": [CONVERSATIONS[0], [{"role": "user", "content": [BAD_IMAGE]}]]},
+            400, "messages[1][0].content[0]",
+        ),
+        ({"input": ["a", {"text": "b"}, {"image": "AAAA"}]}, 400, "input[2]"),
+        ({"input": ["a", data_uri(b"no image"), data_uri(b"none either")]}, 400, "input[1]"),
+        ({"input": data_uri(b"no image")}, 400, "input"),
+        ({"input": ["a", {"text": 3}]}, 400, "input[1]"),
+        ({"input": ["a", data_uri(FILES[0])[:-90]]}, 400, "input[1]"),
+        ({"input": "a", "dimensions": -1}, 422, "dimensions"),
+        ({"input": "a", "dimensions": [2]}, 422, "dimensions"),
+        ({"input": "a", "encoding_format": "bytes"}, 422, "encoding_format"),
+        ({"input": [[{"role": "user", "content": "a"}], "b"]}, 400, "input"),
+    ],
+)  # fmt: skip
+def test_the_message_and_the_param_name_the_same_place(server, body, status, param):
+    error = posted(server, status, **body)["error"]
+    assert error["param"] == param
+    if error["code"] != "invalid_input" or "[" in param:
+        assert error["message"].startswith(f"{param}: ")
+
+
+def test_conversations_are_counted_as_inputs(server):
+    error = posted(server, 400, messages=[CONVERSATIONS[0]] * 21)["error"]
+    assert error["code"] == "too_many_items"
+
+
 def test_an_alias_answers_and_says_who_it_is(client):
     reply = client.embeddings.create(model="text-embedding-3-small", input="a cat")
     assert reply.model == "pe-nano"
@@ -141,6 +236,7 @@ def test_an_alias_answers_and_says_who_it_is(client):
 def test_the_client_lists_the_models(client):
     assert [one.id for one in client.models.list()] == ["pe-nano"]
     assert client.models.retrieve("pe-nano").owned_by == "perception-encoder"
+    assert client.models.list().data[0].aliases == ["text-embedding-3-small"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Whatever the app's own OpenAPI document allows, or does not, no request ends in a 5xx."""
 
 import os
+import re
 from pathlib import Path
 
 import hypothesis
+import jsonschema
+import openapi_spec_validator
 import pytest
 import schemathesis
 from hypothesis import strategies as st
@@ -11,7 +14,9 @@ from server.serving import make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.options import ImageSettings
+from perception_encoder.server.access import hashed
+from perception_encoder.server.app import create_app
+from perception_encoder.server.options import AccessSettings, ImageSettings
 
 EXAMPLES = int(os.environ.get("PE_API_EXAMPLES", "15"))
 ROUTES = [
@@ -79,6 +84,123 @@ def test_the_document_names_every_route(server):
         for methods in document["paths"].values()
         for operation in methods.values()
     )
+
+
+def parts_of(value):
+    """All objects of a document, the outermost first."""
+    if isinstance(value, dict):
+        yield value
+        for one in value.values():
+            yield from parts_of(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from parts_of(one)
+
+
+def operations_of(document):
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method} {path}", operation
+
+
+@pytest.fixture(scope="module")
+def document(server):
+    return server.client.get("/openapi.json").json()
+
+
+def test_the_document_is_valid_and_its_references_lead_to_components(document):
+    openapi_spec_validator.validate(document)
+    for part in parts_of(document):
+        assert "$defs" not in part
+        if isinstance(part.get("$ref"), str):
+            name = part["$ref"].removeprefix("#/components/schemas/")
+            assert name in document["components"]["schemas"], part
+    assert all(re.fullmatch(r"[A-Za-z]+", name) for name in document["components"]["schemas"])
+
+
+def test_schemas_hold_keywords_of_json_schema_only(document):
+    # FastAPI copies what it does not know into the schema, such as "gt" outside of Field.
+    for part in parts_of(document):
+        assert not part.keys() & {"gt", "ge", "lt", "le"}
+
+
+def test_every_operation_describes_its_reply_its_errors_and_its_key(document):
+    ids = [operation["operationId"] for _, operation in operations_of(document)]
+    assert len(set(ids)) == len(ids)
+    schemas = document["components"]["schemas"]
+    for name, operation in operations_of(document):
+        done = [reply for status, reply in operation["responses"].items() if status < "300"]
+        assert done, name
+        for reply in done:
+            assert reply.get("description"), name
+            for content in reply.get("content", {}).values():
+                assert content["schema"], name
+        errors = {status: r for status, r in operation["responses"].items() if status >= "400"}
+        assert any(status < "500" for status in errors), name
+        for reply in errors.values():
+            reference = reply["content"]["application/json"]["schema"]["$ref"]
+            assert schemas[reference.rpartition("/")[2]]["required"], name
+        assert {next(iter(way), None) for way in operation["security"]} <= {
+            None, *document["components"]["securitySchemes"]
+        }  # fmt: skip
+        if operation["security"]:
+            assert "401" in errors, name
+
+
+def test_keys_are_required_where_the_server_has_any():
+    access = AccessSettings(key_hashes=(hashed("a-key-of-some-length"),))
+    app = create_app(ServerSettings(access=access), open_model=lambda _: open_tiny())
+    operations = dict(operations_of(app.openapi()))
+    assert operations["get /healthz"]["security"] == []
+    assert {"bearer": []} in operations["post /v1/search"]["security"]
+    assert {"query": []} in operations["post /knn-service"]["security"]
+    assert {} not in operations["post /embed"]["security"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "schema"),
+    [
+        ("/v1/search", {"terms": [{"text": "a"}]}, 200, "SearchReply"),
+        ("/v1/search", {"terms": []}, 422, "ErrorReply"),
+        ("/v1/embed", {"texts": ["a"]}, 200, "EmbedReply"),
+        ("/v1/embed", {"images": ["AAAA"], "on_error": "report"}, 200, "EmbedReply"),
+        ("/v1/embed", {"images": ["AAAA"]}, 400, "ErrorReply"),
+        ("/v1/similarity", {"a": [{"text": "a"}], "b": [{"text": "b"}]}, 200, "SimilarityReply"),
+        ("/v1/classify", {"images": ["AAAA"], "labels": ["a"]}, 200, "ClassifyReply"),
+        ("/v1/embeddings", {"input": "a"}, 200, "EmbeddingsReply"),
+        ("/v1/embeddings", {"input": []}, 400, "OpenAIError"),
+        ("/embed", {"inputs": []}, 400, "TeiError"),
+        ("/knn-service", {"text": ""}, 400, "ClipRetrievalError"),
+        ("/perception_encoder/embed_text", {"text": "a"}, 200, "InferenceEmbeddings"),
+        (
+            "/perception_encoder/compare",
+            {"subject": "a", "subject_type": "text", "prompt": {"x": "b"}}, 200,
+            "InferenceSimilarity",
+        ),
+        ("/perception_encoder/embed_text", {"text": 1}, 422, "RoboflowError"),
+        ("/perception_encoder/embed_text", {"text": []}, 400, "RoboflowError"),
+        ("/model/add", {"model_id": "pe-nano"}, 200, "ModelRegistry"),
+        ("/v1/items", None, 200, "ItemsReply"),
+        ("/v1/indexes", None, 200, "IndexesReply"),
+        ("/v1/indexes/a", None, 200, "IndexReply"),
+        ("/v1/indexes/a/status", None, 200, "IndexStatusReply"),
+        ("/v1/indexes/a/facets", None, 200, "FacetsReply"),
+        ("/v1/indexes/b", None, 404, "ErrorReply"),
+        ("/v1/models", None, 200, "ModelsReply"),
+        ("/v1/models/pe-nano", None, 200, "ModelReply"),
+        ("/v1/duplicates", None, None, "DuplicatesReply"),
+        ("/info", None, 200, "InfoReply"),
+        ("/healthz", None, 200, "ServerState"),
+    ],
+)  # fmt: skip
+def test_replies_are_as_described(server, document, path, body, status, schema):
+    reply = server.client.request("POST" if body else "GET", path, json=body)
+    assert status in (None, reply.status_code), reply.text
+    wanted = {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
+    validator = jsonschema.Draft202012Validator(wanted)
+    assert list(validator.iter_errors(reply.json())) == []
+    known = document["components"]["schemas"][schema]["properties"]
+    assert reply.json().keys() <= known.keys()
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

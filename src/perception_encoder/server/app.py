@@ -29,6 +29,7 @@ from perception_encoder.server.dialect import Dialect, direct_routes, error_repl
 from perception_encoder.server.direct import DirectRoute, ShortWay
 from perception_encoder.server.edge import Edge
 from perception_encoder.server.metrics import Metrics
+from perception_encoder.server.openapi import describe
 from perception_encoder.server.options import ImageSettings, ServerSettings
 from perception_encoder.server.services import Services
 
@@ -71,12 +72,13 @@ def create_app(
     for kind in (HTTPException, RequestValidationError, PerceptionEncoderError, Exception):
         app.add_exception_handler(kind, _answer_error)
     direct: dict[tuple[str, str], DirectRoute] = {}
-    for module in _DIALECTS:
-        dialect: Dialect = importlib.import_module(module).DIALECT
-        router = dialect.build(services)
+    dialects: list[Dialect] = [importlib.import_module(module).DIALECT for module in _DIALECTS]
+    routers = [(dialect, dialect.build(services)) for dialect in dialects]
+    for _, router in routers:
         app.include_router(router)
         for place, route in direct_routes(router):
             direct.setdefault(place, route)
+    describe(app, routers, needs_key=services.access.needs_key)
     app.add_middleware(ShortWay, routes=direct)
     if settings.access.cors_origins:
         app.add_middleware(

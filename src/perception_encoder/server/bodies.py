@@ -57,6 +57,9 @@ class RequestBody(BaseModel):
         return schema
 
 
+BINARY: Final = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+"""What the OpenAPI document says of content that is bytes."""
+
 BODIES: Final[dict[str, type[RequestBody]]] = {}
 """The forms of bodies by their names in the OpenAPI document."""
 

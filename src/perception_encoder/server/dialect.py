@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
 
 from perception_encoder.server.direct import DirectRoute, Handler, takes_the_request_alone
 from perception_encoder.server.problems import ApiError, as_api_error
@@ -36,6 +37,28 @@ ErrorBody: TypeAlias = Callable[[ApiError, Exception], Any]
 body of a wrong form, one of this package's, or the `ApiError` itself)."""
 
 
+class ErrorItem(BaseModel):
+    """What is wrong with one image or text of a request."""
+
+    index: int
+    code: str
+    message: str
+
+
+class ErrorDetail(BaseModel):
+    """What happened, to which items, and what to do; `code` is for programs."""
+
+    code: str
+    message: str
+    items: list[ErrorItem] | None = None
+
+
+class ErrorReply(BaseModel):
+    """The reply to a request that cannot be answered."""
+
+    error: ErrorDetail
+
+
 def native_error(answer: ApiError, _: Exception) -> Any:
     """Return {"error": {"code", "message", "items"?}}."""
     return answer.native()
@@ -49,14 +72,20 @@ class Dialect:
         name: in metrics, logs and the OpenAPI document's tags.
         build: makes the routes.
         error_body: the JSON of an error's reply.
+        error_model: what it looks like, for the OpenAPI document.
+        description: of its clients, for the OpenAPI document.
         needs_key: whether every route asks for a key in the header, before the body is read. Where
             keys may come otherwise, the routes call `services.access.admit` themselves.
+        key_in_query: whether the key may also come as `?api_key=`.
     """
 
     name: str
     build: "Callable[[Services], APIRouter]"
     error_body: ErrorBody = native_error
+    error_model: type[BaseModel] = ErrorReply
+    description: str = ""
     needs_key: bool = True
+    key_in_query: bool = False
 
     def router(self) -> APIRouter:
         """Return an empty router whose errors have this dialect's shape."""

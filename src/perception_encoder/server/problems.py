@@ -136,10 +136,18 @@ def items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int)
 
 def _validation_message(err: RequestValidationError) -> str:
     parts = []
-    for one in err.errors()[:5]:
+    for one in deepest_first(err)[:5]:
         place, message = field_path(one), str(one["msg"])[:_SHOWN]
         parts.append(f"{place}: {message}" if place else message)
     return "; ".join(dict.fromkeys(parts)) or "the request does not have the form of this route"
+
+
+def deepest_first(err: RequestValidationError) -> list[Mapping[str, Any]]:
+    """Return what is wrong with a request, with the longest path first.
+
+    Where a field may have several forms, the form that a request got furthest with was meant.
+    """
+    return sorted(err.errors(), key=lambda one: -len(_steps(one)))
 
 
 def field_path(problem: Mapping[str, Any]) -> str | None:
@@ -148,16 +156,20 @@ def field_path(problem: Mapping[str, Any]) -> str | None:
     Steps that only tell which form of a field was tried ("str", "list[str]", "Message") are left
     out, as they are not names of the request.
     """
-    steps = [step for step in problem["loc"] if step not in ("body", "query", "path")]
-    last = len(steps) - 1
-    is_unknown = problem["type"] == "extra_forbidden"
     path = ""
-    for number, step in enumerate(steps):
+    for step in _steps(problem):
         if isinstance(step, int):
             path += f"[{step}]"
-        elif (is_unknown and number == last) or _is_name(step):
+        else:
             path += f".{step[:_SHOWN]}" if path else step[:_SHOWN]
     return path or None
+
+
+def _steps(problem: Mapping[str, Any]) -> list[str | int]:
+    steps = [step for step in problem["loc"] if step not in ("body", "query", "path")]
+    found = [step for step in steps if isinstance(step, int) or _is_name(step)]
+    is_unknown = problem["type"] == "extra_forbidden"
+    return [*found, steps[-1]] if is_unknown and not _is_name(steps[-1]) else found
 
 
 def _is_name(step: str) -> bool:

@@ -379,7 +379,8 @@ def _registered(name: str) -> ModelEntry | None:
 
 
 def _name_of(spec: str) -> str:
-    return Path(spec).stem if os.path.exists(spec) else spec
+    name = Path(spec).stem if os.path.exists(spec) else spec
+    return name.encode("utf-8", "backslashreplace").decode()  # requests must name it
 
 
 def _model_id(spec: str) -> str:

@@ -8,6 +8,7 @@ import uuid
 from typing import Any, Final
 
 from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
 
 from perception_encoder._version import __version__
 from perception_encoder.server.core.engines import ModelState
@@ -16,11 +17,40 @@ from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 
 
+class RootReply(BaseModel):
+    """What this server is."""
+
+    name: str
+    version: str
+    models: list[str]
+    openapi: str
+
+
+class InfoReply(BaseModel):
+    """The server and its default model, for clients of two kinds."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    version: str
+    uuid: str
+    model_id: str
+    model_sha: str | None
+    model_dtype: str | None
+    max_input_length: int | None
+    model_type: dict[str, Any]
+    auto_truncate: bool
+    max_concurrent_requests: int
+    max_client_batch_size: int
+    max_batch_requests: int
+    tokenization_workers: int
+
+
 def _build(services: Services) -> APIRouter:
     router = DIALECT.router()
     this_server = str(uuid.uuid4())
 
-    @router.get("/", summary="What this is")
+    @router.get("/", summary="What this is", responses={200: {"model": RootReply}})
     async def root() -> Response:
         return json_reply(
             {
@@ -31,7 +61,11 @@ def _build(services: Services) -> APIRouter:
             }
         )
 
-    @router.get("/info", summary="The server and its default model")
+    @router.get(
+        "/info",
+        summary="The server and its default model",
+        responses={200: {"model": InfoReply}},
+    )
     async def info() -> Response:
         default = services.engines.states()[0]
         return json_reply(
@@ -65,4 +99,4 @@ def _model(state: ModelState) -> dict[str, Any]:
     }
 
 
-DIALECT: Final = Dialect("about", _build, needs_key=False)
+DIALECT: Final = Dialect("about", _build, description="What the server is.", needs_key=False)

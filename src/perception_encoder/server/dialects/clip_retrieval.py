@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import ImageError, ServingError
 from perception_encoder.index import Row
@@ -64,15 +64,42 @@ class MetadataBody(RequestBody):
     indice_name: OrAbsent[str] = None
 
 
+class KnnHit(BaseModel):
+    """A hit; those that come with their columns have these as further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    similarity: float
+
+
+class ItemColumns(BaseModel):
+    """An item and its columns."""
+
+    id: str
+    metadata: dict[str, Any]
+
+
+class ClipRetrievalError(BaseModel):
+    """The reply to a request that cannot be answered."""
+
+    message: str
+
+
 def _build(services: Services) -> APIRouter:
     router = DIALECT.router()
 
-    @router.get("/indices-list", summary="The tables' names")
+    @router.get("/indices-list", summary="The tables' names", responses={200: {"model": list[str]}})
     async def indices(request: Request) -> Response:
         _admit(services, request)
         return json_reply([served.name for served in services.indexes])
 
-    @router.post("/knn-service", summary="Search a table", openapi_extra=json_body(KnnBody))
+    @router.post(
+        "/knn-service",
+        summary="Search a table",
+        responses={200: {"model": list[KnnHit]}},
+        openapi_extra=json_body(KnnBody),
+    )
     async def knn(request: Request) -> Response:
         _admit(services, request)
         body = await read_body(request, KnnBody)
@@ -92,7 +119,12 @@ def _build(services: Services) -> APIRouter:
             [{**others, "id": hit.id, "similarity": hit.score} for hit, others in replies]
         )
 
-    @router.post("/metadata", summary="Columns of items", openapi_extra=json_body(MetadataBody))
+    @router.post(
+        "/metadata",
+        summary="Columns of items",
+        responses={200: {"model": list[ItemColumns]}},
+        openapi_extra=json_body(MetadataBody),
+    )
     async def metadata(request: Request) -> Response:
         _admit(services, request)
         body = await read_body(request, MetadataBody)
@@ -184,4 +216,12 @@ def _error_body(answer: ApiError, _: Exception) -> Any:
     return {"message": answer.message}
 
 
-DIALECT: Final = Dialect("clip-retrieval", _build, error_body=_error_body, needs_key=False)
+DIALECT: Final = Dialect(
+    "clip-retrieval",
+    _build,
+    error_body=_error_body,
+    error_model=ClipRetrievalError,
+    description="ClipClient of clip-retrieval.",
+    needs_key=False,
+    key_in_query=True,
+)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.server.bodies import (
@@ -31,7 +31,7 @@ from perception_encoder.server.dialects.openai_inputs import (
     read_conversations,
     read_input,
 )
-from perception_encoder.server.problems import ApiError, field_path
+from perception_encoder.server.problems import ApiError, deepest_first, field_path
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 from perception_encoder.server.vectors import VectorForm, for_json, shaped
@@ -67,12 +67,52 @@ class EmbeddingsBody(RequestBody):
     )
 
 
+class EmbeddingObject(BaseModel):
+    """The embedding of the input at an index."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(BaseModel):
+    """The tokens of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsReply(BaseModel):
+    """An embedding of each input, in order."""
+
+    object: Literal["list"]
+    data: list[EmbeddingObject]
+    model: str
+    usage: EmbeddingsUsage
+
+
+class OpenAIErrorDetail(BaseModel):
+    """What happened; `param` is the field that is to blame, such as input[2]."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(BaseModel):
+    """The reply to a request that cannot be answered."""
+
+    error: OpenAIErrorDetail
+
+
 def _build(services: Services) -> APIRouter:
     router = DIALECT.router()
 
     @router.post(
         "/v1/embeddings",
         summary="Texts and images to embeddings",
+        responses={200: {"model": EmbeddingsReply}},
         openapi_extra=json_body(EmbeddingsBody),
     )
     async def embeddings(request: Request) -> Response:
@@ -154,8 +194,14 @@ def _param(answer: ApiError, err: Exception) -> str | None:
     if isinstance(err, UnknownModelError):
         return "model"
     if isinstance(err, RequestValidationError):
-        return field_path(err.errors()[0])
+        return field_path(deepest_first(err)[0])
     return answer.items[0].name if answer.items else None
 
 
-DIALECT: Final = Dialect("openai", _build, error_body=_error_body)
+DIALECT: Final = Dialect(
+    "openai",
+    _build,
+    error_body=_error_body,
+    error_model=OpenAIError,
+    description="OpenAI's clients, with images as vLLM, Jina and Infinity take them.",
+)

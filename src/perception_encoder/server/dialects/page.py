@@ -79,4 +79,4 @@ def _reply(request: Request, file: _File) -> Response:
     return Response(file.content, media_type=file.media_type, headers=headers)
 
 
-DIALECT: Final = Dialect("page", _build, needs_key=False)
+DIALECT: Final = Dialect("page", _build, description="The page for people.", needs_key=False)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import QueueFullError
 from perception_encoder.preprocess.image_strings import image_in_text
@@ -53,6 +53,7 @@ def _build(services: Services) -> APIRouter:
     @router.post(
         "/embed",
         summary="Texts and images to a list of embeddings",
+        responses={200: {"model": list[list[float]]}},
         openapi_extra=json_body(TeiEmbedBody),
     )
     @router.post("/", summary="As POST /embed", include_in_schema=False)
@@ -129,4 +130,17 @@ def _error_type(answer: ApiError, err: Exception) -> str:
     return "backend" if answer.status_code >= 500 else "validation"
 
 
-DIALECT: Final = Dialect("tei", _build, error_body=_error_body)
+class TeiError(BaseModel):
+    """The reply to a request that cannot be answered."""
+
+    error: str
+    error_type: str
+
+
+DIALECT: Final = Dialect(
+    "tei",
+    _build,
+    error_body=_error_body,
+    error_model=TeiError,
+    description="Clients of text-embeddings-inference.",
+)

@@ -1,9 +1,10 @@
 """Routes for whoever watches the server: is it alive, is it ready, what does it do."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel
 
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.server.dialect import Dialect, admitted
@@ -13,10 +14,23 @@ from perception_encoder.server.services import Services
 _ANSWER_SECONDS: Final = 10.0
 
 
+class ServerState(BaseModel):
+    """Whether the server can be used, and why not."""
+
+    status: str
+    reason: str | None = None
+
+
+_STATES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": ServerState},
+    503: {"model": ServerState, "description": "It cannot be used now."},
+}
+
+
 def _build(services: Services) -> APIRouter:
     router = DIALECT.router()
 
-    @router.get("/healthz", summary="Whether the loaded models answer", responses={503: {}})
+    @router.get("/healthz", summary="Whether the loaded models answer", responses=_STATES)
     async def healthz() -> Response:
         for state in services.engines.states():
             if state.error is not None:
@@ -32,7 +46,7 @@ def _build(services: Services) -> APIRouter:
                 return json_reply({"status": "unhealthy", "reason": reason}, status=503)
         return json_reply({"status": "healthy"})
 
-    @router.get("/readiness", summary="Whether the models are loaded", responses={503: {}})
+    @router.get("/readiness", summary="Whether the models are loaded", responses=_STATES)
     async def readiness() -> Response:
         if not services.engines.is_ready:
             return json_reply({"status": "not ready"}, status=503)
@@ -43,7 +57,7 @@ def _build(services: Services) -> APIRouter:
         summary="For Prometheus",
         dependencies=[Depends(admitted)],
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics() -> Response:
         return Response(
@@ -53,4 +67,6 @@ def _build(services: Services) -> APIRouter:
     return router
 
 
-DIALECT: Final = Dialect("watch", _build, needs_key=False)
+DIALECT: Final = Dialect(
+    "watch", _build, description="Whoever watches the server.", needs_key=False
+)

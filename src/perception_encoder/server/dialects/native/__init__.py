@@ -27,4 +27,4 @@ def _build(services: "Services") -> "APIRouter":
     return router
 
 
-DIALECT: Final = Dialect("native", _build)
+DIALECT: Final = Dialect("native", _build, description="Everything that this package can do.")

@@ -16,6 +16,7 @@ from perception_encoder.server.dialects.native.inputs import (
     embed_inputs,
     names_of,
 )
+from perception_encoder.server.dialects.native.replies import ClassifyReply, SimilarityReply
 from perception_encoder.server.options import MIB
 from perception_encoder.server.problems import ApiError, item_problem
 from perception_encoder.server.replies import json_reply
@@ -65,6 +66,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     @router.post(
         "/v1/similarity",
         summary="Cosines of two lists of images and texts",
+        responses={200: {"model": SimilarityReply}},
         openapi_extra=json_body(SimilarityBody),
     )
     async def similarity(request: Request) -> Response:
@@ -80,6 +82,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         "/v1/classify",
         summary="Which label fits each picture",
         description="`probability` is the softmax over the labels; a bad picture has an `error`.",
+        responses={200: {"model": ClassifyReply}},
         openapi_extra=json_body(ClassifyBody),
     )
     async def classify(request: Request) -> Response:

@@ -3,11 +3,13 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.server.bodies import OrAbsent
 from perception_encoder.server.core.duplicates import DuplicateJobs, TierName
 from perception_encoder.server.dialects.native.items import DEEPEST, IndexName
+from perception_encoder.server.dialects.native.replies import DuplicatesReply
 from perception_encoder.server.dialects.native.rows import described
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -24,14 +26,17 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "The first request for a table as it is now begins the work and answers 202 with "
             '`"state": "running"`; ask again until it is "done". Nothing is deleted.'
         ),
-        responses={202: {"description": "Being worked on."}},
+        responses={
+            200: {"model": DuplicatesReply},
+            202: {"model": DuplicatesReply, "description": "Being worked on."},
+        },
     )
     async def duplicates(
         index: IndexName = None,
         tier: Annotated[TierName, Query(description="How far to go, each with those before.")] = (
             "near"
         ),
-        threshold: Annotated[OrAbsent[float], Query(gt=0, le=1)] = None,
+        threshold: OrAbsent[Annotated[float, Field(gt=0, le=1)]] = None,
         offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:

@@ -9,6 +9,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from perception_encoder.errors import ImageError
 from perception_encoder.server.bodies import (
+    BINARY,
     Dimensions,
     ListOf,
     RequestBody,
@@ -17,6 +18,7 @@ from perception_encoder.server.bodies import (
     validate,
 )
 from perception_encoder.server.dialects.native.inputs import PICTURE, check_field
+from perception_encoder.server.dialects.native.replies import EmbedReply
 from perception_encoder.server.problems import ApiError, item_problem, items_error
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -40,6 +42,15 @@ _MULTIPART: Final = {
         "encoding": {"enum": ["float", "base64", "npy"]},
         "on_error": {"enum": ["fail", "report"]},
     },
+}
+# Also so that openapi-python-client's function for two kinds of bodies can be imported: it lacks an
+# import where an operation has no optional parameter.
+_REQUEST_ID: Final = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "Comes back in the reply and stands in the server's log.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
 _MORE_FIELDS: Final = 16
 
@@ -88,6 +99,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         "/v1/embed",
         summary="Pictures and texts to vectors",
         openapi_extra={
+            "parameters": [_REQUEST_ID],
             "requestBody": {
                 "required": True,
                 "content": {
@@ -96,11 +108,12 @@ def add_routes(router: APIRouter, services: Services) -> None:
                     ],
                     "multipart/form-data": {"schema": _MULTIPART},
                 },
-            }
+            },
         },
         responses={
             200: {
-                "description": "Vectors of unit length, pictures first.",
+                "model": EmbedReply,
+                "description": "Embeddings of unit length, images first.",
                 "content": {
                     "application/json": {
                         "example": {
@@ -110,11 +123,10 @@ def add_routes(router: APIRouter, services: Services) -> None:
                             "data": [{"type": "text", "index": 0, "embedding": [0.02, -0.11]}],
                         }
                     },
-                    "application/octet-stream": {},
+                    "application/octet-stream": BINARY,
                 },
             },
             400: {"description": "An item cannot be used; `error.items` names each."},
-            429: {"description": "Too much is waiting; Retry-After says for how long."},
         },
     )
     async def embed(request: Request) -> Response:

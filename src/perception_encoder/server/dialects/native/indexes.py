@@ -8,6 +8,12 @@ from perception_encoder.index.describe import describe_table
 from perception_encoder.server.core.facets import facets_of
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.status import status_of
+from perception_encoder.server.dialects.native.replies import (
+    FacetsReply,
+    IndexesReply,
+    IndexReply,
+    IndexStatusReply,
+)
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 
@@ -15,12 +21,20 @@ from perception_encoder.server.services import Services
 def add_routes(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
-    @router.get("/v1/indexes", summary="The tables of this server, the default first")
+    @router.get(
+        "/v1/indexes",
+        summary="The tables of this server, the default first",
+        responses={200: {"model": IndexesReply}},
+    )
     async def indexes() -> Response:
         data = [await services.pools.searches.run(_summary, served) for served in services.indexes]
         return json_reply({"data": data})
 
-    @router.get("/v1/indexes/{name}", summary="A table's model, size, versions and columns")
+    @router.get(
+        "/v1/indexes/{name}",
+        summary="A table's model, size, versions and columns",
+        responses={200: {"model": IndexReply}},
+    )
     async def index(name: str) -> Response:
         served = services.indexes.get(name)
         return json_reply(await services.pools.searches.run(_described, served))
@@ -32,6 +46,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "`rows` grows while a run writes; `outcomes` counts what became of every item that "
             "runs looked at, and `failures` shows some of those that failed."
         ),
+        responses={200: {"model": IndexStatusReply}},
     )
     async def status(name: str) -> Response:
         served = services.indexes.get(name)
@@ -44,6 +59,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "Of numbers and times the least and the greatest; of texts and flags the most frequent "
             "values with their counts, and whether there are more."
         ),
+        responses={200: {"model": FacetsReply}},
     )
     async def facets(name: str) -> Response:
         served = services.indexes.get(name)

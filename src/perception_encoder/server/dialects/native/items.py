@@ -9,10 +9,11 @@ from pydantic import TypeAdapter
 
 from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
-from perception_encoder.server.bodies import parse_json, validate
+from perception_encoder.server.bodies import BINARY, parse_json, validate
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.sniff import content_type
 from perception_encoder.server.core.thumbnails import CONTENT_TYPE
+from perception_encoder.server.dialects.native.replies import Item, ItemsReply
 from perception_encoder.server.dialects.native.rows import described
 from perception_encoder.server.dialects.native.search import MOST_HITS, FilterBody
 from perception_encoder.server.problems import ApiError, field_path
@@ -21,6 +22,7 @@ from perception_encoder.server.services import Services
 
 P = ParamSpec("P")
 
+_BYTES: Final = {"application/octet-stream": BINARY}  # generators of clients know no images
 _KEEP: Final = "private, max-age=86400"
 _FILTERS: Final = TypeAdapter(list[FilterBody])
 DEEPEST: Final = 2**40
@@ -31,7 +33,11 @@ IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; def
 def add_routes(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
-    @router.get("/v1/items", summary="Rows of a table, in its order")
+    @router.get(
+        "/v1/items",
+        summary="Rows of a table, in its order",
+        responses={200: {"model": ItemsReply}},
+    )
     async def items(
         index: IndexName = None,
         offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
@@ -52,7 +58,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             }
         )
 
-    @router.get("/v1/items/{item}", summary="One row", responses={404: {}})
+    @router.get("/v1/items/{item}", summary="One row", responses={200: {"model": Item}})
     async def item_(item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
         return json_reply(
@@ -63,7 +69,10 @@ def add_routes(router: APIRouter, services: Services) -> None:
         "/v1/items/{item}/thumbnail",
         summary="A small JPEG of an item's picture",
         response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}, 404: {}},
+        responses={
+            200: {"content": {"image/jpeg": BINARY, **_BYTES}},
+            304: {"description": "Not modified."},
+        },
     )
     async def thumbnail(
         request: Request,
@@ -85,7 +94,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         "/v1/items/{item}/image",
         summary="An item's picture as it is stored",
         response_class=Response,
-        responses={200: {"content": {"image/*": {}}}, 404: {}},
+        responses={200: {"content": {"image/*": BINARY, **_BYTES}}},
     )
     async def image(item: str, index: IndexName = None) -> Response:
         row = await services.pools.searches.run(_row, services, index, item)

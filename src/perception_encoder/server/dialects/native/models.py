@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from perception_encoder.server.core.engines import ModelState
+from perception_encoder.server.dialects.native.replies import ModelReply, ModelsReply
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 
@@ -12,12 +13,18 @@ from perception_encoder.server.services import Services
 def add_routes(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
-    @router.get("/v1/models", summary="The models of this server, the default first")
+    @router.get(
+        "/v1/models",
+        summary="The models of this server, the default first",
+        responses={200: {"model": ModelsReply}},
+    )
     async def models() -> Response:
         data = [described(state) for state in services.engines.states()]
         return json_reply({"object": "list", "data": data})
 
-    @router.get("/v1/models/{name:path}", summary="One model")
+    @router.get(
+        "/v1/models/{name:path}", summary="One model", responses={200: {"model": ModelReply}}
+    )
     async def model(name: str) -> Response:
         found = services.engines.resolve(name)
         states = [state for state in services.engines.states() if state.name == found]

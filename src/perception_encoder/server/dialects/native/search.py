@@ -15,6 +15,7 @@ from perception_encoder.server.bodies import ListOf, RequestBody, json_body, rea
 from perception_encoder.server.core.filters import Filter, FilterValue, Operator
 from perception_encoder.server.core.queries import Term
 from perception_encoder.server.dialects.native.inputs import check_texts
+from perception_encoder.server.dialects.native.replies import SearchReply
 from perception_encoder.server.dialects.native.rows import described_hit
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -111,6 +112,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "`offset`: nothing is embedded again. `query.cutoffs` are the cosines from which on "
             "hits are strong and weak."
         ),
+        responses={200: {"model": SearchReply}},
         openapi_extra=json_body(SearchBody),
     )
     async def search(request: Request) -> Response:

@@ -11,6 +11,7 @@ from perception_encoder.server.dialect import Dialect
 from perception_encoder.server.dialects.roboflow import compare, embed, registry
 from perception_encoder.server.dialects.roboflow.models import CLIP, PERCEPTION_ENCODER
 from perception_encoder.server.dialects.roboflow.replies import error_body
+from perception_encoder.server.dialects.roboflow.schemas import RoboflowError
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -28,4 +29,12 @@ def _build(services: "Services") -> "APIRouter":
 
 
 # Keys may come in the query or the body, too: each route asks for them itself.
-DIALECT: Final = Dialect("roboflow", _build, error_body=error_body, needs_key=False)
+DIALECT: Final = Dialect(
+    "roboflow",
+    _build,
+    error_body=error_body,
+    error_model=RoboflowError,
+    description="inference-sdk and Workflows of Roboflow.",
+    needs_key=False,
+    key_in_query=True,
+)

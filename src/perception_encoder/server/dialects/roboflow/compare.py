@@ -12,6 +12,7 @@ from perception_encoder.server.dialects.roboflow.bodies import CompareBody, Imag
 from perception_encoder.server.dialects.roboflow.models import Kind, lend
 from perception_encoder.server.dialects.roboflow.pictures import check_count, embed_pictures
 from perception_encoder.server.dialects.roboflow.replies import admit, reply
+from perception_encoder.server.dialects.roboflow.schemas import InferenceSimilarity
 from perception_encoder.server.problems import ApiError
 from perception_encoder.server.services import Services
 from perception_encoder.types import Embeddings
@@ -24,6 +25,7 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
         f"/{kind.prefix}/compare",
         summary="One picture or text against others",
         description="Plain cosines: a list in the order of the prompts, or one for each name.",
+        responses={200: {"model": InferenceSimilarity}},
         openapi_extra=json_body(CompareBody),
     )
     async def compare(request: Request) -> Response:

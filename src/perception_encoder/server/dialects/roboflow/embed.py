@@ -9,6 +9,7 @@ from perception_encoder.server.dialects.roboflow.bodies import EmbedImageBody, E
 from perception_encoder.server.dialects.roboflow.models import Kind, lend
 from perception_encoder.server.dialects.roboflow.pictures import check_count, embed_pictures
 from perception_encoder.server.dialects.roboflow.replies import admit, reply
+from perception_encoder.server.dialects.roboflow.schemas import InferenceEmbeddings
 from perception_encoder.server.services import Services
 
 
@@ -18,6 +19,7 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
     @router.post(
         f"/{kind.prefix}/embed_image",
         summary="Images to embeddings",
+        responses={200: {"model": InferenceEmbeddings}},
         openapi_extra=json_body(EmbedImageBody),
     )
     async def embed_image(request: Request) -> Response:
@@ -32,6 +34,7 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
     @router.post(
         f"/{kind.prefix}/embed_text",
         summary="Texts to embeddings",
+        responses={200: {"model": InferenceEmbeddings}},
         openapi_extra=json_body(EmbedTextBody),
     )
     async def embed_text(request: Request) -> Response:

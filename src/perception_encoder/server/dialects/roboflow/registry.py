@@ -1,6 +1,6 @@
 """The models in memory: GET /model/registry, POST /model/add, /model/remove and /model/clear."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -15,33 +15,43 @@ from perception_encoder.server.dialects.roboflow.models import (
     resolve,
 )
 from perception_encoder.server.dialects.roboflow.replies import admit
+from perception_encoder.server.dialects.roboflow.schemas import ModelRegistry
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
+
+_REPLY: Final[dict[int | str, dict[str, Any]]] = {200: {"model": ModelRegistry}}
 
 
 def add_routes(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
-    @router.get("/model/registry", summary="The models in memory")
+    @router.get("/model/registry", summary="The models in memory", responses=_REPLY)
     async def registry(request: Request) -> Response:
         admit(services, request)
         return _registry(services)
 
-    @router.post("/model/add", summary="Load a model", openapi_extra=json_body(ModelBody))
+    @router.post(
+        "/model/add", summary="Load a model", responses=_REPLY, openapi_extra=json_body(ModelBody)
+    )
     async def add(request: Request) -> Response:
         body = await read_body(request, ModelBody)
         admit(services, request, body.api_key)
         await services.engines.load(resolve(services, body.model_id))
         return _registry(services)
 
-    @router.post("/model/remove", summary="Unload a model", openapi_extra=json_body(ModelBody))
+    @router.post(
+        "/model/remove",
+        summary="Unload a model",
+        responses=_REPLY,
+        openapi_extra=json_body(ModelBody),
+    )
     async def remove(request: Request) -> Response:
         body = await read_body(request, ModelBody)
         admit(services, request, body.api_key)
         await services.engines.unload(resolve(services, body.model_id))
         return _registry(services)
 
-    @router.post("/model/clear", summary="Unload every model that nobody uses")
+    @router.post("/model/clear", summary="Unload every model that nobody uses", responses=_REPLY)
     async def clear(request: Request) -> Response:
         admit(services, request)
         await services.engines.unload_all()
