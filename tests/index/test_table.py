@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import lance
 import numpy as np
@@ -23,7 +24,7 @@ from perception_encoder.errors import (
     IndexStorageError,
     QueryError,
 )
-from perception_encoder.index import Hit, Index, Row, row_id
+from perception_encoder.index import Hit, Index, Row, VectorDtype, row_id
 from perception_encoder.index.digests import digests_of
 from perception_encoder.index.rows import FileState
 from perception_encoder.types import ModelIdentity
@@ -614,3 +615,84 @@ def test_refreshing_shows_a_table_that_was_made_anew(tmp_path: Path) -> None:
     same = index.state
     index.refresh()
     assert index.state == same
+
+
+# Another index in the place of one that is open
+
+
+def replace(path: Path, other: ModelIdentity, vector_dtype: VectorDtype = "float32") -> Index:
+    shutil.rmtree(path)
+    made = Index.create(path, other, vector_dtype=vector_dtype)
+    made.add(named("new"), unit(1, other.embed_dim, seed=5))
+    return made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_id": "PE-Core-B16-224"},
+        {"fingerprint": "f" * 16},
+        {"preprocess": "reference"},
+        {"embed_dim": 4},
+    ],
+)
+def test_an_index_replaced_by_one_of_another_model_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    index = Index.create(tmp_path / "t", IDENTITY, vector_dtype="float32")
+    index.add(named("old"), unit(1))
+    other = dataclasses.replace(IDENTITY, **change)
+    replace(tmp_path / "t", other)
+    for _ in range(2):
+        with pytest.raises(IndexMismatchError, match="replaced while it was open") as caught:
+            index.refresh()
+    message = str(caught.value)
+    assert all(part.model_id in message for part in (IDENTITY, other))
+    for write in (
+        lambda: index.add(named("x"), unit(1)),
+        lambda: index.append(named("x"), unit(1)),
+        lambda: index.delete([row_id("new")]),
+    ):
+        with pytest.raises(IndexMismatchError, match="replaced while it was open"):
+            write()
+    assert uris(Index.open(index.path)) == ["new"]
+
+
+@pytest.mark.parametrize("vector_dtype", ["float16", "float32"])
+def test_an_index_replaced_by_one_of_the_same_model_simply_works(
+    tmp_path: Path, vector_dtype: VectorDtype
+) -> None:
+    index = Index.create(tmp_path / "t", IDENTITY, vector_dtype="float32")
+    index.add(named("old"), unit(1))
+    replace(tmp_path / "t", IDENTITY, vector_dtype)
+    index.refresh()
+    assert uris(index) == ["new"]
+    assert index.vector_dtype == vector_dtype
+    assert index.search(unit(1, seed=5), k=3)[0][0].score == pytest.approx(1, abs=1e-3)
+    index.add(named("newer"), unit(1, seed=6))
+    assert uris(Index.open(index.path)) == ["new", "newer"]
+
+
+def test_an_index_brought_back_from_a_copy_that_went_another_way_is_seen(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "t", IDENTITY, vector_dtype="float32")
+    index.add(named("both"), unit(1))
+    shutil.copytree(tmp_path / "t", tmp_path / "copy")
+    Index.open(tmp_path / "copy").add(named("copy"), unit(1, seed=1))
+    index.add(named("original"), unit(1, seed=2))
+    shutil.rmtree(tmp_path / "t")
+    (tmp_path / "copy").rename(tmp_path / "t")
+    index.refresh()
+    assert uris(index) == ["both", "copy"]
+
+
+def test_an_index_that_was_deleted_is_not_found_and_comes_back(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "t", IDENTITY, vector_dtype="float32")
+    index.add(named("old"), unit(1))
+    (tmp_path / "t").rename(tmp_path / "away")
+    with pytest.raises(IndexNotFoundError, match="there is no index"):
+        index.refresh()
+    with pytest.raises(IndexStorageError, match=str(tmp_path / "t")):
+        index.search(unit(1), k=1)
+    (tmp_path / "away").rename(tmp_path / "t")
+    index.refresh()
+    assert [hit.uri for hit in index.search(unit(1), k=1)[0]] == ["old"]

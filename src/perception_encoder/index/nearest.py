@@ -89,7 +89,8 @@ class NearestSearch:
 
     def _searcher(self) -> BoundSearcher | None:
         searcher = self._searchers.current()
-        if searcher is None:
+        embed_dim = self._dataset.schema.field(VECTOR).type.list_size
+        if searcher is None or searcher.header.embed_dim != embed_dim:  # of another table before
             return None
         with self._lock:
             if self._bound is None or self._bound[0] is not searcher:

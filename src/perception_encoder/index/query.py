@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from perception_encoder.errors import QueryError
-from perception_encoder.preprocess.image_strings import image_in_text
 from perception_encoder.types import Embeddings
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -42,6 +41,7 @@ _WEIGHT: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)):")
 _ITEM: Final = re.compile(r"@(?=\S)")
 _ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 _SHOWN: Final = 40  # characters of a term that may be an encoded image
+_SHORTEST_ENCODED: Final = 32  # characters of an image in base64
 _CANCELLED: Final = 1e-6
 
 
@@ -220,7 +220,7 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
     path = os.path.expanduser(text)
     if os.path.isfile(path):
         return QueryTerm(sign * weight, "image", path)
-    if (kind := image_in_text(text)) is not None:
+    if (kind := _encoded_image(text)) is not None:
         raise QueryError(
             f"the query's term {text[:_SHOWN]!r}… is the {kind} of an image, not a text; "
             "save the image, and give its path"
@@ -230,6 +230,15 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
             f"{where}: there is no picture {text}; check the path, and put + between terms"
         )
     return QueryTerm(sign * weight, "text", text)
+
+
+def _encoded_image(text: str) -> str | None:
+    """As `image_in_text`, which is imported only for what is long enough or has a colon."""
+    if ":" not in text and len(text) < _SHORTEST_ENCODED:
+        return None
+    from perception_encoder.preprocess.image_strings import image_in_text
+
+    return image_in_text(text)
 
 
 def _split_weight(text: str) -> tuple[float, str]:

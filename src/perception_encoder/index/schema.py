@@ -116,6 +116,15 @@ def described_other_model(
     )
 
 
+def described_replacement(path: str, found: ModelIdentity, opened: ModelIdentity) -> str:
+    """Say that another model's table has taken the place of one that is open, and what to do."""
+    return (
+        f"the table at {path} was replaced while it was open: it holds vectors of "
+        f"{_described(found)} now, no longer of {_described(opened)}; open it again (a server: "
+        "start it again), or put the one of before back"
+    )
+
+
 def vector_dtype_of(schema: pa.Schema) -> VectorDtype:
     """Return how a table stores its vectors."""
     return "float16" if schema.field(VECTOR).type.value_type.bit_width == 16 else "float32"

@@ -108,7 +108,7 @@ class Snapshot:
         """See `Index.search`; queries are (Q, E) float32, checked."""
         if len(queries) == 0:
             return []
-        with _showing(where):
+        with _showing(where), storage_errors(self._path):
             condition = self._read_condition(where)
             return self._nearest.search(
                 queries, k, where=condition, threshold=threshold, exact=exact
@@ -195,7 +195,10 @@ def _reason(err: Exception, where: str) -> str:
 
 
 def _state_of(dataset: lance.LanceDataset) -> tuple[int, str]:
-    """The version's number, and the first file: a table made anew begins to count anew."""
+    """The version's number, and its first and last file.
+
+    A table that was made anew counts anew, and so does one that was brought back from a copy.
+    """
     fragments = dataset.get_fragments()
-    files = fragments[0].data_files() if fragments else []
-    return int(dataset.version), str(files[0].path) if files else ""
+    ends = [part.data_files()[-1].path for part in (*fragments[:1], *fragments[-1:])]
+    return int(dataset.version), " ".join(ends)

@@ -23,6 +23,7 @@ from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import (
     VectorDtype,
     described_mismatch,
+    described_replacement,
     identity_of,
     new_fields,
     table_schema,
@@ -170,17 +171,22 @@ class Index:
             raise IndexMismatchError(described_mismatch(self.path, self.identity, identity))
 
     def refresh(self) -> None:
-        """See what other processes have committed."""
+        """See what other processes have committed, also where they made the index anew.
+
+        Raises:
+            IndexMismatchError: an index of another model is at this path now.
+            IndexNotFoundError: none is there any more.
+            IndexStorageError: it cannot be read.
+        """
         try:
-            dataset = open_dataset(self.path)
+            dataset = self._latest()
         except IndexNotFoundError:
             if self._is_created:
                 raise
             return
-        if not self._is_created:
+        # A new snapshot has to learn what searches know by now.
+        if not self._is_created or not self._snapshot.is_of(dataset):
             self._adopt(dataset)
-        elif not self._snapshot.is_of(dataset):  # a new one has to learn what searches know by now
-            self._snapshot = Snapshot(dataset, self.path, self._searchers)
 
     @property
     def state(self) -> tuple[int, str]:
@@ -197,6 +203,7 @@ class Index:
 
         Raises:
             ValueError: the numbers differ, a vector is not of unit length, metadata does not fit.
+            IndexMismatchError: an index of another model is at this path now.
             IndexStorageError: writing failed; the rows are as before.
         """
         vectors = self._checked(rows, vectors)
@@ -208,7 +215,7 @@ class Index:
         with storage_errors(self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(table)
-        self._snapshot = Snapshot(dataset, self.path, self._searchers)
+        self._adopt(dataset)
 
     def append(self, rows: Sequence[Row], vectors: Embeddings) -> None:
         """Add pictures that the table is known not to have, in one commit.
@@ -222,6 +229,7 @@ class Index:
 
         Raises:
             ValueError: as in `add`.
+            IndexMismatchError: an index of another model is at this path now.
             IndexStorageError: writing failed; the rows are as before.
         """
         vectors = self._checked(rows, vectors)
@@ -230,7 +238,7 @@ class Index:
         dataset, table = self._laid_out(rows, vectors)
         with storage_errors(self.path):
             dataset.insert(table)
-        self._snapshot = Snapshot(dataset, self.path, self._searchers)
+        self._adopt(dataset)
 
     def fit(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
         """Bring the rows' metadata to the types of the table's columns, as `fit_metadata` does.
@@ -253,11 +261,11 @@ class Index:
         if not quoted or not self._is_created:
             return 0
         condition = f"id IN ({quoted})"
-        dataset = open_dataset(self.path)
+        dataset = self._latest()
         with storage_errors(self.path):
             num_rows = int(dataset.count_rows(filter=condition))
             dataset.delete(condition)
-        self._snapshot = Snapshot(dataset, self.path, self._searchers)
+        self._adopt(dataset)
         return num_rows
 
     def count(self) -> int:
@@ -374,12 +382,18 @@ class Index:
             self._adopt(create_dataset(self.path, self._snapshot.schema))
 
     def _adopt(self, dataset: lance.LanceDataset) -> None:
-        found = identity_of(dataset.schema, self.path)
-        if found != self.identity:
-            raise IndexMismatchError(described_mismatch(self.path, found, self.identity))
         self.vector_dtype = vector_dtype_of(dataset.schema)
         self._snapshot = Snapshot(dataset, self.path, self._searchers)
         self._is_created = True
+
+    def _latest(self) -> lance.LanceDataset:
+        """Open the latest version, if it is of this object's model."""
+        dataset = open_dataset(self.path)
+        found = identity_of(dataset.schema, self.path)
+        if found != self.identity:
+            described = described_replacement if self._is_created else described_mismatch
+            raise IndexMismatchError(described(self.path, found, self.identity))
+        return dataset
 
     def _checked(self, rows: Sequence[Row], vectors: Embeddings) -> Embeddings:
         vectors = unit_vectors(vectors, self.identity.embed_dim, "vectors")
@@ -390,9 +404,9 @@ class Index:
     def _laid_out(
         self, rows: Sequence[Row], vectors: Embeddings
     ) -> tuple[lance.LanceDataset, pa.Table]:
-        """Return the latest version, with all columns the rows need, and the rows laid out so."""
+        """Return the latest version with all columns that are needed, and the rows laid out so."""
         self.ensure_created()
-        dataset = open_dataset(self.path)
+        dataset = self._latest()
         fields = new_fields(rows, dataset.schema)
         table = to_arrow(rows, vectors, with_fields(dataset.schema, fields))
         if fields:
