@@ -24,11 +24,11 @@ from perception_encoder.preprocess.arrays import (
 from perception_encoder.preprocess.encoded import (
     DAMAGE,
     Decoded,
-    check_size,
     damaged,
     decode_file,
     decode_stream,
 )
+from perception_encoder.preprocess.limits import check_size
 from perception_encoder.types import ColorFormat
 
 ImageInput: TypeAlias = (
@@ -159,7 +159,7 @@ def _load(image: Image.Image, *, max_pixels: int, item: str) -> Image.Image:
     """Load a PIL image of the caller's and read its EXIF, both once and by one thread."""
     if 0 in image.size:
         raise ImageValueError(f"{item}: a PIL image of size {image.size} has no pixels", item=item)
-    check_size(image, max_pixels=max_pixels, item=item)
+    check_size(image.size, max_pixels=max_pixels, item=item)
     with _LOAD_LOCKS[id(image) // 64 % len(_LOAD_LOCKS)]:
         try:
             image.load()

@@ -5,12 +5,13 @@ in Pillow does), and an unexpected one never costs time. Pillow's decoders are c
 rather than through `Image.open`, whose check for decompression bombs warns by a process-wide limit.
 """
 
+import io
 import os
 import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import IO, Final, Literal, NamedTuple, TypeAlias
+from typing import IO, Any, Final, Literal, NamedTuple, TypeAlias
 
 from PIL import (
     AvifImagePlugin,
@@ -21,8 +22,6 @@ from PIL import (
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
@@ -34,8 +33,20 @@ from perception_encoder.errors import (
     ImageUnreadableError,
 )
 from perception_encoder.preprocess.files import open_regular_file
+from perception_encoder.preprocess.jpeg_segments import trim_jpeg
+from perception_encoder.preprocess.limits import (
+    MAX_SCANS,
+    LimitedStream,
+    LimitError,
+    check_size,
+    whole,
+)
+from perception_encoder.preprocess.netpbm import PpmImageFile
+from perception_encoder.preprocess.png_chunks import trim_png
+from perception_encoder.preprocess.tiff_layout import TiffImageFile
 
-_Decoder: TypeAlias = Callable[[IO[bytes], str], ImageFile.ImageFile]
+# Streams are ours: of a file, Pillow wants to read, seek and tell.
+_Decoder: TypeAlias = Callable[[Any, str], ImageFile.ImageFile]
 
 # JpegImageFile and not the plugin's factory: of a multi-picture file only the first one is wanted.
 _DECODERS: Final[dict[str, _Decoder]] = {
@@ -44,18 +55,19 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
-    "PPM": PpmImagePlugin.PpmImageFile,
+    "PPM": PpmImageFile,
 }
 _HEIF_BRANDS: Final = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
 # What Pillow's decoders raise on damaged data (its warnings too, where they are made errors).
-# MemoryError is not here: it is no fault of the file.
+# MemoryError is not here: it is no fault of the file. SystemError is raised where a decoder in C
+# goes on after a read that failed.
 DAMAGE: Final = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError,
+    OSError, SystemError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError,
     RuntimeError, ArithmeticError, struct.error, zlib.error, UserWarning,
 )  # fmt: skip
 # How a complete file of a kind begins and ends.
@@ -133,34 +145,28 @@ def decode_stream(
     """
     if num_bytes == 0:
         raise ImageEmptyError(f"{item}: zero bytes; save or fetch the picture again", item=item)
+    limited = LimitedStream(stream)
     try:
-        image = _open(stream, item)
-        check_size(image, max_pixels=max_pixels, item=item)
-        _allocate_tiff(image)
+        image = _open(limited, max_pixels=max_pixels, item=item)
+        check_size(image.size, max_pixels=max_pixels, item=item)
+        limited.allow(image.width * image.height)
+        _prepare_tiff(image, stream)
         full_size = image.size
         covered = None if min_side is None else _shrink(image, min_side)
         image.load()
     except Image.DecompressionBombError as err:
         raise ImageTooLargeError(f"{item}: {err}", item=item) from err
+    except LimitError as err:
+        raise _too_costly(err, item) from err
     except DAMAGE as err:
+        if limited.is_over:
+            raise _too_costly(limited.error(), item) from err
         if isinstance(err, OSError) and err.errno is not None:
             raise ImageUnreadableError(f"{item}: reading failed: {err}", item=item) from err
         raise damaged(err, item, is_cut=_is_cut(stream, num_bytes)) from err
     if covered is not None:
         return Decoded(image, full_size, covered)
     return Decoded(image, image.size, image.size)  # only now: loading turns some TIFFs
-
-
-def check_size(image: Image.Image, *, max_pixels: int, item: str) -> None:
-    """Raise ImageTooLargeError for a picture of more pixels than the limit."""
-    num_pixels = image.width * image.height
-    if num_pixels > max_pixels:
-        raise ImageTooLargeError(
-            f"{item}: {image.width} × {image.height} = {num_pixels} pixels, the limit is "
-            f"{max_pixels}; scale it down, or, if you trust the source, open the model with a "
-            "larger max_pixels",
-            item=item,
-        )
 
 
 def damaged(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:
@@ -176,7 +182,11 @@ def damaged(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:
     )
 
 
-def _open(stream: IO[bytes], item: str) -> ImageFile.ImageFile:
+def _too_costly(err: Exception, item: str) -> ImageTooLargeError:
+    return ImageTooLargeError(f"{item}: {err}; save it again as an ordinary PNG or JPEG", item=item)
+
+
+def _open(stream: LimitedStream, *, max_pixels: int, item: str) -> ImageFile.ImageFile:
     """Read the header with the decoders that know its first bytes; nothing is decoded yet."""
     head = stream.read(16)
     candidates = [
@@ -191,6 +201,9 @@ def _open(stream: IO[bytes], item: str) -> ImageFile.ImageFile:
         raise ImageDecodeError(
             f"{item}: not an image in a known format ({known}); it starts with {head!r}", item=item
         )
+    if head.startswith(b"RIFF") and (size := _webp_size(head + stream.read(14))) is not None:
+        check_size(size, max_pixels=max_pixels, item=item)  # opening it allocates all its pixels
+    _trim(stream, head)
     for decoder in candidates[:-1]:  # two at most: AVIF and HEIC share a container's first bytes
         stream.seek(0)
         try:
@@ -201,7 +214,34 @@ def _open(stream: IO[bytes], item: str) -> ImageFile.ImageFile:
     return candidates[-1](stream, "")
 
 
-def _open_heif(stream: IO[bytes], filename: str, *, item: str) -> ImageFile.ImageFile:
+def _trim(stream: LimitedStream, head: bytes) -> None:
+    """Keep from the decoder what decides no pixels, and check what tells the cost."""
+    if head.startswith(b"\xff\xd8\xff"):
+        trimmed = trim_jpeg(whole(stream.stream))
+        if trimmed.num_scans > MAX_SCANS:
+            raise LimitError(f"{trimmed.num_scans:,} progressive scans, the limit is {MAX_SCANS}")
+        stream.use(io.BytesIO(trimmed.data))
+    elif head.startswith(b"\x89PNG"):
+        stream.use(io.BytesIO(trim_png(whole(stream.stream))))
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Read a WebP's size from its first 30 bytes."""
+    if len(head) < 30:
+        return None
+    if head[12:16] == b"VP8X":
+        return _little(head[24:27]) + 1, _little(head[27:30]) + 1
+    if head[12:16] == b"VP8L":
+        bits = _little(head[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return _little(head[26:28]) & 0x3FFF, _little(head[28:30]) & 0x3FFF
+
+
+def _little(number: bytes) -> int:
+    return int.from_bytes(number, "little")
+
+
+def _open_heif(stream: LimitedStream, filename: str, *, item: str) -> ImageFile.ImageFile:
     # The class alone, not `register_heif_opener`: nothing of Pillow's own state is changed.
     try:
         from pillow_heif import HeifImageFile
@@ -225,13 +265,17 @@ def _shrink(image: ImageFile.ImageFile, min_side: int) -> tuple[float, float] | 
     return None if drafted is None else drafted[1][2:]
 
 
-def _allocate_tiff(image: ImageFile.ImageFile) -> None:
+def _prepare_tiff(image: ImageFile.ImageFile, stream: IO[bytes]) -> None:
     """Keep Pillow's TIFF reader from applying Pillow's own size limit: ours has been applied.
 
     The reader checks when it allocates, so it is handed memory. Only above Pillow's limit.
     """
+    if not isinstance(image, TiffImageFile):
+        return
+    if image.use_load_libtiff:
+        image.use(stream)
     limit = Image.MAX_IMAGE_PIXELS
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and limit is not None:
+    if limit is not None:
         size = (int(image.tag_v2[256]), int(image.tag_v2[257]))  # before the EXIF turn
         if size[0] * size[1] > limit:
             image.im = Image.new(image.mode, size).im
