@@ -1,12 +1,15 @@
 """Threads whose places are held until they end, whoever waits for them."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
 from perception_encoder.server.core import pools
+from perception_encoder.server.core.daemon_threads import DaemonThreads
 from perception_encoder.server.core.pools import WorkPool
 
 
@@ -125,3 +128,29 @@ def test_what_is_slow_makes_room_for_others_but_not_without_end(gate, monkeypatc
         assert await late == (3, 1)
 
     asyncio.run(run())
+
+
+def test_a_thread_that_hangs_does_not_keep_a_process_from_ending():
+    code = """
+import asyncio, contextlib, threading
+from perception_encoder.errors import WorkerCrashedError
+from perception_encoder.server.core.pools import WorkPool
+
+async def run():
+    pool = WorkPool("work", num_threads=1, timeout_seconds=0.01)
+    with contextlib.suppress(WorkerCrashedError):
+        await pool.run(threading.Event().wait)
+    pool.close()
+
+asyncio.run(run())
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_many_short_works_use_few_threads():
+    threads = DaemonThreads(3, "work")
+    seen = {threads.submit(threading.get_ident).result(10) for _ in range(50)}
+    assert len(seen) <= 3
+    futures = [threads.submit(lambda n=n: n * n) for n in range(500)]
+    assert [future.result(10) for future in futures] == [n * n for n in range(500)]
+    threads.close()

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
 from perception_encoder.preprocess.threads import num_usable_cores
+from perception_encoder.server.core.daemon_threads import DaemonThreads
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -50,7 +51,7 @@ class WorkPool:
         self._timeout_seconds = timeout_seconds
         self._free = asyncio.Semaphore(num_threads)
         self._num_waiting = 0
-        self._executor = ThreadPoolExecutor(num_threads + num_slow, thread_name_prefix=name)
+        self._threads = DaemonThreads(num_threads + num_slow, name)
 
     async def run(
         self, work: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs
@@ -84,14 +85,14 @@ class WorkPool:
 
     def close(self) -> None:
         """Begin nothing new."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _begin(self, work: Callable[[], ResultT]) -> "Future[ResultT]":
         """Give work to a thread, with a place that is given back when the work has ended."""
         loop = asyncio.get_running_loop()
         place = _Place(self._free)
         try:
-            future = self._executor.submit(work)
+            future = self._threads.submit(work)
         except BaseException:
             place.give_back()
             raise
