@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from server.serving import in_base64, picture, running
 
 from perception_encoder.errors import ImageFetchError
@@ -229,3 +231,100 @@ def test_a_server_fetches_no_urls_unless_told_to(web):
         assert reply["data"][0]["error"]["code"] == "image_fetch_failed"
         assert reply["data"][1]["embedding"] is not None
     assert web.asked == []
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[", "http://[::1", "//[", "http://a.example:99999/", "http://a.example:x/", "",
+        "http://%", "http://\xff.example/", "http://" + "a" * 70 + ".example/", "//" + "a." * 200,
+        "?" + "x" * 5000,
+    ],
+)  # fmt: skip
+def test_a_redirect_that_cannot_be_understood_is_an_error_of_the_image(web, location):
+    with pytest.raises(ImageFetchError, match=r"^image 0: "):
+        fetched(url_of(web, f"/to/{location}"), is_allowed=allows_loopback_once(2))
+
+
+@given(
+    st.text(max_size=20)
+    | st.lists(
+        st.sampled_from(
+            [
+                "http:",
+                "https:",
+                "//",
+                "[",
+                "]",
+                "::1",
+                "@",
+                ":",
+                "80",
+                "a.example",
+                "/",
+                "?",
+                "#",
+                "%",
+                "..",
+                "\\",
+                "é",
+                "①",
+                "℀",
+                "-",
+                "_",
+            ]
+        ),
+        max_size=8,
+    ).map("".join)
+)
+def test_any_location_is_fetched_or_an_error_of_the_image(location):
+    async def run() -> None:
+        fetcher = UrlFetcher(
+            allow_http=True, timeout_seconds=5, max_bytes=50_000, resolver=to_loopback
+        )
+        answers = iter([(b"", location), (PICTURE, None)])
+
+        async def get(*_: object):
+            return next(answers)
+
+        fetcher._get = get  # type: ignore[method-assign]
+        with contextlib.suppress(ImageFetchError):
+            assert await fetcher.fetch("http://a.example/", item="image 0") == PICTURE
+        await fetcher.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "9" * 19, "-1", "1e3"])
+def test_any_announced_length_is_an_error_of_the_image_or_ignored(length):
+    answer = (
+        f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
+        + PICTURE
+    )
+    with answering(answer) as port, pytest.raises(ImageFetchError, match=r"^image 0: "):
+        fetched(f"http://pictures.example:{port}/", is_allowed=allows_loopback_once(1))
+
+
+def test_a_name_that_no_resolver_takes_is_an_error_of_the_image():
+    async def resolver(_host: str, _port: int) -> list[str]:
+        raise UnicodeError("label too long")
+
+    with pytest.raises(ImageFetchError, match="could not be fetched"):
+        fetched("http://a.example/", resolver=resolver)
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A server that gives one answer, whatever it is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(10)

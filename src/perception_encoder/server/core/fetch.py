@@ -10,6 +10,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -18,6 +19,7 @@ import httpcore2
 from perception_encoder._version import __version__
 from perception_encoder.errors import ImageFetchError
 from perception_encoder.server.core.addresses import Address, is_name, is_public, literal
+from perception_encoder.server.core.daemon_threads import DaemonThreads
 from perception_encoder.server.core.sniff import ENOUGH, content_type
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
@@ -28,6 +30,8 @@ _AT_ONCE: Final = 16
 _ODD: Final = re.compile(r"[\x00-\x20\x7f\\]")
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _PORTS: Final = {"https": 443, "http": 80}
+_MAX_DIGITS: Final = 20  # of a length that is read: more are too large however they go on
+_LOOKUPS: Final = DaemonThreads(_AT_ONCE, "look up names")  # a resolver may not answer for long
 _SAFE: Final = "%/:=&?~+!$,;'@()*[]|"
 
 
@@ -37,8 +41,8 @@ class _RefusedError(Exception):
 
 async def resolve(host: str, port: int) -> list[str]:
     """Ask the system for a name's addresses."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.wrap_future(_LOOKUPS.submit(ask))
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -61,7 +65,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         """Connect; refused where any of the host's addresses is not allowed."""
         try:
             found = [host] if literal(host) else await self._resolve(host, port)
-        except OSError as err:
+        except (OSError, ValueError) as err:  # ValueError: no name at all, such as one too long
             raise httpcore2.ConnectError(f"{host} is not known: {err}") from err
         if not found:
             raise httpcore2.ConnectError(f"{host} has no address")
@@ -128,13 +132,19 @@ class UrlFetcher:
                     content, location = await self._get(parts, item)
                     if location is None:
                         return content
-                    url = urljoin(url, location)
+                    url = _joined(url, location, item)
         except TimeoutError:
             raise _failure(item, "the URL did not answer in time", "time") from None
         except _RefusedError:
             # The same words whatever the address is: nobody learns what lies inside.
             raise _failure(item, "the URL leads to no public address", "address") from None
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as err:
+        except (
+            httpcore2.NetworkError,
+            httpcore2.ProtocolError,
+            httpcore2.TimeoutException,
+            OSError,
+            ValueError,  # an answer's header that cannot be understood
+        ) as err:
             raise _failure(item, "the URL could not be fetched", "failed") from err
         raise _failure(item, f"more than {_MAX_REDIRECTS} redirects", "redirects")
 
@@ -196,7 +206,7 @@ class UrlFetcher:
     async def _read(
         self, answer: httpcore2.Response, headers: dict[bytes, bytes], item: str
     ) -> bytes:
-        announced = headers.get(b"content-length", b"0")
+        announced = headers.get(b"content-length", b"0")[:_MAX_DIGITS]
         self._check_size(int(announced) if announced.isdigit() else 0, item)
         content = bytearray()
         is_checked = False
@@ -213,6 +223,13 @@ class UrlFetcher:
     def _check_size(self, num_bytes: int, item: str) -> None:
         if num_bytes > self._max_bytes:
             raise _failure(item, f"more than {self._max_bytes:,} bytes", "size")
+
+
+def _joined(url: str, location: str, item: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as err:  # such as http://[
+        raise _failure(item, "the URL leads to none that can be understood", "host") from err
 
 
 def _check_kind(beginning: bytearray, item: str) -> None:

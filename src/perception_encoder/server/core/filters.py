@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from perception_encoder.errors import QueryError
+from perception_encoder.index.condition import YEARS, check_size, check_value_count
 from perception_encoder.index.schema import VECTOR
 
 if TYPE_CHECKING:
@@ -47,9 +48,14 @@ def condition(filters: Sequence[Filter], kinds: Mapping[str, Kind]) -> str | Non
         kinds: of the table's columns.
 
     Raises:
-        QueryError: there is no such column, or the value does not fit it.
+        QueryError: there is no such column, a value does not fit it, or there are too many values
+            or too large ones.
     """
-    return " AND ".join(_one(filter_, kinds) for filter_ in filters) or None
+    lists = (one.value for one in filters if isinstance(one.value, list | tuple))
+    check_value_count(sum(map(len, lists)))
+    written = " AND ".join(_one(filter_, kinds) for filter_ in filters)
+    check_size(written)
+    return written or None
 
 
 def column_kinds(schema: "pa.Schema") -> dict[str, Kind]:
@@ -93,7 +99,7 @@ def _one(filter_: Filter, kinds: Mapping[str, Kind]) -> str:
     if op == "contains":
         if kind != "text":
             raise QueryError(f"filter on {filter_.column}: 'contains' is for texts")
-        return f"contains(lower({name}), {_quoted(str(value).lower())})"
+        return f"contains(lower({name}), {_quoted(_shown(value).lower())})"
     return f"{name} {_SIGNS[op]} {_literal(value, kind, filter_.column)}"
 
 
@@ -103,24 +109,48 @@ def _literal(value: object, kind: Kind, column: str) -> str:
     if kind == "flag" and isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool):
-        if isinstance(value, int) and -_INT64 <= value < _INT64:
-            return str(value)
-        if math.isfinite(float(value)):
-            return f"CAST({float(value)!r} AS DOUBLE)"
+        return _number(value, column)
     if kind == "time" and isinstance(value, str):
-        try:
-            moment = datetime.datetime.fromisoformat(value)
-        except ValueError:
-            pass
-        else:
-            return f"CAST({_quoted(_in_utc(moment))} AS TIMESTAMP)"
-    raise QueryError(f"filter on {column}: {str(value)[:100]!r} is no {kind}")
+        return _time(value, column)
+    raise _misfit(value, kind, column)
 
 
-def _in_utc(moment: datetime.datetime) -> str:
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
-    return moment.isoformat()
+def _number(value: float, column: str) -> str:
+    if isinstance(value, int):
+        if not -_INT64 <= value < _INT64:
+            raise QueryError(
+                f"filter on {column}: {_shown(value)[:100]} does not fit 64 bits; write it with a "
+                "decimal point to compare it as a float64"
+            )
+        return str(value)
+    if not math.isfinite(value):
+        raise _misfit(value, "number", column)
+    return f"CAST({value!r} AS DOUBLE)"
+
+
+def _time(value: str, column: str) -> str:
+    try:
+        moment = datetime.datetime.fromisoformat(value)
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError) as err:  # OverflowError: another zone's year 0 or 10000
+        raise _misfit(value, "time", column) from err
+    if moment.year not in YEARS:
+        raise QueryError(
+            f"filter on {column}: {value[:100]!r} is no time from {YEARS.start} to {YEARS.stop - 1}"
+        )
+    return f"CAST({_quoted(moment.isoformat())} AS TIMESTAMP)"
+
+
+def _misfit(value: object, kind: Kind, column: str) -> QueryError:
+    return QueryError(f"filter on {column}: {_shown(value)[:100]!r} is no {kind}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no integers of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
 from perception_encoder.errors import QueryError
+from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.pipeline.calibration import Cutoffs
 from perception_encoder.pipeline.search import SearchOptions
 from perception_encoder.server.bodies import ListOf, RequestBody, json_body, read_body
@@ -33,9 +34,9 @@ class FilterBody(RequestBody):
 
     column: str
     op: Operator = "="
-    value: FilterValue | ListOf[FilterValue] | None = Field(
-        default=None, union_mode="left_to_right"
-    )
+    value: (
+        FilterValue | Annotated[ListOf[FilterValue], Field(max_length=MAX_CONDITION_VALUES)] | None
+    ) = Field(default=None, union_mode="left_to_right")
 
     def filter(self) -> Filter:
         """Return the condition as the table's side knows it."""
