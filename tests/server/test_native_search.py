@@ -292,6 +292,7 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
         return status
 
     try:
+        give(*first, tmp_path / "broken.png")  # an index is created with its first rows
         end = time.monotonic() + 60
         while not (tmp_path / "growing.lance" / "_versions").exists():
             assert time.monotonic() < end
@@ -299,7 +300,6 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
             time.sleep(0.05)
         settings = ServerSettings(indexes=(str(tmp_path / "growing.lance"),))
         with running(settings, open_model=lambda _: open_tiny()) as served:
-            give(*first, tmp_path / "broken.png")
             status = eventually(lambda status: status["rows"] == 255)
             assert status["is_being_written"] is True
             status = eventually(lambda status: status["outcomes"])
