@@ -231,6 +231,38 @@ def test_what_was_not_looked_at_is_told(tmp_path: Path) -> None:
     assert find_duplicates(index, refuse).num_crowded == 0
 
 
+@pytest.mark.parametrize("most", [50_000, 100])
+def test_a_search_can_be_ended_between_blocks(
+    tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_pairs, "MAX_EXACT", most)
+    monkeypatch.setattr(near_pairs, "_BLOCK", 50)
+    index = table_of(tmp_path, remote_rows(500), around(500, 16, 0.001))
+    num_calls = 0
+
+    def count() -> None:
+        nonlocal num_calls
+        num_calls += 1
+
+    find_duplicates(index, refuse, checkpoint=count)
+    assert num_calls > 500 / 50  # blocks are compared with each other
+
+    class Enough(Exception):
+        pass
+
+    def stop() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Enough
+
+    for limit in range(0, num_calls, max(1, num_calls // 20)):
+        left = limit
+        with pytest.raises(Enough):
+            find_duplicates(index, refuse, checkpoint=stop)
+        assert left == -1  # nothing was done after it
+
+
 # Which is kept
 
 

@@ -12,9 +12,15 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from perception_encoder.analysis.checkpoint import Checkpoint, go_on
 from perception_encoder.analysis.near_pairs import NearPairs, near_pairs
 from perception_encoder.analysis.own_files import OwnFiles
-from perception_encoder.analysis.preference import Keep, Numbers, RankedPictures, rank_pictures
+from perception_encoder.analysis.preference import (
+    Keep,
+    Numbers,
+    RankedPictures,
+    rank_pictures,
+)
 from perception_encoder.analysis.same_pixels import ReadPicture, pixel_digests
 from perception_encoder.analysis.star_cover import star_cover
 from perception_encoder.index import Index, Row
@@ -89,6 +95,7 @@ def find_duplicates(
     threshold: float | None = None,
     keep: Keep = "resolution",
     where: str | None = None,
+    checkpoint: Checkpoint = go_on,
 ) -> Duplicates:
     """Find groups of pictures of which one is enough.
 
@@ -103,6 +110,7 @@ def find_duplicates(
             "similar" (default 0.9); the other two need none.
         keep: which picture of a group is kept; ties are broken by pixels, bytes and path.
         where: an SQL condition; other rows do not take part.
+        checkpoint: is called between blocks of work; what it raises ends the search.
 
     Raises:
         QueryError: the condition is wrong.
@@ -112,7 +120,8 @@ def find_duplicates(
         threshold = SIMILAR if tier == "similar" else NEAR_DUPLICATE
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is a cosine above 0 and at most 1, got {threshold}")
-    search = _Search(index, rank_pictures(index, keep, where), read)
+    pictures = rank_pictures(index, keep, where, checkpoint)
+    search = _Search(index, pictures, read, checkpoint)
     if tier != "identical bytes":
         is_near = tier in ("near duplicate", "similar")
         pairs = search.near(threshold if is_near else math.inf, where)
@@ -124,7 +133,10 @@ def find_duplicates(
 class _Search:
     """Joins pictures, from the strictest tier on: `kept[n]` is the one that stands for n."""
 
-    def __init__(self, index: Index, pictures: RankedPictures, read: ReadPicture) -> None:
+    def __init__(
+        self, index: Index, pictures: RankedPictures, read: ReadPicture, checkpoint: Checkpoint
+    ) -> None:
+        self._checkpoint = checkpoint
         self._index = index
         self._pictures = pictures
         self._read = read
@@ -141,7 +153,14 @@ class _Search:
     def near(self, threshold: float, where: str | None) -> NearPairs:
         """Compare what differs in content, and look whether the files of near ones are there."""
         chosen = np.flatnonzero(self._usable & (self._content == np.arange(len(self._content))))
-        pairs = near_pairs(self._index, self._pictures, chosen, threshold=threshold, where=where)
+        pairs = near_pairs(
+            self._index,
+            self._pictures,
+            chosen,
+            threshold=threshold,
+            where=where,
+            checkpoint=self._checkpoint,
+        )
         self._is_crowded = pairs.is_crowded
         concerned = pairs.may_be_equal.copy()
         concerned[pairs.earlier] = concerned[pairs.later] = True
@@ -155,6 +174,7 @@ class _Search:
         first: dict[bytes, int] = {}
         joined = np.arange(len(self._pixels))
         for number, digest in zip(candidates, pixel_digests(rows, self._read), strict=True):
+            self._checkpoint()
             if isinstance(digest, bytes):
                 joined[number] = first.setdefault(digest, number)
             else:
@@ -166,7 +186,7 @@ class _Search:
         """Join what is near; pictures with equal pixels count as one."""
         pairs = pairs.among(self._usable)
         ends = self._pixels[pairs.earlier], self._pixels[pairs.later]
-        cover = star_cover(*ends, pairs.scores, len(self._pixels))
+        cover = star_cover(*ends, pairs.scores, len(self._pixels), self._checkpoint)
         self._kept = cover.kept[self._pixels]
         self._scores = cover.scores[self._pixels]
 
@@ -174,6 +194,7 @@ class _Search:
         members: defaultdict[int, list[Duplicate]] = defaultdict(list)
         is_redundant = self._usable & (self._kept != np.arange(len(self._kept)))
         for number in np.flatnonzero(is_redundant).tolist():
+            self._checkpoint()
             kept = int(self._kept[number])
             score = round(float(self._scores[number]), 6)
             duplicate = Duplicate(
@@ -202,6 +223,7 @@ class _Search:
 
     def _check(self, numbers: Numbers) -> None:
         for number in numbers[~self._is_checked[numbers]].tolist():
+            self._checkpoint()
             self._is_checked[number] = True
             objection = self._files.objection(self._pictures.row(number))
             if objection is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.cells import cells_in_groups
+from perception_encoder.analysis.checkpoint import Checkpoint, go_on
 from perception_encoder.analysis.preference import Numbers, RankedPictures
 from perception_encoder.analysis.ranked_vectors import RankedVectors
 from perception_encoder.index import Index
@@ -69,6 +70,7 @@ def near_pairs(
     *,
     threshold: float,
     where: str | None,
+    checkpoint: Checkpoint = go_on,
 ) -> NearPairs:
     """Find the pairs with a cosine of at least the threshold.
 
@@ -82,9 +84,10 @@ def near_pairs(
         chosen: (C,) ascending; only these take part.
         threshold: the lowest cosine.
         where: the condition that `pictures` was made with.
+        checkpoint: is called between blocks.
     """
-    comparison = _Comparison(pictures.shapes, threshold)
-    vectors = RankedVectors(index, pictures, where)
+    comparison = _Comparison(pictures.shapes, threshold, checkpoint)
+    vectors = RankedVectors(index, pictures, where, checkpoint)
     if len(chosen) <= MAX_EXACT:
         comparison.compare(chosen, vectors.read(chosen))
         return comparison.result()
@@ -101,7 +104,8 @@ def near_pairs(
 class _Comparison:
     """Compares sets of pictures, and gathers the near pairs of them all."""
 
-    def __init__(self, shapes: Numbers, threshold: float) -> None:
+    def __init__(self, shapes: Numbers, threshold: float, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
         self.floor: Final = min(threshold, SAME_PICTURE)
         self.is_crowded: Final = np.zeros(len(shapes), np.bool_)
         self._threshold = threshold
@@ -120,6 +124,7 @@ class _Comparison:
             block = vectors[first : first + _BLOCK]
             num_partners = np.zeros(len(block), np.int64)
             for start in range(0, first + 1, _BLOCK):
+                self._checkpoint()
                 products = block @ vectors[start : start + _BLOCK].T
                 if start == first:
                     products[np.triu_indices(len(block))] = -np.inf  # itself, and pairs seen twice

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.analysis.checkpoint import Checkpoint, go_on
 from perception_encoder.index import Index, Row
 from perception_encoder.index.digests import HEX_DIGITS, digests_in
 
@@ -64,7 +65,9 @@ class RankedPictures:
         return Row(**{name: self.facts[name][number].as_py() for name in self.facts.column_names})
 
 
-def rank_pictures(index: Index, keep: Keep, where: str | None) -> RankedPictures:
+def rank_pictures(
+    index: Index, keep: Keep, where: str | None, checkpoint: Checkpoint = go_on
+) -> RankedPictures:
     """Read the pictures that meet a condition and put them in order.
 
     What is not known (a size, a time) comes last. Ties are broken by pixels, bytes and path, so the
@@ -81,6 +84,7 @@ def rank_pictures(index: Index, keep: Keep, where: str | None) -> RankedPictures
     schema = pa.schema([_wide(index.schema.field(name)) for name in names])
     batches = []
     for batch in index.scan(["sha256", *names], where=where):
+        checkpoint()
         contents.append(digests_in(batch["sha256"].fill_null("0" * HEX_DIGITS)))
         has_content.append(batch["sha256"].is_valid().to_numpy(zero_copy_only=False))
         columns = [batch[name].cast(schema.field(name).type) for name in names]

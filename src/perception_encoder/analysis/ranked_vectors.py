@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from perception_encoder.analysis.checkpoint import Checkpoint, go_on
 from perception_encoder.analysis.preference import Numbers, RankedPictures
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR, vectors_of
@@ -20,9 +21,17 @@ class RankedVectors:
         index: the table.
         pictures: of it.
         where: the condition that `pictures` was made with.
+        checkpoint: is called for each block.
     """
 
-    def __init__(self, index: Index, pictures: RankedPictures, where: str | None) -> None:
+    def __init__(
+        self,
+        index: Index,
+        pictures: RankedPictures,
+        where: str | None,
+        checkpoint: Checkpoint = go_on,
+    ) -> None:
+        self.checkpoint: Final = checkpoint
         self.embed_dim: Final = index.identity.embed_dim
         self._index = index
         self._pictures = pictures
@@ -43,6 +52,7 @@ class RankedVectors:
         is_wanted[wanted] = True
         start = 0
         for batch in self._index.scan([VECTOR], where=self._where):
+            self.checkpoint()
             numbers = self._pictures.numbers[start : start + batch.num_rows]
             start += batch.num_rows
             rows = np.flatnonzero(is_wanted[numbers])

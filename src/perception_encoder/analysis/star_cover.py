@@ -6,12 +6,15 @@ picture joins the nearest of those kept so far, or is kept itself. So a kept pic
 of its group, and no two kept ones are near each other. Knows numbers only.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.analysis.checkpoint import Checkpoint, go_on
 from perception_encoder.analysis.preference import Numbers
+
+_BLOCK: Final = 65_536  # pairs
 
 
 class Cover(NamedTuple):
@@ -22,7 +25,11 @@ class Cover(NamedTuple):
 
 
 def star_cover(
-    first: Numbers, second: Numbers, scores: NDArray[np.float32], num_items: int
+    first: Numbers,
+    second: Numbers,
+    scores: NDArray[np.float32],
+    num_items: int,
+    checkpoint: Checkpoint = go_on,
 ) -> Cover:
     """Choose what is kept.
 
@@ -31,6 +38,7 @@ def star_cover(
         second: (P,) int64, the other end.
         scores: (P,) float32.
         num_items: how many items there are; a smaller number is preferred.
+        checkpoint: is called between blocks of pairs.
 
     Returns:
         The cover; an item that is kept belongs to itself, with score 1.
@@ -41,7 +49,9 @@ def star_cover(
     proper = earlier != later
     earlier, later, scores = earlier[proper], later[proper], scores[proper]
     order = np.lexsort((earlier, -scores, later))  # of each item the best pair first
-    for place in order.tolist():
+    for number, place in enumerate(order.tolist()):
+        if number % _BLOCK == 0:
+            checkpoint()
         item, partner = later[place], earlier[place]
         if kept[item] == item and kept[partner] == partner:
             kept[item] = partner

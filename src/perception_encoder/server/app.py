@@ -18,7 +18,9 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.server.access import Access
 from perception_encoder.server.core.batcher import BatchLimits
+from perception_encoder.server.core.duplicates import DuplicateJobs
 from perception_encoder.server.core.engines import Engines
+from perception_encoder.server.core.facets import Facets
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
@@ -112,17 +114,20 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
     )
     metrics.watch(engines)
     pools = Pools.make(settings.queue.timeout_seconds)
+    thumbnails = Thumbnails(
+        settings.cache_folder,
+        max_pixels=settings.images.max_pixels,
+        allow_remote=settings.images.allow_remote_items,
+    )
     return Services(
         settings=settings,
         engines=engines,
         images=ImageLoader(_fetcher(settings.images), max_bytes=settings.images.max_bytes),
         indexes=indexes,
         queries=Queries(engines, pools.searches),
-        thumbnails=Thumbnails(
-            settings.cache_folder,
-            max_pixels=settings.images.max_pixels,
-            allow_remote=settings.images.allow_remote_items,
-        ),
+        thumbnails=thumbnails,
+        duplicates=DuplicateJobs(thumbnails.original, pools.searches),
+        facets=Facets(pools.searches, pools.scans),
         pools=pools,
         access=Access(settings.access),
         metrics=metrics,
@@ -162,6 +167,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.queries.close()
         await services.engines.close()
         await services.images.close()
+        services.duplicates.close()
         services.pools.close()
 
 

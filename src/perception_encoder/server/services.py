@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from perception_encoder.errors import ImageError
 from perception_encoder.server.access import Access
+from perception_encoder.server.core.duplicates import DuplicateJobs
 from perception_encoder.server.core.engine import image_names
 from perception_encoder.server.core.engines import Engines
+from perception_encoder.server.core.facets import Facets
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
 from perception_encoder.server.core.pools import Pools
@@ -35,6 +37,8 @@ class Services:
         indexes: the tables; see `core.indexes`.
         queries: terms to a query's vector, and what scores mean.
         thumbnails: small copies of tables' pictures, kept on disk.
+        duplicates: searches for duplicates, which requests share.
+        facets: what columns hold, which requests share.
         pools: the threads that wait for disks and compute searches.
         access: keys, sessions and rates.
         metrics: counters.
@@ -46,6 +50,8 @@ class Services:
     indexes: Indexes
     queries: Queries
     thumbnails: Thumbnails
+    duplicates: DuplicateJobs
+    facets: Facets
     pools: Pools
     access: Access
     metrics: Metrics

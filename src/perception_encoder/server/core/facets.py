@@ -1,5 +1,6 @@
 """What a table's columns hold, so that a person can choose filters. One pass over each column."""
 
+import asyncio
 import datetime
 from collections import Counter
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from perception_encoder.server.core.filters import Kind
 from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.pools import WorkPool
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -14,6 +16,37 @@ if TYPE_CHECKING:
 _SHOWN: Final = 50  # values of one column
 _MOST_COUNTED: Final = 10_000  # a column of more different texts is no choice for anybody
 _UNIQUE: Final = frozenset(("id", "uri", "member", "sha256", "offset"))
+
+
+class Facets:
+    """The facets of each index as it is now, found once for all requests. Of one event loop.
+
+    Args:
+        searches: the threads that look at indexes.
+        scans: the threads that read whole columns.
+    """
+
+    def __init__(self, searches: WorkPool, scans: WorkPool) -> None:
+        self._searches = searches
+        self._scans = scans
+        self._known: dict[str, tuple[tuple[int, str], asyncio.Task[dict[str, dict[str, Any]]]]] = {}
+
+    async def get(self, served: ServedIndex) -> dict[str, dict[str, Any]]:
+        """Return what `facets_of` does.
+
+        Raises:
+            IndexStorageError: the index cannot be read.
+            ServingError: too much is waiting, or it takes too long.
+        """
+        state = await self._searches.run(lambda: served.fresh().state)
+        known_state, task = self._known.get(served.name, (None, None))
+        if task is None or known_state != state or (task.done() and task.exception() is not None):
+            task = asyncio.create_task(self._scans.run(facets_of, served))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._known[served.name] = (state, task)
+        # Not awaited itself: the task is not of this request, and goes on where this one ends.
+        await asyncio.wait([task])
+        return task.result()
 
 
 def facets_of(served: ServedIndex) -> dict[str, dict[str, Any]]:

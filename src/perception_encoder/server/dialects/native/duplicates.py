@@ -7,7 +7,7 @@ from pydantic import Field
 
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.server.bodies import OrAbsent
-from perception_encoder.server.core.duplicates import DuplicateJobs, TierName
+from perception_encoder.server.core.duplicates import TierName
 from perception_encoder.server.dialects.native.items import DEEPEST, IndexName
 from perception_encoder.server.dialects.native.replies import DuplicatesReply
 from perception_encoder.server.dialects.native.rows import described
@@ -17,7 +17,6 @@ from perception_encoder.server.services import Services
 
 def add_routes(router: APIRouter, services: Services) -> None:
     """Add the route."""
-    jobs = DuplicateJobs(services.thumbnails.original)
 
     @router.get(
         "/v1/duplicates",
@@ -41,7 +40,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:
         served = services.indexes.get(index)
-        found = await jobs.get(served, tier, threshold)
+        found = await services.duplicates.get(served, tier, threshold)
         if found is None:
             return json_reply({"index": served.name, "state": "running"}, status=202)
         groups = found.groups[offset : offset + limit]

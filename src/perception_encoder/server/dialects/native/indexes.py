@@ -5,7 +5,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from perception_encoder.index.describe import describe_table
-from perception_encoder.server.core.facets import facets_of
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.status import status_of
 from perception_encoder.server.dialects.native.replies import (
@@ -63,7 +62,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def facets(name: str) -> Response:
         served = services.indexes.get(name)
-        found = await services.pools.scans.run(facets_of, served)
+        found = await services.facets.get(served)
         return json_reply({"index": served.name, "columns": found})
 
 
