@@ -25,6 +25,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, from_json
 
+from perception_encoder.server.problems import ApiError
+
 _ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ABOUT: Final = frozenset(("title", "description", "default"))
@@ -103,6 +105,7 @@ def parse_json(data: bytes) -> Any:
 
     Raises:
         RequestValidationError: it is not JSON.
+        ApiError: 400, it is empty.
     """
     reason = ""
     try:
@@ -110,7 +113,7 @@ def parse_json(data: bytes) -> Any:
     except ValueError as err:
         reason = str(err)
     if not data.strip():
-        raise _refusal("json_invalid", "the body is empty; send a JSON object")
+        raise ApiError(400, "invalid_request", "the request has no body; send a JSON object")
     if (place := _place_of_surrogate(data)) is not None:
         message = "half of a surrogate pair is not valid text; send whole characters"
         raise _refusal("string_unicode", message, place)

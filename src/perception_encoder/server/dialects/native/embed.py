@@ -189,18 +189,20 @@ async def _read(request: Request, services: Services) -> _Parts:
 
 
 async def _parts_of(form: FormData) -> _Parts:
+    """Read a form's fields and files, and close it."""
     fields: dict[str, Any] = {}
     files: list[bytes] = []
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if name not in ("images", "images[]", "image", "file"):
-                raise ApiError(
-                    400, "invalid_request", f"field {name[:100]!r}: files come as 'images'"
-                )
-            files.append(await value.read())
-        elif name in ("texts", "texts[]", "images", "images[]"):
-            fields.setdefault(name.removesuffix("[]"), []).append(value)
-        elif value != "" and (name, value) != ("dimensions", "0"):  # else it is not given
-            fields[name] = value
-    await form.close()
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name not in ("images", "images[]", "image", "file"):
+                    message = f"field {name[:100]!r}: files come as 'images'"
+                    raise ApiError(400, "invalid_request", message)
+                files.append(await value.read())
+            elif name in ("texts", "texts[]", "images", "images[]"):
+                fields.setdefault(name.removesuffix("[]"), []).append(value)
+            elif value != "" and (name, value) != ("dimensions", "0"):  # else it is not given
+                fields[name] = value
+    finally:
+        await form.close()
     return _Parts(options=validate(EmbedBody.model_validate, fields), files=files)
