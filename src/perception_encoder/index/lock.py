@@ -63,6 +63,50 @@ def writing(path: str, *, wait: bool = False) -> Iterator[None]:
             _remove_empty(own, first_made or own)
 
 
+def is_being_written(path: str) -> bool | None:
+    """Say whether a process holds the table's write lock; writes nothing itself.
+
+    Returns:
+        None where that cannot be known: a table on object storage, a file system without locks.
+    """
+    if is_remote(path):
+        return None
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _is_locked(beside(path, "lock"))
+    try:
+        descriptor = os.open(beside(path, "lock"), os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_locked(name: str) -> bool | None:
+    """Say whether a lock that exists can be taken."""
+    from filelock import FileLock, Timeout
+
+    if not os.path.exists(name):
+        return False
+    try:
+        with FileLock(name, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return None
+
+
 def _acquire(lock: FileLock, folder: str) -> str | None:
     """Take the lock, and return the outermost folder that had to be made for it."""
     first_made = None

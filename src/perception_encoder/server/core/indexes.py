@@ -3,6 +3,7 @@
 Knows no HTTP, no pictures' bytes and no models; `queries` joins tables and models.
 """
 
+import copy
 import threading
 import time
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-from perception_encoder.errors import IndexNotFoundError, QueryError
+from perception_encoder.errors import IndexError_, IndexNotFoundError, QueryError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.pipeline.calibration import Calibration
@@ -38,6 +39,7 @@ class ServedIndex:
         self.index: Final = Index.open(path)
         self._lock = threading.Lock()
         self._looked = time.monotonic()
+        self._failure: IndexError_ | None = None
         self._state = self.index.state
         self._rows: OrderedDict[str, Row] = OrderedDict()
 
@@ -50,20 +52,35 @@ class ServedIndex:
         """Return the table as it was a second ago or later.
 
         Raises:
+            IndexMismatchError: another model's table has taken its place.
+            IndexNotFoundError: there is none any more.
             IndexStorageError: it cannot be read.
         """
         with self._lock:
             is_due = time.monotonic() - self._looked > _FRESH_SECONDS
+            failure = self._failure
             if is_due:
                 self._looked = time.monotonic()
         if is_due:
+            self._look()
+        elif failure is not None:  # whoever asks within this second is told the same
+            raise copy.copy(failure)
+        return self.index
+
+    def _look(self) -> None:
+        try:
             self.index.refresh()
             state = self.index.state
+        except IndexError_ as err:
             with self._lock:
-                if state != self._state:
-                    self._rows.clear()
-                    self._state = state
-        return self.index
+                self._failure = copy.copy(err)  # without the frames that it came through
+                self._rows.clear()
+            raise
+        with self._lock:
+            self._failure = None
+            if state != self._state:
+                self._rows.clear()
+                self._state = state
 
     def kinds(self) -> dict[str, Kind]:
         """Return the columns that filters may name, with what they hold."""
@@ -116,6 +133,7 @@ class ServedIndex:
         Raises:
             QueryError: there is none.
         """
+        self.fresh()
         with self._lock:
             if key in self._rows:
                 return self._rows[key]

@@ -2,9 +2,8 @@
 
 from typing import Any, Final
 
-from perception_encoder.errors import IndexBusyError, IndexError_
-from perception_encoder.index import OutcomeLog, writing
-from perception_encoder.index.storage import is_remote
+from perception_encoder.index import OutcomeLog
+from perception_encoder.index.lock import is_being_written
 from perception_encoder.server.core.indexes import ServedIndex
 
 _SHOWN_FAILURES: Final = 50
@@ -13,9 +12,13 @@ _SHOWN_FAILURES: Final = 50
 def status_of(served: ServedIndex) -> dict[str, Any]:
     """Return how many rows there are, whether somebody writes, and what became of items.
 
+    Nothing is written, and no lock is taken that a writer would have to wait for.
+
     Raises:
+        IndexNotFoundError: there is no table any more.
         IndexStorageError: the table cannot be read.
     """
+    num_rows = served.fresh().count()  # first: it tells where there is no index any more
     log = OutcomeLog(served.path)
     counts = log.counts()
     failures = []
@@ -33,21 +36,8 @@ def status_of(served: ServedIndex) -> dict[str, Any]:
                 break
     return {
         "index": served.name,
-        "rows": served.fresh().count(),
-        "is_being_written": _is_being_written(served.path),
+        "rows": num_rows,
+        "is_being_written": is_being_written(served.path),
         "outcomes": dict(counts),
         "failures": failures,
     }
-
-
-def _is_being_written(path: str) -> bool | None:
-    """Say whether a process holds the table's write lock; None where there is no lock."""
-    if is_remote(path):
-        return None
-    try:
-        with writing(path):
-            return False
-    except IndexBusyError:
-        return True
-    except IndexError_:  # a folder that cannot be written
-        return None

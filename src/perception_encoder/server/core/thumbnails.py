@@ -1,10 +1,13 @@
 """Small copies of tables' pictures, made once and kept on disk. Knows no HTTP.
 
-A copy is named by its row's id, size and time, so a picture that changes gets a new one.
+A copy is named by its row's id, size and time, so a picture that changes gets a new one. A digest
+of it is stored behind it: what a full disk, a crash or somebody else made of a copy is not served.
 """
 
+import contextlib
 import hashlib
 import io
+import logging
 import os
 import threading
 from pathlib import Path
@@ -12,12 +15,15 @@ from typing import Final
 
 from PIL import Image
 
-from perception_encoder.errors import ImageUnreadableError
+from perception_encoder.errors import ImageError, ImageUnreadableError
 from perception_encoder.index import Row
 from perception_encoder.index.storage import is_remote
 from perception_encoder.pipeline.sources import read_picture
 from perception_encoder.preprocess import decode_image
+from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.preprocess.modes import to_rgb, upright
+
+logger = logging.getLogger(__name__)
 
 SIZES: Final = (128, 256, 512, 1024, 2048)
 """Longest sides that copies are made in, pixels; others are brought up to the next."""
@@ -25,6 +31,8 @@ SIZES: Final = (128, 256, 512, 1024, 2048)
 CONTENT_TYPE: Final = "image/jpeg"
 
 _QUALITY: Final = 82
+_DIGEST_BYTES: Final = 16
+_MAX_BYTES: Final = 16 << 20  # of a copy; 2048 x 2048 pixels have 12 MB before they are compressed
 
 
 class Thumbnails:
@@ -43,6 +51,7 @@ class Thumbnails:
         self._folder = folder
         self._max_pixels = max_pixels
         self._allow_remote = allow_remote
+        self._has_warned = False
         self._decoding = threading.BoundedSemaphore(num_at_once)
 
     def get(self, row: Row, side: int) -> bytes:
@@ -57,15 +66,12 @@ class Thumbnails:
         """
         side = next((size for size in SIZES if size >= side), SIZES[-1])
         path = self._path(row, side)
-        if path is not None:
-            try:
-                return path.read_bytes()
-            except OSError:
-                pass
+        if path is not None and (kept := _kept(path)) is not None:
+            return kept
         with self._decoding:
             content = self._drawn(self.original(row), side, row.member or row.uri)
         if path is not None:
-            _keep(path, content)
+            self._keep(path, content)
         return content
 
     def original(self, row: Row) -> bytes:
@@ -91,6 +97,24 @@ class Thumbnails:
         picture.save(out, "JPEG", quality=_QUALITY, optimize=True)
         return out.getvalue()
 
+    def _keep(self, path: Path, content: bytes) -> None:
+        """Store a copy so that others see it whole or not at all; failing only costs time."""
+        passing = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            passing.write_bytes(content + _digest(content))
+            passing.replace(path)
+        except OSError as err:
+            with contextlib.suppress(OSError):
+                passing.unlink(missing_ok=True)
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "thumbnails cannot be kept in %s (%s); they are made anew each time",
+                    self._folder,
+                    err.strerror or err,
+                )
+
     def _path(self, row: Row, side: int) -> Path | None:
         if self._folder is None:
             return None
@@ -99,12 +123,15 @@ class Thumbnails:
         return self._folder / str(side) / name[:2] / f"{name}.jpg"
 
 
-def _keep(path: Path, content: bytes) -> None:
-    """Store a copy so that others see it whole or not at all; failing only costs time."""
-    passing = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+
+
+def _kept(path: Path) -> bytes | None:
+    """Return a stored copy; None where there is none, or something else in its place."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        passing.write_bytes(content)
-        passing.replace(path)
-    except OSError:
-        passing.unlink(missing_ok=True)
+        stored = read_image_file(path, item=path.name, max_bytes=_MAX_BYTES)
+    except ImageError:
+        return None
+    content, digest = stored[:-_DIGEST_BYTES], stored[-_DIGEST_BYTES:]
+    return content if content and _digest(content) == digest else None

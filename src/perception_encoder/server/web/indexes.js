@@ -28,7 +28,12 @@ export async function indexOf({ index }) {
   if (index && !named && all.length) {
     throw new ApiFailure(404, "unknown_index", `This server has no table "${index}".`);
   }
-  return named ?? all[0] ?? null;
+  const chosen = named ?? all[0] ?? null;
+  if (chosen?.error) {
+    forget(); // it may be back the next time
+    throw new ApiFailure(503, "index_unavailable", chosen.error);
+  }
+  return chosen;
 }
 
 /** Offers the tables where there are several. */

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from perception_encoder.errors import IndexError_
 from perception_encoder.index.describe import describe_table
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.status import status_of
@@ -67,11 +68,18 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
 
 def _summary(served: ServedIndex) -> dict[str, Any]:
+    """Describe an index in a few words; one that is gone or replaced hides none of the others."""
+    num_rows, error = None, None
+    try:
+        num_rows = served.fresh().count()
+    except IndexError_ as err:
+        error = str(err)
     return {
         "name": served.name,
-        "rows": served.fresh().count(),
+        "rows": num_rows,
         "model": served.identity.model_id,
         "dimensions": served.identity.embed_dim,
+        "error": error,
     }
 
 

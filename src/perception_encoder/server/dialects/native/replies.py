@@ -128,9 +128,10 @@ class IndexSummary(BaseModel):
     """An index in short."""
 
     name: str
-    rows: int
+    rows: int | None = Field(description="null where the index cannot be read.")
     model: str
     dimensions: int
+    error: str | None = Field(description="Why the index cannot be read, where it cannot.")
 
 
 class IndexesReply(BaseModel):
@@ -148,9 +149,13 @@ class IndexColumn(BaseModel):
     filter: Kind | None = Field(description="What filters compare it with.")
 
 
-class IndexReply(IndexSummary):
+class IndexReply(BaseModel):
     """An index: its model, size, versions and columns."""
 
+    name: str
+    rows: int
+    model: str
+    dimensions: int
     fingerprint: str
     preprocess: str
     vector_dtype: str
