@@ -26,6 +26,7 @@ Everything else is below, and each message says what happened, to which item, an
     ├── OutputError                 a file of results cannot be written (also an OSError)
     ├── UnknownModelError           no model of that name
     ├── CheckpointError             weights that do not fit, are damaged or incomplete
+    │   └── CheckpointWriteError        a model could not be saved (also an OSError)
     ├── DownloadError               the hub could not be reached or answered wrongly
     │   └── OfflineError                a download is needed and the network is switched off
     ├── TokenizerNotFoundError      a model without its vocabulary
@@ -147,6 +148,10 @@ class UnknownModelError(PerceptionEncoderError):
 
 class CheckpointError(PerceptionEncoderError):
     """A checkpoint is damaged, of an unknown layout, or does not fit its model."""
+
+
+class CheckpointWriteError(CheckpointError, OSError):
+    """A model could not be saved: disk full, no permission."""
 
 
 class DownloadError(PerceptionEncoderError):

@@ -5,9 +5,8 @@ one that differs too much is not kept. Knows nothing about where models come fro
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.base import Backend
 from perception_encoder.backends.graph_cache import KnownWeights
+from perception_encoder.backends.graph_files import GraphFolder, checksums
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import (
@@ -28,6 +28,8 @@ from perception_encoder.checkpoints.folder import (
     own_config,
 )
 from perception_encoder.checkpoints.load import Loaded, load_model
+from perception_encoder.checkpoints.staging import staged
+from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -101,23 +103,24 @@ def export_graphs(
     Raises:
         BackendUnavailableError: a package is missing, or this engine has no such precision.
         CheckpointError: the folder holds something else; or the graphs differ too much.
+        CheckpointWriteError: the folder cannot be written, because the disk is full for instance.
     """
     folder = folder.expanduser().absolute()
     if folder.exists() and not _may_replace(folder):
         raise CheckpointError(
             f"{folder} exists and holds something else than an export. Choose another folder"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
     loaded = load_model(checkpoint, dtype=torch.float32)
     graphs = Graphs(engine, precision, loaded.fingerprint, loaded.logit_scale)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as passing:
-        new = Path(passing) / folder.name
+    with staged(folder) as passing:
+        new = passing / folder.name
         new.mkdir()
         drifts = write_graphs(
             loaded, checkpoint.config, new, graphs, samples, calibration=calibration
         )
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
+        graphs = replace(graphs, checksums=checksums(new))
         config = own_config(checkpoint.config, preprocess, graphs)
         (new / CONFIG_NAME).write_text(config, encoding="utf-8")
         _put_in_place(new, folder)
@@ -154,13 +157,15 @@ def write_graphs(
         raise BackendUnavailableError(
             f"graphs cannot be made in {graphs.precision!r}; use one of {', '.join(_BOUNDS)}"
         )
-    _write(loaded.model, folder, graphs, calibration)
+    with unchanged(loaded.watched):
+        _write(loaded.model, folder, graphs, calibration)
     towers = TorchBackend(
         loaded.model,
         torch.device("cpu"),
         "fp32",
         fingerprint=loaded.fingerprint,
         logit_scale=loaded.logit_scale,
+        watched=loaded.watched,
     )
     with contextlib.closing(_opened(folder, config, graphs)) as written:
         drifts = measure_drift(towers, written, config, samples)
@@ -193,14 +198,14 @@ def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
     if graphs.engine == "onnx":
         from perception_encoder.backends.onnx_backend import OnnxBackend
 
-        return OnnxBackend(folder, config, graphs)
+        return OnnxBackend(GraphFolder(folder, dict), config, graphs)
     from perception_encoder.backends.openvino_backend import OpenVinoBackend
     from perception_encoder.backends.openvino_source import ExportedGraphs
 
     known = KnownWeights(graphs.fingerprint, graphs.logit_scale)
     # What is stored in float16 is measured as computed in float32: that much is the graphs' doing.
     precision: Precision = "int8" if graphs.precision == "int8" else "fp32"
-    return OpenVinoBackend(config, ExportedGraphs(folder), known, precision)
+    return OpenVinoBackend(config, ExportedGraphs(folder, {}), known, precision)
 
 
 def measure_drift(

@@ -18,13 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from perception_encoder.backends.graph_files import (
+    GraphFolder,
+    checksums,
+    is_whole,
+    looks_whole,
+)
+from perception_encoder.registry import ModelConfig
+
 logger = logging.getLogger(__name__)
 
 _RECORD: Final = "files.json"
-_NUM_SAMPLES: Final = (
-    64  # of a file of weights; reading all of it would take longer than opening it
-)
-_SAMPLE_BYTES: Final = 4096
 _KEPT_SECONDS: Final = 60 * 24 * 3600  # after it was last opened
 
 
@@ -49,39 +53,62 @@ class GraphCache:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or default_folder()
 
-    def known(self, weights: Path) -> KnownWeights | None:
+    def known(self, weights: Path, config: ModelConfig) -> KnownWeights | None:
         """What was noted of a file of weights; None where it has changed since, or never was."""
         try:
-            note = json.loads(self._note(weights).read_bytes())
-            if note["file"] == _stamp(weights):
-                return KnownWeights(**note["weights"])
+            note = json.loads(self._note(weights, config).read_bytes())
+            known = KnownWeights(**note["weights"])
+            if note == _note_of(_stamp(weights), known):
+                return known
         except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one
             pass
         return None
 
-    def note(self, weights: Path, stamp: list[int | str], known: KnownWeights) -> None:
+    def note(
+        self, weights: Path, config: ModelConfig, stamp: list[int | str], known: KnownWeights
+    ) -> None:
         """Note what a file of weights holds.
 
         Args:
             weights: the file.
+            config: what it was read with.
             stamp: `stamp_of` it from before it was read; if it has changed since, nothing is noted.
             known: what was read.
         """
         with suppress(OSError):  # a folder that cannot be written only costs time
             if stamp == _stamp(weights):
-                note = self._note(weights)
+                note = self._note(weights, config)
                 note.parent.mkdir(parents=True, exist_ok=True)
                 passing = note.with_name(f"{note.name}.{os.getpid()}")
-                passing.write_text(json.dumps({"file": stamp, "weights": asdict(known)}))
-                passing.replace(note)
+                try:
+                    passing.write_text(json.dumps(_note_of(stamp, known)))
+                    passing.replace(note)
+                except OSError:  # a full disk keeps the empty file
+                    passing.unlink(missing_ok=True)
 
-    def graph(self, key: str, name: str, build: Callable[[Path], None]) -> Path:
-        """Return the folder of a graph, built first where it is missing or damaged.
+    def folder(self, key: str, name: str, build: Callable[[Path], None]) -> GraphFolder:
+        """Return a graph's files, which are compared with their checksums when they are opened.
+
+        Arguments and errors are those of `graph`.
+        """
+        folder = self.graph(key, name, build)
+
+        def repair() -> None:
+            logger.warning("%s was damaged and is made anew", folder)
+            self.graph(key, name, build, thorough=True)
+
+        return GraphFolder(folder, lambda: _record_of(folder), repair)
+
+    def graph(
+        self, key: str, name: str, build: Callable[[Path], None], *, thorough: bool = False
+    ) -> Path:
+        """Return the folder of a graph, built first where it is missing or looks damaged.
 
         Args:
             key: names the weights, the precision and all versions that decide.
             name: of the graph.
             build: writes the graph's files into a folder.
+            thorough: read large files, too, before they are taken for whole.
 
         Raises:
             OSError: the folder cannot be written.
@@ -89,20 +116,23 @@ class GraphCache:
         from filelock import FileLock
 
         folder = self._folder / key / name
-        if _is_whole(folder):
+        if not thorough and _is_whole(folder):
             with suppress(OSError):  # somebody else's folder
                 os.utime(folder.parent)
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{name}.lock")):
-            if not _is_whole(folder):  # another process may have built it meanwhile
+            if not _is_whole(
+                folder, thorough=thorough
+            ):  # another process may have built it meanwhile
                 logger.info("making %s, once", folder)
                 _remove_unused(folder.parent)
                 _build(folder, build)
         return folder
 
-    def _note(self, weights: Path) -> Path:
-        name = hashlib.sha256(os.fsencode(weights.absolute())).hexdigest()[:16]
+    def _note(self, weights: Path, config: ModelConfig) -> Path:
+        named = os.fsencode(weights.absolute()) + config.digest().encode()
+        name = hashlib.sha256(named).hexdigest()[:16]
         return self._folder / "weights" / f"{name}.json"
 
 
@@ -124,6 +154,13 @@ def _stamp(path: Path) -> list[int | str]:
     return [str(path.absolute()), *numbers]
 
 
+def _note_of(stamp: list[int | str], known: KnownWeights) -> dict[str, object]:
+    """A note with a checksum of its own: one digit of a fingerprint names other weights."""
+    content = {"file": stamp, "weights": asdict(known)}
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return {**content, "checksum": digest}
+
+
 def _remove_unused(kept: Path) -> None:
     """Remove the folders beside this one that nobody has opened for long."""
     for other in kept.parent.iterdir():
@@ -138,7 +175,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     passing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         build(passing)
-        record = {path.name: _digest(path) for path in passing.iterdir()}
+        record = checksums(passing)
         (passing / _RECORD).write_text(json.dumps(record))
         if folder.exists():  # damaged; who has it open keeps what is mapped
             shutil.rmtree(folder)
@@ -147,25 +184,16 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
         shutil.rmtree(passing, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, *, thorough: bool = False) -> bool:
+    record = _record_of(folder)
+    return bool(record) and (is_whole if thorough else looks_whole)(folder, record)
+
+
+def _record_of(folder: Path) -> dict[str, str]:
+    """Return the checksums of a graph's files; none where they cannot be told."""
     try:
         record = json.loads((folder / _RECORD).read_bytes())
-        return bool(record) and all(_digest(folder / name) == told for name, told in record.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _digest(path: Path) -> str:
-    """Name a file's length and a sample of its content, of small files all."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        digest.update(str(size).encode())
-        if size <= 16 * _NUM_SAMPLES * _SAMPLE_BYTES:
-            file.seek(0)
-            digest.update(file.read())
-        else:
-            for number in range(_NUM_SAMPLES):
-                file.seek((size - _SAMPLE_BYTES) * number // (_NUM_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    except (OSError, ValueError):
+        return {}
+    is_usable = isinstance(record, dict) and all(isinstance(told, str) for told in record.values())
+    return record if is_usable else {}

@@ -8,7 +8,7 @@ from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from perception_encoder.model import DualEncoder
+    from perception_encoder.checkpoints.load import Loaded
 
 
 def known_weights(checkpoint: Checkpoint, cache: GraphCache) -> KnownWeights:
@@ -18,15 +18,16 @@ def known_weights(checkpoint: Checkpoint, cache: GraphCache) -> KnownWeights:
         BackendUnavailableError: it is not known and torch is not installed.
         CheckpointError: the weights do not fit their model.
     """
-    known = cache.known(checkpoint.path)
+    known = cache.known(checkpoint.path, checkpoint.config)
     if known is None:
         stamp = stamp_of(checkpoint.path)
-        _, known = read_weights(checkpoint)
-        cache.note(checkpoint.path, stamp, known)
+        loaded = read_weights(checkpoint)
+        known = KnownWeights(loaded.fingerprint, loaded.logit_scale)
+        cache.note(checkpoint.path, checkpoint.config, stamp, known)
     return known
 
 
-def read_weights(checkpoint: Checkpoint) -> "tuple[DualEncoder, KnownWeights]":
+def read_weights(checkpoint: Checkpoint) -> "Loaded":
     """Read a checkpoint in float32.
 
     Raises:
@@ -38,8 +39,7 @@ def read_weights(checkpoint: Checkpoint) -> "tuple[DualEncoder, KnownWeights]":
 
     from perception_encoder.checkpoints.load import load_model
 
-    loaded = load_model(checkpoint, dtype=torch.float32)
-    return loaded.model, KnownWeights(loaded.fingerprint, loaded.logit_scale)
+    return load_model(checkpoint, dtype=torch.float32)
 
 
 def require_torch() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.mapped import MappedTensors
 from perception_encoder.checkpoints.names import recognise
+from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import UnsupportedOperationError
 from perception_encoder.registry import TextConfig
 from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
@@ -48,7 +49,16 @@ class NumpyTextBackend:
         self.logit_scale = float(np.exp(self._weights("logit_scale")))
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
-        """See `Backend.encode_text`; as `model.text.TextTower`, step by step."""
+        """See `Backend.encode_text`.
+
+        Raises:
+            CheckpointError: the file was overwritten since it was opened.
+        """
+        with unchanged([self._tensors.watched]):
+            return self._encoded(token_ids)
+
+    def _encoded(self, token_ids: TokenIds) -> Embeddings:
+        """Compute as `model.text.TextTower`, step by step."""
         length = token_ids.shape[1]
         tokens = self._tensor("text.token_embedding.weight")[token_ids].astype(np.float32)
         x = tokens + self._weights("text.position_embedding")[:length]  # (B, L, D)

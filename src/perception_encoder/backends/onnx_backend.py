@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.base import ComputeOptions
 from perception_encoder.backends.graph_cache import GraphCache
+from perception_encoder.backends.graph_files import DATA_SUFFIX, GraphFolder
 from perception_encoder.backends.onnx_source import cached_graphs
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import Graphs
+from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import (
     BackendUnavailableError,
     CheckpointError,
@@ -41,7 +44,7 @@ class OnnxBackend:
     """A `Backend` over ONNX graphs. Each graph is read when it is first needed.
 
     Args:
-        folder: holds the graphs.
+        folder: its files.
         config: the model's numbers.
         graphs: what the folder holds.
         device: "auto" or "cpu", "cuda", "cuda:1", "tensorrt", "coreml".
@@ -54,13 +57,13 @@ class OnnxBackend:
     concurrency = 1
 
     def __init__(
-        self, folder: Path, config: ModelConfig, graphs: Graphs, device: str = "auto"
+        self, folder: GraphFolder, config: ModelConfig, graphs: Graphs, device: str = "auto"
     ) -> None:
         self.device = "cpu" if device == "auto" else device
         provider = choose_provider(self.device)
         self._config = config
-        self._image = _Graph(folder / graphs.image_name, provider)
-        self._text = _Graph(folder / graphs.text_name, provider)
+        self._image = _Graph(folder, graphs.image_name, provider)
+        self._text = _Graph(folder, graphs.text_name, provider)
         self.precision = graphs.precision
         self.fingerprint = graphs.fingerprint
         self.logit_scale = graphs.logit_scale
@@ -86,7 +89,8 @@ class OnnxBackend:
                 f"{checkpoint.path.parent} was exported in {graphs.precision}, so it cannot run in "
                 f"{options.precision}; open it with precision='auto', or export the model anew"
             )
-        return cls(checkpoint.path.parent, checkpoint.config, graphs, options.device)
+        files = GraphFolder(checkpoint.path.parent, lambda: graphs.checksums)
+        return cls(files, checkpoint.config, graphs, options.device)
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """See `Backend.encode_image`."""
@@ -130,11 +134,15 @@ class OnnxBackend:
 class _Graph:
     """One graph with one input, opened when it is first run."""
 
-    def __init__(self, path: Path, provider: tuple[str, dict[str, str]]) -> None:
-        self._path = path
+    def __init__(
+        self, folder: GraphFolder, name: str, provider: tuple[str, dict[str, str]]
+    ) -> None:
+        self._folder = folder
+        self._name = name
         self._provider = provider
         self._lock = threading.Lock()
         self._session: onnxruntime.InferenceSession | None = None
+        self._watched: Sequence[WatchedFile] = ()
         self._is_closed = False
 
     def run(
@@ -143,7 +151,8 @@ class _Graph:
         session = self._opened()
         if not len(batch):  # some operators refuse it
             return np.empty((0, *row_shape), np.float32)
-        (result,) = session.run([output], {session.get_inputs()[0].name: batch})
+        with unchanged(self._watched):
+            (result,) = session.run([output], {session.get_inputs()[0].name: batch})
         rows: NDArray[np.float32] = result
         return rows
 
@@ -156,7 +165,12 @@ class _Graph:
             if self._is_closed:
                 raise BackendUnavailableError("this model was closed; open it again to use it")
             if self._session is None:
-                self._session = _open_session(self._path, *self._provider)
+                path = self._folder.path / self._name
+                weights = path.with_name(path.name + DATA_SUFFIX)
+                names = [path.name, *([weights.name] if weights.exists() else [])]
+                self._session, self._watched = self._folder.opened(
+                    names, lambda: _open_session(path, *self._provider)
+                )
             return self._session
 
 

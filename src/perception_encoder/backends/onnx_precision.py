@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-DATA_SUFFIX = ".data"  # of the file of weights beside a graph
+from perception_encoder.backends.graph_files import DATA_SUFFIX
+
 _SMALL = 1024  # numbers; biases and norms stay as they are
 
 

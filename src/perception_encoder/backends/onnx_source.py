@@ -3,9 +3,15 @@
 Imports torch only when they have to be made.
 """
 
+import errno
 import hashlib
 import importlib.util
 import json
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
@@ -18,12 +24,16 @@ import numpy as np
 from perception_encoder._version import __version__
 from perception_encoder.backends.calibration_pictures import calibration_pictures
 from perception_encoder.backends.graph_cache import GraphCache
+from perception_encoder.backends.graph_files import GraphFolder
 from perception_encoder.backends.known_weights import known_weights, require_torch
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import Graphs
-from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.types import Precision
 
+logger = logging.getLogger(__name__)
+
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _NUM_SAMPLES: Final = 4
 _SOURCES: Final = (  # what decides a graph, beside versions
     "model/blocks.py",
@@ -39,12 +49,12 @@ _SOURCES: Final = (  # what decides a graph, beside versions
 
 def cached_graphs(
     checkpoint: Checkpoint, cache: GraphCache, precision: Precision
-) -> tuple[Path, Graphs]:
-    """Return the folder of a checkpoint's graphs, made where the cache lacks them.
+) -> tuple[GraphFolder, Graphs]:
+    """Return the files of a checkpoint's graphs, made where the cache lacks them.
 
     Raises:
         BackendUnavailableError: they have to be made, and torch or onnxscript is not installed, or
-            the cache cannot be written.
+            neither the cache nor the folder for temporary files can be written.
         CheckpointError: the weights do not fit their model, or the graphs differ too much from it.
     """
     known = known_weights(checkpoint, cache)
@@ -53,12 +63,36 @@ def cached_graphs(
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
     name = checkpoint.config.id.replace("/", "-")
     key = f"onnx/{name}-{known.fingerprint}-{precision}"
+    make = partial(_make, checkpoint, graphs)
     try:
-        return cache.graph(key, digest, partial(_make, checkpoint, graphs)), graphs
+        return cache.folder(key, digest, make), graphs
     except OSError as err:
-        raise BackendUnavailableError(
-            f"graphs of {name} cannot be kept ({err}); make them where you can: pe export"
-        ) from err
+        if err.errno is not None and err.errno not in _NO_ROOM:  # numpy's have no number
+            raise _not_kept(name, err) from err
+        logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, err)
+    try:
+        return _temporary(make), graphs
+    except OSError as err:
+        raise _not_kept(name, err) from err
+
+
+def _temporary(make: Callable[[Path], None]) -> GraphFolder:
+    """Make graphs in a folder that goes with the object that is returned."""
+    path = Path(tempfile.mkdtemp(prefix="perception-encoder-"))
+    try:
+        make(path)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    folder = GraphFolder(path, dict)
+    weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
+    return folder
+
+
+def _not_kept(name: str, err: OSError) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"graphs of {name} cannot be kept ({err}); make them where you can: pe export"
+    )
 
 
 def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
@@ -81,6 +115,10 @@ def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
         token_ids[:, -1] = end
     pixels = np.concatenate(list(islice(calibration_pictures(config), _NUM_SAMPLES)))
     loaded = load_model(checkpoint, dtype=torch.float32)
+    if loaded.fingerprint != graphs.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint.path} was changed while the model was open; open it again"
+        )
     write_graphs(loaded, config, folder, graphs, Samples(pixels, token_ids))
 
 

@@ -14,8 +14,9 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from perception_encoder.backends.graph_files import DATA_SUFFIX
 from perception_encoder.backends.onnx_attention import with_onnx_attention
-from perception_encoder.backends.onnx_precision import DATA_SUFFIX, store_as_float16, write_int8
+from perception_encoder.backends.onnx_precision import store_as_float16, write_int8
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.graphs import TextGraph, VisionGraph
 from perception_encoder.types import Precision

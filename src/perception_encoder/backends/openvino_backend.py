@@ -5,6 +5,8 @@ Each graph is opened when it is first needed: a text does not wait for the visio
 
 import importlib.util
 import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +22,7 @@ from perception_encoder.backends.openvino_source import (
     graphs_of_random,
 )
 from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
@@ -87,7 +90,7 @@ class OpenVinoBackend:
         if exported is not None:
             precision = _of_export(exported.precision, precision, options)
             known = KnownWeights(exported.fingerprint, exported.logit_scale)
-            source = ExportedGraphs(checkpoint.path.parent)
+            source = ExportedGraphs(checkpoint.path.parent, exported.checksums)
             return cls(checkpoint.config, source, known, precision)
         graphs, known = graphs_of(checkpoint, GraphCache(options.graph_cache), precision)
         return cls(checkpoint.config, graphs, known, precision)
@@ -159,8 +162,9 @@ class OpenVinoBackend:
                 raise BackendUnavailableError("this model was closed; open it again to use it")
             graph = self._open.get((part, output))
             if graph is None:
-                compiled = _compiled(self._graphs(part), output, self.precision)
-                graph = self._open[part, output] = _Graph(compiled)
+                compile_it = partial(_compiled, output=output, precision=self.precision)
+                graph = _Graph(*self._graphs.opened(part, compile_it))
+                self._open[part, output] = graph
         if not len(batch):  # the engine computes nothing of nothing
             return np.empty((0, *row_shape), np.float32)
         return graph.run(batch)
@@ -169,22 +173,23 @@ class OpenVinoBackend:
 class _Graph:
     """A compiled graph. One call at a time: each uses all cores, and keeps its own memory."""
 
-    def __init__(self, compiled: "ov.CompiledModel") -> None:
+    def __init__(self, compiled: "ov.CompiledModel", watched: Sequence[WatchedFile]) -> None:
         self._request = compiled.create_infer_request()
+        self._watched = watched
         self._lock = threading.Lock()
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        with self._lock:
+        with self._lock, unchanged(self._watched):
             results = self._request.infer([batch], share_inputs=True, share_outputs=True)
             rows: NDArray[np.float32] = results[0].copy()  # the next call writes over it
         return rows
 
 
-def _compiled(path: Path, output: str, precision: Precision) -> "ov.CompiledModel":
+def _compiled(source: "Path | ov.Model", output: str, precision: Precision) -> "ov.CompiledModel":
     import openvino as ov
 
     core = ov.Core()
-    whole = core.read_model(path)  # maps the weights
+    whole = core.read_model(source) if isinstance(source, Path) else source  # maps the weights
     graph = ov.Model([whole.output(output)], whole.get_parameters())
     # LATENCY gives all cores to one call. On two cores that is also the fastest for batches.
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}

@@ -6,32 +6,38 @@ Imports torch only when a graph has to be made.
 import hashlib
 import json
 import logging
-import shutil
 import tempfile
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from perception_encoder._version import __version__
 from perception_encoder.backends.calibration_pictures import calibration_pictures
 from perception_encoder.backends.graph_cache import GraphCache, KnownWeights
+from perception_encoder.backends.graph_files import GraphFolder
 from perception_encoder.backends.known_weights import known_weights, read_weights, require_torch
 from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Precision
 
 if TYPE_CHECKING:
-    from perception_encoder.model import DualEncoder
+    import openvino as ov
+
+    from perception_encoder.checkpoints.load import Loaded
 
 logger = logging.getLogger(__name__)
 
+_Compiled = TypeVar("_Compiled")
+
 _FILE: Final = "graph.xml"
+_WEIGHTS: Final = "graph.bin"
 _STORED: Final[dict[Precision, Precision]] = {"bf16": "fp16"}  # the same file serves both
 _SOURCES: Final = (  # what decides a graph, beside versions
     "model/blocks.py",
@@ -46,10 +52,20 @@ _SOURCES: Final = (  # what decides a graph, beside versions
 
 
 class GraphSource(Protocol):
-    """Gives the file of a graph; parts are those of `openvino_write.write_openvino`."""
+    """Opens graphs; parts are those of `openvino_write.build_openvino`."""
 
-    def __call__(self, part: str) -> Path:
-        """Return the .xml file of a part; its weights lie beside it."""
+    def opened(
+        self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
+        """Compile the graph of a part.
+
+        Args:
+            part: of the model.
+            compiled: is given the .xml file, whose weights are beside it, or the graph itself.
+
+        Returns:
+            What `compiled` returned, and the files it may have mapped.
+        """
 
 
 @dataclass
@@ -68,9 +84,11 @@ class CachedGraphs:
     config: ModelConfig
     known: KnownWeights
     precision: Precision
-    load: Callable[[], "DualEncoder"]
+    load: "Callable[[], Loaded]"
 
-    def __call__(self, part: str) -> Path:
+    def opened(
+        self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
         """See `GraphSource`.
 
         Raises:
@@ -82,23 +100,44 @@ class CachedGraphs:
         digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
         name = self.config.id.replace("/", "-")
         key = f"openvino/{name}-{self.known.fingerprint}-{stored}-{digest}"
+        make = partial(self._make, part)
         try:
-            return self.cache.graph(key, part, lambda folder: self._make(folder, part)) / _FILE
+            graph = self.cache.folder(key, part, make)
+            return graph.opened((_FILE, _WEIGHTS), lambda: compiled(graph.path / _FILE))
         except OSError as err:
             logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, err)
-            folder = Path(tempfile.mkdtemp(prefix="perception-encoder-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            self._make(folder, part)
-            return folder / _FILE
+        with suppress(OSError):
+            return self._opened_once(make, compiled)
+        built, watched = self._build(part)
+        return compiled(built), watched
 
-    def _make(self, folder: Path, part: str) -> None:
+    def _opened_once(
+        self, make: Callable[[Path], None], compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
+        """Compile from files that are removed at once; what is mapped of them stays."""
+        with tempfile.TemporaryDirectory(
+            prefix="perception-encoder-", ignore_cleanup_errors=True
+        ) as folder:
+            make(Path(folder))
+            files = GraphFolder(Path(folder), dict)
+            return files.opened((_FILE, _WEIGHTS), lambda: compiled(Path(folder) / _FILE))
+
+    def _make(self, part: str, folder: Path) -> None:
+        graph, watched = self._build(part)
+        from perception_encoder.backends.openvino_write import save_openvino
+
+        with unchanged(watched):
+            save_openvino(graph, folder / _FILE, self.precision)
+
+    def _build(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
         require_torch()
-        from perception_encoder.backends.openvino_write import with_halved_rotation, write_openvino
+        from perception_encoder.backends.openvino_write import build_openvino, with_halved_rotation
 
-        model = with_halved_rotation(self.load())
-
+        loaded = self.load()
         pictures = partial(calibration_pictures, self.config)
-        write_openvino(model, folder / _FILE, part, self.precision, pictures)
+        with unchanged(loaded.watched):
+            model = with_halved_rotation(loaded.model)
+            return build_openvino(model, part, self.precision, pictures), loaded.watched
 
 
 @dataclass(frozen=True)
@@ -107,14 +146,19 @@ class ExportedGraphs:
 
     Args:
         folder: of the export.
+        checksums: of its files, by name; none for exports of earlier versions.
     """
 
     folder: Path
+    checksums: Mapping[str, str]
 
-    def __call__(self, part: str) -> Path:
+    def opened(
+        self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
         """See `GraphSource`.
 
         Raises:
+            CheckpointError: a file is damaged.
             UnsupportedOperationError: the export has no such part.
         """
         path = self.folder / f"{part}.xml"
@@ -123,7 +167,8 @@ class ExportedGraphs:
                 "an export gives the features of its last layer only; for others open the original "
                 "weights"
             )
-        return path
+        files = GraphFolder(self.folder, lambda: self.checksums)
+        return files.opened((path.name, f"{part}.bin"), lambda: compiled(path))
 
 
 def graphs_of(
@@ -136,13 +181,13 @@ def graphs_of(
         CheckpointError: the weights do not fit their model.
     """
 
-    def load() -> "DualEncoder":
-        model, found = read_weights(checkpoint)
-        if found.fingerprint != known.fingerprint:
+    def load() -> "Loaded":
+        loaded = read_weights(checkpoint)
+        if loaded.fingerprint != known.fingerprint:
             raise CheckpointError(
                 f"{checkpoint.path} was changed while the model was open; open it again"
             )
-        return model
+        return loaded
 
     known = known_weights(checkpoint, cache)
     return CachedGraphs(cache, checkpoint.config, known, precision, load), known
@@ -158,12 +203,16 @@ def graphs_of_random(
     """
     require_torch()
     from perception_encoder.checkpoints.fingerprint import weights_fingerprint
-    from perception_encoder.checkpoints.load import logit_scale_of
+    from perception_encoder.checkpoints.load import Loaded, logit_scale_of
     from perception_encoder.checkpoints.random_weights import random_model
 
     model = random_model(config)
     known = KnownWeights(weights_fingerprint(model), logit_scale_of(model))
-    return CachedGraphs(cache, config, known, precision, lambda: random_model(config)), known
+
+    def load() -> Loaded:
+        return Loaded(random_model(config), known.fingerprint, known.logit_scale)
+
+    return CachedGraphs(cache, config, known, precision, load), known
 
 
 def _sources() -> str:

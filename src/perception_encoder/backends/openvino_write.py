@@ -5,6 +5,7 @@ channels of queries and keys are sorted so that rotary pairs lie in two halves, 
 computes in one step instead of five.
 """
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,6 +33,35 @@ def write_openvino(
 ) -> None:
     """Write one graph, `path` (.xml), and its weights beside it (.bin).
 
+    Arguments and errors are those of `build_openvino`; `path` is in a folder that exists.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    save_openvino(build_openvino(model, part, precision, pictures), path, precision)
+
+
+def save_openvino(graph: ov.Model, path: Path, precision: Precision) -> None:
+    """Write a graph that was made for a precision.
+
+    Raises:
+        OSError: the files cannot be written, because the disk is full for instance.
+    """
+    try:
+        ov.save_model(graph, path, compress_to_fp16=precision != "fp32")
+    except RuntimeError as err:  # OpenVINO's "iostream error" names neither the file nor the reason
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(f"OpenVINO cannot write {path}; {free:,} bytes are free there") from err
+
+
+def build_openvino(
+    model: DualEncoder,
+    part: str,
+    precision: Precision,
+    pictures: Callable[[], Iterable[Pixels]],
+) -> ov.Model:
+    """Make one graph, whose weights may be those of the model's memory.
+
     Parts, of which all but B and L is fixed, and all results are float32, not of unit length:
     "image", `pixels` (B, S, S, 3) uint8, RGB, to `embeddings` (B, E), where the tower pools, and
     `features` (B, h·w, D) of its last block; "features3", `pixels` to `features` after that block,
@@ -39,7 +69,6 @@ def write_openvino(
 
     Args:
         model: in float32, on the CPU, as `with_halved_rotation` returns it.
-        path: in a folder that exists.
         part: as above.
         precision: "fp32"; "bf16" and "fp16" store float16, which keeps more digits than bf16;
             "int8" multiplies pictures' numbers in 8 bits and stores those of texts so.
@@ -53,7 +82,7 @@ def write_openvino(
     graph = _text_graph(model) if part == "text" else _image_graph(model, part)
     if precision == "int8":
         graph = with_int8_weights(graph) if part == "text" else quantize(graph, pictures())
-    ov.save_model(graph, path, compress_to_fp16=precision != "fp32")
+    return graph
 
 
 def _text_graph(model: DualEncoder) -> ov.Model:

@@ -5,7 +5,7 @@ Knows devices and precisions; nothing about pictures, words or where weights com
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final, NamedTuple
@@ -23,6 +23,7 @@ from perception_encoder.backends.torch_devices import DTYPES, choose_device, cho
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.load import load_model, logit_scale_of
 from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.graphs import FeatureGraph, ImageGraph, TextGraph
@@ -58,15 +59,20 @@ class TorchBackend:
         fingerprint: str,
         logit_scale: float,
         is_compiled: bool = False,
+        watched: Sequence[WatchedFile] = (),
     ) -> None:
         """Take over a model whose parameters already have the precision's dtype.
 
         `logit_scale` is given apart, from the stored weights: bf16 would make 98.9 of 100.
+        `watched` are the files that parameters are views of.
 
         Raises:
             BackendUnavailableError: it cannot be compiled here.
+            CheckpointError: a file was overwritten meanwhile.
         """
-        model = model.to(device)
+        with unchanged(watched):
+            model = model.to(device)
+        self._watched = watched if device.type == "cpu" else ()  # elsewhere it is a copy
         image, text = ImageGraph(model), TextGraph(model)
         self._open_graphs: _Graphs | None = _Graphs(
             Compiled(image, 1) if is_compiled else image,
@@ -103,6 +109,7 @@ class TorchBackend:
             fingerprint=loaded.fingerprint,
             logit_scale=loaded.logit_scale,
             is_compiled=options.compile,
+            watched=loaded.watched,
         )
 
     @classmethod
@@ -142,6 +149,7 @@ class TorchBackend:
     def close(self) -> None:
         """See `Backend.close`."""
         self._open_graphs = None
+        self._watched = ()
         if self._streams is not None:
             # torch keeps what calls used for their streams; the next model will have others.
             torch.cuda.empty_cache()
@@ -173,7 +181,7 @@ class TorchBackend:
         self, graph: Callable[[Tensor], Tensor], batch: Pixels | TokenIds, step: int
     ) -> NDArray[np.float32]:
         """Run a batch, so many rows at a time."""
-        with computing.shared():
+        with computing.shared(), unchanged(self._watched):
             if len(batch) == 0:  # flash attention refuses it before torch 2.10
                 one = np.zeros((1, *batch.shape[1:]), batch.dtype)
                 return self._in_steps(graph, one, 1)[:0]

@@ -6,9 +6,10 @@ of another engine, `tokenizer.json`), Roboflow's package (`config.json` naming a
 configuration says is used or refused; fields that nothing reads are named in a warning.
 """
 
+import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -28,6 +29,7 @@ OPEN_CLIP_WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_mod
 _FORMAT = "perception-encoder"
 _FORMAT_VERSION = 1
 _GRAPHS_KEY = "graphs"
+_CHECKSUM_KEY = "checksum"  # absent in folders of earlier versions
 _GRAPH_SUFFIXES: dict[BackendName, str] = {"onnx": ".onnx", "openvino": ".xml"}
 _ROBOFLOW_KEY = "vision_encoder_config"
 _ROBOFLOW_WEIGHTS_NAME = "model.pt"
@@ -45,12 +47,14 @@ class Graphs:
         precision: of their weights; int8 also of what is multiplied with them.
         fingerprint: of the weights they were made from, before any rounding.
         logit_scale: likewise.
+        checksums: of the files, by name; none for exports of earlier versions.
     """
 
     engine: BackendName
     precision: Precision
     fingerprint: str
     logit_scale: float
+    checksums: dict[str, str] = field(default_factory=dict)
 
     @property
     def image_name(self) -> str:
@@ -154,11 +158,22 @@ def own_config(
     }
     if graphs is not None:
         data[_GRAPHS_KEY] = asdict(graphs)
-    return json.dumps(data, indent=2) + "\n"
+    return json.dumps({**data, _CHECKSUM_KEY: _checksum(data)}, indent=2) + "\n"
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    """Name what our config.json says: another digit makes other embeddings of the same weights."""
+    said = {key: value for key, value in data.items() if key != _CHECKSUM_KEY}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _parse_own(data: dict[str, Any], path: Path) -> tuple[ModelConfig, PreprocessName]:
     version, preprocess = data.get("format_version"), data.get("preprocess")
+    if data.get(_CHECKSUM_KEY, _checksum(data)) != _checksum(data):
+        raise CheckpointError(
+            f"{path}: was changed or damaged after it was written: its {_CHECKSUM_KEY!r} does not "
+            "fit. Save or export the model again; or, if you meant to change it, remove that line"
+        )
     if version != _FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format version {version}; this package reads {_FORMAT_VERSION}. Update "

@@ -5,7 +5,7 @@ mapped file. Only another precision costs memory, and then a part of the file at
 Knows nothing about names of models, the hub, or devices other than the CPU.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -18,6 +18,7 @@ from perception_encoder.checkpoints.fingerprint import fingerprint_of
 from perception_encoder.checkpoints.locate import Checkpoint
 from perception_encoder.checkpoints.read import open_tensors
 from perception_encoder.checkpoints.remap import Piece, plan
+from perception_encoder.checkpoints.watched import WatchedFile
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig
@@ -30,12 +31,14 @@ class Loaded:
     """A model in eval mode without gradients, and the name of its weights.
 
     `fingerprint` and `logit_scale` are of the weights as stored, before any conversion. A cosine is
-    multiplied by `logit_scale` before a softmax; it is 1.0 for models without text.
+    multiplied by `logit_scale` before a softmax; it is 1.0 for models without text. `watched` is
+    the file where parameters are views of it, to be checked whenever the model is used.
     """
 
     model: DualEncoder
     fingerprint: str
     logit_scale: float
+    watched: Sequence[WatchedFile] = ()
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> Loaded:
@@ -48,7 +51,8 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
             must not be truncated while the model lives.
 
     Raises:
-        CheckpointError: the file is damaged, or its tensors do not fit the model exactly.
+        CheckpointError: the file is damaged, its tensors do not fit the model exactly, or it was
+            overwritten meanwhile.
     """
     path = checkpoint.path
     if checkpoint.graphs is not None:
@@ -57,7 +61,9 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
             "back from it. Give the model that it was made from"
         )
     model = empty_model(checkpoint.config)
+    watched = WatchedFile(path)
     file = open_tensors(path)
+    is_mapped = file.is_mapped
     try:
         pieces = plan(file.tensors, _shapes(model))
     except CheckpointError as err:
@@ -72,7 +78,9 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
     if any(tensor.dtype != target for tensor in state.values()):
         del file, state  # lets go of the mapping, and so of the pages that the fingerprint read
         state = _converted(path, pieces, target)
-    return Loaded(fill(model, state), fingerprint, logit_scale)
+        is_mapped = False
+    watched.check()
+    return Loaded(fill(model, state), fingerprint, logit_scale, [watched] if is_mapped else [])
 
 
 def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:

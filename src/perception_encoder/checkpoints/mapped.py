@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.checkpoints.watched import WatchedFile
 from perception_encoder.errors import CheckpointError
 
 _DTYPES: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -20,11 +21,15 @@ _MAX_HEADER: Final = 100_000_000  # as the format's own reader
 class MappedTensors:
     """The floating-point tensors of a file; nothing is read before it is used.
 
+    Attributes:
+        watched: the file, to be checked whenever a tensor is used.
+
     Raises:
         CheckpointError: no safetensors file, or a damaged one.
     """
 
     def __init__(self, path: Path) -> None:
+        self.watched = WatchedFile(path)
         try:
             self._data: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
             length = int.from_bytes(self._data[:8].tobytes(), "little")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from perception_encoder.checkpoints.folder import (
@@ -12,6 +11,7 @@ from perception_encoder.checkpoints.folder import (
     own_config,
 )
 from perception_encoder.checkpoints.sources import WEIGHTS_NAME
+from perception_encoder.checkpoints.staging import staged
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -38,7 +38,9 @@ def save_model(
 
     Raises:
         CheckpointError: the folder exists, is not empty, and was not written by this function.
+        CheckpointWriteError: it cannot be written, because the disk is full for instance.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = folder.expanduser().absolute()
@@ -46,19 +48,18 @@ def save_model(
         raise CheckpointError(
             f"{folder} exists and holds something else than a saved model. Choose another folder"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with staged(folder) as new:
         tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-        save_file(tensors, new / WEIGHTS_NAME, metadata={"format": "pt"})
+        try:
+            save_file(tensors, new / WEIGHTS_NAME, metadata={"format": "pt"})
+        except SafetensorError as err:
+            raise OSError(str(err)) from err
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
         (new / CONFIG_NAME).write_text(own_config(model.config, preprocess), encoding="utf-8")
         # safetensors lets nobody but the owner read; let the user's umask decide, as elsewhere.
         shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)
         _move_into_place(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _may_overwrite(folder: Path) -> bool:

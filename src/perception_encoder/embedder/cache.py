@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 import weakref
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from perception_encoder.errors import CacheError
 _SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters at least
 _BUSY_SECONDS = 60
+_CHECKSUM_BYTES = 4
 
 
 class EmbeddingCache:
@@ -62,16 +64,15 @@ class EmbeddingCache:
             part = wanted[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
             query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"
-            for key, vector in self._run(query, part):
-                found[key] = np.frombuffer(vector, dtype="<f4").astype(np.float32)
+            for key, stored in self._run(query, part):
+                vector = _checked(key, stored)
+                if vector is not None:
+                    found[key] = vector
         return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
         """Store vectors (B, E) under their keys, all or none."""
-        rows = [
-            (key, np.ascontiguousarray(vector, dtype="<f4").tobytes())
-            for key, vector in zip(keys, vectors, strict=True)
-        ]
+        rows = [(key, _stored(key, vector)) for key, vector in zip(keys, vectors, strict=True)]
         with self._lock:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -92,6 +93,20 @@ class EmbeddingCache:
                 return self._database.execute(query, parameters).fetchall()
             except sqlite3.Error as err:
                 raise CacheError(f"cannot read the cache {self.path}: {err}") from err
+
+
+def _stored(key: bytes, vector: NDArray[np.float32]) -> bytes:
+    """A vector's bytes and their checksum: SQLite itself notices no damage to a value."""
+    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return data + zlib.crc32(key + data).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _checked(key: bytes, stored: bytes) -> NDArray[np.float32] | None:
+    """Return the vector; None where its bytes are damaged, so that it is computed anew."""
+    data, told = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
+    if zlib.crc32(key + data).to_bytes(_CHECKSUM_BYTES, "little") != told:
+        return None
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

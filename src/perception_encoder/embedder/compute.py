@@ -1,6 +1,7 @@
 """Runs chunks through an engine and puts their vectors where they belong."""
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -9,7 +10,10 @@ from numpy.typing import NDArray
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.chunk import Chunk
 from perception_encoder.embedder.overlap import overlapped
+from perception_encoder.errors import CacheError
 from perception_encoder.types import Embeddings
+
+logger = logging.getLogger(__name__)
 
 _In = TypeVar("_In")
 
@@ -41,14 +45,24 @@ def fill(
     def compute(chunk: Chunk[_In]) -> Embeddings:
         return encode(chunk.inputs) if chunk.rows else _NOTHING
 
-    for chunk, computed in overlapped(compute, chunks, at_once):
+    for chunk, result in overlapped(compute, chunks, at_once):
         for row, vector in chunk.known.items():
             vectors[row] = vector
         if chunk.rows:
-            vectors[chunk.rows] = computed
-            if cache is not None:
-                cache.put(chunk.keys, computed)
+            vectors[chunk.rows] = result
+            if cache is not None and not _is_kept(cache, chunk.keys, result):
+                cache = None
         advance(len(chunk.rows) + len(chunk.known) + chunk.num_skipped)
+
+
+def _is_kept(cache: EmbeddingCache, keys: Sequence[bytes], vectors: Embeddings) -> bool:
+    """Store embeddings; a full disk must not lose what was computed."""
+    try:
+        cache.put(keys, vectors)
+    except CacheError as err:
+        logger.warning("%s; what is computed from now on is not kept", err)
+        return False
+    return True
 
 
 def computed(

@@ -67,8 +67,8 @@ class EmbeddingModel:
         self._tokenizer = tokenizer
         self._cache: EmbeddingCache | None = None
         if cache is not None:
-            decides = (backend.fingerprint, backend.name, backend.precision, processor.name)
-            self._cache = EmbeddingCache(cache, "/".join(decides))
+            made_by = f"{backend.fingerprint}/{backend.name}/{backend.precision}/{processor.name}"
+            self._cache = EmbeddingCache(cache, f"{made_by}/{config.digest()}")
         self._fill = partial(fill, at_once=backend.concurrency, cache=self._cache)
 
     @overload
@@ -345,8 +345,8 @@ class EmbeddingModel:
             The folder.
 
         Raises:
-            CheckpointError: the folder holds something else than such a model; or the file of this
-                model's weights has changed since it was opened.
+            CheckpointError: the folder holds something else than such a model, or cannot be
+                written; or the file of this model's weights has changed since it was opened.
         """
         return save(
             self._checkpoint or self.config,

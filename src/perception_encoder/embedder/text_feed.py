@@ -53,7 +53,8 @@ class TextFeed:
         todo = list(range(len(texts)))
         if self._cache is not None:
             cache = self._cache
-            keys = [cache.key("text", text.encode("utf-8", "surrogatepass")) for text in texts]
+            # Of the numbers, not the words: another vocabulary reads the same words otherwise.
+            keys = [cache.key("text", self._tokenizer.pad([row]).tobytes()) for row in token_rows]
             vectors = cache.get(keys)
             known = {row: vectors[key] for row, key in enumerate(keys) if key in vectors}
             todo = [row for row in todo if row not in known]

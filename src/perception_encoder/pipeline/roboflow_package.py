@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from perception_encoder.checkpoints import locate
+from perception_encoder.errors import CheckpointWriteError
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.types import PreprocessName
 
@@ -66,5 +67,8 @@ def export_roboflow_package(
     preprocess = preprocess or checkpoint.preprocess or "standard"
     folder = Path(folder).expanduser()
     save_model(load_model(checkpoint).model, folder, tokenizer, preprocess=preprocess)
-    (folder / _CONFIG["model_module"]).write_text(_MODULE, encoding="utf-8")
-    (folder / "model_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n")
+    try:
+        (folder / _CONFIG["model_module"]).write_text(_MODULE, encoding="utf-8")
+        (folder / "model_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n")
+    except OSError as err:
+        raise CheckpointWriteError(f"{folder}: cannot be written ({err.strerror or err})") from err
