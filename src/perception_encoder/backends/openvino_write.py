@@ -80,9 +80,21 @@ def build_openvino(
         ValueError: int8 was given no pictures.
     """
     graph = _text_graph(model) if part == "text" else _image_graph(model, part)
+    outputs = [output.get_any_name() for output in graph.outputs]
     if precision == "int8":
         graph = with_int8_weights(graph) if part == "text" else quantize(graph, pictures())
+    # Tracing calls the inputs after its own variables, such as "pixels.1".
+    (parameter,) = graph.get_parameters()
+    _name(parameter, "token_ids" if part == "text" else "pixels")
+    for result, name in zip(graph.get_results(), outputs, strict=True):
+        result.set_friendly_name(name)
+        result.get_output_tensor(0).set_names({name})
     return graph
+
+
+def _name(parameter: ov.op.Parameter, name: str) -> None:
+    parameter.set_friendly_name(name)
+    parameter.get_output_tensor(0).set_names({name})
 
 
 def _text_graph(model: DualEncoder) -> ov.Model:
