@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from perception_encoder.index.commits import open_latest
 from perception_encoder.index.schema import FACTS, VECTOR, identity_of, vector_dtype_of
-from perception_encoder.index.storage import beside, is_remote, open_dataset, storage_errors
+from perception_encoder.index.storage import beside, is_remote, storage_errors
 from perception_encoder.types import ModelIdentity
 
 _PREFIX: Final = b"perception_encoder."
@@ -62,7 +63,7 @@ def describe_table(path: str | os.PathLike[str]) -> TableDescription:
         IndexStorageError: it cannot be read.
     """
     location = os.fspath(path)
-    dataset = open_dataset(location)
+    dataset = open_latest(location)
     schema = dataset.schema
     identity = identity_of(schema, location)
     ours = ("id", VECTOR, *FACTS)
@@ -72,7 +73,7 @@ def describe_table(path: str | os.PathLike[str]) -> TableDescription:
             num_rows=dataset.count_rows(),
             identity=identity,
             vector_dtype=vector_dtype_of(schema),
-            made_by=schema.metadata[_PREFIX + b"version"].decode(),
+            made_by=schema.metadata.get(_PREFIX + b"version", b"unknown").decode(),
             num_bytes=_size(location),
             searcher_bytes=_size(beside(location, "searcher")),
             version=dataset.version,

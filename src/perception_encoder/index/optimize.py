@@ -11,13 +11,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from perception_encoder.index.commits import check_files, committing, open_latest
+from perception_encoder.index.journal import Journal
 from perception_encoder.index.lock import writing
 from perception_encoder.index.schema import VECTOR, vector_dtype_of
 from perception_encoder.index.searcher.build import DEFAULT_SIZES, Sizes, build_searcher
 from perception_encoder.index.searcher.files import Header, SearcherFolder
 from perception_encoder.index.searcher.fragments import described
 from perception_encoder.index.searcher.searcher import Searchers
-from perception_encoder.index.storage import is_remote, open_dataset, storage_errors
+from perception_encoder.index.storage import is_remote, storage_errors
 
 if TYPE_CHECKING:
     import lance
@@ -64,15 +66,18 @@ def optimize_table(
     """See `Index.optimize`; `sizes` says from where on a searcher is worth its while."""
     started = time.monotonic()
     with writing(path), storage_errors(path):
-        dataset = open_dataset(path)
+        dataset = open_latest(path)
         before = len(dataset.get_fragments())
-        dataset.optimize.compact_files()
+        check_files(dataset, path)  # before they are copied, and get new checksums
+        with committing(dataset, path):
+            dataset.optimize.compact_files()
         removed = freed = 0
         if older_than is not None:
             stats = dataset.cleanup_old_versions(
                 older_than=older_than, error_if_tagged_old_versions=False
             )
             removed, freed = int(stats.old_versions), int(stats.bytes_removed)
+        Journal(path).rewrite(dataset)
         header, seconds = _renewed(dataset, path, sizes)
         return Optimized(
             num_rows=int(dataset.count_rows()),

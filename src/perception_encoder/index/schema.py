@@ -67,26 +67,53 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
 
     Raises:
         IndexNotFoundError: a Lance table, but none of ours.
-        IndexStorageError: made by a newer version of this package.
+        IndexStorageError: made by a newer version of this package, or damaged.
     """
     found = {
-        key.decode().removeprefix(_PREFIX): value.decode()
+        key.decode(errors="replace").removeprefix(_PREFIX): value.decode(errors="replace")
         for key, value in (schema.metadata or {}).items()
     }
     if "format" not in found or "model_id" not in found:
         raise IndexNotFoundError(
             f"{path} is a Lance table, but not one that `pe index` made; choose another --db"
         )
-    if int(found["format"]) > FORMAT:
-        raise IndexStorageError(
-            f"{path} was made by perception-encoder {found['version']}, which is newer than this "
-            f"one ({__version__}); install that version or a later one"
+    try:
+        if int(found["format"]) > FORMAT:
+            raise IndexStorageError(
+                f"{path} was made by perception-encoder {found['version']}, which is newer than "
+                f"this one ({__version__}); install that version or a later one"
+            )
+        identity = ModelIdentity(
+            model_id=found["model_id"],
+            fingerprint=found["fingerprint"],
+            preprocess=cast("PreprocessName", found["preprocess"]),
+            embed_dim=int(found["embed_dim"]),
         )
-    return ModelIdentity(
-        model_id=found["model_id"],
-        fingerprint=found["fingerprint"],
-        preprocess=cast("PreprocessName", found["preprocess"]),
-        embed_dim=int(found["embed_dim"]),
+    except (KeyError, ValueError) as err:
+        raise _damaged(path, f"{err} is missing or no number") from err
+    _check_columns(schema, identity, path)
+    return identity
+
+
+def _check_columns(schema: pa.Schema, identity: ModelIdentity, path: str) -> None:
+    """Make sure that there is what every table has, in its type; `offset` is younger than tables.
+
+    Raises:
+        IndexStorageError: it is not so.
+    """
+    for field in table_schema(identity, "float16"):
+        if field.name == "offset" and field.name not in schema.names:
+            continue
+        found = schema.field(field.name).type if field.name in schema.names else None
+        types = (field.type, table_schema(identity, "float32").field(field.name).type)
+        if found not in types:
+            raise _damaged(path, f"column {field.name!r} is of type {found}")
+
+
+def _damaged(path: str, reason: str) -> IndexStorageError:
+    return IndexStorageError(
+        f"{path}: what the table says of itself is damaged ({reason}); bring the folder back from "
+        f"a copy, or index anew: pe index FOLDER --db {_another(path)}"
     )
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _OWN_FOLDER: Final = "_pe"
 _KNOWN_FOLDERS: Final = frozenset(("_transactions", "_versions", "data", _OWN_FOLDER))
+_MAX_REASON: Final = 500  # characters; some of Lance's messages hold whole schemas
+# Lance uses the first three for the same things; the others come of files that are damaged.
+_STORAGE_ERRORS: Final = (OSError, ValueError, RuntimeError, LookupError, TypeError, OverflowError)
 _RUST_PLACE: Final = re.compile(r",? /\S+\.rs:\d+:\d+")
 
 
@@ -79,7 +82,9 @@ def open_dataset(path: str) -> lance.LanceDataset:
 
     with storage_errors(path):
         try:
-            return lance.dataset(path)
+            dataset = lance.dataset(path)
+            _ = dataset.schema  # read at the first use, where nobody expects that it fails
+            return dataset
         except (ValueError, OSError) as err:
             if "was not found" not in str(err) and not os.path.isfile(path):
                 raise
@@ -108,11 +113,19 @@ def storage_errors(path: str) -> Iterator[None]:
         yield
     except PerceptionEncoderError:
         raise
-    except (OSError, ValueError, RuntimeError) as err:  # Lance uses all three for the same things
+    except BaseException as err:
+        if not isinstance(err, _STORAGE_ERRORS) and not _is_panic(err):
+            raise
         raise IndexStorageError(
-            f"{path}: reading or writing the table failed: {plain(err)}; check space and "
-            "permissions. What was committed before is kept"
+            f"{path}: reading or writing the table failed: {plain(err)[:_MAX_REASON]}; check space "
+            f"and permissions, and for damaged files with: pe doctor --index {shlex.quote(path)}. "
+            "What was committed before is kept"
         ) from err
+
+
+def _is_panic(err: BaseException) -> bool:
+    """Whether a thread of Lance gave up. No `Exception` is the parent of pyo3's class for that."""
+    return type(err).__name__ == "PanicException"
 
 
 def plain(err: BaseException) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexNotFoundError
+from perception_encoder.index.commits import committing, create, open_latest
 from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.fit import fit_metadata
 from perception_encoder.index.known import KnownRows
@@ -33,13 +34,7 @@ from perception_encoder.index.schema import (
 )
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import Snapshot
-from perception_encoder.index.storage import (
-    check_free,
-    create_dataset,
-    empty_dataset,
-    open_dataset,
-    storage_errors,
-)
+from perception_encoder.index.storage import check_free, empty_dataset
 from perception_encoder.types import Embeddings, ModelIdentity
 
 if TYPE_CHECKING:
@@ -86,7 +81,7 @@ class Index:
             IndexStorageError: it cannot be written.
         """
         location = os.fspath(path)
-        return cls(create_dataset(location, table_schema(identity, vector_dtype)), location)
+        return cls(create(location, table_schema(identity, vector_dtype)), location)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -97,7 +92,7 @@ class Index:
             IndexStorageError: it cannot be read, or a newer version of this package made it.
         """
         location = os.fspath(path)
-        return cls(open_dataset(location), location)
+        return cls(open_latest(location), location)
 
     @classmethod
     def open_or_create(
@@ -212,7 +207,7 @@ class Index:
         if not places:
             return
         dataset, table = self._laid_out([rows[place] for place in places], vectors[places])
-        with storage_errors(self.path):
+        with committing(dataset, self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(table)
         self._adopt(dataset)
@@ -236,7 +231,7 @@ class Index:
         if not rows:
             return
         dataset, table = self._laid_out(rows, vectors)
-        with storage_errors(self.path):
+        with committing(dataset, self.path):
             dataset.insert(table)
         self._adopt(dataset)
 
@@ -262,7 +257,7 @@ class Index:
             return 0
         condition = f"id IN ({quoted})"
         dataset = self._latest()
-        with storage_errors(self.path):
+        with committing(dataset, self.path):
             num_rows = int(dataset.count_rows(filter=condition))
             dataset.delete(condition)
         self._adopt(dataset)
@@ -379,7 +374,7 @@ class Index:
     def ensure_created(self) -> None:
         """Create on disk what was only prepared; the caller holds the lock."""
         if not self._is_created:
-            self._adopt(create_dataset(self.path, self._snapshot.schema))
+            self._adopt(create(self.path, self._snapshot.schema))
 
     def _adopt(self, dataset: lance.LanceDataset) -> None:
         self.vector_dtype = vector_dtype_of(dataset.schema)
@@ -388,7 +383,7 @@ class Index:
 
     def _latest(self) -> lance.LanceDataset:
         """Open the latest version, if it is of this object's model."""
-        dataset = open_dataset(self.path)
+        dataset = open_latest(self.path)
         found = identity_of(dataset.schema, self.path)
         if found != self.identity:
             described = described_replacement if self._is_created else described_mismatch
@@ -410,6 +405,6 @@ class Index:
         fields = new_fields(rows, dataset.schema)
         table = to_arrow(rows, vectors, with_fields(dataset.schema, fields))
         if fields:
-            with storage_errors(self.path):
+            with committing(dataset, self.path):
                 dataset.add_columns(fields)
         return dataset, table

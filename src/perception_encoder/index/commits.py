@@ -1,0 +1,80 @@
+"""Versions of an index: opened and committed, with the journal kept in step. Knows no rows."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from perception_encoder.errors import IndexNotFoundError, IndexStorageError
+from perception_encoder.index.journal import Journal, damaged_files, files_of
+from perception_encoder.index.storage import create_dataset, open_dataset, storage_errors
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow as pa
+
+_SHOWN: Final = 5  # damaged files in a message
+
+
+def create(path: str, schema: pa.Schema) -> lance.LanceDataset:
+    """Create an empty index.
+
+    Raises:
+        IndexExistsError: one, or something else, is there.
+        IndexStorageError: it cannot be written.
+    """
+    dataset = create_dataset(path, schema)
+    with storage_errors(path):
+        Journal(path).remove()  # of one that was deleted here before
+    return dataset
+
+
+def open_latest(path: str) -> lance.LanceDataset:
+    """Open the latest version, and make sure that it is the last one that was committed.
+
+    Raises:
+        IndexNotFoundError: there is none.
+        IndexStorageError: it cannot be read, or is damaged.
+    """
+    journal = Journal(path)
+    last = journal.check_manifest()
+    try:
+        dataset = open_dataset(path)
+    except IndexNotFoundError:
+        if last and os.path.isdir(os.path.join(path, "_versions")):
+            journal.check_version(0, last)
+        raise
+    journal.check_version(int(dataset.version), last)
+    return dataset
+
+
+@contextmanager
+def committing(dataset: lance.LanceDataset, path: str) -> Iterator[None]:
+    """Note in the journal what is committed through the dataset within the block.
+
+    Raises:
+        IndexStorageError: writing failed.
+    """
+    with storage_errors(path):
+        before = files_of(dataset)
+        yield
+        Journal(path).add(dataset, sorted(files_of(dataset).keys() - before.keys()))
+
+
+def check_files(dataset: lance.LanceDataset, path: str) -> None:
+    """Compare the files of a version with their checksums, where the journal has them.
+
+    Raises:
+        IndexStorageError: some are damaged.
+    """
+    with storage_errors(path):
+        damaged = [f"{one.name} ({one.reason})" for one in damaged_files(dataset, path)]
+    if damaged:
+        raise IndexStorageError(
+            f"{path}: damaged files: {', '.join(damaged[:_SHOWN])}"
+            f"{' and others' if len(damaged) > _SHOWN else ''}; pe doctor --index "
+            f"{shlex.quote(path)} says which rows are in them, and what to do"
+        )
