@@ -7,10 +7,9 @@ from typing import IO, NamedTuple
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.pipeline.sources.files import file_item, open_file, read_file, read_range
 from perception_encoder.pipeline.sources.item import (
-    NOT_UNICODE,
     Item,
     broken,
-    is_unicode,
+    name_problem,
 )
 from perception_encoder.pipeline.sources.names import absolute, is_web, scheme
 from perception_encoder.pipeline.sources.options import SourceOptions
@@ -48,8 +47,8 @@ class Access:
         uri = absolute(name, folder)
         if not scheme(uri):
             return file_item(uri)
-        if not is_unicode(uri):
-            return broken(uri, NOT_UNICODE, is_remote=True)
+        if (problem := name_problem(uri)) is not None:
+            return broken(uri, problem, is_remote=True)
         return Item(uri, partial(self.read, uri), is_remote=True)
 
     def entry_item(self, entry: Entry) -> Item:

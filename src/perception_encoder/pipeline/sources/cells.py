@@ -5,12 +5,15 @@ import binascii
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.item import Item, broken
 from perception_encoder.pipeline.sources.names import scheme
+
+_MAX_NAME: Final = 2**16  # characters; signed URLs have a few thousand
 
 
 def folder_of(table: str) -> str:
@@ -19,13 +22,21 @@ def folder_of(table: str) -> str:
 
 
 def named_item(
-    access: Access, table: str, name: str, metadata: Mapping[str, MetadataValue]
+    access: Access, table: str, name: str, metadata: Mapping[str, MetadataValue], key: str
 ) -> Item:
     """Return the item of a picture whose path or URL is in a table.
 
     A relative path is relative to the table's folder, or to the current folder where the picture
-    is there and not in the table's.
+    is there and not in the table's. What is longer than any path is an item that says so; `key`
+    names it.
     """
+    if len(name) > _MAX_NAME:
+        return broken(
+            table,
+            f"the cell holds a text of {len(name):,} characters, which is no path or URL",
+            member=key,
+            is_remote=bool(scheme(table)),
+        )
     item = access.item(name, folder_of(table))
     if not item.is_remote and item.bytes is None and os.path.isfile(name):
         item = access.item(name)

@@ -1,6 +1,7 @@
 """Which column of a table holds the pictures. Knows no file formats."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 from perception_encoder.errors import SourceError
@@ -51,6 +52,17 @@ def picture_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | No
         f"{table}: no column looks like pictures; name the one that holds their paths, URLs or "
         f"bytes (--column); its columns: {known}"
     )
+
+
+def check_unique(names: Sequence[str]) -> None:
+    """Refuse columns of one name, as all values of one of them would be lost.
+
+    Raises:
+        SourceError: a name is there twice.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise SourceError(f"the column {twice[0]!r} is there twice; rename one of them")
 
 
 def is_base64(column: str) -> bool:

@@ -12,7 +12,7 @@ from perception_encoder.errors import (
     ImageTruncatedError,
     ImageUnreadableError,
 )
-from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, is_unicode
+from perception_encoder.pipeline.sources.item import Item, broken, name_problem
 from perception_encoder.preprocess.files import (
     MAX_FILE_BYTES,
     open_regular_file,
@@ -26,8 +26,8 @@ def file_item(path: str) -> Item:
     Args:
         path: absolute.
     """
-    if not is_unicode(path):
-        return broken(path, NOT_UNICODE)
+    if (problem := name_problem(path)) is not None:
+        return broken(path, problem)
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # `read` meets it again and says which

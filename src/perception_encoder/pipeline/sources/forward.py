@@ -21,15 +21,26 @@ class ForwardReader(Generic[Chunk]):
         start: reads chunks from the given number on. It may end before the last of all; it is
             then started again.
         num_kept: chunks that are kept.
+        size_of: the size of a chunk, by which fewer may be kept.
+        max_size: of the chunks that are kept; the last is, whatever its size.
         key: names it in all processes; a new one if None.
     """
 
     def __init__(
-        self, start: Callable[[int], Iterator[Chunk]], *, num_kept: int, key: str | None = None
+        self,
+        start: Callable[[int], Iterator[Chunk]],
+        *,
+        num_kept: int,
+        size_of: Callable[[Chunk], int] | None = None,
+        max_size: int = 0,
+        key: str | None = None,
     ) -> None:
         self._key = key or uuid.uuid4().hex
         self._start = start
         self._num_kept = num_kept
+        self._size_of = size_of
+        self._max_size = max_size
+        self._size = 0
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Chunk] = OrderedDict()
         self._chunks: Iterator[Chunk] = iter(())
@@ -37,7 +48,8 @@ class ForwardReader(Generic[Chunk]):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Pickle it as how it starts."""
-        return _received, (self._key, self._start, self._num_kept)
+        arguments = (self._key, self._start, self._num_kept, self._size_of, self._max_size)
+        return _received, arguments
 
     def read(self, number: int) -> Chunk:
         """Return a chunk.
@@ -67,10 +79,19 @@ class ForwardReader(Generic[Chunk]):
             self._next = -1  # the next one begins anew
             self._chunks = iter(())
             raise
+        if (before := self._kept.pop(self._next, None)) is not None:  # read again after a restart
+            self._size -= self._measured(before)
         self._kept[self._next] = chunk
+        self._size += self._measured(chunk)
         self._next += 1
-        while len(self._kept) > self._num_kept:
-            self._kept.popitem(last=False)
+        while len(self._kept) > self._num_kept or (
+            self._size > self._max_size and self._size_of is not None and len(self._kept) > 1
+        ):
+            _, dropped = self._kept.popitem(last=False)
+            self._size -= self._measured(dropped)
+
+    def _measured(self, chunk: Chunk) -> int:
+        return 0 if self._size_of is None else self._size_of(chunk)
 
     def _restart(self, number: int) -> None:
         self._chunks = self._start(number)
@@ -82,11 +103,17 @@ _readers_lock = threading.Lock()
 
 
 def _received(
-    key: str, start: Callable[[int], Iterator[Chunk]], num_kept: int
+    key: str,
+    start: Callable[[int], Iterator[Chunk]],
+    num_kept: int,
+    size_of: Callable[[Chunk], int] | None,
+    max_size: int,
 ) -> ForwardReader[Chunk]:
     """Return this process's reader of that key, which may be further on already."""
     with _readers_lock:
-        reader = _readers.pop(key, None) or ForwardReader(start, num_kept=num_kept, key=key)
+        reader = _readers.pop(key, None) or ForwardReader(
+            start, num_kept=num_kept, size_of=size_of, max_size=max_size, key=key
+        )
         _readers[key] = reader
         while len(_readers) > _NUM_RECEIVED:
             _readers.popitem(last=False)

@@ -9,6 +9,7 @@ from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue, item_name, row_id
 from perception_encoder.index.rows import clamp_time
 
+_HAS_NUL: Final = "the name holds a NUL character, which no file system knows; rename it"
 NOT_UNICODE: Final = "the name is not valid Unicode and cannot be stored; rename the file"
 
 
@@ -118,6 +119,13 @@ def _refuse(item: str, reason: str) -> NoReturn:
     raise ImageUnreadableError(f"{item}: {reason}", item=item)
 
 
+def name_problem(name: str) -> str | None:
+    """Say why a name cannot be stored, if it cannot."""
+    if not is_unicode(name):
+        return NOT_UNICODE
+    return _HAS_NUL if "\0" in name else None
+
+
 def is_unicode(name: str) -> bool:
     """Say whether a name can be stored. Names of files in an old encoding cannot."""
     try:
@@ -128,5 +136,5 @@ def is_unicode(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    r"""Return the name with what is not valid Unicode written as `\udcff`."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    r"""Return the name with what is not valid Unicode written as `\udcff`, and NUL as `\x00`."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -5,11 +5,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate, islice
-from typing import Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from perception_encoder.pipeline.sources.forward import ForwardReader
+from perception_encoder.pipeline.sources.parquet_pages import page_bounds
 
-_CHUNK_ROWS: Final = 16
+_MAX_CHUNK_ROWS: Final = 16
+_MAX_KEPT_BYTES: Final = 256 * 2**20
+
+
+class OpenParquet(NamedTuple):
+    """A `pyarrow.parquet.ParquetFile`, and the stream it reads."""
+
+    file: Any
+    stream: IO[bytes]
 
 
 class CellReader:
@@ -18,24 +27,29 @@ class CellReader:
     Damage costs the row group that has it, or less.
 
     Args:
-        open_file: opens the `pyarrow.parquet.ParquetFile`.
+        open_file: opens the file.
         column: whose cells to read.
         num_rows: of each row group.
-        num_kept: chunks of 16 rows that are kept for other threads.
+        row_bytes: how large a row of the column is on average.
+        num_kept: chunks of up to 16 rows that are kept for other threads.
     """
 
     def __init__(
         self,
-        open_file: Callable[[], AbstractContextManager[Any]],
+        open_file: Callable[[], AbstractContextManager[OpenParquet]],
         column: str,
         num_rows: Sequence[int],
         *,
+        row_bytes: int,
         num_kept: int = 8,
     ) -> None:
+        self._size = size = rows_within(_MAX_KEPT_BYTES // num_kept, row_bytes, _MAX_CHUNK_ROWS)
         self._first_rows = list(accumulate(num_rows, initial=0))
-        self._first_chunks = list(accumulate((-(-n // _CHUNK_ROWS) for n in num_rows), initial=0))
-        chunks = partial(_chunks, open_file, column, self._first_chunks)
-        self._reader: ForwardReader[Any] = ForwardReader(chunks, num_kept=num_kept)
+        self._first_chunks = list(accumulate((-(-n // size) for n in num_rows), initial=0))
+        chunks = partial(_chunks, open_file, column, self._first_chunks, size)
+        self._reader: ForwardReader[Any] = ForwardReader(
+            chunks, num_kept=num_kept, size_of=_num_bytes, max_size=_MAX_KEPT_BYTES
+        )
 
     def cell(self, row: int) -> object:
         """Return the cell of a row.
@@ -47,37 +61,74 @@ class CellReader:
         if not 0 <= row < self._first_rows[-1]:
             raise EOFError(f"there is no row {row}")
         group = bisect_right(self._first_rows, row) - 1
-        chunk, place = divmod(row - self._first_rows[group], _CHUNK_ROWS)
+        chunk, place = divmod(row - self._first_rows[group], self._size)
         cell: object = self._reader.read(self._first_chunks[group] + chunk)[place].as_py()
         return cell
 
 
+def rows_within(num_bytes: int, row_bytes: int, max_rows: int) -> int:
+    """Return how many rows to read at once so that they stay within so many bytes; at least 1."""
+    return max(1, min(max_rows, num_bytes // max(1, row_bytes)))
+
+
+def chunks_of(file: Any, group: int, column: str) -> list[Any]:
+    """Return the metadata of a column's chunks in a row group: of a struct, of all its fields."""
+    row_group = file.metadata.row_group(group)
+    first = 0
+    for field in file.schema_arrow:
+        count = _num_leaves(field.type)
+        if field.name == column:
+            return [row_group.column(first + place) for place in range(count)]
+        first += count
+    return []
+
+
+def _num_leaves(type_: Any) -> int:
+    from pyarrow import types
+
+    if types.is_struct(type_) or types.is_map(type_):
+        return sum(_num_leaves(type_.field(place).type) for place in range(type_.num_fields))
+    if types.is_nested(type_):  # lists of all kinds
+        return _num_leaves(type_.value_type)
+    return 1
+
+
+def _num_bytes(array: Any) -> int:
+    return int(array.nbytes)
+
+
 def _chunks(
-    open_file: Callable[[], AbstractContextManager[Any]],
+    open_file: Callable[[], AbstractContextManager[OpenParquet]],
     column: str,
     first_chunks: Sequence[int],
+    size: int,
     start: int,
 ) -> Iterator[Any]:
     """Read arrays of cells from the given chunk to the end of its row group."""
     group = bisect_right(first_chunks, start) - 1
-    with open_file() as file:
+    with open_file() as (file, stream):
+        bounds = [page_bounds(stream, chunk) for chunk in chunks_of(file, group, column)]
+        repeated_bytes = sum(bound.repeated_bytes for bound in bounds)
         batches = file.iter_batches(
-            _CHUNK_ROWS, row_groups=[group], columns=[column], use_threads=False
+            rows_within(_MAX_KEPT_BYTES, repeated_bytes, size),
+            row_groups=[group],
+            columns=[column],
+            use_threads=False,
         )
-        chunks = _regrouped(batch[column] for batch in batches)
+        chunks = _regrouped((batch[column] for batch in batches), size)
         yield from islice(chunks, start - first_chunks[group], None)
 
 
-def _regrouped(arrays: Iterator[Any]) -> Iterator[Any]:
-    """Cut arrays of any sizes into such of `_CHUNK_ROWS` cells, the last one shorter."""
+def _regrouped(arrays: Iterator[Any], size: int) -> Iterator[Any]:
+    """Cut arrays of any sizes into such of so many cells, the last one shorter."""
     import pyarrow as pa
 
     waiting = None
     for array in arrays:
         cells = array if waiting is None else pa.concat_arrays([waiting, array])
-        while len(cells) >= _CHUNK_ROWS:
-            yield cells[:_CHUNK_ROWS]
-            cells = cells[_CHUNK_ROWS:]
+        while len(cells) >= size:
+            yield cells[:size]
+            cells = cells[size:]
         waiting = cells if len(cells) else None
     if waiting is not None:
         yield waiting

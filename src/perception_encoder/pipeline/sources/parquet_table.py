@@ -7,11 +7,16 @@ comes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
-from perception_encoder.errors import ImageError, ImageNotFoundError, ImageUnreadableError
+from perception_encoder.errors import (
+    ImageError,
+    ImageNotFoundError,
+    ImageUnreadableError,
+    SourceError,
+)
 from perception_encoder.index import item_name
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.cells import (
@@ -20,14 +25,23 @@ from perception_encoder.pipeline.sources.cells import (
     named_item,
     stored_item,
 )
-from perception_encoder.pipeline.sources.columns import ColumnKind, row_key
+from perception_encoder.pipeline.sources.columns import ColumnKind, check_unique, row_key
 from perception_encoder.pipeline.sources.item import Item
-from perception_encoder.pipeline.sources.metadata import column_names, plain
+from perception_encoder.pipeline.sources.metadata import MetadataColumns
 from perception_encoder.pipeline.sources.names import absolute
-from perception_encoder.pipeline.sources.parquet_cells import CellReader
+from perception_encoder.pipeline.sources.parquet_cells import (
+    CellReader,
+    OpenParquet,
+    chunks_of,
+    rows_within,
+)
+from perception_encoder.pipeline.sources.parquet_pages import page_bounds, repeated_bytes_of
 
 _ROWS_LISTED: Final = 1024
 _BUFFER_BYTES: Final = 2**20
+_BATCH_BYTES: Final = 128 * 2**20  # of values that a dictionary holds once, in all rows of a batch
+_MAX_LIST: Final = 10_000  # texts of one row, on average: an image has a few captions
+_MAX_ROWS_OF_A_BYTE: Final = 16  # of the whole file: names that differ take more
 _NUM_SHOWN: Final = 3
 
 
@@ -42,10 +56,16 @@ class ParquetTable:
     def __init__(self, uri: str, access: Access) -> None:
         self._uri = uri
         self._access = access
+        self._names = MetadataColumns()
+        self._long_lists = set[str]()
 
     def kinds(self) -> dict[str, ColumnKind]:
         """Return what each column holds, by its type."""
-        with self._opened() as file:
+        with self._opened() as (file, _):
+            try:
+                check_unique(file.schema_arrow.names)
+            except SourceError as err:
+                raise SourceError(f"{self._uri}: {err}") from err
             return {field.name: _kind(field.type) for field in file.schema_arrow}
 
     def items(self, column: str) -> Iterator[Item]:
@@ -55,23 +75,24 @@ class ParquetTable:
             ImageError: the file cannot be read, or not all of it; every row that can be read comes
                 before.
         """
-        mtime = self._access.facts(self._uri).mtime
+        facts = self._access.facts(self._uri)
         problems = []
-        with self._opened() as file:
-            is_named = _kind(file.schema_arrow.field(column).type) == "name"
-            sizes = _num_rows(file)
-            cells = CellReader(self._opened, column, sizes)
+        self._names, self._long_lists = MetadataColumns(), set()
+        with self._opened() as opened:
+            is_named = _kind(opened.file.schema_arrow.field(column).type) == "name"
+            cells = self._cells(opened, column)
             first = 0
-            for group, size in enumerate(sizes):
+            for group, size in enumerate(_num_rows(opened.file)):
                 number = first
                 try:
-                    for name, metadata in _listed(file, group, column, is_named=is_named):
+                    _check_rows(size, facts.bytes)
+                    for name, metadata in self._listed(opened, group, column, is_named=is_named):
                         key = row_key(column, number)
                         if not is_named:
                             read = partial(self._read, cells, column, number)
-                            yield stored_item(self._uri, key, read, mtime, metadata)
+                            yield stored_item(self._uri, key, read, facts.mtime, metadata)
                         elif name:
-                            yield named_item(self._access, self._uri, name, metadata)
+                            yield named_item(self._access, self._uri, name, metadata, key)
                         else:
                             yield empty_item(self._uri, key)
                         number += 1
@@ -84,6 +105,14 @@ class ParquetTable:
                 item=self._uri,
             )
 
+    def notes(self) -> list[str]:
+        """Say which values were left out."""
+        notes = self._names.notes()
+        if self._long_lists:
+            names = ", ".join(sorted(self._long_lists))
+            notes.append(f"left out {names}: more than {_MAX_LIST:,} values in a row")
+        return notes
+
     def read_row(self, column: str, number: int) -> bytes:
         """Read the picture in a row again.
 
@@ -91,12 +120,67 @@ class ParquetTable:
             ImageNotFoundError: the file has no such row or column any more.
             ImageError: it cannot be read.
         """
-        with self._opened() as file:
-            known = file.schema_arrow.names
-            cells = CellReader(self._opened, column, _num_rows(file), num_kept=1)
-        if column not in known:
-            raise self._gone(column, number)
+        with self._opened() as opened:
+            if column not in opened.file.schema_arrow.names:
+                raise self._gone(column, number)
+            cells = self._cells(opened, column, num_kept=1)
         return self._read(cells, column, number)
+
+    def _cells(self, opened: OpenParquet, column: str, num_kept: int = 8) -> CellReader:
+        num_rows = _num_rows(opened.file)
+        row_bytes = 0
+        for group, size in enumerate(num_rows):
+            for chunk in chunks_of(opened.file, group, column):
+                average = chunk.total_uncompressed_size // max(1, size)
+                with suppress(ValueError):  # reading the rows tells of it
+                    average = max(average, repeated_bytes_of(opened.stream, chunk))
+                row_bytes = max(row_bytes, average)
+        return CellReader(self._opened, column, num_rows, row_bytes=row_bytes, num_kept=num_kept)
+
+    def _listed(
+        self, opened: OpenParquet, group: int, column: str, *, is_named: bool
+    ) -> Iterator[tuple[str | None, dict[str, Any]]]:
+        """Yield each row's name of a picture and its metadata, without reading pictures."""
+        file = opened.file
+        types = {
+            field.name: target
+            for field in file.schema_arrow
+            if field.name != column and (target := _plain_type(field.type)) is not None
+        }
+        names = self._names.columns(types)
+        sizes = {
+            name: self._repeated_bytes(opened, group, name)
+            for name in ([*names, column] if is_named else names)
+        }
+        targets = {name: types[name] for name in names if sizes[name] is not None}
+        wanted = [*targets, column] if is_named else list(targets)
+        if not wanted:
+            yield from ((None, {}) for _ in range(file.metadata.row_group(group).num_rows))
+            return
+        rows = rows_within(_BATCH_BYTES, sum(sizes[name] or 0 for name in wanted), _ROWS_LISTED)
+        for batch in file.iter_batches(rows, row_groups=[group], columns=wanted):
+            values = {
+                names[name]: [self._names.value(one.as_py()) for one in batch[name].cast(target)]
+                for name, target in targets.items()
+            }
+            cells = batch[column].cast("string").to_pylist() if is_named else [None] * len(batch)
+            for number, cell in enumerate(cells):
+                yield cell, {name: column_values[number] for name, column_values in values.items()}
+
+    def _repeated_bytes(self, opened: OpenParquet, group: int, column: str) -> int | None:
+        """Return how large a repeated value can be; None where a row may hold millions of them.
+
+        Raises:
+            ValueError: the column's pages are too large, or damaged.
+        """
+        row_group = opened.file.metadata.row_group(group)
+        bounds = [
+            page_bounds(opened.stream, chunk) for chunk in chunks_of(opened.file, group, column)
+        ]
+        if sum(bound.num_values for bound in bounds) > _MAX_LIST * max(1, row_group.num_rows):
+            self._long_lists.add(repr(column))
+            return None
+        return sum(bound.repeated_bytes for bound in bounds)
 
     def _read(self, cells: CellReader, column: str, number: int) -> bytes:
         item = item_name(self._uri, row_key(column, number))
@@ -124,7 +208,7 @@ class ParquetTable:
         )
 
     @contextmanager
-    def _opened(self) -> Iterator[Any]:
+    def _opened(self) -> Iterator[OpenParquet]:
         import pyarrow.parquet as pq
 
         with (
@@ -132,7 +216,7 @@ class ParquetTable:
             # Buffered: pages are read in turn, not a whole column of a row group at once.
             pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,
         ):
-            yield file
+            yield OpenParquet(file, stream)
 
 
 def _num_rows(file: Any) -> list[int]:
@@ -140,32 +224,10 @@ def _num_rows(file: Any) -> list[int]:
     return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
-def _listed(
-    file: Any,
-    group: int,
-    column: str,
-    *,
-    is_named: bool,
-) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """Yield each row's name of a picture and its metadata, without reading pictures."""
-    targets = {
-        field.name: target
-        for field in file.schema_arrow
-        if field.name != column and (target := _plain_type(field.type)) is not None
-    }
-    wanted = [*targets, column] if is_named else list(targets)
-    names = column_names(targets)
-    if not wanted:
-        yield from ((None, {}) for _ in range(file.metadata.row_group(group).num_rows))
-        return
-    for batch in file.iter_batches(_ROWS_LISTED, row_groups=[group], columns=wanted):
-        values = {
-            names[name]: [plain(value) for value in batch[name].cast(target).to_pylist()]
-            for name, target in targets.items()
-        }
-        cells = batch[column].cast("string").to_pylist() if is_named else [None] * len(batch)
-        for number, cell in enumerate(cells):
-            yield cell, {name: column_values[number] for name, column_values in values.items()}
+def _check_rows(num_rows: int, num_bytes: int | None) -> None:
+    """Refuse a number of rows that would all have to name the same image."""
+    if num_bytes is not None and num_rows > _MAX_ROWS_OF_A_BYTE * num_bytes:
+        raise ValueError(f"{num_rows:,} rows in a file of {num_bytes:,} bytes")
 
 
 def _kind(type_: Any) -> ColumnKind:

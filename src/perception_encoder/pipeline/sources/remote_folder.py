@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from perception_encoder.errors import ImageError
 from perception_encoder.pipeline.sources.access import Access
-from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, is_unicode
+from perception_encoder.pipeline.sources.item import Item, broken, name_problem
 from perception_encoder.pipeline.sources.remote import Entry
 from perception_encoder.pipeline.sources.select import Selection, system_note
 
@@ -79,10 +79,10 @@ class RemoteFolderSource:
         for entry in entries:
             if entry.is_folder or not self._selection.lists(self._relative(entry.url)):
                 continue
-            if is_unicode(entry.url):
+            if (problem := name_problem(entry.url)) is None:
                 yield self._access.entry_item(entry)
             else:
-                yield broken(entry.url, NOT_UNICODE, is_remote=True)
+                yield broken(entry.url, problem, is_remote=True)
 
     def _relative(self, url: str) -> str:
         return url.removeprefix(self._top).rstrip("/")

@@ -31,6 +31,10 @@ class Table(Protocol):
         """Yield the pictures that a column holds or names."""
         ...
 
+    def notes(self) -> list[str]:
+        """Say what `items` has left out, when it has ended."""
+        ...
+
     def read_row(self, column: str, number: int) -> bytes:
         """Read the picture in a row again."""
         ...
@@ -85,8 +89,10 @@ class TableSource:
         self._damaged.clear()
         self._notes.clear()
         for uri in self._uris:
+            table = table_at(uri, self._access)
             try:
-                yield from table_at(uri, self._access).items(self._find_column(uri))
+                yield from table.items(picture_column(uri, table.kinds(), self._column))
+                self._notes += [f"{uri}: {note}" for note in table.notes()]
             except Exception as err:  # noqa: BLE001 — one table must not end the run
                 self._damaged.add(uri)
                 is_ours = isinstance(err, ImageError | SourceError)

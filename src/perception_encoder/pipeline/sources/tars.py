@@ -15,19 +15,25 @@ from perception_encoder.errors import (
 )
 from perception_encoder.index import item_name
 from perception_encoder.pipeline.sources.access import Access
+from perception_encoder.pipeline.sources.files import check_size
 from perception_encoder.pipeline.sources.forward import ForwardReader
-from perception_encoder.pipeline.sources.item import NOT_UNICODE, Item, broken, is_unicode
+from perception_encoder.pipeline.sources.item import Item, broken
 from perception_encoder.pipeline.sources.names import is_packed, scheme
 from perception_encoder.pipeline.sources.select import is_picture
 from perception_encoder.pipeline.sources.tar_members import (
-    list_pictures,
+    TarListing,
+    describe_left_out,
     open_tar,
     regular_members,
 )
+from perception_encoder.pipeline.sources.tar_samples import TarMember
+from perception_encoder.preprocess.files import MAX_FILE_BYTES
 
 _BLOCK: Final = 512
 _NUM_KEPT: Final = 64
 _CHUNK_BYTES: Final = 2**16
+_MAX_PADDING: Final = 64 * 2**20
+_MAX_KEPT_BYTES: Final = 256 * 2**20  # of images that wait for their threads
 
 
 class TarSource:
@@ -89,31 +95,49 @@ class TarSource:
         mtime = self._access.facts(uri).mtime
         packed = None
         if is_packed(uri):
-            packed = ForwardReader(partial(_unpack, self._access, uri), num_kept=_NUM_KEPT)
+            packed = ForwardReader(
+                partial(_unpack, self._access, uri),
+                num_kept=_NUM_KEPT,
+                size_of=len,
+                max_size=_MAX_KEPT_BYTES,
+            )
         with (
             self._access.open(uri) as stream,
             open_tar(stream, is_packed=packed is not None) as archive,
         ):
-            for number, picture in enumerate(list_pictures(archive)):
-                if not is_unicode(picture.name):
-                    yield broken(uri, NOT_UNICODE, member=picture.name)
-                    continue
-                item = item_name(uri, picture.name)
-                place = (uri, picture.offset, picture.bytes)
-                yield Item(
-                    uri,
-                    partial(_read_packed, packed, number, item)
-                    if packed is not None
-                    else partial(self._access.read_range, *place, item=item),
-                    member=picture.name,
-                    offset=picture.offset if packed is None else None,
-                    bytes=picture.bytes,
-                    mtime=mtime,
-                    metadata=picture.metadata,
-                    is_remote=bool(scheme(uri)),
-                )
+            listing = TarListing(archive)
+            try:
+                for image in listing.images():
+                    yield self._item(uri, image, mtime, packed)
+            finally:
+                if left_out := describe_left_out(listing.left_out):
+                    self._notes.append(f"{uri}: left out {left_out}")
             if packed is not None:
-                _check_sum(archive)
+                _check_end(archive)
+
+    def _item(
+        self,
+        uri: str,
+        image: TarMember,
+        mtime: int | None,
+        packed: ForwardReader[bytes] | None,
+    ) -> Item:
+        if image.problem is not None:
+            return broken(uri, image.problem, member=image.name, is_remote=bool(scheme(uri)))
+        item = item_name(uri, image.name)
+        place = (uri, image.offset, image.bytes)
+        return Item(
+            uri,
+            partial(_read_packed, packed, image.number, image.bytes, item)
+            if packed is not None
+            else partial(self._access.read_range, *place, item=item),
+            member=image.name,
+            offset=image.offset if packed is None else None,
+            bytes=image.bytes,
+            mtime=mtime,
+            metadata=image.metadata,
+            is_remote=bool(scheme(uri)),
+        )
 
 
 def read_member(access: Access, uri: str, member: str, offset: int | None) -> bytes:
@@ -169,21 +193,28 @@ def _unpack(access: Access, uri: str, start: int) -> Iterator[bytes]:
         pictures = (found for found in regular_members(archive) if is_picture(found.name))
         for number, found in enumerate(pictures):
             if number >= start:
-                yield _content(archive, found, item_name(uri, found.name))
+                # What is too large is not read, and nobody asks for it.
+                is_small = found.size <= MAX_FILE_BYTES
+                yield _content(archive, found, item_name(uri, found.name)) if is_small else b""
 
 
-def _check_sum(archive: tarfile.TarFile) -> None:
+def _check_end(archive: tarfile.TarFile) -> None:
     """Read a packed archive to its very end, where its checksum is.
 
     Raises:
         OSError: it does not agree with what was read.
+        tarfile.ReadError: far more comes than an archive is filled up with.
     """
     file = cast("IO[bytes]", archive.fileobj)
-    while file.read(_CHUNK_BYTES):
-        pass
+    num_bytes = 0
+    while chunk := file.read(_CHUNK_BYTES):
+        num_bytes += len(chunk)
+        if num_bytes > _MAX_PADDING:
+            raise tarfile.ReadError(f"more than {_MAX_PADDING:,} bytes come after its last member")
 
 
-def _read_packed(reader: ForwardReader[bytes], number: int, item: str) -> bytes:
+def _read_packed(reader: ForwardReader[bytes], number: int, num_bytes: int, item: str) -> bytes:
+    check_size(num_bytes, item=item)
     try:
         return reader.read(number)
     except ImageError:
@@ -193,6 +224,7 @@ def _read_packed(reader: ForwardReader[bytes], number: int, item: str) -> bytes:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, item: str) -> bytes:
+    check_size(member.size, item=item)
     file = archive.extractfile(member)
     assert file is not None  # a regular member
     data = file.read()

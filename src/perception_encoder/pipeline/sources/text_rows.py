@@ -1,20 +1,28 @@
-"""Rows of CSV and JSON lines, one after the other. Knows no pictures.
+"""Rows of text tables, and those of JSON lines. Knows no pictures.
 
-A line that is damaged is a row with a problem, and the next one is read.
+A row that is damaged is a row with a problem, and the next line is read.
 """
 
-import csv
-import io
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import IO, Final
+from dataclasses import dataclass, field, replace
+from typing import IO, Any, Final
 
 from perception_encoder.index import MetadataValue
+from perception_encoder.pipeline.sources.text_lines import (
+    TOO_LARGE,
+    encoding_of,
+    read_lines,
+    without_mark,
+)
 
-_SEPARATORS: Final = ",;\t"
-_INT: Final = re.compile(r"-?(0|[1-9]\d{0,17})")
+_BLANK: Final = b" \t\r\n\0"  # in UTF-16 too
+_INT: Final = re.compile(r"-?(0|[1-9]\d{0,18})")
+_LONG_INT: Final = re.compile(r"-?\d+")
+_INT64: Final = range(-(2**63), 2**63)
 _FLOAT: Final = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
@@ -26,8 +34,8 @@ class TextRow:
         number: from 0, in the file's order, damaged ones included.
         values: by column; empty cells are None.
         problem: why the row cannot be used, if it cannot.
-        offset: where its line begins in the file (JSON lines only).
-        num_bytes: of its line (JSON lines only).
+        offset: where it begins in the file.
+        num_bytes: its size in the file.
     """
 
     number: int
@@ -37,68 +45,67 @@ class TextRow:
     num_bytes: int = 0
 
 
-def csv_rows(stream: IO[bytes]) -> Iterator[TextRow]:
-    """Yield the rows below the line with the columns' names.
-
-    Commas, semicolons and tabs are understood as separators: the one that the first line has most
-    of. Bytes that are not UTF-8 stay in the text as they came.
-    """
-    with io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text:
-        yield from _csv_rows(text)
-
-
-def _csv_rows(text: IO[str]) -> Iterator[TextRow]:
-    first = text.readline()
-    separator = max(_SEPARATORS, key=first.count)
-    names = next(csv.reader([first], delimiter=separator), [])
-    rows = csv.reader(text, delimiter=separator)
-    number = 0
-    while True:
-        try:
-            cells = next(rows, None)
-        except csv.Error as err:
-            yield TextRow(number, problem=f"the line cannot be read: {err}")
-            number += 1
-            continue
-        if cells is None:
-            return
-        if not cells:  # an empty line
-            continue
-        if len(cells) != len(names):
-            problem = f"the line has {len(cells)} cells where the first line has {len(names)}"
-            yield TextRow(number, problem=problem)
-        else:
-            values = {name: cell or None for name, cell in zip(names, cells, strict=True)}
-            yield TextRow(number, dict(values))
-        number += 1
+def encoding_at(stream: IO[bytes]) -> str:
+    """Tell the encoding of a file that can be sought in, and go back to its beginning."""
+    encoding = encoding_of(stream.read(2))
+    stream.seek(0)
+    return encoding
 
 
 def json_rows(stream: IO[bytes]) -> Iterator[TextRow]:
     """Yield the objects that stand one on each line."""
-    offset = number = 0
-    for line in stream:
-        if line.strip():
-            yield json_row(number, line, offset)
-            number += 1
-        offset += len(line)
+    number = 0
+    encoding = encoding_at(stream)
+    for line in read_lines(stream, encoding):
+        if line.data is None:
+            yield TextRow(number, problem=TOO_LARGE)
+        elif not line.data.strip(_BLANK):
+            continue
+        else:
+            row = json_row(number, line.data, encoding)
+            yield replace(row, offset=line.offset, num_bytes=line.num_bytes)
+        number += 1
 
 
-def json_row(number: int, line: bytes, offset: int = 0) -> TextRow:
+def json_row(number: int, line: bytes, encoding: str) -> TextRow:
     """Read one line."""
     try:
-        values = json.loads(line)
+        values = parse_json(without_mark(line, encoding).decode(encoding))
     except (ValueError, RecursionError) as err:
         return TextRow(number, problem=f"the line is no JSON: {err}")
     if not isinstance(values, dict):
         return TextRow(number, problem="the line is no JSON object")
-    return TextRow(number, values, offset=offset, num_bytes=len(line))
+    return TextRow(number, values)
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON in which no object has a key twice: of these, one value would be lost.
+
+    Raises:
+        ValueError: it is no JSON, or has a key twice.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r} is there twice; rename one")
+    return found
 
 
 def number_in(cell: object) -> MetadataValue:
-    """Return the number that a CSV cell spells, or else its text. "007" is a text."""
+    """Return the number that a CSV cell spells, or else its text.
+
+    "007" is a text, and so is a number that would not be the same any more: of 20 digits, or 1e999.
+    """
     if cell is None:
         return None
     text = str(cell)
-    if _INT.fullmatch(text):
+    if _INT.fullmatch(text) and int(text) in _INT64:
         return int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
+    if _LONG_INT.fullmatch(text) or not _FLOAT.fullmatch(text):
+        return text
+    return number if math.isfinite(number := float(text)) else text

@@ -8,8 +8,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError
-from perception_encoder.index import item_name
+from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError, SourceError
+from perception_encoder.index import MetadataValue, item_name
 from perception_encoder.pipeline.sources.access import Access
 from perception_encoder.pipeline.sources.cells import (
     empty_item,
@@ -18,13 +18,14 @@ from perception_encoder.pipeline.sources.cells import (
     stored_item,
 )
 from perception_encoder.pipeline.sources.columns import ColumnKind, is_base64, row_key
-from perception_encoder.pipeline.sources.item import Item, broken
-from perception_encoder.pipeline.sources.metadata import Kinds, column_names, is_scalar, plain
+from perception_encoder.pipeline.sources.csv_rows import CsvFile, CsvHeader, csv_row
+from perception_encoder.pipeline.sources.item import Item, broken, is_unicode
+from perception_encoder.pipeline.sources.metadata import Kinds, MetadataColumns, is_scalar
 from perception_encoder.pipeline.sources.names import scheme
 from perception_encoder.pipeline.sources.select import suffix
 from perception_encoder.pipeline.sources.text_rows import (
     TextRow,
-    csv_rows,
+    encoding_at,
     json_row,
     json_rows,
     number_in,
@@ -45,6 +46,9 @@ class TextTable:
         self._uri = uri
         self._access = access
         self._is_csv = suffix(uri) in (".csv", ".tsv")
+        self._header: CsvHeader | None = None
+        self._names = MetadataColumns()
+        self._num_not_text = 0
 
     def kinds(self) -> dict[str, ColumnKind]:
         """Return what each column holds, going by the first rows."""
@@ -64,15 +68,21 @@ class TextTable:
         """
         mtime = self._access.facts(self._uri).mtime
         kinds = Kinds()
+        self._names, self._num_not_text = MetadataColumns(), 0
         for row in self._rows():
-            values = self._metadata(row, column)
-            kinds.see(
-                {name: number_in(value) for name, value in values.items()}
-                if self._is_csv
-                else {name: plain(value) for name, value in values.items()}
-            )
+            kinds.see(self._metadata(row, column))
+        self._num_not_text = 0
         for row in self._rows():
             yield self._item(row, column, kinds, mtime)
+
+    def notes(self) -> list[str]:
+        """Say which values were left out."""
+        notes = self._names.notes()
+        if self._num_not_text:
+            notes.append(
+                f"{self._num_not_text:,} cells are not UTF-8 and were left out; save it as UTF-8"
+            )
+        return notes
 
     def read_row(self, column: str, number: int) -> bytes:
         """Read the picture in a row again.
@@ -96,28 +106,51 @@ class TextTable:
         if row.problem is not None:
             return broken(self._uri, row.problem, member=key, is_remote=bool(scheme(self._uri)))
         cell = row.values.get(column)
-        values = self._metadata(row, column)
-        names = column_names(values)
-        fitted = kinds.fit({name: plain(value) for name, value in values.items()})
-        metadata = {names[name]: value for name, value in fitted.items()}
+        metadata = kinds.fit(self._metadata(row, column, as_numbers=False))
         if _stored(cell, column) is not None:
             read = partial(self._read_line, column, row.number, row.offset, row.num_bytes)
             return stored_item(self._uri, key, read, mtime, metadata)
         name = cell.get("path") if isinstance(cell, Mapping) else cell
         if isinstance(name, str) and name:
-            return named_item(self._access, self._uri, name, metadata)
+            return named_item(self._access, self._uri, name, metadata, key)
         return empty_item(self._uri, key)
 
-    def _metadata(self, row: TextRow, column: str) -> dict[str, object]:
-        return {
+    def _metadata(
+        self, row: TextRow, column: str, *, as_numbers: bool = True
+    ) -> dict[str, MetadataValue]:
+        """Return a row's values by their columns' names.
+
+        Args:
+            row: of the file.
+            column: of the images.
+            as_numbers: what a CSV cell spells, rather than its text.
+        """
+        values = {
             name: value for name, value in row.values.items() if name != column and is_scalar(value)
         }
+        found: dict[str, MetadataValue] = {}
+        for name, own in self._names.columns(values).items():
+            value = values[name]
+            if self._is_csv and isinstance(value, str):
+                if not is_unicode(value):
+                    self._num_not_text += 1
+                    value = None
+                elif as_numbers:
+                    value = number_in(value)
+            found[own] = self._names.value(value)
+        return found
 
     def _read_line(self, column: str, number: int, offset: int, num_bytes: int) -> bytes:
         key = row_key(column, number)
         item = item_name(self._uri, key)
         line = self._access.read_range(self._uri, offset, num_bytes, item=item)
-        return self._decode(json_row(number, line).values.get(column), key)
+        if self._header is not None:
+            row = csv_row(self._header, number, line)
+        else:
+            with self._access.open(self._uri) as stream:
+                encoding = encoding_at(stream)
+            row = json_row(number, line, encoding)
+        return self._decode(row.values.get(column), key)
 
     def _decode(self, cell: object, key: str) -> bytes:
         column = key.rpartition(":")[0]
@@ -131,12 +164,22 @@ class TextTable:
 
     def _kind(self, column: str, value: object) -> ColumnKind:
         if isinstance(value, str):
-            return "bytes" if not self._is_csv and is_base64(column) else "name"
+            if self._is_csv and not isinstance(number_in(value), str):
+                return "other"
+            return "bytes" if is_base64(column) else "name"
         return "struct" if isinstance(value, dict) and {"bytes", "path"} & set(value) else "other"
 
     def _rows(self) -> Generator[TextRow]:
         with self._access.open(self._uri) as stream:
-            yield from csv_rows(stream) if self._is_csv else json_rows(stream)
+            if not self._is_csv:
+                yield from json_rows(stream)
+                return
+            try:
+                file = CsvFile(stream, is_tsv=suffix(self._uri) == ".tsv")
+            except SourceError as err:
+                raise SourceError(f"{self._uri}: {err}") from err
+            self._header = file.header
+            yield from file.rows()
 
 
 def _stored(cell: object, column: str) -> str | None:

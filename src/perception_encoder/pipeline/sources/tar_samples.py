@@ -1,0 +1,200 @@
+"""Which captions of an archive belong to which of its images. Knows no archives and no formats.
+
+`a.txt` belongs to `a.png` (also if the base names have dots), `a.png.json` to `a.png`, wherever
+they are. By the webdataset convention it also belongs to `a.seg.png`, but only where nothing of
+another name up to its first dot is between them. Images wait for their captions, a bounded number
+of them; what comes too late, or twice, is counted and never given to another image.
+"""
+
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from perception_encoder.index import MetadataValue
+
+MAX_WAITING: Final = 10_000
+"""Images that wait for captions, as many as a shard of webdataset usually has: about 10 MB."""
+MAX_WAITING_BYTES: Final = 64 * 2**20
+"""Of captions and other metadata whose images have not come yet."""
+
+_ENTRY_BYTES: Final = 500  # what keeping one costs, whatever its size
+
+
+@dataclass(slots=True)
+class TarMember:
+    """An image in an archive.
+
+    Attributes:
+        name: of the member.
+        number: among the regular members named like images, from 0.
+        offset: where its bytes begin in the (unpacked) archive.
+        bytes: its size.
+        metadata: from the members that belong to it.
+        problem: why it cannot be used, if it cannot.
+    """
+
+    name: str
+    number: int
+    offset: int
+    bytes: int
+    metadata: dict[str, MetadataValue] = field(default_factory=dict)
+    problem: str | None = None
+
+
+class Sample(NamedTuple):
+    """An image and what the members beside it say, by key."""
+
+    image: TarMember
+    values: dict[str, object]
+
+
+@dataclass(slots=True)
+class _Beside:
+    """What the members of one name without its ending say."""
+
+    run: int
+    values: dict[str, dict[str, object]] = field(default_factory=dict)  # by the member's ending
+    num_bytes: int = 0
+    is_used: bool = False
+
+    def all_values(self) -> dict[str, object]:
+        """Return the values; those of a .json count more than a .txt or .cls."""
+        endings = sorted(self.values, key=lambda ending: ending == "json")
+        return {key: value for ending in endings for key, value in self.values[ending].items()}
+
+
+class _Waiting(NamedTuple):
+    """An image, the run of members it came in, and what it takes values from: the last wins."""
+
+    image: TarMember
+    run: int
+    shared: tuple[str, ...]
+    own: tuple[str, ...]
+
+
+class Samples:
+    """Joins images and captions as they come; images come out in their order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Waiting] = deque()
+        self._wanted = Counter[str]()  # names that waiting images take values from
+        self._beside: dict[str, _Beside] = {}
+        self._num_bytes = 0
+        self._names = set[int]()  # hashes, which is all that is kept of every image
+        self._ambiguous = set[str]()
+        self._key = ""
+        self._run = 0
+        self._run_has = {"image": False, "text": False}
+        self._is_sorted = True
+        self.num_left_over = 0
+
+    def add_image(self, image: TarMember) -> bool:
+        """Take an image; False if there was one of this name, which may have its captions."""
+        own = (stem := _without_ending(name := _normal(image.name)), name)
+        if hash(name) in self._names:
+            self._ambiguous.update(own)
+            return False
+        self._names.add(hash(name))
+        self._begin(name, "image")
+        shared = tuple(dict.fromkeys((_key_of(name), _without_ending(stem))))
+        waiting = _Waiting(image, self._run, tuple(one for one in shared if one not in own), own)
+        self._waiting.append(waiting)
+        self._wanted.update(waiting.shared + waiting.own)
+        return True
+
+    def add_refused(self, image: TarMember) -> None:
+        """Take an image that cannot be used, so that it comes out in its place."""
+        self._waiting.append(_Waiting(image, -1, (), ()))
+
+    def add_text(self, name: str, ending: str, values: dict[str, object], num_bytes: int) -> None:
+        """Take what a member says of an image."""
+        name = _normal(name)
+        self._begin(name, "text")
+        stem = _without_ending(name)
+        beside = self._beside.get(stem)
+        num_bytes += _ENTRY_BYTES
+        if (
+            stem in self._ambiguous
+            or (beside is not None and ending in beside.values)
+            or self._num_bytes + num_bytes > MAX_WAITING_BYTES
+        ):
+            self.num_left_over += 1
+            return
+        beside = self._beside.setdefault(stem, _Beside(self._run))
+        beside.values[ending] = values
+        beside.num_bytes += num_bytes
+        self._num_bytes += num_bytes
+
+    def ready(self) -> Iterator[Sample]:
+        """Yield the images that have their captions, or cannot wait any longer."""
+        while self._waiting:
+            first = self._waiting[0]
+            is_complete = first.run < 0 or (
+                self._is_sorted
+                and first.run != self._run
+                and any(name in self._beside for name in first.own + first.shared)
+            )
+            if not is_complete and len(self._waiting) <= MAX_WAITING:
+                return
+            yield self._pop()
+
+    def rest(self) -> Iterator[Sample]:
+        """Yield what waits, and count the captions for which no image came."""
+        while self._waiting:
+            yield self._pop()
+        for beside in self._beside.values():
+            self.num_left_over += 0 if beside.is_used else len(beside.values)
+        self._beside.clear()
+
+    def _begin(self, name: str, kind: str) -> None:
+        """Note which members follow one another; captions apart from images are no sorted order."""
+        key = _key_of(name)
+        if key != self._key:
+            if self._run_has["text"] and not self._run_has["image"]:
+                self._is_sorted = False
+            self._run_has = {"image": False, "text": False}
+            self._key = key
+            self._run += 1
+        self._run_has[kind] = True
+
+    def _pop(self) -> Sample:
+        image, run, shared, own = self._waiting.popleft()
+        values: dict[str, object] = {}
+        for name in shared + own:
+            beside = self._beside.get(name)
+            if beside is not None and (name in own or beside.run == run):
+                values |= beside.all_values()
+                beside.is_used = True
+        for name in shared + own:
+            self._wanted[name] -= 1
+            if not self._wanted[name]:
+                del self._wanted[name]
+                self._forget(name, run)
+        return Sample(image, values)
+
+    def _forget(self, name: str, run: int) -> None:
+        """Drop what no waiting image takes; in the run that goes on another one may come."""
+        beside = self._beside.get(name)
+        if beside is not None and beside.is_used and run != self._run:
+            self._num_bytes -= beside.num_bytes
+            del self._beside[name]
+
+
+def _normal(name: str) -> str:
+    """Return a name as archivers of all systems would have written it."""
+    return unicodedata.normalize("NFC", name.removeprefix("./"))
+
+
+def _key_of(name: str) -> str:
+    """Return a name up to the first dot of its last part, as webdataset does."""
+    start = name.rfind("/") + 1
+    dot = name.find(".", start + 1)
+    return name if dot < 0 else name[:dot]
+
+
+def _without_ending(name: str) -> str:
+    start = name.rfind("/") + 1
+    dot = name.rfind(".", start + 1)
+    return name if dot < 0 else name[:dot]
