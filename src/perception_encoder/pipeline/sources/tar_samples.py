@@ -1,14 +1,15 @@
 """Which captions of an archive belong to which of its images. Knows no archives and no formats.
 
 `a.txt` belongs to `a.png` (also if the base names have dots), `a.png.json` to `a.png`, wherever
-they are. By the webdataset convention it also belongs to `a.seg.png`, but only where nothing of
-another name up to its first dot is between them. Images wait for their captions, a bounded number
-of them; what comes too late, or twice, is counted and never given to another image.
+they are. By the webdataset convention it also belongs to an `a.seg.png` that has nothing of its
+own, but only where nothing of another name up to its first dot is between them. Images wait for
+their captions, a bounded number of them; what comes too late, or twice, is counted and never given
+to another image.
 """
 
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -52,21 +53,16 @@ class Sample(NamedTuple):
 
 @dataclass(slots=True)
 class _Beside:
-    """What the members of one name without its ending say."""
+    """What the members of one name without its ending say, by ending, and which were used."""
 
     run: int
-    values: dict[str, dict[str, object]] = field(default_factory=dict)  # by the member's ending
+    values: dict[str, dict[str, object]] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
     num_bytes: int = 0
-    is_used: bool = False
-
-    def all_values(self) -> dict[str, object]:
-        """Return the values; those of a .json count more than a .txt or .cls."""
-        endings = sorted(self.values, key=lambda ending: ending == "json")
-        return {key: value for ending in endings for key, value in self.values[ending].items()}
 
 
 class _Waiting(NamedTuple):
-    """An image, the run of members it came in, and what it takes values from: the last wins."""
+    """An image, the run of members it came in, and whose values it takes: the last name's win."""
 
     image: TarMember
     run: int
@@ -113,6 +109,8 @@ class Samples:
         name = _normal(name)
         self._begin(name, "text")
         stem = _without_ending(name)
+        if stem in self._wanted and not self._run_has["image"]:
+            self._is_sorted = False  # its image came in an earlier run
         beside = self._beside.get(stem)
         num_bytes += _ENTRY_BYTES
         if (
@@ -134,7 +132,7 @@ class Samples:
             is_complete = first.run < 0 or (
                 self._is_sorted
                 and first.run != self._run
-                and any(name in self._beside for name in first.own + first.shared)
+                and any(name in self._beside for name in first.own)
             )
             if not is_complete and len(self._waiting) <= MAX_WAITING:
                 return
@@ -145,7 +143,7 @@ class Samples:
         while self._waiting:
             yield self._pop()
         for beside in self._beside.values():
-            self.num_left_over += 0 if beside.is_used else len(beside.values)
+            self.num_left_over += len(beside.values) - len(beside.used)
         self._beside.clear()
 
     def _begin(self, name: str, kind: str) -> None:
@@ -161,12 +159,7 @@ class Samples:
 
     def _pop(self) -> Sample:
         image, run, shared, own = self._waiting.popleft()
-        values: dict[str, object] = {}
-        for name in shared + own:
-            beside = self._beside.get(name)
-            if beside is not None and (name in own or beside.run == run):
-                values |= beside.all_values()
-                beside.is_used = True
+        values = self._values_for(own) or self._values_for(shared, run)
         for name in shared + own:
             self._wanted[name] -= 1
             if not self._wanted[name]:
@@ -174,11 +167,29 @@ class Samples:
                 self._forget(name, run)
         return Sample(image, values)
 
+    def _values_for(self, names: Sequence[str], run: int | None = None) -> dict[str, object]:
+        """Return what is said under these names, where it was said in that run.
+
+        Of two members of one ending the later name's counts, and the other one stays unused. What
+        a .json says counts more than a .txt or .cls.
+        """
+        chosen: dict[str, _Beside] = {}
+        for name in names:
+            beside = self._beside.get(name)
+            if beside is not None and run in (None, beside.run):
+                chosen |= dict.fromkeys(beside.values, beside)
+        values: dict[str, object] = {}
+        for ending in sorted(chosen, key=lambda ending: ending == "json"):
+            values |= chosen[ending].values[ending]
+            chosen[ending].used.add(ending)
+        return values
+
     def _forget(self, name: str, run: int) -> None:
         """Drop what no waiting image takes; in the run that goes on another one may come."""
         beside = self._beside.get(name)
-        if beside is not None and beside.is_used and run != self._run:
+        if beside is not None and beside.used and run != self._run:
             self._num_bytes -= beside.num_bytes
+            self.num_left_over += len(beside.values) - len(beside.used)
             del self._beside[name]
 
 
