@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
 from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue, item_name
@@ -45,6 +46,7 @@ class TextTable:
     def __init__(self, uri: str, access: Access) -> None:
         self._uri = uri
         self._access = access
+        self._is_remote = bool(scheme(uri))
         self._is_csv = suffix(uri) in (".csv", ".tsv")
         self._header: CsvHeader | None = None
         self._names = MetadataColumns()
@@ -104,7 +106,7 @@ class TextTable:
     def _item(self, row: TextRow, column: str, kinds: Kinds, mtime: int | None) -> Item:
         key = row_key(column, row.number)
         if row.problem is not None:
-            return broken(self._uri, row.problem, member=key, is_remote=bool(scheme(self._uri)))
+            return broken(self._uri, row.problem, member=key, is_remote=self._is_remote)
         cell = row.values.get(column)
         metadata = kinds.fit(self._metadata(row, column, as_numbers=False))
         if _stored(cell, column) is not None:
@@ -170,7 +172,9 @@ class TextTable:
         return "struct" if isinstance(value, dict) and {"bytes", "path"} & set(value) else "other"
 
     def _rows(self) -> Generator[TextRow]:
-        with self._access.open(self._uri) as stream:
+        with self._access.open(self._uri) as opened:
+            # Files on stores do not read lines up to a size.
+            stream = io.BufferedReader(cast("io.RawIOBase", opened)) if self._is_remote else opened
             if not self._is_csv:
                 yield from json_rows(stream)
                 return
