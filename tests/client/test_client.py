@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+from fastapi import Response
 from PIL import Image
 from server.serving import data_uri, make_table, picture, running
 from small_models import open_tiny, save_drawings
@@ -188,3 +189,35 @@ def test_a_data_uri_is_no_text(server, ask):
     assert raised.value.status == 400
     assert "send it as an image" in str(raised.value)
     assert list(raised.value.items) in ([0], [1])
+
+
+FOREIGN = [
+    b"<html>login</html>",
+    b"",
+    b"{}",
+    b'{"hits": 1, "data": {}}',
+    b"[" * 100_000,
+    b"\x93NUMPY",
+]
+
+
+@pytest.mark.parametrize("kind", [Client, Waiting])
+@pytest.mark.parametrize("status", [200, 502])
+def test_a_reply_of_another_server_is_an_error_of_ours(kind, status):
+    contents = iter(FOREIGN * 3)
+
+    def change(app):
+        @app.middleware("http")
+        async def answer(request, call_next):
+            if request.url.path == "/readiness":
+                return await call_next(request)
+            return Response(next(contents), status)
+
+    with (
+        running(change=change) as server,
+        kind(server.url, ClientOptions(num_retries=0)) as client,
+    ):
+        for _ in FOREIGN:
+            for ask in (client.models, lambda: client.search("a"), lambda: client.embed_text("a")):
+                with pytest.raises(RemoteError):
+                    ask()

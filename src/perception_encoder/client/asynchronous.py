@@ -12,6 +12,7 @@ from perception_encoder.client.calls import (
     PictureToSend,
     SearchRequest,
     failure,
+    field_of,
     image_calls,
     joined,
     search_call,
@@ -58,13 +59,11 @@ class AsyncClient:
 
     async def search_for(self, request: SearchRequest) -> list[dict[str, Any]]:
         """See `Client.search_for`."""
-        hits: list[dict[str, Any]] = (await self._ask(search_call(request))).json()["hits"]
-        return hits
+        return field_of((await self._ask(search_call(request))).content, "hits")
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""
-        data: list[dict[str, Any]] = (await self._ask(MODELS)).json()["data"]
-        return data
+        return field_of((await self._ask(MODELS)).content, "data")
 
     async def close(self) -> None:
         """End all connections."""

@@ -107,8 +107,30 @@ MODELS: Final = Call("GET", "/v1/models", dict)
 
 
 def vectors_of(content: bytes) -> Embeddings:
-    """Return the (N, E) float32 vectors of a reply."""
-    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False), dtype=np.float32)
+    """Return the (N, E) float32 vectors of a reply.
+
+    Raises:
+        RemoteError: it holds something else.
+    """
+    try:
+        return np.asarray(np.load(io.BytesIO(content), allow_pickle=False), dtype=np.float32)
+    except (ValueError, TypeError, OSError, EOFError) as err:
+        raise _not_ours(content) from err
+
+
+def field_of(content: bytes, name: str) -> list[dict[str, Any]]:
+    """Return the list under a name of a JSON reply.
+
+    Raises:
+        RemoteError: there is none.
+    """
+    try:
+        found = json.loads(content)[name]
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
+        raise _not_ours(content) from err
+    if not isinstance(found, list):
+        raise _not_ours(content)
+    return found
 
 
 def joined(parts: Sequence[Embeddings]) -> Embeddings:
@@ -125,8 +147,9 @@ def failure(call: Call, outcome: Outcome) -> RemoteError:
         error = json.loads(outcome.content)["error"]
         code, message = str(error["code"]), str(error["message"])
         items = {call.offset + one["index"]: str(one["message"]) for one in error.get("items", ())}
-    except (ValueError, KeyError, TypeError):  # something between us and the server
-        code, message, items = "error", outcome.content[:_SHOWN].decode("utf-8", "replace"), {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        # Something between us and the server.
+        code, message, items = "error", _beginning(outcome.content), {}
     status = outcome.status_code
     # The server counts within its request, its readers within all that they gave.
     places = f" (numbers among all: {', '.join(map(str, list(items)[:5]))})" if call.offset else ""
@@ -136,6 +159,16 @@ def failure(call: Call, outcome: Outcome) -> RemoteError:
         code=code,
         items=items,
     )
+
+
+def _not_ours(content: bytes) -> RemoteError:
+    return RemoteError(
+        f"the reply is not that of `pe serve`: {_beginning(content)!r}; check the client's URL"
+    )
+
+
+def _beginning(content: bytes) -> str:
+    return content[:_SHOWN].decode("utf-8", "replace")
 
 
 def encoded(image: PictureToSend) -> bytes:

@@ -13,6 +13,7 @@ from perception_encoder.client.calls import (
     PictureToSend,
     SearchRequest,
     failure,
+    field_of,
     image_calls,
     joined,
     search_call,
@@ -77,13 +78,11 @@ class Client:
         Raises:
             RemoteError: the server refused or could not be reached.
         """
-        hits: list[dict[str, Any]] = self._ask(search_call(request)).json()["hits"]
-        return hits
+        return field_of(self._ask(search_call(request)).content, "hits")
 
     def models(self) -> list[dict[str, Any]]:
         """Return what the server says of its models, the default first."""
-        data: list[dict[str, Any]] = self._ask(MODELS).json()["data"]
-        return data
+        return field_of(self._ask(MODELS).content, "data")
 
     def close(self) -> None:
         """End all connections."""
