@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from perception_encoder.errors import ImageError
+from perception_encoder.errors import ImageError, ImageReferenceError
 from perception_encoder.server.access import Access
 from perception_encoder.server.core.duplicates import DuplicateJobs
 from perception_encoder.server.core.engine import image_names
@@ -16,8 +17,12 @@ from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.metrics import Metrics
-from perception_encoder.server.options import ServerSettings
+from perception_encoder.server.options import MIB, ServerSettings
 from perception_encoder.server.problems import ApiError
+
+_LOADED_AT_ONCE: Final = 8  # images of a request: half of those that are fetched at once
+_MAX_LOADED_BYTES: Final = 512 * MIB
+"""Of all images of a request. URLs are short: a body of some kilobytes could name gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,25 @@ class Services:
         names = image_names(len(references)) if names is None else names
         if len(references) == 1:  # most requests: no task needed
             return [await self._load(references[0], names[0])]
-        loads = (self._load(*one) for one in zip(references, names, strict=True))
-        return await asyncio.gather(*loads)
+        turns = asyncio.Semaphore(_LOADED_AT_ONCE)
+        left = _MAX_LOADED_BYTES
+
+        async def load(reference: str | bytes, name: str) -> bytes | ImageError:
+            nonlocal left
+            async with turns:
+                if left >= 0:
+                    loaded = await self._load(reference, name)
+                    left -= len(loaded) if isinstance(loaded, bytes) else 0
+            if left >= 0:
+                return loaded
+            return ImageReferenceError(
+                f"{name}: the images of one request may have {_MAX_LOADED_BYTES:,} bytes; "
+                "send fewer at a time",
+                item=name,
+                reason="too large",
+            )
+
+        return await asyncio.gather(*map(load, references, names))
 
     def check_count(self, count: int, what: str) -> None:
         """Refuse a request of more items than one may have.

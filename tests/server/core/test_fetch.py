@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server.serving import in_base64, picture, running
 
 from perception_encoder.errors import ImageFetchError
-from perception_encoder.server import ServerSettings
+from perception_encoder.server import ServerSettings, services
 from perception_encoder.server.core.addresses import Address, is_public
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.options import ImageSettings
@@ -287,6 +287,30 @@ def test_a_name_that_no_resolver_takes_is_an_error_of_the_image():
 
     with pytest.raises(ImageFetchError, match="could not be fetched"):
         fetched("http://a.example/", resolver=resolver)
+
+
+def test_the_images_that_one_request_names_are_bounded_together(monkeypatch):
+    num_fetched = num_at_once = most_at_once = 0
+
+    async def fetch(_self, _url: str, *, item: str) -> bytes:  # noqa: ARG001
+        nonlocal num_fetched, num_at_once, most_at_once
+        num_fetched += 1
+        num_at_once += 1
+        most_at_once = max(most_at_once, num_at_once)
+        await asyncio.sleep(0)
+        num_at_once -= 1
+        return PICTURE
+
+    monkeypatch.setattr(UrlFetcher, "fetch", fetch)
+    monkeypatch.setattr(services, "_MAX_LOADED_BYTES", 20 * len(PICTURE))
+    body = {"images": ["https://a.example/"] * 500, "on_error": "report"}
+    with running(ServerSettings(images=ImageSettings(allow_urls=True))) as server:
+        data = server.client.post("/v1/embed", json=body).json()["data"]
+    errors = [one["error"] for one in data if one["embedding"] is None]
+    assert 480 <= len(errors) < 500
+    assert "the images of one request may have" in errors[0]["message"]
+    assert num_fetched < 40
+    assert most_at_once <= 8
 
 
 @contextlib.contextmanager
