@@ -234,9 +234,11 @@ def test_an_alias_answers_and_says_who_it_is(client):
 
 
 def test_the_client_lists_the_models(client):
-    assert [one.id for one in client.models.list()] == ["pe-nano"]
+    listed = client.models.list().data
+    assert [one.id for one in listed] == ["pe-nano", "text-embedding-3-small"]
+    assert [one.root for one in listed] == ["pe-nano", "pe-nano"]
     assert client.models.retrieve("pe-nano").owned_by == "perception-encoder"
-    assert client.models.list().data[0].aliases == ["text-embedding-3-small"]
+    assert listed[0].aliases == ["text-embedding-3-small"]
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,14 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/models",
-        summary="The models of this server, the default first",
+        summary="The models of this server, the default first, then their aliases",
         responses={200: {"model": ModelsReply}},
     )
     async def models() -> Response:
-        data = [described(state) for state in services.engines.states()]
+        states = services.engines.states()
+        data = [described(state) for state in states]
+        # Clients look for the name that they will ask by; as in vLLM's list, `root` is the model.
+        data += [{**described(state), "id": alias} for state in states for alias in state.aliases]
         return json_reply({"object": "list", "data": data})
 
     @router.get(
@@ -38,6 +41,7 @@ def described(state: ModelState) -> dict[str, Any]:
         "object": "model",
         "created": 0,
         "owned_by": "perception-encoder",
+        "root": state.name,
         "aliases": list(state.aliases),
         "loaded": state.is_loaded,
         "load_seconds": state.load_seconds,

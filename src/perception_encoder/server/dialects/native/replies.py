@@ -227,6 +227,7 @@ class ModelReply(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str = Field(description="The model's own name; an entry for an alias has another id.")
     aliases: list[str] = Field(description="Other names that requests may use.")
     loaded: bool
     load_seconds: float | None
@@ -243,7 +244,7 @@ class ModelReply(BaseModel):
 
 
 class ModelsReply(BaseModel):
-    """The models of a server, the default first."""
+    """The models of a server, the default first, then an entry for each alias."""
 
     object: Literal["list"]
     data: list[ModelReply]
