@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.labels import Labels
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.embedder import EmbeddingModel
-    from perception_encoder.pipeline import Progress
+    from perception_encoder.pipeline import Progress, Source
     from perception_encoder.pipeline.vectors import EmbeddedPictures
 
 _SCORES_AT_ONCE = 2**20  # a block of a table is large, and there may be thousands of labels
@@ -134,10 +134,12 @@ def classify(  # noqa: PLR0913  one parameter for each option
     templates = checked_templates(template)
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.pipeline import Progress, SourceOptions, open_sources
+    from perception_encoder.pipeline.sources.item import notes_of
     from perception_encoder.pipeline.vectors import embed_items, items_of
 
     progress: Progress | None = None
     blocks: Iterator[EmbeddedPictures]
+    opened: list[Source] = []
     if sources:
         options = SourceOptions(exclude=tuple(exclude or ()), null_separated=null, column=column)
         opened = open_sources(sources, options)  # before the model: a wrong name shows at once
@@ -169,6 +171,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
     )
     results = Results(classifier.labels, wanted)
     _classify(blocks, classifier, results, progress)
+    for note in notes_of(opened):
+        say(f"pe: {note}")
     if results.num_failed:
         raise typer.Exit(1)
 

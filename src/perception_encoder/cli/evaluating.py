@@ -24,7 +24,7 @@ from perception_encoder.cli.options import (
     PrecisionOption,
     PreprocessOption,
 )
-from perception_encoder.cli.output import write_json
+from perception_encoder.cli.output import say, write_json
 from perception_encoder.cli.trial import EngineChoice, Trial
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ def classification(  # noqa: PLR0913  one parameter for each option
 
     templates = checked_templates(template)
     given, gap = read_labels_file(labels_file) if labels_file is not None else ({}, None)
-    items = list(items_of(_opened(sources, column, exclude)))
+    opened = _opened(sources, column, exclude)
+    items = list(items_of(opened))
+    _say_notes(opened)
     classes = classes_of(items, label_column)
     trial = Trial(items, classes, EngineChoice(device, backend, precision, preprocess), batch_size)
     trial.say_left_out("class")
@@ -173,7 +175,9 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.cli.scores import retrieval_record, write_retrievals
     from perception_encoder.pipeline.truth import caption_columns, captions_of
 
-    rows = [item for source in _opened(sources, column, exclude) for item in source.items()]
+    opened = _opened(sources, column, exclude)
+    rows = [item for source in opened for item in source.items()]
+    _say_notes(opened)
     columns = caption_columns(rows, caption_column or [])
     captions: dict[str, list[str]] = {}
     for row in rows:
@@ -207,6 +211,14 @@ def _opened(
     from perception_encoder.pipeline import SourceOptions, open_sources
 
     return open_sources(sources, SourceOptions(exclude=tuple(exclude or ()), column=column))
+
+
+def _say_notes(sources: "Sequence[Source]") -> None:
+    """Say what sources have left out, once they have been listed."""
+    from perception_encoder.pipeline.sources.item import notes_of
+
+    for note in notes_of(sources):
+        say(f"pe: {note}")
 
 
 def _about(name: str, model: "EmbeddingModel") -> dict[str, Any]:

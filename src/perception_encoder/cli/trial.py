@@ -59,7 +59,10 @@ class Trial:
 
         for problem in unlisted(self._left_out):
             self._num_unlisted += 1
-            say(f"pe: {problem}")
+            if self._num_unlisted <= _SHOWN_FAILURES:
+                say(f"pe: {problem}")
+        if (more := self._num_unlisted - _SHOWN_FAILURES) > 0:
+            say(f"pe: and {more:,} more that could not be read")
         count = len(self._left_out) - self._num_unlisted
         if count:
             say(f"{pictures(count)} without a {what} left out")

@@ -8,17 +8,21 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, Row
+from perception_encoder.index.schema import can_be_metadata
+from perception_encoder.pipeline.sources.metadata import MAX_COLUMNS
 
 _ROWS_OF_A_COMMIT: Final = 2048
 _OUTCOMES_OF_A_COMMIT: Final = 32768
 _SECONDS_OF_A_COMMIT: Final = 5.0
+_CHARACTERS_OF_A_COMMIT: Final = 64 * 2**20  # of metadata
+_MAX_NAMES: Final = 100_000  # that are remembered of columns that were left out
 
 
 class Embedded(NamedTuple):
@@ -37,18 +41,42 @@ class _Load:
     rows: list[Embedded] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
+    num_characters: int = 0
 
     @property
     def is_due(self) -> bool:
         return (
             len(self.rows) >= _ROWS_OF_A_COMMIT
             or len(self.outcomes) >= _OUTCOMES_OF_A_COMMIT
+            or self.num_characters >= _CHARACTERS_OF_A_COMMIT
             or (bool(self.rows or self.outcomes) and self._age > _SECONDS_OF_A_COMMIT)
         )
 
     @property
     def _age(self) -> float:
         return time.monotonic() - self.since
+
+
+class _Columns:
+    """Keeps an index to `MAX_COLUMNS` columns of metadata, whatever the number of sources."""
+
+    def __init__(self, index: Index) -> None:
+        self._known = {name for name in index.schema.names if can_be_metadata(name)}
+        self.left_out = set[str]()
+
+    def narrowed(self, row: Row) -> Row:
+        """Return the row without metadata for which there is no column any more."""
+        new = [name for name in row.metadata if name not in self._known]
+        if not new:
+            return row
+        space = max(0, MAX_COLUMNS - len(self._known))
+        self._known.update(new[:space])
+        if len(self.left_out) < _MAX_NAMES:
+            self.left_out.update(new[space:])
+        if len(new) <= space:
+            return row
+        kept = {name: value for name, value in row.metadata.items() if name in self._known}
+        return replace(row, metadata=kept)
 
 
 class Committer:
@@ -63,11 +91,23 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, "commit")
         self._running: tuple[Future[None], _Load] | None = None
         self._finished: list[Outcome] = []
+        self._columns = _Columns(index)
         self.left_out = Counter[str]()  # metadata values that did not fit their columns, by name
+
+    @property
+    def columns_left_out(self) -> int:
+        """How many names of metadata have no column, as there are too many."""
+        return len(self._columns.left_out)
 
     def add(self, rows: Sequence[Embedded]) -> None:
         """Take rows to be committed."""
         self._load.rows += rows
+        self._load.num_characters += sum(
+            len(value)
+            for row in rows
+            for value in row.row.metadata.values()
+            if isinstance(value, str)
+        )
 
     def add_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes of items that change no row."""
@@ -131,7 +171,8 @@ class Committer:
         for is_new, write in ((True, self._index.append), (False, self._index.add)):
             rows = [row for row in load.rows if row.is_new == is_new]
             if rows:
-                fitted, left_out = self._index.fit([row.row for row in rows])
+                narrow = [self._columns.narrowed(row.row) for row in rows]
+                fitted, left_out = self._index.fit(narrow)
                 write(fitted, np.stack([row.vector for row in rows]))
                 self.left_out += left_out
         self._known.add_contents([row.row for row in load.rows])

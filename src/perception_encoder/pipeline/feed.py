@@ -62,6 +62,7 @@ class Feed:
         self._listed = DigestMap()
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
+        self.num_repeated = 0  # entries of an image listed before, with other metadata
         self._events: queue.Queue[Prepared | list[Outcome] | Exception | None]
         self._events = queue.Queue(_WAITING_EVENTS)
         self._window = threading.Semaphore(preparing.window)
@@ -141,11 +142,21 @@ class Feed:
         )
 
     def _new_of(self, items: list[Item]) -> tuple[dict[str, Item], NDArray[np.uint64]]:
-        """Leave out what was listed before, as sources may overlap; by key, and the digests."""
-        by_id = {item.id: item for item in items}
+        """Leave out what was listed before, as sources may overlap; by key, and the digests.
+
+        The first entry of an image counts; others that say something else of it are counted.
+        """
+        by_id: dict[str, Item] = {}
+        for item in items:
+            by_id.setdefault(item.id, item)
         digests = digests_of(list(by_id))
-        is_new = self._listed.find(digests) < 0
-        self._listed.add(digests, np.zeros(len(digests), np.int64))
+        found = self._listed.find(digests)
+        is_new = found < 0
+        own = np.array([_hash_of(item) for item in by_id.values()], np.int64)
+        firsts = np.where(is_new, own, found)
+        self._listed.add(digests[is_new], own[is_new])
+        hashes = dict(zip(by_id, firsts.tolist(), strict=True))
+        self.num_repeated += sum(hashes[item.id] != _hash_of(item) for item in items)
         new = {key: by_id[key] for key, new in zip(by_id, is_new, strict=True) if new}
         return new, digests[is_new]
 
@@ -195,6 +206,11 @@ class Feed:
             except queue.Full:
                 continue
             return
+
+
+def _hash_of(item: Item) -> int:
+    """Return a number, at least 0, that tells metadata apart."""
+    return hash(frozenset(item.metadata.items())) & 2**62 - 1
 
 
 def _is_unchanged(item: Item, before: FileState) -> bool:

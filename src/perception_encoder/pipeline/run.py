@@ -24,6 +24,7 @@ from perception_encoder.pipeline.preparing import Preparing, Threads
 from perception_encoder.pipeline.progress import Progress
 from perception_encoder.pipeline.sources import Source
 from perception_encoder.pipeline.sources.item import ReportingSource, notes_of
+from perception_encoder.pipeline.sources.metadata import MAX_COLUMNS
 
 _PATIENCE_SECONDS: Final = 1.0  # an incomplete batch waits so long for slow sources
 _DELETED_AT_ONCE: Final = 1000
@@ -115,7 +116,9 @@ class Run:
                     rest = committer.close()
                     self._count(rest)
                     self.progress.notes += notes_of(self._sources)
+                    self.progress.notes += _of_repeated(feed.num_repeated)
                     self.progress.notes += _of_metadata(committer.left_out)
+                    self.progress.notes += _of_columns(committer.columns_left_out)
             self._count(pruned)
             yield from [*rest, *pruned]
             self._log.compact()
@@ -227,6 +230,24 @@ def _of_kept_rows(empty: Mapping[str, int], excluded: Mapping[str, int]) -> list
     return notes + [
         f"{name}: {count:,} images that this run leaves out are in the index; --prune removes them"
         for name, count in excluded.items()
+    ]
+
+
+def _of_repeated(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count:,} entries name an image that an earlier entry named, with other metadata; an "
+        "image has one row, and the first entry's metadata"
+    ]
+
+
+def _of_columns(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count:,} columns of metadata were left out: an index has at most {MAX_COLUMNS}; make "
+        "another one, or tables of fewer columns"
     ]
 
 

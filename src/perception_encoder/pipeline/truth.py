@@ -8,6 +8,7 @@ from typing import Final
 from perception_encoder.errors import ImageError, SourceError
 from perception_encoder.index import MetadataValue
 from perception_encoder.pipeline.sources import Item
+from perception_encoder.pipeline.sources.item import is_broken
 from perception_encoder.pipeline.sources.select import suffix
 
 _LABEL: Final = "label"  # of the .cls members of archives, and of most tables
@@ -68,9 +69,10 @@ def class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
 
 
 def unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
-    """Say what could not be listed: a folder that cannot be read, an archive that is damaged."""
+    """Say what could not be listed: a folder, an archive or row that is damaged."""
     for item in items:
-        if item.bytes is None and item.member is None and not item.is_remote:
+        is_unread = item.bytes is None and item.member is None and not item.is_remote
+        if is_unread or is_broken(item):
             try:
                 item.read()
             except (ImageError, OSError) as err:

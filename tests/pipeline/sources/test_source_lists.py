@@ -8,7 +8,12 @@ import sys
 import pytest
 from source_samples import below, listed, open_one, write
 
-from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError, SourceNotFoundError
+from perception_encoder.errors import (
+    ImageNotFoundError,
+    ImageUnreadableError,
+    SourceError,
+    SourceNotFoundError,
+)
 from perception_encoder.pipeline.sources import SourceOptions, open_sources
 
 
@@ -117,3 +122,60 @@ def test_file_urls_and_the_home_folder_are_paths(tmp_path, monkeypatch):
     assert [item.uri for item in listed(path.as_uri())] == [str(path)]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert [item.uri for item in listed("~/*.png")] == [str(path)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_list_may_have_a_mark_or_be_utf_16(encoding, end, size):
+    names = ["/a.png", "/größe 日本.png", "/\U0001f469.png", "/z.png"]
+    data = end.join(names).encode(encoding)
+    if encoding == "utf-16-be":
+        data = b"\xfe\xff" + data
+
+    class Slow(io.BytesIO):
+        def read1(self, _=-1):
+            return self.read(size)
+
+    (source,) = open_sources(["-"], SourceOptions(), Slow(data))
+    assert [item.uri for item in source.items()] == names
+
+
+def test_names_of_one_letter_that_nul_ends_are_no_utf_16(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    items = read_list(b"a\0b\0", null_separated=True)
+    assert below(tmp_path, items) == ["a", "b"]
+
+
+@pytest.mark.parametrize("data", [b"/a\0/b\n/c", b"/a.png\0\n/c"])
+def test_a_name_with_nul_is_an_item_that_says_so(data):
+    bad, good = read_list(data)
+    assert good.uri == "/c"
+    assert "\0" not in bad.uri
+    with pytest.raises(ImageUnreadableError, match="holds a NUL character"):
+        bad.read()
+
+
+def test_half_a_character_at_the_end_costs_its_name_only():
+    first, last = read_list("/a.png\n/b.png".encode("utf-16") + b"x")
+    assert first.uri == "/a.png"
+    with pytest.raises(ImageNotFoundError, match="there is no file"):
+        last.read()
+
+
+def test_what_is_no_list_of_names_is_refused_before_it_fills_the_memory():
+    class Endless(io.RawIOBase):
+        num_bytes = 0
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            self.num_bytes += len(buffer)
+            assert self.num_bytes < 2**26
+            buffer[:] = b"x" * len(buffer)
+            return len(buffer)
+
+    (source,) = open_sources(["-"], SourceOptions(), io.BufferedReader(Endless()))
+    with pytest.raises(SourceError, match="a name of more than 1,048,576 characters"):
+        list(source.items())

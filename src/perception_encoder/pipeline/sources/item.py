@@ -119,6 +119,11 @@ def _refuse(item: str, reason: str) -> NoReturn:
     raise ImageUnreadableError(f"{item}: {reason}", item=item)
 
 
+def is_broken(item: Item) -> bool:
+    """Say whether an item is of `broken`."""
+    return isinstance(item.read, partial) and item.read.func is _refuse
+
+
 def name_problem(name: str) -> str | None:
     """Say why a name cannot be stored, if it cannot."""
     if not is_unicode(name):

@@ -55,6 +55,10 @@ class MetadataColumns:
             return None
         return value
 
+    def count_anew(self) -> None:
+        """Forget which values were left out, as they come again."""
+        self._num_long = 0
+
     def notes(self) -> list[str]:
         """Say what was left out."""
         notes = []

@@ -58,9 +58,11 @@ class TextTable:
         with closing(self._rows()) as rows:
             for row in islice(rows, _SAMPLE):
                 for name, value in row.values.items():
-                    if kinds.get(name, "other") == "other":
+                    if kinds.get(name, "other") == "other" and value is not None:
                         kinds[name] = self._kind(name, value)
-        return kinds
+        # A column of which nothing is known but its name may well be the one.
+        names = self._header.names if self._header is not None else kinds
+        return {name: kinds.get(name, "name") for name in names}
 
     def items(self, column: str) -> Iterator[Item]:
         """Yield the pictures that a column holds or names; the file is read twice.
@@ -74,6 +76,7 @@ class TextTable:
         for row in self._rows():
             kinds.see(self._metadata(row, column))
         self._num_not_text = 0
+        self._names.count_anew()
         for row in self._rows():
             yield self._item(row, column, kinds, mtime)
 
