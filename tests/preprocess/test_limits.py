@@ -2,8 +2,10 @@
 
 import io
 import itertools
+import struct
 import time
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -242,3 +244,55 @@ def test_a_plain_ppm_is_read_in_blocks(monkeypatch: pytest.MonkeyPatch):
         for size in (1, 7, 64):
             monkeypatch.setattr("perception_encoder.preprocess.netpbm._BLOCK", size)
             np.testing.assert_array_equal(np.asarray(decode_image(data)), values)
+
+
+def jpeg2000(
+    width: int, height: int, tile: tuple[int, int], *, precinct: int = 0xFF, body: bytes = b"\0"
+) -> bytes:
+    """A gray code stream of empty tiles without wavelets; precinct: two powers of two."""
+    size = struct.pack(">HIIIIIIIIH3B", 0, width, height, 0, 0, *tile, 0, 0, 1, 7, 1, 1)
+    coding = bytes([1, 0, 0, 1, 0, 0, 4, 4, 0, 1, precinct])
+    quantization = bytes([0x40, 0x48])
+    data = b"\xff\x4f" + segment(0x51, size) + segment(0x52, coding) + segment(0x5C, quantization)
+    num_tiles = -(-width // tile[0]) * -(-height // tile[1])
+    for number in range(min(num_tiles, 65_535)):
+        start = struct.pack(">HIBB", number, 14 + len(body), 0, 1)
+        data += segment(0x90, start) + b"\xff\x93" + body
+    return data + b"\xff\xd9"
+
+
+def test_a_jpeg_2000_of_too_many_tiles_is_refused():
+    assert "65,025 tiles, the limit is 16,384" in refusal(jpeg2000(4080, 4080, (16, 16)))
+    assert decode_image(jpeg2000(640, 640, (16, 16))).size == (640, 640)
+
+
+def test_a_jpeg_2000_of_too_many_precincts_is_refused():
+    data = jpeg2000(8192, 8192, (8192, 8192), precinct=0)
+    assert len(data) < 200
+    assert "67,108,864 precincts, the limit is 262,144" in refusal(data)
+    assert decode_image(jpeg2000(512, 512, (512, 512), precinct=0x55)).size == (512, 512)
+
+
+def test_a_jpeg_2000_that_says_so_in_a_tile_or_a_file_is_refused_too():
+    many = bytes([1, 0, 0, 1, 0, 0, 4, 4, 0, 1, 0])
+    plain = jpeg2000(4096, 4096, (4096, 4096))
+    place = plain.index(b"\xff\x93")
+    part = plain.index(b"\xff\x90")
+    inside = bytearray(plain[:place] + segment(0x52, many) + plain[place:])
+    inside[part + 6 : part + 10] = struct.pack(">I", 15 + len(many) + 4)
+    assert "16,777,216 precincts" in refusal(bytes(inside))
+    file = encode(Image.new("L", (8, 8)), "JPEG2000")
+    stream = file.index(b"jp2c") - 4
+    box = struct.pack(">I4s", len(inside) + 8, b"jp2c") + inside
+    assert "16,777,216 precincts" in refusal(file[:stream] + box)
+    decoy = struct.pack(">I4s", len(plain) + 8, b"uuid") + plain
+    assert "16,777,216 precincts" in refusal(file[:stream] + decoy + box)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 14, 2**32 - 1])
+def test_tile_parts_of_odd_lengths_end(length: int):
+    data = bytearray(jpeg2000(64, 64, (64, 64)))
+    place = data.index(b"\xff\x90") + 6
+    data[place : place + 4] = struct.pack(">I", length)
+    with suppress(ImageDecodeError):
+        decode_image(bytes(data))

@@ -80,7 +80,7 @@ def decode_image(
         ImageEmptyError: zero bytes.
         ImageTruncatedError: the data ends early.
         ImageDecodeError: no picture in a known format, or damaged.
-        ImageTooLargeError: more than max_pixels.
+        ImageTooLargeError: more than max_pixels, or beyond another limit of `limits` or `files`.
         ImageValueError: an array, tensor or PIL image of a wrong shape, dtype or range.
         TypeError: another kind of object.
     """

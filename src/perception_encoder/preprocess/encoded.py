@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import IO, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -28,11 +29,13 @@ from PIL import (
 from perception_encoder.errors import (
     ImageDecodeError,
     ImageEmptyError,
+    ImageError,
     ImageTooLargeError,
     ImageTruncatedError,
     ImageUnreadableError,
 )
 from perception_encoder.preprocess.files import open_regular_file
+from perception_encoder.preprocess.jpeg2000 import check_jpeg2000, without_false_alpha
 from perception_encoder.preprocess.jpeg_segments import trim_jpeg
 from perception_encoder.preprocess.limits import (
     MAX_SCANS,
@@ -41,6 +44,7 @@ from perception_encoder.preprocess.limits import (
     check_size,
     whole,
 )
+from perception_encoder.preprocess.metadata import without_metadata
 from perception_encoder.preprocess.netpbm import PpmImageFile
 from perception_encoder.preprocess.png_chunks import trim_png
 from perception_encoder.preprocess.tiff_layout import TiffImageFile
@@ -60,6 +64,7 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "PPM": PpmImageFile,
 }
+_JPEG2000_STARTS: Final = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 _HEIF_BRANDS: Final = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
@@ -138,13 +143,28 @@ def decode_stream(
 
     Raises:
         ImageEmptyError: zero bytes.
-        ImageTooLargeError: more than max_pixels.
+        ImageTooLargeError: more than max_pixels, or more work than the limits allow.
         ImageTruncatedError: the data ends before the picture does.
         ImageDecodeError: not a picture in a known format, or damaged.
         ImageUnreadableError: reading failed.
     """
     if num_bytes == 0:
         raise ImageEmptyError(f"{item}: zero bytes; save or fetch the picture again", item=item)
+    decode = partial(_decode, max_pixels=max_pixels, item=item, min_side=min_side)
+    try:
+        return decode(stream, num_bytes=num_bytes)
+    except ImageDecodeError:
+        plain = without_metadata(whole(stream))
+        if plain is None:
+            raise
+        with suppress(ImageError):
+            return decode(io.BytesIO(plain), num_bytes=len(plain))
+        raise
+
+
+def _decode(
+    stream: IO[bytes], *, num_bytes: int, max_pixels: int, item: str, min_side: int | None
+) -> Decoded:
     limited = LimitedStream(stream)
     try:
         image = _open(limited, max_pixels=max_pixels, item=item)
@@ -166,7 +186,10 @@ def decode_stream(
         raise damaged(err, item, is_cut=_is_cut(stream, num_bytes)) from err
     if covered is not None:
         return Decoded(image, full_size, covered)
-    return Decoded(image, image.size, image.size)  # only now: loading turns some TIFFs
+    size = image.size  # only now: loading turns some TIFFs
+    if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+        return Decoded(without_false_alpha(image, whole(stream)), size, size)
+    return Decoded(image, size, size)
 
 
 def damaged(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:
@@ -223,6 +246,8 @@ def _trim(stream: LimitedStream, head: bytes) -> None:
         stream.use(io.BytesIO(trimmed.data))
     elif head.startswith(b"\x89PNG"):
         stream.use(io.BytesIO(trim_png(whole(stream.stream))))
+    elif head.startswith(_JPEG2000_STARTS):
+        check_jpeg2000(whole(stream.stream))
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:

@@ -7,13 +7,16 @@ one named "reference". Knows nothing of files, sizes or models. Images are read,
 from typing import Final
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, GifImagePlugin, Image, TiffImagePlugin
 
 from perception_encoder.errors import ImageDecodeError
 from perception_encoder.preprocess.arrays import to_levels
 from perception_encoder.preprocess.encoded import DAMAGE
 
 _WHITE: Final = (255, 255, 255)
+# Writers of these leave the channel at zero where they mean nothing by it. In PNG, WebP, GIF and
+# AVIF a file without alpha has no such channel.
+_OFTEN_UNSET: Final = frozenset(("BMP", "TIFF", "JPEG2000"))
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,7 +64,8 @@ def to_opaque(image: Image.Image, *, item: str) -> Image.Image:
 
     16-bit grey ("I;16…", and "I", which Pillow also uses for it) spans 0..65535 and is clipped to
     that; float ("F") spans 0..1, like float arrays. CMYK, YCbCr, HSV and LAB are converted by
-    Pillow; embedded colour profiles are not applied.
+    Pillow; embedded colour profiles are not applied. An alpha channel of zeros only is none in
+    BMP, TIFF and JPEG 2000. What the first frame of a GIF leaves free is white.
 
     Raises:
         ImageDecodeError: Pillow cannot convert the mode.
@@ -71,9 +75,32 @@ def to_opaque(image: Image.Image, *, item: str) -> Image.Image:
         return _deep_grey(image, item)
     if image.mode == "F":
         return Image.fromarray(to_levels(np.asarray(image), item=item))
-    if image.has_transparency_data:
+    if (frame := _part_of_screen(image)) is not None:
+        canvas = Image.new("RGB", image.size, _WHITE)
+        canvas.paste(to_rgb(image.crop(frame), item=item), frame)
+        return canvas
+    if image.has_transparency_data and not _is_alpha_unset(image):
         return _over_white(image, item)
     return image if image.mode == "L" else convert_to_rgb(image, item=item)
+
+
+def _part_of_screen(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """Return where the first frame of a GIF is, if it is smaller than the image.
+
+    Pillow fills the rest with the palette's first color; viewers show nothing there.
+    """
+    if not isinstance(image, GifImagePlugin.GifImageFile) or image.tell() > 0:
+        return None
+    frame = image.dispose_extent
+    return None if frame is None or frame == (0, 0, *image.size) else frame
+
+
+def _is_alpha_unset(image: Image.Image) -> bool:
+    if image.format not in _OFTEN_UNSET or image.getbands()[-1] not in ("A", "a"):
+        return False
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and 1 in image.tag_v2.get(338, ()):
+        return False  # with premultiplied alpha, Pillow has made all colors black
+    return image.getchannel(len(image.getbands()) - 1).getextrema() == (0, 0)
 
 
 def convert_to_rgb(image: Image.Image, *, item: str) -> Image.Image:

@@ -119,7 +119,7 @@ def _is_bounded(kind: bytes, content: bytes) -> bool:
 
 
 def _transparency(chunk: _Chunk, kept: dict[bytes, bytes | memoryview]) -> bytes | None:
-    """Return the chunk as Pillow takes it, or None where libpng passes over it.
+    """Return the chunk as Pillow takes it, or None where browsers pass over it.
 
     Pillow compares keys with the 8 bits that it makes of other depths (16-bit gray excepted).
     """
@@ -130,16 +130,20 @@ def _transparency(chunk: _Chunk, kept: dict[bytes, bytes | memoryview]) -> bytes
     content = bytes(chunk.content)
     if color == _PALETTE:
         num_colors = (len(kept.get(b"PLTE", b"")) - 12) // 3
-        return _encode(b"tRNS", content) if 0 < len(content) <= num_colors else None
+        return _encode(b"tRNS", content[:num_colors]) if content and num_colors > 0 else None
     num_channels = {_GRAY: 1, _RGB: 3}.get(color)
     if num_channels is None or len(content) != 2 * num_channels:
         return None
     keys = struct.unpack(f">{num_channels}H", content)
     if depth == 16 and color == _RGB:
         keys = tuple(key >> 8 for key in keys)
-    elif depth < 16:
+    elif depth == 8:
+        keys = tuple(key & 0xFF for key in keys)
+    elif depth < 8:
         largest = 2**depth - 1
-        keys = tuple((key & largest) * 255 // largest for key in keys)
+        if keys[0] > largest:
+            return None
+        keys = (keys[0] * 255 // largest,)
     return _encode(b"tRNS", struct.pack(f">{num_channels}H", *keys))
 
 
