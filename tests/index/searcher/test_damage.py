@@ -10,6 +10,7 @@ import pytest
 from searcher_tables import LISTS, build, by_definition, clustered, make_table, told
 
 from perception_encoder.index import Index
+from perception_encoder.index.searcher.searcher import Searchers
 
 EMBED_DIM = 16
 
@@ -54,6 +55,24 @@ def forget(key: str) -> Callable[[Path], None]:
     return damage
 
 
+def zero_page(end: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        file = data_file(folder, end)
+        found = bytearray(file.read_bytes())
+        middle = len(found) // 2 // 4096 * 4096
+        found[middle : middle + 4096] = bytes(4096)
+        file.write_bytes(found)
+
+    return damage
+
+
+def change_probes(folder: Path) -> None:
+    """A value that is well formed, but not the one that was written."""
+    header = json.loads((folder / "searcher.json").read_text())
+    header["tuning"][0]["probes"] = 1
+    (folder / "searcher.json").write_text(json.dumps(header))
+
+
 def swap_rows(folder: Path) -> None:
     """The vectors of one row in another's place: nothing but the scores tells."""
     file = data_file(folder, "vectors")
@@ -64,7 +83,9 @@ def swap_rows(folder: Path) -> None:
 DAMAGES = {
     **{f"{end} cut": cut(end) for end in ("vectors", "lists", "coarse")},
     **{f"{end} zeros": overwrite(end) for end in ("vectors", "lists", "coarse")},
-    **{f"{end} lost": lose(end) for end in ("vectors", "lists", "coarse")},
+    **{f"{end} lost": lose(end) for end in ("vectors", "lists", "coarse", "sums")},
+    **{f"page of {end}": zero_page(end) for end in ("vectors", "lists")},
+    "header with other probes": change_probes,
     "header empty": rewrite_header(""),
     "header half": rewrite_header('{"format": 1, "token": "x'),
     "header list": rewrite_header("[]"),
@@ -92,6 +113,45 @@ def test_a_damaged_searcher_is_noticed_and_not_used(
     assert build(index, LISTS).build_seconds > 0
     assert told(index.search(query, k=5, exact=True)[0]) == expected
     assert caplog.text.count("the searcher is broken") <= 1  # said by `build`, which looked at it
+
+
+def test_a_page_that_is_zeroed_under_an_open_index_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a server has it, which has read that page before."""
+    index = make_table(tmp_path / "t", clustered(3000, EMBED_DIM))
+    build(index, LISTS)
+    query = clustered(1, EMBED_DIM, seed=1)
+    expected = by_definition(index, query[0], 5)
+    assert told(index.search(query, k=5, exact=True)[0]) == expected
+    file = data_file(tmp_path / "t" / "_pe" / "searcher", "vectors")
+    place = 2 * EMBED_DIM * int(expected[0][0].removeprefix("p"))  # of the best hit
+    before = file.stat().st_mtime_ns
+    with file.open("r+b") as opened:
+        opened.seek(place)
+        opened.write(bytes(2 * EMBED_DIM))
+    assert file.stat().st_mtime_ns != before
+    assert told(index.search(query, k=5, exact=True)[0]) == expected
+    assert told(index.search(query, k=5)[0]) == expected
+    assert caplog.text.count("damaged at byte") == 1
+    assert index.needs_optimize() or index.optimize().searcher == "none"
+
+
+def test_only_what_a_query_reads_is_checked(tmp_path: Path) -> None:
+    """So that a search of a few rows costs what reading these costs, however large the table."""
+    index = make_table(tmp_path / "t", clustered(20_000, 256))
+    build(index, LISTS)
+    searcher = Searchers(index.path).current()
+    assert searcher is not None
+    tuning = searcher.tuning(10)
+    assert tuning is not None
+    searcher.look_into(clustered(1, 256, seed=1)[0], 20, 1, None)
+    checked = {end: file.checked_share for end, file in searcher.files.items()}
+    assert checked["coarse"] == 1
+    assert 0 < checked["vectors"] < 0.5
+    assert 0 < checked["lists"] < 0.5
+    searcher.exactly(clustered(1, 256, seed=1), 5, None, None)
+    assert searcher.files["vectors"].checked_share == 1
 
 
 def test_a_searcher_of_a_later_format_is_left_alone(

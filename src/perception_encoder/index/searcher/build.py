@@ -98,9 +98,7 @@ def build_searcher(
         with products_in_blocks():
             header = _with_lists(header, folder, alive)
     header = dataclasses.replace(
-        header,
-        sizes=folder.sizes(header.token),
-        build_seconds=round(time.monotonic() - started, 1),
+        folder.finished(header), build_seconds=round(time.monotonic() - started, 1)
     )
     folder.commit(header)
     return header
@@ -135,7 +133,8 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     if not tuning:
         folder.discard(header.token, ("lists", "coarse"))
         return dataclasses.replace(header, num_lists=0)
-    return dataclasses.replace(header, tuning=tuning)
+    assert searcher.lists is not None  # they were just written
+    return dataclasses.replace(header, tuning=tuning, lists_start=searcher.lists.start)
 
 
 def _looking_into(searcher: Searcher) -> LookInto:

@@ -4,6 +4,7 @@
     _pe/searcher/TOKEN.vectors      float16 (R, E): the table's vectors in the table's order
     _pe/searcher/TOKEN.lists        a faiss IndexIVFRaBitQ of the same rows
     _pe/searcher/TOKEN.coarse.npz   which lists to look at for a query
+    _pe/searcher/TOKEN.sums         checksums of the blocks of the others, one after another
 
 The data come first, under names of their own; replacing the small JSON file is what makes them a
 searcher. Knows nothing of Lance or faiss.
@@ -17,16 +18,24 @@ import json
 import logging
 import os
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
+import numpy as np
+
+from perception_encoder.index.checksums import BLOCK_BYTES, Sums, checksum_of, sums_of_file
 from perception_encoder.index.storage import beside, is_remote, storage_errors
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _HEADER: Final = "searcher.json"
+_SUMS: Final = "sums"
+
+
+Stamp: TypeAlias = tuple[tuple[int, int], ...]
 
 
 class DamageError(Exception):
@@ -76,7 +85,9 @@ class Header:
         vector_dtype: of the table's vectors.
         fragments: of the table, in the order of their rows in the files.
         sizes: of the data files, bytes, by the ends of their names.
+        sums: checksum of the file of checksums.
         num_lists: of the approximate search; 0 where there is none.
+        lists_start: where the lists begin in their file; what is before that is read at once.
         tuning: for several k, ascending; empty where there are no lists.
         build_seconds: how long it took.
     """
@@ -87,7 +98,9 @@ class Header:
     vector_dtype: str
     fragments: tuple[CoveredFragment, ...]
     sizes: Mapping[str, int]
+    sums: int = 0
     num_lists: int = 0
+    lists_start: int = 0
     tuning: tuple[Tuning, ...] = ()
     build_seconds: float = 0.0
     format: int = FORMAT
@@ -116,15 +129,20 @@ class SearcherFolder:
         """Return where one of the data files lies."""
         return os.path.join(self._path, f"{token}.{end}")
 
-    def stamp(self) -> tuple[int, int] | None:
-        """Return what changes whenever another searcher is put in place; None where none is."""
+    def stamp(self, header: Header | None) -> Stamp | None:
+        """Return what changes whenever another searcher is put in place; None where none is.
+
+        Args:
+            header: of the one that is open, to see as well whether its files were written to.
+        """
         if self._is_remote:
             return None
+        names = [] if header is None else [self.path(header.token, end) for end in header.sizes]
         try:
-            found = os.stat(os.path.join(self._path, _HEADER))
+            found = [os.stat(name) for name in (os.path.join(self._path, _HEADER), *names)]
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return tuple((one.st_ino, one.st_mtime_ns) for one in found)
 
     def read(self) -> Header | None:
         """Return the header of a searcher whose files are whole, as far as that is told quickly.
@@ -137,9 +155,11 @@ class SearcherFolder:
         try:
             with open(os.path.join(self._path, _HEADER), encoding="utf-8") as file:
                 found = json.load(file)
-            if found.get("format") != FORMAT:
+            if found.get("format") != FORMAT:  # before the checksum, which others may not have
                 logger.info("%s: made by another version of this package; ignored", self._path)
                 return None
+            if found.pop("checksum") != _checksum(found):
+                raise ValueError(f"{_HEADER} is damaged")
             header = Header.of(found)
             self._check(header)
         except FileNotFoundError as err:
@@ -171,21 +191,36 @@ class SearcherFolder:
         self._clean(keep=self._token())
         return uuid.uuid4().hex[:16]
 
-    def sizes(self, token: str) -> dict[str, int]:
-        """Bring a new searcher's data files to the disk and return their sizes, bytes, by end.
+    def finished(self, header: Header) -> Header:
+        """Bring a new searcher's data files to the disk, with checksums; return what to commit.
 
         Raises:
             IndexStorageError: the disk is full.
         """
+        token = header.token
         with storage_errors(self._path):
-            ends = [
-                name.removeprefix(f"{token}.")
-                for name in os.listdir(self._path)
-                if name.startswith(f"{token}.")
-            ]
-            for end in ends:
+            names = sorted(os.listdir(self._path))
+            ends = [name.removeprefix(f"{token}.") for name in names if name.startswith(token)]
+            sums = np.concatenate([sums_of_file(self.path(token, end)) for end in ends])
+            sums.astype("<u8").tofile(self.path(token, _SUMS))
+            for end in (*ends, _SUMS):
                 _sync(self.path(token, end))
-            return {end: os.path.getsize(self.path(token, end)) for end in ends}
+            sizes = {end: os.path.getsize(self.path(token, end)) for end in ends}
+        return dataclasses.replace(header, sizes=sizes, sums=checksum_of(sums))
+
+    def sums(self, header: Header) -> dict[str, Sums]:
+        """Return the checksums of the data files' blocks, by the ends of their names.
+
+        Raises:
+            OSError, ValueError: they are gone or damaged.
+        """
+        path = self.path(header.token, _SUMS)
+        sums = np.fromfile(path, "<u8").astype(np.uint64)
+        if checksum_of(sums) != header.sums:
+            raise ValueError(f"{path} is damaged")
+        counts = {end: -(-size // BLOCK_BYTES) for end, size in header.sizes.items()}
+        parts = np.split(sums, np.cumsum(list(counts.values())))
+        return dict(zip(counts, parts, strict=False))
 
     def discard(self, token: str, ends: Sequence[str]) -> None:
         """Delete data files of a searcher that turned out to need none.
@@ -206,7 +241,8 @@ class SearcherFolder:
         name = os.path.join(self._path, _HEADER)
         with storage_errors(self._path):
             with open(f"{name}.new", "w", encoding="utf-8") as file:
-                json.dump(dataclasses.asdict(header), file)
+                found = dataclasses.asdict(header)
+                json.dump({**found, "checksum": _checksum(found)}, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(f"{name}.new", name)
@@ -243,6 +279,14 @@ class SearcherFolder:
                 # Some systems do not delete a file that another process has open; next time then.
                 with contextlib.suppress(OSError):
                     os.remove(os.path.join(self._path, name))
+
+
+def _checksum(header: Mapping[str, Any]) -> int:
+    """Return the checksum of a header's values, however they were read or are about to be written.
+
+    Numbers and texts look the same before and after JSON.
+    """
+    return zlib.crc32(json.dumps(header, sort_keys=True).encode())
 
 
 def _sync(path: str) -> None:

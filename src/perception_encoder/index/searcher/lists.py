@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.exact import product
+from perception_encoder.index.searcher.checked import CheckedFile
 from perception_encoder.index.searcher.fragments import RowNumbers
 from perception_encoder.index.searcher.scan import Found, Selector, merged
 
@@ -37,19 +38,13 @@ class Coarse:
 
     @classmethod
     def load(cls, path: str) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote, which was checked.
 
         Raises:
             OSError: there is no such file.
-            ValueError: it is damaged.
         """
-        from zipfile import BadZipFile
-
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["projection"], arrays["centres"])
-        except (BadZipFile, KeyError, EOFError) as err:
-            raise ValueError(f"{path} is damaged: {err}") from err
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["projection"], arrays["centres"])
 
     def save(self, path: str) -> None:
         """Write an .npz file, whatever the path ends with."""
@@ -65,32 +60,51 @@ class Coarse:
 
 
 class Lists:
-    """The lists in a file that is mapped, not read.
+    """The lists in a file that is mapped, not read, but for what comes before them.
+
+    Args:
+        file: where `Filler` wrote them.
+        start: where they begin in it, from `start`; 0 where that is not known yet.
+        coarse: chooses lists.
+        num_rows: of the table's part that is covered.
 
     Raises:
-        ValueError: the file is damaged or of another table.
+        DamageError: the file is damaged.
+        ValueError: it is of another table.
     """
 
-    def __init__(self, path: str, coarse: Coarse, num_rows: int) -> None:
+    def __init__(self, file: CheckedFile, start: int, coarse: Coarse, num_rows: int) -> None:
         import faiss
 
         self._coarse = coarse
+        self._file = file
+        file.check(0, start)
+        readers: Any = faiss  # its types do not know this one
+        reader = readers.ZeroCopyIOReader(faiss.swig_ptr(file.octets), len(file.octets))
         try:
-            index: Any = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+            index: Any = faiss.read_index(reader)
         except RuntimeError as err:  # what faiss's exceptions become
-            raise ValueError(f"{path}: {err}") from err
+            raise ValueError(f"the lists cannot be read: {err}") from err
         self._index = index
+        self._is_checked = np.zeros(index.nlist, np.bool_)
         found = (index.d, index.nlist)
         expected = (coarse.projection.shape[0], len(coarse.centres))
         self._num_threads = max(1, int(faiss.omp_get_max_threads()))
         self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
         if found != expected or index.ntotal > num_rows:
-            raise ValueError(f"{path} is of another shape: {found}, not {expected}")
+            raise ValueError(f"the lists are of another shape: {found}, not {expected}")
 
     @property
     def num_lists(self) -> int:
         """How many lists there are."""
         return len(self._coarse.centres)
+
+    @property
+    def start(self) -> int:
+        """Where the lists begin in their file."""
+        return min(
+            (start for start, end in map(self._place, range(self._index.nlist)) if end), default=0
+        )
 
     def candidates(
         self, query: NDArray[np.float32], number: int, probes: int, selector: Selector
@@ -102,8 +116,12 @@ class Lists:
             number: at most so many.
             probes: how many lists are looked into.
             selector: which rows take part.
+
+        Raises:
+            DamageError: the lists are not what was written.
         """
         lists = self._coarse.nearest(np.ascontiguousarray(query), probes)
+        self._check(lists)
         shares = (lists[thread :: self._num_threads] for thread in range(self._num_threads))
         own, *others = (np.ascontiguousarray(share) for share in shares if len(share))
         waiting = [
@@ -112,6 +130,20 @@ class Lists:
         found = [self._look_into(own, query, number, selector)]  # sooner than a thread wakes up
         found += [part.result() for part in waiting]
         return merged(found, number).numbers
+
+    def _check(self, lists: NDArray[np.int64]) -> None:
+        for number in lists[~self._is_checked[lists]].tolist():
+            self._file.check(*self._place(number))
+            self._is_checked[number] = True
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Return where a list's codes begin in the file, and where the ids behind them end."""
+        lists = self._index.invlists
+        size = lists.list_size(number)
+        if not size:
+            return 0, 0
+        base = self._file.octets.ctypes.data
+        return int(lists.get_codes(number)) - base, int(lists.get_ids(number)) + 8 * size - base
 
     def _look_into(
         self, lists: NDArray[np.int64], query: NDArray[np.float32], number: int, selector: Selector

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.index.searcher.checked import CheckedFile
 from perception_encoder.index.searcher.fragments import Mask, RowNumbers
 from perception_encoder.types import Embeddings
 
@@ -36,22 +37,28 @@ class MappedVectors:
     """The matrix, (R, E) float16, of a file that is opened but not read.
 
     Raises:
-        OSError: the file cannot be mapped.
         ValueError: its size is another.
     """
 
-    def __init__(self, path: str, num_rows: int, embed_dim: int) -> None:
+    def __init__(self, file: CheckedFile, num_rows: int, embed_dim: int) -> None:
         import faiss
 
-        self.matrix: Final[NDArray[np.float16]] = np.memmap(
-            path, np.float16, "r", shape=(num_rows, embed_dim)
+        self._file = file
+        self._row_bytes = 2 * embed_dim
+        self.matrix: Final[NDArray[np.float16]] = file.octets.view(np.float16).reshape(
+            num_rows, embed_dim
         )
         self._quantizer = faiss.ScalarQuantizer(embed_dim, faiss.ScalarQuantizer.QT_fp16)
         self._num_threads = max(1, int(faiss.omp_get_max_threads()))
         self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
 
     def rows(self, numbers: RowNumbers) -> Embeddings:
-        """Return some rows as (N, E) float32."""
+        """Return some rows as (N, E) float32.
+
+        Raises:
+            DamageError: they are not what was written.
+        """
+        self._file.check_rows(numbers, self._row_bytes)
         return as_float32(self.matrix[numbers])
 
     def nearest(self, queries: Embeddings, k: int, mask: Mask | None) -> list[Found]:
@@ -61,18 +68,31 @@ class MappedVectors:
             queries: (Q, E) float32.
             k: how many; fewer come back where fewer take part.
             mask: which rows take part; None for all.
+
+        Raises:
+            DamageError: the rows are not what was written.
         """
-        chunks = iter(list(self._chunks()))  # whichever thread is free takes the next
+        chunks = iter(list(self._chunks(mask)))  # whichever thread is free takes the next
         selector = Selector(mask)
         scans = [_Scan(self._quantizer, queries, k, selector) for _ in range(self._num_threads)]
-        list(self._pool.map(lambda scan: scan.look_at(self.matrix, chunks), scans))
+        list(self._pool.map(lambda scan: scan.look_at(self._checked(chunks)), scans))
         return [merged([scan.heaps[query] for scan in scans], k) for query in range(len(queries))]
 
-    def _chunks(self) -> Iterator[tuple[int, int]]:
-        num_rows, embed_dim = self.matrix.shape
-        step = max(1, _CHUNK_BYTES // (2 * embed_dim))
+    def _chunks(self, mask: Mask | None) -> Iterator[tuple[int, int]]:
+        num_rows = len(self.matrix)
+        step = max(1, _CHUNK_BYTES // self._row_bytes)
         for start in range(0, num_rows, step):
-            yield start, min(start + step, num_rows)
+            end = min(start + step, num_rows)
+            if mask is None or mask[start:end].any():
+                yield start, end
+
+    def _checked(
+        self, chunks: Iterator[tuple[int, int]]
+    ) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """Yield the rows of chunks with the number of the first, once they are known to be good."""
+        for start, end in chunks:
+            self._file.check(start * self._row_bytes, end * self._row_bytes)
+            yield start, self.matrix[start:end]
 
 
 def as_float32(halves: NDArray[np.float16]) -> Embeddings:
@@ -130,15 +150,15 @@ class _Scan:
             scanner.set_list(0, 0.0)
             self._scanners.append(scanner)
 
-    def look_at(self, matrix: NDArray[np.float16], chunks: Iterator[tuple[int, int]]) -> None:
+    def look_at(self, chunks: Iterator[tuple[int, NDArray[np.float16]]]) -> None:
         import faiss
 
-        for start, end in chunks:
-            numbers = np.arange(start, end)
-            codes = matrix[start:end].view(np.uint8)
+        for start, rows in chunks:
+            numbers = np.arange(start, start + len(rows))
+            codes = rows.view(np.uint8)
             for scanner, heap in zip(self._scanners, self.heaps, strict=True):
                 scanner.scan_codes(
-                    end - start,
+                    len(rows),
                     faiss.swig_ptr(codes),
                     faiss.swig_ptr(numbers),
                     faiss.swig_ptr(heap.scores),

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from perception_encoder.index.exact import SLACK, product
-from perception_encoder.index.searcher.files import DamageError, Header, SearcherFolder, Tuning
+from perception_encoder.index.searcher.checked import CheckedFile
+from perception_encoder.index.searcher.files import (
+    DamageError,
+    Header,
+    SearcherFolder,
+    Stamp,
+    Tuning,
+)
 from perception_encoder.index.searcher.fragments import Coverage, Mask, ReadIds
 from perception_encoder.index.searcher.lists import Coarse, Lists
 from perception_encoder.index.searcher.scan import Found, MappedVectors, Selector
@@ -36,24 +44,38 @@ def candidates_for(k: int) -> int:
 class Searcher:
     """The opened files of a searcher. Several threads may use it at once.
 
+    What it reads of them is compared with their checksums before it has a part in an answer.
+
+    Args:
+        folder: where the files are.
+        header: of a searcher that is committed, or of one that is being built and has no sizes.
+
     Raises:
-        OSError, ValueError: the files are gone or damaged.
+        OSError, ValueError, DamageError: the files are gone or damaged.
     """
 
     def __init__(self, folder: SearcherFolder, header: Header) -> None:
         self.header: Final = header
-        rows, token = header.num_rows, header.token
-        self._vectors = MappedVectors(folder.path(token, "vectors"), rows, header.embed_dim)
-        self._lists: Lists | None = None
-        if header.num_lists:
-            coarse = Coarse.load(folder.path(token, "coarse"))
-            self._lists = Lists(folder.path(token, "lists"), coarse, rows)
+        sums = folder.sums(header) if header.sizes else {}
+
+        def opened(end: str) -> CheckedFile:
+            return CheckedFile(folder.path(header.token, end), sums.get(end))
+
+        self.files: Final = {"vectors": opened("vectors")}
+        self._vectors = MappedVectors(self.files["vectors"], header.num_rows, header.embed_dim)
+        self.lists: Final = self._opened_lists(folder, opened) if header.num_lists else None
         self.slack: Final = SLACK if header.vector_dtype == "float16" else SLACK + _HALF_FLOAT
+
+    def _opened_lists(self, folder: SearcherFolder, opened: Callable[[str], CheckedFile]) -> Lists:
+        self.files["coarse"], self.files["lists"] = opened("coarse"), opened("lists")
+        self.files["coarse"].check_all()
+        coarse = Coarse.load(folder.path(self.header.token, "coarse"))
+        return Lists(self.files["lists"], self.header.lists_start, coarse, self.header.num_rows)
 
     def tuning(self, k: int) -> Tuning | None:
         """Return how to search approximately for the best k; None where it must be exact."""
         fitting = (tuning for tuning in self.header.tuning if tuning.k >= k)
-        return None if self._lists is None else next(fitting, None)
+        return None if self.lists is None else next(fitting, None)
 
     def exactly(
         self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None
@@ -82,15 +104,15 @@ class Searcher:
     ) -> Found | None:
         """Propose rows near to one query, (E,); None where too few are found to tell."""
         tuning = self.tuning(k)
-        if tuning is None or self._lists is None:
+        if tuning is None or self.lists is None:
             return None
         found = self.look_into(query, candidates_for(k), tuning.probes, mask)
         return None if len(found.scores) < k else self._promising(found, k, threshold)
 
     def look_into(self, query: Embeddings, number: int, probes: int, mask: Mask | None) -> Found:
         """Return that many rows of the lists nearest to a query, (E,), best first."""
-        assert self._lists is not None  # or there is no tuning
-        numbers = self._lists.candidates(query, number, probes, Selector(mask))
+        assert self.lists is not None  # or there is no tuning
+        numbers = self.lists.candidates(query, number, probes, Selector(mask))
         if numbers.size and numbers.max() >= self.header.num_rows:
             raise DamageError("its lists hold rows that there are not")
         scores = product(self._vectors.rows(numbers), query)
@@ -157,16 +179,22 @@ class Searchers:
     def __init__(self, table_path: str) -> None:
         self.folder: Final = SearcherFolder(table_path)
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: Stamp | None = None
         self._searcher: Searcher | None = None
 
     def current(self) -> Searcher | None:
         """Return the searcher; None where there is none that can be used."""
         with self._lock:
-            stamp = self.folder.stamp()
-            if stamp != self._stamp:
-                self._stamp, self._searcher = stamp, self._open() if stamp else None
+            if self._stamp is None or self._present() != self._stamp:
+                before = self.folder.stamp(None)
+                self._searcher = self._open()
+                present = self._present()
+                # Another may have been put in place in this moment; then it is looked at again.
+                self._stamp = present if before and present and before[0] == present[0] else None
             return self._searcher
+
+    def _present(self) -> Stamp | None:
+        return self.folder.stamp(None if self._searcher is None else self._searcher.header)
 
     def dismiss(self, reason: object) -> None:
         """Throw the present searcher away, because it turned out to be wrong."""
@@ -175,16 +203,18 @@ class Searchers:
             self._searcher = None
             with contextlib.suppress(OSError):  # a reader may not be allowed to
                 self.folder.remove()
+            self._stamp = self._present()
 
     def _open(self) -> Searcher | None:
-        header = self.folder.read()
-        if header is None:
-            return None
-        try:
-            return Searcher(self.folder, header)
-        except FileNotFoundError:  # replaced while it was being opened
-            again = self.folder.read()
-            return Searcher(self.folder, again) if again else None
-        except (OSError, ValueError) as err:
-            self.folder.warn(err)
-            return None
+        for is_last in (False, True):
+            header = self.folder.read()
+            if header is None:
+                return None
+            try:
+                return Searcher(self.folder, header)
+            except (OSError, ValueError, DamageError) as err:
+                if isinstance(err, FileNotFoundError) and not is_last:
+                    continue  # replaced while it was being opened
+                self.folder.warn(err)
+                return None
+        return None
