@@ -1,5 +1,6 @@
 """`pe doctor`: what is installed, what the engine would choose, and whether it is exact."""
 
+import dataclasses
 import json
 import platform
 from importlib.resources import files
@@ -10,7 +11,7 @@ import typer
 
 from perception_encoder import __version__, settings
 from perception_encoder.cli.options import DeviceOption, JsonOption, open_model
-from perception_encoder.cli.output import say, write_json, write_table
+from perception_encoder.cli.output import say, write_json, write_line, write_table
 from perception_encoder.errors import PerceptionEncoderError
 
 if TYPE_CHECKING:
@@ -43,14 +44,25 @@ def doctor(
             "with the one their tests keep. Downloads the model."
         ),
     ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="Verify an index instead: its files by their checksums, every row, the searcher. "
+            "Nothing is changed. Exit code 1: something is damaged."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Show versions, devices, the chosen backend and precision, and the caches.
 
-    Example:
+    Examples:
         pe doctor --golden dog.jpeg
+        pe doctor --index pictures.lance
     """
+    if index is not None:
+        _verify(index, as_json=as_json)
+        return
     facts = _facts(device)
     if as_json:
         write_json(facts)
@@ -58,6 +70,43 @@ def doctor(
         write_table(["what", "value"], [[name, str(value)] for name, value in facts.items()])
     if golden is not None:
         _compare_golden(golden, device)
+
+
+def _verify(path: str, *, as_json: bool) -> None:
+    """Exit 1 where something of an index is damaged."""
+    from tqdm import tqdm
+
+    from perception_encoder.index.verify import verify_index
+
+    with tqdm(disable=None, unit_scale=True) as bar:
+
+        def show(step: str, done: int, total: int) -> None:
+            if not done:
+                bar.reset(total)
+                bar.set_description(step)
+            bar.update(done - bar.n)
+
+        found = verify_index(path, show)
+    if as_json:
+        write_json(dataclasses.asdict(found))
+    for problem in () if as_json else found.problems:
+        rows = f" ({problem.num_rows:,} rows)" if problem.num_rows else ""
+        write_line(f"{problem.place}{rows}: {problem.reason}")
+        for name in problem.names:
+            write_line(f"  {name}")
+        write_line(f"  {problem.remedy}")
+    if found.problems:
+        say(f"{path}: {len(found.problems)} problems")
+        raise typer.Exit(1)
+    say(
+        f"{path}: {found.num_rows:,} rows in {found.num_files} files are as they were written; "
+        f"{found.num_compared} files were compared with checksums"
+    )
+    if found.num_compared < found.num_files:
+        say(
+            "the others have none (another program or an earlier version wrote them); pe optimize "
+            "adds them"
+        )
 
 
 def _facts(device: str) -> dict[str, str]:

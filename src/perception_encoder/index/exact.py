@@ -17,7 +17,8 @@ from perception_encoder.types import Embeddings
 SLACK: Final = 2e-4
 """More than float32 can be wrong about the difference of two cosines: 2 · E · 2^-24 (E = 1280)."""
 
-_UNIT_TOLERANCE = 1e-2
+UNIT_TOLERANCE: Final = 1e-2
+"""How far from 1 the length of a stored or given vector may be."""
 
 _FEW_QUERIES = 4
 
@@ -39,7 +40,7 @@ def unit_vectors(vectors: Embeddings, embed_dim: int, name: str) -> Embeddings:
     if vectors.ndim != 2 or vectors.shape[1] != embed_dim:
         raise ValueError(f"{name}: expected shape (N, {embed_dim}), got {vectors.shape}")
     lengths = np.linalg.norm(vectors, axis=1)
-    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) < _UNIT_TOLERANCE))  # NaN is wrong as well
+    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) < UNIT_TOLERANCE))  # NaN is wrong as well
     if wrong.size:
         place = int(wrong[0])
         raise ValueError(

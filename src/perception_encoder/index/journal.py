@@ -69,7 +69,7 @@ class Journal:
             logger.warning("%s cannot be written (%s); the commit is not checked", self._name, err)
 
     def rewrite(self, dataset: lance.LanceDataset) -> None:
-        """Forget files that the version does not have any more.
+        """Forget files that the version does not have any more, and add those that are missing.
 
         Raises:
             OSError: it cannot be written; it is as before.
@@ -81,7 +81,7 @@ class Journal:
         passing = f"{self._name}.{os.getpid()}"
         try:
             with open(passing, "w", encoding="utf-8") as file:
-                file.writelines(self._lines(dataset, (), known))
+                file.writelines(self._lines(dataset, present.keys() - known.keys(), known))
             os.replace(passing, self._name)
         finally:
             if os.path.exists(passing):
