@@ -86,7 +86,7 @@ def optimize_table(
             versions_removed=removed,
             bytes_freed=freed,
             searcher=_kind(header),
-            searcher_bytes=sum(header.sizes.values()) if header else 0,
+            searcher_bytes=header.num_bytes if header else 0,
             recall=header.tuning[0].recall if header and header.tuning else None,
             build_seconds=seconds,
             seconds=round(time.monotonic() - started, 1),

@@ -110,6 +110,16 @@ class Header:
         """Physical rows of the fragments."""
         return sum(fragment.num_rows for fragment in self.fragments)
 
+    @property
+    def num_blocks(self) -> dict[str, int]:
+        """Of the data files, that have a checksum each."""
+        return {end: -(-size // BLOCK_BYTES) for end, size in self.sizes.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files but this one."""
+        return sum(self.sizes.values()) + 8 * sum(self.num_blocks.values())
+
     @classmethod
     def of(cls, found: dict[str, Any]) -> Self:
         """Read what `dataclasses.asdict` wrote."""
@@ -218,7 +228,7 @@ class SearcherFolder:
         sums = np.fromfile(path, "<u8").astype(np.uint64)
         if checksum_of(sums) != header.sums:
             raise ValueError(f"{path} is damaged")
-        counts = {end: -(-size // BLOCK_BYTES) for end, size in header.sizes.items()}
+        counts = header.num_blocks
         parts = np.split(sums, np.cumsum(list(counts.values())))
         return dict(zip(counts, parts, strict=False))
 
