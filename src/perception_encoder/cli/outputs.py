@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from perception_encoder.cli.text_files import STREAMS
+
 
 def check_file(path: Path | None) -> None:
     """Refuse a file that cannot be written."""
@@ -21,7 +23,9 @@ def check_file(path: Path | None) -> None:
     if stat.S_ISDIR(mode):
         raise typer.BadParameter(f"{path}: this is a folder; name a file")
     if mode and not stat.S_ISREG(mode):
-        return  # /dev/stdout, a pipe
+        if not str(path).startswith(STREAMS):  # opening such a pipe may wait for ever
+            raise typer.BadParameter(f"{path}: a pipe or device; name a file, or use >(…)")
+        return
     folder = path.absolute().parent
     if not folder.is_dir():
         raise typer.BadParameter(f"{path.parent}: no such folder; make it first")

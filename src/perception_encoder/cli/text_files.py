@@ -27,7 +27,7 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_STREAMS: Final = ("/dev/", "/proc/")  # what a shell's <(…) gives is a pipe here, and has a writer
+STREAMS: Final = ("/dev/", "/proc/")  # what a shell's <(…) gives is a pipe here, and has a writer
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _STDIN: Final = "standard input"
 
@@ -90,7 +90,7 @@ def lines_of(text: str) -> list[str]:
 def _check_kind(name: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise TextError(f"{name}: this is a folder; name a text file")
-    if not stat.S_ISREG(mode) and not name.startswith(_STREAMS):
+    if not stat.S_ISREG(mode) and not name.startswith(STREAMS):
         raise TextError(f"{name}: a pipe or device, not a text file; write its text to a file")
 
 
