@@ -3,6 +3,7 @@
 Knows nothing of models or tables: it is given pictures, scores and labels.
 """
 
+import io
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -118,15 +119,19 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     Raises:
         ImageWriteError: it cannot be saved there, or the ending is no picture's.
     """
+    Image.init()
+    name = os.fsdecode(path)
+    encoded = io.BytesIO()  # on a full disk Pillow itself cuts a file off and says nothing
     try:
-        with whole_file(path, ImageWriteError) as partial:
-            picture.save(partial, quality=_JPEG_QUALITY)
-    except ValueError as err:
-        name = os.fsdecode(path)
+        kind = Image.registered_extensions()[os.path.splitext(name)[1].lower()]
+        picture.save(encoded, kind, quality=_JPEG_QUALITY)
+    except (KeyError, ValueError, OSError) as err:
         raise ImageWriteError(
             f"{name}: the image cannot be saved: {err}; choose a name that ends in .png or .jpg",
             item=name,
         ) from err
+    with whole_file(path, ImageWriteError) as partial:
+        partial.write_bytes(encoded.getbuffer())
 
 
 def draw_contact_sheet(rows: Sequence[SheetRow], *, tile: int = 224) -> Image.Image:

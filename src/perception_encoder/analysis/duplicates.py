@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_encoder.analysis.checkpoint import Checkpoint, go_on
+from perception_encoder.analysis.damaged_vectors import REASON, damaged_rows
 from perception_encoder.analysis.near_pairs import NearPairs, near_pairs
 from perception_encoder.analysis.own_files import OwnFiles
 from perception_encoder.analysis.preference import (
@@ -75,7 +77,8 @@ class Duplicates:
 
     Attributes:
         groups: the strictest tier first, then by the kept picture's path.
-        left_out: pictures that cannot be counted on: vanished, changed, unreadable, links.
+        left_out: pictures that cannot be counted on: vanished, changed, unreadable, links, or with
+            a damaged vector.
         num_pictures: how many pictures took part.
         num_crowded: how many pictures are kept although not all pictures near them could be looked
             at; a second run after removing the others may find them redundant, too.
@@ -152,7 +155,8 @@ class _Search:
 
     def near(self, threshold: float, where: str | None) -> NearPairs:
         """Compare what differs in content, and look whether the files of near ones are there."""
-        chosen = np.flatnonzero(self._usable & (self._content == np.arange(len(self._content))))
+        is_first = self._content == np.arange(len(self._content))
+        chosen = np.flatnonzero(self._usable & is_first & self._is_comparable(where))
         pairs = near_pairs(
             self._index,
             self._pictures,
@@ -228,6 +232,20 @@ class _Search:
             objection = self._files.objection(self._pictures.row(number))
             if objection is not None:
                 self._leave_out(number, objection)
+
+    def _is_comparable(self, where: str | None) -> NDArray[np.bool_]:
+        """Look at all vectors, report the damaged ones, and return (R,) which are whole.
+
+        A picture with a damaged vector still takes part by its bytes.
+        """
+        is_whole = np.ones(len(self._pictures), np.bool_)
+        damaged = damaged_rows(self._index, where, self._checkpoint)
+        if damaged:
+            ids = {row.id for row in damaged}
+            numbers = range(len(self._pictures))
+            is_whole[[n for n in numbers if self._pictures.row(n).id in ids]] = False
+        self._left_out += [LeftOut(row, REASON) for row in damaged]
+        return is_whole
 
     def _leave_out(self, number: int, reason: str) -> None:
         self._usable[number] = False

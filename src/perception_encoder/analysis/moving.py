@@ -54,10 +54,7 @@ def move_file(source: str, target: str, manifest: str, why: Mapping[str, Any]) -
         OSError: the manifest cannot be written.
     """
     record = {"from": source, "to": target, **why}
-    with open(manifest, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _append(manifest, (json.dumps(record, ensure_ascii=False) + "\n").encode())
     try:
         # Somebody may have taken the name just now: this fails then, and nothing is overwritten.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -69,6 +66,19 @@ def move_file(source: str, target: str, manifest: str, why: Mapping[str, Any]) -
         os.unlink(target)
         return f"cannot be moved: {err}"
     return ""
+
+
+def _append(path: str, line: bytes) -> None:
+    """Add a line to a file and see it on the disk; on a full disk nothing of it is left."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 def _replace(source: str, target: str) -> None:

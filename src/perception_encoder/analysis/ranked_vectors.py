@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 
 from perception_encoder.analysis.checkpoint import Checkpoint, go_on
+from perception_encoder.analysis.damaged_vectors import REASON, is_damaged
 from perception_encoder.analysis.preference import Numbers, RankedPictures
+from perception_encoder.errors import IndexStorageError
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR, vectors_of
 from perception_encoder.types import Embeddings
@@ -47,7 +49,11 @@ class RankedVectors:
         return vectors
 
     def blocks(self, wanted: Numbers) -> Iterator[tuple[Numbers, Embeddings]]:
-        """Yield the wanted pictures' numbers and vectors, in the table's order."""
+        """Yield the wanted pictures' numbers and vectors, in the table's order.
+
+        Raises:
+            IndexStorageError: one of them is damaged; see `damaged_vectors`.
+        """
         is_wanted = np.zeros(len(self._pictures), np.bool_)
         is_wanted[wanted] = True
         start = 0
@@ -57,4 +63,9 @@ class RankedVectors:
             start += batch.num_rows
             rows = np.flatnonzero(is_wanted[numbers])
             if rows.size:
-                yield numbers[rows], vectors_of(batch.take(rows))
+                vectors = vectors_of(batch.take(rows))
+                damaged = np.flatnonzero(is_damaged(vectors))
+                if damaged.size:
+                    row = self._pictures.row(int(numbers[rows[damaged[0]]]))
+                    raise IndexStorageError(f"{self._index.path}: {row.name}: {REASON}")
+                yield numbers[rows], vectors

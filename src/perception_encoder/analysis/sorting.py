@@ -42,7 +42,7 @@ def sort_into(
         dry_run: touch nothing, and yield what would be done.
 
     Raises:
-        OSError: a folder or the manifest cannot be written.
+        OSError: the manifest cannot be written.
     """
     folder = os.path.abspath(folder)
     taken = set[str]()
@@ -53,11 +53,19 @@ def sort_into(
             yield SortedFile(row.name, "", best.label, problem)
             continue
         target = free_name(home, os.path.basename(row.uri), taken)
-        if not dry_run:
-            os.makedirs(home, exist_ok=True)
+        if not dry_run and not (problem := _made(home)):
             why = {"label": best.label, "probability": best.probability}
             problem = move_file(row.uri, target, os.path.join(folder, MANIFEST), why)
         yield SortedFile(row.uri, "" if problem else target, best.label, problem)
+
+
+def _made(folder: str) -> str:
+    """Make a folder, or say why it cannot be: a label may be too long for a name."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as err:
+        return f"cannot be moved: {err}"
+    return ""
 
 
 def _obstacle(row: Row, home: str) -> str:

@@ -135,19 +135,21 @@ class Results:
         from perception_encoder.analysis.sorting import sort_into
 
         num_moved = 0
-        for move in sort_into(str(folder), self._to_move, dry_run=self._wanted.dry_run):
-            if move.problem:
-                say(f"{move.source}: stays: it {move.problem}")
-                continue
-            num_moved += 1
-            if self._wanted.as_json:
-                write_json({"from": move.source, "to": move.target, "label": move.label})
-            else:
-                write_line(f"{move.source} -> {move.target}")
-        if self._wanted.dry_run:
-            say(f"{pictures(num_moved)} would move into {folder}; nothing was touched")
-        elif num_moved:
-            say(f"{pictures(num_moved)} moved, written down in {folder / MANIFEST}")
+        try:
+            for move in sort_into(str(folder), self._to_move, dry_run=self._wanted.dry_run):
+                if move.problem:
+                    say(f"{move.source}: stays: it {move.problem}")
+                    continue
+                num_moved += 1
+                if self._wanted.as_json:
+                    write_json({"from": move.source, "to": move.target, "label": move.label})
+                else:
+                    write_line(f"{move.source} -> {move.target}")
+        finally:  # also where the disk is full half way
+            if self._wanted.dry_run:
+                say(f"{pictures(num_moved)} would move into {folder}; nothing was touched")
+            elif num_moved:
+                say(f"{pictures(num_moved)} moved, written down in {folder / MANIFEST}")
 
     def _keep(self, label: str, probability: float, row: "Row") -> None:
         """Keep the likeliest pictures of a label."""

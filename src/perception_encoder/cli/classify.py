@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.labels import Labels
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.index import Outcome, Row
     from perception_encoder.pipeline import Progress, Source
     from perception_encoder.pipeline.vectors import EmbeddedPictures
 
@@ -194,6 +195,9 @@ def _opened_table(
     path: str, model: str | None, device: str, where: str | None
 ) -> "tuple[EmbeddingModel, Iterator[EmbeddedPictures]]":
     """Open a table's model for its texts, and read the table's vectors a block at a time."""
+    import numpy as np
+
+    from perception_encoder.analysis.damaged_vectors import is_damaged
     from perception_encoder.index import Index
     from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
     from perception_encoder.pipeline.query_model import open_query_model
@@ -201,11 +205,24 @@ def _opened_table(
 
     index = Index.open(path)
     columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
-    blocks = (
-        EmbeddedPictures(list(rows_of(batch)), vectors_of(batch))
-        for batch in index.scan([*columns, VECTOR], where=where)
-    )
-    return open_query_model(index, model, device=device), blocks
+
+    def blocks() -> "Iterator[EmbeddedPictures]":
+        for batch in index.scan([*columns, VECTOR], where=where):
+            rows, vectors = list(rows_of(batch)), vectors_of(batch)
+            damaged = is_damaged(vectors)
+            failed = [_failure(rows[place]) for place in np.flatnonzero(damaged).tolist()]
+            usable = np.flatnonzero(~damaged).tolist()
+            yield EmbeddedPictures([rows[place] for place in usable], vectors[usable], failed)
+
+    return open_query_model(index, model, device=device), blocks()
+
+
+def _failure(row: "Row") -> "Outcome":
+    from perception_encoder.analysis.damaged_vectors import REASON
+    from perception_encoder.index import Outcome
+
+    message = f"{row.name}: {REASON}"
+    return Outcome(row.uri, "failed", member=row.member, reason="DamagedVector", message=message)
 
 
 def _classify(

@@ -11,6 +11,7 @@ from perception_encoder.cli.clustering import (
     NamesOption,
     cluster_columns,
     file_name,
+    finish,
     image_of,
     named_clusters,
     say_what_was_found,
@@ -76,13 +77,14 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     elif named.found.clusters:
         _write_table(named)
     if sheet is not None and named.found.clusters:
-        _draw(sheet, named, index, where)
+        _draw(sheet, named, index)
     if parquet is not None:
         from perception_encoder.analysis.labelled_rows import write_labelled
 
-        write_labelled(index, where, cluster_columns(named), parquet)
+        write_labelled(index, named.where, cluster_columns(named), parquet)
         say(f"{parquet}: {len(named.found.pictures)} pictures")
     say_what_was_found(named)
+    finish(named)
 
 
 def _write_json(named: Named) -> None:
@@ -116,7 +118,7 @@ def _write_table(named: Named) -> None:
     write_table(["cluster", *title, "pictures", "tightness", "most central"], lines)
 
 
-def _draw(path: Path, named: Named, index: "Index", where: str | None) -> None:
+def _draw(path: Path, named: Named, index: "Index") -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
     from perception_encoder.analysis.typical import typical_members
 
@@ -126,7 +128,7 @@ def _draw(path: Path, named: Named, index: "Index", where: str | None) -> None:
         return SheetHit(image_of(row), score, file_name(row))
 
     rows = []
-    typical = typical_members(index, found, _SHEET_PICTURES, where=where)
+    typical = typical_members(index, found, _SHEET_PICTURES, where=named.where)
     for place, central in enumerate(typical[:_SHEET_CLUSTERS]):
         cluster = found.clusters[place]
         size = "1 picture" if cluster.size == 1 else f"{cluster.size} pictures"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli.output import say
+from perception_encoder.cli.output import pictures, say
 from perception_encoder.cli.text_files import lines_of, read_text
 
 if TYPE_CHECKING:
@@ -39,15 +39,23 @@ NamesOption = Annotated[
     ),
 ]
 _EVERYDAY = "everyday"
+_SHOWN_DAMAGED = 10
 _COLUMN = "column:"
 
 
 @dataclass(frozen=True)
 class Named:
-    """Clusters, and a name for each; no names where no words were given."""
+    """Clusters, and a name for each; no names where no words were given.
+
+    Attributes:
+        where: the condition that the clustered rows meet.
+        num_left_out: rows that do not take part, as their vectors are damaged.
+    """
 
     found: "Clusters"
     names: "list[ClusterName]"
+    where: str | None
+    num_left_out: int
 
     def title(self, place: int) -> str:
         """What to call a cluster where it has to be called something."""
@@ -68,16 +76,22 @@ def named_clusters(
         [] if names is None else _words(names, index, where)
     )  # before the work: a wrong name shows at once
     from perception_encoder.analysis.clusters import find_clusters
+    from perception_encoder.analysis.damaged_vectors import REASON, damaged_rows, without
 
+    damaged = damaged_rows(index, where)
+    for row in damaged[:_SHOWN_DAMAGED]:
+        say(f"pe: {row.name}: {REASON}")
+    where = without(damaged, where)
     found = find_clusters(index, num_clusters=num_clusters, where=where)
     if not words or not found.clusters:
-        return Named(found, [])
+        return Named(found, [], where, len(damaged))
     from perception_encoder.analysis.cluster_names import name_clusters
     from perception_encoder.pipeline.query_model import open_query_model
 
     with open_query_model(index, model, device=device) as opened:
         vectors = opened.embed_text(words, show_progress=False)
-    return Named(found, name_clusters(found.centres, words, vectors))
+    names_found = name_clusters(found.centres, words, vectors)
+    return Named(found, names_found, where, len(damaged))
 
 
 def cluster_columns(named: Named) -> "dict[str, pa.Array]":
@@ -97,16 +111,23 @@ def cluster_columns(named: Named) -> "dict[str, pa.Array]":
 def say_what_was_found(named: Named) -> None:
     """Say how many clusters there are and, where their number was chosen, how distinct they are."""
     found = named.found
-    pictures, number = len(found.pictures), len(found.clusters)
+    count, number = len(found.pictures), len(found.clusters)
     if not number:
         say("there are no pictures to group")
         return
     clusters = "1 cluster" if number == 1 else f"{number} clusters"
-    said = f"{clusters} of {'1 picture' if pictures == 1 else f'{pictures} pictures'}"
+    said = f"{clusters} of {pictures(count)}"
     if found.silhouette is not None:
         said += f"; {_distinct(found.silhouette)} (silhouette {found.silhouette:.2f})"
         said += "; -k N makes as many as you want"
     say(said)
+
+
+def finish(named: Named) -> None:
+    """Say what was left out, if anything was; the exit code is then 1."""
+    if named.num_left_out:
+        say(f"{pictures(named.num_left_out)} left out, as their vectors are damaged")
+        raise typer.Exit(1)
 
 
 def image_of(row: "Row") -> "SheetImage":

@@ -10,6 +10,7 @@ import typer
 
 from perception_encoder.cli.options import open_model
 from perception_encoder.cli.output import say, write_line
+from perception_encoder.cli.outputs import check_text_name
 
 _QUERIES: tuple[tuple[str, ...], ...] = (
     ("red heart",),
@@ -39,6 +40,7 @@ def demo(
     from perception_encoder.pipeline.search import search
 
     started = time.monotonic()
+    check_text_name(str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     table_folder, sheet = folder / "gallery.lance", folder / "hits.png"
     with as_file(files("perception_encoder").joinpath("data/gallery")) as gallery:

@@ -190,22 +190,24 @@ def _move(
     from perception_encoder.analysis.removal import move_redundant
 
     num_moved = 0
-    for move in move_redundant(groups, str(folder), dry_run=dry_run):
-        if move.problem:
-            say(f"{move.source}: stays: it {move.problem}")
-            continue
-        num_moved += 1
-        if as_json:
-            write_json({"from": move.source, "to": move.target, "keep": move.kept.name})
-        else:
-            write_line(f"{move.source} -> {move.target}")
-    if dry_run:
-        say(f"{num_moved} would move to {folder}; nothing was touched")
-    elif num_moved:
-        say(
-            f"{num_moved} moved to {folder}, written down in {folder / MANIFEST}; "
-            "pe index --prune takes them out of the table"
-        )
+    try:
+        for move in move_redundant(groups, str(folder), dry_run=dry_run):
+            if move.problem:
+                say(f"{move.source}: stays: it {move.problem}")
+                continue
+            num_moved += 1
+            if as_json:
+                write_json({"from": move.source, "to": move.target, "keep": move.kept.name})
+            else:
+                write_line(f"{move.source} -> {move.target}")
+    finally:  # also where the disk is full half way
+        if dry_run:
+            say(f"{num_moved} would move to {folder}; nothing was touched")
+        elif num_moved:
+            say(
+                f"{num_moved} moved to {folder}, written down in {folder / MANIFEST}; "
+                "pe index --prune takes them out of the table"
+            )
 
 
 def _draw(path: Path, groups: "Sequence[DuplicateGroup]") -> None:

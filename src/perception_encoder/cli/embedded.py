@@ -50,8 +50,11 @@ def write_vectors(
 def _write_npy(path: Path, vectors: "Embeddings") -> None:
     import numpy as np
 
+    # Not by `np.save`: on a full disk that cuts the rows off and says nothing.
     with path.open("wb") as file:
-        np.save(file, vectors, allow_pickle=False)
+        described = np.lib.format.header_data_from_array_1_0(vectors)
+        np.lib.format.write_array_header_1_0(file, described)
+        file.write(np.ascontiguousarray(vectors).data)
 
 
 def _write_lines(path: Path, names: Sequence[str], vectors: "Embeddings") -> None:

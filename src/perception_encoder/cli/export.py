@@ -8,6 +8,7 @@ import typer
 
 from perception_encoder.cli.options import JsonOption, PreprocessChoice
 from perception_encoder.cli.output import say, write_json, write_line
+from perception_encoder.cli.outputs import check_text_name
 
 
 def export(
@@ -47,6 +48,7 @@ def export(
         pe export PE-Core-B16-224 b16 --format openvino --precision int8 --calibration photos
         pe export PE-Core-L14-336 l14 --format roboflow-package
     """
+    check_text_name(str(folder))
     if format_ == "roboflow-package":
         if calibration is not None:
             raise typer.BadParameter("a roboflow-package measures nothing; leave --calibration out")

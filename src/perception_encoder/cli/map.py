@@ -10,6 +10,7 @@ from perception_encoder.cli.clustering import (
     Named,
     NamesOption,
     cluster_columns,
+    finish,
     image_of,
     named_clusters,
     say_what_was_found,
@@ -77,17 +78,18 @@ def map(
     )
     if len(named.found.pictures) > _MANY:
         say(f"placing {len(named.found.pictures)} pictures; a hundred thousand take minutes")
-    placed = map_table(index, named.found.pictures, where=where, seed=seed)
+    placed = map_table(index, named.found.pictures, where=named.where, seed=seed)
     if not len(placed.numbers):
         say("there are no pictures to place")
         raise typer.Exit(1)
     if suffix in _TABLES:
-        _write_parquet(out, index, where, named, placed)
+        _write_parquet(out, index, named, placed)
     elif suffix in _PICTURES:
         _draw(out, named, placed)
     else:
         _write_page(out, index, named, placed)
     say_what_was_found(named)
+    finish(named)
 
 
 def _draw(out: Path, named: Named, placed: "TableMap") -> None:
@@ -139,9 +141,7 @@ def _write_page(out: Path, index: "Index", named: Named, placed: "TableMap") -> 
     _say_gone(num_gone)
 
 
-def _write_parquet(
-    out: Path, index: "Index", where: str | None, named: Named, placed: "TableMap"
-) -> None:
+def _write_parquet(out: Path, index: "Index", named: Named, placed: "TableMap") -> None:
     import numpy as np
     import pyarrow as pa
 
@@ -156,7 +156,7 @@ def _write_parquet(
         "y": pa.array(y, pa.float32(), from_pandas=True),
         **cluster_columns(named),
     }
-    write_labelled(index, where, columns, out)
+    write_labelled(index, named.where, columns, out)
     say(f"{out}: {len(placed.numbers)} of {len(numbers)} pictures have a place")
 
 

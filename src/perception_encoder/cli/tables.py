@@ -16,6 +16,7 @@ from perception_encoder.cli.options import (
     table_path,
 )
 from perception_encoder.cli.output import say, write_json, write_line, write_table
+from perception_encoder.cli.outputs import check_text_name
 
 if TYPE_CHECKING:
     from perception_encoder.index.describe import TableDescription
@@ -83,6 +84,7 @@ def export_(
     from perception_encoder.index import Index
     from perception_encoder.index.exchange import export_table
 
+    check_text_name(str(out))
     index = Index.open(table_path(db))
     with tqdm(total=index.count(), unit="row", disable=None) as bar:
         num_rows = export_table(
