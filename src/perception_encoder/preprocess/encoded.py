@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import IO, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import IO, Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 from PIL import (
     AvifImagePlugin,
@@ -226,28 +226,41 @@ def _open(stream: LimitedStream, *, max_pixels: int, item: str) -> ImageFile.Ima
         )
     if head.startswith(b"RIFF") and (size := _webp_size(head + stream.read(14))) is not None:
         check_size(size, max_pixels=max_pixels, item=item)  # opening it allocates all its pixels
-    _trim(stream, head)
+    source = _trim(stream, head)
     for decoder in candidates[:-1]:  # two at most: AVIF and HEIC share a container's first bytes
-        stream.seek(0)
+        source.seek(0)
         try:
-            return decoder(stream, "")
+            return decoder(source, "")
         except SyntaxError:
             continue
-    stream.seek(0)
-    return candidates[-1](stream, "")
+    source.seek(0)
+    image = candidates[-1](source, "")
+    if source is not stream:
+        image.fp = cast("IO[bytes]", stream)
+    return image
 
 
-def _trim(stream: LimitedStream, head: bytes) -> None:
-    """Keep from the decoder what decides no pixels, and check what tells the cost."""
+def _trim(stream: LimitedStream, head: bytes) -> LimitedStream | io.BytesIO:
+    """Keep from the decoder what decides no pixels, and check what tells the cost.
+
+    Returns:
+        What the header is to be read from; the pixels come from the stream.
+    """
     if head.startswith(b"\xff\xd8\xff"):
         trimmed = trim_jpeg(whole(stream.stream))
         if trimmed.num_scans > MAX_SCANS:
             raise LimitError(f"{trimmed.num_scans:,} progressive scans, the limit is {MAX_SCANS}")
-        stream.use(io.BytesIO(trimmed.data))
+        data = trimmed.data
     elif head.startswith(b"\x89PNG"):
-        stream.use(io.BytesIO(trim_png(whole(stream.stream))))
-    elif head.startswith(_JPEG2000_STARTS):
-        check_jpeg2000(whole(stream.stream))
+        data = trim_png(whole(stream.stream))
+    else:
+        if head.startswith(_JPEG2000_STARTS):
+            check_jpeg2000(whole(stream.stream))
+        return stream
+    # Of a header that was trimmed, little is left to read, and each read has its price.
+    header = io.BytesIO(data)
+    stream.use(header)
+    return header
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:

@@ -53,7 +53,7 @@ def trim_jpeg(data: bytes) -> TrimmedJpeg:
         LimitError: more segments than any encoder writes.
         ValueError: no image data.
     """
-    kept = [data[:2]]
+    kept: list[bytes | memoryview] = [data[:2]]
     position = 2
     num_metadata = num_components = 0
     for _ in range(_MAX_SEGMENTS):
@@ -64,7 +64,7 @@ def trim_jpeg(data: bytes) -> TrimmedJpeg:
         if marker in _BARE:
             continue
         if marker == _SCAN:
-            kept.append(data[start:])
+            kept.append(memoryview(data)[start:])
             return TrimmedJpeg(b"".join(kept), _count_scans(data, start, num_components))
         position += max(2, int.from_bytes(data[position : position + 2], "big"))
         segment = data[start:position]
