@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,44 @@ def test_an_encoded_image_is_no_text(query: str) -> None:
 
 def test_texts_about_data_are_texts() -> None:
     assert parse_query("data: a graph") == (QueryTerm(1.0, "text", "data: a graph"),)
+
+
+@pytest.mark.parametrize("query", ["a\0", "\0", "@a\0", "2:\0", "~\0", "x\0.png", "http://h/\0"])
+def test_a_nul_is_an_error_that_says_where(query: str) -> None:
+    for read in (parse_query, picture_term):
+        with pytest.raises(QueryError, match=f"NUL at character {query.index(chr(0)) + 1}"):
+            read(query)
+
+
+@pytest.mark.parametrize("query", ["a\ud800", "\udcff", "@a\udcff", "cat + \udfff", "-\ud800"])
+def test_half_a_pair_is_an_error_and_no_text(query: str) -> None:
+    with pytest.raises(QueryError, match="not valid Unicode at character"):
+        parse_query(query)
+
+
+def test_a_file_whose_name_is_no_unicode_is_a_picture_all_the_same(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Path(name).write_bytes(b"")
+    assert parse_query(name) == (QueryTerm(1.0, "image", name),)
+    assert picture_term(name) == QueryTerm(1.0, "image", name)
+
+
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_a_file_is_found_in_whichever_unicode_form_it_was_typed(
+    tmp_path: Path, typed: str, stored: str
+) -> None:
+    path = str(tmp_path / unicodedata.normalize(stored, "café.png"))
+    Path(path).write_bytes(b"")
+    name = str(tmp_path / unicodedata.normalize(typed, "café.png"))
+    expected = QueryTerm(1.0, "image", path)
+    assert parse_query(name) == (expected,)
+    assert picture_term(name) == expected
+    assert parse_query(f"{name} + cat")[0] == expected
+    assert parse_query([name, "-", "cat"])[0] == expected
+
+
+def test_a_long_query_is_told_in_short() -> None:
+    with pytest.raises(QueryError, match="the weight is too large") as caught:
+        parse_query(f"{'9' * 5000}:cat")
+    assert len(str(caught.value)) < 300

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,44 @@ def test_a_name_that_could_be_several_items_lists_them(index: Index) -> None:
 def test_a_name_of_no_item_is_refused(index: Index, name: str) -> None:
     with pytest.raises(QueryError, match="no item whose name ends in"):
         find_item(index, name)
+
+
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["/fotos/años/café.png", "años/café.png", "café.png", "fé.png"])
+def test_a_name_is_found_in_whichever_unicode_form_it_was_typed(
+    tmp_path: Path, name: str, typed: str, stored: str
+) -> None:
+    index = Index.create(tmp_path / "t", ModelIdentity("m", "f", "standard", 4))
+    uri = unicodedata.normalize(stored, "/fotos/años/café.png")
+    index.add([Row("/other.png"), Row(uri)], np.eye(4, dtype=np.float32)[:2])
+    row, vector = find_item(index, unicodedata.normalize(typed, name))
+    assert row.uri == uri
+    assert vector.tolist() == [0, 1, 0, 0]
+
+
+def test_a_name_whose_folders_have_several_unicode_forms_is_found(tmp_path: Path) -> None:
+    """As when a folder was made on one system, and its files copied from another."""
+    index = Index.create(tmp_path / "t", ModelIdentity("m", "f", "standard", 4))
+    mixed = unicodedata.normalize("NFC", "/años/") + unicodedata.normalize("NFD", "café.png")
+    index.add([Row("/other.png"), Row(mixed)], np.eye(4, dtype=np.float32)[:2])
+    for form in ("NFC", "NFD"):
+        typed = unicodedata.normalize(form, "/años/café.png")
+        assert find_item(index, typed)[0].uri == mixed
+        assert find_item(index, typed[1:])[0].uri == mixed
+
+
+def test_two_items_that_only_unicode_forms_tell_apart_are_told_apart_by_a_whole_name(
+    tmp_path: Path,
+) -> None:
+    index = Index.create(tmp_path / "t", ModelIdentity("m", "f", "standard", 4))
+    forms = [unicodedata.normalize(form, "/a/café.png") for form in ("NFC", "NFD")]
+    index.add([Row(form) for form in forms], np.eye(4, dtype=np.float32)[:2])
+    assert [find_item(index, form)[0].uri for form in forms] == forms
+    with pytest.raises(QueryError, match="could be several items"):
+        find_item(index, "café.png")
+
+
+def test_a_name_that_is_no_unicode_is_no_item(index: Index) -> None:
+    with pytest.raises(QueryError, match="not valid Unicode"):
+        find_item(index, "caf\udce9.png")

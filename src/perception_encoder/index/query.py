@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from perception_encoder.errors import QueryError
+from perception_encoder.index.condition import forms_of
+from perception_encoder.index.condition_tokens import shortened
 from perception_encoder.types import Embeddings
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -86,10 +88,12 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
             picture file that does not exist; the message says where.
     """
     arguments = [query] if isinstance(query, str) else list(query)
+    _check_nul(" ".join(arguments))
     if len(arguments) == 1:
         text = arguments[0]
-        if text == STDIN or os.path.isfile(text):  # whatever signs and quotes its name has
-            return (QueryTerm(1.0, "image", text),)
+        path = STDIN if text == STDIN else _file(text)
+        if path is not None:  # whatever signs and quotes its name has
+            return (QueryTerm(1.0, "image", path),)
         pieces = list(_pieces_of_text(text))
     else:
         text = " ".join(arguments)
@@ -108,12 +112,13 @@ def picture_term(name: str) -> QueryTerm:
     Raises:
         QueryError: there is no such file.
     """
+    _check_nul(name)
     if name == STDIN or os.path.isfile(name) or _ADDRESS.fullmatch(name):
         return QueryTerm(1.0, "image", name)
     if _ITEM.match(name):
-        return QueryTerm(1.0, "item", name[1:])
-    path = os.path.expanduser(name)
-    if os.path.isfile(path):
+        return QueryTerm(1.0, "item", _checked_text(name[1:]))
+    path = _file(os.path.expanduser(name))
+    if path is not None:
         return QueryTerm(1.0, "image", path)
     raise QueryError(
         f"{name}: no such file; check the path, or write @ before the name of an indexed picture"
@@ -208,17 +213,17 @@ def _terms(pieces: Sequence[_Piece], query: str) -> Iterator[QueryTerm]:
 
 def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
     weight, text = _split_weight(" ".join(word.text for word in words))
-    where = f"at character {words[0].position + 1} of the query {query!r}"
+    where = f"at character {words[0].position + 1} of the query {shortened(query)}"
     if not math.isfinite(weight):
         raise QueryError(f"{where}: the weight is too large")
     if not text:
         raise QueryError(f"{where}: there is no text or picture; write one, or drop the term")
     if _ITEM.match(text) and not words[0].is_quoted:
-        return QueryTerm(sign * weight, "item", text[1:])
+        return QueryTerm(sign * weight, "item", _checked_text(text[1:]))
     if _ADDRESS.fullmatch(text):
         return QueryTerm(sign * weight, "image", text)
-    path = os.path.expanduser(text)
-    if os.path.isfile(path):
+    path = _file(os.path.expanduser(text))
+    if path is not None:
         return QueryTerm(sign * weight, "image", path)
     if (kind := _encoded_image(text)) is not None:
         raise QueryError(
@@ -229,7 +234,36 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
         raise QueryError(
             f"{where}: there is no picture {text}; check the path, and put + between terms"
         )
-    return QueryTerm(sign * weight, "text", text)
+    return QueryTerm(sign * weight, "text", _checked_text(text))
+
+
+def _file(path: str) -> str | None:
+    """Return the path of a file that may be stored in another Unicode form; None for no file."""
+    return next((form for form in forms_of(path) if os.path.isfile(form)), None)
+
+
+def _check_nul(query: str) -> None:
+    if "\0" in query:
+        raise QueryError(
+            f"the query {shortened(query)} holds a NUL at character {query.index(chr(0)) + 1}, "
+            "which no text, path or name can; leave it out"
+        )
+
+
+def _checked_text(text: str) -> str:
+    """Return what is to be embedded or looked up, which has to be Unicode.
+
+    Raises:
+        QueryError: it is not: half of a pair, or bytes of an old encoding.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise QueryError(
+            f"the query's term {shortened(text)} is not valid Unicode at character "
+            f"{err.start + 1}; write that character anew"
+        ) from err
+    return text
 
 
 def _encoded_image(text: str) -> str | None:
