@@ -71,16 +71,15 @@ def rows_within(num_bytes: int, row_bytes: int, max_rows: int) -> int:
     return max(1, min(max_rows, num_bytes // max(1, row_bytes)))
 
 
-def chunks_of(file: Any, group: int, column: str) -> list[Any]:
-    """Return the metadata of a column's chunks in a row group: of a struct, of all its fields."""
-    row_group = file.metadata.row_group(group)
+def chunk_places(schema: Any) -> dict[str, range]:
+    """Return which chunks of a row group hold each column: of a struct, one for each field."""
+    places: dict[str, range] = {}
     first = 0
-    for field in file.schema_arrow:
+    for field in schema:
         count = _num_leaves(field.type)
-        if field.name == column:
-            return [row_group.column(first + place) for place in range(count)]
+        places[field.name] = range(first, first + count)
         first += count
-    return []
+    return places
 
 
 def _num_leaves(type_: Any) -> int:
@@ -107,7 +106,9 @@ def _chunks(
     """Read arrays of cells from the given chunk to the end of its row group."""
     group = bisect_right(first_chunks, start) - 1
     with open_file() as (file, stream):
-        bounds = [page_bounds(stream, chunk) for chunk in chunks_of(file, group, column)]
+        row_group = file.metadata.row_group(group)
+        places = chunk_places(file.schema_arrow)[column]
+        bounds = [page_bounds(stream, row_group.column(place)) for place in places]
         repeated_bytes = sum(bound.repeated_bytes for bound in bounds)
         batches = file.iter_batches(
             rows_within(_MAX_KEPT_BYTES, repeated_bytes, size),

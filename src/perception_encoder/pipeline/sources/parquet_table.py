@@ -32,7 +32,7 @@ from perception_encoder.pipeline.sources.names import absolute
 from perception_encoder.pipeline.sources.parquet_cells import (
     CellReader,
     OpenParquet,
-    chunks_of,
+    chunk_places,
     rows_within,
 )
 from perception_encoder.pipeline.sources.parquet_pages import page_bounds, repeated_bytes_of
@@ -129,8 +129,10 @@ class ParquetTable:
     def _cells(self, opened: OpenParquet, column: str, num_kept: int = 8) -> CellReader:
         num_rows = _num_rows(opened.file)
         row_bytes = 0
+        places = chunk_places(opened.file.schema_arrow)[column]
         for group, size in enumerate(num_rows):
-            for chunk in chunks_of(opened.file, group, column):
+            row_group = opened.file.metadata.row_group(group)
+            for chunk in map(row_group.column, places):
                 average = chunk.total_uncompressed_size // max(1, size)
                 with suppress(ValueError):  # reading the rows tells of it
                     average = max(average, repeated_bytes_of(opened.stream, chunk))
@@ -147,9 +149,9 @@ class ParquetTable:
             for field in file.schema_arrow
             if field.name != column and (target := _plain_type(field.type)) is not None
         }
-        names = self._names.columns(types)
+        names, places = self._names.columns(types), chunk_places(file.schema_arrow)
         sizes = {
-            name: self._repeated_bytes(opened, group, name)
+            name: self._repeated_bytes(opened, group, name, places[name])
             for name in ([*names, column] if is_named else names)
         }
         targets = {name: types[name] for name in names if sizes[name] is not None}
@@ -167,16 +169,16 @@ class ParquetTable:
             for number, cell in enumerate(cells):
                 yield cell, {name: column_values[number] for name, column_values in values.items()}
 
-    def _repeated_bytes(self, opened: OpenParquet, group: int, column: str) -> int | None:
+    def _repeated_bytes(
+        self, opened: OpenParquet, group: int, column: str, places: range
+    ) -> int | None:
         """Return how large a repeated value can be; None where a row may hold millions of them.
 
         Raises:
             ValueError: the column's pages are too large, or damaged.
         """
         row_group = opened.file.metadata.row_group(group)
-        bounds = [
-            page_bounds(opened.stream, chunk) for chunk in chunks_of(opened.file, group, column)
-        ]
+        bounds = [page_bounds(opened.stream, row_group.column(place)) for place in places]
         if sum(bound.num_values for bound in bounds) > _MAX_LIST * max(1, row_group.num_rows):
             self._long_lists.add(repr(column))
             return None
