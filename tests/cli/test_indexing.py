@@ -88,6 +88,52 @@ def test_without_a_source_or_with_a_wrong_one_it_says_what_to_name(tmp_path: Pat
         assert not (tmp_path / "t.lance").exists()
 
 
+def test_a_folder_without_images_leaves_no_index(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_text("no picture")
+    for name, code, why in (
+        ("empty", 0, "no images were found"),
+        ("bad", 1, "none of 1 images could be read"),
+    ):
+        done = pe("index", name, "--db", "new/t.lance", folder=tmp_path)
+        assert done.returncode == code
+        assert f"new/t.lance: {why}, so no index was created" in done.stderr
+        assert not (tmp_path / "new").exists()
+
+
+def test_runs_that_wait_for_each_other_create_one_index(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    save_drawings(tmp_path / "in", 3)
+    runs = [started("index", "in", "--db", "t.lance", "--wait", folder=tmp_path) for _ in range(3)]
+    told = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0] * 3, told
+    assert sum("3 embedded" in text for text in told) == 1
+    assert sum("3 skipped" in text for text in told) == 2
+    assert Index.open(tmp_path / "t.lance").count() == 3
+
+
+def test_what_sources_leave_out_is_said_by_every_command(tmp_path: Path) -> None:
+    for name in ("[2019-12-25] trip", "@eaDir"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        save_drawings(tmp_path / "in" / name, 1)
+    captions = "\n".join(
+        ["path,caption", *(f"{path},x" for path in (tmp_path / "in").rglob("*.png")), 'y,"never']
+    )
+    (tmp_path / "t.csv").write_text(captions)
+    note = "left out folders that a NAS or system keeps: @eaDir (1)"
+    indexed = pe("index", "in", "--exclude", "[9-1]x", "--db", "t.lance", folder=tmp_path)
+    assert indexed.returncode == 0, indexed.stderr
+    assert note in indexed.stderr
+    labels = ("classify", "in", "-l", "a,b", "--exclude", "[9-1]x")
+    assert note in pe(*labels, folder=tmp_path).stderr
+    wrong = pe("eval", "retrieval", "t.csv", folder=tmp_path)
+    assert wrong.returncode == 1
+    assert "a quote is opened and never closed (line 4)" in wrong.stderr
+    pattern = "in/[2019-12-25] trip/*.png"
+    assert "1 skipped" in pe("index", pattern, "--db", "t.lance", folder=tmp_path).stderr
+
+
 def test_a_busy_table_is_refused_and_waited_for(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "t.lance", tmp_path / "t.lance")
     drawing(77).save(tmp_path / "new.png")

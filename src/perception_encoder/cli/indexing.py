@@ -59,7 +59,10 @@ def index(  # noqa: PLR0913  one parameter for each option
     db: TableOption = None,
     exclude: ExcludeOption = None,
     include_hidden: Annotated[
-        bool, typer.Option("--include-hidden", help="Also names that begin with a dot.")
+        bool,
+        typer.Option(
+            "--include-hidden", help="Also names that begin with a dot, and @eaDir and its like."
+        ),
     ] = False,
     null: Annotated[bool, typer.Option("-0", help="stdin is separated by NUL.")] = False,
     column: ColumnOption = None,

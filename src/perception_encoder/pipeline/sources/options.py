@@ -14,7 +14,8 @@ class SourceOptions:
         exclude: patterns of files and folders to leave out, as in .gitignore: one without a slash
             meets a name at any depth (`node_modules`, `*.tmp.jpg`), one with a slash a path below
             the folder that is searched (`raw/**`), one with a slash at its end only folders.
-        include_hidden: list files and folders whose names begin with a dot.
+        include_hidden: list files and folders whose names begin with a dot, and the folders that
+            systems keep beside images (`select.SYSTEM_FOLDERS`).
         null_separated: names on standard input end with NUL instead of a newline.
         column: the column of a table that holds the pictures, their paths or URLs.
         timeout_seconds: of one wait for an answer from a network.
