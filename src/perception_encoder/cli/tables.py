@@ -132,6 +132,8 @@ def import_(
     say(f"{path}: {done.num_added} rows added, {done.num_replaced} replaced ({incoming.layout})")
     if done.num_normalised:
         say(f"{done.num_normalised} vectors were not of unit length and have been brought to it")
+    for name, count in done.left_out.items():
+        say(f"{name}: {count} values do not fit the table's column and were left out")
     if incoming.dropped:
         say(f"columns that a table cannot hold were left out: {', '.join(incoming.dropped)}")
 

@@ -90,7 +90,7 @@ def _converted(value: bool | int | float | str, kind: _Kind) -> MetadataValue:
     """Return the value as that kind, or None where it would not be the same value any more."""
     if kind == "str":
         text = value if isinstance(value, str) else str(value)
-        return text if _is_unicode(text) else None
+        return text if is_unicode(text) else None
     if isinstance(value, bool) or kind == "bool":
         return value if isinstance(value, bool) and kind == "bool" else None
     if isinstance(value, str):
@@ -104,7 +104,8 @@ def _converted(value: bool | int | float | str, kind: _Kind) -> MetadataValue:
     return value if value in _INT64 else None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be stored: half of a pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

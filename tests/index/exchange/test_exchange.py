@@ -1,6 +1,7 @@
 """Tables out to other programs' files and back, read by these programs' own libraries."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,12 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from exchange_samples import IDENTITY, contents, make_table, odd_rows, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from perception_encoder.errors import (
     ExchangeError,
     IndexBusyError,
     IndexMismatchError,
+    PerceptionEncoderError,
     QueryError,
 )
 from perception_encoder.index import Index, Row, VectorDtype
@@ -253,8 +257,18 @@ def test_a_vector_without_a_direction_is_refused_by_number(tmp_path: Path, bad: 
     vectors = np.load(folder / "img_emb" / "img_emb_1.npy")
     vectors[1] = bad
     np.save(folder / "img_emb" / "img_emb_1.npy", vectors)
-    with pytest.raises(ExchangeError, match="vector number 4 has length"):
+    with pytest.raises(ExchangeError, match=r"vector number 4, of /i/4.jpg, has length"):
         import_table(open_source(folder), tmp_path / "t", identity=OTHER)
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e15])
+def test_very_short_and_very_long_vectors_have_a_direction(tmp_path: Path, scale: float) -> None:
+    vectors = (unit(3) * scale).tolist()
+    pq.write_table(pa.table({"uri": ["a", "b", "c"], "vector": vectors}), tmp_path / "f.parquet")
+    done = import_table(open_source(tmp_path / "f.parquet"), tmp_path / "t", identity=OTHER)
+    assert done.num_normalised == 3
+    assert Index.open(tmp_path / "t").vectors() == pytest.approx(unit(3), abs=2e-3)
 
 
 def test_another_length_of_vectors_is_refused_before_a_table_is_made(tmp_path: Path) -> None:
@@ -342,6 +356,12 @@ def test_arrays_that_do_not_fit_are_named(
         ("rows.jsonl", "[1]\n" * 20, "line 1: a list"),
         ("rows.jsonl", '{"width": 3}\n' * 20, "line 1: no picture"),
         ("rows.jsonl", '{"uri": "x", "width": "3"}\n' * 20, "line 1: width is '3'"),
+        ("rows.jsonl", '{"uri": "x"}\n' * 19 + "\xff", "line 20: no JSON"),
+        ("rows.jsonl", '{"uri": "x"}\n' * 19 + "[" * 90_000, "line 20: no JSON"),
+        ("rows.jsonl", '{"uri": "x"}\n' * 19 + r'{"uri": "\ud800"}', "line 20: '.ud800'"),
+        ("rows.jsonl", '{"uri": "x", "sha256": "\\udfff"}\n' * 20, "line 1: sha256"),
+        ("rows.jsonl", '{"uri": "x", "width": 3000000000}\n' * 20, "line 1: width is 3000000000"),
+        ("rows.jsonl", f'{{"uri": "x", "bytes": 1{"0" * 30}}}\n' * 20, "line 1: bytes is 1000"),
         ("perception_encoder.json", '{"model_id": 1}', "cannot be understood"),
         ("perception_encoder.json", "{", "cannot be read"),
         ("vectors.npy", "x", "cannot be read"),
@@ -349,9 +369,86 @@ def test_arrays_that_do_not_fit_are_named(
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     export_table(make_table(tmp_path / "a"), tmp_path / "out", "npy")
-    (tmp_path / "out" / name).write_text(text, encoding="utf-8")
+    (tmp_path / "out" / name).write_text(text, encoding="latin-1")
     with pytest.raises(ExchangeError, match=message):
         import_table(open_source(tmp_path / "out"), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("layout", ["npy", "faiss"])
+def test_lines_of_rows_are_json_whatever_the_values(
+    tmp_path: Path, layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = Index.create(tmp_path / "a", IDENTITY)
+    scores = [math.nan, math.inf, -math.inf, 1.5, None]
+    rows = [Row(f"p{n}", metadata={"score": score}) for n, score in enumerate(scores)]
+    index.add(rows, unit(5))
+    assert export_table(index, tmp_path / "out", layout) == 5
+    lines = (tmp_path / "out" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [line.get("score") for line in found] == [None, None, None, 1.5, None]
+    assert "3 values that JSON cannot hold" in caplog.text
+    assert import_table(open_source(tmp_path / "out"), tmp_path / "b").num_added == 5
+    again = {row.uri: dict(row.metadata) for row in Index.open(tmp_path / "b").rows()}
+    assert again["p3"] == {"score": 1.5}
+    assert again["p0"] == {}
+
+
+@pytest.mark.parametrize("layout", ["parquet", "clip-retrieval"])
+def test_parquet_keeps_what_json_cannot_hold(
+    tmp_path: Path, layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = Index.create(tmp_path / "a", IDENTITY)
+    rows = [Row(f"p{n}", metadata={"score": s}) for n, s in enumerate([math.nan, math.inf, 1.0])]
+    index.add(rows, unit(3))
+    export_table(index, tmp_path / "out", layout)
+    import_table(open_source(tmp_path / "out"), tmp_path / "b")
+    again = {row.uri: row.metadata["score"] for row in Index.open(tmp_path / "b").rows()}
+    assert math.isnan(float(again["p0"] or 0))
+    assert again["p1"] == math.inf
+    assert caplog.text == ""
+
+
+def test_values_that_do_not_fit_the_columns_are_left_out_and_counted(tmp_path: Path) -> None:
+    Index.create(tmp_path / "t", OTHER).add([Row("old", metadata={"n": 1})], unit(1))
+    table = {"uri": ["a", "b"], "vector": unit(2).tolist(), "n": ["one", "two"], "ok": [1, 2]}
+    pq.write_table(pa.table(table), tmp_path / "f.parquet")
+    done = import_table(open_source(tmp_path / "f.parquet"), tmp_path / "t", identity=OTHER)
+    assert done == Imported(2, 0, 0, {"n": 2})
+    found = {row.uri: dict(row.metadata) for row in Index.open(tmp_path / "t").rows()}
+    assert found == {"old": {"n": 1}, "a": {"ok": 1}, "b": {"ok": 2}}
+
+
+def test_two_columns_of_one_name_are_told_apart_by_nobody(tmp_path: Path) -> None:
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array([[1.0, 0.0]])]
+    pq.write_table(pa.table(columns, names=["uri", "uri", "vector"]), tmp_path / "f.parquet")
+    with pytest.raises(ExchangeError, match="two columns 'uri'"):
+        open_source(tmp_path / "f.parquet")
+
+
+@settings(max_examples=max(8, settings.default.max_examples // 4))  # each makes two tables
+@given(
+    layout=st.sampled_from(LAYOUTS),
+    pick=st.integers(0, 9),
+    place=st.floats(0, 1, exclude_max=True),
+    change=st.integers(1, 255),
+)
+def test_changed_bytes_of_an_export_are_an_error_or_an_import(
+    tmp_path_factory: pytest.TempPathFactory, layout: Layout, pick: int, place: float, change: int
+) -> None:
+    folder = tmp_path_factory.mktemp("flip")
+    export_table(make_table(folder / "a"), folder / "out", layout)
+    files = sorted(file for file in folder.glob("out*/**/*") if file.is_file())
+    chosen = files[pick % len(files)] if files else folder / "out"
+    data = bytearray(chosen.read_bytes())
+    data[int(place * len(data))] ^= change
+    chosen.write_bytes(data)
+    try:
+        import_table(open_source(folder / "out"), folder / "b")
+    except PerceptionEncoderError as err:
+        str(err).encode()
+    else:
+        assert Index.open(folder / "b").vectors().shape == (20, 6)
 
 
 def test_a_missing_or_cut_file_is_named(tmp_path: Path) -> None:

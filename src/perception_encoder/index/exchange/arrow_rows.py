@@ -5,6 +5,7 @@ A column is a fact (`Row`'s fields), metadata (text, numbers, yes/no), or droppe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -66,8 +67,11 @@ def row_columns(schema: pa.Schema, provenance: Provenance | None, path: str) -> 
     """Sort a file's columns.
 
     Raises:
-        ExchangeError: none of them names the pictures.
+        ExchangeError: none of them names the pictures, or two are called the same.
     """
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise ExchangeError(f"{path}: there are two columns {twice[0]!r}; rename or drop one")
     names = [name for name in NAME_COLUMNS if name in schema.names]
     names = [name for name in names if _is_text(schema.field(name).type)]
     if not names:
@@ -102,7 +106,7 @@ def _fitting_type(field: pa.Field) -> pa.DataType | None:
         is_time = types.is_timestamp(kind) or types.is_integer(kind)
         return pa.timestamp("ns", tz="UTC") if is_time else None
     if field.name in FACTS:
-        wanted = pa.string() if field.name in ("member", "sha256") else pa.int64()
+        wanted = _types_of_facts()[field.name]
         fits = _is_text(kind) if wanted == pa.string() else types.is_integer(kind)
         return wanted if fits else None
     if not can_be_metadata(field.name):
@@ -114,6 +118,14 @@ def _fitting_type(field: pa.Field) -> pa.DataType | None:
     if types.is_floating(kind):
         return pa.float64()
     return kind if types.is_boolean(kind) else None
+
+
+def _types_of_facts() -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    whole = dict.fromkeys(("offset", "bytes"), pa.int64())
+    sides = dict.fromkeys(("width", "height"), pa.int32())
+    return {**whole, **sides, **dict.fromkeys(("member", "sha256"), pa.string())}
 
 
 def _is_text(kind: pa.DataType) -> bool:

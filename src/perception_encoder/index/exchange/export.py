@@ -1,5 +1,6 @@
 """Writes a table, or what meets a condition, in a layout that other programs read."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, get_args
@@ -13,6 +14,8 @@ from perception_encoder.index.table import Index
 
 Layout: TypeAlias = Literal["clip-retrieval", "parquet", "npy", "faiss"]
 LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
+
+logger = logging.getLogger(__name__)
 
 PART_ROWS: Final = 1_000_000
 
@@ -35,7 +38,8 @@ def export_table(
             `metadata/metadata_0.parquet`, and so on. "parquet": one file with a column `vector` of
             float32 lists, as embedding-atlas and DuckDB read it. "npy": `vectors.npy` in the
             table's own type and `rows.jsonl`. "faiss": an `IndexFlatIP` in `vectors.faiss`, and
-            `rows.jsonl` in its order.
+            `rows.jsonl` in its order. NaN and infinities are null in `rows.jsonl`; how many is
+            logged.
         where: an SQL condition; other rows are left out.
         part_rows: rows of one part of clip-retrieval's layout.
         progress: told of how many rows were written since the last call.
@@ -64,4 +68,13 @@ def export_table(
         else:
             line_files.write_folder(table, target, layout)
             provenance.save(target)
+    if table.left_out:
+        logger.warning(
+            "%s: %d values that JSON cannot hold (NaN, infinities) are null in %s: %s; "
+            "parquet keeps them",
+            path,
+            table.left_out.total(),
+            line_files.ROWS,
+            ", ".join(table.left_out),
+        )
     return num_rows

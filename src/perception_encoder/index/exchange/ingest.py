@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.errors import ExchangeError, IndexMismatchError
+from perception_encoder.errors import (
+    ExchangeError,
+    IndexMismatchError,
+    PerceptionEncoderError,
+)
 from perception_encoder.index.digests import DigestMap, digests_in, digests_of
+from perception_encoder.index.exact import UNIT_TOLERANCE
 from perception_encoder.index.exchange.streams import Block, Incoming
 from perception_encoder.index.lock import writing
 from perception_encoder.index.schema import VectorDtype, described_mismatch
 from perception_encoder.index.table import Index
 from perception_encoder.types import Embeddings, ModelIdentity
 
-_UNIT_TOLERANCE: Final = 1e-2  # what a table takes as it is; float16 stays far below
 _SHORTEST: Final = 1e-6
 
 
@@ -30,11 +35,13 @@ class Imported:
         num_added: rows that are new to the table.
         num_replaced: rows that took the place of one of the same picture, there or in the files.
         num_normalised: vectors that were not of unit length and have been brought to it.
+        left_out: by column, how many values of metadata do not fit the table's columns.
     """
 
     num_added: int
     num_replaced: int
     num_normalised: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def import_table(
@@ -46,8 +53,10 @@ def import_table(
 ) -> Imported:
     """Add the rows of files to a table, which is made where there is none.
 
-    Every block is one commit; after an interruption, importing again completes the table. A new
-    table stores vectors as the one did that was exported, else as float16.
+    The files are read twice: what cannot be used is told before anything is written. Then every
+    block is one commit; after an interruption, importing again completes the table. A new table
+    stores vectors as the one did that was exported, else as float16. Metadata that does not fit
+    the table's columns is left out and counted.
 
     Args:
         source: from `open_source`.
@@ -57,8 +66,8 @@ def import_table(
         progress: told of how many rows were done since the last call.
 
     Raises:
-        ExchangeError: nobody says whose vectors they are, their length is another, or a vector has
-            none; what came before it is in the table.
+        ExchangeError: nobody says whose vectors they are, their length is another, or a vector or
+            row cannot be used; the table is as before.
         IndexMismatchError: the files, the table and `identity` are not of one model.
         IndexBusyError: another process is writing to the table.
         IndexStorageError: writing failed.
@@ -66,18 +75,42 @@ def import_table(
     identity = _agreed(source, identity)
     location = os.fspath(path)
     dtype: VectorDtype = source.provenance.vector_dtype if source.provenance else "float16"
+    for _ in _blocks(source):
+        pass
     with writing(location):
         index = Index.open_or_prepare(location, identity, vector_dtype=dtype)
         index.ensure_created()
         known = _Known(index)
         num_replaced = num_normalised = done = 0
-        for block in source.blocks():
-            vectors, num_off = _of_unit_length(block.vectors, source.path, done)
-            num_replaced += _commit(index, known, Block(block.rows, vectors))
+        left_out = Counter[str]()
+        for block, num_off in _blocks(source):
+            rows, unfit = index.fit(block.rows)
+            num_replaced += _commit(index, known, Block(rows, block.vectors))
+            left_out += unfit
             num_normalised += num_off
             done += len(block.rows)
             progress(len(block.rows))
-    return Imported(done - num_replaced, num_replaced, num_normalised)
+    return Imported(done - num_replaced, num_replaced, num_normalised, dict(left_out))
+
+
+def _blocks(source: Incoming) -> Iterator[tuple[Block, int]]:
+    """Yield the blocks with vectors of unit length, and how many had to be brought to it.
+
+    Raises:
+        ExchangeError: the files cannot be read, or a vector cannot be used.
+    """
+    done = 0
+    try:
+        for block in source.blocks():
+            vectors, num_off = _of_unit_length(block, source.path, done)
+            done += len(block.rows)
+            yield Block(block.rows, vectors), num_off
+    except PerceptionEncoderError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as err:  # numpy's, Arrow's
+        raise ExchangeError(
+            f"{source.path} cannot be read: after {done} rows: {err}; write it anew"
+        ) from err
 
 
 class _Known:
@@ -128,22 +161,22 @@ def _agreed(source: Incoming, identity: ModelIdentity | None) -> ModelIdentity:
     return agreed
 
 
-def _of_unit_length(vectors: Embeddings, path: str, done: int) -> tuple[Embeddings, int]:
+def _of_unit_length(block: Block, path: str, done: int) -> tuple[Embeddings, int]:
     """Return the vectors as float32 of unit length, and how many were not.
 
     Those that are but for rounding stay as they are, so that a table that was exported comes back
     bit for bit.
     """
-    vectors = np.asarray(vectors, np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.asarray(block.vectors, np.float32)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > _SHORTEST)))
     if wrong.size:
         number = int(wrong[0])
         raise ExchangeError(
-            f"{path}: vector number {done + number} has length {lengths[number, 0]:.3g} and can be "
-            "compared with nothing; remove it with its row"
+            f"{path}: vector number {done + number}, of {block.rows[number].name}, has length "
+            f"{lengths[number, 0]:.3g} and can be compared with nothing; remove it with its row"
         )
-    is_off = np.abs(lengths[:, 0] - 1) >= _UNIT_TOLERANCE
+    is_off = np.abs(lengths[:, 0] - 1) >= UNIT_TOLERANCE
     if is_off.any():
-        vectors = np.where(is_off[:, None], vectors / lengths, vectors)
+        vectors = np.where(is_off[:, None], vectors / lengths, vectors).astype(np.float32)
     return vectors, int(is_off.sum())

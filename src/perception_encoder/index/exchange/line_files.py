@@ -14,7 +14,7 @@ import numpy as np
 
 from perception_encoder.errors import ExchangeError
 from perception_encoder.index.exchange.provenance import read_provenance
-from perception_encoder.index.exchange.row_lines import count_lines, read_row_lines, row_line
+from perception_encoder.index.exchange.row_lines import count_lines, holds, read_row_lines, row_line
 from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing
 from perception_encoder.index.exchange.vector_files import NpyArray, faiss_file, npy_file
 from perception_encoder.index.schema import rows_of
@@ -38,7 +38,9 @@ def write_folder(table: Outgoing, folder: str, layout: VectorLayout) -> None:
     with file, open(os.path.join(folder, ROWS), "w", encoding="utf-8") as lines:
         for rows, vectors in table.blocks():
             file.write(vectors)
-            lines.writelines(map(row_line, rows_of(rows)))
+            for row in rows_of(rows):
+                lines.write(row_line(row))
+                table.left_out.update(k for k, value in row.metadata.items() if not holds(value))
 
 
 def open_folder(folder: str, layout: VectorLayout) -> Incoming:

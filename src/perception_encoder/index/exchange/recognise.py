@@ -22,7 +22,7 @@ def open_source(path: str | os.PathLike[str]) -> Incoming:
         for layout, name in line_files.VECTORS.items():
             if os.path.isfile(os.path.join(path, name)):
                 return line_files.open_folder(path, layout)
-    except (OSError, ValueError) as err:  # Arrow's errors are ValueErrors, too
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as err:  # numpy's, Arrow's
         raise ExchangeError(f"{path} cannot be read: {err}") from err
     raise ExchangeError(
         f"{path}: neither a Parquet file nor a folder with img_emb/ and metadata/, vectors.npy and "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from perception_encoder.index.exchange.provenance import Provenance
@@ -28,6 +29,7 @@ class Outgoing:
         num_rows: how many rows meet it.
         provenance: what is known of them all.
         progress: told of how many rows were taken since the last call.
+        left_out: by column, how many values the layout could not hold; counted while writing.
     """
 
     index: Index
@@ -35,6 +37,7 @@ class Outgoing:
     num_rows: int
     provenance: Provenance
     progress: Callable[[int], object]
+    left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def embed_dim(self) -> int:
