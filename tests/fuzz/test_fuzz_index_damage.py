@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from perception_encoder.errors import IndexError_
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.describe import describe_table
+from perception_encoder.pipeline.background import Background, load_background, store_background
 from perception_encoder.types import ModelIdentity
 
 FEWER = max(10, settings.default.max_examples // 4)  # an example copies and opens an index
@@ -139,3 +140,32 @@ def test_any_other_damaged_file_is_no_traceback(
     chosen.write_bytes(damaged(chosen.read_bytes(), *damage))
     answers(copy, read)
     answers(copy, write)
+
+
+@given(damage=damages)
+def test_a_damaged_background_is_none_or_as_it_was(
+    background: tuple[Index, Background], damage: tuple[str, float, int]
+) -> None:
+    index, stored = background
+    file = Path(index.path, "_pe", "background.npz")
+    kept = file.read_bytes()
+    file.write_bytes(damaged(kept, *damage))
+    try:
+        found = load_background(index)
+    finally:
+        file.write_bytes(kept)
+    if found is not None:
+        for name in Background.__slots__:
+            np.testing.assert_array_equal(getattr(found, name), getattr(stored, name))
+
+
+@pytest.fixture(scope="module")
+def background(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Background]:
+    path = tmp_path_factory.mktemp("background") / "t"
+    vectors = np.random.default_rng(0).standard_normal((60, 8))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    index = Index.create(path, ModelIdentity("pe-nano", "0" * 16, "standard", 8))
+    index.add([Row(f"u{number}") for number in range(60)], vectors)
+    made = Background.of(index, vectors[:20])
+    store_background(index, made)
+    return index, made

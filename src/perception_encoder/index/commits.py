@@ -1,16 +1,19 @@
-"""Versions of an index: opened and committed, with the journal kept in step. Knows no rows."""
+"""Versions of an index: opened and committed, with the journal kept in step."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.journal import Journal, damaged_files, files_of
+from perception_encoder.index.rows import Row
+from perception_encoder.index.schema import new_fields, to_arrow, with_fields
 from perception_encoder.index.storage import create_dataset, open_dataset, storage_errors
+from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
     import lance
@@ -62,6 +65,23 @@ def committing(dataset: lance.LanceDataset, path: str) -> Iterator[None]:
         before = files_of(dataset)
         yield
         Journal(path).add(dataset, sorted(files_of(dataset).keys() - before.keys()))
+
+
+def laid_out(
+    dataset: lance.LanceDataset, path: str, rows: Sequence[Row], vectors: Embeddings
+) -> pa.Table:
+    """Lay rows and vectors out for the latest version, which gets the columns that they need.
+
+    Raises:
+        ValueError: metadata does not fit.
+        IndexStorageError: writing failed.
+    """
+    fields = new_fields(rows, dataset.schema)
+    table = to_arrow(rows, vectors, with_fields(dataset.schema, fields))
+    if fields:
+        with committing(dataset, path):
+            dataset.add_columns(fields)
+    return table
 
 
 def check_files(dataset: lance.LanceDataset, path: str) -> None:

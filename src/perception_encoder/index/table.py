@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexNotFoundError
-from perception_encoder.index.commits import committing, create, open_latest
+from perception_encoder.index.commits import committing, create, laid_out, open_latest
 from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.fit import fit_metadata
 from perception_encoder.index.known import KnownRows
@@ -26,11 +26,8 @@ from perception_encoder.index.schema import (
     described_mismatch,
     described_replacement,
     identity_of,
-    new_fields,
     table_schema,
-    to_arrow,
     vector_dtype_of,
-    with_fields,
 )
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import Snapshot
@@ -206,7 +203,9 @@ class Index:
         places = list({row.id: place for place, row in enumerate(rows)}.values())
         if not places:
             return
-        dataset, table = self._laid_out([rows[place] for place in places], vectors[places])
+        self.ensure_created()
+        dataset = self._latest()
+        table = laid_out(dataset, self.path, [rows[place] for place in places], vectors[places])
         with committing(dataset, self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(table)
@@ -230,7 +229,9 @@ class Index:
         vectors = self._checked(rows, vectors)
         if not rows:
             return
-        dataset, table = self._laid_out(rows, vectors)
+        self.ensure_created()
+        dataset = self._latest()
+        table = laid_out(dataset, self.path, rows, vectors)
         with committing(dataset, self.path):
             dataset.insert(table)
         self._adopt(dataset)
@@ -395,16 +396,3 @@ class Index:
         if len(rows) != len(vectors):
             raise ValueError(f"{len(rows)} rows, but {len(vectors)} vectors")
         return vectors
-
-    def _laid_out(
-        self, rows: Sequence[Row], vectors: Embeddings
-    ) -> tuple[lance.LanceDataset, pa.Table]:
-        """Return the latest version with all columns that are needed, and the rows laid out so."""
-        self.ensure_created()
-        dataset = self._latest()
-        fields = new_fields(rows, dataset.schema)
-        table = to_arrow(rows, vectors, with_fields(dataset.schema, fields))
-        if fields:
-            with committing(dataset, self.path):
-                dataset.add_columns(fields)
-        return dataset, table

@@ -7,6 +7,7 @@ lost or deleted at any time. Knows nothing of labels or of real queries.
 
 import hashlib
 import os
+import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -32,7 +33,18 @@ SAME: Final = 0.95
 NUM_QUERIES: Final = 200  # of the background, prompts and pictures each
 _MAX_SAMPLE: Final = 4096  # rows
 _NUM_NEIGHBOURS: Final = 32  # looked at, in the hope that not all are near-duplicates
-_UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile)
+# What numpy and zipfile raise for damaged files: RuntimeError, for instance, where a flag says encrypted.
+_UNREADABLE: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    BadZipFile,
+)
 _KEPT_SHARE: Final = 0.1  # of the rows may change before the background counts as outdated
 
 
