@@ -55,9 +55,12 @@ def test_each_line_of_the_script_stands_alone_and_needs_the_kept_picture(tmp_pat
 def test_what_a_script_must_not_touch_is_a_comment(tmp_path: Path) -> None:
     (kept,) = files(tmp_path, "kept\nrm -rf x.png")
     (bad,) = files(tmp_path, "bad\nname.png")
+    (reversed_name,) = files(tmp_path, "cat\u202egnp.sh")  # shown as "cathsg.png"
     member = Row(uri=str(tmp_path / "all.tar"), member="x.png")
-    script = removal_script([group(kept, bad, member, Row(uri="https://host/x.png"))])
+    remote = Row(uri="https://host/x.png")
+    script = removal_script([group(kept, bad, member, remote), group(tmp_path, reversed_name)])
     assert all(line.startswith("#") for line in script.splitlines() if line)
+    assert "cat\\u202egnp.sh" in script
     assert "kept\\nrm -rf x.png" in script
     assert "bad\\nname.png" in script
     assert "all.tar/x.png" in script

@@ -1,6 +1,7 @@
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,3 +109,9 @@ def test_a_missing_file_and_a_folder_cannot_be_read(tmp_path):
     for path in (tmp_path / "absent.pt", tmp_path):
         with pytest.raises(CheckpointError, match="cannot be read"):
             open_tensors(path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe: cannot be read"):
+        open_tensors(tmp_path / "pipe")

@@ -3,13 +3,14 @@
 import json
 import os
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Ended, pe_inside
+from command import PE, Ended, pe_inside, surroundings
 from PIL import Image
 
 TABLE = ("--db", "t.lance")
@@ -289,3 +290,18 @@ def test_a_label_too_long_for_a_folder_stops_no_other_move(tmp_path: Path) -> No
     assert (tmp_path / "to" / "red" / "red.png").is_file()
     assert (tmp_path / "blue.png").is_file()
     assert "blue.png: stays: it cannot be moved" in ended.err
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "<&-", ">&-", "2>&-"])
+def test_closed_streams_are_no_error_and_no_file_gets_their_output(
+    tmp_path: Path, closed: str
+) -> None:
+    """As under a service manager: the file must not become number 1 or 2."""
+    command = f'exec "$@" {closed}'
+    arguments = (*PE, "-v", "embed", "-t", "a", "-o", str(tmp_path / "v.npy"))
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *arguments], check=False, env=surroundings(tmp_path)
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "v.npy").stat().st_size == 128 + 192 * 4
+    assert np.load(tmp_path / "v.npy").shape == (1, 192)

@@ -15,6 +15,9 @@ from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.analysis.moving import MANIFEST, can_be_moved, free_name, move_file
 from perception_encoder.index import Row
 
+_REVERSING: Final = frozenset(
+    ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # of text's direction
+)
 _HEAD: Final = """\
 #!/bin/sh
 # Redundant pictures that `pe duplicates` found. Nothing has been removed yet: read this, delete the
@@ -98,8 +101,10 @@ def _in_comment(text: str) -> str:
 
 
 def _is_control(sign: str) -> bool:
-    """Whether it may end a line or hide what stands in it."""
-    return unicodedata.category(sign) in ("Cc", "Zl", "Zp")
+    """Whether it may end a line, or hide or reverse what stands in it."""
+    return unicodedata.category(sign) in ("Cc", "Zl", "Zp") or (
+        unicodedata.bidirectional(sign) in _REVERSING
+    )
 
 
 def _obstacle(kept: Row, row: Row, folder: str) -> str:

@@ -47,8 +47,8 @@ def open_tensors(path: Path) -> TensorFile:
         CheckpointError: it is missing, empty, damaged, of another format, or holds more than
             tensors.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-        raise CheckpointError(f"{path}: no regular file; name a file of weights or a model folder")
+    if path.is_fifo():  # opening one would wait for a writer
+        raise CheckpointError(f"{path}: cannot be read (a pipe); name a file of weights")
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)

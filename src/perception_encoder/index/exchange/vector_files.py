@@ -15,6 +15,7 @@ from perception_encoder.index.schema import VectorDtype
 from perception_encoder.types import Embeddings
 
 _FAISS_FLAT_INNER_PRODUCT: Final = b"IxFI"
+_NPY: Final = b"\x93NUMPY"
 _INNER_PRODUCT: Final = 0  # faiss.METRIC_INNER_PRODUCT
 _DUMMY: Final = 1 << 20  # two fields that faiss once used
 
@@ -59,7 +60,7 @@ def npy_file(path: str, num_rows: int, embed_dim: int, dtype: VectorDtype) -> Ve
     text = repr(described)
     padding = -(10 + len(text) + 1) % 64
     header = text + " " * padding + "\n"
-    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+    start = _NPY + b"\x01\x00" + struct.pack("<H", len(header))
     return VectorFile(path, start + header.encode("ascii"), dtype)
 
 
@@ -89,9 +90,15 @@ class NpyArray:
 
     def __init__(self, path: str) -> None:
         try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as err:
-            raise ExchangeError(f"{path}: cannot be read as a numpy array: {err}") from err
+            with open(path, "rb") as file:
+                is_array = file.read(len(_NPY)) == _NPY
+            if not is_array:  # `np.load` would also open archives
+                raise ValueError("it does not begin as a .npy does; save one array with numpy.save")
+            with np.errstate(over="ignore"):
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as err:  # reading a damaged header ends in errors of many kinds
+            reason = str(err).strip().partition("\n")[0] or type(err).__name__
+            raise ExchangeError(f"{path}: cannot be read as a numpy array: {reason}") from err
         if mapped.ndim != 2 or mapped.dtype.kind != "f" or not mapped.flags.c_contiguous:
             raise ExchangeError(
                 f"{path}: an array of shape {mapped.shape} and type {mapped.dtype}; it has to be "
