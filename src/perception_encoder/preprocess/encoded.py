@@ -35,6 +35,7 @@ from perception_encoder.errors import (
     ImageUnreadableError,
 )
 from perception_encoder.preprocess.files import open_regular_file
+from perception_encoder.preprocess.heif_items import check_heif
 from perception_encoder.preprocess.jpeg2000 import check_jpeg2000, without_false_alpha
 from perception_encoder.preprocess.jpeg_segments import trim_jpeg
 from perception_encoder.preprocess.limits import (
@@ -256,6 +257,8 @@ def _trim(stream: LimitedStream, head: bytes) -> LimitedStream | io.BytesIO:
     else:
         if head.startswith(_JPEG2000_STARTS):
             check_jpeg2000(whole(stream.stream))
+        elif head[4:8] == b"ftyp":
+            check_heif(whole(stream.stream))
         return stream
     # Of a header that was trimmed, little is left to read, and each read has its price.
     header = io.BytesIO(data)
