@@ -1,17 +1,30 @@
-"""Closes connections so that the last reply arrives.
+"""Closes connections so that the last reply arrives, and those whose client takes no reply.
 
 A socket that is closed with unread bytes in it, or that bytes reach afterwards, answers with a
 reset, and a reset throws away what the client has not read yet: the reply that says why. So a
 server that replies before it has read a whole body ends its own half, and reads on for a while
 (RFC 9112, section 9.6).
+
+What a client does not read waits in this process's memory. A connection that takes next to nothing
+of it is ended, also while it is being closed: closing waits for what was written.
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any, Final
 
 _IDLE_SECONDS: Final = 5.0  # without a byte from the client, as nginx's lingering_timeout
 _TOTAL_SECONDS: Final = 30.0  # as nginx's lingering_time
+
+WRITE_SECONDS: Final = 20.0
+LEAST_BYTES: Final = 10_000
+"""What a client has to take of its reply in `WRITE_SECONDS`: 500 bytes a second, as Apache asks of
+those who send bodies. One that takes less is cut off after 20 to 40 s."""
+
+
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 
 class LingeringTransport:
@@ -35,8 +48,10 @@ class LingeringTransport:
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         self._ends_at = 0.0
+        self._num_written = 0
+        self._wanted = 0  # bytes that the client has to have taken at the next look
+        self._write_timer: asyncio.TimerHandle | None = None
         self.is_lingering = False
-        self.write: Callable[[bytes], None] = transport.write
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
@@ -44,6 +59,15 @@ class LingeringTransport:
     def is_closing(self) -> bool:
         """Say whether nothing more may be written."""
         return self.is_lingering or self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send some bytes, and look from time to time whether they are taken."""
+        if self.is_lingering:
+            return
+        self._num_written += len(data)
+        self._transport.write(data)
+        if self._write_timer is None:
+            self._write_timer = self._loop.call_later(WRITE_SECONDS, self._look)
 
     def close(self) -> None:
         """Send what was written, then the end; what still comes is read and thrown away."""
@@ -53,7 +77,6 @@ class LingeringTransport:
             self._transport.close()
             return
         self.is_lingering = True
-        self.write = _nothing
         self.pause_reading = self.resume_reading = _nothing
         self._transport.write_eof()
         self._transport.resume_reading()
@@ -71,10 +94,28 @@ class LingeringTransport:
         self._transport.abort()
 
     def forget(self) -> None:
-        """Wait no longer: the connection is lost."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Wait no longer: the connection is lost. Nothing of its protocol is held."""
+        self._is_more_expected = _no
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._write_timer = None
+
+    def _look(self) -> None:
+        """End the connection if what waited at the last look still does."""
+        num_waiting = self._transport.get_write_buffer_size()
+        num_taken = self._num_written - num_waiting
+        if num_waiting and num_taken < self._wanted:
+            connection = self._transport.get_extra_info("socket")
+            if connection is not None:  # or the kernel would go on offering what it has of it
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.abort()
+        elif num_waiting:
+            self._wanted = num_taken + min(num_waiting, LEAST_BYTES)
+            self._write_timer = self._loop.call_later(WRITE_SECONDS, self._look)
+        else:
+            self._wanted = 0
+            self._write_timer = None
 
     def _wait(self) -> None:
         ends_at = min(self._heard_at + _IDLE_SECONDS, self._ends_at)
@@ -87,3 +128,8 @@ class LingeringTransport:
 
 def _nothing(*_: Any) -> None:
     """Stand for what a connection no longer does."""
+
+
+def _no() -> bool:
+    """Say that nothing more comes on a connection that is lost."""
+    return False

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
@@ -18,6 +19,58 @@ from perception_encoder.preprocess.files import (
     open_regular_file,
     read_image_file,
 )
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An encoded image in an open file, read part by part; close the file when that is done.
+
+    Attributes:
+        file: the file.
+        offset: where the image begins in it.
+        num_bytes: of the image.
+        item: names it in errors.
+    """
+
+    file: BinaryIO
+    offset: int
+    num_bytes: int
+    item: str
+
+    def read(self, start: int, num_bytes: int) -> bytes:
+        """Read a part of the image, from `start` on; less only at its end.
+
+        Raises:
+            ImageTruncatedError: the file has become shorter.
+            ImageUnreadableError: reading failed.
+        """
+        wanted = min(num_bytes, self.num_bytes - start)
+        try:
+            data = _read_at(self.file.fileno(), self.offset + start, wanted)
+        except (OSError, ValueError) as err:
+            raise _unreadable(self.item, err) from err
+        if len(data) < wanted:
+            raise ImageTruncatedError(f"{self.item}: the file has become shorter", item=self.item)
+        return data
+
+
+def open_image(path: str, *, item: str, part: tuple[int, int] | None = None) -> StoredImage:
+    """Open an image to be read part by part.
+
+    Args:
+        path: of its file.
+        item: names it in errors.
+        part: where the image begins in the file, and its size; None for all of it.
+
+    Raises:
+        ImageNotFoundError, ImageTooLargeError, ImageUnreadableError: as `read_range`.
+    """
+    if part is not None:
+        check_size(part[1], item=item)
+    with _naming(path, item):
+        limit = MAX_FILE_BYTES if part is None else None
+        file, num_bytes = open_regular_file(path, item=item, max_bytes=limit)
+    return StoredImage(file, *(part or (0, num_bytes)), item)
 
 
 def file_item(path: str) -> Item:

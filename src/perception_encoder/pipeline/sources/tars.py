@@ -155,7 +155,7 @@ def read_member(access: Access, uri: str, member: str, offset: int | None) -> by
         ImageError: it cannot be read.
     """
     item = item_name(uri, member)
-    num_bytes = None if offset is None else _size_at(access, uri, member, offset)
+    num_bytes = None if offset is None else size_at(access, uri, member, offset)
     if offset is not None and num_bytes is not None:
         return access.read_range(uri, offset, num_bytes, item=item)
     try:
@@ -173,7 +173,7 @@ def read_member(access: Access, uri: str, member: str, offset: int | None) -> by
     raise ImageNotFoundError(f"{item}: the archive has no such member any more", item=item)
 
 
-def _size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
+def size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
     """Return the size of a member, if its header is still right before the offset."""
     try:
         block = access.read_range(uri, offset - _BLOCK, _BLOCK, item=uri)

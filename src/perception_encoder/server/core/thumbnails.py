@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+import tempfile
 import threading
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from PIL import Image
 from perception_encoder.errors import ImageError, ImageUnreadableError
 from perception_encoder.index import Row
 from perception_encoder.index.storage import is_remote
-from perception_encoder.pipeline.sources import read_picture
+from perception_encoder.pipeline.sources import StoredImage, open_picture, read_picture
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.preprocess.modes import to_rgb, upright
@@ -80,14 +81,39 @@ class Thumbnails:
         Raises:
             ImageError: it cannot be read, or lies behind a network and may not be brought.
         """
+        self._check_place(row)
+        return read_picture(
+            row.uri, row.member, row.offset, row.bytes, allow_network=self._allow_remote
+        )
+
+    def open_original(self, row: Row) -> StoredImage:
+        """Open a row's image as it is stored, to be read part by part.
+
+        What can only be read whole waits in a temporary file, not in memory: a client may take
+        minutes for it.
+
+        Raises:
+            ImageError: as `original`.
+            OSError: there is no room for a temporary file.
+        """
+        self._check_place(row)
+        opened = open_picture(row.uri, row.member, row.offset)
+        if opened is not None:
+            return opened
+        content = self.original(row)
+        with contextlib.ExitStack() as closed_on_error:
+            file = closed_on_error.enter_context(tempfile.TemporaryFile())
+            file.write(content)
+            file.flush()
+            closed_on_error.pop_all()
+        return StoredImage(file, 0, len(content), row.member or row.uri)
+
+    def _check_place(self, row: Row) -> None:
         if not self._allow_remote and is_remote(row.uri):
             raise ImageUnreadableError(
                 f"{row.uri}: lies behind a network; this server shows local pictures only",
                 item=row.uri,
             )
-        return read_picture(
-            row.uri, row.member, row.offset, row.bytes, allow_network=self._allow_remote
-        )
 
     def _drawn(self, data: bytes, side: int, item: str) -> bytes:
         image = decode_image(data, max_pixels=self._max_pixels, item=item)

@@ -1,7 +1,8 @@
 """Items of a table: a page of rows, one row, its picture and small copies of it."""
 
+import contextlib
 from collections.abc import Callable
-from typing import Annotated, Final, ParamSpec
+from typing import Annotated, Final, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +12,7 @@ from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
 from perception_encoder.server.bodies import BINARY, parse_json, validate
 from perception_encoder.server.core.filters import Filter
-from perception_encoder.server.core.sniff import content_type
+from perception_encoder.server.core.sniff import ENOUGH, content_type
 from perception_encoder.server.core.thumbnails import CONTENT_TYPE
 from perception_encoder.server.dialects.native.replies import Item, ItemsReply
 from perception_encoder.server.dialects.native.rows import described
@@ -19,8 +20,10 @@ from perception_encoder.server.dialects.native.search import MOST_HITS, FilterBo
 from perception_encoder.server.problems import ApiError, field_path
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
+from perception_encoder.server.streaming import ImageResponse
 
 P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
 
 _BYTES: Final = {"application/octet-stream": BINARY}  # generators of clients know no images
 _KEEP: Final = "private, max-age=86400"
@@ -96,13 +99,16 @@ def add_routes(router: APIRouter, services: Services) -> None:
         response_class=Response,
         responses={200: {"content": {"image/*": BINARY, **_BYTES}}},
     )
-    async def image(item: str, index: IndexName = None) -> Response:
+    async def image_(item: str, index: IndexName = None) -> Response:
         row = await services.pools.searches.run(_row, services, index, item)
-        content = await _read_file(services, services.thumbnails.original, row)
-        kind = content_type(content)
-        if kind is None:
-            raise ApiError(404, "no_picture", "what lies there now is not a picture")
-        return Response(content, media_type=kind, headers={"Cache-Control": _KEEP})
+        image = await _read_file(services, services.thumbnails.open_original, row)
+        with contextlib.ExitStack() as closed_on_error:
+            closed_on_error.enter_context(image.file)
+            kind = content_type(await _read_file(services, image.read, 0, ENOUGH))
+            if kind is None:
+                raise ApiError(404, "no_picture", "what lies there now is not a picture")
+            closed_on_error.pop_all()
+        return ImageResponse(image, services.pools.files, kind, {"Cache-Control": _KEEP})
 
 
 def parsed_filters(written: str | None) -> list[Filter]:
@@ -123,8 +129,8 @@ def parsed_filters(written: str | None) -> list[Filter]:
 
 
 async def _read_file(
-    services: Services, read: Callable[P, bytes], *args: P.args, **kwargs: P.kwargs
-) -> bytes:
+    services: Services, read: Callable[P, ResultT], *args: P.args, **kwargs: P.kwargs
+) -> ResultT:
     try:
         return await services.pools.files.run(read, *args, **kwargs)
     except ImageError as err:
