@@ -16,10 +16,13 @@ from perception_encoder.server.problems import ApiError
 
 COOKIE: Final = "pe_session"
 
+SHORTEST_KEY: Final = 16
+"""Characters: with fewer a key could be found by trying."""
+
 _SESSION_SECONDS: Final = 12 * 3600
 _MOST_SESSIONS: Final = 10_000
 _MOST_CALLERS: Final = 100_000
-_SHORTEST_KEY: Final = 16
+_KEY: Final = re.compile(r"[!-~]+")
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 _NO_KEYS: Final = frozenset(("", "none", "null"))  # what clients send that have no key
 
@@ -33,15 +36,19 @@ def hash_of(written: str) -> str:
     """Return the hash of a line of a key file: a key, or `sha256:HEX`.
 
     Raises:
-        ValueError: too short for a key, or no hash.
+        ValueError: too short for a key, of signs that no header carries, or no hash.
     """
     kind, _, digest = written.partition(":")
-    if kind == "sha256":
-        if not _DIGEST.fullmatch(digest):
-            raise ValueError("a line of keys begins with sha256: but goes on as no hash")
-        return digest.lower()
-    if len(written) < _SHORTEST_KEY:
-        raise ValueError(f"a key must have {_SHORTEST_KEY} characters at least: pe serve --new-key")
+    if kind.strip().lower() == "sha256":
+        if not _DIGEST.fullmatch(digest.strip()):
+            raise ValueError("the hash of a key is sha256: and 64 hexadecimal digits")
+        return digest.strip().lower()
+    if not _KEY.fullmatch(written):
+        raise ValueError("a key consists of visible ASCII characters, without spaces")
+    if len(written) < SHORTEST_KEY:
+        raise ValueError(
+            f"a key must have at least {SHORTEST_KEY} characters (`pe serve --new-key` makes one)"
+        )
     return hashed(written)
 
 
@@ -62,6 +69,11 @@ class Access:
     def needs_key(self) -> bool:
         """Whether requests without a key are refused."""
         return bool(self._hashes)
+
+    def knows(self, request: Request, further: Iterable[str | None] = ()) -> bool:
+        """Say whether a request has an accepted key or session, without counting it."""
+        accepted = self._accepted([*_keys_of(request), *further])
+        return accepted is not None or self._has_session(request)
 
     def admit(self, request: Request, further: Iterable[str | None] = ()) -> None:
         """Let a request pass.
