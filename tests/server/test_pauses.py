@@ -6,6 +6,10 @@ import subprocess
 import sys
 import weakref
 
+import pytest
+from small_models import open_tiny
+
+from perception_encoder.server import ServerSettings, create_app
 from perception_encoder.server.edge import Edge
 from perception_encoder.server.metrics import Metrics
 from perception_encoder.server.options import AccessSettings
@@ -14,25 +18,52 @@ CHILD = """
 import gc, weakref
 from perception_encoder.server.pauses import shorten_pauses
 class Node: pass
+def ring():
+    node = Node()
+    node.itself = node
+    return weakref.ref(node)
 gc.disable()  # collections happen where this asks for them
-for _ in range(2):
-    shorten_pauses()
-assert len(gc.callbacks) == 1
-kept = [[number] for number in range(1_500_000)]
-gc.collect()
+kept, early = [[number] for number in range(100_000)], ring()
+shorten_pauses()
 frozen = gc.get_freeze_count()
 assert frozen >= len(kept)
-node = Node()
-node.itself, seen = node, weakref.ref(node)
-del node
+assert early() is None  # garbage is not kept
+later = ring()
 gc.collect()
-assert seen() is None  # what came later is still collected
-assert gc.get_freeze_count() == frozen  # and what came later is not kept
+assert later() is None  # what comes later is still collected
+assert gc.get_freeze_count() <= frozen  # and never kept
+"""
+THRESHOLD = """
+import gc
+from perception_encoder.cli import main
+before = gc.get_threshold()
+main.app = lambda: None
+main.main()
+assert gc.get_threshold() == before
 """
 
 
-def test_what_survives_a_long_collection_is_left_alone():
-    subprocess.run([sys.executable, "-c", CHILD], check=True, timeout=60)
+@pytest.mark.parametrize("program", [CHILD, THRESHOLD], ids=["what is kept", "how often"])
+def test_what_the_collector_looks_at(program):
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_what_is_there_once_the_models_are_open_is_left_alone():
+    seen = []
+    app = create_app(
+        ServerSettings(),
+        open_model=lambda _: open_tiny(),
+        when_started=lambda: seen.append(app.state.services.engines.states()[0].is_loaded),
+    )
+
+    async def start():
+        async with app.router.lifespan_context(app):
+            while not app.state.services.engines.is_ready:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
+
+    asyncio.run(start())
+    assert seen == [True]
 
 
 class Mark:

@@ -103,9 +103,6 @@ def main() -> None:
     # Threads of a matrix product that wait for each other would spin, and take the cores from those
     # that decode: `pe index` is twice as fast on two cores without. Read when an engine is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Imports make a hundred thousand objects that stay; looking through them for garbage again and
-    # again is a twelfth of a search's time.
-    gc.set_threshold(50_000)
     set_up_streams()
     try:
         try:
@@ -113,8 +110,8 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
             say_what_was_replaced()
-            # The interpreter would look through all objects once more before it ends: a tenth of a
-            # search's time. What is left of them goes with the process.
+            # The interpreter would look through all objects once more before it ends: 6 % of a
+            # search's processor time (docs/reference/experiments.md). They go with the process.
             gc.freeze()
     except SystemExit as err:
         if err.code == _INTERRUPTED:

@@ -101,7 +101,8 @@ def serve(  # noqa: PLR0913  one parameter for each option
     key_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="PE_KEY_FILE", help="Accepted keys, one a line, or their hashes: sha256:HEX."
+            envvar="PE_KEY_FILE",
+            help="Accepted keys of 16 characters or more, one a line, or their hashes: sha256:HEX.",
         ),
     ] = None,
     keys: Annotated[
@@ -131,6 +132,14 @@ def serve(  # noqa: PLR0913  one parameter for each option
         list[str] | None,
         typer.Option(envvar="PE_CORS", help="Origin whose pages may ask; repeat it for several."),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PE_ALLOWED_HOST",
+            metavar="NAME",
+            help="Another name that this server is asked by; repeat it for several, * for all.",
+        ),
+    ] = None,
     page: Annotated[bool, typer.Option(envvar="PE_PAGE", help="Offer the page at /.")] = True,
     thumbnails: Annotated[
         Path | None,
@@ -152,12 +161,13 @@ def serve(  # noqa: PLR0913  one parameter for each option
     """
     from perception_encoder.server.access import new_key as fresh_key
     from perception_encoder.server.run import run_server
+    from perception_encoder.server.sites import is_loopback
 
     if new_key:
         _show(fresh_key())
         return
     hashes = _hashes(key_file, keys)
-    if not (hashes or insecure or _is_loopback(host)):
+    if not (hashes or insecure or is_loopback(host)):
         raise typer.BadParameter(
             f"{host} can be reached from other machines, and there is no key: make one with "
             "`pe serve --new-key` and give it with --key-file, or say --insecure"
@@ -194,6 +204,8 @@ def serve(  # noqa: PLR0913  one parameter for each option
                 key_hashes=hashes,
                 requests_per_minute=rate,
                 cors_origins=tuple(cors or ()),
+                host=host,
+                allowed_hosts=tuple(allowed_host or ()),
                 max_body_bytes=max_body_mib * _MIB,
                 max_items=max_items,
                 max_connections=max_connections,
@@ -217,24 +229,18 @@ def _show(key: str) -> None:
 
 
 def _hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
-    """Return the hashes of the accepted keys; the keys themselves are not kept.
+    """Return the hashes of the accepted keys.
 
     Raises:
         OSError: the file cannot be read.
-        BadParameter: a line of it is too short for a key, or no hash.
+        BadParameter: a line of it is no key and no hash.
     """
-    from perception_encoder.server.access import hash_of
+    from perception_encoder.server.key_files import read_keys
 
-    lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
-    written = [*lines, *(keys or "").split(",")]
-    wanted = [line.strip() for line in written if line.strip() and not line.startswith("#")]
     try:
-        found = tuple(hash_of(line) for line in wanted)
+        return read_keys(file, keys)
     except ValueError as err:
         raise typer.BadParameter(str(err)) from err
-    if file is not None and not found:
-        raise typer.BadParameter(f"{file} holds no key; make one with `pe serve --new-key`")
-    return found
 
 
 def _aliases(written: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -245,14 +251,3 @@ def _aliases(written: Iterable[str]) -> tuple[tuple[str, str], ...]:
             raise typer.BadParameter(f"--alias {one}: write NAME=MODEL")
         pairs.append((name, target))
     return tuple(pairs)
-
-
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

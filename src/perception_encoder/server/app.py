@@ -2,15 +2,17 @@
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
+from starlette.types import Scope
 
 from perception_encoder._version import __version__
 from perception_encoder.auto import AutoModel
@@ -34,6 +36,7 @@ from perception_encoder.server.metrics import Metrics
 from perception_encoder.server.openapi import describe
 from perception_encoder.server.options import ImageSettings, ServerSettings
 from perception_encoder.server.services import Services
+from perception_encoder.server.sites import SiteGuard, Sites
 
 _DIALECTS: Final = (
     "perception_encoder.server.dialects.watch",
@@ -47,19 +50,29 @@ _DIALECTS: Final = (
 )
 """Modules that export `DIALECT`, in the order in which their routes are tried."""
 
+_EXPOSED: Final = (
+    "ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID",
+    "X-Inference-Engine", "X-Model-Cold-Start", "X-Model-Id", "X-Processing-Time",
+)  # fmt: skip
+"""Headers of replies that pages of the allowed origins may read, beside those that all may."""
+
 
 def create_app(
-    settings: ServerSettings, *, open_model: Callable[[str], EmbeddingModel] | None = None
+    settings: ServerSettings,
+    *,
+    open_model: Callable[[str], EmbeddingModel] | None = None,
+    when_started: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """Make the app; `app.state.services` is what its routes work with.
 
     Args:
         settings: what it may do.
         open_model: opens a model by its id, file or folder; None takes `AutoModel`.
+        when_started: is called once the models are open that are opened at the start.
 
     Raises:
         IndexNotFoundError, IndexStorageError: a table cannot be opened.
-        ValueError: no model at all, or an alias of none.
+        ValueError: no model at all, an alias of none, or an origin that is none.
     """
     services = _services(settings, open_model or partial(_open_model, settings))
     app = FastAPI(
@@ -71,6 +84,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state.services = services
+    app.state.when_started = when_started
     for kind in (HTTPException, RequestValidationError, PerceptionEncoderError, Exception):
         app.add_exception_handler(kind, _answer_error)
     direct: dict[tuple[str, str], DirectRoute] = {}
@@ -82,15 +96,26 @@ def create_app(
             direct.setdefault(place, route)
     describe(app, routers, needs_key=services.access.needs_key)
     app.add_middleware(ShortWay, routes=direct)
-    if settings.access.cors_origins:
+    sites = Sites(settings.access)
+    app.add_middleware(SiteGuard, sites=sites, dialect_of=partial(_dialect_of, routers))
+    if sites.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=list(settings.access.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            allow_origins=list(sites.origins),
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # SDKs in browsers send names of their own (x-stainless-lang, …)
+            expose_headers=_EXPOSED,
         )
     app.add_middleware(Edge, settings=settings.access, metrics=services.metrics)
     return app
+
+
+def _dialect_of(dialects: Sequence[tuple[Dialect, APIRouter]], scope: Scope) -> Dialect | None:
+    """Return whose route a request is for."""
+    for dialect, router in dialects:
+        if any(route.matches(scope)[0] is not Match.NONE for route in router.routes):
+            return dialect
+    return None
 
 
 def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingModel]) -> Services:
@@ -160,6 +185,7 @@ def _open_model(settings: ServerSettings, spec: str) -> EmbeddingModel:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     starting = asyncio.create_task(services.engines.start(preload=services.settings.models.preload))
+    starting.add_done_callback(lambda _: app.state.when_started())
     try:
         yield
     finally:

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
+from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.direct import DirectRoute, Handler, takes_the_request_alone
+from perception_encoder.server.early_keys import with_key_of_body
 from perception_encoder.server.problems import ApiError, as_api_error
 from perception_encoder.server.replies import json_reply
 
@@ -74,9 +76,10 @@ class Dialect:
         error_body: the JSON of an error's reply.
         error_model: what it looks like, for the OpenAPI document.
         description: of its clients, for the OpenAPI document.
-        needs_key: whether every route asks for a key in the header, before the body is read. Where
-            keys may come otherwise, the routes call `services.access.admit` themselves.
+        needs_key: whether every route asks for a key, before the body is read. A single route of
+            another dialect does so with `dependencies=[Depends(admitted)]`.
         key_in_query: whether the key may also come as `?api_key=`.
+        key_in_body: whether it may also be `api_key` of a JSON body; see `early_keys`.
     """
 
     name: str
@@ -86,34 +89,55 @@ class Dialect:
     description: str = ""
     needs_key: bool = True
     key_in_query: bool = False
+    key_in_body: bool = False
 
     def router(self) -> APIRouter:
         """Return an empty router whose errors have this dialect's shape."""
         dialect = self
 
-        def answering(handle: Handler) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        def answering(
+            handle: Handler, *, needs_key: bool
+        ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             async def answer(request: Request) -> Response:
                 request.scope["pe.dialect"] = dialect.name
                 try:
+                    if needs_key:  # here: FastAPI reads bodies before it looks at dependencies
+                        request = await dialect._admit(request)
                     return await handle(request)
                 except Exception as err:  # noqa: BLE001  the edge: every error has a reply
-                    return error_reply(request, err, dialect.error_body)
+                    reply = error_reply(request, err, dialect.error_body)
+                    release_frames(err)
+                    return reply
 
             return answer
 
         class Route(DirectRoute):
             def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-                self.answer = answering(self._handle)
-                return answering(super().get_route_handler())
+                needs_key = any(one.dependency is admitted for one in self.dependencies)
+                self.answer = answering(self._handle, needs_key=needs_key)
+                return answering(super().get_route_handler(), needs_key=needs_key)
 
             async def _handle(self, request: Request) -> Response:
-                if self.dependencies:
-                    await admitted(request)
                 response: Response = await self.endpoint(request)
                 return response
 
         dependencies = [Depends(admitted)] if self.needs_key else []
         return APIRouter(route_class=Route, tags=[self.name], dependencies=dependencies)
+
+    async def _admit(self, request: Request) -> Request:
+        """Let a request pass that has an accepted key; return it with all of its body to read.
+
+        Raises:
+            ApiError: 401 or 429, as `Access.admit`.
+        """
+        services: Services = request.app.state.services
+        access = services.access
+        further = [request.query_params.get("api_key")] if self.key_in_query else []
+        if self.key_in_body and access.needs_key and not access.knows(request, further):
+            request, key = await with_key_of_body(request)
+            further.append(key)
+        access.admit(request, further)
+        return request
 
 
 def direct_routes(router: APIRouter) -> Iterator[tuple[tuple[str, str], DirectRoute]]:
@@ -127,12 +151,14 @@ def direct_routes(router: APIRouter) -> Iterator[tuple[tuple[str, str], DirectRo
 
 
 async def admitted(request: Request) -> None:
-    """Let a request pass whose header or cookie holds an accepted key; a route's dependency.
+    """Let a request pass that has an accepted key; a route's dependency.
 
-    It waits for nothing; a plain function would be handed to a thread each time.
+    Where a dialect answers, it has admitted the request already, before its body was read: there
+    this marks the routes. It waits for nothing; a plain function would be handed to a thread.
     """
-    services: Services = request.app.state.services
-    services.access.admit(request)
+    if "pe.caller" not in request.scope:
+        services: Services = request.app.state.services
+        services.access.admit(request)
 
 
 def error_reply(request: Request, err: Exception, body: ErrorBody = native_error) -> Response:

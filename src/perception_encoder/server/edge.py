@@ -9,11 +9,13 @@ import logging
 import random
 import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from perception_encoder.server.core.frames import release_frames
+from perception_encoder.server.logs import one_line
 from perception_encoder.server.metrics import Metrics
 from perception_encoder.server.options import AccessSettings
 from perception_encoder.server.problems import ApiError
@@ -26,10 +28,9 @@ _PAGE_POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS: Final = (
+_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"content-security-policy", _PAGE_POLICY),
     (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
@@ -45,19 +46,27 @@ class Edge:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        # Pages of allowed origins show images from here; `sites` answers no others.
+        policy = b"cross-origin" if settings.cors_origins else b"same-origin"
+        self._headers = (*_HEADERS, (b"cross-origin-resource-policy", policy))
+        if settings.cors_origins:
+            self._headers += ((b"vary", b"Origin"),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._settings)
+        method = scope["method"]
+        if method == "HEAD":  # routes know GET; what follows its reply's head is left out
+            scope = {**scope, "method": "GET", "pe.is_head": True}
+        exchange = _Exchange(scope, receive, send, self._settings, self._headers)
         try:
             await exchange.run(self._app)
         finally:
-            self._note(scope, exchange)
+            self._note(method, scope, exchange)
 
-    def _note(self, scope: Scope, exchange: "_Exchange") -> None:
+    def _note(self, method: str, scope: Scope, exchange: "_Exchange") -> None:
         seconds = time.perf_counter() - exchange.started
         dialect = str(scope.get("pe.dialect", "none"))
         route = str(getattr(scope.get("route"), "path", "none"))
@@ -68,8 +77,8 @@ class Edge:
         client = scope.get("client")
         logger.info(
             "%s %s %d",
-            scope["method"],
-            scope["path"][:200],  # not the query: keys may stand there
+            method,
+            one_line(scope["path"][:200]),  # not the query: keys may stand there
             exchange.status,
             extra={
                 "request_id": exchange.request_id,
@@ -88,7 +97,12 @@ class _Exchange:
     """One request and its reply."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, settings: AccessSettings
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        settings: AccessSettings,
+        headers: Sequence[tuple[bytes, bytes]],
     ) -> None:
         self.started = time.perf_counter()
         self.status = _GONE
@@ -98,6 +112,7 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._headers = headers
         self._max_bytes = settings.max_body_bytes
         self._body_ends = time.monotonic() + settings.body_timeout_seconds
         self._is_read = False
@@ -110,10 +125,11 @@ class _Exchange:
         self._task = asyncio.current_task()
         try:
             await app(self._scope, self.receive, self.send)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as err:
             if not self._is_gone or self._task is None:
                 raise
             self._task.uncancel()
+            release_frames(err)
         finally:
             watcher, self._watcher = self._watcher, None
             if watcher is not None:  # its error holds this object: with it, neither would be freed
@@ -147,13 +163,15 @@ class _Exchange:
             present = {name.lower() for name, _ in message.get("headers", ())}
             message["headers"] = [
                 *message.get("headers", ()),
-                *(pair for pair in _HEADERS if pair[0] not in present),
+                *(pair for pair in self._headers if pair[0] not in present),
                 (b"x-request-id", self.request_id.encode()),
             ]
             if b"cache-control" not in present:
                 message["headers"].append((b"cache-control", b"no-store"))
-        elif not message.get("more_body", False):
-            self._is_answered = True
+        else:
+            self._is_answered = not message.get("more_body", False)
+            if "pe.is_head" in self._scope:
+                message["body"] = b""
         await self._send(message)
 
     def _watch(self) -> asyncio.Task[None]:

@@ -89,7 +89,10 @@ class AccessSettings:
         key_hashes: SHA-256 of each accepted key, hex; see `access.hashed`. None accepted: everyone
             may ask.
         requests_per_minute: of one key, or of one address where there are no keys; None: any.
-        cors_origins: origins whose pages may ask; none by default.
+        cors_origins: origins whose pages may ask, such as "https://a.example"; "*" for all; none by
+            default.
+        host: the address or name that is listened on, None where that is not known.
+        allowed_hosts: further names that requests may ask for; "*" for all. See `sites`.
         max_body_bytes: of one request.
         max_items: pictures and texts of one request; as many as OpenAI's API takes.
         body_timeout_seconds: a body that has not arrived by then is answered 408.
@@ -99,6 +102,8 @@ class AccessSettings:
     key_hashes: tuple[str, ...] = ()
     requests_per_minute: int | None = None
     cors_origins: tuple[str, ...] = ()
+    host: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = 64 * MIB
     max_items: int = 2048
     body_timeout_seconds: float = 30.0

@@ -39,10 +39,17 @@ class TimedProtocol(HttpToolsProtocol):
         self._start_timer(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and hold nothing of the last request: what it sent and who answers it."""
         self._stop_timer()
         self._connection.forget()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # also of a connection that was reset
+        if self.cycle is not None:
+            # Each of them knows the protocol; without that the two are freed when they are done.
+            for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
+                cycle.on_response = _nothing
+            self.pipeline.clear()
+            self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes; of a head only so many."""
@@ -72,11 +79,10 @@ class TimedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request; the rest of this one's body may not take for ever."""
         super().on_response_complete()
-        if (
-            not self._is_in_head
-            and self.cycle.response_complete
-            and not self.transport.is_closing()
-        ):
+        if not self.cycle or not self.cycle.response_complete:  # lost, or of a pipeline
+            return
+        self.cycle.body = bytearray()  # what the app did not read of it
+        if not self._is_in_head and not self.transport.is_closing():
             self._start_timer(_REST_SECONDS)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -112,3 +118,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._timer = None
         if not self.transport.is_closing():
             self.transport.abort()
+
+
+def _nothing() -> None:
+    """Stand for what a lost connection no longer does."""

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # interpreter go; at Python's 5 ms an engine's thread stood still for half of its time.
 _SWITCH_SECONDS: Final = 0.0005
 _BACKLOG: Final = 2048  # as uvicorn's own
+_ACCEPTED_AT_ONCE: Final = 32
 _FINISH_SECONDS: Final = 30  # for requests that were accepted when the server is told to end
 
 
@@ -46,8 +47,10 @@ def run_server(
         OSError: the address cannot be listened on.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
-    shorten_pauses()
-    server = uvicorn.Server(uvicorn_config(settings, host=host, port=port, log_format=log_format))
+    config = uvicorn_config(
+        settings, host=host, port=port, log_format=log_format, when_started=shorten_pauses
+    )
+    server = uvicorn.Server(config)
     with _listening(host, port) as listener:
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -55,7 +58,7 @@ def run_server(
         # When all is finished uvicorn sends itself the signal again. That ends this process, unless
         # it is the first one of a container, which the kernel spares: that one ends with 0.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        server.run(sockets=[listener])
+        server.run(sockets=several(listener))
 
 
 def uvicorn_config(
@@ -64,10 +67,11 @@ def uvicorn_config(
     host: str = "127.0.0.1",
     port: int = 0,
     log_format: Literal["text", "json"] | None = None,
+    when_started: Callable[[], None] = lambda: None,
 ) -> uvicorn.Config:
     """Return how uvicorn runs the app; without a log format logging is left as it is."""
     return uvicorn.Config(
-        create_app(settings),
+        create_app(settings, when_started=when_started),
         host=host,
         port=port,
         http=TimedProtocol,
@@ -79,6 +83,18 @@ def uvicorn_config(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_FINISH_SECONDS,
     )
+
+
+def several(listener: socket.socket) -> list[socket.socket]:
+    """Return a listening socket with copies of it, for a loop that accepts slowly.
+
+    uvloop accepts one connection of a socket each time around, and each time it answers what those
+    accepted before have asked meanwhile: of 256 clients that connect at once the last one waited
+    for 19 s until its first request was seen. Of each copy it accepts another connection.
+    """
+    if sys.platform == "win32":  # there is no uvloop, and asyncio's loop accepts all that wait
+        return [listener]
+    return [listener, *(listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))]
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -11,10 +11,12 @@ from perception_encoder.server.core.duplicates import DuplicateJobs
 from perception_encoder.server.core.engine import image_names
 from perception_encoder.server.core.engines import Engines
 from perception_encoder.server.core.facets import Facets
+from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
+from perception_encoder.server.core.tasks import all_of
 from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.metrics import Metrics
 from perception_encoder.server.options import MIB, ServerSettings
@@ -96,7 +98,7 @@ class Services:
                 reason="too large",
             )
 
-        return await asyncio.gather(*map(load, references, names))
+        return await all_of(map(load, references, names))
 
     def check_count(self, count: int, what: str) -> None:
         """Refuse a request of more items than one may have.
@@ -114,4 +116,5 @@ class Services:
         try:
             return await self.images.load(reference, item=name)
         except ImageError as err:
+            release_frames(err)
             return err

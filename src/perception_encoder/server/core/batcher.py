@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
 from perception_encoder.server.core.batch_jobs import Job, deliver
-from perception_encoder.server.core.tasks import all_of, cancel
+from perception_encoder.server.core.tasks import all_of, begin, cancel
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Batcher(Generic[ItemT]):
                     places.append(self._next_place(min(size, left)))
                     runs = [run(places[-1], count - left + n) for n in range(places[-1].left)]
                     left -= len(runs)
-                    parts.append(asyncio.create_task(all_of(runs)))
+                    parts.append(begin(all_of(runs)))
                     running.add(parts[-1])
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:

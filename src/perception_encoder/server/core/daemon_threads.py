@@ -73,5 +73,6 @@ def _settle(future: "Future[ResultT]", work: Callable[[], ResultT]) -> None:
         result = work()
     except BaseException as err:  # noqa: BLE001  whoever waits is told
         future.set_exception(err)
+        del future, work  # this frame is kept by the error, which the future keeps: a ring
     else:
         future.set_result(result)

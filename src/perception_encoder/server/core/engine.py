@@ -16,6 +16,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.vectors import unit
 from perception_encoder.errors import ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, Place
+from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -198,6 +199,7 @@ class Engine:
             pixels = await self._decoders.run(self.model.processor, image, item=item)
         except ImageError as err:
             self._images.give_up(place)
+            release_frames(err)
             return err
         return await self._images.run(place, pixels)
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
+from perception_encoder.server.core.frames import release_frames
+
 ResultT = TypeVar("ResultT")
 
 
@@ -20,8 +22,17 @@ async def all_of(awaitables: Iterable[Awaitable[ResultT]]) -> list[ResultT]:
     return [task.result() for task in tasks]
 
 
+def begin(awaitable: Awaitable[ResultT]) -> asyncio.Task[ResultT]:
+    """Begin to await something, in a task that keeps nothing of it when it is cancelled."""
+    return asyncio.create_task(_awaited(awaitable))
+
+
 async def _awaited(awaitable: Awaitable[ResultT]) -> ResultT:
-    return await awaitable
+    try:
+        return await awaitable
+    except asyncio.CancelledError as err:
+        release_frames(err)  # a task keeps it, and `asyncio.timeout` in one of them the task
+        raise
 
 
 async def cancel(tasks: Iterable[asyncio.Task[ResultT]]) -> None:

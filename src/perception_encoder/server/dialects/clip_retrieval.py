@@ -4,7 +4,6 @@ Over the tables of this server. `ClipClient` can send neither headers nor a cont
 stand in its URL (`/knn-service?api_key=…`), and bodies are read as JSON whatever they say they are.
 """
 
-import asyncio
 import base64
 import time
 from typing import Annotated, Any, Final, Literal
@@ -20,6 +19,7 @@ from perception_encoder.server.bodies import ListOf, OrAbsent, RequestBody, json
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.pools import FILE_SECONDS
 from perception_encoder.server.core.queries import Term
+from perception_encoder.server.core.tasks import all_of
 from perception_encoder.server.dialect import Dialect
 from perception_encoder.server.dialects.native.inputs import check_texts
 from perception_encoder.server.dialects.native.rows import described
@@ -90,8 +90,7 @@ def _build(services: Services) -> APIRouter:
     router = DIALECT.router()
 
     @router.get("/indices-list", summary="The tables' names", responses={200: {"model": list[str]}})
-    async def indices(request: Request) -> Response:
-        _admit(services, request)
+    async def indices() -> Response:
         return json_reply([served.name for served in services.indexes])
 
     @router.post(
@@ -101,7 +100,6 @@ def _build(services: Services) -> APIRouter:
         openapi_extra=json_body(KnnBody),
     )
     async def knn(request: Request) -> Response:
-        _admit(services, request)
         body = await read_body(request, KnnBody)
         served = services.indexes.get(body.indice_name)
         query = await services.queries.read(served, [await _term(services, body)])
@@ -126,7 +124,6 @@ def _build(services: Services) -> APIRouter:
         openapi_extra=json_body(MetadataBody),
     )
     async def metadata(request: Request) -> Response:
-        _admit(services, request)
         body = await read_body(request, MetadataBody)
         served = services.indexes.get(body.indice_name)
         rows = await services.pools.searches.run(_rows, served, body.ids)
@@ -135,10 +132,6 @@ def _build(services: Services) -> APIRouter:
         return json_reply([{"id": key, "metadata": one} for key, one in replies])
 
     return router
-
-
-def _admit(services: Services, request: Request) -> None:
-    services.access.admit(request, [request.query_params.get("api_key")])
 
 
 async def _term(services: Services, body: KnnBody) -> Term:
@@ -186,7 +179,7 @@ async def _columns(services: Services, rows: list[Row]) -> list[dict[str, Any]]:
         part = rows[start : start + _IMAGES_AT_ONCE]
         images: list[str | None] = [None] * len(part)
         if time.monotonic() < until:
-            images = await asyncio.gather(*(_image(services, row) for row in part))
+            images = await all_of(_image(services, row) for row in part)
         replies += map(_row_columns, part, images)
     return replies
 
@@ -222,6 +215,5 @@ DIALECT: Final = Dialect(
     error_body=_error_body,
     error_model=ClipRetrievalError,
     description="ClipClient of clip-retrieval.",
-    needs_key=False,
     key_in_query=True,
 )

@@ -19,6 +19,7 @@ from perception_encoder.server.bodies import (
 )
 from perception_encoder.server.dialects.native.inputs import PICTURE, check_field
 from perception_encoder.server.dialects.native.replies import EmbedReply
+from perception_encoder.server.forms import read_form
 from perception_encoder.server.problems import ApiError, item_problem, items_error
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -52,7 +53,6 @@ _REQUEST_ID: Final = {
     "description": "Comes back in the reply and stands in the server's log.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
-_MORE_FIELDS: Final = 16
 
 
 class EmbedBody(RequestBody):
@@ -175,14 +175,13 @@ def _entry(
 async def _read(request: Request, services: Services) -> _Parts:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        limits = services.settings.access
-        form = await request.form(
-            max_files=limits.max_items,
-            max_fields=limits.max_items + _MORE_FIELDS,
-            max_part_size=limits.max_body_bytes,
-        )
-        return await _parts_of(form)
+        parts = await _parts_of(await read_form(request, services.settings.access))
+        if not (parts.files or parts.options.texts or parts.options.images):
+            raise ApiError(400, "invalid_request", "the form has neither texts nor images")
+        return parts
     data = await request.body()
+    if not data:
+        raise ApiError(400, "invalid_request", "the request has no body; send texts or images")
     if kind.startswith("image/"):
         return _Parts(options=EmbedBody(), files=[data])
     return _Parts(options=parse_body(EmbedBody, data))

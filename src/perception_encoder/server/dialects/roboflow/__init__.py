@@ -28,13 +28,12 @@ def _build(services: "Services") -> "APIRouter":
     return router
 
 
-# Keys may come in the query or the body, too: each route asks for them itself.
 DIALECT: Final = Dialect(
     "roboflow",
     _build,
     error_body=error_body,
     error_model=RoboflowError,
     description="inference-sdk and Workflows of Roboflow.",
-    needs_key=False,
     key_in_query=True,
+    key_in_body=True,
 )

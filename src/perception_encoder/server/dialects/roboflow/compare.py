@@ -11,7 +11,7 @@ from perception_encoder.server.dialects.native.inputs import check_texts, names_
 from perception_encoder.server.dialects.roboflow.bodies import CompareBody, ImageObject
 from perception_encoder.server.dialects.roboflow.models import Kind, lend
 from perception_encoder.server.dialects.roboflow.pictures import check_count, embed_pictures
-from perception_encoder.server.dialects.roboflow.replies import admit, reply
+from perception_encoder.server.dialects.roboflow.replies import reply
 from perception_encoder.server.dialects.roboflow.schemas import InferenceSimilarity
 from perception_encoder.server.problems import ApiError
 from perception_encoder.server.services import Services
@@ -30,7 +30,6 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
     )
     async def compare(request: Request) -> Response:
         body = await read_body(request, CompareBody)
-        admit(services, request, body.api_key)
         keys, prompts, names = _prompts(body)
         async with lend(services, kind, body) as lent:
             subject = await _embed(services, lent.engine, [body.subject], ["subject"], body)

@@ -8,7 +8,7 @@ from perception_encoder.server.dialects.native.inputs import check_texts, items_
 from perception_encoder.server.dialects.roboflow.bodies import EmbedImageBody, EmbedTextBody
 from perception_encoder.server.dialects.roboflow.models import Kind, lend
 from perception_encoder.server.dialects.roboflow.pictures import check_count, embed_pictures
-from perception_encoder.server.dialects.roboflow.replies import admit, reply
+from perception_encoder.server.dialects.roboflow.replies import reply
 from perception_encoder.server.dialects.roboflow.schemas import InferenceEmbeddings
 from perception_encoder.server.services import Services
 
@@ -24,7 +24,6 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
     )
     async def embed_image(request: Request) -> Response:
         body = await read_body(request, EmbedImageBody)
-        admit(services, request, body.api_key)
         images = body.image if isinstance(body.image, list) else [body.image]
         names = image_names(len(images))
         async with lend(services, kind, body) as lent:
@@ -39,7 +38,6 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
     )
     async def embed_text(request: Request) -> Response:
         body = await read_body(request, EmbedTextBody)
-        admit(services, request, body.api_key)
         texts, names = items_of("text", body.text)
         check_count(services, len(texts), "text")
         check_texts(zip(range(len(texts)), texts, names, strict=True))

@@ -14,7 +14,6 @@ from perception_encoder.server.dialects.roboflow.models import (
     model_id,
     resolve,
 )
-from perception_encoder.server.dialects.roboflow.replies import admit
 from perception_encoder.server.dialects.roboflow.schemas import ModelRegistry
 from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
@@ -26,8 +25,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
     @router.get("/model/registry", summary="The models in memory", responses=_REPLY)
-    async def registry(request: Request) -> Response:
-        admit(services, request)
+    async def registry() -> Response:
         return _registry(services)
 
     @router.post(
@@ -35,7 +33,6 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def add(request: Request) -> Response:
         body = await read_body(request, ModelBody)
-        admit(services, request, body.api_key)
         await services.engines.load(resolve(services, body.model_id))
         return _registry(services)
 
@@ -47,13 +44,11 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def remove(request: Request) -> Response:
         body = await read_body(request, ModelBody)
-        admit(services, request, body.api_key)
         await services.engines.unload(resolve(services, body.model_id))
         return _registry(services)
 
     @router.post("/model/clear", summary="Unload every model that nobody uses", responses=_REPLY)
-    async def clear(request: Request) -> Response:
-        admit(services, request)
+    async def clear() -> Response:
         await services.engines.unload_all()
         return _registry(services)
 

@@ -12,21 +12,11 @@ from perception_encoder.server.dialects.roboflow.bodies import Body
 from perception_encoder.server.dialects.roboflow.models import Lent, described
 from perception_encoder.server.problems import ApiError
 from perception_encoder.server.replies import json_reply
-from perception_encoder.server.services import Services
 
 _NOT_FOUND = (
     "Requested Roboflow resource not found. Make sure that workspace, project or model you "
     "referred in request exists."
 )
-
-
-def admit(services: Services, request: Request, body_key: str | None = None) -> None:
-    """Let a request pass whose header, query (`?api_key=`) or body holds an accepted key.
-
-    Raises:
-        ApiError: 401 or 429, as `Access.admit`.
-    """
-    services.access.admit(request, [request.query_params.get("api_key"), body_key])
 
 
 def reply(request: Request, body: Body, lent: Lent, **content: Any) -> Response:
