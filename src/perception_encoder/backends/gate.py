@@ -8,11 +8,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from perception_encoder.forking import renew_in_children
+
 
 class Gate:
     """Many may pass at once, or one alone; who wants to be alone is let in before newcomers."""
 
     def __init__(self) -> None:
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Nobody is inside, and nobody waits."""
         self._changed = threading.Condition()
         self._num_inside = 0
         self._is_claimed = False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from perception_encoder.backends.graph_cache import GraphCache, KnownWeights, stamp_of
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.forking import on_usable_thread
 
 if TYPE_CHECKING:
     from perception_encoder.checkpoints.load import Loaded
@@ -39,7 +40,7 @@ def read_weights(checkpoint: Checkpoint) -> "Loaded":
 
     from perception_encoder.checkpoints.load import load_model
 
-    return load_model(checkpoint, dtype=torch.float32)
+    return on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
 
 
 def require_torch() -> None:

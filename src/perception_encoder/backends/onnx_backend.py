@@ -26,6 +26,7 @@ from perception_encoder.errors import (
     CheckpointError,
     UnsupportedOperationError,
 )
+from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
@@ -143,7 +144,15 @@ class _Graph:
         self._lock = threading.Lock()
         self._session: onnxruntime.InferenceSession | None = None
         self._watched: Sequence[WatchedFile] = ()
+        self._left_behind: list[object] = []
         self._is_closed = False
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Open the graph anew in a forked process; its parent's is kept, but not used."""
+        self._left_behind.append(self._session)
+        self._session = None
+        self._lock = threading.Lock()
 
     def run(
         self, output: str, batch: NDArray[Any], row_shape: tuple[int, ...]

@@ -29,6 +29,7 @@ from perception_encoder.backends.known_weights import known_weights, require_tor
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import Graphs
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
+from perception_encoder.forking import on_usable_thread
 from perception_encoder.types import Precision
 
 logger = logging.getLogger(__name__)
@@ -114,12 +115,13 @@ def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
         token_ids = np.random.default_rng(0).integers(0, end - 1, (_NUM_SAMPLES, length))
         token_ids[:, -1] = end
     pixels = np.concatenate(list(islice(calibration_pictures(config), _NUM_SAMPLES)))
-    loaded = load_model(checkpoint, dtype=torch.float32)
+    loaded = on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
     if loaded.fingerprint != graphs.fingerprint:
         raise CheckpointError(
             f"{checkpoint.path} was changed while the model was open; open it again"
         )
-    write_graphs(loaded, config, folder, graphs, Samples(pixels, token_ids))
+    samples = Samples(pixels, token_ids)
+    on_usable_thread(lambda: write_graphs(loaded, config, folder, graphs, samples))
 
 
 def _sources() -> str:

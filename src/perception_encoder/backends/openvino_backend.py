@@ -24,6 +24,7 @@ from perception_encoder.backends.openvino_source import (
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
+from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
@@ -70,8 +71,10 @@ class OpenVinoBackend:
         self._config = config
         self._graphs = graphs
         self._open: dict[tuple[str, str], _Graph] = {}
+        self._left_behind: list[object] = []
         self._lock = threading.Lock()
         self._is_closed = False
+        renew_in_children(self)
         self.precision = precision
         self.fingerprint = known.fingerprint
         self.logit_scale = known.logit_scale
@@ -146,6 +149,12 @@ class OpenVinoBackend:
         with self._lock:
             self._open.clear()
             self._is_closed = True
+
+    def renew_after_fork(self) -> None:
+        """Open graphs anew in a forked process; those of its parent are kept, but not used."""
+        self._left_behind.append(self._open)
+        self._open = {}
+        self._lock = threading.Lock()
 
     def _check_pixels(self, pixels: Pixels) -> None:
         side = self._config.vision.image_size

@@ -24,6 +24,7 @@ from perception_encoder.backends.known_weights import known_weights, read_weight
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
+from perception_encoder.forking import on_usable_thread
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Precision
 
@@ -131,6 +132,9 @@ class CachedGraphs:
 
     def _build(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
         require_torch()
+        return on_usable_thread(partial(self._built, part))
+
+    def _built(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
         from perception_encoder.backends.openvino_write import build_openvino, with_halved_rotation
 
         loaded = self.load()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.base import Backend
 from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.forking import renew_in_children
 from perception_encoder.types import Embeddings, Pixels, TokenIds
 
 
@@ -25,14 +26,19 @@ class Replicas:
     def __init__(self, backends: Sequence[Backend]) -> None:
         first = backends[0]
         self._backends = backends
-        self._calls = [0] * len(backends)
-        self._lock = threading.Lock()
+        self.renew_after_fork()
+        renew_in_children(self)
         self.name = first.name
         self.device = ",".join(backend.device for backend in backends)
         self.precision = first.precision
         self.fingerprint = first.fingerprint
         self.logit_scale = first.logit_scale
         self.concurrency = sum(backend.concurrency for backend in backends)
+
+    def renew_after_fork(self) -> None:
+        """No call runs."""
+        self._calls = [0] * len(self._backends)
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, devices: Sequence[str], open_one: Callable[[str], Backend]) -> "Replicas":

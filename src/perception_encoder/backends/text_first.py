@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from perception_encoder.backends.base import Backend
 from perception_encoder.backends.numpy_text import NumpyTextBackend
 from perception_encoder.errors import CheckpointError
+from perception_encoder.forking import renew_in_children
 from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
 
 
@@ -29,9 +30,14 @@ class TextFirstBackend:
         self._texts = texts
         self._open_pictures = open_pictures
         self._pictures: Backend | None = None
-        self._lock = threading.Lock()
+        self.renew_after_fork()
+        renew_in_children(self)
         self.fingerprint = texts.fingerprint
         self.logit_scale = texts.logit_scale
+
+    def renew_after_fork(self) -> None:
+        """No call opens the engine for images."""
+        self._lock = threading.Lock()
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
         """See `Backend.encode_text`."""

@@ -5,6 +5,7 @@ Knows devices and precisions; nothing about pictures, words or where weights com
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -25,6 +26,7 @@ from perception_encoder.checkpoints.load import load_model, logit_scale_of
 from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.forking import on_usable_thread
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.graphs import FeatureGraph, ImageGraph, TextGraph
 from perception_encoder.registry import ModelConfig
@@ -80,6 +82,7 @@ class TorchBackend:
             Compiled(text, 2) if is_compiled else text,
         )
         self._device = device
+        self._process = os.getpid()
         self._streams = CudaStreams(device) if device.type == "cuda" else None
         self._step = _pictures_at_once(model.config, precision, device)
         self.device = str(device)
@@ -99,6 +102,10 @@ class TorchBackend:
                 cannot be compiled.
             CheckpointError: the weights do not fit their model.
         """
+        return on_usable_thread(partial(cls._load, checkpoint, options))
+
+    @classmethod
+    def _load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "TorchBackend":
         device = choose_device(options.device)
         precision = choose_precision(options.precision, device)
         loaded = load_model(checkpoint, dtype=DTYPES[precision])
@@ -119,6 +126,10 @@ class TorchBackend:
         Raises:
             BackendUnavailableError: as `load`.
         """
+        return on_usable_thread(partial(cls._with_random_weights, config, options))
+
+    @classmethod
+    def _with_random_weights(cls, config: ModelConfig, options: ComputeOptions) -> "TorchBackend":
         from perception_encoder.checkpoints.fingerprint import weights_fingerprint
 
         device = choose_device(options.device)
@@ -181,6 +192,17 @@ class TorchBackend:
         self, graph: Callable[[Tensor], Tensor], batch: Pixels | TokenIds, step: int
     ) -> NDArray[np.float32]:
         """Run a batch, so many rows at a time."""
+        if os.getpid() != self._process and self._device.type != "cpu":
+            raise BackendUnavailableError(
+                f"this model was opened on {self.device} before the process forked, and a device "
+                "cannot be used in both: open the model in the new process, started with "
+                "multiprocessing's 'spawn'"
+            )
+        return on_usable_thread(partial(self._computed, graph, batch, step))
+
+    def _computed(
+        self, graph: Callable[[Tensor], Tensor], batch: Pixels | TokenIds, step: int
+    ) -> NDArray[np.float32]:
         with computing.shared(), unchanged(self._watched):
             if len(batch) == 0:  # flash attention refuses it before torch 2.10
                 one = np.zeros((1, *batch.shape[1:]), batch.dtype)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.errors import CacheError
+from perception_encoder.forking import renew_in_children
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters at least
@@ -49,7 +50,21 @@ class EmbeddingCache:
                 "Give another path, or delete the file to start anew."
             ) from err
         # A model that is dropped without `close` leaves no open file behind.
-        weakref.finalize(self, self._database.close)
+        self._closing = weakref.finalize(self, self._database.close)
+        self._left_behind: list[object] = []
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Open the file anew: SQLite's connections are of one process, and so is closing them."""
+        self._closing.detach()
+        self._left_behind.append(self._database)
+        self._lock = threading.Lock()
+        try:
+            self._database = _connect(self.path)
+        except (sqlite3.Error, OSError):  # said when it is used
+            self._database = sqlite3.connect(":memory:")
+            self._database.close()
+        self._closing = weakref.finalize(self, self._database.close)
 
     def key(self, kind: str, content: bytes) -> bytes:
         """Return the key of some content; `kind` keeps pictures and words apart."""

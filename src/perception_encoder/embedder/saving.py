@@ -1,10 +1,12 @@
 """Writes an open model as a folder. Weights are read anew: an engine may have rounded them."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.errors import CheckpointError
+from perception_encoder.forking import on_usable_thread
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import PreprocessName
@@ -29,6 +31,16 @@ def save(
     Raises:
         CheckpointError: the folder holds something else, or the weights are others by now.
     """
+    return on_usable_thread(partial(_save, source, fingerprint, tokenizer, preprocess, folder))
+
+
+def _save(
+    source: Checkpoint | ModelConfig,
+    fingerprint: str,
+    tokenizer: Tokenizer | None,
+    preprocess: PreprocessName,
+    folder: str | os.PathLike[str],
+) -> Path:
     from perception_encoder.checkpoints.fingerprint import weights_fingerprint
     from perception_encoder.checkpoints.load import load_model
     from perception_encoder.checkpoints.random_weights import random_model
