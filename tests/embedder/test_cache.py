@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import sqlite3
 import subprocess
@@ -21,6 +22,9 @@ from perception_encoder.backends import ComputeOptions, open_random_backend
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.errors import CacheError, ImageTooLargeError, PerceptionEncoderError
 from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.preprocess.vocabulary import build
+from perception_encoder.registry import ImageConfig
 
 SIDE = CORE.vision.image_size
 
@@ -270,3 +274,72 @@ def test_a_closed_cache_says_so(cache):
     closed.close()
     with pytest.raises(CacheError, match="closed"):
         closed.get([b"key"])
+
+
+# -- what would be silently wrong -----------------------------------------------------------------
+
+
+def test_a_damaged_embedding_is_computed_anew(cache, files):
+    with open_tiny(cache=cache) as model:
+        expected = model.embed_images(files), model.embed_text(["cat", "dog"])
+    with sqlite3.connect(cache) as database:
+        for key, stored in database.execute("SELECT key, vector FROM vectors").fetchall():
+            damaged = bytearray(stored)
+            damaged[len(damaged) // 2] ^= 0x20
+            database.execute("UPDATE vectors SET vector = ? WHERE key = ?", (damaged, key))
+    database.close()
+    for num_computed in (len(files), 0):
+        backend = counting()
+        with open_tiny(backend=backend, cache=cache) as model:
+            assert np.array_equal(model.embed_images(files), expected[0])
+            assert np.array_equal(model.embed_text(["cat", "dog"]), expected[1])
+        assert backend.num_images == num_computed
+
+
+def test_embeddings_of_earlier_versions_and_of_other_sizes_are_not_taken(cache):
+    keys = EmbeddingCache(cache, "a model")
+    key = keys.key("text", b"cat")
+    for stored in (np.ones(7, "<f4").tobytes(), b"", b"abc"):
+        with sqlite3.connect(cache) as database:
+            database.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (key, stored))
+        database.close()
+        assert keys.get([key]) == {}
+
+
+def test_another_configuration_of_the_same_weights_is_kept_apart(cache, files):
+    squash, crop = CORE, dataclasses.replace(CORE, image=ImageConfig(resize="center_crop"))
+    for config in (squash, crop):
+        backend = counting()
+        processor = ImageProcessor(config.image, SIDE)
+        with open_tiny(config, backend=backend, processor=processor, cache=cache) as model:
+            model.embed_images(files)
+        assert backend.num_images == len(files)
+
+
+def test_another_vocabulary_of_the_same_weights_is_kept_apart(cache):
+    # The same words have other numbers.
+    other = Tokenizer(build([("d", "o"), ("c", "a")]), CORE.text.context_length)
+    with open_tiny(cache=cache) as model:
+        first = model.embed_text("cat")
+    backend = counting()
+    with open_tiny(backend=backend, tokenizer=other, cache=cache) as model:
+        assert not np.array_equal(model.embed_text("cat"), first)
+    assert backend.num_texts == 1
+
+
+def test_a_cache_that_cannot_be_written_any_more_loses_no_embedding(
+    cache, files, monkeypatch, caplog
+):
+    with open_tiny() as plain:
+        expected = plain.embed_images(files)
+    puts = []
+
+    def fail(*_: object) -> None:
+        puts.append(1)
+        raise CacheError(f"cannot write to the cache {cache}: database or disk is full")
+
+    monkeypatch.setattr(EmbeddingCache, "put", fail)
+    with open_tiny(cache=cache) as model:
+        assert np.allclose(model.embed_images(files, batch_size=1), expected, atol=2e-5)
+    assert len(puts) == 1
+    assert "disk is full; what is computed from now on is not kept" in caplog.text

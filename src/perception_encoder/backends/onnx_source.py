@@ -70,7 +70,7 @@ def cached_graphs(
     except OSError as err:
         if err.errno is not None and err.errno not in _NO_ROOM:  # numpy's have no number
             raise _not_kept(name, err) from err
-        logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, err)
+        logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, str(err))
     try:
         return _temporary(make), graphs
     except OSError as err:

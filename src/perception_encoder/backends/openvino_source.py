@@ -106,7 +106,7 @@ class CachedGraphs:
             graph = self.cache.folder(key, part, make)
             return graph.opened((_FILE, _WEIGHTS), lambda: compiled(graph.path / _FILE))
         except OSError as err:
-            logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, err)
+            logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, str(err))
         with suppress(OSError):
             return self._opened_once(make, compiled)
         built, watched = self._build(part)

@@ -12,6 +12,7 @@ from typing import Any
 
 from perception_encoder.auto import AutoModel, open_for_texts
 from perception_encoder.backends import ComputeOptions
+from perception_encoder.backends.graph_cache import stamp_of
 from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import (
@@ -112,11 +113,9 @@ def refuse_another(index: Index, name: str) -> None:
 
 
 def _note_of(checkpoint: Checkpoint, fingerprint: str) -> dict[str, Any]:
-    status = os.stat(checkpoint.path)
     return {
-        "path": os.path.abspath(checkpoint.path),
-        "bytes": status.st_size,
-        "mtime": status.st_mtime_ns,
+        "file": stamp_of(checkpoint.path),
+        "config": checkpoint.config.digest(),
         "fingerprint": fingerprint,
     }
 
