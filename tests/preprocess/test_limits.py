@@ -73,6 +73,14 @@ def test_junk_before_a_jpegs_tables_is_not_read_byte_by_byte(junk: bytes):
     np.testing.assert_array_equal(pixels(data), pixels(FORMATS["jpeg"]))
 
 
+@pytest.mark.parametrize("name", ["jpeg", "jpeg-progressive"])
+def test_fill_bytes_behind_a_scan_are_not_read_again_and_again(name: str):
+    whole = FORMATS[name]
+    data = whole[:-2] + b"\xff" * 5_000_000 + whole[-2:]
+    assert calls_of(lambda: decode_image(data)) < 1000
+    np.testing.assert_array_equal(pixels(data), pixels(whole))
+
+
 def test_a_jpeg_of_endless_tables_is_refused():
     data = FORMATS["jpeg"]
     start = data.index(b"\xff\xdb")

@@ -22,6 +22,8 @@ _BARE: Final = frozenset({0x01, *range(0xD0, 0xD9)})  # without a length: TEM, r
 _MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
 # Between scans, restart markers belong to the data.
 _SCAN_MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_LONG_FILL: Final = b"\xff" * 256
+_FILL: Final = re.compile(rb"\xff{3,}")
 _METADATA: Final = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")  # of these, the orientation
 # Far more than any encoder writes: tables, and 64 KB a segment of profiles and camera makers' data.
 _MAX_SEGMENTS: Final = 100_000
@@ -64,7 +66,7 @@ def trim_jpeg(data: bytes) -> TrimmedJpeg:
         if marker in _BARE:
             continue
         if marker == _SCAN:
-            kept.append(memoryview(data)[start:])
+            kept.append(_without_long_fill(data, start))
             return TrimmedJpeg(b"".join(kept), _count_scans(data, start, num_components))
         position += max(2, int.from_bytes(data[position : position + 2], "big"))
         segment = data[start:position]
@@ -74,6 +76,13 @@ def trim_jpeg(data: bytes) -> TrimmedJpeg:
         if _is_kept(marker, segment) and (marker != _APP1 or num_metadata <= _MAX_METADATA):
             kept.append(segment)
     raise LimitError(f"more than {_MAX_SEGMENTS:,} segments before the image data")
+
+
+def _without_long_fill(data: bytes, start: int) -> bytes | memoryview:
+    """Return the data from a place on; Pillow reads long fill bytes in it again and again."""
+    if data.find(_LONG_FILL, start) < 0:
+        return memoryview(data)[start:]
+    return _FILL.sub(b"\xff\xff", data[start:])
 
 
 def _is_kept(marker: int, segment: bytes) -> bool:
