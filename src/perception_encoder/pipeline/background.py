@@ -33,7 +33,7 @@ SAME: Final = 0.95
 NUM_QUERIES: Final = 200  # of the background, prompts and pictures each
 _MAX_SAMPLE: Final = 4096  # rows
 _NUM_NEIGHBOURS: Final = 32  # looked at, in the hope that not all are near-duplicates
-# What numpy and zipfile raise for damaged files: RuntimeError, for instance, where a flag says encrypted.
+# What numpy and zipfile raise for damaged files; RuntimeError where a flag says encrypted.
 _UNREADABLE: Final = (
     OSError,
     EOFError,
