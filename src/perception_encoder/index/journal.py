@@ -135,7 +135,8 @@ class Journal:
         if found != entry.manifest_sum:
             raise IndexStorageError(
                 f"{self.path}: {entry.manifest} is damaged, which says what is in the index; "
-                f"bring that file back from a copy of the folder, {_otherwise(self.path)}"
+                f"bring that file back from a copy of the folder, {_otherwise(self.path)}. To go "
+                "on with the version before, delete it"
             )
         return entry.version
 
