@@ -444,11 +444,12 @@ def test_changed_bytes_of_an_export_are_an_error_or_an_import(
     data[int(place * len(data))] ^= change
     chosen.write_bytes(data)
     try:
-        import_table(open_source(folder / "out"), folder / "b")
+        done = import_table(open_source(folder / "out"), folder / "b")
     except PerceptionEncoderError as err:
         str(err).encode()
-    else:
-        assert Index.open(folder / "b").vectors().shape == (20, 6)
+    else:  # two rows may have got one name; the other is counted
+        assert done.num_added + done.num_replaced == 20
+        assert Index.open(folder / "b").vectors().shape == (done.num_added, 6)
 
 
 def test_a_missing_or_cut_file_is_named(tmp_path: Path) -> None:
