@@ -1,5 +1,6 @@
 """Whatever `pe` is given, it ends with one clear line: no traceback, no waiting, no half a file."""
 
+import io
 import json
 import os
 import resource
@@ -258,6 +259,20 @@ def test_a_link_stays_a_link_and_rights_stay_rights(tmp_path: Path) -> None:
     assert (tmp_path / "link.npy").is_symlink()
     assert np.load(tmp_path / "real.npy").shape == (1, 192)
     assert (tmp_path / "real.npy").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_stream_is_written_to_as_it_is(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    name = f"/dev/fd/{writing}"
+    assert pe_inside("embed", "-t", "a", "--format", "npy", "-o", name).code == 0
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert np.load(io.BytesIO(pipe.read())).shape == (1, 192)
+    with (tmp_path / "redirected").open("wb") as file:  # as `-o /dev/stdout > redirected`
+        name = f"/dev/fd/{file.fileno()}"
+        assert pe_inside("embed", "-t", "a", "--format", "npy", "-o", name).code == 0
+        assert np.load(tmp_path / "redirected").shape == (1, 192)
+        assert os.fstat(file.fileno()).st_ino == (tmp_path / "redirected").stat().st_ino
 
 
 def test_moves_on_a_full_disk_leave_whole_lines(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from perception_encoder.errors import OutputError, PerceptionEncoderError
+
+_STREAMS: Final = ("/dev/", "/proc/")  # /dev/stdout may be a file, which stays open elsewhere
 
 
 @contextmanager
@@ -25,8 +28,12 @@ def whole_file(
     Raises:
         PerceptionEncoderError: of that type; names the file and the reason.
     """
-    target = Path(os.path.realpath(path))
-    is_stream = target.exists() and not stat.S_ISREG(target.stat().st_mode)
+    target = Path(path)
+    is_stream = target.exists() and (
+        str(target).startswith(_STREAMS) or not stat.S_ISREG(target.stat().st_mode)
+    )
+    if not is_stream:
+        target = Path(os.path.realpath(target))
     # The ending stays, as it decides the format. The name does not: it may be as long as can be.
     partial = target if is_stream else target.with_name(f".pe-{os.getpid()}.part{target.suffix}")
     try:

@@ -17,7 +17,14 @@ from perception_encoder.cli.options import (
     check_moving,
     table_path,
 )
-from perception_encoder.cli.output import say, write_json, write_line, write_path, write_table
+from perception_encoder.cli.output import (
+    pictures,
+    say,
+    write_json,
+    write_line,
+    write_path,
+    write_table,
+)
 from perception_encoder.cli.outputs import check_file, check_sheet
 
 if TYPE_CHECKING:
@@ -178,9 +185,14 @@ def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
     from perception_encoder.analysis.removal import removal_script
     from perception_encoder.analysis.whole_file import whole_file
 
+    script = removal_script(groups)
     with whole_file(path) as partial_file:
-        partial_file.write_text(removal_script(groups), encoding="utf-8")
+        partial_file.write_text(script, encoding="utf-8")
     say(f"{path}: read it, then run it with sh; nothing has been removed")
+    num_lines = sum(not line.startswith("#") for line in script.splitlines() if line)
+    num_left = sum(len(group.others) for group in groups) - num_lines
+    if num_left:
+        say(f"{pictures(num_left)} stay, as comments in it say why")
 
 
 def _move(

@@ -22,10 +22,12 @@ def check_file(path: Path | None) -> None:
         raise typer.BadParameter(f"{path}: cannot be written: {reason}") from err
     if stat.S_ISDIR(mode):
         raise typer.BadParameter(f"{path}: this is a folder; name a file")
-    if mode and not stat.S_ISREG(mode):
-        if not str(path).startswith(STREAMS):  # opening such a pipe may wait for ever
-            raise typer.BadParameter(f"{path}: a pipe or device; name a file, or use >(…)")
+    if mode and str(path).startswith(STREAMS):
         return
+    if mode and not stat.S_ISREG(mode):  # opening a pipe may wait for ever
+        raise typer.BadParameter(f"{path}: a pipe or device; name a file, or use >(…)")
+    if mode and not os.access(path, os.W_OK):
+        raise typer.BadParameter(f"{path}: this file may not be written; name another")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise typer.BadParameter(f"{path.parent}: no such folder; make it first")
