@@ -305,3 +305,22 @@ def test_long_texts_are_committed_by_their_size(
     outcomes = list(Run(model, index, sources, RunOptions(batch_size=2)).outcomes())
     assert len(outcomes) == 8
     assert max(sizes) <= 4
+
+
+def test_what_is_wrong_with_an_archive_or_a_row_is_said_again_when_it_is_retried(
+    model: EmbeddingModel, place: Path, folder: Path
+) -> None:
+    (path,) = save_drawings(folder, 1)
+    (folder / "t.csv").write_text(f'path,note\n{path.name},x\n{path.name},"never')
+    (folder / "x.tar").write_bytes(b"no archive")
+    index = prepared(place, model)
+    sources = open_sources([str(folder / "t.csv"), str(folder / "x.tar")], SourceOptions())
+    failed = [one for one in Run(model, index, sources).outcomes() if one.status == "failed"]
+    for _ in range(2):
+        source = FailedItems(OutcomeLog(index.path).latest(["failed"]))
+        options = RunOptions(retries_failures=True)
+        again = list(Run(model, index, [source], options).outcomes())
+        assert {one.uri: one.message.partition(";")[0] for one in again} == {
+            one.uri: one.message.partition(";")[0] for one in failed
+        }
+        assert all(one.message.count("name it as a source") <= 1 for one in again)

@@ -3,11 +3,15 @@
 import os
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Final
 
 from perception_encoder.index import Outcome
 from perception_encoder.index.rows import clamp_time
 from perception_encoder.pipeline.sources import Item, read_picture
-from perception_encoder.pipeline.sources.names import scheme
+from perception_encoder.pipeline.sources.item import broken
+from perception_encoder.pipeline.sources.names import is_table, is_tar, scheme
+
+_TRIED_ANEW: Final = "; to try an archive or table again, name it as a source"
 
 
 class FailedItems:
@@ -21,6 +25,9 @@ class FailedItems:
     def items(self) -> Iterator[Item]:
         """List them in the order in which they failed."""
         for failure in self._failures:
+            if failure.member is None and (is_tar(failure.uri) or is_table(failure.uri)):
+                yield broken(failure.uri, _named_anew(failure.message))
+                continue
             is_remote = bool(scheme(failure.uri))
             yield Item(
                 failure.uri,
@@ -36,6 +43,11 @@ class FailedItems:
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002  as every source
         """Say no: that something failed does not tell what should exist."""
         return False
+
+
+def _named_anew(message: str) -> str:
+    """Say of an archive or table what failed, and how it is tried again: not as one image."""
+    return f"{message.removesuffix(_TRIED_ANEW)}{_TRIED_ANEW}"
 
 
 def _mtime_now(path: str) -> int | None:

@@ -121,6 +121,28 @@ class _Records:
         return ""
 
     def _next(self) -> _Record | None:
+        line = self._again.popleft() if self._again else next(self._lines, None)
+        if line is None:
+            return None
+        if line.text is not None and (cells := self._cells_of(line.text)) is not None:
+            return _Record(cells, None, line.offset, line.num_bytes, line.number)
+        self._again.appendleft(line)
+        return self._next_of_lines()
+
+    def _cells_of(self, text: str) -> list[str] | None:
+        """Return a record that is one line, as nearly all are; None if it needs a closer look."""
+        num_quotes = text.count('"')
+        if not num_quotes:
+            text = text.rstrip("\r\n")
+            return text.split(self.separator) if text else []
+        if num_quotes % 2:
+            return None
+        try:
+            return next(csv.reader((text,), delimiter=self.separator, strict=True), [])
+        except csv.Error:
+            return None
+
+    def _next_of_lines(self) -> _Record | None:
         self._consumed = []
         problem, cells = None, None
         try:
@@ -167,6 +189,9 @@ def _text_lines(stream: IO[bytes], encoding: str) -> Iterator[_TextLine]:
             problem = f"the line is not valid UTF-16: {err.reason}"
             yield _TextLine(None, problem, line.offset, line.num_bytes, number)
             continue
+        if "\r" not in text.rstrip("\r\n"):
+            yield _TextLine(text, None, line.offset, line.num_bytes, number)
+            continue
         parts, end = _lines_of(text), line.offset + line.num_bytes
         offset = end - len(line.data)
         for place, part in enumerate(parts):
@@ -178,8 +203,6 @@ def _text_lines(stream: IO[bytes], encoding: str) -> Iterator[_TextLine]:
 
 def _lines_of(text: str) -> list[str]:
     """Split a line where old files of Macs do, which have nothing but CR."""
-    if "\r" not in text.rstrip("\r\n"):
-        return [text]
     return [part for part in _LONE_CR.split(text) if part]
 
 

@@ -40,6 +40,8 @@ from perception_encoder.pipeline.sources.parquet_pages import page_bounds, repea
 _ROWS_LISTED: Final = 1024
 _BUFFER_BYTES: Final = 2**20
 _BATCH_BYTES: Final = 128 * 2**20  # of values that a dictionary holds once, in all rows of a batch
+_SMALL_BYTES: Final = 2**17  # in all rows of a batch: not worth a closer look
+_DICTIONARY_BYTES: Final = 4 * 2**20  # what writers allow, and a little more
 _MAX_LIST: Final = 10_000  # texts of one row, on average: an image has a few captions
 _MAX_ROWS_OF_A_BYTE: Final = 16  # of the whole file: names that differ take more
 _NUM_SHOWN: Final = 3
@@ -182,7 +184,32 @@ class ParquetTable:
         if sum(bound.num_values for bound in bounds) > _MAX_LIST * max(1, row_group.num_rows):
             self._long_lists.add(repr(column))
             return None
-        return sum(bound.repeated_bytes for bound in bounds)
+        repeated_bytes = sum(bound.repeated_bytes for bound in bounds)
+        if len(bounds) == 1 and _SMALL_BYTES < repeated_bytes <= _DICTIONARY_BYTES:
+            return self._largest_value(group, column) or repeated_bytes
+        return repeated_bytes
+
+    def _largest_value(self, group: int, column: str) -> int | None:
+        """Return the size of the largest text in a column's dictionary; None where it has none."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+        from pyarrow import types
+
+        with (
+            self._access.open(self._uri) as stream,
+            pq.ParquetFile(stream, read_dictionary=[column], pre_buffer=False) as file,
+        ):
+            chunk = file.metadata.row_group(group).column(
+                chunk_places(file.schema_arrow)[column][0]
+            )
+            if "DELTA_BYTE_ARRAY" in chunk.encodings:
+                return None
+            batches = file.iter_batches(1, row_groups=[group], columns=[column], use_threads=False)
+            values = next(batches)[column]
+            if not (types.is_dictionary(values.type) and types.is_string(values.type.value_type)):
+                return None
+            largest: int | None = pc.max(pc.binary_length(values.dictionary)).as_py()
+            return largest
 
     def _read(self, cells: CellReader, column: str, number: int) -> bytes:
         item = item_name(self._uri, row_key(column, number))

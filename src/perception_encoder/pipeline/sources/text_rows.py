@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from perception_encoder.index import MetadataValue
@@ -62,20 +62,21 @@ def json_rows(stream: IO[bytes]) -> Iterator[TextRow]:
         elif not line.data.strip(_BLANK):
             continue
         else:
-            row = json_row(number, line.data, encoding)
-            yield replace(row, offset=line.offset, num_bytes=line.num_bytes)
+            yield json_row(number, line.data, encoding, line.offset, line.num_bytes)
         number += 1
 
 
-def json_row(number: int, line: bytes, encoding: str) -> TextRow:
-    """Read one line."""
+def json_row(
+    number: int, line: bytes, encoding: str, offset: int = 0, num_bytes: int = 0
+) -> TextRow:
+    """Read one line, which is there in the file."""
     try:
         values = parse_json(without_mark(line, encoding).decode(encoding))
     except (ValueError, RecursionError) as err:
         return TextRow(number, problem=f"the line is no JSON: {err}")
     if not isinstance(values, dict):
         return TextRow(number, problem="the line is no JSON object")
-    return TextRow(number, values)
+    return TextRow(number, values, offset=offset, num_bytes=num_bytes)
 
 
 def parse_json(text: str) -> Any:
@@ -85,7 +86,7 @@ def parse_json(text: str) -> Any:
         ValueError: it is no JSON, or has a key twice.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_object)
+    return _JSON.decode(text)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -94,6 +95,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         counts = Counter(key for key, _ in pairs)
         raise ValueError(f"the key {counts.most_common(1)[0][0]!r} is there twice; rename one")
     return found
+
+
+_JSON: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def number_in(cell: object) -> MetadataValue:

@@ -104,6 +104,9 @@ class TextTable:
             raise ImageNotFoundError(
                 f"{item}: the table has no such row or column any more", item=item
             )
+        if row.problem is not None:
+            item = item_name(self._uri, key)
+            raise ImageUnreadableError(f"{item}: {row.problem}", item=item)
         return self._decode(row.values.get(column), key)
 
     def _item(self, row: TextRow, column: str, kinds: Kinds, mtime: int | None) -> Item:
