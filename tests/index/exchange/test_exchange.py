@@ -262,7 +262,7 @@ def test_a_vector_without_a_direction_is_refused_by_number(tmp_path: Path, bad: 
     assert not (tmp_path / "t").exists()
 
 
-@pytest.mark.parametrize("scale", [1e-5, 1e15])
+@pytest.mark.parametrize("scale", [1e-5, 1e25])
 def test_very_short_and_very_long_vectors_have_a_direction(tmp_path: Path, scale: float) -> None:
     vectors = (unit(3) * scale).tolist()
     pq.write_table(pa.table({"uri": ["a", "b", "c"], "vector": vectors}), tmp_path / "f.parquet")
