@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_samples import LANG, meta, native, timm
+from config_samples import OPEN_CLIP_CLIP, OPEN_CLIP_PE, timm_config
 from safetensors.torch import save_file
-from test_locate import OPEN_CLIP_CLIP, OPEN_CLIP_PE, tiny_open_clip
+from test_locate import tiny_open_clip
 
 from perception_encoder import AutoModel
 from perception_encoder.checkpoints import locate
@@ -279,30 +280,6 @@ def test_a_registered_model_under_another_configuration_has_another_fingerprint(
 
 
 # -- timm -----------------------------------------------------------------------------------------
-
-
-def timm_config(name: str = "PE-Spatial-S16-512", **published: object) -> dict:
-    repo = next(s.repo for s in find(name).sources if s.repo.startswith("timm/"))
-    architecture, _, tag = repo.removeprefix("timm/").partition(".")
-    side = find(name).config.vision.image_size
-    return {
-        "architecture": architecture,
-        "num_classes": 0,
-        "num_features": find(name).config.vision.width,
-        "global_pool": "",
-        "pretrained_cfg": {
-            "tag": tag,
-            "input_size": [3, side, side],
-            "fixed_input_size": True,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-            "license": "apache-2.0",
-            **published,
-        },
-    }
 
 
 def timm_snapshot(folder: Path, config: dict) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_samples import CLIP, CORE, meta, native, open_clip
+from config_samples import OPEN_CLIP_CLIP, OPEN_CLIP_PE
 from safetensors.torch import save_file
 
 from perception_encoder.checkpoints import is_cached, locate
@@ -14,55 +15,6 @@ from perception_encoder.checkpoints.random_weights import random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import CheckpointError, OfflineError, UnknownModelError
 from perception_encoder.registry import MODELS, ModelEntry, find
-
-OPEN_CLIP_PE = {
-    "model_cfg": {
-        "embed_dim": 1024,
-        "vision_cfg": {
-            "image_size": 224,
-            "timm_model_name": "vit_pe_core_base_patch16_224",
-            "timm_model_pretrained": False,
-            "timm_pool": "map",
-            "timm_proj": None,
-        },
-        "text_cfg": {
-            "context_length": 32,
-            "vocab_size": 49408,
-            "width": 1024,
-            "heads": 16,
-            "layers": 24,
-        },
-        "custom_text": True,
-    },
-    "preprocess_cfg": {
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "interpolation": "bilinear",
-        "resize_mode": "squash",
-    },
-}
-OPEN_CLIP_CLIP = {
-    "model_cfg": {
-        "embed_dim": 24,
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": 2,
-            "width": 48,
-            "head_width": 16,
-            "patch_size": 16,
-        },
-        "text_cfg": {
-            "context_length": 12,
-            "vocab_size": 60,
-            "width": 32,
-            "heads": 4,
-            "layers": 2,
-            "mlp_ratio": 3.0,
-        },
-    },
-    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-}
 
 
 @pytest.fixture(autouse=True)

@@ -191,9 +191,11 @@ def _parse_own(data: dict[str, Any], path: Path) -> tuple[ModelConfig, Preproces
 def _parse_graphs(data: dict[str, Any], path: Path) -> Graphs:
     try:
         graphs = Graphs(**data)
+        is_known = graphs.engine in _GRAPH_SUFFIXES and graphs.precision in get_args(Precision)
+        dict.items(graphs.checksums)
     except TypeError as err:
         raise CheckpointError(f"{path}: {err}. Export the model again") from err
-    if graphs.engine not in _GRAPH_SUFFIXES or graphs.precision not in get_args(Precision):
+    if not is_known:
         raise CheckpointError(
             f"{path}: unknown engine {graphs.engine!r} or precision {graphs.precision!r}. "
             "Update perception-encoder"

@@ -36,14 +36,18 @@ class MappedTensors:
             header = json.loads(self._data[8 : 8 + min(length, _MAX_HEADER)].tobytes())
             header.pop("__metadata__", None)
             self._start = 8 + length
-            is_whole = all(
-                self._start + entry["data_offsets"][1] <= len(self._data)
-                for entry in header.values()
-            )
+            places = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+            # Tensors lie one after the other, as the format's own reader demands, too.
+            ends = [0, *(end for _, end in places)]
+            fits = [begin for begin, _ in places] == ends[:-1]
+            is_whole = self._start + ends[-1] == len(self._data)
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as err:
             raise CheckpointError(f"{path}: not a safetensors file, or damaged ({err})") from err
-        if not is_whole:
-            raise CheckpointError(f"{path}: the file ends before its tensors do; copy it again")
+        if not (fits and is_whole):
+            raise CheckpointError(
+                f"{path}: damaged: the file ends before its tensors do, or they are not where its "
+                "header says. Copy it again"
+            )
         self._path = path
         self._entries: dict[str, dict[str, Any]] = header
 

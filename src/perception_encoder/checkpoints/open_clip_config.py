@@ -178,7 +178,7 @@ def from_open_clip(data: Mapping[str, Any], name: str, *, has_vocabulary: bool) 
         config = ModelConfig.from_dict(replace(config, image=image).to_dict())
         if not has_vocabulary:
             _check_vocabulary(model)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as err:
         raise CheckpointError(f"{OPEN_CLIP_CONFIG_NAME} cannot be used: {err!r}") from err
     return replace(config, id=name if registered is None else registered.id)
 

@@ -19,7 +19,9 @@ def from_timm(data: Mapping[str, Any]) -> ModelEntry | None:
     Raises:
         CheckpointError: the file does not say what timm publishes.
     """
-    published = data.get("pretrained_cfg") or {}
+    published, arguments = data.get("pretrained_cfg") or {}, data.get("model_args") or {}
+    if not isinstance(published, Mapping) or not isinstance(arguments, Mapping):
+        return None
     try:
         entry = find(f"timm/{data['architecture']}.{published.get('tag') or 'fb'}")
     except (KeyError, UnknownModelError):
@@ -35,7 +37,7 @@ def from_timm(data: Mapping[str, Any]) -> ModelEntry | None:
     for field, values in expected.items():
         if field in published and published[field] not in values:
             raise _refused(f"pretrained_cfg.{field}", published[field], values)
-    for field, value in (data.get("model_args") or {}).items():
+    for field, value in arguments.items():
         if field != "img_size" or value not in (side, [side, side]):
             raise _refused(f"model_args.{field}", value, ("none",))
     return entry

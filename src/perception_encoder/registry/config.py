@@ -126,7 +126,7 @@ class ModelConfig:
                 image=_read(ImageConfig, image),
                 **fields,
             )
-        except (TypeError, KeyError) as err:
+        except (TypeError, KeyError, AttributeError) as err:
             raise ValueError(f"not a model configuration: {err}") from err
 
 
