@@ -46,15 +46,19 @@ test-without-torch: install
 	  tests/analysis tests/index tests/pipeline tests/preprocess tests/registry
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
-# the server. Two SDKs of one set of requirements, and of clip-retrieval the client alone.
+# the server. Two SDKs of one set of requirements, of clip-retrieval the client alone, and OpenAI's for
+# browsers. Needs npm.
 CLIENTS := .clients
 clients: $(CLIENTS)/.installed
 
-$(CLIENTS)/.installed: tests/server/clients/requirements.txt | $(STAMP)
+$(CLIENTS)/.installed: tests/server/clients/requirements.txt tests/server/clients/npm.txt | $(STAMP)
 	$(PYTHON) -m venv --clear --without-pip $(CLIENTS)
 	$(UV) --python $(CLIENTS)/bin/python --requirement tests/server/clients/requirements.txt
 	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/sdk-1.5.0 inference-sdk==1.5.0
 	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/clip-retrieval clip-retrieval==2.45.0
+	# Runs in the browser, without node; npm only brings it.
+	npm install --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel error \
+	  $$(grep -v '^#' tests/server/clients/npm.txt)
 	touch $@
 
 # Roboflow's own inference_models, in a folder that tests put on the search path of child processes.

@@ -15,6 +15,16 @@ from perception_encoder.server import ServerSettings
 IN_CONTAINERS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 
 
+def chromium() -> str | None:
+    """The path of the program."""
+    return os.environ.get("PE_CHROMIUM") or shutil.which("chromium")
+
+
+def launch(kind, *arguments: str):
+    """Start a browser of its own with those further arguments."""
+    return kind.launch(executable_path=chromium(), args=[*IN_CONTAINERS, *arguments])
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium; where there is none the test is skipped, but never in CI.
@@ -24,8 +34,7 @@ def browser():
     """
     from playwright.sync_api import expect, sync_playwright
 
-    program = os.environ.get("PE_CHROMIUM") or shutil.which("chromium")
-    if program is None:
+    if chromium() is None:
         message = "no chromium: apt-get install chromium, or set PE_CHROMIUM to its path"
         if os.environ.get("CI"):
             pytest.fail(message)
@@ -36,7 +45,7 @@ def browser():
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
         driver = sync_playwright().start()
     try:
-        started = driver.chromium.launch(executable_path=program, args=IN_CONTAINERS)
+        started = launch(driver.chromium)
         yield started
         started.close()
     finally:

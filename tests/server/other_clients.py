@@ -18,9 +18,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def clients_folder() -> Path:
     """That environment, or the one that `PE_TEST_CLIENTS` names; skips where there is none."""
+    return _found("bin/python")
+
+
+def browser_client(name: str) -> Path:
+    """The package of a client for browsers; skips where there is none."""
+    return _found(f"node_modules/{name}/package.json") / "node_modules" / name
+
+
+def _found(part: str) -> Path:
     folder = Path(os.environ.get("PE_TEST_CLIENTS", REPOSITORY / ".clients"))
-    if not (folder / "bin" / "python").exists():
-        message = f"no other clients in {folder}: make clients"
+    if not (folder / part).exists():
+        message = f"no {part} in {folder}: make clients"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
