@@ -110,8 +110,8 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
             say_what_was_replaced()
-            # The interpreter would look through all objects once more before it ends: 6 % of a
-            # search's processor time (docs/reference/experiments.md). They go with the process.
+            # The interpreter would look through all objects once more before it ends: a sixth of a
+            # search's processor time (benchmarks/collector.py). They go with the process.
             gc.freeze()
     except SystemExit as err:
         if err.code == _INTERRUPTED:
