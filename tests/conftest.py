@@ -53,6 +53,16 @@ def photos() -> list[Path]:
     return found
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what a test has printed where it is no Unicode: xdist sends reports as UTF-8."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 # Where torch is not installed (`make test-without-torch`), tests that cannot do without it are
 # skipped and say so; where it is, none of this happens.
 HAS_TORCH = importlib.util.find_spec("torch") is not None
