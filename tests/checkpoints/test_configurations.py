@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +324,7 @@ def test_a_timm_snapshot_with_arguments_of_the_model_is_refused(tmp_path):
 
 
 def test_fields_that_nothing_reads_are_named(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     (tmp_path / "config.json").write_text(
         json.dumps({"vision_encoder_config": "PE-Core-B16-224", "mean": [0, 0, 0]})
     )

@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 import shutil
 import sqlite3
 import subprocess
@@ -330,6 +331,7 @@ def test_another_vocabulary_of_the_same_weights_is_kept_apart(cache):
 def test_a_cache_that_cannot_be_written_any_more_loses_no_embedding(
     cache, files, monkeypatch, caplog
 ):
+    caplog.set_level(logging.WARNING)
     with open_tiny() as plain:
         expected = plain.embed_images(files)
     puts = []
