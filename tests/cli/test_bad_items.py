@@ -152,5 +152,5 @@ def test_a_query_that_is_no_text_is_one_clear_line(query: str) -> None:
     assert pe_inside("index", "red.png", "--db", "t.lance").code == 0
     ended = pe_inside("search", query, "--db", "t.lance")
     assert (ended.code, ended.out) == (1, b"")
-    assert ended.err.startswith("pe: the term ")
+    assert ended.err.startswith("pe: the query")
     assert len(ended.err.splitlines()) == 1

@@ -120,21 +120,24 @@ def assert_no_images(server, ids: list[str]) -> None:
 def test_a_disk_that_does_not_answer_stops_no_search(indexed, monkeypatch):
     server, ids, _ = indexed
     is_back = threading.Event()
-    read = thumbnails.read_picture
 
-    def hang(*args, **options):
-        assert is_back.wait(60)
-        return read(*args, **options)
+    def hanging(read):
+        def hang(*args, **options):
+            assert is_back.wait(60)
+            return read(*args, **options)
+
+        return hang
 
     monkeypatch.setattr(server.services.pools.files, "_timeout_seconds", 2.0)
-    monkeypatch.setattr(thumbnails, "read_picture", hang)
+    for name in ("read_picture", "open_picture"):
+        monkeypatch.setattr(thumbnails, name, hanging(getattr(thumbnails, name)))
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         try:
-            hanging = [pool.submit(server.client.get, f"/v1/items/{key}/image") for key in ids]
+            waiting = [pool.submit(server.client.get, f"/v1/items/{key}/image") for key in ids]
             for _ in range(10):
                 assert search(server) == 200
                 assert server.client.get(f"/v1/items/{ids[0]}").status_code == 200
-            replies = [one.result(30) for one in hanging]
+            replies = [one.result(30) for one in waiting]
             assert {reply.status_code for reply in replies} == {503}
             assert "reads of files: not done within 2 s" in replies[0].text
             # A reply of hits with images comes without those that cannot be had in time.

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
+from perception_encoder.pipeline.sources import StoredImage
 from perception_encoder.server.bodies import BINARY, parse_json, validate
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.sniff import ENOUGH, content_type
@@ -101,7 +102,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def image_(item: str, index: IndexName = None) -> Response:
         row = await services.pools.searches.run(_row, services, index, item)
-        image = await _read_file(services, services.thumbnails.open_original, row)
+        image = await _open_image(services, row)
         with contextlib.ExitStack() as closed_on_error:
             closed_on_error.enter_context(image.file)
             kind = content_type(await _read_file(services, image.read, 0, ENOUGH))
@@ -126,6 +127,23 @@ def parsed_filters(written: str | None) -> list[Filter]:
         first = err.errors()[0]
     place = field_path(first) or ""
     raise QueryError(f"filters{place}: {first['msg']}")
+
+
+async def _open_image(services: Services, row: Row) -> StoredImage:
+    """Open a row's image; one that opens after its request has ended is closed at once."""
+    is_awaited = True
+
+    def open_original() -> StoredImage:
+        image = services.thumbnails.open_original(row)
+        if not is_awaited:
+            image.file.close()
+        return image
+
+    try:
+        return await _read_file(services, open_original)
+    except BaseException:
+        is_awaited = False
+        raise
 
 
 async def _read_file(
