@@ -35,6 +35,11 @@ def usual_logging() -> None:
     """Python's default, whatever an engine or a tool of the tests before has set."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.disable(logging.NOTSET)
+    # What `pe serve` in this process has set up for its own log.
+    ours = logging.getLogger("perception_encoder")
+    ours.handlers.clear()
+    ours.setLevel(logging.NOTSET)
+    ours.propagate, ours.disabled = True, False
 
 
 @pytest.fixture(scope="session")
