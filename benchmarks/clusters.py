@@ -21,9 +21,9 @@ from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.report import write_report
-from perception_encoder.analysis.preference import rank_pictures
-from perception_encoder.analysis.spherical_kmeans import find_centres, nearest_centre
-from perception_encoder.analysis.table_map import map_table
+from perception_encoder.analysis.duplicate_ranking import rank_pictures
+from perception_encoder.analysis.map_layout import map_table
+from perception_encoder.analysis.spherical_clustering import find_centres, nearest_centre
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
 

@@ -26,8 +26,8 @@ import uvicorn
 
 from benchmarks.report import write_report
 from benchmarks.startup import GALLERY, pe
+from perception_encoder.server.http.logs import shorten_pauses
 from perception_encoder.server.options import ServerSettings
-from perception_encoder.server.pauses import shorten_pauses
 from perception_encoder.server.run import uvicorn_config
 
 RUNS = 25

@@ -40,7 +40,7 @@ from benchmarks.made_models import (
 )
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder.registry import find
-from perception_encoder.registry.operations import image_operations, text_operations
+from perception_encoder.registry.config import image_operations, text_operations
 
 NAME = "encoders"
 CLIP = "clip/ViT-B-32"

@@ -23,8 +23,8 @@ from perception_encoder.types import ModelIdentity
 JOBS = {
     "cluster": "from perception_encoder.analysis.clusters import find_clusters\n"
     "told = len(find_clusters(index).clusters)",
-    "map": "from perception_encoder.analysis.preference import rank_pictures\n"
-    "from perception_encoder.analysis.table_map import map_table\n"
+    "map": "from perception_encoder.analysis.duplicate_ranking import rank_pictures\n"
+    "from perception_encoder.analysis.map_layout import map_table\n"
     "told = len(map_table(index, rank_pictures(index, 'first', None)).places)",
 }
 CHILD = """

@@ -26,7 +26,7 @@ def main() -> None:
     """Try it and write the results."""
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     from perception_encoder import AutoModel
-    from perception_encoder.pipeline.background import embedded_prompts
+    from perception_encoder.search.null_distribution import embedded_prompts
 
     model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
     files = [

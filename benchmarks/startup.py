@@ -34,7 +34,7 @@ done("import of the commands")
 from perception_encoder.index import Index
 index = Index.open(sys.argv[1])
 done("opening the table, Lance and Arrow imported")
-from perception_encoder.pipeline.query_model import open_query_model
+from perception_encoder.search.query_model import open_query_model
 model = open_query_model(index, sys.argv[2])
 done("opening the model and its vocabulary")
 vector = model.embed_text("red heart")

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.backends.torch_devices import DTYPES
-from perception_encoder.checkpoints.load import logit_scale_of
-from perception_encoder.checkpoints.random_weights import random_model
-from perception_encoder.checkpoints.sources import bundled_folder
-from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
+from perception_encoder.checkpoints.hub import bundled_folder
+from perception_encoder.checkpoints.load import logit_scale_of, random_model
+from perception_encoder.checkpoints.locate import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer

@@ -18,8 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.engines import Engine, open_ours
-from perception_encoder.backends import cuda_streams
-from perception_encoder.backends.device_figures import matrix_rate
+from perception_encoder.backends import torch_devices as cuda_streams
+from perception_encoder.backends.torch_devices import matrix_rate
 from perception_encoder.registry import VisionConfig
 
 ATTENTION = {

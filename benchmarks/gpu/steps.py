@@ -22,7 +22,7 @@ from benchmarks.gpu.probes import (
     with_cudnn,
 )
 from perception_encoder.registry import find
-from perception_encoder.registry.operations import image_operations
+from perception_encoder.registry.config import image_operations
 
 ROUNDS = 5
 _LONG_SECONDS = 2  # engines that need longer for a batch gain nothing from a larger one

@@ -7,7 +7,7 @@ import numpy as np
 from serving import serve
 
 from perception_encoder import AutoModel
-from perception_encoder.backends.device_figures import matrix_rate
+from perception_encoder.backends.torch_devices import matrix_rate
 
 _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 

@@ -12,8 +12,8 @@ from perception_encoder.backends import (
     open_random_backend,
 )
 from perception_encoder.checkpoints import Checkpoint, locate
-from perception_encoder.checkpoints.sources import bundled_folder
-from perception_encoder.checkpoints.tokenizer_files import find_tokenizer
+from perception_encoder.checkpoints.hub import bundled_folder
+from perception_encoder.checkpoints.locate import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import (
     BackendUnavailableError,

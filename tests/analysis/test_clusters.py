@@ -8,8 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from perception_encoder.analysis import clusters
-from perception_encoder.analysis.clusters import Clusters, find_clusters
-from perception_encoder.analysis.typical import typical_members
+from perception_encoder.analysis.clusters import Clusters, find_clusters, typical_members
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 

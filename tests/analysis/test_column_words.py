@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from duplicate_samples import table_of
 
-from perception_encoder.analysis import column_words as module
-from perception_encoder.analysis.column_words import column_words
+from perception_encoder.analysis import cluster_names as module
+from perception_encoder.analysis.cluster_names import column_words
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Row
 

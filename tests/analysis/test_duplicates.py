@@ -14,8 +14,8 @@ from PIL import Image
 from small_models import drawing
 
 from perception_encoder.analysis import near_pairs
+from perception_encoder.analysis.duplicate_ranking import Keep, rank_pictures
 from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
-from perception_encoder.analysis.preference import Keep, rank_pictures
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row
 
@@ -189,7 +189,7 @@ def test_a_crowd_of_alike_pictures_is_one_group(tmp_path: Path) -> None:
 def test_cells_give_the_pairs_that_comparing_all_gives(
     tmp_path: Path, group_bytes: int, threshold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.analysis.cells._GROUP_BYTES", group_bytes)
+    monkeypatch.setattr("perception_encoder.analysis.near_pairs._GROUP_BYTES", group_bytes)
     centres = around(100, 24, 0.8)
     spread = np.concatenate([around(8, 24, 0.02, seed) for seed in range(100)])
     vectors = unit(np.repeat(centres, 8, axis=0) + spread - np.eye(24)[0])

@@ -6,8 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples
 
-from perception_encoder.analysis.merging import joined_labels, merges
-from perception_encoder.analysis.silhouette import best_number, group_sums, silhouettes
+from perception_encoder.analysis.spherical_clustering import (
+    best_number,
+    group_sums,
+    joined_labels,
+    merges,
+    silhouettes,
+)
 
 
 @given(

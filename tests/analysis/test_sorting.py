@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from perception_encoder.analysis.sorting import sort_into
+from perception_encoder.analysis.moving import sort_into
 from perception_encoder.analysis.zero_shot import LabelScore
 from perception_encoder.index import Row
 

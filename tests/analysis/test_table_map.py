@@ -7,12 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_encoder.analysis import table_map
+from perception_encoder.analysis import map_layout as table_map
 from perception_encoder.analysis.clusters import find_clusters
-from perception_encoder.analysis.map_grid import grid_of
-from perception_encoder.analysis.map_picture import Caption, draw_map
-from perception_encoder.analysis.preference import rank_pictures
-from perception_encoder.analysis.table_map import map_table
+from perception_encoder.analysis.duplicate_ranking import rank_pictures
+from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
+from perception_encoder.analysis.map_layout import map_table
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 
 

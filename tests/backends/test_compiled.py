@@ -13,7 +13,7 @@ from engine_inputs import pixels, token_rows
 from small_models import CLIP, CORE, FP32_ON_CPU
 
 from perception_encoder.backends import open_random_backend
-from perception_encoder.backends.compiled import Compiled
+from perception_encoder.backends.torch_compile import Compiled
 from perception_encoder.errors import BackendUnavailableError
 
 pytestmark = [

@@ -11,7 +11,7 @@ from small_models import CLIP, CORE, FP32_ON_CPU, WITHOUT_POOLING, WITHOUT_TEXT,
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
-from perception_encoder.pipeline.export import export_pretrained
+from perception_encoder.export.pretrained import export_pretrained
 
 BACKENDS = ["torch", "openvino", "onnx", *(["torch on cuda"] if torch.cuda.is_available() else [])]
 LAST_LAYER_ONLY = ["onnx"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perception_encoder.backends.device_figures import matrix_rate, peak_device_bytes
+from perception_encoder.backends.torch_devices import matrix_rate, peak_device_bytes
 from perception_encoder.errors import BackendUnavailableError
 
 

@@ -13,7 +13,7 @@ from perception_encoder import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.backends.openvino_write import with_halved_rotation
 from perception_encoder.backends.torch_backend import TorchBackend
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import (
     BackendUnavailableError,
@@ -21,8 +21,8 @@ from perception_encoder.errors import (
     SourceError,
     UnsupportedOperationError,
 )
+from perception_encoder.export.pretrained import export_pretrained
 from perception_encoder.model.blocks import SelfAttention
-from perception_encoder.pipeline.export import export_pretrained
 
 GALLERY = Path(str(files("perception_encoder"))) / "data/gallery"
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from perception_encoder.backends.gate import Gate
+from perception_encoder.backends.torch_compile import Gate
 
 SOON = 10
 

@@ -17,7 +17,7 @@ from perception_encoder.backends.graph_cache import GraphCache, KnownWeights, st
 from perception_encoder.backends.graph_files import checksum
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import CheckpointError, PerceptionEncoderError
-from perception_encoder.pipeline.export import export_pretrained
+from perception_encoder.export.pretrained import export_pretrained
 
 ENGINES = ("openvino", "onnx")
 

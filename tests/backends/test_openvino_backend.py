@@ -17,7 +17,7 @@ from small_models import CORE, FP32_ON_CPU
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
 from perception_encoder.backends.openvino_backend import OpenVinoBackend
 from perception_encoder.checkpoints import locate
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.preprocess import ImageProcessor

@@ -9,7 +9,7 @@ from engine_inputs import pixels, token_rows
 from small_models import CORE, FP32_ON_CPU, CountingBackend
 
 from perception_encoder.backends import ComputeOptions, open_random_backend
-from perception_encoder.backends.replicas import Replicas
+from perception_encoder.backends.select import Replicas
 from perception_encoder.errors import BackendUnavailableError
 
 

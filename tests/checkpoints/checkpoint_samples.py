@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ImageConfig, ModelConfig, TextConfig, VisionConfig
 

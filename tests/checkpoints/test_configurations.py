@@ -15,9 +15,9 @@ from test_locate import tiny_open_clip
 
 from perception_encoder import AutoModel
 from perception_encoder.checkpoints import locate
-from perception_encoder.checkpoints.fingerprint import weights_fingerprint
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model
+from perception_encoder.checkpoints.tensors import weights_fingerprint
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model.graphs import Normalize
 from perception_encoder.preprocess.tokenizer import Tokenizer

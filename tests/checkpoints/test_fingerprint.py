@@ -3,10 +3,9 @@ import torch
 from checkpoint_samples import CLIP, CORE, LANG, checkpoint, meta, native, open_clip, timm
 from safetensors.torch import save_file
 
-from perception_encoder.checkpoints.fingerprint import weights_fingerprint
-from perception_encoder.checkpoints.load import load_model
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import load_model, random_model
 from perception_encoder.checkpoints.save import save_model
+from perception_encoder.checkpoints.tensors import weights_fingerprint
 
 
 def test_all_files_of_the_same_weights_have_one_fingerprint(tmp_path):

@@ -14,8 +14,7 @@ from checkpoint_samples import CORE
 from hub_server import COMMIT, OLD_COMMIT, FakeHub, serve
 
 from perception_encoder.checkpoints import download, is_cached, locate
-from perception_encoder.checkpoints.load import load_model
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import load_model, random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import DownloadError, OfflineError, UnknownModelError
 from perception_encoder.registry import find

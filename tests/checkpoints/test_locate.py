@@ -10,8 +10,7 @@ from config_samples import OPEN_CLIP_CLIP, OPEN_CLIP_PE
 from safetensors.torch import save_file
 
 from perception_encoder.checkpoints import is_cached, locate
-from perception_encoder.checkpoints.load import empty_model, load_model
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import empty_model, load_model, random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import CheckpointError, OfflineError, UnknownModelError
 from perception_encoder.registry import MODELS, ModelEntry, find

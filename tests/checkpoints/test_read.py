@@ -8,7 +8,7 @@ import torch
 from checkpoint_samples import CORE, meta, native
 from safetensors.torch import save_file
 
-from perception_encoder.checkpoints.read import open_tensors
+from perception_encoder.checkpoints.tensors import open_tensors
 from perception_encoder.errors import CheckpointError
 
 

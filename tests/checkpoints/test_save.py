@@ -6,8 +6,7 @@ import torch
 from checkpoint_samples import CORE, LANG, checkpoint, meta, native, state_of
 
 from perception_encoder.checkpoints import locate
-from perception_encoder.checkpoints.load import from_tensors, load_model
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import from_tensors, load_model, random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import CheckpointError
 from perception_encoder.preprocess.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ import pytest
 from checkpoint_samples import CORE
 from test_save import WORDS
 
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.checkpoints.staging import staged
 from perception_encoder.errors import CheckpointError, CheckpointWriteError

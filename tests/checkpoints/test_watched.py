@@ -12,7 +12,7 @@ from small_models import CORE, open_tiny
 from perception_encoder import AutoModel
 from perception_encoder.auto import open_for_texts
 from perception_encoder.checkpoints import locate, watched
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.checkpoints.watched import WatchedFile
 from perception_encoder.embedder import EmbeddingModel

@@ -11,13 +11,13 @@ import small_models
 from command import lines, output, pe, pe_ending
 from typer.testing import CliRunner
 
-from perception_encoder.cli.bench_edge import bench_edge as write_edge
+from perception_encoder.bench import EdgeOptions, child
+from perception_encoder.bench.edge import Limits
+from perception_encoder.cli.bench import bench_edge as write_edge
 from perception_encoder.cli.main import app
 from perception_encoder.errors import BackendUnavailableError
-from perception_encoder.pipeline.bench import EdgeOptions, child
-from perception_encoder.pipeline.bench.limits import Limits
-from perception_encoder.pipeline.export import export_pretrained
-from perception_encoder.registry.operations import image_operations
+from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.registry.config import image_operations
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def bench(monkeypatch):
 
     def bench(*arguments: object):
         for module in ("run", "subject"):
-            monkeypatch.setattr(f"perception_encoder.pipeline.bench.{module}.run_task", run_here)
+            monkeypatch.setattr(f"perception_encoder.bench.{module}.run_task", run_here)
         given = ["bench", "--quick", *map(str, arguments)]
         result = CliRunner().invoke(app, given, catch_exceptions=False)
         return CompletedProcess(given, result.exit_code, result.stdout, result.stderr)

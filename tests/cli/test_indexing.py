@@ -159,7 +159,7 @@ def slow_pictures(folder: Path, count: int) -> None:
 
 
 _COMMITS_OFTEN = """
-from perception_encoder.pipeline import commit
+from perception_encoder.indexing import commit
 commit._SECONDS_OF_A_COMMIT = 0.05
 from perception_encoder.cli.main import main
 main()
@@ -295,7 +295,7 @@ def test_a_full_disk_is_told_and_the_table_opens(tmp_path: Path, small_disk: Pat
 def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> None:
     slow_pictures(tmp_path / "in", 8)
     code = (
-        "import perception_encoder.cli.progress as p, sys\n"
+        "import perception_encoder.cli.output as p, sys\n"
         "p._SECONDS_BETWEEN_LINES = 0\n"
         "from perception_encoder.cli.main import main\n"
         "sys.argv = ['pe', 'index', 'in', '--db', 't.lance', '--batch-size', '2']\n"

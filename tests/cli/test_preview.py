@@ -9,8 +9,18 @@ import terminal_decoders as decode
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from perception_encoder.cli.preview import Protocol, Shown, Terminal, drawn, fitted, protocol_of
-from perception_encoder.cli.terminal_pictures import blocks, iterm2, kitty, sixel
+from perception_encoder.cli.preview import (
+    Protocol,
+    Shown,
+    Terminal,
+    blocks,
+    drawn,
+    fitted,
+    iterm2,
+    kitty,
+    protocol_of,
+    sixel,
+)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 PROTOCOLS: tuple[Protocol, ...] = ("kitty", "iterm2", "sixel", "blocks")

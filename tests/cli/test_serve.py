@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from command import output, pe, pe_ending, serving
 
-from perception_encoder.server.access import hashed, new_key
+from perception_encoder.server.http.access import hashed, new_key
 
 GALLERY = Path(__file__).resolve().parents[2] / "src" / "perception_encoder" / "data" / "gallery"
 

@@ -2,7 +2,7 @@
 
 from cli.command import pe_ending
 
-from perception_encoder.preprocess.clean import MAX_TEXT_BYTES
+from perception_encoder.preprocess.tokenizer import MAX_TEXT_BYTES
 
 HUGE = "word " * (MAX_TEXT_BYTES // 5 + 1)
 

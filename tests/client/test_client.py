@@ -11,12 +11,12 @@ from server.serving import data_uri, make_table, picture, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.client import AsyncClient, Client, ClientOptions, SearchRequest
-from perception_encoder.embedder.vectors import unit
+from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.errors import ImageNotFoundError, RemoteError
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.options import AccessSettings
-from perception_encoder.server.replies import json_reply
 
 KEY = "a-key-of-some-length"
 OPTIONS = ClientOptions(api_key=KEY, batch_size=3, num_connections=2)

@@ -11,7 +11,7 @@ from original_package import REPOSITORY
 from small_models import drawing
 
 import perception_encoder
-from perception_encoder.pipeline.roboflow_package import export_roboflow_package
+from perception_encoder.export.roboflow import export_roboflow_package
 
 NAME = "docs/guides/inference-models.md"
 PAGE = (REPOSITORY / NAME).read_text(encoding="utf-8")

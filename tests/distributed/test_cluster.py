@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.cli.main import app
 from perception_encoder.distributed import on_cluster, workers
-from perception_encoder.distributed import place as place_module
+from perception_encoder.distributed import run as place_module
 from perception_encoder.errors import ClusterError
 from perception_encoder.index import Index, OutcomeLog, Row
-from perception_encoder.pipeline import Run, RunOptions
-from perception_encoder.pipeline.sources import Item
-from perception_encoder.pipeline.sources.files import read_file
+from perception_encoder.indexing import Run, RunOptions
+from perception_encoder.sources import Item
+from perception_encoder.sources.access import read_file
 from perception_encoder.types import ModelIdentity
 
 # Ray reads these once in a process, when it is imported.

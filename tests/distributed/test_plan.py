@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from perception_encoder.distributed.connection import connected
-from perception_encoder.distributed.plan import Plan, plan
+from perception_encoder.distributed.cluster import Plan, connected, plan
 from perception_encoder.errors import ClusterError
 
 HEAD = {"CPU": 0.0, "memory": 1e9}

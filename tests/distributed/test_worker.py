@@ -10,10 +10,8 @@ from small_models import drawing, save_drawings
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.distributed.worker import Worker
 from perception_encoder.index import Outcome
-from perception_encoder.pipeline import SourceOptions, open_sources
-from perception_encoder.pipeline.prepare import Prepared
-from perception_encoder.pipeline.preparing import Listed
-from perception_encoder.pipeline.sources import Item
+from perception_encoder.indexing.prepare import Listed, Prepared
+from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
 @pytest.fixture(scope="module")

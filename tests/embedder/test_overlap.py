@@ -7,8 +7,8 @@ import pytest
 from small_models import CORE, FP32_ON_CPU, TOKENIZER, open_tiny
 
 from perception_encoder.backends import open_random_backend
-from perception_encoder.backends.replicas import Replicas
-from perception_encoder.embedder.overlap import overlapped
+from perception_encoder.backends.select import Replicas
+from perception_encoder.embedder.feeds import overlapped
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])

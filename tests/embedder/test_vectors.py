@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from perception_encoder.embedder.vectors import check_output, cosine, finished, unit
+from perception_encoder.embedder.arithmetic import check_output, cosine, finished, unit
 
 ROWS = arrays.arrays(
     np.float32,

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import IndexError_
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
-from perception_encoder.index.describe import describe_table
-from perception_encoder.pipeline.background import Background, load_background, store_background
+from perception_encoder.index.optimize import describe_table
+from perception_encoder.search.null_distribution import (
+    Background,
+    load_background,
+    store_background,
+)
 from perception_encoder.types import ModelIdentity
 
 FEWER = max(10, settings.default.max_examples // 4)  # an example copies and opens an index

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import ImageUnreadableError
-from perception_encoder.pipeline.sources import Item, SourceOptions, open_sources
-from perception_encoder.pipeline.sources.text_rows import number_in
+from perception_encoder.sources import Item, SourceOptions, open_sources
+from perception_encoder.sources.text_rows import number_in
 
 _ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])
 _TEXTS = st.text(

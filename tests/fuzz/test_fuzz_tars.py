@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import ImageError
 from perception_encoder.index import Row
-from perception_encoder.pipeline.sources import Item, SourceOptions, open_sources
-from perception_encoder.pipeline.sources.item import notes_of
+from perception_encoder.sources import Item, SourceOptions, open_sources
+from perception_encoder.sources.item import notes_of
 
 _STEMS = st.sampled_from(["a", "b", "a.b", "a.b.c", "22.00", "22.01", "d/a", "./a", "é", "e\u0301"])
 _IMAGES = st.tuples(_STEMS, st.sampled_from([".png", ".jpg", ".PNG"])).map("".join)

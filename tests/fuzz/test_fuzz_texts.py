@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.preprocess import vocabulary
-from perception_encoder.preprocess.clean import SEGMENT, clean, clean_beginning
-from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.preprocess.tokenizer import SEGMENT, Tokenizer, clean, clean_beginning
 
 
 def clip(context_length: int) -> Tokenizer:

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.index.digests import DigestMap, digests_in, digests_of
+from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
 
 _HEX = st.text("0123456789abcdef", min_size=32, max_size=64)
 

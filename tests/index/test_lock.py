@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import IndexBusyError
-from perception_encoder.index.lock import writing
+from perception_encoder.index.storage import writing
 
 _HOLD = """
 import sys
-from perception_encoder.index.lock import writing
+from perception_encoder.index.storage import writing
 with writing(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

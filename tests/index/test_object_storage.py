@@ -11,7 +11,8 @@ from small_models import open_tiny, save_drawings
 
 from perception_encoder.errors import IndexNotFoundError
 from perception_encoder.index import Index, OutcomeLog, Row
-from perception_encoder.pipeline import Run, RunOptions, SourceOptions, open_sources
+from perception_encoder.indexing import Run, RunOptions
+from perception_encoder.sources import SourceOptions, open_sources
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from perception_encoder.errors import (
     QueryError,
 )
 from perception_encoder.index import Hit, Index, Row, VectorDtype, row_id
-from perception_encoder.index.digests import digests_of
+from perception_encoder.index.known_rows import digests_of
 from perception_encoder.index.rows import FileState
 from perception_encoder.types import ModelIdentity
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_models import CLIP, CORE, WITHOUT_POOLING
 
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.model.graphs import (
     FeatureGraph,
     ImageGraph,

@@ -6,7 +6,7 @@ import formula
 import pytest
 import torch
 
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.rope import rope_table
 from perception_encoder.model.vision import patch_rows

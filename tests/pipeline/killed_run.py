@@ -7,7 +7,8 @@ from unittest.mock import patch
 from small_models import open_tiny
 
 from perception_encoder.index import Index
-from perception_encoder.pipeline import Run, RunOptions, SourceOptions, commit, open_sources
+from perception_encoder.indexing import Run, RunOptions, commit
+from perception_encoder.sources import SourceOptions, open_sources
 
 
 def work(folder: Path, table: Path, signal: Connection | None = None) -> None:

@@ -11,9 +11,9 @@ from small_models import open_tiny
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexMismatchError, QueryError
 from perception_encoder.index import Index, QueryTerm, Row
-from perception_encoder.pipeline import Query, SearchOptions, background
-from perception_encoder.pipeline.background import NUM_QUERIES, Background, load_background
-from perception_encoder.pipeline.calibration import (
+from perception_encoder.search import Query, SearchOptions
+from perception_encoder.search import null_distribution as background
+from perception_encoder.search.calibration import (
     Calibration,
     Cutoffs,
     calibrate,
@@ -21,7 +21,8 @@ from perception_encoder.pipeline.calibration import (
     keep_calibrated,
     stored_calibration,
 )
-from perception_encoder.pipeline.search import search
+from perception_encoder.search.null_distribution import NUM_QUERIES, Background, load_background
+from perception_encoder.search.search import search
 from perception_encoder.types import Embeddings, ModelIdentity
 
 E = 32

@@ -14,7 +14,8 @@ from small_models import open_tiny, save_drawings
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexMismatchError
 from perception_encoder.index import Index, OutcomeLog, writing
-from perception_encoder.pipeline import FailedItems, Run, RunOptions, SourceOptions, open_sources
+from perception_encoder.indexing import FailedItems, Run, RunOptions
+from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.types import ModelIdentity
 
 WILD = (10_413_792_000, -10_000_000_000, -1, 0)  # seconds: the years 2300, 1653, and 1970
@@ -129,7 +130,7 @@ def test_failures_before_the_first_rows_are_kept_with_them(
 def test_very_many_failures_are_written_without_a_picture(
     model: EmbeddingModel, place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.pipeline.commit._OUTCOMES_OF_A_COMMIT", 3)
+    monkeypatch.setattr("perception_encoder.indexing.commit._OUTCOMES_OF_A_COMMIT", 3)
     for number in range(5):
         (folder / f"{number}.png").write_bytes(b"no picture")
     index = prepared(place, model)
@@ -274,7 +275,7 @@ def test_of_an_image_that_is_named_twice_the_first_entry_counts_and_others_are_c
 def test_an_index_has_a_limited_number_of_columns_whatever_the_number_of_sources(
     model: EmbeddingModel, place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.pipeline.commit.MAX_COLUMNS", 3)
+    monkeypatch.setattr("perception_encoder.indexing.commit.MAX_COLUMNS", 3)
     index = prepared(place, model)
     for number, path in enumerate(save_drawings(folder, 3)):
         table = folder / f"{number}.csv"
@@ -289,7 +290,7 @@ def test_an_index_has_a_limited_number_of_columns_whatever_the_number_of_sources
 def test_long_texts_are_committed_by_their_size(
     model: EmbeddingModel, place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.pipeline.commit._CHARACTERS_OF_A_COMMIT", 1000)
+    monkeypatch.setattr("perception_encoder.indexing.commit._CHARACTERS_OF_A_COMMIT", 1000)
     sizes: list[int] = []
     real = Index.append
     monkeypatch.setattr(

@@ -7,9 +7,9 @@ import pytest
 from small_models import CORE, FP32_ON_CPU, CountingBackend, open_tiny, save_drawings
 
 from perception_encoder.backends import open_random_backend
-from perception_encoder.pipeline import Progress, SourceOptions, open_sources
-from perception_encoder.pipeline.sources import Item
-from perception_encoder.pipeline.vectors import embed_items, items_of
+from perception_encoder.indexing import Progress
+from perception_encoder.indexing.stream import embed_items, items_of
+from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
 @pytest.mark.parametrize(("concurrency", "batch_size"), [(1, 3), (2, 2), (1, 32)])

@@ -6,7 +6,7 @@ import pytest
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row, row_id
-from perception_encoder.pipeline.names import find_item
+from perception_encoder.search.queries import find_item
 from perception_encoder.types import ModelIdentity
 
 ROWS = [

@@ -17,8 +17,10 @@ from perception_encoder.backends import open_random_backend
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import ImageError, IndexMismatchError, QueryError
 from perception_encoder.index import Index, QueryTerm, parse_query, row_id
-from perception_encoder.pipeline import Query, Run, SourceOptions, open_sources, read_queries
+from perception_encoder.indexing import Run
 from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.search import Query, read_queries
+from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.types import Embeddings
 
 

@@ -11,12 +11,12 @@ from small_models import CLIP, CORE, drawing, open_tiny
 
 from perception_encoder.errors import IndexMismatchError
 from perception_encoder.index import Index
-from perception_encoder.pipeline.query_model import note_weights, open_query_model
+from perception_encoder.search.query_model import note_weights, open_query_model
 
 _LOADED = """
 import sys
 from perception_encoder.index import Index
-from perception_encoder.pipeline.query_model import open_query_model
+from perception_encoder.search.query_model import open_query_model
 model = open_query_model(Index.open(sys.argv[1]), sys.argv[2])
 model.embed_text("cat")
 print("torch" in sys.modules)

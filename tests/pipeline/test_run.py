@@ -17,21 +17,14 @@ import pytest
 from PIL import Image
 from small_models import CORE, CountingBackend, drawing, open_tiny, save_drawings
 
-from perception_encoder.backends.replicas import Replicas
+from perception_encoder.backends.select import Replicas
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexStorageError
 from perception_encoder.index import Index, Outcome, OutcomeLog, writing
-from perception_encoder.pipeline import (
-    FailedItems,
-    Run,
-    RunOptions,
-    SourceOptions,
-    commit,
-    open_sources,
-)
-from perception_encoder.pipeline.feed import Feed
-from perception_encoder.pipeline.sources import Item
+from perception_encoder.indexing import FailedItems, Run, RunOptions, commit
+from perception_encoder.indexing.feed import Feed
 from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
 @pytest.fixture(scope="module")

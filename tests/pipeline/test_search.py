@@ -12,9 +12,8 @@ from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, Row
 from perception_encoder.index.optimize import optimize_table
 from perception_encoder.index.searcher.build import Sizes
-from perception_encoder.pipeline import Found, Query, SearchOptions
-from perception_encoder.pipeline.folding import fold
-from perception_encoder.pipeline.search import search
+from perception_encoder.search import Found, Query, SearchOptions
+from perception_encoder.search.search import fold, search
 from perception_encoder.types import Embeddings, ModelIdentity
 
 E = 8

@@ -10,16 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from small_models import drawing
 
-from perception_encoder.errors import SourceError
-from perception_encoder.pipeline import SourceOptions, open_sources
-from perception_encoder.pipeline.sources import Item
-from perception_encoder.pipeline.truth import (
+from perception_encoder.analysis.ground_truth import (
     caption_columns,
     captions_of,
     class_names,
     classes_of,
     unlisted,
 )
+from perception_encoder.errors import SourceError
+from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
 def items_at(*names: Path | str) -> list[Item]:

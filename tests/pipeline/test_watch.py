@@ -6,7 +6,8 @@ from threading import Event, Timer
 import pytest
 from small_models import save_drawings
 
-from perception_encoder.pipeline import SourceOptions, changes_of
+from perception_encoder.indexing import changes_of
+from perception_encoder.sources import SourceOptions
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from perception_encoder.preprocess.clean import clean
+from perception_encoder.preprocess.tokenizer import clean
 
 
 def slow_clean(text: str) -> str:

@@ -14,7 +14,7 @@ from preprocess_pictures import FORMATS, encode, scene
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.coded_frames import av1_pixels, hevc_frames
-from perception_encoder.preprocess.iso_boxes import iter_boxes
+from perception_encoder.preprocess.jpeg2000 import iter_boxes
 
 CODECS = {"AVIF": b"av01", "HEIC": b"hvc1"}
 SIDE = 2048

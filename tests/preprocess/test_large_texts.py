@@ -9,8 +9,8 @@ from small_models import CONTEXT_LENGTH, TOKENIZER, open_tiny
 
 from perception_encoder.analysis.zero_shot import Prompts
 from perception_encoder.errors import TextTooLargeError
-from perception_encoder.preprocess import clean as cleaning
-from perception_encoder.preprocess.clean import MAX_TEXT_BYTES, SEGMENT
+from perception_encoder.preprocess import tokenizer as cleaning
+from perception_encoder.preprocess.tokenizer import MAX_TEXT_BYTES, SEGMENT
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import random_model
 from perception_encoder.registry import ModelConfig, find
-from perception_encoder.registry.operations import image_operations, text_operations
+from perception_encoder.registry.config import image_operations, text_operations
 
 
 def counted(run) -> int:

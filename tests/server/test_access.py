@@ -7,8 +7,8 @@ import pytest
 from server.serving import data_uri, picture, running
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hash_of, hashed, new_key
-from perception_encoder.server.logs import JsonFormatter, TextFormatter
+from perception_encoder.server.http.access import hash_of, hashed, new_key
+from perception_encoder.server.http.logs import JsonFormatter, TextFormatter
 from perception_encoder.server.options import AccessSettings
 
 KEYS = [new_key(), new_key()]

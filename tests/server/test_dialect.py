@@ -10,11 +10,11 @@ from server.serving import data_uri, picture, running
 
 from perception_encoder.errors import QueryError
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
-from perception_encoder.server.dialect import Dialect, direct_routes
+from perception_encoder.server.api.base import Dialect, direct_routes
+from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.errors import ApiError
+from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.options import AccessSettings
-from perception_encoder.server.problems import ApiError
-from perception_encoder.server.replies import json_reply
 from perception_encoder.server.services import Services
 
 KEY = "a-key-of-some-length"

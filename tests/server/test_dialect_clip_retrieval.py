@@ -10,9 +10,9 @@ from server.other_clients import clients_folder, run_client
 from server.serving import in_base64, make_table, picture, running
 from small_models import open_tiny, save_drawings
 
-from perception_encoder.embedder.vectors import unit
+from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings
 
 KEY = "a-key-of-some-length"

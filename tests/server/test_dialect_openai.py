@@ -8,9 +8,9 @@ import pytest
 from server.serving import data_uri, encoded, in_base64, picture, running
 from small_models import drawing
 
-from perception_encoder.embedder.vectors import unit
+from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings, ModelSettings
 
 KEY = "a-key-of-some-length"

@@ -12,11 +12,11 @@ from server.serving import data_uri, encoded, in_base64, picture, running
 from small_models import CLIP, CORE, drawing, open_tiny
 
 from perception_encoder import AutoModel
-from perception_encoder.embedder.vectors import cosine
+from perception_encoder.embedder.arithmetic import cosine
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.options import AccessSettings, ModelSettings
-from perception_encoder.server.replies import json_reply
 
 KEY = "a-key-of-some-length"
 SDKS = {"1.8.3": (), "1.5.0": ("sdk-1.5.0",)}

@@ -6,9 +6,9 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from server.serving import data_uri, picture, running
 
-from perception_encoder.embedder.vectors import unit
+from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings, ModelSettings
 
 KEY = "a-key-of-some-length"

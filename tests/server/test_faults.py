@@ -16,7 +16,8 @@ from small_models import CORE, FP32_ON_CPU, CountingBackend, drawing, open_tiny
 
 from perception_encoder.backends import open_random_backend
 from perception_encoder.errors import CheckpointError
-from perception_encoder.server import ServerSettings, protocol
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.http import connection as protocol
 from perception_encoder.server.options import AccessSettings, ModelSettings, QueueSettings
 
 

@@ -7,7 +7,7 @@ from server.serving import make_table, picture, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings
 
 CHANGING = frozenset(("date", "x-request-id"))

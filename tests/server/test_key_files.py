@@ -5,8 +5,8 @@ import os
 import pytest
 from cli.command import pe
 
-from perception_encoder.server.access import hashed, new_key
-from perception_encoder.server.key_files import read_keys
+from perception_encoder.server.http.access import hashed, new_key
+from perception_encoder.server.http.key_files import read_keys
 
 FIRST, SECOND = new_key(), new_key()
 BOTH = (hashed(FIRST), hashed(SECOND))

@@ -9,9 +9,11 @@ import pytest
 import uvicorn
 from server.serving import running
 
-from perception_encoder.server import ServerSettings, lingering, protocol
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.http import connection as lingering
+from perception_encoder.server.http import connection as protocol
+from perception_encoder.server.http.connection import TimedProtocol
 from perception_encoder.server.options import AccessSettings
-from perception_encoder.server.protocol import TimedProtocol
 
 SMALL = AccessSettings(max_body_bytes=100_000)
 HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -8,7 +8,7 @@ import pytest
 from server.serving import data_uri, encoded, in_base64, picture, running
 from small_models import CORE, WITHOUT_TEXT, drawing, open_tiny
 
-from perception_encoder.embedder.vectors import unit
+from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import AccessSettings, ImageSettings, ModelSettings

@@ -14,8 +14,8 @@ from server.serving import make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
 from perception_encoder.server.app import create_app
+from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings, ImageSettings
 
 EXAMPLES = int(os.environ.get("PE_API_EXAMPLES", "15"))

@@ -9,7 +9,7 @@ from server.serving import running
 
 import perception_encoder.server
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings
 
 WEB = Path(perception_encoder.server.__file__).parent / "web"

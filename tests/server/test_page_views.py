@@ -13,10 +13,11 @@ from server.serving import make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
-from perception_encoder.pipeline import Run, SourceOptions, open_sources
+from perception_encoder.indexing import Run
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings
+from perception_encoder.sources import SourceOptions, open_sources
 
 SHOWN = "main > section:not([hidden])"
 KEY = "a key of twenty signs"

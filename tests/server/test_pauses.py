@@ -10,13 +10,13 @@ import pytest
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings, create_app
-from perception_encoder.server.edge import Edge
-from perception_encoder.server.metrics import Metrics
+from perception_encoder.server.http.metrics import Metrics
+from perception_encoder.server.http.middleware import Edge
 from perception_encoder.server.options import AccessSettings
 
 CHILD = """
 import gc, weakref
-from perception_encoder.server.pauses import shorten_pauses
+from perception_encoder.server.http.logs import shorten_pauses
 class Node: pass
 def ring():
     node = Node()

@@ -16,10 +16,10 @@ from cli.command import serving
 from server.serving import Running, in_base64, picture, running
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.access import hashed
-from perception_encoder.server.early_keys import MOST_WITHOUT_KEY
+from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.connection import TimedProtocol
+from perception_encoder.server.http.early_keys import MOST_WITHOUT_KEY
 from perception_encoder.server.options import AccessSettings
-from perception_encoder.server.protocol import TimedProtocol
 
 MIB = 2**20
 SIZE = 5 * MIB

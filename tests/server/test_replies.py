@@ -9,8 +9,8 @@ import pytest
 from server.serving import running
 
 from perception_encoder.server import ServerSettings
+from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.options import ModelSettings
-from perception_encoder.server.replies import json_reply
 
 
 def strictly(content: bytes):

@@ -9,7 +9,7 @@ import pytest
 from server.serving import in_base64, picture, running
 from small_models import TOKENIZER, open_tiny
 
-from perception_encoder.preprocess.clean import MAX_TEXT_BYTES
+from perception_encoder.preprocess.tokenizer import MAX_TEXT_BYTES
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import AccessSettings, QueueSettings
 

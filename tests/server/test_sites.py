@@ -9,9 +9,9 @@ from server.serving import in_base64, make_table, picture, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings, create_app
-from perception_encoder.server.access import hashed
+from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.sites import Sites
 from perception_encoder.server.options import AccessSettings
-from perception_encoder.server.sites import Sites
 
 KEY = "a-key-of-some-length"
 ALLOWED = "http://pages.example:3000"

@@ -17,9 +17,10 @@ from small_models import open_tiny
 
 from perception_encoder.errors import ImageTruncatedError
 from perception_encoder.index import Row
-from perception_encoder.pipeline.sources import StoredImage
-from perception_encoder.server import ServerSettings, lingering
-from perception_encoder.server.streaming import PART_BYTES
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.http import connection as lingering
+from perception_encoder.server.http.streaming import PART_BYTES
+from perception_encoder.sources import StoredImage
 
 SIDE = 1500
 NUM_SLOW = 12

@@ -141,9 +141,7 @@ def test_a_disk_that_does_not_answer_stops_no_search(indexed, monkeypatch):
             assert {reply.status_code for reply in replies} == {503}
             assert "reads of files: not done within 2 s" in replies[0].text
             # A reply of hits with images comes without those that cannot be had in time.
-            monkeypatch.setattr(
-                "perception_encoder.server.dialects.clip_retrieval.FILE_SECONDS", 0.0
-            )
+            monkeypatch.setattr("perception_encoder.server.api.clip_retrieval.FILE_SECONDS", 0.0)
             body = {"text": "cat", "num_images": 12}
             hits = server.client.post("/knn-service", json=body).json()
             assert len(hits) == 12

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, trainers
 
-from perception_encoder.preprocess.clean import clean
+from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.vocabulary import WORD_END, build, byte_symbols
 
 _NUM_FIXED = 514  # 256 bytes, the same 256 ending a word, start and end token

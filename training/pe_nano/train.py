@@ -25,7 +25,7 @@ from perception_encoder.checkpoints.folder import own_config
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.registry.nano import CONFIG
+from perception_encoder.registry.perception_encoder import CONFIG
 from training.pe_nano.batches import Batch, Drawings, batches_ahead
 from training.pe_nano.captions import all_texts
 from training.pe_nano.evaluate import held_out, retrieval, trained_vendor

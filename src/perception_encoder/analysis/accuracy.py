@@ -12,8 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.intervals import Share, mean_of_shares, paired_difference, wilson
-from perception_encoder.analysis.ranks import ranks_in
+from perception_encoder.analysis.measures import (
+    Share,
+    mean_of_shares,
+    paired_difference,
+    ranks_in,
+    wilson,
+)
 from perception_encoder.analysis.zero_shot import LabelScores
 
 _TOP: Final = 5

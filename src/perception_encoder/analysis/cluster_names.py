@@ -9,16 +9,40 @@ cluster differs from the others, and a word from other words. Knows arrays and s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from perception_encoder.analysis.whole_file import whole_file
+from perception_encoder.errors import ExchangeError, QueryError
+from perception_encoder.index import Index
+from perception_encoder.index.schema import VECTOR
 from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 NUM_WORDS: Final = 3
 _TINY: Final = 1e-6
+MOST_WORDS: Final = 1000
+
+_WORD: Final = re.compile(r"[^\W\d_]{3,}")
+_LARGEST_SHARE: Final = 0.5  # of the texts; a word in more of them tells nothing apart
+_FEWEST: Final = 2  # texts with the word, so that a slip of the pen is no name
+_JOINING: Final = (
+    "about above after all also and another any are around behind below beside between both but "
+    "can down each for from front has have her his image img into its jpeg jpg left like many more "
+    "most near next not off one other out over photo picture png right several showing side small "
+    "some that the their them there these they this those through together top two under various "
+    "very view was webp were which while who with without you your"
+)
+_FILLERS: Final = frozenset(_JOINING.split())
 
 
 @dataclass(frozen=True)
@@ -75,3 +99,77 @@ def _shortest(own: tuple[str, ...], chosen: Sequence[tuple[str, ...]]) -> str:
         if sum(other[:length] == own[:length] for other in chosen) == 1:
             return ", ".join(own[:length])
     return ", ".join(own)
+
+
+def column_words(index: Index, column: str, *, where: str | None = None) -> list[str]:
+    """Return the words that come in a column's texts, in most texts first, `MOST_WORDS` at most.
+
+    Left out are words of less than three letters, those that only join others ("with"), and those
+    that are in a single text or in more than half of all.
+
+    Args:
+        index: the table.
+        column: of text; of "uri", for example, the words of folders and files.
+        where: an SQL condition; other rows do not count.
+
+    Raises:
+        QueryError: there is no such column of text, or the condition is wrong.
+    """
+    from pyarrow import types
+
+    texts = [field.name for field in index.schema if types.is_string(field.type)]
+    if column not in texts:
+        raise QueryError(
+            f"{index.path} has no column of text {column!r}; it has {', '.join(texts)}"
+        )
+    counts: Counter[str] = Counter()
+    num_texts = 0
+    for batch in index.scan([column], where=where):
+        for text in batch[column].to_pylist():
+            if text:
+                num_texts += 1
+                counts.update(set(_WORD.findall(text.lower())))
+    most = num_texts * _LARGEST_SHARE
+    usable = [
+        (-count, word)
+        for word, count in counts.items()
+        if _FEWEST <= count <= most and word not in _FILLERS
+    ]
+    return [word for _, word in sorted(usable)[:MOST_WORDS]]
+
+
+def write_labelled(
+    index: Index, where: str | None, columns: Mapping[str, pa.Array], path: str | os.PathLike[str]
+) -> None:
+    """Write the file; it appears, or replaces the one that is there, when it is whole.
+
+    A column of the table that has the name of a further one gives way to it.
+
+    Args:
+        index: the table.
+        where: an SQL condition; other rows are left out.
+        columns: further columns, by name, for each of these rows, in the table's order.
+        path: of the file.
+
+    Raises:
+        ExchangeError: it cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    own = [name for name in index.schema.names if name != VECTOR and name not in columns]
+    fields = [index.schema.field(name) for name in own]
+    fields += [pa.field(name, column.type) for name, column in columns.items()]
+    schema = pa.schema(fields)
+    start = 0
+    # Arrow takes no name that is not valid Unicode, but any open file.
+    with (
+        whole_file(path, ExchangeError) as partial,
+        partial.open("wb") as file,
+        pq.ParquetWriter(file, schema) as writer,
+    ):
+        for batch in index.scan(own, where=where):
+            further = [column.slice(start, len(batch)) for column in columns.values()]
+            laid_out = [*(batch[name] for name in own), *further]
+            writer.write_batch(pa.record_batch(laid_out, schema=schema))
+            start += len(batch)

@@ -3,19 +3,25 @@
 Knows nothing of models or tables: it is given pictures, scores and labels.
 """
 
+from __future__ import annotations
+
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeAlias
 
 from PIL import Image, ImageDraw
 
-from perception_encoder.analysis.lettering import Lettering
+from perception_encoder.analysis.text_layout import Lettering
 from perception_encoder.analysis.whole_file import whole_file
 from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
+from perception_encoder.preprocess.images import num_usable_cores
 from perception_encoder.preprocess.modes import to_rgb, upright
 
 logger = logging.getLogger(__name__)
@@ -34,6 +40,7 @@ SheetImage: TypeAlias = ImageInput | Callable[[], bytes]
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, right and bottom not included."""
+_AHEAD: Final = 4  # for each thread
 
 
 @dataclass(frozen=True)
@@ -248,3 +255,27 @@ def _draw_centred(draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box
     draw.text(
         middle, lettering.shortened(layout.tile), fill=_SOFT_INK, font=lettering.font, anchor="mm"
     )
+
+
+def read_tiles(images: Iterable[SheetImage], side: int) -> Iterator[Image.Image | None]:
+    """Yield each picture, RGB, fitted into a square of `side` pixels; None of an unreadable one."""
+    num_threads = num_usable_cores()
+    waiting: deque[Future[Image.Image | None]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        begun = (pool.submit(_tile, image, side) for image in images)
+        try:
+            waiting.extend(islice(begun, num_threads * _AHEAD))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(islice(begun, 1))
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def _tile(image: SheetImage, side: int) -> Image.Image | None:
+    try:
+        return thumbnail(image, side)
+    except (ImageError, OSError) as err:
+        logger.info("%s", err)
+        return None

@@ -6,22 +6,28 @@ them would make clusters, maps and cosines wrong without a word.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.checkpoint import Checkpoint, go_on
 from perception_encoder.errors import IndexStorageError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.types import Embeddings
 
+Checkpoint: TypeAlias = Callable[[], None]
+"""Is called between blocks of work; what it raises ends the work."""
 REASON: Final = "its vector in the index is damaged (not of unit length); make the index anew"
 MOST_DAMAGED: Final = 500
 """So many rows can be left out by a condition; an index with more is damaged as a whole."""
 
 _TOLERANCE: Final = 1e-2  # as at writing; rounding to float16 stays far below
+
+
+def go_on() -> None:
+    """Let the work go on: the checkpoint of whoever has none."""
 
 
 def is_damaged(vectors: Embeddings) -> NDArray[np.bool_]:

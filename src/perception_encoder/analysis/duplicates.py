@@ -5,28 +5,37 @@ same picture); near duplicates (re-encoded, resized, slightly cut: vectors nearl
 Deletes nothing. Knows tables and pictures, not how results are shown.
 """
 
+import hashlib
 import math
+import os
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.checkpoint import Checkpoint, go_on
-from perception_encoder.analysis.damaged_vectors import REASON, damaged_rows
-from perception_encoder.analysis.near_pairs import NearPairs, near_pairs
-from perception_encoder.analysis.own_files import OwnFiles
-from perception_encoder.analysis.preference import (
+from perception_encoder.analysis.damaged_vectors import REASON, Checkpoint, damaged_rows, go_on
+from perception_encoder.analysis.duplicate_ranking import (
     Keep,
     Numbers,
     RankedPictures,
     rank_pictures,
 )
-from perception_encoder.analysis.same_pixels import ReadPicture, pixel_digests
-from perception_encoder.analysis.star_cover import star_cover
+from perception_encoder.analysis.near_pairs import NearPairs, near_pairs, star_cover
+from perception_encoder.errors import ImageError
 from perception_encoder.index import Index, Row
+from perception_encoder.index.rows import clamp_time
+from perception_encoder.preprocess.decode import decode_image
+from perception_encoder.preprocess.modes import to_rgb, upright
 
+ReadPicture: TypeAlias = Callable[[Row], bytes]
+"""Returns a picture's encoded bytes; raises ImageError or OSError."""
+
+_THREADS: Final = 4  # a large photo takes 0.3 GB while it is decoded
+_DIGEST_BYTES: Final = 16
 Tier: TypeAlias = Literal["identical bytes", "identical pixels", "near duplicate", "similar"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 """From the strictest to the loosest."""
@@ -39,6 +48,50 @@ do they reach 0.95. A table of another model may want another one: look at a few
 anything is removed."""
 
 SIMILAR: Final = 0.90
+
+
+def pixel_digests(rows: Iterable[Row], read: ReadPicture) -> Iterator[bytes | ImageError | OSError]:
+    """Yield for each row a digest of its size and pixels, or why there is none."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(lambda row: _digest(row, read), rows)
+
+
+def _digest(row: Row, read: ReadPicture) -> bytes | ImageError | OSError:
+    try:
+        picture = to_rgb(upright(decode_image(read(row), item=row.name)), item=row.name)
+    except (ImageError, OSError) as err:
+        return err
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    digest.update(f"{picture.width} {picture.height} ".encode())
+    digest.update(picture.tobytes())
+    return digest.digest()
+
+
+class OwnFiles:
+    """Looks at files, and remembers which it has seen; ask in order of preference."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], str] = {}
+
+    def objection(self, row: Row) -> str | None:
+        """Say why the row cannot be counted on; None if it can. URLs are taken at their word."""
+        if "://" in row.uri:
+            return None
+        if row.member is None and os.path.islink(row.uri):
+            return "is a link to another file"
+        try:
+            status = os.stat(row.uri)
+        except OSError as err:
+            return f"has gone or cannot be read ({err.strerror})"
+        if row.mtime not in (None, clamp_time(status.st_mtime_ns)):
+            return "has changed since it was indexed"
+        if row.member is not None:
+            return None
+        if row.bytes not in (None, status.st_size):
+            return "has changed since it was indexed"
+        identity = (status.st_dev, status.st_ino)
+        name = self._seen.setdefault(identity, row.uri)
+        return None if name == row.uri else f"is another name of {name}"
 
 
 @dataclass(frozen=True)

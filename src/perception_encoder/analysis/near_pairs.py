@@ -9,19 +9,24 @@ picture at most `MAX_PARTNERS` pairs are kept, 20 bytes each. Knows nothing of f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.cells import cells_in_groups
-from perception_encoder.analysis.checkpoint import Checkpoint, go_on
-from perception_encoder.analysis.preference import Numbers, RankedPictures
-from perception_encoder.analysis.ranked_vectors import RankedVectors
+from perception_encoder.analysis.damaged_vectors import Checkpoint, go_on
+from perception_encoder.analysis.duplicate_ranking import Numbers, RankedPictures, RankedVectors
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
+_MARGIN: Final = 0.15
+_CELLS_PER_ROOT: Final = 2  # cells = 2 √R: dividing and comparing then take about as long
+_SAMPLES_PER_CELL: Final = 20
+_ROUNDS: Final = 8
+_SEED: Final = 0
+_GROUP_BYTES: Final = 512 << 20  # of vectors in memory
 MAX_EXACT: Final = 50_000
 MAX_PARTNERS: Final = 64
 
@@ -30,6 +35,91 @@ SAME_PICTURE: Final = 0.99
 neighbours in the batch. All of it together stays far above this cosine."""
 
 _BLOCK: Final = 2048  # pictures; a block of products has 16 MB
+_COVER_BLOCK: Final = 65_536  # pairs
+
+
+@dataclass(frozen=True)
+class CellGroup:
+    """Some cells, and the vectors of all their members.
+
+    Attributes:
+        cells: each cell's members, ascending.
+        numbers: (G,) int64 ascending, the members of all.
+        vectors: (G, E) float32, theirs.
+    """
+
+    cells: list[Numbers]
+    numbers: Numbers
+    vectors: Embeddings
+
+    def places(self, members: Numbers) -> Numbers:
+        """Return where in `vectors` some members' are."""
+        return np.searchsorted(self.numbers, members)
+
+
+def cells_in_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> Iterator[CellGroup]:
+    """Yield all cells with more than one member, as many at a time as memory allows.
+
+    Each group is one pass over the table.
+
+    Args:
+        vectors: of the table's pictures.
+        chosen: (C,) ascending, the pictures that take part.
+        cosine: pairs of at least this cosine are to share a cell.
+    """
+    margin = _MARGIN * float(np.sqrt(2 - 2 * cosine))
+    room = max(1, _GROUP_BYTES // (4 * vectors.embed_dim))
+    group: list[Numbers] = []
+    taken = 0
+    for members in _members(vectors, chosen, margin):
+        if group and taken + len(members) > room:
+            yield _group(vectors, group)
+            group, taken = [], 0
+        group.append(members)
+        taken += len(members)
+    if group:
+        yield _group(vectors, group)
+
+
+def _group(vectors: RankedVectors, cells: list[Numbers]) -> CellGroup:
+    numbers = np.unique(np.concatenate(cells))
+    return CellGroup(cells, numbers, vectors.read(numbers))
+
+
+def _members(vectors: RankedVectors, chosen: Numbers, margin: float) -> list[Numbers]:
+    """Return the members of each cell that has at least two."""
+    centres = _centres(vectors, chosen)  # (cells, E)
+    parts = []
+    for numbers, block in vectors.blocks(chosen):
+        products = block @ centres.T
+        is_near = products >= products.max(axis=1, keepdims=True) - margin
+        rows, cells = np.nonzero(is_near)
+        parts.append((numbers[rows].astype(np.int32), cells.astype(np.int32)))
+    members, cells = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((members, cells))
+    members, cells = members[order].astype(np.int64), cells[order]
+    borders = np.flatnonzero(np.diff(cells)) + 1
+    return [cell for cell in np.split(members, borders) if len(cell) > 1]
+
+
+def _centres(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
+    """Return the cells' centres, unit length: k-means of a sample."""
+    import faiss
+
+    num_cells = max(1, min(len(chosen), int(_CELLS_PER_ROOT * len(chosen) ** 0.5)))
+    step = max(1, len(chosen) // (_SAMPLES_PER_CELL * num_cells))
+    sample = vectors.read(chosen[::step])
+    kmeans = faiss.Kmeans(
+        vectors.embed_dim,
+        num_cells,
+        niter=_ROUNDS,
+        spherical=True,
+        seed=_SEED,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(sample),  # of all that were read
+    )
+    kmeans.train(sample)
+    return np.asarray(kmeans.centroids, np.float32)
 
 
 @dataclass(frozen=True)
@@ -165,3 +255,45 @@ def _first_few(
     fits = is_near & (num_partners[rows] + of_row < MAX_PARTNERS)
     num_partners += np.bincount(rows[fits], minlength=len(num_partners))
     return fits
+
+
+class Cover(NamedTuple):
+    """For each of R numbers, (R,) int64 the kept one it belongs to, and (R,) float32 its score."""
+
+    kept: Numbers
+    scores: NDArray[np.float32]
+
+
+def star_cover(
+    first: Numbers,
+    second: Numbers,
+    scores: NDArray[np.float32],
+    num_items: int,
+    checkpoint: Checkpoint = go_on,
+) -> Cover:
+    """Choose what is kept.
+
+    Args:
+        first: (P,) int64, one end of each pair; pairs may repeat or join an item to itself.
+        second: (P,) int64, the other end.
+        scores: (P,) float32.
+        num_items: how many items there are; a smaller number is preferred.
+        checkpoint: is called between blocks of pairs.
+
+    Returns:
+        The cover; an item that is kept belongs to itself, with score 1.
+    """
+    kept = np.arange(num_items)
+    best = np.ones(num_items, np.float32)
+    earlier, later = np.minimum(first, second), np.maximum(first, second)
+    proper = earlier != later
+    earlier, later, scores = earlier[proper], later[proper], scores[proper]
+    order = np.lexsort((earlier, -scores, later))  # of each item the best pair first
+    for number, place in enumerate(order.tolist()):
+        if number % _COVER_BLOCK == 0:
+            checkpoint()
+        item, partner = later[place], earlier[place]
+        if kept[item] == item and kept[partner] == partner:
+            kept[item] = partner
+            best[item] = scores[place]
+    return Cover(kept, best)

@@ -18,8 +18,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from perception_encoder.analysis.intervals import Share, wilson
-from perception_encoder.analysis.ranks import ranks_among
+from perception_encoder.analysis.measures import Share, ranks_among, wilson
 from perception_encoder.types import Embeddings
 
 RECALL_AT: Final = (1, 5, 10)

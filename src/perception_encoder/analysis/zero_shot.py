@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.embedder.vectors import cosine, unit
+from perception_encoder.embedder.arithmetic import cosine, unit
 from perception_encoder.errors import TextTooLargeError
-from perception_encoder.preprocess.clean import MAX_TEXT_BYTES
+from perception_encoder.preprocess.tokenizer import MAX_TEXT_BYTES
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:

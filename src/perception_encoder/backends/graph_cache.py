@@ -6,6 +6,7 @@ graph is made, for another version of an engine makes its own. Knows nothing of 
 """
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -16,15 +17,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from perception_encoder.backends.graph_files import (
-    GraphFolder,
-    checksums,
-    is_whole,
-    looks_whole,
-)
+from perception_encoder.backends.graph_files import GraphFolder, checksums, is_whole, looks_whole
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.forking import on_usable_thread
 from perception_encoder.registry import ModelConfig
+
+if TYPE_CHECKING:
+    from perception_encoder.checkpoints.load import Loaded
+
 
 logger = logging.getLogger(__name__)
 
@@ -197,3 +200,47 @@ def _record_of(folder: Path) -> dict[str, str]:
         return {}
     is_usable = isinstance(record, dict) and all(isinstance(told, str) for told in record.values())
     return record if is_usable else {}
+
+
+def known_weights(checkpoint: Checkpoint, cache: GraphCache) -> KnownWeights:
+    """Return what a checkpoint is known to hold; what was read is noted.
+
+    Raises:
+        BackendUnavailableError: it is not known and torch is not installed.
+        CheckpointError: the weights do not fit their model.
+    """
+    known = cache.known(checkpoint.path, checkpoint.config)
+    if known is None:
+        stamp = stamp_of(checkpoint.path)
+        loaded = read_weights(checkpoint)
+        known = KnownWeights(loaded.fingerprint, loaded.logit_scale)
+        cache.note(checkpoint.path, checkpoint.config, stamp, known)
+    return known
+
+
+def read_weights(checkpoint: Checkpoint) -> "Loaded":
+    """Read a checkpoint in float32.
+
+    Raises:
+        BackendUnavailableError: torch is not installed.
+        CheckpointError: the weights do not fit their model.
+    """
+    require_torch()
+    import torch
+
+    from perception_encoder.checkpoints.load import load_model
+
+    return on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
+
+
+def require_torch() -> None:
+    """Refuse where torch is missing.
+
+    Raises:
+        BackendUnavailableError: it is.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise BackendUnavailableError(
+            "torch is needed once, to make graphs of these weights: "
+            "pip install 'perception-encoder[cpu]'"
+        )

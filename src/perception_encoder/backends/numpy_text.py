@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.mapped import MappedTensors
 from perception_encoder.checkpoints.names import recognise
+from perception_encoder.checkpoints.tensors import MappedTensors
 from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import UnsupportedOperationError
 from perception_encoder.registry import TextConfig

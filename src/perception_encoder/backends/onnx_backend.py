@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perception_encoder.backends.base import ComputeOptions
 from perception_encoder.backends.graph_cache import GraphCache
 from perception_encoder.backends.graph_files import DATA_SUFFIX, GraphFolder
-from perception_encoder.backends.onnx_source import cached_graphs
+from perception_encoder.backends.onnx_graphs import cached_graphs
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import Graphs
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.base import ComputeOptions
 from perception_encoder.backends.graph_cache import GraphCache, KnownWeights
-from perception_encoder.backends.openvino_source import (
+from perception_encoder.backends.openvino_graphs import (
     ExportedGraphs,
     GraphSource,
     graphs_of,

@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perception_encoder.backends.base import ComputeOptions
-from perception_encoder.backends.compiled import Compiled
-from perception_encoder.backends.cuda_streams import NUM_STREAMS, CudaStreams
-from perception_encoder.backends.gate import computing
-from perception_encoder.backends.torch_devices import DTYPES, choose_device, choose_precision
+from perception_encoder.backends.torch_compile import Compiled, computing
+from perception_encoder.backends.torch_devices import (
+    DTYPES,
+    NUM_STREAMS,
+    CudaStreams,
+    choose_device,
+    choose_precision,
+)
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.load import load_model, logit_scale_of
-from perception_encoder.checkpoints.random_weights import random_model
+from perception_encoder.checkpoints.load import load_model, logit_scale_of, random_model
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.forking import on_usable_thread
@@ -130,7 +133,7 @@ class TorchBackend:
 
     @classmethod
     def _with_random_weights(cls, config: ModelConfig, options: ComputeOptions) -> "TorchBackend":
-        from perception_encoder.checkpoints.fingerprint import weights_fingerprint
+        from perception_encoder.checkpoints.tensors import weights_fingerprint
 
         device = choose_device(options.device)
         precision = choose_precision(options.precision, device)

@@ -1,7 +1,15 @@
 """Which devices and number formats torch can compute with here."""
 
+import queue
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
 import torch
 
+from perception_encoder.backends.torch_compile import without_cudnn_attention
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.types import Precision
 
@@ -10,6 +18,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+NUM_STREAMS: Final = 2  # one computes; the other's pictures arrive, its vectors leave
 
 
 def choose_device(name: str) -> torch.device:
@@ -74,3 +83,100 @@ def devices() -> list[str]:
         for number in range(torch.cuda.device_count())
     ]
     return [cpu, *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+_DTYPES: dict[Precision, torch.dtype] = {**DTYPES, "int8": torch.int8}
+
+
+def matrix_rate(
+    precision: Precision, *, device: str = "auto", rounds: int = 5, size: int | None = None
+) -> float | None:
+    """Return operations a second of a product of two square matrices, the median of some rounds.
+
+    Args:
+        precision: of the factors; int8 products are summed in 32 bits.
+        device: as in `AutoModel.from_pretrained`.
+        rounds: products that are timed, after one that is not.
+        size: rows of a matrix; None is 2048 on the CPU and 8192 elsewhere.
+
+    Returns:
+        Operations a second, or None where this device does not multiply such numbers itself.
+
+    Raises:
+        BackendUnavailableError: there is no such device here.
+    """
+    place = choose_device(device)
+    if place.type == "cpu" and precision == "fp16" and not _multiplies_fp16():
+        return None  # torch would emulate it, a thousand times slower
+    size = size or (2048 if place.type == "cpu" else 8192)
+    # Of all lengths: a GPU multiplies numbers of few bits faster, as it then draws less power.
+    values = (
+        torch.randint(-127, 128, (size, size)) if precision == "int8" else torch.randn(size, size)
+    )
+    factor = values.to(place, _DTYPES[precision])
+    multiply = torch._int_mm if precision == "int8" else torch.mm
+    with torch.inference_mode():
+        try:
+            multiply(factor, factor.T)
+        except RuntimeError:  # what torch raises for a product it has no kernel for
+            return None
+        seconds = []
+        for _ in range(rounds):
+            _wait_for(place)
+            started = time.perf_counter()
+            multiply(factor, factor.T)
+            _wait_for(place)
+            seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def peak_device_bytes(device: str) -> int | None:
+    """Return the most memory that torch has held on CUDA devices so far; None for others.
+
+    Args:
+        device: of a torch backend; of several devices, as "cuda:0,cuda:1", the sum is returned.
+    """
+    places = [torch.device(name) for name in device.split(",")]
+    if places[0].type != "cuda":
+        return None
+    return sum(torch.cuda.max_memory_reserved(place) for place in places)
+
+
+def _multiplies_fp16() -> bool:
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_fp16") or capabilities.get("amx_fp16"))
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+class CudaStreams:
+    """Lends a stream to each call; when all are lent, calls wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._free = queue.SimpleQueue[torch.cuda.Stream]()
+        for _ in range(NUM_STREAMS):
+            self._free.put(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        # What was copied there before, on the default stream, is seen by these from now on.
+        torch.cuda.synchronize(device)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Put what this thread does on the GPU onto a stream of its own."""
+        stream = self._free.get()
+        try:
+            # Leaving a stream alone would select this thread's device, in a new thread the first
+            # card, and take memory there though only others are used. Leaving a device does not.
+            with (
+                torch.cuda.device(stream.device),
+                torch.cuda.stream(stream),
+                without_cudnn_attention(),
+            ):
+                yield
+        finally:
+            self._free.put(stream)

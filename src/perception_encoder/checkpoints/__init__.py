@@ -4,7 +4,7 @@
 `random_weights` and `save` do.
 """
 
+from perception_encoder.checkpoints.hub import download, is_cached
 from perception_encoder.checkpoints.locate import Checkpoint, locate
-from perception_encoder.checkpoints.sources import download, is_cached
 
 __all__ = ["Checkpoint", "download", "is_cached", "locate"]

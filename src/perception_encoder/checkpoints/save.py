@@ -10,7 +10,7 @@ from perception_encoder.checkpoints.folder import (
     is_own_folder,
     own_config,
 )
-from perception_encoder.checkpoints.sources import WEIGHTS_NAME
+from perception_encoder.checkpoints.hub import WEIGHTS_NAME
 from perception_encoder.checkpoints.staging import staged
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -10,14 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perception_encoder import __version__
-from perception_encoder.cli.bench_edge import bench_edge
 from perception_encoder.cli.options import DeviceOption, JsonOption
-from perception_encoder.cli.output import say, short, write_json, write_table
-from perception_encoder.cli.outputs import check_file
+from perception_encoder.cli.output import check_file, say, short, write_json, write_table
 
 if TYPE_CHECKING:
-    from perception_encoder.pipeline.bench import Drift, Row
+    from perception_encoder.bench import Drift, EdgeOptions, EdgeRow, Memory, Row
 
+
+_EDGE_HEADER = [
+    "model", "engine", "precision", "pictures/s", "1 picture", "1 text", "12 MP JPEG",
+    "files", "memory, pictures", "memory, both",
+]  # fmt: skip
+_EDGE_LEGEND = (
+    "one core and 1 GiB of private memory; graphs were made before, without limits\n"
+    "files: graphs for pictures + for texts, on disk · memory: the most a process held that embeds "
+    'pictures only,\nor pictures and texts, mapped files included; "needs": it did not fit, and '
+    "held this without a limit"
+)
 _HEADER = [
     "model", "engine", "precision", "pictures/s", "batch", "of peak", "1 picture", "texts/s",
     "1 text", "12 MP JPEG", "memory", "pictures agree", "texts agree",
@@ -28,6 +38,59 @@ _LEGEND = (
     "decoding and resizing one file on one core · memory: the most the process held\n"
     "agree: lowest cosine with the vectors of fp32"
 )
+
+
+def bench_edge(options: "EdgeOptions", surroundings: Mapping[str, str], *, as_json: bool) -> None:
+    """Measure and write rows.
+
+    Raises:
+        typer.Exit: nothing could be measured.
+    """
+    from perception_encoder.bench import EdgeRow
+    from perception_encoder.bench import bench_edge as measured
+
+    rows: list[EdgeRow] = []
+    for outcome in measured(options):
+        if not isinstance(outcome, EdgeRow):
+            case = f"{outcome.model}, {outcome.backend}, {outcome.precision}"
+            say(f"{case}: left out: {outcome.reason}")
+            continue
+        rows.append(outcome)
+        if as_json:
+            write_json(asdict(outcome) | {"limits": asdict(options.limits)} | dict(surroundings))
+        else:
+            fits = outcome.picture_memory.fits
+            speed = f"{short(outcome.pictures_per_second)} pictures/s" if fits else "does not fit"
+            say(f"{outcome.label}, {outcome.backend}, {outcome.precision}: {speed}")
+    if not rows:
+        say("pe: nothing could be measured")
+        raise typer.Exit(1)
+    if not as_json:
+        write_table(_EDGE_HEADER, [_edge_cells(row) for row in rows])
+        say("", *_EDGE_LEGEND.splitlines())
+
+
+def _edge_cells(row: "EdgeRow") -> list[str]:
+    return [
+        row.label,
+        row.backend,
+        row.precision,
+        short(row.pictures_per_second),
+        _milliseconds(row.picture_ms),
+        _milliseconds(row.text_ms),
+        _milliseconds(row.decode_ms),
+        f"{row.picture_file_bytes / 2**20:,.0f} + {row.text_file_bytes / 2**20:,.0f} MB",
+        _memory(row.picture_memory),
+        "-" if row.both_memory is None else _memory(row.both_memory),
+    ]
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{short(value)} ms"
+
+
+def _memory(memory: "Memory") -> str:
+    return f"{'' if memory.fits else 'needs '}{memory.peak_bytes / 2**20:,.0f} MB"
 
 
 class Engine(Enum):
@@ -99,7 +162,7 @@ def bench(
     """
     if profile is not None:
         _check_edge(backend, device, plot)
-        from perception_encoder.pipeline.bench import EDGE_MODELS, EdgeOptions
+        from perception_encoder.bench import EDGE_MODELS, EdgeOptions
 
         edge = EdgeOptions(
             models=model or EDGE_MODELS,
@@ -109,9 +172,9 @@ def bench(
         )
         bench_edge(edge, _surroundings(), as_json=as_json)
         return
-    from perception_encoder.pipeline.bench import BenchOptions, Row
-    from perception_encoder.pipeline.bench import bench as measured
-    from perception_encoder.pipeline.bench.plot import check_plot, plot_speed
+    from perception_encoder.bench import BenchOptions, Row
+    from perception_encoder.bench import bench as measured
+    from perception_encoder.bench.plot import check_plot, plot_speed
 
     _check_one(device)
     if plot is not None:

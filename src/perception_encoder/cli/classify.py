@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli.classified import NO_LABEL, Results, Wanted
-from perception_encoder.cli.labels import (
+from perception_encoder.cli.classify_results import NO_LABEL, Results, Wanted
+from perception_encoder.cli.label_options import (
     LabelsFileOption,
     LabelsOption,
     TemplateOption,
@@ -34,16 +34,16 @@ from perception_encoder.cli.options import (
     open_model,
     table_path,
 )
-from perception_encoder.cli.output import say
-from perception_encoder.cli.outputs import check_sheet
+from perception_encoder.cli.output import check_sheet, say
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.labels import Labels
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Outcome, Row
-    from perception_encoder.pipeline import Progress, Source
-    from perception_encoder.pipeline.vectors import EmbeddedPictures
+    from perception_encoder.indexing import Progress
+    from perception_encoder.indexing.stream import EmbeddedPictures
+    from perception_encoder.sources import Source
 
 _SCORES_AT_ONCE = 2**20  # a block of a table is large, and there may be thousands of labels
 _ABOUT_THE_DEFAULT = (
@@ -134,9 +134,10 @@ def classify(  # noqa: PLR0913  one parameter for each option
     named = _labels(labels, labels_file, only or ())
     templates = checked_templates(template)
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
-    from perception_encoder.pipeline import Progress, SourceOptions, open_sources
-    from perception_encoder.pipeline.sources.item import notes_of
-    from perception_encoder.pipeline.vectors import embed_items, items_of
+    from perception_encoder.indexing import Progress
+    from perception_encoder.indexing.stream import embed_items, items_of
+    from perception_encoder.sources import SourceOptions, open_sources
+    from perception_encoder.sources.item import notes_of
 
     progress: Progress | None = None
     blocks: Iterator[EmbeddedPictures]
@@ -200,8 +201,8 @@ def _opened_table(
     from perception_encoder.analysis.damaged_vectors import is_damaged
     from perception_encoder.index import Index
     from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
-    from perception_encoder.pipeline.query_model import open_query_model
-    from perception_encoder.pipeline.vectors import EmbeddedPictures
+    from perception_encoder.indexing.stream import EmbeddedPictures
+    from perception_encoder.search.query_model import open_query_model
 
     index = Index.open(path)
     columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
@@ -231,7 +232,7 @@ def _classify(
     results: Results,
     progress: "Progress | None",
 ) -> None:
-    from perception_encoder.cli.progress import ProgressDisplay
+    from perception_encoder.cli.output import ProgressDisplay
 
     step = max(1, _SCORES_AT_ONCE // len(classifier.labels))
     # On a terminal the lines themselves tell how far it is; a bar would come between them.

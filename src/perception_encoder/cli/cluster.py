@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.cli.clustering import (
+from perception_encoder.cli.cluster_options import (
     ClustersOption,
     Named,
     NamesOption,
@@ -24,11 +24,10 @@ from perception_encoder.cli.options import (
     WhereOption,
     table_path,
 )
-from perception_encoder.cli.output import say, write_json, write_table
-from perception_encoder.cli.outputs import check_file, check_sheet
+from perception_encoder.cli.output import check_file, check_sheet, say, write_json, write_table
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.preference import Numbers
+    from perception_encoder.analysis.duplicate_ranking import Numbers
     from perception_encoder.index import Index, Row
 
 _SHEET_PICTURES = 10
@@ -79,7 +78,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     if sheet is not None and named.found.clusters:
         _draw(sheet, named, index)
     if parquet is not None:
-        from perception_encoder.analysis.labelled_rows import write_labelled
+        from perception_encoder.analysis.cluster_names import write_labelled
 
         write_labelled(index, named.where, cluster_columns(named), parquet)
         say(f"{parquet}: {len(named.found.pictures)} pictures")
@@ -119,8 +118,8 @@ def _write_table(named: Named) -> None:
 
 
 def _draw(path: Path, named: Named, index: "Index") -> None:
+    from perception_encoder.analysis.clusters import typical_members
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
-    from perception_encoder.analysis.typical import typical_members
 
     found = named.found
 

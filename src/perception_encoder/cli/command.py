@@ -3,7 +3,10 @@
 Typer's own commands take NaN for a number between 0 and 1, and 5,000 digits for a count.
 """
 
+import logging
 import math
+import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -11,7 +14,8 @@ from typing import Any, Final, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from perception_encoder.cli.output import printable
+from perception_encoder.cli.output import printable, say
+from perception_encoder.errors import PerceptionEncoderError
 
 _LARGEST: Final = 2**31 - 1
 """Of a count. What is below is an array's length, which numpy and Lance take."""
@@ -20,6 +24,8 @@ _LARGEST_REAL: Final = 1e9
 _LONGEST_MESSAGE: Final = 2_000
 # The base class, which typer does not export.
 _UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+# Our own messages list things on indented lines; any other line break is part of a name.
+_OWN_BREAK: Final = re.compile(r"\n(?=  )")
 
 
 class Command(TyperCommand):
@@ -100,3 +106,45 @@ def _origins(ctx: Any, message: str) -> Iterator[str]:
         values = given if isinstance(given, list | tuple) else (given,)
         if any(str(value) in message for value in values):
             yield f"from the environment: {param.envvar}"
+
+
+def report(error: BaseException) -> None:
+    """Tell of an error that ends the command."""
+    is_expected = isinstance(error, PerceptionEncoderError | ValueError | OSError)
+    message = _described(error) if is_expected else f"{type(error).__name__}: {error}"
+    notes = [f" ({note})" for note in getattr(error, "__notes__", ())]
+    say(*_OWN_BREAK.split(f"pe: {shortened(message)}{''.join(notes)}"))
+    if is_verbose():
+        say(*"".join(traceback.format_exception(error)).splitlines())
+    elif not is_expected and not isinstance(error, MemoryError):
+        say("pe: this was not foreseen; please report it with what `pe -v` says of it")
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Log to stderr, without anything that steers a terminal; tracebacks only if verbose."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+
+
+def is_verbose() -> bool:
+    """Whether -v was given."""
+    return logging.getLogger().isEnabledFor(logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: object) -> str:
+        return super().formatException(ei) if is_verbose() else ""  # type: ignore[arg-type]
+
+
+def _described(error: BaseException) -> str:
+    """Return an error in words; an empty one, such as some of Python's, by its kind."""
+    if isinstance(error, OSError) and not isinstance(error, PerceptionEncoderError):
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        if error.strerror:
+            return ": ".join([" -> ".join(names), error.strerror] if names else [error.strerror])
+    return str(error) or type(error).__name__

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli.options import open_model
-from perception_encoder.cli.output import say, write_line
-from perception_encoder.cli.outputs import check_text_name
+from perception_encoder.cli.output import check_text_name, say, write_line
 
 _QUERIES: tuple[tuple[str, ...], ...] = (
     ("red heart",),
@@ -30,14 +29,10 @@ def demo(
     """Embed a gallery with pe-nano, store it in a table, search it, and draw the hits."""
     from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
     from perception_encoder.index import Index, parse_query
-    from perception_encoder.pipeline import (
-        Run,
-        SearchOptions,
-        SourceOptions,
-        open_sources,
-        read_queries,
-    )
-    from perception_encoder.pipeline.search import search
+    from perception_encoder.indexing import Run
+    from perception_encoder.search import SearchOptions, read_queries
+    from perception_encoder.search.search import search
+    from perception_encoder.sources import SourceOptions, open_sources
 
     started = time.monotonic()
     check_text_name(str(folder))

@@ -18,6 +18,8 @@ from perception_encoder.cli.options import (
     table_path,
 )
 from perception_encoder.cli.output import (
+    check_file,
+    check_sheet,
     pictures,
     say,
     write_json,
@@ -25,7 +27,6 @@ from perception_encoder.cli.output import (
     write_path,
     write_table,
 )
-from perception_encoder.cli.outputs import check_file, check_sheet
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup, Duplicates, Tier
@@ -131,7 +132,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
 
 
 def _read(row: "Row") -> bytes:
-    from perception_encoder.pipeline.sources import read_picture
+    from perception_encoder.sources import read_picture
 
     return read_picture(row.uri, row.member, row.offset)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from perception_encoder.cli.embedded import Format, write_vectors
+from perception_encoder.cli.embed_results import Format, write_vectors
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
@@ -18,8 +18,7 @@ from perception_encoder.cli.options import (
     PreprocessOption,
     open_model,
 )
-from perception_encoder.cli.output import say
-from perception_encoder.cli.outputs import check_file
+from perception_encoder.cli.output import check_file, say
 from perception_encoder.cli.text_files import problem_of, read_list
 
 if TYPE_CHECKING:

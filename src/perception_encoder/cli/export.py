@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from perception_encoder.cli.options import JsonOption, PreprocessChoice
-from perception_encoder.cli.output import say, write_json, write_line
-from perception_encoder.cli.outputs import check_text_name
+from perception_encoder.cli.output import check_text_name, say, write_json, write_line
 
 
 def export(
@@ -54,7 +53,7 @@ def export(
             raise typer.BadParameter("a roboflow-package measures nothing; leave --calibration out")
         _export_package(model, folder, precision, preprocess, as_json=as_json)
         return
-    from perception_encoder.pipeline.export import export_pretrained
+    from perception_encoder.export.pretrained import export_pretrained
 
     drifts = export_pretrained(
         model,
@@ -90,7 +89,7 @@ def _export_package(
     *,
     as_json: bool,
 ) -> None:
-    from perception_encoder.pipeline.roboflow_package import export_roboflow_package
+    from perception_encoder.export.roboflow import export_roboflow_package
 
     if precision != "fp32":
         raise typer.BadParameter(

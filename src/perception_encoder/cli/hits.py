@@ -1,21 +1,30 @@
 """Shows what searches found: a table, JSON lines or paths; a sheet, a preview, or a viewer."""
 
-from collections.abc import Sequence
-from functools import partial
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from perception_encoder.cli.options import SearchFlags
 from perception_encoder.cli.output import say, write_json, write_line, write_path, write_table
-from perception_encoder.cli.search_options import SearchFlags
+from perception_encoder.errors import PerceptionEncoderError
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.contact_sheet import SheetImage
     from perception_encoder.index import Hit, Row
-    from perception_encoder.pipeline.queries import Query
-    from perception_encoder.pipeline.search import Found
+    from perception_encoder.search.queries import Query
+    from perception_encoder.search.search import Found
 
 
 _SHOWN_LABELS: Final = {"strong": "strong", "weak": "weak", "none": "-"}
+_UNFIT: Final = re.compile(r"[^\w.-]+")
+_LONGEST_NAME: Final = 80
 
 
 class Answer(NamedTuple):
@@ -47,8 +56,6 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
             flags.preview,
         )
     if flags.open_hits:
-        from perception_encoder.cli.viewer import open_pictures
-
         open_pictures([found.hit for answer in answers for found in answer.found])
 
 
@@ -119,7 +126,7 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
 
 def image_of(hit: "Hit | Row") -> "SheetImage":
     """Return the path of a plain file, or what reads a picture that lies elsewhere."""
-    from perception_encoder.pipeline.sources import read_picture
+    from perception_encoder.sources import read_picture
 
     is_file = hit.member is None and "://" not in hit.uri
     return hit.uri if is_file else partial(read_picture, hit.uri, hit.member, hit.offset)
@@ -128,3 +135,60 @@ def image_of(hit: "Hit | Row") -> "SheetImage":
 def short_name(hit: "Hit | Row") -> str:
     """Return the file's name without its folder and ending."""
     return Path(hit.member or hit.uri).stem
+
+
+def open_pictures(hits: "Sequence[Hit]") -> None:
+    """Open the hits, best first; one that cannot be read is told of and left out.
+
+    Raises:
+        PerceptionEncoderError: there is no viewer.
+    """
+    command = _viewer()
+    folder = cache(lambda: Path(tempfile.mkdtemp(prefix="pe-")))  # not made before it is needed
+    paths = [path for number, hit in enumerate(hits, 1) if (path := _path(hit, number, folder))]
+    for path in paths:
+        if command is None:
+            os.startfile(path)  # type: ignore[attr-defined,unused-ignore]  # Windows only
+        else:
+            subprocess.run(
+                [command, path],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+
+def _viewer() -> str | None:
+    """Return the command that opens a file; None where Windows does it itself."""
+    if sys.platform == "win32":
+        return None
+    name = "open" if sys.platform == "darwin" else "xdg-open"
+    found = shutil.which(name)
+    if found is None:
+        raise PerceptionEncoderError(
+            f"--open needs the program {name}, which is not here; use --paths with a viewer of "
+            "yours, or --sheet"
+        )
+    return found
+
+
+def _path(hit: "Hit", number: int, folder: Callable[[], Path]) -> str | None:
+    from perception_encoder.index import IMAGE_SUFFIXES
+    from perception_encoder.preprocess import decode_image
+    from perception_encoder.sources import read_picture
+
+    name = os.path.basename(hit.member or hit.uri)
+    stem, suffix = os.path.splitext(name)
+    if hit.member is None and suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(hit.uri):
+        return hit.uri
+    try:
+        data = read_picture(hit.uri, hit.member, hit.offset)
+        found = decode_image(data, item=name).format
+    except (PerceptionEncoderError, OSError) as err:
+        say(f"not opened: {err}")
+        return None
+    stem = _UNFIT.sub("_", stem)[:_LONGEST_NAME]
+    path = folder() / f"{number}-{stem}.{(found or 'png').lower()}"
+    path.write_bytes(data)
+    return str(path)

@@ -2,7 +2,10 @@
 
 import gc
 import os
+import signal
 import sys
+from types import FrameType
+from typing import Final
 
 import typer
 
@@ -16,27 +19,27 @@ from perception_encoder.cli import (
     doctor,
     duplicates,
     embed,
-    evaluating,
     export,
-    indexing,
-    maintenance,
     map,
     models,
-    searching,
     serve,
-    tables,
 )
-from perception_encoder.cli.command import Command, Group
-from perception_encoder.cli.ending import Termination
-from perception_encoder.cli.failures import report, set_up_logging
-from perception_encoder.cli.help import examples_kept, summary
+from perception_encoder.cli import eval as evaluating
+from perception_encoder.cli import index as indexing
+from perception_encoder.cli import indexes as tables
+from perception_encoder.cli import optimize as maintenance
+from perception_encoder.cli import search as searching
+from perception_encoder.cli.command import Command, Group, report, set_up_logging
+from perception_encoder.cli.options import BareOptions
 from perception_encoder.cli.output import (
+    examples_kept,
     say_what_was_replaced,
     set_up_streams,
+    summary,
     write_line,
 )
-from perception_encoder.cli.search_options import BareOptions
 
+_TERMINATED: Final = 128 + 15  # what shells call an end by SIGTERM
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
@@ -75,6 +78,29 @@ for _command in (  # as `pe` lists them: first what most people come for
     )(examples_kept(_command))
 app.add_typer(tables.app, name="table", short_help=tables.app.info.help)
 app.add_typer(evaluating.app, name="eval", short_help=evaluating.app.info.help)
+
+
+class Termination:
+    """Hears of SIGTERM from its making on, and makes a KeyboardInterrupt of the first.
+
+    The kernel keeps a signal from the first process of a container that has no handler for it, so
+    `docker stop` would wait for ten seconds and kill. And who is told to end keeps what is done.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        signal.signal(signal.SIGTERM, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._came = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+        raise KeyboardInterrupt
+
+    def pass_on(self) -> None:
+        """End this process by SIGTERM if that is what interrupted it, so that its parent knows."""
+        if self._came:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(_TERMINATED)  # the first process of a container is still here
 
 
 def _version(value: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from perception_encoder.cli.clustering import (
+from perception_encoder.cli.cluster_options import (
     ClustersOption,
     Named,
     NamesOption,
@@ -22,11 +22,10 @@ from perception_encoder.cli.options import (
     WhereOption,
     table_path,
 )
-from perception_encoder.cli.output import say
-from perception_encoder.cli.outputs import check_file
+from perception_encoder.cli.output import check_file, say
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.table_map import TableMap
+    from perception_encoder.analysis.map_layout import TableMap
     from perception_encoder.index import Index
 
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
@@ -67,8 +66,7 @@ def map(
     if suffix not in (*_PICTURES, *_PAGES, *_TABLES):
         raise typer.BadParameter(f"{out}: the name has to end in .png, .html or .parquet")
     check_file(out)
-    from perception_encoder.analysis.projection import require_projection
-    from perception_encoder.analysis.table_map import map_table
+    from perception_encoder.analysis.map_layout import map_table, require_projection
     from perception_encoder.index import Index
 
     require_projection()
@@ -95,8 +93,7 @@ def map(
 def _draw(out: Path, named: Named, placed: "TableMap") -> None:
     import numpy as np
 
-    from perception_encoder.analysis.map_grid import grid_of
-    from perception_encoder.analysis.map_picture import Caption, draw_map
+    from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
 
     grid = grid_of(placed.places)
     labels = named.found.labels[placed.numbers]
@@ -115,7 +112,7 @@ def _draw(out: Path, named: Named, placed: "TableMap") -> None:
 
 
 def _write_page(out: Path, index: "Index", named: Named, placed: "TableMap") -> None:
-    from perception_encoder.analysis.map_grid import grid_of
+    from perception_encoder.analysis.map_image import grid_of
     from perception_encoder.analysis.map_page import Group, MapPage, write_page
 
     found = named.found
@@ -145,7 +142,7 @@ def _write_parquet(out: Path, index: "Index", named: Named, placed: "TableMap") 
     import numpy as np
     import pyarrow as pa
 
-    from perception_encoder.analysis.labelled_rows import write_labelled
+    from perception_encoder.analysis.cluster_names import write_labelled
 
     numbers = named.found.pictures.numbers
     places = np.full((len(numbers), 2), np.nan, np.float32)

@@ -159,9 +159,9 @@ def serve(  # noqa: PLR0913  one parameter for each option
         pe serve --new-key
         pe serve --host 0.0.0.0 --key-file keys.txt
     """
-    from perception_encoder.server.access import new_key as fresh_key
+    from perception_encoder.server.http.access import new_key as fresh_key
+    from perception_encoder.server.http.sites import is_loopback
     from perception_encoder.server.run import run_server
-    from perception_encoder.server.sites import is_loopback
 
     if new_key:
         _show(fresh_key())
@@ -222,7 +222,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
 
 
 def _show(key: str) -> None:
-    from perception_encoder.server.access import hashed
+    from perception_encoder.server.http.access import hashed
 
     write_line(key)
     say(f"give it to who may ask, and put this line into the key file: sha256:{hashed(key)}")
@@ -235,7 +235,7 @@ def _hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
         OSError: the file cannot be read.
         BadParameter: a line of it is no key and no hash.
     """
-    from perception_encoder.server.key_files import read_keys
+    from perception_encoder.server.http.key_files import read_keys
 
     try:
         return read_keys(file, keys)

@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING
 from perception_encoder._lazy import lazily
 
 if TYPE_CHECKING:
-    from perception_encoder.client.asynchronous import AsyncClient
-    from perception_encoder.client.calls import SearchRequest
-    from perception_encoder.client.options import ClientOptions
-    from perception_encoder.client.synchronous import Client
+    from perception_encoder.client.client import AsyncClient, Client
+    from perception_encoder.client.requests import ClientOptions, SearchRequest
 
 __getattr__ = lazily(
     __name__,
     {
-        "AsyncClient": "perception_encoder.client.asynchronous",
-        "Client": "perception_encoder.client.synchronous",
-        "ClientOptions": "perception_encoder.client.options",
-        "SearchRequest": "perception_encoder.client.calls",
+        "AsyncClient": "perception_encoder.client.client",
+        "Client": "perception_encoder.client.client",
+        "ClientOptions": "perception_encoder.client.requests",
+        "SearchRequest": "perception_encoder.client.requests",
     },
 )
 

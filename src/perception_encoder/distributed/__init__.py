@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from perception_encoder._lazy import lazily
 
 if TYPE_CHECKING:
-    from perception_encoder.distributed.place import Place, on_cluster
+    from perception_encoder.distributed.run import Place, on_cluster
 
 __getattr__ = lazily(
     __name__,
     {
-        "Place": "perception_encoder.distributed.place",
-        "on_cluster": "perception_encoder.distributed.place",
+        "Place": "perception_encoder.distributed.run",
+        "on_cluster": "perception_encoder.distributed.run",
     },
 )
 

@@ -20,10 +20,9 @@ from perception_encoder.auto import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Outcome
-from perception_encoder.pipeline.compute import encoded
-from perception_encoder.pipeline.prepare import Prepared, prepare
-from perception_encoder.pipeline.preparing import Listed
-from perception_encoder.pipeline.sources import Item
+from perception_encoder.indexing.compute import encoded
+from perception_encoder.indexing.prepare import Listed, Prepared, prepare
+from perception_encoder.sources import Item
 from perception_encoder.types import (
     Embeddings,
     EngineName,

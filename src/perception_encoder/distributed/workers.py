@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from perception_encoder.backends import ComputeOptions
-from perception_encoder.distributed.connection import first_line
-from perception_encoder.distributed.plan import Plan
+from perception_encoder.distributed.cluster import Plan, first_line
 from perception_encoder.distributed.worker import Opened, Worker
 from perception_encoder.errors import ClusterError, WorkerCrashedError
 from perception_encoder.types import ModelIdentity, PreprocessName

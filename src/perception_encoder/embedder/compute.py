@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder.cache import EmbeddingCache
-from perception_encoder.embedder.chunk import Chunk
-from perception_encoder.embedder.overlap import overlapped
+from perception_encoder.embedder.feeds import Chunk, overlapped
 from perception_encoder.errors import CacheError
 from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +23,7 @@ _In = TypeVar("_In")
 _Out = NDArray[np.float32]
 
 _NOTHING: Embeddings = np.empty((0, 0), np.float32)
+_QUIET_SECONDS = 2.0  # work shorter than this shows no bar
 
 
 def fill(
@@ -76,3 +80,22 @@ def computed(
     for _, result in overlapped(lambda chunk: encode(chunk.inputs), chunks, at_once):
         yield result
         advance(len(result))
+
+
+def progress_bar(total: int, unit_name: str, show_progress: bool | None) -> "tqdm[NoReturn]":
+    """Return a bar on stderr with rate and time left.
+
+    Args:
+        total: how many items there are.
+        unit_name: what they are called.
+        show_progress: None shows the bar on a terminal, once the work has taken two seconds.
+    """
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        unit=f" {unit_name}",
+        disable=None if show_progress is None else not show_progress,  # None: on a terminal only
+        delay=_QUIET_SECONDS if show_progress is None else 0.0,
+        leave=False,
+    )

@@ -41,10 +41,9 @@ def _save(
     preprocess: PreprocessName,
     folder: str | os.PathLike[str],
 ) -> Path:
-    from perception_encoder.checkpoints.fingerprint import weights_fingerprint
-    from perception_encoder.checkpoints.load import load_model
-    from perception_encoder.checkpoints.random_weights import random_model
+    from perception_encoder.checkpoints.load import load_model, random_model
     from perception_encoder.checkpoints.save import save_model
+    from perception_encoder.checkpoints.tensors import weights_fingerprint
 
     model = random_model(source) if isinstance(source, ModelConfig) else load_model(source).model
     if weights_fingerprint(model) != fingerprint:

@@ -1,12 +1,12 @@
 """The vector table and its search. Importing this loads neither Lance nor Arrow; opening does."""
 
-from perception_encoder.index.known import KnownRows
-from perception_encoder.index.lock import writing
+from perception_encoder.index.index import Index
+from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.outcomes import Outcome, OutcomeLog, Status
 from perception_encoder.index.query import IMAGE_SUFFIXES, QueryTerm, combine, parse_query
 from perception_encoder.index.rows import FileState, Hit, MetadataValue, Row, item_name, row_id
 from perception_encoder.index.schema import VectorDtype
-from perception_encoder.index.table import Index
+from perception_encoder.index.storage import writing
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index.digests import DigestMap, digests_in, digests_of
+from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
 from perception_encoder.index.rows import MetadataValue, clamp_time, row_id
 from perception_encoder.index.storage import beside, storage_errors
 

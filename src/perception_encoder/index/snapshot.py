@@ -17,7 +17,7 @@ import numpy as np
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import read_condition
 from perception_encoder.index.condition_tokens import shortened
-from perception_encoder.index.known import KnownRows
+from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.nearest import ROW_ID, NearestSearch
 from perception_encoder.index.optimize import needs_optimizing
 from perception_encoder.index.rows import Hit, Row

@@ -16,9 +16,9 @@ import numpy as np
 
 from perception_encoder.errors import IndexStorageError
 from perception_encoder.index.commits import open_latest
-from perception_encoder.index.digests import digests_in, digests_of
 from perception_encoder.index.exact import UNIT_TOLERANCE
 from perception_encoder.index.journal import Journal, damaged_files, files_of
+from perception_encoder.index.known_rows import digests_in, digests_of
 from perception_encoder.index.outcomes import OutcomeLog
 from perception_encoder.index.rows import item_name, row_id
 from perception_encoder.index.schema import VECTOR, identity_of, vectors_of

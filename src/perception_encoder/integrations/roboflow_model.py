@@ -5,23 +5,109 @@ where a folder written by `pe export --format roboflow-package` names this class
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from inference_models import errors as theirs
 from inference_models.errors import InvalidParameterError, ModelInputError
 from inference_models.models.base.embeddings import TextImageEmbeddingModel
 
+from perception_encoder import errors as ours
 from perception_encoder.auto import AutoModel
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.integrations.roboflow_errors import their_errors
-from perception_encoder.integrations.roboflow_pictures import create_preprocessor, listed
+from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
+from perception_encoder.registry import ImageConfig
 from perception_encoder.types import ColorFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
+
+
+# The first line that fits is taken.
+_TRANSLATIONS: tuple[tuple[type[Exception], type[Exception]], ...] = (
+    (ours.ImageError, theirs.ModelInputError),
+    (ours.UnknownModelError, theirs.ModelNotFoundError),
+    (ours.OfflineError, theirs.ModelRetrievalError),
+    (ours.DownloadError, theirs.RetryError),
+    (ours.CheckpointError, theirs.CorruptedModelPackageError),
+    (ours.TokenizerNotFoundError, theirs.CorruptedModelPackageError),
+    (ours.BackendUnavailableError, theirs.EnvironmentConfigurationError),
+    (ours.PerceptionEncoderError, theirs.ModelRuntimeError),
+)
+
+
+def listed(images: Any, color_format: ColorFormat | None) -> list[ImageInput]:
+    """Make a list of single pictures, tensors among them in RGB order.
+
+    Args:
+        images: one picture, a list of them, an (N, C, H, W) tensor or an (N, H, W, C) array.
+        color_format: what was said of all of them; arrays are left to the preprocessing.
+
+    Raises:
+        TypeError, ImageValueError: see `split_batch`.
+    """
+    if getattr(images, "ndim", 0) in (2, 3):
+        images = [images]
+    pictures = split_batch(images)
+    return [_rgb(picture) for picture in pictures] if color_format == "bgr" else pictures
+
+
+def create_preprocessor(
+    image_size: int, config: ImageConfig | None = None
+) -> "Callable[..., torch.Tensor]":
+    """Return a function of (images, input_color_format=None) to what the original's model reads.
+
+    Args:
+        image_size: S, the side of the model's square in pixels.
+        config: resize rule and normalisation; None is PE's.
+
+    Returns:
+        A function whose result is (N, 3, S, S) float32, RGB, normalised; for PE in [-1, 1].
+    """
+    config = config or ImageConfig()
+    processor = ImageProcessor(config, image_size)
+
+    def preprocess(images: Any, input_color_format: ColorFormat | None = None) -> "torch.Tensor":
+        import torch
+
+        order = input_color_format or "bgr"
+        pictures = listed(images, input_color_format)
+        squares = np.empty((len(pictures), image_size, image_size, 3), np.uint8)
+        for row, picture in enumerate(pictures):
+            squares[row] = processor(picture, input_color_format=order, item=f"image {row}")
+        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(part)[:, None, None] for part in (config.mean, config.std))
+        return (pixels - mean) / std
+
+    return preprocess
+
+
+def _rgb(picture: Any) -> Any:
+    """Turn a tensor from BGR to RGB; arrays, and pictures that know their order, stay."""
+    import torch
+
+    if not isinstance(picture, torch.Tensor) or picture.ndim != 3 or len(picture) not in (3, 4):
+        return picture
+    return picture[[2, 1, 0, *range(3, len(picture))]]
+
+
+@contextmanager
+def their_errors(mistake: type[Exception]) -> Iterator[None]:
+    """Raise the matching error of `inference_models`, with the same words, from ours.
+
+    Args:
+        mistake: what a TypeError or ValueError becomes, which here is a caller's wrong argument.
+    """
+    try:
+        yield
+    except ours.PerceptionEncoderError as err:
+        error = next(error for kind, error in _TRANSLATIONS if isinstance(err, kind))
+        raise error(str(err)) from err
+    except (TypeError, ValueError) as err:
+        raise mistake(str(err)) from err
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,58 @@
-"""A vision tower and, where the model reads text, a text tower and a logit scale."""
+"""The text tower: token ids in, one vector out. Knows nothing about strings.
+
+As perception_models core/vision_encoder/pe.py `TextTransformer` with "argmax" pooling, which is
+also OpenAI CLIP's text tower.
+"""
 
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.model.text import TextTower
+from perception_encoder.model.blocks import NORM_EPS, Block
 from perception_encoder.model.vision import VisionTower
-from perception_encoder.registry.config import ModelConfig
+from perception_encoder.registry.config import ModelConfig, TextConfig
+
+
+class TextTower(nn.Module):
+    """A causal transformer whose vector is read at the first end-of-text token."""
+
+    def __init__(self, config: TextConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.position_embedding = nn.Parameter(torch.zeros(config.context_length, width))
+        self.blocks = nn.ModuleList(
+            Block(width, config.num_heads, config.mlp_width, config.activation)
+            for _ in range(config.depth)
+        )
+        self.final_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.projection = nn.Linear(width, embed_dim, bias=False)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Embed a batch of token rows.
+
+        Args:
+            token_ids: (B, L) integers, L at most `context_length`. Each row holds the end-of-text
+                token, the vocabulary's highest id; what follows it cannot change the result, so
+                columns past the longest text may be cut.
+
+        Returns:
+            (B, E), not normalised.
+
+        Raises:
+            ValueError: token_ids has another rank or too many columns.
+        """
+        if token_ids.ndim != 2 or token_ids.shape[1] > self.config.context_length:
+            raise ValueError(
+                f"token_ids must be (B, L) with L <= {self.config.context_length}, "
+                f"got {tuple(token_ids.shape)}"
+            )
+        x = self.token_embedding(token_ids) + self.position_embedding[: token_ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, is_causal=True)  # (B, L, D)
+        # argmax returns the first of equal maxima, which is the first end-of-text token.
+        x = x[torch.arange(x.shape[0], device=x.device), token_ids.argmax(dim=-1)]  # (B, D)
+        return self.projection(self.final_norm(x))  # type: ignore[no-any-return]
 
 
 class DualEncoder(nn.Module):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from perception_encoder.preprocess.coded_frames import av1_pixels, hevc_frames
-from perception_encoder.preprocess.iso_boxes import Box, iter_boxes
+from perception_encoder.preprocess.jpeg2000 import Box, iter_boxes
 from perception_encoder.preprocess.limits import LimitError
 
 # A grid is decoded, put together, and may have transparency of its own; layers are up to 4.

@@ -5,11 +5,10 @@ Layout: ITU-T T.800, annex A (the code stream) and annex I (the file).
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from PIL import Image
 
-from perception_encoder.preprocess.iso_boxes import iter_boxes
 from perception_encoder.preprocess.limits import LimitError
 
 # Of these OpenJPEG keeps 10 KB and 0.5 KB each. 178 megapixels have fewer tiles of 128 × 128, and
@@ -26,6 +25,44 @@ _DATA: Final = 0x93
 _END: Final = 0xD9
 _STREAM_START: Final = b"\xff\x4f\xff\x51"
 _OPACITY: Final = (1, 2)
+
+
+class Box(NamedTuple):
+    """One box.
+
+    Attributes:
+        kind: its four letters.
+        start: where its content begins.
+        end: where its content ends, by its length; beyond the data where that is cut.
+    """
+
+    kind: bytes
+    start: int
+    end: int
+
+
+def iter_boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Box]:
+    """Yield the boxes of a range in order, up to one whose length is none.
+
+    Args:
+        data: the file.
+        start: where the first box begins.
+        end: of the range; None for the data's.
+    """
+    limit = len(data) if end is None else min(end, len(data))
+    while start + 8 <= limit:
+        size = int.from_bytes(data[start : start + 4], "big")
+        kind = data[start + 4 : start + 8]
+        content = start + 8
+        if size == 1:
+            size = int.from_bytes(data[content : content + 8], "big")
+            content += 8
+        elif size == 0:
+            size = limit - start
+        if start + size < content:
+            return
+        yield Box(kind, content, start + size)
+        start += size
 
 
 def check_jpeg2000(data: bytes) -> None:

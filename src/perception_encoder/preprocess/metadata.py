@@ -6,7 +6,7 @@ For a second attempt at what could not be decoded; nothing here is done to an or
 import struct
 from typing import Final
 
-from perception_encoder.preprocess.iso_boxes import iter_boxes
+from perception_encoder.preprocess.jpeg2000 import iter_boxes
 
 # What decides a TIFF's pixels: sizes, samples, compression, strips, tiles, colors, orientation.
 _PIXEL_TAGS: Final = frozenset(

@@ -7,9 +7,17 @@ also knows the hub repositories' names, so what people have in their notes works
 import difflib
 
 from perception_encoder.errors import UnknownModelError
-from perception_encoder.registry import clip, nano, perception_encoder
-from perception_encoder.registry.config import ImageConfig, ModelConfig, TextConfig, VisionConfig
-from perception_encoder.registry.entry import Licence, ModelEntry, Source
+from perception_encoder.registry import clip, perception_encoder
+from perception_encoder.registry import perception_encoder as nano
+from perception_encoder.registry.config import (
+    ImageConfig,
+    Licence,
+    ModelConfig,
+    ModelEntry,
+    Source,
+    TextConfig,
+    VisionConfig,
+)
 
 MODELS: tuple[ModelEntry, ...] = (
     nano.ENTRY,

@@ -4,8 +4,15 @@ Numbers: openai/CLIP clip/model.py and open_clip's model configs; weights: OpenA
 to safetensors in timm's hub repositories.
 """
 
-from perception_encoder.registry.config import ImageConfig, ModelConfig, TextConfig, VisionConfig
-from perception_encoder.registry.entry import Licence, ModelEntry, Source
+from perception_encoder.registry.config import (
+    ImageConfig,
+    Licence,
+    ModelConfig,
+    ModelEntry,
+    Source,
+    TextConfig,
+    VisionConfig,
+)
 
 LICENCE = Licence(spdx="MIT", url="https://github.com/openai/CLIP/blob/main/LICENSE")
 

@@ -12,6 +12,7 @@ Activation = Literal["gelu", "quick_gelu"]
 Pooling = Literal["attention", "class_token", "none"]
 Resize = Literal["squash", "center_crop"]
 Interpolation = Literal["bilinear", "bicubic"]
+Family = Literal["PE-Core", "PE-Spatial", "PE-Lang", "CLIP", "pe-nano"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,3 +160,71 @@ def _is_a(value: object, hint: Any) -> bool:
         return value is None
     is_positive = not isinstance(value, bool) and isinstance(value, int) and value > 0
     return isinstance(value, bool) if hint is bool else is_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file of weights on the hub."""
+
+    repo: str
+    filename: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """The weights' licence, where that was read, and what else is said about it."""
+
+    spdx: str
+    url: str
+    notice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A registered model. `sources` are tried in order; `bundled` ones lie in the package."""
+
+    config: ModelConfig
+    family: Family
+    licence: Licence
+    sources: tuple[Source, ...] = ()
+    aliases: tuple[str, ...] = ()
+    num_parameters: int
+    bundled: bool = False
+    imagenet_accuracy: float | None = None
+    """Published zero-shot top-1 on ImageNet-1k, percent (perception_models apps/pe/README.md)."""
+
+    @property
+    def id(self) -> str:
+        """The registered id, as in `config.id`."""
+        return self.config.id
+
+
+def image_operations(config: VisionConfig, embed_dim: int | None) -> int:
+    """Operations for one picture of the model's own size."""
+    width, num_patches = config.width, config.grid_size**2
+    num_tokens = num_patches + int(config.has_class_token)
+    total = 2 * num_patches * 3 * config.patch_size**2 * width
+    total += config.depth * _block(num_tokens, width, config.mlp_width)
+    if config.pooling == "attention":
+        probe = 2 * width * width
+        keys_and_values = 2 * num_tokens * width * 2 * width
+        attention = 4 * num_tokens * width
+        out_and_mlp = 2 * width * width + 4 * width * 4 * width
+        total += probe + keys_and_values + attention + out_and_mlp
+    if config.pooling != "none":
+        total += 2 * width * (embed_dim or 0)
+    return total
+
+
+def text_operations(config: TextConfig, embed_dim: int, num_tokens: int) -> int:
+    """Operations for one text of so many tokens, begin and end tokens among them."""
+    blocks = config.depth * _block(num_tokens, config.width, config.mlp_width)
+    return blocks + 2 * config.width * embed_dim
+
+
+def _block(num_tokens: int, width: int, mlp_width: int) -> int:
+    """One transformer block: queries, keys, values and output; attention; the MLP."""
+    projections = 4 * 2 * num_tokens * width * width
+    attention = 2 * 2 * num_tokens**2 * width
+    mlp = 2 * 2 * num_tokens * width * mlp_width
+    return projections + attention + mlp

@@ -6,8 +6,15 @@ named in its apps/pe/README.md and in timm's and open_clip's tables of pretraine
 
 from dataclasses import replace
 
-from perception_encoder.registry.config import ModelConfig, TextConfig, VisionConfig
-from perception_encoder.registry.entry import Family, Licence, ModelEntry, Source
+from perception_encoder.registry.config import (
+    Family,
+    Licence,
+    ModelConfig,
+    ModelEntry,
+    Source,
+    TextConfig,
+    VisionConfig,
+)
 
 _VOCAB_SIZE = 49_408
 
@@ -21,6 +28,29 @@ LICENCE = Licence(
         "https://github.com/facebookresearch/perception_models/blob/main/LICENSE.PLM). "
         "Read both before commercial use; clip/… models are MIT."
     ),
+)
+CONFIG = ModelConfig(
+    id="pe-nano",
+    vision=VisionConfig(
+        image_size=48, patch_size=8, width=192, depth=6, num_heads=3, mlp_width=768
+    ),
+    text=TextConfig(
+        context_length=32, vocab_size=4096, width=192, depth=3, num_heads=3, mlp_width=768
+    ),
+    embed_dim=192,
+)
+
+ENTRY = ModelEntry(
+    config=CONFIG,
+    family="pe-nano",
+    licence=Licence(
+        spdx="Apache-2.0",
+        url="https://www.apache.org/licenses/LICENSE-2.0",
+        notice="Trained from openly licensed drawings; MODEL_CARD.md lists them. "
+        "It knows drawings, not photos.",
+    ),
+    num_parameters=5_360_065,
+    bundled=True,
 )
 
 

@@ -18,35 +18,34 @@ from perception_encoder._version import __version__
 from perception_encoder.auto import AutoModel
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.server.access import Access
+from perception_encoder.server.api.base import Dialect, direct_routes, error_reply
 from perception_encoder.server.core.batcher import BatchLimits
-from perception_encoder.server.core.duplicates import DuplicateJobs
-from perception_encoder.server.core.engines import Engines
-from perception_encoder.server.core.facets import Facets
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
+from perception_encoder.server.core.jobs import DuplicateJobs, Facets
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
+from perception_encoder.server.core.served_models import Engines
 from perception_encoder.server.core.thumbnails import Thumbnails
-from perception_encoder.server.dialect import Dialect, direct_routes, error_reply
-from perception_encoder.server.direct import DirectRoute, ShortWay
-from perception_encoder.server.edge import Edge
-from perception_encoder.server.metrics import Metrics
-from perception_encoder.server.openapi import describe
+from perception_encoder.server.http.access import Access
+from perception_encoder.server.http.metrics import Metrics
+from perception_encoder.server.http.middleware import Edge
+from perception_encoder.server.http.openapi import describe
+from perception_encoder.server.http.requests import DirectRoute, ShortWay
+from perception_encoder.server.http.sites import SiteGuard, Sites
 from perception_encoder.server.options import ImageSettings, ServerSettings
 from perception_encoder.server.services import Services
-from perception_encoder.server.sites import SiteGuard, Sites
 
 _DIALECTS: Final = (
-    "perception_encoder.server.dialects.watch",
-    "perception_encoder.server.dialects.native",
-    "perception_encoder.server.dialects.page",
-    "perception_encoder.server.dialects.openai",
-    "perception_encoder.server.dialects.roboflow",
-    "perception_encoder.server.dialects.tei",
-    "perception_encoder.server.dialects.clip_retrieval",
-    "perception_encoder.server.dialects.about",
+    "perception_encoder.server.api.health",
+    "perception_encoder.server.api.native",
+    "perception_encoder.server.api.page",
+    "perception_encoder.server.api.openai",
+    "perception_encoder.server.api.roboflow",
+    "perception_encoder.server.api.tei",
+    "perception_encoder.server.api.clip_retrieval",
+    "perception_encoder.server.api.about",
 )
 """Modules that export `DIALECT`, in the order in which their routes are tried."""
 

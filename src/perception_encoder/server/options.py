@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from perception_encoder.preprocess.threads import num_usable_cores
+from perception_encoder.preprocess.images import num_usable_cores
 from perception_encoder.types import BackendName, Precision
 
 MIB: Final = 2**20

@@ -10,10 +10,9 @@ from typing import Final, Literal
 import uvicorn
 
 from perception_encoder.server.app import create_app
-from perception_encoder.server.logs import log_config
+from perception_encoder.server.http.connection import KEEP_ALIVE_SECONDS, TimedProtocol
+from perception_encoder.server.http.logs import log_config, shorten_pauses
 from perception_encoder.server.options import ServerSettings
-from perception_encoder.server.pauses import shorten_pauses
-from perception_encoder.server.protocol import KEEP_ALIVE_SECONDS, TimedProtocol
 
 logger = logging.getLogger(__name__)
 

@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from perception_encoder.errors import ImageError, ImageReferenceError
-from perception_encoder.server.access import Access
-from perception_encoder.server.core.duplicates import DuplicateJobs
-from perception_encoder.server.core.engine import image_names
-from perception_encoder.server.core.engines import Engines
-from perception_encoder.server.core.facets import Facets
 from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import Indexes
-from perception_encoder.server.core.pools import Pools
+from perception_encoder.server.core.jobs import DuplicateJobs, Facets
+from perception_encoder.server.core.model_worker import image_names
+from perception_encoder.server.core.pools import Pools, all_of
 from perception_encoder.server.core.queries import Queries
-from perception_encoder.server.core.tasks import all_of
+from perception_encoder.server.core.served_models import Engines
 from perception_encoder.server.core.thumbnails import Thumbnails
-from perception_encoder.server.metrics import Metrics
+from perception_encoder.server.http.access import Access
+from perception_encoder.server.http.errors import ApiError
+from perception_encoder.server.http.metrics import Metrics
 from perception_encoder.server.options import MIB, ServerSettings
-from perception_encoder.server.problems import ApiError
 
 _LOADED_AT_ONCE: Final = 8  # images of a request: half of those that are fetched at once
 _MAX_LOADED_BYTES: Final = 512 * MIB

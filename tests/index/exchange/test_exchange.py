@@ -38,7 +38,7 @@ from perception_encoder.index.exchange import (
     open_source,
 )
 from perception_encoder.index.exchange.vector_files import faiss_file, npy_file
-from perception_encoder.index.lock import writing
+from perception_encoder.index.storage import writing
 from perception_encoder.types import ModelIdentity
 
 OTHER = ModelIdentity("another", "0" * 16, "standard", 6)

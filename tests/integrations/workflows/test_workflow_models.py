@@ -19,9 +19,9 @@ from perception_encoder.errors import (
     UnsupportedOperationError,
 )
 from perception_encoder.index import Index, Row
+from perception_encoder.integrations.workflows.indexes import Tables
 from perception_encoder.integrations.workflows.models import Models
 from perception_encoder.integrations.workflows.provider import PerceptionEncoderModels
-from perception_encoder.integrations.workflows.tables import Tables
 from perception_encoder.preprocess import ImageProcessor
 
 STOCK = "perception_encoder/PE-Core-L14-336"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perception_encoder.bench import Figures, Row
+from perception_encoder.bench.plot import check_plot, plot_speed
 from perception_encoder.errors import ImageWriteError
-from perception_encoder.pipeline.bench import Figures, Row
-from perception_encoder.pipeline.bench.plot import check_plot, plot_speed
 from perception_encoder.types import Precision
 
 

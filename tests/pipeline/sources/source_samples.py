@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from perception_encoder.pipeline.sources import Item, Source, SourceOptions, open_sources
+from perception_encoder.sources import Item, Source, SourceOptions, open_sources
 
 
 def write(path: Path, data: bytes = b"picture") -> Path:

@@ -11,9 +11,9 @@ import pytest
 from source_samples import open_one
 
 from perception_encoder.errors import ImageUnreadableError
-from perception_encoder.pipeline.sources import Item
-from perception_encoder.pipeline.sources.item import notes_of
-from perception_encoder.pipeline.sources.parquet_pages import (
+from perception_encoder.sources import Item
+from perception_encoder.sources.item import notes_of
+from perception_encoder.sources.parquet_pages import (
     MAX_PAGE_BYTES,
     page_bounds,
     repeated_bytes_of,
@@ -50,7 +50,7 @@ def listed(path: Path) -> tuple[list[Item], str]:
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits of a few MB, so that files of a few can show them."""
-    sources = "perception_encoder.pipeline.sources"
+    sources = "perception_encoder.sources"
     monkeypatch.setattr(f"{sources}.parquet_table._BATCH_BYTES", 4 * MIB)
     monkeypatch.setattr(f"{sources}.parquet_cells._MAX_KEPT_BYTES", 8 * MIB)
     monkeypatch.setattr(f"{sources}.metadata.MAX_TEXT", 1000)
@@ -102,7 +102,7 @@ def test_images_that_a_dictionary_holds_once_are_read_a_few_at_a_time(tmp_path: 
 def test_a_page_larger_than_the_limit_is_refused_by_its_header(
     tmp_path: Path, column: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.pipeline.sources.parquet_pages.MAX_PAGE_BYTES", 5000)
+    monkeypatch.setattr("perception_encoder.sources.parquet_pages.MAX_PAGE_BYTES", 5000)
     columns: dict[str, Any] = {"path": ["/a.png"]}
     columns |= {column: [b"x" * 6000] if column == "image" else ["x" * 6000]}
     path = write(tmp_path / "t.parquet", columns, use_dictionary=False)
@@ -127,7 +127,7 @@ def test_a_footer_that_says_less_than_the_pages_hold_is_not_gone_by(
         num_values = real.num_values
         encodings = real.encodings
 
-    monkeypatch.setattr("perception_encoder.pipeline.sources.parquet_pages.MAX_PAGE_BYTES", MIB)
+    monkeypatch.setattr("perception_encoder.sources.parquet_pages.MAX_PAGE_BYTES", MIB)
     with path.open("rb") as stream, pytest.raises(ValueError, match="a page of 3,1"):
         page_bounds(stream, Lying())
 

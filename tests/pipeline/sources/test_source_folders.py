@@ -14,7 +14,7 @@ from perception_encoder.errors import (
     SourceNotFoundError,
 )
 from perception_encoder.index import Row, row_id
-from perception_encoder.pipeline.sources import SourceOptions, open_sources
+from perception_encoder.sources import SourceOptions, open_sources
 
 
 def test_a_folder_lists_its_pictures_with_size_and_time_and_reads_none_of_them(tmp_path):

@@ -14,7 +14,7 @@ from perception_encoder.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from perception_encoder.pipeline.sources import SourceOptions, open_sources
+from perception_encoder.sources import SourceOptions, open_sources
 
 
 def read_list(text: bytes, **options):
@@ -61,7 +61,7 @@ def test_names_are_used_while_their_writer_still_writes(tmp_path):
 
 def test_standard_input_is_the_processes_own():
     code = (
-        "from perception_encoder.pipeline.sources import *\n"
+        "from perception_encoder.sources import *\n"
         "for s in open_sources(['-'], SourceOptions()):\n"
         "    for item in s.items(): print(item.uri)"
     )

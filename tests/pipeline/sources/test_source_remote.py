@@ -22,8 +22,8 @@ from perception_encoder.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from perception_encoder.pipeline.sources import SourceOptions, open_sources, read_picture
-from perception_encoder.pipeline.sources.remote import modified
+from perception_encoder.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources.remote import modified
 
 BUCKET = "pictures"
 

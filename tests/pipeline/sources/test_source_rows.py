@@ -11,15 +11,9 @@ import pytest
 from source_samples import open_one
 
 from perception_encoder.errors import ImageError, ImageUnreadableError, SourceError
-from perception_encoder.pipeline.sources import (
-    Item,
-    SourceOptions,
-    open_sources,
-    read_picture,
-    text_lines,
-)
-from perception_encoder.pipeline.sources import metadata as metadata_module
-from perception_encoder.pipeline.sources.item import notes_of
+from perception_encoder.sources import Item, SourceOptions, open_sources, read_picture, text_lines
+from perception_encoder.sources import metadata as metadata_module
+from perception_encoder.sources.item import notes_of
 
 
 def listed(path: Path, **options: str) -> tuple[list[Item], str]:

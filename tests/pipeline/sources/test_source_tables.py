@@ -20,7 +20,7 @@ from perception_encoder.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from perception_encoder.pipeline.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources import SourceOptions, open_sources, read_picture
 
 
 def write_parquet(path, columns, **options):

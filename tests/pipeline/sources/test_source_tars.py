@@ -20,7 +20,7 @@ from perception_encoder.errors import (
     ImageUnreadableError,
     SourceNotFoundError,
 )
-from perception_encoder.pipeline.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources import SourceOptions, open_sources, read_picture
 
 FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)
 LONG = f"{'folder/' * 30}{'long' * 30}.jpg"

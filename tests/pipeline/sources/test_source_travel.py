@@ -12,7 +12,7 @@ import pytest
 from source_samples import listed, write, write_tar
 
 from perception_encoder.errors import ImageUnreadableError
-from perception_encoder.pipeline.sources import Item, forward
+from perception_encoder.sources import Item, forward
 
 CONTENTS = [f"picture {number}".encode() for number in range(100)]
 

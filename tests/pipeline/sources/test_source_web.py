@@ -11,7 +11,7 @@ import pytest
 from source_samples import open_one, write
 
 from perception_encoder.errors import ImageUnreadableError, SourceError
-from perception_encoder.pipeline.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources import SourceOptions, open_sources, read_picture
 
 PICTURE = b"\x89PNG" + bytes(range(256)) * 20
 

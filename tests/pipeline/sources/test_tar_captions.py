@@ -11,9 +11,9 @@ from source_samples import open_one
 
 from perception_encoder.errors import ImageTooLargeError, ImageUnreadableError
 from perception_encoder.index import MetadataValue
-from perception_encoder.pipeline.sources import tar_samples
-from perception_encoder.pipeline.sources.item import Item, notes_of
-from perception_encoder.pipeline.sources.tar_members import TarListing, open_tar
+from perception_encoder.sources import tar_samples
+from perception_encoder.sources.item import Item, notes_of
+from perception_encoder.sources.tar_members import TarListing, open_tar
 
 Members = Sequence[tuple[str, bytes]]
 
@@ -279,7 +279,7 @@ def test_a_member_larger_than_any_image_is_refused_by_its_size(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("files", "tars"):
-        monkeypatch.setattr(f"perception_encoder.pipeline.sources.{module}.MAX_FILE_BYTES", 1000)
+        monkeypatch.setattr(f"perception_encoder.sources.{module}.MAX_FILE_BYTES", 1000)
     members = [("a.png", b"a" * 1000), ("b.png", b"b" * 1001), ("c.png", b"c")]
     path = write(tmp_path / f"x.{ending}", members, "w" if ending == "tar" else "w:gz")
     first, large, last = listed(path)[0]
@@ -291,7 +291,7 @@ def test_a_member_larger_than_any_image_is_refused_by_its_size(
 def test_zeros_without_end_after_the_last_member_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.pipeline.sources.tars._MAX_PADDING", 2**17)
+    monkeypatch.setattr("perception_encoder.sources.tars._MAX_PADDING", 2**17)
     path = tmp_path / "x.tar.gz"
     path.write_bytes(gzip.compress(GOOD + bytes(2**20)))
     good, damaged = listed(path)[0]
@@ -303,7 +303,7 @@ def test_zeros_without_end_after_the_last_member_are_told(
 def test_images_of_a_packed_archive_are_kept_by_their_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.pipeline.sources.tars._MAX_KEPT_BYTES", 2500)
+    monkeypatch.setattr("perception_encoder.sources.tars._MAX_KEPT_BYTES", 2500)
     members = [(f"{n}.png", bytes([n]) * 1000) for n in range(10)]
     items, _ = listed(write(tmp_path / "x.tar.gz", members, "w:gz"))
     assert [item.read() for item in items] == [data for _, data in members]

@@ -9,9 +9,9 @@ import pytest
 from perception_encoder.analysis.duplicates import Duplicates
 from perception_encoder.errors import IndexStorageError, QueueFullError
 from perception_encoder.index import Index, Row
-from perception_encoder.server.core import duplicates
-from perception_encoder.server.core.duplicates import DuplicateJobs
+from perception_encoder.server.core import jobs as duplicates
 from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.jobs import DuplicateJobs
 from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.types import ModelIdentity
 

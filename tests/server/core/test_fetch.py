@@ -15,8 +15,7 @@ from server.serving import in_base64, picture, running
 
 from perception_encoder.errors import ImageFetchError
 from perception_encoder.server import ServerSettings, services
-from perception_encoder.server.core.addresses import Address, is_public
-from perception_encoder.server.core.fetch import UrlFetcher
+from perception_encoder.server.core.fetch import Address, UrlFetcher, is_public
 from perception_encoder.server.options import ImageSettings
 
 PICTURE = picture(1)

@@ -9,8 +9,7 @@ import pytest
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
 from perception_encoder.server.core import pools
-from perception_encoder.server.core.daemon_threads import DaemonThreads
-from perception_encoder.server.core.pools import WorkPool
+from perception_encoder.server.core.pools import DaemonThreads, WorkPool
 
 
 class Gate:

@@ -4,8 +4,13 @@ Everything goes through in blocks, vectors and what is known of them side by sid
 bounded and the two cannot get out of step.
 """
 
-from perception_encoder.index.exchange.export import LAYOUTS, Layout, export_table
-from perception_encoder.index.exchange.ingest import Imported, import_table
-from perception_encoder.index.exchange.recognise import open_source
+from perception_encoder.index.exchange.import_export import (
+    LAYOUTS,
+    Imported,
+    Layout,
+    export_table,
+    import_table,
+    open_source,
+)
 
 __all__ = ["LAYOUTS", "Imported", "Layout", "export_table", "import_table", "open_source"]

@@ -15,8 +15,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import ExchangeError
-from perception_encoder.index.exchange.arrow_rows import IMAGE_PATH, RowColumns, row_columns
 from perception_encoder.index.exchange.provenance import read_provenance
+from perception_encoder.index.exchange.rows import IMAGE_PATH, RowColumns, row_columns
 from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing
 from perception_encoder.index.exchange.vector_files import NpyArray, npy_file
 from perception_encoder.types import Embeddings

@@ -4,20 +4,46 @@ Both begin with the number of rows, so it has to be known first; then the rows f
 Nothing but the block that is written is in memory.
 """
 
+from __future__ import annotations
+
+import os
 import struct
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 
 from perception_encoder.errors import ExchangeError
-from perception_encoder.index.schema import VectorDtype
+from perception_encoder.index.exchange.provenance import provenance_of, read_provenance
+from perception_encoder.index.exchange.rows import (
+    RowColumns,
+    count_lines,
+    holds,
+    read_row_lines,
+    row_columns,
+    row_line,
+)
+from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing
+from perception_encoder.index.schema import VECTOR, VectorDtype, rows_of
 from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 _FAISS_FLAT_INNER_PRODUCT: Final = b"IxFI"
 _NPY: Final = b"\x93NUMPY"
 _INNER_PRODUCT: Final = 0  # faiss.METRIC_INNER_PRODUCT
 _DUMMY: Final = 1 << 20  # two fields that faiss once used
+VectorLayout: TypeAlias = Literal["npy", "faiss"]
+
+VECTORS: Final[dict[VectorLayout, str]] = {"npy": "vectors.npy", "faiss": "vectors.faiss"}
+ROWS: Final = "rows.jsonl"
+
+_Reader: TypeAlias = Callable[[int, int], Embeddings]  # (from row, to row) to vectors
+LAYOUT: Final = "parquet"
 
 
 class VectorFile:
@@ -116,3 +142,154 @@ class NpyArray:
         count = (end - start) * self.embed_dim
         numbers = np.fromfile(self._path, self._dtype, count, offset=offset)
         return numbers.reshape(end - start, self.embed_dim).astype(np.float32)
+
+
+def write_folder(table: Outgoing, folder: str, layout: VectorLayout) -> None:
+    """Write both files into an empty folder: npy in the table's own type, faiss as float32."""
+    path = os.path.join(folder, VECTORS[layout])
+    if layout == "npy":
+        file = npy_file(path, table.num_rows, table.embed_dim, table.index.vector_dtype)
+    else:
+        file = faiss_file(path, table.num_rows, table.embed_dim)
+    with file, open(os.path.join(folder, ROWS), "w", encoding="utf-8") as lines:
+        for rows, vectors in table.blocks():
+            file.write(vectors)
+            for row in rows_of(rows):
+                lines.write(row_line(row))
+                table.left_out.update(k for k, value in row.metadata.items() if not holds(value))
+
+
+def open_folder(folder: str, layout: VectorLayout) -> Incoming:
+    """Recognise such a folder.
+
+    Raises:
+        ExchangeError: the files do not fit together, or cannot be read.
+    """
+    path, lines = os.path.join(folder, VECTORS[layout]), os.path.join(folder, ROWS)
+    num_rows, embed_dim, vectors = _open_npy(path) if layout == "npy" else _open_faiss(path)
+    if not os.path.isfile(lines):
+        raise ExchangeError(f"{folder}: {ROWS} is missing; it says which vector is which picture")
+    num_lines = count_lines(lines)
+    if num_rows != num_lines:
+        raise ExchangeError(
+            f"{path} has {num_rows} vectors, {lines} {num_lines} lines; they are no pair"
+        )
+    return Incoming(
+        path=folder,
+        layout=layout,
+        num_rows=num_rows,
+        embed_dim=embed_dim,
+        provenance=read_provenance(folder),
+        dropped=(),
+        read=partial(_read, lines, vectors),
+    )
+
+
+def _read(lines: str, vectors: _Reader, block_rows: int) -> Iterator[Block]:
+    start = 0
+    for rows in read_row_lines(lines, block_rows):
+        yield Block(rows, vectors(start, start + len(rows)))
+        start += len(rows)
+
+
+def _open_npy(path: str) -> tuple[int, int, _Reader]:
+    array = NpyArray(path)
+    return array.num_rows, array.embed_dim, array.rows
+
+
+def _open_faiss(path: str) -> tuple[int, int, _Reader]:
+    """Open an index that keeps its vectors: flat ones from the disk, others in memory."""
+    import faiss
+
+    try:
+        index: Any = faiss.read_index(path, getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
+        if hasattr(index, "make_direct_map"):
+            index.make_direct_map()
+        if index.ntotal:
+            index.reconstruct_n(0, 1)
+    except RuntimeError as err:
+        raise ExchangeError(
+            f"{path}: faiss cannot give its vectors back: {str(err).splitlines()[-1]}; write an "
+            "IndexFlatIP"
+        ) from err
+
+    def read(start: int, end: int) -> Embeddings:
+        if start == end:
+            return np.empty((0, index.d), np.float32)
+        return np.asarray(index.reconstruct_n(start, end - start), np.float32)
+
+    return index.ntotal, index.d, read
+
+
+def write_file(table: Outgoing, path: str) -> None:
+    """Write the file, a row group for each block."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = pa.list_(pa.float32(), table.embed_dim)
+    schema = table.row_schema.append(pa.field(VECTOR, kind, nullable=False))
+    with pq.ParquetWriter(path, schema) as writer:
+        for rows, vectors in table.blocks():
+            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
+            writer.write_batch(pa.record_batch([*rows.columns, column], schema=schema))
+
+
+def open_file(path: str) -> Incoming:
+    """Recognise such a file; the vectors may be lists of one length of any float type.
+
+    Raises:
+        ExchangeError: it has no column of vectors, or none that names the pictures.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        if VECTOR not in schema.names:
+            raise ExchangeError(
+                f"{path}: no column {VECTOR!r}; it has {', '.join(schema.names)}. Rename the one "
+                "that holds the vectors"
+            )
+        first = next(file.iter_batches(1, columns=[VECTOR]), None)
+    provenance = provenance_of(schema, path)
+    columns = row_columns(schema, provenance, path)
+    if first is not None:
+        embed_dim = _matrix(first[VECTOR], path).shape[1]
+    else:
+        embed_dim = 0 if provenance is None else provenance.identity.embed_dim
+    return Incoming(
+        path=path,
+        layout=LAYOUT,
+        num_rows=num_rows,
+        embed_dim=embed_dim,
+        provenance=provenance,
+        dropped=columns.dropped,
+        read=partial(_read_batches, path, columns),
+    )
+
+
+def _read_batches(path: str, columns: RowColumns, block_rows: int) -> Iterator[Block]:
+    import pyarrow.parquet as pq
+
+    # Arrow's reading ahead would keep all of the file in memory until the end.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(block_rows, columns=[*columns.types, VECTOR]):
+            yield Block(columns.rows(batch, path), _matrix(batch[VECTOR], path))
+
+
+def _matrix(column: pa.Array, path: str) -> Embeddings:
+    """Return a column of lists as (R, E) float32."""
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    kind = column.type
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list or not types.is_floating(kind.value_type):
+        raise ExchangeError(f"{path}: {VECTOR} is of type {kind}, not lists of floats")
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    numbers = column.flatten()
+    if column.null_count or numbers.null_count or len(set(lengths.tolist())) > 1:
+        raise ExchangeError(
+            f"{path}: some rows have no vector, or one of another length; remove these rows"
+        )
+    flat = np.asarray(numbers.to_numpy(zero_copy_only=False), np.float32)
+    return flat.reshape(len(column), -1) if len(column) else flat.reshape(0, 0)

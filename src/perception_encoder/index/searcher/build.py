@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from perception_encoder.index.schema import VectorDtype
-from perception_encoder.index.searcher.calibrate import Calibration, LookInto
-from perception_encoder.index.searcher.copy import copy_vectors, read_blocks, read_rows
 from perception_encoder.index.searcher.files import Header, SearcherFolder
 from perception_encoder.index.searcher.fragments import Mask, RowNumbers, described
 from perception_encoder.index.searcher.scan import as_float32
 from perception_encoder.index.searcher.searcher import Searcher, candidates_for
-from perception_encoder.index.searcher.training import (
+from perception_encoder.index.searcher.train import (
     Filler,
+    copy_vectors,
     lists_for,
     products_in_blocks,
+    read_blocks,
+    read_rows,
     sample_of,
     train,
 )
+from perception_encoder.index.searcher.tune import Calibration, LookInto
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ Works with `roboflow-workflows`, which has had the execution engine since 2026, 
 
 from typing import Any, Final
 
+from perception_encoder.integrations.workflows.indexes import shared_tables
 from perception_encoder.integrations.workflows.models import shared_models
-from perception_encoder.integrations.workflows.tables import shared_tables
 
 
 def load_blocks() -> list[type[Any]]:

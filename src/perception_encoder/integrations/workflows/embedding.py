@@ -4,21 +4,20 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from perception_encoder.integrations.workflows.block import Block, Manifest
-from perception_encoder.integrations.workflows.engine_names import (
+from perception_encoder.integrations.workflows.block import (
     EMBEDDING_KIND,
     IMAGE_KIND,
     STRING_KIND,
+    Block,
+    Manifest,
     OutputDefinition,
     Selector,
-)
-from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
-from perception_encoder.integrations.workflows.values import (
     as_embeddings,
     as_given,
     listed,
     vectors_of,
 )
+from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
 
 
 class EmbeddingManifest(Manifest):

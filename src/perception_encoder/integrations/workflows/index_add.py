@@ -1,23 +1,191 @@
-"""The block `pe_index_add@v1`: pictures into an index."""
+"""Brings pictures of a workflow into a table: their names, their rows, one commit for a batch.
 
-from typing import Any, Literal, Self
+Knows nothing of blocks and their fields.
+"""
 
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from PIL import Image
 from pydantic import ConfigDict, Field, model_validator
 
-from perception_encoder.integrations.workflows.adding import (
-    NewPicture,
-    add_pictures,
-    open_for_adding,
-)
-from perception_encoder.integrations.workflows.block import Block, Manifest
-from perception_encoder.integrations.workflows.engine_names import (
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import IndexBusyError, IndexNotFoundError
+from perception_encoder.index import Index, MetadataValue, Row
+from perception_encoder.index.rows import clamp_time
+from perception_encoder.integrations.workflows.block import (
     BOOLEAN_KIND,
     IMAGE_KIND,
     STRING_KIND,
+    Block,
+    Manifest,
     OutputDefinition,
     Selector,
+    picture_of,
+    picture_vectors,
+    spread,
 )
-from perception_encoder.integrations.workflows.values import spread
+from perception_encoder.integrations.workflows.indexes import Tables
+from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
+from perception_encoder.preprocess.arrays import array_to_image, tensor_to_image
+from perception_encoder.search.query_model import note_weights
+
+logger = logging.getLogger(__name__)
+
+_VERSIONS_KEPT: Final = timedelta(days=1)  # as `pe index` does
+
+
+@dataclass(frozen=True, slots=True)
+class NewPicture:
+    """A picture for a table, and what is to be written of it.
+
+    Attributes:
+        image: of the workflow.
+        uri: what it is called in the table; None for the file or URL that it was read from, or
+            else a name made of its pixels.
+        metadata: becomes columns.
+    """
+
+    image: Any
+    uri: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_for_adding(
+    tables: Tables, models: Models, path: str, model: str | None
+) -> tuple[Index, EmbeddingModel]:
+    """Open a table and its model; a new table gets the model that is named, or the default.
+
+    Raises:
+        IndexMismatchError: the table holds another model's vectors.
+        IndexStorageError: it cannot be written, or blocks may not write there.
+        UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
+            `AutoModel.from_pretrained`.
+    """
+    tables.check_write(path)
+    try:
+        index = tables.open(path)
+    except IndexNotFoundError:
+        name = model or DEFAULT_MODEL
+        opened = models.get(name)
+        index = tables.open_or_create(path, opened.identity)
+        note_weights(index, name)
+        return index, opened
+    return index, models.of_table(index, model)
+
+
+def add_pictures(
+    tables: Tables,
+    index: Index,
+    model: EmbeddingModel,
+    pictures: Sequence[NewPicture],
+    folder: str | None,
+) -> list[tuple[Row, bool]]:
+    """Embed pictures and add them in one commit, once no other process is writing.
+
+    A picture whose uri the table has replaces that row; of two with one uri the later counts.
+
+    Args:
+        tables: that have it.
+        index: the table.
+        model: its model.
+        pictures: what to add.
+        folder: where the pictures are saved as PNG, whose paths are their uris then.
+
+    Returns:
+        The row of each, and whether the table had none of that uri.
+
+    Raises:
+        ImageError: a picture cannot be used; nothing was added.
+        ValueError: metadata that is no text, number or truth value.
+        IndexStorageError: writing failed; the rows are as before.
+    """
+    vectors = picture_vectors(model, [picture.image for picture in pictures])
+    rows = [_row(picture, folder) for picture in pictures]
+    with tables.writing(index):
+        index.refresh()
+        known = index.by_ids(row.id for row in rows)
+        fitted, left_out = index.fit(rows)
+        index.add(fitted, vectors)
+    for name, count in left_out.items():
+        logger.warning(
+            "%s: %d values of %r are of another kind than its column, and were left out",
+            index.path, count, name,
+        )  # fmt: skip
+    if index.needs_optimize():
+        with suppress(IndexBusyError):  # whoever writes next sees to it
+            index.optimize(older_than=_VERSIONS_KEPT)
+    return [(row, row.id not in known) for row in rows]
+
+
+def _row(picture: NewPicture, folder: str | None) -> Row:
+    image = _as_pillow(picture.image)
+    metadata = {name: _plain(name, value) for name, value in picture.metadata.items()}
+    width, height = image.size
+    if folder is not None:
+        path = Path(folder).absolute() / f"{_digest(image)}.png"
+        data_sha256 = _save(image, path)
+        status = path.stat()
+        return Row(
+            str(path),
+            width=width,
+            height=height,
+            bytes=status.st_size,
+            mtime=clamp_time(status.st_mtime_ns),
+            sha256=data_sha256,
+            metadata=metadata,
+        )
+    uri = picture.uri or _origin(picture.image) or f"workflow:{_digest(image)}"
+    return Row(uri, width=width, height=height, metadata=metadata)
+
+
+def _as_pillow(image: Any) -> Image.Image:
+    picture = picture_of(image)
+    if isinstance(picture, np.ndarray):
+        return array_to_image(picture, input_color_format="bgr", item="the picture")
+    return tensor_to_image(picture, item="the picture")
+
+
+def _digest(image: Image.Image) -> str:
+    """Return a name of the pixels: 32 hex digits."""
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _origin(image: Any) -> str | None:
+    """Return the path or URL that a whole picture was read from."""
+    source = image.to_inference_format()
+    if source["type"] == "file":
+        return os.path.abspath(str(source["value"]))
+    return str(source["value"]) if source["type"] == "url" else None
+
+
+def _save(image: Image.Image, path: Path) -> str:
+    """Write a PNG, unless it is there, and return the SHA-256 of the file."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        passing = path.with_name(f".{path.name}.{os.getpid()}")
+        image.save(passing, "PNG", compress_level=1)
+        passing.replace(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _plain(name: str, value: Any) -> MetadataValue:
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ValueError(
+        f"metadata {name!r} must be a text, a number or a truth value, got {type(value).__name__}"
+    )
 
 
 class IndexAddManifest(Manifest):

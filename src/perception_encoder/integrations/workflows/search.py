@@ -5,20 +5,23 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from perception_encoder.index import QueryTerm
-from perception_encoder.integrations.workflows.block import Block, Manifest
-from perception_encoder.integrations.workflows.engine_names import (
+from perception_encoder.integrations.workflows.block import (
     FLOAT_KIND,
     IMAGE_KIND,
     INTEGER_KIND,
     LIST_OF_VALUES_KIND,
     STRING_KIND,
+    Block,
+    Manifest,
     OutputDefinition,
     Selector,
+    as_given,
+    listed,
+    vectors_of,
 )
-from perception_encoder.integrations.workflows.values import as_given, listed, vectors_of
-from perception_encoder.pipeline.calibration import can_be_calibrated, stored_calibration
-from perception_encoder.pipeline.queries import Query
-from perception_encoder.pipeline.search import Found, SearchOptions, search
+from perception_encoder.search.calibration import can_be_calibrated, stored_calibration
+from perception_encoder.search.queries import Query
+from perception_encoder.search.search import Found, SearchOptions, search
 
 
 class SearchManifest(Manifest):

@@ -1,24 +1,80 @@
-"""The block `pe_zero_shot@v1`: which of some labels fits a picture best, without training."""
+"""What fits a picture, as the kind `classification_prediction` that Roboflow's blocks read."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
-from perception_encoder.integrations.workflows.block import Block, Manifest
-from perception_encoder.integrations.workflows.classification import classification
-from perception_encoder.integrations.workflows.engine_names import (
+from perception_encoder.integrations.workflows.block import (
     CLASSIFICATION_KIND,
     FLOAT_ZERO_TO_ONE_KIND,
     IMAGE_KIND,
     LIST_OF_VALUES_KIND,
     STRING_KIND,
+    TENSOR_MODE,
+    Block,
+    Manifest,
     OutputDefinition,
     Selector,
+    picture_of,
+    picture_vectors,
 )
 from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
-from perception_encoder.integrations.workflows.values import picture_vectors
+
+
+def classification(
+    image: Any, classes: Sequence[str], probabilities: NDArray[np.float32], *, inference_id: str
+) -> Any:
+    """Return a picture's classes with their probabilities.
+
+    Args:
+        image: the picture.
+        classes: their names.
+        probabilities: (N,) of them, in that order.
+        inference_id: names this result.
+
+    Returns:
+        A dict, best class first; in tensor mode a `ClassificationPrediction`.
+    """
+    height, width = _size(picture_of(image))
+    ancestors = {
+        "prediction_type": "classification",
+        "inference_id": inference_id,
+        "parent_id": image.parent_metadata.parent_id,
+        "root_parent_id": image.workflow_root_ancestor_metadata.parent_id,
+    }
+    if TENSOR_MODE:
+        import torch
+        from inference_models import ClassificationPrediction
+
+        names = dict(enumerate(classes))
+        about = {**ancestors, "class_names": names, "image_dimensions": [height, width]}
+        return ClassificationPrediction(
+            class_id=torch.tensor([int(probabilities.argmax())]),
+            confidence=torch.from_numpy(probabilities[None]),
+            images_metadata=[about],
+        )
+    order = np.argsort(-probabilities, kind="stable").tolist()
+    return {
+        "image": {"width": width, "height": height},
+        "predictions": [
+            {"class": classes[n], "class_id": n, "confidence": float(probabilities[n])}
+            for n in order
+        ],
+        "top": classes[order[0]],
+        "confidence": float(probabilities[order[0]]),
+        **ancestors,
+    }
+
+
+def _size(picture: Any) -> tuple[int, int]:
+    """Return the height and width of a tensor or an array."""
+    shape = picture.shape if isinstance(picture, np.ndarray) else picture.shape[-2:]
+    return int(shape[0]), int(shape[1])
 
 
 class ZeroShotManifest(Manifest):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
 from perception_encoder.server.core.batch_jobs import Job, deliver
-from perception_encoder.server.core.tasks import all_of, begin, cancel
+from perception_encoder.server.core.pools import all_of, begin, cancel
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from typing import Final
 from perception_encoder.errors import IndexError_, IndexNotFoundError, QueryError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
-from perception_encoder.pipeline.calibration import Calibration
-from perception_encoder.pipeline.queries import Query
-from perception_encoder.pipeline.search import Found, SearchOptions, search
+from perception_encoder.search.calibration import Calibration
+from perception_encoder.search.queries import Query
+from perception_encoder.search.search import Found, SearchOptions, search
 from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
 from perception_encoder.types import Embeddings, ModelIdentity
 

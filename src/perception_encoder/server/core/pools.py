@@ -7,21 +7,90 @@ is free again when its thread has ended, and never before.
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
-from perception_encoder.preprocess.threads import num_usable_cores
-from perception_encoder.server.core.daemon_threads import DaemonThreads
+from perception_encoder.preprocess.images import num_usable_cores
+from perception_encoder.server.core.frames import release_frames
 
+ThreadResultT = TypeVar("ThreadResultT")
+
+_Task: TypeAlias = "tuple[Future[Any], Callable[[], Any]]"
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 _SLOW_SECONDS: Final = 1.0
 """Work that takes longer no longer counts against those that are usually done at once."""
+TaskResultT = TypeVar("TaskResultT")
+
+
+class DaemonThreads:
+    """Up to so many threads, started when they are needed; work waits in the order it came.
+
+    Args:
+        max_threads: at once.
+        name: of the threads.
+    """
+
+    def __init__(self, max_threads: int, name: str) -> None:
+        self._max_threads = max_threads
+        self._name = name
+        self._tasks: deque[_Task] = deque()
+        self._changed = threading.Condition()
+        self._num_threads = 0
+        self._num_idle = 0
+        self._is_closed = False
+
+    def submit(self, work: Callable[[], ThreadResultT]) -> "Future[ThreadResultT]":
+        """Have something done; the result can be cancelled until it has begun."""
+        future: Future[ThreadResultT] = Future()
+        with self._changed:
+            self._tasks.append((future, work))
+            self._changed.notify()
+            if len(self._tasks) <= self._num_idle or self._num_threads == self._max_threads:
+                return future
+            self._num_threads += 1
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Cancel what waits, and let the threads end when they are done."""
+        with self._changed:
+            self._is_closed = True
+            for future, _ in self._tasks:
+                future.cancel()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            future, work = task
+            if future.set_running_or_notify_cancel():
+                _settle(future, work)
+            del task, future, work  # the thread may be idle for long
+
+    def _next(self) -> "_Task | None":
+        with self._changed:
+            while not self._tasks and not self._is_closed:
+                self._num_idle += 1
+                self._changed.wait()
+                self._num_idle -= 1
+            return self._tasks.popleft() if self._tasks else None
+
+
+def _settle(future: "Future[ThreadResultT]", work: Callable[[], ThreadResultT]) -> None:
+    try:
+        result = work()
+    except BaseException as err:  # noqa: BLE001  whoever waits is told
+        future.set_exception(err)
+        del future, work  # this frame is kept by the error, which the future keeps: a ring
+    else:
+        future.set_result(result)
 
 
 class WorkPool:
@@ -161,3 +230,37 @@ class Pools:
 FILE_SECONDS: Final = 20.0
 """How long a request waits for a file: a local one takes milliseconds, one behind a network a few
 seconds."""
+
+
+async def all_of(awaitables: Iterable[Awaitable[TaskResultT]]) -> list[TaskResultT]:
+    """Await all; the first that raises cancels the others and is raised."""
+    waiting = list(awaitables)
+    if len(waiting) == 1:  # most requests: no task needed
+        return [await waiting[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_awaited(one)) for one in waiting]
+    except ExceptionGroup as err:
+        raise err.exceptions[0] from err
+    return [task.result() for task in tasks]
+
+
+def begin(awaitable: Awaitable[TaskResultT]) -> asyncio.Task[TaskResultT]:
+    """Begin to await something, in a task that keeps nothing of it when it is cancelled."""
+    return asyncio.create_task(_awaited(awaitable))
+
+
+async def _awaited(awaitable: Awaitable[TaskResultT]) -> TaskResultT:
+    try:
+        return await awaitable
+    except asyncio.CancelledError as err:
+        release_frames(err)  # a task keeps it, and `asyncio.timeout` in one of them the task
+        raise
+
+
+async def cancel(tasks: Iterable[asyncio.Task[TaskResultT]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

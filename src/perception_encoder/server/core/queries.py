@@ -14,16 +14,16 @@ import numpy as np
 
 from perception_encoder.errors import PerceptionEncoderError, QueryError
 from perception_encoder.index import QueryTerm, combine
-from perception_encoder.pipeline.calibration import (
+from perception_encoder.search.calibration import (
     Calibration,
     calibrate,
     can_be_calibrated,
     stored_calibration,
 )
-from perception_encoder.pipeline.queries import Query
-from perception_encoder.server.core.engines import Engines
+from perception_encoder.search.queries import Query
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.pools import WorkPool
+from perception_encoder.server.core.served_models import Engines
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)

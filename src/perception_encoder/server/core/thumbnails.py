@@ -19,10 +19,10 @@ from PIL import Image
 from perception_encoder.errors import ImageError, ImageUnreadableError
 from perception_encoder.index import Row
 from perception_encoder.index.storage import is_remote
-from perception_encoder.pipeline.sources import StoredImage, open_picture, read_picture
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.sources import StoredImage, open_picture, read_picture
 
 logger = logging.getLogger(__name__)
 

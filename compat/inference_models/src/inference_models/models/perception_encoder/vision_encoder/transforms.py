@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from perception_encoder.integrations.roboflow_pictures import create_preprocessor
+from perception_encoder.integrations.roboflow_model import create_preprocessor
 from perception_encoder.registry import ImageConfig
 
 if TYPE_CHECKING:

@@ -1,0 +1,149 @@
+"""Places in the plane for vectors, so that pictures that look alike lie near each other.
+
+Vectors are brought to their main directions first, block by block, so memory grows with 500 bytes a
+picture and not with E; then t-SNE (openTSNE) places them. It keeps neighbours about as well as
+scikit-learn's t-SNE and UMAP do (`benchmarks/results/clusters.json`), but its time grows with the
+number of pictures and not its square, and it is 13 MB to install where UMAP's compiler is 200 MB.
+Knows nothing of pictures or files.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.analysis.duplicate_ranking import Numbers, RankedPictures, RankedVectors
+from perception_encoder.errors import BackendUnavailableError
+from perception_encoder.index import Index
+from perception_encoder.types import Embeddings
+
+_DIRECTIONS: Final = 128
+_PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbours a picture stays near
+_NEIGHBOURS: Final = 3 * _PERPLEXITY
+_FEWEST: Final = 8  # fewer are placed by their two main directions alone
+_START_SPREAD: Final = 1e-4  # what t-SNE wants to begin from
+MAX_PICTURES: Final = 100_000
+"""Of a larger table so many are placed, drawn by lot: more takes hours, and is not looked at."""
+
+
+def require_projection() -> None:
+    """Say at once, before the work begins, what is missing.
+
+    Raises:
+        BackendUnavailableError: openTSNE is not installed.
+    """
+    if importlib.util.find_spec("openTSNE") is None:
+        raise BackendUnavailableError(
+            "maps need openTSNE; install it: pip install 'perception-encoder[map]'"
+        )
+
+
+def project(vectors: RankedVectors, chosen: Numbers, *, seed: int = 0) -> NDArray[np.float32]:
+    """Return (C, 2) float32: a place for each chosen picture, within -1 and 1, the middle at 0.
+
+    The same vectors and seed give the same places on the same machine.
+
+    Args:
+        vectors: of the table's pictures.
+        chosen: (C,) their numbers, ascending.
+        seed: for what is drawn by lot.
+
+    Raises:
+        BackendUnavailableError: openTSNE is not installed.
+    """
+    require_projection()
+    points = _main_directions(vectors, chosen)
+    start = points[:, :2]
+    if len(points) < _FEWEST or not start.any():
+        return _fitted(start)
+    return _fitted(_tsne(points, start, seed))
+
+
+def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
+    """Return (C, d) float32: the vectors' differences from their mean, along d directions."""
+    embed_dim = vectors.embed_dim
+    total, products = np.zeros(embed_dim), np.zeros((embed_dim, embed_dim))
+    for _, block in vectors.blocks(chosen):
+        total += block.sum(axis=0, dtype=np.float64)
+        products += block.T @ block
+    mean = total / max(1, len(chosen))
+    spread = products / max(1, len(chosen)) - np.outer(mean, mean)
+    directions = np.linalg.eigh(spread)[1][:, ::-1][:, :_DIRECTIONS]
+    # A direction and its opposite are as good: the one whose largest part is positive.
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(directions.shape[1])])
+    points = np.empty((len(chosen), max(2, directions.shape[1])), np.float32)
+    points[:, directions.shape[1] :] = 0
+    for numbers, block in vectors.blocks(chosen):
+        places = np.searchsorted(chosen, numbers)
+        points[places, : directions.shape[1]] = (block - mean) @ directions
+    points[np.abs(points) < 1e-6] = 0  # equal vectors are at one place, without rounding
+    return points
+
+
+def _tsne(points: Embeddings, start: Embeddings, seed: int) -> NDArray[np.float32]:
+    import faiss
+    import openTSNE
+
+    num_neighbours = min(_NEIGHBOURS, len(points) - 1)
+    index = faiss.IndexFlatL2(points.shape[1])
+    index.add(points)
+    squares, found = index.search(points, num_neighbours + 1)
+    # Itself is the first; where it is not, an equal vector is, which stands for it.
+    neighbours = openTSNE.nearest_neighbors.PrecomputedNeighbors(
+        found[:, 1:].astype(np.int32), np.sqrt(np.maximum(squares[:, 1:], 0))
+    )
+    affinities = openTSNE.affinity.PerplexityBasedNN(
+        perplexity=min(_PERPLEXITY, num_neighbours / 3), knn_index=neighbours
+    )
+    begun = start / start.std(axis=0)[0] * _START_SPREAD
+    tsne = openTSNE.TSNE(random_state=seed, initialization=begun)
+    return np.asarray(tsne.fit(affinities=affinities), np.float32)
+
+
+def _fitted(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Move and scale places, in their proportions, so that they fill the square from -1 to 1."""
+    if not len(places):
+        return places
+    low, high = places.min(axis=0), places.max(axis=0)
+    reach = max(float((high - low).max()) / 2, np.finfo(np.float32).tiny)
+    return np.asarray(np.clip((places - (low + high) / 2) / reach, -1, 1), np.float32)
+
+
+@dataclass(frozen=True)
+class TableMap:
+    """Where pictures are.
+
+    Attributes:
+        numbers: (C,) int64 ascending, the numbers of the pictures that have a place.
+        places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
+    """
+
+    numbers: Numbers
+    places: NDArray[np.float32]
+
+
+def map_table(
+    index: Index, pictures: RankedPictures, *, where: str | None = None, seed: int = 0
+) -> TableMap:
+    """Give each picture a place, in any case the same for the same table and seed.
+
+    Args:
+        index: the table.
+        pictures: of it.
+        where: the condition that `pictures` was made with.
+        seed: for what is drawn by lot.
+
+    Raises:
+        BackendUnavailableError: the extra `map` is not installed.
+    """
+    numbers = np.arange(len(pictures))
+    if len(pictures) > MAX_PICTURES:
+        drawn = np.random.default_rng(seed).choice(len(pictures), MAX_PICTURES, replace=False)
+        numbers = np.sort(drawn)
+    vectors = RankedVectors(index, pictures, where)
+    return TableMap(numbers, project(vectors, numbers, seed=seed))

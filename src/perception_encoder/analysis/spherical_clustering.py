@@ -1,0 +1,240 @@
+"""Centres of groups of unit vectors: k-means on the sphere, begun at what joining groups found.
+
+Equal vectors in equal order give equal centres. Knows arrays only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.analysis.duplicate_ranking import Numbers
+from perception_encoder.types import Embeddings
+
+MAX_POINTS: Final = 8192
+"""Of how many pictures silhouettes are computed, at most."""
+
+USUAL: Final = 25
+"""How many groups are made where no number stands out: as many lines as one sees at once."""
+
+APART: Final = 0.25
+"""Below this mean silhouette there is no substantial structure (Kaufman and Rousseeuw 1990)."""
+
+_FEW: Final = 4
+_ROUNDING: Final = 5e-4
+"""What storing vectors as float16 may change a cosine by: copies differ by no less, and to set them
+apart says nothing."""
+MAX_CHOSEN: Final = 100
+"""The largest number of groups that is chosen: longer lists are not looked through. Of R vectors it
+is at most √R, rounded up: with more, there would be more groups than pictures in each."""
+
+_SMALL_GROUPS: Final = 256
+_MAX_JOINED: Final = 1024  # groups to join; what it takes grows with the third power
+_ROUNDS: Final = 20
+_SEED: Final = 0
+
+
+class Merge(NamedTuple):
+    """Two groups that became one: `joined` is now part of `kept`, a smaller number."""
+
+    kept: int
+    joined: int
+
+
+def merges(sums: Embeddings) -> Iterator[Merge]:
+    """Yield the G - 1 steps that lead from G groups to one.
+
+    Takes about G³ operations and G² · 16 bytes.
+
+    Args:
+        sums: (G, E) float32, each group's sum of unit vectors.
+    """
+    num_groups = len(sums)
+    wide = sums.astype(np.float64)
+    products = wide @ wide.T  # (G, G)
+    is_left = np.ones(num_groups, np.bool_)
+
+    def losses_of(group: int) -> NDArray[np.float64]:
+        squares = products.diagonal()
+        together = squares[group] + squares + 2 * products[group]
+        lengths = np.sqrt(np.maximum(squares, 0))
+        lost: NDArray[np.float64] = lengths[group] + lengths - np.sqrt(np.maximum(together, 0))
+        lost[~is_left] = np.inf
+        lost[group] = np.inf
+        return lost
+
+    losses = np.stack([losses_of(group) for group in range(num_groups)])
+    for _ in range(num_groups - 1):
+        first, second = divmod(int(losses.argmin()), num_groups)
+        kept, joined = min(first, second), max(first, second)
+        products[kept] += products[joined]
+        products[:, kept] += products[:, joined]
+        is_left[joined] = False
+        losses[joined] = losses[:, joined] = np.inf
+        losses[kept] = losses[:, kept] = losses_of(kept)
+        yield Merge(kept, joined)
+
+
+def joined_labels(labels: Numbers, steps: list[Merge]) -> Numbers:
+    """Return (R,) int64 labels from 0 on after some steps, of (R,) labels of the first groups."""
+    groups = np.arange(labels.max(initial=-1) + 1)
+    for step in steps:
+        groups[groups == step.joined] = step.kept
+    found: Numbers = np.unique(groups[labels], return_inverse=True)[1]
+    return found
+
+
+class Choice(NamedTuple):
+    """A number of groups, and the mean silhouette of its pictures; 0 for one group."""
+
+    num_groups: int
+    silhouette: float
+
+
+def best_number(vectors: Embeddings, labels: Numbers, steps: Sequence[Merge], most: int) -> Choice:
+    """Choose how many groups to make.
+
+    Args:
+        vectors: (R, E) float32, unit length.
+        labels: (R,) int64, of each its group before the first step, from 0 on.
+        steps: what joins these groups until one is left.
+        most: the largest number to think of.
+    """
+    num_groups = len(steps) + 1
+    sums = group_sums(vectors, labels, num_groups)
+    points = np.arange(0, len(vectors), -(-len(vectors) // MAX_POINTS))
+    products = vectors[points] @ sums.T  # (P, G)
+    counts = np.bincount(labels, minlength=num_groups).astype(np.float32)
+    own = labels[points]
+    is_left = np.ones(num_groups, np.bool_)
+    choices = [Choice(1, 0.0)]
+    errors = [0.0]
+    for left, step in zip(range(num_groups, 1, -1), steps, strict=True):
+        if left <= most and left < len(vectors):  # each alone says nothing
+            columns = np.flatnonzero(is_left)
+            found = silhouettes(
+                products[:, columns], counts[columns], np.searchsorted(columns, own)
+            )
+            choices.append(Choice(left, float(found.mean())))
+            errors.append(float(found.std() / np.sqrt(len(found))))
+        products[:, step.kept] += products[:, step.joined]
+        counts[step.kept] += counts[step.joined]
+        own[own == step.joined] = step.kept
+        is_left[step.joined] = False
+    best = max(range(len(choices)), key=lambda place: choices[place].silhouette)
+    floor = choices[best].silhouette - errors[best]
+    chosen = min(choice for choice in choices if choice.silhouette >= floor)
+    is_alike = np.linalg.norm(sums.sum(axis=0)) >= (1 - _ROUNDING) * len(vectors)
+    if chosen.num_groups <= _FEW and chosen.silhouette < APART and not is_alike:
+        return max(choice for choice in choices if choice.num_groups <= USUAL)
+    return chosen
+
+
+def silhouettes(
+    products: NDArray[np.float32], counts: NDArray[np.float32], labels: Numbers
+) -> NDArray[np.float32]:
+    """Return (P,) float32: the silhouettes of P pictures among K groups, K at least 2.
+
+    Args:
+        products: (P, K), of each picture's vector with each group's sum.
+        counts: (K,), the groups' sizes, at least 1.
+        labels: (P,) int64, of each its own group.
+    """
+    rows = np.arange(len(labels))
+    sizes = counts[labels]
+    distances = np.maximum(1 - products / counts, 0)
+    # The picture itself, at no distance, is among its group; the mean is over the others.
+    inside = distances[rows, labels] * sizes / np.maximum(sizes - 1, 1)
+    distances[rows, labels] = np.inf
+    outside = distances.min(axis=1)
+    larger = np.maximum(np.maximum(inside, outside), _ROUNDING)
+    return np.where(sizes > 1, (outside - inside) / larger, 0).astype(np.float32)
+
+
+def group_sums(vectors: Embeddings, labels: Numbers, num_groups: int) -> Embeddings:
+    """Return (G, E) float32: the sum of each group's vectors; zeros for one without any."""
+    sums = np.zeros((num_groups, vectors.shape[1]), np.float32)
+    np.add.at(sums, labels, vectors)
+    return sums
+
+
+@dataclass(frozen=True)
+class Centres:
+    """What was found.
+
+    Attributes:
+        vectors: (K, E) float32, unit length.
+        silhouette: the mean of the pictures' silhouettes, where K was chosen by it; else None.
+    """
+
+    vectors: Embeddings
+    silhouette: float | None
+
+
+def find_centres(vectors: Embeddings, num_groups: int | None) -> Centres:
+    """Divide vectors into groups.
+
+    Args:
+        vectors: (R, E) float32, unit length, R at least 1.
+        num_groups: how many; None for the number that sets them apart best (`silhouette`), at most
+            √R and `MAX_CHOSEN`.
+    """
+    wanted = MAX_CHOSEN if num_groups is None else min(num_groups, len(vectors))
+    num_small = max(_SMALL_GROUPS, 2 * wanted)
+    if num_small > _MAX_JOINED:
+        return Centres(_trained(vectors, wanted), None)
+    labels = _small_groups(vectors, num_small)
+    num_small = int(labels.max()) + 1
+    steps = list(merges(group_sums(vectors, labels, num_small)))
+    silhouette = None
+    if num_groups is None:
+        most = min(MAX_CHOSEN, math.ceil(math.sqrt(len(vectors))))
+        wanted, silhouette = best_number(vectors, labels, steps, most)
+    labels = joined_labels(labels, steps[: max(0, num_small - wanted)])
+    begun = group_sums(vectors, labels, int(labels.max()) + 1)
+    return Centres(_trained(vectors, len(begun), _unit(begun)), silhouette)
+
+
+def nearest_centre(vectors: Embeddings, centres: Embeddings) -> tuple[Numbers, NDArray[np.float32]]:
+    """Return (R,) int64 the nearest of the centres, the first of equals, and (R,) the cosines."""
+    import faiss
+
+    index = faiss.IndexFlatIP(centres.shape[1])
+    index.add(centres)
+    scores, labels = index.search(vectors, 1)
+    return labels[:, 0], np.clip(scores[:, 0], -1, 1)
+
+
+def _small_groups(vectors: Embeddings, most: int) -> Numbers:
+    """Return (R,) int64 labels from 0 on, each of which some vector has."""
+    if len(vectors) <= most:
+        return np.arange(len(vectors))
+    labels, _ = nearest_centre(vectors, _trained(vectors, most))
+    found: Numbers = np.unique(labels, return_inverse=True)[1]
+    return found
+
+
+def _trained(vectors: Embeddings, number: int, begun: Embeddings | None = None) -> Embeddings:
+    import faiss
+
+    kmeans = faiss.Kmeans(
+        vectors.shape[1],
+        number,
+        niter=_ROUNDS,
+        spherical=True,
+        seed=_SEED,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(vectors),  # of all that were given
+    )
+    kmeans.train(vectors, init_centroids=begun)
+    return np.asarray(kmeans.centroids, np.float32)
+
+
+def _unit(sums: Embeddings) -> Embeddings:
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.ascontiguousarray(sums / np.maximum(lengths, np.finfo(np.float32).tiny))

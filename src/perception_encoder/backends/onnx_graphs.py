@@ -1,0 +1,131 @@
+"""ONNX graphs of weights that were not exported: made once, tried, and kept.
+
+Imports torch only when they have to be made.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import json
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from perception_encoder._version import __version__
+from perception_encoder.backends.graph_cache import GraphCache, known_weights, require_torch
+from perception_encoder.backends.graph_export import calibration_pictures
+from perception_encoder.backends.graph_files import GraphFolder
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.folder import Graphs
+from perception_encoder.errors import BackendUnavailableError, CheckpointError
+from perception_encoder.forking import on_usable_thread
+from perception_encoder.types import Precision
+
+logger = logging.getLogger(__name__)
+
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_NUM_SAMPLES: Final = 4
+_SOURCES: Final = (  # what decides a graph, beside versions
+    "model/blocks.py",
+    "model/graphs.py",
+    "model/rope.py",
+    "model/dual_encoder.py",
+    "model/vision.py",
+    "backends/onnx_write.py",
+    "backends/onnx_write.py",
+    "backends/onnx_write.py",
+)
+
+
+def cached_graphs(
+    checkpoint: Checkpoint, cache: GraphCache, precision: Precision
+) -> tuple[GraphFolder, Graphs]:
+    """Return the files of a checkpoint's graphs, made where the cache lacks them.
+
+    Raises:
+        BackendUnavailableError: they have to be made, and torch or onnxscript is not installed, or
+            neither the cache nor the folder for temporary files can be written.
+        CheckpointError: the weights do not fit their model, or the graphs differ too much from it.
+    """
+    known = known_weights(checkpoint, cache)
+    graphs = Graphs("onnx", precision, known.fingerprint, known.logit_scale)
+    decides = (checkpoint.config.to_dict(), version("onnxruntime"), __version__, _sources())
+    digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+    name = checkpoint.config.id.replace("/", "-")
+    key = f"onnx/{name}-{known.fingerprint}-{precision}"
+    make = partial(_make, checkpoint, graphs)
+    try:
+        return cache.folder(key, digest, make), graphs
+    except OSError as err:
+        if err.errno is not None and err.errno not in _NO_ROOM:  # numpy's have no number
+            raise _not_kept(name, err) from err
+        logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, str(err))
+    try:
+        return _temporary(make), graphs
+    except OSError as err:
+        raise _not_kept(name, err) from err
+
+
+def _temporary(make: Callable[[Path], None]) -> GraphFolder:
+    """Make graphs in a folder that goes with the object that is returned."""
+    path = Path(tempfile.mkdtemp(prefix="perception-encoder-"))
+    try:
+        make(path)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    folder = GraphFolder(path, dict)
+    weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
+    return folder
+
+
+def _not_kept(name: str, err: OSError) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"graphs of {name} cannot be kept ({err}); make them where you can: pe export"
+    )
+
+
+def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
+    require_torch()
+    if importlib.util.find_spec("onnxscript") is None:
+        raise BackendUnavailableError(
+            "onnxscript is needed once, to make graphs of these weights: "
+            "pip install 'perception-encoder[export]'"
+        )
+    import torch
+
+    from perception_encoder.backends.graph_export import Samples, write_graphs
+    from perception_encoder.checkpoints.load import load_model
+
+    config = checkpoint.config
+    token_ids = np.empty((0, 2), np.int64)
+    if config.text is not None:
+        length, end = config.text.context_length, config.text.vocab_size - 1
+        token_ids = np.random.default_rng(0).integers(0, end - 1, (_NUM_SAMPLES, length))
+        token_ids[:, -1] = end
+    pixels = np.concatenate(list(islice(calibration_pictures(config), _NUM_SAMPLES)))
+    loaded = on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
+    if loaded.fingerprint != graphs.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint.path} was changed while the model was open; open it again"
+        )
+    samples = Samples(pixels, token_ids)
+    on_usable_thread(lambda: write_graphs(loaded, config, folder, graphs, samples))
+
+
+def _sources() -> str:
+    """Name the code that makes graphs: between releases, a version says too little."""
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update(files("perception_encoder").joinpath(name).read_bytes())
+    return digest.hexdigest()

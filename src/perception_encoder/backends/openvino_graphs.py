@@ -1,0 +1,231 @@
+"""Where the OpenVINO engine's graphs come from: made of weights once and kept, or exported before.
+
+Imports torch only when a graph has to be made.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from perception_encoder._version import __version__
+from perception_encoder.backends.graph_cache import (
+    GraphCache,
+    KnownWeights,
+    known_weights,
+    read_weights,
+    require_torch,
+)
+from perception_encoder.backends.graph_export import calibration_pictures
+from perception_encoder.backends.graph_files import GraphFolder
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.watched import WatchedFile, unchanged
+from perception_encoder.errors import CheckpointError, UnsupportedOperationError
+from perception_encoder.forking import on_usable_thread
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import Precision
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+    from perception_encoder.checkpoints.load import Loaded
+
+logger = logging.getLogger(__name__)
+
+_Compiled = TypeVar("_Compiled")
+
+_FILE: Final = "graph.xml"
+_WEIGHTS: Final = "graph.bin"
+_STORED: Final[dict[Precision, Precision]] = {"bf16": "fp16"}  # the same file serves both
+_SOURCES: Final = (  # what decides a graph, beside versions
+    "model/blocks.py",
+    "model/graphs.py",
+    "model/rope.py",
+    "model/dual_encoder.py",
+    "model/vision.py",
+    "backends/graph_export.py",
+    "backends/openvino_int8.py",
+    "backends/openvino_write.py",
+)
+
+
+class GraphSource(Protocol):
+    """Opens graphs; parts are those of `openvino_write.build_openvino`."""
+
+    def opened(
+        self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
+        """Compile the graph of a part.
+
+        Args:
+            part: of the model.
+            compiled: is given the .xml file, whose weights are beside it, or the graph itself.
+
+        Returns:
+            What `compiled` returned, and the files it may have mapped.
+        """
+
+
+@dataclass
+class CachedGraphs:
+    """A `GraphSource` that makes what the cache lacks.
+
+    Args:
+        cache: where graphs are kept.
+        config: the model's numbers.
+        known: its weights.
+        precision: that graphs are run in.
+        load: reads the weights, in float32.
+    """
+
+    cache: GraphCache
+    config: ModelConfig
+    known: KnownWeights
+    precision: Precision
+    load: "Callable[[], Loaded]"
+
+    def opened(
+        self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
+        """See `GraphSource`.
+
+        Raises:
+            BackendUnavailableError: the graph has to be made, and torch or nncf is not installed.
+            CheckpointError: the weights have changed since the model was opened.
+        """
+        stored = _STORED.get(self.precision, self.precision)
+        decides = (self.config.to_dict(), version("openvino"), __version__, _sources())
+        digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+        name = self.config.id.replace("/", "-")
+        key = f"openvino/{name}-{self.known.fingerprint}-{stored}-{digest}"
+        make = partial(self._make, part)
+        try:
+            graph = self.cache.folder(key, part, make)
+            return graph.opened((_FILE, _WEIGHTS), lambda: compiled(graph.path / _FILE))
+        except OSError as err:
+            logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, str(err))
+        with suppress(OSError):
+            return self._opened_once(make, compiled)
+        built, watched = self._build(part)
+        return compiled(built), watched
+
+    def _opened_once(
+        self, make: Callable[[Path], None], compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
+        """Compile from files that are removed at once; what is mapped of them stays."""
+        with tempfile.TemporaryDirectory(
+            prefix="perception-encoder-", ignore_cleanup_errors=True
+        ) as folder:
+            make(Path(folder))
+            files = GraphFolder(Path(folder), dict)
+            return files.opened((_FILE, _WEIGHTS), lambda: compiled(Path(folder) / _FILE))
+
+    def _make(self, part: str, folder: Path) -> None:
+        graph, watched = self._build(part)
+        from perception_encoder.backends.openvino_write import save_openvino
+
+        with unchanged(watched):
+            save_openvino(graph, folder / _FILE, self.precision)
+
+    def _build(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
+        require_torch()
+        return on_usable_thread(partial(self._built, part))
+
+    def _built(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
+        from perception_encoder.backends.openvino_write import build_openvino, with_halved_rotation
+
+        loaded = self.load()
+        pictures = partial(calibration_pictures, self.config)
+        with unchanged(loaded.watched):
+            model = with_halved_rotation(loaded.model)
+            return build_openvino(model, part, self.precision, pictures), loaded.watched
+
+
+@dataclass(frozen=True)
+class ExportedGraphs:
+    """A `GraphSource` of the files that an export holds.
+
+    Args:
+        folder: of the export.
+        checksums: of its files, by name; none for exports of earlier versions.
+    """
+
+    folder: Path
+    checksums: Mapping[str, str]
+
+    def opened(
+        self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
+    ) -> tuple[_Compiled, Sequence[WatchedFile]]:
+        """See `GraphSource`.
+
+        Raises:
+            CheckpointError: a file is damaged.
+            UnsupportedOperationError: the export has no such part.
+        """
+        path = self.folder / f"{part}.xml"
+        if not path.is_file():
+            raise UnsupportedOperationError(
+                "an export gives the features of its last layer only; for others open the original "
+                "weights"
+            )
+        files = GraphFolder(self.folder, lambda: self.checksums)
+        return files.opened((path.name, f"{part}.bin"), lambda: compiled(path))
+
+
+def graphs_of(
+    checkpoint: Checkpoint, cache: GraphCache, precision: Precision
+) -> tuple[CachedGraphs, KnownWeights]:
+    """Return the graphs of a checkpoint; its weights are read only where they are not known yet.
+
+    Raises:
+        BackendUnavailableError: they are not known and torch is not installed.
+        CheckpointError: the weights do not fit their model.
+    """
+
+    def load() -> "Loaded":
+        loaded = read_weights(checkpoint)
+        if loaded.fingerprint != known.fingerprint:
+            raise CheckpointError(
+                f"{checkpoint.path} was changed while the model was open; open it again"
+            )
+        return loaded
+
+    known = known_weights(checkpoint, cache)
+    return CachedGraphs(cache, checkpoint.config, known, precision, load), known
+
+
+def graphs_of_random(
+    config: ModelConfig, cache: GraphCache, precision: Precision
+) -> tuple[CachedGraphs, KnownWeights]:
+    """Return the graphs of a model with made-up weights, which are drawn anew each time.
+
+    Raises:
+        BackendUnavailableError: torch is not installed.
+    """
+    require_torch()
+    from perception_encoder.checkpoints.load import Loaded, logit_scale_of, random_model
+    from perception_encoder.checkpoints.tensors import weights_fingerprint
+
+    model = random_model(config)
+    known = KnownWeights(weights_fingerprint(model), logit_scale_of(model))
+
+    def load() -> Loaded:
+        return Loaded(random_model(config), known.fingerprint, known.logit_scale)
+
+    return CachedGraphs(cache, config, known, precision, load), known
+
+
+def _sources() -> str:
+    """Name the code that makes graphs: between releases, a version says too little."""
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update(files("perception_encoder").joinpath(name).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,30 @@
+"""Measures this machine: how fast, how large and how exact each model is with each engine.
+
+Every figure comes from a process of its own, so that memory is one engine's and none disturbs
+another. Knows nothing of options or terminals.
+"""
+
+from perception_encoder.bench.edge import EDGE_MODELS, EdgeOptions, bench_edge
+from perception_encoder.bench.figures import (
+    Drift,
+    EdgeRow,
+    Figures,
+    Memory,
+    Row,
+    Skipped,
+)
+from perception_encoder.bench.run import BenchOptions, bench
+
+__all__ = [
+    "EDGE_MODELS",
+    "BenchOptions",
+    "Drift",
+    "EdgeOptions",
+    "EdgeRow",
+    "Figures",
+    "Memory",
+    "Row",
+    "Skipped",
+    "bench",
+    "bench_edge",
+]

@@ -1,0 +1,152 @@
+"""Shows what `pe eval` measured: tables in percent for people, shares in JSON for programs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from perception_encoder.cli.output import say, write_line, write_table
+
+if TYPE_CHECKING:
+    from perception_encoder.analysis.accuracy import Accuracy
+    from perception_encoder.analysis.measures import Share
+    from perception_encoder.analysis.retrieval import Retrieval
+
+_SHOWN: Final = 5  # of the worst classes and of confusions
+_WILSON: Final = "95 %, Wilson"
+_NORMAL: Final = "95 %, normal with Agresti-Coull variances"
+
+
+def write_accuracies(results: "Mapping[str, Accuracy]") -> None:
+    """Write a row for each model, then what each is worst at."""
+    write_table(
+        ["model", "pictures", "labels", "top-1 %", "top-5 %", "mean recall %"],
+        [
+            [
+                name,
+                f"{one.num_pictures:,}",
+                f"{one.num_labels:,}",
+                _shown(one.top1),
+                _shown(one.top5),
+                _shown(one.mean_recall),
+            ]
+            for name, one in results.items()
+        ],
+    )
+    if len(results) > 1:
+        _write_comparisons(results)
+    for name, one in results.items():
+        _write_worst(name, one)
+    say(
+        "in brackets: 95 % intervals, Wilson's; of the mean recall, a normal one with the "
+        "variances of Agresti and Coull"
+    )
+
+
+def write_retrievals(results: "Mapping[str, Retrieval]") -> None:
+    """Write a row for each model and direction."""
+    lines = []
+    for name, one in results.items():
+        for direction, recall in (
+            ("caption to picture", one.text_to_picture),
+            ("picture to caption", one.picture_to_text),
+        ):
+            lines.append([name, direction, *map(_shown, recall.values())])
+    one = next(iter(results.values()))
+    recalls = [f"recall@{k} %" for k in one.text_to_picture]
+    write_table(["model", "", *recalls], lines)
+    say(
+        f"{one.num_pictures:,} pictures, {one.num_texts:,} captions; in brackets: 95 % intervals, "
+        "Wilson's"
+    )
+
+
+def accuracy_record(one: "Accuracy", templates: Sequence[str]) -> dict[str, Any]:
+    """Return an accuracy as JSON."""
+    return {
+        "task": "zero-shot classification",
+        "templates": list(templates),
+        "pictures": one.num_pictures,
+        "labels": one.num_labels,
+        "top1": _record(one.top1, _WILSON),
+        "top5": _record(one.top5, _WILSON),
+        "mean_recall": _record(one.mean_recall, _NORMAL),
+        "classes": [
+            {
+                "label": each.label,
+                "pictures": each.num_pictures,
+                "recall": round(each.recall, 6),
+            }
+            for each in one.classes
+        ],
+        "confusions": [
+            {"label": each.label, "taken_for": each.taken_for, "pictures": each.count}
+            for each in one.confusions
+        ],
+    }
+
+
+def retrieval_record(one: "Retrieval") -> dict[str, Any]:
+    """Return recalls as JSON."""
+    recalls = {"text_to_picture": one.text_to_picture, "picture_to_text": one.picture_to_text}
+    return {
+        "task": "retrieval",
+        "pictures": one.num_pictures,
+        "captions": one.num_texts,
+        **{
+            f"{direction}_recall@{k}": _record(share, _WILSON)
+            for direction, recall in recalls.items()
+            for k, share in recall.items()
+        },
+    }
+
+
+def _write_comparisons(results: "Mapping[str, Accuracy]") -> None:
+    """Compare each model with the first, picture by picture."""
+    from perception_encoder.analysis.accuracy import compare
+
+    (first, base), *others = results.items()
+    lines = []
+    for name, one in others:
+        found = compare(one, base)
+        lines.append(
+            [
+                name,
+                _shown(found.difference),
+                f"{found.num_only_one:,}",
+                f"{found.num_only_other:,}",
+            ]
+        )
+    write_line("", f"against {first}, picture by picture")
+    write_table(["model", "top-1 points more", "only it right", f"only {first} right"], lines)
+
+
+def _write_worst(name: str, one: "Accuracy") -> None:
+    worst = [each for each in one.classes if each.recall < 1][:_SHOWN]
+    if not worst:
+        return
+    write_line("", f"{name}: worst classes")
+    write_table(
+        ["class", "pictures", "recall %"],
+        [[each.label, f"{each.num_pictures:,}", f"{100 * each.recall:.1f}"] for each in worst],
+    )
+    write_line("", f"{name}: most often taken for another")
+    write_table(
+        ["class", "taken for", "pictures"],
+        [[each.label, each.taken_for, f"{each.count:,}"] for each in one.confusions[:_SHOWN]],
+    )
+
+
+def _shown(share: "Share | None") -> str:
+    if share is None:
+        return "-"
+    return f"{100 * share.value:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def _record(share: "Share | None", interval: str) -> dict[str, Any] | None:
+    if share is None:
+        return None
+    return {
+        "value": round(share.value, 6),
+        "low": round(share.low, 6),
+        "high": round(share.high, 6),
+        "interval": interval,
+    }

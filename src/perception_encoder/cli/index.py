@@ -1,0 +1,354 @@
+"""`pe index` and `pe errors`: bring pictures into a table, and see what could not be brought."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from perception_encoder.cli.options import (
+    DEFAULT_MODEL,
+    BackendOption,
+    BatchSizeOption,
+    ColumnOption,
+    CompileOption,
+    DeviceOption,
+    ExcludeOption,
+    JsonOption,
+    NullOption,
+    PathsOption,
+    PrecisionOption,
+    PreprocessChoice,
+    PreprocessOption,
+    TableModelOption,
+    TableOption,
+    open_model,
+    table_path,
+)
+from perception_encoder.cli.output import say, write_json, write_path, write_table
+from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
+
+if TYPE_CHECKING:
+    from perception_encoder.backends import ComputeOptions
+    from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.index import Index, Outcome
+    from perception_encoder.indexing import Run, RunOptions
+    from perception_encoder.indexing.prepare import Preparing
+    from perception_encoder.sources import Source
+
+_VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
+_ABOUT_THE_DEFAULT = (
+    f"a new table of {DEFAULT_MODEL}, which knows drawings, not photos; "
+    "for these: --model PE-Core-S16-384 (`pe models` lists all)"
+)
+_SHOWN_FAILURES = 10  # one by one; `pe errors` lists all
+
+
+def index(  # noqa: PLR0913  one parameter for each option
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders, files, globs, tars, .parquet, .csv or .jsonl tables, URLs such as "
+            "s3://bucket/folder; - reads names from stdin."
+        ),
+    ] = None,
+    db: TableOption = None,
+    exclude: ExcludeOption = None,
+    include_hidden: Annotated[
+        bool,
+        typer.Option(
+            "--include-hidden", help="Also names that begin with a dot, and @eaDir and its like."
+        ),
+    ] = False,
+    null: Annotated[bool, typer.Option("-0", help="stdin is separated by NUL.")] = False,
+    column: ColumnOption = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove rows of pictures that have gone.")
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Try what failed before; just that, if no source."),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then follow changes of the folders until Ctrl-C.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for another run on the table to end.")
+    ] = False,
+    model: TableModelOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    compiled: CompileOption = False,
+    preprocess: PreprocessOption = None,
+    batch_size: BatchSizeOption = 32,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Read and embed on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT.",
+        ),
+    ] = None,
+    ray_cores: Annotated[
+        int | None,
+        typer.Option(
+            "--ray-cores",
+            min=1,
+            help="CPU cores of each worker there; default: its share of the smallest machine.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed pictures into a table, and skip what it has already.
+
+    Unchanged files are not read again, copies and renamed files reuse their vector, a bad file is
+    reported and the others go on. A run that was stopped or killed goes on where it was. The exit
+    code is 1 where any picture failed: `pe errors` lists them.
+
+    Examples:
+        pe index ~/Pictures --db pictures.lance
+        pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
+        find . -name '*.png' -print0 | pe index -0 -
+    """
+    from perception_encoder.backends import ComputeOptions
+    from perception_encoder.index import OutcomeLog
+    from perception_encoder.indexing import FailedItems, RunOptions, changes_of
+    from perception_encoder.sources import SourceOptions, open_sources
+
+    if not sources and not retry_failed:
+        raise typer.BadParameter("name a source: a folder, a file, a table, or - for stdin")
+    options = SourceOptions(
+        exclude=tuple(exclude or ()),
+        include_hidden=include_hidden,
+        null_separated=null,
+        column=column,
+    )
+    opened = open_sources(sources or [], options)  # before the model: a wrong name shows at once
+    path = table_path(db)
+    if not sources:
+        failures = list(OutcomeLog(path).latest(["failed"]))
+        opened = [FailedItems(failures)]
+    compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
+    run_options = RunOptions(
+        batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
+    )
+    with _work(path, model, compute, preprocess, ray, ray_cores, batch_size) as work:
+        # Watched from before the run: it may take hours, and have passed what changes meanwhile.
+        bursts = changes_of(sources or [], options) if watch else ()
+        has_failed = _run(work, opened, run_options, as_json=as_json)
+        for changes in bursts:  # for ever; each deletion has been seen, so all of them are pruned
+            _run(work, changes, replace(run_options, prunes_all=True), as_json=as_json)
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def errors(
+    db: TableOption = None,
+    as_json: JsonOption = False,
+    paths: PathsOption = False,
+    null: NullOption = False,
+) -> None:
+    """List the pictures that could not be brought into a table, and why.
+
+    Example:
+        pe errors --paths | xargs ls -l
+    """
+    from perception_encoder.index import Index, OutcomeLog
+
+    table = Index.open(table_path(db))
+    failures = list(OutcomeLog(table.path).latest(["failed"]))
+    if null or paths:
+        for failure in failures:
+            write_path(failure.uri, null=null)
+    elif as_json:
+        for failure in failures:
+            write_json(_record(failure))
+    elif failures:
+        write_table(
+            ["reason", "message"], [[failure.reason, failure.message] for failure in failures]
+        )
+        retry = f"pe index --retry-failed --db {shlex.quote(table.path)}"
+        say(f"{len(failures)} failed; try them again: {retry}")
+    else:
+        say(f"{table.path}: nothing failed")
+
+
+class _Work(NamedTuple):
+    """A model, its table, and where items are prepared if not in this process."""
+
+    model: "EmbeddingModel"
+    table: "Index"
+    open_preparing: "Callable[[], Preparing] | None" = None
+    weights_to_note: str | None = None
+    """The model's name, where the index is to remember its weights once it has been created."""
+
+
+@contextmanager
+def _work(
+    path: str,
+    name: str | None,
+    options: "ComputeOptions",
+    preprocess: PreprocessChoice | None,
+    ray: str | None,
+    ray_cores: int | None,
+    batch_size: int,
+) -> "Iterator[_Work]":
+    """Open the model, here or on a cluster, and the table."""
+    if ray is None:
+        yield _opened(path, name, options, preprocess)
+        return
+    from perception_encoder.distributed import on_cluster
+    from perception_encoder.index import Index
+    from perception_encoder.search.query_model import refuse_another
+
+    expected = None
+    if (table := _table_at(path)) is not None:
+        expected = table.identity
+        name, preprocess = name or expected.model_id, preprocess or expected.preprocess
+        refuse_another(table, name)
+    if name is None:
+        name = DEFAULT_MODEL
+        say(_ABOUT_THE_DEFAULT)
+    with on_cluster(
+        ray, name, options, preprocess=preprocess, cores=ray_cores, expected=expected
+    ) as place:
+        say(f"pe: {place.plan} at {ray}")
+        table = table or Index.open_or_prepare(path, place.model.identity)
+        yield _Work(place.model, table, lambda: place.preparing(batch_size))
+
+
+def _opened(
+    path: str,
+    name: str | None,
+    options: "ComputeOptions",
+    preprocess: PreprocessChoice | None,
+) -> _Work:
+    """Open the model and the table; of a table that exists, its own model is the default."""
+    from perception_encoder.index import Index
+    from perception_encoder.search.query_model import note_weights, open_known_model
+
+    known = None
+    if (table := _table_at(path)) is not None:
+        name = name or table.identity.model_id
+        preprocess = preprocess or table.identity.preprocess
+        is_same = preprocess == table.identity.preprocess
+        # A run that finds nothing new then ends before an engine would have been loaded.
+        known = open_known_model(table, name, options) if is_same else None
+    if name is None:
+        name = DEFAULT_MODEL
+        say(_ABOUT_THE_DEFAULT)
+    model = known or open_model(
+        name,
+        device=options.device,
+        backend=options.backend,
+        precision=options.precision,
+        compiled=options.compile,
+        preprocess=preprocess,
+    )
+    table = Index.open_or_prepare(path, model.identity)
+    if known is None and table.is_created:
+        note_weights(table, name)
+    return _Work(model, table, weights_to_note=None if table.is_created else name)
+
+
+def _table_at(path: str) -> "Index | None":
+    from perception_encoder.errors import IndexNotFoundError
+    from perception_encoder.index import Index
+
+    try:
+        return Index.open(path)
+    except IndexNotFoundError:
+        return None
+
+
+def _run(
+    work: _Work,
+    sources: "Sequence[Source]",
+    options: "RunOptions",
+    *,
+    as_json: bool,
+) -> bool:
+    """Do one run, tell of it, and return whether anything failed."""
+    from perception_encoder.cli.output import ProgressDisplay
+    from perception_encoder.indexing import Run
+
+    model, table = work.model, work.table
+    run = Run(model, table, sources, options, open_preparing=work.open_preparing)
+    started = time.monotonic()
+    try:
+        with ProgressDisplay(run.progress) as display:
+            for outcome in run.outcomes():
+                if outcome.status == "failed" and run.progress.counts["failed"] <= _SHOWN_FAILURES:
+                    display.say(f"pe: {outcome.message}")
+                if as_json:
+                    write_json(_record(outcome))
+                display.update()
+    except KeyboardInterrupt:
+        say("pe: stopped; the same command goes on from here")
+        raise
+    finally:
+        for note in run.progress.notes:
+            say(f"pe: {note}")
+        say(_summary(run, table, time.monotonic() - started))
+    sys.stdout.flush()  # who reads the lines of --watch need not wait for more
+    _settle(work, run)
+    return run.progress.counts["failed"] > 0
+
+
+def _settle(work: _Work, run: "Run") -> None:
+    """Do after a run what searches would otherwise wait for."""
+    from perception_encoder.search.calibration import keep_calibrated
+    from perception_encoder.search.query_model import note_weights
+
+    counts = run.progress.counts
+    num_changed = counts["embedded"] + counts["reused"] + counts["pruned"]
+    if not num_changed:
+        return
+    table = work.table
+    if work.weights_to_note is not None:
+        note_weights(table, work.weights_to_note)
+    # Without words there is nothing to calibrate by; searching by pictures needs none.
+    with suppress(TokenizerNotFoundError, UnsupportedOperationError):
+        keep_calibrated(table, work.model, num_changed=num_changed)
+    if table.needs_optimize():
+        say(f"{table.path}: being optimized for search; Ctrl-C leaves it as it is")
+        table.optimize(older_than=_VERSIONS_KEPT)
+
+
+def _summary(run: "Run", table: "Index", seconds: float) -> str:
+    counts = run.progress.counts
+    if not table.is_created:
+        failed = counts["failed"]
+        why = f"none of {failed:,} images could be read" if failed else "no images were found"
+        return f"{table.path}: {why}, so no index was created; {seconds:.1f} s"
+    listed = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts) if counts[name])
+    held = table.count()
+    pictures = "1 picture" if held == 1 else f"{held:,} pictures"
+    text = f"{table.path}: {listed or 'no pictures found'}; {pictures} in the table"
+    if counts["vanished"]:
+        text += " (--prune removes those that have vanished)"
+    text += f"; {seconds:.1f} s"
+    if counts["failed"]:
+        text += f"; see the failures: pe errors --db {shlex.quote(table.path)}"
+    return text
+
+
+def _record(outcome: "Outcome") -> dict[str, object]:
+    """Return an outcome as JSON, without what it has nothing to say about."""
+    fields = {
+        "uri": outcome.uri,
+        "member": outcome.member,
+        "status": outcome.status,
+        "reason": outcome.reason or None,
+        "message": outcome.message or None,
+        "bytes": outcome.bytes,
+        "decode_ms": round(outcome.decode_ms, 2) or None,
+        "encode_ms": round(outcome.encode_ms, 2) or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

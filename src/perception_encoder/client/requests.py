@@ -1,0 +1,272 @@
+"""What is sent for each thing that a client can be asked, and what replies mean. Sends nothing."""
+
+import base64
+import io
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import RemoteError
+from perception_encoder.preprocess.files import read_image_file
+from perception_encoder.preprocess.image_strings import decode_data_uri, image_in_text
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+Outcome: TypeAlias = "httpx2.Response | httpx2.TransportError"
+"""What became of one try."""
+
+_BUSY: Final = frozenset((429, 502, 503, 504))
+_FIRST_WAIT: Final = 0.25  # seconds; doubles each time
+_LONGEST_WAIT: Final = 30.0
+PictureToSend: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
+"""A path, a data URI, a file's bytes, or a picture, which is sent as PNG."""
+
+_SHOWN: Final = 200  # characters of a name, or of a reply that is not the server's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """How a client asks.
+
+    Attributes:
+        model: one of the server's; None takes its first.
+        api_key: sent as a bearer token.
+        batch_size: pictures or texts of one request.
+        num_connections: requests on their way at once.
+        timeout_seconds: for one try of one request.
+        num_retries: further tries where the server is busy or cannot be reached.
+    """
+
+    model: str | None = None
+    api_key: str | None = None
+    batch_size: int = 32
+    num_connections: int = 4
+    timeout_seconds: float = 60.0
+    num_retries: int = 3
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_connections < 1 or self.num_retries < 0:
+            raise ValueError(
+                "batch_size and num_connections must be at least 1, num_retries at least 0"
+            )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every request."""
+        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
+
+
+def seconds_until_retry(options: ClientOptions, attempt: int, outcome: Outcome) -> float | None:
+    """Return how long to wait before asking again; None not to.
+
+    The wait doubles each time, with some chance in it, and is at least what `Retry-After` says.
+
+    Args:
+        options: of the client.
+        attempt: how many tries there were, from 1.
+        outcome: of the last.
+    """
+    told: str = ""
+    if not isinstance(outcome, Exception):
+        if outcome.status_code not in _BUSY:
+            return None
+        told = outcome.headers.get("retry-after", "")
+    if attempt > options.num_retries:
+        return None
+    wait = _FIRST_WAIT * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
+    return min(max(wait, float(told) if told.isdecimal() else 0.0), _LONGEST_WAIT)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request.
+
+    Attributes:
+        method: of HTTP.
+        path: below the server's URL.
+        content: makes the arguments of the HTTP library; called when it is sent, so that of many
+            pictures few are in memory.
+        offset: the position of its first item among all that were given.
+    """
+
+    method: str
+    path: str
+    content: Callable[[], dict[str, Any]]
+    offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What a table is searched for; the fields are those of POST /v1/search.
+
+    Attributes:
+        query: words; or a `Path`, a file's bytes or a PIL image.
+        k: how many hits.
+        index: which table; None for the server's first.
+        filters: conditions on columns: {"column", "op", "value"}.
+        threshold: the lowest cosine of a hit, or "strong" or "weak".
+        unique: fold hits of that cosine under the best of them.
+    """
+
+    query: PictureToSend
+    k: int = 10
+    index: str | None = None
+    filters: Sequence[Mapping[str, Any]] = ()
+    threshold: float | str | None = None
+    unique: float | None = None
+
+
+def image_calls(
+    options: ClientOptions, images: Sequence[PictureToSend], dimensions: int | None
+) -> list[Call]:
+    """Return the requests that embed pictures."""
+    fields = {name: str(value) for name, value in _fields(options, dimensions).items()}
+    return [
+        Call("POST", "/v1/embed", partial(_pictures, batch, fields), offset)
+        for offset, batch in _batches(images, options.batch_size)
+    ]
+
+
+def text_calls(
+    options: ClientOptions, texts: str | Sequence[str], dimensions: int | None
+) -> list[Call]:
+    """Return the requests that embed texts."""
+    texts = [texts] if isinstance(texts, str) else texts
+    fields = _fields(options, dimensions)
+    return [
+        Call("POST", "/v1/embed", partial(_json, {**fields, "texts": list(batch)}), offset)
+        for offset, batch in _batches(texts, options.batch_size)
+    ]
+
+
+def search_call(request: SearchRequest) -> Call:
+    """Return the request that searches a table."""
+    if isinstance(request.query, str):
+        term = {"text": request.query}
+    else:
+        term = {"image": base64.b64encode(encoded(request.query)).decode("ascii")}
+    body = {
+        "terms": [term],
+        "k": request.k,
+        "index": request.index,
+        "filters": [dict(one) for one in request.filters],
+        "threshold": request.threshold,
+        "unique": request.unique,
+    }
+    return Call("POST", "/v1/search", partial(_json, body))
+
+
+MODELS: Final = Call("GET", "/v1/models", dict)
+
+
+def vectors_of(content: bytes) -> Embeddings:
+    """Return the (N, E) float32 vectors of a reply.
+
+    Raises:
+        RemoteError: it holds something else.
+    """
+    try:
+        return np.asarray(np.load(io.BytesIO(content), allow_pickle=False), dtype=np.float32)
+    except (ValueError, TypeError, OSError, EOFError) as err:
+        raise _not_ours(content) from err
+
+
+def field_of(content: bytes, name: str) -> list[dict[str, Any]]:
+    """Return the list under a name of a JSON reply.
+
+    Raises:
+        RemoteError: there is none.
+    """
+    try:
+        found = json.loads(content)[name]
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
+        raise _not_ours(content) from err
+    if not isinstance(found, list):
+        raise _not_ours(content)
+    return found
+
+
+def joined(parts: Sequence[Embeddings]) -> Embeddings:
+    """Return the vectors of all requests; (0, 0) where nothing was asked."""
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def failure(call: Call, outcome: Outcome) -> RemoteError:
+    """Return the error that the last try of a request tells of."""
+    if isinstance(outcome, Exception):
+        reason = str(outcome) or type(outcome).__name__
+        return RemoteError(f"the server was not reached ({reason}): is `pe serve` running there?")
+    try:
+        error = json.loads(outcome.content)["error"]
+        code, message = str(error["code"]), str(error["message"])
+        items = {call.offset + one["index"]: str(one["message"]) for one in error.get("items", ())}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        # Something between us and the server.
+        code, message, items = "error", _beginning(outcome.content), {}
+    status = outcome.status_code
+    # The server counts within its request, its readers within all that they gave.
+    places = f" (numbers among all: {', '.join(map(str, list(items)[:5]))})" if call.offset else ""
+    return RemoteError(
+        f"the server answered {status}: {message}{places if items else ''}",
+        status=status,
+        code=code,
+        items=items,
+    )
+
+
+def _not_ours(content: bytes) -> RemoteError:
+    return RemoteError(
+        f"the reply is not that of `pe serve`: {_beginning(content)!r}; check the client's URL"
+    )
+
+
+def _beginning(content: bytes) -> str:
+    return content[:_SHOWN].decode("utf-8", "replace")
+
+
+def encoded(image: PictureToSend) -> bytes:
+    """Return a picture as the bytes of a file.
+
+    Raises:
+        ImageNotFoundError: there is no such file.
+        ImageError: it is no regular file, too large, or cannot be read; or a damaged data URI.
+    """
+    if isinstance(image, bytes):
+        return image
+    name = str(image)[:_SHOWN]
+    if isinstance(image, str) and image_in_text(image) == "data URI":
+        return decode_data_uri(image, item=name) or b""
+    if isinstance(image, Image.Image):
+        out = io.BytesIO()
+        image.save(out, "PNG", compress_level=1)
+        return out.getvalue()
+    return read_image_file(image, item=name)
+
+
+def _json(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"json": body}
+
+
+def _pictures(batch: Sequence[PictureToSend], fields: Mapping[str, str]) -> dict[str, Any]:
+    files = [("images", (str(n), encoded(image))) for n, image in enumerate(batch)]
+    return {"files": files, "data": fields}
+
+
+def _fields(options: ClientOptions, dimensions: int | None) -> dict[str, Any]:
+    fields = {"model": options.model, "dimensions": dimensions, "encoding": "npy"}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    for offset in range(0, len(items), size):
+        yield offset, items[offset : offset + size]

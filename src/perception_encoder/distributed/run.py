@@ -1,0 +1,191 @@
+"""Joins workers to a run: they stand in the place of its threads and of its engine."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.auto import open_around
+from perception_encoder.backends import ComputeOptions
+from perception_encoder.distributed.cluster import Plan, connected, nodes, plan
+from perception_encoder.distributed.worker import Opened
+from perception_encoder.distributed.workers import Workers
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import WorkerCrashedError
+from perception_encoder.index import Outcome
+from perception_encoder.indexing.prepare import Listed, Prepared, failure
+from perception_encoder.types import Embeddings, ModelIdentity, Pixels, PreprocessName, TokenIds
+
+_TRIES: Final = 3  # of a single picture with which workers died
+
+
+class Place:
+    """A model whose engine is on a cluster, and where runs prepare their items.
+
+    Attributes:
+        plan: how many workers of what size there are.
+        model: for a `Run`; computes on the workers.
+    """
+
+    def __init__(self, plan: Plan, workers: Workers, model: EmbeddingModel) -> None:
+        self.plan = plan
+        self.model = model
+        self._workers = workers
+
+    def preparing(self, batch_size: int) -> "OnWorkers":
+        """Return what a `Run` opens with `open_preparing`; workers get so many items at once."""
+        return OnWorkers(self._workers, batch_size)
+
+
+@contextmanager
+def on_cluster(
+    address: str,
+    name: str,
+    options: ComputeOptions | None = None,
+    *,
+    preprocess: PreprocessName | None = None,
+    cores: int | None = None,
+    expected: ModelIdentity | None = None,
+) -> Iterator[Place]:
+    """Open a model on the workers of a Ray cluster.
+
+    Args:
+        address: "auto" for the cluster that this machine belongs to, "HOST:PORT", or
+            "ray://HOST:PORT" from elsewhere.
+        name: the model, as in `AutoModel.from_pretrained`; every machine must find it.
+        options: where and how workers compute; the device is "auto", "cpu" or "cuda".
+        preprocess: as in `AutoModel.from_pretrained`.
+        cores: CPU cores of each worker; None for as many as the smallest node can give.
+        expected: the table's model, where there is a table; else all must have the first one's.
+
+    Raises:
+        ClusterError: Ray is not installed, no cluster answers, it has no room, or its machines
+            have different models.
+        UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
+            `AutoModel.from_pretrained`, on a worker or here.
+    """
+    options = options or ComputeOptions()
+    with connected(address):
+        planned = plan(nodes(), options.device, cores)
+        with closing(Workers(planned, name, options, preprocess, expected)) as workers:
+            backend = _WorkersBackend(workers, workers.start())
+            model = open_around(backend, name, preprocess=preprocess)
+            yield Place(planned, workers, model)
+
+
+class OnWorkers:
+    """A `Preparing`: workers read, decode and embed, and this process waits for them.
+
+    A chunk that is lost with its worker is divided and given to others, so that in the end a
+    picture that no worker survives is the only one that fails.
+
+    Args:
+        workers: who is asked.
+        chunk_size: see `Preparing`.
+    """
+
+    def __init__(self, workers: Workers, chunk_size: int) -> None:
+        self.chunk_size = chunk_size
+        self.window = (2 + workers.num_slots) * chunk_size
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers.num_slots, "ask")
+        self._suspecting = Lock()
+
+    def submit(
+        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
+    ) -> Future[list[Prepared | Outcome]]:
+        """See `Preparing.submit`."""
+        return self._pool.submit(self._embedded, chunk, donor_of)
+
+    def close(self) -> None:
+        """See `Preparing.close`."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _embedded(
+        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
+    ) -> list[Prepared | Outcome]:
+        try:
+            return self._workers.ask(partial(_embedded_by, chunk, donor_of))
+        except WorkerCrashedError:
+            if len(chunk) == 1:
+                return [self._suspect(chunk[0], donor_of)]
+        half = len(chunk) // 2
+        return self._embedded(chunk[:half], donor_of) + self._embedded(chunk[half:], donor_of)
+
+    def _suspect(self, listed: Listed, donor_of: Callable[[str], str | None]) -> Prepared | Outcome:
+        """Try a picture with which a worker died; one at a time, so that only the guilty fail."""
+        with self._suspecting:
+            for _ in range(_TRIES - 1):
+                try:
+                    return self._workers.ask(partial(_embedded_by, [listed], donor_of))[0]
+                except WorkerCrashedError as err:
+                    reason = err
+        return failure(
+            listed.item,
+            WorkerCrashedError(
+                f"{_TRIES} workers ended while they had this picture: {reason}; look at it alone"
+            ),
+        )
+
+
+def _embedded_by(
+    chunk: Sequence[Listed], donor_of: Callable[[str], str | None], worker: Any
+) -> list[Prepared | Outcome]:
+    """Have one worker read and embed a chunk; the bytes that it has read stay where they are."""
+    import ray
+
+    items = [listed.item for listed in chunk]
+    hashes, contents = worker.read.options(num_returns=2).remote(items)
+    found = {sha256: donor_of(sha256) for sha256 in ray.get(hashes) if sha256 is not None}
+    donors = {sha256: donor for sha256, donor in found.items() if donor is not None}
+    results: list[Prepared | Outcome] = ray.get(worker.embed.remote(chunk, contents, donors))
+    return results
+
+
+class _WorkersBackend:
+    """A `Backend`: what little a run computes beside its items is computed by workers too."""
+
+    concurrency = 1  # items come with their vectors
+
+    def __init__(self, workers: Workers, opened: Opened) -> None:
+        self._workers = workers
+        self.name = opened.engine
+        self.device = "cluster"
+        self.precision = opened.precision
+        self.fingerprint = opened.identity.fingerprint
+        self.logit_scale = opened.logit_scale
+
+    def encode_image(self, pixels: Pixels) -> Embeddings:
+        """See `Backend.encode_image`."""
+        vectors: Embeddings = self._call("encode_image", pixels)
+        return vectors
+
+    def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """See `Backend.encode_text`."""
+        vectors: Embeddings = self._call("encode_text", token_ids)
+        return vectors
+
+    def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
+        """See `Backend.features`."""
+        found: NDArray[np.float32] = self._call("features", pixels, layer)
+        return found
+
+    def close(self) -> None:
+        """Leave the workers: they are closed by who has opened them."""
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        import ray
+
+        for _ in range(_TRIES):
+            try:
+                return self._workers.ask(
+                    lambda worker: ray.get(getattr(worker, method).remote(*arguments))
+                )
+            except WorkerCrashedError as err:
+                lost = err
+        raise lost

@@ -1,0 +1,398 @@
+"""EmbeddingModel: what people hold in their hands. Pictures and words in, vectors out.
+
+Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs, tables or HTTP.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.backends import Backend
+from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.embedder.arithmetic import check_output, cosine, finished, unit
+from perception_encoder.embedder.cache import EmbeddingCache
+from perception_encoder.embedder.compute import computed, fill, progress_bar
+from perception_encoder.embedder.feeds import ImageFeed, TextFeed, tokenizer_of
+from perception_encoder.embedder.options import (
+    Failures,
+    ImageBatch,
+    ImageOptions,
+    OneImageOptions,
+    OnError,
+    Output,
+    TextOptions,
+    failures_for,
+)
+from perception_encoder.embedder.saving import save
+from perception_encoder.errors import UnsupportedOperationError
+from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.registry import ModelConfig
+from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity
+
+if TYPE_CHECKING:
+    import torch
+
+
+class EmbeddingModel:
+    """A loaded model. Made by `AutoModel.from_pretrained`; safe to share between threads.
+
+    Attributes:
+        config: the model's numbers; `config.embed_dim` is E.
+        backend: the engine; `backend.device` and `backend.precision` tell what it chose.
+        processor: how pictures become pixels.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        backend: Backend,
+        processor: ImageProcessor,
+        tokenizer: Tokenizer | None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self.config = config
+        self.backend = backend
+        self.processor = processor
+        self._tokenizer = tokenizer
+        self._cache: EmbeddingCache | None = None
+        if cache is not None:
+            made_by = f"{backend.fingerprint}/{backend.name}/{backend.precision}/{processor.name}"
+            self._cache = EmbeddingCache(cache, f"{made_by}/{config.digest()}")
+        self._fill = partial(fill, at_once=backend.concurrency, cache=self._cache)
+
+    @overload
+    def embed_image(
+        self,
+        image: ImageInput,
+        *,
+        output: Literal["numpy"] = ...,
+        **options: Unpack[OneImageOptions],
+    ) -> Embeddings: ...
+    @overload
+    def embed_image(
+        self, image: ImageInput, *, output: Literal["torch"], **options: Unpack[OneImageOptions]
+    ) -> "torch.Tensor": ...
+    def embed_image(
+        self,
+        image: ImageInput,
+        *,
+        input_color_format: ColorFormat = "bgr",
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+        output: Output = "numpy",
+    ) -> "Embeddings | torch.Tensor":
+        """Embed one picture; see `embed_images` for the arguments.
+
+        Returns:
+            (1, E) float32.
+
+        Raises:
+            ImageError: the picture cannot be used.
+            TypeError: `image` is no kind of picture, or a list of them.
+        """
+        if isinstance(image, list | tuple):
+            raise TypeError("embed_image takes one picture; use embed_images for a list")
+        check_output(self._embed_dim(), truncate_dim, output)
+        vectors = self._image_vectors([image], input_color_format, 1, show_progress=False)
+        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+
+    @overload
+    def embed_images(
+        self, images: ImageBatch, *, output: Literal["numpy"] = ..., **options: Unpack[ImageOptions]
+    ) -> Embeddings: ...
+    @overload
+    def embed_images(
+        self, images: ImageBatch, *, output: Literal["torch"], **options: Unpack[ImageOptions]
+    ) -> "torch.Tensor": ...
+    @overload
+    def embed_images(
+        self,
+        images: ImageBatch,
+        *,
+        errors: Literal["skip"],
+        output: Literal["numpy"] = ...,
+        **options: Unpack[ImageOptions],
+    ) -> tuple[Embeddings, Failures]: ...
+    @overload
+    def embed_images(
+        self,
+        images: ImageBatch,
+        *,
+        errors: Literal["skip"],
+        output: Literal["torch"],
+        **options: Unpack[ImageOptions],
+    ) -> tuple["torch.Tensor", Failures]: ...
+    def embed_images(
+        self,
+        images: ImageBatch,
+        *,
+        errors: OnError = "raise",
+        batch_size: int = 32,
+        input_color_format: ColorFormat = "bgr",
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+        show_progress: bool | None = None,
+        output: Output = "numpy",
+    ) -> "Embeddings | torch.Tensor | tuple[Embeddings | torch.Tensor, Failures]":
+        """Embed pictures, in order.
+
+        Args:
+            images: a list with any mix of paths, encoded bytes, PIL images, (H, W, C) arrays and
+                (C, H, W) tensors, of any sizes; or one (N, H, W, C) array or (N, C, H, W) tensor.
+                Nothing of the caller's is changed.
+            errors: "raise" ends at the first image that cannot be used. "skip" embeds the others
+                and also returns why each one was left out.
+            batch_size: pictures computed at once.
+            input_color_format: channel order of numpy arrays ("bgr" is what OpenCV gives);
+                everything else knows its own.
+            normalize: scale each vector to unit length.
+            truncate_dim: keep this many numbers of each vector, then normalise.
+            show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
+            output: "numpy", or "torch" for a CPU tensor.
+
+        Returns:
+            (N, E) float32. With `errors="skip"` a pair: (N, E) float32 whose rows are NaN where an
+            image was skipped, and a dict from the positions of those to their `ImageError`.
+
+        Raises:
+            ImageError: a picture cannot be used; names its path or position.
+            UnsupportedOperationError: the model gives patch features only.
+            ValueError: `errors` is neither "raise" nor "skip".
+        """
+        check_output(self._embed_dim(), truncate_dim, output)
+        failures = failures_for(errors)
+        vectors = self._image_vectors(
+            split_batch(images), input_color_format, batch_size, show_progress, failures
+        )
+        result = finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        return result if failures is None else (result, dict(sorted(failures.items())))
+
+    def embed_video(
+        self,
+        frames: ImageBatch,
+        *,
+        batch_size: int = 32,
+        input_color_format: ColorFormat = "bgr",
+    ) -> Embeddings:
+        """Embed a clip as the normalised mean of its frames' unit vectors.
+
+        As perception_models core/vision_encoder/pe.py `encode_video(normalize=True)`, which leaves
+        the mean as it is; it is brought to unit length here so that it can be searched with.
+
+        Returns:
+            (1, E) float32 of unit length.
+
+        Raises:
+            ValueError: there are no frames.
+            ImageError: a frame cannot be used.
+        """
+        vectors = self.embed_images(
+            frames, batch_size=batch_size, input_color_format=input_color_format
+        )
+        if not len(vectors):
+            raise ValueError("a video needs at least one frame")
+        return unit(vectors.mean(axis=0, keepdims=True))
+
+    def features(
+        self,
+        images: ImageBatch,
+        *,
+        layer: int = -1,
+        batch_size: int = 8,
+        input_color_format: ColorFormat = "bgr",
+        show_progress: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """Return patch features: one vector for each square of each picture, before pooling.
+
+        Args:
+            images: as in `embed_images`.
+            layer: the block whose output is read; negative counts from the end.
+            batch_size: pictures computed at once.
+            input_color_format: channel order of numpy arrays.
+            show_progress: as in `embed_images`.
+
+        Returns:
+            (N, h·w, D) float32, squares row by row, after the tower's final norm where it has one.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            ValueError: there is no such layer.
+        """
+        vision = self.config.vision
+        features = np.empty((0, vision.grid_size**2, vision.width), np.float32)
+        feed = ImageFeed(self.processor, None, input_color_format)
+        listed = split_batch(images)
+        with progress_bar(len(listed), "pictures", show_progress) as bar:
+            chunks = feed.chunks(listed, batch_size)
+            compute = partial(self.backend.features, layer=layer)
+            parts = computed(chunks, compute, at_once=self.backend.concurrency, advance=bar.update)
+            return np.concatenate([features, *parts])
+
+    @overload
+    def embed_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        output: Literal["numpy"] = ...,
+        **options: Unpack[TextOptions],
+    ) -> Embeddings: ...
+    @overload
+    def embed_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        output: Literal["torch"],
+        **options: Unpack[TextOptions],
+    ) -> "torch.Tensor": ...
+    def embed_text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+        show_progress: bool | None = None,
+        output: Output = "numpy",
+    ) -> "Embeddings | torch.Tensor":
+        """Embed one string, or a list of them in order.
+
+        Text past the model's context (32 tokens for most of PE-Core, 72 for G14, 77 for CLIP) is
+        cut, as in the original; a warning is logged when that happens.
+
+        Args:
+            texts: one string, or several.
+            batch_size: texts computed at once.
+            normalize: scale each vector to unit length.
+            truncate_dim: keep this many numbers of each vector, then normalise.
+            show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
+            output: "numpy", or "torch" for a CPU tensor.
+
+        Returns:
+            (1, E) float32 for a string, (N, E) for N of them.
+
+        Raises:
+            TokenizerNotFoundError: the model's vocabulary was not found.
+            UnsupportedOperationError: the model reads no text.
+            TypeError: an item is not a string.
+        """
+        check_output(self._embed_dim(), truncate_dim, output)
+        feed = TextFeed(self.tokenizer, self._cache)
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        vectors = np.empty((len(listed), self._embed_dim()), np.float32)
+        with progress_bar(len(listed), "texts", show_progress) as bar:
+            chunks = feed.chunks(listed, batch_size)
+            self._fill(vectors, chunks, self.backend.encode_text, advance=bar.update)
+        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+
+    def similarity(self, a: Any, b: Any) -> NDArray[np.float32]:
+        """Return (Na, Nb) float32 cosines of every row of `a` with every row of `b`.
+
+        Both are arrays or CPU tensors, (N, E) or (E,).
+
+        Raises:
+            ValueError: the embeddings have different numbers of dimensions.
+        """
+        return cosine(a, b)
+
+    @property
+    def embed_dim(self) -> int | None:
+        """E, the length of a vector; None for models that give patch features only."""
+        return self.config.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """What a cosine is multiplied by before a softmax over labels."""
+        return self.backend.logit_scale
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """How words become token ids.
+
+        Raises:
+            TokenizerNotFoundError: the model's vocabulary was not found.
+            UnsupportedOperationError: the model reads no text.
+        """
+        return tokenizer_of(self.config, self._tokenizer)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What decides a vector, as stored with every table."""
+        return ModelIdentity(
+            model_id=self.config.id,
+            fingerprint=self.backend.fingerprint,
+            preprocess=self.processor.name,
+            embed_dim=self._embed_dim(),
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model as a folder that `AutoModel.from_pretrained` reads back.
+
+        Args:
+            folder: where `config.json`, `model.safetensors` and `tokenizer.json` go.
+
+        Returns:
+            The folder.
+
+        Raises:
+            CheckpointError: the folder holds something else than such a model, or cannot be
+                written; or the file of this model's weights has changed since it was opened.
+        """
+        return save(
+            self._checkpoint or self.config,
+            self.backend.fingerprint,
+            self._tokenizer,
+            self.processor.name,
+            folder,
+        )
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.backend.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        backend = self.backend
+        return (
+            f"EmbeddingModel({self.config.id!r}, backend={backend.name!r}, "
+            f"device={backend.device!r}, precision={backend.precision!r})"
+        )
+
+    def _image_vectors(
+        self,
+        images: Sequence[ImageInput],
+        color_format: ColorFormat,
+        batch_size: int,
+        show_progress: bool | None,
+        failures: Failures | None = None,
+    ) -> Embeddings:
+        vectors = np.empty((len(images), self._embed_dim()), np.float32)
+        feed = ImageFeed(self.processor, self._cache, color_format, failures)
+        with progress_bar(len(images), "pictures", show_progress) as bar:
+            chunks = feed.chunks(images, batch_size)
+            self._fill(vectors, chunks, self.backend.encode_image, advance=bar.update)
+        vectors[list(failures or ())] = np.nan
+        return vectors
+
+    def _embed_dim(self) -> int:
+        if self.config.embed_dim is None:
+            raise UnsupportedOperationError(
+                f"{self.config.id} gives patch features, not one vector for a picture: "
+                "call features(), or use a PE-Core or CLIP model"
+            )
+        return self.config.embed_dim

@@ -1,0 +1,160 @@
+"""Exports a model by name: finds it, writes its graphs, and tries them on drawings and captions."""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from perception_encoder.checkpoints import Checkpoint, locate
+from perception_encoder.errors import BackendUnavailableError, ImageError, SourceError
+from perception_encoder.export.samples import captions, drawings
+from perception_encoder.preprocess import ImageProcessor
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.registry import ModelConfig
+from perception_encoder.sources import SourceOptions, open_sources
+from perception_encoder.types import BackendName, Pixels, Precision, PreprocessName, TokenIds
+
+if TYPE_CHECKING:
+    from perception_encoder.backends.graph_export import Drift
+
+
+logger = logging.getLogger(__name__)
+
+_FEWEST: Final = 16  # ranges of fewer say little of the next picture
+_NUM_SAMPLES: Final = 4  # a picture of the largest model takes half a minute on two cores
+_NUM_CALIBRATION: Final = 128
+_NEEDS: Final[dict[BackendName, tuple[str, tuple[str, ...]]]] = {
+    "onnx": ("export", ("torch", "onnxruntime", "onnxscript")),
+    "openvino": ("cpu", ("torch", "openvino")),
+}
+
+
+def prepared_pictures(
+    folder: str | os.PathLike[str], processor: ImageProcessor, count: int
+) -> Pixels:
+    """Read pictures from all over a folder, in an order that does not follow their names.
+
+    Args:
+        folder: or anything else that is a source of pictures.
+        processor: of the model.
+        count: how many to read at most.
+
+    Returns:
+        (N, S, S, 3) uint8, N <= count. What cannot be read is left out, with a warning.
+
+    Raises:
+        SourceError: no such folder, or too few of its pictures can be read.
+    """
+    sources = open_sources([os.fspath(folder)], SourceOptions())
+    items = [item for source in sources for item in source.items()]
+    found: list[Pixels] = []
+    for place in np.random.default_rng(0).permutation(len(items)):
+        if len(found) == count:
+            break
+        try:
+            found.append(processor(items[place].read()))
+        except (ImageError, OSError) as err:
+            logger.warning("left out: %s: %s", items[place].uri, err)
+    if len(found) < _FEWEST:
+        raise SourceError(
+            f"{folder}: {len(found)} pictures could be read; give a folder with at least {_FEWEST} "
+            f"like those that the model will see, better {count}"
+        )
+    return np.stack(found)
+
+
+def export_pretrained(
+    name_or_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    engine: BackendName = "onnx",
+    precision: Precision = "fp32",
+    preprocess: PreprocessName | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> "dict[str, Drift]":
+    """Write a model as graphs of an engine, which `AutoModel.from_pretrained` opens without torch.
+
+    Args:
+        name_or_path: as in `AutoModel.from_pretrained`.
+        folder: where the graphs, `config.json` and `tokenizer.json` go; an earlier export there is
+            replaced.
+        model: as in `AutoModel.from_pretrained`.
+        engine: "onnx" or "openvino".
+        precision: "fp32"; "fp16", half the size and computed in float32; "int8", a quarter.
+        preprocess: what opening the folder will choose; None takes what the model was saved with.
+        calibration: a folder of pictures like those that the model will see, for OpenVINO's int8 to
+            measure its ranges on, and a few others of it to try the graphs on. None takes the
+            bundled drawings.
+        local_files_only: never use the network.
+
+    Returns:
+        How far the written graphs are from the model, measured on a few drawings and captions, by
+        "pictures", "texts" and "features".
+
+    Raises:
+        ValueError: other graphs than int8 for OpenVINO were given pictures to calibrate with.
+        SourceError: that folder does not exist or has too few pictures.
+        UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
+        BackendUnavailableError: torch or what the engine needs is not installed, or graphs cannot
+            have that precision.
+        CheckpointError: the weights are damaged or an export themselves, the folder holds something
+            else, or the graphs differ too much, and then nothing is kept.
+    """
+    if calibration is not None and (engine, precision) != ("openvino", "int8"):
+        raise ValueError(
+            "pictures to calibrate with are for int8 graphs of OpenVINO, as no others measure "
+            "ranges when they are made; choose these, or leave the pictures out"
+        )
+    extra, packages = _NEEDS[engine]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BackendUnavailableError(
+            f"exporting needs {' and '.join(missing)}: pip install 'perception-encoder[{extra}]'"
+        )
+    from perception_encoder.backends.graph_export import Samples, export_graphs
+
+    checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
+    config = checkpoint.config
+    preprocess = preprocess or checkpoint.preprocess or "standard"
+    processor = ImageProcessor(config.image, config.vision.image_size, preprocess=preprocess)
+    tokenizer = _tokenizer(checkpoint)
+    if calibration is None:
+        pixels, measured = np.stack([processor(data) for data in drawings(_NUM_SAMPLES)]), None
+    else:
+        found = prepared_pictures(calibration, processor, _NUM_SAMPLES + _NUM_CALIBRATION)
+        pixels, measured = found[:_NUM_SAMPLES], found[_NUM_SAMPLES:]
+    return export_graphs(
+        checkpoint,
+        Path(folder),
+        engine=engine,
+        precision=precision,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        samples=Samples(
+            pixels,
+            tokenizer(captions()[:_NUM_SAMPLES]) if tokenizer else _made_up_rows(config),
+        ),
+        calibration=None if measured is None else lambda: (row[None] for row in measured),
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    text = checkpoint.config.text
+    if text is None or checkpoint.tokenizer is None:
+        return None
+    return Tokenizer.from_file(checkpoint.tokenizer, text.context_length)
+
+
+def _made_up_rows(config: ModelConfig) -> TokenIds:
+    """Token rows for a model whose vocabulary was not found; none where it reads no text."""
+    if config.text is None:
+        return np.empty((0, 2), np.int64)
+    length, end = config.text.context_length, config.text.vocab_size - 1
+    rows = np.random.default_rng(0).integers(0, end - 1, (_NUM_SAMPLES, length))
+    rows[:, -1] = end
+    return rows

@@ -1,0 +1,272 @@
+"""Brings files of vectors into a table: checked, brought to unit length, and no picture twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.errors import ExchangeError, IndexMismatchError, PerceptionEncoderError
+from perception_encoder.index.exact import UNIT_TOLERANCE
+from perception_encoder.index.exchange import clip_retrieval
+from perception_encoder.index.exchange import vector_files as line_files
+from perception_encoder.index.exchange import vector_files as parquet_file
+from perception_encoder.index.exchange.provenance import Provenance
+from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing, whole
+from perception_encoder.index.index import Index
+from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
+from perception_encoder.index.schema import FACTS, VECTOR, VectorDtype, described_mismatch
+from perception_encoder.index.storage import writing
+from perception_encoder.types import Embeddings, ModelIdentity
+
+_SHORTEST: Final = 1e-6
+Layout: TypeAlias = Literal["clip-retrieval", "parquet", "npy", "faiss"]
+LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
+
+logger = logging.getLogger(__name__)
+
+PART_ROWS: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        num_added: rows that are new to the table.
+        num_replaced: rows that took the place of one of the same picture, there or in the files.
+        num_normalised: vectors that were not of unit length and have been brought to it.
+        left_out: by column, how many values of metadata do not fit the table's columns.
+    """
+
+    num_added: int
+    num_replaced: int
+    num_normalised: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def import_table(
+    source: Incoming,
+    path: str | os.PathLike[str],
+    *,
+    identity: ModelIdentity | None = None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Imported:
+    """Add the rows of files to a table, which is made where there is none.
+
+    The files are read twice: what cannot be used is told before anything is written. Then every
+    block is one commit; after an interruption, importing again completes the table. A new table
+    stores vectors as the one did that was exported, else as float16. Metadata that does not fit
+    the table's columns is left out and counted.
+
+    Args:
+        source: from `open_source`.
+        path: of the table.
+        identity: whose vectors they are; needed where the files do not say it, checked where they
+            do.
+        progress: told of how many rows were done since the last call.
+
+    Raises:
+        ExchangeError: nobody says whose vectors they are, their length is another, or a vector or
+            row cannot be used; the table is as before.
+        IndexMismatchError: the files, the table and `identity` are not of one model.
+        IndexBusyError: another process is writing to the table.
+        IndexStorageError: writing failed.
+    """
+    identity = _agreed(source, identity)
+    location = os.fspath(path)
+    dtype: VectorDtype = source.provenance.vector_dtype if source.provenance else "float16"
+    for _ in _blocks(source):
+        pass
+    with writing(location):
+        index = Index.open_or_prepare(location, identity, vector_dtype=dtype)
+        index.ensure_created()
+        known = _Known(index)
+        num_replaced = num_normalised = done = 0
+        left_out = Counter[str]()
+        for block, num_off in _blocks(source):
+            rows, unfit = index.fit(block.rows)
+            num_replaced += _commit(index, known, Block(rows, block.vectors))
+            left_out += unfit
+            num_normalised += num_off
+            done += len(block.rows)
+            progress(len(block.rows))
+    return Imported(done - num_replaced, num_replaced, num_normalised, dict(left_out))
+
+
+def _blocks(source: Incoming) -> Iterator[tuple[Block, int]]:
+    """Yield the blocks with vectors of unit length, and how many had to be brought to it.
+
+    Raises:
+        ExchangeError: the files cannot be read, or a vector cannot be used.
+    """
+    done = 0
+    try:
+        for block in source.blocks():
+            vectors, num_off = _of_unit_length(block, source.path, done)
+            done += len(block.rows)
+            yield Block(block.rows, vectors), num_off
+    except PerceptionEncoderError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as err:  # numpy's, Arrow's
+        raise ExchangeError(
+            f"{source.path} cannot be read: after {done} rows: {err}; write it anew"
+        ) from err
+
+
+class _Known:
+    """The keys of the table's rows: 24 bytes each."""
+
+    def __init__(self, index: Index) -> None:
+        self._ids = DigestMap()
+        for batch in index.scan(["id"]):
+            self._add(digests_in(batch["id"]))
+
+    def add(self, ids: Iterable[str]) -> None:
+        self._add(digests_of(list(ids)))
+
+    def has(self, ids: Iterable[str]) -> list[bool]:
+        return [bool(number >= 0) for number in self._ids.find(digests_of(list(ids)))]
+
+    def _add(self, digests: NDArray[np.uint64]) -> None:
+        self._ids.add(digests, np.zeros(len(digests), np.int64))
+
+
+def _commit(index: Index, known: _Known, block: Block) -> int:
+    """Add a block's rows; return how many of them replaced others."""
+    last = {row.id: place for place, row in enumerate(block.rows)}  # of two the later counts
+    is_known = dict(zip(last, known.has(last), strict=True))
+    new = [place for key, place in last.items() if not is_known[key]]
+    old = [place for key, place in last.items() if is_known[key]]
+    index.append([block.rows[place] for place in new], block.vectors[new])
+    if old:
+        index.add([block.rows[place] for place in old], block.vectors[old])
+    known.add(last)
+    return len(block.rows) - len(new)
+
+
+def _agreed(source: Incoming, identity: ModelIdentity | None) -> ModelIdentity:
+    stated = None if source.provenance is None else source.provenance.identity
+    if stated is not None and identity is not None and stated != identity:
+        raise IndexMismatchError(described_mismatch(source.path, stated, identity))
+    agreed = stated or identity
+    if agreed is None:
+        raise ExchangeError(
+            f"{source.path} does not say which model its vectors are of; name it with --model"
+        )
+    if source.num_rows and source.embed_dim != agreed.embed_dim:
+        raise ExchangeError(
+            f"{source.path}: its vectors have {source.embed_dim} numbers, those of "
+            f"{agreed.model_id} have {agreed.embed_dim}; name the model that made them"
+        )
+    return agreed
+
+
+def _of_unit_length(block: Block, path: str, done: int) -> tuple[Embeddings, int]:
+    """Return the vectors as float32 of unit length, and how many were not.
+
+    Those that are but for rounding stay as they are, so that a table that was exported comes back
+    bit for bit.
+    """
+    vectors = np.asarray(block.vectors, np.float32)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > _SHORTEST)))
+    if wrong.size:
+        number = int(wrong[0])
+        raise ExchangeError(
+            f"{path}: vector number {done + number}, of {block.rows[number].name}, has length "
+            f"{lengths[number, 0]:.3g} and can be compared with nothing; remove it with its row"
+        )
+    is_off = np.abs(lengths[:, 0] - 1) >= UNIT_TOLERANCE
+    if is_off.any():
+        vectors = np.where(is_off[:, None], vectors / lengths, vectors).astype(np.float32)
+    return vectors, int(is_off.sum())
+
+
+def export_table(
+    index: Index,
+    path: str | os.PathLike[str],
+    layout: Layout,
+    *,
+    where: str | None = None,
+    part_rows: int = PART_ROWS,
+    progress: Callable[[int], object] = lambda _: None,
+) -> int:
+    """Write rows and vectors to files; they appear under their name when all is written.
+
+    Args:
+        index: the table.
+        path: what to make: a file for "parquet", a folder for the others. It must not exist.
+        layout: "clip-retrieval": `img_emb/img_emb_0.npy` (float16) and
+            `metadata/metadata_0.parquet`, and so on. "parquet": one file with a column `vector` of
+            float32 lists, as embedding-atlas and DuckDB read it. "npy": `vectors.npy` in the
+            table's own type and `rows.jsonl`. "faiss": an `IndexFlatIP` in `vectors.faiss`, and
+            `rows.jsonl` in its order. NaN and infinities are null in `rows.jsonl`; how many is
+            logged.
+        where: an SQL condition; other rows are left out.
+        part_rows: rows of one part of clip-retrieval's layout.
+        progress: told of how many rows were written since the last call.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        ExchangeError: something is there already, or it cannot be written.
+        QueryError: the condition is wrong.
+        ValueError: part_rows below 1.
+    """
+    if part_rows < 1:
+        raise ValueError(f"part_rows must be at least 1, got {part_rows}")
+    num_rows = sum(len(batch) for batch in index.scan(["id"], where=where))
+    ours = ("id", VECTOR, *FACTS)
+    metadata = tuple(name for name in index.schema.names if name not in ours)
+    provenance = Provenance(index.identity, index.vector_dtype, metadata)
+    table = Outgoing(index, where, num_rows, provenance, progress)
+    with whole(os.fspath(path), is_folder=layout != "parquet") as target:
+        if layout == "parquet":
+            parquet_file.write_file(table, target)
+        elif layout == "clip-retrieval":
+            clip_retrieval.write_folder(table, target, part_rows)
+            provenance.save(target)
+        else:
+            line_files.write_folder(table, target, layout)
+            provenance.save(target)
+    if table.left_out:
+        logger.warning(
+            "%s: %d values that JSON cannot hold (NaN, infinities) are null in %s: %s; "
+            "parquet keeps them",
+            path,
+            table.left_out.total(),
+            line_files.ROWS,
+            ", ".join(table.left_out),
+        )
+    return num_rows
+
+
+def open_source(path: str | os.PathLike[str]) -> Incoming:
+    """Open what `export_table`, or another program, wrote in one of the layouts.
+
+    Raises:
+        ExchangeError: nothing is there, its layout is unknown, or it cannot be read.
+    """
+    path = os.path.abspath(path)
+    try:
+        if os.path.isfile(path):
+            return parquet_file.open_file(path)
+        if os.path.isdir(os.path.join(path, "img_emb")):
+            return clip_retrieval.open_folder(path)
+        for layout, name in line_files.VECTORS.items():
+            if os.path.isfile(os.path.join(path, name)):
+                return line_files.open_folder(path, layout)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as err:  # numpy's, Arrow's
+        raise ExchangeError(f"{path} cannot be read: {err}") from err
+    raise ExchangeError(
+        f"{path}: neither a Parquet file nor a folder with img_emb/ and metadata/, vectors.npy and "
+        "rows.jsonl, or vectors.faiss and rows.jsonl"
+    )

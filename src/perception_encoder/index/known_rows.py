@@ -1,0 +1,251 @@
+"""What a table knows of its pictures, held in memory while a run compares sources with it.
+
+64 bytes a row, whatever the lengths of paths: keys and contents as digests, size and time as
+numbers. Safe to read from several threads while one adds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index.rows import FileState, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+HEX_DIGITS: Final = 32
+"""Of a digest; longer ones (SHA-256) are cut to it: two of them agree by chance once in 10^19
+tables of ten million rows."""
+
+_MAX_RECENT: Final = 1 << 16
+_LARGE_SHARE: Final = 1 / 8  # of what is there: so many more are worth sorting all anew
+
+_VALUES: Final = np.zeros(256, np.uint8)  # of hex digits by their character
+_VALUES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+_UNKNOWN = np.iinfo(np.int64).min  # stands for a size or time that the table does not have
+_STATE_COLUMNS = ["id", "bytes", "mtime", "sha256"]
+
+
+def digests_of(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """Return (R, 2) uint64, high half first: the first 32 of each text's hex digits.
+
+    Texts that are no hex digits may share a digest: compare them again where that matters.
+    """
+    joined = "".join(text[:HEX_DIGITS].ljust(HEX_DIGITS, "0") for text in texts).encode(
+        "ascii", "replace"
+    )
+    return _digests(np.frombuffer(joined, np.uint8))
+
+
+def digests_in(column: pa.StringArray) -> NDArray[np.uint64]:
+    """Return the `digests_of` a column without nulls, with no Python object for each."""
+    if not len(column):
+        return digests_of([])
+    _, offsets, characters = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1]
+    octets = np.frombuffer(characters or b"", np.uint8)[: ends[-1]]
+    if np.diff(ends).min() < HEX_DIGITS or octets.max() > ord("~"):  # no digests of ours
+        return digests_of(column.to_pylist())
+    return _digests(octets[ends[:-1, np.newaxis] + np.arange(HEX_DIGITS, dtype=np.int32)])
+
+
+def _digests(characters: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    digits = _VALUES[characters].reshape(-1, 2)
+    octets = (digits[:, 0] << 4) | digits[:, 1]
+    return octets.reshape(-1, 16).view(">u8").astype(np.uint64)
+
+
+class DigestMap:
+    """Numbers by digest; of a digest that was added twice the later number counts.
+
+    Adding and looking up are not safe at the same time from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._keys = np.empty((0, 2), np.uint64)  # sorted by the high half
+        self._numbers = np.empty(0, np.int64)
+        self._recent: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        self._merge()
+        return len(self._keys)
+
+    def add(self, digests: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
+        """Remember numbers.
+
+        Args:
+            digests: (R, 2) uint64, from `digests_of`.
+            numbers: (R,) int64, at least 0.
+        """
+        if len(digests) > min(_MAX_RECENT, _LARGE_SHARE * len(self._keys)):
+            self._merge()
+            self._store(digests, numbers)
+            return
+        keys = map(tuple, digests.tolist())
+        self._recent.update(zip(keys, numbers.tolist(), strict=True))
+        if len(self._recent) > _MAX_RECENT:
+            self._merge()
+
+    def find(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return (Q,) int64: the number of each of the (Q, 2) digests, -1 where there is none."""
+        found = self._find_stored(digests)
+        if self._recent:
+            for place, key in enumerate(map(tuple, digests.tolist())):
+                number = self._recent.get(key)
+                if number is not None:
+                    found[place] = number
+        return found
+
+    def numbers(self) -> NDArray[np.int64]:
+        """Return the number of every digest, in no particular order."""
+        self._merge()
+        return self._numbers
+
+    def _find_stored(self, digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+        found = np.full(len(digests), -1, np.int64)
+        if len(self._keys) == 0:
+            return found
+        first = np.searchsorted(self._keys[:, 0], digests[:, 0])
+        waiting = np.arange(len(digests))
+        while waiting.size:  # once, but for digests that share their high half
+            place = first[waiting]
+            inside = place < len(self._keys)
+            waiting, place = waiting[inside], place[inside]
+            same_high = self._keys[place, 0] == digests[waiting, 0]
+            waiting, place = waiting[same_high], place[same_high]
+            equal = self._keys[place, 1] == digests[waiting, 1]
+            found[waiting[equal]] = self._numbers[place[equal]]
+            waiting = waiting[~equal]
+            first[waiting] += 1
+        return found
+
+    def _merge(self) -> None:
+        if self._recent:
+            digests = np.array(list(self._recent), np.uint64).reshape(-1, 2)
+            numbers = np.fromiter(self._recent.values(), np.int64, len(self._recent))
+            self._recent.clear()
+            self._store(digests, numbers)
+
+    def _store(self, digests: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
+        keys = np.concatenate([self._keys, digests])
+        values = np.concatenate([self._numbers, numbers])
+        order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: of equals the later comes last
+        keys, values = keys[order], values[order]
+        is_last = np.ones(len(keys), np.bool_)
+        is_last[:-1] = (keys[1:] != keys[:-1]).any(axis=1)
+        self._keys, self._numbers = keys[is_last], values[is_last]
+
+
+class Place(NamedTuple):
+    """Names a row: the picture's file, and its name inside it."""
+
+    id: str
+    uri: str
+    member: str | None
+
+
+class KnownRows:
+    """The states of a table's rows, which of them a run has seen, and whose content they are.
+
+    Args:
+        scan: yields those columns of one version of the table, block by block, in its order.
+    """
+
+    def __init__(self, scan: Callable[[list[str]], Iterator[pa.RecordBatch]]) -> None:
+        self._scan = scan
+        self._lock = threading.Lock()
+        self._ids, self._contents = DigestMap(), DigestMap()
+        self._keys = bytearray()  # 16 bytes a row
+        blocks = [_read(batch) for batch in scan(_STATE_COLUMNS)]
+        self._states = _joined([block.states for block in blocks], np.int64)
+        keys = _joined([block.keys for block in blocks], np.uint64)
+        numbers = np.arange(len(keys))
+        self._keys += keys.astype(">u8").tobytes()
+        self._ids.add(keys, numbers)
+        has_content = np.concatenate([np.empty(0, np.bool_), *(b.has_content for b in blocks)])
+        contents = _joined([block.contents for block in blocks], np.uint64)
+        self._contents.add(contents, numbers[has_content])
+        self._seen = np.zeros(len(self._states), np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def look_up(self, ids: NDArray[np.uint64]) -> list[FileState | None]:
+        """Return what the table had of each key when it was read, and note that it was seen.
+
+        Args:
+            ids: (N, 2), the keys' `digests_of`.
+        """
+        numbers = self._ids.find(ids)
+        self._seen[numbers[numbers >= 0]] = True
+        return [None if number < 0 else self._state(int(number)) for number in numbers]
+
+    def id_of_content(self, sha256: str) -> str | None:
+        """Return the key of a row with that content."""
+        with self._lock:
+            number = int(self._contents.find(digests_of([sha256]))[0])
+            return None if number < 0 else self._keys[16 * number : 16 * number + 16].hex()
+
+    def add_contents(self, rows: Sequence[Row]) -> None:
+        """Remember the contents of rows that were committed."""
+        rows = [row for row in rows if row.sha256 is not None]
+        with self._lock:
+            first = len(self._keys) // 16
+            digests = digests_of([str(row.sha256) for row in rows])
+            self._contents.add(digests, np.arange(first, first + len(rows)))
+            self._keys += b"".join(bytes.fromhex(row.id) for row in rows)
+
+    def unseen(self) -> Iterator[Place]:
+        """Yield the rows, of the table as it was when it was read, that nobody looked up."""
+        start = 0
+        for batch in self._scan(list(Place._fields)):
+            missing = np.flatnonzero(~self._seen[start : start + batch.num_rows])
+            start += batch.num_rows
+            if missing.size:
+                columns = [batch[name].take(missing).to_pylist() for name in Place._fields]
+                yield from map(Place._make, zip(*columns, strict=True))
+
+    def _state(self, number: int) -> FileState:
+        size, mtime = (
+            None if value == _UNKNOWN else value for value in self._states[number].tolist()
+        )
+        return FileState(size, mtime)
+
+
+class _Block(NamedTuple):
+    """What a block of rows is known by.
+
+    Attributes:
+        keys: (R, 2) uint64.
+        states: (R, 2) int64: bytes, mtime.
+        has_content: (R,) bool.
+        contents: (C, 2) uint64, of the rows that have one.
+    """
+
+    keys: NDArray[np.uint64]
+    states: NDArray[np.int64]
+    has_content: NDArray[np.bool_]
+    contents: NDArray[np.uint64]
+
+
+def _read(batch: pa.RecordBatch) -> _Block:
+    import pyarrow as pa
+
+    columns = [batch["bytes"], batch["mtime"].cast(pa.int64())]
+    return _Block(
+        digests_in(batch["id"]),
+        np.stack([column.fill_null(_UNKNOWN).to_numpy() for column in columns], axis=1),
+        batch["sha256"].is_valid().to_numpy(zero_copy_only=False),
+        digests_in(batch["sha256"].drop_null()),
+    )
+
+
+def _joined(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return (R, 2) arrays as one."""
+    return np.concatenate([np.empty((0, 2), dtype), *parts])

@@ -1,0 +1,29 @@
+"""The indexing run: what sources hold becomes rows of an index."""
+
+from typing import TYPE_CHECKING
+
+from perception_encoder._lazy import lazily
+
+if TYPE_CHECKING:
+    from perception_encoder.indexing.commit import Progress
+    from perception_encoder.indexing.run import Run, RunOptions
+    from perception_encoder.indexing.watch import FailedItems, changes_of
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "FailedItems": "perception_encoder.indexing.watch",
+        "Progress": "perception_encoder.indexing.commit",
+        "Run": "perception_encoder.indexing.run",
+        "RunOptions": "perception_encoder.indexing.run",
+        "changes_of": "perception_encoder.indexing.watch",
+    },
+)
+
+__all__ = [
+    "FailedItems",
+    "Progress",
+    "Run",
+    "RunOptions",
+    "changes_of",
+]

@@ -1,0 +1,213 @@
+"""Gathers what a run computed and commits it on a thread of its own, while the model goes on.
+
+Rows and their outcomes are written every few seconds: often enough that a killed run loses little,
+seldom enough that the table does not fall into crumbs. Knows nothing of models or sources.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, Row
+from perception_encoder.index.schema import can_be_metadata
+from perception_encoder.sources.metadata import MAX_COLUMNS
+
+_ROWS_OF_A_COMMIT: Final = 2048
+_OUTCOMES_OF_A_COMMIT: Final = 32768
+_SECONDS_OF_A_COMMIT: Final = 5.0
+_CHARACTERS_OF_A_COMMIT: Final = 64 * 2**20  # of metadata
+_MAX_NAMES: Final = 100_000  # that are remembered of columns that were left out
+
+
+class Embedded(NamedTuple):
+    """A row that is ready for the table."""
+
+    row: Row
+    vector: NDArray[np.float32]
+    is_new: bool
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Load:
+    """What goes into one commit."""
+
+    rows: list[Embedded] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+    num_characters: int = 0
+
+    @property
+    def is_due(self) -> bool:
+        return (
+            len(self.rows) >= _ROWS_OF_A_COMMIT
+            or len(self.outcomes) >= _OUTCOMES_OF_A_COMMIT
+            or self.num_characters >= _CHARACTERS_OF_A_COMMIT
+            or (bool(self.rows or self.outcomes) and self._age > _SECONDS_OF_A_COMMIT)
+        )
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self.since
+
+
+class _Columns:
+    """Keeps an index to `MAX_COLUMNS` columns of metadata, whatever the number of sources."""
+
+    def __init__(self, index: Index) -> None:
+        self._known = {name for name in index.schema.names if can_be_metadata(name)}
+        self.left_out = set[str]()
+
+    def narrowed(self, row: Row) -> Row:
+        """Return the row without metadata for which there is no column any more."""
+        new = [name for name in row.metadata if name not in self._known]
+        if not new:
+            return row
+        space = max(0, MAX_COLUMNS - len(self._known))
+        self._known.update(new[:space])
+        if len(self.left_out) < _MAX_NAMES:
+            self.left_out.update(new[space:])
+        if len(new) <= space:
+            return row
+        kept = {name: value for name, value in row.metadata.items() if name in self._known}
+        return replace(row, metadata=kept)
+
+
+class Committer:
+    """Writes to a table and its log of outcomes; `run` names the run in the log."""
+
+    def __init__(self, index: Index, log: OutcomeLog, known: KnownRows, run: str) -> None:
+        self._index = index
+        self._log = log
+        self._known = known
+        self._run = run
+        self._load = _Load()
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._running: tuple[Future[None], _Load] | None = None
+        self._finished: list[Outcome] = []
+        self._columns = _Columns(index)
+        self.left_out = Counter[str]()  # metadata values that did not fit their columns, by name
+
+    @property
+    def columns_left_out(self) -> int:
+        """How many names of metadata have no column, as there are too many."""
+        return len(self._columns.left_out)
+
+    def add(self, rows: Sequence[Embedded]) -> None:
+        """Take rows to be committed."""
+        self._load.rows += rows
+        self._load.num_characters += sum(
+            len(value)
+            for row in rows
+            for value in row.row.metadata.values()
+            if isinstance(value, str)
+        )
+
+    def add_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes of items that change no row."""
+        self._load.outcomes += outcomes
+
+    def waiting(self) -> dict[str, Embedded]:
+        """Return the rows that are not known to be committed yet, by content."""
+        loads = [self._load] if self._running is None else [self._running[1], self._load]
+        return {str(row.row.sha256): row for load in loads for row in load.rows}
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `finished` would begin a commit."""
+        return self._load.is_due and not self._must_wait()
+
+    def finished(self) -> list[Outcome]:
+        """Begin a commit if one is due, and return the outcomes that have been written since.
+
+        Raises:
+            IndexStorageError: a commit failed; what was committed before it is kept.
+        """
+        if self.is_due:
+            self._collect()
+            load, self._load = self._load, _Load()
+            self._running = self._thread.submit(self._commit, load), load
+        elif self._running is not None and self._running[0].done():
+            self._collect()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def close(self) -> list[Outcome]:
+        """Commit what is left, and return the outcomes as `finished` does."""
+        try:
+            self._collect()
+            self._commit(self._load)
+            finished = self._finished + _outcomes_of(self._load)
+            self._load, self._finished = _Load(), []
+            return finished
+        finally:
+            self._thread.shutdown()
+
+    def _collect(self) -> None:
+        if self._running is not None:
+            future, load = self._running
+            future.result()
+            self._running = None
+            self._finished += _outcomes_of(load)
+
+    def _must_wait(self) -> bool:
+        """Whether there is no index yet and nothing but failures to write: these create none.
+
+        Very many are written all the same, as they would not fit into memory.
+        """
+        return (
+            not self._index.is_created
+            and not self._load.rows
+            and len(self._load.outcomes) < _OUTCOMES_OF_A_COMMIT
+        )
+
+    def _commit(self, load: _Load) -> None:
+        for is_new, write in ((True, self._index.append), (False, self._index.add)):
+            rows = [row for row in load.rows if row.is_new == is_new]
+            if rows:
+                narrow = [self._columns.narrowed(row.row) for row in rows]
+                fitted, left_out = self._index.fit(narrow)
+                write(fitted, np.stack([row.vector for row in rows]))
+                self.left_out += left_out
+        self._known.add_contents([row.row for row in load.rows])
+        if self._index.is_created or len(load.outcomes) >= _OUTCOMES_OF_A_COMMIT:
+            self._log.append(_outcomes_of(load), self._run)
+
+
+def _outcomes_of(load: _Load) -> list[Outcome]:
+    return [row.outcome for row in load.rows] + load.outcomes
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of one run.
+
+    Attributes:
+        num_listed: items that the sources have named so far.
+        is_listing: whether they are still naming.
+        counts: items that are done, by status.
+        num_failed_before: of those that failed, how many were not read again: they failed in an
+            earlier run and have not changed.
+        decode_seconds: spent reading, decoding and resizing, all threads together.
+        encode_seconds: spent in the model, all calls together.
+        notes: what a person should know of the run as a whole, such as rows that were not pruned.
+    """
+
+    num_listed: int = 0
+    is_listing: bool = True
+    counts: Counter[str] = field(default_factory=Counter)
+    num_failed_before: int = 0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_done(self) -> int:
+        """Items of the sources that have their outcome."""
+        return self.counts.total() - self.counts["vanished"] - self.counts["pruned"]

@@ -1,0 +1,184 @@
+"""One item on its way to the model: read, hashed, decoded and resized, or told why not.
+
+Runs on many threads at once. Knows nothing of models, tables or other items.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.index import Outcome, Row, item_name
+from perception_encoder.preprocess import ImageProcessor, num_usable_cores
+from perception_encoder.sources import Item
+
+logger = logging.getLogger(__name__)
+_REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An item that was read.
+
+    Attributes:
+        item: where it came from.
+        row: what the table will say of it; without width and height where `donor` is given.
+        resized: (S, S, 3) uint8 RGB; None where `donor` is given.
+        donor: the key of a row with the same content, whose vector it can have.
+        is_new: whether the table has no row of its key.
+        decode_ms: reading, decoding and resizing took, milliseconds.
+        vector: (E,) unit length, where it was computed on the way; `resized` is not kept then.
+        encode_ms: what that took, its share of its batch, milliseconds.
+    """
+
+    item: Item
+    row: Row
+    resized: NDArray[np.uint8] | None
+    donor: str | None
+    is_new: bool
+    decode_ms: float
+    vector: NDArray[np.float32] | None = None
+    encode_ms: float = 0.0
+
+
+def prepare(
+    item: Item,
+    processor: ImageProcessor,
+    donor_of: Callable[[str], str | None],
+    *,
+    is_new: bool,
+) -> Prepared | Outcome:
+    """Read an item, and decode it unless its content has a vector already.
+
+    Args:
+        item: from a source.
+        processor: decodes and resizes.
+        donor_of: the key of a row with that SHA-256, or None.
+        is_new: whether the table has no row of its key.
+
+    Returns:
+        What was read, or the outcome of a failure.
+    """
+    started = time.perf_counter()
+    name = item_name(item.uri, item.member)
+    resized, width, height = None, None, None
+    try:
+        data = item.read()
+        sha256 = hashlib.sha256(data).hexdigest()
+        donor = donor_of(sha256)
+        if donor is None:
+            resized, width, height = processor.measured(data, item=name)
+        row = Row(
+            uri=item.uri,
+            member=item.member,
+            offset=item.offset,
+            width=width,
+            height=height,
+            bytes=len(data) if item.bytes is None else item.bytes,
+            mtime=item.mtime,
+            sha256=sha256,
+            metadata=item.metadata,
+        )
+    except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
+        return failure(item, err, _milliseconds_since(started))
+    return Prepared(item, row, resized, donor, is_new, _milliseconds_since(started))
+
+
+def failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
+    """Return the outcome of an item that could not be brought into the table, and why."""
+    name, message = item_name(item.uri, item.member), str(err)
+    if not isinstance(err, PerceptionEncoderError | OSError | ValueError | MemoryError):
+        logger.warning("%s: an error that was not foreseen", name, exc_info=err)
+    if name not in message:
+        message = f"{name}: {message or type(err).__name__}"
+    return Outcome(
+        item.uri,
+        "failed",
+        member=item.member,
+        offset=item.offset,
+        reason=type(err).__name__,
+        message=message,
+        bytes=item.bytes,
+        mtime=item.mtime,
+        decode_ms=decode_ms,
+        metadata=item.metadata,
+    )
+
+
+def _milliseconds_since(started: float) -> float:
+    return 1000 * (time.perf_counter() - started)
+
+
+class Listed(NamedTuple):
+    """An item to prepare, and whether the table has no row of its key."""
+
+    item: Item
+    is_new: bool
+
+
+class Preparing(Protocol):
+    """A place where items are prepared; of use for one run."""
+
+    chunk_size: int
+    """How many items it takes at once."""
+    window: int
+    """How many items may be on their way to their rows: it bounds the memory of a run."""
+
+    def submit(
+        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
+    ) -> Future[list[Prepared | Outcome]]:
+        """Begin to prepare up to `chunk_size` items.
+
+        Args:
+            chunk: the items.
+            donor_of: the key of a row with that SHA-256, or None; may be called from any thread.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up what has not begun."""
+        ...
+
+
+class Threads:
+    """A `Preparing`: a thread for each core, and some more for what lies behind a network.
+
+    Args:
+        processor: the model's preprocessing.
+        window: see `Preparing`.
+    """
+
+    chunk_size = 1
+
+    def __init__(self, processor: ImageProcessor, *, window: int) -> None:
+        self.window = window
+        self._processor = processor
+        self._pool = ThreadPoolExecutor(num_usable_cores(), "decode")
+        self._remote_pool = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
+
+    def submit(
+        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
+    ) -> Future[list[Prepared | Outcome]]:
+        """See `Preparing.submit`."""
+        pool = self._remote_pool if chunk[0].item.is_remote else self._pool
+        return pool.submit(self._prepare, chunk, donor_of)
+
+    def close(self) -> None:
+        """See `Preparing.close`. Threads that wait for a network end when it answers."""
+        self._remote_pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+
+    def _prepare(
+        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
+    ) -> list[Prepared | Outcome]:
+        return [
+            prepare(listed.item, self._processor, donor_of, is_new=listed.is_new)
+            for listed in chunk
+        ]

@@ -1,0 +1,257 @@
+"""A run: brings what sources hold into a table, once and completely, and says what became of each.
+
+Listing, decoding, computing and committing overlap. A run may be stopped or killed at any moment:
+the next one finds by size and time what is done and goes on from there. Unchanged files are not
+read, copies and renamed files take the vector of their content, one bad file stops nobody.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.embedder.feeds import overlapped
+from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
+from perception_encoder.index.known_rows import Place
+from perception_encoder.indexing.commit import Committer, Embedded, Progress
+from perception_encoder.indexing.compute import Computed, Computer
+from perception_encoder.indexing.feed import Feed
+from perception_encoder.indexing.prepare import Prepared, Preparing, Threads
+from perception_encoder.sources import Source
+from perception_encoder.sources.item import ReportingSource, notes_of
+from perception_encoder.sources.metadata import MAX_COLUMNS
+
+_PATIENCE_SECONDS: Final = 1.0  # an incomplete batch waits so long for slow sources
+_DELETED_AT_ONCE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Settings of a run.
+
+    Attributes:
+        batch_size: pictures computed at once.
+        prune: remove the rows of pictures that have gone from their source.
+        wait: for another run on the table to end, rather than refuse.
+        prunes_all: remove rows also where a source lists nothing any more. Without it they are
+            kept, as a disk that is not mounted looks like this.
+        retries_failures: read again what failed before, also where it has not changed.
+    """
+
+    batch_size: int = 32
+    prune: bool = False
+    prunes_all: bool = False
+    wait: bool = False
+    retries_failures: bool = False
+
+
+class _Task(NamedTuple):
+    """A batch, and the rows that were not committed when it was put together, by content."""
+
+    batch: Sequence[Prepared]
+    waiting: Mapping[str, Embedded]
+
+
+class Run:
+    """One run over sources; `outcomes` does the work, `progress` tells how far it is.
+
+    Args:
+        model: whose vectors the table holds.
+        index: the table.
+        sources: what to bring into it.
+        options: see `RunOptions`.
+        open_preparing: opens the place where items are prepared; None for threads of this process.
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        index: Index,
+        sources: Sequence[Source],
+        options: RunOptions | None = None,
+        *,
+        open_preparing: Callable[[], Preparing] | None = None,
+    ) -> None:
+        self._model = model
+        self._index = index
+        self._sources = sources
+        self._options = options or RunOptions()
+        self._open_preparing = open_preparing or self._open_threads
+        self._log = OutcomeLog(index.path)
+        self.progress = Progress()
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Do the work, and yield each item's outcome once it is committed.
+
+        Whoever stops iterating, or is interrupted, stops the run: what was computed is committed
+        first.
+
+        Raises:
+            IndexMismatchError: the table is another model's.
+            IndexBusyError: another process writes to it.
+            IndexStorageError: it cannot be read or written; what was committed is kept.
+        """
+        self._index.check(self._model.identity)
+        with writing(self._index.path, wait=self._options.wait):
+            self._index.refresh()
+            known = self._index.known_rows()
+            failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
+            feed = self._feed(known, failures)
+            run, pruned = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), list[Outcome]()
+            committer = Committer(self._index, self._log, known, run)
+            with closing(feed):
+                try:
+                    for finished in self._work(feed, committer):
+                        self._count(finished)
+                        yield from finished
+                    vanished, gone = self._missing(feed, known, failures)
+                    committer.add_outcomes(vanished)
+                    pruned = self._pruned(gone, run)
+                finally:
+                    rest = committer.close()
+                    self._count(rest)
+                    self.progress.notes += notes_of(self._sources)
+                    self.progress.notes += _of_repeated(feed.num_repeated)
+                    self.progress.notes += _of_metadata(committer.left_out)
+                    self.progress.notes += _of_columns(committer.columns_left_out)
+            self._count(pruned)
+            yield from [*rest, *pruned]
+            self._log.compact()
+
+    def _feed(self, known: KnownRows, failures: dict[str, Outcome]) -> Feed:
+        return Feed(
+            self._sources,
+            known,
+            failures,
+            self._open_preparing(),
+            self.progress,
+            retries_failures=self._options.retries_failures,
+        )
+
+    def _open_threads(self) -> Threads:
+        window = (2 + self._model.backend.concurrency) * self._options.batch_size
+        return Threads(self._model.processor, window=window)
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        self.progress.counts.update(outcome.status for outcome in outcomes)
+
+    def _work(self, feed: Feed, committer: Committer) -> Iterator[list[Outcome]]:
+        """Compute what the feed prepares, and yield outcomes as they are committed."""
+        computer = Computer(self._model, self._index)
+
+        def compute(task: _Task) -> Computed:
+            return computer.rows(task.batch, task.waiting)
+
+        tasks = self._tasks(feed, committer)
+        for task, computed in overlapped(compute, tasks, self._model.backend.concurrency):
+            committer.add(computed.rows)
+            committer.add_outcomes(computed.failed)
+            self.progress.encode_seconds += computed.encode_seconds
+            if task.batch:
+                feed.release(len(task.batch))
+            yield committer.finished()
+
+    def _tasks(self, feed: Feed, committer: Committer) -> Iterator[_Task]:
+        """Yield full batches, smaller ones where sources are slow, and empty ones for commits.
+
+        An empty one takes the place of a batch among those that run, so there is none unless a
+        commit is due.
+        """
+        batch: list[Prepared] = []
+        for event in feed.events(patience_seconds=_PATIENCE_SECONDS):
+            if isinstance(event, list):
+                committer.add_outcomes(event)
+                if committer.is_due:
+                    yield _Task([], {})
+                continue
+            if event is not None:
+                batch.append(event)
+            if event is None or len(batch) == self._options.batch_size:
+                yield _Task(batch, committer.waiting())
+                batch = []
+        yield _Task(batch, committer.waiting())
+
+    def _missing(
+        self, feed: Feed, known: KnownRows, failures: Mapping[str, Outcome]
+    ) -> tuple[list[Outcome], list[Place]]:
+        """Find what sources no longer list: outcomes of what stays, and the rows to remove."""
+        vanished, gone = list[Outcome](), list[Place]()
+        empty, excluded = Counter[str](), Counter[str]()
+        for place in known.unseen():
+            source, is_excluded = self._source_of(place.uri, place.member)
+            if source is None:
+                continue
+            name = self._sources[source].name
+            if self._options.prune and (self._options.prunes_all or feed.num_items_of[source]):
+                gone.append(place)
+                continue
+            empty[name] += self._options.prune
+            if is_excluded:
+                excluded[name] += not self._options.prune
+            else:
+                vanished.append(Outcome(place.uri, "vanished", member=place.member))
+        self.progress.notes += _of_kept_rows(+empty, +excluded)
+        for failure in failures.values():
+            is_met = failure.id in feed.failures_met
+            if not is_met and self._source_of(failure.uri, failure.member)[0] is not None:
+                vanished.append(Outcome(failure.uri, "vanished", member=failure.member))
+        return vanished, gone
+
+    def _pruned(self, places: Sequence[Place], run: str) -> list[Outcome]:
+        """Remove rows, after it was written down: a run killed in between finds them again."""
+        outcomes = [Outcome(place.uri, "pruned", member=place.member) for place in places]
+        self._log.append(outcomes, run)
+        for start in range(0, len(places), _DELETED_AT_ONCE):
+            self._index.delete(place.id for place in places[start : start + _DELETED_AT_ONCE])
+        return outcomes
+
+    def _source_of(self, uri: str, member: str | None) -> tuple[int | None, bool]:
+        """Return which of the sources would list this, and whether it was told to leave it out."""
+        for number, source in enumerate(self._sources):
+            if source.covers(uri, member):
+                return number, False
+        for number, source in enumerate(self._sources):
+            if isinstance(source, ReportingSource) and source.leaves_out(uri, member):
+                return number, True
+        return None, False
+
+
+def _of_kept_rows(empty: Mapping[str, int], excluded: Mapping[str, int]) -> list[str]:
+    notes = [
+        f"{name}: nothing was found there, so its {count} rows are kept: a disk that "
+        "is not mounted looks like this"
+        for name, count in empty.items()
+    ]
+    return notes + [
+        f"{name}: {count:,} images that this run leaves out are in the index; --prune removes them"
+        for name, count in excluded.items()
+    ]
+
+
+def _of_repeated(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count:,} entries name an image that an earlier entry named, with other metadata; an "
+        "image has one row, and the first entry's metadata"
+    ]
+
+
+def _of_columns(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count:,} columns of metadata were left out: an index has at most {MAX_COLUMNS}; make "
+        "another one, or tables of fewer columns"
+    ]
+
+
+def _of_metadata(left_out: Mapping[str, int]) -> list[str]:
+    return [
+        f"metadata {name!r}: {count} values are of another kind than the table's column, and were "
+        "left out"
+        for name, count in left_out.items()
+    ]

@@ -1,0 +1,147 @@
+"""Follows folders: every burst of changes becomes a source of just what has changed."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from threading import Event
+from typing import TYPE_CHECKING, Final
+
+from perception_encoder.errors import SourceNotFoundError
+from perception_encoder.index import Outcome
+from perception_encoder.index.rows import clamp_time
+from perception_encoder.sources import Item, Source, SourceOptions, open_sources, read_picture
+from perception_encoder.sources.item import broken, is_table, is_tar, scheme
+
+if TYPE_CHECKING:
+    from watchfiles import Change
+
+
+_QUIET_MS: Final = 400  # a file that is still being copied changes again within this time
+_LONGEST_BURST_MS: Final = 5000
+_TRIED_ANEW: Final = "; to try an archive or table again, name it as a source"
+
+
+class ChangedFiles:
+    """What has changed below a folder: files to look at, and names that may have gone.
+
+    Args:
+        folder: the source that was searched as a whole before.
+        paths: absolute; of files and folders that were added, changed or deleted.
+        options: as the folder's.
+    """
+
+    def __init__(self, folder: Source, paths: Sequence[str], options: SourceOptions) -> None:
+        self.name = folder.name
+        self._folder = folder
+        self._paths = sorted(paths)
+        self._options = options
+        self._gone = [path for path in self._paths if not os.path.lexists(path)]
+
+    def items(self) -> Iterator[Item]:
+        """List the changed files that the folder would list; of a new folder, all of them."""
+        for path in self._paths:
+            if not os.path.exists(path):
+                continue
+            for source in open_sources([path], self._options):
+                yield from (item for item in source.items() if self._folder.covers(item.uri, None))
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether this was one of the names that have gone, or lay below one."""
+        return any(
+            uri == path or uri.startswith(os.path.join(path, "")) for path in self._gone
+        ) and self._folder.covers(uri, member)
+
+
+def changes_of(
+    names: Sequence[str], options: SourceOptions, *, stop: Event | None = None
+) -> Iterator[list[Source]]:
+    """Watch folders from now on; yield each burst of changes as sources, for ever.
+
+    What changes between this call and the first look at its result is kept, so a run over the whole
+    folders in between misses nothing that changes behind it.
+
+    Args:
+        names: the sources of the run over the whole; those that are folders are followed.
+        options: of that run.
+        stop: ends it when set.
+
+    Raises:
+        SourceNotFoundError: none of the names is a folder.
+    """
+    from watchfiles import watch
+
+    folders = {os.path.abspath(name): name for name in names if os.path.isdir(name)}
+    if not folders:
+        raise SourceNotFoundError(
+            f"--watch follows folders, and none of these is one: {', '.join(names)}"
+        )
+    sources = {top: open_sources([name], options)[0] for top, name in folders.items()}
+    bursts = watch(
+        *folders,
+        watch_filter=None,
+        debounce=_LONGEST_BURST_MS,
+        step=_QUIET_MS,
+        stop_event=stop,
+        rust_timeout=_QUIET_MS,
+        yield_on_timeout=True,
+    )
+    first = next(bursts, set())  # a generator: only this makes it watch
+    return _as_sources(chain([first], bursts), sources, options)
+
+
+def _as_sources(
+    bursts: Iterable[set[tuple["Change", str]]], sources: dict[str, Source], options: SourceOptions
+) -> Iterator[list[Source]]:
+    for burst in bursts:
+        paths = {path for _, path in burst}
+        changed: list[Source] = []
+        for top, source in sources.items():
+            below = [path for path in paths if path.startswith(os.path.join(top, ""))]
+            if below:
+                changed.append(ChangedFiles(source, below, options))
+        if changed:
+            yield changed
+
+
+class FailedItems:
+    """The items of failed outcomes, found again by their names alone."""
+
+    name = "what failed before"
+
+    def __init__(self, failures: Iterable[Outcome]) -> None:
+        self._failures = list(failures)
+
+    def items(self) -> Iterator[Item]:
+        """List them in the order in which they failed."""
+        for failure in self._failures:
+            if failure.member is None and (is_tar(failure.uri) or is_table(failure.uri)):
+                yield broken(failure.uri, _named_anew(failure.message))
+                continue
+            is_remote = bool(scheme(failure.uri))
+            yield Item(
+                failure.uri,
+                partial(read_picture, failure.uri, failure.member, failure.offset, failure.bytes),
+                member=failure.member,
+                offset=failure.offset,
+                bytes=None if failure.member is None else failure.bytes,
+                mtime=None if is_remote else _mtime_now(failure.uri),
+                metadata=failure.metadata,
+                is_remote=is_remote,
+            )
+
+    def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002  as every source
+        """Say no: that something failed does not tell what should exist."""
+        return False
+
+
+def _named_anew(message: str) -> str:
+    """Say of an archive or table what failed, and how it is tried again: not as one image."""
+    return f"{message.removesuffix(_TRIED_ANEW)}{_TRIED_ANEW}"
+
+
+def _mtime_now(path: str) -> int | None:
+    try:
+        return clamp_time(os.stat(path).st_mtime_ns)
+    except OSError:  # reading says why
+        return None

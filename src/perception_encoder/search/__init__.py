@@ -1,0 +1,26 @@
+"""Queries: parsed, embedded, ranked and calibrated."""
+
+from typing import TYPE_CHECKING
+
+from perception_encoder._lazy import lazily
+
+if TYPE_CHECKING:
+    from perception_encoder.search.queries import Query, read_queries
+    from perception_encoder.search.search import Found, SearchOptions
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Found": "perception_encoder.search.search",
+        "Query": "perception_encoder.search.queries",
+        "SearchOptions": "perception_encoder.search.search",
+        "read_queries": "perception_encoder.search.queries",
+    },
+)
+
+__all__ = [
+    "Found",
+    "Query",
+    "SearchOptions",
+    "read_queries",
+]

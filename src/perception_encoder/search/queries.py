@@ -1,0 +1,269 @@
+"""Turns the terms of queries into vectors: the table's own where it has them, else the model's.
+
+The model is opened only if something is left to embed, and what is left of all queries is embedded
+together. Knows nothing about searching.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.errors import QueryError
+from perception_encoder.index import Index, QueryTerm, Row, combine, row_id
+from perception_encoder.index.condition_tokens import shortened
+from perception_encoder.index.query import STDIN
+from perception_encoder.index.rows import clamp_time
+from perception_encoder.sources.item import is_unicode
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.preprocess import ImageInput
+
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_NAME: Final = "coalesce(uri || '/' || member, uri)"  # `item_name` in SQL
+_NUM_SHOWN: Final = 5
+QueryPicture: TypeAlias = str | Callable[[], bytes]
+"""The path of a picture, or what reads it."""
+
+_Term: TypeAlias = tuple[str, str]
+"""A term's kind and value."""
+
+
+def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
+    """Find the one item that a name means.
+
+    Args:
+        index: the table.
+        name: an item's id; its name; the path of an indexed file from the current folder; or the
+            end of its name, if that of no other ends so. Whole file names win over parts. The
+            composed and the decomposed Unicode form of a name are the same.
+
+    Returns:
+        The row and its (E,) vector.
+
+    Raises:
+        QueryError: there is none, or there are several.
+    """
+    if not is_unicode(name):
+        raise QueryError(f"@{name!a} is not valid Unicode, and so no name of {index.path}")
+    ids = [name, row_id(name), row_id(os.path.abspath(name))]
+    known = index.by_ids(ids if _ID.fullmatch(name) else ids[1:])
+    for key in ids:
+        if key in known:
+            return known[key]
+    for find in _WAYS:
+        found = find(index, name)
+        if len(found) > 1:
+            shown = "".join(f"\n  @{row.id}  {row.name}" for row in found[:_NUM_SHOWN])
+            more = "\n  …" if len(found) > _NUM_SHOWN else ""
+            raise QueryError(
+                f"@{name} could be several items of {index.path}; write more of the name, or one "
+                f"of these ids:{shown}{more}"
+            )
+        if found:
+            return index.by_ids([found[0].id])[found[0].id]
+    raise QueryError(
+        f"{index.path} has no item whose name ends in {shortened(name)}; look it up with "
+        "`pe search`, or put the words in double quotes if they are meant as a text"
+    )
+
+
+def _ending_in(index: Index, ending: str) -> list[Row]:
+    """Return the items whose names end so, or a few of them if there are many."""
+    quoted = ending.replace("'", "''")
+    return list(islice(index.rows(where=f"ends_with({_NAME}, '{quoted}')"), _NUM_SHOWN + 1))
+
+
+def _ending_alike(index: Index, name: str) -> list[Row]:
+    """As `_ending_in`, also where a name has parts in different Unicode forms."""
+    import pyarrow.compute as pc
+
+    if name.isascii():
+        return []
+    ending = unicodedata.normalize("NFC", name)
+    ids = list[str]()
+    for batch in index.scan(["uri", "member"]):
+        inside = pc.binary_join_element_wise(batch["uri"], batch["member"], "/")
+        names = pc.utf8_normalize(pc.coalesce(inside, batch["uri"]), form="NFC")
+        found = batch.filter(pc.ends_with(names, pattern=ending))
+        ids += [row_id(row["uri"], row["member"]) for row in found.to_pylist()]
+        if len(ids) > _NUM_SHOWN:
+            break
+    return [row for row, _ in index.by_ids(ids).values()]
+
+
+_WAYS: Final[tuple[Callable[[Index, str], list[Row]], ...]] = (
+    lambda index, name: _ending_in(index, f"/{name}"),
+    _ending_in,
+    _ending_alike,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that can be searched for.
+
+    Attributes:
+        terms: as it was understood.
+        vector: (E,) float32, unit length.
+        own: ids of the rows that the query itself names, whether the table has them or not.
+        picture: of its first picture or item.
+    """
+
+    terms: tuple[QueryTerm, ...]
+    vector: Embeddings
+    own: frozenset[str] = frozenset()
+    picture: QueryPicture | None = None
+
+    @property
+    def text(self) -> str:
+        """The words of the query, with their signs and weights, without its pictures."""
+        words = [term for term in self.terms if term.kind == "text"]
+        return " ".join(_shown(term, is_first=term is self.terms[0]) for term in words)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether a picture or an item is wanted in it, rather than words alone."""
+        return any(term.kind != "text" and term.weight > 0 for term in self.terms)
+
+
+def read_queries(
+    index: Index,
+    queries: Sequence[Sequence[QueryTerm]],
+    open_model: "Callable[[], EmbeddingModel]",
+    *,
+    read_stdin: Callable[[], bytes] | None = None,
+) -> list[Query]:
+    """Find the vectors of queries.
+
+    Args:
+        index: the table that will be searched. Its items, and files that have not changed since
+            they were indexed, keep the vectors that they have there.
+        queries: each as `parse_query` returns it.
+        open_model: opens the table's model; called once, or not at all.
+        read_stdin: reads the picture that `-` stands for.
+
+    Raises:
+        QueryError: there is no such item, or a query's terms cancel out.
+        ImageError: a picture cannot be used.
+        IndexMismatchError: the model is not the table's.
+        ValueError: a query needs `read_stdin`, and there is none.
+    """
+    terms = list(dict.fromkeys((term.kind, term.value) for query in queries for term in query))
+    known = _Known(index, terms, read_stdin)
+    left = [term for term in terms if term not in known.vectors]
+    if left:
+        model = open_model()
+        index.check(model.identity)
+        known.vectors |= _embedded(model, left, known.pictures)
+    return [known.query(terms) for terms in queries]
+
+
+class _Known:
+    """What is known of terms: their vectors, rows and pictures."""
+
+    def __init__(
+        self, index: Index, terms: Iterable[_Term], read_stdin: Callable[[], bytes] | None
+    ) -> None:
+        self.vectors: dict[_Term, Embeddings] = {}
+        self.ids: dict[_Term, str] = {}
+        self.pictures: dict[_Term, QueryPicture] = {}
+        files: dict[str, list[_Term]] = {}
+        for term in terms:
+            kind, value = term
+            if kind == "item":
+                row, self.vectors[term] = find_item(index, value)
+                self.ids[term] = row.id
+                self.pictures[term] = partial(_read, row.uri, row.member, row.offset)
+            elif kind == "image" and value == STDIN:
+                self.pictures[term] = _once(read_stdin)
+            elif kind == "image" and _is_address(value):
+                self.pictures[term] = partial(_read, value)
+            elif kind == "image":
+                self.pictures[term] = value
+                if is_unicode(path := os.path.abspath(value)):  # others cannot be in a table
+                    self.ids[term] = row_id(path)
+                    files.setdefault(self.ids[term], []).append(term)
+        for key, (row, vector) in index.by_ids(files).items():
+            for term in files[key]:
+                if _is_unchanged(term[1], row):
+                    self.vectors[term] = vector
+
+    def query(self, terms: Sequence[QueryTerm]) -> Query:
+        """Put a query together, all of whose terms have their vectors."""
+        keys = [(term.kind, term.value) for term in terms]
+        vectors = np.stack([self.vectors[key] for key in keys])
+        return Query(
+            tuple(terms),
+            combine(vectors, [term.weight for term in terms]),
+            frozenset(self.ids[key] for key in keys if key in self.ids),
+            next((self.pictures[key] for key in keys if key in self.pictures), None),
+        )
+
+
+def _embedded(
+    model: "EmbeddingModel", terms: Sequence[_Term], pictures: dict[_Term, QueryPicture]
+) -> dict[_Term, Embeddings]:
+    texts = [term for term in terms if term[0] == "text"]
+    images = [term for term in terms if term[0] == "image"]
+    vectors: dict[_Term, Embeddings] = {}
+    if texts:
+        embedded = model.embed_text([value for _, value in texts], show_progress=False)
+        vectors |= dict(zip(texts, embedded, strict=True))
+    if images:
+        inputs = [_input(model, pictures[term], term[1]) for term in images]
+        embedded = model.embed_images(inputs, input_color_format="rgb", show_progress=False)
+        vectors |= dict(zip(images, embedded, strict=True))
+    return vectors
+
+
+def _input(model: "EmbeddingModel", picture: QueryPicture, name: str) -> "ImageInput":
+    """Return a path as it is, and what has to be fetched as (S, S, 3) uint8 RGB: that is small."""
+    if isinstance(picture, str):
+        return picture
+    name = "the picture on standard input" if name == STDIN else name
+    resized: NDArray[np.uint8] = model.processor(picture(), item=name)
+    return resized
+
+
+def _read(uri: str, member: str | None = None, offset: int | None = None) -> bytes:
+    """As `read_picture`, imported when there is a picture to read."""
+    from perception_encoder.sources import read_picture
+
+    return read_picture(uri, member, offset)
+
+
+def _once(read: Callable[[], bytes] | None) -> Callable[[], bytes]:
+    """Return what reads a stream at first and remembers it, for the model and then for a sheet."""
+    if read is None:
+        raise ValueError(f"{STDIN!r} stands for standard input, which is not read here")
+    return cache(read)
+
+
+def _is_unchanged(path: str, row: Row) -> bool:
+    """Whether a file still has the size and time of its row; `pe index` goes by the same."""
+    try:
+        status = os.stat(path)
+    except OSError:  # gone just now; reading it will say so
+        return False
+    return (status.st_size, clamp_time(status.st_mtime_ns)) == (row.bytes, row.mtime)
+
+
+def _is_address(value: str) -> bool:
+    return value.lower().startswith(("http://", "https://"))
+
+
+def _shown(term: QueryTerm, *, is_first: bool) -> str:
+    sign = "- " if term.weight < 0 else "" if is_first else "+ "
+    weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}:"
+    return f"{sign}{weight}{term.value}"

@@ -1,0 +1,182 @@
+"""Answers queries from a table: pages of hits, copies folded, scores with their meaning.
+
+Knows nothing of how queries are written or embedded; that is in `queries`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from perception_encoder.errors import QueryError
+from perception_encoder.index import Hit, Index
+from perception_encoder.search.calibration import Calibration, Cutoffs, Label
+from perception_encoder.search.queries import Query
+from perception_encoder.types import Embeddings
+
+_ROUNDING: Final = 5e-4  # of a cosine, where vectors are stored in float16
+_SHORTEST_LIST: Final = 64  # hits that are asked for at least; longer lists double
+
+
+def fold(
+    hits: Sequence[Hit], vectors: Mapping[str, Embeddings], *, cosine: float, num_groups: int
+) -> list[list[Hit]]:
+    """Group a ranking.
+
+    Args:
+        hits: best first.
+        vectors: the (E,) unit vector of each hit's row, by its id.
+        cosine: from where on two pictures count as the same.
+        num_groups: how many groups to make at most; hits that would begin another are dropped.
+
+    Returns:
+        Groups, best first; the first hit of each stands for it.
+    """
+    floor = cosine - _ROUNDING
+    groups: list[list[Hit]] = []
+    leaders = np.empty((num_groups, len(next(iter(vectors.values()), ()))), np.float32)
+    contents: dict[str, int] = {}
+    for hit in hits:
+        place = contents.get(hit.sha256) if hit.sha256 is not None else None
+        if place is None:
+            near = np.flatnonzero(leaders[: len(groups)] @ vectors[hit.id] >= floor)
+            place = int(near[0]) if near.size else None
+        if place is not None:
+            groups[place].append(hit)
+        elif len(groups) < num_groups:
+            leaders[len(groups)] = vectors[hit.id]
+            place = len(groups)
+            groups.append([hit])
+        if place is not None and hit.sha256 is not None:
+            contents.setdefault(hit.sha256, place)
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """Which hits are wanted.
+
+    Attributes:
+        k: how many, at most.
+        offset: how many of the best to leave out, for the pages after the first.
+        threshold: the lowest cosine of a hit, or its lowest label.
+        where: an SQL condition on the table's columns.
+        exact: look at every vector, also where the table has a faster way.
+        unique: the cosine from which on a hit is folded under a better one; None folds nothing.
+    """
+
+    k: int = 10
+    offset: int = 0
+    threshold: float | Literal["strong", "weak"] | None = None
+    where: str | None = None
+    exact: bool = False
+    unique: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.offset < 0:
+            raise ValueError(
+                f"k must be at least 1 and offset at least 0, got {self.k} and {self.offset}"
+            )
+        if isinstance(self.threshold, float | int) and not -1 <= self.threshold <= 1:
+            raise ValueError(f"the threshold is a cosine from -1 to 1, got {self.threshold}")
+        if self.unique is not None and not 0 < self.unique <= 1:
+            raise ValueError(f"unique must be a cosine above 0 and at most 1, got {self.unique}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A hit, those that were folded under it, best first, and how well it fits if that is known."""
+
+    hit: Hit
+    also: tuple[Hit, ...] = ()
+    label: Label | None = None
+
+
+def search(
+    index: Index,
+    queries: Sequence[Query],
+    options: SearchOptions,
+    *,
+    calibration: Calibration | None = None,
+    leave_out_own: bool = False,
+) -> list[list[Found]]:
+    """Find the nearest rows of each query, best first, with one search of the table for all.
+
+    Args:
+        index: the table.
+        queries: from `read_queries`.
+        options: which hits are wanted.
+        calibration: of the table; without it hits have no labels.
+        leave_out_own: the items and files that a query names are no hits of it.
+
+    Raises:
+        QueryError: the condition is wrong, or the threshold is a label and there are none.
+    """
+    cutoffs = [calibration.cutoffs(query) if calibration else None for query in queries]
+    floors = [_floor(options.threshold, limits) for limits in cutoffs]
+    wanted = options.offset + options.k
+    own = [query.own if leave_out_own else frozenset[str]() for query in queries]
+    groups: list[list[list[Hit]]] = [[] for _ in queries]
+    left = list(range(len(queries)))
+    # Approximate search finds other rows for another depth: pages come from one list this way.
+    depth = _SHORTEST_LIST
+    while depth < wanted + max(map(len, own), default=0):
+        depth *= 2
+    while left:
+        vectors = np.stack([queries[number].vector for number in left])
+        found = index.search(
+            vectors,
+            k=depth,
+            where=options.where,
+            threshold=min(floors[number] for number in left),
+            exact=options.exact,
+        )
+        ranked = [
+            [hit for hit in hits if hit.id not in own[number] and hit.score >= floors[number]]
+            for number, hits in zip(left, found, strict=True)
+        ]
+        for number, made in zip(left, _grouped(index, ranked, options.unique, wanted), strict=True):
+            groups[number] = made
+        # Where copies take up the ranking, it is followed further down.
+        left = [
+            number
+            for number, hits in zip(left, found, strict=True)
+            if len(groups[number]) < wanted
+            and len(hits) == depth
+            and hits[-1].score >= floors[number]
+        ]
+        depth *= 2
+    return [
+        [_found(group, limits) for group in made[options.offset : wanted]]
+        for made, limits in zip(groups, cutoffs, strict=True)
+    ]
+
+
+def _found(group: Sequence[Hit], cutoffs: Cutoffs | None) -> Found:
+    label = None if cutoffs is None else cutoffs.label(group[0].score)
+    return Found(group[0], tuple(group[1:]), label)
+
+
+def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs | None) -> float:
+    """Return the lowest cosine of a hit; below any if there is no limit."""
+    if threshold is None:
+        return -np.inf
+    if not isinstance(threshold, str):
+        return threshold
+    if cutoffs is None:
+        raise QueryError(
+            f"hits of this table have no labels, so that {threshold!r} cannot be the threshold: "
+            "it has too few pictures, or is not on this machine; give a cosine"
+        )
+    return cutoffs.strong if threshold == "strong" else cutoffs.weak
+
+
+def _grouped(
+    index: Index, ranked: Sequence[Sequence[Hit]], unique: float | None, num_groups: int
+) -> list[list[list[Hit]]]:
+    if unique is None:
+        return [[[hit] for hit in hits[:num_groups]] for hits in ranked]
+    rows = index.by_ids(hit.id for hits in ranked for hit in hits)
+    vectors = {key: vector for key, (_, vector) in rows.items()}
+    return [fold(hits, vectors, cosine=unique, num_groups=num_groups) for hits in ranked]

@@ -1,0 +1,196 @@
+"""Tables: which there are, what columns and values they have, and what a run is doing to them."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from perception_encoder.errors import IndexError_
+from perception_encoder.index.optimize import describe_table
+from perception_encoder.server.api.native.replies import (
+    FacetsReply,
+    IndexesReply,
+    IndexReply,
+    IndexStatusReply,
+    ModelReply,
+    ModelsReply,
+)
+from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.jobs import status_of
+from perception_encoder.server.core.served_models import ModelState
+from perception_encoder.server.http.access import COOKIE
+from perception_encoder.server.http.requests import json_reply
+from perception_encoder.server.services import Services
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.get(
+        "/v1/indexes",
+        summary="The tables of this server, the default first",
+        responses={200: {"model": IndexesReply}},
+    )
+    async def indexes() -> Response:
+        data = [await services.pools.searches.run(_summary, served) for served in services.indexes]
+        return json_reply({"data": data})
+
+    @router.get(
+        "/v1/indexes/{name}",
+        summary="A table's model, size, versions and columns",
+        responses={200: {"model": IndexReply}},
+    )
+    async def index(name: str) -> Response:
+        served = services.indexes.get(name)
+        return json_reply(await services.pools.searches.run(_described, served))
+
+    @router.get(
+        "/v1/indexes/{name}/status",
+        summary="What is being done to a table; cheap to ask again and again",
+        description=(
+            "`rows` grows while a run writes; `outcomes` counts what became of every item that "
+            "runs looked at, and `failures` shows some of those that failed."
+        ),
+        responses={200: {"model": IndexStatusReply}},
+    )
+    async def status(name: str) -> Response:
+        served = services.indexes.get(name)
+        return json_reply(await services.pools.searches.run(status_of, served))
+
+    @router.get(
+        "/v1/indexes/{name}/facets",
+        summary="What a table's columns hold, to choose filters from",
+        description=(
+            "Of numbers and times the least and the greatest; of texts and flags the most frequent "
+            "values with their counts, and whether there are more."
+        ),
+        responses={200: {"model": FacetsReply}},
+    )
+    async def facets(name: str) -> Response:
+        served = services.indexes.get(name)
+        found = await services.facets.get(served)
+        return json_reply({"index": served.name, "columns": found})
+
+
+def _summary(served: ServedIndex) -> dict[str, Any]:
+    """Describe an index in a few words; one that is gone or replaced hides none of the others."""
+    num_rows, error = None, None
+    try:
+        num_rows = served.fresh().count()
+    except IndexError_ as err:
+        error = str(err)
+    return {
+        "name": served.name,
+        "rows": num_rows,
+        "model": served.identity.model_id,
+        "dimensions": served.identity.embed_dim,
+        "error": error,
+    }
+
+
+def _described(served: ServedIndex) -> dict[str, Any]:
+    table = describe_table(served.path)
+    kinds = served.kinds()
+    return {
+        "name": served.name,
+        "rows": table.num_rows,
+        "model": table.identity.model_id,
+        "fingerprint": table.identity.fingerprint,
+        "preprocess": table.identity.preprocess,
+        "dimensions": table.identity.embed_dim,
+        "vector_dtype": table.vector_dtype,
+        "made_by": table.made_by,
+        "bytes": table.num_bytes,
+        "searcher_bytes": table.searcher_bytes,
+        "version": table.version,
+        "versions_kept": table.num_versions,
+        "columns": [
+            {
+                "name": column.name,
+                "type": column.type,
+                "metadata": column.is_metadata,
+                "filter": kinds.get(column.name),
+            }
+            for column in table.columns
+        ],
+    }
+
+
+def add_model_routes(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.get(
+        "/v1/models",
+        summary="The models of this server, the default first, then their aliases",
+        responses={200: {"model": ModelsReply}},
+    )
+    async def models() -> Response:
+        states = services.engines.states()
+        data = [described(state) for state in states]
+        # Clients look for the name that they will ask by; as in vLLM's list, `root` is the model.
+        data += [{**described(state), "id": alias} for state in states for alias in state.aliases]
+        return json_reply({"object": "list", "data": data})
+
+    @router.get(
+        "/v1/models/{name:path}", summary="One model", responses={200: {"model": ModelReply}}
+    )
+    async def model(name: str) -> Response:
+        found = services.engines.resolve(name)
+        states = [state for state in services.engines.states() if state.name == found]
+        return json_reply(described(states[0]))
+
+
+def described(state: ModelState) -> dict[str, Any]:
+    """Return a model as JSON; `id`, `object` and `owned_by` as OpenAI's clients expect them."""
+    facts: dict[str, Any] = {
+        "id": state.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "perception-encoder",
+        "root": state.name,
+        "aliases": list(state.aliases),
+        "loaded": state.is_loaded,
+        "load_seconds": state.load_seconds,
+        "bytes": state.num_bytes,
+        "error": state.error,
+    }
+    if state.entry is not None:
+        config = state.entry.config
+        facts |= {
+            "dimensions": config.embed_dim,
+            "image_size": config.vision.image_size,
+            "context_length": config.text.context_length if config.text else None,
+            "licence": state.entry.licence.spdx,
+        }
+    if state.engine is not None:
+        backend = state.engine.model.backend
+        facts |= {
+            "dimensions": state.engine.embed_dim,
+            "backend": backend.name,
+            "device": backend.device,
+            "precision": backend.precision,
+            "waiting": state.engine.num_waiting,
+        }
+    return facts
+
+
+def add_session_route(router: APIRouter, services: Services) -> None:
+    """Add the route."""
+
+    @router.post(
+        "/v1/session",
+        status_code=204,
+        summary="Begin a session for a browser",
+        description="With a key in the header; the cookie then stands for it, on this site only.",
+    )
+    async def session(request: Request) -> Response:
+        token, seconds = services.access.open_session()
+        reply = Response(status_code=204)
+        reply.set_cookie(
+            COOKIE,
+            token,
+            max_age=seconds,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return reply

@@ -1,0 +1,224 @@
+"""Items of a table: a page of rows, one row, its picture and small copies of it."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Annotated, Any, Final, ParamSpec, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, TypeAdapter
+
+from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
+from perception_encoder.errors import ImageError, QueryError
+from perception_encoder.index import Row
+from perception_encoder.server.api.native.replies import DuplicatesReply, Item, ItemsReply
+from perception_encoder.server.api.native.search import MOST_HITS, FilterBody, described
+from perception_encoder.server.core.filters import Filter
+from perception_encoder.server.core.images import ENOUGH, content_type
+from perception_encoder.server.core.jobs import TierName
+from perception_encoder.server.core.thumbnails import CONTENT_TYPE
+from perception_encoder.server.http.errors import ApiError, field_path
+from perception_encoder.server.http.requests import (
+    BINARY,
+    OrAbsent,
+    json_reply,
+    parse_json,
+    validate,
+)
+from perception_encoder.server.http.streaming import ImageResponse
+from perception_encoder.server.services import Services
+from perception_encoder.sources import StoredImage
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+
+_BYTES: Final = {"application/octet-stream": BINARY}  # generators of clients know no images
+_KEEP: Final = "private, max-age=86400"
+_FILTERS: Final = TypeAdapter(list[FilterBody])
+DEEPEST: Final = 2**40
+
+IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; default: the first.")]
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.get(
+        "/v1/items",
+        summary="Rows of a table, in its order",
+        responses={200: {"model": ItemsReply}},
+    )
+    async def items(
+        index: IndexName = None,
+        offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 50,
+        filters: Annotated[
+            str | None, Query(description="JSON: a list of filters as in POST /v1/search.")
+        ] = None,
+    ) -> Response:
+        served = services.indexes.get(index)
+        where = await services.pools.searches.run(served.where, parsed_filters(filters))
+        rows = await services.pools.searches.run(served.page, offset, limit, where)
+        return json_reply(
+            {
+                "index": served.name,
+                "items": [described(row) for row in rows],
+                "offset": offset,
+                "next_offset": offset + limit if len(rows) == limit else None,
+            }
+        )
+
+    @router.get("/v1/items/{item}", summary="One row", responses={200: {"model": Item}})
+    async def item_(item: str, index: IndexName = None) -> Response:
+        served = services.indexes.get(index)
+        return json_reply(
+            described(await services.pools.searches.run(_row, services, served.name, item))
+        )
+
+    @router.get(
+        "/v1/items/{item}/thumbnail",
+        summary="A small JPEG of an item's picture",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/jpeg": BINARY, **_BYTES}},
+            304: {"description": "Not modified."},
+        },
+    )
+    async def thumbnail(
+        request: Request,
+        item: str,
+        index: IndexName = None,
+        size: Annotated[
+            int, Query(ge=1, le=2048, description="Longest side, brought up to 128, 256, …, 2048.")
+        ] = 256,
+    ) -> Response:
+        row = await services.pools.searches.run(_row, services, index, item)
+        tag = f'"{row.sha256 or row.mtime}-{size}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag, "Cache-Control": _KEEP})
+        content = await _read_file(services, services.thumbnails.get, row, size)
+        headers = {"ETag": tag, "Cache-Control": _KEEP}
+        return Response(content, media_type=CONTENT_TYPE, headers=headers)
+
+    @router.get(
+        "/v1/items/{item}/image",
+        summary="An item's picture as it is stored",
+        response_class=Response,
+        responses={200: {"content": {"image/*": BINARY, **_BYTES}}},
+    )
+    async def image_(item: str, index: IndexName = None) -> Response:
+        row = await services.pools.searches.run(_row, services, index, item)
+        image = await _open_image(services, row)
+        with contextlib.ExitStack() as closed_on_error:
+            closed_on_error.enter_context(image.file)
+            kind = content_type(await _read_file(services, image.read, 0, ENOUGH))
+            if kind is None:
+                raise ApiError(404, "no_picture", "what lies there now is not a picture")
+            closed_on_error.pop_all()
+        return ImageResponse(image, services.pools.files, kind, {"Cache-Control": _KEEP})
+
+
+def parsed_filters(written: str | None) -> list[Filter]:
+    """Read the filters of a query string.
+
+    Raises:
+        QueryError: they are not JSON, or not filters.
+    """
+    if not written:
+        return []
+    try:
+        value = parse_json(written.encode("utf-8", "surrogatepass"))
+        return [one.filter() for one in validate(_FILTERS.validate_python, value)]
+    except RequestValidationError as err:
+        first = err.errors()[0]
+    place = field_path(first) or ""
+    raise QueryError(f"filters{place}: {first['msg']}")
+
+
+async def _open_image(services: Services, row: Row) -> StoredImage:
+    """Open a row's image; one that opens after its request has ended is closed at once."""
+    is_awaited = True
+
+    def open_original() -> StoredImage:
+        image = services.thumbnails.open_original(row)
+        if not is_awaited:
+            image.file.close()
+        return image
+
+    try:
+        return await _read_file(services, open_original)
+    except BaseException:
+        is_awaited = False
+        raise
+
+
+async def _read_file(
+    services: Services, read: Callable[P, ResultT], *args: P.args, **kwargs: P.kwargs
+) -> ResultT:
+    try:
+        return await services.pools.files.run(read, *args, **kwargs)
+    except ImageError as err:
+        raise ApiError(404, "no_picture", str(err)) from err
+
+
+def _row(services: Services, index: str | None, item: str) -> Row:
+    try:
+        return services.indexes.get(index).row(item)
+    except QueryError as err:
+        raise ApiError(404, "unknown_item", str(err)) from err
+
+
+def add_duplicate_routes(router: APIRouter, services: Services) -> None:
+    """Add the route."""
+
+    @router.get(
+        "/v1/duplicates",
+        summary="Groups of pictures of which one is enough",
+        description=(
+            "The first request for a table as it is now begins the work and answers 202 with "
+            '`"state": "running"`; ask again until it is "done". Nothing is deleted.'
+        ),
+        responses={
+            200: {"model": DuplicatesReply},
+            202: {"model": DuplicatesReply, "description": "Being worked on."},
+        },
+    )
+    async def duplicates(
+        index: IndexName = None,
+        tier: Annotated[TierName, Query(description="How far to go, each with those before.")] = (
+            "near"
+        ),
+        threshold: OrAbsent[Annotated[float, Field(gt=0, le=1)]] = None,
+        offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    ) -> Response:
+        served = services.indexes.get(index)
+        found = await services.duplicates.get(served, tier, threshold)
+        if found is None:
+            return json_reply({"index": served.name, "state": "running"}, status=202)
+        groups = found.groups[offset : offset + limit]
+        end = offset + limit
+        return json_reply(
+            {
+                "index": served.name,
+                "state": "done",
+                "num_pictures": found.num_pictures,
+                "num_groups": len(found.groups),
+                "num_redundant": sum(len(group.others) for group in found.groups),
+                "groups": [_group(group) for group in groups],
+                "offset": offset,
+                "next_offset": end if end < len(found.groups) else None,
+            }
+        )
+
+
+def _group(group: DuplicateGroup) -> dict[str, Any]:
+    return {
+        "tier": group.tier,
+        "keep": described(group.kept),
+        "others": [_other(other) for other in group.others],
+    }
+
+
+def _other(other: Duplicate) -> dict[str, Any]:
+    return {**described(other.row), "tier": other.tier, "score": other.score}

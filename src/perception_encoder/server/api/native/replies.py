@@ -1,0 +1,250 @@
+"""What native replies look like, for the OpenAPI document; the routes write plain dicts."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from perception_encoder.server.core.embeddings import Dtype
+from perception_encoder.server.core.filters import Kind
+
+
+class ItemError(BaseModel):
+    """Why one image or text could not be used."""
+
+    code: str
+    message: str
+
+
+class EmbeddedItem(BaseModel):
+    """One embedding, images first; an image that cannot be used has an error instead."""
+
+    type: Literal["image", "text"]
+    index: int = Field(description="Among the request's images, or its texts.")
+    embedding: list[float] | str | None
+    error: ItemError | None = None
+
+
+class EmbedReply(BaseModel):
+    """Embeddings of unit length."""
+
+    model: str
+    dimensions: int
+    dtype: Dtype
+    data: list[EmbeddedItem]
+
+
+class SimilarityReply(BaseModel):
+    """Cosines: a row for each of a, a column for each of b."""
+
+    model: str
+    similarity: list[list[float]]
+
+
+class LabelScore(BaseModel):
+    """How well a label fits an image."""
+
+    label: str
+    score: float = Field(description="Cosine.")
+    probability: float = Field(description="Softmax over the labels.")
+
+
+class ClassifiedImage(BaseModel):
+    """The labels of an image, best first."""
+
+    index: int
+    labels: list[LabelScore]
+    error: ItemError | None = None
+
+
+class ClassifyReply(BaseModel):
+    """The labels of each image."""
+
+    model: str
+    results: list[ClassifiedImage]
+
+
+class Item(BaseModel):
+    """A row of an index without its embedding."""
+
+    id: str
+    name: str
+    uri: str
+    member: str | None = Field(description="Where the image is in the archive or table at uri.")
+    width: int | None
+    height: int | None
+    bytes: int | None
+    modified: str | None = Field(description="ISO 8601.")
+    sha256: str | None
+    metadata: dict[str, Any]
+
+
+class ScoredItem(Item):
+    """A row and its cosine with the query."""
+
+    score: float | None
+
+
+class Hit(ScoredItem):
+    """A hit, and the hits of nearly the same image that were folded under it."""
+
+    label: Literal["strong", "weak"] | None
+    also: list[ScoredItem]
+
+
+class ScoreCutoffs(BaseModel):
+    """The cosines from which on hits are strong and weak."""
+
+    strong: float
+    weak: float
+
+
+class SearchedQuery(BaseModel):
+    """The query's embedding, for the next page, and what its scores mean."""
+
+    vector: str = Field(description="Base64 of float32, little endian.")
+    cutoffs: ScoreCutoffs | None
+
+
+class SearchReply(BaseModel):
+    """A page of hits, best first."""
+
+    index: str
+    query: SearchedQuery
+    hits: list[Hit]
+    offset: int
+    next_offset: int | None
+
+
+class ItemsReply(BaseModel):
+    """A page of rows."""
+
+    index: str
+    items: list[Item]
+    offset: int
+    next_offset: int | None
+
+
+class IndexSummary(BaseModel):
+    """An index in short."""
+
+    name: str
+    rows: int | None = Field(description="null where the index cannot be read.")
+    model: str
+    dimensions: int
+    error: str | None = Field(description="Why the index cannot be read, where it cannot.")
+
+
+class IndexesReply(BaseModel):
+    """The indexes of a server, the default first."""
+
+    data: list[IndexSummary]
+
+
+class IndexColumn(BaseModel):
+    """A column of an index."""
+
+    name: str
+    type: str
+    metadata: bool = Field(description="Whether it came with the images.")
+    filter: Kind | None = Field(description="What filters compare it with.")
+
+
+class IndexReply(BaseModel):
+    """An index: its model, size, versions and columns."""
+
+    name: str
+    rows: int
+    model: str
+    dimensions: int
+    fingerprint: str
+    preprocess: str
+    vector_dtype: str
+    made_by: str | None
+    bytes: int | None
+    searcher_bytes: int | None
+    version: int
+    versions_kept: int
+    columns: list[IndexColumn]
+
+
+class IndexFailure(BaseModel):
+    """An item that a run could not embed."""
+
+    uri: str
+    member: str | None
+    reason: str | None
+    message: str | None
+
+
+class IndexStatusReply(BaseModel):
+    """What is being done to an index."""
+
+    index: str
+    rows: int
+    is_being_written: bool | None
+    outcomes: dict[str, int]
+    failures: list[IndexFailure]
+
+
+class FacetsReply(BaseModel):
+    """What each column holds: the range of numbers and times, the values of others."""
+
+    index: str
+    columns: dict[str, dict[str, Any]]
+
+
+class DuplicateItem(ScoredItem):
+    """An image of which another one is kept."""
+
+    tier: str
+
+
+class DuplicateGroupReply(BaseModel):
+    """Images of which one is enough."""
+
+    tier: str
+    keep: Item
+    others: list[DuplicateItem]
+
+
+class DuplicatesReply(BaseModel):
+    """Groups of duplicates, or only the state while they are looked for."""
+
+    index: str
+    state: Literal["running", "done"]
+    num_pictures: int = 0
+    num_groups: int = 0
+    num_redundant: int = 0
+    groups: list[DuplicateGroupReply] = []
+    offset: int = 0
+    next_offset: int | None = None
+
+
+class ModelReply(BaseModel):
+    """A model of the server: more is known of it once it is loaded."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str = Field(description="The model's own name; an entry for an alias has another id.")
+    aliases: list[str] = Field(description="Other names that requests may use.")
+    loaded: bool
+    load_seconds: float | None
+    bytes: int | None
+    error: str | None
+    dimensions: int | None = None
+    image_size: int | None = None
+    context_length: int | None = None
+    licence: str | None = None
+    backend: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    waiting: dict[str, int] | None = None
+
+
+class ModelsReply(BaseModel):
+    """The models of a server, the default first, then an entry for each alias."""
+
+    object: Literal["list"]
+    data: list[ModelReply]

@@ -1,0 +1,216 @@
+"""POST /v1/search: pictures of a table that fit words, pictures, items, or sums of them."""
+
+import base64
+import binascii
+import datetime
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field, model_validator
+
+from perception_encoder.errors import QueryError
+from perception_encoder.index import Hit, Row
+from perception_encoder.index.condition import MAX_CONDITION_VALUES
+from perception_encoder.search.calibration import Cutoffs
+from perception_encoder.search.search import Found, SearchOptions
+from perception_encoder.server.api.native.embed import check_texts
+from perception_encoder.server.api.native.replies import SearchReply
+from perception_encoder.server.core.embeddings import as_base64
+from perception_encoder.server.core.filters import Filter, FilterValue, Operator
+from perception_encoder.server.core.queries import Term
+from perception_encoder.server.http.requests import (
+    ListOf,
+    RequestBody,
+    json_body,
+    json_reply,
+    read_body,
+)
+from perception_encoder.server.services import Services
+from perception_encoder.types import Embeddings
+
+MOST_HITS: Final = 1000
+MOST_DEEP: Final = 10_000
+
+
+def described(item: Row | Hit) -> dict[str, Any]:
+    """Return a row as JSON, without its vector."""
+    return {
+        "id": item.id,
+        "name": item.name,
+        "uri": item.uri,
+        "member": item.member,
+        "width": item.width,
+        "height": item.height,
+        "bytes": item.bytes,
+        "modified": None if item.mtime is None else _moment(item.mtime),
+        "sha256": item.sha256,
+        "metadata": {name: _plain(value) for name, value in item.metadata.items()},
+    }
+
+
+def described_hit(found: Found) -> dict[str, Any]:
+    """Return a hit as JSON, with what was folded under it."""
+    return {
+        **described(found.hit),
+        "score": found.hit.score,
+        "label": found.label,
+        "also": [{**described(hit), "score": hit.score} for hit in found.also],
+    }
+
+
+def _moment(nanoseconds: int) -> str | None:
+    try:
+        moment = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
+    except (OverflowError, ValueError, OSError):  # a wild file time
+        return None
+    return moment.isoformat(timespec="seconds")
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: metadata of other programs' tables may be anything."""
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+class FilterBody(RequestBody):
+    """A condition on a column of the table; all of a request's must be met."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    column: str
+    op: Operator = "="
+    value: (
+        FilterValue | Annotated[ListOf[FilterValue], Field(max_length=MAX_CONDITION_VALUES)] | None
+    ) = Field(default=None, union_mode="left_to_right")
+
+    def filter(self) -> Filter:
+        """Return the condition as the table's side knows it."""
+        return Filter(self.column, self.op, self.value)
+
+
+class TermBody(RequestBody):
+    """One part of a query: exactly one of text, image, item and vector."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: float = Field(
+        default=1.0, ge=-100, le=100, allow_inf_nan=False, description="Negative: wanted far away."
+    )
+    text: str | None = None
+    image: str | None = Field(
+        default=None, description="Base64, a data URI, or a URL where enabled."
+    )
+    item: str | None = Field(default=None, description="The id of an item: more like this.")
+    vector: str | None = Field(default=None, description="`query.vector` of an earlier reply.")
+
+    @model_validator(mode="after")
+    def _one_of_four(self) -> Self:
+        given = [one for one in (self.text, self.image, self.item, self.vector) if one is not None]
+        if len(given) != 1:
+            raise ValueError("give one of text, image, item and vector")
+        return self
+
+
+class SearchBody(RequestBody):
+    """What is searched for, where, and which of the hits are wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "terms": [{"text": "red heart"}, {"text": "drawing", "weight": -0.5}],
+                "k": 20,
+                "filters": [{"column": "width", "op": ">=", "value": 100}],
+            }
+        },
+    )
+
+    index: str | None = Field(
+        default=None, description="One of GET /v1/indexes; default: the first."
+    )
+    terms: ListOf[TermBody] = Field(min_length=1, max_length=32)
+    k: int = Field(default=50, ge=1, le=MOST_HITS)
+    offset: int = Field(
+        default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
+    )
+    filters: ListOf[FilterBody] = Field(default=[], max_length=32)
+    threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["strong", "weak"] | None = Field(
+        default=None, description="The lowest cosine of a hit, or its lowest label."
+    )
+    unique: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Fold hits of that cosine under the best of them (0.95).",
+    )
+    exact: bool = Field(default=False, description="Look at every vector, also of a large table.")
+    include_own: bool = Field(default=False, description="Items of the query may be hits of it.")
+
+
+def add_routes(router: APIRouter, services: Services) -> None:
+    """Add the route."""
+
+    @router.post(
+        "/v1/search",
+        summary="Search a table",
+        description=(
+            "For the next page send `query.vector` back as the only term and `next_offset` as "
+            "`offset`: nothing is embedded again. `query.cutoffs` are the cosines from which on "
+            "hits are strong and weak."
+        ),
+        responses={200: {"model": SearchReply}},
+        openapi_extra=json_body(SearchBody),
+    )
+    async def search(request: Request) -> Response:
+        body = await read_body(request, SearchBody)
+        served = services.indexes.get(body.index)
+        query = await services.queries.read(served, await _terms(services, body.terms))
+        calibration = await services.queries.calibration(served, query)
+        options = SearchOptions(
+            k=body.k,
+            offset=body.offset,
+            threshold=body.threshold,
+            where=await services.pools.searches.run(
+                served.where, [one.filter() for one in body.filters]
+            ),
+            exact=body.exact,
+            unique=body.unique,
+        )
+        found = await services.pools.searches.run(
+            served.search, query, options, calibration, leave_out_own=not body.include_own
+        )
+        cutoffs = calibration.cutoffs(query) if calibration else None
+        is_last = len(found) < body.k or body.offset + body.k > MOST_DEEP
+        return json_reply(
+            {
+                "index": served.name,
+                "query": {"vector": as_base64(query.vector), "cutoffs": _described(cutoffs)},
+                "hits": [described_hit(one) for one in found],
+                "offset": body.offset,
+                "next_offset": None if is_last else body.offset + body.k,
+            }
+        )
+
+
+async def _terms(services: Services, bodies: list[TermBody]) -> list[Term]:
+    check_texts((n, one.text or "", f"terms[{n}].text") for n, one in enumerate(bodies))
+    terms = []
+    for number, body in enumerate(bodies):
+        image = vector = None
+        if body.image is not None:
+            image = await services.images.load(body.image, item=f"terms[{number}].image")
+        if body.vector is not None:
+            vector = _vector(body.vector)
+        terms.append(Term(body.weight, body.text, image, body.item, vector))
+    return terms
+
+
+def _vector(written: str) -> Embeddings:
+    try:
+        return np.frombuffer(base64.b64decode(written, validate=True), "<f4").astype(np.float32)
+    except (binascii.Error, ValueError) as err:
+        raise QueryError("a term's vector must be base64 of float32 numbers") from err
+
+
+def _described(cutoffs: Cutoffs | None) -> dict[str, float] | None:
+    return None if cutoffs is None else {"strong": cutoffs.strong, "weak": cutoffs.weak}

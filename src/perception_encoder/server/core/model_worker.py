@@ -1,0 +1,226 @@
+"""One loaded model behind two queues: encoded pictures and words in, unit vectors out, shared.
+
+Pictures are decoded on a pool before they wait, so that a bad one is found before it shares a batch
+with others. Long texts are tokenized on another one, so that nobody else waits for them; nothing
+but its size can be wrong with a text. Knows no HTTP.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.embedder.arithmetic import unit
+from perception_encoder.errors import ImageError, WorkerCrashedError
+from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, Place
+from perception_encoder.server.core.frames import release_frames
+from perception_encoder.server.core.pools import WorkPool
+from perception_encoder.types import Embeddings, ModelIdentity
+
+_RECENT_SECONDS: Final = 5.0
+_LONG_TEXT: Final = 512
+"""Characters from which on a text is tokenized before it joins a batch: odd ones of this length
+take a millisecond or two, of which a batch can bear 64."""
+_CHUNK: Final = 16  # texts that are counted at once, so that requests take turns
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of a request's pictures, in its order.
+
+    Attributes:
+        vectors: (N, E) float32 of unit length; zeros where a picture failed.
+        errors: by position, why a picture could not be used.
+    """
+
+    vectors: Embeddings
+    errors: dict[int, ImageError] = field(default_factory=dict)
+
+    def require(self) -> Embeddings:
+        """Return the vectors if every picture was good.
+
+        Raises:
+            ImageError: the first one that was not; `item` names it.
+        """
+        for position in sorted(self.errors):
+            raise self.errors[position]
+        return self.vectors
+
+
+class Engine:
+    """A model that many requests share.
+
+    Args:
+        name: what clients call it.
+        model: owned from now on; `close` closes it.
+        limits: of each of its two queues.
+        decoders: the pool that decodes.
+        tokenizers: the pool that tokenizes long texts.
+        observe: returns who is told of the batches of "image" or "text".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: EmbeddingModel,
+        limits: BatchLimits,
+        decoders: WorkPool,
+        tokenizers: WorkPool,
+        observe: Callable[[str], BatchObserver],
+    ) -> None:
+        self.name = name
+        self.model = model
+        self._decoders = decoders
+        self._tokenizers = tokenizers
+        self._images: Batcher[NDArray[np.uint8]] = Batcher(
+            f"pictures of {name}", self._encode_images, limits, observe("image")
+        )
+        self._texts: Batcher[str | list[int]] = Batcher(
+            f"texts of {name}", self._encode_texts, limits, observe("text")
+        )
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What decides its vectors."""
+        return self.model.identity
+
+    @property
+    def embed_dim(self) -> int:
+        """E, the length of a vector."""
+        return self.identity.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """What a cosine is multiplied by before a softmax over labels."""
+        return self.model.logit_scale
+
+    @property
+    def num_waiting(self) -> dict[str, int]:
+        """Items in each queue, those that are being decoded included."""
+        return {"image": self._images.num_waiting, "text": self._texts.num_waiting}
+
+    async def embed_images(
+        self, images: Sequence[bytes | ImageError], names: Sequence[str] | None = None
+    ) -> Embedded:
+        """Embed encoded pictures; a bad one fails alone.
+
+        Args:
+            images: files' bytes; an error stands for a picture that could not even be had.
+            names: what errors call each; "image 0", "image 1", … by default.
+
+        Raises:
+            QueueFullError: too much is waiting.
+            WorkerCrashedError: computing failed or took too long.
+        """
+        vectors = np.zeros((len(images), self.embed_dim), np.float32)
+        errors: dict[int, ImageError] = {}
+        if not images:
+            return Embedded(vectors)
+        called = image_names(len(images)) if names is None else names
+
+        async def embed(place: Place, position: int) -> Embeddings | ImageError:
+            return await self._embed_image(place, images[position], called[position])
+
+        for position, outcome in enumerate(await self._images.run_all(len(images), embed)):
+            if isinstance(outcome, ImageError):
+                errors[position] = outcome
+            else:
+                vectors[position] = outcome
+        return Embedded(vectors, errors)
+
+    async def embed_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Embed texts: (N, E) float32 of unit length. What does not fit the context is cut.
+
+        Raises:
+            QueueFullError: too much is waiting.
+            WorkerCrashedError: computing failed or took too long.
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
+            UnsupportedOperationError: the model reads no text.
+        """
+        self.model.tokenizer.check_sizes(texts)
+        vectors = np.zeros((len(texts), self.embed_dim), np.float32)
+
+        async def embed(place: Place, position: int) -> Embeddings:
+            return await self._embed_text(place, texts[position])
+
+        for position, vector in enumerate(await self._texts.run_all(len(texts), embed)):
+            vectors[position] = vector
+        return vectors
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, start and end included.
+
+        Of a text of thousands of characters only more than the model reads are counted.
+
+        Raises:
+            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
+            UnsupportedOperationError: the model reads no text.
+        """
+        self.model.tokenizer.check_sizes(texts)
+        counts: list[int] = []
+        for start in range(0, len(texts), _CHUNK):
+            rows = await self._tokenized(texts[start : start + _CHUNK])
+            counts += map(len, rows)
+        return counts
+
+    async def check(self) -> None:
+        """Make sure that the model answers.
+
+        While batches are being done it does; an idle model is asked for one grey picture.
+
+        Raises:
+            ServingError: it does not answer.
+        """
+        if min(self._images.seconds_since_done, self._texts.seconds_since_done) < _RECENT_SECONDS:
+            return
+        side = self.model.processor.image_size
+        with self._images.reserve(1) as place:
+            grey = np.full((side, side, 3), 128, np.uint8)
+            vector = await self._images.run(place, grey)
+        if not np.isfinite(vector).all():
+            raise WorkerCrashedError(f"{self.name}: the model gives vectors that are no numbers")
+
+    def close(self, timeout_seconds: float | None = None) -> None:
+        """Finish what was accepted, then give the model's memory back."""
+        self._images.close(timeout_seconds)
+        self._texts.close(timeout_seconds)
+        self.model.close()
+
+    async def _embed_image(
+        self, place: Place, image: bytes | ImageError, item: str
+    ) -> Embeddings | ImageError:
+        """Decode one picture on the pool, then queue it; what is wrong with it is returned."""
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            pixels = await self._decoders.run(self.model.processor, image, item=item)
+        except ImageError as err:
+            self._images.give_up(place)
+            release_frames(err)
+            return err
+        return await self._images.run(place, pixels)
+
+    async def _embed_text(self, place: Place, text: str) -> Embeddings:
+        if len(text) < _LONG_TEXT:
+            return await self._texts.run(place, text)
+        return await self._texts.run(place, (await self._tokenized([text]))[0])
+
+    async def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        return await self._tokenizers.run(self.model.tokenizer.encode, texts)
+
+    def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
+        return unit(self.model.backend.encode_image(np.stack(pixels)))
+
+    def _encode_texts(self, texts: Sequence[str | list[int]]) -> Embeddings:
+        tokenizer = self.model.tokenizer
+        short = iter(tokenizer.encode([text for text in texts if isinstance(text, str)]))
+        rows = [next(short) if isinstance(text, str) else text for text in texts]
+        return unit(self.model.backend.encode_text(tokenizer.pad(rows)))
+
+
+def image_names(count: int) -> list[str]:
+    """Return what errors call the images of a request, by their positions."""
+    return [f"image {position}" for position in range(count)]

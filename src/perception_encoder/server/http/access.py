@@ -1,0 +1,173 @@
+"""Who may ask, and how often: keys, sessions of the page, and rates. Keys are kept as hashes."""
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.requests import Request
+
+from perception_encoder.server.http.errors import ApiError
+from perception_encoder.server.options import AccessSettings
+
+COOKIE: Final = "pe_session"
+
+SHORTEST_KEY: Final = 16
+"""Characters: with fewer a key could be found by trying."""
+
+_SESSION_SECONDS: Final = 12 * 3600
+_MOST_SESSIONS: Final = 10_000
+_MOST_CALLERS: Final = 100_000
+_KEY: Final = re.compile(r"[!-~]+")
+_DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
+_NO_KEYS: Final = frozenset(("", "none", "null"))  # what clients send that have no key
+
+
+def hashed(key: str) -> str:
+    """Return what is kept of a key: SHA-256, hex. Keys are long and random, so that is enough."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_of(written: str) -> str:
+    """Return the hash of a line of a key file: a key, or `sha256:HEX`.
+
+    Raises:
+        ValueError: too short for a key, of signs that no header carries, or no hash.
+    """
+    kind, _, digest = written.partition(":")
+    if kind.strip().lower() == "sha256":
+        if not _DIGEST.fullmatch(digest.strip()):
+            raise ValueError("the hash of a key is sha256: and 64 hexadecimal digits")
+        return digest.strip().lower()
+    if not _KEY.fullmatch(written):
+        raise ValueError("a key consists of visible ASCII characters, without spaces")
+    if len(written) < SHORTEST_KEY:
+        raise ValueError(
+            f"a key must have at least {SHORTEST_KEY} characters (`pe serve --new-key` makes one)"
+        )
+    return hashed(written)
+
+
+def new_key() -> str:
+    """Return a fresh key of 256 random bits."""
+    return f"pe-{secrets.token_urlsafe(32)}"
+
+
+class Access:
+    """Lets requests pass or not."""
+
+    def __init__(self, settings: AccessSettings) -> None:
+        self._hashes = tuple(settings.key_hashes)
+        self._rates = Rates(settings.requests_per_minute)
+        self._sessions: OrderedDict[str, float] = OrderedDict()  # hash of the token: its end
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests without a key are refused."""
+        return bool(self._hashes)
+
+    def knows(self, request: Request, further: Iterable[str | None] = ()) -> bool:
+        """Say whether a request has an accepted key or session, without counting it."""
+        accepted = self._accepted([*_keys_of(request), *further])
+        return accepted is not None or self._has_session(request)
+
+    def admit(self, request: Request, further: Iterable[str | None] = ()) -> None:
+        """Let a request pass.
+
+        A key may come as `Authorization: Bearer KEY` or `X-API-Key: KEY`; or the request has the
+        cookie of a session that `open_session` began.
+
+        Args:
+            request: whose headers are looked at.
+            further: keys from a query or body, for dialects whose clients send them there.
+
+        Raises:
+            ApiError: 401 without an accepted key; 429 with Retry-After where the rate is exceeded.
+        """
+        host = request.client.host if request.client else ""
+        caller = f"address {host}"
+        if self._hashes:
+            accepted = self._accepted([*_keys_of(request), *further])
+            if accepted is None and not self._has_session(request):
+                raise ApiError(
+                    401,
+                    "unauthorized",
+                    "this server needs a key: send the header 'Authorization: Bearer KEY'",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+            caller = accepted or f"session {hashed(request.cookies.get(COOKIE, ''))}"
+        request.scope["pe.caller"] = caller
+        self._rates.count(caller)
+
+    def open_session(self) -> tuple[str, int]:
+        """Begin a session for the page, whose pictures cannot send headers.
+
+        Returns:
+            The token for the cookie `COOKIE`, and the seconds it is good for.
+        """
+        token = secrets.token_urlsafe(32)
+        self._sessions[hashed(token)] = time.monotonic() + _SESSION_SECONDS
+        while len(self._sessions) > _MOST_SESSIONS:
+            self._sessions.popitem(last=False)
+        return token, _SESSION_SECONDS
+
+    def _has_session(self, request: Request) -> bool:
+        token = request.cookies.get(COOKIE)
+        return token is not None and self._sessions.get(hashed(token), 0.0) > time.monotonic()
+
+    def _accepted(self, keys: Iterable[str | None]) -> str | None:
+        """Return the hash of the first accepted key; every hash is compared with every key."""
+        found = None
+        for key in keys:
+            if key is None or key.strip().lower() in _NO_KEYS:
+                continue
+            mine = hashed(key.strip())
+            for known in self._hashes:
+                if hmac.compare_digest(mine, known) and found is None:
+                    found = known
+        return found
+
+
+class Rates:
+    """Counts requests of callers: a bucket that refills steadily holds one minute's worth."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self._per_minute = per_minute
+        self._callers: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, at
+
+    def count(self, caller: str) -> None:
+        """Count one request.
+
+        Raises:
+            ApiError: 429 with Retry-After: the caller has asked too often.
+        """
+        if self._per_minute is None:
+            return
+        now = time.monotonic()
+        tokens, at = self._callers.pop(caller, (float(self._per_minute), now))
+        tokens = min(self._per_minute, tokens + (now - at) * self._per_minute / 60)
+        self._callers[caller] = (max(0.0, tokens - 1), now)
+        while len(self._callers) > _MOST_CALLERS:
+            self._callers.popitem(last=False)
+        if tokens < 1:
+            self._callers[caller] = (tokens, now)
+            wait = max(1, round((1 - tokens) * 60 / self._per_minute))
+            raise ApiError(
+                429,
+                "rate_limited",
+                f"more than {self._per_minute} requests a minute; ask again in {wait} s",
+                headers={"Retry-After": str(wait)},
+            )
+
+
+def _keys_of(request: Request) -> list[str]:
+    keys = request.headers.getlist("x-api-key")
+    for value in request.headers.getlist("authorization"):
+        scheme, _, key = value.partition(" ")
+        if scheme.lower() == "bearer":
+            keys.append(key)
+    return keys

@@ -1,0 +1,99 @@
+"""What the server's log looks like: a line of text or of JSON for each event.
+
+Nothing that is logged holds keys or pictures: request lines come without their query strings, and
+bodies are never written. What clients choose (paths, names of files in errors) is written so that
+it neither begins a line of its own nor moves a terminal's cursor.
+"""
+
+import gc
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+_FIELDS: Final = (
+    "request_id", "client", "dialect", "route", "status", "milliseconds", "bytes_in", "error"
+)  # fmt: skip
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        event: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in _FIELDS:
+            if getattr(record, name, None) is not None:
+                event[name] = getattr(record, name)
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return one_line(json.dumps(event, ensure_ascii=False))
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; of a request also its id and time."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name for it
+        """Return the line, without a traceback."""
+        line = one_line(super().formatMessage(record))
+        request_id = getattr(record, "request_id", None)
+        if request_id is None:
+            return line
+        return f"{line} {getattr(record, 'milliseconds', 0)} ms {request_id}"
+
+    def formatException(self, ei: Any) -> str:  # logging's name for it
+        """Return a traceback, indented so that no error's text looks like another event."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {one_line(line)}" for line in lines)
+
+
+def one_line(text: str) -> str:
+    """Return a text in which what is not printable is written as JSON writes it."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    return json.dumps(sign)[1:-1] if sign != "\x7f" else "\\u007f"
+
+
+def log_config(form: Literal["text", "json"]) -> dict[str, Any]:
+    """Return a configuration for `logging.config.dictConfig`."""
+    here = __name__
+    formatter = (
+        {"()": f"{here}.JsonFormatter"}
+        if form == "json"
+        else {"()": f"{here}.TextFormatter", "format": "%(asctime)s %(levelname)s %(message)s"}
+    )
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatter},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "stream": "ext://sys.stderr",
+            }
+        },
+        "loggers": {
+            "perception_encoder": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        },
+    }
+
+
+def shorten_pauses() -> None:
+    """Collect what is garbage, and leave what is left alone from now on, for the whole process.
+
+    Once, before requests come: of what is frozen while they are answered, cycles would stay for
+    ever. Closing a model unfreezes everything (`core.engines`).
+    """
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,117 @@
+"""What Prometheus is told: requests, queues, batches, errors, models; one set for each server."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from perception_encoder.server.core.served_models import Engines
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Counters with a registry of their own, so that several servers may share a process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = Counter(
+            "pe_requests",
+            "Requests answered.",
+            ("dialect", "route", "status"),
+            registry=self.registry,
+        )
+        self.errors = Counter(
+            "pe_errors", "Requests answered with an error.", ("code",), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "pe_request_seconds",
+            "From a request's head to the end of its reply.",
+            ("dialect", "route"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.stages = Histogram(
+            "pe_stage_seconds",
+            "Of a batch: how long its first item waited, and how long it was computed.",
+            ("model", "modality", "stage"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.batches = Histogram(
+            "pe_batch_items",
+            "Pictures or texts computed at once.",
+            ("model", "modality"),
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self.crashes = Counter(
+            "pe_worker_crashes",
+            "Workers that had to be replaced.",
+            ("model", "modality"),
+            registry=self.registry,
+        )
+
+    def observer(self, model: str, modality: str) -> "BatchMetrics":
+        """Return who notes the batches of one queue."""
+        return BatchMetrics(self, model, modality)
+
+    def watch(self, engines: "Engines") -> None:
+        """Report queues and models as they are when asked."""
+        self.registry.register(_EngineCollector(engines))
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class BatchMetrics:
+    """A `BatchObserver`."""
+
+    def __init__(self, metrics: Metrics, model: str, modality: str) -> None:
+        self._sizes = metrics.batches.labels(model, modality)
+        self._waits = metrics.stages.labels(model, modality, "wait")
+        self._computes = metrics.stages.labels(model, modality, "compute")
+        self._crashes = metrics.crashes.labels(model, modality)
+
+    def batch(self, size: int, waited_seconds: float, computed_seconds: float) -> None:
+        """See `BatchObserver.batch`."""
+        self._sizes.observe(size)
+        self._waits.observe(waited_seconds)
+        self._computes.observe(computed_seconds)
+
+    def crash(self) -> None:
+        """See `BatchObserver.crash`."""
+        self._crashes.inc()
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engines: "Engines") -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauges."""
+        loaded = GaugeMetricFamily(
+            "pe_model_loaded", "Whether a model is in memory.", labels=("model",)
+        )
+        num_bytes = GaugeMetricFamily(
+            "pe_model_bytes", "Of a loaded model's weights, estimated.", labels=("model",)
+        )
+        waiting = GaugeMetricFamily(
+            "pe_queue_items", "Items decoded or waiting.", labels=("model", "modality")
+        )
+        for state in self._engines.states():
+            loaded.add_metric((state.name,), float(state.is_loaded))
+            if state.engine is not None:
+                num_bytes.add_metric((state.name,), float(state.num_bytes or 0))
+                for modality, count in state.engine.num_waiting.items():
+                    waiting.add_metric((state.name, modality), float(count))
+        yield from (loaded, num_bytes, waiting)

@@ -1,0 +1,315 @@
+"""The bytes at a path or URL, wherever it leads. Knows nothing of archives and tables."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import IO, BinaryIO, NamedTuple
+
+from perception_encoder.errors import (
+    ImageNotFoundError,
+    ImageTooLargeError,
+    ImageTruncatedError,
+    ImageUnreadableError,
+)
+from perception_encoder.preprocess.files import MAX_FILE_BYTES, open_regular_file, read_image_file
+from perception_encoder.sources.item import (
+    Item,
+    SourceOptions,
+    absolute,
+    broken,
+    is_web,
+    name_problem,
+    scheme,
+)
+from perception_encoder.sources.remote import Entry, Remote
+from perception_encoder.sources.web import Web
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An encoded image in an open file, read part by part; close the file when that is done.
+
+    Attributes:
+        file: the file.
+        offset: where the image begins in it.
+        num_bytes: of the image.
+        item: names it in errors.
+    """
+
+    file: BinaryIO
+    offset: int
+    num_bytes: int
+    item: str
+
+    def read(self, start: int, num_bytes: int) -> bytes:
+        """Read a part of the image, from `start` on; less only at its end.
+
+        Raises:
+            ImageTruncatedError: the file has become shorter.
+            ImageUnreadableError: reading failed.
+        """
+        wanted = min(num_bytes, self.num_bytes - start)
+        try:
+            data = _read_at(self.file.fileno(), self.offset + start, wanted)
+        except (OSError, ValueError) as err:
+            raise _unreadable(self.item, err) from err
+        if len(data) < wanted:
+            raise ImageTruncatedError(f"{self.item}: the file has become shorter", item=self.item)
+        return data
+
+
+def open_image(path: str, *, item: str, part: tuple[int, int] | None = None) -> StoredImage:
+    """Open an image to be read part by part.
+
+    Args:
+        path: of its file.
+        item: names it in errors.
+        part: where the image begins in the file, and its size; None for all of it.
+
+    Raises:
+        ImageNotFoundError, ImageTooLargeError, ImageUnreadableError: as `read_range`.
+    """
+    if part is not None:
+        check_size(part[1], item=item)
+    with _naming(path, item):
+        limit = MAX_FILE_BYTES if part is None else None
+        file, num_bytes = open_regular_file(path, item=item, max_bytes=limit)
+    return StoredImage(file, *(part or (0, num_bytes)), item)
+
+
+def file_item(path: str) -> Item:
+    """Return the item of a file, with its size and time where it has any.
+
+    Args:
+        path: absolute.
+    """
+    if (problem := name_problem(path)) is not None:
+        return broken(path, problem)
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # `read` meets it again and says which
+        return Item(path, partial(read_file, path))
+    return Item(path, partial(read_file, path), bytes=status.st_size, mtime=status.st_mtime_ns)
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open an archive or table for reading.
+
+    Raises:
+        ImageNotFoundError: no file there.
+        ImageUnreadableError: a folder, a device, or no permission.
+    """
+    with _naming(path, path):
+        return open_regular_file(path, item=path, max_bytes=None)[0]
+
+
+def read_file(path: str) -> bytes:
+    """Read a whole image file.
+
+    Raises:
+        ImageNotFoundError: no file there.
+        ImageTooLargeError: larger than `MAX_FILE_BYTES`.
+        ImageUnreadableError: a folder, a device, no permission, or reading failed.
+    """
+    with _naming(path, path):
+        return read_image_file(path, item=path)
+
+
+def read_range(path: str, offset: int, num_bytes: int, *, item: str) -> bytes:
+    """Read a part of a file.
+
+    Args:
+        path: the file.
+        offset: where the part begins.
+        num_bytes: its size.
+        item: names it in errors.
+
+    Raises:
+        ImageNotFoundError: no file there.
+        ImageTooLargeError: the part is larger than `MAX_FILE_BYTES`.
+        ImageTruncatedError: the file ends inside the part.
+        ImageUnreadableError: not a regular file, or reading failed.
+    """
+    check_size(num_bytes, item=item)
+    with _naming(path, item):
+        file, _ = open_regular_file(path, item=item, max_bytes=None)
+    try:
+        with file:
+            data = _read_at(file.fileno(), offset, num_bytes)
+    except (OSError, ValueError) as err:
+        raise _unreadable(item, err) from err
+    if len(data) < num_bytes:
+        raise ImageTruncatedError(
+            f"{item}: the file ends {num_bytes - len(data)} bytes before this picture does; "
+            "fetch it again",
+            item=item,
+        )
+    return data
+
+
+def check_size(num_bytes: int, *, item: str) -> None:
+    """Refuse an image inside an archive or table by its size alone, as files of that size are.
+
+    Raises:
+        ImageTooLargeError: larger than `MAX_FILE_BYTES`.
+    """
+    if num_bytes > MAX_FILE_BYTES:
+        raise ImageTooLargeError(
+            f"{item}: the image has {num_bytes:,} bytes, the limit is {MAX_FILE_BYTES:,}; scale it "
+            "down or compress it",
+            item=item,
+        )
+
+
+def _read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
+    parts = []
+    while num_bytes > 0 and (part := os.pread(descriptor, num_bytes, offset)):
+        parts.append(part)  # one read brings 2 GiB at most
+        offset += len(part)
+        num_bytes -= len(part)
+    return b"".join(parts)
+
+
+@contextmanager
+def _naming(path: str, item: str) -> Iterator[None]:
+    """Name the file too where the item is a part of it, and what a source can be."""
+    try:
+        yield
+    except ImageNotFoundError as err:
+        raise ImageNotFoundError(
+            f"{item}: there is no file {path}; check the path", item=item
+        ) from err
+    except ImageUnreadableError as err:
+        if not os.path.isdir(path):
+            raise
+        raise ImageUnreadableError(f"{item}: this is a folder; name one file", item=item) from err
+
+
+def _unreadable(item: str, err: Exception) -> ImageUnreadableError:
+    reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
+    return ImageUnreadableError(f"{item}: cannot be read: {reason}", item=item)
+
+
+class FileFacts(NamedTuple):
+    """Size in bytes and time of the last change in ns since 1970, where known."""
+
+    bytes: int | None
+    mtime: int | None
+
+
+class Access:
+    """Reads paths and URLs by one set of options. Any number of threads may share it."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self._options = options
+        self._allow_network = options.allow_network
+        self._web = Web(timeout_seconds=options.timeout_seconds, max_bytes=options.max_bytes)
+        self.remote = Remote(max_bytes=options.max_bytes)
+
+    def __reduce__(self) -> "tuple[Callable[[SourceOptions], Access], tuple[SourceOptions]]":
+        """Pickle it as its options: connections stay where they are."""
+        return access_by, (self._options,)
+
+    def item(self, name: str, folder: str = "") -> Item:
+        """Return the item of a picture that a list or table names.
+
+        Args:
+            name: a path or URL.
+            folder: what a relative path is relative to.
+        """
+        uri = absolute(name, folder)
+        if not scheme(uri):
+            return file_item(uri)
+        if (problem := name_problem(uri)) is not None:
+            return broken(uri, problem, is_remote=True)
+        return Item(uri, partial(self.read, uri), is_remote=True)
+
+    def entry_item(self, entry: Entry) -> Item:
+        """Return the item of a picture that a store has listed."""
+        return Item(
+            entry.url,
+            partial(self.read, entry.url, entry.bytes),
+            bytes=entry.bytes,
+            mtime=entry.mtime,
+            is_remote=True,
+        )
+
+    def read(self, uri: str, num_bytes: int | None = None) -> bytes:
+        """Read a whole file, whose size is given where known.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if not scheme(uri):
+            return read_file(uri)
+        self._check_network(uri)
+        if is_web(uri):
+            return self._web.fetch(uri)
+        return self.remote.read(uri, num_bytes)
+
+    def read_range(self, uri: str, offset: int, num_bytes: int, *, item: str) -> bytes:
+        """Read a part of a file; `item` names it in errors.
+
+        Raises:
+            ImageTruncatedError: the file ends inside the part.
+            ImageError: it cannot be read.
+        """
+        if not scheme(uri):
+            return read_range(uri, offset, num_bytes, item=item)
+        self._check_network(uri)
+        return self.remote.read_range(uri, offset, num_bytes, item=item)
+
+    def open(self, uri: str) -> IO[bytes]:
+        """Open an archive or table; it can be sought in.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if not scheme(uri):
+            return open_file(uri)
+        self._check_network(uri)
+        return self.remote.open(uri)
+
+    def facts(self, uri: str) -> FileFacts:
+        """Return an archive's or table's size and time.
+
+        Raises:
+            ImageError: it cannot be found.
+        """
+        if scheme(uri):
+            entry = self.entry(uri)
+            return FileFacts(entry.bytes, entry.mtime)
+        item = file_item(uri)
+        return FileFacts(item.bytes, item.mtime)
+
+    def entry(self, url: str) -> Entry:
+        """Return what a store tells of one file or folder.
+
+        Raises:
+            ImageError: there is none, or it cannot be reached.
+        """
+        self._check_network(url)
+        return self.remote.entry(url)
+
+    def folder(self, url: str) -> list[Entry]:
+        """Return what lies directly in a folder on a store, in no order.
+
+        Raises:
+            ImageError: it cannot be listed.
+        """
+        self._check_network(url)
+        return self.remote.folder(url)
+
+    def _check_network(self, uri: str) -> None:
+        if not self._allow_network:
+            raise ImageUnreadableError(
+                f"{uri}: lies behind a network, which may not be used here", item=uri
+            )
+
+
+@lru_cache(maxsize=4)
+def access_by(options: SourceOptions) -> Access:
+    """Return this process's access by those options, which keeps its connections."""
+    return Access(options)

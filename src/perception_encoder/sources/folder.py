@@ -1,0 +1,229 @@
+"""Pictures of a folder and of all folders below it. Knows nothing of what is inside a file.
+
+Links to folders are followed, but each real folder is listed once: under its own path where that
+lies below the top, else under the first link to it. So a link that turns in a circle ends, and a
+new link never renames what is indexed already. A link to a folder above the top is not followed.
+"""
+
+import os
+import posixpath
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+from perception_encoder.errors import ImageError
+from perception_encoder.sources.access import Access, file_item
+from perception_encoder.sources.item import Item, broken, name_problem
+from perception_encoder.sources.remote import Entry
+from perception_encoder.sources.select import Selection, is_picture, system_note
+
+_Identity: TypeAlias = tuple[int, int]
+
+
+class FolderSource:
+    """A folder of this machine, searched with all below it.
+
+    Args:
+        name: as it was given.
+        top: the folder.
+        selection: which of its files to list.
+    """
+
+    def __init__(self, name: str, top: str, selection: Selection) -> None:
+        self.name = name
+        self._top = os.path.abspath(top)
+        self._prefix = os.path.join(self._top, "")
+        self._selection = selection
+        self._unread = set[str]()
+        self._system = Counter[str]()
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures: of each folder its own in sorted order, then its folders'."""
+        self._unread.clear()
+        self._system.clear()
+        seen = _with_parents(self._top)
+        starts = deque([self._top])
+        while starts:  # first the top, then the links that were met on the way
+            folders = [starts.popleft()]
+            while folders:
+                folder = folders.pop()
+                try:
+                    found = self._scan(folder, seen)
+                except OSError as err:
+                    if folder != self._top and isinstance(err, FileNotFoundError):
+                        continue  # deleted since it was met
+                    self._unread.add(folder)
+                    yield broken(folder, f"the folder cannot be read: {err.strerror}")
+                    continue
+                for name in found.files:
+                    yield file_item(os.path.join(folder, name))
+                folders += (os.path.join(folder, name) for name in reversed(found.folders))
+                starts += (os.path.join(folder, name) for name in found.links)
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether `items` would list this file, going by its path alone."""
+        if member is not None or not uri.startswith(self._prefix):
+            return False
+        parent = os.path.dirname(uri)
+        while len(parent) >= len(self._top):
+            if parent in self._unread:
+                return False
+            parent, above = os.path.dirname(parent), parent
+            if parent == above:
+                break
+        # The failure of a folder is over when it has been read.
+        return self._selection.covers(self._relative(uri)) or (
+            os.path.isdir(uri) and uri not in self._unread
+        )
+
+    def notes(self) -> list[str]:
+        """Say which folders of systems were left out."""
+        return system_note(self.name, self._system)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:
+        """Say whether this file is left out by a pattern, or lies in a system's folder."""
+        if member is not None or not uri.startswith(self._prefix):
+            return False
+        return self._selection.leaves_out(self._relative(uri))
+
+    def _scan(self, folder: str, seen: set[_Identity]) -> "_Found":
+        """Read one folder's names.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        found = _Found([], [], [])
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen and folder != self._top:
+            return found
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                self._sort_in(entry, found)
+        for names in found:
+            names.sort()
+        return found
+
+    def _sort_in(self, entry: os.DirEntry[str], found: "_Found") -> None:
+        path = self._relative(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if self._selection.enters(path):
+                found.folders.append(entry.name)
+            elif self._selection.is_system(path):
+                self._system[entry.name] += 1
+        elif entry.is_symlink() and _leads_to_folder(entry):
+            if self._selection.enters(path):
+                found.links.append(entry.name)
+        elif self._selection.lists(path):
+            found.files.append(entry.name)
+        elif entry.is_symlink() and not is_picture(path) and not os.path.exists(entry.path):
+            self._unread.add(entry.path)  # may have led to a folder on a disk that is away
+
+    def _relative(self, path: str) -> str:
+        return path[len(self._prefix) :]
+
+
+class _Found(NamedTuple):
+    """Names in one folder."""
+
+    files: list[str]
+    folders: list[str]
+    links: list[str]
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _with_parents(folder: str) -> set[_Identity]:
+    """Return which folders lie above this one."""
+    identities = set[_Identity]()
+    above = os.path.realpath(folder)
+    while (parent := os.path.dirname(above)) != above:
+        above = parent
+        try:
+            status = os.stat(above)
+        except OSError:  # no permission: no link leads there either
+            continue
+        identities.add((status.st_dev, status.st_ino))
+    return identities
+
+
+class RemoteFolderSource:
+    """A prefix, listed folder by folder.
+
+    Args:
+        name: as it was given.
+        top: the URL of the prefix, as its store spells it.
+        selection: which of its files to list.
+        access: lists and reads it.
+    """
+
+    def __init__(self, name: str, top: str, selection: Selection, access: Access) -> None:
+        self.name = name
+        self._top = top.rstrip("/") + "/"
+        self._selection = selection
+        self._access = access
+        self._unread = set[str]()
+        self._system = Counter[str]()
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures: of each folder its own in sorted order, then its folders'."""
+        self._unread.clear()
+        self._system.clear()
+        folders = [self._top]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = sorted(self._access.folder(folder), key=lambda entry: entry.url)
+            except ImageError as err:
+                self._unread.add(folder)
+                yield broken(folder, f"the folder cannot be listed: {err}", is_remote=True)
+                continue
+            yield from self._items(entries)
+            folders += (
+                entry.url.rstrip("/") + "/"
+                for entry in reversed(entries)
+                if entry.is_folder and self._enters(entry)
+            )
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether `items` would list this file, going by its URL alone."""
+        if member is not None or not uri.startswith(self._top):
+            return False
+        if any(uri.startswith(folder) for folder in self._unread):
+            return False
+        return self._selection.covers(self._relative(uri))
+
+    def notes(self) -> list[str]:
+        """Say which folders of systems were left out."""
+        return system_note(self.name, self._system)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:
+        """Say whether this file is left out by a pattern, or lies in a system's folder."""
+        if member is not None or not uri.startswith(self._top):
+            return False
+        return self._selection.leaves_out(self._relative(uri))
+
+    def _enters(self, entry: Entry) -> bool:
+        path = self._relative(entry.url)
+        if self._selection.enters(path):
+            return True
+        if self._selection.is_system(path):
+            self._system[posixpath.basename(path)] += 1
+        return False
+
+    def _items(self, entries: list[Entry]) -> Iterator[Item]:
+        for entry in entries:
+            if entry.is_folder or not self._selection.lists(self._relative(entry.url)):
+                continue
+            if (problem := name_problem(entry.url)) is None:
+                yield self._access.entry_item(entry)
+            else:
+                yield broken(entry.url, problem, is_remote=True)
+
+    def _relative(self, url: str) -> str:
+        return url.removeprefix(self._top).rstrip("/")

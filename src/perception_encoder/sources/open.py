@@ -1,0 +1,400 @@
+"""From the names people give to sources: decides what each one is by its looks."""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import IO, Final, Literal, TypeAlias
+
+from perception_encoder.errors import (
+    ImageError,
+    ImageNotFoundError,
+    ImageUnreadableError,
+    SourceError,
+)
+from perception_encoder.errors import SourceNotFoundError as NotFound
+from perception_encoder.index import item_name
+from perception_encoder.sources.access import Access, StoredImage, access_by, open_image
+from perception_encoder.sources.folder import FolderSource, RemoteFolderSource
+from perception_encoder.sources.item import (
+    Item,
+    Source,
+    SourceOptions,
+    absolute,
+    is_table,
+    is_tar,
+    is_web,
+    scheme,
+)
+from perception_encoder.sources.remote import Entry
+from perception_encoder.sources.select import MAGIC, Excludes, Selection, expand_braces
+from perception_encoder.sources.tables import TableSource, read_row
+from perception_encoder.sources.tars import TarSource, read_member, size_at
+from perception_encoder.sources.text_lines import encoding_of
+
+_CHUNK_BYTES: Final = 2**16
+_MARK_BYTES: Final = 3
+_MAX_NAME: Final = 2**20  # characters
+_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Names of files may be in an old encoding: what is not UTF-8 is kept as it came.
+_ERRORS: Final = {
+    "utf-8": "surrogateescape",
+    "utf-16-le": "surrogatepass",
+    "utf-16-be": "surrogatepass",
+}
+_STDIN: Final = "-"
+_NUM_SHOWN: Final = 3
+_FileKind: TypeAlias = Literal["picture", "tar", "table"]
+
+
+class NamedSource:
+    """Pictures named as arguments.
+
+    Args:
+        name: what to call them in messages.
+        makers: make their items, in order.
+    """
+
+    def __init__(self, name: str, makers: Sequence[Callable[[], Item]]) -> None:
+        self.name = name
+        self._makers = makers
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures in the order of their names."""
+        for make in self._makers:
+            yield make()
+
+    def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
+        """Say no: a picture that is named is listed, whether it exists or not."""
+        return False
+
+
+class ListSource:
+    """Names of pictures, one a line, read as they come.
+
+    Args:
+        stream: the list; it can be read once.
+        item_of: makes the item of one absolute path or URL.
+        null_separated: names end with NUL instead of a newline.
+    """
+
+    name = "-"
+
+    def __init__(
+        self, stream: IO[bytes], item_of: Callable[[str], Item], *, null_separated: bool
+    ) -> None:
+        self._stream = stream
+        self._item_of = item_of
+        self._is_null_separated = null_separated
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures in the list's order.
+
+        Raises:
+            SourceError: it is no list of names.
+        """
+        for name in self._names():
+            if name:
+                yield self._item_of(name)
+
+    def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
+        """Say no: a list does not tell what it has left out."""
+        return False
+
+    def _names(self) -> Iterator[str]:
+        # read1 gives what there is, so that names are used while their writer still works.
+        read = getattr(self._stream, "read1", self._stream.read)
+        head = read(_CHUNK_BYTES)
+        while 0 < len(head) < _MARK_BYTES and (more := read(_CHUNK_BYTES)):
+            head += more
+        encoding = self._encoding_of(head)
+        decoder = codecs.getincrementaldecoder(encoding)(_ERRORS[encoding])
+        end = "\0" if self._is_null_separated else "\n"
+        rest = decoder.decode(head).removeprefix("\ufeff")
+        while True:
+            *names, rest = rest.split(end)
+            yield from map(self._stripped, names)
+            if len(rest) > _MAX_NAME:
+                raise SourceError(
+                    f"standard input: a name of more than {_MAX_NAME:,} characters; give a list of "
+                    f"names, one a line (or -0, where NUL ends them)"
+                )
+            chunk = read(_CHUNK_BYTES)
+            if not chunk:
+                break
+            rest += decoder.decode(chunk)
+        yield self._stripped(rest + _end_of(decoder))
+
+    def _encoding_of(self, head: bytes) -> str:
+        # A name of one letter and the NUL that ends it look like UTF-16.
+        is_short = self._is_null_separated and not head.startswith(_MARKS)
+        return "utf-8" if is_short else encoding_of(head)
+
+    def _stripped(self, name: str) -> str:
+        return name if self._is_null_separated else name.removesuffix("\r")
+
+
+def _end_of(decoder: codecs.IncrementalDecoder) -> str:
+    try:
+        return decoder.decode(b"", final=True)
+    except UnicodeDecodeError:  # half a character
+        return "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that a name means: neighbours of one kind become one source."""
+
+    kind: _FileKind
+    name: str  # as it was given, before braces and globs
+    uri: str
+    item: Callable[[], Item]
+    once_held: Callable[[str], bool] = lambda _: False
+    leaves_out: Callable[[str], bool] = lambda _: False
+
+
+def open_sources(
+    names: Sequence[str], options: SourceOptions, stdin: IO[bytes] | None = None
+) -> list[Source]:
+    """Find out what each name is.
+
+    A name is a folder, a picture, a tar archive, a table (parquet, CSV, JSON lines), a list of
+    names on standard input (`-`), a glob, the URL of any of these on a store that fsspec knows, or
+    the http URL of a picture. Braces stand for several names. What exists under just that name
+    wins over a pattern.
+
+    Args:
+        names: as people write them.
+        options: how to read them.
+        stdin: what `-` reads; sys.stdin by default.
+
+    Returns:
+        The sources in the order of their names. Pictures, archives or tables that are named one
+        after the other are one source.
+
+    Raises:
+        SourceNotFoundError: there is no such file, folder or URL.
+        SourceError: a table without pictures, or a URL that cannot be used here.
+    """
+    return list(_Opener(options, stdin).open(names))
+
+
+class _Opener:
+    def __init__(self, options: SourceOptions, stdin: IO[bytes] | None) -> None:
+        self._options = options
+        self._stdin = stdin
+        self._access = Access(options)
+        self._missing: list[str] = []
+
+    def open(self, names: Sequence[str]) -> Iterator[Source]:
+        found = [part for name in names for part in self._parts(name)]
+        if self._missing:
+            more = len(self._missing) - _NUM_SHOWN
+            shown = ", ".join(self._missing[:_NUM_SHOWN]) + (f" and {more} more" * (more > 0))
+            raise NotFound(f"{shown}: no such file or folder; check the path")
+        for _, group in groupby(found, lambda part: isinstance(part, _File) and part.kind):
+            parts = list(group)
+            files = [part for part in parts if isinstance(part, _File)]
+            if files:
+                yield self._joined(files)
+            else:
+                yield from (part for part in parts if not isinstance(part, _File))
+
+    def _joined(self, files: Sequence[_File]) -> Source:
+        """Make one source of neighbours of one kind."""
+        names = list(dict.fromkeys(file.name for file in files))
+        name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        if files[0].kind == "picture":
+            return NamedSource(name, [file.item for file in files])
+        uris = [file.uri for file in files]
+        once_held = _any_of([file.once_held for file in files])
+        leaves_out = _any_of([file.leaves_out for file in files])
+        if files[0].kind == "tar":
+            return TarSource(name, uris, self._access, once_held, leaves_out)
+        column = self._options.column
+        table = TableSource(name, uris, self._access, column, once_held, leaves_out)
+        table.check()
+        return table
+
+    def _parts(self, name: str) -> Iterator[_File | Source]:
+        if name == _STDIN:
+            stream = sys.stdin.buffer if self._stdin is None else self._stdin
+            yield ListSource(stream, self._access.item, null_separated=self._options.null_separated)
+        elif os.path.exists(name):
+            yield self._local(name, name)
+        elif is_web(name):  # where braces and question marks belong to the URL
+            yield self._web(name)
+        else:
+            for one in expand_braces(os.path.expanduser(name)):
+                yield from self._pattern(name, one)
+
+    def _pattern(self, name: str, one: str) -> Iterator[_File | Source]:
+        path = absolute(one) if scheme(one) == "file" else one
+        if scheme(path):
+            yield from self._remote(name, path)
+        elif os.path.exists(path):
+            yield self._local(name, path)
+        elif MAGIC.search(path):
+            yield from self._glob(name, path)
+        else:
+            self._missing.append(one)
+
+    def _local(self, name: str, path: str) -> _File | Source:
+        path = os.path.abspath(path)
+        if os.path.isdir(path):
+            return FolderSource(name, path, self._selection(None))
+        return _File(_kind(path), name, path, partial(self._access.item, path))
+
+    def _web(self, url: str) -> _File:
+        if is_tar(url) or is_table(url):
+            raise SourceError(
+                f"{url}: archives and tables are not read over http; download it and name the file"
+            )
+        return _File("picture", url, url, partial(self._access.item, url))
+
+    def _glob(self, name: str, pattern: str) -> Iterator[_File | Source]:
+        top, glob = _split_glob(pattern, os.path.isdir)
+        if not glob or not os.path.isdir(top or "."):
+            self._missing.append(name)
+            return
+        yield from self._matches(name, FolderSource(name, top, self._selection(glob)), glob)
+
+    def _remote(self, name: str, url: str) -> Iterator[_File | Source]:
+        remote = self._access.remote
+        remote.check(url)
+        if MAGIC.search(url):
+            top, glob = _split_glob(url)
+            folder = RemoteFolderSource(
+                name, remote.canonical(top), self._selection(glob), self._access
+            )
+            yield from self._matches(name, folder, glob)
+            return
+        entry = self._entry(url)
+        if entry.is_folder:
+            yield RemoteFolderSource(name, entry.url, self._selection(None), self._access)
+        else:
+            yield _File(_kind(entry.url), name, entry.url, partial(self._access.entry_item, entry))
+
+    def _entry(self, url: str) -> Entry:
+        try:
+            return self._access.entry(url)
+        except ImageNotFoundError as err:
+            raise NotFound(str(err)) from err
+        except ImageError as err:
+            raise SourceError(str(err)) from err
+
+    def _matches(
+        self, name: str, folder: FolderSource | RemoteFolderSource, glob: str
+    ) -> Iterator[_File | Source]:
+        """Yield the archives or tables that a glob means, or else its pictures as one source."""
+        kind = _kind(glob)
+        if kind == "picture":
+            yield folder
+            return
+        files = [item for item in folder.items() if _kind(item.uri) == kind]
+        if not files:
+            self._missing.append(name)
+
+        def once_held(uri: str) -> bool:
+            return folder.covers(uri, None)
+
+        def leaves_out(uri: str) -> bool:
+            return folder.leaves_out(uri, None)
+
+        for item in files:
+            make = partial(self._access.item, item.uri)
+            yield _File(kind, name, item.uri, make, once_held, leaves_out)
+
+    def _selection(self, glob: str | None) -> Selection:
+        # A glob that spells a dot at a name's start means hidden ones.
+        hidden = self._options.include_hidden or (glob is not None and "/." in f"/{glob}")
+        return Selection(Excludes(self._options.exclude), hidden, glob)
+
+
+def _any_of(conditions: Sequence[Callable[[str], bool]]) -> Callable[[str], bool]:
+    unique = list(dict.fromkeys(conditions))
+    return lambda uri: any(condition(uri) for condition in unique)
+
+
+def _kind(uri: str) -> _FileKind:
+    if is_tar(uri):
+        return "tar"
+    return "table" if is_table(uri) else "picture"
+
+
+def _split_glob(
+    pattern: str, is_folder: Callable[[str], bool] = lambda _: False
+) -> tuple[str, str]:
+    """Split a glob into the folder that holds all matches and the rest.
+
+    Args:
+        pattern: its parts that look like globs may all be names of folders; the rest is then "".
+        is_folder: says whether there is a folder of just that name, though it looks like a glob.
+    """
+    parts = pattern.split("/")
+    globs = (
+        number
+        for number, part in enumerate(parts)
+        if MAGIC.search(part) and not is_folder("/".join(parts[: number + 1]))
+    )
+    count = next(globs, len(parts))
+    top = "/".join(parts[:count])
+    return "/" if parts[:count] == [""] else top, "/".join(part for part in parts[count:] if part)
+
+
+def read_picture(
+    uri: str,
+    member: str | None = None,
+    offset: int | None = None,
+    num_bytes: int | None = None,
+    *,
+    allow_network: bool = True,
+) -> bytes:
+    """Return the encoded picture of a row.
+
+    Args:
+        uri: of the row.
+        member: of the row.
+        offset: of the row; with it a member of a tar is read without looking for it.
+        num_bytes: of the row; it saves a question to a store.
+        allow_network: whether a picture may be brought over a network.
+
+    Raises:
+        ImageNotFoundError: the file is gone, or has no such member any more.
+        ImageError: it cannot be read.
+    """
+    access = access_by(SourceOptions(allow_network=allow_network))
+    if member is None:
+        return access.read(uri, num_bytes)
+    if is_tar(uri):
+        return read_member(access, uri, member, offset)
+    if is_table(uri):
+        return read_row(access, uri, member)
+    item = item_name(uri, member)
+    raise ImageUnreadableError(f"{item}: neither a tar archive nor a table", item=item)
+
+
+def open_picture(uri: str, member: str | None, offset: int | None) -> StoredImage | None:
+    """Open the encoded image of a row, to read it part by part; arguments as of `read_picture`.
+
+    Returns:
+        None where it can only be read whole: behind a network, in a table, in a packed archive, or
+        in an archive that was written anew.
+
+    Raises:
+        ImageNotFoundError: the file is gone.
+        ImageError: it cannot be read.
+    """
+    if scheme(uri):
+        return None
+    if member is None:
+        return open_image(uri, item=uri)
+    if not is_tar(uri) or offset is None:
+        return None
+    num_bytes = size_at(access_by(SourceOptions(allow_network=False)), uri, member, offset)
+    if num_bytes is None:
+        return None
+    return open_image(uri, item=item_name(uri, member), part=(offset, num_bytes))

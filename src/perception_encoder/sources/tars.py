@@ -1,0 +1,240 @@
+"""Pictures in tar archives, listed from their headers and read without unpacking."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import IO, Final, cast
+
+from perception_encoder.errors import (
+    ImageError,
+    ImageNotFoundError,
+    ImageTruncatedError,
+    ImageUnreadableError,
+)
+from perception_encoder.index import item_name
+from perception_encoder.preprocess.files import MAX_FILE_BYTES
+from perception_encoder.sources.access import Access, check_size
+from perception_encoder.sources.forward import ForwardReader
+from perception_encoder.sources.item import Item, broken, is_packed, scheme
+from perception_encoder.sources.select import is_picture
+from perception_encoder.sources.tar_members import (
+    TarListing,
+    describe_left_out,
+    open_tar,
+    regular_members,
+)
+from perception_encoder.sources.tar_samples import TarMember
+
+_BLOCK: Final = 512
+_NUM_KEPT: Final = 64
+_CHUNK_BYTES: Final = 2**16
+_MAX_PADDING: Final = 64 * 2**20
+_MAX_KEPT_BYTES: Final = 256 * 2**20  # of images that wait for their threads
+
+
+class TarSource:
+    """Archives on this machine or elsewhere.
+
+    Args:
+        name: as they were given.
+        uris: absolute paths or URLs.
+        access: reads them.
+        once_held: says which other archives the name would have meant, had they existed.
+        leaves_out: says which other archives the name means that are to be left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        uris: Sequence[str],
+        access: Access,
+        once_held: Callable[[str], bool] = lambda _: False,
+        leaves_out: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self.name = name
+        self._uris = uris
+        self._known = frozenset(uris)
+        self._access = access
+        self._once_held = once_held
+        self._leaves_out = leaves_out
+        self._notes: list[str] = []
+        self._damaged = set[str]()
+
+    def items(self) -> Iterator[Item]:
+        """List the pictures of each archive in its own order."""
+        self._damaged.clear()
+        self._notes.clear()
+        for uri in self._uris:
+            try:
+                yield from self._pictures(uri)
+            except Exception as err:  # noqa: BLE001 — one archive must not end the run
+                self._damaged.add(uri)
+                reason = str(err) if isinstance(err, ImageError) else _described(err)
+                yield broken(uri, reason, is_remote=bool(scheme(uri)))
+
+    def covers(self, uri: str, member: str | None) -> bool:
+        """Say whether `items` would list this member, if its archive still had it."""
+        if uri in self._damaged:
+            return False
+        is_ours = uri in self._known or self._once_held(uri)
+        return is_ours and (member is None or is_picture(member))
+
+    def notes(self) -> list[str]:
+        """Say what of the archives was left out."""
+        return list(self._notes)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
+        """Say whether the archive is left out by a pattern."""
+        return uri not in self._known and self._leaves_out(uri)
+
+    def _pictures(self, uri: str) -> Iterator[Item]:
+        mtime = self._access.facts(uri).mtime
+        packed = None
+        if is_packed(uri):
+            packed = ForwardReader(
+                partial(_unpack, self._access, uri),
+                num_kept=_NUM_KEPT,
+                size_of=len,
+                max_size=_MAX_KEPT_BYTES,
+            )
+        with (
+            self._access.open(uri) as stream,
+            open_tar(stream, is_packed=packed is not None) as archive,
+        ):
+            listing = TarListing(archive)
+            try:
+                for image in listing.images():
+                    yield self._item(uri, image, mtime, packed)
+            finally:
+                if left_out := describe_left_out(listing.left_out):
+                    self._notes.append(f"{uri}: left out {left_out}")
+            if packed is not None:
+                _check_end(archive)
+
+    def _item(
+        self,
+        uri: str,
+        image: TarMember,
+        mtime: int | None,
+        packed: ForwardReader[bytes] | None,
+    ) -> Item:
+        if image.problem is not None:
+            return broken(uri, image.problem, member=image.name, is_remote=bool(scheme(uri)))
+        item = item_name(uri, image.name)
+        place = (uri, image.offset, image.bytes)
+        return Item(
+            uri,
+            partial(_read_packed, packed, image.number, image.bytes, item)
+            if packed is not None
+            else partial(self._access.read_range, *place, item=item),
+            member=image.name,
+            offset=image.offset if packed is None else None,
+            bytes=image.bytes,
+            mtime=mtime,
+            metadata=image.metadata,
+            is_remote=bool(scheme(uri)),
+        )
+
+
+def read_member(access: Access, uri: str, member: str, offset: int | None) -> bytes:
+    """Read one picture of an archive again.
+
+    Args:
+        access: reads the archive.
+        uri: of the archive.
+        member: its name in it.
+        offset: where its bytes began. If the archive was written anew since and something else is
+            there, or if it is None, the archive is searched from its start.
+
+    Raises:
+        ImageNotFoundError: the archive, or the member in it, is gone.
+        ImageError: it cannot be read.
+    """
+    item = item_name(uri, member)
+    num_bytes = None if offset is None else size_at(access, uri, member, offset)
+    if offset is not None and num_bytes is not None:
+        return access.read_range(uri, offset, num_bytes, item=item)
+    try:
+        with (
+            access.open(uri) as stream,
+            open_tar(stream, is_packed=is_packed(uri)) as archive,
+        ):
+            for found in regular_members(archive):
+                if found.name == member:
+                    return _content(archive, found, item)
+    except ImageError:
+        raise
+    except Exception as err:
+        raise ImageUnreadableError(f"{item}: {_described(err)}", item=item) from err
+    raise ImageNotFoundError(f"{item}: the archive has no such member any more", item=item)
+
+
+def size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
+    """Return the size of a member, if its header is still right before the offset."""
+    try:
+        block = access.read_range(uri, offset - _BLOCK, _BLOCK, item=uri)
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (ImageError, tarfile.TarError, ValueError):  # the search from the start says more
+        return None
+    # A long name is in another header, and this one has its first 100 bytes or so.
+    is_same = header.name == member or (
+        len(member.encode()) > 100 and member.startswith(header.name[:90])
+    )
+    return header.size if is_same and header.isreg() else None
+
+
+def _unpack(access: Access, uri: str, start: int) -> Iterator[bytes]:
+    """Read the pictures of a packed archive from the given number on."""
+    with access.open(uri) as stream, open_tar(stream, is_packed=True) as archive:
+        pictures = (found for found in regular_members(archive) if is_picture(found.name))
+        for number, found in enumerate(pictures):
+            if number >= start:
+                # What is too large is not read, and nobody asks for it.
+                is_small = found.size <= MAX_FILE_BYTES
+                yield _content(archive, found, item_name(uri, found.name)) if is_small else b""
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Read a packed archive to its very end, where its checksum is.
+
+    Raises:
+        OSError: it does not agree with what was read.
+        tarfile.ReadError: far more comes than an archive is filled up with.
+    """
+    file = cast("IO[bytes]", archive.fileobj)
+    num_bytes = 0
+    while chunk := file.read(_CHUNK_BYTES):
+        num_bytes += len(chunk)
+        if num_bytes > _MAX_PADDING:
+            raise tarfile.ReadError(f"more than {_MAX_PADDING:,} bytes come after its last member")
+
+
+def _read_packed(reader: ForwardReader[bytes], number: int, num_bytes: int, item: str) -> bytes:
+    check_size(num_bytes, item=item)
+    try:
+        return reader.read(number)
+    except ImageError:
+        raise
+    except Exception as err:
+        raise ImageUnreadableError(f"{item}: {_described(err)}", item=item) from err
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, item: str) -> bytes:
+    check_size(member.size, item=item)
+    file = archive.extractfile(member)
+    assert file is not None  # a regular member
+    data = file.read()
+    if len(data) < member.size:
+        raise ImageTruncatedError(
+            f"{item}: the archive ends before this picture does; fetch it again", item=item
+        )
+    return data
+
+
+def _described(err: Exception) -> str:
+    return (
+        f"the archive is damaged or cut off ({type(err).__name__}: {err}); "
+        "what came before is whole; fetch it again"
+    )
