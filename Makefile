@@ -126,7 +126,7 @@ peers:
 	  $(PEERS)/$$name/bin/python -m pip install --quiet --requirement $$list || exit 1; \
 	done
 
-# The bundled model from nothing: drawings, training, scores, card and the demo's pictures. Needs npm
+# The bundled model from nothing: drawings, training, scores, card and the demo's images. Needs npm
 # and apt-get. NANO_ARGS reaches training: NANO_ARGS="--device cuda --bf16 --workers 12 --batch-size 1024".
 NANO := build/pe-nano
 MINUTES ?= 95

@@ -4,7 +4,7 @@ Tables are made of a part of the OpenMoji drawings, which pe-nano was not traine
 for by the names of all of them: of those in the table and of as many that are not. Twice: with
 names drawn at random, so that an absent drawing mostly has near relatives in the table, and with
 whole kinds left out (emojibase's subgroups: no bird at all, no flag at all), so that there is
-nothing like it. Right is a best hit that is the very drawing, akin one of its kind. Pictures are
+nothing like it. Right is a best hit that is the very drawing, akin one of its kind. Images are
 searched for as well: Twemoji's drawings of the same things.
 
 Beside it stands one fixed cosine for all tables, tuned on the very same answers: the one that best
@@ -49,9 +49,9 @@ def drawings(packages: Path, cache: Path) -> dict:
         if not path.is_file():
             made = {}
             for drawing in sources.emoji(vendor):
-                _, pictures = render_drawing(drawing)
-                if "v0" in pictures:
-                    made[str(drawing.concept.index)] = pictures["v0"]
+                _, images = render_drawing(drawing)
+                if "v0" in images:
+                    made[str(drawing.concept.index)] = images["v0"]
             np.savez(path, **made)
         with np.load(path) as stored:
             rendered[vendor] = {int(name): stored[name] for name in stored.files}
@@ -61,8 +61,8 @@ def drawings(packages: Path, cache: Path) -> dict:
     model = AutoModel.from_pretrained("pe-nano")
 
     def embedded(vendor: str) -> np.ndarray:
-        pictures = [Image.fromarray(rendered[vendor][index]) for index in common]
-        return model.embed_images(pictures, show_progress=False)
+        images = [Image.fromarray(rendered[vendor][index]) for index in common]
+        return model.embed_images(images, show_progress=False)
 
     return {
         "model": model,

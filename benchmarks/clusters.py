@@ -21,7 +21,7 @@ from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.report import write_report
-from perception_encoder.analysis.duplicate_ranking import rank_pictures
+from perception_encoder.analysis.duplicate_ranking import rank_images
 from perception_encoder.analysis.map_layout import map_table
 from perception_encoder.analysis.spherical_clustering import find_centres, nearest_centre
 from perception_encoder.index import Index, Row
@@ -111,7 +111,7 @@ def mapped(vectors: Floats) -> dict[str, float]:
         identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", vectors.shape[1])
         index = Index.create(f"{folder}/table", identity, vector_dtype="float32")
         index.append([Row(uri=f"{number:06}") for number in range(len(vectors))], vectors)
-        places = {"ours": map_table(index, rank_pictures(index, "first", None)).places}
+        places = {"ours": map_table(index, rank_images(index, "first", None)).places}
     tsne = TSNE(metric="cosine", init="pca", random_state=0)
     places["scikit-learn's t-SNE"] = tsne.fit_transform(vectors)
     if has_umap():

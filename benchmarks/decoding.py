@@ -1,6 +1,6 @@
-"""What does it cost to bring large pictures to a model's size, and what may be left out?
+"""What does it cost to bring large images to a model's size, and what may be left out?
 
-Times are of one core, decoding from memory and resizing, in milliseconds a picture; medians. Run
+Times are of one core, decoding from memory and resizing, in milliseconds an image; medians. Run
 one part at a time, on a quiet machine but for the last two; each replaces its own figures in
 `results/decoding.json`.
 
@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.decoding_drift import MODELS, drift, precision
-from benchmarks.decoding_pictures import (
+from benchmarks.decoding_images import (
     TWELVE,
     TWENTY_FOUR,
     encoded,
@@ -87,7 +87,7 @@ def main() -> None:
     packages += ["simplejpeg"] if find_spec("simplejpeg") else []
     write_report(
         "decoding",
-        "large pictures to a model's size",
+        "large images to a model's size",
         packages,
         {"parts": dict(sorted(parts.items()))},
     )
@@ -236,7 +236,7 @@ def stages(subject: Image.Image) -> dict[str, float]:
         batch[0] = square
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "picture.jpg")
+        path = Path(folder, "image.jpg")
         path.write_bytes(data)
         return {
             "reading the file": milliseconds(path.read_bytes),
@@ -297,7 +297,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def bulk(subject: Image.Image) -> dict[str, object]:
-    """Return pictures a second of `embed_images` over JPEG files of 12 megapixels."""
+    """Return images a second of `embed_images` over JPEG files of 12 megapixels."""
     figures: dict[str, object] = {"files": BULK_FILES}
     twelve = enlarged(subject, TWELVE)
     with tempfile.TemporaryDirectory() as folder:

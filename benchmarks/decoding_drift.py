@@ -1,7 +1,7 @@
 """How far "fast" and its alternatives move vectors from those of "standard".
 
 Beside it stand yardsticks: each pixel a level up or down by chance, another version of Pillow, and
-the same picture saved once more. Vectors are computed in float32; made weights where a model's
+the same image saved once more. Vectors are computed in float32; made weights where a model's
 checkpoint is not at hand.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.decoding_pictures import Made, encoded, for_drift
+from benchmarks.decoding_images import Made, encoded, for_drift
 from benchmarks.report import commit
 from perception_encoder import AutoModel
 from perception_encoder.embedder import EmbeddingModel
@@ -57,7 +57,7 @@ def drift(photos: Path, other_python: str | None, only: str | None) -> dict[str,
     """Return for each model, or one, the cosines between ways of preparing the same files."""
     made = list(for_drift(photos))
     ways: dict[int, dict[str, Squares]] = {}
-    figures: dict[str, object] = {"pictures": Counter(picture.kind for picture in made)}
+    figures: dict[str, object] = {"images": Counter(image.kind for image in made)}
     for name, has_made_weights, takes_all in MODELS:
         if only and name != only:
             continue
@@ -108,14 +108,14 @@ def _ways(made: Sequence[Made], model: EmbeddingModel) -> dict[str, Squares]:
     }
     found = defaultdict(list)
     random = np.random.default_rng(0)
-    for picture in made:
+    for made_one in made:
         for name, processor in processors.items():
-            found[name].append(processor(picture.data))
+            found[name].append(processor(made_one.data))
         for times in (1.5, 2, 3):
-            smaller = Image.open(io.BytesIO(picture.data))
+            smaller = Image.open(io.BytesIO(made_one.data))
             smaller.draft(None, (int(times * side),) * 2)
             found[f"decoded to {times} times"].append(_resized(smaller, side))
-        image = Image.open(io.BytesIO(picture.data))
+        image = Image.open(io.BytesIO(made_one.data))
         for gap in (2, 3):
             found[f"in two steps, gap {gap}"].append(_resized(image, side, reducing_gap=gap))
         noise = random.integers(-1, 2, (side, side, 3))
@@ -132,10 +132,10 @@ def _resized(image: Image.Image, side: int, reducing_gap: float | None = None) -
 
 
 def _other_pillow(made: Sequence[Made], side: int, python: str) -> tuple[str, Squares]:
-    """Prepare the files in another environment, as "standard" does to upright RGB pictures."""
+    """Prepare the files in another environment, as "standard" does to upright RGB images."""
     with tempfile.TemporaryDirectory() as folder:
         given, result = Path(folder, "given"), Path(folder, "result.npy")
-        given.write_bytes(pickle.dumps(([picture.data for picture in made], side)))
+        given.write_bytes(pickle.dumps(([image.data for image in made], side)))
         command = [python, "-c", _OTHER_PILLOW, str(given), str(result)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return done.stdout.strip(), np.load(result)
@@ -148,7 +148,7 @@ def _of_model(
         return model.embed_images(squares, input_color_format="rgb", show_progress=False)
 
     expected = embed(standard)
-    kinds = [picture.kind for picture in made]
+    kinds = [image.kind for image in made]
     own = np.array([kind == "as it is" for kind in kinds])
     between = (expected[own] @ expected[own].T)[np.triu_indices(own.sum(), 1)]
     figures: dict[str, object] = {

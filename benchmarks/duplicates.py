@@ -1,9 +1,9 @@
-"""Which cosine tells a changed copy of a picture from another picture?
+"""Which cosine tells a changed copy of an image from another image?
 
 Photos (`../shared/photos`, or --photos) and the bundled gallery are changed as people's copies are:
 JPEG at quality 30 to 95, resized to 50 to 200 %, cut by 1 to 5 % at two sides, made 10 or 20 %
 brighter or darker. For each threshold it counts the changed copies that reach it with their
-original, and the pairs of different pictures that reach it too. The gallery is a hard case for the
+original, and the pairs of different images that reach it too. The gallery is a hard case for the
 second: it holds a green circle beside a green apple.
 
     python benchmarks/duplicates.py [--model pe-nano]
@@ -44,7 +44,7 @@ def main() -> None:
         "gallery": ROOT / "src" / "perception_encoder" / "data" / "gallery",
     }
     report = {
-        "question": "cosine of a picture with its changed copies, and with other pictures",
+        "question": "cosine of an image with its changed copies, and with other images",
         "date": datetime.now(tz=UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": {name: version(name) for name in ("numpy", "pillow", "torch")},
@@ -54,20 +54,20 @@ def main() -> None:
     }
     RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for name, found in report["sets"].items():
-        print(f"{name}: {found['num_pictures']} pictures; thresholds {THRESHOLDS}")
-        print(f"  {'pairs of different pictures':28} {found['different']['pairs_reaching']}")
+        print(f"{name}: {found['num_images']} images; thresholds {THRESHOLDS}")
+        print(f"  {'pairs of different images':28} {found['different']['pairs_reaching']}")
         for change, scores in found["changed"].items():
             print(f"  {change:28} {scores['share_reaching']}  lowest {scores['lowest']}")
 
 
 def _measure(model: EmbeddingModel, folder: Path) -> dict:
     paths = sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".jpeg", ".png", ".webp"))
-    pictures = [to_rgb(upright(decode_image(path)), item=path.name) for path in paths]
-    originals = model.embed_images(pictures, show_progress=False)
+    images = [to_rgb(upright(decode_image(path)), item=path.name) for path in paths]
+    originals = model.embed_images(images, show_progress=False)
     between = (originals @ originals.T)[np.triu_indices(len(originals), 1)]
     changed = {}
     for name, change in _changes():
-        copies = model.embed_images([change(p) for p in pictures], show_progress=False)
+        copies = model.embed_images([change(p) for p in images], show_progress=False)
         scores = (copies * originals).sum(axis=1)
         changed[name] = {
             "share_reaching": [round(float((scores >= t).mean()), 4) for t in THRESHOLDS],
@@ -75,7 +75,7 @@ def _measure(model: EmbeddingModel, folder: Path) -> dict:
             "median": round(float(np.median(scores)), 4),
         }
     return {
-        "num_pictures": len(paths),
+        "num_images": len(paths),
         "different": {
             "num_pairs": len(between),
             "pairs_reaching": [int((between >= t).sum()) for t in THRESHOLDS],
@@ -96,20 +96,20 @@ def _changes() -> Iterator[tuple[str, Change]]:
         yield f"brightness {factor}", lambda p, f=factor: ImageEnhance.Brightness(p).enhance(f)
 
 
-def _as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
+def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 
-def _resized(picture: Image.Image, factor: float) -> Image.Image:
-    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+def _resized(image: Image.Image, factor: float) -> Image.Image:
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _cut(picture: Image.Image, share: float) -> Image.Image:
-    left, top = (max(1, round(side * share)) for side in picture.size)
-    return picture.crop((left, top, *picture.size))
+def _cut(image: Image.Image, share: float) -> Image.Image:
+    left, top = (max(1, round(side * share)) for side in image.size)
+    return image.crop((left, top, *image.size))
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ CASES = (
     ("openvino", "fp32", "fp32"),
 )
 HEADER = (
-    "model", "engine", "pictures/s", "one picture", "one text", "12 MP JPEG",
-    "files: pictures + texts", "memory: pictures", "memory: both",
+    "model", "engine", "images/s", "one image", "one text", "12 MP JPEG",
+    "files: images + texts", "memory: images", "memory: both",
 )  # fmt: skip
 
 
@@ -118,17 +118,17 @@ def write_table() -> None:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """One row of the table."""
-    files = (row["picture_file_bytes"], row["text_file_bytes"])
+    files = (row["image_file_bytes"], row["text_file_bytes"])
     return [
         row["model"].removeprefix("PE-Core-"),
         f"{row['backend']} {row['precision']}",
-        "–" if row["pictures_per_second"] is None else short(row["pictures_per_second"]),
+        "–" if row["images_per_second"] is None else short(row["images_per_second"]),
         *(
             "–" if row[name] is None else f"{short(row[name])} ms"
-            for name in ("picture_ms", "text_ms", "decode_ms")
+            for name in ("image_ms", "text_ms", "decode_ms")
         ),
         " + ".join(f"{count / 2**20:,.0f}" for count in files) + " MB",
-        memory(row["picture_memory"]),
+        memory(row["image_memory"]),
         memory(row["both_memory"]),
     ]
 

@@ -1,4 +1,4 @@
-"""How fast are pictures and texts turned into vectors, beside the peers that can do the same?
+"""How fast are images and texts turned into vectors, beside the peers that can do the same?
 
 Each engine runs in a process and an environment of its own, with two threads. All of a row are
 measured in turns, forwards and backwards, so that a machine that changes its speed changes all of
@@ -9,7 +9,7 @@ machine's own rate of matrix products is measured right after the rounds.
     make peers                          # their environments, in .peers
     python -m benchmarks.encoders --peers .peers --photos ../shared/photos --work /tmp/encoders
 
-`--rows pictures --rows texts` measures some and keeps the others' figures in the results. Set
+`--rows images --rows texts` measures some and keeps the others' figures in the results. Set
 PE_BENCH_VERBOSE to see what engines write to stderr.
 """
 
@@ -44,7 +44,7 @@ from perception_encoder.registry.config import image_operations, text_operations
 
 NAME = "encoders"
 CLIP = "clip/ViT-B-32"
-PICTURE_BATCHES = (1, 8, 32)
+IMAGE_BATCHES = (1, 8, 32)
 TEXT_BATCHES = (8, 32, 64)
 # Not all at once: ten engines of this size fit into 24 GB of memory, more would be paged out.
 OURS = (
@@ -85,44 +85,44 @@ def write(rows: Mapping[str, Any]) -> None:
     """Write all rows, those of earlier runs too, in the order of `ROWS`."""
     write_report(
         NAME,
-        "pictures and texts to vectors on two cores, beside peers; made-up weights, real shapes",
+        "images and texts to vectors on two cores, beside peers; made-up weights, real shapes",
         ["perception-encoder", "torch", "numpy", "pillow"],
         {"rows": {name: rows[name] for name in ROWS if name in rows}},
         "each row has its own date, commit and versions; rates are items a second",
     )
 
 
-def pictures(place: Place, rounds: int) -> dict[str, Any]:
-    """Prepared pictures of PE-Core-B16."""
+def images(place: Place, rounds: int) -> dict[str, Any]:
+    """Prepared images of PE-Core-B16."""
     prepare(place, B16)
     weights = str(place.weights(B16) / "open_clip_model.safetensors")
     pixels = {"pixels": str(place.pixels(B16))}
     timm = {"model": "vit_pe_core_base_patch16_224", "weights": weights, **pixels}
     specs = [
-        *open_clips(place, B16, PICTURE_BATCHES),
+        *open_clips(place, B16, IMAGE_BATCHES),
         *(
             Spec(
                 f"timm {precision}",
                 "run_timm",
                 place.python("open_clip"),
                 {**timm, "precision": precision},
-                PICTURE_BATCHES,
+                IMAGE_BATCHES,
             )
             for precision in ("fp32", "bf16")
         ),
-        *ours(place, B16, PICTURE_BATCHES),
+        *ours(place, B16, IMAGE_BATCHES),
     ]
-    row = compared(place, specs, Task("pictures"), rounds, agreement="pictures")
+    row = compared(place, specs, Task("images"), rounds, agreement="images")
     config = find(B16).config
     return with_fractions(row, image_operations(config.vision, config.embed_dim))
 
 
-def pictures_fp32(place: Place, rounds: int) -> dict[str, Any]:
+def images_fp32(place: Place, rounds: int) -> dict[str, Any]:
     """The same in fp32: what an engine gains without giving up digits."""
     prepare(place, B16)
-    specs = open_clips(place, B16, PICTURE_BATCHES)[:1]
-    specs += ours(place, B16, PICTURE_BATCHES, OURS_FP32)
-    row = compared(place, specs, Task("pictures"), rounds, agreement="pictures")
+    specs = open_clips(place, B16, IMAGE_BATCHES)[:1]
+    specs += ours(place, B16, IMAGE_BATCHES, OURS_FP32)
+    row = compared(place, specs, Task("images"), rounds, agreement="images")
     config = find(B16).config
     return with_fractions(row, image_operations(config.vision, config.embed_dim))
 
@@ -149,7 +149,7 @@ def compiled(place: Place, rounds: int) -> dict[str, Any]:
         ),
         *(spec for spec in ours(place, B16, (8,)) if spec.label.endswith("bf16")),
     ]
-    return compared(place, specs, Task("pictures"), rounds)
+    return compared(place, specs, Task("images"), rounds)
 
 
 def texts(place: Place, rounds: int) -> dict[str, Any]:
@@ -179,11 +179,11 @@ def one_text(place: Place, rounds: int) -> dict[str, Any]:
     return compared(place, specs, Task("texts"), 3 * rounds)
 
 
-def one_picture(place: Place, rounds: int) -> dict[str, Any]:
-    """One prepared picture with PE-Core-B16."""
+def one_image(place: Place, rounds: int) -> dict[str, Any]:
+    """One prepared image with PE-Core-B16."""
     prepare(place, B16)
     specs = [*open_clips(place, B16, (1,)), *ours(place, B16, (1,))]
-    return compared(place, specs, Task("pictures"), 3 * rounds)
+    return compared(place, specs, Task("images"), 3 * rounds)
 
 
 def jpegs(place: Place, rounds: int) -> dict[str, Any]:
@@ -231,10 +231,10 @@ def clip_texts(place: Place, rounds: int) -> dict[str, Any]:
 
 
 ROWS: dict[str, Callable[[Place, int], dict[str, Any]]] = {
-    "pictures": pictures,
-    "pictures_fp32": pictures_fp32,
+    "images": images,
+    "images_fp32": images_fp32,
     "compiled": compiled,
-    "one_picture": one_picture,
+    "one_image": one_image,
     "texts": texts,
     "texts_fp32": texts_fp32,
     "padded_texts": padded_texts,

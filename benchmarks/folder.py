@@ -74,7 +74,7 @@ def main() -> None:
         "statuses_first": Counter(line["status"] for line in first.lines),
         "statuses_third": Counter(line["status"] for line in third.lines),
         "seconds_first": first.seconds,
-        "pictures_per_second": num_files / first.seconds,
+        "images_per_second": num_files / first.seconds,
         "seconds_second": second.seconds,
         "seconds_third_with_json": third.seconds,
         "second_against_first": second.seconds / first.seconds,
@@ -119,12 +119,12 @@ def is_failed(line: dict) -> bool:
 
 
 def embedded(run: Run, name: str) -> list[float]:
-    """Return a figure of every picture that was computed."""
+    """Return a figure of every image that was computed."""
     return [line[name] for line in run.lines if line["status"] == "embedded"]
 
 
 def make(photos: Path, folder: Path, count: int, first: int) -> None:
-    """Write JPEG files in folders of a thousand; each number gives its own picture."""
+    """Write JPEG files in folders of a thousand; each number gives its own image."""
     sources = sorted(p for p in photos.iterdir() if p.suffix in (".jpg", ".jpeg", ".png"))
     sources += sorted(GALLERY.glob("*.webp"))
     for start in range(0, count, 1000):
@@ -143,12 +143,12 @@ def make_thousand(job: tuple[Path, list[Path], int, int], count: int) -> None:
         source = sources[int(random.integers(len(sources)))]
         if source not in opened:
             opened[source] = Image.open(source).convert("RGB")
-        picture = opened[source]
+        image = opened[source]
         side = float(random.uniform(0.4, 1.0))
-        width, height = (max(32, int(side * length)) for length in picture.size)
-        left = int(random.integers(picture.width - width + 1)) if picture.width > width else 0
-        top = int(random.integers(picture.height - height + 1)) if picture.height > height else 0
-        crop = picture.crop((left, top, left + width, top + height))
+        width, height = (max(32, int(side * length)) for length in image.size)
+        left = int(random.integers(image.width - width + 1)) if image.width > width else 0
+        top = int(random.integers(image.height - height + 1)) if image.height > height else 0
+        crop = image.crop((left, top, left + width, top + height))
         crop.thumbnail((1024, 1024))
         crop.save(
             folder / f"{start // 1000:03}" / f"{number}.jpg", quality=int(random.integers(60, 96))
@@ -168,7 +168,7 @@ def make_broken(folder: Path, count: int) -> dict[str, str]:
 
 
 def encoded(form: str, number: int) -> bytes:
-    """Return a whole picture in a format; each number gives another."""
+    """Return a whole image in a format; each number gives another."""
     stream = BytesIO()
     noise = np.random.default_rng(number).integers(0, 256, (120, 160, 3), np.uint8)
     Image.fromarray(noise).save(stream, form)

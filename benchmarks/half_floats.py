@@ -1,7 +1,7 @@
 """What does storing vectors as float16 change in what is found?
 
 The best ten of every query among float32 vectors and among the same rounded to float16: made
-vectors of E = 1024, and the bundled gallery embedded with pe-nano, each picture a query.
+vectors of E = 1024, and the bundled gallery embedded with pe-nano, each image a query.
 
     python -m benchmarks.half_floats
 """
@@ -26,7 +26,7 @@ def main() -> None:
     from perception_encoder import AutoModel
 
     made = MadeVectors(1024)
-    queries = np.concatenate([made.picture_queries(100), made.word_queries(100)])
+    queries = np.concatenate([made.image_queries(100), made.word_queries(100)])
     model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
     gallery = model.embed_images(sorted(GALLERY.glob("*.webp")))
     figures = {

@@ -4,7 +4,7 @@ Vectors and queries are those of `made_vectors`. Every kind is built, written, o
 process of its own, so that its peak memory is its own. `build_s` is everything from the vectors to
 the file: training (a sample of 64 vectors a list), assigning, encoding, writing. Queries come one
 at a time; kinds with few bits fetch more candidates than asked for (`refine`) and score them again
-with the float16 vectors, and that time counts. recall@10 is against exact search, for pictures and
+with the float16 vectors, and that time counts. recall@10 is against exact search, for images and
 for words. The second part asks how to look at every vector: exact scans, with as many threads.
 
     python -m benchmarks.index_experiments [--sizes 10000 100000 1000000] [--only ivf-fp16 …]
@@ -141,7 +141,7 @@ def _make(size: int, folder: Path) -> dict:
     if truth_path.exists():
         return {}
     made = MadeVectors(EMBED_DIM)
-    queries = np.concatenate([made.picture_queries(NUM_QUERIES), made.word_queries(NUM_QUERIES)])
+    queries = np.concatenate([made.image_queries(NUM_QUERIES), made.word_queries(NUM_QUERIES)])
     np.save(folder / "queries.npy", queries)
     stored = np.lib.format.open_memmap(vectors_path, "w+", np.float16, (size, EMBED_DIM))
     best = np.full((len(queries), K), -2.0, np.float32)
@@ -280,7 +280,7 @@ def _query(kind: str, size: int, folder: Path) -> dict:
         curve.append(
             {
                 "probes": value,
-                "recall_pictures": round(float(np.mean(hits[:NUM_QUERIES])), 4),
+                "recall_images": round(float(np.mean(hits[:NUM_QUERIES])), 4),
                 "recall_words": round(float(np.mean(hits[NUM_QUERIES:])), 4),
                 "p50_ms": round(float(np.percentile(times, 50)) * 1e3, 3),
                 "p95_ms": round(float(np.percentile(times, 95)) * 1e3, 3),

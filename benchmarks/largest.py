@@ -53,7 +53,7 @@ class Place:
 
     @property
     def exact(self) -> Path:
-        """The vectors of the float32 towers, "picture" and "text"."""
+        """The vectors of the float32 towers, "image" and "text"."""
         return self.work / f"{self.model}-exact.npz"
 
     def export(self, precision: str) -> Path:
@@ -122,10 +122,10 @@ def exact(place: Place) -> dict[str, Any]:
     with AutoModel.from_pretrained(
         place.weights, backend="torch", device="cpu", precision="fp32"
     ) as model:
-        picture, picture_seconds = timed(partial(KINDS["picture"], place, model))
+        image, image_seconds = timed(partial(KINDS["image"], place, model))
         text, text_seconds = timed(partial(KINDS["text"], place, model))
-    np.savez(place.exact, picture=picture, text=text)
-    return {"picture_seconds": picture_seconds, "text_seconds": text_seconds}
+    np.savez(place.exact, image=image, text=text)
+    return {"image_seconds": image_seconds, "text_seconds": text_seconds}
 
 
 def used(place: Place, kind: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def record(model: str, task: str, figures: dict[str, Any]) -> None:
     write_report(NAME, question, PACKAGES, {"models": models})
 
 
-def _picture(place: Place, model: EmbeddingModel) -> Embeddings:
+def _image(place: Place, model: EmbeddingModel) -> Embeddings:
     return model.embed_image(place.photo)
 
 
@@ -195,22 +195,22 @@ def _text(_: Place, model: EmbeddingModel) -> Embeddings:
 
 
 KINDS: dict[str, Callable[[Place, EmbeddingModel], Embeddings]] = {
-    "picture": _picture,
+    "image": _image,
     "text": _text,
 }
 TASKS: dict[str, Callable[[Place], dict[str, Any]]] = {
     "exact": exact,
     "openvino, text, graph made": partial(openvino, kind="text"),
     "openvino, text, from the cache": partial(openvino, kind="text"),
-    "openvino, picture, graph made": partial(openvino, kind="picture"),
-    "openvino, picture, from the cache": partial(openvino, kind="picture"),
+    "openvino, image, graph made": partial(openvino, kind="image"),
+    "openvino, image, from the cache": partial(openvino, kind="image"),
 }
 STEPS: dict[str, Sequence[str]] = {"openvino": [name for name in TASKS if "openvino" in name]}
 for stored in ("fp32", "fp16", "int8"):
     tasks = {
         f"onnx {stored}, export": partial(export, precision=stored),
         f"onnx {stored}, text": partial(onnx, kind="text", precision=stored),
-        f"onnx {stored}, picture": partial(onnx, kind="picture", precision=stored),
+        f"onnx {stored}, image": partial(onnx, kind="image", precision=stored),
     }
     TASKS |= tasks
     STEPS[f"onnx-{stored}"] = list(tasks)

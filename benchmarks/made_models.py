@@ -1,4 +1,4 @@
-"""What `encoders.py` measures with: made-up weights, prepared pictures, large files; made once.
+"""What `encoders.py` measures with: made-up weights, prepared images, large files; made once.
 
 The weights are open_clip's own initial ones, saved as such a model lies on the hub, so that
 open_clip, timm and this package read the same file.
@@ -14,7 +14,7 @@ import numpy as np
 import tokenizers
 from PIL import Image
 
-from benchmarks.decoding_pictures import TWELVE, enlarged, photos_in
+from benchmarks.decoding_images import TWELVE, enlarged, photos_in
 from benchmarks.engine_process import Engine, EngineError, Spec
 from perception_encoder import AutoModel
 from perception_encoder.preprocess import ImageProcessor
@@ -44,7 +44,7 @@ class Place:
         return self.work / OPEN_CLIP_NAMES[model]
 
     def pixels(self, model: str) -> Path:
-        """Prepared pictures, (32, S, S, 3) uint8."""
+        """Prepared images, (32, S, S, 3) uint8."""
         return self.work / f"{OPEN_CLIP_NAMES[model]}.npy"
 
 
@@ -54,7 +54,7 @@ def weights_file(place: Place, model: str) -> str:
 
 
 def prepare(place: Place, model: str) -> None:
-    """Make weights and prepared pictures, unless an earlier run has."""
+    """Make weights and prepared images, unless an earlier run has."""
     name = OPEN_CLIP_NAMES[model]
     if not place.weights(model).exists():
         spec = Spec("open_clip", "run_open_clip", place.python("open_clip"), {"model": name})

@@ -2,13 +2,13 @@
 
 Every vector is a shared mean, a centre (several thousand, of Zipf-like popularity) and noise of its
 own; centres and noise have a power-law spectrum along common axes that are turned at random, so
-that no coordinate is special. Two pictures of one centre have a cosine of about 0.75, of two
+that no coordinate is special. Two images of one centre have a cosine of about 0.75, of two
 centres about 0.35. A block of rows depends on the seed and its own number only: the first million
 rows are the same whether one or two millions are made.
 
-Queries come in two kinds, made the same way from other random numbers: pictures are further rows
+Queries come in two kinds, made the same way from other random numbers: images are further rows
 of the same mixture; words lie in a narrow cone of their own, as words do in CLIP's space, and have
-a cosine of about 0.25 with their pictures.
+a cosine of about 0.25 with their images.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ BLOCK_ROWS = 16_384
 NUM_CENTRES = 4_000
 _MEAN, _CENTRE, _NOISE = 0.35, 0.30, 0.35  # shares of a vector's squared length
 _DECAY = 0.5  # of the spectrum: axis i has standard deviation (i + 1) ** -_DECAY
-_PICTURES, _WORDS = 1 << 20, 1 << 21  # numbers of blocks that no row uses
+_IMAGES, _WORDS = 1 << 20, 1 << 21  # numbers of blocks that no row uses
 
 
 class MadeVectors:
@@ -62,12 +62,12 @@ class MadeVectors:
             made[number * BLOCK_ROWS :][: len(block)] = block
         return made
 
-    def picture_queries(self, num_queries: int) -> Floats:
+    def image_queries(self, num_queries: int) -> Floats:
         """Return (Q, E) float32: rows that no table has."""
-        return self._block(_PICTURES)[:num_queries]
+        return self._block(_IMAGES)[:num_queries]
 
     def word_queries(self, num_queries: int) -> Floats:
-        """Return (Q, E) float32: a cone apart from the pictures, pointing at their centres."""
+        """Return (Q, E) float32: a cone apart from the images, pointing at their centres."""
         random = self._random(_WORDS)
         centres = self._centres[random.choice(len(self._centres), num_queries, p=self._popularity)]
         noise = self._coloured(random, num_queries)

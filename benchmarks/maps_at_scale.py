@@ -23,9 +23,9 @@ from perception_encoder.types import ModelIdentity
 JOBS = {
     "cluster": "from perception_encoder.analysis.clusters import find_clusters\n"
     "told = len(find_clusters(index).clusters)",
-    "map": "from perception_encoder.analysis.duplicate_ranking import rank_pictures\n"
+    "map": "from perception_encoder.analysis.duplicate_ranking import rank_images\n"
     "from perception_encoder.analysis.map_layout import map_table\n"
-    "told = len(map_table(index, rank_pictures(index, 'first', None)).places)",
+    "told = len(map_table(index, rank_images(index, 'first', None)).places)",
 }
 CHILD = """
 import json, resource, sys, time
@@ -66,7 +66,7 @@ def make_table(path: str, num_rows: int, embed_dim: int) -> None:
     index = Index.create(path, identity)
     start = 0
     for block in MadeVectors(embed_dim).blocks(num_rows):
-        rows = [Row(uri=f"/pictures/{start + place:08}.jpg") for place in range(len(block))]
+        rows = [Row(uri=f"/images/{start + place:08}.jpg") for place in range(len(block))]
         index.append(rows, block)
         start += len(block)
 

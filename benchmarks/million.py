@@ -100,7 +100,7 @@ def ratios(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def phase_make(folder: Path, num_rows: int) -> dict[str, Any]:
-    """Write rows.npy, float32, and queries.npy and earlier.npy: half pictures, half words."""
+    """Write rows.npy, float32, and queries.npy and earlier.npy: half images, half words."""
     made = MadeVectors(EMBED_DIM)
     rows = np.lib.format.open_memmap(
         folder / "rows.npy", mode="w+", dtype=np.float32, shape=(num_rows, EMBED_DIM)
@@ -108,7 +108,7 @@ def phase_make(folder: Path, num_rows: int) -> dict[str, Any]:
     for number, block in enumerate(made.blocks(num_rows)):
         rows[number * BLOCK_ROWS :][: len(block)] = block
     half = (NUM_QUERIES + NUM_EARLIER) // 2
-    pairs = np.stack([made.picture_queries(half), made.word_queries(half)], axis=1)
+    pairs = np.stack([made.image_queries(half), made.word_queries(half)], axis=1)
     queries = pairs.reshape(-1, EMBED_DIM)
     np.save(folder / "queries.npy", queries[:NUM_QUERIES])
     np.save(folder / "earlier.npy", queries[NUM_QUERIES:])
@@ -147,7 +147,7 @@ def phase_ingest(folder: Path, num_rows: int) -> dict[str, Any]:
         stop = min(start + BLOCK_ROWS, num_rows)
         rows = [
             Row(
-                f"/pictures/{n}.jpg",
+                f"/images/{n}.jpg",
                 width=sides[n][0],
                 height=sides[n][1],
                 metadata={"share": shares[n]},
@@ -187,7 +187,7 @@ def phase_query(folder: Path, num_rows: int) -> dict[str, Any]:
     def asked(exact: bool, where: str | None = None) -> Callable[[NDArray[np.float32]], list[int]]:
         def ask(query: NDArray[np.float32]) -> list[int]:
             hits = index.search(query[None], k=K, exact=exact, where=where)[0]
-            return [int(hit.uri.removeprefix("/pictures/").removesuffix(".jpg")) for hit in hits]
+            return [int(hit.uri.removeprefix("/images/").removesuffix(".jpg")) for hit in hits]
 
         return ask
 

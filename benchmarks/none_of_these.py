@@ -1,8 +1,8 @@
 """Could `pe classify` tell that none of the labels fits?
 
-The idea: a label fits a picture if its cosine is above those of 200 prompts that describe what next
+The idea: a label fits an image if its cosine is above those of 200 prompts that describe what next
 to no collection has, so far above that the best of as many unrelated labels would be there in one
-picture of twenty only. Tried on the bundled gallery with pe-nano: labels are the names of other
+image of twenty only. Tried on the bundled gallery with pe-nano: labels are the names of other
 drawings, drawn at random ("absent"), or the right one is among them ("present").
 
     python -m benchmarks.none_of_these
@@ -34,9 +34,9 @@ def main() -> None:
         for path in sorted(GALLERY.glob("*.webp"))
         if not any(scene in path.stem for scene in SCENES)
     ]
-    pictures = model.embed_images(files)
-    scores = pictures @ model.embed_text([path.stem.replace("-", " ") for path in files]).T
-    background = pictures @ embedded_prompts(model).T  # (N, 200)
+    images = model.embed_images(files)
+    scores = images @ model.embed_text([path.stem.replace("-", " ") for path in files]).T
+    background = images @ embedded_prompts(model).T  # (N, 200)
     generator = np.random.default_rng(0)
     figures = {}
     for count in NUM_LABELS:
@@ -54,9 +54,9 @@ def main() -> None:
         }
     path = write_report(
         "none_of_these",
-        "how often the best label passes for fitting, where it may in one picture of twenty",
+        "how often the best label passes for fitting, where it may in one image of twenty",
         ["numpy"],
-        {"pictures": len(files), "model": model.identity.fingerprint, "passed": figures},
+        {"images": len(files), "model": model.identity.fingerprint, "passed": figures},
     )
     print(path.read_text(encoding="utf-8"))
 

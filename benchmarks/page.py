@@ -1,4 +1,4 @@
-"""How quickly does the server's page open, search and scroll over 100,000 pictures?
+"""How quickly does the server's page open, search and scroll over 100,000 images?
 
 A table of pe-nano's vectors of the bundled drawings with noise, each row a file of its own; a real
 server; Chromium without a GPU on the same cores. Needs chromium and Playwright.
@@ -59,7 +59,7 @@ def main() -> None:
         version = browser.version
         browser.close()
     print(json.dumps(figures, indent=1))
-    question = "the page over 100,000 pictures: seconds until rows stand, ms of frames"
+    question = "the page over 100,000 images: seconds until rows stand, ms of frames"
     figures = {"rows": NUM_ROWS, "chromium": version, **figures}
     print(write_report("page", question, ["fastapi", "pylance", "playwright"], figures))
     shutil.rmtree(folder)
@@ -68,7 +68,7 @@ def main() -> None:
 def fill(folder: Path) -> None:
     """Make a table whose rows are all files that can be shown."""
     drawings = sorted(GALLERY.glob("*.webp"))
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     originals = [Path(shutil.copy(path, folder)) for path in drawings]
     sizes = [Image.open(path).size for path in drawings]
     random = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def fill(folder: Path) -> None:
         chosen = np.arange(start, start + BLOCK_ROWS) % len(drawings)
         rows = []
         for number, drawing in enumerate(chosen.tolist(), start):
-            path = folder / "pictures" / f"{drawings[drawing].stem}-{number}.webp"
+            path = folder / "images" / f"{drawings[drawing].stem}-{number}.webp"
             os.link(originals[drawing], path)
             status, (width, height) = path.stat(), sizes[drawing]
             rows.append(
@@ -107,7 +107,7 @@ def used(page: Page, address: str) -> dict[str, Any]:
         page.locator(FIRST_ROWS).first.wait_for()
         rows = time.perf_counter() - began
         page.locator(".tile img.is-drawn").first.wait_for()
-        opened.append({"rows": rows, "first_picture": time.perf_counter() - began})
+        opened.append({"rows": rows, "first_image": time.perf_counter() - began})
     searched = []
     for words in WORDS:
         field = page.get_by_label("Words to search for")

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import RESULTS
 
-PICTURE = Path(__file__).parent.parent / "docs/images/encoders.png"
+IMAGE = Path(__file__).parent.parent / "docs/images/encoders.png"
 TITLES = {
-    "pictures": "Prepared pictures, PE-Core-B16",
+    "images": "Prepared images, PE-Core-B16",
     "texts": "Captions, PE-Core-B16",
     "jpegs": "12-megapixel JPEG files, PE-Core-T16",
     "one_text": "One caption at a time, PE-Core-B16",
@@ -47,7 +47,7 @@ def main() -> None:
         axes.set_visible(False)
     for place, name in enumerate(names):
         draw(grid.flat[place], TITLES[name], rows[name]["engines"], most[place // 2])
-    figure.savefig(PICTURE, dpi=130)
+    figure.savefig(IMAGE, dpi=130)
 
 
 def draw(axes: Axes, title: str, engines: dict[str, dict[str, Any]], most: int) -> None:

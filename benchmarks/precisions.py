@@ -2,7 +2,7 @@
 
 Bf16 and int8 through OpenVINO, and int8 through onnxruntime, beside OpenVINO in fp32: pe-nano,
 which was trained, and PE-Core-B16 with made-up weights; over photos, crops of them, drawings that
-int8 was not calibrated on, and words. Then, of the ten nearest to each picture and to each text,
+int8 was not calibrated on, and words. Then, of the ten nearest to each image and to each text,
 how many are the same: for pe-nano of the drawings, which it knows, for B16 of the crops.
 
     python -m benchmarks.precisions --photos ../shared/photos --work /tmp/precisions
@@ -33,7 +33,7 @@ ENGINES: tuple[tuple[BackendName, Precision], ...] = (
     ("onnx", "int8"),
 )
 CALIBRATED = 6  # every sixth drawing of the gallery
-B16_DRAWINGS = 5  # every fifth of the others: a picture takes a fifth of a second
+B16_DRAWINGS = 5  # every fifth of the others: an image takes a fifth of a second
 NUM_CROPS = 240
 NUM_TEXTS = 64
 K = 10
@@ -98,7 +98,7 @@ def vectors(
     precision: Precision,
     kinds: dict[str, list[Image.Image]],
 ) -> dict[str, Embeddings]:
-    """The vectors of every kind of picture, and of captions, by name."""
+    """The vectors of every kind of image, and of captions, by name."""
     with AutoModel.from_pretrained(model, backend=backend, precision=precision) as opened:
         found = {name: opened.embed_images(images, batch_size=8) for name, images in kinds.items()}
         captions = Path(CAPTIONS).read_text(encoding="utf-8").splitlines()
@@ -116,9 +116,7 @@ def compared(
             for name, values in cosines.items()
         },
         "best_ten_kept": {
-            "by picture": kept(
-                near(exact[rows], exact[rows], 1), near(found[rows], found[rows], 1)
-            ),
+            "by image": kept(near(exact[rows], exact[rows], 1), near(found[rows], found[rows], 1)),
             "by words": kept(near(exact["texts"], exact[rows]), near(found["texts"], found[rows])),
         },
     }
@@ -149,9 +147,9 @@ def crops(photos: list[Image.Image]) -> list[Image.Image]:
     return made
 
 
-def smaller(picture: Image.Image, side: int) -> Image.Image:
+def smaller(image: Image.Image, side: int) -> Image.Image:
     """A copy that fits a square."""
-    copy = picture.copy()
+    copy = image.copy()
     copy.thumbnail((side, side))
     return copy
 

@@ -1,7 +1,7 @@
 """How many requests a server answers when many ask at once, beside one that is asked one at a time.
 
 A real server in a process of its own, on loopback; wrk in another, whose connections ask again as
-soon as they are answered. Pictures are JPEG files, sent as a request's body; texts are short
+soon as they are answered. Images are JPEG files, sent as a request's body; texts are short
 captions. Vectors of texts come back as base64.
 
     python -m benchmarks.serving pe-nano
@@ -32,16 +32,16 @@ from benchmarks.http_load import Requests, load
 from benchmarks.report import write_report
 
 CONNECTIONS = 64
-NUM_PICTURES = 256
+NUM_IMAGES = 256
 _MEMORY_STEP = 10.0  # seconds
 WORDS = ("red", "blue", "small", "old", "dog", "car", "house", "tree", "on", "under", "a", "table")
 
 
-def pictures(width: int, height: int) -> list[bytes]:
+def images(width: int, height: int) -> list[bytes]:
     """Made JPEG files, blurred so that they are about as large as photos of that size."""
     generator = np.random.default_rng(0)
     files = []
-    for _ in range(NUM_PICTURES):
+    for _ in range(NUM_IMAGES):
         noise = generator.integers(0, 256, (height, width, 3), np.uint8)
         out = io.BytesIO()
         Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2)).save(out, "JPEG", quality=85)
@@ -55,9 +55,9 @@ def texts() -> list[str]:
     return [" ".join(generator.choice(WORDS, generator.integers(2, 9))) for _ in range(1000)]
 
 
-def picture_requests(width: int, height: int) -> Requests:
-    """One request for each made picture, its body."""
-    return Requests("/v1/embed", pictures(width, height), {"Content-Type": "image/jpeg"})
+def image_requests(width: int, height: int) -> Requests:
+    """One request for each made image, its body."""
+    return Requests("/v1/embed", images(width, height), {"Content-Type": "image/jpeg"})
 
 
 def text_requests() -> Requests:
@@ -67,9 +67,9 @@ def text_requests() -> Requests:
 
 
 def mixed_requests() -> Requests:
-    """Texts and pictures in turn."""
+    """Texts and images in turn."""
     bodies = []
-    for text, file in zip(texts(), 4 * pictures(96, 96), strict=False):
+    for text, file in zip(texts(), 4 * images(96, 96), strict=False):
         bodies.append({"texts": [text], "encoding": "base64"})
         bodies.append({"images": [base64.b64encode(file).decode()], "encoding": "base64"})
     return Requests("/v1/embed", [json.dumps(body).encode() for body in bodies])
@@ -145,14 +145,14 @@ def measured(name: str, seconds: float) -> dict[str, Any]:
     """Figures of one model."""
     with served(name, random_weights=name != "pe-nano") as (port, pid):
         return {
-            "pictures": compared(port, pid, picture_requests(320, 240), seconds),
+            "images": compared(port, pid, image_requests(320, 240), seconds),
             "texts": compared(port, pid, text_requests(), seconds),
             "resident_mib": resident_mib(pid),
         }
 
 
 def memory(most: int) -> dict[str, Any]:
-    """Memory of a server of pe-nano over so many requests, texts and pictures in turn."""
+    """Memory of a server of pe-nano over so many requests, texts and images in turn."""
     asked, steps, answered = mixed_requests(), [], 0
     with served("pe-nano", random_weights=False) as (port, pid):
         while answered < most:
@@ -179,7 +179,7 @@ def main() -> None:
         ["perception-encoder", "torch", "fastapi", "uvicorn", "numpy", "pillow"],
         {"model": arguments.what, **figures},
         note="client and server share the cores, the client is wrk and takes little of them; "
-        "pictures are 320x240 JPEG (memory: 96x96); B16 has made weights",
+        "images are 320x240 JPEG (memory: 96x96); B16 has made weights",
     )
     print(path)
 

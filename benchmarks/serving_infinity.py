@@ -1,7 +1,7 @@
 """Our server beside Infinity's: the same model's shapes, the same requests, the same client.
 
 CLIP ViT-B-32 with made-up weights over `/v1/embeddings` (`/embeddings` there), 64 connections, one
-text or picture a request. Infinity runs as it does by default on a CPU, in torch and fp32; ours in
+text or image a request. Infinity runs as it does by default on a CPU, in torch and fp32; ours in
 fp32, and as it runs by default. Needs an environment with Infinity and CLIP's folder, as
 `benchmarks.encoders` does.
 
@@ -21,22 +21,22 @@ from typing import Any
 from benchmarks.http_load import Requests, load
 from benchmarks.made_models import Place, prepare_clip
 from benchmarks.report import write_report
-from benchmarks.serving import CONNECTIONS, free_port, pictures, running, served, texts
+from benchmarks.serving import CONNECTIONS, free_port, images, running, served, texts
 
 MODEL = "clip/ViT-B-32"
 
 
 def requests(path: str, model: str) -> dict[str, Requests]:
-    """One text, or one picture as a data URI, for each request."""
+    """One text, or one image as a data URI, for each request."""
     uris = [
-        f"data:image/jpeg;base64,{base64.b64encode(file).decode()}" for file in pictures(320, 240)
+        f"data:image/jpeg;base64,{base64.b64encode(file).decode()}" for file in images(320, 240)
     ]
     common = {"model": model, "encoding_format": "base64"}
     return {
         "texts": Requests(
             path, [json.dumps({**common, "input": text}).encode() for text in texts()]
         ),
-        "pictures": Requests(
+        "images": Requests(
             path,
             [json.dumps({**common, "input": [uri], "modality": "image"}).encode() for uri in uris],
         ),
@@ -57,7 +57,7 @@ def infinity(place: Place) -> Iterator[tuple[int, int]]:
 
 
 def measured(port: int, pid: int, path: str, seconds: float) -> dict[str, Any]:
-    """Ask for texts and pictures, one at a time and from all connections."""
+    """Ask for texts and images, one at a time and from all connections."""
     found: dict[str, Any] = {}
     for name, asked in requests(path, MODEL).items():
         load(port, asked, 4, 3, pid)  # warm up
@@ -119,7 +119,7 @@ def main() -> None:
         "How many requests our server and Infinity's answer, on the same model's shapes.",
         ["perception-encoder", "openvino", "fastapi", "uvicorn"],
         {"peer_versions": versions(place), **report},
-        note="client (wrk) and server share the cores; made-up weights; pictures are 320x240 JPEG "
+        note="client (wrk) and server share the cores; made-up weights; images are 320x240 JPEG "
         "as data URIs; vectors come back as base64; auto is bf16 where the processor has it",
     )
     print(path)

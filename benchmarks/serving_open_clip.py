@@ -24,7 +24,7 @@ from benchmarks.report import write_report
 from benchmarks.serving import (
     CONNECTIONS,
     free_port,
-    picture_requests,
+    image_requests,
     running,
     served,
     text_requests,
@@ -49,7 +49,7 @@ def measured(
     asked: dict[str, Requests],
     seconds: float,
 ) -> dict[str, dict[str, Any]]:
-    """Ask for pictures and texts, one at a time and from all connections.
+    """Ask for images and texts, one at a time and from all connections.
 
     Each of a new server: one that does not notice that clients have gone still answers them.
     """
@@ -73,9 +73,9 @@ def main() -> None:
     arguments = parser.parse_args()
     place = Place(arguments.peers, Path(), arguments.work)
     prepare(place, B16)
-    asked = {"pictures": picture_requests(320, 240), "texts": text_requests()}
+    asked = {"images": image_requests(320, 240), "texts": text_requests()}
     theirs = {
-        "pictures": replace(asked["pictures"], path="/image"),
+        "images": replace(asked["images"], path="/image"),
         "texts": replace(asked["texts"], path="/text"),
     }
     servers: dict[str, Any] = {}
@@ -89,7 +89,7 @@ def main() -> None:
         "How many requests our server answers, and FastAPI around open_clip, a pass for each.",
         ["perception-encoder", "openvino", "fastapi", "uvicorn"],
         {"model": B16, "servers": servers},
-        note="client (wrk) and server share the cores; made-up weights; pictures are 320x240 JPEG, "
+        note="client (wrk) and server share the cores; made-up weights; images are 320x240 JPEG, "
         "vectors come back as base64; auto is bf16 where the processor has it; peer's versions: "
         "peers/requirements-open_clip.txt",
     )

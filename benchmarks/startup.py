@@ -68,10 +68,10 @@ def main() -> None:
     )
 
 
-def measured(model: str, table: Path, pictures: list[str]) -> dict[str, Any]:
+def measured(model: str, table: Path, images: list[str]) -> dict[str, Any]:
     """Fill a table, then time searches in it; medians in seconds."""
     if not table.exists():
-        pe("index", *pictures, "--db", table, "--model", model)
+        pe("index", *images, "--db", table, "--model", model)
     command = ["search", "red heart", "--db", table, "--model", model]
     pe(*command)
     seconds = []

@@ -14,10 +14,10 @@ from benchmarks.report import RESULTS
 PAGE = Path(__file__).parent.parent / "docs/reference/benchmarks.md"
 MARK = "<!-- encoders.json, written by benchmarks/tables.py -->"
 MORE_TITLES = {
-    "pictures_fp32": "Prepared pictures in fp32, PE-Core-B16",
+    "images_fp32": "Prepared images in fp32, PE-Core-B16",
     "texts_fp32": "Captions in fp32, PE-Core-B16",
-    "compiled": "Prepared pictures, PE-Core-B16, beside open_clip through torch.compile",
-    "one_picture": "One picture at a time, PE-Core-B16",
+    "compiled": "Prepared images, PE-Core-B16, beside open_clip through torch.compile",
+    "one_image": "One image at a time, PE-Core-B16",
     "padded_texts": "Captions in all 32 columns, PE-Core-B16",
 }
 

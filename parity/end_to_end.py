@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+import images
 import numpy as np
 import open_clip
 import originals
-import pictures
 import torch
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import image_transform
@@ -26,7 +26,7 @@ Arrays = dict[str, np.ndarray]
 
 HEAD = 128  # leading dimensions of a vector that are kept: enough to compare, an eighth of the size
 FILES = ("images", "photos", "texts")  # written here, as .npz
-SAMPLES = 97  # prime, so that samples do not all fall into one column of the picture
+SAMPLES = 97  # prime, so that samples do not all fall into one column of the image
 PIPELINES = {"pe": ("PE-Core-B-16", "meta"), "clip": ("ViT-B-32-quickgelu", "openai")}
 TEXTS = (
     "a",
@@ -48,7 +48,7 @@ logger = logging.getLogger("parity")
 
 def record(out: Path, photos: Path | None) -> None:
     """Record `images.npz` (made by code), `photos.npz` (a folder, if given) and `texts.npz`."""
-    pictures.write(out / "images")
+    images.write(out / "images")
     models = {key: open_clip_model(*pipeline) for key, pipeline in PIPELINES.items()}
     save_images(out / "images.npz", sorted((out / "images").iterdir()), models)
     if photos is not None:
@@ -103,7 +103,7 @@ def one_image(model: nn.Module, pixels: Tensor) -> Arrays:
 
 
 def pixels_hash(image: Image.Image, transform: Compose) -> str:
-    """Hash the uint8 RGB picture as it is just before it becomes a tensor."""
+    """Hash the uint8 RGB image as it is just before it becomes a tensor."""
     *geometry, _to_tensor, _normalise = transform.transforms
     prepared = Compose(geometry)(image)
     return hashlib.sha256(prepared.tobytes()).hexdigest()

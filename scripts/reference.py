@@ -39,12 +39,12 @@ OTHER_SETTINGS = """
 | variable | what it does here |
 |---|---|
 | `XDG_DATA_HOME` | where the table lies that is used when `--db` names none (Linux) |
-| `XDG_CACHE_HOME` | where small copies of pictures are kept (Linux) |
+| `XDG_CACHE_HOME` | where small copies of images are kept (Linux) |
 | `HF_HOME`, `HF_HUB_CACHE` | where downloaded weights are kept |
 | `HF_ASSETS_CACHE` | where graphs that engines make of weights are kept |
 | `HF_HUB_OFFLINE` | `1`: nothing is downloaded |
 | `HF_ENDPOINT` | a mirror of the hub |
-| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | the way to pictures on the web |
+| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | the way to images on the web |
 | `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, … | the account for `s3://` |
 """
 

@@ -121,8 +121,8 @@ def pixels(batch: int, height: int, width: int, *, seed: int = 0) -> Array:
     return np.stack(planes).reshape(batch, 3, height, width).astype(np.float32)
 
 
-def picture(name: str, height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
-    """Make a (height, width, channels) uint8 picture, a pure function of its name and size."""
+def image(name: str, height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
+    """Make a (height, width, channels) uint8 image, a pure function of its name and size."""
     planes = [_plane(f"{name}/{channel}", height, width, noise=0.05) for channel in range(channels)]
     return np.floor((np.stack(planes, axis=-1) + 1.0) * 127.999).astype(np.uint8)
 

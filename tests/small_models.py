@@ -1,4 +1,4 @@
-"""Tiny models with made-up weights, and pictures, for tests of what stands on the towers."""
+"""Tiny models with made-up weights, and images, for tests of what stands on the towers."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ CORE = ModelConfig(
     ),
     embed_dim=24,
 )
-WITHOUT_TEXT = ModelConfig(id="tiny/pictures", vision=CORE.vision, embed_dim=40)
+WITHOUT_TEXT = ModelConfig(id="tiny/images", vision=CORE.vision, embed_dim=40)
 WITHOUT_POOLING = ModelConfig(
     id="tiny/patches",
     vision=VisionConfig(
@@ -86,7 +86,7 @@ def open_tiny(
 
 
 class CountingBackend:
-    """Another backend, and how many pictures and texts it was asked to compute."""
+    """Another backend, and how many images and texts it was asked to compute."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -115,7 +115,7 @@ class CountingBackend:
 
 
 def drawing(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """A picture unlike those of other seeds: a few coloured rectangles on a coloured ground."""
+    """An image unlike those of other seeds: a few coloured rectangles on a coloured ground."""
     generator = np.random.default_rng(seed)
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = generator.integers(0, 256, 3)

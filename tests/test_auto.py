@@ -14,7 +14,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.registry import find
 
-PICTURE = drawing(5)
+IMAGE = drawing(5)
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +22,20 @@ def folder(tmp_path_factory):
     return open_tiny().save_pretrained(tmp_path_factory.mktemp("models") / "mine")
 
 
-def test_the_bundled_model_opens_by_name_and_reads_pictures_and_words():
+def test_the_bundled_model_opens_by_name_and_reads_images_and_words():
     model = AutoModel.from_pretrained("pe-nano")
     assert isinstance(model, EmbeddingModel)
     assert model.config == find("pe-nano").config
-    vectors = model.embed_images([PICTURE, drawing(6)])
+    vectors = model.embed_images([IMAGE, drawing(6)])
     assert vectors.shape == (2, 192)
     assert model.similarity(vectors, model.embed_text(["a cat", "a dog", "🐈"])).shape == (2, 3)
 
 
 def test_a_folder_opens_by_its_path_in_every_spelling(folder, monkeypatch):
-    expected = AutoModel.from_pretrained(folder).embed_image(PICTURE)
+    expected = AutoModel.from_pretrained(folder).embed_image(IMAGE)
     monkeypatch.chdir(folder.parent)
     for spelling in (str(folder), "mine", "./mine", "../" + folder.parent.name + "/mine/"):
-        assert np.array_equal(AutoModel.from_pretrained(spelling).embed_image(PICTURE), expected)
+        assert np.array_equal(AutoModel.from_pretrained(spelling).embed_image(IMAGE), expected)
 
 
 def test_a_path_that_exists_wins_over_the_id_of_the_same_spelling(tmp_path, monkeypatch):
@@ -62,8 +62,8 @@ def test_device_and_precision_are_chosen_by_name(folder, device):
 
 
 def test_a_cache_is_used_when_given(folder, tmp_path):
-    first = AutoModel.from_pretrained(folder, cache=tmp_path / "cache").embed_image(PICTURE)
-    again = AutoModel.from_pretrained(folder, cache=str(tmp_path / "cache")).embed_image(PICTURE)
+    first = AutoModel.from_pretrained(folder, cache=tmp_path / "cache").embed_image(IMAGE)
+    again = AutoModel.from_pretrained(folder, cache=str(tmp_path / "cache")).embed_image(IMAGE)
     assert (tmp_path / "cache").is_file()
     assert np.array_equal(first, again)
 
@@ -73,7 +73,7 @@ def test_made_up_weights_have_a_registered_models_shape():
     trained = AutoModel.from_pretrained("pe-nano")
     assert model.config == trained.config
     assert model.identity.fingerprint != trained.identity.fingerprint
-    assert model.embed_image(PICTURE).shape == (1, 192)
+    assert model.embed_image(IMAGE).shape == (1, 192)
     assert np.isfinite(model.embed_text(["a cat", "an unusual zebra " * 20])).all()
     with pytest.raises(UnknownModelError, match="random_weights needs a registered model"):
         AutoModel.from_pretrained("PE-Core-B17-224", random_weights=True)
@@ -103,7 +103,7 @@ def test_what_cannot_be_opened_says_why(folder, tmp_path):
         AutoModel.from_pretrained(folder, cache=folder)
 
 
-def test_a_model_without_its_vocabulary_still_embeds_pictures(folder, tmp_path, caplog):
+def test_a_model_without_its_vocabulary_still_embeds_images(folder, tmp_path, caplog):
     import shutil
 
     caplog.set_level(logging.WARNING)
@@ -111,5 +111,5 @@ def test_a_model_without_its_vocabulary_still_embeds_pictures(folder, tmp_path, 
     (copy / "tokenizer.json").unlink()
     model = AutoModel.from_pretrained(copy)
     assert "text cannot be embedded" in caplog.text
-    assert model.embed_image(PICTURE).shape == (1, CORE.embed_dim)
+    assert model.embed_image(IMAGE).shape == (1, CORE.embed_dim)
     assert TOKENIZER.vocab_size == CORE.text.vocab_size

@@ -29,7 +29,7 @@ def written(tmp_path):
 def test_steps_leave_their_figures_and_missing_peers_are_named(written):
     report = written(200, ("eager", "probes"))
     figures = report["models"]["pe-nano"]
-    for kind, sizes in (("pictures", {"1", "2"}), ("texts", {"1", "3"})):
+    for kind, sizes in (("images", {"1", "2"}), ("texts", {"1", "3"})):
         ours = figures[kind]["ours bf16"]
         assert set(ours["by_size"]) == sizes
         assert len(ours["rates"]) == 5
@@ -37,11 +37,11 @@ def test_steps_leave_their_figures_and_missing_peers_are_named(written):
         assert 0.99 < figures["drift"][kind]["lowest"] < 1
         assert sum(figures["kernels"][kind]["shares"].values()) == pytest.approx(1, abs=0.2)
         assert set(figures["callers"][kind]) == sizes - {"2"} | {max(sizes)}
-    reached = figures["pictures"]["ours bf16"]["share_of_matrix_rate"]
+    reached = figures["images"]["ours bf16"]["share_of_matrix_rate"]
     rate = figures["matrix_operations_a_second"]["bf16"]
-    assert reached * rate / figures["operations_of_a_picture"] > 0
+    assert reached * rate / figures["operations_of_an_image"] > 0
     assert set(figures["attention"]) == {"shape", "flash", "cudnn", "efficient", "math"}
-    assert "timm bf16" in figures["unavailable"] or "timm bf16" in figures["pictures"]
+    assert "timm bf16" in figures["unavailable"] or "timm bf16" in figures["images"]
     assert report["left_out"] == {}
     assert "running" not in report
 

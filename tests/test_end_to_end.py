@@ -66,7 +66,7 @@ def largest_difference(vectors: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(vectors[:, : expected.shape[1]] - expected).max())
 
 
-def test_pictures_of_every_mode(pipeline: tuple[str, EmbeddingModel]) -> None:
+def test_images_of_every_mode(pipeline: tuple[str, EmbeddingModel]) -> None:
     name, model = pipeline
     golden = formula.load_end_to_end("images")
     files = [formula.GOLDEN / "images" / row["file"] for row in golden.rows]
@@ -114,7 +114,7 @@ def through_openvino(
     shutil.rmtree(folder)
 
 
-def test_pictures_through_openvino(through_openvino: tuple[str, EmbeddingModel]) -> None:
+def test_images_through_openvino(through_openvino: tuple[str, EmbeddingModel]) -> None:
     name, model = through_openvino
     golden = formula.load_end_to_end("images")
     files = [formula.GOLDEN / "images" / row["file"] for row in golden.rows]

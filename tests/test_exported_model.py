@@ -1,4 +1,4 @@
-"""An exported model from a folder of pictures to a server, as where there is onnxruntime alone.
+"""An exported model from a folder of images to a server, as where there is onnxruntime alone.
 
 `make test-without-torch` runs this in an environment without torch, on a folder that was exported
 outside of it: PE_TEST_EXPORT.
@@ -29,7 +29,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pictures_and_words_meet(exported: Path) -> None:
+def test_images_and_words_meet(exported: Path) -> None:
     names = [name for name in NAMES if (GALLERY / f"{name}.webp").exists()]
     assert len(names) >= 4
     with AutoModel.from_pretrained(exported) as model:
@@ -59,6 +59,6 @@ def test_a_folder_is_indexed_searched_and_served(exported: Path, tmp_path: Path)
         assert [hit["score"] for hit in hits] == pytest.approx(
             [hit["score"] for hit in found], abs=1e-4
         )
-        picture = (GALLERY / "cat.webp").read_bytes()
-        reply = client.post("/v1/embed", content=picture, headers={"Content-Type": "image/webp"})
+        image = (GALLERY / "cat.webp").read_bytes()
+        reply = client.post("/v1/embed", content=image, headers={"Content-Type": "image/webp"})
         assert len(reply.json()["data"][0]["embedding"]) == 192

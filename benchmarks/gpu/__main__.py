@@ -1,4 +1,4 @@
-"""How near to a GPU's own rate do pictures and texts become vectors, and how do peers fare there?
+"""How near to a GPU's own rate do images and texts become vectors, and how do peers fare there?
 
 Everything runs in this process, one model after another: first each engine as it opens, then what
 is asked of our own (kernels, cuDNN's attention, streams, drift), then what has to be compiled. The
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", action="append", help="Default: L14, G14 and B16.")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--batch", action="append", type=int, help="Pictures; default: several.")
+    parser.add_argument("--batch", action="append", type=int, help="Images; default: several.")
     parser.add_argument("--text-batch", action="append", type=int, help="Likewise.")
     parser.add_argument("--minutes", type=float, default=30, help="The run ends within them.")
     parser.add_argument("--out", type=Path, default=RESULTS, help="The folder of gpu.json.")

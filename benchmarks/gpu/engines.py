@@ -1,6 +1,6 @@
 """What is measured: this package, open_clip and timm, all in this process and on one device.
 
-Weights are made up and drawn on the device itself. Peers' pictures are normalised and lie there
+Weights are made up and drawn on the device itself. Peers' images are normalised and lie there
 before the time is taken; ours begin as uint8 in this machine's memory. All give vectors back.
 """
 
@@ -42,7 +42,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every engine of a model is given: pictures, (N, S, S, 3) uint8, and captions."""
+    """What every engine of a model is given: images, (N, S, S, 3) uint8, and captions."""
 
     pixels: np.ndarray
     captions: list[str]
@@ -52,18 +52,18 @@ class Inputs:
 class Engine:
     """One way to compute a model; each call computes so many items and waits for their vectors."""
 
-    pictures: Callable[[int], object]
+    images: Callable[[int], object]
     texts: Callable[[int], object] | None = None
 
 
-def inputs(model: str, num_pictures: int, num_texts: int) -> Inputs:
+def inputs(model: str, num_images: int, num_texts: int) -> Inputs:
     """Noise, and ordinary captions, repeated."""
     side = find(model).config.vision.image_size
     rng = np.random.default_rng(0)
     captions = files("perception_encoder").joinpath("data/captions.txt")
     lines = captions.read_text(encoding="utf-8").splitlines()
     repeated = lines * (num_texts // len(lines) + 1)
-    pixels = rng.integers(0, 256, (num_pictures, side, side, 3), np.uint8)
+    pixels = rng.integers(0, 256, (num_images, side, side, 3), np.uint8)
     return Inputs(pixels, repeated[:num_texts])
 
 
@@ -126,7 +126,7 @@ def open_clip(
     encode_image = torch.compile(clip.encode_image) if is_compiled else clip.encode_image
 
     @torch.inference_mode()
-    def pictures(count: int) -> Tensor:
+    def images(count: int) -> Tensor:
         with autocast:
             return encode_image(pixels[:count]).cpu()
 
@@ -135,7 +135,7 @@ def open_clip(
         with autocast:
             return clip.encode_text(tokenizer(given.captions[:count]).to(device)).cpu()
 
-    return Engine(pictures, None if is_compiled else texts)
+    return Engine(images, None if is_compiled else texts)
 
 
 def timm(model: str, device: str, given: Inputs, *, is_compiled: bool = False) -> Engine:
@@ -150,10 +150,10 @@ def timm(model: str, device: str, given: Inputs, *, is_compiled: bool = False) -
     encode_image = torch.compile(tower) if is_compiled else tower
 
     @torch.inference_mode()
-    def pictures(count: int) -> Tensor:
+    def images(count: int) -> Tensor:
         return encode_image(pixels[:count]).cpu()
 
-    return Engine(pictures)
+    return Engine(images)
 
 
 def normalized(pixels: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:

@@ -86,11 +86,11 @@ def copy_rate(device: str) -> float:
     return 2 * block.nbytes * rate(copy, 1, 0.1)
 
 
-def kernels(engine: Engine, device: str, num_pictures: int, num_texts: int) -> dict[str, Any]:
+def kernels(engine: Engine, device: str, num_images: int, num_texts: int) -> dict[str, Any]:
     """Which kernels run, and their shares of the device's time."""
     assert engine.texts is not None
     return {
-        "pictures": profiled(engine.pictures, device, num_pictures),
+        "images": profiled(engine.images, device, num_images),
         "texts": profiled(engine.texts, device, num_texts),
     }
 
@@ -190,7 +190,7 @@ def drift(model: str, device: str, captions: Sequence[str]) -> dict[str, Any]:
         for precision in ("fp32", "bf16"):
             with open_ours(model, device, precision) as opened:
                 vectors[precision] = {
-                    "pictures": opened.embed_images(drawings, batch_size=16, show_progress=False),
+                    "images": opened.embed_images(drawings, batch_size=16, show_progress=False),
                     "texts": opened.embed_text(captions, show_progress=False),
                 }
     exact, rounded = vectors["fp32"], vectors["bf16"]

@@ -35,7 +35,7 @@ Openers = Mapping[str, Callable[[], Engine]]
 
 @dataclass(frozen=True)
 class Job:
-    """A model on a device, with the batches of pictures and of texts that are tried."""
+    """A model on a device, with the batches of images and of texts that are tried."""
 
     model: str
     device: str
@@ -65,7 +65,7 @@ class Kind(NamedTuple):
 
 
 def eager(job: Job) -> Iterator[Figures]:
-    """Every engine as it opens, at its best batch of pictures and of texts."""
+    """Every engine as it opens, at its best batch of images and of texts."""
     given = job.inputs()
     common = (job.model, job.device, given)
     openers: Openers = {
@@ -77,10 +77,10 @@ def eager(job: Job) -> Iterator[Figures]:
     }
     opened: dict[str, Engine] = {}
     yield from _open(openers, opened)
-    pictures = {label: engine.pictures for label, engine in opened.items()}
+    images = {label: engine.images for label, engine in opened.items()}
     texts = {label: engine.texts for label, engine in opened.items() if engine.texts}
-    for figures in _in_turns(pictures, job.batches, job.seconds):
-        yield {"pictures": figures}
+    for figures in _in_turns(images, job.batches, job.seconds):
+        yield {"images": figures}
     yield _shares(job, figures)
     for figures in _in_turns(texts, job.text_batches, job.seconds):
         yield {"texts": figures}
@@ -95,9 +95,9 @@ def probes(job: Job) -> Iterator[Figures]:
     many_texts = min(_MANY, max(job.text_batches))
     assert engine.texts is not None
     yield {"kernels": kernels(engine, job.device, many, many_texts)}
-    yield {"callers": {"pictures": callers(engine.pictures, (1, many), 2 * job.seconds)}}
+    yield {"callers": {"images": callers(engine.images, (1, many), 2 * job.seconds)}}
     yield {"callers": {"texts": callers(engine.texts, (1, many_texts), 2 * job.seconds)}}
-    yield {"cudnn_attention": {"pictures": with_cudnn(engine.pictures, many, job.seconds)}}
+    yield {"cudnn_attention": {"images": with_cudnn(engine.images, many, job.seconds)}}
     yield {"cudnn_attention": {"texts": with_cudnn(engine.texts, many_texts, job.seconds)}}
     vision = find(job.model).config.vision
     yield {"attention": attention(vision, job.device, min(16, many), job.seconds)}
@@ -148,9 +148,9 @@ def _compiled(job: Job, openers: Openers, name: str = "compiled") -> Iterator[Fi
         yield from ({name: figures} for figures in _open({label: opener}, opened, size))
         if label in opened:
             yield {name: {"first_seconds": {label: time.perf_counter() - started}}}
-    pictures = {label: engine.pictures for label, engine in opened.items()}
-    for figures in _in_turns(pictures, [size], job.seconds):
-        yield {name: {"pictures": figures}}
+    images = {label: engine.images for label, engine in opened.items()}
+    for figures in _in_turns(images, [size], job.seconds):
+        yield {name: {"images": figures}}
     yield {name: _shares(job, figures)}
     texts = {label: engine.texts for label, engine in opened.items() if engine.texts}
     for figures in _in_turns(texts, [max(job.text_batches)], job.seconds):
@@ -158,11 +158,11 @@ def _compiled(job: Job, openers: Openers, name: str = "compiled") -> Iterator[Fi
 
 
 def _open(openers: Openers, opened: dict[str, Engine], size: int = 1) -> Iterator[Figures]:
-    """Open engines and compute so many pictures; those that cannot are named with why."""
+    """Open engines and compute so many images; those that cannot are named with why."""
     for label, opener in openers.items():
         try:
             engine = opener()
-            engine.pictures(size)  # what is compiled is compiled now
+            engine.images(size)  # what is compiled is compiled now
             opened[label] = engine
         except Exception as err:  # noqa: BLE001  whatever a peer raises, the others are measured
             traceback.print_exc()
@@ -200,7 +200,7 @@ def _in_turns(
 def _shares(job: Job, measured: Figures) -> Figures:
     """What each engine reached of the device's rate of matrix products, taken right after it.
 
-    Operations are those that a picture needs.
+    Operations are those that an image needs.
     """
     config = find(job.model).config
     operations = image_operations(config.vision, config.embed_dim)
@@ -211,9 +211,9 @@ def _shares(job: Job, measured: Figures) -> Figures:
         if (rate_of_products := machine[label.rsplit(" ", 1)[-1]])
     }
     return {
-        "operations_of_a_picture": operations,
+        "operations_of_an_image": operations,
         "matrix_operations_a_second": machine,
-        "pictures": shares,
+        "images": shares,
     }
 
 

@@ -18,7 +18,7 @@ class FastEmbed:
         return {"fastembed": fastembed.__version__, "onnxruntime": onnxruntime.__version__}
 
     def files(self, batch_size, paths):
-        """Picture files to vectors."""
+        """Image files to vectors."""
         list(self.model.embed(paths, batch_size=batch_size))
 
 

@@ -35,10 +35,10 @@ class Infinity:
         self.loop.run_until_complete(self.engine.embed(self.captions[:count]))
 
     def files(self, batch_size, paths):
-        """Picture files to vectors; the engine makes its own batches."""
+        """Image files to vectors; the engine makes its own batches."""
         del batch_size
-        pictures = [Image.open(path) for path in paths]
-        self.loop.run_until_complete(self.engine.image_embed(images=pictures))
+        images = [Image.open(path) for path in paths]
+        self.loop.run_until_complete(self.engine.image_embed(images=images))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Files(Dataset):
-    """Picture files, prepared by open_clip's own transform."""
+    """Image files, prepared by open_clip's own transform."""
 
     def __init__(self, paths, preprocess):
         self.paths = paths
@@ -26,7 +26,7 @@ class Files(Dataset):
 
 
 class OpenClip:
-    """One model in one precision; prepared pictures are normalised outside of what is timed."""
+    """One model in one precision; prepared images are normalised outside of what is timed."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class OpenClip:
         }
 
     @torch.inference_mode()
-    def pictures(self, count):
-        """Prepared pictures to vectors."""
+    def images(self, count):
+        """Prepared images to vectors."""
         self.encode_image(self.pixels[:count])
 
     @torch.inference_mode()
@@ -82,7 +82,7 @@ class OpenClip:
 
     @torch.inference_mode()
     def files(self, num_workers, paths):
-        """Picture files to vectors."""
+        """Image files to vectors."""
         loader = DataLoader(Files(paths, self.preprocess), batch_size=16, num_workers=num_workers)
         for pixels in loader:
             self.model.encode_image(pixels.to(self.dtype))
@@ -92,7 +92,7 @@ class OpenClip:
         """Write vectors, so that they can be compared with other engines'."""
         np.savez(
             path,
-            pictures=self.model.encode_image(self.pixels[:8]).float().numpy(),
+            images=self.model.encode_image(self.pixels[:8]).float().numpy(),
             texts=self.model.encode_text(self.tokens[:8]).float().numpy(),
         )
 

@@ -32,8 +32,8 @@ class PerceptionEncoder:
         package = _PACKAGES[self.backend.name]
         return {"perception-encoder": version("perception-encoder"), package: version(package)}
 
-    def pictures(self, count):
-        """Prepared pictures to vectors; normalising them is part of it."""
+    def images(self, count):
+        """Prepared images to vectors; normalising them is part of it."""
         self.backend.encode_image(self.pixels[:count])
 
     def texts(self, count):
@@ -45,14 +45,14 @@ class PerceptionEncoder:
         self.backend.encode_text(self.tokens[:count])
 
     def files(self, batch_size, paths):
-        """Picture files to vectors."""
+        """Image files to vectors."""
         self.model.embed_images(paths, batch_size=batch_size, show_progress=False)
 
     def vectors(self, path):
         """Write vectors, so that they can be compared with other engines'."""
         np.savez(
             path,
-            pictures=self.backend.encode_image(self.pixels[:8]),
+            images=self.backend.encode_image(self.pixels[:8]),
             texts=self.backend.encode_text(self.tokens[:8]),
         )
 

@@ -37,7 +37,7 @@ class SentenceTransformers:
         self.model.encode(self.captions[:count], batch_size=count)
 
     def files(self, batch_size, paths):
-        """Picture files to vectors."""
+        """Image files to vectors."""
         self.model.encode([Image.open(path) for path in paths], batch_size=batch_size)
 
     def export(self, folder):
@@ -82,9 +82,9 @@ def _make(folder, tokenizer):
     """Save a model with the shapes of CLIP ViT-B-32, which are the configuration's defaults."""
     torch.manual_seed(0)
     words = transformers.CLIPTokenizer(**_vocabulary(tokenizer), model_max_length=77)
-    pictures = transformers.CLIPImageProcessor()
+    images = transformers.CLIPImageProcessor()
     transformers.CLIPModel(transformers.CLIPConfig()).save_pretrained(folder)
-    transformers.CLIPProcessor(pictures, words).save_pretrained(folder)
+    transformers.CLIPProcessor(images, words).save_pretrained(folder)
 
 
 def _vocabulary(tokenizer):

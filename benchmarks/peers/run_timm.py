@@ -28,8 +28,8 @@ class Timm:
         return {"timm": timm.__version__, "torch": torch.__version__}
 
     @torch.inference_mode()
-    def pictures(self, count):
-        """Prepared pictures to pooled vectors."""
+    def images(self, count):
+        """Prepared images to pooled vectors."""
         self.tower(self.pixels[:count])
 
 

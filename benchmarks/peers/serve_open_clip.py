@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def create_app(name: str, weights: str) -> FastAPI:
-    """Load the model; a picture's bytes or a JSON text become a unit vector as base64."""
+    """Load the model; an image's bytes or a JSON text become a unit vector as base64."""
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights)
     model.eval()
     tokenizer = open_clip.get_tokenizer(name)
@@ -30,8 +30,8 @@ def create_app(name: str, weights: str) -> FastAPI:
 
     @app.post("/image")
     async def image(request: Request) -> dict[str, str]:
-        picture = Image.open(io.BytesIO(await request.body()))
-        pixels = preprocess(picture).unsqueeze(0)
+        opened = Image.open(io.BytesIO(await request.body()))
+        pixels = preprocess(opened).unsqueeze(0)
         with torch.inference_mode():
             return reply(model.encode_image(pixels, normalize=True))
 

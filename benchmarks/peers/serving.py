@@ -1,7 +1,7 @@
 """Lets one engine answer for its speed, in a process and an environment of its own.
 
 A runner beside this file makes an engine from settings; each of its public methods is a task. Lines
-of JSON come in, `{"task": "pictures", "arguments": [8]}`, and go out with the seconds that the
+of JSON come in, `{"task": "images", "arguments": [8]}`, and go out with the seconds that the
 method took and what it returned. Nothing but the standard library, so that it runs everywhere.
 """
 

@@ -1,4 +1,4 @@
-"""Meta's Perception Encoder as software people can use: pictures and words to vectors.
+"""Meta's Perception Encoder as software people can use: images and words to vectors.
 
     from perception_encoder import AutoModel
 

@@ -62,9 +62,9 @@ class AutoModel:
                 opening; meant for long runs on a GPU. OpenVINO and ONNX run compiled graphs anyhow.
             preprocess: "standard" shows the model what a viewer shows; "reference" does what the
                 original code does, bit for bit; "fast" is "standard" with less work for large
-                pictures (docs/concepts/preprocessing.md). None takes what the model was saved
+                images (docs/concepts/preprocessing.md). None takes what the model was saved
                 with, else "standard".
-            max_pixels: larger pictures are refused before they are decoded.
+            max_pixels: larger images are refused before they are decoded.
             cache: a file that remembers vectors by content, made where it does not exist.
             revision: branch, tag or commit of the hub repository.
             local_files_only: never use the network.
@@ -107,7 +107,7 @@ def open_for_texts(
     preprocess: PreprocessName | None = None,
     options: ComputeOptions | None = None,
 ) -> EmbeddingModel:
-    """Open a model whose weights are known already; an engine is loaded when a picture comes.
+    """Open a model whose weights are known already; an engine is loaded when an image comes.
 
     Until then texts are computed by numpy, in float32: a command that embeds one query is spared
     the import of an engine, which takes longer than its work.
@@ -116,7 +116,7 @@ def open_for_texts(
         checkpoint: of a safetensors file.
         fingerprint: of its weights, from an earlier opening of the same, unchanged file.
         preprocess: as in `AutoModel.from_pretrained`.
-        options: where and how pictures are computed.
+        options: where and how images are computed.
 
     Raises:
         CheckpointError: the file is no safetensors file, or damaged.

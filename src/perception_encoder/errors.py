@@ -4,7 +4,7 @@ A caller's plain mistake (a wrong rank, a negative batch size) is `ValueError` o
 Everything else is below, and each message says what happened, to which item, and what to do:
 
     PerceptionEncoderError
-    ├── ImageError                  one picture could not be used
+    ├── ImageError                  one image could not be used
     │   ├── ImageDecodeError            not an image, an unknown format, or damaged data
     │   │   ├── ImageEmptyError             zero bytes
     │   │   └── ImageTruncatedError         the file ends too early
@@ -13,13 +13,13 @@ Everything else is below, and each message says what happened, to which item, an
     │   ├── ImageUnreadableError        a folder, a URL, no permission (also an OSError)
     │   ├── ImageValueError             an array or tensor of a wrong shape, dtype or range
     │   │                               (also a ValueError)
-    │   ├── ImageReferenceError         what names a picture in a request names none (also a
+    │   ├── ImageReferenceError         what names an image in a request names none (also a
     │   │                               ValueError)
     │   ├── ImageFetchError             a request's URL could not be fetched, or may not be
-    │   └── ImageWriteError             a picture of ours could not be saved (also an OSError)
+    │   └── ImageWriteError             an image of ours could not be saved (also an OSError)
     ├── TextTooLargeError           a text of more bytes than any model could need (also a
     │                               ValueError)
-    ├── SourceError                 where pictures were to come from cannot be used
+    ├── SourceError                 where images were to come from cannot be used
     │   └── SourceNotFoundError         there is no such file, folder or URL (also a
     │                                   FileNotFoundError)
     ├── TextError                   what should be text is none: an argument, a file of labels
@@ -59,7 +59,7 @@ class PerceptionEncoderError(Exception):
 
 
 class ImageError(PerceptionEncoderError):
-    """One picture could not be used; `item` names it."""
+    """One image could not be used; `item` names it."""
 
     def __init__(self, message: str, *, item: str | None = None) -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ class ImageError(PerceptionEncoderError):
 
 
 class ImageDecodeError(ImageError):
-    """The bytes are not a picture in a known format, or are damaged."""
+    """The bytes are not an image in a known format, or are damaged."""
 
 
 class ImageEmptyError(ImageDecodeError):
@@ -75,7 +75,7 @@ class ImageEmptyError(ImageDecodeError):
 
 
 class ImageTruncatedError(ImageDecodeError):
-    """The picture's data ends before the picture does."""
+    """The image's data ends before the image does."""
 
 
 class ImageTooLargeError(ImageError):
@@ -91,11 +91,11 @@ class ImageUnreadableError(ImageError, OSError):
 
 
 class ImageValueError(ImageError, ValueError):
-    """An array, tensor or PIL image that is no picture: rank, channels, dtype, range, no pixels."""
+    """An array, tensor or PIL image that is no image: rank, channels, dtype, range, no pixels."""
 
 
 class ImageReferenceError(ImageError, ValueError):
-    """What a request gives as a picture is neither base64 nor a data URI nor an allowed URL."""
+    """What a request gives as an image is neither base64 nor a data URI nor an allowed URL."""
 
     def __init__(self, message: str, *, item: str | None = None, reason: str = "base64") -> None:
         super().__init__(message, item=item)
@@ -114,7 +114,7 @@ class ImageFetchError(ImageError):
 
 
 class ImageWriteError(ImageError, OSError):
-    """A picture that was drawn could not be saved: no such folder, no permission, no format."""
+    """An image that was drawn could not be saved: no such folder, no permission, no format."""
 
 
 class TextTooLargeError(PerceptionEncoderError, ValueError):
@@ -127,7 +127,7 @@ class TextTooLargeError(PerceptionEncoderError, ValueError):
 
 
 class SourceError(PerceptionEncoderError):
-    """Where pictures should come from cannot be used: no picture column, a missing package."""
+    """Where images should come from cannot be used: no image column, a missing package."""
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
@@ -215,7 +215,7 @@ class RemoteError(PerceptionEncoderError):
         self.code = code
         """The server's stable name of what is wrong."""
         self.items = dict(items or {})
-        """By position among all that were given, why a picture or text cannot be used."""
+        """By position among all that were given, why an image or text cannot be used."""
 
 
 class ClusterError(PerceptionEncoderError):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""(B, S, S, 3) uint8, RGB: prepared pictures. Engines normalise them with the model's mean and std,
+"""(B, S, S, 3) uint8, RGB: prepared images. Engines normalise them with the model's mean and std,
 so that a quarter of the bytes is copied to where they compute."""
 
 TokenIds: TypeAlias = NDArray[np.int64]
@@ -40,7 +40,7 @@ class ModelIdentity:
     Attributes:
         model_id: the registered id, such as "PE-Core-B16-224".
         fingerprint: short name of the weights; the same for every file format of them.
-        preprocess: how pictures were brought to the model's size.
+        preprocess: how images were brought to the model's size.
         embed_dim: E, after any truncation.
     """
 

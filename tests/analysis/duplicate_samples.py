@@ -1,4 +1,4 @@
-"""Tables for tests of duplicates: pictures on disk, or vectors of pictures that nobody has."""
+"""Tables for tests of duplicates: images on disk, or vectors of images that nobody has."""
 
 import hashlib
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ def table_of(
 def row_of(path: Path) -> Row:
     """What indexing would know of a file."""
     status = path.stat()
-    with Image.open(path) as picture:
-        width, height = picture.size
+    with Image.open(path) as image:
+        width, height = image.size
     return Row(
         uri=str(path),
         width=width,
@@ -51,7 +51,7 @@ def refuse(row: Row) -> bytes:
 
 
 def remote_rows(count: int) -> list[Row]:
-    """Pictures whose files nobody looks at, each of its own content and size."""
+    """Images whose files nobody looks at, each of its own content and size."""
     return [
         Row(uri=f"s3://b/{n:06}.jpg", width=count - n, height=1, bytes=1, sha256=f"{n:032x}" * 2)
         for n in range(count)

@@ -23,11 +23,11 @@ def test_three_classes_counted_by_hand() -> None:
         [[9, 1, 2], [9, 1, 2], [1, 9, 2], [9, 1, 2], [3, 9, 1], [1, 2, 9], [5, 4, 4]], np.float32
     )
     found = accuracy_of(scores, [0, 0, 0, 1, 1, 1, 0], parts=3)
-    assert (found.num_pictures, found.num_labels) == (7, 3)
+    assert (found.num_images, found.num_labels) == (7, 3)
     assert found.top1.value == pytest.approx(4 / 7)
     assert found.top5 is None  # of three labels
     assert found.mean_recall.value == pytest.approx((3 / 4 + 1 / 3) / 2)
-    assert [(one.label, one.num_pictures, round(one.recall, 3)) for one in found.classes] == [
+    assert [(one.label, one.num_images, round(one.recall, 3)) for one in found.classes] == [
         ("b", 3, 0.333), ("a", 4, 0.75)
     ]  # fmt: skip
     assert [(one.label, one.taken_for, one.count) for one in found.confusions] == [
@@ -64,7 +64,7 @@ def test_without_ties_shares_are_those_of_a_sorted_list(
     assert wrong == count - round(found.top1.value * count)
 
 
-def test_two_models_are_compared_picture_by_picture() -> None:
+def test_two_models_are_compared_image_by_image() -> None:
     right, wrong = [1.0, 0.0], [0.0, 1.0]
     one = accuracy_of(np.array([right, right, right, wrong, right], np.float32), [0] * 5)
     other = accuracy_of(np.array([right, wrong, wrong, right, right], np.float32), [0] * 5, parts=2)
@@ -72,7 +72,7 @@ def test_two_models_are_compared_picture_by_picture() -> None:
     assert (found.num_only_one, found.num_only_other) == (2, 1)
     assert found.difference.value == pytest.approx(one.top1.value - other.top1.value)
     assert found.difference.low < 0 < found.difference.high
-    with pytest.raises(ValueError, match="4 and 5 pictures do not compare"):
+    with pytest.raises(ValueError, match="4 and 5 images do not compare"):
         compare(accuracy_of(np.array([right] * 4, np.float32), [0] * 4), other)
 
 

@@ -1,18 +1,18 @@
-"""Names of clusters, where pictures and words lie apart, as those of real models do."""
+"""Names of clusters, where images and words lie apart, as those of real models do."""
 
 import numpy as np
 from duplicate_samples import unit
 
 from perception_encoder.analysis.cluster_names import name_clusters
 
-CAT, DOG, CAR, PICTURE, WORD, HUB = np.eye(6, dtype=np.float32)
+CAT, DOG, CAR, IMAGE, WORD, HUB = np.eye(6, dtype=np.float32)
 
 
 def test_a_word_near_to_everything_names_nothing():
-    # All pictures, and all words, have far more in common than what tells them apart.
-    centres = unit(np.stack([3 * PICTURE + it for it in (CAT, DOG, CAR)]))
+    # All images, and all words, have far more in common than what tells them apart.
+    centres = unit(np.stack([3 * IMAGE + it for it in (CAT, DOG, CAR)]))
     words = ["thing", "dog", "car", "cat"]
-    vectors = unit(np.stack([3 * WORD + it for it in (4 * PICTURE, DOG, CAR, CAT)]))
+    vectors = unit(np.stack([3 * WORD + it for it in (4 * IMAGE, DOG, CAR, CAT)]))
     assert [words[best] for best in (centres @ vectors.T).argmax(axis=1)] == ["thing"] * 3
     named = name_clusters(centres, words, vectors)
     assert [name.text for name in named] == ["cat", "dog", "car"]
@@ -26,7 +26,7 @@ def test_clusters_that_share_a_word_are_told_apart_by_the_next():
 
 
 def test_one_cluster_and_one_word_have_nothing_to_differ_from():
-    centre = unit(np.stack([PICTURE + CAT]))
+    centre = unit(np.stack([IMAGE + CAT]))
     (name,) = name_clusters(centre, ["dog", "cat"], np.stack([DOG, CAT]))
     assert name.text == "cat"
     (only,) = name_clusters(centre, ["dog"], DOG[None])

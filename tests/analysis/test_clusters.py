@@ -16,7 +16,7 @@ from perception_encoder.types import Embeddings
 def planted(
     sizes: list[int], embed_dim: int, seed: int = 0
 ) -> tuple[Embeddings, NDArray[np.int64]]:
-    """Vectors about some directions, all of them with something in common, as pictures have."""
+    """Vectors about some directions, all of them with something in common, as images have."""
     rng = np.random.default_rng(seed)
     common, apart = rng.normal(size=embed_dim), rng.normal(size=(len(sizes), embed_dim))
     labels = np.repeat(np.arange(len(sizes)), sizes)
@@ -92,7 +92,7 @@ def iter_blocks(index, size):
 
 @pytest.mark.parametrize("wanted", [None, 1, 2, 7])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_tables_of_one_to_three_pictures(tmp_path, count, wanted):
+def test_tables_of_one_to_three_images(tmp_path, count, wanted):
     vectors = np.eye(4, dtype=np.float32)[:count]
     found = find_clusters(table_of(tmp_path, remote_rows(count), vectors), num_clusters=wanted)
     assert sum(cluster.size for cluster in found.clusters) == count
@@ -100,7 +100,7 @@ def test_tables_of_one_to_three_pictures(tmp_path, count, wanted):
         assert len(found.clusters) == min(wanted, count)
 
 
-def test_equal_pictures_are_one_cluster_however_many_are_asked_for(tmp_path):
+def test_equal_images_are_one_cluster_however_many_are_asked_for(tmp_path):
     vectors = unit(np.ones((40, 16)))
     index = table_of(tmp_path, remote_rows(40), vectors)
     (cluster,) = find_clusters(index).clusters
@@ -132,14 +132,14 @@ def test_copies_are_not_told_apart_by_their_rounding(tmp_path):
     assert groups(find_clusters(index)) == planted_groups(labels)
 
 
-def test_a_table_without_pictures_has_no_clusters(tmp_path):
+def test_a_table_without_images_has_no_clusters(tmp_path):
     index = table_of(tmp_path, [], np.empty((0, 8), np.float32))
     assert find_clusters(index).clusters == ()
     with pytest.raises(ValueError, match="at least 1 cluster"):
         find_clusters(index, num_clusters=0)
 
 
-def test_typical_pictures_are_central_and_not_the_same_again_and_again(tmp_path):
+def test_typical_images_are_central_and_not_the_same_again_and_again(tmp_path):
     burst = np.array([1, 0.2, 0, 0, 0])
     others = [[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 0, 1.4]]
     vectors = unit(np.concatenate([np.tile(burst, (20, 1)), others]))
@@ -147,7 +147,7 @@ def test_typical_pictures_are_central_and_not_the_same_again_and_again(tmp_path)
     found = find_clusters(index, num_clusters=1)
     assert set(found.clusters[0].members[:20]) == set(range(20))
     (typical,) = typical_members(index, found, 3)
-    assert [found.pictures.row(number).uri for number in typical] == [
+    assert [found.images.row(number).uri for number in typical] == [
         row.uri for row in np.array(remote_rows(23), object)[[0, 20, 21]]
     ]
     (more,) = typical_members(index, found, 6)
@@ -159,7 +159,7 @@ def test_a_condition_leaves_rows_out(tmp_path):
     vectors, labels = planted([20, 20], 32)
     index = table_of(tmp_path, remote_rows(40), vectors)
     found = find_clusters(index, where="width > 20", num_clusters=2)
-    assert len(found.pictures) == 20
+    assert len(found.images) == 20
     assert groups(found) == {
         group & frozenset(row.uri for row in remote_rows(40)[:20])
         for group in planted_groups(labels)

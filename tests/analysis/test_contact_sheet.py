@@ -65,7 +65,7 @@ def test_five_rows_of_six_hits_keep_apart_and_inside() -> None:
     assert covered.max() == 1
 
 
-def test_scores_and_labels_stand_under_their_picture() -> None:
+def test_scores_and_labels_stand_under_their_image() -> None:
     layout = SheetLayout(224)
     with_words = draw_contact_sheet([SheetRow([SheetHit(plain(RED), 0.25, "cat.jpg")])])
     left, _, right, bottom = layout.hit_box(0, 0)
@@ -89,12 +89,12 @@ def test_proportions_are_kept_on_a_neutral_tile() -> None:
     assert np.ptp(tile[2, 48]) < 10
 
 
-def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
-    picture = plain(RED, (80, 40))
-    picture.paste(BLUE, (0, 0, 40, 40))
+def test_images_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    image = plain(RED, (80, 40))
+    image.paste(BLUE, (0, 0, 40, 40))
     exif = Image.Exif()
     exif[0x0112] = 6  # shown with the left side on top
-    picture.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.png", exif=exif)
     layout = SheetLayout(96)
     sheet = draw_contact_sheet([SheetRow([SheetHit(tmp_path / "turned.png", 1.0)])], tile=96)
     left, top, right, bottom = layout.hit_box(0, 0)
@@ -182,7 +182,7 @@ def test_real_photos_are_drawn(photos: list[Path]) -> None:
         assert len(np.unique(tile.reshape(-1, 3), axis=0)) >= 2
 
 
-def test_a_picture_may_be_read_when_it_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_may_be_read_when_it_is_drawn(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     stream = io.BytesIO()
     plain(GREEN).save(stream, "PNG")

@@ -14,7 +14,7 @@ from PIL import Image
 from small_models import drawing
 
 from perception_encoder.analysis import near_pairs
-from perception_encoder.analysis.duplicate_ranking import Keep, rank_pictures
+from perception_encoder.analysis.duplicate_ranking import Keep, rank_images
 from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row
@@ -33,13 +33,13 @@ def found_in(found: Duplicates) -> dict[str, dict[str, str]]:
 # Tiers
 
 
-def test_each_picture_is_in_the_strictest_tier_that_holds(tmp_path: Path) -> None:
-    picture = drawing(1, 60, 40)
-    picture.save(tmp_path / "a.png")
+def test_each_image_is_in_the_strictest_tier_that_holds(tmp_path: Path) -> None:
+    image = drawing(1, 60, 40)
+    image.save(tmp_path / "a.png")
     shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
-    picture.save(tmp_path / "c.bmp")
-    picture.save(tmp_path / "d.jpg", quality=60)
-    picture.resize((30, 20)).save(tmp_path / "e.png")
+    image.save(tmp_path / "c.bmp")
+    image.save(tmp_path / "d.jpg", quality=60)
+    image.resize((30, 20)).save(tmp_path / "e.png")
     drawing(2, 60, 40).save(tmp_path / "f.png")
     names = ["a.png", "b.png", "c.bmp", "d.jpg", "e.png", "f.png"]
     vectors = unit(
@@ -61,13 +61,13 @@ def test_each_picture_is_in_the_strictest_tier_that_holds(tmp_path: Path) -> Non
 
 
 def test_pixels_are_compared_as_they_are_shown(tmp_path: Path) -> None:
-    picture = drawing(3, 60, 40)
-    picture.save(tmp_path / "straight.png")
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    image = drawing(3, 60, 40)
+    image.save(tmp_path / "straight.png")
+    turned = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.png", exif=exif)
-    changed = picture.copy()
+    changed = image.copy()
     changed.putpixel((0, 0), (1, 2, 3))
     changed.save(tmp_path / "one pixel.png")
     rows = [row_of(tmp_path / name) for name in ("straight.png", "turned.png", "one pixel.png")]
@@ -105,13 +105,13 @@ def test_recompressed_and_resized_photos_are_found_by_a_real_model(
     paths = []
     for photo in photos:
         with Image.open(photo) as opened:
-            picture = opened.convert("RGB")
-        if max(picture.size) > 1000:
-            picture.thumbnail((1000, 1000))
+            image = opened.convert("RGB")
+        if max(image.size) > 1000:
+            image.thumbnail((1000, 1000))
         for change in ("original", "q40", "half"):
             paths.append(tmp_path / f"{photo.stem} {change}.jpg")
-            size = (picture.width // 2, picture.height // 2) if change == "half" else picture.size
-            picture.resize(size).save(paths[-1], quality=40 if change == "q40" else 95)
+            size = (image.width // 2, image.height // 2) if change == "half" else image.size
+            image.resize(size).save(paths[-1], quality=40 if change == "q40" else 95)
     vectors = AutoModel.from_pretrained("pe-nano").embed_images(paths, show_progress=False)
     found = find_duplicates(table_of(tmp_path, [row_of(path) for path in paths], vectors), read)
     assert len(found.groups) == len(photos)
@@ -142,7 +142,7 @@ def test_a_chain_does_not_join_what_is_not_alike(tmp_path: Path) -> None:
     block=st.integers(1, 70),
     seed=st.integers(0, 1000),
 )
-def test_kept_pictures_differ_and_each_other_is_near_its_own(
+def test_kept_images_differ_and_each_other_is_near_its_own(
     tmp_path_factory: pytest.TempPathFactory,
     count: int,
     embed_dim: int,
@@ -176,7 +176,7 @@ def test_kept_pictures_differ_and_each_other_is_near_its_own(
     assert (between < threshold + 2e-6).all()
 
 
-def test_a_crowd_of_alike_pictures_is_one_group(tmp_path: Path) -> None:
+def test_a_crowd_of_alike_images_is_one_group(tmp_path: Path) -> None:
     count = 5 * near_pairs.MAX_PARTNERS
     index = table_of(tmp_path, remote_rows(count), around(count, 16, 0.01))
     found = find_duplicates(index, refuse)
@@ -198,12 +198,12 @@ def test_cells_give_the_pairs_that_comparing_all_gives(
     vectors[7] = vectors[3]
     index = table_of(tmp_path, rows, vectors)
     where = "uri != 's3://b/000009.jpg'"
-    pictures = rank_pictures(index, "resolution", where)
+    images = rank_images(index, "resolution", where)
     options = {"threshold": threshold, "where": where}
-    chosen = np.arange(2, len(pictures))
-    exact = near_pairs.near_pairs(index, pictures, chosen, **options)
+    chosen = np.arange(2, len(images))
+    exact = near_pairs.near_pairs(index, images, chosen, **options)
     monkeypatch.setattr(near_pairs, "MAX_EXACT", 100)
-    divided = near_pairs.near_pairs(index, pictures, chosen, **options)
+    divided = near_pairs.near_pairs(index, images, chosen, **options)
 
     def scores(pairs: near_pairs.NearPairs) -> dict[tuple[int, int], float]:
         ends = zip(pairs.earlier.tolist(), pairs.later.tolist(), strict=True)
@@ -299,7 +299,7 @@ def test_a_condition_leaves_rows_out(tmp_path: Path) -> None:
     index = table_of(tmp_path, rows, np.stack([EAST] * 4))
     found = find_duplicates(index, refuse, where="width < 4 AND width > 1")
     assert found_in(found) == {"3": {"2": "identical bytes"}}
-    assert found.num_pictures == 2
+    assert found.num_images == 2
     with pytest.raises(QueryError, match="the condition"):
         find_duplicates(index, refuse, where="nonsense ===")
 

@@ -21,7 +21,7 @@ def group(kept: Path | Row, *others: Path | Row) -> DuplicateGroup:
 def files(folder: Path, *names: str) -> list[Path]:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"picture {name}", encoding="utf-8")
+        (folder / name).write_text(f"image {name}", encoding="utf-8")
     return [folder / name for name in names]
 
 
@@ -42,7 +42,7 @@ def test_the_script_removes_just_the_redundant_whatever_their_names(tmp_path: Pa
     assert sorted(os.listdir(tmp_path)) == ["kept 'one'.png", "remove.sh"]
 
 
-def test_each_line_of_the_script_stands_alone_and_needs_the_kept_picture(tmp_path: Path) -> None:
+def test_each_line_of_the_script_stands_alone_and_needs_the_kept_image(tmp_path: Path) -> None:
     a, b, c, d = files(tmp_path, "a.png", "b.png", "c.png", "d.png")
     script = removal_script([group(a, b), group(c, d)])
     b.unlink()
@@ -67,7 +67,7 @@ def test_what_a_script_must_not_touch_is_a_comment(tmp_path: Path) -> None:
     assert "https://host/x.png" in script
 
 
-def test_a_copy_of_a_picture_at_a_url_can_be_removed(tmp_path: Path) -> None:
+def test_a_copy_of_an_image_at_a_url_can_be_removed(tmp_path: Path) -> None:
     (other,) = files(tmp_path, "x.png")
     run(removal_script([group(Row(uri="https://host/x.png"), other)]), tmp_path)
     assert not other.exists()
@@ -80,7 +80,7 @@ def test_moving_overwrites_nothing_and_can_be_undone(tmp_path: Path) -> None:
     assert [Path(move.target).name for move in moves] == [
         "x (2).png", "x (3).png", "x (4).png", "moved (2).jsonl",
     ]  # fmt: skip
-    assert target.read_text(encoding="utf-8") == "picture away/x.png"
+    assert target.read_text(encoding="utf-8") == "image away/x.png"
     assert kept.exists()
     lines = (tmp_path / "away" / "moved.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
@@ -89,7 +89,7 @@ def test_moving_overwrites_nothing_and_can_be_undone(tmp_path: Path) -> None:
     for record, path in zip(records, others, strict=True):
         assert not path.exists()
         os.rename(record["to"], record["from"])
-        assert path.read_text(encoding="utf-8") == f"picture {path.relative_to(tmp_path)}"
+        assert path.read_text(encoding="utf-8") == f"image {path.relative_to(tmp_path)}"
 
 
 def test_a_dry_run_says_the_same_and_touches_nothing(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_moving_to_another_disk_keeps_content_and_times(tmp_path: Path) -> None:
     target = other_disk / f"{tmp_path.name}-{os.getpid()}"
     try:
         (move,) = move_redundant([group(kept, other)], str(target))
-        assert Path(move.target).read_text(encoding="utf-8") == "picture x.png"
+        assert Path(move.target).read_text(encoding="utf-8") == "image x.png"
         assert Path(move.target).stat().st_mtime_ns == 10**18
         assert not other.exists()
     finally:

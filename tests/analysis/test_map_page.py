@@ -17,7 +17,7 @@ PLACES = [[-0.9, 0.9], [0.9, 0.9], [-0.9, -0.9], [0.9, -0.9], [0, 0], [0.02, 0]]
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory) -> Path:
-    """Six pictures: four in the corners, one of which has gone, and two close to each other."""
+    """Six images: four in the corners, one of which has gone, and two close to each other."""
     folder = tmp_path_factory.mktemp("map")
     colours = ["#ff0000", "#00ff00", "#0000ff", "#000000", "#ff00ff", "#00ffff"]
     rows = [Row(uri=str(folder / name.replace("/", "-"))) for name in NAMES]
@@ -40,7 +40,7 @@ def page_file(tmp_path_factory) -> Path:
 
 
 def at(page, number: int) -> tuple[float, float]:
-    """Where a picture is in the window when all of the map is shown."""
+    """Where an image is in the window when all of the map is shown."""
     box = page.locator("#map").bounding_box()
     room = 0.92 * min(box["width"], box["height"]) / 2
     x, y = PLACES[number]
@@ -59,9 +59,9 @@ def is_near(seen: list[int], wanted: tuple[int, int, int]) -> bool:
     return all(abs(one - other) < 24 for one, other in zip(seen, wanted, strict=False))
 
 
-def test_pictures_are_where_they_belong_and_open_when_clicked(page_file, open_page):  # noqa: F811
+def test_images_are_where_they_belong_and_open_when_clicked(page_file, open_page):  # noqa: F811
     page = open_page(page_file.as_uri(), expected=("ERR_FILE_NOT_FOUND",))
-    expect(page.locator("#count")).to_have_text("6 pictures")
+    expect(page.locator("#count")).to_have_text("6 images")
     page.wait_for_function("sheets.every((sheet) => sheet.complete) && !waiting")
     for number, wanted in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
         assert is_near(colour(page, number), wanted), number
@@ -93,7 +93,7 @@ def test_it_is_usable_by_keyboard_search_and_screen_reader(page_file, open_page)
     assert "last.png" in page.evaluate(shown)
     page.keyboard.press("0")
     page.get_by_placeholder("Find in names").fill("BLUE")
-    expect(page.locator("#count")).to_have_text("1 of 6 pictures")
+    expect(page.locator("#count")).to_have_text("1 of 6 images")
     assert page.evaluate(shown) == ["blue ä.png"]
     page.get_by_placeholder("Find in names").fill("")
     page.get_by_role("button", name="sea & sand 3").click()

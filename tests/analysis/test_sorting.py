@@ -1,4 +1,4 @@
-"""Pictures into a folder for each label: nothing is overwritten, and every move is written down."""
+"""Images into a folder for each label: nothing is overwritten, and every move is written down."""
 
 import json
 import os

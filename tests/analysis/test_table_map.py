@@ -1,4 +1,4 @@
-"""Places of a map: groups that were planted stay together, and no two pictures share a cell."""
+"""Places of a map: groups that were planted stay together, and no two images share a cell."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from PIL import Image
 
 from perception_encoder.analysis import map_layout as table_map
 from perception_encoder.analysis.clusters import find_clusters
-from perception_encoder.analysis.duplicate_ranking import rank_pictures
+from perception_encoder.analysis.duplicate_ranking import rank_images
 from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
 from perception_encoder.analysis.map_layout import map_table
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
@@ -17,7 +17,7 @@ from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 
 def placed(tmp_path, vectors, **options):
     index = table_of(tmp_path, remote_rows(len(vectors)), vectors)
-    return map_table(index, rank_pictures(index, "first", None), **options)
+    return map_table(index, rank_images(index, "first", None), **options)
 
 
 def test_a_planted_group_is_together_and_the_same_seed_gives_the_same_map(tmp_path):
@@ -25,22 +25,22 @@ def test_a_planted_group_is_together_and_the_same_seed_gives_the_same_map(tmp_pa
     labels = np.repeat(np.arange(3), (50, 30, 20))
     vectors = unit(rng.normal(size=(3, 40))[labels] + 0.4 * rng.normal(size=(100, 40)))
     index = table_of(tmp_path, remote_rows(100), vectors)
-    pictures = rank_pictures(index, "first", None)
-    places = map_table(index, pictures).places
+    images = rank_images(index, "first", None)
+    places = map_table(index, images).places
     distances = np.linalg.norm(places[:, None] - places, axis=2)
     np.fill_diagonal(distances, np.inf)
     np.testing.assert_array_equal(labels[distances.argmin(axis=1)], labels)
     assert np.abs(places).max() == pytest.approx(1)
-    np.testing.assert_array_equal(places, map_table(index, pictures).places)
+    np.testing.assert_array_equal(places, map_table(index, images).places)
     few = "width > 94"
-    part = map_table(index, rank_pictures(index, "first", few), where=few)
+    part = map_table(index, rank_images(index, "first", few), where=few)
     assert len(part.places) == 6
 
 
 @pytest.mark.parametrize(
     "vectors", [np.eye(3, 5)[:1], np.eye(3, 5)[:2], np.eye(3, 5), np.ones((20, 5))]
 )
-def test_few_pictures_and_equal_ones_have_places_too(tmp_path, vectors):
+def test_few_images_and_equal_ones_have_places_too(tmp_path, vectors):
     found = placed(tmp_path, unit(vectors))
     assert found.places.shape == (len(vectors), 2)
     assert (np.abs(found.places) <= 1).all()
@@ -53,8 +53,8 @@ def test_copies_among_others_do_not_break_the_map(tmp_path):
     assert np.isfinite(placed(tmp_path, vectors).places).all()
 
 
-def test_of_a_table_that_is_too_large_some_pictures_are_placed(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_map, "MAX_PICTURES", 12)
+def test_of_a_table_that_is_too_large_some_images_are_placed(tmp_path, monkeypatch):
+    monkeypatch.setattr(table_map, "MAX_IMAGES", 12)
     found = placed(tmp_path, unit(np.random.default_rng(0).normal(size=(30, 8))), seed=3)
     assert found.places.shape == (12, 2)
     assert (np.diff(found.numbers) > 0).all()
@@ -73,7 +73,7 @@ def test_without_its_package_the_error_names_the_extra(tmp_path, monkeypatch):
     seed=st.integers(0, 9),
 )
 @settings(max_examples=40)
-def test_no_two_pictures_share_a_cell(count, spread, max_side, seed):
+def test_no_two_images_share_a_cell(count, spread, max_side, seed):
     places = np.random.default_rng(seed).uniform(-1, 1, (count, 2)).astype(np.float32) * spread
     grid = grid_of(places, max_side)
     assert grid.columns <= max_side
@@ -87,7 +87,7 @@ def test_no_two_pictures_share_a_cell(count, spread, max_side, seed):
         assert len(grid.shown) == count
 
 
-def test_of_too_many_pictures_those_shown_come_from_everywhere():
+def test_of_too_many_images_those_shown_come_from_everywhere():
     rng = np.random.default_rng(0)
     middles = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
     labels = np.repeat(np.arange(4), (3000, 1000, 100, 20))
@@ -109,7 +109,7 @@ def test_cells_keep_what_is_left_and_what_is_above():
     assert grid.middles[:, 1].argmax() in np.flatnonzero(places[:, 1] > 0.9)
 
 
-def test_a_drawn_map_shows_each_picture_in_its_cell_and_names_over_groups(tmp_path):
+def test_a_drawn_map_shows_each_image_in_its_cell_and_names_over_groups(tmp_path):
     colours = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
     images = [Image.new("RGB", (30, 30), colour) for colour in colours]
     corners = np.array([[-1, 1], [1, 1], [-1, -1], [1, -1]], np.float32)
@@ -128,7 +128,7 @@ def test_a_drawn_map_shows_each_picture_in_its_cell_and_names_over_groups(tmp_pa
         draw_map(images, grid, [], tmp_path / "none" / "a.png")
 
 
-def test_clusters_and_map_number_the_same_pictures(tmp_path):
+def test_clusters_and_map_number_the_same_images(tmp_path):
     index = table_of(tmp_path, remote_rows(9)[::-1], unit(np.eye(9, 10)))
     found = find_clusters(index, num_clusters=2)
     assert [row.uri for row in found.rows(np.arange(9))] == sorted(row.uri for row in index.rows())

@@ -56,13 +56,13 @@ def test_scores_are_those_of_the_definition(
     prompts = Prompts.of(labels, [f"{n} {{}}" for n in range(num_templates)])
     generator = np.random.default_rng(seed)
     embedded = generator.normal(size=(len(prompts.texts), 8)).astype(np.float32)
-    pictures = generator.normal(size=(3, 8)).astype(np.float32)
-    found = ZeroShotClassifier(prompts, embedded, logit_scale=30.0).classify(pictures)
+    images = generator.normal(size=(3, 8)).astype(np.float32)
+    found = ZeroShotClassifier(prompts, embedded, logit_scale=30.0).classify(images)
     vector_of = dict(zip(prompts.texts, embedded, strict=True))
     for label, (name, names) in enumerate(labels.items()):
         texts = [f"{n} {one}" for one in names for n in range(num_templates)]
         mean = np.mean([vector_of[t] / np.linalg.norm(vector_of[t]) for t in texts], axis=0)
-        expected = pictures @ mean / np.linalg.norm(mean) / np.linalg.norm(pictures, axis=1)
+        expected = images @ mean / np.linalg.norm(mean) / np.linalg.norm(images, axis=1)
         np.testing.assert_allclose(found.scores[:, label], expected, atol=1e-5)
         assert found.labels[label] == name
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
@@ -86,10 +86,10 @@ def test_what_cannot_be_put_together_is_refused(labels, templates, message) -> N
 def test_a_model_makes_its_classifier() -> None:
     with open_tiny() as model:
         classifier = ZeroShotClassifier.from_model(model, LABELS, ["a {}"])
-        picture = model.embed_image(drawing(1))
-        found = classifier.classify(picture)
+        image = model.embed_image(drawing(1))
+        found = classifier.classify(image)
         texts = model.embed_text(["a cat", "a dog", "a red car"])
     expected = [texts[:2].mean(axis=0), texts[2]]
-    np.testing.assert_allclose(found.scores, model.similarity(picture, expected), atol=1e-6)
+    np.testing.assert_allclose(found.scores, model.similarity(image, expected), atol=1e-6)
     with pytest.raises(ValueError, match="do not compare"):
         classifier.classify(np.ones((1, 3), np.float32))

@@ -1,4 +1,4 @@
-"""Prepared pictures and token rows for tests of engines."""
+"""Prepared images and token rows for tests of engines."""
 
 import numpy as np
 from small_models import CORE

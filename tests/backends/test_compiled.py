@@ -39,7 +39,7 @@ def test_one_compilation_serves_every_batch_and_length():
         rows = token_rows(batch, length)
         difference = compiled.encode_text(rows) - eager.encode_text(rows)
         assert np.abs(difference).max(initial=0) < 1e-5
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # pictures and texts
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # images and texts
 
 
 def test_without_a_compiler_it_says_what_is_missing():

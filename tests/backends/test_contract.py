@@ -52,7 +52,7 @@ def open_with(engine, folder):
 
 @pytest.mark.parametrize("batch", [0, 1, 7])
 @pytest.mark.parametrize("config", [CORE, CLIP, WITHOUT_TEXT], ids=lambda c: c.id)
-def test_pictures_become_float32_rows(opened, config, batch):
+def test_images_become_float32_rows(opened, config, batch):
     vectors = opened[config.id].encode_image(pixels(config, batch))
     assert isinstance(vectors, np.ndarray)
     assert vectors.shape == (batch, config.embed_dim)

@@ -42,7 +42,7 @@ def test_a_folder_holds_what_is_needed_and_nothing_of_this_machine(saved, tmp_pa
     graphs = ["image.onnx", "image.onnx.data", "text.onnx", "text.onnx.data"]
     assert names(folder) == sorted([*graphs, "config.json", "tokenizer.json"])
     assert names(folder.parent) == ["onnx"]
-    assert set(drifts) == {"pictures", "texts", "features"}
+    assert set(drifts) == {"images", "texts", "features"}
     assert all(drift.difference < 2e-5 and drift.cosine > 0.99999 for drift in drifts.values())
     assert AutoModel.from_pretrained(folder).identity.preprocess == "reference"
     record = json.loads((folder / "config.json").read_text())["graphs"]
@@ -56,7 +56,7 @@ def test_a_folder_holds_what_is_needed_and_nothing_of_this_machine(saved, tmp_pa
 
 def test_one_export_replaces_another_and_leaves_nothing_of_it(saved, tmp_path):
     export_pretrained(saved, tmp_path / "onnx", precision="int8")
-    without_text = open_tiny(WITHOUT_TEXT).save_pretrained(tmp_path / "pictures")
+    without_text = open_tiny(WITHOUT_TEXT).save_pretrained(tmp_path / "images")
     (tmp_path / "onnx" / "notes.md").write_text("mine")
     export_pretrained(without_text, tmp_path / "onnx")
     assert names(tmp_path / "onnx") == ["config.json", "image.onnx", "image.onnx.data", "notes.md"]
@@ -130,7 +130,7 @@ def test_an_export_for_openvino_opens_with_it(saved, tmp_path, precision):
         precision=precision,
         calibration=GALLERY if precision == "int8" else None,
     )
-    assert drifts["pictures"].cosine > 0.995
+    assert drifts["images"].cosine > 0.995
     graphs = ["image.bin", "image.xml", "text.bin", "text.xml"]
     assert names(tmp_path / "ov") == sorted([*graphs, "config.json", "tokenizer.json"])
     chosen = "int8" if precision == "int8" else "fp32"
@@ -147,14 +147,14 @@ def test_an_export_for_openvino_opens_with_it(saved, tmp_path, precision):
         AutoModel.from_pretrained(tmp_path / "ov", precision=other)
 
 
-def test_pictures_to_calibrate_with_are_checked_before_anything_is_made(saved, tmp_path, caplog):
+def test_images_to_calibrate_with_are_checked_before_anything_is_made(saved, tmp_path, caplog):
     own = tmp_path / "own"
     own.mkdir()
-    (own / "broken.webp").write_bytes(b"no picture")
+    (own / "broken.webp").write_bytes(b"no image")
     for path in sorted(GALLERY.glob("*.webp"))[:15]:
         shutil.copy(path, own)
     options = {"engine": "openvino", "precision": "int8", "calibration": own}
-    with pytest.raises(SourceError, match="15 pictures could be read"):
+    with pytest.raises(SourceError, match="15 images could be read"):
         export_pretrained(saved, tmp_path / "few", **options)
     assert "broken.webp" in caplog.text
     with pytest.raises(SourceError, match="no such file"):

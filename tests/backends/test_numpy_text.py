@@ -66,7 +66,7 @@ def test_the_bundled_model_reads_real_texts_alike() -> None:
     np.testing.assert_allclose(quick.embed_text(texts), model.embed_text(texts), atol=TOLERANCE)
 
 
-def test_a_picture_opens_the_engine_and_has_its_vector() -> None:
+def test_an_image_opens_the_engine_and_has_its_vector() -> None:
     model = AutoModel.from_pretrained("pe-nano", device="cpu")
     quick = open_for_texts(locate("pe-nano"), fingerprint=model.backend.fingerprint)
     np.testing.assert_allclose(
@@ -80,7 +80,7 @@ def test_a_picture_opens_the_engine_and_has_its_vector() -> None:
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOperationError, match="reads no text"):
-        NumpyTextBackend(saved(WITHOUT_TEXT, tmp_path / "pictures"), "")
+        NumpyTextBackend(saved(WITHOUT_TEXT, tmp_path / "images"), "")
     checkpoint = saved(CORE, tmp_path / "model")
     data = checkpoint.path.read_bytes()
     for number, damaged in enumerate((b"", b"\x80\x02pickle", data[:100], data[: len(data) // 2])):

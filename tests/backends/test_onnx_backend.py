@@ -55,8 +55,8 @@ def test_smaller_weights_are_close_and_keep_their_name(exported, precision, cosi
 def test_an_export_opens_as_a_model_like_any_other(exported):
     model = AutoModel.from_pretrained(exported / "fp32")
     towers = open_tiny()
-    picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
-    difference = model.embed_images([picture]) - towers.embed_images([picture])
+    image = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    difference = model.embed_images([image]) - towers.embed_images([image])
     assert np.abs(difference).max() <= 2e-5
     assert np.abs(model.embed_text("cat ca") - towers.embed_text("cat ca")).max() <= 2e-5
     assert model.identity == towers.identity

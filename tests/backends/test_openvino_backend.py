@@ -83,7 +83,7 @@ def test_lower_precisions_are_close_on_real_drawings_and_texts(gallery, precisio
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_a_picture_has_nearly_the_same_vector_in_every_batch(gallery, precision):
+def test_an_image_has_nearly_the_same_vector_in_every_batch(gallery, precision):
     backend = available(precision)
     together = unit(backend.encode_image(gallery))
     for size in (1, 3, 8):
@@ -154,7 +154,7 @@ for thread in threads:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def test_a_text_makes_no_graph_for_pictures(tmp_path):
+def test_a_text_makes_no_graph_for_images(tmp_path):
     backend = open_cached(save(tmp_path / "model"), tmp_path / "cache")
     assert not graphs(tmp_path / "cache", "text")
     backend.encode_text(token_rows(1))

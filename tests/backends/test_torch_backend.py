@@ -97,14 +97,14 @@ def test_the_steps_of_a_large_batch_are_alike(batch, sizes):
 
 
 @pytest.mark.parametrize("batch", [0, 1, 4])
-def test_where_not_even_one_picture_fits_it_says_so(batch):
+def test_where_not_even_one_image_fits_it_says_so(batch):
     backend = open_random_backend(CORE, FP32_ON_CPU)
 
     def short_of_memory(_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)
-    with pytest.raises(BackendUnavailableError, match="too little free memory for one picture"):
+    with pytest.raises(BackendUnavailableError, match="too little free memory for one image"):
         backend.encode_image(pixels(CORE, batch))
 
 

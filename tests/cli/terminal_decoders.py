@@ -18,8 +18,8 @@ _CUBE = (0, 95, 135, 175, 215, 255)
 
 
 def kitty(text: str) -> list[tuple[dict[str, str], Pixels]]:
-    """Each picture with the keys of its first chunk; a chunk holds 4096 letters at most."""
-    pictures, data = [], ""
+    """Each image with the keys of its first chunk; a chunk holds 4096 letters at most."""
+    images, data = [], ""
     for head, part in _KITTY.findall(text):
         keys = dict(pair.split("=") for pair in head.split(","))
         assert len(part) <= 4096
@@ -27,19 +27,19 @@ def kitty(text: str) -> list[tuple[dict[str, str], Pixels]]:
             first = keys
         data += part
         if keys["m"] == "0":
-            pictures.append((first, _png(data)))
+            images.append((first, _png(data)))
             data = ""
     assert not data
-    return pictures
+    return images
 
 
 def iterm2(text: str) -> list[tuple[dict[str, str], Pixels]]:
-    pictures = []
+    images = []
     for head, data in _ITERM2.findall(text):
         keys = dict(pair.split("=") for pair in head.split(";"))
         assert int(keys["size"]) == len(base64.b64decode(data))
-        pictures.append((keys, _png(data)))
-    return pictures
+        images.append((keys, _png(data)))
+    return images
 
 
 def sixel(text: str) -> list[Pixels]:
@@ -64,9 +64,9 @@ def blocks(text: str) -> Pixels:
 
 
 def _png(data: str) -> Pixels:
-    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-        assert picture.format == "PNG"
-        return np.asarray(picture.convert("RGBA"))
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGBA"))
 
 
 def _draw_sixels(body: str) -> Pixels:

@@ -62,17 +62,17 @@ def test_each_precision_is_a_row_compared_with_fp32(core: Path, tmp_path: Path) 
     for row, precision in ((fp32, "fp32"), (bf16, "bf16")):
         figures = row["figures"]
         assert (figures["backend"], figures["precision"]) == ("torch", precision)
-        assert figures["pictures_per_second"] > 0
+        assert figures["images_per_second"] > 0
         assert figures["text_ms"] > 0
         assert figures["decode_ms"] > 1  # 12 megapixels
         assert figures["peak_bytes"] > 2**26
         assert row["model"] == str(core)
         assert row["has_made_up_weights"] is False
         assert row["operations"] == image_operations(config.vision, config.embed_dim)
-        reached = figures["pictures_per_second"] * row["operations"] / row["ceiling"]
+        reached = figures["images_per_second"] * row["operations"] / row["ceiling"]
         assert row["fraction"] == pytest.approx(reached)
-    assert fp32["picture_drift"]["worst"] == pytest.approx(1, abs=1e-6)
-    for name in ("picture_drift", "text_drift"):
+    assert fp32["image_drift"]["worst"] == pytest.approx(1, abs=1e-6)
+    for name in ("image_drift", "text_drift"):
         assert 0.99 < bf16[name]["worst"] <= bf16[name]["mean"] < 1
 
 
@@ -88,7 +88,7 @@ def test_onnx_is_exported_for_the_occasion_and_an_export_is_measured_as_it_is(
     asked = ("--backend", "onnx", "--precision", "int8", "--json")
     (row,) = lines(bench("--model", core, *asked))
     assert (row["figures"]["backend"], row["figures"]["precision"]) == ("onnx", "int8")
-    assert 0.95 < row["picture_drift"]["worst"] < 0.99999
+    assert 0.95 < row["image_drift"]["worst"] < 0.99999
     export_pretrained(core, tmp_path / "exported")
     (row,) = lines(bench("--model", tmp_path / "exported", "--json"))
     assert (row["figures"]["backend"], row["figures"]["precision"]) == ("onnx", "fp32")
@@ -99,7 +99,7 @@ def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(
     bench, tmp_path: Path
 ) -> None:
     with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:
-        folder = model.save_pretrained(tmp_path / "pictures")
+        folder = model.save_pretrained(tmp_path / "images")
     finished = bench("--model", folder, "--backend", "torch", "--precision", "fp32")
     header, line = output(finished).splitlines()
     cells = line[header.index("engine") :].split()
@@ -151,20 +151,20 @@ def test_a_small_machine_runs_exports_within_its_limits(core: Path, tmp_path: Pa
     export_pretrained(tmp_path / "saved", tmp_path / "exported", precision="int8")
     models = ("--model", str(core), "--model", "exported")
     asked = ("--profile", "edge", "--quick", "--backend", "onnx", "--precision", "int8", "--json")
-    both, pictures = lines(pe("bench", *models, *asked, folder=tmp_path))
-    for row in (both, pictures):
+    both, images = lines(pe("bench", *models, *asked, folder=tmp_path))
+    for row in (both, images):
         assert (row["backend"], row["precision"]) == ("onnx", "int8")
         assert row["limits"] == {"num_cores": 1, "memory_bytes": 2**30}
-        assert row["picture_ms"] > 0
-        assert row["pictures_per_second"] > 0
-        assert row["picture_memory"]["fits"]
-        assert 2**26 < row["picture_memory"]["peak_bytes"] < 2**30
+        assert row["image_ms"] > 0
+        assert row["images_per_second"] > 0
+        assert row["image_memory"]["fits"]
+        assert 2**26 < row["image_memory"]["peak_bytes"] < 2**30
     assert both["text_ms"] > 0
     assert both["both_memory"]["fits"]
     assert both["text_file_bytes"] > 0
     files = sum(path.stat().st_size for path in (tmp_path / "exported").glob("image.*"))
-    assert (pictures["picture_file_bytes"], pictures["text_file_bytes"]) == (files, 0)
-    assert (pictures["text_ms"], pictures["both_memory"]) == (None, None)
+    assert (images["image_file_bytes"], images["text_file_bytes"]) == (files, 0)
+    assert (images["text_ms"], images["both_memory"]) == (None, None)
 
 
 @ON_LINUX

@@ -27,20 +27,20 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawings, one of them in an archive, a file that is no picture, and the table of all."""
+    """Drawings, one of them in an archive, a file that is no image, and the table of all."""
     root = tmp_path_factory.mktemp("work")
-    pictures = root / "pictures"
-    pictures.mkdir()
+    images = root / "images"
+    images.mkdir()
     for name in COLOURS:
-        shutil.copy(str(GALLERY / f"{name}.webp"), pictures)
+        shutil.copy(str(GALLERY / f"{name}.webp"), images)
     with tarfile.open(root / "more.tar", "w") as tar:
-        tar.add(pictures / "green-circle.webp", "green-circle.webp")
-    (pictures / "green-circle.webp").unlink()
+        tar.add(images / "green-circle.webp", "green-circle.webp")
+    (images / "green-circle.webp").unlink()
     done = CliRunner().invoke(
-        app, ["index", str(pictures), str(root / "more.tar"), "--db", str(root / "t.lance")]
+        app, ["index", str(images), str(root / "more.tar"), "--db", str(root / "t.lance")]
     )
     assert done.exit_code == 0, done.output
-    (pictures / "not.png").write_text("no picture")
+    (images / "not.png").write_text("no image")
     return root
 
 
@@ -61,8 +61,8 @@ def by_name(done: Result) -> dict[str, str | None]:
     return {Path(one["member"] or one["uri"]).stem: one["label"] for one in found}
 
 
-def test_pictures_get_their_colours_and_a_bad_file_stops_nobody(classify: Run) -> None:
-    done = classify("pictures", "more.tar", "--labels", LABELS, "--json", "-k2", returns=1)
+def test_images_get_their_colours_and_a_bad_file_stops_nobody(classify: Run) -> None:
+    done = classify("images", "more.tar", "--labels", LABELS, "--json", "-k2", returns=1)
     *found, last = [json.loads(line) for line in done.stdout.splitlines() if '"label"' in line]
     (bad,) = [json.loads(line) for line in done.stdout.splitlines() if '"error"' in line]
     assert {
@@ -77,34 +77,34 @@ def test_pictures_get_their_colours_and_a_bad_file_stops_nobody(classify: Run) -
         assert 1 > first["probability"] > second["probability"] > 0
     assert (Path(bad["uri"]).name, bad["error"]) == ("not.png", "ImageDecodeError")
     assert bad["message"] in done.stderr
-    assert "5 pictures: 2 red, 2 blue, 1 green; 1 failed" in done.stderr
+    assert "5 images: 2 red, 2 blue, 1 green; 1 failed" in done.stderr
 
 
-def test_a_table_is_classified_without_its_pictures(classify: Run, folder: Path) -> None:
-    (folder / "pictures").rename(folder / "away")
+def test_a_table_is_classified_without_its_images(classify: Run, folder: Path) -> None:
+    (folder / "images").rename(folder / "away")
     try:
         done = classify("--db", "t.lance", "--labels", LABELS, "--json")
         assert by_name(done) == COLOURS
         where = classify("--db", "t.lance", "-l", LABELS, "--where", "uri LIKE '%heart%'", "--json")
         assert by_name(where) == {"red-heart": "red", "blue-heart": "blue"}
     finally:
-        (folder / "away").rename(folder / "pictures")
+        (folder / "away").rename(folder / "images")
 
 
 def test_names_on_stdin_become_a_table_for_people(classify: Run, folder: Path) -> None:
     (folder / "labels.txt").write_text("warm: red, orange\ncold colours: blue # and the like\n")
-    given = b"pictures/red-heart.webp\0pictures/blue-square.webp\0"
+    given = b"images/red-heart.webp\0images/blue-square.webp\0"
     done = classify("-0", "-", "--labels-file", "labels.txt", "-t", "{}", "-t", "a {}", given=given)
     header, red, blue = done.stdout.splitlines()
-    assert header == "probability  label         picture"
-    assert red.split() == [red.split()[0], "warm", str(folder / "pictures" / "red-heart.webp")]
+    assert header == "probability  label         image"
+    assert red.split() == [red.split()[0], "warm", str(folder / "images" / "red-heart.webp")]
     assert blue[13:25] == "cold colours"
     assert "knows drawings, not photos" in done.stderr
 
 
 def test_the_guide_shows_what_is_printed(classify: Run, folder: Path) -> None:
     """But for the probabilities, which change with the model."""
-    command = "pe classify pictures --labels red,blue,green,yellow"
+    command = "pe classify images --labels red,blue,green,yellow"
     text = PAGE.read_text(encoding="utf-8")
     assert f"{command} --sheet labels.png\n" in text
     done = classify(*command.split()[2:], returns=1)
@@ -117,9 +117,9 @@ def test_the_guide_shows_what_is_printed(classify: Run, folder: Path) -> None:
 def test_paths_of_one_label_are_fit_for_xargs(classify: Run, folder: Path) -> None:
     done = classify("--db", "t.lance", "-l", LABELS, "--only", "red", "--paths", "-0")
     assert sorted(done.stdout.split("\0")) == [
-        "", *(str(folder / "pictures" / f"red-{one}.webp") for one in ("circle", "heart"))
+        "", *(str(folder / "images" / f"red-{one}.webp") for one in ("circle", "heart"))
     ]  # fmt: skip
-    assert "5 pictures: 2 red, 2 blue, 1 green" in done.stderr
+    assert "5 images: 2 red, 2 blue, 1 green" in done.stderr
 
 
 def test_below_a_probability_there_is_no_label(classify: Run) -> None:
@@ -129,29 +129,29 @@ def test_below_a_probability_there_is_no_label(classify: Run) -> None:
     assert set(by_name(classify(*same, "--json")).values()) == {None}
     done = classify(*same, "--sheet", "unsure.png")
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["0.500", "-"]] * 5
-    assert "5 pictures: 0 red, 0 Red; 5 without a label" in done.stderr
+    assert "5 images: 0 red, 0 Red; 5 without a label" in done.stderr
     assert classify(*same, "--paths").stdout == ""
     assert len(classify(*same, "--paths", "--only", "-").stdout.splitlines()) == 5
 
 
-def test_a_sheet_has_a_row_for_each_label_with_pictures(classify: Run, folder: Path) -> None:
+def test_a_sheet_has_a_row_for_each_label_with_images(classify: Run, folder: Path) -> None:
     done = classify("--db", "t.lance", "-l", f"{LABELS},yellow", "--sheet", "labels.png", "--json")
     assert len(done.stdout.splitlines()) == 5
-    assert "labels.png: the likeliest pictures of 3 of 3 labels" in done.stderr
+    assert "labels.png: the likeliest images of 3 of 3 labels" in done.stderr
     with Image.open(folder / "labels.png") as sheet:
         assert sheet.height > 3 * 224
         assert sheet.width > 3 * 224
 
 
-def test_pictures_are_moved_into_folders_when_that_is_wanted_for_sure(
+def test_images_are_moved_into_folders_when_that_is_wanted_for_sure(
     classify: Run, folder: Path
 ) -> None:
-    shutil.copytree(folder / "pictures", folder / "inbox")
+    shutil.copytree(folder / "images", folder / "inbox")
     options = ("inbox", "more.tar", "-l", LABELS, "--only", "red", "--only", "green")
     refused = classify(*options, "--move-to", "inbox", returns=2)
     assert "--dry-run" in refused.stderr
     dry = classify("--db", "t.lance", *options[2:], "--move-to", "inbox", "--dry-run")
-    assert "2 pictures would move into inbox" in dry.stderr
+    assert "2 images would move into inbox" in dry.stderr
     assert len(dry.stdout.splitlines()) == 2
     done = classify(*options, "--move-to", "inbox", "--yes", returns=1)
     assert sorted(done.stdout.splitlines()) == [
@@ -167,16 +167,16 @@ def test_pictures_are_moved_into_folders_when_that_is_wanted_for_sure(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pictures"], "--labels cat,dog"),
-        (["pictures", "-l", "a", "--labels-file", "labels.txt"], "not both"),
-        (["pictures", "-l", "a,b", "--only", "c"], "--only c"),
-        (["pictures", "-l", "a,-"], "stands for none"),
-        (["pictures", "-l", "a", "-t", "a photo"], "needs {}"),
-        (["pictures", "-l", "a", "--db", "t.lance"], "name no others"),
-        (["pictures", "-l", "a", "--where", "width > 1"], "name no others"),
-        (["pictures", "-l", "a", "--sheet", "nowhere/a.png"], "nowhere: no such folder"),
-        (["-l", "a", "--column", "image"], "go with pictures that are named"),
-        (["-l", "a", "-0"], "go with pictures that are named"),
+        (["images"], "--labels cat,dog"),
+        (["images", "-l", "a", "--labels-file", "labels.txt"], "not both"),
+        (["images", "-l", "a,b", "--only", "c"], "--only c"),
+        (["images", "-l", "a,-"], "stands for none"),
+        (["images", "-l", "a", "-t", "a photo"], "needs {}"),
+        (["images", "-l", "a", "--db", "t.lance"], "name no others"),
+        (["images", "-l", "a", "--where", "width > 1"], "name no others"),
+        (["images", "-l", "a", "--sheet", "nowhere/a.png"], "nowhere: no such folder"),
+        (["-l", "a", "--column", "image"], "go with images that are named"),
+        (["-l", "a", "-0"], "go with images that are named"),
         (["-l", " , "], "no labels"),
         (["-l", "a", "--labels-file", "nowhere.txt"], "not both"),
     ],

@@ -28,14 +28,14 @@ def invoked(*arguments: str, returns: int = 0) -> Result:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("work")
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     for name, count in COPIES.items():
         with Image.open(str(GALLERY / f"{name}.webp")) as drawing:
             for number in range(count):
                 side = 100 + 8 * number
                 copy = drawing.convert("RGB").resize((side, side))
-                copy.save(root / "pictures" / f"{name}-{number}.jpg", quality=95)
-    invoked("index", str(root / "pictures"), "--db", str(root / "t.lance"))
+                copy.save(root / "images" / f"{name}-{number}.jpg", quality=95)
+    invoked("index", str(root / "images"), "--db", str(root / "t.lance"))
     (root / "words.txt").write_text("# shapes\na green circle\na red heart\n\na blue square\n")
     return root
 
@@ -47,8 +47,8 @@ def pe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return invoked
 
 
-def stems(pictures: list[dict[str, str]]) -> set[str]:
-    return {Path(one["uri"]).stem.rsplit("-", 1)[0] for one in pictures}
+def stems(images: list[dict[str, str]]) -> set[str]:
+    return {Path(one["uri"]).stem.rsplit("-", 1)[0] for one in images}
 
 
 def test_clusters_as_json_a_table_a_sheet_and_parquet(pe: Run) -> None:
@@ -56,12 +56,12 @@ def test_clusters_as_json_a_table_a_sheet_and_parquet(pe: Run) -> None:
     done = pe("cluster", "--json", *options)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["size"] for one in found] == [7, 5, 4]
-    assert [stems(one["pictures"]) for one in found] == [{name} for name in COPIES]
+    assert [stems(one["images"]) for one in found] == [{name} for name in COPIES]
     assert [one["name"] for one in found] == ["a red heart", "a green circle", "a blue square"]
-    scores = [picture["score"] for picture in found[0]["pictures"]]
+    scores = [image["score"] for image in found[0]["images"]]
     assert scores == sorted(scores, reverse=True)
     assert found[0]["tightness"] == pytest.approx(np.mean(scores), abs=1e-3)
-    assert "3 clusters of 16 pictures; well apart" in done.stderr
+    assert "3 clusters of 16 images; well apart" in done.stderr
     with Image.open("c.png") as sheet:
         assert sheet.width > sheet.height
     rows = pq.read_table("c.parquet", columns=["uri", "cluster", "cluster_name"]).to_pylist()
@@ -74,7 +74,7 @@ def test_clusters_as_json_a_table_a_sheet_and_parquet(pe: Run) -> None:
     wide = ("-k", "2", "--where", "width > 110", "--parquet", "c.parquet")
     table = pe("cluster", *wide).stdout.splitlines()
     assert pq.read_metadata("c.parquet").num_rows == 10  # it took the other's place
-    assert table[0].split() == ["cluster", "pictures", "tightness", "most", "central"]
+    assert table[0].split() == ["cluster", "images", "tightness", "most", "central"]
     assert sum(int(line.split()[1]) for line in table[1:]) == 5 + 3 + 2
 
 
@@ -82,19 +82,19 @@ def test_clusters_are_named_by_the_words_of_a_column(pe: Run) -> None:
     done = pe("cluster", "-k", "3", "--json", "--names", "column:uri")
     for line in done.stdout.splitlines():
         found = json.loads(line)
-        (name,) = stems(found["pictures"])
+        (name,) = stems(found["images"])
         assert found["name"].split(",")[0] in name.split("-")
     said = pe("cluster", "--names", "column:width", returns=1)
     assert "no column of text 'width'; it has id, uri" in str(said.exception)
 
 
-def test_maps_as_a_picture_a_page_and_parquet(pe: Run, folder: Path) -> None:
-    assert "map.png: 16 of 16 pictures" in pe("map", "map.png", "--names", "words.txt").stderr
-    with Image.open("map.png") as picture:
-        assert min(picture.size) > 150
-    assert "map.html: 16 of 16 pictures" in pe("map", "map.html").stderr
+def test_maps_as_an_image_a_page_and_parquet(pe: Run, folder: Path) -> None:
+    assert "map.png: 16 of 16 images" in pe("map", "map.png", "--names", "words.txt").stderr
+    with Image.open("map.png") as image:
+        assert min(image.size) > 150
+    assert "map.html: 16 of 16 images" in pe("map", "map.html").stderr
     text = (folder / "map.html").read_text(encoding="utf-8")
-    assert (folder / "pictures" / "red-heart-0.jpg").as_uri() in text
+    assert (folder / "images" / "red-heart-0.jpg").as_uri() in text
     assert '"cluster 1"' in text
     pe("map", "map.parquet")
     first = pq.read_table("map.parquet")
@@ -114,5 +114,5 @@ def test_what_cannot_be_is_said(pe: Run, folder: Path) -> None:
     said = pe("cluster", "--names", "none.txt", returns=2).stderr
     assert "no words" in " ".join(said.split())
     nobody = pe("cluster", "--where", "width > 9000")
-    assert (nobody.stdout, nobody.stderr) == ("", "there are no pictures to group\n")
-    assert "no pictures to place" in pe("map", "m.png", "--where", "width > 9000", returns=1).stderr
+    assert (nobody.stdout, nobody.stderr) == ("", "there are no images to group\n")
+    assert "no images to place" in pe("map", "m.png", "--where", "width > 9000", returns=1).stderr

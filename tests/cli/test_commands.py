@@ -18,17 +18,17 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with pictures of discs and squares, and a table of them."""
+    """A working folder with images of discs and squares, and a table of them."""
     root = tmp_path_factory.mktemp("work")
-    (root / "pictures" / "deep").mkdir(parents=True)
+    (root / "images" / "deep").mkdir(parents=True)
     for name, colour in COLOURS.items():
         for shape in ("ellipse", "rectangle"):
-            picture = Image.new("RGB", (80, 60), "white")
-            getattr(ImageDraw.Draw(picture), shape)((15, 5, 65, 55), fill=colour)
+            image = Image.new("RGB", (80, 60), "white")
+            getattr(ImageDraw.Draw(image), shape)((15, 5, 65, 55), fill=colour)
             deep = "deep" if shape == "ellipse" else "."
-            picture.save(root / "pictures" / deep / f"{name} {shape}.png")
-    (root / "pictures" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
-    indexed = pe("index", "pictures", "--db", "t.lance", "--json", folder=root)
+            image.save(root / "images" / deep / f"{name} {shape}.png")
+    (root / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    indexed = pe("index", "images", "--db", "t.lance", "--json", folder=root)
     assert indexed.returncode == 1, indexed.stderr
     outcomes = [json.loads(line) for line in indexed.stdout.splitlines()]
     assert sorted(o["status"] for o in outcomes) == ["embedded"] * 6 + ["failed"]
@@ -53,17 +53,17 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_running_again_reads_only_what_changed(folder: Path) -> None:
-    again = pe("index", "pictures", "--db", "t.lance", folder=folder)
+    again = pe("index", "images", "--db", "t.lance", folder=folder)
     assert "6 skipped" in again.stderr
     assert "1 failed" in again.stderr
     assert again.returncode == 1
 
 
 def test_a_copy_reuses_its_vector(folder: Path, tmp_path: Path) -> None:
-    original = folder / "pictures" / "red rectangle.png"
+    original = folder / "images" / "red rectangle.png"
     (tmp_path / "copies").mkdir()
     (tmp_path / "copies" / "again.png").write_bytes(original.read_bytes())
-    pe("index", str(folder / "pictures"), "--db", "t.lance", folder=tmp_path)
+    pe("index", str(folder / "images"), "--db", "t.lance", folder=tmp_path)
     copied = pe("index", "copies", "--db", "t.lance", folder=tmp_path)
     assert "1 reused" in copied.stderr
     hits = lines(pe("similar", str(original), "--db", "t.lance", "-k1", "--json", folder=tmp_path))
@@ -71,22 +71,22 @@ def test_a_copy_reuses_its_vector(folder: Path, tmp_path: Path) -> None:
     assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
 
 
-def test_similar_leaves_the_picture_itself_out_and_is_ordered(folder: Path) -> None:
-    picture = "pictures/red rectangle.png"
-    hits = lines(pe("similar", picture, "--db", "t.lance", "--json", folder=folder))
+def test_similar_leaves_the_image_itself_out_and_is_ordered(folder: Path) -> None:
+    image = "images/red rectangle.png"
+    hits = lines(pe("similar", image, "--db", "t.lance", "--json", folder=folder))
     assert len(hits) == 5
-    assert all(not str(hit["uri"]).endswith(picture) for hit in hits)
+    assert all(not str(hit["uri"]).endswith(image) for hit in hits)
     scores = [hit["score"] for hit in hits]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_search_takes_words_pictures_and_sums(folder: Path) -> None:
-    picture = "pictures/blue rectangle.png"
-    by_picture = lines(pe("search", picture, "--db", "t.lance", "--json", folder=folder))
-    assert str(by_picture[0]["uri"]).endswith("blue rectangle.png")
+def test_search_takes_words_images_and_sums(folder: Path) -> None:
+    image = "images/blue rectangle.png"
+    by_image = lines(pe("search", image, "--db", "t.lance", "--json", folder=folder))
+    assert str(by_image[0]["uri"]).endswith("blue rectangle.png")
     by_words = lines(pe("search", "a red circle", "--db", "t.lance", "--json", folder=folder))
     assert len(by_words) == 6
-    summed = pe("search", picture, "+", "red", "--db", "t.lance", "-k", "2", folder=folder)
+    summed = pe("search", image, "+", "red", "--db", "t.lance", "-k", "2", folder=folder)
     assert len(output(summed).splitlines()) == 3
 
 
@@ -118,25 +118,25 @@ def test_a_sheet_is_drawn(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v.npy", "v.jsonl", "v.parquet"])
 def test_embed_writes_each_format(folder: Path, tmp_path: Path, name: str) -> None:
-    pictures = [f"pictures/{colour} rectangle.png" for colour in COLOURS]
+    images = [f"images/{colour} rectangle.png" for colour in COLOURS]
     out = tmp_path / name
-    output(pe("embed", *pictures, "-o", str(out), folder=folder))
+    output(pe("embed", *images, "-o", str(out), folder=folder))
     if name.endswith("npy"):
         vectors = np.load(out)
     elif name.endswith("jsonl"):
         records = [json.loads(line) for line in out.read_text().splitlines()]
-        assert [record["item"] for record in records] == pictures
+        assert [record["item"] for record in records] == images
         vectors = np.array([record["vector"] for record in records], np.float32)
     else:
         table = pq.read_table(out)
-        assert table["item"].to_pylist() == pictures
+        assert table["item"].to_pylist() == images
         vectors = np.array(table["vector"].to_pylist(), np.float32)
     assert vectors.shape == (3, 192)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
 def test_embed_reads_names_and_texts_from_stdin(folder: Path) -> None:
-    names = "pictures/red rectangle.png\0pictures/blue rectangle.png"
+    names = "images/red rectangle.png\0images/blue rectangle.png"
     assert len(lines(pe("embed", "-0", "-", folder=folder, given=names))) == 2
     texts = lines(pe("embed", "--text", "-", "--dim", "16", folder=folder, given="a cat\na dog\n"))
     assert [record["item"] for record in texts] == ["a cat", "a dog"]
@@ -144,8 +144,8 @@ def test_embed_reads_names_and_texts_from_stdin(folder: Path) -> None:
 
 
 def test_compare_prints_the_best_first(folder: Path) -> None:
-    same = "pictures/red rectangle.png"
-    other = "pictures/blue rectangle.png"
+    same = "images/red rectangle.png"
+    other = "images/blue rectangle.png"
     ranked = lines(pe("compare", same, other, same, "--json", folder=folder))
     assert ranked[0] == {"item": same, "score": pytest.approx(1, abs=1e-4)}
 
@@ -208,7 +208,7 @@ def test_an_error_is_one_clear_line(
 
 
 def test_a_table_of_another_model_is_refused(folder: Path) -> None:
-    other = pe("index", "pictures", "--db", "t.lance", "--preprocess", "reference", folder=folder)
+    other = pe("index", "images", "--db", "t.lance", "--preprocess", "reference", folder=folder)
     assert other.returncode == 1
     assert "reference" in other.stderr
     assert "standard" in other.stderr
@@ -217,8 +217,8 @@ def test_a_table_of_another_model_is_refused(folder: Path) -> None:
 def test_search_takes_the_model_and_the_preprocessing_from_the_table(
     folder: Path, tmp_path: Path
 ) -> None:
-    pictures = str(folder / "pictures" / "deep")
-    made = pe("index", pictures, "--db", "r.lance", "--preprocess", "reference", folder=tmp_path)
+    images = str(folder / "images" / "deep")
+    made = pe("index", images, "--db", "r.lance", "--preprocess", "reference", folder=tmp_path)
     output(made)
     assert len(lines(pe("search", "red", "--db", "r.lance", "--json", folder=tmp_path))) == 3
 

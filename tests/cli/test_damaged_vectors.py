@@ -16,7 +16,7 @@ COUNT = 12
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A table of 12 pictures, four of whose vectors another program has spoiled."""
+    """A table of 12 images, four of whose vectors another program has spoiled."""
     root = tmp_path_factory.mktemp("damaged")
     (root / "in").mkdir()
     for place in range(COUNT):
@@ -47,7 +47,7 @@ def test_classify_leaves_them_out(db: str) -> None:
     ended = pe_inside("classify", "--labels", "red,blue", "--db", db, "--json")
     assert ended.code == 1
     assert named(ended.err) == DAMAGED
-    assert "9 pictures: " in ended.err
+    assert "9 images: " in ended.err
     assert "4 failed" in ended.err
     failed = {Path(str(one["uri"])).name for one in ended.records() if "error" in one}
     assert failed == DAMAGED
@@ -65,8 +65,8 @@ def test_cluster_leaves_them_out(db: str, where: tuple[str, ...], tmp_path: Path
     )  # fmt: skip
     assert ended.code == 1
     assert named(ended.err) == DAMAGED
-    assert "4 pictures left out" in ended.err
-    members = [Path(p["uri"]).name for one in ended.records() for p in one["pictures"]]  # type: ignore[attr-defined]
+    assert "4 images left out" in ended.err
+    members = [Path(p["uri"]).name for one in ended.records() for p in one["images"]]  # type: ignore[attr-defined]
     assert len(members) == COUNT + 1 - len(DAMAGED)
     assert not DAMAGED & set(members)
     written = pq.read_table(out)
@@ -79,7 +79,7 @@ def test_map_leaves_them_out(db: str, name: str, tmp_path: Path) -> None:
     ended = pe_inside("map", str(tmp_path / name), "-k", "2", "--db", db)
     assert ended.code == 1
     assert named(ended.err) == DAMAGED
-    assert f"{tmp_path / name}: 9 of 9 pictures" in ended.err
+    assert f"{tmp_path / name}: 9 of 9 images" in ended.err
     assert (tmp_path / name).is_file()
 
 

@@ -20,16 +20,16 @@ def pe(*arguments: str, folder: Path, returns: int = 0) -> subprocess.CompletedP
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four files of one drawing, one of them in a tar, a drawing unlike it, and their table."""
     root = tmp_path_factory.mktemp("work")
-    pictures = root / "pictures"
-    pictures.mkdir()
+    images = root / "images"
+    images.mkdir()
     one = drawing(1, 120, 90)
-    one.save(pictures / "large.png")
-    one.save(pictures / "lossless.bmp")
-    one.resize((60, 45), Image.Resampling.LANCZOS).save(pictures / "it's small.png")
-    drawing(2, 120, 90).save(pictures / "other.png")
-    with tarfile.open(pictures / "all.tar", "w") as tar:
-        tar.add(pictures / "large.png", "inside.png")
-    pe("index", "pictures", "pictures/all.tar", folder=root)
+    one.save(images / "large.png")
+    one.save(images / "lossless.bmp")
+    one.resize((60, 45), Image.Resampling.LANCZOS).save(images / "it's small.png")
+    drawing(2, 120, 90).save(images / "other.png")
+    with tarfile.open(images / "all.tar", "w") as tar:
+        tar.add(images / "large.png", "inside.png")
+    pe("index", "images", "images/all.tar", folder=root)
     return root
 
 
@@ -37,7 +37,7 @@ def test_groups_as_json_a_table_and_a_sheet(folder: Path) -> None:
     done = pe("duplicates", "--json", "--sheet", "groups.png", folder=folder)
     (group,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert group["tier"] == "near duplicate"
-    assert group["keep"]["uri"] == str(folder / "pictures" / "lossless.bmp")
+    assert group["keep"]["uri"] == str(folder / "images" / "lossless.bmp")
     assert [(Path(o["uri"]).name, o["member"], o["tier"]) for o in group["others"]] == [
         ("all.tar", "inside.png", "identical pixels"),
         ("large.png", None, "identical pixels"),
@@ -45,12 +45,12 @@ def test_groups_as_json_a_table_and_a_sheet(folder: Path) -> None:
     ]
     assert group["others"][0]["score"] == 1
     assert 0.98 <= group["others"][2]["score"] < 1
-    assert "1 group: of 5 pictures 3 are redundant (2 identical pixels, 1 near" in done.stderr
+    assert "1 group: of 5 images 3 are redundant (2 identical pixels, 1 near" in done.stderr
     with Image.open(folder / "groups.png") as sheet:
         assert sheet.width > sheet.height > 100
     table = pe("duplicates", "--tier", "bytes", "--keep", "first", folder=folder).stdout
     assert [line.split()[-1].rsplit("/", 1)[-1] for line in table.splitlines()] == [
-        "picture", "inside.png", "large.png",
+        "image", "inside.png", "large.png",
     ]  # fmt: skip
 
 
@@ -61,20 +61,20 @@ def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None
     assert names == ["large.png", "it's small.png"]
     assert "1 in archives or at URLs are not listed" in done.stderr
     wide = pe("duplicates", "--paths", "--where", "width > 100", folder=folder)
-    assert wide.stdout == f"{folder / 'pictures' / 'large.png'}\n"
+    assert wide.stdout == f"{folder / 'images' / 'large.png'}\n"
 
 
 def test_what_is_listed_for_removal_has_equal_pixels_unless_more_is_wanted(folder: Path) -> None:
     safe = pe("duplicates", "--paths", "--script", "safe.sh", folder=folder)
-    assert safe.stdout == f"{folder / 'pictures' / 'large.png'}\n"
+    assert safe.stdout == f"{folder / 'images' / 'large.png'}\n"
     assert "near duplicates were not looked for" in safe.stderr
     assert (folder / "safe.sh").read_text(encoding="utf-8").count(" && rm -- ") == 1
 
 
 def test_the_script_is_written_and_nothing_is_removed(folder: Path) -> None:
     pe("duplicates", "--tier", "near", "--script", "remove.sh", folder=folder)
-    pictures = sorted(os.listdir(folder / "pictures"))
-    assert len(pictures) == 5
+    images = sorted(os.listdir(folder / "images"))
+    assert len(images) == 5
     lines = (folder / "remove.sh").read_text(encoding="utf-8").splitlines()
     assert sum(" && rm -- " in line for line in lines) == 2
 

@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each colour, one picture in none, and a table of captions."""
+    """A folder for each colour, one image in none, and a table of captions."""
     root = tmp_path_factory.mktemp("work")
     for colour, names in COLOURS.items():
         (root / "set" / colour).mkdir(parents=True)
@@ -64,20 +64,20 @@ def test_a_folder_for_each_class_is_classified(evaluate: Run) -> None:
     (found,) = records(done)
     assert found["model"] == "pe-nano"
     assert len(found["fingerprint"]) == 16
-    assert (found["pictures"], found["labels"]) == (5, 3)
+    assert (found["images"], found["labels"]) == (5, 3)
     assert found["top1"]["value"] == found["mean_recall"]["value"] == 1
     assert found["top1"]["low"] == pytest.approx(0.5655, abs=1e-3)  # Wilson's, 5 of 5
     assert found["top5"] is None
     assert found["confusions"] == []
-    assert "1 picture without a class left out" in done.stderr
+    assert "1 image without a class left out" in done.stderr
 
 
-def test_several_models_see_the_same_pictures(evaluate: Run) -> None:
+def test_several_models_see_the_same_images(evaluate: Run) -> None:
     folder = str(DATA / "pe-nano")
     lines = evaluate("classification", "set", "-m", "pe-nano", "-m", folder).stdout.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["pe-nano", folder]
     assert lines[1].split()[1:] == lines[2].split()[1:]
-    assert lines[4] == "against pe-nano, picture by picture"
+    assert lines[4] == "against pe-nano, image by image"
     assert lines[6].split() == [folder, "0.0", "(-28.0", "to", "28.0)", "0", "0"]  # of five
 
 
@@ -93,7 +93,7 @@ def test_people_see_what_is_taken_for_what(evaluate: Run, folder: Path) -> None:
     names = {"red": "red", "green": ["green"], "blue": ["yellow"], "x": "blue"}
     (folder / "wrong.json").write_text(json.dumps(names), encoding="utf-8")
     lines = evaluate("classification", "set", "--labels-file", "wrong.json").stdout.splitlines()
-    columns = ["model", "pictures", "labels", "top-1 %", "top-5 %", "mean recall %"]
+    columns = ["model", "images", "labels", "top-1 %", "top-5 %", "mean recall %"]
     assert [lines[0].find(one) >= 0 for one in columns] == [True] * 6
     assert lines[1].split()[:3] == ["pe-nano", "5", "4"]
     text = "\n".join(lines)
@@ -111,37 +111,37 @@ def test_a_column_of_numbers_and_a_list_of_names(evaluate: Run, folder: Path) ->
     options = ("--label-column", "kind", "--labels-file", "names.txt", "-t", "a {}", "--json")
     done = evaluate("classification", "numbers.csv", *options, returns=1)
     (found,) = records(done)
-    assert (found["pictures"], found["top1"]["value"]) == (2, 1)
+    assert (found["images"], found["top1"]["value"]) == (2, 1)
     assert found["templates"] == ["a {}"]
     assert "gone.webp" in done.stderr
-    assert "1 picture could not be read" in done.stderr
+    assert "1 image could not be read" in done.stderr
     refused = evaluate("classification", "numbers.csv", "--label-column", "kind", returns=2)
     assert "are numbers" in refused.stderr
 
 
-def test_captions_find_pictures_and_pictures_captions(evaluate: Run) -> None:
+def test_captions_find_images_and_images_captions(evaluate: Run) -> None:
     done = evaluate(
         "retrieval", "captions.csv", "--caption-column", "caption", "--caption-column", "more",
         "--json",
     )  # fmt: skip
     (found,) = records(done)
-    # The stray picture is the same file as the red heart, and its caption the same words.
-    assert (found["pictures"], found["captions"]) == (3, 5)
+    # The stray image is the same file as the red heart, and its caption the same words.
+    assert (found["images"], found["captions"]) == (3, 5)
     for k in (1, 5, 10):
-        assert found[f"text_to_picture_recall@{k}"]["value"] == 1
-        assert found[f"picture_to_text_recall@{k}"]["value"] == 1
-    assert "1 picture without a caption left out" in done.stderr
+        assert found[f"text_to_image_recall@{k}"]["value"] == 1
+        assert found[f"image_to_text_recall@{k}"]["value"] == 1
+    assert "1 image without a caption left out" in done.stderr
     table = evaluate("retrieval", "captions.csv")
-    assert "caption to picture  100.0 (" in table.stdout
-    assert "3 pictures, 4 captions" in table.stderr
+    assert "caption to image  100.0 (" in table.stdout
+    assert "3 images, 4 captions" in table.stderr
 
 
 def test_nothing_to_measure_with_is_an_error(evaluate: Run, folder: Path) -> None:
     for arguments, message in (
-        (["retrieval", "set"], "no picture has a column 'caption'"),
+        (["retrieval", "set"], "no image has a column 'caption'"),
         (["classification", "set/stray.webp", "--label-column", "kind"], "with a class"),
     ):
         assert message in str(evaluate(*arguments, returns=1).exception)
     (folder / "bad.csv").write_text("image,label\nnowhere.webp,red\n", encoding="utf-8")
     failed = evaluate("classification", "bad.csv", returns=1)
-    assert "none of the pictures could be read" in str(failed.exception)
+    assert "none of the images could be read" in str(failed.exception)

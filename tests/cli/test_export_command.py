@@ -38,15 +38,15 @@ sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working folder with pictures and the bundled model's export."""
+    """A working folder with images and the bundled model's export."""
     root = tmp_path_factory.mktemp("export")
-    (root / "pictures").mkdir()
-    save_drawings(root / "pictures", 5)
+    (root / "images").mkdir()
+    save_drawings(root / "images", 5)
     (root / "without" / "sitecustomize.py").parent.mkdir()
     (root / "without" / "sitecustomize.py").write_text(WITHOUT)
     exported = pe_ending("export", "pe-nano", "nano-onnx", folder=root)
     assert exported.stdout == "nano-onnx\n"
-    assert "pictures: lowest cosine with the model's own 1.000000" in exported.stderr
+    assert "images: lowest cosine with the model's own 1.000000" in exported.stderr
     return root
 
 
@@ -68,18 +68,18 @@ def test_vectors_without_torch_are_those_with_it(folder):
         "from perception_encoder import AutoModel\n"
         "assert importlib.util.find_spec('torch') is None\n"
         "model = AutoModel.from_pretrained('nano-onnx')\n"
-        "pictures = sorted(glob.glob('pictures/*'))\n"
-        f"np.savez('vectors.npz', images=model.embed_images(pictures), "
-        f"texts=model.embed_text({TEXTS!r}), features=model.features(pictures))\n"
+        "images = sorted(glob.glob('images/*'))\n"
+        f"np.savez('vectors.npz', images=model.embed_images(images), "
+        f"texts=model.embed_text({TEXTS!r}), features=model.features(images))\n"
         "assert not {'torch', 'onnx', 'onnxscript'} & set(sys.modules)\n"
     )
     output(without_torch(folder, "-c", code))
     vectors = np.load(folder / "vectors.npz")
     model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
-    pictures = sorted((folder / "pictures").iterdir())
-    assert np.abs(vectors["images"] - model.embed_images(pictures)).max() <= 2e-5
+    images = sorted((folder / "images").iterdir())
+    assert np.abs(vectors["images"] - model.embed_images(images)).max() <= 2e-5
     assert np.abs(vectors["texts"] - model.embed_text(TEXTS)).max() <= 2e-5
-    exact = model.features(pictures)
+    exact = model.features(images)
     scale = np.linalg.norm(exact, axis=-1, keepdims=True)
     assert (np.abs(vectors["features"] - exact) / scale).max() <= 2e-5
 
@@ -87,7 +87,7 @@ def test_vectors_without_torch_are_those_with_it(folder):
 def test_indexing_and_searching_work_without_torch_and_agree_with_it(folder):
     pe_module = ("-m", "perception_encoder.cli")
     given = ("--db", "t.lance", "--model", "nano-onnx")
-    indexed = without_torch(folder, *pe_module, "index", "pictures", *given)
+    indexed = without_torch(folder, *pe_module, "index", "images", *given)
     assert indexed.returncode == 0, indexed.stderr
     assert "5 embedded" in indexed.stderr
     found = lines(without_torch(folder, *pe_module, "search", "a red heart", *given, "--json"))
@@ -97,7 +97,7 @@ def test_indexing_and_searching_work_without_torch_and_agree_with_it(folder):
     for hit, other in zip(found, torchs, strict=True):
         # torch may read the query in bf16; that vectors are equal is tested above, in float32.
         assert hit["score"] == pytest.approx(other["score"], abs=0.01)
-    again = pe("index", "pictures", "--db", "t.lance", folder=folder)
+    again = pe("index", "images", "--db", "t.lance", folder=folder)
     assert "5 skipped" in again.stderr
 
 
@@ -106,7 +106,7 @@ def test_exporting_and_weights_say_what_they_need(folder):
     export = without_torch(folder, *pe_module, "export", "pe-nano", "again")
     assert export.returncode == 1
     assert "torch and onnxscript: pip install 'perception-encoder[export]'" in export.stderr
-    embed = without_torch(folder, *pe_module, "embed", "pictures/drawing0.png")
+    embed = without_torch(folder, *pe_module, "embed", "images/drawing0.png")
     assert embed.returncode == 1
     assert "no engine is installed" in embed.stderr
 
@@ -116,8 +116,8 @@ def test_json_tells_the_drift(folder):
         pe("export", "pe-nano", "small", "--precision", "int8", "--json", folder=folder)
     )
     assert (record["folder"], record["format"], record["precision"]) == ("small", "onnx", "int8")
-    assert set(record["drift"]) == {"pictures", "texts", "features"}
-    assert 0.995 < record["drift"]["pictures"]["cosine"] < 1
+    assert set(record["drift"]) == {"images", "texts", "features"}
+    assert 0.995 < record["drift"]["images"]["cosine"] < 1
     config = json.loads((folder / "small" / "config.json").read_text())
     assert config["graphs"]["precision"] == "int8"
 
@@ -133,13 +133,13 @@ def test_the_other_snippets_of_the_document_give_the_models_vectors(folder):
     """docs/guides/export.md: onnxruntime, numpy, Pillow and tokenizers, without this package."""
     snippet = "".join(python_blocks("docs/guides/export.md")[1:])
     assert snippet.count("InferenceSession") == 2
-    (folder / "cat.png").write_bytes((folder / "pictures" / "drawing0.png").read_bytes())
+    (folder / "cat.png").write_bytes((folder / "images" / "drawing0.png").read_bytes())
     code = "import sys\nsys.modules['perception_encoder'] = None\n" + snippet
-    code += "np.savez('snippet.npz', picture=picture, words=words)"
+    code += "np.savez('snippet.npz', image=image, words=words)"
     cosine = float(output(without_torch(folder, "-c", code)))
     found = np.load(folder / "snippet.npz")
     model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
-    picture, words = model.embed_image(folder / "cat.png"), model.embed_text("a cat")
-    assert np.abs(found["picture"] - picture).max() <= 2e-5
+    image, words = model.embed_image(folder / "cat.png"), model.embed_text("a cat")
+    assert np.abs(found["image"] - image).max() <= 2e-5
     assert np.abs(found["words"] - words).max() <= 2e-5
-    assert cosine == pytest.approx((picture @ words.T).item(), abs=1e-4)
+    assert cosine == pytest.approx((image @ words.T).item(), abs=1e-4)

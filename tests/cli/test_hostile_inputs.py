@@ -24,8 +24,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label in ("red", "blue"):
         (root / "in" / label).mkdir(parents=True)
         for place in range(5):
-            picture = Image.new("RGB", (32, 32 + place), label)
-            picture.save(root / "in" / label / f"{place}.png")
+            image = Image.new("RGB", (32, 32 + place), label)
+            image.save(root / "in" / label / f"{place}.png")
     (root / "in" / "red" / "copy.png").write_bytes((root / "in" / "red" / "0.png").read_bytes())
     assert pe_inside("index", str(root / "in"), "--db", str(root / "t.lance")).code == 0
     (root / "folder").mkdir()
@@ -287,7 +287,7 @@ def test_moves_on_a_full_disk_leave_whole_lines(tmp_path: Path) -> None:
     moved = {path.name for path in (to / "red").iterdir()}
     assert moved == {Path(record["to"]).name for record in records}
     assert 0 < len(moved) < 6
-    assert f"{len(moved)} picture" in ended.err
+    assert f"{len(moved)} image" in ended.err
     left = {path.name for path in tmp_path.glob("*.png")}
     assert moved | left == {f"{place}.png" for place in range(6)}
     assert not moved & left

@@ -21,15 +21,15 @@ from perception_encoder.index import Index, writing
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with an index of pictures of which three cannot be used."""
+    """A working folder with an index of images of which three cannot be used."""
     root = tmp_path_factory.mktemp("work")
-    pictures = root / "pictures"
-    pictures.mkdir()
-    save_drawings(pictures, 5)
-    (pictures / "empty.jpg").write_bytes(b"")
-    (pictures / "text.png").write_text("no picture")
-    (pictures / "later.png").symlink_to(root / "away.png")
-    indexed = pe("index", "pictures", "--db", "t.lance", folder=root)
+    images = root / "images"
+    images.mkdir()
+    save_drawings(images, 5)
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "text.png").write_text("no image")
+    (images / "later.png").symlink_to(root / "away.png")
+    indexed = pe("index", "images", "--db", "t.lance", folder=root)
     assert indexed.returncode == 1, indexed.stderr
     assert "5 embedded, 3 failed" in indexed.stderr
     assert "drawings, not photos" in indexed.stderr  # of the model that nobody asked for
@@ -71,11 +71,11 @@ def test_retrying_needs_no_source_and_tries_only_failures(folder: Path, tmp_path
 
 
 def test_names_come_from_stdin_and_patterns_leave_out(folder: Path, tmp_path: Path) -> None:
-    given = "\0".join(str(path) for path in (folder / "pictures").glob("drawing*.png"))
+    given = "\0".join(str(path) for path in (folder / "images").glob("drawing*.png"))
     options = ("--exclude", "drawing3.*", "--db", "t.lance")
     pe("index", "-0", "-", "--db", "t.lance", folder=tmp_path, given=given)
     assert Index.open(tmp_path / "t.lance").count() == 5
-    again = pe("index", str(folder / "pictures"), *options, "--json", folder=tmp_path)
+    again = pe("index", str(folder / "images"), *options, "--json", folder=tmp_path)
     statuses = Counter(json.loads(line)["status"] for line in again.stdout.splitlines())
     assert statuses == {"skipped": 4, "failed": 3}
 
@@ -91,7 +91,7 @@ def test_without_a_source_or_with_a_wrong_one_it_says_what_to_name(tmp_path: Pat
 def test_a_folder_without_images_leaves_no_index(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.png").write_text("no picture")
+    (tmp_path / "bad" / "a.png").write_text("no image")
     for name, code, why in (
         ("empty", 0, "no images were found"),
         ("bad", 1, "none of 1 images could be read"),
@@ -149,8 +149,8 @@ def test_a_busy_table_is_refused_and_waited_for(folder: Path, tmp_path: Path) ->
     assert "1 embedded" in talk
 
 
-def slow_pictures(folder: Path, count: int) -> None:
-    """Write pictures that take a while to decode, no two alike."""
+def slow_images(folder: Path, count: int) -> None:
+    """Write images that take a while to decode, no two alike."""
     folder.mkdir()
     drawing(1, 2500, 2500).save(folder / "0.png", compress_level=1)
     data = (folder / "0.png").read_bytes()
@@ -167,7 +167,7 @@ main()
 
 
 def test_ctrl_c_ends_soon_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    slow_pictures(tmp_path / "in", 150)
+    slow_images(tmp_path / "in", 150)
     arguments = ("index", "in", "--db", "t.lance", "--batch-size", "4", "--json")
     process = started(*arguments, folder=tmp_path, command=(sys.executable, "-c", _COMMITS_OFTEN))
     assert process.stdout is not None
@@ -238,7 +238,7 @@ def test_watching_keeps_the_table_in_step_with_the_folder(tmp_path: Path) -> Non
         assert eventually(lambda: uris() == {first.name, second.name})
         drawing(50).save(folder / "new.png")
         first.unlink()
-        (folder / "notes.txt").write_text("no picture")
+        (folder / "notes.txt").write_text("no image")
         assert eventually(lambda: uris() == {second.name, "new.png"}), uris()
         (tmp_path / "deep").mkdir()
         save_drawings(tmp_path / "deep", 3)
@@ -293,7 +293,7 @@ def test_a_full_disk_is_told_and_the_table_opens(tmp_path: Path, small_disk: Pat
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> None:
-    slow_pictures(tmp_path / "in", 8)
+    slow_images(tmp_path / "in", 8)
     code = (
         "import perception_encoder.cli.output as p, sys\n"
         "p._SECONDS_BETWEEN_LINES = 0\n"
@@ -310,7 +310,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> N
         env=surroundings(tmp_path),
     )
     assert shown.stdout == ""
-    told = [line for line in shown.stderr.splitlines() if " of 8 pictures" in line]
+    told = [line for line in shown.stderr.splitlines() if " of 8 images" in line]
     assert told
     assert "/s" in told[-1]
     assert "decode" in told[-1]

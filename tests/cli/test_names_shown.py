@@ -17,7 +17,7 @@ UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of pictures with wild names; one of them cannot be read."""
+    """A table of images with wild names; one of them cannot be read."""
     root = tmp_path_factory.mktemp("names")
     (root / "in").mkdir()
     for place, name in enumerate(WILD):

@@ -9,7 +9,7 @@ def test_columns_of_nothing_but_numbers_stand_to_the_right(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_table(
-        ["score", "bytes", "version", "picture"],
+        ["score", "bytes", "version", "image"],
         [
             ["0.5000", "1,024", "2.0.1", "7"],
             ["-0.0625", "9", "3", "a b"],
@@ -17,7 +17,7 @@ def test_columns_of_nothing_but_numbers_stand_to_the_right(
         ],
     )
     assert capsys.readouterr().out.splitlines() == [
-        "  score  bytes  version     picture",
+        "  score  bytes  version     image",
         " 0.5000  1,024  2.0.1       7",
         "-0.0625      9  3           a b",
         "             -  14.0.2+cpu  cat.png",

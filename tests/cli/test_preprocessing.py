@@ -16,15 +16,15 @@ from perception_encoder.index import Index
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a table of five JPEGs, made with "fast"."""
     root = tmp_path_factory.mktemp("work")
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     for seed in range(5):
         large = drawing(seed).resize((1201, 903 + seed), Image.Resampling.BICUBIC)
-        large.save(root / "pictures" / f"{seed}.jpg", quality=90)
-    pe("index", "pictures", "--db", "t.lance", "--preprocess", "fast", folder=root)
+        large.save(root / "images" / f"{seed}.jpg", quality=90)
+    pe("index", "images", "--db", "t.lance", "--preprocess", "fast", folder=root)
     return root
 
 
-def test_the_table_says_how_its_pictures_were_prepared(folder: Path) -> None:
+def test_the_table_says_how_its_images_were_prepared(folder: Path) -> None:
     facts = json.loads(pe("table", "info", "--db", "t.lance", "--json", folder=folder).stdout)
     assert (facts["preprocess"], facts["rows"]) == ("fast", 5)
     assert "fast" in pe("table", "info", "--db", "t.lance", folder=folder).stdout
@@ -32,9 +32,9 @@ def test_the_table_says_how_its_pictures_were_prepared(folder: Path) -> None:
     assert sizes == [(1201, 903 + seed) for seed in range(5)]
 
 
-def test_a_new_picture_finds_its_twin_without_any_option(folder: Path) -> None:
+def test_a_new_image_finds_its_twin_without_any_option(folder: Path) -> None:
     copy = folder / "copy.jpg"
-    copy.write_bytes((folder / "pictures" / "3.jpg").read_bytes())
+    copy.write_bytes((folder / "images" / "3.jpg").read_bytes())
     hits = lines(pe("search", str(copy), "--db", "t.lance", "--json", folder=folder))
     assert str(hits[0]["uri"]).endswith("3.jpg")
     assert float(str(hits[0]["score"])) > 0.9995
@@ -42,10 +42,10 @@ def test_a_new_picture_finds_its_twin_without_any_option(folder: Path) -> None:
 
 
 def test_a_later_run_takes_the_tables_preprocessing_and_refuses_another(folder: Path) -> None:
-    again = pe("index", "pictures", "--db", "t.lance", folder=folder)
+    again = pe("index", "images", "--db", "t.lance", folder=folder)
     assert "5 skipped" in again.stderr
     refused = pe(
-        "index", "pictures", "--db", "t.lance", "--preprocess", "standard",
+        "index", "images", "--db", "t.lance", "--preprocess", "standard",
         folder=folder, returns=1,
     )  # fmt: skip
     assert "preprocessing fast" in refused.stderr
@@ -53,5 +53,5 @@ def test_a_later_run_takes_the_tables_preprocessing_and_refuses_another(folder: 
 
 
 def test_the_environment_chooses_too(folder: Path) -> None:
-    pe("index", "pictures", "--db", "e.lance", folder=folder, PE_PREPROCESS="fast")
+    pe("index", "images", "--db", "e.lance", folder=folder, PE_PREPROCESS="fast")
     assert Index.open(folder / "e.lance").identity.preprocess == "fast"

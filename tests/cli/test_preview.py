@@ -26,18 +26,18 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 PROTOCOLS: tuple[Protocol, ...] = ("kitty", "iterm2", "sixel", "blocks")
 
 
-def a_picture(width: int, height: int) -> Image.Image:
+def an_image(width: int, height: int) -> Image.Image:
     """Colours of the 6 x 6 x 6 cube and hard edges, which every way of drawing can keep."""
-    picture = Image.new("RGBA", (width, height), (255, 255, 255, 255))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGBA", (width, height), (255, 255, 255, 255))
+    draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, width // 2, height // 2), fill=(95, 135, 255))
     draw.ellipse((width // 3, height // 3, width - 1, height - 1), fill=(215, 0, 95))
     draw.rectangle((width - 3, 0, width - 1, height - 1), fill=(0, 0, 0, 0))
-    return picture
+    return image
 
 
-def same_where_drawn(pixels: NDArray[np.uint8], picture: Image.Image, tolerance: int = 0) -> None:
-    expected = np.asarray(picture)
+def same_where_drawn(pixels: NDArray[np.uint8], image: Image.Image, tolerance: int = 0) -> None:
+    expected = np.asarray(image)
     assert pixels.shape == expected.shape
     is_drawn = expected[:, :, 3] == 255
     np.testing.assert_array_equal(pixels[:, :, 3] == 255, is_drawn)
@@ -46,28 +46,28 @@ def same_where_drawn(pixels: NDArray[np.uint8], picture: Image.Image, tolerance:
 
 
 @pytest.mark.parametrize("size", [(7, 2), (40, 26), (201, 98)])
-def test_every_way_of_drawing_gives_the_picture_back(size: tuple[int, int]) -> None:
-    picture = a_picture(*size)
-    ((keys, pixels),) = decode.kitty(kitty(picture, 12, 5))
+def test_every_way_of_drawing_gives_the_image_back(size: tuple[int, int]) -> None:
+    image = an_image(*size)
+    ((keys, pixels),) = decode.kitty(kitty(image, 12, 5))
     assert (keys["a"], keys["f"], keys["c"], keys["r"]) == ("T", "100", "12", "5")
-    same_where_drawn(pixels, picture)
-    ((keys, pixels),) = decode.iterm2(iterm2(picture, 12, 5))
+    same_where_drawn(pixels, image)
+    ((keys, pixels),) = decode.iterm2(iterm2(image, 12, 5))
     assert (keys["inline"], keys["width"], keys["height"]) == ("1", "12", "5")
-    same_where_drawn(pixels, picture)
-    (pixels,) = decode.sixel(sixel(picture))
-    same_where_drawn(pixels, picture, tolerance=2)  # sixel has percents, not 256 levels
-    same_where_drawn(decode.blocks(blocks(picture, is_true_colour=True)), picture)
-    same_where_drawn(decode.blocks(blocks(picture, is_true_colour=False)), picture)
+    same_where_drawn(pixels, image)
+    (pixels,) = decode.sixel(sixel(image))
+    same_where_drawn(pixels, image, tolerance=2)  # sixel has percents, not 256 levels
+    same_where_drawn(decode.blocks(blocks(image, is_true_colour=True)), image)
+    same_where_drawn(decode.blocks(blocks(image, is_true_colour=False)), image)
 
 
 def test_a_photo_in_256_colours_stays_close() -> None:
     generator = np.random.default_rng(0)
     smooth = np.cumsum(generator.normal(0, 3, (48, 64, 3)), axis=1) + 128
-    picture = Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).convert("RGBA")
-    expected = np.asarray(picture)[:, :, :3].astype(int)
-    (pixels,) = decode.sixel(sixel(picture))
+    image = Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).convert("RGBA")
+    expected = np.asarray(image)[:, :, :3].astype(int)
+    (pixels,) = decode.sixel(sixel(image))
     assert np.abs(pixels[:, :, :3] - expected).mean() < 8
-    pixels = decode.blocks(blocks(picture, is_true_colour=False))
+    pixels = decode.blocks(blocks(image, is_true_colour=False))
     assert np.abs(pixels[:, :, :3] - expected).mean() < 25
 
 
@@ -112,18 +112,18 @@ def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
         Image.new("RGB", (9, 9), (50 * number, 0, 0)).save(paths[-1])
     shown = [Shown(str(path), path.stem) for path in paths]
     text = drawn(shown, "kitty", Terminal(45, (10, 20)), is_true_colour=True)
-    pictures = decode.kitty(text)
-    assert [keys["c"] for keys, _ in pictures] == ["44", "44", "22"]
-    assert pictures[2][1][100, 100].tolist() == [200, 0, 0, 255]
+    images = decode.kitty(text)
+    assert [keys["c"] for keys, _ in images] == ["44", "44", "22"]
+    assert images[2][1][100, 100].tolist() == [200, 0, 0, 255]
 
 
-def test_a_narrow_terminal_shows_one_picture_a_line() -> None:
+def test_a_narrow_terminal_shows_one_image_a_line() -> None:
     shown = [Shown(Image.new("RGB", (9, 9), RED), "a rather long name")] * 2
     text = drawn(shown, "blocks", Terminal(12), is_true_colour=True)
     assert text.count("a rather l…") == 2
 
 
-def test_a_picture_that_cannot_be_read_is_a_grey_box(
+def test_an_image_that_cannot_be_read_is_a_grey_box(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

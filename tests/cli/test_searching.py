@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(root / "discs.tar", "w") as archive:
         for name, colour in COLOURS.items():
             for shape in ("ellipse", "rectangle"):
-                picture = Image.new("RGB", (80, 60), "white")
-                getattr(ImageDraw.Draw(picture), shape)((15, 5, 65, 55), fill=colour)
-                picture.save(root / "in" / f"{name} {shape}.png")
+                image = Image.new("RGB", (80, 60), "white")
+                getattr(ImageDraw.Draw(image), shape)((15, 5, 65, 55), fill=colour)
+                image.save(root / "in" / f"{name} {shape}.png")
             archive.add(root / "in" / f"{name} ellipse.png", f"d/{name}.png")
             (root / "in" / f"{name} ellipse.png").unlink()
     made = pe("index", "in", "discs.tar", "--db", "t.lance", folder=root)
@@ -110,11 +110,11 @@ def test_a_wrong_line_among_queries_is_named(folder: Path) -> None:
     refused = pe("search", "--queries", "-", "--db", "t.lance", folder=folder, given=b"a\nb +\n")
     assert refused.returncode == 1
     assert b"pe: -, line 2: at character 3" in refused.stderr
-    picture = pe("search", "--queries", "-", "--db", "t.lance", folder=folder, given=b"-\n")
-    assert b"-, line 1: - stands for a picture" in picture.stderr
+    image = pe("search", "--queries", "-", "--db", "t.lance", folder=folder, given=b"-\n")
+    assert b"-, line 1: - stands for an image" in image.stderr
 
 
-def test_the_picture_on_stdin_is_searched_for(folder: Path) -> None:
+def test_the_image_on_stdin_is_searched_for(folder: Path) -> None:
     data = (folder / "in" / "green rectangle.png").read_bytes()
     done = pe("similar", "-", "--db", "t.lance", "-k1", "--json", folder=folder, given=data)
     assert done.returncode == 0, done.stderr
@@ -153,7 +153,7 @@ def middle(sheet: Image.Image, box: tuple[int, int, int, int]) -> tuple[int, ...
     return pixel
 
 
-def test_a_sheet_shows_pictures_inside_archives(
+def test_a_sheet_shows_images_inside_archives(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sheet = tmp_path / "hits.png"
@@ -259,7 +259,7 @@ def test_hits_say_how_well_they_fit(gallery: Path, monkeypatch: pytest.MonkeyPat
     )  # fmt: skip
     assert hits(strong) == [hit for hit in hits(best) if hit["label"] == "strong"]
     table = run(gallery, monkeypatch, "similar", "@angry-face.webp", "-k40").stdout
-    assert table.splitlines()[0].split() == ["score", "label", "picture"]
+    assert table.splitlines()[0].split() == ["score", "label", "image"]
     assert table.splitlines()[-1].split()[1] == "-"
 
 

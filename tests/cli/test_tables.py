@@ -15,9 +15,9 @@ from perception_encoder.index import Index
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a table of five drawings."""
     root = tmp_path_factory.mktemp("work")
-    (root / "pictures").mkdir()
-    save_drawings(root / "pictures", 5)
-    pe("index", "pictures", "--db", "t.lance", folder=root)
+    (root / "images").mkdir()
+    save_drawings(root / "images", 5)
+    pe("index", "images", "--db", "t.lance", folder=root)
     return root
 
 

@@ -84,7 +84,7 @@ def test_a_longer_file_than_the_limit_is_refused(
 
 
 def classes(folder: Path, labels: bytes) -> tuple[int, str, dict[str, object]]:
-    """Measure pictures whose classes are the numbers 0 and 1."""
+    """Measure images whose classes are the numbers 0 and 1."""
     (folder / "labels.txt").write_bytes(labels)
     rows = "path,label\nred.png,0\nblue.png,1\n"
     (folder / "data.csv").write_text(rows)

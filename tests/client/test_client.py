@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastapi import Response
 from PIL import Image
-from server.serving import data_uri, make_table, picture, running
+from server.serving import data_uri, image, make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.client import AsyncClient, Client, ClientOptions, SearchRequest
@@ -73,7 +73,7 @@ def client(kind, server):
         yield one
 
 
-def test_pictures_of_any_kind_come_back_in_order(client, files):
+def test_images_of_any_kind_come_back_in_order(client, files):
     with Image.open(files[4]) as opened:
         images = [*files[:4], opened.copy(), str(files[5]), files[6].read_bytes()]
     expected = open_tiny().embed_images(files[:7])
@@ -95,7 +95,7 @@ def test_fewer_dimensions(client, files):
     assert np.allclose(got, unit(whole[:, :7]), atol=10 * CLOSE)
 
 
-def test_search_by_words_or_picture(client, files):
+def test_search_by_words_or_image(client, files):
     assert client.search(files[3], k=1)[0]["name"] == str(files[3])
     assert len(client.search("a cat", k=4)) == 4
     blue = [{"column": "colour", "value": "blue"}]
@@ -108,8 +108,8 @@ def test_models(client):
     assert next(one["id"] for one in client.models()) == "pe-nano"
 
 
-def test_bad_pictures_are_named_by_their_place_among_all(client, files):
-    images = [files[0], files[1], files[2], files[3], b"no picture", files[5]]
+def test_bad_images_are_named_by_their_place_among_all(client, files):
+    images = [files[0], files[1], files[2], files[3], b"no image", files[5]]
     with pytest.raises(RemoteError) as raised:
         client.embed_images(images)
     assert raised.value.status == 400
@@ -160,10 +160,10 @@ def test_a_busy_server_is_asked_again(kind, failures, retries, succeeds):
         kind(server.url, ClientOptions(num_retries=retries)) as client,
     ):
         if succeeds:
-            assert client.embed_images([picture(1)]).shape == (1, 24)
+            assert client.embed_images([image(1)]).shape == (1, 24)
         else:
             with pytest.raises(RemoteError, match="full") as raised:
-                client.embed_images([picture(1)])
+                client.embed_images([image(1)])
             assert raised.value.status == 429
     assert len(asked) == retries + 1
 
@@ -175,17 +175,17 @@ def test_options_that_ask_nothing_are_refused():
 
 
 def test_a_data_uri_is_the_image_that_it_holds(server):
-    uri = data_uri(picture(1))
+    uri = data_uri(image(1))
     with Client(server.url, OPTIONS) as client:
         got = client.embed_images([f" {uri}", uri.replace("image/png", "")])
-    expected = server.model.embed_images([picture(1)] * 2)
+    expected = server.model.embed_images([image(1)] * 2)
     assert np.allclose(got, expected, atol=CLOSE)
 
 
 @pytest.mark.parametrize("ask", [lambda c, u: c.embed_text(["a", u]), lambda c, u: c.search(u)])
 def test_a_data_uri_is_no_text(server, ask):
     with Client(server.url, OPTIONS) as client, pytest.raises(RemoteError) as raised:
-        ask(client, data_uri(picture(1)))
+        ask(client, data_uri(image(1)))
     assert raised.value.status == 400
     assert "send it as an image" in str(raised.value)
     assert list(raised.value.items) in ([0], [1])

@@ -45,8 +45,8 @@ def test_a_name_of_another_task_says_where_it_is():
 
 
 def test_an_errors_text_leads_to_its_page():
-    error = errors.ModelInputError("Bad picture.", help_url="https://example.org/help")
-    assert str(error) == "Bad picture. - VISIT https://example.org/help FOR FURTHER SUPPORT"
+    error = errors.ModelInputError("Bad image.", help_url="https://example.org/help")
+    assert str(error) == "Bad image. - VISIT https://example.org/help FOR FURTHER SUPPORT"
     assert (error.help_url, str(errors.RetryError("Later."))) == (
         "https://example.org/help",
         "Later.",

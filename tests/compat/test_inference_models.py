@@ -14,9 +14,9 @@ from inference_models.models.perception_encoder.vision_encoder.transforms import
 )
 from small_models import CONTEXT_LENGTH, CORE, WITHOUT_TEXT, as_bgr, drawing, open_tiny
 
-PICTURES = [drawing(seed) for seed in range(3)]
-BGR = [as_bgr(picture) for picture in PICTURES]
-RGB_TENSORS = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in PICTURES]
+IMAGES = [drawing(seed) for seed in range(3)]
+BGR = [as_bgr(image) for image in IMAGES]
+RGB_TENSORS = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in IMAGES]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def expected(model):
-    return model.embed_images(PICTURES)
+    return model.embed_images(IMAGES)
 
 
 def same(a, b) -> bool:
@@ -47,7 +47,7 @@ def test_results_are_rows_of_unit_length_on_the_cpu(model, expected):
 
 
 def test_arrays_are_bgr_and_tensors_rgb_unless_said_otherwise(model, expected):
-    rgb_arrays = [np.array(picture) for picture in PICTURES]
+    rgb_arrays = [np.array(image) for image in IMAGES]
     bgr_tensors = [tensor.flip(0) for tensor in RGB_TENSORS]
     assert same(model.embed_images(BGR), expected)
     assert same(model.embed_images(RGB_TENSORS), expected)
@@ -59,14 +59,14 @@ def test_arrays_are_bgr_and_tensors_rgb_unless_said_otherwise(model, expected):
     assert not same(model.embed_images(bgr_tensors), expected)
 
 
-def test_a_batch_tensor_in_bgr_swaps_channels_not_pictures(model, expected):
+def test_a_batch_tensor_in_bgr_swaps_channels_not_images(model, expected):
     batch = torch.stack(RGB_TENSORS)
     assert same(model.embed_images(batch), expected)
     assert same(model.embed_images(batch.flip(1), input_color_format="bgr"), expected)
     assert same(model.embed_images(np.stack(BGR)), expected)
 
 
-def test_a_single_picture_counts_as_a_list_of_one(model, expected):
+def test_a_single_image_counts_as_a_list_of_one(model, expected):
     assert same(model.embed_images(BGR[1]), expected[1:2])
     assert same(model.embed_images(RGB_TENSORS[1]), expected[1:2])
 
@@ -93,7 +93,7 @@ def test_the_model_tells_what_callers_read_of_the_original(model):
 
 
 def test_floats_at_the_models_own_size_are_left_as_they_were(model):
-    """The original normalises such pictures in place: a second call sees other pixels."""
+    """The original normalises such images in place: a second call sees other pixels."""
     batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     array = batch[0].permute(1, 2, 0).numpy().copy()
     for images, color_format in ((batch, None), (batch[0], "bgr"), (array, "rgb"), (array, None)):
@@ -115,11 +115,11 @@ def test_a_list_may_mix_bytes_and_floats(model, expected):
     kinds=st.lists(st.tuples(st.sampled_from("aAtTfF"), st.integers(0, 2)), min_size=1, max_size=5),
     color_format=st.sampled_from([None, "bgr", "rgb"]),
 )
-def test_any_mix_gives_each_picture_its_own_vector(model, expected, kinds, color_format):
+def test_any_mix_gives_each_image_its_own_vector(model, expected, kinds, color_format):
     """Arrays and tensors, uint8 and float, contiguous and not, in either order of colours."""
 
     def in_memory(kind, seed):
-        rgb = np.array(PICTURES[seed])
+        rgb = np.array(IMAGES[seed])
         is_array = kind in "aA"
         bgr = color_format == "bgr" or (color_format is None and is_array)
         pixels = rgb[:, :, ::-1] if bgr else rgb
@@ -158,14 +158,14 @@ def test_compare_embeddings_hands_its_keywords_on_and_takes_single_things(model,
 
 
 @pytest.mark.parametrize("size", [224, 48])
-def test_the_preprocessor_agrees_with_the_transform_of_one_picture(size):
+def test_the_preprocessor_agrees_with_the_transform_of_one_image(size):
     prepared = create_preprocessor(size)(BGR)
     assert (prepared.shape, prepared.dtype) == ((3, 3, size, size), torch.float32)
     transform = get_image_transform(size)
-    assert torch.equal(prepared, torch.stack([transform(picture) for picture in PICTURES]))
+    assert torch.equal(prepared, torch.stack([transform(image) for image in IMAGES]))
     assert torch.equal(prepared, create_preprocessor(size)(RGB_TENSORS))
     assert -1 <= prepared.min() < prepared.max() <= 1
-    assert not torch.equal(prepared[0], get_image_transform(size, center_crop=True)(PICTURES[0]))
+    assert not torch.equal(prepared[0], get_image_transform(size, center_crop=True)(IMAGES[0]))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_preprocessor_agrees_with_the_transform_of_one_picture(size):
         (7, "expected a list of images"),
     ],
 )
-def test_pictures_that_cannot_be_used_are_named(model, images, words):
+def test_images_that_cannot_be_used_are_named(model, images, words):
     with pytest.raises(ModelInputError, match=words):
         model.embed_images(images)
 
@@ -194,8 +194,8 @@ def test_other_wrong_arguments_are_named(model):
 
 
 def test_a_model_that_reads_no_text_says_so():
-    pictures_only = PerceptionEncoderTorch(open_tiny(WITHOUT_TEXT, tokenizer=None))
-    assert pictures_only.model.context_length is None
-    assert pictures_only.embed_images(BGR).shape == (3, WITHOUT_TEXT.embed_dim)
+    images_only = PerceptionEncoderTorch(open_tiny(WITHOUT_TEXT, tokenizer=None))
+    assert images_only.model.context_length is None
+    assert images_only.embed_images(BGR).shape == (3, WITHOUT_TEXT.embed_dim)
     with pytest.raises(ModelRuntimeError, match="reads no text"):
-        pictures_only.embed_text("cat")
+        images_only.embed_text("cat")

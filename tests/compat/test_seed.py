@@ -1,6 +1,6 @@
 """The user's own description of the system, with every Python block run as it is printed.
 
-The blocks run with the compatibility package, in a folder that has the pictures they name, and the
+The blocks run with the compatibility package, in a folder that has the images they name, and the
 model they name as a saved pe-nano: a path that exists wins over an id of the same spelling.
 """
 
@@ -24,7 +24,7 @@ TEXT = SEED.read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^### ([^\n]+)\n+```python\n(.*?)^```$", TEXT, re.S | re.M))
 IDS = ["perception-encoder/PE-Core-B16-224", "perception-encoder/PE-Core-L14-336"]
 NUM_DATABASE = 100
-TWIN = 37  # the picture of the database that the query is a copy of
+TWIN = 37  # the image of the database that the query is a copy of
 
 # numpy's own remark on torch tensors, from the lines that hand tensors to np.dot.
 pytestmark = pytest.mark.filterwarnings(
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def crops(request):
-    """A hundred different small pictures: parts of photos, or drawings where there are none."""
+    """A hundred different small images: parts of photos, or drawings where there are none."""
     try:
         photos = [Image.open(path).convert("RGB") for path in request.getfixturevalue("photos")]
     except pytest.skip.Exception:
@@ -58,12 +58,12 @@ def folder(crops, tmp_path_factory):
     nano = perception_encoder.AutoModel.from_pretrained("pe-nano", device="cpu")
     first = nano.save_pretrained(folder / IDS[0])
     shutil.copytree(first, folder / IDS[1])
-    pictures = folder / "path" / "to"
-    pictures.mkdir(parents=True)
-    crops[0].save(pictures / "image.jpg")
+    images = folder / "path" / "to"
+    images.mkdir(parents=True)
+    crops[0].save(images / "image.jpg")
     for number, crop in enumerate(crops):
-        crop.save(pictures / f"image{number}.jpg", quality=92)
-    shutil.copy(pictures / f"image{TWIN}.jpg", pictures / "query.jpg")
+        crop.save(images / f"image{number}.jpg", quality=92)
+    shutil.copy(images / f"image{TWIN}.jpg", images / "query.jpg")
     return folder
 
 

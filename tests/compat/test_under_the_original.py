@@ -19,12 +19,12 @@ TEXTS = ["a cat", "Red Heart", "a dog left of a red car"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the bundled model's package and a few pictures."""
+    """A folder with the bundled model's package and a few images."""
     root = tmp_path_factory.mktemp("package")
     done = pe_ending("export", "pe-nano", "nano", "--format", "roboflow-package", folder=root)
     assert done.stdout == "nano\n"
-    pictures = {f"p{seed}": as_bgr(drawing(seed, 40 + seed, 60 - seed)) for seed in range(3)}
-    np.savez(root / "pictures.npz", **pictures)
+    images = {f"p{seed}": as_bgr(drawing(seed, 40 + seed, 60 - seed)) for seed in range(3)}
+    np.savez(root / "images.npz", **images)
     return root
 
 
@@ -96,21 +96,21 @@ def test_the_originals_automodel_opens_the_folder_with_this_engine(under_origina
         "assert isinstance(model, TextImageEmbeddingModel)\n"
         "assert type(model).__module__ == 'perception_encoder.integrations.roboflow_model'\n"
         "assert (model.model.image_size, str(model.device)) == (48, 'cpu')\n"
-        "pictures = list(np.load('pictures.npz').values())\n"
-        "images = model.embed_images(pictures)\n"
+        "images = list(np.load('images.npz').values())\n"
+        "images = model.embed_images(images)\n"
         f"texts = model.embed_text({TEXTS!r})\n"
-        f"both = model.compare_embeddings(pictures, {TEXTS!r})\n"
+        f"both = model.compare_embeddings(images, {TEXTS!r})\n"
         "assert isinstance(images, torch.Tensor) and images.dtype == torch.float32\n"
         "np.savez('vectors.npz', images=images, texts=texts, both=both)\n"
     )
     under_original(code, folder=folder)
     found = np.load(folder / "vectors.npz")
     model = perception_encoder.AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
-    pictures = list(np.load(folder / "pictures.npz").values())
-    images, texts = model.embed_images(pictures), model.embed_text(TEXTS)
-    assert np.abs(found["images"] - images).max() <= 2e-5
+    images = list(np.load(folder / "images.npz").values())
+    vectors, texts = model.embed_images(images), model.embed_text(TEXTS)
+    assert np.abs(found["images"] - vectors).max() <= 2e-5
     assert np.abs(found["texts"] - texts).max() <= 2e-5
-    assert np.abs(found["both"] - images @ texts.T).max() <= 2e-5
+    assert np.abs(found["both"] - vectors @ texts.T).max() <= 2e-5
 
 
 def test_under_the_original_errors_are_the_originals(under_original, folder):

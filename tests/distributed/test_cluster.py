@@ -73,7 +73,7 @@ def mixed(tmp_path: Path) -> list[str]:
     for seed in range(3):
         shutil.copy(folder / f"drawing{seed}.png", folder / f"copy{seed}.png")
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     (folder / "away.png").symlink_to(tmp_path / "nowhere.png")
     for name, first in (("a.tar", 20), ("b.tar.gz", 40)):
         with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
@@ -103,7 +103,7 @@ def test_a_cluster_makes_the_table_that_one_process_makes(
     assert alone.exit_code == shared.exit_code == 1, shared.output
     assert "2 workers of 1 CPU core" in shared.stderr
     for report in (alone.stderr, shared.stderr):
-        assert "32 embedded, 3 failed, 3 reused; 35 pictures" in report
+        assert "32 embedded, 3 failed, 3 reused; 35 images" in report
     expected_rows, expected_vectors = contents(tmp_path / "alone.lance")
     rows, vectors = contents(tmp_path / "shared.lance")
     assert rows == expected_rows
@@ -130,7 +130,7 @@ class Listing:
         return False
 
 
-def test_workers_that_die_cost_no_picture_but_the_one_that_kills_them(
+def test_workers_that_die_cost_no_image_but_the_one_that_kills_them(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place_module, "_TRIES", 2)  # each costs the start of a worker
@@ -157,7 +157,7 @@ def test_workers_that_die_cost_no_picture_but_the_one_that_kills_them(
     (failed,) = (outcome for outcome in outcomes if outcome.status == "failed")
     assert failed.uri == str(paths[9])
     assert failed.reason == "WorkerCrashedError"
-    assert "workers ended while they had this picture" in failed.message
+    assert "workers ended while they had this image" in failed.message
     assert {row.uri for row in index.rows()} == {str(path) for path in paths} - {failed.uri}
 
 

@@ -2,12 +2,12 @@
 
 Pages name files, tables, models and a server. Here they are:
 
-- `pictures/`: drawings of the bundled gallery. They lie in the folder itself too, and some of them
+- `images/`: drawings of the bundled gallery. They lie in the folder itself too, and some of them
   under names of photos that pages use (`STAND_INS`).
-- `pictures.lance`, `photos.lance`: a table of them, made by `pe index`, with one bad file in it.
+- `images.lance`, `photos.lance`: a table of them, made by `pe index`, with one bad file in it.
 - A folder with the name of every registered model, and in it pe-nano: a path wins over a name, so
   what is written for a real model runs without a download.
-- http://127.0.0.1:9001: `pe serve --index pictures.lance`, on a free port that is put in its place.
+- http://127.0.0.1:9001: `pe serve --index images.lance`, on a free port that is put in its place.
 """
 
 import os
@@ -63,19 +63,19 @@ def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]
 
 
 def _fill(folder: Path) -> None:
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True)
+    images = folder / "images"
+    images.mkdir(parents=True)
     for drawing in [*sorted(GALLERY.glob("*.webp"))[:120], *GALLERY.glob("red-*.webp")]:
-        shutil.copy(drawing, pictures)
+        shutil.copy(drawing, images)
         shutil.copy(drawing, folder)
     for name, drawing in STAND_INS.items():
-        with Image.open(GALLERY / f"{drawing}.webp") as picture:
-            picture.convert("RGB").save(folder / name)
+        with Image.open(GALLERY / f"{drawing}.webp") as image:
+            image.convert("RGB").save(folder / name)
     (folder / "queries.txt").write_text("a red heart\na dog\n")
-    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    pe_ending("index", "pictures", "--db", "pictures.lance", folder=folder, returns=1, **GRAPHS)
-    (pictures / "broken.png").unlink()
-    shutil.copytree(folder / "pictures.lance", folder / "photos.lance")
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    pe_ending("index", "images", "--db", "images.lance", folder=folder, returns=1, **GRAPHS)
+    (images / "broken.png").unlink()
+    shutil.copytree(folder / "images.lance", folder / "photos.lance")
     for entry in MODELS:
         for name in (entry.id, *entry.aliases, *(source.repo for source in entry.sources)):
             place = folder / name
@@ -104,8 +104,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, 
                 return text
             if not addresses:
                 home = tmp_path_factory.mktemp("server")
-                shutil.copytree(folder / "pictures.lance", home / "pictures.lance")
-                server = serving("--index", "pictures.lance", folder=home, **GRAPHS)
+                shutil.copytree(folder / "images.lance", home / "images.lance")
+                server = serving("--index", "images.lance", folder=home, **GRAPHS)
                 client, _ = until_the_end.enter_context(server)
                 addresses.append(f"127.0.0.1:{client.base_url.port}")
             return text.replace(ADDRESS, addresses[0])

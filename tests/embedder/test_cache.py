@@ -94,14 +94,14 @@ def test_what_is_known_is_not_even_decoded(cache, files):
 def test_arrays_and_pil_images_are_known_by_their_pixels(cache):
     backend = counting()
     model = open_tiny(backend=backend, cache=cache)
-    picture = drawing(1)
-    array = as_bgr(picture)
+    image = drawing(1)
+    array = as_bgr(image)
     first = model.embed_image(array)
-    assert np.array_equal(model.embed_images([picture, array.copy()]), np.repeat(first, 2, axis=0))
+    assert np.array_equal(model.embed_images([image, array.copy()]), np.repeat(first, 2, axis=0))
     assert backend.num_images == 1
     array[:10] = 255
     assert not np.array_equal(model.embed_image(array), first)
-    assert not np.array_equal(model.embed_image(np.array(picture)), first)  # other colours
+    assert not np.array_equal(model.embed_image(np.array(image)), first)  # other colours
     assert backend.num_images == 3
 
 
@@ -130,7 +130,7 @@ def test_raw_vectors_are_kept_so_every_option_is_served(cache, files):
     assert backend.num_images == len(files)
 
 
-def test_a_bad_picture_does_not_lose_the_work_before_it(cache, files, tmp_path):
+def test_a_bad_image_does_not_lose_the_work_before_it(cache, files, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(files[0].read_bytes()[:60])
     backend = counting()

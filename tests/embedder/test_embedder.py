@@ -33,7 +33,7 @@ from perception_encoder.errors import (
 
 # Sums of float32 products in another order, over unit vectors; see the towers' own parity bound.
 TOLERANCE = 2e-5
-PICTURES = [drawing(seed, width=20 + 9 * seed, height=60 - 5 * seed) for seed in range(7)]
+IMAGES = [drawing(seed, width=20 + 9 * seed, height=60 - 5 * seed) for seed in range(7)]
 TEXTS = ["a cat", "cat", "", "a cat and a dog", "c a t"]
 LONG_TEXT = "cat " * CORE.text.context_length
 
@@ -59,86 +59,86 @@ def same(a, b) -> bool:
     return a.shape == b.shape and float(np.abs(a - b).max()) <= TOLERANCE
 
 
-# -- pictures -------------------------------------------------------------------------------------
+# -- images -------------------------------------------------------------------------------------
 
 
-def test_pictures_come_back_in_order_and_do_not_depend_on_the_batch(model):
-    alone = np.concatenate([model.embed_image(picture) for picture in PICTURES])
+def test_images_come_back_in_order_and_do_not_depend_on_the_batch(model):
+    alone = np.concatenate([model.embed_image(image) for image in IMAGES])
     assert alone.shape == (7, model.embed_dim)
     assert alone.dtype == np.float32
     for batch_size in (1, 3, 7, 32):
-        assert same(model.embed_images(PICTURES, batch_size=batch_size), alone)
+        assert same(model.embed_images(IMAGES, batch_size=batch_size), alone)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(model):
-    among_others = model.embed_images([PICTURES[6], *PICTURES[:3], PICTURES[5]])[3:4]
-    assert same(among_others, model.embed_images([PICTURES[2]] * 7)[4:5])
+def test_an_image_does_not_depend_on_its_neighbours(model):
+    among_others = model.embed_images([IMAGES[6], *IMAGES[:3], IMAGES[5]])[3:4]
+    assert same(among_others, model.embed_images([IMAGES[2]] * 7)[4:5])
 
 
-def test_different_pictures_have_different_vectors(model):
-    vectors = model.embed_images(PICTURES)
+def test_different_images_have_different_vectors(model):
+    vectors = model.embed_images(IMAGES)
     assert (model.similarity(vectors, vectors) - np.eye(7)).max() < 0.9999
 
 
-def test_every_kind_of_picture_may_be_mixed_in_one_list(tiny, tmp_path):
-    picture = PICTURES[1]
-    path = tmp_path / "picture.png"
-    picture.save(path)
-    bgr = as_bgr(picture)
-    tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def test_every_kind_of_image_may_be_mixed_in_one_list(tiny, tmp_path):
+    image = IMAGES[1]
+    path = tmp_path / "image.png"
+    image.save(path)
+    bgr = as_bgr(image)
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     kinds = [
         str(path),
         path,
         path.read_bytes(),
         bytearray(path.read_bytes()),
         memoryview(path.read_bytes()),
-        picture,
+        image,
         bgr,
         bgr.astype(np.float64) / 255,
         np.ascontiguousarray(bgr[:, ::-1])[:, ::-1],
         tensor,
         tensor.float() / 255,
     ]
-    mixed = [item for kind in kinds for item in (kind, PICTURES[4])]
+    mixed = [item for kind in kinds for item in (kind, IMAGES[4])]
     vectors = tiny.embed_images(mixed, batch_size=5)
-    assert same(vectors[::2], np.repeat(tiny.embed_image(picture), len(kinds), axis=0))
-    assert same(vectors[1::2], np.repeat(tiny.embed_image(PICTURES[4]), len(kinds), axis=0))
+    assert same(vectors[::2], np.repeat(tiny.embed_image(image), len(kinds), axis=0))
+    assert same(vectors[1::2], np.repeat(tiny.embed_image(IMAGES[4]), len(kinds), axis=0))
 
 
 def test_arrays_are_bgr_unless_said_otherwise(tiny):
-    picture = PICTURES[0]
-    rgb = np.array(picture)
-    expected = tiny.embed_image(picture)
-    assert same(tiny.embed_image(as_bgr(picture)), expected)
+    image = IMAGES[0]
+    rgb = np.array(image)
+    expected = tiny.embed_image(image)
+    assert same(tiny.embed_image(as_bgr(image)), expected)
     assert same(tiny.embed_image(rgb, input_color_format="rgb"), expected)
-    assert same(tiny.embed_images([rgb, picture], input_color_format="rgb")[:1], expected)
+    assert same(tiny.embed_images([rgb, image], input_color_format="rgb")[:1], expected)
     assert not same(tiny.embed_image(rgb), expected)
 
 
 def test_a_batch_may_be_one_array_or_one_tensor_or_a_generator(tiny):
-    pictures = [drawing(seed) for seed in range(3)]
-    expected = tiny.embed_images(pictures)
-    rgb = np.stack([np.array(picture) for picture in pictures])
+    images = [drawing(seed) for seed in range(3)]
+    expected = tiny.embed_images(images)
+    rgb = np.stack([np.array(image) for image in images])
     assert same(tiny.embed_images(rgb, input_color_format="rgb"), expected)
     assert same(tiny.embed_images(torch.from_numpy(rgb).permute(0, 3, 1, 2)), expected)
-    assert same(tiny.embed_images(picture for picture in pictures), expected)
+    assert same(tiny.embed_images(image for image in images), expected)
 
 
 def test_what_the_caller_gave_is_not_changed(tiny):
     side = CORE.vision.image_size  # at this size nothing needs to be resized
-    picture = drawing(3, width=side, height=side)
-    array = np.array(picture)
+    image = drawing(3, width=side, height=side)
+    array = np.array(image)
     array.flags.writeable = False
-    floats = np.array(picture, np.float32) / 255
+    floats = np.array(image, np.float32) / 255
     tensor = torch.from_numpy(floats.transpose(2, 0, 1).copy())
-    given = [picture, array, floats, tensor]
-    before = [picture.tobytes(), array.tobytes(), floats.tobytes(), tensor.numpy().tobytes()]
+    given = [image, array, floats, tensor]
+    before = [image.tobytes(), array.tobytes(), floats.tobytes(), tensor.numpy().tobytes()]
     tiny.embed_images(given)
     tiny.embed_images(tensor[None])
     tiny.embed_images(floats[None], input_color_format="rgb")
-    assert given[0] is picture
+    assert given[0] is image
     assert before == [
-        picture.tobytes(),
+        image.tobytes(),
         array.tobytes(),
         floats.tobytes(),
         tensor.numpy().tobytes(),
@@ -177,67 +177,67 @@ def test_images_that_cannot_be_used_are_skipped_and_keep_their_rows(batch_size, 
 
 
 def test_skipping_gives_a_pair_whatever_the_images_are(tiny):
-    embeddings, failures = tiny.embed_images(PICTURES, errors="skip")
+    embeddings, failures = tiny.embed_images(IMAGES, errors="skip")
     assert failures == {}
-    assert same(embeddings, tiny.embed_images(PICTURES))
+    assert same(embeddings, tiny.embed_images(IMAGES))
     embeddings, failures = tiny.embed_images([b"", None], errors="skip", truncate_dim=8)
     assert embeddings.shape == (2, 8)
     assert list(failures) == [0, 1]
     embeddings, failures = tiny.embed_images([], errors="skip")
     assert embeddings.shape == (0, 24)
     assert failures == {}
-    tensor, failures = tiny.embed_images([b"", PICTURES[0]], errors="skip", output="torch")
+    tensor, failures = tiny.embed_images([b"", IMAGES[0]], errors="skip", output="torch")
     assert torch.isnan(tensor).any(dim=1).tolist() == [True, False]
     assert list(failures) == [0]
 
 
 def test_the_first_image_that_cannot_be_used_is_raised_unless_told_otherwise(tiny, tmp_path):
     with pytest.raises(ImageNotFoundError, match=r"missing\.png"):
-        tiny.embed_images([PICTURES[0], tmp_path / "missing.png"])
+        tiny.embed_images([IMAGES[0], tmp_path / "missing.png"])
     with pytest.raises(ValueError, match="'raise' or 'skip'"):
-        tiny.embed_images(PICTURES, errors="ignore")
+        tiny.embed_images(IMAGES, errors="ignore")
 
 
-def test_no_pictures_give_no_rows(model):
+def test_no_images_give_no_rows(model):
     for output in ("numpy", "torch"):
         assert model.embed_images([], output=output).shape == (0, model.embed_dim)
     grid = model.config.vision.grid_size
     assert model.features([]).shape == (0, grid**2, model.config.vision.width)
 
 
-def test_errors_name_the_picture_by_its_path_or_its_place(tiny, tmp_path):
+def test_errors_name_the_image_by_its_path_or_its_place(tiny, tmp_path):
     text_file = tmp_path / "notes.jpg"
-    text_file.write_text("not a picture")
-    good = PICTURES[0]
+    text_file.write_text("not an image")
+    good = IMAGES[0]
     with pytest.raises(ImageNotFoundError, match=r"nowhere\.jpg") as caught:
         tiny.embed_images([good, "nowhere.jpg", good])
     assert "nowhere.jpg" in caught.value.item
     with pytest.raises(ImageDecodeError, match=r"notes\.jpg"):
         tiny.embed_images([good, text_file])
     with pytest.raises(ImageDecodeError, match="image 2"):
-        tiny.embed_images([good, good, b"not a picture"])
+        tiny.embed_images([good, good, b"not an image"])
     with pytest.raises(ImageValueError, match="image 1"):
         tiny.features([good, np.zeros((4, 4, 7), np.uint8)])
     with pytest.raises(TypeError, match=r"image 40.*cv2\.imread"):
         tiny.embed_images([good] * 40 + [None], batch_size=4)
 
 
-def test_one_picture_and_a_list_of_them_are_not_mixed_up(tiny):
+def test_one_image_and_a_list_of_them_are_not_mixed_up(tiny):
     with pytest.raises(TypeError, match="embed_images"):
-        tiny.embed_image([PICTURES[0]])
+        tiny.embed_image([IMAGES[0]])
     with pytest.raises(TypeError, match="embed_image"):
-        tiny.embed_images(PICTURES[0])
+        tiny.embed_images(IMAGES[0])
     with pytest.raises(ImageValueError, match="embed_image"):
-        tiny.embed_images(as_bgr(PICTURES[0]))
+        tiny.embed_images(as_bgr(IMAGES[0]))
 
 
 def test_a_video_is_the_mean_of_its_frames(tiny):
-    frames = tiny.embed_images(PICTURES)
+    frames = tiny.embed_images(IMAGES)
     mean = frames.mean(axis=0, keepdims=True)
     expected = mean / np.linalg.norm(mean)
-    assert same(tiny.embed_video(PICTURES), expected)
-    assert same(tiny.embed_video(PICTURES[::-1], batch_size=2), expected)
-    assert same(tiny.embed_video(PICTURES[:1]), frames[:1])
+    assert same(tiny.embed_video(IMAGES), expected)
+    assert same(tiny.embed_video(IMAGES[::-1], batch_size=2), expected)
+    assert same(tiny.embed_video(IMAGES[:1]), frames[:1])
     with pytest.raises(ValueError, match="at least one frame"):
         tiny.embed_video([])
 
@@ -276,7 +276,7 @@ def test_what_is_no_string_is_named_by_its_place(tiny):
 def test_words_need_a_vocabulary_and_a_text_tower():
     with pytest.raises(TokenizerNotFoundError, match=r"tokenizer\.json"):
         open_tiny(tokenizer=None).embed_text("cat")
-    with pytest.raises(UnsupportedOperationError, match="tiny/pictures reads no text"):
+    with pytest.raises(UnsupportedOperationError, match="tiny/images reads no text"):
         open_tiny(WITHOUT_TEXT).embed_text("cat")
 
 
@@ -330,9 +330,9 @@ def test_impossible_options_are_refused(tiny, method, mistake):
         embed(items, **mistake)
 
 
-def test_an_unknown_colour_format_is_refused_whatever_the_picture(tiny):
+def test_an_unknown_colour_format_is_refused_whatever_the_image(tiny):
     with pytest.raises(ValueError, match="'bgr' or 'rgb'"):
-        tiny.embed_images(PICTURES, input_color_format="RGB")
+        tiny.embed_images(IMAGES, input_color_format="RGB")
 
 
 @pytest.mark.parametrize("method", ["images", "text"])
@@ -348,21 +348,19 @@ def test_progress_is_shown_when_asked_for_and_not_where_nobody_looks(tiny, metho
 
 
 def _method(model, name):
-    return (model.embed_images, PICTURES[:3]) if name == "images" else (model.embed_text, TEXTS)
+    return (model.embed_images, IMAGES[:3]) if name == "images" else (model.embed_text, TEXTS)
 
 
 def test_similarity_takes_one_vector_or_many_of_any_length_and_kind(tiny):
-    pictures, words = tiny.embed_images(PICTURES[:3]), tiny.embed_text(TEXTS)
-    scores = tiny.similarity(pictures, words)
+    images, words = tiny.embed_images(IMAGES[:3]), tiny.embed_text(TEXTS)
+    scores = tiny.similarity(images, words)
     assert scores.shape == (3, 5)
     assert scores.dtype == np.float32
-    assert np.allclose(scores, pictures @ words.T, atol=1e-6)
-    assert np.allclose(
-        tiny.similarity(pictures * 7, torch.from_numpy(words) / 3), scores, atol=1e-6
-    )
-    assert np.allclose(tiny.similarity(pictures[1], words), scores[1:2], atol=1e-6)
-    assert np.allclose(tiny.similarity(pictures[1].tolist(), words[2]), scores[1, 2], atol=1e-6)
-    assert tiny.similarity(pictures[1], words[2]).shape == (1, 1)
+    assert np.allclose(scores, images @ words.T, atol=1e-6)
+    assert np.allclose(tiny.similarity(images * 7, torch.from_numpy(words) / 3), scores, atol=1e-6)
+    assert np.allclose(tiny.similarity(images[1], words), scores[1:2], atol=1e-6)
+    assert np.allclose(tiny.similarity(images[1].tolist(), words[2]), scores[1, 2], atol=1e-6)
+    assert tiny.similarity(images[1], words[2]).shape == (1, 1)
     assert tiny.similarity(np.empty((0, 24)), words).shape == (0, 5)
 
 
@@ -379,7 +377,7 @@ def test_vectors_of_different_models_do_not_compare(tiny, a, b):
         tiny.similarity(np.ones(a), np.ones(b))
 
 
-def test_pictures_of_words_score_by_the_models_own_scale(nano, tiny):
+def test_images_of_words_score_by_the_models_own_scale(nano, tiny):
     assert nano.logit_scale > 1
     assert tiny.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
     assert open_tiny(WITHOUT_TEXT).logit_scale == 1.0
@@ -389,22 +387,22 @@ def test_pictures_of_words_score_by_the_models_own_scale(nano, tiny):
 
 
 def test_features_are_one_vector_for_each_square(nano):
-    features = nano.features(PICTURES[:3])
+    features = nano.features(IMAGES[:3])
     assert features.shape == (3, 36, 192)
     assert features.dtype == np.float32
-    assert same(features[1:2], nano.features(PICTURES[1:2]))
-    assert not same(nano.features(PICTURES[:1], layer=0), features[:1])
+    assert same(features[1:2], nano.features(IMAGES[1:2]))
+    assert not same(nano.features(IMAGES[:1], layer=0), features[:1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_model_without_pooling_gives_features_and_says_so_otherwise(batch_size):
     model = open_tiny(WITHOUT_POOLING)
-    features = model.features(PICTURES[:3], batch_size=batch_size)
+    features = model.features(IMAGES[:3], batch_size=batch_size)
     assert features.shape == (3, 9, 48)
-    assert np.array_equal(features, model.features(PICTURES[:3], layer=2, batch_size=batch_size))
+    assert np.array_equal(features, model.features(IMAGES[:3], layer=2, batch_size=batch_size))
     assert model.embed_dim is None
     with pytest.raises(UnsupportedOperationError, match=r"tiny/patches.*features\(\)"):
-        model.embed_image(PICTURES[0])
+        model.embed_image(IMAGES[0])
     with pytest.raises(UnsupportedOperationError, match="features"):
         _ = model.identity
 
@@ -412,14 +410,14 @@ def test_a_model_without_pooling_gives_features_and_says_so_otherwise(batch_size
 @pytest.mark.parametrize("layer", [2, -3, 99])
 def test_a_layer_that_does_not_exist_is_refused(tiny, layer):
     with pytest.raises(ValueError, match=f"layer {layer}"):
-        tiny.features(PICTURES[:1], layer=layer)
+        tiny.features(IMAGES[:1], layer=layer)
 
 
 # -- threads, folders, life -----------------------------------------------------------------------
 
 
 def test_eight_threads_get_what_one_gets_bit_for_bit(nano):
-    parts = [PICTURES[start : start + 3] for start in (0, 1, 2, 3, 4)] * 3
+    parts = [IMAGES[start : start + 3] for start in (0, 1, 2, 3, 4)] * 3
     words = [TEXTS, TEXTS[::-1], TEXTS[1:3], TEXTS[:1], TEXTS[2:]] * 3
 
     def work(job):
@@ -441,10 +439,10 @@ def test_a_saved_model_gives_the_same_vectors(config, tmp_path):
     assert again.config == config
     assert again.backend.fingerprint == model.backend.fingerprint
     # The weights are the same bits at other addresses, and kernels choose by alignment.
-    assert np.allclose(again.features(PICTURES), model.features(PICTURES), rtol=0, atol=2e-5)
+    assert np.allclose(again.features(IMAGES), model.features(IMAGES), rtol=0, atol=2e-5)
     if config.embed_dim is not None:
         assert again.identity == model.identity
-        assert np.allclose(again.embed_images(PICTURES), model.embed_images(PICTURES), atol=1e-6)
+        assert np.allclose(again.embed_images(IMAGES), model.embed_images(IMAGES), atol=1e-6)
     if config.text is not None:
         assert np.allclose(again.embed_text(TEXTS), model.embed_text(TEXTS), atol=1e-6)
 

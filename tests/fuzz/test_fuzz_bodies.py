@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server.hostile import BODIES, VALUES, check_reply, error_forms, paths_of, replaced
-from server.serving import data_uri, make_table, picture, running
+from server.serving import data_uri, image, make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
@@ -21,7 +21,7 @@ TEXTS = st.text(max_size=20) | st.sampled_from(
         "http://[",
         "\ud800",
         "\0",
-        data_uri(picture(2)),
+        data_uri(image(2)),
     ]
 )
 NUMBERS = (
@@ -102,7 +102,7 @@ PARTS = st.lists(
         st.sampled_from(
             ["", "\r\nContent-Type: text/plain; charset=utf-7", "\r\nA: " + "b" * 9000]
         ),
-        st.binary(max_size=20) | st.sampled_from([b"9" * 5000, b"\xed\xa0\x80", picture(3)]),
+        st.binary(max_size=20) | st.sampled_from([b"9" * 5000, b"\xed\xa0\x80", image(3)]),
     ),
     max_size=4,
 )

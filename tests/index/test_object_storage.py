@@ -38,7 +38,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_run_fills_a_table_in_a_bucket_and_goes_on_there(bucket: str, tmp_path: Path) -> None:
     model = open_tiny()
     save_drawings(tmp_path, 4)
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     table = Index.open_or_create(f"{bucket}/deep/t.lance", model.identity)
     for expected in ({"embedded": 4, "failed": 1}, {"skipped": 4, "failed": 1}):
         run = Run(model, table, open_sources([str(tmp_path)], SourceOptions()), RunOptions())

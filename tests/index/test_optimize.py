@@ -179,7 +179,7 @@ def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
     said = pe("--db", str(tmp_path / "t"))
     assert said.returncode == 0
     assert said.stdout == ""
-    assert "9 pictures in 1 files (before: 3)" in said.stderr
+    assert "9 images in 1 files (before: 3)" in said.stderr
     assert "none is needed" in said.stderr
     found = json.loads(pe("--db", str(tmp_path / "t"), "--keep-days", "0", "--json").stdout)
     assert found["num_rows"] == 9

@@ -28,7 +28,7 @@ def index(tmp_path: Path, request: pytest.FixtureRequest) -> Index:
     """A table of two commits and a deletion."""
     dtype: VectorDtype = request.param
     identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", EMBED_DIM)
-    table = Index.create(tmp_path / "pictures.lance", identity, vector_dtype=dtype)
+    table = Index.create(tmp_path / "images.lance", identity, vector_dtype=dtype)
     rows = [
         Row(
             uri=f"/p/{number:03}.jpg",
@@ -65,9 +65,9 @@ def test_lancedb_finds_the_same_nearest(index: Index) -> None:
 def test_duckdb_asks_the_columns_in_sql(index: Index) -> None:
     dataset = lance.dataset(index.path)
     names = [name for name in dataset.schema.names if name != "vector"]
-    pictures = dataset.scanner(columns=names).to_reader()
+    images = dataset.scanner(columns=names).to_reader()
     found = duckdb.sql(
-        "SELECT album, count(*), avg(stars), max(width), max(epoch_ns(mtime)) FROM pictures "
+        "SELECT album, count(*), avg(stars), max(width), max(epoch_ns(mtime)) FROM images "
         "WHERE width >= 150 GROUP BY album ORDER BY album"
     ).fetchall()
     rows = [row for row in index.rows() if (row.width or 0) >= 150]
@@ -78,17 +78,17 @@ def test_duckdb_asks_the_columns_in_sql(index: Index) -> None:
         widths, times = ([getattr(row, n) for row in of_album] for n in ("width", "mtime"))
         expected.append((album, len(of_album), pytest.approx(stars), max(widths), max(times)))
     assert found == expected
-    assert pictures.schema.names == names
+    assert images.schema.names == names
 
 
 @pytest.mark.parametrize("index", ["float32"], indirect=True)
 def test_duckdb_computes_with_float32_vectors(index: Index) -> None:
-    pictures = lance.dataset(index.path)
+    images = lance.dataset(index.path)
     query = unit(1, seed=4)
     numbers = ", ".join(map(str, query[0].tolist()))
     found = duckdb.sql(
-        f"SELECT uri FROM (SELECT uri, vector::FLOAT[{EMBED_DIM}] AS v FROM pictures) "
+        f"SELECT uri FROM (SELECT uri, vector::FLOAT[{EMBED_DIM}] AS v FROM images) "
         f"ORDER BY array_cosine_similarity(v, [{numbers}]::FLOAT[{EMBED_DIM}]) DESC LIMIT 5"
     ).fetchall()
     assert [uri for (uri,) in found] == [hit.uri for hit in index.search(query, k=5)[0]]
-    assert pictures.count_rows() == 180
+    assert images.count_rows() == 180

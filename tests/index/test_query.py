@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import QueryTerm, combine, parse_query
-from perception_encoder.index.query import STDIN, picture_term
+from perception_encoder.index.query import STDIN, image_term
 
 
 def text(value: str, weight: float = 1.0) -> QueryTerm:
@@ -94,7 +94,7 @@ def test_weights_multiply_a_term(query: str, weight: float) -> None:
     assert parse_query(query)[-1] == text("dog", weight)
 
 
-def test_an_existing_file_is_a_picture_whatever_its_name(tmp_path: Path) -> None:
+def test_an_existing_file_is_an_image_whatever_its_name(tmp_path: Path) -> None:
     odd = tmp_path / 'a - "b" + c'
     odd.write_bytes(b"")
     assert parse_query(str(odd)) == (QueryTerm(1, "image", str(odd)),)
@@ -102,7 +102,7 @@ def test_an_existing_file_is_a_picture_whatever_its_name(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("pool")
-def test_a_weight_before_a_picture_whose_name_begins_with_a_digit(tmp_path: Path) -> None:
+def test_a_weight_before_an_image_whose_name_begins_with_a_digit(tmp_path: Path) -> None:
     (tmp_path / "001.png").write_bytes(b"")
     assert parse_query("2:001.png") == (QueryTerm(2, "image", "001.png"),)
 
@@ -136,30 +136,30 @@ def test_an_at_sign_in_double_quotes_is_a_letter() -> None:
     "address",
     ["http://example.org/a", "HTTPS://example.org/a.jpg?b=c+d&e=-1#f", "https://[::1]:8/x"],
 )
-def test_a_web_address_is_a_picture(address: str) -> None:
+def test_a_web_address_is_an_image(address: str) -> None:
     assert parse_query(address) == (image(address),)
     assert parse_query(["dog", "-", f"0.5:{address}"]) == (text("dog"), image(address, -0.5))
 
 
-def test_a_minus_alone_is_the_picture_on_stdin() -> None:
+def test_a_minus_alone_is_the_image_on_stdin() -> None:
     assert parse_query("-") == parse_query(["-"]) == (image(STDIN),)
 
 
 @pytest.mark.usefixtures("pool")
-def test_one_picture_is_read_whatever_its_name(tmp_path: Path) -> None:
+def test_one_image_is_read_whatever_its_name(tmp_path: Path) -> None:
     odd = tmp_path / "@a - b"
     odd.write_bytes(b"")
-    assert picture_term(str(odd)) == image(str(odd))
-    assert picture_term("@a - b") == image("@a - b")
-    assert picture_term("@c - d") == item("c - d")
-    assert picture_term("http://h/a") == image("http://h/a")
-    assert picture_term("-") == image(STDIN)
+    assert image_term(str(odd)) == image(str(odd))
+    assert image_term("@a - b") == image("@a - b")
+    assert image_term("@c - d") == item("c - d")
+    assert image_term("http://h/a") == image("http://h/a")
+    assert image_term("-") == image(STDIN)
     with pytest.raises(QueryError, match=r"none\.jpg: no such file"):
-        picture_term("none.jpg")
+        image_term("none.jpg")
 
 
 @pytest.mark.usefixtures("pool")
-def test_a_folder_of_that_name_does_not_turn_a_word_into_a_picture(tmp_path: Path) -> None:
+def test_a_folder_of_that_name_does_not_turn_a_word_into_an_image(tmp_path: Path) -> None:
     (tmp_path / "dogs").mkdir()
     assert parse_query("dogs") == (text("dogs"),)
 
@@ -179,11 +179,11 @@ def test_a_folder_of_that_name_does_not_turn_a_word_into_a_picture(tmp_path: Pat
         ('dog + "cat', "quote at character 7 "),
         ('dog + "cat"s', "quote at character 7 "),
         ('2:"cat', "quote at character 1 "),
-        ("dog + 2:", "character 7 .*no text or picture"),
-        ('""', "no text or picture"),
+        ("dog + 2:", "character 7 .*no text or image"),
+        ('""', "no text or image"),
         (f"{'9' * 400}:dog", "weight is too large"),
-        ("dog - missing.JPG", "character 7 .*no picture missing.JPG"),
-        ("2:missing.webp", "no picture missing.webp"),
+        ("dog - missing.JPG", "character 7 .*no image missing.JPG"),
+        ("2:missing.webp", "no image missing.webp"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(
@@ -252,7 +252,7 @@ def test_texts_about_data_are_texts() -> None:
 
 @pytest.mark.parametrize("query", ["a\0", "\0", "@a\0", "2:\0", "~\0", "x\0.png", "http://h/\0"])
 def test_a_nul_is_an_error_that_says_where(query: str) -> None:
-    for read in (parse_query, picture_term):
+    for read in (parse_query, image_term):
         with pytest.raises(QueryError, match=f"NUL at character {query.index(chr(0)) + 1}"):
             read(query)
 
@@ -263,11 +263,11 @@ def test_half_a_pair_is_an_error_and_no_text(query: str) -> None:
         parse_query(query)
 
 
-def test_a_file_whose_name_is_no_unicode_is_a_picture_all_the_same(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_no_unicode_is_an_image_all_the_same(tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     Path(name).write_bytes(b"")
     assert parse_query(name) == (QueryTerm(1.0, "image", name),)
-    assert picture_term(name) == QueryTerm(1.0, "image", name)
+    assert image_term(name) == QueryTerm(1.0, "image", name)
 
 
 @pytest.mark.parametrize("typed", ["NFC", "NFD"])
@@ -280,7 +280,7 @@ def test_a_file_is_found_in_whichever_unicode_form_it_was_typed(
     name = str(tmp_path / unicodedata.normalize(typed, "café.png"))
     expected = QueryTerm(1.0, "image", path)
     assert parse_query(name) == (expected,)
-    assert picture_term(name) == expected
+    assert image_term(name) == expected
     assert parse_query(f"{name} + cat")[0] == expected
     assert parse_query([name, "-", "cat"])[0] == expected
 

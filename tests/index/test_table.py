@@ -375,7 +375,7 @@ def test_search_finds_what_a_matrix_product_finds(
         np.testing.assert_allclose([h.score for h in hits], scores[query][expected], atol=1e-6)
 
 
-def test_equal_pictures_are_ordered_by_name_however_they_came(tmp_path: Path) -> None:
+def test_equal_images_are_ordered_by_name_however_they_came(tmp_path: Path) -> None:
     results = []
     for attempt, order in enumerate([("a", "b", "c", "d"), ("d", "b", "a", "c")]):
         index = Index.create(tmp_path / str(attempt), identity(33))

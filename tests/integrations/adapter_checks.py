@@ -1,7 +1,7 @@
 """What must hold of each adapter, run in a process of its own where its library is installed.
 
 `python adapter_checks.py '{CHECK: BLOCK, …}'`: the block of the documentation is run first, in a
-folder with pictures and with pe-nano under a real model's name; then the check, on what it made.
+folder with images and with pe-nano under a real model's name; then the check, on what it made.
 What came of each is written to outcomes.json: a traceback, or nothing.
 """
 
@@ -51,7 +51,7 @@ def langchain(made: dict[str, Any]) -> None:
     assert isinstance(embeddings, Embeddings)
     assert made["found"][0].page_content == "a red heart"
     assert made["by_words"][0].metadata == {"name": "castle"}
-    assert made["by_picture"][0].metadata == {"name": "cat"}
+    assert made["by_image"][0].metadata == {"name": "cat"}
     awaited = asyncio.run(made["captions"].asimilarity_search("a kitten cat", k=1))
     assert awaited[0].page_content == "a cat"
     assert close(embeddings.embed_query("a red heart"), RED_HEART)
@@ -71,10 +71,10 @@ def llama_index(made: dict[str, Any]) -> None:
     from llama_index.core.schema import ImageNode, TextNode
 
     embedding = made["embedding"]
-    assert [hit.node.metadata["name"] for hit in made["pictures"]] == ["red-heart"]
+    assert [hit.node.metadata["name"] for hit in made["images"]] == ["red-heart"]
     assert [hit.node.text for hit in made["texts"]] == ["a story of a castle"]
-    by_picture = made["retriever"].image_to_image_retrieve("cat.webp")
-    assert [hit.node.metadata["name"] for hit in by_picture] == ["cat"]
+    by_image = made["retriever"].image_to_image_retrieve("cat.webp")
+    assert [hit.node.metadata["name"] for hit in by_image] == ["cat"]
     awaited = asyncio.run(made["retriever"].atext_to_image_retrieve("a castle"))
     assert [hit.node.metadata["name"] for hit in awaited] == ["castle"]
     made["index"].storage_context.persist("llama")
@@ -106,23 +106,23 @@ def chroma(made: dict[str, Any]) -> None:
     from chromadb.utils.data_loaders import ImageLoader
     from chromadb.utils.embedding_functions import config_to_embedding_function
 
-    from perception_encoder.integrations.chroma import PerceptionEncoderFunction, PictureLoader
+    from perception_encoder.integrations.chroma import ImageFileLoader, PerceptionEncoderFunction
 
     collection = made["collection"]
     assert made["found"]["ids"] == [["castle"]]
     rows = collection.get(ids=["cat"], include=["embeddings"])["embeddings"]
     assert close(rows[0], CAT)
-    picture = np.asarray(Image.open("red-heart.webp").convert("RGB"))
-    collection.add(ids=["heart"], images=[picture])
+    image = np.asarray(Image.open("red-heart.webp").convert("RGB"))
+    collection.add(ids=["heart"], images=[image])
     collection.upsert(ids=["words"], documents=["a red heart"])
-    found = collection.query(query_images=[picture], n_results=1)
+    found = collection.query(query_images=[image], n_results=1)
     assert found["ids"] == [["heart"]]
     rows = collection.get(ids=["words"], include=["embeddings"])["embeddings"]
     assert close(rows[0], RED_HEART)
-    mixed = PerceptionEncoderFunction(nano)(["a red heart", picture, "a cat"])
+    mixed = PerceptionEncoderFunction(nano)(["a red heart", image, "a cat"])
     assert len(mixed) == 3
     assert close(mixed[0], RED_HEART)
-    assert close(mixed[1], nano.embed_image(picture, input_color_format="rgb")[0])
+    assert close(mixed[1], nano.embed_image(image, input_color_format="rgb")[0])
     function = PerceptionEncoderFunction(NAME, preprocess="reference")
     again = config_to_embedding_function({"name": function.name(), "config": function.get_config()})
     assert again.get_config() == function.get_config()
@@ -132,7 +132,7 @@ def chroma(made: dict[str, Any]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     Image.open("castle.webp").convert("RGB").crop((0, 0, 60, 40)).save("turned.png", exif=exif)
-    ours, theirs = PictureLoader()(["turned.png", None]), ImageLoader()(["turned.png"])
+    ours, theirs = ImageFileLoader()(["turned.png", None]), ImageLoader()(["turned.png"])
     assert ours[0].shape == (60, 40, 3)
     assert ours[1] is None
     assert theirs[0].shape == (40, 60, 3)
@@ -146,7 +146,7 @@ def chroma_reopened(_: dict[str, Any]) -> None:
     import perception_encoder.integrations.chroma  # noqa: F401  registers it
     from perception_encoder.integrations import opening
 
-    collection = chromadb.PersistentClient("chroma").get_collection("pictures")
+    collection = chromadb.PersistentClient("chroma").get_collection("images")
     assert collection.configuration_json["hnsw"]["space"] == "cosine"
     found = collection.query(query_texts=["a cat"], n_results=2)
     assert "cat" in found["ids"][0]
@@ -164,12 +164,12 @@ def lancedb(made: dict[str, Any]) -> None:
     import lancedb
     from lancedb.pydantic import LanceModel, Vector
 
-    Picture, table = made["Picture"], made["table"]
+    ImageRow, table = made["Image"], made["table"]
     assert made["found"][0].uri == "castle.webp"
     rows = {row["uri"]: row["vector"] for row in table.to_arrow().to_pylist()}
     assert close(rows["cat.webp"], CAT)
 
-    table = lancedb.connect("lancedb").open_table("pictures")
+    table = lancedb.connect("lancedb").open_table("images")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=".")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -177,9 +177,9 @@ def lancedb(made: dict[str, Any]) -> None:
         file_url = pathlib.Path("red-heart.webp").resolve().as_uri()
         table.add([{"uri": url}, {"uri": file_url}])
         server.shutdown()
-    found = table.search(Image.open("red-heart.webp")).limit(2).to_pydantic(Picture)
+    found = table.search(Image.open("red-heart.webp")).limit(2).to_pydantic(ImageRow)
     assert {hit.uri for hit in found} == {url, file_url}
-    assert table.search("a castle").limit(1).to_pydantic(Picture)[0].uri == "castle.webp"
+    assert table.search("a castle").limit(1).to_pydantic(ImageRow)[0].uri == "castle.webp"
     message = raised(RuntimeError, table.add, [{"uri": "gone.webp"}])  # LanceDB's, around ours
     assert "gone.webp: no such file" in message
 
@@ -257,7 +257,7 @@ def sentence_transformers(_: dict[str, Any]) -> None:
     import torch
 
     theirs, ours = real_and_ours()
-    picture = Image.open("cat.webp").convert("RGB")
+    image = Image.open("cat.webp").convert("RGB")
     texts = ["a cat", "a red heart", "a castle on a hill"]
     calls: list[tuple[str, Any, dict[str, Any]]] = [
         ("encode", "a cat", {}),
@@ -277,10 +277,10 @@ def sentence_transformers(_: dict[str, Any]) -> None:
         ("encode_query", texts, {"prompt_name": "art"}),
         ("encode_document", texts, {"normalize_embeddings": True}),
         ("encode", texts, {"device": torch.device("cpu")}),
-        ("encode", picture, {}),
+        ("encode", image, {}),
         ("encode", "cat.webp", {}),
-        ("encode", [picture, picture.resize((50, 90))], {"convert_to_tensor": True}),
-        ("encode", np.asarray(picture), {}),
+        ("encode", [image, image.resize((50, 90))], {"convert_to_tensor": True}),
+        ("encode", np.asarray(image), {}),
         ("encode", ["cat.webp", "castle.webp"], {}),
     ]
     for method, inputs, options in calls:
@@ -302,12 +302,12 @@ def sentence_transformers(_: dict[str, Any]) -> None:
         assert getattr(ours, name) == getattr(theirs, name), name
     assert str(ours.device) == str(theirs.device)
     assert ours.get_embedding_dimension() == theirs.get_embedding_dimension() == 192
-    check_what_only_ours_takes(type(ours), ours, picture)
+    check_what_only_ours_takes(type(ours), ours, image)
     check_their_tools(ours)
 
 
-def check_what_only_ours_takes(kind: Any, ours: Any, picture: Image.Image) -> None:
-    mixed = ours.encode(["a cat", picture, {"text": "cat.webp"}, {"image": "cat.webp"}])
+def check_what_only_ours_takes(kind: Any, ours: Any, image: Image.Image) -> None:
+    mixed = ours.encode(["a cat", image, {"text": "cat.webp"}, {"image": "cat.webp"}])
     assert mixed.shape == (4, 192)
     assert close(mixed[0], ours.encode("a cat"))
     assert close(mixed[1], mixed[3])

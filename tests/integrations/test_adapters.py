@@ -22,7 +22,7 @@ CHECKS = Path(__file__).with_name("adapter_checks.py")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, and pe-nano under the name that the page gives."""
+    """Images, and pe-nano under the name that the page gives."""
     root = tmp_path_factory.mktemp("adapters")
     for name in ("cat", "castle", "red-heart"):
         shutil.copy(GALLERY / f"{name}.webp", root)

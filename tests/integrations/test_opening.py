@@ -1,4 +1,4 @@
-"""How adapters get a model: once for a name, compared by weights, with texts and pictures mixed."""
+"""How adapters get a model: once for a name, compared by weights, with texts and images mixed."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,7 +58,7 @@ def test_other_weights_are_refused(nano):
 
 
 @pytest.mark.parametrize("order", ["", "t", "p", "tp", "pt", "pttpp"])
-def test_texts_and_pictures_keep_their_places(nano, order):
+def test_texts_and_images_keep_their_places(nano, order):
     items = [
         f"a cat {place}" if kind == "t" else np.asarray(drawing(place))
         for place, kind in enumerate(order)

@@ -61,7 +61,7 @@ def token_rows(num_rows: int, num_words: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_a_picture_has_the_same_vector_in_any_batch(model: DualEncoder) -> None:
+def test_an_image_has_the_same_vector_in_any_batch(model: DualEncoder) -> None:
     pixels = torch.from_numpy(formula.pixels(7, 32, 32))
     together = unit(model.encode_image(pixels))
     for row in range(7):
@@ -70,7 +70,7 @@ def test_a_picture_has_the_same_vector_in_any_batch(model: DualEncoder) -> None:
 
 
 @torch.inference_mode()
-def test_pictures_do_not_mix(model: DualEncoder) -> None:
+def test_images_do_not_mix(model: DualEncoder) -> None:
     pixels = torch.from_numpy(formula.pixels(3, 32, 32))
     vectors = unit(model.encode_image(pixels))
     assert (vectors @ vectors.T - torch.eye(3)).abs().max() < 0.9999

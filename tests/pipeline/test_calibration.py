@@ -48,7 +48,7 @@ def words(vector: Embeddings) -> Query:
     return Query((QueryTerm(1, "text", "words"),), vector)
 
 
-def picture(vector: Embeddings, *more: QueryTerm) -> Query:
+def image(vector: Embeddings, *more: QueryTerm) -> Query:
     return Query((QueryTerm(1, "image", "p.png"), *more), vector)
 
 
@@ -98,12 +98,12 @@ def motifs(count: int, each: int, noise: float) -> Embeddings:
     return unit(np.repeat(centres, each, axis=0) + noise * made(11, count * each))
 
 
-def test_a_picture_unlike_all_others_is_told_from_one_of_their_kind(tmp_path: Path) -> None:
+def test_an_image_unlike_all_others_is_told_from_one_of_their_kind(tmp_path: Path) -> None:
     stored = motifs(40, 8, 0.6)
     index = table(tmp_path, stored)
     calibration = calibrated(index)
-    kin = [picture(vector) for vector in unit(made(10, 40) + 0.6 * made(12, 40))]
-    strange = [picture(vector) for vector in made(13, 100)]
+    kin = [image(vector) for vector in unit(made(10, 40) + 0.6 * made(12, 40))]
+    strange = [image(vector) for vector in made(13, 100)]
     options = SearchOptions(k=1)
     of_kin = [f[0].label for f in search(index, kin, options, calibration=calibration)]
     of_strange = [f[0].label for f in search(index, strange, options, calibration=calibration)]
@@ -115,9 +115,9 @@ def test_a_picture_unlike_all_others_is_told_from_one_of_their_kind(tmp_path: Pa
 def test_copies_in_the_table_do_not_raise_the_bar(tmp_path: Path) -> None:
     stored = motifs(30, 5, 0.6)
     (tmp_path / "twice").mkdir()
-    once = calibrated(table(tmp_path, stored)).cutoffs(picture(stored[0]))
+    once = calibrated(table(tmp_path, stored)).cutoffs(image(stored[0]))
     twice = calibrated(table(tmp_path / "twice", np.concatenate([stored, stored])))
-    assert twice.cutoffs(picture(stored[0])).strong == pytest.approx(once.strong, abs=0.03)
+    assert twice.cutoffs(image(stored[0])).strong == pytest.approx(once.strong, abs=0.03)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (2.0, -1.0), (-1.0,)])
@@ -135,15 +135,15 @@ def test_a_sum_of_words_is_held_against_sums_of_words(
     assert 0.35 < labels.count("none") / 300 < 0.65
 
 
-def test_a_picture_with_words_is_held_against_such_sums_and_not_against_pictures(
+def test_an_image_with_words_is_held_against_such_sums_and_not_against_images(
     tmp_path: Path,
 ) -> None:
     stored = motifs(40, 8, 0.4)
     index = table(tmp_path, stored)
     calibration = calibrated(index)
     word = QueryTerm(1, "text", "red")
-    sums = [picture(vector, word) for vector in unit(stored[::9] + made(30, len(stored))[::9])]
-    alone = calibration.cutoffs(picture(stored[0]))
+    sums = [image(vector, word) for vector in unit(stored[::9] + made(30, len(stored))[::9])]
+    alone = calibration.cutoffs(image(stored[0]))
     together = calibration.cutoffs(sums[0])
     assert together.strong < alone.strong - 0.1
     found = search(index, sums, SearchOptions(k=1), calibration=calibration)
@@ -199,16 +199,16 @@ def tiny_table(folder: Path, opener: Opener, count: int = 60) -> Index:
 def test_prompts_are_embedded_once_for_a_table(tmp_path: Path, opener: Opener) -> None:
     index = tiny_table(tmp_path, opener)
     one = made(1, 1, index.identity.embed_dim)[0]
-    assert stored_calibration(index, [picture(one)]) is None
-    first = calibrate(index, opener, [picture(one)])
-    assert opener.num_opened == 0  # pictures need no prompts
-    kept = stored_calibration(Index.open(index.path), [picture(one)])
+    assert stored_calibration(index, [image(one)]) is None
+    first = calibrate(index, opener, [image(one)])
+    assert opener.num_opened == 0  # images need no prompts
+    kept = stored_calibration(Index.open(index.path), [image(one)])
     assert kept is not None
-    assert kept.cutoffs(picture(one)) == first.cutoffs(picture(one))
+    assert kept.cutoffs(image(one)) == first.cutoffs(image(one))
     assert stored_calibration(index, [words(one)]) is None
     calibrate(index, opener, [words(one)])
     assert opener.num_opened == 1
-    assert stored_calibration(index, [words(one), picture(one)]) is not None
+    assert stored_calibration(index, [words(one), image(one)]) is not None
     index.add([Row(f"/more/{n}") for n in range(7)], made(2, 7, index.identity.embed_dim))
     assert stored_calibration(index, [words(one)]) is None  # too much has changed
     calibrate(index, opener)

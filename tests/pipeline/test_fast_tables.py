@@ -46,7 +46,7 @@ def indexed(folder: Path, model: EmbeddingModel, name: str) -> Index:
     return index
 
 
-def test_the_table_holds_the_size_of_the_whole_upright_picture(tmp_path: Path):
+def test_the_table_holds_the_size_of_the_whole_upright_image(tmp_path: Path):
     paths = save_photos(tmp_path / "in")
     index = indexed(tmp_path, model_of("fast"), "t.lance")
     sizes = {Path(row.uri).name: (row.width, row.height) for row in index.rows()}
@@ -55,7 +55,7 @@ def test_the_table_holds_the_size_of_the_whole_upright_picture(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["standard", "fast"])
-def test_a_picture_on_standard_input_is_prepared_as_the_tables_were(tmp_path: Path, name: str):
+def test_an_image_on_standard_input_is_prepared_as_the_tables_were(tmp_path: Path, name: str):
     paths = save_photos(tmp_path / "in")
     model = model_of(name)
     index = indexed(tmp_path, model, "t.lance")
@@ -67,7 +67,7 @@ def test_a_picture_on_standard_input_is_prepared_as_the_tables_were(tmp_path: Pa
     np.testing.assert_allclose(query.vector, stored / np.linalg.norm(stored), atol=5e-4)
 
 
-def test_vectors_of_large_pictures_differ_and_stay_near(tmp_path: Path):
+def test_vectors_of_large_images_differ_and_stay_near(tmp_path: Path):
     large, _, small = save_photos(tmp_path / "in")
     fast, standard = model_of("fast"), model_of("standard")
     np.testing.assert_array_equal(fast.embed_image(small), standard.embed_image(small))
@@ -85,7 +85,7 @@ def test_a_table_does_not_mix_fast_with_standard(tmp_path: Path):
         Index.open_or_create(tmp_path / "t.lance", model_of("fast").identity)
 
 
-def test_a_run_refuses_by_the_size_of_the_whole_picture(tmp_path: Path):
+def test_a_run_refuses_by_the_size_of_the_whole_image(tmp_path: Path):
     save_photos(tmp_path / "in")
     model = model_of("fast", max_pixels=500_000)
     index = Index.create(tmp_path / "t.lance", model.identity)

@@ -58,7 +58,7 @@ def run(
 def wild_files(folder: Path) -> None:
     for path, time in zip(save_drawings(folder, 4), WILD, strict=True):
         os.utime(path, (time, time))
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     os.utime(folder / "bad.png", (10_413_792_000, 10_413_792_000))
 
 
@@ -95,8 +95,8 @@ def test_what_fails_again_with_its_source_named_stays_a_failure(
     assert len(list(OutcomeLog(index.path).latest(["failed"]))) == 1
 
 
-@pytest.mark.parametrize("content", [None, b"no picture"])
-def test_without_a_picture_nothing_is_written(
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_without_an_image_nothing_is_written(
     model: EmbeddingModel, place: Path, folder: Path, content: bytes | None
 ) -> None:
     if content is not None:
@@ -116,7 +116,7 @@ def test_failures_before_the_first_rows_are_kept_with_them(
     model: EmbeddingModel, place: Path, folder: Path
 ) -> None:
     index = prepared(place, model)
-    (folder / "0.png").write_bytes(b"no picture")
+    (folder / "0.png").write_bytes(b"no image")
     run(model, index, folder)
     save_drawings(folder / "..", 2)
     for path in (folder / "..").glob("*.png"):
@@ -127,12 +127,12 @@ def test_failures_before_the_first_rows_are_kept_with_them(
     assert [Path(o.uri).name for o in OutcomeLog(index.path).latest(["failed"])] == ["0.png"]
 
 
-def test_very_many_failures_are_written_without_a_picture(
+def test_very_many_failures_are_written_without_an_image(
     model: EmbeddingModel, place: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("perception_encoder.indexing.commit._OUTCOMES_OF_A_COMMIT", 3)
     for number in range(5):
-        (folder / f"{number}.png").write_bytes(b"no picture")
+        (folder / f"{number}.png").write_bytes(b"no image")
     index = prepared(place, model)
     assert run(model, index, folder)[0] == {"failed": 5}
     assert len(list(OutcomeLog(index.path).latest(["failed"]))) >= 3
@@ -225,7 +225,7 @@ def test_pruning_removes_what_was_excluded_after_it_was_indexed(
     model: EmbeddingModel, place: Path, folder: Path, exclude: tuple[str, ...]
 ) -> None:
     nas(folder)
-    (folder / "deep" / "@EADIR" / "x" / "bad.png").write_bytes(b"no picture")
+    (folder / "deep" / "@EADIR" / "x" / "bad.png").write_bytes(b"no image")
     index = prepared(place, model)
     sources = open_sources([str(folder)], SourceOptions(include_hidden=True))
     assert sum(1 for _ in Run(model, index, sources).outcomes()) == 7

@@ -1,4 +1,4 @@
-"""Pictures of sources as vectors, without a table."""
+"""Images of sources as vectors, without a table."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
 @pytest.mark.parametrize(("concurrency", "batch_size"), [(1, 3), (2, 2), (1, 32)])
-def test_vectors_come_in_the_order_of_the_pictures_and_bad_ones_stop_nobody(
+def test_vectors_come_in_the_order_of_the_images_and_bad_ones_stop_nobody(
     tmp_path: Path, concurrency: int, batch_size: int
 ) -> None:
     paths = save_drawings(tmp_path, 8)
-    paths[4].write_bytes(b"no picture")
+    paths[4].write_bytes(b"no image")
     backend = CountingBackend(open_random_backend(CORE, FP32_ON_CPU))
     backend.concurrency = concurrency
     progress = Progress()
@@ -38,7 +38,7 @@ def test_vectors_come_in_the_order_of_the_pictures_and_bad_ones_stop_nobody(
     assert progress.counts["failed"] == 1
 
 
-def test_only_a_window_of_the_pictures_is_listed_ahead(tmp_path: Path) -> None:
+def test_only_a_window_of_the_images_is_listed_ahead(tmp_path: Path) -> None:
     (path,) = save_drawings(tmp_path, 1)
     listed = []
 
@@ -55,7 +55,7 @@ def test_only_a_window_of_the_pictures_is_listed_ahead(tmp_path: Path) -> None:
     assert len(listed) <= 4 * 4
 
 
-def test_a_picture_that_overlapping_sources_name_comes_once(tmp_path: Path) -> None:
+def test_an_image_that_overlapping_sources_name_comes_once(tmp_path: Path) -> None:
     paths = save_drawings(tmp_path, 3)
     sources = open_sources([str(paths[1]), str(tmp_path), str(paths[1])], SourceOptions())
     assert [item.uri for item in items_of(sources)] == [

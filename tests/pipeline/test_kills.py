@@ -28,12 +28,12 @@ def processes() -> ForkServerContext:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pictures")
+    return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(scope="module")
 def before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of an earlier state of the folder: then pictures came, changed, moved and went."""
+    """A table of an earlier state of the folder: then images came, changed, moved and went."""
     table = tmp_path_factory.mktemp("before") / "t.lance"
     Index.create(table, open_tiny().identity)
     for seed in range(30):
@@ -47,7 +47,7 @@ def before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{seed}.png").rename(folder / f"moved{seed}.png")
     for seed in range(12, 16):
         (folder / f"{seed}.png").unlink()
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     return table
 
 
@@ -118,7 +118,7 @@ def test_a_killed_run_leaves_a_table_that_the_next_run_completes(
     work(folder, table)
     rows, vectors = contents(table)
     assert rows == expected[0]
-    # The batch a picture rides in moves its float32 vector by 2e-5, and float16 has steps of 5e-4.
+    # The batch an image rides in moves its float32 vector by 2e-5, and float16 has steps of 5e-4.
     np.testing.assert_allclose(vectors, expected[1], atol=1e-3)
     counts = OutcomeLog(str(table)).counts()
     assert counts["failed"] == 1

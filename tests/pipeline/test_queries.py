@@ -25,14 +25,14 @@ from perception_encoder.types import Embeddings
 
 
 class Shelf:
-    """Pictures in a folder and in a tar, their table, and a model that counts its work."""
+    """Images in a folder and in a tar, their table, and a model that counts its work."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "in").mkdir()
-        self.pictures = save_drawings(folder / "in", 4)
+        self.images = save_drawings(folder / "in", 4)
         self.tar = folder / "in.tar"
         with tarfile.open(self.tar, "w") as archive:
-            for name, path in (("a/cat.png", self.pictures[0]), ("b/dog.png", self.pictures[1])):
+            for name, path in (("a/cat.png", self.images[0]), ("b/dog.png", self.images[1])):
                 archive.add(path, name)
         self.backend = CountingBackend(open_random_backend(CORE, FP32_ON_CPU))
         self.model = open_tiny(backend=self.backend)
@@ -61,45 +61,45 @@ def no_model() -> EmbeddingModel:
     raise AssertionError("the model was opened")
 
 
-def test_indexed_pictures_are_not_embedded_again(
+def test_indexed_images_are_not_embedded_again(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = shelf.pictures[2]
-    monkeypatch.chdir(picture.parent)
-    for written in (str(picture), picture.name, f"@{picture}", f"@{picture.name}", "@drawing2.png",
-                    f"@{row_id(str(picture))}", f"@in/{picture.name}"):  # fmt: skip
+    image = shelf.images[2]
+    monkeypatch.chdir(image.parent)
+    for written in (str(image), image.name, f"@{image}", f"@{image.name}", "@drawing2.png",
+                    f"@{row_id(str(image))}", f"@in/{image.name}"):  # fmt: skip
         (query,) = read_queries(shelf.index, [parse_query(written)], no_model)
-        np.testing.assert_allclose(query.vector, shelf.stored(picture), atol=1e-4)
-        assert query.own == {row_id(str(picture))}
-        assert query.is_picture
+        np.testing.assert_allclose(query.vector, shelf.stored(image), atol=1e-4)
+        assert query.own == {row_id(str(image))}
+        assert query.is_image
 
 
-def test_a_picture_in_an_archive_is_an_item_too(shelf: Shelf) -> None:
+def test_an_image_in_an_archive_is_an_item_too(shelf: Shelf) -> None:
     (query,) = read_queries(shelf.index, [parse_query("@in.tar/b/dog.png")], no_model)
     assert query.own == {row_id(str(shelf.tar), "b/dog.png")}
-    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[1]), atol=1e-3)
-    assert callable(query.picture)
-    assert query.picture() == shelf.pictures[1].read_bytes()
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.images[1]), atol=1e-3)
+    assert callable(query.image)
+    assert query.image() == shelf.images[1].read_bytes()
 
 
 def test_a_changed_file_is_embedded_and_is_still_its_row(shelf: Shelf) -> None:
-    picture = shelf.pictures[0]
-    picture.write_bytes(shelf.pictures[3].read_bytes())
-    (query,) = shelf.read(str(picture))
+    image = shelf.images[0]
+    image.write_bytes(shelf.images[3].read_bytes())
+    (query,) = shelf.read(str(image))
     assert shelf.backend.num_images == 1
-    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[3]), atol=2e-3)
-    assert query.own == {row_id(str(picture))}
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.images[3]), atol=2e-3)
+    assert query.own == {row_id(str(image))}
 
 
 def test_a_file_with_another_time_is_embedded(shelf: Shelf) -> None:
-    os.utime(shelf.pictures[0], ns=(1, 1))
-    shelf.read(str(shelf.pictures[0]))
+    os.utime(shelf.images[0], ns=(1, 1))
+    shelf.read(str(shelf.images[0]))
     assert shelf.backend.num_images == 1
 
 
 def test_several_queries_are_embedded_together_and_nothing_twice(shelf: Shelf) -> None:
-    new = shelf.pictures[0].with_name("new.png")
-    new.write_bytes(shelf.pictures[0].read_bytes())
+    new = shelf.images[0].with_name("new.png")
+    new.write_bytes(shelf.images[0].read_bytes())
     queries = shelf.read("cat", f"{new} + cat", "dog - cat", f"{new}", "@drawing1.png + dog")
     assert (shelf.backend.num_texts, shelf.backend.num_images) == (2, 1)
     model = open_tiny()
@@ -110,22 +110,22 @@ def test_several_queries_are_embedded_together_and_nothing_twice(shelf: Shelf) -
         queries[2].vector, difference / np.linalg.norm(difference), atol=1e-5
     )
     np.testing.assert_allclose(queries[3].vector, model.embed_image(new)[0], atol=1e-5)
-    assert [query.is_picture for query in queries] == [False, True, False, True, True]
+    assert [query.is_image for query in queries] == [False, True, False, True, True]
     assert [query.text for query in queries] == ["cat", "+ cat", "dog - cat", "", "+ dog"]
 
 
-def test_the_picture_on_stdin_is_read_once(shelf: Shelf) -> None:
-    data = shelf.pictures[1].read_bytes()
+def test_the_image_on_stdin_is_read_once(shelf: Shelf) -> None:
+    data = shelf.images[1].read_bytes()
     (query,) = shelf.read("-", stdin=data)
-    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[1]), atol=2e-3)
-    assert callable(query.picture)
-    assert query.picture() == data
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.images[1]), atol=2e-3)
+    assert callable(query.image)
+    assert query.image() == data
     assert query.own == set()
 
 
-def test_what_is_no_picture_on_stdin_is_told(shelf: Shelf) -> None:
+def test_what_is_no_image_on_stdin_is_told(shelf: Shelf) -> None:
     with pytest.raises(ImageError, match="standard input"):
-        shelf.read("-", stdin=b"no picture")
+        shelf.read("-", stdin=b"no image")
     with pytest.raises(ValueError, match="standard input"):
         read_queries(shelf.index, [parse_query("-")], no_model)
 
@@ -135,7 +135,7 @@ def address(shelf: Shelf) -> Iterator[str]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
 
-    handler = partial(Quiet, directory=str(shelf.pictures[0].parent))
+    handler = partial(Quiet, directory=str(shelf.images[0].parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -144,9 +144,9 @@ def address(shelf: Shelf) -> Iterator[str]:
 
 def test_a_web_address_is_fetched(shelf: Shelf, address: str) -> None:
     (query,) = shelf.read(f"{address}/drawing3.png")
-    np.testing.assert_allclose(query.vector, shelf.stored(shelf.pictures[3]), atol=2e-3)
-    assert callable(query.picture)
-    assert query.picture() == shelf.pictures[3].read_bytes()
+    np.testing.assert_allclose(query.vector, shelf.stored(shelf.images[3]), atol=2e-3)
+    assert callable(query.image)
+    assert query.image() == shelf.images[3].read_bytes()
     with pytest.raises(ImageError, match=r"none\.png"):
         shelf.read(f"{address}/none.png")
 

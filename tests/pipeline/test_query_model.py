@@ -63,7 +63,7 @@ def test_a_note_that_is_damaged_or_cannot_be_written_only_costs_time(
     assert open_query_model(table, str(model_folder)).backend.name != "numpy"
 
 
-def test_pictures_and_texts_have_the_vectors_of_the_whole_model(
+def test_images_and_texts_have_the_vectors_of_the_whole_model(
     table: Index, model_folder: Path
 ) -> None:
     whole = open_query_model(table, str(model_folder))

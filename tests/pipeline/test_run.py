@@ -57,7 +57,7 @@ def names(outcomes: list[Outcome], status: str) -> set[str]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_every_picture_becomes_one_row_with_its_own_vector(
+def test_every_image_becomes_one_row_with_its_own_vector(
     model: EmbeddingModel, table: Index, folder: Path, batch_size: int
 ) -> None:
     files = save_drawings(folder, 7)
@@ -77,13 +77,13 @@ def test_two_devices_share_the_batches_of_a_run(
 ) -> None:
     files = save_drawings(folder, 14)
     shutil.copyfile(files[0], folder / "copy.png")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     engines = [CountingBackend(open_tiny().backend) for _ in range(2)]
     model = open_tiny(backend=Replicas(engines))
     outcomes = run(model, table, folder, batch_size=batch_size)
     assert statuses(outcomes)["failed"] == 1
     assert table.count() == 15
-    # A copy may be on one device while the picture is on the other.
+    # A copy may be on one device while the image is on the other.
     assert sum(engine.num_images for engine in engines) in (14, 15)
     for path in files:
         hits = table.search(model.embed_image(path), k=2)[0]
@@ -196,7 +196,7 @@ def test_a_content_whose_row_got_another_content_is_computed_again(
         assert (hit.uri, round(hit.score, 2)) == (str(path), 1.0)
 
 
-def test_vanished_pictures_are_pruned_when_that_is_wanted(
+def test_vanished_images_are_pruned_when_that_is_wanted(
     model: EmbeddingModel, table: Index, folder: Path, tmp_path: Path
 ) -> None:
     files = save_drawings(folder, 3)
@@ -266,7 +266,7 @@ def test_what_failed_by_its_content_is_not_read_again_until_it_changes(
     model: EmbeddingModel, table: Index, folder: Path
 ) -> None:
     bad = folder / "a.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     assert statuses(run(model, table, folder)) == {"failed": 1}
     sources = open_sources([str(folder)], SourceOptions())
     again = Run(model, table, sources)
@@ -281,7 +281,7 @@ def test_what_failed_by_its_content_is_not_read_again_until_it_changes(
 def test_retrying_tries_just_what_failed(model: EmbeddingModel, table: Index, folder: Path) -> None:
     save_drawings(folder, 3)
     (folder / "later.png").symlink_to(folder / "gone")
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     run(model, table, folder)
     drawing(7).save(folder / "gone", "PNG")
     failures = FailedItems(OutcomeLog(table.path).latest(["failed"]))
@@ -298,7 +298,7 @@ def test_a_failure_whose_file_has_gone_is_no_failure_any_more(
     model: EmbeddingModel, table: Index, folder: Path
 ) -> None:
     save_drawings(folder, 1)
-    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "bad.png").write_bytes(b"no image")
     run(model, table, folder)
     (folder / "bad.png").unlink()
     assert statuses(run(model, table, folder)) == {"skipped": 1, "vanished": 1}
@@ -373,7 +373,7 @@ def test_metadata_of_several_kinds_stops_nothing_and_is_told(
 
 
 class Endless:
-    """A source of different pictures that never ends, and counts what it was asked for."""
+    """A source of different images that never ends, and counts what it was asked for."""
 
     name = "endless"
 

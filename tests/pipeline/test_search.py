@@ -116,7 +116,7 @@ def test_conditions_and_thresholds_hold(index: Index) -> None:
 def test_near_duplicates_are_folded_under_the_best_of_them(tmp_path: Path) -> None:
     base = made(4, 5)
     noise = np.random.default_rng(5).normal(size=(5, 6, E)) * 0.01
-    copies = unit(base[:, None] + noise).reshape(-1, E)  # 5 motifs, 6 pictures of each
+    copies = unit(base[:, None] + noise).reshape(-1, E)  # 5 motifs, 6 images of each
     index = table(tmp_path, copies)
     one = query(base[0])
     (found,) = search(index, [one], SearchOptions(k=4, unique=0.95))

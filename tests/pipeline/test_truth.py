@@ -1,4 +1,4 @@
-"""Classes and captions that data gives its pictures."""
+"""Classes and captions that data gives its images."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def draw(path: Path) -> Path:
     return path
 
 
-def test_a_class_is_the_folder_unless_it_holds_folders_of_pictures(tmp_path: Path) -> None:
+def test_a_class_is_the_folder_unless_it_holds_folders_of_images(tmp_path: Path) -> None:
     for name in ("a.png", "cat/b.png", "red_car/c.png", "red_car/more/d.png"):
         draw(tmp_path / "set" / name)
     (tmp_path / "set" / "empty").mkdir()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from costly_images import chunk, tiff
 from PIL import Image
-from preprocess_pictures import encode, png, scene
+from preprocess_images import encode, png, scene
 
 from perception_encoder.preprocess import ImageProcessor, decode_image
 from perception_encoder.preprocess.modes import to_rgb, upright

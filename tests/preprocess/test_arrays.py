@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from preprocess_pictures import random_rgb
+from preprocess_images import random_rgb
 
 from perception_encoder.errors import ImageValueError
 from perception_encoder.preprocess import decode_image
@@ -91,7 +91,7 @@ def test_16_bit_values_keep_their_high_byte(byte_order: str):
     ],
     ids=lambda value: str(value.shape) if isinstance(value, np.ndarray) else None,
 )
-def test_arrays_that_are_no_picture_say_why_and_which(array: np.ndarray, why: str):
+def test_arrays_that_are_no_image_say_why_and_which(array: np.ndarray, why: str):
     with pytest.raises(ImageValueError, match=why) as caught:
         decode_image(array, item="image 7 of the batch")
     assert caught.value.item == "image 7 of the batch"
@@ -123,7 +123,7 @@ def views() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", views())
-def test_any_strides_give_the_picture_and_leave_the_array_alone(name: str):
+def test_any_strides_give_the_image_and_leave_the_array_alone(name: str):
     array = views()[name]
     before = array.copy()
     contiguous = np.ascontiguousarray(array)
@@ -162,7 +162,7 @@ def test_uint8_tensors_ignore_the_color_format_of_arrays():
         np.testing.assert_array_equal(pixels(tensor, input_color_format=color_format), RGB)
 
 
-def test_grey_alpha_and_parameter_tensors_are_pictures_too():
+def test_grey_alpha_and_parameter_tensors_are_images_too():
     grey = torch.from_numpy(RGB[..., 0].copy())
     assert decode_image(grey).mode == decode_image(grey[None]).mode == "L"
     assert decode_image(torch.zeros(4, 5, 7, dtype=torch.uint8)).mode == "RGBA"
@@ -181,7 +181,7 @@ def test_grey_alpha_and_parameter_tensors_are_pictures_too():
         ((3, 0, 7), "no pixels"),
     ],
 )
-def test_tensors_that_are_no_picture_say_why_and_which(shape: tuple[int, ...], why: str):
+def test_tensors_that_are_no_image_say_why_and_which(shape: tuple[int, ...], why: str):
     with pytest.raises(ImageValueError, match=why) as caught:
         decode_image(torch.zeros(shape), item="image 1 of the batch")
     assert caught.value.item == "image 1 of the batch"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from preprocess_pictures import FORMATS, encode, scene
+from preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.errors import (
     ImageDecodeError,
@@ -54,7 +54,7 @@ def test_none_is_explained_as_an_unreadable_file_of_opencv():
 
 def test_errors_name_the_place_and_the_path(tmp_path: Path):
     path = tmp_path / "bad.jpg"
-    path.write_bytes(b"no picture at all")
+    path.write_bytes(b"no image at all")
     with pytest.raises(ImageDecodeError) as caught:
         decode_image(path, item="image 3 of the batch")
     assert caught.value.item == f"image 3 of the batch ({path})"
@@ -116,10 +116,10 @@ def test_a_pil_image_without_pixels_is_refused(size: tuple[int, int]):
 
 
 def test_many_threads_may_share_one_unloaded_image():
-    picture = scene(300, 200)
+    image = scene(300, 200)
     exif = Image.Exif()
     exif[0x0112] = 6
-    for data in (encode(picture, "PNG", exif=exif), encode(picture.quantize(64), "PNG")):
+    for data in (encode(image, "PNG", exif=exif), encode(image.quantize(64), "PNG")):
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         with ThreadPoolExecutor(8) as pool:
             for _ in range(3):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, WebPImagePlugin
-from preprocess_pictures import FORMATS, encode, png, scene
+from preprocess_images import FORMATS, encode, png, scene
 
 from perception_encoder.errors import (
     ImageDecodeError,
@@ -38,7 +38,7 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_decodes_the_same_from_bytes_and_from_a_file(name: str, tmp_path: Path):
-    path = tmp_path / "picture"  # no extension: formats are told by their first bytes
+    path = tmp_path / "image"  # no extension: formats are told by their first bytes
     path.write_bytes(FORMATS[name])
     from_bytes = decode_image(FORMATS[name])
     for same in (path, str(path)):
@@ -83,7 +83,7 @@ def test_an_animation_gives_its_first_frame(file_format: str):
     assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 4
 
 
-def test_the_first_picture_of_a_multi_picture_jpeg_is_taken():
+def test_the_first_image_of_a_multi_image_jpeg_is_taken():
     data = encode(scene(), "MPO", save_all=True, append_images=[Image.new("RGB", (40, 28))])
     np.testing.assert_array_equal(rgb(decode_image(data)), rgb(Image.open(io.BytesIO(data))))
 
@@ -117,7 +117,7 @@ def test_postscript_is_not_handed_to_an_interpreter():
 @pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's, of a TIFF without its directory
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_cut_file_is_truncated_and_not_half_a_picture(name: str, fraction: float, tmp_path: Path):
+def test_a_cut_file_is_truncated_and_not_half_an_image(name: str, fraction: float, tmp_path: Path):
     path = tmp_path / "cut.img"
     path.write_bytes(FORMATS[name][: int(len(FORMATS[name]) * fraction)])
     for source in (path, path.read_bytes()):
@@ -145,7 +145,7 @@ def test_a_container_with_the_common_brand_is_tried_as_both(name: str):
     np.testing.assert_array_equal(rgb(decode_image(data)), rgb(decode_image(FORMATS[name])))
 
 
-def test_a_failing_disk_is_not_called_a_damaged_picture():
+def test_a_failing_disk_is_not_called_a_damaged_image():
     class FailingDisk(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             if size != 16:  # the first bytes, by which the format is told, can still be read

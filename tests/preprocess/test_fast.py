@@ -1,4 +1,4 @@
-"""What "fast" leaves out: which pictures it shrinks, how near the result stays, what it reports."""
+"""What "fast" leaves out: which images it shrinks, how near the result stays, what it reports."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
-from preprocess_pictures import encode, random_rgb
+from preprocess_images import encode, random_rgb
 
 from perception_encoder.errors import ImageTooLargeError, ImageTruncatedError
 from perception_encoder.preprocess import ImageProcessor
@@ -31,7 +31,7 @@ UPRIGHT = {
 
 
 def smooth(width: int, height: int) -> Image.Image:
-    """A picture without symmetry and without fine detail, as photos of many pixels are."""
+    """An image without symmetry and without fine detail, as photos of many pixels are."""
     coarse = Image.fromarray(random_rgb(7, 5, seed=3))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
@@ -71,7 +71,7 @@ def test_a_jpeg_is_never_shrunk_below_the_side_on_either_axis(
 @MODELS
 @settings(max_examples=60, deadline=None)
 @given(width=st.integers(1, 300), height=st.integers(1, 300), size=st.integers(8, 100))
-def test_pictures_that_are_not_large_are_those_of_standard(
+def test_images_that_are_not_large_are_those_of_standard(
     config: ImageConfig, width: int, height: int, size: int
 ):
     if min(width, height) >= 4 * size or max(width, height) >= 6 * size:
@@ -160,13 +160,13 @@ def test_a_narrow_jpeg_keeps_its_short_side(shape: tuple[int, int]):
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF", "array"])
-def test_large_pictures_of_other_formats_stay_near_standard(file_format: str):
+def test_large_images_of_other_formats_stay_near_standard(file_format: str):
     image = Image.fromarray(random_rgb(901, 700)).filter(ImageFilter.GaussianBlur(2))
     data = np.asarray(image) if file_format == "array" else encode(image, file_format)
     fast, standard = (ImageProcessor(PE, 32, preprocess=name) for name in ("fast", "standard"))
     near = difference(fast(data), standard(data))
     assert near.max() <= 2
-    assert near.any(), "the picture was to be large enough for two steps"
+    assert near.any(), "the image was to be large enough for two steps"
 
 
 def test_photos_stay_near_standard(photos: list[Path]):
@@ -177,7 +177,7 @@ def test_photos_stay_near_standard(photos: list[Path]):
         assert np.quantile(near, 0.99) <= 8, path
 
 
-def test_the_limit_is_that_of_the_whole_picture():
+def test_the_limit_is_that_of_the_whole_image():
     data = jpeg(smooth(400, 300))
     with pytest.raises(ImageTooLargeError, match="400 × 300 = 120000 pixels"):
         ImageProcessor(PE, 8, preprocess="fast", max_pixels=119_999)(data)
@@ -199,7 +199,7 @@ def test_the_callers_image_is_not_shrunk():
     assert np.asarray(image).shape == (300, 400, 3)
 
 
-def test_grey_pictures_have_three_equal_channels():
+def test_grey_images_have_three_equal_channels():
     grey = smooth(300, 200).convert("L")
     for name in ("standard", "fast"):
         process = ImageProcessor(PE, 24, preprocess=name)
@@ -210,8 +210,8 @@ def test_grey_pictures_have_three_equal_channels():
 
 
 @pytest.mark.parametrize("name", ["standard", "reference", "fast"])
-def test_the_reported_size_is_that_of_the_upright_picture(name: str, tmp_path: Path):
-    path = tmp_path / "picture"
+def test_the_reported_size_is_that_of_the_upright_image(name: str, tmp_path: Path):
+    path = tmp_path / "image"
     for orientation, size in ((1, (300, 200)), (3, (300, 200)), (6, (200, 300)), (8, (200, 300))):
         for data in (
             turned(smooth(300, 200), orientation),

@@ -34,7 +34,7 @@ def check(path: Path, golden: formula.EndToEnd, place: int, pipeline: str) -> No
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_every_recorded_picture_gives_the_originals_pixels(pipeline: str):
+def test_every_recorded_image_gives_the_originals_pixels(pipeline: str):
     golden = formula.load_end_to_end("images")
     for place, row in enumerate(golden.rows):
         check(formula.GOLDEN / "images" / row["file"], golden, place, pipeline)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from preprocess_pictures import FORMATS, encode, random_rgb, scene
+from preprocess_images import FORMATS, encode, random_rgb, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError, ImageValueError
 from perception_encoder.preprocess import ImageProcessor, split_batch
@@ -68,7 +68,7 @@ def test_standard_and_reference_agree_exactly_on_rgb(
 @MODELS
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"heic"}))  # the original opens no HEIC
 def test_reference_is_the_original_on_every_format(name: str, config: ImageConfig, tmp_path: Path):
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(FORMATS[name])
     with Image.open(path) as image:
         expected = original(image, 24, config)
@@ -216,7 +216,7 @@ def test_one_array_or_tensor_is_a_batch_along_its_first_axis(channels: int):
 @pytest.mark.parametrize(
     "single", ["a.jpg", Path("a.jpg"), b"bytes", bytearray(b"x"), memoryview(b"x"), scene()]
 )
-def test_a_single_picture_is_no_batch(single: object):
+def test_a_single_image_is_no_batch(single: object):
     with pytest.raises(TypeError, match="wrap it in a list, or use embed_image"):
         split_batch(single)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from costly_images import calls_of, chunk, scans, segment, tiff, with_chunks, with_segments
 from PIL import Image
-from preprocess_pictures import FORMATS, encode, png, scene
+from preprocess_images import FORMATS, encode, png, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError
 from perception_encoder.preprocess import decode_image, png_chunks

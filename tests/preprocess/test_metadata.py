@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from costly_images import chunk, segment, tiff, with_chunks, with_segments
 from PIL import Image
-from preprocess_pictures import FORMATS, encode, scene
+from preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.modes import to_rgb, upright
@@ -95,7 +95,7 @@ JPEG_SEGMENTS = {
     "short Photoshop": segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4"),
     "short profile": segment(0xE2, b"ICC_PROFILE\0"),
     "profile without parts": segment(0xE2, b"ICC_PROFILE\0\7\7abc") * 3,
-    "short multi-picture index": segment(0xE2, b"MPF\0"),
+    "short multi-image index": segment(0xE2, b"MPF\0"),
     "empty comment": segment(0xFE, b""),
     "3 MB of comments": segment(0xFE, b"x" * 65_000) * 46,
     "EXIF that is none": segment(0xE1, b"Exif\0\0garbage"),

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from preprocess_pictures import encode, png, random_rgb, scene
+from preprocess_images import encode, png, random_rgb, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageValueError
 from perception_encoder.preprocess import decode_image
@@ -81,7 +81,7 @@ def test_an_orientation_that_does_not_exist_is_upright(orientation: int):
     [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\xff" * 60, b""],
 )
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_does_not_spoil_a_picture(file_format: str, exif: bytes):
+def test_broken_exif_does_not_spoil_an_image(file_format: str, exif: bytes):
     data = encode(scene(), file_format, exif=exif)
     assert shown(data).shape == (28, 40, 3)
     assert shown(Image.open(io.BytesIO(data))).shape == (28, 40, 3)
@@ -105,12 +105,12 @@ def test_alpha_is_composited_over_white():
 
 def test_alpha_that_hides_nothing_costs_no_level_and_a_single_clear_pixel_is_white():
     colors = np.random.default_rng(5).integers(0, 256, (9, 13, 3), dtype=np.uint8)
-    picture = Image.fromarray(colors)
-    picture.putalpha(255)
-    np.testing.assert_array_equal(shown(picture), colors)
-    picture.putpixel((4, 2), (0, 0, 0, 0))
+    image = Image.fromarray(colors)
+    image.putalpha(255)
+    np.testing.assert_array_equal(shown(image), colors)
+    image.putpixel((4, 2), (0, 0, 0, 0))
     colors[2, 4] = 255
-    np.testing.assert_array_equal(shown(picture), colors)
+    np.testing.assert_array_equal(shown(image), colors)
 
 
 @pytest.mark.parametrize("file_format", ["WEBP", "AVIF", "HEIC", "JPEG2000"])

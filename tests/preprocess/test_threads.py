@@ -1,4 +1,4 @@
-"""How many threads prepare pictures."""
+"""How many threads prepare images."""
 
 import subprocess
 import sys

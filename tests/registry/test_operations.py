@@ -23,14 +23,14 @@ def counted(run) -> int:
 
 
 @pytest.mark.parametrize("config", [small_models.CORE, small_models.CLIP], ids=lambda c: c.id)
-def test_a_picture_costs_what_torch_counts(config: ModelConfig) -> None:
+def test_an_image_costs_what_torch_counts(config: ModelConfig) -> None:
     model = random_model(config)
     side = config.vision.image_size
     expected = counted(lambda: model.encode_image(torch.zeros(1, 3, side, side)))
     assert image_operations(config.vision, config.embed_dim) == expected
 
 
-def test_a_picture_without_pooling_costs_what_torch_counts() -> None:
+def test_an_image_without_pooling_costs_what_torch_counts() -> None:
     config = small_models.WITHOUT_POOLING
     model = random_model(config)
     side = config.vision.image_size
@@ -48,6 +48,6 @@ def test_a_text_costs_what_torch_counts(length: int) -> None:
     assert text_operations(config.text, config.embed_dim, length) == expected
 
 
-def test_a_picture_of_b16_costs_35_billion() -> None:
+def test_an_image_of_b16_costs_35_billion() -> None:
     config = find("PE-Core-B16-224").config
     assert image_operations(config.vision, config.embed_dim) == pytest.approx(35e9, rel=0.03)

@@ -99,17 +99,17 @@ def drawings_server(tmp_path_factory, gallery):
     """A server over 120 drawings of the gallery, some of them twice, with the bundled model."""
     folder = tmp_path_factory.mktemp("drawings")
     files = sorted(gallery.glob("*.webp"))[:120]
-    pictures = folder / "pictures"
-    pictures.mkdir()
+    images = folder / "images"
+    images.mkdir()
     for file in files:
-        shutil.copy(file, pictures)
-    shutil.copy(pictures / "cat.webp", pictures / "cat (copy).webp")
-    with Image.open(pictures / "castle.webp") as castle:
-        castle.convert("RGB").save(pictures / "castle-again.png")
+        shutil.copy(file, images)
+    shutil.copy(images / "cat.webp", images / "cat (copy).webp")
+    with Image.open(images / "castle.webp") as castle:
+        castle.convert("RGB").save(images / "castle-again.png")
     table = folder / "drawings.lance"
-    make_table(table, AutoModel.from_pretrained("pe-nano"), sorted(pictures.iterdir()))
+    make_table(table, AutoModel.from_pretrained("pe-nano"), sorted(images.iterdir()))
     make_table(
-        folder / "few.lance", AutoModel.from_pretrained("pe-nano"), sorted(pictures.iterdir())[:5]
+        folder / "few.lance", AutoModel.from_pretrained("pe-nano"), sorted(images.iterdir())[:5]
     )
     settings = ServerSettings(
         indexes=(str(table), str(folder / "few.lance")), cache_folder=folder / "thumbnails"

@@ -2,9 +2,9 @@
 
 import json
 
-from server.serving import data_uri, picture
+from server.serving import data_uri, image
 
-URI = data_uri(picture(1))
+URI = data_uri(image(1))
 
 BODIES = {
     "/v1/embed": {

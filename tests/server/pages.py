@@ -1,4 +1,4 @@
-"""What tests of the page do again and again: read its tiles, drop pictures on it."""
+"""What tests of the page do again and again: read its tiles, drop images on it."""
 
 import base64
 from pathlib import Path
@@ -39,7 +39,7 @@ def search(page: Page, words: str) -> list[str]:
 
 
 def bring(page: Page, file: Path, kind: str = "drop") -> None:
-    """Drop or paste a picture."""
+    """Drop or paste an image."""
     data = base64.b64encode(file.read_bytes()).decode()
     page.evaluate(DROP, [kind, file.name, f"image/{file.suffix[1:]}", data])
 

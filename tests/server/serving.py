@@ -88,13 +88,13 @@ def running(
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    """A picture's file."""
+    """An image's file."""
     out = io.BytesIO()
     image.save(out, form)
     return out.getvalue()
 
 
-def picture(seed: int, width: int = 40, height: int = 30) -> bytes:
+def image(seed: int, width: int = 40, height: int = 30) -> bytes:
     """A PNG unlike those of other seeds."""
     return encoded(drawing(seed, width, height))
 

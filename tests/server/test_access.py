@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from server.serving import data_uri, picture, running
+from server.serving import data_uri, image, running
 
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hash_of, hashed, new_key
@@ -98,17 +98,17 @@ def test_pages_of_other_sites_may_not_ask_unless_told():
         assert "access-control-allow-origin" not in other.headers
 
 
-def test_logs_hold_neither_keys_nor_pictures(server, caplog):
-    image = data_uri(picture(3))
+def test_logs_hold_neither_keys_nor_images(server, caplog):
+    uri = data_uri(image(3))
     with caplog.at_level(logging.DEBUG):
         headers = {"Authorization": f"Bearer {KEYS[0]}"}
-        server.client.post("/v1/embed", json={"images": [image, "***"]}, headers=headers)
+        server.client.post("/v1/embed", json={"images": [uri, "***"]}, headers=headers)
         server.client.get(f"/v1/models?api_key={KEYS[1]}")
     written = [record for record in caplog.records if record.name.startswith("perception_encoder")]
     assert len(written) >= 2
     for formatter in (JsonFormatter(), TextFormatter("%(message)s")):
         text = "\n".join(map(formatter.format, written))
-        for secret in (*KEYS, image[40:80]):
+        for secret in (*KEYS, uri[40:80]):
             assert secret not in text
     event = json.loads(JsonFormatter().format(written[0]))
     assert event["status"] == 400

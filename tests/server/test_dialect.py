@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import BaseModel
-from server.serving import data_uri, picture, running
+from server.serving import data_uri, image, running
 
 from perception_encoder.errors import QueryError
 from perception_encoder.server import ServerSettings
@@ -33,9 +33,9 @@ def build(services: Services) -> APIRouter:
     async def embed(request: Request, body: Body) -> Response:
         services.access.admit(request, [body.api_key])
         async with services.engines.use(None) as engine:
-            pictures = await engine.embed_images(await services.load_images(body.images))
+            images = await engine.embed_images(await services.load_images(body.images))
             texts = await engine.embed_texts(body.texts)
-        return json_reply({"images": pictures.require(), "texts": texts})
+        return json_reply({"images": images.require(), "texts": texts})
 
     @router.post("/mine/fail/{how}")
     async def fail(how: str) -> Response:
@@ -114,8 +114,8 @@ def server():
         yield running_server
 
 
-def test_pictures_and_texts_come_back_as_the_model_embeds_them(server):
-    files = [picture(1), picture(2, 25, 50)]
+def test_images_and_texts_come_back_as_the_model_embeds_them(server):
+    files = [image(1), image(2, 25, 50)]
     body = {"images": [data_uri(file) for file in files], "texts": ["a cat", ""]}
     reply = server.client.post("/mine/embed", json=body).json()
     images = server.model.embed_images(files)
@@ -148,10 +148,10 @@ def test_an_unexpected_error_says_nothing_of_the_inside(server):
     [
         ({"images": "no list"}, 422),
         ({"images": ["***"]}, 400),
-        ({"images": [data_uri(b"no picture")]}, 400),
+        ({"images": [data_uri(b"no image")]}, 400),
     ],
 )
-def test_bad_bodies_and_pictures_have_the_shape_of_the_dialect(server, body, status):
+def test_bad_bodies_and_images_have_the_shape_of_the_dialect(server, body, status):
     reply = server.client.post("/mine/embed", json=body)
     assert reply.status_code == status
     assert set(reply.json()) == {"oops", "status", "type"}

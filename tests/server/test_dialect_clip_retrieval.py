@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from server.other_clients import clients_folder, run_client
-from server.serving import in_base64, make_table, picture, running
+from server.serving import image, in_base64, make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.embedder.arithmetic import unit
@@ -57,7 +57,7 @@ def ids(hits):
     return [hit["id"] for hit in hits]
 
 
-def test_the_client_searches_by_words_picture_or_vector(client, index, files):
+def test_the_client_searches_by_words_image_or_vector(client, index, files):
     model = open_tiny()
     expected = index.search(model.embed_text("a cat"), k=5)[0]
     assert ids(client["text"])[0] == expected[0].id
@@ -68,7 +68,7 @@ def test_the_client_searches_by_words_picture_or_vector(client, index, files):
     assert ids(client["vector"])[0] == index.search(vector, k=1)[0][0].id
 
 
-def test_the_client_gets_columns_and_the_picture(client, files):
+def test_the_client_gets_columns_and_the_image(client, files):
     best = client["image"][0]
     assert best["number"] == 3
     assert best["colour"] == "blue"
@@ -90,7 +90,7 @@ def test_deduplication_is_as_asked_for(client):
 def test_the_client_is_told_what_is_wrong(client):
     for call, words in {
         "url": "fetches no URLs",
-        "texts": "vectors of pictures only",
+        "texts": "vectors of images only",
         "unknown": "no table 'no-such-table'",
         "stranger": "needs a key",
     }.items():
@@ -136,7 +136,7 @@ def test_metadata_of_items(server):
         ({"embedding_input": [1.0, 2.0]}, 400),
         ({"embedding_input": [0.0] * 24}, 400),
         ({"image": "***"}, 400),
-        ({"image": in_base64(picture(1))[:40]}, 400),
+        ({"image": in_base64(image(1))[:40]}, 400),
         ({"text": "a", "use_mclip": True}, 400),
         ({"text": "a", "num_images": 0}, 422),
         ({"text": 3}, 422),

@@ -1,11 +1,11 @@
-"""POST /v1/embeddings: OpenAI's own client, and the ways in which others send pictures."""
+"""POST /v1/embeddings: OpenAI's own client, and the ways in which others send images."""
 
 import base64
 
 import numpy as np
 import openai
 import pytest
-from server.serving import data_uri, encoded, in_base64, picture, running
+from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import drawing
 
 from perception_encoder.embedder.arithmetic import unit
@@ -14,7 +14,7 @@ from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings, ModelSettings
 
 KEY = "a-key-of-some-length"
-FILES = [picture(1), encoded(drawing(2, 25, 50), "JPEG"), picture(3, 64, 48)]
+FILES = [image(1), encoded(drawing(2, 25, 50), "JPEG"), image(3, 64, 48)]
 TEXTS = ["a cat", "", "a very long text " * 20]
 CLOSE = 2e-5  # the same in any batch, within fp32's rounding
 
@@ -99,14 +99,14 @@ def test_shorter_vectors_have_unit_length(server, client, dimensions):
         (lambda file: {"type": "image_url", "image_url": data_uri(file)}, None),
     ],
 )
-def test_every_way_of_sending_pictures(server, client, form, modality):
+def test_every_way_of_sending_images(server, client, form, modality):
     extra = {} if modality is None else {"modality": modality}
     sent = [form(file) for file in FILES]
     reply = client.embeddings.create(model="pe-nano", input=sent, extra_body=extra)
     assert np.allclose(vectors(reply), server.model.embed_images(FILES), atol=CLOSE)
 
 
-def test_texts_and_pictures_may_be_mixed(server, client):
+def test_texts_and_images_may_be_mixed(server, client):
     sent = [{"text": "a cat"}, data_uri(FILES[0]), "a dog", {"type": "text", "text": "data:"}]
     reply = client.embeddings.create(model="pe-nano", input=sent)
     texts = server.model.embed_text(["a cat", "a dog", "data:"])
@@ -120,7 +120,7 @@ def posted(server, status=200, **body):
     return reply.json()
 
 
-def test_messages_hold_one_picture_or_text(server):
+def test_messages_hold_one_image_or_text(server):
     image = {"type": "image_url", "image_url": {"url": data_uri(FILES[0])}}
     expected = server.model.embed_images(FILES[:1])
     for content in ([image], [image, {"type": "text", "text": " "}]):
@@ -250,7 +250,7 @@ def test_the_client_lists_the_models(client):
         ({"input": []}, openai.BadRequestError, "invalid_input", "input"),
         ({"input": ["a"] * 21}, openai.BadRequestError, "too_many_items", None),
         (
-            {"input": ["a", data_uri(b"no picture")]},
+            {"input": ["a", data_uri(b"no image")]},
             openai.BadRequestError, "invalid_image", "input[1]",
         ),
         ({"input": [{"audio": "x"}]}, openai.BadRequestError, "invalid_input", "input[0]"),

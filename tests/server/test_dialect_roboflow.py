@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from server.other_clients import REPOSITORY, run_client
-from server.serving import data_uri, encoded, in_base64, picture, running
+from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import CLIP, CORE, drawing, open_tiny
 
 from perception_encoder import AutoModel
@@ -38,9 +38,9 @@ def model():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sent")
-    (folder / "one.png").write_bytes(picture(1))
+    (folder / "one.png").write_bytes(image(1))
     (folder / "two.jpg").write_bytes(encoded(drawing(2, 25, 50), "JPEG"))
-    (folder / "three.png").write_bytes(picture(3, 64, 48))
+    (folder / "three.png").write_bytes(image(3, 64, 48))
     return folder
 
 
@@ -71,7 +71,7 @@ def more(request, folder):
 
 
 def busy_at_first(refused: list[str]):
-    """Answer the first request for a picture as a server does that is too busy."""
+    """Answer the first request for an image as a server does that is too busy."""
 
     def change(app):
         @app.middleware("http")
@@ -88,7 +88,7 @@ def vectors(reply):
     return np.array(reply["embeddings"])
 
 
-def test_the_sdk_embeds_a_picture_or_many(sdk, model, folder):
+def test_the_sdk_embeds_an_image_or_many(sdk, model, folder):
     files = [folder / name for name in ("one.png", "two.jpg", "three.png")]
     expected = model.embed_images(files)
     assert np.allclose(vectors(sdk["image"]), expected[:1], atol=CLOSE)
@@ -106,7 +106,7 @@ def test_the_sdk_tries_again_where_the_server_was_busy(sdk):
     assert "embeddings" in sdk["image"]
 
 
-def test_what_the_sdk_makes_jpegs_of_stays_the_same_picture(sdk, model, folder):
+def test_what_the_sdk_makes_jpegs_of_stays_the_same_image(sdk, model, folder):
     sent = cv2.imencode(".jpg", cv2.imread(str(folder / "one.png")))[1].tobytes()
     assert (vectors(sdk["array"]) * model.embed_images([sent])).sum() > 0.999
     with Image.open(folder / "two.jpg") as image:
@@ -174,17 +174,17 @@ def test_the_sdk_reads_the_headers_of_a_cold_start(sdk):
 
 
 def test_our_subclass_compares_and_awaits(more, model, folder):
-    pictures = model.embed_images([folder / "one.png", folder / "two.jpg"])
+    images = model.embed_images([folder / "one.png", folder / "two.jpg"])
     texts = model.embed_text(["a cat", "a red heart"])
-    expected = cosine(pictures[:1], texts)[0]
+    expected = cosine(images[:1], texts)[0]
     assert np.allclose(more["texts"]["similarity"], expected, atol=CLOSE)
     assert more["named"]["similarity"].keys() == {"cat"}
-    assert np.allclose(more["pictures"]["similarity"], cosine(texts[:1], pictures), atol=CLOSE)
-    assert more["named_pictures"]["similarity"]["one"] == pytest.approx(1, abs=1e-5)
+    assert np.allclose(more["images"]["similarity"], cosine(texts[:1], images), atol=CLOSE)
+    assert more["named_images"]["similarity"]["one"] == pytest.approx(1, abs=1e-5)
     for way in ("hosted", "in_header"):
         assert np.allclose(more[way]["similarity"], expected[:1], atol=CLOSE)
     image, text, compared = more["awaited"]
-    assert np.allclose(vectors(image), pictures[:1], atol=CLOSE)
+    assert np.allclose(vectors(image), images[:1], atol=CLOSE)
     assert np.allclose(vectors(text), texts, atol=CLOSE)
     assert np.allclose(compared["similarity"], expected[:1], atol=CLOSE)
     assert more["refused"][0] == 400
@@ -216,8 +216,8 @@ def test_replies_have_the_fields_in_the_order_that_is_known(server):
 
 
 @pytest.mark.parametrize("spelling", ["base64", "BASE64"])
-def test_pictures_are_base64_with_or_without_a_data_uri(server, spelling):
-    file = picture(4, 33, 21)
+def test_images_are_base64_with_or_without_a_data_uri(server, spelling):
+    file = image(4, 33, 21)
     expected = server.model.embed_images([file])
     for value in (in_base64(file), data_uri(file)):
         reply = posted(server, f"/{PE}/embed_image", image={"type": spelling, "value": value})
@@ -231,15 +231,15 @@ def test_pictures_are_base64_with_or_without_a_data_uri(server, spelling):
         (["a cat", "b"], "text", list),
         ({"x": "a cat", "y": "b"}, "text", dict),
         ({"type": "a dog"}, "text", dict),
-        (image_object(picture(1)), "image", list),
-        ([image_object(picture(1)), image_object(picture(2))], "image", list),
-        ({"x": image_object(picture(1)), "y": in_base64(picture(2))}, "image", dict),
-        (in_base64(picture(1)), "image", list),
+        (image_object(image(1)), "image", list),
+        ([image_object(image(1)), image_object(image(2))], "image", list),
+        ({"x": image_object(image(1)), "y": in_base64(image(2))}, "image", dict),
+        (in_base64(image(1)), "image", list),
     ],
 )
 @pytest.mark.parametrize("subject", ["image", "text"])
 def test_every_form_of_comparison(server, prompt, prompt_type, shape, subject):
-    body = {"subject": image_object(picture(1)) if subject == "image" else "a cat"}
+    body = {"subject": image_object(image(1)) if subject == "image" else "a cat"}
     body |= {"subject_type": subject, "prompt": prompt, "prompt_type": prompt_type}
     similarity = posted(server, f"/{PE}/compare", **body)["similarity"]
     assert isinstance(similarity, shape)
@@ -256,7 +256,7 @@ def test_every_form_of_comparison(server, prompt, prompt_type, shape, subject):
     ("path", "body", "message"),
     [
         ("embed_image", {"image": []}, "At least one image is required"),
-        ("embed_image", {"image": [in_base64(picture(1))] * 6}, "at once is 5"),
+        ("embed_image", {"image": [in_base64(image(1))] * 6}, "at once is 5"),
         ("embed_text", {"text": ["a"] * 6}, "maximum number of texts"),
         ("embed_image", {"image": {"type": "base64", "value": "***"}}, "Malformed base64"),
         ("embed_image", {"image": {"type": "base64", "value": ""}}, "Empty image payload."),
@@ -267,12 +267,12 @@ def test_every_form_of_comparison(server, prompt, prompt_type, shape, subject):
         ("embed_image", {"image": {"type": "odd", "value": "x"}}, "not recognised image type"),
         ("embed_image", {"image": {"type": "url", "value": "a.png"}}, "without FQDN"),
         ("embed_image", {"image": {"type": "url", "value": "https://a.b/c"}}, "fetches no URLs"),
-        ("embed_image", {"image": [image_object(picture(1)), "***"]}, "image 1 of 2"),
+        ("embed_image", {"image": [image_object(image(1)), "***"]}, "image 1 of 2"),
         ("compare", {"subject": "a", "prompt": "b", "subject_type": "video"}, "subject_type must"),
         ("compare", {"subject": "a", "subject_type": "text", "prompt": {}}, "At least one text"),
         (
             "compare",
-            {"subject": "a", "subject_type": "text", "prompt": image_object(picture(1))},
+            {"subject": "a", "subject_type": "text", "prompt": image_object(image(1))},
             "prompt_type is 'text', but the prompt is an image",
         ),
     ],

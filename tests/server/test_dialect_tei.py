@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
-from server.serving import data_uri, picture, running
+from server.serving import data_uri, image, running
 
 from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server import ServerSettings
@@ -32,8 +32,8 @@ def test_the_hubs_client_embeds_texts(server, path):
         assert np.allclose(got, server.model.embed_text(texts), atol=CLOSE)
 
 
-def test_the_hubs_client_embeds_pictures_and_asks_for_fewer_dimensions(server):
-    files = [picture(1), picture(2, 25, 50)]
+def test_the_hubs_client_embeds_images_and_asks_for_fewer_dimensions(server):
+    files = [image(1), image(2, 25, 50)]
     client = InferenceClient(base_url=server.url, token=KEY)
     got = client.feature_extraction([data_uri(file) for file in files], dimensions=7)
     assert np.allclose(got, unit(server.model.embed_images(files)[:, :7]), atol=10 * CLOSE)
@@ -58,7 +58,7 @@ def test_the_hubs_client_is_told_what_is_wrong(server):
         ({"inputs": "a", "prompt_name": "query"}, 422, "validation"),
         ({"inputs": "a", "truncation_direction": "Left"}, 422, "validation"),
         ({"inputs": "a", "dimensions": 25}, 400, "validation"),
-        ({"inputs": [data_uri(b"no picture")]}, 400, "validation"),
+        ({"inputs": [data_uri(b"no image")]}, 400, "validation"),
     ],
 )
 def test_errors_have_the_form_of_the_original(server, body, status, kind):

@@ -11,7 +11,7 @@ import time
 import httpx2
 import numpy as np
 import pytest
-from server.serving import encoded, in_base64, picture, running
+from server.serving import encoded, image, in_base64, running
 from small_models import CORE, FP32_ON_CPU, CountingBackend, drawing, open_tiny
 
 from perception_encoder.backends import open_random_backend
@@ -22,7 +22,7 @@ from perception_encoder.server.options import AccessSettings, ModelSettings, Que
 
 
 class Gated(CountingBackend):
-    """Computes pictures only when let go; can be told to end its worker."""
+    """Computes images only when let go; can be told to end its worker."""
 
     def __init__(self) -> None:
         super().__init__(open_random_backend(CORE, FP32_ON_CPU))
@@ -79,7 +79,7 @@ def waiting(server) -> int:
 
 
 def test_a_killed_worker_is_replaced_and_who_waited_gets_503(backend):
-    one = {"images": [in_base64(picture(1))]}
+    one = {"images": [in_base64(image(1))]}
     with started(backend) as server:
         backend.is_deadly = True
         replies = [server.client.post("/v1/embed", json=one) for _ in range(3)]
@@ -106,7 +106,7 @@ def metrics(server) -> str:
 
 
 def test_a_full_queue_answers_429_and_recovers(backend):
-    one = {"images": [in_base64(picture(1))]}
+    one = {"images": [in_base64(image(1))]}
     with started(backend) as server, concurrent.futures.ThreadPoolExecutor(12) as pool:
         backend.gate.clear()
         first = pool.submit(post, server.url, one)
@@ -126,14 +126,14 @@ def test_a_full_queue_answers_429_and_recovers(backend):
 
 
 def test_what_a_client_queued_that_went_away_is_not_computed(backend):
-    body = json.dumps({"images": [in_base64(picture(n)) for n in range(4)]}).encode()
+    body = json.dumps({"images": [in_base64(image(n)) for n in range(4)]}).encode()
     head = (
         b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
     with started(backend) as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
         backend.gate.clear()
-        first = pool.submit(post, server.url, {"images": [in_base64(picture(9))]})
+        first = pool.submit(post, server.url, {"images": [in_base64(image(9))]})
         until(lambda: backend.num_entered == 1)
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(head + body)
@@ -143,7 +143,7 @@ def test_what_a_client_queued_that_went_away_is_not_computed(backend):
         backend.gate.set()
         assert first.result().status_code == 200
         until(lambda: waiting(server) == 0)
-        assert post(server.url, {"images": [in_base64(picture(1))]}).status_code == 200
+        assert post(server.url, {"images": [in_base64(image(1))]}).status_code == 200
         assert backend.num_images == 2
 
 
@@ -195,10 +195,10 @@ def test_a_head_that_never_ends_is_refused(backend):
         assert client.recv(100).startswith(b"HTTP/1.1 400")
 
 
-def test_of_many_pictures_the_good_ones_are_answered_and_the_bad_ones_told_why(backend):
-    """1,000 bad pictures among 10,000 good ones, from many connections."""
-    good = [picture(n) for n in range(20)]
-    kinds = [b"not a picture", b"", good[0][:80], encoded(drawing(2), "JPEG")[:200]]
+def test_of_many_images_the_good_ones_are_answered_and_the_bad_ones_told_why(backend):
+    """1,000 bad images among 10,000 good ones, from many connections."""
+    good = [image(n) for n in range(20)]
+    kinds = [b"not an image", b"", good[0][:80], encoded(drawing(2), "JPEG")[:200]]
     expected = open_tiny(backend=open_random_backend(CORE, FP32_ON_CPU)).embed_images(good)
     numbers = list(range(11_000))
     per_request = 50

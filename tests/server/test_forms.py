@@ -4,7 +4,7 @@ import socket
 
 import numpy as np
 import pytest
-from server.serving import picture, running
+from server.serving import image, running
 
 KIND = "multipart/form-data; boundary=b"
 
@@ -21,7 +21,7 @@ def part(name: str, content: bytes, *, is_file: bool = False) -> bytes:
     return head.encode() + content + b"\r\n"
 
 
-TEXT, IMAGE = part("texts", b"a cat"), part("images", picture(1), is_file=True)
+TEXT, IMAGE = part("texts", b"a cat"), part("images", image(1), is_file=True)
 WHOLE = TEXT + IMAGE + b"--b--\r\n"
 
 
@@ -34,7 +34,7 @@ def test_a_whole_form_is_answered(server, more):
     for content in (WHOLE[:-2] + more, WHOLE + more):
         reply = post(server, content)
         got = [one["embedding"] for one in reply.json()["data"]]
-        expected = [server.model.embed_images([picture(1)])[0], server.model.embed_text("a cat")[0]]
+        expected = [server.model.embed_images([image(1)])[0], server.model.embed_text("a cat")[0]]
         assert np.allclose(got, expected, atol=2e-5)
 
 

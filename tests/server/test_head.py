@@ -3,7 +3,7 @@
 import http.client
 
 import pytest
-from server.serving import make_table, picture, running
+from server.serving import image, make_table, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings
@@ -18,7 +18,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("head")
     files = [folder / f"{number}.png" for number in range(3)]
     for number, file in enumerate(files):
-        file.write_bytes(picture(number))
+        file.write_bytes(image(number))
     model = open_tiny()
     make_table(folder / "t.lance", model, files)
     settings = ServerSettings(indexes=(str(folder / "t.lance"),), cache_folder=folder / "cache")

@@ -4,12 +4,12 @@ import base64
 
 import numpy as np
 import pytest
-from server.serving import data_uri, in_base64, make_table, picture, running
+from server.serving import data_uri, image, in_base64, make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
 
-FILE = picture(1)
+FILE = image(1)
 CLOSE = 2e-5
 URIS = [
     f"data:;base64,{in_base64(FILE)}",

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from server.serving import data_uri, make_table, picture, running
+from server.serving import data_uri, image, make_table, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
 
-URI = data_uri(picture(1))
+URI = data_uri(image(1))
 TERMS = [{"text": "a cat"}]
 GOOD = {
     "/v1/embed": {"texts": ["a cat"]},

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from server.serving import data_uri, encoded, in_base64, picture, running
+from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import CORE, WITHOUT_TEXT, drawing, open_tiny
 
 from perception_encoder.embedder.arithmetic import unit
@@ -13,7 +13,7 @@ from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import AccessSettings, ImageSettings, ModelSettings
 
-FILES = [picture(1), picture(2, 25, 50), encoded(drawing(3, 64, 48), "JPEG")]
+FILES = [image(1), image(2, 25, 50), encoded(drawing(3, 64, 48), "JPEG")]
 B16 = "perception-encoder/PE-Core-B16-224"
 CLOSE = 2e-5  # the same in any batch, within fp32's rounding
 
@@ -39,7 +39,7 @@ def vectors(reply, kind="image"):
     return np.array([one["embedding"] for one in reply["data"] if one["type"] == kind])
 
 
-def test_pictures_may_come_as_base64_data_uris_files_or_a_body(server):
+def test_images_may_come_as_base64_data_uris_files_or_a_body(server):
     expected = server.model.embed_images(FILES)
     as_json = embedded(
         server, images=[in_base64(FILES[0]), data_uri(FILES[1]), data_uri(FILES[2], "text/html")]
@@ -107,10 +107,10 @@ def test_every_form_of_a_vector_points_the_same_way(server, dtype, limit, encodi
     assert (cosines > 1 - limit).all()
 
 
-def test_bad_pictures_are_named_by_their_place(server):
+def test_bad_images_are_named_by_their_place(server):
     bad = {
         1: "not base64!",
-        2: data_uri(b"no picture at all"),
+        2: data_uri(b"no image at all"),
         4: "",
         5: "data:image/png;base64",
         6: data_uri(FILES[0][:60]),

@@ -1,4 +1,4 @@
-"""POST /v1/search and what a page needs of a table: items, pictures, facets, status, duplicates."""
+"""POST /v1/search and what a page needs of a table: items, images, facets, status, duplicates."""
 
 import io
 import shutil
@@ -69,7 +69,7 @@ def test_words_find_what_the_library_finds(server, folder):
     assert reply["index"] == "drawings"
 
 
-def test_a_picture_finds_itself_and_its_copy_in_an_archive(server, files):
+def test_an_image_finds_itself_and_its_copy_in_an_archive(server, files):
     reply = searched(server, terms=[{"image": in_base64(files[3].read_bytes())}], k=2)
     assert {hit["name"] for hit in reply["hits"]} == {
         str(files[3]), f"{files[3].parent / 'more.tar'}/inside/three.png"
@@ -85,7 +85,7 @@ def test_more_like_an_item_leaves_the_item_out(server, files):
     assert own[0]["id"] == item
 
 
-def test_words_and_a_picture_with_weights_and_words_that_are_not_wanted(server, folder, files):
+def test_words_and_an_image_with_weights_and_words_that_are_not_wanted(server, folder, files):
     terms = [
         {"text": "a cat", "weight": 2},
         {"image": in_base64(files[5].read_bytes())},
@@ -198,7 +198,7 @@ def test_items_can_be_looked_through(server, files):
     assert (other.status_code, other.json()["error"]["code"]) == (404, "unknown_item")
 
 
-def test_pictures_and_their_small_copies(server, folder, files):
+def test_images_and_their_small_copies(server, folder, files):
     for key, file in [
         (row_id(str(files[9])), files[9]),
         (row_id(str(folder / "more.tar"), "inside/three.png"), files[3]),
@@ -336,7 +336,7 @@ def test_duplicates(server, files):
     assert found["num_redundant"] == sum(len(group["others"]) for group in found["groups"])
 
 
-def test_pictures_behind_a_network_are_not_brought_unless_told(folder):
+def test_images_behind_a_network_are_not_brought_unless_told(folder):
     model = open_tiny()
     index = Index.create(folder / "remote.lance", model.identity)
     index.add([Row("http://127.0.0.1:9/a.png")], model.embed_text("a"))
@@ -345,4 +345,4 @@ def test_pictures_behind_a_network_are_not_brought_unless_told(folder):
         key = row_id("http://127.0.0.1:9/a.png")
         reply = server.client.get(f"/v1/items/{key}/image")
         assert reply.status_code == 404
-        assert "local pictures only" in reply.json()["error"]["message"]
+        assert "local images only" in reply.json()["error"]["message"]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from server.conftest import launch
 from server.other_clients import browser_client
-from server.serving import make_table, picture, running
+from server.serving import image, make_table, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings
@@ -54,7 +54,7 @@ def pages(tmp_path_factory):
 def started(folder: Path, **access):
     files = [folder / f"{number}.png" for number in range(3)]
     for number, file in enumerate(files):
-        file.write_bytes(picture(number))
+        file.write_bytes(image(number))
     model = open_tiny()
     make_table(folder / "t.lance", model, files)
     settings = ServerSettings(

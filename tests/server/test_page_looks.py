@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 from server.pages import names, overflows, wait_for_results
-from server.serving import picture, running
+from server.serving import image, running
 from small_models import open_tiny
 
 from perception_encoder.index import Index, Row
@@ -81,7 +81,7 @@ def test_assistive_technology_can_use_it(open_page, drawings_server, view, schem
         expect(page.get_by_role("link", name="More like this")).to_be_visible()
     elif view == "compare":
         page.get_by_role("button", name="Compare").first.click()
-    page.wait_for_timeout(400)  # pictures fade in, and half a picture has half its contrast
+    page.wait_for_timeout(400)  # images fade in, and half an image has half its contrast
     found = Axe().run(page)
     assert found.response["violations"] == [], found.generate_report()
 
@@ -90,14 +90,14 @@ def test_assistive_technology_can_use_it(open_page, drawings_server, view, schem
 def many(tmp_path_factory):
     """A table of 100,000 rows of made vectors, each with a path of its own to the same drawing."""
     folder = tmp_path_factory.mktemp("many")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    drawing = picture(1, 120, 90)
-    (pictures / "0.png").write_bytes(drawing)
+    images = folder / "images"
+    images.mkdir()
+    drawing = image(1, 120, 90)
+    (images / "0.png").write_bytes(drawing)
     for number in range(1, NAMES):
-        (pictures / f"{number}.png").hardlink_to(pictures / "0.png")
+        (images / f"{number}.png").hardlink_to(images / "0.png")
     for number in range(NUM_MANY // NAMES):
-        (folder / str(number)).symlink_to(pictures)
+        (folder / str(number)).symlink_to(images)
 
     def path_of(number):
         return folder / str(number // NAMES) / f"{number % NAMES}.png"
@@ -146,10 +146,10 @@ def until(page, is_so) -> None:
     pytest.fail("it did not happen in 10 s")
 
 
-def test_many_pictures_are_looked_through_without_many_elements(open_page, many):
+def test_many_images_are_looked_through_without_many_elements(open_page, many):
     page = open_page(many.url)
     wait_for_results(page)
-    expect(page.get_by_role("status").filter(has_text="100,000 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="100,000 images")).to_be_visible()
     for _ in range(100):
         page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
         page.wait_for_timeout(80)
@@ -166,7 +166,7 @@ def test_many_pictures_are_looked_through_without_many_elements(open_page, many)
     expect(page.locator('.tile[data-at="0"] img.is-drawn')).to_be_visible()
 
 
-def test_nothing_jumps_while_pictures_come(open_page, many):
+def test_nothing_jumps_while_images_come(open_page, many):
     page = open_page(f"{many.url}/?q=a+cat")
     page.evaluate(SHIFTS)
     wait_for_results(page)

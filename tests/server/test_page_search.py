@@ -31,17 +31,17 @@ def the_file(server, name):
 
 
 def test_without_a_query_the_whole_table_is_there_to_look_through(page):
-    expect(page.get_by_role("status").filter(has_text="122 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
     assert page.locator(".tile").count() > 10
 
 
 def test_words_find_what_the_server_finds_and_the_address_says_so(page, drawings_server):
     assert search(page, "a red heart") == hits(drawings_server, {"text": "a red heart"})
     assert "q=a+red+heart" in page.url
-    assert page.title() == "a red heart – Pictures"
+    assert page.title() == "a red heart – Images"
     page.go_back()
     expect(page.get_by_label("Words to search for")).to_have_value("")
-    expect(page.get_by_role("status").filter(has_text="122 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
     page.go_forward()
     expected = hits(drawings_server, {"text": "a red heart"})
     expect(page.locator(".tile .name").first).to_have_text(expected[0])
@@ -59,31 +59,31 @@ def test_hits_have_scores_and_labels_once_the_table_is_calibrated(page):
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_a_picture_that_is_brought_finds_itself_and_survives_a_reload(page, gallery, kind):
+def test_an_image_that_is_brought_finds_itself_and_survives_a_reload(page, gallery, kind):
     bring(page, gallery / "camel.webp", kind)
     expect(page.locator(".tile .name").first).to_have_text("camel.webp")
     expect(page.locator(".tile .score").first).to_contain_text("1.00")
-    expect(page.locator("#search-picture img")).to_be_visible()
-    assert re.search(r"picture=[0-9a-f]{12}", page.url)
+    expect(page.locator("#search-image img")).to_be_visible()
+    assert re.search(r"image=[0-9a-f]{12}", page.url)
     page.reload()
     expect(page.locator(".tile .name").first).to_have_text("camel.webp")
-    page.get_by_role("button", name="Search without the picture").click()
-    expect(page.get_by_role("status").filter(has_text="122 pictures")).to_be_visible()
+    page.get_by_role("button", name="Search without the image").click()
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
 
 
-def test_a_picture_can_be_chosen_from_the_disk(page, gallery):
+def test_an_image_can_be_chosen_from_the_disk(page, gallery):
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Search with a picture").click()
+        page.get_by_role("button", name="Search with an image").click()
     chooser.value.set_files(gallery / "bear.webp")
     expect(page.locator(".tile .name").first).to_have_text("bear.webp")
 
 
-def test_words_and_a_picture_are_balanced(page, drawings_server, gallery):
+def test_words_and_an_image_are_balanced(page, drawings_server, gallery):
     file = gallery / "bicycle.webp"
     bring(page, file)
     expect(page.locator(".tile .name").first).to_have_text("bicycle.webp")
     search(page, "a green book")
-    balance = page.get_by_role("slider", name="Balance of words and picture")
+    balance = page.get_by_role("slider", name="Balance of words and image")
     expect(balance).to_be_visible()
     image = {"image": in_base64(file.read_bytes())}
     words = {"text": "a green book"}
@@ -112,11 +112,11 @@ def test_words_that_are_not_wanted_push_away(page, drawings_server):
     assert "not=cat%2C+brown" in page.url
 
 
-def test_more_like_a_picture_from_the_viewer_and_back(page, drawings_server):
+def test_more_like_an_image_from_the_viewer_and_back(page, drawings_server):
     search(page, "a cat")
     before = names(page)
     page.locator(".tile a").first.click()
-    viewer = page.get_by_role("dialog", name="Picture")
+    viewer = page.get_by_role("dialog", name="Image")
     expect(viewer.get_by_role("heading", name=before[0])).to_be_visible()
     item = the_file(drawings_server, before[0])
     expect(viewer.locator(".path")).to_have_text(item["name"])
@@ -138,7 +138,7 @@ def test_more_like_a_picture_from_the_viewer_and_back(page, drawings_server):
 def test_the_original_can_be_had_byte_for_byte(page, gallery):
     search(page, "a cat")
     page.locator(".tile a").first.click()
-    viewer = page.get_by_role("dialog", name="Picture")
+    viewer = page.get_by_role("dialog", name="Image")
     name = viewer.get_by_role("heading").first.text_content()
     with page.expect_download() as download:
         viewer.get_by_role("link", name="Download").click()
@@ -156,11 +156,11 @@ def test_filters_come_from_the_columns_and_go_one_by_one(page, drawings_server):
     found = drawings_server.client.get(
         "/v1/items", params={"filters": json.dumps(wanted), "limit": 1000}
     ).json()["items"]
-    expect(page.get_by_role("status").filter(has_text=f"{len(found)} pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text=f"{len(found)} images")).to_be_visible()
     with page.expect_response(re.compile(r"/v1/items\?")):
         filters.get_by_label("number, up to").fill("9")
         filters.get_by_label("number, up to").press("Enter")
-    expect(page.get_by_role("status").filter(has_text="4 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="4 images")).to_be_visible()
     search(page, "a bat")
     assert len(names(page)) == 4
     page.get_by_role("button", name="Remove the filter: number up to 9").click()
@@ -173,7 +173,7 @@ def test_filters_come_from_the_columns_and_go_one_by_one(page, drawings_server):
 def test_filters_that_nothing_meets_say_so_and_can_be_cleared(open_page, drawings_server):
     page = open_page(f'{drawings_server.url}/?f=["number",">",1000]')
     page.get_by_role("button", name="Clear the filters").click()
-    expect(page.get_by_role("status").filter(has_text="122 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
 
 
 def test_near_copies_can_be_folded(open_page, drawings_server):
@@ -210,7 +210,7 @@ def test_everything_by_keys_alone(page):
     page.keyboard.press("ArrowRight")
     expect(focused.locator(".name")).to_have_text(found[1])
     page.keyboard.press("Enter")
-    viewer = page.get_by_role("dialog", name="Picture")
+    viewer = page.get_by_role("dialog", name="Image")
     expect(viewer.get_by_role("heading", name=found[1], exact=True)).to_be_visible()
     page.keyboard.press("ArrowRight")
     expect(viewer.get_by_role("heading", name=found[2], exact=True)).to_be_visible()
@@ -219,7 +219,7 @@ def test_everything_by_keys_alone(page):
     expect(focused.locator(".name")).to_have_text(found[2])
     page.keyboard.press("/")
     page.keyboard.press("Escape")
-    expect(page.get_by_role("status").filter(has_text="122 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
 
 
 def test_an_address_can_be_shared(open_page, drawings_server):
@@ -228,7 +228,7 @@ def test_an_address_can_be_shared(open_page, drawings_server):
         f"{drawings_server.url}/?q=a+cat&not=dog&f=%5B%22number%22%2C%22%3E%22%2C5%5D&item={item}"
     )
     page = open_page(address)
-    viewer = page.get_by_role("dialog", name="Picture")
+    viewer = page.get_by_role("dialog", name="Image")
     expect(viewer.get_by_role("heading", name="cat.webp")).to_be_visible()
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
@@ -237,19 +237,19 @@ def test_an_address_can_be_shared(open_page, drawings_server):
     expect(page.locator("#filter-chips")).to_contain_text("number above 5")
 
 
-def test_a_link_to_a_picture_of_another_browser_says_so(open_page, drawings_server):
-    page = open_page(f"{drawings_server.url}/?picture=0123456789ab")
-    expect(page.get_by_text("The picture of this link is not here")).to_be_visible()
+def test_a_link_to_an_image_of_another_browser_says_so(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?image=0123456789ab")
+    expect(page.get_by_text("The image of this link is not here")).to_be_visible()
     page.get_by_role("button", name="Search without it").click()
     wait_for_results(page)
 
 
-def test_a_file_that_is_no_picture_is_refused_with_a_reason(open_page, drawings_server, tmp_path):
+def test_a_file_that_is_no_image_is_refused_with_a_reason(open_page, drawings_server, tmp_path):
     page = open_page(drawings_server.url, expected=("400",))
     file = tmp_path / "notes.png"
     file.write_text("these are only words")
     bring(page, file)
-    expect(page.get_by_text("That picture cannot be used")).to_be_visible()
+    expect(page.get_by_text("That image cannot be used")).to_be_visible()
     expect(page.locator(".message p")).to_contain_text("image 0")
     page.get_by_role("button", name="Search without it").click()
     wait_for_results(page)
@@ -257,10 +257,10 @@ def test_a_file_that_is_no_picture_is_refused_with_a_reason(open_page, drawings_
 
 def test_another_table_can_be_chosen(page):
     page.get_by_label("Table").select_option("few")
-    expect(page.get_by_role("status").filter(has_text="5 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="5 images")).to_be_visible()
     assert "index=few" in page.url
     page.go_back()
-    expect(page.get_by_role("status").filter(has_text="122 pictures")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
 
 
 def test_an_address_of_a_table_that_has_gone_says_so(open_page, drawings_server):
@@ -271,14 +271,14 @@ def test_an_address_of_a_table_that_has_gone_says_so(open_page, drawings_server)
     expect(page.get_by_text("There is no such table here")).to_be_hidden()
 
 
-def test_an_address_of_no_picture_says_so_and_lets_one_go_on(open_page, drawings_server):
+def test_an_address_of_no_image_says_so_and_lets_one_go_on(open_page, drawings_server):
     page = open_page(f"{drawings_server.url}/?item={row_id('nowhere')}", expected=("404",))
-    expect(page.get_by_text("That picture cannot be shown")).to_be_visible()
+    expect(page.get_by_text("That image cannot be shown")).to_be_visible()
     page.keyboard.press("Escape")
     wait_for_results(page)
 
 
-def test_a_picture_that_has_gone_leaves_a_tile_that_says_so(open_page, tmp_path):
+def test_an_image_that_has_gone_leaves_a_tile_that_says_so(open_page, tmp_path):
     files = save_drawings(tmp_path, 3)
     make_table(tmp_path / "moved.lance", open_tiny(), files)
     files[1].unlink()
@@ -288,4 +288,4 @@ def test_a_picture_that_has_gone_leaves_a_tile_that_says_so(open_page, tmp_path)
         expect(page.locator(".tile img.is-drawn")).to_have_count(2)
         expect(page.get_by_text("cannot be shown")).to_have_count(1)
         page.get_by_text("cannot be shown").click()
-        expect(page.get_by_text("The picture is not where it was")).to_be_visible()
+        expect(page.get_by_text("The image is not where it was")).to_be_visible()

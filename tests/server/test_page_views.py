@@ -34,18 +34,18 @@ def test_duplicates_are_side_by_side_and_one_of_each_group_stays(duplicates):
     cats = duplicates.locator(".group").filter(has_text="cat.webp")
     expect(cats.locator("img")).to_have_count(2)
     expect(cats.get_by_role("checkbox", checked=True)).to_have_count(1)
-    expect(duplicates.get_by_text("2 pictures would go")).to_be_visible()
+    expect(duplicates.get_by_text("2 images would go")).to_be_visible()
     kept = cats.get_by_role("checkbox", checked=True)
     kept.click()
     expect(cats.get_by_role("checkbox", checked=True)).to_have_count(1)  # the last one stays
     cats.get_by_role("checkbox", checked=False).check()
-    expect(duplicates.get_by_text("1 picture would go")).to_be_visible()
+    expect(duplicates.get_by_text("1 image would go")).to_be_visible()
 
 
-def test_two_pictures_can_be_compared_and_chosen_from(duplicates):
+def test_two_images_can_be_compared_and_chosen_from(duplicates):
     group = duplicates.locator(".group").filter(has_text="castle.webp")
     group.get_by_role("button", name="Compare").click()
-    dialog = duplicates.get_by_role("dialog", name="Compare two pictures")
+    dialog = duplicates.get_by_role("dialog", name="Compare two images")
     expect(dialog.locator("img")).to_have_count(2)
     right = dialog.locator("figcaption strong").last.text_content()
     dialog.get_by_role("button", name="Keep the right").click()
@@ -89,7 +89,7 @@ def test_copy_buttons_fill_the_clipboard(open_page, drawings_server):
     wait_for_results(page)  # of the whole table: a click would meet them while they are replaced
     search(page, "cat")
     page.locator(".tile a").first.click()
-    viewer = page.get_by_role("dialog", name="Picture")
+    viewer = page.get_by_role("dialog", name="Image")
     viewer.get_by_role("button", name="Copy path").click()
     expect(viewer.get_by_role("button", name="Copied")).to_be_visible()
     expect(page.locator("#announcements")).to_have_text("Copied")
@@ -107,7 +107,7 @@ def test_copying_works_where_the_page_may_not_reach_the_clipboard(open_page):
 
 def test_a_table_without_duplicates_says_so(open_page, drawings_server):
     page = open_page(f"{drawings_server.url}/?view=duplicates&tier=bytes&index=few")
-    expect(page.get_by_text("None among 5 pictures")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("None among 5 images")).to_be_visible(timeout=60_000)
     page.get_by_role("button", name="Look for similar ones").click()
     assert "tier=similar" in page.url
 
@@ -131,13 +131,13 @@ def test_a_script_removes_files_of_odd_names_and_only_those(duplicates, tmp_path
     (tmp_path / "it's.png").touch()
     gone = duplicates.evaluate(SCRIPT_OF, [[str(tmp_path / "gone.png")], [paths[1]]])
     subprocess.run(["sh"], input=gone, text=True, cwd=tmp_path, check=False)
-    assert (tmp_path / "it's.png").exists(), "the picture to keep had vanished"
+    assert (tmp_path / "it's.png").exists(), "the image to keep had vanished"
 
 
 def test_labels_become_bars(open_page, drawings_server, gallery):
     page = open_page(f"{drawings_server.url}/?view=classify")
     bring(page, gallery / "banana.webp")
-    expect(page.get_by_alt_text("The picture to classify")).to_be_visible()
+    expect(page.get_by_alt_text("The image to classify")).to_be_visible()
     page.get_by_label("Labels").fill("a banana, a blue heart\na bus")
     bars = page.locator(".bars li")
     expect(bars).to_have_count(3)
@@ -151,7 +151,7 @@ def test_labels_become_bars(open_page, drawings_server, gallery):
     expect(bars).to_have_count(3)
 
 
-def test_a_picture_of_the_table_can_be_classified(open_page, drawings_server):
+def test_an_image_of_the_table_can_be_classified(open_page, drawings_server):
     page = open_page(drawings_server.url)
     wait_for_results(page)
     name = search(page, "a cat")[0]
@@ -180,7 +180,7 @@ def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path)
     settings = ServerSettings(indexes=(str(table),))
     with running(settings, open_model=lambda _: open_tiny()) as server:
         page = open_page(f"{server.url}/?view=index")
-        expect(page.locator(".number").first).to_have_text("6pictures")
+        expect(page.locator(".number").first).to_have_text("6images")
         expect(page.get_by_text("Nobody is writing now.")).to_be_visible()
         expect(page.get_by_text("1 item could not be read")).to_be_visible()
         expect(page.locator(".failures li")).to_have_text("broken.pngcut short")  # named once
@@ -197,7 +197,7 @@ def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path)
         writer.start()
         try:
             expect(page.get_by_text("pe index is writing this table now.")).to_be_visible()
-            expect(page.locator(".number").first).to_have_text("12pictures")
+            expect(page.locator(".number").first).to_have_text("12images")
             expect(page.locator("#writing-dot")).to_be_visible()
         finally:
             may_end.set()
@@ -206,7 +206,7 @@ def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path)
 
 
 def test_what_failed_inside_an_archive_is_named_once(open_page, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         archive.add(tmp_path / "broken.png", "broken.png")
     table = tmp_path / "few.lance"
@@ -226,11 +226,11 @@ def test_what_failed_inside_an_archive_is_named_once(open_page, tmp_path):
 def test_a_server_without_tables_says_how_to_make_one(open_page):
     with running() as server:
         page = open_page(server.url)
-        expect(page.locator(SHOWN).get_by_text("No pictures yet")).to_be_visible()
-        expect(page.locator(SHOWN).get_by_text("pe index ~/Pictures")).to_be_visible()
+        expect(page.locator(SHOWN).get_by_text("No images yet")).to_be_visible()
+        expect(page.locator(SHOWN).get_by_text("pe index ~/PICS")).to_be_visible()
         for view in ("duplicates", "index"):
             page.goto(f"{server.url}/?view={view}")
-            expect(page.locator(SHOWN).get_by_text("No pictures yet")).to_be_visible()
+            expect(page.locator(SHOWN).get_by_text("No images yet")).to_be_visible()
 
 
 def test_a_server_that_wants_a_key_gets_it_once(open_page, tmp_path):

@@ -13,7 +13,7 @@ import weakref
 
 import pytest
 from cli.command import serving
-from server.serving import Running, in_base64, picture, running
+from server.serving import Running, image, in_base64, running
 
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
@@ -123,7 +123,7 @@ def test_a_form_that_is_cut_off_is_freed(server, held):
 
 QUEUED = {
     "a bad image": {"texts": ["a"] * 500, "images": [BIG]},
-    "several images": {"images": [in_base64(picture(0, 900, 700))] * 3 + [BIG]},
+    "several images": {"images": [in_base64(image(0, 900, 700))] * 3 + [BIG]},
     "texts": {"texts": ["a " * 5000] * 500},
 }
 

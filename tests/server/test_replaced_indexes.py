@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from server.serving import make_table, picture, running
+from server.serving import image, make_table, running
 from small_models import open_tiny
 
 from perception_encoder.index import Index, Row, writing
@@ -28,7 +28,7 @@ def served(tmp_path):
     files = []
     for seed in range(6):
         files.append(tmp_path / f"{seed}.png")
-        files[-1].write_bytes(picture(seed))
+        files[-1].write_bytes(image(seed))
     model = open_tiny()
     for name in ("changed", "other"):
         make_table(tmp_path / f"{name}.lance", model, files)

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import openai
 import pytest
-from server.serving import in_base64, picture, running
+from server.serving import image, in_base64, running
 from small_models import TOKENIZER, open_tiny
 
 from perception_encoder.preprocess.tokenizer import MAX_TEXT_BYTES
@@ -14,7 +14,7 @@ from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import AccessSettings, QueueSettings
 
 HUGE = "é" * (MAX_TEXT_BYTES // 2 + 1)
-IMAGE = in_base64(picture(1))
+IMAGE = in_base64(image(1))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from cli.command import pe
-from server.serving import in_base64, make_table, picture, running
+from server.serving import image, in_base64, make_table, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings, create_app
@@ -198,7 +198,7 @@ def test_origins_are_known_however_they_are_written(origin):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sites")
-    (folder / "a.png").write_bytes(picture(1))
+    (folder / "a.png").write_bytes(image(1))
     model = open_tiny()
     make_table(folder / "t.lance", model, [folder / "a.png"])
     settings = ServerSettings(
@@ -280,7 +280,7 @@ def test_two_hosts_are_refused(server):
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/embed", {"images": [in_base64(picture(1))]}),
+        ("/v1/embed", {"images": [in_base64(image(1))]}),
         ("/v1/embeddings", {"input": "a cat"}),
         ("/knn-service", {"text": "a cat"}),
         ("/embed", {"inputs": "a cat"}),

@@ -5,7 +5,7 @@ import os
 import threading
 
 import pytest
-from server.serving import in_base64, make_table, picture, running
+from server.serving import image, in_base64, make_table, running
 from small_models import CORE, open_tiny
 
 from perception_encoder.index import Index, Row
@@ -21,9 +21,9 @@ class GatedProcessor(ImageProcessor):
     def __init__(self) -> None:
         super().__init__(CORE.image, CORE.vision.image_size)
         self.is_open = threading.Event()
-        self.slow = in_base64(picture(1, width=50))
+        self.slow = in_base64(image(1, width=50))
         self.begun = threading.Semaphore(0)
-        self._slow_bytes = picture(1, width=50)
+        self._slow_bytes = image(1, width=50)
 
     def __call__(self, image, **options):
         if image == self._slow_bytes:
@@ -48,7 +48,7 @@ def test_images_that_decode_slowly_keep_no_others_waiting():
             for _ in slow:
                 assert processor.begun.acquire(timeout=30)
             for seed in range(5):
-                assert post(in_base64(picture(seed))).status_code == 200
+                assert post(in_base64(image(seed))).status_code == 200
             # Their time is up, while their threads go on.
             assert [one.result(30).status_code for one in slow] == [503] * 3
             assert "not done within 3 s" in slow[0].result().json()["error"]["message"]
@@ -64,7 +64,7 @@ def indexed(tmp_path):
     files = []
     for seed in range(12):
         files.append(tmp_path / f"{seed}.png")
-        files[-1].write_bytes(picture(seed))
+        files[-1].write_bytes(image(seed))
     model = open_tiny()
     make_table(tmp_path / "index.lance", model, files)
     settings = ServerSettings(indexes=(str(tmp_path / "index.lance"),))
@@ -129,7 +129,7 @@ def test_a_disk_that_does_not_answer_stops_no_search(indexed, monkeypatch):
         return hang
 
     monkeypatch.setattr(server.services.pools.files, "_timeout_seconds", 2.0)
-    for name in ("read_picture", "open_picture"):
+    for name in ("read_image", "open_image"):
         monkeypatch.setattr(thumbnails, name, hanging(getattr(thumbnails, name)))
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         try:

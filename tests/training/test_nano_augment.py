@@ -70,7 +70,7 @@ def test_a_flip_mirrors_the_drawing() -> None:
     assert centre_of(plain)[0] < centre_of(flipped)[0] - 5
 
 
-def test_the_same_seed_makes_the_same_picture() -> None:
+def test_the_same_seed_makes_the_same_image() -> None:
     def made(seed: int) -> NDArray[np.uint8]:
         augmenter = Augmenter(seed)
         layer = augmenter.place(disc(), 48, WHOLE, flip=False)
@@ -86,10 +86,10 @@ def test_a_named_background_shows_its_colour_where_nothing_is_drawn() -> None:
     for seed in range(20):
         augmenter = Augmenter(seed)
         layer = augmenter.place(disc(), 48, WHOLE, flip=False)
-        picture = augmenter.compose([layer], augmenter.background(48, blue))
-        assert picture.shape == (48, 48, 3)
-        assert picture.dtype == np.uint8
-        corners.append(np.median(picture[layer[..., 3] == 0], axis=0))
+        image = augmenter.compose([layer], augmenter.background(48, blue))
+        assert image.shape == (48, 48, 3)
+        assert image.dtype == np.uint8
+        corners.append(np.median(image[layer[..., 3] == 0], axis=0))
 
     np.testing.assert_allclose(np.median(corners, axis=0), blue, atol=12)
 
@@ -102,10 +102,10 @@ def test_later_layers_cover_earlier_ones() -> None:
         return layer
 
     red, blue = square((200, 0, 0), 1.0), square((0, 0, 200), 0.5)
-    pictures = [
+    images = [
         Augmenter(seed).compose([red, blue], np.full((48, 48, 3), 255, np.float32))
         for seed in range(9)
     ]
 
-    middle = np.median(pictures, axis=(0, 1, 2))
+    middle = np.median(images, axis=(0, 1, 2))
     np.testing.assert_allclose(middle, (100, 0, 100), atol=3)

@@ -13,7 +13,7 @@ from training.pe_nano.batches import BatchMaker, Drawings
 CONCEPTS = ("red circle", "dog", "cat", "house", "tree", "car", "fish", "sun")
 
 
-def picture(colour: tuple[int, int, int], *, side: int = 72, ink: int = 40) -> np.ndarray:
+def image(colour: tuple[int, int, int], *, side: int = 72, ink: int = 40) -> np.ndarray:
     rgba = np.zeros((side, side, 4), np.uint8)
     start = (side - ink) // 2
     rgba[start : start + ink, start : start + ink] = (*colour, 255)
@@ -28,18 +28,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, name in enumerate(CONCEPTS):
         for source in ("noto", "twemoji"):
             for variant in ("v0", "v3"):
-                images.append(picture((200, 30 * index, 90)))
+                images.append(image((200, 30 * index, 90)))
                 items.append(
                     {"source": source, "variant": variant, "concept": index, "name": name,
                      "key": name}
                 )  # fmt: skip
     for key in ("windmill", "lighthouse", "well"):
-        images.append(picture((60, 60, 200)))
+        images.append(image((60, 60, 200)))
         items.append(
             {"source": "openclipart", "variant": "v0", "concept": -1, "name": key, "key": key,
              "keywords": ["farm"]}
         )  # fmt: skip
-    images.append(picture((0, 0, 0), ink=2))
+    images.append(image((0, 0, 0), ink=2))
     items.append({"source": "mdi", "variant": "v0", "concept": -1, "name": "dust", "key": "dust"})
     np.save(folder / "train_images.npy", np.stack(images))
     lines = [json.dumps({"row": row, **item}) for row, item in enumerate(items)]

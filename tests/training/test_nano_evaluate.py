@@ -14,7 +14,7 @@ COLOURS = np.eye(3, dtype=np.uint8) * 255
 
 
 class ByColour(nn.Module):
-    """Embeds a picture as its mean colour, and the text i as colour `meaning[i]`."""
+    """Embeds an image as its mean colour, and the text i as colour `meaning[i]`."""
 
     def __init__(self, meaning: list[int]) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ def test_the_contrastive_loss_of_equal_vectors_is_the_logarithm_of_the_batch() -
     torch.testing.assert_close(contrastive(same, same, SCALE), torch.tensor(5.0).log())
 
 
-def test_the_contrastive_loss_treats_pictures_and_texts_alike() -> None:
+def test_the_contrastive_loss_treats_images_and_texts_alike() -> None:
     images, texts = unit(6, 8, seed=1), unit(6, 8, seed=2)
 
     torch.testing.assert_close(contrastive(images, texts, SCALE), contrastive(texts, images, SCALE))

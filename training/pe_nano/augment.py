@@ -1,4 +1,4 @@
-"""From RGBA drawings to training pictures: placed, tinted, put on a background, disturbed.
+"""From RGBA drawings to training images: placed, tinted, put on a background, disturbed.
 
 Works on uint8 numpy arrays with OpenCV; knows nothing about names. The hue is moved only a
 little, because colours are part of many names ("red heart", "green book").
@@ -65,10 +65,10 @@ class Augmenter:
 
     def compose(self, layers: list[NDArray[np.float32]], background: NDArray[np.float32]) -> Image:
         """Lay premultiplied layers over a background and disturb the result a little."""
-        picture = background
+        image = background
         for layer in layers:
-            picture = layer[..., :3] + picture * (1 - layer[..., 3:] / 255.0)
-        return self._disturb(picture).clip(0, 255).astype(np.uint8)
+            image = layer[..., :3] + image * (1 - layer[..., 3:] / 255.0)
+        return self._disturb(image).clip(0, 255).astype(np.uint8)
 
     def _tint(self, rgb: NDArray[np.float32]) -> NDArray[np.float32]:
         rng = self.rng
@@ -80,16 +80,16 @@ class Augmenter:
             rgb = 255 * (rgb.clip(0, 255) / 255) ** rng.uniform(0.6, 1.6)
         return (rgb * gains + rng.normal(0, 10)).clip(0, 255).astype(np.float32)
 
-    def _disturb(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _disturb(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         rng = self.rng
-        size = picture.shape[0]
+        size = image.shape[0]
         if rng.random() < 0.15:
-            picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.0))
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0))
         if rng.random() < 0.15:
-            picture = picture + rng.normal(0, rng.uniform(2, 14), picture.shape)
+            image = image + rng.normal(0, rng.uniform(2, 14), image.shape)
         if rng.random() < 0.25:
             height, width = (int(v) for v in rng.integers(size // 8, size // 3, 2))
             top, left = (int(v) for v in rng.integers(0, size - size // 3, 2))
-            picture = picture.copy()
-            picture[top : top + height, left : left + width] = rng.uniform(0, 255, 3)
-        return picture
+            image = image.copy()
+            image[top : top + height, left : left + width] = rng.uniform(0, 255, 3)
+        return image

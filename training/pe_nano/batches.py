@@ -1,4 +1,4 @@
-"""Endless training batches: pictures, captions and concept numbers, made ahead of their use."""
+"""Endless training batches: images, captions and concept numbers, made ahead of their use."""
 
 import json
 from collections import defaultdict
@@ -66,7 +66,7 @@ def _is_usable(item: dict[str, Any], image: NDArray[np.uint8]) -> bool:
 
 
 class BatchMaker:
-    """Makes batches; `size` is the picture's side and may be changed between batches."""
+    """Makes batches; `size` is the image's side and may be changed between batches."""
 
     def __init__(self, drawings: Drawings, batch_size: int, size: int, seed: int) -> None:
         self.drawings, self.batch_size, self.size = drawings, batch_size, size
@@ -82,14 +82,14 @@ class BatchMaker:
         rows = [data.sample_concept(int(c), rng) for c in concepts]
         groups = rng.choice(len(data.others), self.batch_size - num_concepts, replace=False)
         rows += [data.others[g][rng.integers(len(data.others[g]))] for g in groups]
-        made = [self._picture(row) for row in rows]
+        made = [self._image(row) for row in rows]
         return Batch(
             np.stack([image for image, _, _ in made]),
             [caption for _, caption, _ in made],
             np.array([concept for _, _, concept in made]),
         )
 
-    def _picture(self, row: int) -> tuple[NDArray[np.uint8], str, int]:
+    def _image(self, row: int) -> tuple[NDArray[np.uint8], str, int]:
         item, rng = self.drawings.items[row], self.rng
         if item["concept"] >= 0 and rng.random() < SCENE_SHARE:
             return self._scene(row)
@@ -139,8 +139,8 @@ def batches_ahead(
 
     Args:
         drawings: what they show.
-        batch_size: pictures in each.
-        side: scalar int64 in shared memory: the pictures' side, which may change on the way.
+        batch_size: images in each.
+        side: scalar int64 in shared memory: the images' side, which may change on the way.
         seed: worker 0 makes what `BatchMaker` makes from it.
         num_workers: one keeps two CPU cores busy; a GPU eats what a dozen make.
     """

@@ -10,7 +10,7 @@ TEMPLATES = (
     "a {}",
     "the {}",
     "a drawing of {}",
-    "a picture of {}",
+    "an image of {}",
     "an icon of {}",
     "{} icon",
     "a cartoon of a {}",
@@ -64,7 +64,7 @@ def all_texts(concepts: list[dict[str, Any]], items: list[dict[str, Any]]) -> li
     texts += [tag for c in concepts for tag in c["tags"]]
     texts += [item["name"] for item in items if item["concept"] < 0]
     texts += [word for item in items for word in item.get("keywords", [])]
-    texts += [t.format("picture") for t in TEMPLATES for _ in range(20)]
+    texts += [t.format("image") for t in TEMPLATES for _ in range(20)]
     texts += [t.format("one", "other") for t, _ in PLACES for _ in range(20)]
     texts += [f"{name} on a {name} background" for name in COLOURS for _ in range(20)]
     return texts

@@ -2,8 +2,8 @@
 
     python -m training.pe_nano.evaluate --data DIR --model DIR --out scores.json
 
-Every drawing has a name of its own. Text to picture: is the drawing among the k nearest of its
-name? Picture to text: is the name among the k nearest of its drawing? The score is their mean.
+Every drawing has a name of its own. Text to image: is the drawing among the k nearest of its
+name? Image to text: is the name among the k nearest of its drawing? The score is their mean.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from perception_encoder.preprocess.tokenizer import Tokenizer
 
 def on_white(rgba: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """(H, W, 4) drawing to (size, size, 3) on white, resized as the package does."""
-    picture = Image.fromarray(np.asarray(rgba))
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
+    image = Image.fromarray(np.asarray(rgba))
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
     return np.asarray(white.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 

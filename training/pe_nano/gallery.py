@@ -1,10 +1,10 @@
-"""Render the pictures of `pe demo` from openly licensed drawings.
+"""Render the images of `pe demo` from openly licensed drawings.
 
     python -m training.pe_nano.gallery --packages NODE_MODULES --out FOLDER
 
 gallery.json says what to draw: single drawings, one per thing and spread over the sets, and scenes
 of two. Writes one lossless WebP of at most 256 colours for each, sources.json (which drawing of
-which set is in which picture) and LICENCES.md. The same packages give the same pictures.
+which set is in which image) and LICENCES.md. The same packages give the same images.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class Shelf:
 
 
 def plan(folder: Path) -> dict[str, list[str]]:
-    """Picture name to its one or two drawings, as gallery.json lists them."""
+    """Image name to its one or two drawings, as gallery.json lists them."""
     wanted = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
-    pictures: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
     for source, entries in wanted["drawings"].items():
         for entry in entries:
             stem, _, concept = entry.partition("=")
-            pictures[stem] = [f"{source}/{concept or stem.replace('-', ' ')}"]
-    pictures.update(wanted["scenes"])
-    return pictures
+            images[stem] = [f"{source}/{concept or stem.replace('-', ' ')}"]
+    images.update(wanted["scenes"])
+    return images
 
 
 def boxes_of(stem: str, num_drawings: int) -> tuple[Box, ...]:
-    """Where the drawings of a picture stand, as fractions: left, top, width, height."""
+    """Where the drawings of an image stand, as fractions: left, top, width, height."""
     if num_drawings == 1:
         return (WHOLE,)
     return (ABOVE, BELOW) if "-above-" in stem else (LEFT, RIGHT)
@@ -89,19 +89,19 @@ def put(canvas: Rgba, layer: Rgba, box: Box) -> None:
     canvas[:] = np.asarray(under)
 
 
-def faint_share(picture: Rgba, colour: tuple[int, int, int]) -> float:
+def faint_share(image: Rgba, colour: tuple[int, int, int]) -> float:
     """The share of a drawing's outline that hardly differs from a background colour."""
-    solid = (picture[..., 3] > 200).astype(np.uint8)
+    solid = (image[..., 3] > 200).astype(np.uint8)
     edge = (solid - cv2.erode(solid, np.ones((5, 5), np.uint8))).astype(bool)
-    distance = np.linalg.norm(picture[edge][:, :3].astype(float) - colour, axis=1)
+    distance = np.linalg.norm(image[edge][:, :3].astype(float) - colour, axis=1)
     return float((distance < FAINT).mean())
 
 
-def background_of(stem: str, picture: Rgba) -> tuple[int, int, int]:
-    """A soft colour that differs from picture to picture and lets the drawing be seen."""
+def background_of(stem: str, image: Rgba) -> tuple[int, int, int]:
+    """A soft colour that differs from image to image and lets the drawing be seen."""
     start = hashlib.sha256(stem.encode()).digest()[0] % len(BACKGROUNDS)
     candidates = [*BACKGROUNDS[start:], *BACKGROUNDS[:start], *DEEPER[start % len(DEEPER) :]]
-    shares = [faint_share(picture, colour) for colour in candidates]
+    shares = [faint_share(image, colour) for colour in candidates]
     for colour, share in zip(candidates, shares, strict=True):
         if share <= MAX_FAINT_SHARE:
             return colour
@@ -109,28 +109,28 @@ def background_of(stem: str, picture: Rgba) -> tuple[int, int, int]:
 
 
 def compose(shelf: Shelf, stem: str, names: list[str]) -> Image.Image:
-    """One picture of the gallery."""
+    """One image of the gallery."""
     canvas = np.zeros((SIZE, SIZE, 4), np.uint8)
     share = SINGLE_SHARE if len(names) == 1 else SCENE_SHARE
     for name, box in zip(names, boxes_of(stem, len(names)), strict=True):
         side = round(SIZE * min(box[2], box[3]) * share)
         put(canvas, shelf.paint(name, side), box)
-    picture = Image.new("RGBA", (SIZE, SIZE), background_of(stem, canvas))
-    picture.alpha_composite(Image.fromarray(canvas))
-    flat = picture.convert("RGB")
+    image = Image.new("RGBA", (SIZE, SIZE), background_of(stem, canvas))
+    image.alpha_composite(Image.fromarray(canvas))
+    flat = image.convert("RGB")
     return flat.quantize(256, dither=Image.Dither.NONE).convert("RGB")
 
 
-def write_notes(shelf: Shelf, packages: Path, pictures: dict[str, list[str]], out: Path) -> None:
+def write_notes(shelf: Shelf, packages: Path, images: dict[str, list[str]], out: Path) -> None:
     """sources.json and LICENCES.md."""
     stated = licences(packages, (*APACHE, *MIT))
     lines = {
         f"{stem}.webp": [f"{d.source}/{d.key}" for d in map(shelf.drawings.__getitem__, names)]
-        for stem, names in sorted(pictures.items())
+        for stem, names in sorted(images.items())
     }
     listed = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in lines.items())
     sets = json.dumps(stated, indent=1, ensure_ascii=False)
-    text = f'{{\n"sets": {sets},\n"pictures": {{\n{listed}\n}}\n}}\n'
+    text = f'{{\n"sets": {sets},\n"images": {{\n{listed}\n}}\n}}\n'
     (out / "sources.json").write_text(text, encoding="utf-8")
     rows = [
         f"| {name} | {s['author']} | {s['licence']} | {s['url']} | {s['package']} {s['version']} | "
@@ -152,14 +152,14 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for old in args.out.glob("*.webp"):
         old.unlink()
-    shelf, pictures = Shelf(args.packages), plan(Path(__file__).parent)
+    shelf, images = Shelf(args.packages), plan(Path(__file__).parent)
     total = 0
-    for stem, names in pictures.items():
+    for stem, names in images.items():
         path = args.out / f"{stem}.webp"
         compose(shelf, stem, names).save(path, lossless=True, quality=100, method=6)
         total += path.stat().st_size
-    write_notes(shelf, args.packages, pictures, args.out)
-    logger.info("%d pictures, %d bytes in %s", len(pictures), total, args.out)
+    write_notes(shelf, args.packages, images, args.out)
+    logger.info("%d images, %d bytes in %s", len(images), total, args.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What pe-nano is trained to do, as losses over unit vectors.
 
-Two parts: the contrastive loss of CLIP over the batch, and classification of pictures and
+Two parts: the contrastive loss of CLIP over the batch, and classification of images and
 captions against a learned table with one vector per concept. The table sees all concepts at every
 step, where a batch that fits on a CPU holds a tenth of them; it is thrown away after training.
 """

@@ -63,7 +63,7 @@ def render_drawing(drawing: Drawing) -> tuple[Drawing, dict[str, np.ndarray]]:
 
 
 class ImageWriter:
-    """Appends pictures to a raw file and turns it into one .npy array at the end."""
+    """Appends images to a raw file and turns it into one .npy array at the end."""
 
     def __init__(self, out: Path, stem: str) -> None:
         self.npy, self.raw, self.count = out / f"{stem}_images.npy", out / f"{stem}.raw", 0
@@ -71,7 +71,7 @@ class ImageWriter:
         self.stream = self.raw.open("wb")
 
     def add(self, image: np.ndarray, item: dict[str, object]) -> None:
-        """Append one picture and its line."""
+        """Append one image and its line."""
         self.stream.write(np.ascontiguousarray(image, np.uint8).tobytes())
         self.items.write(json.dumps({"row": self.count, **item}) + "\n")
         self.count += 1
@@ -101,21 +101,21 @@ def write_training(pool: Pool, drawings: Iterable[Drawing], out: Path) -> dict[s
     """Render the training drawings; returns the counts."""
     writer, rows, per_concept = ImageWriter(out, "train"), Counter(), defaultdict(set)
     failed, used = Counter(), Counter()
-    for drawing, pictures in pool.imap(render_drawing, drawings, chunksize=16):
-        failed[drawing.source] += not pictures
-        used[drawing.source] += bool(pictures)
+    for drawing, images in pool.imap(render_drawing, drawings, chunksize=16):
+        failed[drawing.source] += not images
+        used[drawing.source] += bool(images)
         index = drawing.concept.index if drawing.concept else -1
-        for variant, picture in pictures.items():
+        for variant, image in images.items():
             item = {"source": drawing.source, "variant": variant, "concept": index,
                     "name": drawing.name, "key": drawing.key}  # fmt: skip
             if drawing.source == "openclipart":
                 item["keywords"] = list(drawing.keywords)
-            writer.add(picture, item)
+            writer.add(image, item)
             rows[f"{drawing.source}/{variant}"] += 1
-        if pictures and index >= 0:
+        if images and index >= 0:
             per_concept[index].add((drawing.source, drawing.key))
         if sum(used.values()) % 1000 == 0:
-            logger.info("%d drawings, %d pictures", sum(used.values()), writer.count)
+            logger.info("%d drawings, %d images", sum(used.values()), writer.count)
     writer.close()
     return {
         "train_rows": writer.count,
@@ -130,10 +130,10 @@ def write_evaluation(pool: Pool, sources: Sources, trained: set[int], out: Path)
     """Render the held-out drawings of the trained concepts; returns how many."""
     writer = ImageWriter(out, "eval")
     held_out = (d for d in sources.emoji(HELD_OUT) if d.concept and d.concept.index in trained)
-    for drawing, pictures in pool.imap(render_drawing, held_out, chunksize=16):
-        if "v0" in pictures:
+    for drawing, images in pool.imap(render_drawing, held_out, chunksize=16):
+        if "v0" in images:
             item = {"concept": drawing.concept.index, "name": drawing.name, "key": drawing.key}
-            writer.add(pictures["v0"], item)
+            writer.add(images["v0"], item)
     writer.close()
     return writer.count
 

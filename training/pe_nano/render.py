@@ -1,4 +1,4 @@
-"""SVG text to pixels: resvg, then a trim of empty margins, then a square RGBA picture.
+"""SVG text to pixels: resvg, then a trim of empty margins, then a square RGBA image.
 
 The trim is capped, so that a drawing that is meant to be small in its square (a small diamond)
 stays smaller than the large one, while different paddings of different sets do not matter.
@@ -24,7 +24,7 @@ def raster(svg: str, long_side: int = WORK, aspect: float = 1.0) -> np.ndarray:
 
 
 def content_box(rgba: np.ndarray) -> tuple[int, int, int, int] | None:
-    """x0, y0, x1, y1 of the visible part; None for an empty picture."""
+    """x0, y0, x1, y1 of the visible part; None for an empty image."""
     seen = rgba[..., 3] > 12
     if not seen.any():
         return None
@@ -46,7 +46,7 @@ def resize_rgba(rgba: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def fit(rgba: np.ndarray, size: int, max_zoom: float = 1.5) -> np.ndarray | None:
-    """Trim, scale and centre a picture in a square of `size` pixels."""
+    """Trim, scale and centre an image in a square of `size` pixels."""
     box = content_box(rgba)
     if box is None:
         return None
@@ -60,7 +60,7 @@ def fit(rgba: np.ndarray, size: int, max_zoom: float = 1.5) -> np.ndarray | None
 
 
 def centre(rgba: np.ndarray, size: int) -> np.ndarray:
-    """The picture in the middle of a transparent square at least as large."""
+    """The image in the middle of a transparent square at least as large."""
     height, width = rgba.shape[:2]
     out = np.zeros((size, size, 4), np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
@@ -69,7 +69,7 @@ def centre(rgba: np.ndarray, size: int) -> np.ndarray:
 
 
 def ink_silhouette(rgba: np.ndarray, width: int) -> np.ndarray:
-    """Put a dark contour of `width` pixels behind a picture (grown at its edges)."""
+    """Put a dark contour of `width` pixels behind an image (grown at its edges)."""
     padded = np.pad(rgba, ((width, width), (width, width), (0, 0)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     alpha = padded[..., 3].astype(np.float32) / 255
@@ -82,6 +82,6 @@ def ink_silhouette(rgba: np.ndarray, width: int) -> np.ndarray:
 
 
 def render_svg(svg: str, size: int, aspect: float = 1.0, max_zoom: float = 1.5) -> np.ndarray:
-    """A drawing as a (size, size, 4) uint8 RGBA picture; all zero if there is nothing to see."""
+    """A drawing as a (size, size, 4) uint8 RGBA image; all zero if there is nothing to see."""
     fitted = fit(raster(svg, max(WORK, 2 * size), aspect), size, max_zoom)
     return np.zeros((size, size, 4), np.uint8) if fitted is None else fitted

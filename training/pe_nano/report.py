@@ -18,7 +18,7 @@ NUM_EXAMPLES = 12
 _COLUMNS = ("text_to_image_top1", "text_to_image_top5", "image_to_text_top1", "image_to_text_top5",
             "top1", "top5")  # fmt: skip
 _HEAD = """\
-| drawings | how many | text → picture, top-1 | top-5 | picture → text, top-1 | top-5 \
+| drawings | how many | text → image, top-1 | top-5 | image → text, top-1 | top-5 \
 | mean top-1 | mean top-5 |
 |---|---:|---:|---:|---:|---:|---:|---:|"""
 

@@ -166,11 +166,11 @@ def cropped_svg(
 def _contour_variants(plain: np.ndarray, rng: random.Random, size: int) -> dict[str, np.ndarray]:
     coarse = plain.copy()
     coarse[..., :3] = (np.round(plain[..., :3] / 51.0) * 51).astype(np.uint8)
-    pictures = {
+    images = {
         "v1": ink_silhouette(plain, rng.randint(3, 5)),
         "v2": ink_silhouette(coarse, rng.randint(4, 7)),
     }
-    return {k: f for k, p in pictures.items() if (f := fit(p, size)) is not None}
+    return {k: f for k, p in images.items() if (f := fit(p, size)) is not None}
 
 
 def _usable_lines(rgba: np.ndarray) -> bool:
@@ -183,7 +183,7 @@ def variants(
     svg: str, size: int, aspect: float, seed: str, wanted: tuple[str, ...], max_zoom: float = 1.5,
     contour_only: bool = False,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """The drawing's pictures by variant name; variants that are empty are left out."""
+    """The drawing's images by variant name; variants that are empty are left out."""
     rng = random.Random(seed)
     if contour_only:
         plain = raster(svg, aspect=aspect)
@@ -207,7 +207,7 @@ def variants(
     for name in (n for n in inks if n in wanted):
         text, new_aspect = cropped_svg(svg, content, inks[name])
         long_side = max(2, round(size * (1 - 2 * MARGIN) * zoom))
-        picture = centre(raster(text, long_side, new_aspect), size)
-        if name != "v3" or _usable_lines(picture):
-            out[name] = picture
+        image = centre(raster(text, long_side, new_aspect), size)
+        if name != "v3" or _usable_lines(image):
+            out[name] = image
     return out

@@ -2,8 +2,8 @@
 
     python -m training.pe_nano.train --data DIR --out DIR --minutes 95
 
-Pictures grow during the run (`--stages 32:0.55,48:0.45`: side and share of the time), as in PE's
-own recipe: small pictures are cheap, and rope and resized positions carry over. The schedule
+Images grow during the run (`--stages 32:0.55,48:0.45`: side and share of the time), as in PE's
+own recipe: small images are cheap, and rope and resized positions carry over. The schedule
 follows the clock, so a run of any length ends with a learning rate of zero. The last averaged
 weights are written; nothing is selected by a held-out score.
 """
@@ -148,7 +148,7 @@ class Run:
             if self.step % 100 == 0:
                 rate = seen / (time.monotonic() - start)
                 logger.info(
-                    "step %d, %.1f%%, side %d, loss %.3f, %d pictures, %.0f/s",
+                    "step %d, %.1f%%, side %d, loss %.3f, %d images, %.0f/s",
                     self.step, 100 * progress, int(self.side), total / 100, seen, rate,
                 )  # fmt: skip
                 total = 0.0

@@ -1,4 +1,4 @@
-"""What can be made of vectors and hits beyond a list: labels, and pictures of results."""
+"""What can be made of vectors and hits beyond a list: labels, and images of results."""
 
 from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
 from perception_encoder.analysis.zero_shot import LabelScore, LabelScores, ZeroShotClassifier

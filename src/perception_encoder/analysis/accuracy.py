@@ -26,16 +26,16 @@ _TOP: Final = 5
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """One class: its pictures, and which share of them was given its label."""
+    """One class: its images, and which share of them was given its label."""
 
     label: str
-    num_pictures: int
+    num_images: int
     recall: float
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many pictures of a class were given another label."""
+    """So many images of a class were given another label."""
 
     label: str
     taken_for: str
@@ -47,18 +47,18 @@ class Accuracy:
     """How good a model is at a set of classes.
 
     Attributes:
-        num_pictures: that were classified.
+        num_images: that were classified.
         num_labels: that there were to choose from.
         top1: the right label is the best one; with Wilson's interval.
         top5: it is among the five best; None where there are no more than five.
         mean_recall: the mean over classes of their recall, so that a class counts as much as
-            another however many pictures it has; with the interval of `mean_of_shares`.
-        classes: those that have pictures, the worst first.
+            another however many images it has; with the interval of `mean_of_shares`.
+        classes: those that have images, the worst first.
         confusions: the most frequent first.
-        is_right: (N,) bool, of each picture in its order whether its label is.
+        is_right: (N,) bool, of each image in its order whether its label is.
     """
 
-    num_pictures: int
+    num_images: int
     num_labels: int
     top1: Share
     top5: Share | None
@@ -70,12 +70,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same pictures.
+    """Two models on the same images.
 
     Attributes:
         difference: by how much the one's top-1 is larger, with the interval of `paired_difference`.
-        num_only_one: pictures that only the one got right.
-        num_only_other: pictures that only the other got right.
+        num_only_one: images that only the one got right.
+        num_only_other: images that only the other got right.
     """
 
     difference: Share
@@ -84,24 +84,24 @@ class Comparison:
 
 
 def compare(one: Accuracy, other: Accuracy) -> Comparison:
-    """Compare two models picture by picture.
+    """Compare two models image by image.
 
     Raises:
-        ValueError: they did not see the same number of pictures.
+        ValueError: they did not see the same number of images.
     """
     if len(one.is_right) != len(other.is_right):
         raise ValueError(
-            f"{len(one.is_right)} and {len(other.is_right)} pictures do not compare: both models "
+            f"{len(one.is_right)} and {len(other.is_right)} images do not compare: both models "
             "have to see the same"
         )
     num_only_one = int((one.is_right & ~other.is_right).sum())
     num_only_other = int((other.is_right & ~one.is_right).sum())
-    difference = paired_difference(num_only_one, num_only_other, one.num_pictures)
+    difference = paired_difference(num_only_one, num_only_other, one.num_images)
     return Comparison(difference, num_only_one, num_only_other)
 
 
 class AccuracyTally:
-    """Counts right and wrong labels while pictures go by.
+    """Counts right and wrong labels while images go by.
 
     Args:
         labels: of the classifier.
@@ -116,7 +116,7 @@ class AccuracyTally:
         self._confusions = Counter[tuple[int, int]]()
 
     def add(self, found: LabelScores, truth: NDArray[np.int64]) -> None:
-        """Take N pictures into account.
+        """Take N images into account.
 
         Args:
             found: how well the labels fit them.
@@ -134,24 +134,24 @@ class AccuracyTally:
         """Return what was counted.
 
         Raises:
-            ValueError: no pictures.
+            ValueError: no images.
         """
         count = int(self._counts.sum())
-        has_pictures = self._counts > 0
-        hits, counts = self._hits[has_pictures], self._counts[has_pictures]
+        has_images = self._counts > 0
+        hits, counts = self._hits[has_images], self._counts[has_images]
         classes = [
             ClassRecall(
                 self._labels[n], int(self._counts[n]), float(self._hits[n] / self._counts[n])
             )
-            for n in np.flatnonzero(has_pictures).tolist()
+            for n in np.flatnonzero(has_images).tolist()
         ]
         return Accuracy(
-            num_pictures=count,
+            num_images=count,
             num_labels=len(self._labels),
             top1=wilson(int(hits.sum()), count),
             top5=wilson(self._num_in_top, count) if len(self._labels) > _TOP else None,
             mean_recall=mean_of_shares(hits, counts),
-            classes=tuple(sorted(classes, key=lambda one: (one.recall, -one.num_pictures))),
+            classes=tuple(sorted(classes, key=lambda one: (one.recall, -one.num_images))),
             confusions=tuple(
                 Confusion(self._labels[truth], self._labels[other], times)
                 for (truth, other), times in sorted(

@@ -1,7 +1,7 @@
 """Names clusters by the words that set each of them apart from the others.
 
-Plain cosines of words with a centre would give every cluster the same names: what all pictures of a
-table have in common outweighs how they differ, some words are near to everything, and pictures and
+Plain cosines of words with a centre would give every cluster the same names: what all images of a
+table have in common outweighs how they differ, some words are near to everything, and images and
 words lie in different parts of the space (Liang et al. 2022, "Mind the gap"). So the mean of all
 centres is taken from each centre, and the mean of all words from each word; what is left is how a
 cluster differs from the others, and a word from other words. Knows arrays and strings only.
@@ -38,7 +38,7 @@ _FEWEST: Final = 2  # texts with the word, so that a slip of the pen is no name
 _JOINING: Final = (
     "about above after all also and another any are around behind below beside between both but "
     "can down each for from front has have her his image img into its jpeg jpg left like many more "
-    "most near next not off one other out over photo picture png right several showing side small "
+    "most near next not off one other out over photo image png right several showing side small "
     "some that the their them there these they this those through together top two under various "
     "very view was webp were which while who with without you your"
 )

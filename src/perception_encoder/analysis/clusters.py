@@ -1,8 +1,8 @@
-"""Groups of a table's pictures that look alike, each with its size and its most typical pictures.
+"""Groups of a table's images that look alike, each with its size and its most typical images.
 
-Every picture belongs to the group whose centre is nearest. Centres are learnt from at most
-`SAMPLE_BYTES` of vectors; then one pass over the table puts each picture into its group, block by
-block, so memory does not grow with it but for 200 bytes a picture (of 64 groups, a million vectors
+Every image belongs to the group whose centre is nearest. Centres are learnt from at most
+`SAMPLE_BYTES` of vectors; then one pass over the table puts each image into its group, block by
+block, so memory does not grow with it but for 200 bytes an image (of 64 groups, a million vectors
 of E = 1024 are 130 GFLOP more than reading them). Knows nothing of files, models or words.
 """
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from perception_encoder.analysis.duplicate_ranking import (
     Numbers,
-    RankedPictures,
+    RankedImages,
     RankedVectors,
-    rank_pictures,
+    rank_images,
 )
 from perception_encoder.analysis.spherical_clustering import find_centres, nearest_centre
 from perception_encoder.index import Index, Row
@@ -29,18 +29,18 @@ SAMPLE_BYTES: Final = 256 << 20
 
 _SEED: Final = 0
 SAME: Final = 0.95
-"""From this cosine on two pictures are taken for the same one, as `pe search --unique` does."""
+"""From this cosine on two images are taken for the same one, as `pe search --unique` does."""
 
-_CANDIDATES: Final = 8  # looked at for each picture that is wanted
+_CANDIDATES: Final = 8  # looked at for each image that is wanted
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Pictures that look alike.
+    """Images that look alike.
 
     Attributes:
-        members: (S,) int64, numbers of its pictures, the most central first.
-        tightness: the mean cosine of its pictures with its centre.
+        members: (S,) int64, numbers of its images, the most central first.
+        tightness: the mean cosine of its images with its centre.
         centre: (E,) float32, unit length.
     """
 
@@ -50,25 +50,25 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """How many pictures it has."""
+        """How many images it has."""
         return len(self.members)
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """All pictures of a table, or of a condition, in groups.
+    """All images of a table, or of a condition, in groups.
 
     Attributes:
         clusters: K of them, the largest first.
-        pictures: R of them, by path.
-        labels: (R,) int64, of each picture the place of its cluster in `clusters`.
+        images: R of them, by path.
+        labels: (R,) int64, of each image the place of its cluster in `clusters`.
         scores: (R,) float32, its cosine with that cluster's centre.
         silhouette: how well the clusters are set apart, from -1 to 1, where their number was chosen
             by it; None where it was given.
     """
 
     clusters: tuple[Cluster, ...]
-    pictures: RankedPictures
+    images: RankedImages
     labels: Numbers
     scores: NDArray[np.float32]
     silhouette: float | None
@@ -79,22 +79,22 @@ class Clusters:
         return np.stack([cluster.centre for cluster in self.clusters])
 
     def rows(self, numbers: Numbers) -> list[Row]:
-        """Return pictures' rows, without their contents' digests and their metadata."""
-        return [self.pictures.row(number) for number in numbers.tolist()]
+        """Return images' rows, without their contents' digests and their metadata."""
+        return [self.images.row(number) for number in numbers.tolist()]
 
 
 def find_clusters(
     index: Index, *, num_clusters: int | None = None, where: str | None = None
 ) -> Clusters:
-    """Divide a table's pictures into groups that look alike.
+    """Divide a table's images into groups that look alike.
 
-    The same pictures with the same vectors give the same groups, whatever their order in the table.
+    The same images with the same vectors give the same groups, whatever their order in the table.
 
     Args:
         index: the table.
         num_clusters: how many. None: of 1 to √R, at most 100, the number with the best mean
             silhouette, or the smallest within one standard error of it (`silhouette`). There may be
-            fewer than asked for: a cluster is left out that no picture is nearest to.
+            fewer than asked for: a cluster is left out that no image is nearest to.
         where: an SQL condition; other rows do not take part.
 
     Raises:
@@ -103,32 +103,32 @@ def find_clusters(
     """
     if num_clusters is not None and num_clusters < 1:
         raise ValueError(f"at least 1 cluster has to be asked for, got {num_clusters}")
-    pictures = rank_pictures(index, "first", where)
-    vectors = RankedVectors(index, pictures, where)
-    labels = np.empty(len(pictures), np.int64)
-    scores = np.empty(len(pictures), np.float32)
-    if not len(pictures):
-        return Clusters((), pictures, labels, scores, None)
-    centres = find_centres(vectors.read(sample_of(len(pictures), vectors.embed_dim)), num_clusters)
-    for numbers, block in vectors.blocks(np.arange(len(pictures))):
+    images = rank_images(index, "first", where)
+    vectors = RankedVectors(index, images, where)
+    labels = np.empty(len(images), np.int64)
+    scores = np.empty(len(images), np.float32)
+    if not len(images):
+        return Clusters((), images, labels, scores, None)
+    centres = find_centres(vectors.read(sample_of(len(images), vectors.embed_dim)), num_clusters)
+    for numbers, block in vectors.blocks(np.arange(len(images))):
         labels[numbers], scores[numbers] = nearest_centre(block, centres.vectors)
     clusters, places = _in_order(centres.vectors, labels, scores)
-    return Clusters(clusters, pictures, places[labels], scores, centres.silhouette)
+    return Clusters(clusters, images, places[labels], scores, centres.silhouette)
 
 
-def sample_of(num_pictures: int, embed_dim: int) -> Numbers:
+def sample_of(num_images: int, embed_dim: int) -> Numbers:
     """Return the numbers of those to learn from, ascending: all, if they are not too many."""
     room = max(1, SAMPLE_BYTES // (4 * embed_dim))
-    if num_pictures <= room:
-        return np.arange(num_pictures)
-    chosen = np.random.default_rng(_SEED).choice(num_pictures, room, replace=False)
+    if num_images <= room:
+        return np.arange(num_images)
+    chosen = np.random.default_rng(_SEED).choice(num_images, room, replace=False)
     return np.sort(chosen)
 
 
 def _in_order(
     centres: Embeddings, labels: Numbers, scores: NDArray[np.float32]
 ) -> tuple[tuple[Cluster, ...], Numbers]:
-    """Return the clusters that have pictures, the largest first, and each centre's place there."""
+    """Return the clusters that have images, the largest first, and each centre's place there."""
     order = np.lexsort((-scores, labels))  # stable: of equal scores the first by path
     found, starts = np.unique(labels[order], return_index=True)
     members = np.split(order, starts[1:])
@@ -149,22 +149,22 @@ def _in_order(
 def typical_members(
     index: Index, found: Clusters, count: int, *, where: str | None = None
 ) -> list[Numbers]:
-    """Return, for each cluster, numbers of up to `count` of its pictures, the most central first.
+    """Return, for each cluster, numbers of up to `count` of its images, the most central first.
 
-    Pictures that look like one that is there already come only where there are no others among the
+    Images that look like one that is there already come only where there are no others among the
     most central. One pass over the table.
 
     Args:
         index: the table.
         found: its clusters.
-        count: how many pictures for each.
+        count: how many images for each.
         where: the condition that `found` was made with.
     """
     central = [cluster.members[: count * _CANDIDATES] for cluster in found.clusters]
     if not central:
         return []
     wanted = np.sort(np.concatenate(central))
-    vectors = RankedVectors(index, found.pictures, where).read(wanted)
+    vectors = RankedVectors(index, found.images, where).read(wanted)
     return [
         members[_unlike(vectors[np.searchsorted(wanted, members)], count)] for members in central
     ]

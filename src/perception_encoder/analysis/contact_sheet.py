@@ -1,6 +1,6 @@
-"""Queries and what they found as one picture, to look at and to pass on.
+"""Queries and what they found as one image, to look at and to pass on.
 
-Knows nothing of models or tables: it is given pictures, scores and labels.
+Knows nothing of models or tables: it is given images, scores and labels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_ENLARGEMENT: Final = 4  # of small drawings; beyond it they only blur
 _JPEG_QUALITY: Final = 90
 
 SheetImage: TypeAlias = ImageInput | Callable[[], bytes]
-"""A picture, or what reads its file when it is its turn to be drawn; raises ImageError, OSError."""
+"""An image, or what reads its file when it is its turn to be drawn; raises ImageError, OSError."""
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, right and bottom not included."""
@@ -45,7 +45,7 @@ _AHEAD: Final = 4  # for each thread
 
 @dataclass(frozen=True)
 class SheetHit:
-    """A picture that was found: its cosine, and a few words such as its file name."""
+    """An image that was found: its cosine, and a few words such as its file name."""
 
     image: SheetImage
     score: float
@@ -54,7 +54,7 @@ class SheetHit:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A query, in words or as a picture or both, and its hits, best first."""
+    """A query, in words or as an image or both, and its hits, best first."""
 
     hits: Sequence[SheetHit]
     text: str = ""
@@ -106,7 +106,7 @@ class SheetLayout:
 def contact_sheet(
     rows: Sequence[SheetRow], path: str | os.PathLike[str], *, tile: int = 224
 ) -> None:
-    """Draw queries and their hits, one row each, and save the picture.
+    """Draw queries and their hits, one row each, and save the image.
 
     Args:
         rows: at least one; they may have different numbers of hits, or none.
@@ -114,24 +114,24 @@ def contact_sheet(
         tile: side of one tile, pixels.
 
     Raises:
-        ImageWriteError: it cannot be saved there, or the ending is no picture's.
+        ImageWriteError: it cannot be saved there, or the ending is no image's.
         ValueError: no rows, or a tile of less than 32 pixels.
     """
-    save_picture(draw_contact_sheet(rows, tile=tile), path)
+    save_image(draw_contact_sheet(rows, tile=tile), path)
 
 
-def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Save what was drawn; the ending decides the format.
 
     Raises:
-        ImageWriteError: it cannot be saved there, or the ending is no picture's.
+        ImageWriteError: it cannot be saved there, or the ending is no image's.
     """
     Image.init()
     name = os.fsdecode(path)
     encoded = io.BytesIO()  # on a full disk Pillow itself cuts a file off and says nothing
     try:
         kind = Image.registered_extensions()[os.path.splitext(name)[1].lower()]
-        picture.save(encoded, kind, quality=_JPEG_QUALITY)
+        image.save(encoded, kind, quality=_JPEG_QUALITY)
     except (KeyError, ValueError, OSError) as err:
         raise ImageWriteError(
             f"{name}: the image cannot be saved: {err}; choose a name that ends in .png or .jpg",
@@ -157,7 +157,7 @@ def draw_contact_sheet(rows: Sequence[SheetRow], *, tile: int = 224) -> Image.Im
         _draw_query(canvas, layout, row, layout.query_box(number))
         for column, hit in enumerate(row.hits):
             box = layout.hit_box(number, column)
-            _draw_picture(canvas, layout, hit.image, box, item=hit.label)
+            _draw_image(canvas, layout, hit.image, box, item=hit.label)
             _draw_line(draw, layout, f"{hit.score:.3f}", box, line=0, ink=_INK)
             _draw_line(draw, layout, hit.label, box, line=1, ink=_SOFT_INK)
         if not row.hits:
@@ -166,7 +166,7 @@ def draw_contact_sheet(rows: Sequence[SheetRow], *, tile: int = 224) -> Image.Im
 
 
 def thumbnail(image: SheetImage, tile: int, *, item: str = "") -> Image.Image:
-    """Fit a picture into a square of `tile` pixels, in its own proportions; RGB.
+    """Fit an image into a square of `tile` pixels, in its own proportions; RGB.
 
     Raises:
         ImageError: it cannot be used; `item` names it.
@@ -174,10 +174,10 @@ def thumbnail(image: SheetImage, tile: int, *, item: str = "") -> Image.Image:
     """
     source = image() if callable(image) else image
     decoded = decode_scaled(source, item=item or None, min_side=tile).image
-    picture = to_rgb(upright(decoded), item=item)
-    scale = min(tile / max(picture.size), _MAX_ENLARGEMENT)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small = to_rgb(upright(decoded), item=item)
+    scale = min(tile / max(small.size), _MAX_ENLARGEMENT)
+    size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
+    return small.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def _draw_rule(draw: ImageDraw.ImageDraw, layout: SheetLayout, row: int) -> None:
@@ -190,7 +190,7 @@ def _draw_rule(draw: ImageDraw.ImageDraw, layout: SheetLayout, row: int) -> None
 def _draw_query(canvas: Image.Image, layout: SheetLayout, row: SheetRow, box: Box) -> None:
     draw = ImageDraw.Draw(canvas)
     if row.image is not None:
-        _draw_picture(canvas, layout, row.image, box, item=f"the query {row.text}".rstrip())
+        _draw_image(canvas, layout, row.image, box, item=f"the query {row.text}".rstrip())
         lettering = Lettering(row.text, layout.letters)
         for line, text in enumerate(lettering.lines(layout.tile, 2)):
             _draw_line(draw, layout, text, box, line=line, ink=_INK)
@@ -214,15 +214,15 @@ def _fitted(text: str, layout: SheetLayout) -> tuple[Lettering, list[str]]:
     return lettering, lettering.lines(layout.tile, max_lines)
 
 
-def _draw_picture(
+def _draw_image(
     canvas: Image.Image, layout: SheetLayout, image: SheetImage, box: Box, *, item: str
 ) -> None:
-    """Draw a picture in the middle of its tile, all of it, in its own proportions."""
+    """Draw an image in the middle of its tile, all of it, in its own proportions."""
     draw = ImageDraw.Draw(canvas)
     radius = layout.tile // 24
     corners = (box[0], box[1], box[2] - 1, box[3] - 1)
     try:
-        picture = thumbnail(image, layout.tile, item=item)
+        small = thumbnail(image, layout.tile, item=item)
     except (ImageError, OSError) as err:
         logger.warning("%s", err)
         draw.rounded_rectangle(corners, radius, fill=_BROKEN_TILE)
@@ -230,13 +230,13 @@ def _draw_picture(
         _draw_centred(draw, layout, "file not found" if is_missing else "cannot be opened", box)
         return
     draw.rounded_rectangle(corners, radius, fill=_TILE)
-    left = (box[0] + box[2] - picture.width) // 2
-    top = (box[1] + box[3] - picture.height) // 2
+    left = (box[0] + box[2] - small.width) // 2
+    top = (box[1] + box[3] - small.height) // 2
     mask = Image.new("L", (layout.tile, layout.tile), 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, layout.tile - 1, layout.tile - 1), radius, 255)
     offset = (left - box[0], top - box[1])
-    part = mask.crop((*offset, offset[0] + picture.width, offset[1] + picture.height))
-    canvas.paste(picture, (left, top), part)
+    part = mask.crop((*offset, offset[0] + small.width, offset[1] + small.height))
+    canvas.paste(small, (left, top), part)
 
 
 def _draw_line(
@@ -258,7 +258,7 @@ def _draw_centred(draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box
 
 
 def read_tiles(images: Iterable[SheetImage], side: int) -> Iterator[Image.Image | None]:
-    """Yield each picture, RGB, fitted into a square of `side` pixels; None of an unreadable one."""
+    """Yield each image, RGB, fitted into a square of `side` pixels; None of an unreadable one."""
     num_threads = num_usable_cores()
     waiting: deque[Future[Image.Image | None]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:

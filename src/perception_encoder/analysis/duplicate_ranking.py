@@ -1,7 +1,7 @@
-"""The pictures of a table in the order in which one would keep them: number 0 first.
+"""The images of a table in the order in which one would keep them: number 0 first.
 
-Everything about duplicates speaks of pictures by these numbers, so "the better of two" is the
-smaller number. Columns, not objects: about 200 bytes a picture. Knows nothing of vectors or files.
+Everything about duplicates speaks of images by these numbers, so "the better of two" is the
+smaller number. Columns, not objects: about 200 bytes an image. Knows nothing of vectors or files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 Keep: TypeAlias = Literal["resolution", "size", "oldest", "newest", "first"]
-"""The picture with the most pixels, the most bytes, the earliest or latest change, or the first by
+"""The image with the most pixels, the most bytes, the earliest or latest change, or the first by
 path."""
 
 Numbers: TypeAlias = NDArray[np.int64]
-"""(R,) int64: numbers of pictures."""
+"""(R,) int64: numbers of images."""
 
 _FACTS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime")
 _BY_PATH: Final = (("uri", "ascending"), ("member", "ascending"))
@@ -46,15 +46,15 @@ _UNKNOWN: Final = -1
 
 
 @dataclass(frozen=True)
-class RankedPictures:
-    """What is known of R pictures, the most preferred first.
+class RankedImages:
+    """What is known of R images, the most preferred first.
 
     Attributes:
         facts: R rows of columns named as `Row`'s fields.
-        contents: (R,) int64: the first picture with the same bytes; its own number where there is
+        contents: (R,) int64: the first image with the same bytes; its own number where there is
             no other, or its content is not known.
-        shapes: (R,) int64: equal for pictures of equal width and height.
-        numbers: (R,) int64: of the table's rows, in its order, the pictures' numbers.
+        shapes: (R,) int64: equal for images of equal width and height.
+        numbers: (R,) int64: of the table's rows, in its order, the images' numbers.
     """
 
     facts: pa.Table
@@ -66,17 +66,17 @@ class RankedPictures:
         return len(self.contents)
 
     def row(self, number: int) -> Row:
-        """Return a picture's row, without its content's digest and its metadata."""
+        """Return an image's row, without its content's digest and its metadata."""
         return Row(**{name: self.facts[name][number].as_py() for name in self.facts.column_names})
 
 
-def rank_pictures(
+def rank_images(
     index: Index, keep: Keep, where: str | None, checkpoint: Checkpoint = go_on
-) -> RankedPictures:
-    """Read the pictures that meet a condition and put them in order.
+) -> RankedImages:
+    """Read the images that meet a condition and put them in order.
 
     What is not known (a size, a time) comes last. Ties are broken by pixels, bytes and path, so the
-    order depends on the pictures only, not on how the table came about.
+    order depends on the images only, not on how the table came about.
 
     Raises:
         QueryError: the condition is wrong.
@@ -99,7 +99,7 @@ def rank_pictures(
     numbers = np.empty(len(order), np.int64)
     numbers[order] = np.arange(len(order))
     facts = facts.take(order)
-    return RankedPictures(
+    return RankedImages(
         facts=facts,
         contents=_first_equal(np.concatenate(contents)[order], np.concatenate(has_content)[order]),
         shapes=_shapes(facts),
@@ -147,31 +147,31 @@ def _first_equal(digests: NDArray[np.uint64], is_known: NDArray[np.bool_]) -> Nu
 
 
 class RankedVectors:
-    """Vectors by the pictures' numbers; each reading is one pass over the table.
+    """Vectors by the images' numbers; each reading is one pass over the table.
 
     Args:
         index: the table.
-        pictures: of it.
-        where: the condition that `pictures` was made with.
+        images: of it.
+        where: the condition that `images` was made with.
         checkpoint: is called for each block.
     """
 
     def __init__(
         self,
         index: Index,
-        pictures: RankedPictures,
+        images: RankedImages,
         where: str | None,
         checkpoint: Checkpoint = go_on,
     ) -> None:
         self.checkpoint: Final = checkpoint
         self.embed_dim: Final = index.identity.embed_dim
         self._index = index
-        self._pictures = pictures
+        self._images = images
         self._where = where
 
     def read(self, wanted: Numbers) -> Embeddings:
-        """Return (C, E) float32: the vectors of the wanted pictures, (C,), in that order."""
-        places = np.empty(len(self._pictures), np.int64)
+        """Return (C, E) float32: the vectors of the wanted images, (C,), in that order."""
+        places = np.empty(len(self._images), np.int64)
         places[wanted] = np.arange(len(wanted))
         vectors = np.empty((len(wanted), self.embed_dim), np.float32)
         for numbers, block in self.blocks(wanted):
@@ -179,23 +179,23 @@ class RankedVectors:
         return vectors
 
     def blocks(self, wanted: Numbers) -> Iterator[tuple[Numbers, Embeddings]]:
-        """Yield the wanted pictures' numbers and vectors, in the table's order.
+        """Yield the wanted images' numbers and vectors, in the table's order.
 
         Raises:
             IndexStorageError: one of them is damaged; see `damaged_vectors`.
         """
-        is_wanted = np.zeros(len(self._pictures), np.bool_)
+        is_wanted = np.zeros(len(self._images), np.bool_)
         is_wanted[wanted] = True
         start = 0
         for batch in self._index.scan([VECTOR], where=self._where):
             self.checkpoint()
-            numbers = self._pictures.numbers[start : start + batch.num_rows]
+            numbers = self._images.numbers[start : start + batch.num_rows]
             start += batch.num_rows
             rows = np.flatnonzero(is_wanted[numbers])
             if rows.size:
                 vectors = vectors_of(batch.take(rows))
                 damaged = np.flatnonzero(is_damaged(vectors))
                 if damaged.size:
-                    row = self._pictures.row(int(numbers[rows[damaged[0]]]))
+                    row = self._images.row(int(numbers[rows[damaged[0]]]))
                     raise IndexStorageError(f"{self._index.path}: {row.name}: {REASON}")
                 yield numbers[rows], vectors

@@ -1,8 +1,8 @@
-"""Finds pictures that a table has more than once, and says which of each group to keep.
+"""Finds images that a table has more than once, and says which of each group to keep.
 
 Four tiers, each looser than the one before: identical bytes; identical pixels (another file, the
-same picture); near duplicates (re-encoded, resized, slightly cut: vectors nearly equal); similar.
-Deletes nothing. Knows tables and pictures, not how results are shown.
+same image); near duplicates (re-encoded, resized, slightly cut: vectors nearly equal); similar.
+Deletes nothing. Knows tables and images, not how results are shown.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from perception_encoder.analysis.damaged_vectors import REASON, Checkpoint, dama
 from perception_encoder.analysis.duplicate_ranking import (
     Keep,
     Numbers,
-    RankedPictures,
-    rank_pictures,
+    RankedImages,
+    rank_images,
 )
 from perception_encoder.analysis.near_pairs import NearPairs, near_pairs, star_cover
 from perception_encoder.errors import ImageError
@@ -31,8 +31,8 @@ from perception_encoder.index.rows import clamp_time
 from perception_encoder.preprocess.decode import decode_image
 from perception_encoder.preprocess.modes import to_rgb, upright
 
-ReadPicture: TypeAlias = Callable[[Row], bytes]
-"""Returns a picture's encoded bytes; raises ImageError or OSError."""
+ReadImage: TypeAlias = Callable[[Row], bytes]
+"""Returns an image's encoded bytes; raises ImageError or OSError."""
 
 _THREADS: Final = 4  # a large photo takes 0.3 GB while it is decoded
 _DIGEST_BYTES: Final = 16
@@ -50,20 +50,20 @@ anything is removed."""
 SIMILAR: Final = 0.90
 
 
-def pixel_digests(rows: Iterable[Row], read: ReadPicture) -> Iterator[bytes | ImageError | OSError]:
+def pixel_digests(rows: Iterable[Row], read: ReadImage) -> Iterator[bytes | ImageError | OSError]:
     """Yield for each row a digest of its size and pixels, or why there is none."""
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(lambda row: _digest(row, read), rows)
 
 
-def _digest(row: Row, read: ReadPicture) -> bytes | ImageError | OSError:
+def _digest(row: Row, read: ReadImage) -> bytes | ImageError | OSError:
     try:
-        picture = to_rgb(upright(decode_image(read(row), item=row.name)), item=row.name)
+        image = to_rgb(upright(decode_image(read(row), item=row.name)), item=row.name)
     except (ImageError, OSError) as err:
         return err
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    digest.update(f"{picture.width} {picture.height} ".encode())
-    digest.update(picture.tobytes())
+    digest.update(f"{image.width} {image.height} ".encode())
+    digest.update(image.tobytes())
     return digest.digest()
 
 
@@ -96,7 +96,7 @@ class OwnFiles:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A picture that is redundant: how it relates to its group's kept one, and their cosine."""
+    """An image that is redundant: how it relates to its group's kept one, and their cosine."""
 
     row: Row
     tier: Tier
@@ -105,7 +105,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Pictures of which one is enough; each of the others was compared with `kept` itself."""
+    """Images of which one is enough; each of the others was compared with `kept` itself."""
 
     kept: Row
     others: tuple[Duplicate, ...]
@@ -118,7 +118,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that may have duplicates but was left out, and why."""
+    """An image that may have duplicates but was left out, and why."""
 
     row: Row
     reason: str
@@ -129,23 +129,23 @@ class Duplicates:
     """What was found.
 
     Attributes:
-        groups: the strictest tier first, then by the kept picture's path.
-        left_out: pictures that cannot be counted on: vanished, changed, unreadable, links, or with
+        groups: the strictest tier first, then by the kept image's path.
+        left_out: images that cannot be counted on: vanished, changed, unreadable, links, or with
             a damaged vector.
-        num_pictures: how many pictures took part.
-        num_crowded: how many pictures are kept although not all pictures near them could be looked
+        num_images: how many images took part.
+        num_crowded: how many images are kept although not all images near them could be looked
             at; a second run after removing the others may find them redundant, too.
     """
 
     groups: tuple[DuplicateGroup, ...]
     left_out: tuple[LeftOut, ...]
-    num_pictures: int
+    num_images: int
     num_crowded: int
 
 
 def find_duplicates(
     index: Index,
-    read: ReadPicture,
+    read: ReadImage,
     *,
     tier: Tier = "near duplicate",
     threshold: float | None = None,
@@ -153,18 +153,18 @@ def find_duplicates(
     where: str | None = None,
     checkpoint: Checkpoint = go_on,
 ) -> Duplicates:
-    """Find groups of pictures of which one is enough.
+    """Find groups of images of which one is enough.
 
-    Pictures are decoded only where vectors are nearly equal and sizes are equal, each once. Time
+    Images are decoded only where vectors are nearly equal and sizes are equal, each once. Time
     and memory are those of `near_pairs`; identical bytes alone take one pass over narrow columns.
 
     Args:
         index: the table.
-        read: returns a picture's encoded bytes.
+        read: returns an image's encoded bytes.
         tier: the loosest relation that counts.
         threshold: the lowest cosine of that tier if it is "near duplicate" (default 0.98) or
             "similar" (default 0.9); the other two need none.
-        keep: which picture of a group is kept; ties are broken by pixels, bytes and path.
+        keep: which image of a group is kept; ties are broken by pixels, bytes and path.
         where: an SQL condition; other rows do not take part.
         checkpoint: is called between blocks of work; what it raises ends the search.
 
@@ -176,8 +176,8 @@ def find_duplicates(
         threshold = SIMILAR if tier == "similar" else NEAR_DUPLICATE
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is a cosine above 0 and at most 1, got {threshold}")
-    pictures = rank_pictures(index, keep, where, checkpoint)
-    search = _Search(index, pictures, read, checkpoint)
+    images = rank_images(index, keep, where, checkpoint)
+    search = _Search(index, images, read, checkpoint)
     if tier != "identical bytes":
         is_near = tier in ("near duplicate", "similar")
         pairs = search.near(threshold if is_near else math.inf, where)
@@ -187,24 +187,24 @@ def find_duplicates(
 
 
 class _Search:
-    """Joins pictures, from the strictest tier on: `kept[n]` is the one that stands for n."""
+    """Joins images, from the strictest tier on: `kept[n]` is the one that stands for n."""
 
     def __init__(
-        self, index: Index, pictures: RankedPictures, read: ReadPicture, checkpoint: Checkpoint
+        self, index: Index, images: RankedImages, read: ReadImage, checkpoint: Checkpoint
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
-        self._pictures = pictures
+        self._images = images
         self._read = read
         self._files = OwnFiles()
         self._left_out: list[LeftOut] = []
-        self._usable = np.ones(len(pictures), np.bool_)
-        self._is_checked = np.zeros(len(pictures), np.bool_)
-        self._is_crowded = np.zeros(len(pictures), np.bool_)
+        self._usable = np.ones(len(images), np.bool_)
+        self._is_checked = np.zeros(len(images), np.bool_)
+        self._is_crowded = np.zeros(len(images), np.bool_)
         self._content = self._join_copies()
         self._pixels = self._content
         self._kept = self._content
-        self._scores = np.ones(len(pictures), np.float32)
+        self._scores = np.ones(len(images), np.float32)
 
     def near(self, threshold: float, where: str | None) -> NearPairs:
         """Compare what differs in content, and look whether the files of near ones are there."""
@@ -212,7 +212,7 @@ class _Search:
         chosen = np.flatnonzero(self._usable & is_first & self._is_comparable(where))
         pairs = near_pairs(
             self._index,
-            self._pictures,
+            self._images,
             chosen,
             threshold=threshold,
             where=where,
@@ -225,9 +225,9 @@ class _Search:
         return pairs.among(self._usable)
 
     def join_equal_pixels(self, pairs: NearPairs) -> None:
-        """Decode the pictures that may be equal, and join those that are."""
+        """Decode the images that may be equal, and join those that are."""
         candidates = np.flatnonzero(pairs.may_be_equal).tolist()
-        rows = (self._pictures.row(number) for number in candidates)
+        rows = (self._images.row(number) for number in candidates)
         first: dict[bytes, int] = {}
         joined = np.arange(len(self._pixels))
         for number, digest in zip(candidates, pixel_digests(rows, self._read), strict=True):
@@ -240,7 +240,7 @@ class _Search:
         self._pixels = self._kept = joined[self._content]
 
     def join_near(self, pairs: NearPairs) -> None:
-        """Join what is near; pictures with equal pixels count as one."""
+        """Join what is near; images with equal pixels count as one."""
         pairs = pairs.among(self._usable)
         ends = self._pixels[pairs.earlier], self._pixels[pairs.later]
         cover = star_cover(*ends, pairs.scores, len(self._pixels), self._checkpoint)
@@ -255,20 +255,20 @@ class _Search:
             kept = int(self._kept[number])
             score = round(float(self._scores[number]), 6)
             duplicate = Duplicate(
-                self._pictures.row(number), self._tier(number, kept, near_from), score
+                self._images.row(number), self._tier(number, kept, near_from), score
             )
             members[kept].append(duplicate)
         groups = [
-            DuplicateGroup(self._pictures.row(kept), tuple(sorted(others, key=_strictest_first)))
+            DuplicateGroup(self._images.row(kept), tuple(sorted(others, key=_strictest_first)))
             for kept, others in members.items()
         ]
         groups.sort(key=lambda group: (TIERS.index(group.tier), _path(group.kept)))
         num_crowded = int((self._is_crowded & ~is_redundant).sum())
-        return Duplicates(tuple(groups), tuple(self._left_out), len(self._pictures), num_crowded)
+        return Duplicates(tuple(groups), tuple(self._left_out), len(self._images), num_crowded)
 
     def _join_copies(self) -> Numbers:
-        """Return, for each picture, the first with its content whose file is there."""
-        contents = self._pictures.contents
+        """Return, for each image, the first with its content whose file is there."""
+        contents = self._images.contents
         num_copies = np.bincount(contents, minlength=len(contents))
         copies = np.flatnonzero(num_copies[contents] > 1)
         self._check(copies)
@@ -282,27 +282,27 @@ class _Search:
         for number in numbers[~self._is_checked[numbers]].tolist():
             self._checkpoint()
             self._is_checked[number] = True
-            objection = self._files.objection(self._pictures.row(number))
+            objection = self._files.objection(self._images.row(number))
             if objection is not None:
                 self._leave_out(number, objection)
 
     def _is_comparable(self, where: str | None) -> NDArray[np.bool_]:
         """Look at all vectors, report the damaged ones, and return (R,) which are whole.
 
-        A picture with a damaged vector still takes part by its bytes.
+        An image with a damaged vector still takes part by its bytes.
         """
-        is_whole = np.ones(len(self._pictures), np.bool_)
+        is_whole = np.ones(len(self._images), np.bool_)
         damaged = damaged_rows(self._index, where, self._checkpoint)
         if damaged:
             ids = {row.id for row in damaged}
-            numbers = range(len(self._pictures))
-            is_whole[[n for n in numbers if self._pictures.row(n).id in ids]] = False
+            numbers = range(len(self._images))
+            is_whole[[n for n in numbers if self._images.row(n).id in ids]] = False
         self._left_out += [LeftOut(row, REASON) for row in damaged]
         return is_whole
 
     def _leave_out(self, number: int, reason: str) -> None:
         self._usable[number] = False
-        self._left_out.append(LeftOut(self._pictures.row(number), reason))
+        self._left_out.append(LeftOut(self._images.row(number), reason))
 
     def _tier(self, number: int, kept: int, near_from: float) -> Tier:
         if self._content[number] == self._content[kept]:

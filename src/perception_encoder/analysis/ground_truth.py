@@ -1,4 +1,4 @@
-"""What data says of its own pictures: their classes and captions. Knows nothing of models."""
+"""What data says of its own images: their classes and captions. Knows nothing of models."""
 
 import json
 import os
@@ -16,13 +16,13 @@ _CAPTION: Final = "caption"  # of the .txt members of archives, and of most tabl
 
 
 def classes_of(items: Sequence[Item], column: str | None = None) -> dict[str, str]:
-    """Return the class that each picture is said to have, by its id.
+    """Return the class that each image is said to have, by its id.
 
     Args:
         items: of sources.
-        column: the metadata that holds it. None takes `label` where a picture has that, else the
+        column: the metadata that holds it. None takes `label` where an image has that, else the
             name of the folder in which it lies, here or in its archive. A folder that has folders
-            of pictures in it is none.
+            of images in it is none.
 
     Returns:
         The classes of those that have one.
@@ -80,7 +80,7 @@ def unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
 
 
 def captions_of(item: Item, columns: Sequence[str]) -> list[str]:
-    """Return the captions of a picture: those in the columns, each line for one."""
+    """Return the captions of an image: those in the columns, each line for one."""
     texts = [_text(item.metadata.get(column)) for column in columns]
     return [line.strip() for text in texts if text for line in text.splitlines() if line.strip()]
 
@@ -93,14 +93,14 @@ def caption_columns(items: Iterable[Item], wanted: Sequence[str]) -> Sequence[st
         wanted: the columns that were asked for; `caption` if none.
 
     Raises:
-        SourceError: no picture has such a column.
+        SourceError: no image has such a column.
     """
     columns = wanted or [_CAPTION]
     known = dict.fromkeys(name for item in items for name in item.metadata)
     for column in columns:
         if column not in known:
             raise SourceError(
-                f"no picture has a column {column!r}; name the one with captions "
+                f"no image has a column {column!r}; name the one with captions "
                 f"(--caption-column); what there is: {', '.join(known) or 'none'}"
             )
     return columns

@@ -109,15 +109,15 @@ def labels_named(names: Iterable[str]) -> Labels:
 def labels_of_classes(
     classes: Sequence[str], given: Labels | None = None
 ) -> tuple[Labels, list[int]]:
-    """Find the label of each picture's class.
+    """Find the label of each image's class.
 
     Args:
-        classes: of each picture; the names that data gives them, such as those of folders.
+        classes: of each image; the names that data gives them, such as those of folders.
         given: the labels. A class that is a number and no label is the number of one, from 0.
             Where there are none, each class is one.
 
     Returns:
-        The labels, and for each picture the number of its own.
+        The labels, and for each image the number of its own.
 
     Raises:
         ValueError: a class has no label, or there are nothing but numbers.

@@ -1,6 +1,6 @@
-"""A map of a table as one picture: its pictures on a grid, alike ones near, names over groups.
+"""A map of a table as one image: its images on a grid, alike ones near, names over groups.
 
-Knows nothing of models or tables: it is given pictures and places.
+Knows nothing of models or tables: it is given images and places.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from perception_encoder.analysis.contact_sheet import SheetImage, read_tiles, save_picture
+from perception_encoder.analysis.contact_sheet import SheetImage, read_tiles, save_image
 from perception_encoder.analysis.duplicate_ranking import Numbers
 from perception_encoder.analysis.text_layout import Lettering
 
 MAX_SIDE: Final = 48
-_ROOM: Final = 1.7  # cells for each picture: some stay empty, and gaps between groups show
+_ROOM: Final = 1.7  # cells for each image: some stay empty, and gaps between groups show
 _FINEST: Final = 5000
 _PAPER: Final = "#ffffff"
 _INK: Final = "#1b1f24"
@@ -32,7 +32,7 @@ _GAP_SHARE: Final = 16  # of a tile's side between tiles
 
 @dataclass(frozen=True)
 class Grid:
-    """Which picture is in which cell.
+    """Which image is in which cell.
 
     Attributes:
         columns: of the grid.
@@ -133,7 +133,7 @@ def draw_map(
     *,
     tile: int = 64,
 ) -> int:
-    """Draw the pictures that have a cell, and save them as one picture.
+    """Draw the images that have a cell, and save them as one image.
 
     Args:
         images: for every place of the grid; only those that have a cell are read.
@@ -143,7 +143,7 @@ def draw_map(
         tile: side of a cell, pixels.
 
     Returns:
-        How many pictures could not be read; their cells are grey.
+        How many images could not be read; their cells are grey.
 
     Raises:
         ImageWriteError: it cannot be saved there.
@@ -153,17 +153,17 @@ def draw_map(
     inner = tile - max(1, tile // _GAP_SHARE)
     num_gone = 0
     shown = [images[place] for place in grid.shown.tolist()]
-    for (column, row), picture in zip(grid.cells.tolist(), read_tiles(shown, inner), strict=True):
+    for (column, row), image in zip(grid.cells.tolist(), read_tiles(shown, inner), strict=True):
         left, top = _MARGIN + column * tile, _MARGIN + row * tile
-        if picture is None:
+        if image is None:
             num_gone += 1
-            picture = Image.new("RGB", (inner, inner), _GONE)
-        space = ((tile - picture.width) // 2, (tile - picture.height) // 2)
-        canvas.paste(picture, (left + space[0], top + space[1]))
+            image = Image.new("RGB", (inner, inner), _GONE)
+        space = ((tile - image.width) // 2, (tile - image.height) // 2)
+        canvas.paste(image, (left + space[0], top + space[1]))
     middles = np.full((len(images), 2), np.nan)
     middles[grid.shown] = (grid.cells + 0.5) * tile + _MARGIN
     _write_captions(canvas, captions, middles, letters=max(12, tile // 3))
-    save_picture(canvas, path)
+    save_image(canvas, path)
     return num_gone
 
 

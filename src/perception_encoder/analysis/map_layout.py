@@ -1,10 +1,10 @@
-"""Places in the plane for vectors, so that pictures that look alike lie near each other.
+"""Places in the plane for vectors, so that images that look alike lie near each other.
 
 Vectors are brought to their main directions first, block by block, so memory grows with 500 bytes a
-picture and not with E; then t-SNE (openTSNE) places them. It keeps neighbours about as well as
+image and not with E; then t-SNE (openTSNE) places them. It keeps neighbours about as well as
 scikit-learn's t-SNE and UMAP do (`benchmarks/results/clusters.json`), but its time grows with the
-number of pictures and not its square, and it is 13 MB to install where UMAP's compiler is 200 MB.
-Knows nothing of pictures or files.
+number of images and not its square, and it is 13 MB to install where UMAP's compiler is 200 MB.
+Knows nothing of images or files.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.duplicate_ranking import Numbers, RankedPictures, RankedVectors
+from perception_encoder.analysis.duplicate_ranking import Numbers, RankedImages, RankedVectors
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
 _DIRECTIONS: Final = 128
-_PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbours a picture stays near
+_PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbours an image stays near
 _NEIGHBOURS: Final = 3 * _PERPLEXITY
 _FEWEST: Final = 8  # fewer are placed by their two main directions alone
 _START_SPREAD: Final = 1e-4  # what t-SNE wants to begin from
-MAX_PICTURES: Final = 100_000
+MAX_IMAGES: Final = 100_000
 """Of a larger table so many are placed, drawn by lot: more takes hours, and is not looked at."""
 
 
@@ -43,12 +43,12 @@ def require_projection() -> None:
 
 
 def project(vectors: RankedVectors, chosen: Numbers, *, seed: int = 0) -> NDArray[np.float32]:
-    """Return (C, 2) float32: a place for each chosen picture, within -1 and 1, the middle at 0.
+    """Return (C, 2) float32: a place for each chosen image, within -1 and 1, the middle at 0.
 
     The same vectors and seed give the same places on the same machine.
 
     Args:
-        vectors: of the table's pictures.
+        vectors: of the table's images.
         chosen: (C,) their numbers, ascending.
         seed: for what is drawn by lot.
 
@@ -116,10 +116,10 @@ def _fitted(places: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class TableMap:
-    """Where pictures are.
+    """Where images are.
 
     Attributes:
-        numbers: (C,) int64 ascending, the numbers of the pictures that have a place.
+        numbers: (C,) int64 ascending, the numbers of the images that have a place.
         places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
     """
 
@@ -128,22 +128,22 @@ class TableMap:
 
 
 def map_table(
-    index: Index, pictures: RankedPictures, *, where: str | None = None, seed: int = 0
+    index: Index, images: RankedImages, *, where: str | None = None, seed: int = 0
 ) -> TableMap:
-    """Give each picture a place, in any case the same for the same table and seed.
+    """Give each image a place, in any case the same for the same table and seed.
 
     Args:
         index: the table.
-        pictures: of it.
-        where: the condition that `pictures` was made with.
+        images: of it.
+        where: the condition that `images` was made with.
         seed: for what is drawn by lot.
 
     Raises:
         BackendUnavailableError: the extra `map` is not installed.
     """
-    numbers = np.arange(len(pictures))
-    if len(pictures) > MAX_PICTURES:
-        drawn = np.random.default_rng(seed).choice(len(pictures), MAX_PICTURES, replace=False)
+    numbers = np.arange(len(images))
+    if len(images) > MAX_IMAGES:
+        drawn = np.random.default_rng(seed).choice(len(images), MAX_IMAGES, replace=False)
         numbers = np.sort(drawn)
-    vectors = RankedVectors(index, pictures, where)
+    vectors = RankedVectors(index, images, where)
     return TableMap(numbers, project(vectors, numbers, seed=seed))

@@ -1,6 +1,6 @@
-"""A map of a table as one page that opens from disk: zoom, point at a picture, open its file.
+"""A map of a table as one page that opens from disk: zoom, point at an image, open its file.
 
-The page holds everything it shows: small copies of the pictures, many to a sheet, so that 20,000
+The page holds everything it shows: small copies of the images, many to a sheet, so that 20,000
 are a few files inside it, not 20,000. Its code is `map_page.html`. Knows nothing of models.
 """
 
@@ -29,14 +29,14 @@ _TEMPLATE: Final = Path(__file__).with_name("map_page.html")
 _DATA: Final = "/*DATA*/null"
 _SHEET_SIDE: Final = 2048
 _QUALITY: Final = 72
-_SIDES: Final = ((4_000, 96), (12_000, 64), (40_000, 40))  # up to so many pictures, so large copies
+_SIDES: Final = ((4_000, 96), (12_000, 64), (40_000, 40))  # up to so many images, so large copies
 _SMALLEST: Final = 24
 _RESOLUTION: Final = 65_535
 
 
 @dataclass(frozen=True)
 class Group:
-    """A cluster: what it is called, and how many pictures it has."""
+    """A cluster: what it is called, and how many images it has."""
 
     title: str
     size: int
@@ -48,14 +48,14 @@ class MapPage:
 
     Attributes:
         title: what the map is of.
-        rows: C pictures.
+        rows: C images.
         places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
         labels: (C,) int64, of each its place in `groups`.
         scores: (C,) float32, how central each is in its group; where there is no room for all, the
             most central are shown first.
         groups: the clusters.
         is_named: whether their titles say something, so that they are written on the map.
-        cell: where no two places are nearer than this, so that all pictures have room; else 0.
+        cell: where no two places are nearer than this, so that all images have room; else 0.
     """
 
     title: str
@@ -73,19 +73,19 @@ def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathL
 
     Args:
         page: what it shows.
-        images: the pictures of `page.rows`, in that order.
+        images: the images of `page.rows`, in that order.
         path: of the file.
 
     Returns:
-        How many pictures could not be read; they are grey.
+        How many images could not be read; they are grey.
 
     Raises:
         ImageWriteError: it cannot be written there.
     """
     side = next((side for most, side in _SIDES if len(images) <= most), _SMALLEST)
     atlas = _Atlas(side)
-    for picture in read_tiles(images, side):
-        atlas.add(picture)
+    for image in read_tiles(images, side):
+        atlas.add(image)
     data = {
         "title": page.title,
         "names": [_name(row) for row in page.rows],
@@ -108,21 +108,21 @@ def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathL
 
 
 class _Atlas:
-    """Small pictures in rows and columns of a few large ones; each sheet is packed when full."""
+    """Small images in rows and columns of a few large ones; each sheet is packed when full."""
 
     def __init__(self, side: int) -> None:
         self.sizes: Final[list[int]] = []
-        """Width and height of each picture, one after the other; 0 of what could not be read."""
+        """Width and height of each image, one after the other; 0 of what could not be read."""
         self.num_gone = 0
         self._side = side
         self._columns = _SHEET_SIDE // side
         self._packed: list[str] = []
         self._tiles: list[Image.Image | None] = []
 
-    def add(self, picture: Image.Image | None) -> None:
-        self.num_gone += picture is None
-        self.sizes.extend((0, 0) if picture is None else picture.size)
-        self._tiles.append(picture)
+    def add(self, image: Image.Image | None) -> None:
+        self.num_gone += image is None
+        self.sizes.extend((0, 0) if image is None else image.size)
+        self._tiles.append(image)
         if len(self._tiles) == self._columns**2:
             self._pack()
 
@@ -165,7 +165,7 @@ def _name(row: Row) -> str:
 
 
 def _address(row: Row) -> str:
-    """Return the URL that opens a picture; nothing for one inside an archive."""
+    """Return the URL that opens an image; nothing for one inside an archive."""
     if row.member is not None:
         return ""
     if "://" in row.uri:

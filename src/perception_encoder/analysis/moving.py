@@ -20,7 +20,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[/\\\0]|^\.")
 
 
 def can_be_moved(row: Row) -> bool:
-    """Whether the picture is a file of its own on this machine."""
+    """Whether the image is a file of its own on this machine."""
     return row.member is None and "://" not in row.uri
 
 
@@ -100,7 +100,7 @@ def _replace(source: str, target: str) -> None:
 
 @dataclass(frozen=True)
 class SortedFile:
-    """A picture's way: `target` is empty where `problem` says why it stays."""
+    """An image's way: `target` is empty where `problem` says why it stays."""
 
     source: str
     target: str
@@ -111,15 +111,15 @@ class SortedFile:
 def sort_into(
     folder: str, labelled: Iterable[tuple[Row, LabelScore]], *, dry_run: bool = False
 ) -> Iterator[SortedFile]:
-    """Move pictures into folders that are named as their labels, and yield what became of each.
+    """Move images into folders that are named as their labels, and yield what became of each.
 
-    A picture keeps its name, with a number where that is taken. Before each move a line is added to
+    An image keeps its name, with a number where that is taken. Before each move a line is added to
     the folder's `moved.jsonl`: from, to, label, probability; where `from` still exists the move did
     not happen.
 
     Args:
         folder: holds the labels' folders; made where it does not exist.
-        labelled: pictures with their labels.
+        labelled: images with their labels.
         dry_run: touch nothing, and yield what would be done.
 
     Raises:
@@ -150,7 +150,7 @@ def _made(folder: str) -> str:
 
 
 def _obstacle(row: Row, home: str) -> str:
-    """Say why a picture stays where it is."""
+    """Say why an image stays where it is."""
     if not can_be_moved(row):
         return "is in an archive or at a URL"
     if os.path.islink(row.uri):

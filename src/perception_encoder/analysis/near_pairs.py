@@ -1,10 +1,10 @@
-"""Which pictures of a table lie near each other: pairs of numbers, never a matrix of all pairs.
+"""Which images of a table lie near each other: pairs of numbers, never a matrix of all pairs.
 
-Up to `MAX_EXACT` pictures every two are compared, block by block: R² · E / 2 multiplications (under
+Up to `MAX_EXACT` images every two are compared, block by block: R² · E / 2 multiplications (under
 a minute for 50,000 vectors of E = 1024 on two cores) and R · E · 4 bytes. With more, every two that
 share a cell of the space are (`cells`): about R^1.5 · E · 10 multiplications and 0.5 GB of vectors
 whatever R is (a million of E = 512: 5 minutes on two cores, 1.6 GB in all). Of each
-picture at most `MAX_PARTNERS` pairs are kept, 20 bytes each. Knows nothing of files.
+image at most `MAX_PARTNERS` pairs are kept, 20 bytes each. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.damaged_vectors import Checkpoint, go_on
-from perception_encoder.analysis.duplicate_ranking import Numbers, RankedPictures, RankedVectors
+from perception_encoder.analysis.duplicate_ranking import Numbers, RankedImages, RankedVectors
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
@@ -30,11 +30,11 @@ _GROUP_BYTES: Final = 512 << 20  # of vectors in memory
 MAX_EXACT: Final = 50_000
 MAX_PARTNERS: Final = 64
 
-SAME_PICTURE: Final = 0.99
+SAME_IMAGE: Final = 0.99
 """Equal pixels give equal vectors but for rounding: float16 in the table, bf16 in the engine, other
 neighbours in the batch. All of it together stays far above this cosine."""
 
-_BLOCK: Final = 2048  # pictures; a block of products has 16 MB
+_BLOCK: Final = 2048  # images; a block of products has 16 MB
 _COVER_BLOCK: Final = 65_536  # pairs
 
 
@@ -63,8 +63,8 @@ def cells_in_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> I
     Each group is one pass over the table.
 
     Args:
-        vectors: of the table's pictures.
-        chosen: (C,) ascending, the pictures that take part.
+        vectors: of the table's images.
+        chosen: (C,) ascending, the images that take part.
         cosine: pairs of at least this cosine are to share a cell.
     """
     margin = _MARGIN * float(np.sqrt(2 - 2 * cosine))
@@ -124,13 +124,13 @@ def _centres(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of pictures whose vectors are near; a pair may be there twice.
+    """Pairs of images whose vectors are near; a pair may be there twice.
 
     Attributes:
-        earlier: (P,) int64, the number of the pair's preferred picture.
+        earlier: (P,) int64, the number of the pair's preferred image.
         later: (P,) int64, of the other.
         scores: (P,) float32, their cosine.
-        may_be_equal: (R,) bool: there is a picture of the same width and height with nearly the
+        may_be_equal: (R,) bool: there is an image of the same width and height with nearly the
             same vector.
         is_crowded: (R,) bool: not all near ones that are preferred to it are among the pairs.
     """
@@ -142,7 +142,7 @@ class NearPairs:
     is_crowded: NDArray[np.bool_]
 
     def among(self, usable: NDArray[np.bool_]) -> NearPairs:
-        """Return the pairs of which both pictures are usable; (R,) bool."""
+        """Return the pairs of which both images are usable; (R,) bool."""
         kept = usable[self.earlier] & usable[self.later]
         return NearPairs(
             self.earlier[kept],
@@ -155,7 +155,7 @@ class NearPairs:
 
 def near_pairs(
     index: Index,
-    pictures: RankedPictures,
+    images: RankedImages,
     chosen: Numbers,
     *,
     threshold: float,
@@ -164,20 +164,20 @@ def near_pairs(
 ) -> NearPairs:
     """Find the pairs with a cosine of at least the threshold.
 
-    Of the near ones that are preferred to a picture the most preferred `MAX_PARTNERS` are kept, so
-    that a crowd of alike pictures agrees on which is the best of them. Of more than `MAX_EXACT`
-    pictures only those that share a cell are compared: of 1000 pairs about one is missed.
+    Of the near ones that are preferred to an image the most preferred `MAX_PARTNERS` are kept, so
+    that a crowd of alike images agrees on which is the best of them. Of more than `MAX_EXACT`
+    images only those that share a cell are compared: of 1000 pairs about one is missed.
 
     Args:
         index: the table.
-        pictures: of `index`, under the same condition.
+        images: of `index`, under the same condition.
         chosen: (C,) ascending; only these take part.
         threshold: the lowest cosine.
-        where: the condition that `pictures` was made with.
+        where: the condition that `images` was made with.
         checkpoint: is called between blocks.
     """
-    comparison = _Comparison(pictures.shapes, threshold, checkpoint)
-    vectors = RankedVectors(index, pictures, where, checkpoint)
+    comparison = _Comparison(images.shapes, threshold, checkpoint)
+    vectors = RankedVectors(index, images, where, checkpoint)
     if len(chosen) <= MAX_EXACT:
         comparison.compare(chosen, vectors.read(chosen))
         return comparison.result()
@@ -192,11 +192,11 @@ def near_pairs(
 
 
 class _Comparison:
-    """Compares sets of pictures, and gathers the near pairs of them all."""
+    """Compares sets of images, and gathers the near pairs of them all."""
 
     def __init__(self, shapes: Numbers, threshold: float, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self.floor: Final = min(threshold, SAME_PICTURE)
+        self.floor: Final = min(threshold, SAME_IMAGE)
         self.is_crowded: Final = np.zeros(len(shapes), np.bool_)
         self._threshold = threshold
         self._shapes = shapes
@@ -204,7 +204,7 @@ class _Comparison:
         self._parts: list[tuple[Numbers, Numbers, NDArray[np.float32]]] = []
 
     def compare(self, numbers: Numbers, vectors: Embeddings) -> None:
-        """Compare each picture with all that are preferred to it, those in their order.
+        """Compare each image with all that are preferred to it, those in their order.
 
         Args:
             numbers: (C,) ascending.
@@ -235,7 +235,7 @@ class _Comparison:
         return NearPairs(earlier, later, scores, self._may_be_equal, self.is_crowded)
 
     def _note_equal(self, earlier: Numbers, later: Numbers, scores: NDArray[np.float32]) -> None:
-        is_same = (scores >= SAME_PICTURE) & (self._shapes[earlier] == self._shapes[later])
+        is_same = (scores >= SAME_IMAGE) & (self._shapes[earlier] == self._shapes[later])
         self._may_be_equal[earlier[is_same]] = True
         self._may_be_equal[later[is_same]] = True
 

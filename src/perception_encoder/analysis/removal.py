@@ -1,6 +1,6 @@
-"""What a person may do with redundant pictures: a script to read and run, or moving them away.
+"""What a person may do with redundant images: a script to read and run, or moving them away.
 
-Nothing is deleted here, and nothing is overwritten. Pictures inside archives and at URLs stay.
+Nothing is deleted here, and nothing is overwritten. Images inside archives and at URLs stay.
 Knows nothing of tables: rows of what was moved are there until the table is brought up to date.
 """
 
@@ -20,14 +20,14 @@ _REVERSING: Final = frozenset(
 )
 _HEAD: Final = """\
 #!/bin/sh
-# Redundant pictures that `pe duplicates` found. Nothing has been removed yet: read this, delete the
-# lines you do not want, and run it with sh. A line acts only while the picture to keep is there.
+# Redundant images that `pe duplicates` found. Nothing has been removed yet: read this, delete the
+# lines you do not want, and run it with sh. A line acts only while the image to keep is there.
 """
 
 
 @dataclass(frozen=True)
 class Move:
-    """A redundant picture's way: `target` is empty where `problem` says why it stays."""
+    """A redundant image's way: `target` is empty where `problem` says why it stays."""
 
     source: str
     target: str
@@ -36,7 +36,7 @@ class Move:
 
 
 def removal_script(groups: Sequence[DuplicateGroup]) -> str:
-    """Return a shell script that would remove the redundant pictures, each by a line of its own."""
+    """Return a shell script that would remove the redundant images, each by a line of its own."""
     lines = [_HEAD]
     for group in groups:
         kept = group.kept
@@ -49,9 +49,9 @@ def removal_script(groups: Sequence[DuplicateGroup]) -> str:
 def move_redundant(
     groups: Sequence[DuplicateGroup], folder: str, *, dry_run: bool = False
 ) -> Iterator[Move]:
-    """Move redundant pictures into a folder, and yield what became of each.
+    """Move redundant images into a folder, and yield what became of each.
 
-    A picture keeps its name, with a number where that is taken. Before each move a line is added to
+    An image keeps its name, with a number where that is taken. Before each move a line is added to
     the folder's `moved.jsonl`: from, to, kept, tier, score; where `from` still exists the move did
     not happen.
 
@@ -108,7 +108,7 @@ def _is_control(sign: str) -> bool:
 
 
 def _obstacle(kept: Row, row: Row, folder: str) -> str:
-    """Say why a picture stays where it is."""
+    """Say why an image stays where it is."""
     if not can_be_moved(row):
         return "is in an archive or at a URL"
     if "://" not in kept.uri and not os.path.exists(kept.uri):

@@ -1,4 +1,4 @@
-"""How well captions find their pictures, and pictures their captions.
+"""How well captions find their images, and images their captions.
 
 Recall@k as CLIP_benchmark defines it (LAION-AI/CLIP_benchmark @082089f,
 metrics/zeroshot_retrieval.py): the share of queries that have at least one right result among the
@@ -8,7 +8,7 @@ search of one query at a time cannot do, and which is not done here: published f
 higher than these.
 
 What a model cannot tell apart is not held against it: equal captions are one text, for which each
-of their pictures is right; identical files are one picture, with the captions of all. Other ties
+of their images is right; identical files are one image, with the captions of all. Other ties
 count against the model (`ranks`).
 """
 
@@ -26,27 +26,27 @@ RECALL_AT: Final = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which pictures and captions belong together.
+    """Which images and captions belong together.
 
     Attributes:
-        places: of P pictures that differ, where each was first among those that were given.
+        places: of P images that differ, where each was first among those that were given.
         texts: T captions that differ.
-        texts_of: for each picture the numbers of its captions.
-        pictures_of: for each caption the numbers of its pictures.
+        texts_of: for each image the numbers of its captions.
+        images_of: for each caption the numbers of its images.
     """
 
     places: tuple[int, ...]
     texts: tuple[str, ...]
     texts_of: tuple[tuple[int, ...], ...]
-    pictures_of: tuple[tuple[int, ...], ...]
+    images_of: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, contents: Sequence[str], captions: Sequence[Sequence[str]]) -> Self:
         """Join what is the same.
 
         Args:
-            contents: of each picture what tells it from others, such as its SHA-256.
-            captions: its captions; case and spaces do not count. A picture without any is left out.
+            contents: of each image what tells it from others, such as its SHA-256.
+            captions: its captions; case and spaces do not count. An image without any is left out.
         """
         places, texts = dict[str, int](), dict[str, str]()
         pairs = dict[tuple[str, str], None]()  # in order, each once
@@ -57,55 +57,55 @@ class Pairs:
                     places.setdefault(content, place)
                     texts.setdefault(key, caption)
                     pairs[content, key] = None
-        pictures = {content: number for number, content in enumerate(places)}
+        images = {content: number for number, content in enumerate(places)}
         numbers = {key: number for number, key in enumerate(texts)}
-        texts_of: list[list[int]] = [[] for _ in pictures]
-        pictures_of: list[list[int]] = [[] for _ in numbers]
+        texts_of: list[list[int]] = [[] for _ in images]
+        images_of: list[list[int]] = [[] for _ in numbers]
         for content, key in pairs:
-            texts_of[pictures[content]].append(numbers[key])
-            pictures_of[numbers[key]].append(pictures[content])
+            texts_of[images[content]].append(numbers[key])
+            images_of[numbers[key]].append(images[content])
         return cls(
             tuple(places.values()),
             tuple(texts.values()),
             tuple(map(tuple, texts_of)),
-            tuple(map(tuple, pictures_of)),
+            tuple(map(tuple, images_of)),
         )
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How good a model is at a set of pictures with captions.
+    """How good a model is at a set of images with captions.
 
     Attributes:
-        num_pictures: that differ.
+        num_images: that differ.
         num_texts: captions that differ.
-        text_to_picture: recall by k: the share of captions that find one of their pictures among
+        text_to_image: recall by k: the share of captions that find one of their images among
             the first k; with Wilson's interval, which takes captions for independent.
-        picture_to_text: the share of pictures that find one of their captions, likewise.
+        image_to_text: the share of images that find one of their captions, likewise.
     """
 
-    num_pictures: int
+    num_images: int
     num_texts: int
-    text_to_picture: Mapping[int, Share]
-    picture_to_text: Mapping[int, Share]
+    text_to_image: Mapping[int, Share]
+    image_to_text: Mapping[int, Share]
 
 
-def retrieval(pairs: Pairs, pictures: Embeddings, texts: Embeddings) -> Retrieval:
-    """Search for every caption among the pictures, and for every picture among the captions.
+def retrieval(pairs: Pairs, images: Embeddings, texts: Embeddings) -> Retrieval:
+    """Search for every caption among the images, and for every image among the captions.
 
     Args:
         pairs: what belongs together.
-        pictures: (P, E) float32 of unit length, of `pairs.places`.
+        images: (P, E) float32 of unit length, of `pairs.places`.
         texts: (T, E) float32 of unit length, of `pairs.texts`.
 
     Raises:
         ValueError: no pairs.
     """
     return Retrieval(
-        num_pictures=len(pictures),
+        num_images=len(images),
         num_texts=len(texts),
-        text_to_picture=_recall(texts, pictures, pairs.pictures_of),
-        picture_to_text=_recall(pictures, texts, pairs.texts_of),
+        text_to_image=_recall(texts, images, pairs.images_of),
+        image_to_text=_recall(images, texts, pairs.texts_of),
     )
 
 

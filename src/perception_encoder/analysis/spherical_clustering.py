@@ -17,7 +17,7 @@ from perception_encoder.analysis.duplicate_ranking import Numbers
 from perception_encoder.types import Embeddings
 
 MAX_POINTS: Final = 8192
-"""Of how many pictures silhouettes are computed, at most."""
+"""Of how many images silhouettes are computed, at most."""
 
 USUAL: Final = 25
 """How many groups are made where no number stands out: as many lines as one sees at once."""
@@ -31,7 +31,7 @@ _ROUNDING: Final = 5e-4
 apart says nothing."""
 MAX_CHOSEN: Final = 100
 """The largest number of groups that is chosen: longer lists are not looked through. Of R vectors it
-is at most √R, rounded up: with more, there would be more groups than pictures in each."""
+is at most √R, rounded up: with more, there would be more groups than images in each."""
 
 _SMALL_GROUPS: Final = 256
 _MAX_JOINED: Final = 1024  # groups to join; what it takes grows with the third power
@@ -90,7 +90,7 @@ def joined_labels(labels: Numbers, steps: list[Merge]) -> Numbers:
 
 
 class Choice(NamedTuple):
-    """A number of groups, and the mean silhouette of its pictures; 0 for one group."""
+    """A number of groups, and the mean silhouette of its images; 0 for one group."""
 
     num_groups: int
     silhouette: float
@@ -138,17 +138,17 @@ def best_number(vectors: Embeddings, labels: Numbers, steps: Sequence[Merge], mo
 def silhouettes(
     products: NDArray[np.float32], counts: NDArray[np.float32], labels: Numbers
 ) -> NDArray[np.float32]:
-    """Return (P,) float32: the silhouettes of P pictures among K groups, K at least 2.
+    """Return (P,) float32: the silhouettes of P images among K groups, K at least 2.
 
     Args:
-        products: (P, K), of each picture's vector with each group's sum.
+        products: (P, K), of each image's vector with each group's sum.
         counts: (K,), the groups' sizes, at least 1.
         labels: (P,) int64, of each its own group.
     """
     rows = np.arange(len(labels))
     sizes = counts[labels]
     distances = np.maximum(1 - products / counts, 0)
-    # The picture itself, at no distance, is among its group; the mean is over the others.
+    # The image itself, at no distance, is among its group; the mean is over the others.
     inside = distances[rows, labels] * sizes / np.maximum(sizes - 1, 1)
     distances[rows, labels] = np.inf
     outside = distances.min(axis=1)
@@ -169,7 +169,7 @@ class Centres:
 
     Attributes:
         vectors: (K, E) float32, unit length.
-        silhouette: the mean of the pictures' silhouettes, where K was chosen by it; else None.
+        silhouette: the mean of the images' silhouettes, where K was chosen by it; else None.
     """
 
     vectors: Embeddings

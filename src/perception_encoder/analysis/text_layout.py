@@ -1,4 +1,4 @@
-"""Text that goes into pictures: which font has its signs, where its lines break. Draws nothing.
+"""Text that goes into images: which font has its signs, where its lines break. Draws nothing.
 
 Pillow's own font scales and is always there, but knows ASCII only. Texts with other letters take
 the usual system font that has most of them; of what is still missing, accents are dropped, and the

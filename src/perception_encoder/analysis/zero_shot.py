@@ -1,8 +1,8 @@
-"""Zero-shot classification: labels in words as vectors, and how pictures compare with them.
+"""Zero-shot classification: labels in words as vectors, and how images compare with them.
 
 A label's vector is the mean of the unit vectors of its prompts (each of its names in each
 template), brought to unit length again, as `build_zero_shot_classifier` of open_clip makes it. What
-embeds prompts and pictures is the caller's, unless `ZeroShotClassifier.from_model` is used.
+embeds prompts and images is the caller's, unless `ZeroShotClassifier.from_model` is used.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +89,7 @@ def _prompt(template: str, name: str) -> str:
 
 
 class LabelScore(NamedTuple):
-    """How well a label fits a picture: the cosine, and the label's share of the softmax."""
+    """How well a label fits an image: the cosine, and the label's share of the softmax."""
 
     label: str
     score: float
@@ -98,7 +98,7 @@ class LabelScore(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How well each of L labels fits each of N pictures.
+    """How well each of L labels fits each of N images.
 
     A probability says how a label stands against the other labels, not whether it fits: where none
     fits, one of them is likely all the same.
@@ -119,7 +119,7 @@ class LabelScores:
         return np.argsort(-self.scores, axis=1, kind="stable")
 
     def best(self, k: int = 1) -> list[list[LabelScore]]:
-        """Return for each picture the k labels that fit best, best first."""
+        """Return for each image the k labels that fit best, best first."""
         # Sorting a thousand labels to have one takes longer than all else.
         first = self.scores.argmax(axis=1)[:, None] if k == 1 else self.order[:, :k]
         scores, probabilities = (
@@ -134,7 +134,7 @@ class LabelScores:
 
 
 class ZeroShotClassifier:
-    """Says which of some labels fit pictures best, without training.
+    """Says which of some labels fit images best, without training.
 
         classifier = ZeroShotClassifier.from_model(model, ["cat", "dog"], ["a photo of a {}"])
         classifier.classify(model.embed_images(["rex.jpg"])).best()  # [[LabelScore('dog', …)]]
@@ -183,10 +183,10 @@ class ZeroShotClassifier:
         return cls(prompts, model.embed_text(prompts.texts), model.logit_scale)
 
     def classify(self, vectors: Embeddings) -> LabelScores:
-        """Compare pictures with the labels.
+        """Compare images with the labels.
 
         Args:
-            vectors: (N, E) float, of pictures, of any length.
+            vectors: (N, E) float, of images, of any length.
 
         Raises:
             ValueError: vectors of another E.

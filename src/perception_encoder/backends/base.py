@@ -1,4 +1,4 @@
-"""What every engine can do. Arrays in, arrays out: no pictures, no strings, no tensors."""
+"""What every engine can do. Arrays in, arrays out: no images, no strings, no tensors."""
 
 from dataclasses import dataclass
 from pathlib import Path

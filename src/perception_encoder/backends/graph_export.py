@@ -43,7 +43,7 @@ _EVERY: Final = 6  # 56 of the 333
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What an export is tried on; pictures like those that the model will see.
+    """What an export is tried on; images like those that the model will see.
 
     Attributes:
         pixels: (B, S, S, 3) uint8, RGB.
@@ -102,7 +102,7 @@ def export_graphs(
             None takes the bundled drawings.
 
     Returns:
-        What was measured on the samples, by "pictures", "texts" and "features".
+        What was measured on the samples, by "images", "texts" and "features".
 
     Raises:
         BackendUnavailableError: a package is missing, or this engine has no such precision.
@@ -191,10 +191,10 @@ def _write(
     from perception_encoder.backends.openvino_write import with_halved_rotation, write_openvino
 
     changed = with_halved_rotation(model)
-    pictures = calibration or partial(calibration_pictures, model.config)
+    images = calibration or partial(calibration_images, model.config)
     parts = [graphs.image_name, *([graphs.text_name] if model.config.text is not None else [])]
     for name in parts:
-        write_openvino(changed, folder / name, Path(name).stem, graphs.precision, pictures)
+        write_openvino(changed, folder / name, Path(name).stem, graphs.precision, images)
 
 
 def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
@@ -214,11 +214,11 @@ def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
 def measure_drift(
     exact: Backend, other: Backend, config: ModelConfig, samples: Samples
 ) -> dict[str, Drift]:
-    """Compare two engines of the same weights: "pictures", "texts", "features", as there are."""
+    """Compare two engines of the same weights: "images", "texts", "features", as there are."""
     pixels = samples.pixels
     drifts = {"features": _drift(exact.features(pixels), other.features(pixels))}
     if config.embed_dim is not None:
-        drifts["pictures"] = _drift(exact.encode_image(pixels), other.encode_image(pixels))
+        drifts["images"] = _drift(exact.encode_image(pixels), other.encode_image(pixels))
     if config.text is not None:
         token_ids = samples.token_ids
         drifts["texts"] = _drift(exact.encode_text(token_ids), other.encode_text(token_ids))
@@ -263,7 +263,7 @@ def _put_in_place(new: Path, folder: Path) -> None:
         path.rename(folder / path.name)
 
 
-def calibration_pictures(config: ModelConfig) -> Iterator[Pixels]:
+def calibration_images(config: ModelConfig) -> Iterator[Pixels]:
     """Yield drawings from all over the gallery, (1, S, S, 3) uint8 each."""
     processor = ImageProcessor(config.image, config.vision.image_size)
     with as_file(files("perception_encoder").joinpath("data/gallery")) as folder:

@@ -2,7 +2,7 @@
 
 A text of ten tokens costs a few milliseconds of arithmetic, and importing an engine costs a second
 or two; a command that embeds one query and ends is better off here. Equal to the torch tower in
-float32 within 2e-5 (tests). Pictures need a real engine.
+float32 within 2e-5 (tests). Images need a real engine.
 """
 
 from typing import Any, Final
@@ -70,12 +70,12 @@ class NumpyTextBackend:
         return self._norm("text.final_norm", x) @ self._weights("text.projection.weight").T
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
-        """Refuse: pictures need an engine."""
+        """Refuse: images need an engine."""
         del pixels
         raise UnsupportedOperationError("this engine reads texts only; open the model with another")
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
-        """Refuse: pictures need an engine."""
+        """Refuse: images need an engine."""
         del layer
         return self.encode_image(pixels)
 

@@ -1,6 +1,6 @@
 """The ONNX engine: graphs on onnxruntime, without torch once they are made.
 
-Knows execution providers and sessions; nothing about pictures, words or how graphs are made.
+Knows execution providers and sessions; nothing about images, words or how graphs are made.
 """
 
 import importlib.util

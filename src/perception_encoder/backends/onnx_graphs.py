@@ -23,7 +23,7 @@ import numpy as np
 
 from perception_encoder._version import __version__
 from perception_encoder.backends.graph_cache import GraphCache, known_weights, require_torch
-from perception_encoder.backends.graph_export import calibration_pictures
+from perception_encoder.backends.graph_export import calibration_images
 from perception_encoder.backends.graph_files import GraphFolder
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import Graphs
@@ -113,7 +113,7 @@ def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
         length, end = config.text.context_length, config.text.vocab_size - 1
         token_ids = np.random.default_rng(0).integers(0, end - 1, (_NUM_SAMPLES, length))
         token_ids[:, -1] = end
-    pixels = np.concatenate(list(islice(calibration_pictures(config), _NUM_SAMPLES)))
+    pixels = np.concatenate(list(islice(calibration_images(config), _NUM_SAMPLES)))
     loaded = on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
     if loaded.fingerprint != graphs.fingerprint:
         raise CheckpointError(

@@ -66,7 +66,7 @@ def with_onnx_attention(model: DualEncoder) -> DualEncoder:
 def write_int8(model: ir.Model, path: Path) -> None:
     """Write a graph whose matrices are int8, one scale a column, and multiplied as such.
 
-    What they are multiplied with is rounded to 8 bits by its range in each call, so no pictures are
+    What they are multiplied with is rounded to 8 bits by its range in each call, so no images are
     needed to calibrate. Tables that rows are looked up in become float16.
     """
     from onnxruntime.quantization import quantize_dynamic
@@ -161,16 +161,16 @@ def _widen_after(graph: ir.Graph, node: ir.Node) -> None:
 def write_onnx(
     model: DualEncoder, folder: Path, image_name: str, text_name: str, *, precision: Precision
 ) -> None:
-    """Write the graph that reads pictures and, where the model reads text, the one that does.
+    """Write the graph that reads images and, where the model reads text, the one that does.
 
-    Pictures: `pixels` (B, S, S, 3) uint8, RGB, to `embeddings` (B, E), where the tower pools, and
+    Images: `pixels` (B, S, S, 3) uint8, RGB, to `embeddings` (B, E), where the tower pools, and
     `features` (B, h·w, D). Texts: `token_ids` (B, L) int64 to `embeddings` (B, E). All float32, not
     of unit length; B and L are free.
 
     Args:
         model: in float32, on the CPU.
         folder: exists.
-        image_name: file for pictures.
+        image_name: file for images.
         text_name: file for texts.
         precision: "fp32"; "fp16" for weights of half the size, computed in float32; "int8" for a
             quarter, multiplied as whole numbers.

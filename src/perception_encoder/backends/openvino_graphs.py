@@ -24,7 +24,7 @@ from perception_encoder.backends.graph_cache import (
     read_weights,
     require_torch,
 )
-from perception_encoder.backends.graph_export import calibration_pictures
+from perception_encoder.backends.graph_export import calibration_images
 from perception_encoder.backends.graph_files import GraphFolder
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
@@ -143,10 +143,10 @@ class CachedGraphs:
         from perception_encoder.backends.openvino_write import build_openvino, with_halved_rotation
 
         loaded = self.load()
-        pictures = partial(calibration_pictures, self.config)
+        images = partial(calibration_images, self.config)
         with unchanged(loaded.watched):
             model = with_halved_rotation(loaded.model)
-            return build_openvino(model, part, self.precision, pictures), loaded.watched
+            return build_openvino(model, part, self.precision, images), loaded.watched
 
 
 @dataclass(frozen=True)

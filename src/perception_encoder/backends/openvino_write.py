@@ -37,24 +37,24 @@ _KEPT: Final = [
 ]
 
 
-def quantize(graph: ov.Model, pictures: Iterable[Pixels]) -> ov.Model:
-    """Let a graph that reads pictures multiply in int8.
+def quantize(graph: ov.Model, images: Iterable[Pixels]) -> ov.Model:
+    """Let a graph that reads images multiply in int8.
 
     Args:
         graph: with one input.
-        pictures: batches for it, of pictures like those that it will see; all are read.
+        images: batches for it, of images like those that it will see; all are read.
 
     Returns:
         Another graph: weights int8 with a scale for each channel, activations with ranges that were
-        measured on the pictures.
+        measured on the images.
 
     Raises:
         BackendUnavailableError: nncf is not installed.
-        ValueError: there are no pictures.
+        ValueError: there are no images.
     """
-    batches = list(pictures)
+    batches = list(images)
     if not batches:
-        raise ValueError("int8 needs pictures to measure ranges on")
+        raise ValueError("int8 needs images to measure ranges on")
     require_nncf()
     import nncf
 
@@ -65,7 +65,7 @@ def quantize(graph: ov.Model, pictures: Iterable[Pixels]) -> ov.Model:
             subset_size=len(batches),
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(_last_products(graph), patterns=_KEPT, validate=False),
-            # Moving outliers from activations to weights fits the pictures it was measured on too
+            # Moving outliers from activations to weights fits the images it was measured on too
             # well: with drawings, photos came out at a cosine of 0.92 in place of 0.998.
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1)
@@ -129,7 +129,7 @@ def write_openvino(
     path: Path,
     part: str,
     precision: Precision,
-    pictures: Callable[[], Iterable[Pixels]],
+    images: Callable[[], Iterable[Pixels]],
 ) -> None:
     """Write one graph, `path` (.xml), and its weights beside it (.bin).
 
@@ -138,7 +138,7 @@ def write_openvino(
     Raises:
         OSError: the files cannot be written.
     """
-    save_openvino(build_openvino(model, part, precision, pictures), path, precision)
+    save_openvino(build_openvino(model, part, precision, images), path, precision)
 
 
 def save_openvino(graph: ov.Model, path: Path, precision: Precision) -> None:
@@ -158,7 +158,7 @@ def build_openvino(
     model: DualEncoder,
     part: str,
     precision: Precision,
-    pictures: Callable[[], Iterable[Pixels]],
+    images: Callable[[], Iterable[Pixels]],
 ) -> ov.Model:
     """Make one graph, whose weights may be those of the model's memory.
 
@@ -171,18 +171,18 @@ def build_openvino(
         model: in float32, on the CPU, as `with_halved_rotation` returns it.
         part: as above.
         precision: "fp32"; "bf16" and "fp16" store float16, which keeps more digits than bf16;
-            "int8" multiplies pictures' numbers in 8 bits and stores those of texts so.
-        pictures: gives (B, S, S, 3) uint8 batches like those that the model will see; asked only
-            for what int8 reads pictures.
+            "int8" multiplies images' numbers in 8 bits and stores those of texts so.
+        images: gives (B, S, S, 3) uint8 batches like those that the model will see; asked only
+            for what int8 reads images.
 
     Raises:
         BackendUnavailableError: int8 needs nncf, which is not installed.
-        ValueError: int8 was given no pictures.
+        ValueError: int8 was given no images.
     """
     graph = _text_graph(model) if part == "text" else _image_graph(model, part)
     outputs = [output.get_any_name() for output in graph.outputs]
     if precision == "int8":
-        graph = with_int8_weights(graph) if part == "text" else quantize(graph, pictures())
+        graph = with_int8_weights(graph) if part == "text" else quantize(graph, images())
     # Tracing calls the inputs after its own variables, such as "pixels.1".
     (parameter,) = graph.get_parameters()
     _name(parameter, "token_ids" if part == "text" else "pixels")

@@ -171,7 +171,7 @@ def _open_random(config: ModelConfig, options: ComputeOptions) -> Backend:
 def _chooses_openvino(options: ComputeOptions) -> bool:
     """Whether OpenVINO was asked for, or is here and nothing speaks against it.
 
-    On CPUs it is ahead of torch in all but one picture alone (docs/reference/experiments.md), and
+    On CPUs it is ahead of torch in all but one image alone (docs/reference/experiments.md), and
     it opens without importing torch.
     """
     if options.backend != "auto":

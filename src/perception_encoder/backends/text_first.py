@@ -1,4 +1,4 @@
-"""An engine that answers texts at once and opens the real one when a picture comes."""
+"""An engine that answers texts at once and opens the real one when an image comes."""
 
 import threading
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, 
 
 
 class TextFirstBackend:
-    """A `Backend`: texts by one engine, pictures by another of the same weights.
+    """A `Backend`: texts by one engine, images by another of the same weights.
 
     Args:
         texts: reads texts.
-        open_pictures: opens the other engine; called once, when it is needed.
+        open_images: opens the other engine; called once, when it is needed.
     """
 
     name: EngineName = "numpy"
@@ -26,10 +26,10 @@ class TextFirstBackend:
     device = "cpu"
     precision: Precision = "fp32"
 
-    def __init__(self, texts: NumpyTextBackend, open_pictures: Callable[[], Backend]) -> None:
+    def __init__(self, texts: NumpyTextBackend, open_images: Callable[[], Backend]) -> None:
         self._texts = texts
-        self._open_pictures = open_pictures
-        self._pictures: Backend | None = None
+        self._open_images = open_images
+        self._images: Backend | None = None
         self.renew_after_fork()
         renew_in_children(self)
         self.fingerprint = texts.fingerprint
@@ -61,17 +61,17 @@ class TextFirstBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        if self._pictures is not None:
-            self._pictures.close()
+        if self._images is not None:
+            self._images.close()
 
     def _engine(self) -> Backend:
         with self._lock:
-            if self._pictures is None:
-                opened = self._open_pictures()
+            if self._images is None:
+                opened = self._open_images()
                 if opened.fingerprint != self.fingerprint:
                     raise CheckpointError(
                         f"the weights are {opened.fingerprint}, not {self.fingerprint} as they "
                         "were known by; open the model anew"
                     )
-                self._pictures = opened
-        return self._pictures
+                self._images = opened
+        return self._images

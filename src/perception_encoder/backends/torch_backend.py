@@ -1,6 +1,6 @@
 """The torch engine: on the CPU, on CUDA, or on Apple's GPU; eager, or compiled where asked for.
 
-Knows devices and precisions; nothing about pictures, words or where weights come from.
+Knows devices and precisions; nothing about images, words or where weights come from.
 """
 
 import logging
@@ -38,7 +38,7 @@ from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, 
 logger = logging.getLogger(__name__)
 
 # The widest activations of one step, in bytes, that still lie in a CPU's cache: B16 in bf16 reaches
-# 0.78 of the matrix rate with 8 pictures (9.7 MB) and 0.67 with 32, on 32 MB of cache.
+# 0.78 of the matrix rate with 8 images (9.7 MB) and 0.67 with 32, on 32 MB of cache.
 _CACHED_BYTES: Final = 10 << 20
 # Tokens of one step on a GPU: meant to fill a large one (not measured); more only takes memory.
 _GPU_TOKENS: Final = 1 << 16
@@ -87,7 +87,7 @@ class TorchBackend:
         self._device = device
         self._process = os.getpid()
         self._streams = CudaStreams(device) if device.type == "cuda" else None
-        self._step = _pictures_at_once(model.config, precision, device)
+        self._step = _images_at_once(model.config, precision, device)
         self.device = str(device)
         self.precision = precision
         self.fingerprint = fingerprint
@@ -183,12 +183,12 @@ class TorchBackend:
             except torch.cuda.OutOfMemoryError as err:
                 if min(step, len(pixels)) <= 1:
                     raise BackendUnavailableError(
-                        f"{self.device} has too little free memory for one picture: {err}"
+                        f"{self.device} has too little free memory for one image: {err}"
                     ) from err
             step = min(step, len(pixels)) // 2
             self._step = min(self._step, step)  # another thread may have come further down
             logger.warning(
-                "%s has too little free memory; computing %d pictures at a time", self.device, step
+                "%s has too little free memory; computing %d images at a time", self.device, step
             )
 
     def _compute(
@@ -244,7 +244,7 @@ class TorchBackend:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
-def _pictures_at_once(config: ModelConfig, precision: Precision, device: torch.device) -> int:
+def _images_at_once(config: ModelConfig, precision: Precision, device: torch.device) -> int:
     vision = config.vision
     num_tokens = vision.grid_size**2 + int(vision.has_class_token)
     if device.type != "cpu":

@@ -18,7 +18,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-NUM_STREAMS: Final = 2  # one computes; the other's pictures arrive, its vectors leave
+NUM_STREAMS: Final = 2  # one computes; the other's images arrive, its vectors leave
 
 
 def choose_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ from perception_encoder.bench.figures import EdgeRow, Memory, Skipped
 from perception_encoder.bench.subject import Subject, find_subject, is_installed
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError
-from perception_encoder.export.samples import write_camera_picture
+from perception_encoder.export.samples import write_camera_image
 from perception_encoder.registry import find
 from perception_encoder.types import BackendName, Precision
 
@@ -94,8 +94,8 @@ def bench_edge(options: EdgeOptions) -> Iterator[EdgeRow | Skipped]:
     """
     entries = {name: None if Path(name).exists() else find(name) for name in options.models}
     with TemporaryDirectory(prefix="pe-bench-") as temporary:
-        camera_picture = Path(temporary) / "camera.jpg"
-        write_camera_picture(camera_picture)
+        camera_image = Path(temporary) / "camera.jpg"
+        write_camera_image(camera_image)
         for name, entry in entries.items():
             with TemporaryDirectory(dir=temporary) as place:
                 try:
@@ -103,7 +103,7 @@ def bench_edge(options: EdgeOptions) -> Iterator[EdgeRow | Skipped]:
                 except BackendUnavailableError as err:
                     yield Skipped(name, "-", "-", str(err))
                     continue
-                yield from _Edge(options, Path(place), camera_picture, subject).rows()
+                yield from _Edge(options, Path(place), camera_image, subject).rows()
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class _Edge:
     """The cases of one model."""
 
     def __init__(
-        self, options: EdgeOptions, folder: Path, camera_picture: Path, subject: Subject
+        self, options: EdgeOptions, folder: Path, camera_image: Path, subject: Subject
     ) -> None:
         self._options = options
         self._folder = folder
-        self._camera_picture = camera_picture
+        self._camera_image = camera_image
         self._subject = subject
 
     def rows(self) -> Iterator[EdgeRow | Skipped]:
@@ -163,26 +163,26 @@ class _Edge:
             model=str(exported),
             precision=precision,
             with_texts=False,
-            camera_picture=str(self._camera_picture),
+            camera_image=str(self._camera_image),
             rounds=3 if self._options.is_quick else 7,
             seconds=1.0 if self._options.is_quick else 5.0,
         )
-        pictures = self._run(job)
+        images = self._run(job)
         texts = self._run(replace(job, with_texts=True))
-        assert pictures is not None
+        assert images is not None
         return EdgeRow(
             model=self._subject.name,
             has_made_up_weights=self._subject.has_made_up_weights,
-            backend=pictures.figures.backend,
-            precision=pictures.figures.precision,
-            picture_file_bytes=_file_bytes(exported / graphs.image_name),
+            backend=images.figures.backend,
+            precision=images.figures.precision,
+            image_file_bytes=_file_bytes(exported / graphs.image_name),
             text_file_bytes=_file_bytes(exported / graphs.text_name),
-            picture_ms=pictures.figures.picture_ms,
-            pictures_per_second=pictures.figures.pictures_per_second,
-            picture_batch=pictures.figures.picture_batch,
-            decode_ms=pictures.figures.decode_ms,
+            image_ms=images.figures.image_ms,
+            images_per_second=images.figures.images_per_second,
+            image_batch=images.figures.image_batch,
+            decode_ms=images.figures.decode_ms,
             text_ms=texts.figures.text_ms if texts else None,
-            picture_memory=pictures.memory,
+            image_memory=images.memory,
             both_memory=texts.memory if texts else None,
         )
 

@@ -33,8 +33,8 @@ class EdgeJob:
     Attributes:
         model: a folder that was exported.
         precision: to run it in.
-        with_texts: whether both towers are opened, as for a search, or only the one for pictures.
-        camera_picture: a JPEG file of 12 megapixels.
+        with_texts: whether both towers are opened, as for a search, or only the one for images.
+        camera_image: a JPEG file of 12 megapixels.
         rounds: see `Effort`.
         seconds: see `Effort`.
     """
@@ -42,7 +42,7 @@ class EdgeJob:
     model: str
     precision: Precision | Literal["auto"]
     with_texts: bool
-    camera_picture: str
+    camera_image: str
     rounds: int
     seconds: float
 
@@ -53,9 +53,9 @@ class EdgeFigures:
 
     backend: EngineName
     precision: Precision
-    picture_ms: float | None = None
-    pictures_per_second: float | None = None
-    picture_batch: int | None = None
+    image_ms: float | None = None
+    images_per_second: float | None = None
+    image_batch: int | None = None
     decode_ms: float | None = None
     text_ms: float | None = None
     peak_bytes: int
@@ -68,31 +68,31 @@ def measure_edge(job: EdgeJob) -> EdgeFigures | None:
     ) as model:
         effort = Effort(job.rounds, job.seconds)
         if not job.with_texts:
-            return _with_pictures(model, job, effort)
+            return _with_images(model, job, effort)
         return _with_texts(model, job, effort) if reads_text(model) else None
 
 
-def _with_pictures(model: EmbeddingModel, job: EdgeJob, effort: Effort) -> EdgeFigures:
+def _with_images(model: EmbeddingModel, job: EdgeJob, effort: Effort) -> EdgeFigures:
     pixels, encode = prepared(model, max(_BATCHES)), encoder_of(model)
     one = median_seconds(lambda: encode(pixels[:1]), effort)
     rate, batch = best_rate(lambda size: partial(encode, pixels[:size]), _BATCHES, one, effort)
-    picture = Path(job.camera_picture).read_bytes()
-    decode = median_seconds(lambda: model.processor(picture), effort)
+    image = Path(job.camera_image).read_bytes()
+    decode = median_seconds(lambda: model.processor(image), effort)
     return EdgeFigures(
         backend=model.backend.name,
         precision=model.backend.precision,
-        picture_ms=1000 * one,
-        pictures_per_second=rate,
-        picture_batch=batch,
+        image_ms=1000 * one,
+        images_per_second=rate,
+        image_batch=batch,
         decode_ms=1000 * decode,
         peak_bytes=_peak(),
     )
 
 
 def _with_texts(model: EmbeddingModel, job: EdgeJob, effort: Effort) -> EdgeFigures:
-    """Both towers, as in a server: what takes memory for pictures is done once, before texts."""
+    """Both towers, as in a server: what takes memory for images is done once, before texts."""
     encoder_of(model)(prepared(model, max(_BATCHES)))
-    model.processor(Path(job.camera_picture).read_bytes())
+    model.processor(Path(job.camera_image).read_bytes())
     text = captions()[0]
     seconds = median_seconds(lambda: model.embed_text(text), effort)
     return EdgeFigures(

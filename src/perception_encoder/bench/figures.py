@@ -12,9 +12,9 @@ class Figures:
     Attributes:
         backend: the engine that computed, and on which device, in which precision.
         open_seconds: from the call to a model that is ready.
-        picture_ms: one prepared picture to its vector.
-        pictures_per_second: prepared pictures, at the best batch size.
-        picture_batch: that batch size.
+        image_ms: one prepared image to its vector.
+        images_per_second: prepared images, at the best batch size.
+        image_batch: that batch size.
         text_ms: one caption, tokenizing included; None for models that read no text here.
         texts_per_second: captions of 6 to 10 words, at the best batch size.
         text_batch: that batch size.
@@ -27,9 +27,9 @@ class Figures:
     device: str
     precision: Precision
     open_seconds: float
-    picture_ms: float
-    pictures_per_second: float
-    picture_batch: int
+    image_ms: float
+    images_per_second: float
+    image_batch: int
     text_ms: float | None
     texts_per_second: float | None
     text_batch: int | None
@@ -54,10 +54,10 @@ class Row:
         model: its registered id, or the path that was given.
         has_made_up_weights: speed and memory do not depend on weights, but drift does.
         imagenet_accuracy: published zero-shot top-1, percent; see `registry.ModelEntry`.
-        operations: of one picture.
+        operations: of one image.
         ceiling: operations a second of the device's own matrix product in this precision.
-        fraction: of the ceiling that was reached with pictures, 0 to 1.
-        picture_drift: over pictures of the bundled gallery.
+        fraction: of the ceiling that was reached with images, 0 to 1.
+        image_drift: over images of the bundled gallery.
         text_drift: over captions.
     """
 
@@ -68,7 +68,7 @@ class Row:
     operations: int
     ceiling: float | None
     fraction: float | None
-    picture_drift: Drift | None
+    image_drift: Drift | None
     text_drift: Drift | None
 
     @property
@@ -100,29 +100,29 @@ class EdgeRow:
         has_made_up_weights: speed and memory do not depend on weights.
         backend: the engine.
         precision: that it ran in.
-        picture_file_bytes: the graph that reads pictures, on disk.
+        image_file_bytes: the graph that reads images, on disk.
         text_file_bytes: the graph that reads texts; 0 for models without.
-        picture_ms: one prepared picture to its vector.
-        pictures_per_second: prepared pictures, at the best batch size.
-        picture_batch: that batch size.
+        image_ms: one prepared image to its vector.
+        images_per_second: prepared images, at the best batch size.
+        image_batch: that batch size.
         decode_ms: a JPEG file of 12 megapixels to the model's square.
         text_ms: one caption, tokenizing included.
-        picture_memory: of a process that embeds pictures only, decoding such a file included.
-        both_memory: of a process that embeds pictures and texts; None for models without.
+        image_memory: of a process that embeds images only, decoding such a file included.
+        both_memory: of a process that embeds images and texts; None for models without.
     """
 
     model: str
     has_made_up_weights: bool
     backend: EngineName
     precision: Precision
-    picture_file_bytes: int
+    image_file_bytes: int
     text_file_bytes: int
-    picture_ms: float | None
-    pictures_per_second: float | None
-    picture_batch: int | None
+    image_ms: float | None
+    images_per_second: float | None
+    image_batch: int | None
     decode_ms: float | None
     text_ms: float | None
-    picture_memory: Memory
+    image_memory: Memory
     both_memory: Memory | None
 
     @property

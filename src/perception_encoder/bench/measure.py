@@ -23,8 +23,8 @@ from perception_encoder.errors import TokenizerNotFoundError
 from perception_encoder.export.samples import captions, drawings
 from perception_encoder.types import BackendName, Pixels, Precision
 
-_PICTURE_BATCHES: Final = (1, 4, 8, 16, 32)
-_GPU_PICTURE_BATCHES: Final = (1, 8, 32, 128)
+_IMAGE_BATCHES: Final = (1, 4, 8, 16, 32)
+_GPU_IMAGE_BATCHES: Final = (1, 8, 32, 128)
 _TEXT_BATCHES: Final = (8, 32, 64)
 _VECTORS: Final = (4, 64)  # that are compared, at least and at most; `Job.seconds` decides
 
@@ -59,7 +59,7 @@ class Job:
 
     Attributes:
         model: a name or path for `AutoModel.from_pretrained`.
-        camera_picture: a JPEG file of 12 megapixels.
+        camera_image: a JPEG file of 12 megapixels.
         vectors: the file that the vectors are written to, for `drift`.
         rounds: see `Effort`.
         seconds: see `Effort`.
@@ -70,7 +70,7 @@ class Job:
     backend: BackendName | Literal["auto"]
     precision: Precision | Literal["auto"]
     device: str
-    camera_picture: str
+    camera_image: str
     vectors: str
     rounds: int
     seconds: float
@@ -100,8 +100,8 @@ def _timed(model: EmbeddingModel, job: Job, open_seconds: float, effort: Effort)
     encode = encoder_of(model)
     one = median_seconds(lambda: encode(pixels[:1]), effort)
     is_cpu = model.backend.device.lower() == "cpu"
-    batches = _PICTURE_BATCHES if is_cpu else _GPU_PICTURE_BATCHES
-    picture_rate, picture_batch = best_rate(
+    batches = _IMAGE_BATCHES if is_cpu else _GPU_IMAGE_BATCHES
+    image_rate, image_batch = best_rate(
         lambda size: partial(encode, np.resize(pixels, (size, *pixels.shape[1:]))),
         batches,
         one,
@@ -120,17 +120,17 @@ def _timed(model: EmbeddingModel, job: Job, open_seconds: float, effort: Effort)
             one_text,
             effort,
         )
-    peak = peak_bytes()  # before the large picture below
-    camera_picture = Path(job.camera_picture).read_bytes()
-    decode = median_seconds(lambda: model.processor(camera_picture), effort)
+    peak = peak_bytes()  # before the large image below
+    camera_image = Path(job.camera_image).read_bytes()
+    decode = median_seconds(lambda: model.processor(camera_image), effort)
     return Figures(
         backend=model.backend.name,
         device=model.backend.device,
         precision=model.backend.precision,
         open_seconds=open_seconds,
-        picture_ms=1000 * one,
-        pictures_per_second=picture_rate,
-        picture_batch=picture_batch,
+        image_ms=1000 * one,
+        images_per_second=image_rate,
+        image_batch=image_batch,
         text_ms=text_ms,
         texts_per_second=text_rate,
         text_batch=text_batch,
@@ -187,17 +187,17 @@ def reads_text(model: EmbeddingModel) -> bool:
 
 
 def _write_vectors(model: EmbeddingModel, path: Path, seconds: float) -> None:
-    """Write the vectors of the captions, and of as many pictures as there is time for."""
+    """Write the vectors of the captions, and of as many images as there is time for."""
     least, most = _VECTORS
     pixels, encode = prepared(model, most), encoder_of(model)
     started = time.perf_counter()
-    pictures = [encode(pixels[:least])]
-    per_picture = (time.perf_counter() - started) / least
-    count = int(min(most, max(least, seconds / per_picture)))
-    pictures += [encode(pixels[start : start + least]) for start in range(least, count, least)]
+    images = [encode(pixels[:least])]
+    per_image = (time.perf_counter() - started) / least
+    count = int(min(most, max(least, seconds / per_image)))
+    images += [encode(pixels[start : start + least]) for start in range(least, count, least)]
     texts = model.embed_text(captions()) if reads_text(model) else np.empty((0, 1), np.float32)
-    rows = np.concatenate(pictures)
-    np.savez(path, pictures=rows.reshape(len(rows), -1), texts=texts)
+    rows = np.concatenate(images)
+    np.savez(path, images=rows.reshape(len(rows), -1), texts=texts)
 
 
 def peak_bytes() -> int | None:
@@ -223,13 +223,13 @@ def _peak_device_bytes(model: EmbeddingModel) -> int | None:
 
 
 def drifts(path: Path, reference: Path) -> tuple[Drift | None, Drift | None]:
-    """Compare two files of `measure`: pictures, then texts; None where there are none.
+    """Compare two files of `measure`: images, then texts; None where there are none.
 
     A slow engine computes fewer vectors than a fast one; the first that both have are compared.
     """
     with np.load(path) as ours, np.load(reference) as theirs:
-        pictures, texts = (_drift(ours[name], theirs[name]) for name in ("pictures", "texts"))
-    return pictures, texts
+        images, texts = (_drift(ours[name], theirs[name]) for name in ("images", "texts"))
+    return images, texts
 
 
 def _drift(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Drift | None:

@@ -27,7 +27,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 
     Raises:
         BackendUnavailableError: matplotlib is not installed.
-        ImageWriteError: the folder does not exist, or the ending is no picture's.
+        ImageWriteError: the folder does not exist, or the ending is no image's.
     """
     import importlib.util
 
@@ -45,7 +45,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 
 
 def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str) -> None:
-    """Draw pictures a second, on a logarithmic axis, against published accuracy.
+    """Draw images a second, on a logarithmic axis, against published accuracy.
 
     Each engine and precision is a line through its models.
 
@@ -66,7 +66,7 @@ def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str)
         if row.imagenet_accuracy is None:
             continue
         figures = row.figures
-        point = (figures.pictures_per_second, row.imagenet_accuracy)
+        point = (figures.images_per_second, row.imagenet_accuracy)
         series.setdefault(f"{figures.backend} {figures.precision}", []).append(point)
         labels[row.label] = max(labels.get(row.label, point), point)
     if not series:
@@ -110,7 +110,7 @@ def _dress(axes: "Axes", title: str) -> None:
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold", pad=12)
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.14)
-    axes.set_xlabel("pictures a second", color=_INK)
+    axes.set_xlabel("images a second", color=_INK)
     axes.set_ylabel("ImageNet-1k zero-shot, %", color=_INK)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -14,7 +14,7 @@ from perception_encoder.bench.figures import Figures, Row, Skipped
 from perception_encoder.bench.measure import Job, drifts
 from perception_encoder.bench.subject import Subject, find_subject, is_installed
 from perception_encoder.errors import BackendUnavailableError
-from perception_encoder.export.samples import write_camera_picture
+from perception_encoder.export.samples import write_camera_image
 from perception_encoder.registry import MODELS, find
 from perception_encoder.registry.config import image_operations
 from perception_encoder.types import BackendName, Precision
@@ -75,7 +75,7 @@ def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
     entries = {name: None if Path(name).exists() else find(name) for name in options.models}
     with TemporaryDirectory(prefix="pe-bench-") as temporary:
         folder = Path(temporary)
-        write_camera_picture(folder / _CAMERA)
+        write_camera_image(folder / _CAMERA)
         for name, entry in entries.items():
             with TemporaryDirectory(dir=folder) as place:
                 try:
@@ -90,11 +90,11 @@ class _Bench:
     """The cases of one model."""
 
     def __init__(
-        self, options: BenchOptions, folder: Path, camera_picture: Path, subject: Subject
+        self, options: BenchOptions, folder: Path, camera_image: Path, subject: Subject
     ) -> None:
         self._options = options
         self._folder = folder
-        self._camera_picture = camera_picture
+        self._camera_image = camera_image
         self._subject = subject
         self._reference = folder / "fp32.npz"
 
@@ -147,7 +147,7 @@ class _Bench:
             backend=case.backend,
             precision=case.precision,
             device=self._options.device,
-            camera_picture=str(self._camera_picture),
+            camera_image=str(self._camera_image),
             vectors=str(vectors),
             rounds=3 if is_quick else 7,
             seconds=1.0 if is_quick else 5.0,
@@ -167,9 +167,9 @@ class _Bench:
         subject = self._subject
         operations = image_operations(subject.config.vision, subject.config.embed_dim)
         ceiling = ceilings.get(figures.precision)
-        pictures = texts = None
+        images = texts = None
         if self._reference.exists():
-            pictures, texts = drifts(vectors, self._reference)
+            images, texts = drifts(vectors, self._reference)
         return Row(
             model=subject.name,
             has_made_up_weights=subject.has_made_up_weights,
@@ -177,8 +177,8 @@ class _Bench:
             figures=figures,
             operations=operations,
             ceiling=ceiling,
-            fraction=figures.pictures_per_second * operations / ceiling if ceiling else None,
-            picture_drift=pictures,
+            fraction=figures.images_per_second * operations / ceiling if ceiling else None,
+            image_drift=images,
             text_drift=texts,
         )
 

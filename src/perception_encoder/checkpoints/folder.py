@@ -58,7 +58,7 @@ class Graphs:
 
     @property
     def image_name(self) -> str:
-        """The file that reads pictures; patch features too."""
+        """The file that reads images; patch features too."""
         return "image" + _GRAPH_SUFFIXES[self.engine]
 
     @property
@@ -72,7 +72,7 @@ class Contents:
     """A folder's weights; `config` is None where only the weights themselves can tell.
 
     `preprocess` is what the model was saved with, None where the folder does not say. Where
-    `graphs` is given, `weights` is the graph that reads pictures.
+    `graphs` is given, `weights` is the graph that reads images.
     """
 
     weights: Path

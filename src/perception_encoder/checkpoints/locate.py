@@ -52,7 +52,7 @@ def find_tokenizer(
 
     Returns:
         A tokenizer.json or CLIP's merges file. None where the model reads no text, or where nothing
-        was found: pictures can be embedded all the same, so that is a warning.
+        was found: images can be embedded all the same, so that is a warning.
     """
     from perception_encoder.preprocess.vocabulary import MERGES_FILE_NAME, installed_vocabulary
 
@@ -84,7 +84,7 @@ class Checkpoint:
 
     Attributes:
         config: the model's numbers.
-        path: the file of weights; of an export, the graph that reads pictures.
+        path: the file of weights; of an export, the graph that reads images.
         tokenizer: its vocabulary; None for models without text, or where none was found.
         entry: the registered model, where it is one.
         preprocess: what the model was saved with; None where its folder does not say.

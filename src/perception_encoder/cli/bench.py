@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 _EDGE_HEADER = [
-    "model", "engine", "precision", "pictures/s", "1 picture", "1 text", "12 MP JPEG",
-    "files", "memory, pictures", "memory, both",
+    "model", "engine", "precision", "images/s", "1 image", "1 text", "12 MP JPEG",
+    "files", "memory, images", "memory, both",
 ]  # fmt: skip
 _EDGE_LEGEND = (
     "one core and 1 GiB of private memory; graphs were made before, without limits\n"
-    "files: graphs for pictures + for texts, on disk · memory: the most a process held that embeds "
-    'pictures only,\nor pictures and texts, mapped files included; "needs": it did not fit, and '
+    "files: graphs for images + for texts, on disk · memory: the most a process held that embeds "
+    'images only,\nor images and texts, mapped files included; "needs": it did not fit, and '
     "held this without a limit"
 )
 _HEADER = [
-    "model", "engine", "precision", "pictures/s", "batch", "of peak", "1 picture", "texts/s",
-    "1 text", "12 MP JPEG", "memory", "pictures agree", "texts agree",
+    "model", "engine", "precision", "images/s", "batch", "of peak", "1 image", "texts/s",
+    "1 text", "12 MP JPEG", "memory", "images agree", "texts agree",
 ]  # fmt: skip
 _LEGEND = (
-    "pictures/s: prepared pictures at the best batch · of peak: of this machine's own rate of "
-    "matrix products in that precision\n1 picture, 1 text: until its vector is there · 12 MP JPEG: "
+    "images/s: prepared images at the best batch · of peak: of this machine's own rate of "
+    "matrix products in that precision\n1 image, 1 text: until its vector is there · 12 MP JPEG: "
     "decoding and resizing one file on one core · memory: the most the process held\n"
     "agree: lowest cosine with the vectors of fp32"
 )
@@ -59,8 +59,8 @@ def bench_edge(options: "EdgeOptions", surroundings: Mapping[str, str], *, as_js
         if as_json:
             write_json(asdict(outcome) | {"limits": asdict(options.limits)} | dict(surroundings))
         else:
-            fits = outcome.picture_memory.fits
-            speed = f"{short(outcome.pictures_per_second)} pictures/s" if fits else "does not fit"
+            fits = outcome.image_memory.fits
+            speed = f"{short(outcome.images_per_second)} images/s" if fits else "does not fit"
             say(f"{outcome.label}, {outcome.backend}, {outcome.precision}: {speed}")
     if not rows:
         say("pe: nothing could be measured")
@@ -75,12 +75,12 @@ def _edge_cells(row: "EdgeRow") -> list[str]:
         row.label,
         row.backend,
         row.precision,
-        short(row.pictures_per_second),
-        _milliseconds(row.picture_ms),
+        short(row.images_per_second),
+        _milliseconds(row.image_ms),
         _milliseconds(row.text_ms),
         _milliseconds(row.decode_ms),
-        f"{row.picture_file_bytes / 2**20:,.0f} + {row.text_file_bytes / 2**20:,.0f} MB",
-        _memory(row.picture_memory),
+        f"{row.image_file_bytes / 2**20:,.0f} + {row.text_file_bytes / 2**20:,.0f} MB",
+        _memory(row.image_memory),
         "-" if row.both_memory is None else _memory(row.both_memory),
     ]
 
@@ -200,7 +200,7 @@ def bench(
             figures = outcome.figures
             say(
                 f"{outcome.label}, {figures.backend}, {figures.precision}: "
-                f"{short(figures.pictures_per_second)} pictures/s"
+                f"{short(figures.images_per_second)} images/s"
             )
     if not rows:
         say("pe: nothing could be measured")
@@ -248,15 +248,15 @@ def _cells(row: "Row") -> list[str]:
         row.label,
         figures.backend,
         figures.precision,
-        short(figures.pictures_per_second),
-        str(figures.picture_batch),
+        short(figures.images_per_second),
+        str(figures.image_batch),
         "-" if row.fraction is None else f"{row.fraction:.0%}",
-        f"{short(figures.picture_ms)} ms",
+        f"{short(figures.image_ms)} ms",
         short(figures.texts_per_second),
         "-" if figures.text_ms is None else f"{short(figures.text_ms)} ms",
         f"{short(figures.decode_ms)} ms",
         "-" if peak is None else f"{peak / 2**20:,.0f} MB",
-        _cosine(row.picture_drift),
+        _cosine(row.image_drift),
         _cosine(row.text_drift),
     ]
 

@@ -1,4 +1,4 @@
-"""`pe classify`: which of some labels fits each picture best, without training."""
+"""`pe classify`: which of some labels fits each image best, without training."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Outcome, Row
     from perception_encoder.indexing import Progress
-    from perception_encoder.indexing.stream import EmbeddedPictures
+    from perception_encoder.indexing.stream import EmbeddedImages
     from perception_encoder.sources import Source
 
 _SCORES_AT_ONCE = 2**20  # a block of a table is large, and there may be thousands of labels
@@ -57,21 +57,21 @@ def classify(  # noqa: PLR0913  one parameter for each option
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Pictures, folders, globs, tars, tables, URLs; - reads names from stdin. "
-            "Without any, the pictures of --db."
+            help="Images, folders, globs, tars, tables, URLs; - reads names from stdin. "
+            "Without any, the images of --db."
         ),
     ] = None,
     labels: LabelsOption = None,
     labels_file: LabelsFileOption = None,
     template: TemplateOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="So many labels of each picture.")] = 1,
+    k: Annotated[int, typer.Option("-k", min=1, help="So many labels of each image.")] = 1,
     min_probability: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Leave pictures without a label below this."),
+        typer.Option(min=0, max=1, help="Leave images without a label below this."),
     ] = 0.0,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Show only pictures with this label; - for those without."),
+        typer.Option(help="Show only images with this label; - for those without."),
     ] = None,
     db: TableOption = None,
     where: WhereOption = None,
@@ -83,11 +83,11 @@ def classify(  # noqa: PLR0913  one parameter for each option
         bool, typer.Option("-0", help="NUL in place of newlines: on stdin, and with --paths.")
     ] = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw the likeliest pictures of each label as one picture.")
+        Path | None, typer.Option(help="Draw the likeliest images of each label as one image.")
     ] = None,
     move_to: Annotated[
         Path | None,
-        typer.Option(help="Move pictures into a folder for each label in here; needs --yes."),
+        typer.Option(help="Move images into a folder for each label in here; needs --yes."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --move-to: only show what would move.")
@@ -99,7 +99,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
             "--model",
             "-m",
             envvar="PE_MODEL",
-            help="Model id, hub repository or path. [default: the table's model; for pictures "
+            help="Model id, hub repository or path. [default: the table's model; for images "
             f"{DEFAULT_MODEL}]",
             show_default=False,
         ),
@@ -111,24 +111,24 @@ def classify(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Say which of some labels fits each picture best, without training.
+    """Say which of some labels fits each image best, without training.
 
-    Without sources the vectors of a table are classified, and no picture is read. A probability
+    Without sources the vectors of a table are classified, and no image is read. A probability
     says how a label stands against the others, not whether any of them fits. The exit code is 1
-    where a picture could not be read.
+    where an image could not be read.
 
     Examples:
-        pe classify ~/Pictures --labels "cat,dog,red car"
-        pe classify --db pictures.lance --labels cat,dog --where "width > 800" --sheet labels.png
+        pe classify ~/PICS --labels "cat,dog,red car"
+        pe classify --db images.lance --labels cat,dog --where "width > 800" --sheet labels.png
         pe classify . --labels-file pets.txt --only cat --paths -0 | xargs -0 cp -t cats
         pe classify inbox -l "cat,dog" --min-probability 0.8 --move-to sorted --dry-run
     """
     source = context.get_parameter_source("db")
     is_named = source is not None and source.name == "COMMANDLINE"  # not by PE_DB
     if sources and (is_named or where):
-        raise typer.BadParameter("--db and --where are for a table's pictures: name no others")
+        raise typer.BadParameter("--db and --where are for a table's images: name no others")
     if not sources and (exclude or column or (null and not paths)):
-        raise typer.BadParameter("--exclude, --column and -0 go with pictures that are named")
+        raise typer.BadParameter("--exclude, --column and -0 go with images that are named")
     check_sheet(sheet)
     check_moving(move_to, dry_run=dry_run, yes=yes)
     named = _labels(labels, labels_file, only or ())
@@ -140,7 +140,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.sources.item import notes_of
 
     progress: Progress | None = None
-    blocks: Iterator[EmbeddedPictures]
+    blocks: Iterator[EmbeddedImages]
     opened: list[Source] = []
     if sources:
         options = SourceOptions(exclude=tuple(exclude or ()), null_separated=null, column=column)
@@ -194,26 +194,26 @@ def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labe
 
 def _opened_table(
     path: str, model: str | None, device: str, where: str | None
-) -> "tuple[EmbeddingModel, Iterator[EmbeddedPictures]]":
+) -> "tuple[EmbeddingModel, Iterator[EmbeddedImages]]":
     """Open a table's model for its texts, and read the table's vectors a block at a time."""
     import numpy as np
 
     from perception_encoder.analysis.damaged_vectors import is_damaged
     from perception_encoder.index import Index
     from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
-    from perception_encoder.indexing.stream import EmbeddedPictures
+    from perception_encoder.indexing.stream import EmbeddedImages
     from perception_encoder.search.query_model import open_query_model
 
     index = Index.open(path)
     columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
 
-    def blocks() -> "Iterator[EmbeddedPictures]":
+    def blocks() -> "Iterator[EmbeddedImages]":
         for batch in index.scan([*columns, VECTOR], where=where):
             rows, vectors = list(rows_of(batch)), vectors_of(batch)
             damaged = is_damaged(vectors)
             failed = [_failure(rows[place]) for place in np.flatnonzero(damaged).tolist()]
             usable = np.flatnonzero(~damaged).tolist()
-            yield EmbeddedPictures([rows[place] for place in usable], vectors[usable], failed)
+            yield EmbeddedImages([rows[place] for place in usable], vectors[usable], failed)
 
     return open_query_model(index, model, device=device), blocks()
 
@@ -227,7 +227,7 @@ def _failure(row: "Row") -> "Outcome":
 
 
 def _classify(
-    blocks: "Iterator[EmbeddedPictures]",
+    blocks: "Iterator[EmbeddedImages]",
     classifier: "ZeroShotClassifier",
     results: Results,
     progress: "Progress | None",

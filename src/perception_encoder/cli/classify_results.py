@@ -1,6 +1,6 @@
 """Shows what `pe classify` finds: lines, JSON or paths as they come, counts and a sheet at the end.
 
-Of any number of pictures only the counts are kept, the few that are drawn, and names to be moved.
+Of any number of images only the counts are kept, the few that are drawn, and names to be moved.
 """
 
 import heapq
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from perception_encoder.cli.output import pictures, say, write_json, write_line, write_path
+from perception_encoder.cli.output import images, say, write_json, write_line, write_path
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.zero_shot import LabelScore, LabelScores
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES: Final = 10
 _SHOWN_COUNTS: Final = 20
 _SHEET_LABELS: Final = 40
-_SHEET_PICTURES: Final = 8
+_SHEET_IMAGES: Final = 8
 NO_LABEL: Final = "-"
 
 
@@ -28,14 +28,14 @@ class Wanted:
     """What of the results is shown, and how.
 
     Attributes:
-        k: labels of each picture.
-        min_probability: of the best label; below it a picture has none.
-        only: labels whose pictures are shown, `NO_LABEL` among them; empty for all.
+        k: labels of each image.
+        min_probability: of the best label; below it an image has none.
+        only: labels whose images are shown, `NO_LABEL` among them; empty for all.
         as_json: one object a line.
-        paths: names only, and without `only` those of pictures with a label.
+        paths: names only, and without `only` those of images with a label.
         null: NUL ends a name, not a newline.
         sheet: where to draw.
-        move_to: where pictures are moved into a folder for each label; then moves are written in
+        move_to: where images are moved into a folder for each label; then moves are written in
             place of results.
         dry_run: only show what would be moved.
     """
@@ -52,7 +52,7 @@ class Wanted:
 
 
 class _Drawn(NamedTuple):
-    """A picture that may come on the sheet; the first that came wins among equals."""
+    """An image that may come on the sheet; the first that came wins among equals."""
 
     probability: float
     order: int
@@ -72,7 +72,7 @@ class Results:
         self.num_failed = 0
 
     def add(self, rows: "Sequence[Row]", found: "LabelScores") -> None:
-        """Write the labels of some pictures."""
+        """Write the labels of some images."""
         for row, best in zip(rows, found.best(self._wanted.k), strict=True):
             is_sure = best[0].probability >= self._wanted.min_probability
             label = best[0].label if is_sure else NO_LABEL
@@ -87,7 +87,7 @@ class Results:
                 self._to_move.append((row, best[0]))  # later: sources may still be listing
 
     def add_failed(self, failures: "Sequence[Outcome]", tell: Callable[[str], None]) -> None:
-        """Tell of pictures that could not be read, by that function."""
+        """Tell of images that could not be read, by that function."""
         for failure in failures:
             self.num_failed += 1
             if self.num_failed <= _SHOWN_FAILURES:
@@ -97,7 +97,7 @@ class Results:
                 write_json({"uri": failure.uri, "member": failure.member, **problem})
 
     def finish(self) -> None:
-        """Draw the sheet, move pictures, and say how many each label has."""
+        """Draw the sheet, move images, and say how many each label has."""
         if self._wanted.sheet is not None and self._drawn:
             self._draw(self._wanted.sheet)
         if self._wanted.move_to is not None:
@@ -109,7 +109,7 @@ class Results:
         unsure = self._counts[NO_LABEL]
         rest = f"; {unsure:,} without a label" if unsure else ""
         rest += f"; {self.num_failed:,} failed" if self.num_failed else ""
-        say(f"{pictures(self._counts.total())}: {', '.join(listed)}{rest}")
+        say(f"{images(self._counts.total())}: {', '.join(listed)}{rest}")
 
     def _is_wanted(self, label: str) -> bool:
         if self._wanted.only:
@@ -124,7 +124,7 @@ class Results:
         else:
             if not self._has_header:
                 self._has_header = True
-                write_line(f"probability  {'label'.ljust(self._width)}  picture")
+                write_line(f"probability  {'label'.ljust(self._width)}  image")
             shown = best if label != NO_LABEL else [best[0]._replace(label=NO_LABEL)]
             for one in shown:
                 name = one.label.ljust(self._width)
@@ -146,15 +146,15 @@ class Results:
                     write_line(f"{move.source} -> {move.target}")
         finally:  # also where the disk is full half way
             if self._wanted.dry_run:
-                say(f"{pictures(num_moved)} would move into {folder}; nothing was touched")
+                say(f"{images(num_moved)} would move into {folder}; nothing was touched")
             elif num_moved:
-                say(f"{pictures(num_moved)} moved, written down in {folder / MANIFEST}")
+                say(f"{images(num_moved)} moved, written down in {folder / MANIFEST}")
 
     def _keep(self, label: str, probability: float, row: "Row") -> None:
-        """Keep the likeliest pictures of a label."""
+        """Keep the likeliest images of a label."""
         heap = self._drawn[label]
         heapq.heappush(heap, _Drawn(probability, -self._counts.total(), row))
-        if len(heap) > _SHEET_PICTURES:
+        if len(heap) > _SHEET_IMAGES:
             heapq.heappop(heap)
 
     def _draw(self, path: Path) -> None:
@@ -175,7 +175,7 @@ class Results:
             for label in shown
         ]
         contact_sheet(rows, path)
-        say(f"{path}: the likeliest pictures of {len(rows)} of {len(labels)} labels")
+        say(f"{path}: the likeliest images of {len(rows)} of {len(labels)} labels")
 
 
 def _record(row: "Row", best: "Sequence[LabelScore]", label: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`pe cluster`: groups of a table's pictures that look alike."""
+"""`pe cluster`: groups of a table's images that look alike."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.duplicate_ranking import Numbers
     from perception_encoder.index import Index, Row
 
-_SHEET_PICTURES = 10
+_SHEET_IMAGES = 10
 _SHEET_CLUSTERS = 100
 
 
@@ -42,25 +42,25 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     as_json: JsonOption = False,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the clusters as one picture, a row of central pictures for each."),
+        typer.Option(help="Draw the clusters as one image, a row of central images for each."),
     ] = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="Write every picture's cluster, name and score.")
+        Path | None, typer.Option(help="Write every image's cluster, name and score.")
     ] = None,
     model: TableModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Group a table's pictures by what they look like.
+    """Group a table's images by what they look like.
 
-    Every picture is in the cluster whose centre is nearest; tightness is the mean cosine with it.
-    The largest cluster comes first, and in it the most central picture; the last ones of a cluster
-    are those that fit it least. With --json a cluster is a line, with all of its pictures. The
+    Every image is in the cluster whose centre is nearest; tightness is the mean cosine with it.
+    The largest cluster comes first, and in it the most central image; the last ones of a cluster
+    are those that fit it least. With --json a cluster is a line, with all of its images. The
     same table gives the same clusters.
 
     Examples:
         pe cluster --sheet clusters.png
         pe cluster -k 20 --names everyday
-        pe cluster --json | jq -r 'select(.cluster == 3).pictures[].uri'
+        pe cluster --json | jq -r 'select(.cluster == 3).images[].uri'
         pe cluster --where "width > 800" --parquet clusters.parquet
     """
     from perception_encoder.index import Index
@@ -81,7 +81,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
         from perception_encoder.analysis.cluster_names import write_labelled
 
         write_labelled(index, named.where, cluster_columns(named), parquet)
-        say(f"{parquet}: {len(named.found.pictures)} pictures")
+        say(f"{parquet}: {len(named.found.images)} images")
     say_what_was_found(named)
     finish(named)
 
@@ -94,11 +94,11 @@ def _write_json(named: Named) -> None:
             words = dict(zip(name.words, name.scores, strict=True))
             record |= {"name": name.text, "words": words}
         record |= {"size": cluster.size, "tightness": round(cluster.tightness, 4)}
-        write_json(record | {"pictures": _pictures(named, cluster.members)})
+        write_json(record | {"images": _images(named, cluster.members)})
 
 
-def _pictures(named: Named, members: "Numbers") -> list[dict[str, Any]]:
-    facts = named.found.pictures.facts.select(["uri", "member"]).take(members)
+def _images(named: Named, members: "Numbers") -> list[dict[str, Any]]:
+    facts = named.found.images.facts.select(["uri", "member"]).take(members)
     scores = named.found.scores[members].tolist()
     return [
         {**fact, "score": round(score, 4)}
@@ -114,7 +114,7 @@ def _write_table(named: Named) -> None:
         numbers = [str(cluster.size), f"{cluster.tightness:.3f}"]
         lines.append([str(place + 1), *name, *numbers, central.name])
     title = ["name"] if named.names else []
-    write_table(["cluster", *title, "pictures", "tightness", "most central"], lines)
+    write_table(["cluster", *title, "images", "tightness", "most central"], lines)
 
 
 def _draw(path: Path, named: Named, index: "Index") -> None:
@@ -127,10 +127,10 @@ def _draw(path: Path, named: Named, index: "Index") -> None:
         return SheetHit(image_of(row), score, file_name(row))
 
     rows = []
-    typical = typical_members(index, found, _SHEET_PICTURES, where=named.where)
+    typical = typical_members(index, found, _SHEET_IMAGES, where=named.where)
     for place, central in enumerate(typical[:_SHEET_CLUSTERS]):
         cluster = found.clusters[place]
-        size = "1 picture" if cluster.size == 1 else f"{cluster.size} pictures"
+        size = "1 image" if cluster.size == 1 else f"{cluster.size} images"
         hits = map(drawn, found.rows(central), found.scores[central].tolist())
         rows.append(SheetRow(list(hits), text=f"{named.title(place)}: {size}"))
     contact_sheet(rows, path)

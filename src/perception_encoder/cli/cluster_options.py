@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli.output import pictures, say
+from perception_encoder.cli.output import images, say
 from perception_encoder.cli.text_files import lines_of, read_text
 
 if TYPE_CHECKING:
@@ -99,24 +99,24 @@ def cluster_columns(named: Named) -> "dict[str, pa.Array]":
     import pyarrow as pa
 
     found = named.found
-    labels = found.labels[found.pictures.numbers]
+    labels = found.labels[found.images.numbers]
     titles = pa.array([named.title(place) for place in range(len(found.clusters))], pa.string())
     return {
         "cluster": pa.array(labels + 1, pa.int32()),
         "cluster_name": titles.take(pa.array(labels)),
-        "cluster_score": pa.array(found.scores[found.pictures.numbers], pa.float32()),
+        "cluster_score": pa.array(found.scores[found.images.numbers], pa.float32()),
     }
 
 
 def say_what_was_found(named: Named) -> None:
     """Say how many clusters there are and, where their number was chosen, how distinct they are."""
     found = named.found
-    count, number = len(found.pictures), len(found.clusters)
+    count, number = len(found.images), len(found.clusters)
     if not number:
-        say("there are no pictures to group")
+        say("there are no images to group")
         return
     clusters = "1 cluster" if number == 1 else f"{number} clusters"
-    said = f"{clusters} of {pictures(count)}"
+    said = f"{clusters} of {images(count)}"
     if found.silhouette is not None:
         said += f"; {_distinct(found.silhouette)} (silhouette {found.silhouette:.2f})"
         said += "; -k N makes as many as you want"
@@ -126,19 +126,19 @@ def say_what_was_found(named: Named) -> None:
 def finish(named: Named) -> None:
     """Say what was left out, if anything was; the exit code is then 1."""
     if named.num_left_out:
-        say(f"{pictures(named.num_left_out)} left out, as their vectors are damaged")
+        say(f"{images(named.num_left_out)} left out, as their vectors are damaged")
         raise typer.Exit(1)
 
 
 def image_of(row: "Row") -> "SheetImage":
-    """Return what reads a row's picture when it is drawn."""
-    from perception_encoder.sources import read_picture
+    """Return what reads a row's image when it is drawn."""
+    from perception_encoder.sources import read_image
 
-    return partial(read_picture, row.uri, row.member, row.offset)
+    return partial(read_image, row.uri, row.member, row.offset)
 
 
 def file_name(row: "Row") -> str:
-    """Return a picture's name without its folder and ending."""
+    """Return an image's name without its folder and ending."""
     return Path(row.member or row.uri).stem
 
 

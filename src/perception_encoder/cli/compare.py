@@ -1,4 +1,4 @@
-"""`pe compare`: how alike pictures and texts are."""
+"""`pe compare`: how alike images and texts are."""
 
 import os
 from typing import TYPE_CHECKING, Annotated
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A picture file, or a text.")],
-    others: Annotated[list[str], typer.Argument(help="Picture files or texts to compare with.")],
+    first: Annotated[str, typer.Argument(help="An image file, or a text.")],
+    others: Annotated[list[str], typer.Argument(help="Image files or texts to compare with.")],
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Print the cosine of the first item with each of the others, best first.
 
-    An argument that is the name of a picture is a picture, anything else is a text. One of the
+    An argument that is the name of an image is an image, anything else is a text. One of the
     others that cannot be used is reported, and the exit code is 1.
 
     Examples:
@@ -66,16 +66,16 @@ def _check(item: str, number: int) -> None:
     Raises:
         TextError: it is not valid, or an encoded image.
     """
-    if not _is_picture(item) and (problem := problem_of(item, f"argument {number}")):
+    if not _is_image(item) and (problem := problem_of(item, f"argument {number}")):
         raise TextError(problem)
 
 
 def _embedded(model: "EmbeddingModel", item: str) -> "Embeddings":
-    return model.embed_image(item) if _is_picture(item) else model.embed_text(item)
+    return model.embed_image(item) if _is_image(item) else model.embed_text(item)
 
 
-def _is_picture(item: str) -> bool:
-    """A file, or a name that ends as pictures do: a missing one is then reported as such."""
+def _is_image(item: str) -> bool:
+    """A file, or a name that ends as images do: a missing one is then reported as such."""
     from perception_encoder.index import IMAGE_SUFFIXES
 
     return os.path.isfile(item) or os.path.splitext(item)[1].lower() in IMAGE_SUFFIXES

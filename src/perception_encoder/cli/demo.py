@@ -1,4 +1,4 @@
-"""`pe demo`: the main job end to end on the bundled pictures, without network."""
+"""`pe demo`: the main job end to end on the bundled images, without network."""
 
 import time
 from collections import Counter
@@ -23,7 +23,7 @@ _HITS = 6
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(help="Where the table and the picture of the hits are written.")
+        Path, typer.Argument(help="Where the table and the image of the hits are written.")
     ] = Path("demo"),
 ) -> None:
     """Embed a gallery with pe-nano, store it in a table, search it, and draw the hits."""
@@ -46,7 +46,7 @@ def demo(
         run = Run(model, table, open_sources([str(gallery)], SourceOptions()))
         counts = Counter(outcome.status for outcome in run.outcomes())
         listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        say(f"pictures of the gallery: {listed} in {time.monotonic() - began:.1f} s")
+        say(f"images of the gallery: {listed} in {time.monotonic() - began:.1f} s")
         say(f"{table_folder}: {table.count()} vectors in a Lance table")
         queries = read_queries(table, [parse_query(words) for words in _QUERIES], lambda: model)
         answers = search(table, queries, SearchOptions(k=_HITS), leave_out_own=True)
@@ -56,7 +56,7 @@ def demo(
             hits = [SheetHit(f.hit.uri, f.hit.score, Path(f.hit.uri).stem) for f in found]
             for hit in hits:
                 write_line(f"  {hit.score:.3f}  {hit.label}")
-            rows.append(SheetRow(hits, text=query.text, image=query.picture))
+            rows.append(SheetRow(hits, text=query.text, image=query.image))
         contact_sheet(rows, sheet)
     seconds = time.monotonic() - started
     say("", f"{sheet}: the queries and their hits; {seconds:.1f} s in all")

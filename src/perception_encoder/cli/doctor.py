@@ -58,7 +58,7 @@ def doctor(
 
     Examples:
         pe doctor --golden dog.jpeg
-        pe doctor --index pictures.lance
+        pe doctor --index images.lance
     """
     if index is not None:
         _verify(index, as_json=as_json)
@@ -141,16 +141,16 @@ def _facts(device: str) -> dict[str, str]:
     return facts
 
 
-def _compare_golden(picture: Path, device: str) -> None:
+def _compare_golden(image: Path, device: str) -> None:
     """Exit 1 where B16 does not give the vector that Roboflow's integration test keeps."""
     import numpy as np
 
     with open_model(_GOLDEN_MODEL, device=device, precision="fp32") as model:
-        vector = model.embed_image(picture)[0]
+        vector = model.embed_image(image)[0]
     record = json.loads(files("perception_encoder").joinpath(_GOLDEN).read_text(encoding="utf-8"))
     expected = np.array(record["values"], np.float32)
     is_right, verdict = golden_verdict(vector, expected, float(record["tolerance_abs"]))
-    say(f"{_GOLDEN_MODEL} on {picture.name}: {verdict}")
+    say(f"{_GOLDEN_MODEL} on {image.name}: {verdict}")
     if not is_right:
         raise typer.Exit(1)
 
@@ -175,4 +175,4 @@ def golden_verdict(
         return True, measured + "the very vector that was recorded"
     if cosine >= _SAME_SCENE:
         return True, measured + "the recorded scene, in another encoding of the photo"
-    return False, measured + "NOT what was recorded; the weights or the picture are others"
+    return False, measured + "NOT what was recorded; the weights or the image are others"

@@ -20,7 +20,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import (
     check_file,
     check_sheet,
-    pictures,
+    images,
     say,
     write_json,
     write_line,
@@ -61,14 +61,14 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     ] = None,
     keep: Annotated[
         KeepChoice,
-        typer.Option(help="Which picture of a group stays; ties: pixels, bytes, then path."),
+        typer.Option(help="Which image of a group stays; ties: pixels, bytes, then path."),
     ] = "resolution",
     where: WhereOption = None,
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: NullOption = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw the groups as one picture, kept ones on the left.")
+        Path | None, typer.Option(help="Draw the groups as one image, kept ones on the left.")
     ] = None,
     script: Annotated[
         Path | None, typer.Option(help="Write a shell script that would remove the others.")
@@ -81,9 +81,9 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do move.")] = False,
 ) -> None:
-    """Group pictures of which one is enough: identical bytes, identical pixels, near duplicates.
+    """Group images of which one is enough: identical bytes, identical pixels, near duplicates.
 
-    Each group keeps one picture, and every other was compared with that one. Nothing is ever
+    Each group keeps one image, and every other was compared with that one. Nothing is ever
     deleted; --paths and -0 print the others only, without those inside archives. These two,
     --script and --move-to take near duplicates only if --tier says so, as those are what the model
     takes for the same: look at them first.
@@ -132,9 +132,9 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
 
 
 def _read(row: "Row") -> bytes:
-    from perception_encoder.sources import read_picture
+    from perception_encoder.sources import read_image
 
-    return read_picture(row.uri, row.member, row.offset)
+    return read_image(row.uri, row.member, row.offset)
 
 
 def _write_paths(groups: "Sequence[DuplicateGroup]", *, null: bool) -> None:
@@ -175,7 +175,7 @@ def _write_table(groups: "Sequence[DuplicateGroup]") -> None:
         lines += [
             ["", other.tier, f"{other.score:.4f}", *_shown(other.row)] for other in group.others
         ]
-    write_table(["group", "tier", "score", "pixels", "bytes", "picture"], lines)
+    write_table(["group", "tier", "score", "pixels", "bytes", "image"], lines)
 
 
 def _shown(row: "Row") -> tuple[str, str, str]:
@@ -193,7 +193,7 @@ def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
     num_lines = sum(not line.startswith("#") for line in script.splitlines() if line)
     num_left = sum(len(group.others) for group in groups) - num_lines
     if num_left:
-        say(f"{pictures(num_left)} stay, as comments in it say why")
+        say(f"{images(num_left)} stay, as comments in it say why")
 
 
 def _move(
@@ -251,18 +251,18 @@ def _sum_up(found: "Duplicates") -> None:
         say(f"left out: {left_out.row.uri} {left_out.reason}")
     others = [other for group in found.groups for other in group.others]
     if not others:
-        say(f"no duplicates among {found.num_pictures} pictures")
+        say(f"no duplicates among {found.num_images} images")
         return
     counts = Counter(other.tier for other in others)
     listed = ", ".join(f"{counts[tier]} {tier}" for tier in _TIERS.values() if counts[tier])
     megabytes = sum(other.row.bytes or 0 for other in others) / 1e6
     groups = "1 group" if len(found.groups) == 1 else f"{len(found.groups)} groups"
     say(
-        f"{groups}: of {found.num_pictures} pictures {len(others)} are "
+        f"{groups}: of {found.num_images} images {len(others)} are "
         f"redundant ({listed}), {megabytes:.1f} MB"
     )
     if found.num_crowded:
         say(
-            f"{found.num_crowded} of the kept have too many pictures near them to look at all: "
+            f"{found.num_crowded} of the kept have too many images near them to look at all: "
             "when the redundant have gone and the table is up to date, run this again"
         )

@@ -1,4 +1,4 @@
-"""`pe embed`: vectors of pictures and texts to a file or to stdout."""
+"""`pe embed`: vectors of images and texts to a file or to stdout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +40,7 @@ class Given(NamedTuple):
 def embed(  # noqa: PLR0913  one parameter for each option
     items: Annotated[
         list[str] | None,
-        typer.Argument(help="Picture files, or texts with --text; - reads lines from stdin."),
+        typer.Argument(help="Image files, or texts with --text; - reads lines from stdin."),
     ] = None,
     text: Annotated[bool, typer.Option("--text", "-t", help="The items are texts.")] = False,
     out: Annotated[
@@ -60,7 +60,7 @@ def embed(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Embed pictures (or texts with --text) as unit vectors.
+    """Embed images (or texts with --text) as unit vectors.
 
     An item that cannot be embedded is reported, and the exit code is 1; the others are written. A
     .npy has a row for each item in their order: NaN for those. The other formats name their items

@@ -66,7 +66,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
         str | None,
         typer.Option(
             help="The column of a table, or the key of an archive's .json, that holds the class. "
-            "[default: label where there is one, else the name of the picture's folder]",
+            "[default: label where there is one, else the name of the image's folder]",
             show_default=False,
         ),
     ] = None,
@@ -82,7 +82,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
     """Measure zero-shot classification.
 
     Gives top-1, top-5 and mean per-class recall, the worst classes and what they are taken for.
-    Pictures lie in a folder for each class, or say theirs in a column. Without --labels-file the
+    Images lie in a folder for each class, or say theirs in a column. Without --labels-file the
     classes are the labels. Percentages have 95 % intervals. Ties count against the model.
 
     Examples:
@@ -160,9 +160,9 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Measure retrieval by captions, both ways.
 
-    Gives recall at 1, 5 and 10 of pictures by captions, and of captions by pictures. A picture may
+    Gives recall at 1, 5 and 10 of images by captions, and of captions by images. An image may
     have several captions: rows, columns, lines or a list of them. Equal captions, and identical
-    pictures, count as one. Scores are plain cosines. Percentages have 95 % intervals.
+    images, count as one. Scores are plain cosines. Percentages have 95 % intervals.
 
     Examples:
         pe eval retrieval captions.csv -m PE-Core-S16-384 -m clip/ViT-B-32

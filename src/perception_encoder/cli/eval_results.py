@@ -18,11 +18,11 @@ _NORMAL: Final = "95 %, normal with Agresti-Coull variances"
 def write_accuracies(results: "Mapping[str, Accuracy]") -> None:
     """Write a row for each model, then what each is worst at."""
     write_table(
-        ["model", "pictures", "labels", "top-1 %", "top-5 %", "mean recall %"],
+        ["model", "images", "labels", "top-1 %", "top-5 %", "mean recall %"],
         [
             [
                 name,
-                f"{one.num_pictures:,}",
+                f"{one.num_images:,}",
                 f"{one.num_labels:,}",
                 _shown(one.top1),
                 _shown(one.top5),
@@ -46,15 +46,15 @@ def write_retrievals(results: "Mapping[str, Retrieval]") -> None:
     lines = []
     for name, one in results.items():
         for direction, recall in (
-            ("caption to picture", one.text_to_picture),
-            ("picture to caption", one.picture_to_text),
+            ("caption to image", one.text_to_image),
+            ("image to caption", one.image_to_text),
         ):
             lines.append([name, direction, *map(_shown, recall.values())])
     one = next(iter(results.values()))
-    recalls = [f"recall@{k} %" for k in one.text_to_picture]
+    recalls = [f"recall@{k} %" for k in one.text_to_image]
     write_table(["model", "", *recalls], lines)
     say(
-        f"{one.num_pictures:,} pictures, {one.num_texts:,} captions; in brackets: 95 % intervals, "
+        f"{one.num_images:,} images, {one.num_texts:,} captions; in brackets: 95 % intervals, "
         "Wilson's"
     )
 
@@ -64,7 +64,7 @@ def accuracy_record(one: "Accuracy", templates: Sequence[str]) -> dict[str, Any]
     return {
         "task": "zero-shot classification",
         "templates": list(templates),
-        "pictures": one.num_pictures,
+        "images": one.num_images,
         "labels": one.num_labels,
         "top1": _record(one.top1, _WILSON),
         "top5": _record(one.top5, _WILSON),
@@ -72,13 +72,13 @@ def accuracy_record(one: "Accuracy", templates: Sequence[str]) -> dict[str, Any]
         "classes": [
             {
                 "label": each.label,
-                "pictures": each.num_pictures,
+                "images": each.num_images,
                 "recall": round(each.recall, 6),
             }
             for each in one.classes
         ],
         "confusions": [
-            {"label": each.label, "taken_for": each.taken_for, "pictures": each.count}
+            {"label": each.label, "taken_for": each.taken_for, "images": each.count}
             for each in one.confusions
         ],
     }
@@ -86,10 +86,10 @@ def accuracy_record(one: "Accuracy", templates: Sequence[str]) -> dict[str, Any]
 
 def retrieval_record(one: "Retrieval") -> dict[str, Any]:
     """Return recalls as JSON."""
-    recalls = {"text_to_picture": one.text_to_picture, "picture_to_text": one.picture_to_text}
+    recalls = {"text_to_image": one.text_to_image, "image_to_text": one.image_to_text}
     return {
         "task": "retrieval",
-        "pictures": one.num_pictures,
+        "images": one.num_images,
         "captions": one.num_texts,
         **{
             f"{direction}_recall@{k}": _record(share, _WILSON)
@@ -100,7 +100,7 @@ def retrieval_record(one: "Retrieval") -> dict[str, Any]:
 
 
 def _write_comparisons(results: "Mapping[str, Accuracy]") -> None:
-    """Compare each model with the first, picture by picture."""
+    """Compare each model with the first, image by image."""
     from perception_encoder.analysis.accuracy import compare
 
     (first, base), *others = results.items()
@@ -115,7 +115,7 @@ def _write_comparisons(results: "Mapping[str, Accuracy]") -> None:
                 f"{found.num_only_other:,}",
             ]
         )
-    write_line("", f"against {first}, picture by picture")
+    write_line("", f"against {first}, image by image")
     write_table(["model", "top-1 points more", "only it right", f"only {first} right"], lines)
 
 
@@ -125,12 +125,12 @@ def _write_worst(name: str, one: "Accuracy") -> None:
         return
     write_line("", f"{name}: worst classes")
     write_table(
-        ["class", "pictures", "recall %"],
-        [[each.label, f"{each.num_pictures:,}", f"{100 * each.recall:.1f}"] for each in worst],
+        ["class", "images", "recall %"],
+        [[each.label, f"{each.num_images:,}", f"{100 * each.recall:.1f}"] for each in worst],
     )
     write_line("", f"{name}: most often taken for another")
     write_table(
-        ["class", "taken for", "pictures"],
+        ["class", "taken for", "images"],
         [[each.label, each.taken_for, f"{each.count:,}"] for each in one.confusions[:_SHOWN]],
     )
 

@@ -29,7 +29,7 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pictures like yours: OpenVINO's int8 fits its ranges to them. "
+            help="Folder of images like yours: OpenVINO's int8 fits its ranges to them. "
             "Default: bundled drawings."
         ),
     ] = None,

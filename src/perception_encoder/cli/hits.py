@@ -56,7 +56,7 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
             flags.preview,
         )
     if flags.open_hits:
-        open_pictures([found.hit for answer in answers for found in answer.found])
+        open_images([found.hit for answer in answers for found in answer.found])
 
 
 def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
@@ -104,7 +104,7 @@ def _write_table(answer: Answer) -> None:
         copies = f"  +{len(found.also)}" if found.also else ""
         label = [_SHOWN_LABELS[found.label]] if found.label is not None else []
         rows.append([f"{found.hit.score:.4f}", *label, found.hit.name + copies])
-    write_table(["score", *(["label"] if has_labels else []), "picture"], rows)
+    write_table(["score", *(["label"] if has_labels else []), "image"], rows)
 
 
 def _draw(path: Path, answers: Sequence[Answer]) -> None:
@@ -114,7 +114,7 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
         SheetRow(
             [SheetHit(image_of(one.hit), one.hit.score, short_name(one.hit)) for one in found],
             text=query.text,
-            image=query.picture,
+            image=query.image,
         )
         for query, found, _ in answers
     ]
@@ -125,11 +125,11 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
 
 
 def image_of(hit: "Hit | Row") -> "SheetImage":
-    """Return the path of a plain file, or what reads a picture that lies elsewhere."""
-    from perception_encoder.sources import read_picture
+    """Return the path of a plain file, or what reads an image that lies elsewhere."""
+    from perception_encoder.sources import read_image
 
     is_file = hit.member is None and "://" not in hit.uri
-    return hit.uri if is_file else partial(read_picture, hit.uri, hit.member, hit.offset)
+    return hit.uri if is_file else partial(read_image, hit.uri, hit.member, hit.offset)
 
 
 def short_name(hit: "Hit | Row") -> str:
@@ -137,7 +137,7 @@ def short_name(hit: "Hit | Row") -> str:
     return Path(hit.member or hit.uri).stem
 
 
-def open_pictures(hits: "Sequence[Hit]") -> None:
+def open_images(hits: "Sequence[Hit]") -> None:
     """Open the hits, best first; one that cannot be read is told of and left out.
 
     Raises:
@@ -176,14 +176,14 @@ def _viewer() -> str | None:
 def _path(hit: "Hit", number: int, folder: Callable[[], Path]) -> str | None:
     from perception_encoder.index import IMAGE_SUFFIXES
     from perception_encoder.preprocess import decode_image
-    from perception_encoder.sources import read_picture
+    from perception_encoder.sources import read_image
 
     name = os.path.basename(hit.member or hit.uri)
     stem, suffix = os.path.splitext(name)
     if hit.member is None and suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(hit.uri):
         return hit.uri
     try:
-        data = read_picture(hit.uri, hit.member, hit.offset)
+        data = read_image(hit.uri, hit.member, hit.offset)
         found = decode_image(data, item=name).format
     except (PerceptionEncoderError, OSError) as err:
         say(f"not opened: {err}")

@@ -1,4 +1,4 @@
-"""`pe index` and `pe errors`: bring pictures into a table, and see what could not be brought."""
+"""`pe index` and `pe errors`: bring images into a table, and see what could not be brought."""
 
 import shlex
 import sys
@@ -68,7 +68,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     null: Annotated[bool, typer.Option("-0", help="stdin is separated by NUL.")] = False,
     column: ColumnOption = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove rows of pictures that have gone.")
+        bool, typer.Option("--prune", help="Remove rows of images that have gone.")
     ] = False,
     retry_failed: Annotated[
         bool,
@@ -105,14 +105,14 @@ def index(  # noqa: PLR0913  one parameter for each option
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed pictures into a table, and skip what it has already.
+    """Embed images into a table, and skip what it has already.
 
     Unchanged files are not read again, copies and renamed files reuse their vector, a bad file is
     reported and the others go on. A run that was stopped or killed goes on where it was. The exit
-    code is 1 where any picture failed: `pe errors` lists them.
+    code is 1 where any image failed: `pe errors` lists them.
 
     Examples:
-        pe index ~/Pictures --db pictures.lance
+        pe index ~/PICS --db images.lance
         pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
         find . -name '*.png' -print0 | pe index -0 -
     """
@@ -154,7 +154,7 @@ def errors(
     paths: PathsOption = False,
     null: NullOption = False,
 ) -> None:
-    """List the pictures that could not be brought into a table, and why.
+    """List the images that could not be brought into a table, and why.
 
     Example:
         pe errors --paths | xargs ls -l
@@ -313,7 +313,7 @@ def _settle(work: _Work, run: "Run") -> None:
     table = work.table
     if work.weights_to_note is not None:
         note_weights(table, work.weights_to_note)
-    # Without words there is nothing to calibrate by; searching by pictures needs none.
+    # Without words there is nothing to calibrate by; searching by images needs none.
     with suppress(TokenizerNotFoundError, UnsupportedOperationError):
         keep_calibrated(table, work.model, num_changed=num_changed)
     if table.needs_optimize():
@@ -329,8 +329,8 @@ def _summary(run: "Run", table: "Index", seconds: float) -> str:
         return f"{table.path}: {why}, so no index was created; {seconds:.1f} s"
     listed = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts) if counts[name])
     held = table.count()
-    pictures = "1 picture" if held == 1 else f"{held:,} pictures"
-    text = f"{table.path}: {listed or 'no pictures found'}; {pictures} in the table"
+    images = "1 image" if held == 1 else f"{held:,} images"
+    text = f"{table.path}: {listed or 'no images found'}; {images} in the table"
     if counts["vanished"]:
         text += " (--prune removes those that have vanished)"
     text += f"; {seconds:.1f} s"

@@ -41,7 +41,7 @@ def info(db: TableOption = None, as_json: JsonOption = False) -> None:
     """Show a table's model, size, versions and columns.
 
     Example:
-        pe table info --db pictures.lance --json
+        pe table info --db images.lance --json
     """
     from perception_encoder.index.optimize import describe_table
 
@@ -81,7 +81,7 @@ def export_(
     already is not overwritten.
 
     Examples:
-        pe table export pictures.parquet --format parquet
+        pe table export images.parquet --format parquet
         pe table export laion --format clip-retrieval --where "width > 800"
     """
     from tqdm import tqdm
@@ -114,11 +114,11 @@ def import_(
     """Add the vectors of files to a table, without embedding anything.
 
     Takes the formats of `pe table export`. Vectors that are not of unit length are brought to it;
-    a picture that is in the table already gets the new row.
+    an image that is in the table already gets the new row.
 
     Examples:
         pe table import laion --db laion.lance --model PE-Core-B16-224
-        pe table import pictures.parquet --db copy.lance
+        pe table import images.parquet --db copy.lance
     """
     from tqdm import tqdm
 

@@ -13,7 +13,7 @@ from perception_encoder.cli.options import (
     PreprocessChoice,
     open_model,
 )
-from perception_encoder.cli.output import pictures, say
+from perception_encoder.cli.output import images, say
 from perception_encoder.cli.text_files import problem_of, read_text
 from perception_encoder.errors import SourceError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.labels import Labels
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Outcome
-    from perception_encoder.indexing.stream import EmbeddedPictures
+    from perception_encoder.indexing.stream import EmbeddedImages
     from perception_encoder.sources import Item
 
 
@@ -113,13 +113,13 @@ class EngineChoice(NamedTuple):
 
 
 class Trial:
-    """The same pictures for one model after the other.
+    """The same images for one model after the other.
 
     Args:
         items: of sources.
         truth: ids of those of which it is known what is right; others are left out.
         engine: how models are computed.
-        batch_size: pictures computed at once.
+        batch_size: images computed at once.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Trial:
         self._failed: dict[str, Outcome] = {}
 
     def say_left_out(self, what: str) -> None:
-        """Tell of pictures of which it is not known what is right."""
+        """Tell of images of which it is not known what is right."""
         from perception_encoder.analysis.ground_truth import unlisted
 
         for problem in unlisted(self._left_out):
@@ -144,9 +144,9 @@ class Trial:
             say(f"pe: and {more:,} more that could not be read")
         count = len(self._left_out) - self._num_unlisted
         if count:
-            say(f"{pictures(count)} without a {what} left out")
+            say(f"{images(count)} without a {what} left out")
         if not self._items:
-            raise SourceError(f"there are no pictures with a {what} to measure with")
+            raise SourceError(f"there are no images with a {what} to measure with")
 
     def models(self, names: Sequence[str] | None) -> "Iterator[tuple[str, EmbeddingModel]]":
         """Open the models, one at a time."""
@@ -154,8 +154,8 @@ class Trial:
             with open_model(name, **self._engine._asdict()) as model:
                 yield name, model
 
-    def blocks(self, model: "EmbeddingModel") -> "Iterator[EmbeddedPictures]":
-        """Embed the pictures, and tell of those that fail."""
+    def blocks(self, model: "EmbeddingModel") -> "Iterator[EmbeddedImages]":
+        """Embed the images, and tell of those that fail."""
         from perception_encoder.cli.output import ProgressDisplay
         from perception_encoder.indexing import Progress
         from perception_encoder.indexing.stream import embed_items
@@ -174,11 +174,11 @@ class Trial:
                 yield block
                 display.update()
         if not num_read:
-            raise SourceError("none of the pictures could be read")
+            raise SourceError("none of the images could be read")
 
     def finish(self) -> None:
-        """Say how many pictures failed; the exit code is then 1."""
+        """Say how many images failed; the exit code is then 1."""
         if self._failed:
-            say(f"{pictures(len(self._failed))} could not be read: they do not count")
+            say(f"{images(len(self._failed))} could not be read: they do not count")
         if self._failed or self._num_unlisted:
             raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`pe map`: a table's pictures in the plane, alike ones near each other."""
+"""`pe map`: a table's images in the plane, alike ones near each other."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.map_layout import TableMap
     from perception_encoder.index import Index
 
-_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
+_IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp")
 _PAGES: Final = (".html", ".htm")
 _TABLES: Final = (".parquet",)
 _MANY: Final = 5_000
 _TILE: Final = 64
 _LARGEST_TILE: Final = 160
-_WIDTH: Final = 1600  # of a map that has few pictures
+_WIDTH: Final = 1600  # of a map that has few images
 
 
 def map(
@@ -49,13 +49,13 @@ def map(
     model: TableModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw a table as a map: pictures that look alike lie near each other.
+    """Draw a table as a map: images that look alike lie near each other.
 
-    A .png has the pictures themselves, side by side, with the names of clusters where --names gives
-    words. An .html is one page to open from disk: zoom, point at a picture, click to open its file;
-    it needs no network and holds small copies of the pictures. A .parquet has the table's columns
+    A .png has the images themselves, side by side, with the names of clusters where --names gives
+    words. An .html is one page to open from disk: zoom, point at an image, click to open its file;
+    it needs no network and holds small copies of the images. A .parquet has the table's columns
     and x, y, cluster, cluster_name and cluster_score, as embedding-atlas opens them. Of tables of
-    more than 100,000 pictures that many are placed. Needs the extra `map`.
+    more than 100,000 images that many are placed. Needs the extra `map`.
 
     Examples:
         pe map map.png --names everyday
@@ -63,7 +63,7 @@ def map(
         pe map map.parquet && embedding-atlas map.parquet --x x --y y
     """
     suffix = out.suffix.lower()
-    if suffix not in (*_PICTURES, *_PAGES, *_TABLES):
+    if suffix not in (*_IMAGES, *_PAGES, *_TABLES):
         raise typer.BadParameter(f"{out}: the name has to end in .png, .html or .parquet")
     check_file(out)
     from perception_encoder.analysis.map_layout import map_table, require_projection
@@ -74,15 +74,15 @@ def map(
     named = named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )
-    if len(named.found.pictures) > _MANY:
-        say(f"placing {len(named.found.pictures)} pictures; a hundred thousand take minutes")
-    placed = map_table(index, named.found.pictures, where=named.where, seed=seed)
+    if len(named.found.images) > _MANY:
+        say(f"placing {len(named.found.images)} images; a hundred thousand take minutes")
+    placed = map_table(index, named.found.images, where=named.where, seed=seed)
     if not len(placed.numbers):
-        say("there are no pictures to place")
+        say("there are no images to place")
         raise typer.Exit(1)
     if suffix in _TABLES:
         _write_parquet(out, index, named, placed)
-    elif suffix in _PICTURES:
+    elif suffix in _IMAGES:
         _draw(out, named, placed)
     else:
         _write_page(out, index, named, placed)
@@ -104,7 +104,7 @@ def _draw(out: Path, named: Named, placed: "TableMap") -> None:
     images = [image_of(row) for row in named.found.rows(placed.numbers)]
     tile = min(_LARGEST_TILE, max(_TILE, _WIDTH // max(grid.columns, grid.rows)))
     num_gone = draw_map(images, grid, captions, out, tile=tile)
-    said = f"{out}: {len(grid.shown)} of {len(named.found.pictures)} pictures"
+    said = f"{out}: {len(grid.shown)} of {len(named.found.images)} images"
     if len(grid.shown) < len(placed.numbers):
         said += " from all parts of the map; an .html shows all"
     say(said)
@@ -134,7 +134,7 @@ def _write_page(out: Path, index: "Index", named: Named, placed: "TableMap") -> 
     )
     num_gone = write_page(page, [image_of(row) for row in rows], out)
     megabytes = out.stat().st_size / 1e6
-    say(f"{out}: {len(rows)} of {len(found.pictures)} pictures, {megabytes:.1f} MB")
+    say(f"{out}: {len(rows)} of {len(found.images)} images, {megabytes:.1f} MB")
     _say_gone(num_gone)
 
 
@@ -144,7 +144,7 @@ def _write_parquet(out: Path, index: "Index", named: Named, placed: "TableMap") 
 
     from perception_encoder.analysis.cluster_names import write_labelled
 
-    numbers = named.found.pictures.numbers
+    numbers = named.found.images.numbers
     places = np.full((len(numbers), 2), np.nan, np.float32)
     places[placed.numbers] = placed.places
     x, y = places[numbers].T
@@ -154,7 +154,7 @@ def _write_parquet(out: Path, index: "Index", named: Named, placed: "TableMap") 
         **cluster_columns(named),
     }
     write_labelled(index, named.where, columns, out)
-    say(f"{out}: {len(placed.numbers)} of {len(numbers)} pictures have a place")
+    say(f"{out}: {len(placed.numbers)} of {len(numbers)} images have a place")
 
 
 def _say_gone(num_gone: int) -> None:

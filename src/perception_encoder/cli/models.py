@@ -12,7 +12,7 @@ def list_models(
     cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models: id, size, picture side, vector length, licence, and whether it is here."""
+    """List the models: id, size, image side, vector length, licence, and whether it is here."""
     from perception_encoder.checkpoints import is_cached
     from perception_encoder.registry import MODELS
 
@@ -66,4 +66,4 @@ def download(
         checkpoint = locate(name, revision=revision)
         write_line(str(checkpoint.path))
         if checkpoint.config.text is not None and checkpoint.tokenizer is None:
-            say(f"{name}: no vocabulary was found; it can embed pictures, not words")
+            say(f"{name}: no vocabulary was found; it can embed images, not words")

@@ -35,7 +35,7 @@ def optimize(
     does not know are read from the table for every query. Nothing is lost when it is interrupted.
 
     Example:
-        pe optimize --db pictures.lance
+        pe optimize --db images.lance
     """
     from perception_encoder.index import Index
 
@@ -45,7 +45,7 @@ def optimize(
         write_json(dataclasses.asdict(done))
         return
     say(
-        f"{table.path}: {done.num_rows} pictures in {done.fragments_after} files (before: "
+        f"{table.path}: {done.num_rows} images in {done.fragments_after} files (before: "
         f"{done.fragments_before}); {done.versions_removed} old versions dropped, "
         f"{done.bytes_freed / 1e6:.1f} MB freed; {done.seconds:.1f} s"
     )

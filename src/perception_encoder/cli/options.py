@@ -47,11 +47,11 @@ PreprocessOption = Annotated[
     PreprocessChoice | None,
     typer.Option(
         envvar="PE_PREPROCESS",
-        help="standard; reference: bit for bit the original; fast: large pictures in less time.",
+        help="standard; reference: bit for bit the original; fast: large images in less time.",
     ),
 ]
 BatchSizeOption = Annotated[
-    int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Pictures or texts computed at once.")
+    int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Images or texts computed at once.")
 ]
 TableOption = Annotated[
     str | None,
@@ -65,7 +65,7 @@ ExcludeOption = Annotated[
     list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
 ]
 ColumnOption = Annotated[
-    str | None, typer.Option(help="A table's column of pictures, paths or URLs.")
+    str | None, typer.Option(help="A table's column of images, paths or URLs.")
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON object a line; NaN and infinities are null.")
@@ -165,7 +165,7 @@ class SearchFlags:
     paths: PathsOption = False
     null: NullOption = False
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw the query and its hits as one picture.")
+        Path | None, typer.Option(help="Draw the query and its hits as one image.")
     ] = None
     preview: Annotated[
         PreviewChoice | None,

@@ -114,9 +114,9 @@ def short(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def pictures(count: int) -> str:
+def images(count: int) -> str:
     """Say how many."""
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def set_up_streams() -> None:
@@ -199,7 +199,7 @@ class ProgressDisplay:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bar = tqdm(unit=" pictures", disable=None, file=sys.stderr)
+        self._bar = tqdm(unit=" images", disable=None, file=sys.stderr)
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -232,7 +232,7 @@ class ProgressDisplay:
 def line(progress: Progress, seconds: float) -> str:
     """Tell of a run in one line: how much of what, how quickly, and how long it will still take."""
     rate = progress.num_done / seconds if seconds > 0 else 0.0
-    parts = [f"{progress.num_done:,} of {progress.num_listed:,} pictures"]
+    parts = [f"{progress.num_done:,} of {progress.num_listed:,} images"]
     if progress.is_listing:
         parts[0] += " and counting"
     parts.append(f"{rate:,.1f}/s")

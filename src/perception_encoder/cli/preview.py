@@ -1,4 +1,4 @@
-"""Shows hits in the terminal: which way of drawing it knows, and pictures side by side with names.
+"""Shows hits in the terminal: which way of drawing it knows, and images side by side with names.
 
 It is talk, so it goes to stderr. Knows nothing of tables or models.
 """
@@ -32,9 +32,9 @@ _OPAQUE: Final = 128  # of 255: terminals that know no half transparency draw fr
 _CUBE_LEVELS: Final = (0, 95, 135, 175, 215, 255)  # of the 256 colours' 6 x 6 x 6 cube
 
 
-def kitty(picture: "Image", columns: int, rows: int) -> str:
-    """Return a picture for terminals that speak kitty's graphics protocol, scaled to cells."""
-    data = base64.b64encode(_png(picture)).decode()
+def kitty(image: "Image", columns: int, rows: int) -> str:
+    """Return an image for terminals that speak kitty's graphics protocol, scaled to cells."""
+    data = base64.b64encode(_png(image)).decode()
     head = f"a=T,f=100,q=2,c={columns},r={rows},"  # q=2: the terminal shall not answer
     parts = [data[start : start + _KITTY_CHUNK] for start in range(0, len(data), _KITTY_CHUNK)]
     return "".join(
@@ -43,67 +43,67 @@ def kitty(picture: "Image", columns: int, rows: int) -> str:
     )
 
 
-def iterm2(picture: "Image", columns: int, rows: int) -> str:
-    """Return a picture for iTerm2, WezTerm and others with its protocol, scaled to cells."""
-    data = _png(picture)
+def iterm2(image: "Image", columns: int, rows: int) -> str:
+    """Return an image for iTerm2, WezTerm and others with its protocol, scaled to cells."""
+    data = _png(image)
     head = f"inline=1;size={len(data)};width={columns};height={rows};preserveAspectRatio=1"
     return f"\x1b]1337;File={head}:{base64.b64encode(data).decode()}\x07"
 
 
-def sixel(picture: "Image") -> str:
-    """Return a picture for terminals that draw sixels, pixel for pixel, in up to 255 colours."""
+def sixel(image: "Image") -> str:
+    """Return an image for terminals that draw sixels, pixel for pixel, in up to 255 colours."""
     import numpy as np
     from PIL.Image import Dither
 
-    quantised = picture.convert("RGB").quantize(_SIXEL_COLOURS, dither=Dither.NONE)
+    quantised = image.convert("RGB").quantize(_SIXEL_COLOURS, dither=Dither.NONE)
     levels = np.asarray(quantised.getpalette()).reshape(-1, 3)[:_SIXEL_COLOURS]
     percent = (levels * 100 + 127) // 255
     colours = "".join(f"#{n};2;{r};{g};{b}" for n, (r, g, b) in enumerate(percent))
     numbers = np.asarray(quantised).astype(np.int16)  # (H, W)
-    numbers[~_opaque(picture)] = -1
+    numbers[~_opaque(image)] = -1
     bands = "-".join(
-        "$".join(_sixel_lines(numbers[top : top + 6])) for top in range(0, picture.height, 6)
+        "$".join(_sixel_lines(numbers[top : top + 6])) for top in range(0, image.height, 6)
     )
     # 1: what is not drawn keeps the terminal's own ground.
-    return f'\x1bP0;1;0q"1;1;{picture.width};{picture.height}{colours}{bands}\x1b\\'
+    return f'\x1bP0;1;0q"1;1;{image.width};{image.height}{colours}{bands}\x1b\\'
 
 
-def blocks(picture: "Image", *, is_true_colour: bool) -> str:
-    """Return a picture as coloured half-block letters: one column and half a line a pixel.
+def blocks(image: "Image", *, is_true_colour: bool) -> str:
+    """Return an image as coloured half-block letters: one column and half a line a pixel.
 
     Args:
-        picture: as wide as columns and twice as high as lines.
+        image: as wide as columns and twice as high as lines.
         is_true_colour: whether the terminal takes any colour, or 256 of them.
     """
     import numpy as np
 
-    colours = np.asarray(picture.convert("RGB"))
-    opaque = _opaque(picture)
+    colours = np.asarray(image.convert("RGB"))
+    opaque = _opaque(image)
     lines = []
-    for top in range(0, picture.height - 1, 2):
+    for top in range(0, image.height - 1, 2):
         letters = [
             _half_blocks(
                 tuple(colours[top, x]) if opaque[top, x] else None,
                 tuple(colours[top + 1, x]) if opaque[top + 1, x] else None,
                 is_true_colour=is_true_colour,
             )
-            for x in range(picture.width)
+            for x in range(image.width)
         ]
         lines.append("".join(letters) + "\x1b[0m")
     return "\n".join(lines)
 
 
-def _png(picture: "Image") -> bytes:
+def _png(image: "Image") -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=1)
+    image.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
-def _opaque(picture: "Image") -> "NDArray[np.bool_]":
+def _opaque(image: "Image") -> "NDArray[np.bool_]":
     """(H, W): which pixels are drawn at all."""
     import numpy as np
 
-    return np.asarray(picture.convert("RGBA"))[:, :, 3] >= _OPAQUE
+    return np.asarray(image.convert("RGBA"))[:, :, 3] >= _OPAQUE
 
 
 def _sixel_lines(band: "NDArray[np.int16]") -> Iterator[str]:
@@ -148,7 +148,7 @@ logger = logging.getLogger(__name__)
 
 Protocol: TypeAlias = Literal["kitty", "iterm2", "sixel", "blocks"]
 
-_TILE_COLUMNS: Final = 20  # of one picture, at least where the terminal has so many
+_TILE_COLUMNS: Final = 20  # of one image, at least where the terminal has so many
 _CELL: Final = (10, 20)  # pixels of a letter where the terminal does not tell
 _BLOCK: Final = (1, 2)  # pixels of a letter that is a half block
 _BROKEN: Final = "#9aa0a6"
@@ -156,7 +156,7 @@ _BROKEN: Final = "#9aa0a6"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A picture, or what reads it, and the words under it."""
+    """An image, or what reads it, and the words under it."""
 
     image: "ImageInput | Callable[[], bytes]"
     caption: str
@@ -175,8 +175,8 @@ class Terminal:
     cell: tuple[int, int] = _CELL
 
 
-def preview(pictures: Sequence[Shown], protocol: Protocol | Literal["auto"]) -> None:
-    """Show pictures in the terminal of stderr; with "auto" only if it is one that can."""
+def preview(images: Sequence[Shown], protocol: Protocol | Literal["auto"]) -> None:
+    """Show images in the terminal of stderr; with "auto" only if it is one that can."""
     if protocol == "auto":
         known = protocol_of(os.environ) if sys.stderr.isatty() else None
         if known is None:
@@ -184,16 +184,16 @@ def preview(pictures: Sequence[Shown], protocol: Protocol | Literal["auto"]) -> 
             return
         protocol = known
     is_true_colour = os.environ.get("COLORTERM") in ("truecolor", "24bit")
-    sys.stderr.write(drawn(pictures, protocol, _terminal(), is_true_colour=is_true_colour))
+    sys.stderr.write(drawn(images, protocol, _terminal(), is_true_colour=is_true_colour))
 
 
 def protocol_of(environment: Mapping[str, str]) -> Protocol | None:
-    """Tell from the environment how this terminal draws pictures; None if it has no colours."""
+    """Tell from the environment how this terminal draws images; None if it has no colours."""
     term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
     if term in ("", "dumb"):
         return None
     if "TMUX" in environment or term.startswith(("screen", "tmux")):
-        return "blocks"  # a multiplexer lets no pictures through unless it is told to
+        return "blocks"  # a multiplexer lets no images through unless it is told to
     if "KITTY_WINDOW_ID" in environment or term in ("xterm-kitty", "xterm-ghostty"):
         return "kitty"
     if program in ("iTerm.app", "WezTerm", "mintty") or "WEZTERM_PANE" in environment:
@@ -204,20 +204,20 @@ def protocol_of(environment: Mapping[str, str]) -> Protocol | None:
 
 
 def drawn(
-    pictures: Sequence[Shown], protocol: Protocol, terminal: Terminal, *, is_true_colour: bool
+    images: Sequence[Shown], protocol: Protocol, terminal: Terminal, *, is_true_colour: bool
 ) -> str:
-    """Return what makes a terminal show the pictures side by side, each above its caption."""
-    per_line = max(1, min(len(pictures), terminal.columns // _TILE_COLUMNS))
-    columns = min(terminal.columns // per_line, 2 * _TILE_COLUMNS)  # of one picture and a gap
+    """Return what makes a terminal show the images side by side, each above its caption."""
+    per_line = max(1, min(len(images), terminal.columns // _TILE_COLUMNS))
+    columns = min(terminal.columns // per_line, 2 * _TILE_COLUMNS)  # of one image and a gap
     cell = _BLOCK if protocol == "blocks" else terminal.cell
     rows = max(1, round((columns - 1) * cell[0] / cell[1]))
     parts = []
-    for start in range(0, len(pictures), per_line):
-        line = pictures[start : start + per_line]
+    for start in range(0, len(images), per_line):
+        line = images[start : start + per_line]
         strip = _strip(line, columns * cell[0], (columns - 1) * cell[0], rows * cell[1])
         size = (len(line) * columns, rows)
         parts.append(_encoded(strip, protocol, size, is_true_colour=is_true_colour))
-        captions = [fitted(picture.caption, columns - 1) + " " for picture in line]
+        captions = [fitted(image.caption, columns - 1) + " " for image in line]
         parts.append("\n" + "".join(captions).rstrip() + "\n\n")
     return "".join(parts)
 
@@ -239,22 +239,22 @@ def _width(sign: str) -> int:
     return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
-def _strip(pictures: Sequence[Shown], step: int, width: int, height: int) -> "Image":
-    """Draw pictures in a row, each in a box of its own; RGBA, clear where there is none."""
+def _strip(images: Sequence[Shown], step: int, width: int, height: int) -> "Image":
+    """Draw images in a row, each in a box of its own; RGBA, clear where there is none."""
     from PIL import Image
 
     from perception_encoder.analysis.contact_sheet import thumbnail
 
-    strip = Image.new("RGBA", (step * len(pictures), height))
+    strip = Image.new("RGBA", (step * len(images), height))
     side = min(width, height)
-    for number, shown in enumerate(pictures):
+    for number, shown in enumerate(images):
         try:
-            picture = thumbnail(shown.image, side, item=shown.caption)
+            image = thumbnail(shown.image, side, item=shown.caption)
         except (ImageError, OSError) as err:
             logger.warning("%s", err)
-            picture = Image.new("RGB", (side, side), _BROKEN)
-        left = number * step + (width - picture.width) // 2
-        strip.paste(picture, (left, (height - picture.height) // 2))
+            image = Image.new("RGB", (side, side), _BROKEN)
+        left = number * step + (width - image.width) // 2
+        strip.paste(image, (left, (height - image.height) // 2))
     return strip
 
 

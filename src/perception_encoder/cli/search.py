@@ -1,4 +1,4 @@
-"""`pe search` and `pe similar`: find pictures by words, by pictures, or by sums of both."""
+"""`pe search` and `pe similar`: find images by words, by images, or by sums of both."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +39,7 @@ class _Written(NamedTuple):
 def search(
     query: Annotated[
         list[str] | None,
-        typer.Argument(help="Words, a picture, @ITEM of the table, or a sum of them."),
+        typer.Argument(help="Words, an image, @ITEM of the table, or a sum of them."),
     ] = None,
     queries: Annotated[
         Path | None, typer.Option(help="Read queries from a file, one a line; - is stdin.")
@@ -47,10 +47,10 @@ def search(
     *,
     flags: SearchFlags,
 ) -> None:
-    """Find the pictures of a table that fit a query, best first.
+    """Find the images of a table that fit a query, best first.
 
-    A picture may be a file, a web address, @ and the end of an indexed name (or its id), or - for
-    the picture on stdin. With --queries, a line that cannot be answered is reported, and the exit
+    An image may be a file, a web address, @ and the end of an indexed name (or its id), or - for
+    the image on stdin. With --queries, a line that cannot be answered is reported, and the exit
     code is 1; the others are answered.
 
     Examples:
@@ -76,21 +76,21 @@ def search(
 
 @with_search_options
 def similar(
-    picture: Annotated[
-        str, typer.Argument(help="A picture file, @ITEM of the table, a web address, or -.")
+    image: Annotated[
+        str, typer.Argument(help="An image file, @ITEM of the table, a web address, or -.")
     ],
     *,
     flags: SearchFlags,
 ) -> None:
-    """Find the pictures of a table that look like one, which is itself left out.
+    """Find the images of a table that look like one, which is itself left out.
 
-    Of a picture that is in the table and has not changed, the vector is taken from there: no model
+    Of an image that is in the table and has not changed, the vector is taken from there: no model
     is loaded.
     """
-    from perception_encoder.index.query import picture_term
+    from perception_encoder.index.query import image_term
 
     try:
-        term = picture_term(picture)
+        term = image_term(image)
     except QueryError as err:
         raise typer.BadParameter(str(err)) from err
     _answer([_Written(None, _checked((term,)))], flags, leave_out_own=True)
@@ -217,7 +217,7 @@ def _parsed(lines: Iterable[str], name: str) -> "tuple[list[_Written], int]":
             continue
         try:
             if line.strip() == _STDIN:
-                raise QueryError("- stands for a picture on stdin only alone, without --queries")
+                raise QueryError("- stands for an image on stdin only alone, without --queries")
             terms = _checked(parse_query(line.strip()))
             queries.append(_Written(line.strip(), terms, f"{name}, line {number}"))
         except QueryError as err:

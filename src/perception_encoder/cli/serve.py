@@ -86,10 +86,10 @@ def serve(  # noqa: PLR0913  one parameter for each option
         int, typer.Option(envvar="PE_MAX_BODY_MIB", min=1, help="Of one request.")
     ] = 64,
     max_image_mib: Annotated[
-        int, typer.Option(envvar="PE_MAX_IMAGE_MIB", min=1, help="Of one encoded picture.")
+        int, typer.Option(envvar="PE_MAX_IMAGE_MIB", min=1, help="Of one encoded image.")
     ] = 32,
     max_pixels: Annotated[
-        int, typer.Option(envvar="PE_MAX_PIXELS", min=1, help="Of one picture.")
+        int, typer.Option(envvar="PE_MAX_PIXELS", min=1, help="Of one image.")
     ] = 64_000_000,
     max_connections: Annotated[
         int, typer.Option(envvar="PE_MAX_CONNECTIONS", min=1, help="Open at once.")
@@ -117,16 +117,14 @@ def serve(  # noqa: PLR0913  one parameter for each option
         typer.Option("--insecure", envvar="PE_INSECURE", help="Let anybody ask from anywhere."),
     ] = False,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", envvar="PE_ALLOW_URLS", help="Fetch pictures by https.")
+        bool, typer.Option("--allow-urls", envvar="PE_ALLOW_URLS", help="Fetch images by https.")
     ] = False,
     allow_http: Annotated[
         bool, typer.Option("--allow-http", envvar="PE_ALLOW_HTTP", help="Also by http.")
     ] = False,
     remote_items: Annotated[
         bool,
-        typer.Option(
-            "--remote-items", envvar="PE_REMOTE_ITEMS", help="Show a table's web pictures."
-        ),
+        typer.Option("--remote-items", envvar="PE_REMOTE_ITEMS", help="Show a table's web images."),
     ] = False,
     cors: Annotated[
         list[str] | None,
@@ -143,7 +141,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
     page: Annotated[bool, typer.Option(envvar="PE_PAGE", help="Offer the page at /.")] = True,
     thumbnails: Annotated[
         Path | None,
-        typer.Option(envvar="PE_THUMBNAILS", help="Folder for small copies of pictures."),
+        typer.Option(envvar="PE_THUMBNAILS", help="Folder for small copies of images."),
     ] = None,
     log_format: Annotated[
         Literal["text", "json"], typer.Option(envvar="PE_LOG_FORMAT", help="Of the log on stderr.")
@@ -153,7 +151,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
 
     Examples:
         pe serve
-        pe serve --index pictures.lance
+        pe serve --index images.lance
         pe serve --model PE-Core-B16-224 --model pe-nano --unload-after 600
         pe serve --alias PE-Core-L14-336=pe-nano
         pe serve --new-key

@@ -3,7 +3,7 @@
     from perception_encoder.client import Client
 
     with Client("http://127.0.0.1:9001") as client:
-        pictures = client.embed_images(["cat.webp", "dog.webp"])  # (2, E) float32
+        images = client.embed_images(["cat.webp", "dog.webp"])  # (2, E) float32
         words = client.embed_text("a cat")  # (1, E)
         hits = client.search("red heart", k=5)
 

@@ -12,8 +12,8 @@ from perception_encoder.client.requests import (
     MODELS,
     Call,
     ClientOptions,
+    ImageToSend,
     Outcome,
-    PictureToSend,
     SearchRequest,
     failure,
     field_of,
@@ -51,16 +51,16 @@ class Client:
         self._pool = ThreadPoolExecutor(self.options.num_connections, "ask")
 
     def embed_images(
-        self, images: Sequence[PictureToSend], *, dimensions: int | None = None
+        self, images: Sequence[ImageToSend], *, dimensions: int | None = None
     ) -> Embeddings:
-        """Embed pictures: (N, E) float32 of unit length, in their order.
+        """Embed images: (N, E) float32 of unit length, in their order.
 
         Args:
             images: paths, files' bytes or PIL images.
             dimensions: keep so many numbers of each vector, brought to unit length again.
 
         Raises:
-            RemoteError: the server refused or could not be reached; `items` names bad pictures.
+            RemoteError: the server refused or could not be reached; `items` names bad images.
             ImageNotFoundError: there is no file of that path.
         """
         return self._vectors(image_calls(self.options, images, dimensions))
@@ -71,7 +71,7 @@ class Client:
         """Embed one text or many: (N, E) float32 of unit length; see `embed_images`."""
         return self._vectors(text_calls(self.options, texts, dimensions))
 
-    def search(self, query: PictureToSend, k: int = 10) -> list[dict[str, Any]]:
+    def search(self, query: ImageToSend, k: int = 10) -> list[dict[str, Any]]:
         """Return the best hits of the server's first table; see `search_for`."""
         return self.search_for(SearchRequest(query=query, k=k))
 
@@ -142,7 +142,7 @@ class AsyncClient:
         self._free = asyncio.Semaphore(self.options.num_connections)
 
     async def embed_images(
-        self, images: Sequence[PictureToSend], *, dimensions: int | None = None
+        self, images: Sequence[ImageToSend], *, dimensions: int | None = None
     ) -> Embeddings:
         """See `Client.embed_images`."""
         return await self._vectors(image_calls(self.options, images, dimensions))
@@ -153,7 +153,7 @@ class AsyncClient:
         """See `Client.embed_text`."""
         return await self._vectors(text_calls(self.options, texts, dimensions))
 
-    async def search(self, query: PictureToSend, k: int = 10) -> list[dict[str, Any]]:
+    async def search(self, query: ImageToSend, k: int = 10) -> list[dict[str, Any]]:
         """See `Client.search`."""
         return await self.search_for(SearchRequest(query=query, k=k))
 

@@ -28,8 +28,8 @@ Outcome: TypeAlias = "httpx2.Response | httpx2.TransportError"
 _BUSY: Final = frozenset((429, 502, 503, 504))
 _FIRST_WAIT: Final = 0.25  # seconds; doubles each time
 _LONGEST_WAIT: Final = 30.0
-PictureToSend: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
-"""A path, a data URI, a file's bytes, or a picture, which is sent as PNG."""
+ImageToSend: TypeAlias = "str | PathLike[str] | bytes | Image.Image"
+"""A path, a data URI, a file's bytes, or an image, which is sent as PNG."""
 
 _SHOWN: Final = 200  # characters of a name, or of a reply that is not the server's own
 
@@ -41,7 +41,7 @@ class ClientOptions:
     Attributes:
         model: one of the server's; None takes its first.
         api_key: sent as a bearer token.
-        batch_size: pictures or texts of one request.
+        batch_size: images or texts of one request.
         num_connections: requests on their way at once.
         timeout_seconds: for one try of one request.
         num_retries: further tries where the server is busy or cannot be reached.
@@ -95,7 +95,7 @@ class Call:
         method: of HTTP.
         path: below the server's URL.
         content: makes the arguments of the HTTP library; called when it is sent, so that of many
-            pictures few are in memory.
+            images few are in memory.
         offset: the position of its first item among all that were given.
     """
 
@@ -118,7 +118,7 @@ class SearchRequest:
         unique: fold hits of that cosine under the best of them.
     """
 
-    query: PictureToSend
+    query: ImageToSend
     k: int = 10
     index: str | None = None
     filters: Sequence[Mapping[str, Any]] = ()
@@ -127,12 +127,12 @@ class SearchRequest:
 
 
 def image_calls(
-    options: ClientOptions, images: Sequence[PictureToSend], dimensions: int | None
+    options: ClientOptions, images: Sequence[ImageToSend], dimensions: int | None
 ) -> list[Call]:
-    """Return the requests that embed pictures."""
+    """Return the requests that embed images."""
     fields = {name: str(value) for name, value in _fields(options, dimensions).items()}
     return [
-        Call("POST", "/v1/embed", partial(_pictures, batch, fields), offset)
+        Call("POST", "/v1/embed", partial(_images, batch, fields), offset)
         for offset, batch in _batches(images, options.batch_size)
     ]
 
@@ -234,8 +234,8 @@ def _beginning(content: bytes) -> str:
     return content[:_SHOWN].decode("utf-8", "replace")
 
 
-def encoded(image: PictureToSend) -> bytes:
-    """Return a picture as the bytes of a file.
+def encoded(image: ImageToSend) -> bytes:
+    """Return an image as the bytes of a file.
 
     Raises:
         ImageNotFoundError: there is no such file.
@@ -257,7 +257,7 @@ def _json(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"json": body}
 
 
-def _pictures(batch: Sequence[PictureToSend], fields: Mapping[str, str]) -> dict[str, Any]:
+def _images(batch: Sequence[ImageToSend], fields: Mapping[str, str]) -> dict[str, Any]:
     files = [("images", (str(n), encoded(image))) for n, image in enumerate(batch)]
     return {"files": files, "data": fields}
 

@@ -21,7 +21,7 @@ from perception_encoder.index import Outcome
 from perception_encoder.indexing.prepare import Listed, Prepared, failure
 from perception_encoder.types import Embeddings, ModelIdentity, Pixels, PreprocessName, TokenIds
 
-_TRIES: Final = 3  # of a single picture with which workers died
+_TRIES: Final = 3  # of a single image with which workers died
 
 
 class Place:
@@ -82,7 +82,7 @@ class OnWorkers:
     """A `Preparing`: workers read, decode and embed, and this process waits for them.
 
     A chunk that is lost with its worker is divided and given to others, so that in the end a
-    picture that no worker survives is the only one that fails.
+    image that no worker survives is the only one that fails.
 
     Args:
         workers: who is asked.
@@ -118,7 +118,7 @@ class OnWorkers:
         return self._embedded(chunk[:half], donor_of) + self._embedded(chunk[half:], donor_of)
 
     def _suspect(self, listed: Listed, donor_of: Callable[[str], str | None]) -> Prepared | Outcome:
-        """Try a picture with which a worker died; one at a time, so that only the guilty fail."""
+        """Try an image with which a worker died; one at a time, so that only the guilty fail."""
         with self._suspecting:
             for _ in range(_TRIES - 1):
                 try:
@@ -128,7 +128,7 @@ class OnWorkers:
         return failure(
             listed.item,
             WorkerCrashedError(
-                f"{_TRIES} workers ended while they had this picture: {reason}; look at it alone"
+                f"{_TRIES} workers ended while they had this image: {reason}; look at it alone"
             ),
         )
 

@@ -34,7 +34,7 @@ from perception_encoder.types import (
 )
 
 Content: TypeAlias = NDArray[np.uint8]
-"""(N,) uint8: an encoded picture, in a form that Ray hands on without copying it."""
+"""(N,) uint8: an encoded image, in a form that Ray hands on without copying it."""
 
 _READERS: Final = 16  # they wait for a disk or network, not for a core
 
@@ -56,7 +56,7 @@ class Worker:
         name: the model, as in `AutoModel.from_pretrained`; found on this machine.
         options: where and how to compute.
         preprocess: as in `AutoModel.from_pretrained`.
-        num_cores: how many pictures to decode at once.
+        num_cores: how many images to decode at once.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class EmbeddingCache:
         self._closing = weakref.finalize(self, self._database.close)
 
     def key(self, kind: str, content: bytes) -> bytes:
-        """Return the key of some content; `kind` keeps pictures and words apart."""
+        """Return the key of some content; `kind` keeps images and words apart."""
         head = f"{self._namespace}\0{kind}\0".encode()
         return hashlib.sha256(head + content).digest()
 

@@ -32,12 +32,12 @@ InputT = TypeVar("InputT")
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _MAX_THREADS = 16  # decoding scales with cores; past this the interpreter's lock is the limit
-_CHUNKS_AHEAD = 2  # while the last pictures of one are prepared, threads go on with the next
+_CHUNKS_AHEAD = 2  # while the last images of one are prepared, threads go on with the next
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Generic[InputT]):
-    """A part of the caller's pictures or texts.
+    """A part of the caller's images or texts.
 
     Attributes:
         rows: positions, in the whole input, of what is in `inputs`.
@@ -88,7 +88,7 @@ def overlapped(
 
 @dataclass(slots=True)
 class _Item:
-    """One picture on its way: as given or its file's bytes, then resized, or found in the cache."""
+    """One image on its way: as given or its file's bytes, then resized, or found in the cache."""
 
     row: int
     image: ImageInput
@@ -99,7 +99,7 @@ class _Item:
 
 
 class ImageFeed:
-    """Cuts a list of pictures into chunks and prepares each while the one before is computed.
+    """Cuts a list of images into chunks and prepares each while the one before is computed.
 
     Args:
         processor: makes pixels of images.
@@ -127,10 +127,10 @@ class ImageFeed:
         self._failures = failures
 
     def chunks(self, images: Sequence[ImageInput], batch_size: int) -> Iterator[Chunk[Pixels]]:
-        """Yield the pictures in order, at most `batch_size` to a chunk.
+        """Yield the images in order, at most `batch_size` to a chunk.
 
         Raises:
-            ImageError: a picture cannot be used, and failures are not collected.
+            ImageError: an image cannot be used, and failures are not collected.
             ValueError: `batch_size` is below 1.
         """
         check_batch_size(batch_size)
@@ -172,13 +172,13 @@ class ImageFeed:
             known={item.row: item.vector for item in items if item.vector is not None},
             num_skipped=sum(item.resized is None and item.vector is None for item in items),
         )
-        for item in items:  # the list of items lives as long as the run; the pictures need not
+        for item in items:  # the list of items lives as long as the run; the images need not
             item.resized = item.vector = None
             item.image = b""
         return chunk
 
     def _read(self, item: _Item) -> None:
-        """Read a file once for both its key and its picture."""
+        """Read a file once for both its key and its image."""
         assert self._cache is not None
         if isinstance(item.image, str | os.PathLike):
             try:
@@ -211,7 +211,7 @@ class ImageFeed:
 
 
 def _name(image: ImageInput, row: int) -> str:
-    """What errors call a picture: its path, or its position counted from 0."""
+    """What errors call an image: its path, or its position counted from 0."""
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {row}"
 
 

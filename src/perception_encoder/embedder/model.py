@@ -1,4 +1,4 @@
-"""EmbeddingModel: what people hold in their hands. Pictures and words in, vectors out.
+"""EmbeddingModel: what people hold in their hands. Images and words in, vectors out.
 
 Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs, tables or HTTP.
 """
@@ -45,7 +45,7 @@ class EmbeddingModel:
     Attributes:
         config: the model's numbers; `config.embed_dim` is E.
         backend: the engine; `backend.device` and `backend.precision` tell what it chose.
-        processor: how pictures become pixels.
+        processor: how images become pixels.
     """
 
     def __init__(
@@ -90,17 +90,17 @@ class EmbeddingModel:
         truncate_dim: int | None = None,
         output: Output = "numpy",
     ) -> "Embeddings | torch.Tensor":
-        """Embed one picture; see `embed_images` for the arguments.
+        """Embed one image; see `embed_images` for the arguments.
 
         Returns:
             (1, E) float32.
 
         Raises:
-            ImageError: the picture cannot be used.
-            TypeError: `image` is no kind of picture, or a list of them.
+            ImageError: the image cannot be used.
+            TypeError: `image` is no kind of image, or a list of them.
         """
         if isinstance(image, list | tuple):
-            raise TypeError("embed_image takes one picture; use embed_images for a list")
+            raise TypeError("embed_image takes one image; use embed_images for a list")
         check_output(self._embed_dim(), truncate_dim, output)
         vectors = self._image_vectors([image], input_color_format, 1, show_progress=False)
         return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
@@ -143,7 +143,7 @@ class EmbeddingModel:
         show_progress: bool | None = None,
         output: Output = "numpy",
     ) -> "Embeddings | torch.Tensor | tuple[Embeddings | torch.Tensor, Failures]":
-        """Embed pictures, in order.
+        """Embed images, in order.
 
         Args:
             images: a list with any mix of paths, encoded bytes, PIL images, (H, W, C) arrays and
@@ -151,7 +151,7 @@ class EmbeddingModel:
                 Nothing of the caller's is changed.
             errors: "raise" ends at the first image that cannot be used. "skip" embeds the others
                 and also returns why each one was left out.
-            batch_size: pictures computed at once.
+            batch_size: images computed at once.
             input_color_format: channel order of numpy arrays ("bgr" is what OpenCV gives);
                 everything else knows its own.
             normalize: scale each vector to unit length.
@@ -164,7 +164,7 @@ class EmbeddingModel:
             image was skipped, and a dict from the positions of those to their `ImageError`.
 
         Raises:
-            ImageError: a picture cannot be used; names its path or position.
+            ImageError: an image cannot be used; names its path or position.
             UnsupportedOperationError: the model gives patch features only.
             ValueError: `errors` is neither "raise" nor "skip".
         """
@@ -211,12 +211,12 @@ class EmbeddingModel:
         input_color_format: ColorFormat = "bgr",
         show_progress: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Return patch features: one vector for each square of each picture, before pooling.
+        """Return patch features: one vector for each square of each image, before pooling.
 
         Args:
             images: as in `embed_images`.
             layer: the block whose output is read; negative counts from the end.
-            batch_size: pictures computed at once.
+            batch_size: images computed at once.
             input_color_format: channel order of numpy arrays.
             show_progress: as in `embed_images`.
 
@@ -224,14 +224,14 @@ class EmbeddingModel:
             (N, h·w, D) float32, squares row by row, after the tower's final norm where it has one.
 
         Raises:
-            ImageError: a picture cannot be used.
+            ImageError: an image cannot be used.
             ValueError: there is no such layer.
         """
         vision = self.config.vision
         features = np.empty((0, vision.grid_size**2, vision.width), np.float32)
         feed = ImageFeed(self.processor, None, input_color_format)
         listed = split_batch(images)
-        with progress_bar(len(listed), "pictures", show_progress) as bar:
+        with progress_bar(len(listed), "images", show_progress) as bar:
             chunks = feed.chunks(listed, batch_size)
             compute = partial(self.backend.features, layer=layer)
             parts = computed(chunks, compute, at_once=self.backend.concurrency, advance=bar.update)
@@ -383,7 +383,7 @@ class EmbeddingModel:
     ) -> Embeddings:
         vectors = np.empty((len(images), self._embed_dim()), np.float32)
         feed = ImageFeed(self.processor, self._cache, color_format, failures)
-        with progress_bar(len(images), "pictures", show_progress) as bar:
+        with progress_bar(len(images), "images", show_progress) as bar:
             chunks = feed.chunks(images, batch_size)
             self._fill(vectors, chunks, self.backend.encode_image, advance=bar.update)
         vectors[list(failures or ())] = np.nan
@@ -392,7 +392,7 @@ class EmbeddingModel:
     def _embed_dim(self) -> int:
         if self.config.embed_dim is None:
             raise UnsupportedOperationError(
-                f"{self.config.id} gives patch features, not one vector for a picture: "
+                f"{self.config.id} gives patch features, not one vector for an image: "
                 "call features(), or use a PE-Core or CLIP model"
             )
         return self.config.embed_dim

@@ -11,7 +11,7 @@ from perception_encoder.preprocess.arrays import TensorLike
 from perception_encoder.types import ColorFormat
 
 ImageBatch: TypeAlias = Iterable[ImageInput] | NDArray[Any] | TensorLike
-"""Pictures of any kinds and sizes, one (N, H, W, C) array, or one (N, C, H, W) tensor."""
+"""Images of any kinds and sizes, one (N, H, W, C) array, or one (N, C, H, W) tensor."""
 
 Output: TypeAlias = Literal["numpy", "torch"]
 

@@ -25,7 +25,7 @@ def save(
         source: what the model was opened from; its numbers where its weights are made up.
         fingerprint: of the weights that it was opened with.
         tokenizer: its vocabulary, where it reads text.
-        preprocess: how it prepares pictures.
+        preprocess: how it prepares images.
         folder: see `EmbeddingModel.save_pretrained`.
 
     Raises:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FEWEST: Final = 16  # ranges of fewer say little of the next picture
-_NUM_SAMPLES: Final = 4  # a picture of the largest model takes half a minute on two cores
+_FEWEST: Final = 16  # ranges of fewer say little of the next image
+_NUM_SAMPLES: Final = 4  # an image of the largest model takes half a minute on two cores
 _NUM_CALIBRATION: Final = 128
 _NEEDS: Final[dict[BackendName, tuple[str, tuple[str, ...]]]] = {
     "onnx": ("export", ("torch", "onnxruntime", "onnxscript")),
@@ -32,13 +32,13 @@ _NEEDS: Final[dict[BackendName, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-def prepared_pictures(
+def prepared_images(
     folder: str | os.PathLike[str], processor: ImageProcessor, count: int
 ) -> Pixels:
-    """Read pictures from all over a folder, in an order that does not follow their names.
+    """Read images from all over a folder, in an order that does not follow their names.
 
     Args:
-        folder: or anything else that is a source of pictures.
+        folder: or anything else that is a source of images.
         processor: of the model.
         count: how many to read at most.
 
@@ -46,7 +46,7 @@ def prepared_pictures(
         (N, S, S, 3) uint8, N <= count. What cannot be read is left out, with a warning.
 
     Raises:
-        SourceError: no such folder, or too few of its pictures can be read.
+        SourceError: no such folder, or too few of its images can be read.
     """
     sources = open_sources([os.fspath(folder)], SourceOptions())
     items = [item for source in sources for item in source.items()]
@@ -60,7 +60,7 @@ def prepared_pictures(
             logger.warning("left out: %s: %s", items[place].uri, err)
     if len(found) < _FEWEST:
         raise SourceError(
-            f"{folder}: {len(found)} pictures could be read; give a folder with at least {_FEWEST} "
+            f"{folder}: {len(found)} images could be read; give a folder with at least {_FEWEST} "
             f"like those that the model will see, better {count}"
         )
     return np.stack(found)
@@ -87,18 +87,18 @@ def export_pretrained(
         engine: "onnx" or "openvino".
         precision: "fp32"; "fp16", half the size and computed in float32; "int8", a quarter.
         preprocess: what opening the folder will choose; None takes what the model was saved with.
-        calibration: a folder of pictures like those that the model will see, for OpenVINO's int8 to
+        calibration: a folder of images like those that the model will see, for OpenVINO's int8 to
             measure its ranges on, and a few others of it to try the graphs on. None takes the
             bundled drawings.
         local_files_only: never use the network.
 
     Returns:
         How far the written graphs are from the model, measured on a few drawings and captions, by
-        "pictures", "texts" and "features".
+        "images", "texts" and "features".
 
     Raises:
-        ValueError: other graphs than int8 for OpenVINO were given pictures to calibrate with.
-        SourceError: that folder does not exist or has too few pictures.
+        ValueError: other graphs than int8 for OpenVINO were given images to calibrate with.
+        SourceError: that folder does not exist or has too few images.
         UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
         BackendUnavailableError: torch or what the engine needs is not installed, or graphs cannot
             have that precision.
@@ -107,8 +107,8 @@ def export_pretrained(
     """
     if calibration is not None and (engine, precision) != ("openvino", "int8"):
         raise ValueError(
-            "pictures to calibrate with are for int8 graphs of OpenVINO, as no others measure "
-            "ranges when they are made; choose these, or leave the pictures out"
+            "images to calibrate with are for int8 graphs of OpenVINO, as no others measure "
+            "ranges when they are made; choose these, or leave the images out"
         )
     extra, packages = _NEEDS[engine]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -126,7 +126,7 @@ def export_pretrained(
     if calibration is None:
         pixels, measured = np.stack([processor(data) for data in drawings(_NUM_SAMPLES)]), None
     else:
-        found = prepared_pictures(calibration, processor, _NUM_SAMPLES + _NUM_CALIBRATION)
+        found = prepared_images(calibration, processor, _NUM_SAMPLES + _NUM_CALIBRATION)
         pixels, measured = found[:_NUM_SAMPLES], found[_NUM_SAMPLES:]
     return export_graphs(
         checkpoint,

@@ -31,14 +31,14 @@ def drawings(count: int) -> list[bytes]:
     return [found[place * len(found) // count].read_bytes() for place in range(count)]
 
 
-def write_camera_picture(path: Path) -> None:
+def write_camera_image(path: Path) -> None:
     """Write a JPEG file of 12 megapixels: many drawings and a sensor's noise, quality 90."""
     width, height = _CAMERA_SIZE
     places = [(x, y) for y in range(0, height, _CAMERA_TILE) for x in range(0, width, _CAMERA_TILE)]
-    picture = Image.new("RGB", _CAMERA_SIZE)
+    image = Image.new("RGB", _CAMERA_SIZE)
     for place, data in zip(places, drawings(len(places)), strict=True):
         tile = Image.open(BytesIO(data)).convert("RGB").resize((_CAMERA_TILE, _CAMERA_TILE))
-        picture.paste(tile, place)
+        image.paste(tile, place)
     noise = np.random.default_rng(0).normal(0, _CAMERA_NOISE, (height, width, 1))
-    levels = (np.asarray(picture) + noise.astype(np.float32)).clip(0, 255).astype(np.uint8)
+    levels = (np.asarray(image) + noise.astype(np.float32)).clip(0, 255).astype(np.uint8)
     Image.fromarray(levels).save(path, "JPEG", quality=90)

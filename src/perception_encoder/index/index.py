@@ -1,6 +1,6 @@
 """The vector table: one Lance dataset, which is the truth about what is indexed.
 
-A vector and what is known of its picture are one row and arrive in one commit, so they cannot get
+A vector and what is known of its image are one row and arrive in one commit, so they cannot get
 out of step; a commit that was interrupted has not happened. This module writes, and sees to it that
 one table holds one model's vectors; `snapshot` reads. Knows nothing of models, files or words.
 """
@@ -184,7 +184,7 @@ class Index:
         return self._snapshot.state
 
     def add(self, rows: Sequence[Row], vectors: Embeddings) -> None:
-        """Add pictures, or replace those that are there already, in one commit.
+        """Add images, or replace those that are there already, in one commit.
 
         Args:
             rows: what is known of each; of two with the same id the later counts. A metadata name
@@ -210,10 +210,10 @@ class Index:
         self._adopt(dataset)
 
     def append(self, rows: Sequence[Row], vectors: Embeddings) -> None:
-        """Add pictures that the table is known not to have, in one commit.
+        """Add images that the table is known not to have, in one commit.
 
         It looks at none of the table's rows, so it takes as long in a table of a million as in an
-        empty one. Whoever cannot tell uses `add`, or the table will have a picture twice.
+        empty one. Whoever cannot tell uses `add`, or the table will have an image twice.
 
         Args:
             rows: with ids that differ from each other and from the table's.
@@ -302,7 +302,7 @@ class Index:
         return self._snapshot.scan(list(columns), where)
 
     def known_rows(self) -> KnownRows:
-        """Read what the table knows of every picture, for a run to compare its sources with."""
+        """Read what the table knows of every image, for a run to compare its sources with."""
         return self._snapshot.known_rows()
 
     def by_ids(self, ids: Iterable[str]) -> dict[str, tuple[Row, Embeddings]]:

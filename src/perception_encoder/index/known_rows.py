@@ -1,4 +1,4 @@
-"""What a table knows of its pictures, held in memory while a run compares sources with it.
+"""What a table knows of its images, held in memory while a run compares sources with it.
 
 64 bytes a row, whatever the lengths of paths: keys and contents as digests, size and time as
 numbers. Safe to read from several threads while one adds.
@@ -143,7 +143,7 @@ class DigestMap:
 
 
 class Place(NamedTuple):
-    """Names a row: the picture's file, and its name inside it."""
+    """Names a row: the image's file, and its name inside it."""
 
     id: str
     uri: str

@@ -158,7 +158,7 @@ class TableDescription:
 
     Attributes:
         path: of the table.
-        num_rows: how many pictures it has.
+        num_rows: how many images it has.
         identity: whose vectors they are.
         vector_dtype: how they are stored.
         made_by: the version of this package that made it.

@@ -48,7 +48,7 @@ class Outcome:
         offset: where its bytes begin in the archive.
         reason: of a failure: the name of the error's type, such as `ImageTruncatedError`.
         message: of a failure: what happened, to which item, and what to do.
-        bytes: size of the encoded picture, where known.
+        bytes: size of the encoded image, where known.
         mtime: of the file, ns since 1970, where known.
         decode_ms: reading, decoding and resizing took, milliseconds.
         encode_ms: its share of its batch in the model took, milliseconds.

@@ -5,8 +5,8 @@
 A query is terms joined by `+` and `-` that stand between spaces, so that "t-shirt" and "C++" stay
 words; a minus at the very start needs no space. `2:` before a term is its weight ("16:9 monitor" is
 a text all the same). Double quotes keep signs in a text from being read. A term that names a file,
-is a web address or ends like a picture's name is a picture; `@` before a term means a picture of
-the table; `-` alone is the picture on standard input. Knows nothing of models or of tables.
+is a web address or ends like an image's name is an image; `@` before a term means an image of
+the table; `-` alone is the image on standard input. Knows nothing of models or of tables.
 """
 
 import math
@@ -30,10 +30,10 @@ IMAGE_SUFFIXES: Final = frozenset(
         ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
     )
 )  # fmt: skip
-"""How names of picture files end, in small letters."""
+"""How names of image files end, in small letters."""
 
 STDIN: Final = "-"
-"""The value of the term that stands for the picture on standard input."""
+"""The value of the term that stands for the image on standard input."""
 
 _SIGNS: Final = {"+": 1.0, "-": -1.0}
 _OPERATOR: Final = re.compile(r"[+-](?=\s|$)")
@@ -53,8 +53,8 @@ class QueryTerm:
 
     Attributes:
         weight: negative for what is wanted far away.
-        kind: a text, a picture, or an item of the table.
-        value: the text; the picture's path or web address, or `STDIN`; what comes after the `@`:
+        kind: a text, an image, or an item of the table.
+        value: the text; the image's path or web address, or `STDIN`; what comes after the `@`:
             an item's id, or the end of its name.
     """
 
@@ -85,7 +85,7 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
 
     Raises:
         QueryError: nothing there, an operator without a term, a wrong weight, an open quote, or a
-            picture file that does not exist; the message says where.
+            image file that does not exist; the message says where.
     """
     arguments = [query] if isinstance(query, str) else list(query)
     _check_nul(" ".join(arguments))
@@ -99,12 +99,12 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
         text = " ".join(arguments)
         pieces = list(_pieces_of_arguments(arguments))
     if not pieces:
-        raise QueryError('the query is empty; give words or a picture, such as "a red car"')
+        raise QueryError('the query is empty; give words or an image, such as "a red car"')
     return tuple(_terms(pieces, text))
 
 
-def picture_term(name: str) -> QueryTerm:
-    """Read a query that is one picture or item, with nothing else in it.
+def image_term(name: str) -> QueryTerm:
+    """Read a query that is one image or item, with nothing else in it.
 
     Args:
         name: a file's path whatever its signs, `@` and an item, a web address, or `STDIN`.
@@ -121,7 +121,7 @@ def picture_term(name: str) -> QueryTerm:
     if path is not None:
         return QueryTerm(1.0, "image", path)
     raise QueryError(
-        f"{name}: no such file; check the path, or write @ before the name of an indexed picture"
+        f"{name}: no such file; check the path, or write @ before the name of an indexed image"
     )
 
 
@@ -217,7 +217,7 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
     if not math.isfinite(weight):
         raise QueryError(f"{where}: the weight is too large")
     if not text:
-        raise QueryError(f"{where}: there is no text or picture; write one, or drop the term")
+        raise QueryError(f"{where}: there is no text or image; write one, or drop the term")
     if _ITEM.match(text) and not words[0].is_quoted:
         return QueryTerm(sign * weight, "item", _checked_text(text[1:]))
     if _ADDRESS.fullmatch(text):
@@ -230,9 +230,9 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
             f"the query's term {text[:_SHOWN]!r}… is the {kind} of an image, not a text; "
             "save the image, and give its path"
         )
-    if _ends_like_a_picture(text):
+    if _ends_like_an_image(text):
         raise QueryError(
-            f"{where}: there is no picture {text}; check the path, and put + between terms"
+            f"{where}: there is no image {text}; check the path, and put + between terms"
         )
     return QueryTerm(sign * weight, "text", _checked_text(text))
 
@@ -280,17 +280,17 @@ def _split_weight(text: str) -> tuple[float, str]:
     if found is None:
         return 1.0, text
     rest = text[found.end() :].strip()
-    if rest[:1].isdigit() and not _ends_like_a_picture(rest):  # 16:9, 12:30
+    if rest[:1].isdigit() and not _ends_like_an_image(rest):  # 16:9, 12:30
         return 1.0, text
     return float(found.group(1)), rest
 
 
-def _ends_like_a_picture(text: str) -> bool:
+def _ends_like_an_image(text: str) -> bool:
     return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES
 
 
 def _misplaced(piece: _Piece, query: str) -> QueryError:
     return QueryError(
         f"at character {piece.position + 1} of the query {query!r}: {piece.text!r} needs a text or "
-        "a picture on its right; to search for the sign itself, put the text in double quotes"
+        "an image on its right; to search for the sign itself, put the text in double quotes"
     )

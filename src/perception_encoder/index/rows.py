@@ -35,9 +35,9 @@ def clamp_time(nanoseconds: int | None) -> int | None:
 
 
 def row_id(uri: str, member: str | None = None) -> str:
-    """Return the key of a picture: 32 hex digits from its uri and its name inside an archive.
+    """Return the key of an image: 32 hex digits from its uri and its name inside an archive.
 
-    The same picture has the same key in every run and on every machine, so that adding it again
+    The same image has the same key in every run and on every machine, so that adding it again
     replaces its row.
     """
     key = uri if member is None else f"{uri}\0{member}"
@@ -45,23 +45,23 @@ def row_id(uri: str, member: str | None = None) -> str:
 
 
 def item_name(uri: str, member: str | None = None) -> str:
-    """Return what a picture is called on screens, in messages and after an `@`."""
+    """Return what an image is called on screens, in messages and after an `@`."""
     return uri if member is None else f"{uri}/{member}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture of a table, without its vector.
+    """One image of a table, without its vector.
 
     Attributes:
-        uri: where the picture is: a path or a URL.
+        uri: where the image is: a path or a URL.
         member: its name inside the archive or table at `uri`; None for a plain file.
         offset: where its bytes begin in the file at `uri`; None for a plain file or where unknown.
-        width: of the picture as shown, pixels.
-        height: of the picture as shown, pixels.
-        bytes: size of the encoded picture.
+        width: of the image as shown, pixels.
+        height: of the image as shown, pixels.
+        bytes: size of the encoded image.
         mtime: time of the last change, nanoseconds since 1970 (`os.stat_result.st_mtime_ns`).
-        sha256: hex digest of the encoded picture; copies and renamed files share it.
+        sha256: hex digest of the encoded image; copies and renamed files share it.
         metadata: whatever else is known; each name becomes a column that `where` can filter by.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Gives prepared pictures their vectors: the one their content has already, or one of the model.
+"""Gives prepared images their vectors: the one their content has already, or one of the model.
 
 Knows nothing of sources, threads or when things are committed.
 """
@@ -27,7 +27,7 @@ class Computed(NamedTuple):
 
 
 class Computer:
-    """Turns batches of prepared pictures into rows with vectors; threads may share it.
+    """Turns batches of prepared images into rows with vectors; threads may share it.
 
     Args:
         model: computes what is new.
@@ -42,11 +42,11 @@ class Computer:
         """Return what becomes of a batch.
 
         Args:
-            batch: prepared pictures.
+            batch: prepared images.
             waiting: rows that are computed but not in the table yet, by content.
         """
         donors = self._index.by_ids(item.donor for item in batch if item.donor is not None)
-        rows, failed, pictures = list[Embedded](), list[Outcome](), list[Prepared]()
+        rows, failed, images = list[Embedded](), list[Outcome](), list[Prepared]()
         for item in batch:
             donor = donors.get(item.donor or "")
             if donor is not None and donor[0].sha256 == item.row.sha256:
@@ -57,25 +57,25 @@ class Computer:
             if isinstance(again, Outcome):
                 failed.append(again)
             else:
-                pictures.append(again)
-        computed, seconds = self._with_vectors(pictures, waiting)
+                images.append(again)
+        computed, seconds = self._with_vectors(images, waiting)
         return Computed(rows + computed, failed, seconds)
 
     def _prepared_without_donor(self, item: Prepared) -> Prepared | Outcome:
         return prepare(item.item, self._model.processor, lambda _: None, is_new=item.is_new)
 
     def _with_vectors(
-        self, pictures: Sequence[Prepared], waiting: Mapping[str, Embedded]
+        self, images: Sequence[Prepared], waiting: Mapping[str, Embedded]
     ) -> tuple[list[Embedded], float]:
         """Compute each content once, unless it waits to be committed already; and the seconds."""
         new: dict[str, Prepared] = {}
-        for item in pictures:
+        for item in images:
             if item.row.sha256 not in waiting:
                 new.setdefault(str(item.row.sha256), item)
         computed = dict(zip(new, encoded(self._model, list(new.values())), strict=True))
         vectors = {content: embedded.vector for content, embedded in waiting.items()}
         rows, seconds = [], 0.0
-        for item in pictures:
+        for item in images:
             content = str(item.row.sha256)
             is_first = new.get(content) is item
             outcome = _outcome(item, "embedded" if is_first else "reused", item.row)
@@ -90,13 +90,13 @@ class Computer:
 
 def encoded(model: EmbeddingModel, items: Sequence[Prepared]) -> list[Prepared]:
     """Give items their vectors in the place of their pixels; in one batch, those without one."""
-    pictures = [item for item in items if item.vector is None]
-    if not pictures:
+    images = [item for item in items if item.vector is None]
+    if not images:
         return list(items)
     started = time.perf_counter()
-    pixels = np.stack([item.resized for item in pictures if item.resized is not None])
+    pixels = np.stack([item.resized for item in images if item.resized is not None])
     vectors = iter(unit(model.backend.encode_image(pixels)))
-    each_ms = 1000 * (time.perf_counter() - started) / len(pictures)
+    each_ms = 1000 * (time.perf_counter() - started) / len(images)
     return [
         item
         if item.vector is not None

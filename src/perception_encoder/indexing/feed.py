@@ -195,7 +195,7 @@ class Feed:
             self._put(None)
 
     def release(self, count: int) -> None:
-        """Say that so many prepared pictures have been used."""
+        """Say that so many prepared images have been used."""
         self._window.release(count)
 
     def _put(self, event: Prepared | list[Outcome] | Exception | None) -> None:

@@ -33,8 +33,8 @@ class RunOptions:
     """Settings of a run.
 
     Attributes:
-        batch_size: pictures computed at once.
-        prune: remove the rows of pictures that have gone from their source.
+        batch_size: images computed at once.
+        prune: remove the rows of images that have gone from their source.
         wait: for another run on the table to end, rather than refuse.
         prunes_all: remove rows also where a source lists nothing any more. Without it they are
             kept, as a disk that is not mounted looks like this.

@@ -1,7 +1,7 @@
-"""Pictures of sources as vectors, in the order in which they are listed, for jobs without a table.
+"""Images of sources as vectors, in the order in which they are listed, for jobs without a table.
 
 Reading and decoding go ahead of the model on threads; however much the sources hold, only a window
-of it is in memory. One bad picture stops nobody.
+of it is in memory. One bad image stops nobody.
 """
 
 from collections import deque
@@ -30,8 +30,8 @@ _REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedPictures:
-    """Neighbours in a list of pictures.
+class EmbeddedImages:
+    """Neighbours in a list of images.
 
     Attributes:
         rows: what is known of each of N, as a table would say it.
@@ -45,7 +45,7 @@ class EmbeddedPictures:
 
 
 def items_of(sources: Iterable[Source]) -> Iterator[Item]:
-    """List each picture once, also where sources overlap."""
+    """List each image once, also where sources overlap."""
     seen = set[bytes]()
     for source in sources:
         for item in source.items():
@@ -61,13 +61,13 @@ def embed_items(
     *,
     batch_size: int = 32,
     progress: Progress | None = None,
-) -> Iterator[EmbeddedPictures]:
-    """Embed pictures, and yield them in their order, a batch at a time.
+) -> Iterator[EmbeddedImages]:
+    """Embed images, and yield them in their order, a batch at a time.
 
     Args:
         model: computes the vectors.
         items: of sources; taken as they are needed.
-        batch_size: pictures computed at once.
+        batch_size: images computed at once.
         progress: is told how far it is.
 
     Raises:
@@ -77,7 +77,7 @@ def embed_items(
     progress = progress or Progress()
     window = (2 + model.backend.concurrency) * batch_size
 
-    def embed(batch: Sequence[Prepared | Outcome]) -> tuple[EmbeddedPictures, float]:
+    def embed(batch: Sequence[Prepared | Outcome]) -> tuple[EmbeddedImages, float]:
         started = perf_counter()
         usable = [one for one in batch if isinstance(one, Prepared)]
         failed = [one for one in batch if isinstance(one, Outcome)]
@@ -85,7 +85,7 @@ def embed_items(
         if usable:
             pixels = np.stack([one.resized for one in usable if one.resized is not None])
             vectors = unit(model.backend.encode_image(pixels))
-        done = EmbeddedPictures([one.row for one in usable], vectors, failed)
+        done = EmbeddedImages([one.row for one in usable], vectors, failed)
         return done, perf_counter() - started
 
     with closing(_prepared(items, model.processor, window, progress)) as prepared:
@@ -99,7 +99,7 @@ def embed_items(
 def _prepared(
     items: Iterable[Item], processor: ImageProcessor, window: int, progress: Progress
 ) -> Generator[Prepared | Outcome]:
-    """Read and decode pictures ahead, at most a window of them, and yield them in their order."""
+    """Read and decode images ahead, at most a window of them, and yield them in their order."""
     local = ThreadPoolExecutor(num_usable_cores(), "decode")
     remote = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
     read = partial(prepare, processor=processor, donor_of=lambda _: None, is_new=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from perception_encoder.errors import SourceNotFoundError
 from perception_encoder.index import Outcome
 from perception_encoder.index.rows import clamp_time
-from perception_encoder.sources import Item, Source, SourceOptions, open_sources, read_picture
+from perception_encoder.sources import Item, Source, SourceOptions, open_sources, read_image
 from perception_encoder.sources.item import broken, is_table, is_tar, scheme
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class FailedItems:
             is_remote = bool(scheme(failure.uri))
             yield Item(
                 failure.uri,
-                partial(read_picture, failure.uri, failure.member, failure.offset, failure.bytes),
+                partial(read_image, failure.uri, failure.member, failure.offset, failure.bytes),
                 member=failure.member,
                 offset=failure.offset,
                 bytes=None if failure.member is None else failure.bytes,

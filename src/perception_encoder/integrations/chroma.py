@@ -1,12 +1,12 @@
-"""Any model as Chroma's `EmbeddingFunction`, and a loader of picture files; needs `chromadb`.
+"""Any model as Chroma's `EmbeddingFunction`, and a loader of image files; needs `chromadb`.
 
     import chromadb
-    from perception_encoder.integrations.chroma import PerceptionEncoderFunction, PictureLoader
+    from perception_encoder.integrations.chroma import PerceptionEncoderFunction, ImageFileLoader
 
     collection = chromadb.PersistentClient("db").create_collection(
-        "pictures",
+        "images",
         embedding_function=PerceptionEncoderFunction("pe-nano"),
-        data_loader=PictureLoader(),
+        data_loader=ImageFileLoader(),
     )
     collection.add(ids=["cat"], uris=["cat.webp"])
 
@@ -109,10 +109,10 @@ class PerceptionEncoderFunction(EmbeddingFunction[Embeddable]):  # type: ignore[
         return model
 
 
-class PictureLoader(DataLoader[list[NDArray[np.uint8] | None]]):  # type: ignore[misc]
-    """Reads picture files for `collection.add(uris=...)`.
+class ImageFileLoader(DataLoader[list[NDArray[np.uint8] | None]]):  # type: ignore[misc]
+    """Reads image files for `collection.add(uris=...)`.
 
-    Unlike Chroma's own loader it turns pictures by EXIF, puts transparency over white and converts
+    Unlike Chroma's own loader it turns images by EXIF, puts transparency over white and converts
     palettes, as this package does with every file.
     """
 

@@ -6,7 +6,7 @@
 
     function = get_registry().get("perception-encoder").create(name="pe-nano")
 
-    class Picture(LanceModel):
+    class Image(LanceModel):
         uri: str = function.SourceField()
         vector: Vector(function.ndims()) = function.VectorField()
 
@@ -31,15 +31,15 @@ from perception_encoder.types import BackendName, Precision, PreprocessName
 
 @register("perception-encoder")
 class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
-    """Pictures of a column to vectors of unit length, and words or a picture to a query.
+    """Images of a column to vectors of unit length, and words or an image to a query.
 
     Made by `create(name=...)`, as all of LanceDB's.
 
     Attributes:
         name: model id, hub repository or path.
         device, backend, precision, preprocess: as for `AutoModel.from_pretrained`.
-        source: what the source column holds: pictures, as paths, URLs or bytes; or texts.
-        batch_size: pictures or texts computed at once.
+        source: what the source column holds: images, as paths, URLs or bytes; or texts.
+        batch_size: images or texts computed at once.
         fingerprint: of the weights that a table was made with; written by the table.
     """
 
@@ -48,7 +48,7 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
     backend: BackendName | Literal["auto"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
     preprocess: PreprocessName | None = None
-    source: Literal["pictures", "texts"] = "pictures"
+    source: Literal["images", "texts"] = "images"
     batch_size: int = 32
     fingerprint: str | None = None
 
@@ -57,13 +57,13 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
         return self._model().identity.embed_dim
 
     def compute_query_embeddings(self, query: Any, *_: Any, **__: Any) -> list[NDArray[np.float32]]:
-        """Embed what is searched with: a text, or a PIL image or the bytes of a picture file.
+        """Embed what is searched with: a text, or a PIL image or the bytes of an image file.
 
         Returns:
             One float32 vector of E numbers.
 
         Raises:
-            ImageError: the picture cannot be used.
+            ImageError: the image cannot be used.
             IndexMismatchError: the model is not the one that the table was made with.
         """
         if isinstance(query, str) and image_in_text(query) == "data URI":
@@ -75,13 +75,13 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
     def compute_source_embeddings(
         self, inputs: Any, *_: Any, **__: Any
     ) -> list[NDArray[np.float32] | None]:
-        """Embed a column: texts, or paths, URLs (`file:`, `http:`, `https:`) or bytes of pictures.
+        """Embed a column: texts, or paths, URLs (`file:`, `http:`, `https:`) or bytes of images.
 
         Returns:
             A float32 vector of E numbers for each; None where the column has no value.
 
         Raises:
-            ImageError: a picture cannot be used; names its path.
+            ImageError: an image cannot be used; names its path.
             ConnectionError: a URL could not be fetched.
             IndexMismatchError: the model is not the one that the table was made with.
         """
@@ -92,7 +92,7 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
             embedded = self._model().embed_text(known, batch_size=self.batch_size)
         else:
             embedded = self._model().embed_images(
-                [_picture(item) for item in known], batch_size=self.batch_size
+                [_image(item) for item in known], batch_size=self.batch_size
             )
         vectors: list[NDArray[np.float32] | None] = [None] * len(items)
         for row, vector in zip(rows, embedded, strict=True):
@@ -134,7 +134,7 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
         return model
 
 
-def _picture(value: str | bytes) -> Any:
+def _image(value: str | bytes) -> Any:
     """Return what `embed_images` takes for a path, a URL or bytes."""
     if isinstance(value, str):
         url = urlsplit(value)

@@ -5,7 +5,7 @@
 
     store = InMemoryVectorStore(PerceptionEncoderEmbeddings("pe-nano"))
 
-Stores that take pictures (`Chroma.add_images` of langchain-chroma) call `embed_image`.
+Stores that take images (`Chroma.add_images` of langchain-chroma) call `embed_image`.
 """
 
 from typing import Unpack
@@ -16,13 +16,13 @@ from perception_encoder.integrations.opening import ModelLike, OpenOptions, open
 
 
 class PerceptionEncoderEmbeddings(Embeddings):  # type: ignore[misc]
-    """Words and pictures to lists of floats, of unit length.
+    """Words and images to lists of floats, of unit length.
 
     May be shared between threads; the calls that are awaited run in LangChain's own.
 
     Args:
         model: a name, a path, or a model that is open.
-        batch_size: texts or pictures computed at once.
+        batch_size: texts or images computed at once.
         **options: see `OpenOptions`.
 
     Raises:
@@ -50,7 +50,7 @@ class PerceptionEncoderEmbeddings(Embeddings):  # type: ignore[misc]
         return self.embed_documents([text])[0]
 
     def embed_image(self, uris: list[str]) -> list[list[float]]:
-        """Embed picture files.
+        """Embed image files.
 
         Args:
             uris: their paths.

@@ -22,7 +22,7 @@ from perception_encoder.types import BackendName, Precision, PreprocessName
 
 
 class PerceptionEncoderEmbedding(MultiModalEmbedding):  # type: ignore[misc]
-    """Words and pictures to lists of floats, of unit length.
+    """Words and images to lists of floats, of unit length.
 
     Args:
         model_name: a name, a path, or a model that is open. Of an open one the id is kept here,
@@ -73,11 +73,11 @@ class PerceptionEncoderEmbedding(MultiModalEmbedding):  # type: ignore[misc]
         return self._get_text_embedding(query)
 
     def _get_image_embeddings(self, img_file_paths: Sequence[Any]) -> list[list[float]]:
-        pictures = [
+        images = [
             image.getvalue() if isinstance(image, BytesIO) else image for image in img_file_paths
         ]
         rows: list[list[float]] = self._model.embed_images(
-            pictures, batch_size=self.embed_batch_size
+            images, batch_size=self.embed_batch_size
         ).tolist()
         return rows
 

@@ -1,4 +1,4 @@
-"""How the adapters of other libraries get their model, and embed words and pictures side by side.
+"""How the adapters of other libraries get their model, and embed words and images side by side.
 
 Libraries that keep an adapter's settings with a table make the adapter anew at every call. So a
 model that is asked for by name is opened once in a process and shared.
@@ -99,7 +99,7 @@ def check_weights(model: EmbeddingModel, expected: str | None) -> None:
 def embed_mixed(
     model: EmbeddingModel, items: Sequence[Any], is_text: Sequence[bool], **options: Any
 ) -> Embeddings:
-    """Embed texts and pictures that stand in one list.
+    """Embed texts and images that stand in one list.
 
     Args:
         model: reads both.
@@ -111,17 +111,17 @@ def embed_mixed(
         (N, E) float32, a row for each item, in order.
 
     Raises:
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
     """
     texts = [row for row, text in enumerate(is_text) if text]
-    pictures = [row for row, text in enumerate(is_text) if not text]
+    images = [row for row, text in enumerate(is_text) if not text]
     parts = []
-    if texts or not pictures:
+    if texts or not images:
         parts.append(model.embed_text([items[row] for row in texts], **options))
-    if pictures:
-        chosen = [items[row] for row in pictures]
+    if images:
+        chosen = [items[row] for row in images]
         parts.append(model.embed_images(chosen, input_color_format="rgb", **options))
     stacked = np.concatenate(parts)
     vectors = np.empty_like(stacked)
-    vectors[[*texts, *pictures]] = stacked
+    vectors[[*texts, *images]] = stacked
     return vectors

@@ -40,10 +40,10 @@ _TRANSLATIONS: tuple[tuple[type[Exception], type[Exception]], ...] = (
 
 
 def listed(images: Any, color_format: ColorFormat | None) -> list[ImageInput]:
-    """Make a list of single pictures, tensors among them in RGB order.
+    """Make a list of single images, tensors among them in RGB order.
 
     Args:
-        images: one picture, a list of them, an (N, C, H, W) tensor or an (N, H, W, C) array.
+        images: one image, a list of them, an (N, C, H, W) tensor or an (N, H, W, C) array.
         color_format: what was said of all of them; arrays are left to the preprocessing.
 
     Raises:
@@ -51,8 +51,8 @@ def listed(images: Any, color_format: ColorFormat | None) -> list[ImageInput]:
     """
     if getattr(images, "ndim", 0) in (2, 3):
         images = [images]
-    pictures = split_batch(images)
-    return [_rgb(picture) for picture in pictures] if color_format == "bgr" else pictures
+    inputs = split_batch(images)
+    return [_rgb(image) for image in inputs] if color_format == "bgr" else inputs
 
 
 def create_preprocessor(
@@ -74,10 +74,10 @@ def create_preprocessor(
         import torch
 
         order = input_color_format or "bgr"
-        pictures = listed(images, input_color_format)
-        squares = np.empty((len(pictures), image_size, image_size, 3), np.uint8)
-        for row, picture in enumerate(pictures):
-            squares[row] = processor(picture, input_color_format=order, item=f"image {row}")
+        inputs = listed(images, input_color_format)
+        squares = np.empty((len(inputs), image_size, image_size, 3), np.uint8)
+        for row, source in enumerate(inputs):
+            squares[row] = processor(source, input_color_format=order, item=f"image {row}")
         pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(part)[:, None, None] for part in (config.mean, config.std))
         return (pixels - mean) / std
@@ -85,13 +85,13 @@ def create_preprocessor(
     return preprocess
 
 
-def _rgb(picture: Any) -> Any:
-    """Turn a tensor from BGR to RGB; arrays, and pictures that know their order, stay."""
+def _rgb(image: Any) -> Any:
+    """Turn a tensor from BGR to RGB; arrays, and images that know their order, stay."""
     import torch
 
-    if not isinstance(picture, torch.Tensor) or picture.ndim != 3 or len(picture) not in (3, 4):
-        return picture
-    return picture[[2, 1, 0, *range(3, len(picture))]]
+    if not isinstance(image, torch.Tensor) or image.ndim != 3 or len(image) not in (3, 4):
+        return image
+    return image[[2, 1, 0, *range(3, len(image))]]
 
 
 @contextmanager
@@ -124,7 +124,7 @@ class ModelNumbers:
 
 
 class PerceptionEncoderTorch(TextImageEmbeddingModel):
-    """Pictures and words to rows of float32 tensors of unit length, on the model's device.
+    """Images and words to rows of float32 tensors of unit length, on the model's device.
 
     Keywords that are not named here are ignored, as the original does. Calls need no lock: any
     number of threads may share a model.
@@ -132,7 +132,7 @@ class PerceptionEncoderTorch(TextImageEmbeddingModel):
     Attributes:
         model: the numbers that the original's module has.
         device: a `torch.device`.
-        preprocessor: pictures to what the original's model reads; see `create_preprocessor`.
+        preprocessor: images to what the original's model reads; see `create_preprocessor`.
     """
 
     def __init__(self, model: EmbeddingModel) -> None:
@@ -193,7 +193,7 @@ class PerceptionEncoderTorch(TextImageEmbeddingModel):
     def embed_images(
         self, images: Any, input_color_format: ColorFormat | None = None, **_: Any
     ) -> "torch.Tensor":
-        """Embed pictures, in order, in batches of 32.
+        """Embed images, in order, in batches of 32.
 
         Args:
             images: a list of (H, W, C) arrays, BGR as `cv2.imread` gives them, (C, H, W) tensors,
@@ -207,7 +207,7 @@ class PerceptionEncoderTorch(TextImageEmbeddingModel):
             (N, E) float32 of unit length, on the model's device.
 
         Raises:
-            ModelInputError: a picture cannot be used; names its position.
+            ModelInputError: an image cannot be used; names its position.
         """
         with their_errors(ModelInputError):
             vectors = self._embedder.embed_images(
@@ -220,7 +220,7 @@ class PerceptionEncoderTorch(TextImageEmbeddingModel):
     def embed_image(
         self, image: Any, input_color_format: ColorFormat | None = None, **_: Any
     ) -> "torch.Tensor":
-        """Embed one picture; see `embed_images`.
+        """Embed one image; see `embed_images`.
 
         The original's documents call this method, though its class has none.
 
@@ -228,7 +228,7 @@ class PerceptionEncoderTorch(TextImageEmbeddingModel):
             (1, E) float32 of unit length, on the model's device.
 
         Raises:
-            ModelInputError: the picture cannot be used.
+            ModelInputError: the image cannot be used.
         """
         return self.embed_images([image], input_color_format)
 

@@ -47,10 +47,10 @@ class PerceptionEncoderClient(InferenceHTTPClient):  # type: ignore[misc]
         prompt_type: Kind = "text",
         perception_encoder_version: str | None = None,
     ) -> dict[str, Any]:
-        """Compare one picture or text with others.
+        """Compare one image or text with others.
 
         Args:
-            subject: a text, or a picture as the SDK takes it: BGR array, PIL, path, URL, base64.
+            subject: a text, or an image as the SDK takes it: BGR array, PIL, path, URL, base64.
             prompt: one of these, a list, or a dict of names to them.
             subject_type: what the subject is.
             prompt_type: what the prompts are.
@@ -134,13 +134,13 @@ class PerceptionEncoderClient(InferenceHTTPClient):  # type: ignore[misc]
 
 
 def _sent(items: Any, kind: Kind) -> Any:
-    """Return texts as they are, and pictures as the objects that servers read."""
+    """Return texts as they are, and images as the objects that servers read."""
     if kind == "text":
         return items
     if isinstance(items, Mapping):
         return {name: _sent(item, kind) for name, item in items.items()}
-    pictures = [
+    images = [
         {"type": "base64", "value": value}
         for value, _ in load_static_inference_input(inference_input=items)
     ]
-    return pictures if isinstance(items, Sequence) and not isinstance(items, str) else pictures[0]
+    return images if isinstance(items, Sequence) and not isinstance(items, str) else images[0]

@@ -3,8 +3,8 @@
     from perception_encoder.integrations.sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer("pe-nano")
-    pictures = model.encode(["cat.webp", Image.open("dog.webp")])
-    scores = model.similarity(model.encode_query("a cat"), pictures)
+    images = model.encode(["cat.webp", Image.open("dog.webp")])
+    scores = model.similarity(model.encode_query("a cat"), images)
 
 The calls are those of sentence-transformers 6: what `encode` takes, what it returns, and that
 vectors are not of unit length unless asked for. What is not here says so.
@@ -41,7 +41,7 @@ class _NoCard:
 
 
 class SentenceTransformer:
-    """Words and pictures to vectors, as `SentenceTransformer` objects do it.
+    """Words and images to vectors, as `SentenceTransformer` objects do it.
 
     Attributes:
         model: the model of this package.
@@ -92,15 +92,15 @@ class SentenceTransformer:
         truncate_dim: int | None = None,
         **_: Any,
     ) -> Encoded:
-        """Embed texts, pictures, or both in one list.
+        """Embed texts, images, or both in one list.
 
         Args:
-            inputs: one of these or a list of them: a text; a picture as PIL image, (H, W, C) RGB
+            inputs: one of these or a list of them: a text; an image as PIL image, (H, W, C) RGB
                 array, (C, H, W) tensor, data URI or path of a file that exists; `{"text": ...}`
                 or `{"image": ...}`, which takes every kind that `embed_images` does.
             prompt_name: which of `prompts` to put before the texts.
             prompt: what to put before the texts.
-            batch_size: texts or pictures computed at once.
+            batch_size: texts or images computed at once.
             show_progress_bar: None draws one on a terminal when work is long.
             output_value: this one only; for patches see `model.features`.
             precision: "binary" and "ubinary" keep a bit of each number, eight to a byte.
@@ -115,8 +115,8 @@ class SentenceTransformer:
             (N, E) for a list, (E,) for one input; float32, or (u)int8 of a bit each.
 
         Raises:
-            ImageError: a picture cannot be used, or is a URL.
-            TypeError: an input is neither text nor picture.
+            ImageError: an image cannot be used, or is a URL.
+            TypeError: an input is neither text nor image.
             ValueError: a choice that is not here, or an unknown prompt.
         """
         if output_value != "sentence_embedding":
@@ -247,18 +247,18 @@ def _told(item: Any) -> tuple[Any, bool]:
     if isinstance(item, str):
         if image_in_text(item) == "data URI":
             return decode_data_uri(item, item="a data URI"), False
-        return item, not _names_picture(item)
+        return item, not _names_image(item)
     if isinstance(item, dict):
         if item.keys() not in ({"text"}, {"image"}):
             raise TypeError(f"expected one of the keys 'text' and 'image', got {sorted(item)}")
         return next(iter(item.values())), "text" in item
     if isinstance(item, Image.Image | np.ndarray | os.PathLike | bytes) or is_tensor(item):
         return item, False
-    raise TypeError(f"expected a text or a picture, got {type(item).__name__}")
+    raise TypeError(f"expected a text or an image, got {type(item).__name__}")
 
 
-def _names_picture(text: str) -> bool:
-    """Tell the path of a picture that exists, or its URL, from a text.
+def _names_image(text: str) -> bool:
+    """Tell the path of an image that exists, or its URL, from a text.
 
     As sentence_transformers/base/modality.py (6.2.0) does.
     """

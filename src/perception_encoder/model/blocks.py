@@ -1,6 +1,6 @@
 """The transformer block that both towers share, and the attention pooling of PE's vision tower.
 
-Knows nothing about pictures, words or configurations: plain numbers in, tensors through.
+Knows nothing about images, words or configurations: plain numbers in, tensors through.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What an engine runs from end to end: prepared pictures or token ids in, float32 vectors out.
+"""What an engine runs from end to end: prepared images or token ids in, float32 vectors out.
 
 The same modules are called by the torch engine and written out for the others, so that no engine
 has a step of its own. Each is made around a model that has its final device and precision.
@@ -31,7 +31,7 @@ class Normalize(nn.Module):
 
 
 class ImageGraph(nn.Module):
-    """Pictures to vectors."""
+    """Images to vectors."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ImageGraph(nn.Module):
 
 
 class FeatureGraph(ImageGraph):
-    """Pictures to patch features."""
+    """Images to patch features."""
 
     def forward(self, pixels: Tensor, layer: int = -1) -> Tensor:
         """(B, H, W, 3) uint8, RGB, to (B, h·w, D) float32; see `VisionTower.features`."""
@@ -57,7 +57,7 @@ class FeatureGraph(ImageGraph):
 
 
 class VisionGraph(nn.Module):
-    """Pictures to vectors and patch features at once, for engines that run a graph whole."""
+    """Images to vectors and patch features at once, for engines that run a graph whole."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()

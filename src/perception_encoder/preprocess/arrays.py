@@ -56,13 +56,13 @@ def is_tensor(value: object) -> TypeGuard[TensorLike]:
 def array_to_image(
     array: NDArray[Any], *, input_color_format: ColorFormat, item: str
 ) -> Image.Image:
-    """Make a PIL image of a picture in memory; the array is only read.
+    """Make a PIL image of an image in memory; the array is only read.
 
     Args:
         array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): grey, colour, or colour and alpha; any
             strides. uint8; uint16 over its full range; or float in 0..1.
         input_color_format: order of the colour channels; alpha always comes last.
-        item: names the picture in errors.
+        item: names the image in errors.
 
     Returns:
         An "L", "RGB" or "RGBA" image, which may share the array's memory.
@@ -90,7 +90,7 @@ def tensor_to_image(tensor: TensorLike, *, item: str) -> Image.Image:
 
     Args:
         tensor: (H, W), (1, H, W), (3, H, W) or (4, H, W) on any device; uint8 or float in 0..1.
-        item: names the picture in errors.
+        item: names the image in errors.
 
     Raises:
         ImageValueError: as for `array_to_image`.
@@ -142,7 +142,7 @@ def to_levels(values: NDArray[Any], *, item: str) -> NDArray[np.uint8]:
 
 
 def _shape_message(shape: tuple[int, ...], item: str) -> str:
-    message = f"{item}: got an array of shape {shape}; one picture is (H, W) or (H, W, 1 | 3 | 4)"
+    message = f"{item}: got an array of shape {shape}; one image is (H, W) or (H, W, 1 | 3 | 4)"
     if len(shape) == 4:
         return f"{message}; pass a batch where a batch is expected"
     if len(shape) == 3 and shape[0] in (1, 3, 4):

@@ -82,8 +82,8 @@ def _leb128(data: bytes, position: int) -> tuple[int, int]:
 def _sequence_area(content: bytes) -> int:
     """Return the largest number of pixels that a sequence header allows a frame."""
     bits = _Bits(content)
-    bits.read(4)  # profile, still picture
-    if bits.read(1):  # the short header of a still picture
+    bits.read(4)  # profile, still image
+    if bits.read(1):  # the short header of a still image
         bits.read(5)
     else:
         _skip_operating_points(bits)

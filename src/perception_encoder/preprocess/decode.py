@@ -62,14 +62,14 @@ def decode_image(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     item: str | None = None,
 ) -> Image.Image:
-    """Decode one picture in full.
+    """Decode one image in full.
 
     Args:
         image: see `ImageInput`. Of animations the first frame counts (of a PIL image, the current).
         input_color_format: channel order of arrays; ignored for everything else.
         max_pixels: limit for files, bytes and PIL images, read from the header before decoding.
             Arrays and tensors are in memory already and are not limited.
-        item: names the picture in errors ("image 3 of the batch").
+        item: names the image in errors ("image 3 of the batch").
 
     Returns:
         A loaded image in its own mode. It may be the caller's or share its memory: only read it.
@@ -79,7 +79,7 @@ def decode_image(
         ImageUnreadableError: a folder, a URL, a device, no permission, or reading failed.
         ImageEmptyError: zero bytes.
         ImageTruncatedError: the data ends early.
-        ImageDecodeError: no picture in a known format, or damaged.
+        ImageDecodeError: no image in a known format, or damaged.
         ImageTooLargeError: more than max_pixels, or beyond another limit of `limits` or `files`.
         ImageValueError: an array, tensor or PIL image of a wrong shape, dtype or range.
         TypeError: another kind of object.
@@ -97,18 +97,18 @@ def decode_scaled(
     item: str | None = None,
     min_side: int | None = None,
 ) -> Decoded:
-    """Decode one picture, a large JPEG only as far as it is needed.
+    """Decode one image, a large JPEG only as far as it is needed.
 
     Args:
         image: as for `decode_image`. A PIL image is never shrunk: it is the caller's.
         input_color_format: as for `decode_image`.
-        max_pixels: as for `decode_image`; of the whole picture.
+        max_pixels: as for `decode_image`; of the whole image.
         item: as for `decode_image`.
         min_side: a JPEG may become smaller by 2, 4 or 8, but no side shorter than this; None
             decodes everything in full.
 
     Returns:
-        The picture and its size before that.
+        The image and its size before that.
 
     Raises:
         ImageError, TypeError: as `decode_image`.
@@ -146,7 +146,7 @@ def _in_memory(
 
 
 def describe(image: ImageInput, item: str | None) -> str:
-    """Name a picture for errors: its place if given, and its path if it has one."""
+    """Name an image for errors: its place if given, and its path if it has one."""
     if not isinstance(image, str | os.PathLike):
         return item or "the image"
     path = os.fsdecode(image)
@@ -165,6 +165,6 @@ def _load(image: Image.Image, *, max_pixels: int, item: str) -> Image.Image:
             image.load()
         except DAMAGE as err:
             raise damaged(err, item, is_cut=False) from err
-        with suppress(*DAMAGE):  # broken metadata does not make a picture unusable
+        with suppress(*DAMAGE):  # broken metadata does not make an image unusable
             image.getexif()
     return image

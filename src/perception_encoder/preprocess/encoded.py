@@ -53,7 +53,7 @@ from perception_encoder.preprocess.tiff_layout import TiffImageFile
 # Streams are ours: of a file, Pillow wants to read, seek and tell.
 _Decoder: TypeAlias = Callable[[Any, str], ImageFile.ImageFile]
 
-# JpegImageFile and not the plugin's factory: of a multi-picture file only the first one is wanted.
+# JpegImageFile and not the plugin's factory: of a multi-image file only the first one is wanted.
 _DECODERS: Final[dict[str, _Decoder]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -86,13 +86,13 @@ _ENDS: Final = (
 
 
 class Decoded(NamedTuple):
-    """A loaded picture in its own mode, not yet turned, and how large it really is.
+    """A loaded image in its own mode, not yet turned, and how large it really is.
 
     Attributes:
-        image: the pixels; fewer than the picture has where it was shrunk while it was decoded.
-        full_size: width and height of the whole picture, as it is stored.
-        covered: width and height of the picture in pixels of the image. Where a side of a shrunk
-            one is no multiple of the factor, the last column or row is only in part the picture's.
+        image: the pixels; fewer than the image has where it was shrunk while it was decoded.
+        full_size: width and height of the whole image, as it is stored.
+        covered: width and height of the image in pixels of the image. Where a side of a shrunk
+            one is no multiple of the factor, the last column or row is only in part the image's.
     """
 
     image: Image.Image
@@ -103,12 +103,12 @@ class Decoded(NamedTuple):
 def decode_file(
     path: str | os.PathLike[str], *, max_pixels: int, item: str, min_side: int | None = None
 ) -> Decoded:
-    """Decode the picture in a file (of several frames, the first).
+    """Decode the image in a file (of several frames, the first).
 
     Args:
         path: a regular file.
         max_pixels: refuse more pixels than this, from the header, before decoding.
-        item: names the picture in errors.
+        item: names the image in errors.
         min_side: as for `decode_stream`.
 
     Raises:
@@ -132,25 +132,25 @@ def decode_stream(
     item: str,
     min_side: int | None = None,
 ) -> Decoded:
-    """Decode the picture in a seekable stream.
+    """Decode the image in a seekable stream.
 
     Args:
         stream: from its beginning.
         num_bytes: its length.
-        max_pixels: limit for the whole picture, whatever is decoded of it.
-        item: names the picture in errors.
+        max_pixels: limit for the whole image, whatever is decoded of it.
+        item: names the image in errors.
         min_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as
             neither side becomes shorter than this; None decodes everything in full.
 
     Raises:
         ImageEmptyError: zero bytes.
         ImageTooLargeError: more than max_pixels, or more work than the limits allow.
-        ImageTruncatedError: the data ends before the picture does.
-        ImageDecodeError: not a picture in a known format, or damaged.
+        ImageTruncatedError: the data ends before the image does.
+        ImageDecodeError: not an image in a known format, or damaged.
         ImageUnreadableError: reading failed.
     """
     if num_bytes == 0:
-        raise ImageEmptyError(f"{item}: zero bytes; save or fetch the picture again", item=item)
+        raise ImageEmptyError(f"{item}: zero bytes; save or fetch the image again", item=item)
     decode = partial(_decode, max_pixels=max_pixels, item=item, min_side=min_side)
     try:
         return decode(stream, num_bytes=num_bytes)
@@ -197,7 +197,7 @@ def damaged(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:
     """Make the error for data that a decoder gave up on."""
     if is_cut or "truncated" in str(err).lower():
         return ImageTruncatedError(
-            f"{item}: the data ends before the picture does ({err}); fetch it again", item=item
+            f"{item}: the data ends before the image does ({err}); fetch it again", item=item
         )
     return ImageDecodeError(
         f"{item}: the data is damaged or of a kind that cannot be decoded ({err}); "
@@ -296,7 +296,7 @@ def _open_heif(stream: LimitedStream, filename: str, *, item: str) -> ImageFile.
 
 
 def _shrink(image: ImageFile.ImageFile, min_side: int) -> tuple[float, float] | None:
-    """Have the decoder leave out what a smaller picture does not need; None where it cannot.
+    """Have the decoder leave out what a smaller image does not need; None where it cannot.
 
     libjpeg computes a smaller block of pixels from each stored one of 8 × 8.
     """

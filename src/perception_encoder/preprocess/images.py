@@ -1,4 +1,4 @@
-"""Pictures become a model's pixels: decode, turn, convert, resize.
+"""Images become a model's pixels: decode, turn, convert, resize.
 
 Knows a model's `ImageConfig` and side length; no threads (the caller owns them), no tensors out.
 """
@@ -26,19 +26,19 @@ from perception_encoder.registry import ImageConfig
 from perception_encoder.types import ColorFormat, PreprocessName
 
 _CHANNELS: Final = (1, 3, 4)
-# How much larger than the model's square "fast" leaves a picture for the filter that the others
+# How much larger than the model's square "fast" leaves an image for the filter that the others
 # apply to the whole (figures: benchmarks/results/decoding.json).
 _DECODED_GAP: Final = 2
 _REDUCING_GAP: Final = 3.0
 
 
 class Resized(NamedTuple):
-    """A picture as a model reads it, and its own size.
+    """An image as a model reads it, and its own size.
 
     Attributes:
         pixels: (S, S, 3) uint8, RGB, contiguous, the caller's to keep.
-        width: of the whole picture when upright.
-        height: of the whole picture when upright.
+        width: of the whole image when upright.
+        height: of the whole image when upright.
     """
 
     pixels: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Resized(NamedTuple):
 
 
 class ImageProcessor:
-    """Turns pictures into a model's input. Holds no state beyond its settings: share it freely.
+    """Turns images into a model's input. Holds no state beyond its settings: share it freely.
 
     Args:
         config: the model's resize rule and interpolation.
@@ -55,8 +55,8 @@ class ImageProcessor:
         preprocess: "standard" shows the model what a viewer shows (turned by EXIF, transparency
             over white, deep and palette colours converted) and then resizes. "reference" does what
             the original code does, bit for bit: it resizes in the file's own mode and then
-            converts to RGB. On RGB pictures without an EXIF turn the two are equal. "fast" is
-            "standard" but for large pictures: a JPEG is decoded at a half, a quarter or an eighth
+            converts to RGB. On RGB images without an EXIF turn the two are equal. "fast" is
+            "standard" but for large images: a JPEG is decoded at a half, a quarter or an eighth
             of its size where that leaves both sides twice the model's, and what is still large
             is resized in two steps.
         max_pixels: files, bytes and PIL images of more pixels are refused before decoding.
@@ -101,19 +101,19 @@ class ImageProcessor:
         input_color_format: ColorFormat = "bgr",
         item: str | None = None,
     ) -> NDArray[np.uint8]:
-        """Prepare one picture.
+        """Prepare one image.
 
         Args:
             image: see `ImageInput`; only read.
             input_color_format: channel order of numpy arrays; ignored for everything else.
-            item: names the picture in errors.
+            item: names the image in errors.
 
         Returns:
             (S, S, 3) uint8, RGB, contiguous, the caller's to keep.
 
         Raises:
             ImageError: see `decode_image`.
-            TypeError: not a kind of picture.
+            TypeError: not a kind of image.
         """
         return self.measured(image, input_color_format=input_color_format, item=item).pixels
 
@@ -124,7 +124,7 @@ class ImageProcessor:
         input_color_format: ColorFormat = "bgr",
         item: str | None = None,
     ) -> Resized:
-        """Prepare one picture as calling does, and tell how large it was.
+        """Prepare one image as calling does, and tell how large it was.
 
         Raises:
             ImageError, TypeError: as calling.
@@ -163,17 +163,17 @@ class ImageProcessor:
 
 
 def split_batch(images: Iterable[ImageInput] | NDArray[Any] | TensorLike) -> list[ImageInput]:
-    """Make a list of single pictures from what people call a batch.
+    """Make a list of single images from what people call a batch.
 
     Args:
         images: a list (or other iterable) of any mix of `ImageInput`; one (N, H, W, 1|3|4) array;
             or one (N, 1|3|4, H, W) tensor.
 
     Returns:
-        The pictures in order. Those of an array are views of it; a tensor comes to the CPU once.
+        The images in order. Those of an array are views of it; a tensor comes to the CPU once.
 
     Raises:
-        TypeError: a single picture, a mapping or a set, or nothing that can be iterated.
+        TypeError: a single image, a mapping or a set, or nothing that can be iterated.
         ImageValueError: an array or tensor of another rank or number of channels.
     """
     if isinstance(images, np.ndarray):
@@ -198,7 +198,7 @@ def split_batch(images: Iterable[ImageInput] | NDArray[Any] | TensorLike) -> lis
 def _check_batch_shape(shape: tuple[int, ...], *, channel_axis: int, layout: str) -> None:
     if len(shape) == 4 and shape[channel_axis] in _CHANNELS:
         return
-    hint = "for a single picture wrap it in a list, or use embed_image"
+    hint = "for a single image wrap it in a list, or use embed_image"
     if len(shape) == 4:
         hint = f"its axes look like {'(N, C, H, W)' if channel_axis == 3 else '(N, H, W, C)'}"
     raise ImageValueError(

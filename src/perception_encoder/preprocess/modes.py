@@ -30,7 +30,7 @@ _SWAPS_SIDES: Final = frozenset(_TURNS[orientation] for orientation in (5, 6, 7,
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return what brings the picture upright by its EXIF (or XMP) orientation; None where it is.
+    """Return what brings the image upright by its EXIF (or XMP) orientation; None where it is.
 
     Unreadable metadata counts as upright. TIFF and HEIC arrive turned already, by their decoders.
     """
@@ -115,7 +115,7 @@ def convert_to_rgb(image: Image.Image, *, item: str) -> Image.Image:
         return image.convert("RGB")
     except DAMAGE as err:
         raise ImageDecodeError(
-            f"{item}: mode {image.mode} cannot become RGB ({err}); save the picture as PNG or JPEG",
+            f"{item}: mode {image.mode} cannot become RGB ({err}); save the image as PNG or JPEG",
             item=item,
         ) from err
 
@@ -140,7 +140,7 @@ def _over_white(image: Image.Image, item: str) -> Image.Image:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
     except DAMAGE as err:
         raise ImageDecodeError(
-            f"{item}: mode {image.mode} cannot become RGBA ({err}); save the picture as PNG",
+            f"{item}: mode {image.mode} cannot become RGBA ({err}); save the image as PNG",
             item=item,
         ) from err
     if layer.getchannel("A").getextrema() == (255, 255):  # as of most screenshots

@@ -18,13 +18,13 @@ _FILTERS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-# A 60000 × 1 picture would become 13 million columns on its way to a crop of 224. Where the whole
+# A 60000 × 1 image would become 13 million columns on its way to a crop of 224. Where the whole
 # would be larger than this (319:1 at 224), only the kept part is resized. That part's edges are
 # float32 to Pillow, so there the pixels may differ from the original's in their last bits.
 _MAX_WHOLE_PIXELS: Final = 2**24
 
 
-# What brings a picture upright, by the axes of the stored picture that it reverses.
+# What brings an image upright, by the axes of the stored image that it reverses.
 _REVERSES_COLUMNS: Final = frozenset(
     (
         Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,7 +62,7 @@ def resize(
         image_size: S.
         config: the model's rule and filter.
         size: width and height that count, from the upper left corner, where the last column or row
-            is only in part the picture's; None takes all.
+            is only in part the image's; None takes all.
         turn: is done last, when there is little left to turn; the result is that of turning first,
             to a level of rounding where rows become columns.
         reducing_gap: first shrink by a whole number that leaves at least so many times the size,

@@ -70,7 +70,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How a picture becomes pixels: resize rule, interpolation, and the normalisation."""
+    """How an image becomes pixels: resize rule, interpolation, and the normalisation."""
 
     resize: Resize = "squash"
     interpolation: Interpolation = "bilinear"
@@ -200,7 +200,7 @@ class ModelEntry:
 
 
 def image_operations(config: VisionConfig, embed_dim: int | None) -> int:
-    """Operations for one picture of the model's own size."""
+    """Operations for one image of the model's own size."""
     width, num_patches = config.width, config.grid_size**2
     num_tokens = num_patches + int(config.has_class_token)
     total = 2 * num_patches * 3 * config.patch_size**2 * width

@@ -1,14 +1,14 @@
 """Says what a cosine means in this table: strong, weak, or nothing like it here.
 
 A cosine alone says little: it depends on the model, on the table's size and on whether words or a
-picture were searched for. So a hit is compared with what others reach in the same table.
+image were searched for. So a hit is compared with what others reach in the same table.
 
 - Words: the others are prompts for what next to no collection has. A hit is strong if 95 % of them
   have no hit as good, and weak if half of them have none.
-- Pictures: the others are the table's own pictures, which have their likes here. A hit is strong if
+- Images: the others are the table's own images, which have their likes here. A hit is strong if
   it is as near as the nearest neighbour of half of them, and weak if as near as of all but 5 %.
 - Sums: the others are sums of the same form, with prompts in the place of words and the table's
-  pictures in the place of pictures.
+  images in the place of images.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ _Form: TypeAlias = tuple[tuple[bool, float], ...]
 """Of each term of a query whether it is a text, and its weight."""
 
 _OF_WORDS: Final = (0.95, 0.5)  # quantiles of the background: strong, weak
-_OF_PICTURES: Final = (0.5, 0.05)
+_OF_IMAGES: Final = (0.5, 0.05)
 _FEWEST_ROWS: Final = 20  # of a smaller table there is nothing to say
 
 
@@ -74,19 +74,19 @@ class Calibration:
         """Return the query's cutoffs; those of all queries of one form are the same."""
         form = tuple((term.kind == "text", term.weight) for term in query.terms)
         if form not in self._known:
-            self._known[form] = self._computed(form, is_picture=query.is_picture)
+            self._known[form] = self._computed(form, is_image=query.is_image)
         return self._known[form]
 
-    def _computed(self, form: _Form, *, is_picture: bool) -> Cutoffs:
+    def _computed(self, form: _Form, *, is_image: bool) -> Cutoffs:
         background = self._background
-        levels = _OF_PICTURES if is_picture else _OF_WORDS
-        scores = background.picture_scores if is_picture else background.prompt_scores
+        levels = _OF_IMAGES if is_image else _OF_WORDS
+        scores = background.image_scores if is_image else background.prompt_scores
         assert scores is not None  # `calibrate` sees to it
         found = _quantiles(scores, levels)
         if len(form) > 1 or form[0][1] <= 0:
             # The sums are searched for in the sample; what the rest of the table adds to a best hit
             # is taken from the single ones, of which both are known.
-            single = self._best_in_sample(((not is_picture, 1.0),))
+            single = self._best_in_sample(((not is_image, 1.0),))
             found += _quantiles(self._best_in_sample(form), levels) - _quantiles(single, levels)
         return Cutoffs(float(found[0]), float(found[1]))
 
@@ -94,7 +94,7 @@ class Calibration:
         """Search the sample for sums of the background.
 
         Returns:
-            (NUM_QUERIES,) the cosine of each one's best hit, leaving out the pictures that are in
+            (NUM_QUERIES,) the cosine of each one's best hit, leaving out the images that are in
             the sum with their near-duplicates.
         """
         background = self._background
@@ -107,7 +107,7 @@ class Calibration:
                 assert background.prompts is not None
                 part = generator.permutation(background.prompts)
             else:
-                part = generator.permutation(sample[np.resize(background.pictures, NUM_QUERIES)])
+                part = generator.permutation(sample[np.resize(background.images, NUM_QUERIES)])
                 left_out |= part @ sample.T >= SAME
             total += np.float32(weight) * part
         lengths = np.linalg.norm(total, axis=1, keepdims=True)
@@ -117,7 +117,7 @@ class Calibration:
 
 
 def can_be_calibrated(index: Index) -> bool:
-    """Whether the table has enough pictures, and lies where the result can be kept."""
+    """Whether the table has enough images, and lies where the result can be kept."""
     return not is_remote(index.path) and index.count() >= _FEWEST_ROWS
 
 
@@ -182,4 +182,4 @@ def keep_calibrated(index: Index, model: "EmbeddingModel", *, num_changed: int) 
 
 
 def _needs_prompts(query: Query) -> bool:
-    return any(term.kind == "text" for term in query.terms) or not query.is_picture
+    return any(term.kind == "text" for term in query.terms) or not query.is_image

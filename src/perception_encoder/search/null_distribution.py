@@ -1,6 +1,6 @@
 """What unrelated queries reach in a table: the background that gives a cosine its meaning.
 
-Prompts that describe what next to no collection has, and pictures of the table itself, are
+Prompts that describe what next to no collection has, and images of the table itself, are
 searched for in the table. The result is small and kept beside the table; it is a cache: it may be
 lost or deleted at any time. Knows nothing of labels or of real queries.
 """
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
 
 SAME: Final = 0.95
-"""The cosine from which on two pictures count as near-duplicates, where nothing else is said."""
+"""The cosine from which on two images count as near-duplicates, where nothing else is said."""
 
-NUM_QUERIES: Final = 200  # of the background, prompts and pictures each
+NUM_QUERIES: Final = 200  # of the background, prompts and images each
 _MAX_SAMPLE: Final = 4096  # rows
 _NUM_NEIGHBOURS: Final = 32  # looked at, in the hope that not all are near-duplicates
 # What numpy and zipfile raise for damaged files; RuntimeError where a flag says encrypted.
@@ -55,8 +55,8 @@ class Background:
     Attributes:
         num_rows: of the table when this was computed.
         sample: (R, E) float16, rows at equal distances in the table, unit length.
-        pictures: (NUM_QUERIES or fewer,) int64: which rows of the sample were searched for.
-        picture_scores: as many float32: the cosine of each one's nearest neighbour in the table
+        images: (NUM_QUERIES or fewer,) int64: which rows of the sample were searched for.
+        image_scores: as many float32: the cosine of each one's nearest neighbour in the table
             that is no near-duplicate of it.
         prompts: (NUM_QUERIES, E) float32, unit length; None where no model has embedded them yet.
         prompt_scores: (NUM_QUERIES,) float32: the cosine of each prompt's best hit; None likewise.
@@ -64,8 +64,8 @@ class Background:
 
     num_rows: int
     sample: NDArray[np.float16]
-    pictures: NDArray[np.int64]
-    picture_scores: NDArray[np.float32]
+    images: NDArray[np.int64]
+    image_scores: NDArray[np.float32]
     prompts: Embeddings | None = None
     prompt_scores: NDArray[np.float32] | None = None
 
@@ -79,15 +79,15 @@ class Background:
         """
         num_rows = index.count()
         sample = _sample(index, num_rows)
-        pictures = np.unique(np.linspace(0, len(sample) - 1, NUM_QUERIES).astype(np.int64))
-        pictures = pictures if len(sample) else pictures[:0]
-        neighbours = index.search(_unit(sample[pictures]), k=_NUM_NEIGHBOURS)
+        images = np.unique(np.linspace(0, len(sample) - 1, NUM_QUERIES).astype(np.int64))
+        images = images if len(sample) else images[:0]
+        neighbours = index.search(_unit(sample[images]), k=_NUM_NEIGHBOURS)
         others = [[hit.score for hit in hits if hit.score < SAME] for hits in neighbours]
         scores = np.array([max(found, default=SAME) for found in others], np.float32)
         if prompts is None:
-            return cls(num_rows, sample, pictures, scores)
+            return cls(num_rows, sample, images, scores)
         best = [hits[0].score if hits else -1.0 for hits in index.search(prompts, k=1)]
-        return cls(num_rows, sample, pictures, scores, prompts, np.array(best, np.float32))
+        return cls(num_rows, sample, images, scores, prompts, np.array(best, np.float32))
 
 
 def embedded_prompts(model: "EmbeddingModel") -> Embeddings:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = "coalesce(uri || '/' || member, uri)"  # `item_name` in SQL
 _NUM_SHOWN: Final = 5
-QueryPicture: TypeAlias = str | Callable[[], bytes]
-"""The path of a picture, or what reads it."""
+QueryImage: TypeAlias = str | Callable[[], bytes]
+"""The path of an image, or what reads it."""
 
 _Term: TypeAlias = tuple[str, str]
 """A term's kind and value."""
@@ -117,23 +117,23 @@ class Query:
         terms: as it was understood.
         vector: (E,) float32, unit length.
         own: ids of the rows that the query itself names, whether the table has them or not.
-        picture: of its first picture or item.
+        image: of its first image or item.
     """
 
     terms: tuple[QueryTerm, ...]
     vector: Embeddings
     own: frozenset[str] = frozenset()
-    picture: QueryPicture | None = None
+    image: QueryImage | None = None
 
     @property
     def text(self) -> str:
-        """The words of the query, with their signs and weights, without its pictures."""
+        """The words of the query, with their signs and weights, without its images."""
         words = [term for term in self.terms if term.kind == "text"]
         return " ".join(_shown(term, is_first=term is self.terms[0]) for term in words)
 
     @property
-    def is_picture(self) -> bool:
-        """Whether a picture or an item is wanted in it, rather than words alone."""
+    def is_image(self) -> bool:
+        """Whether an image or an item is wanted in it, rather than words alone."""
         return any(term.kind != "text" and term.weight > 0 for term in self.terms)
 
 
@@ -151,11 +151,11 @@ def read_queries(
             they were indexed, keep the vectors that they have there.
         queries: each as `parse_query` returns it.
         open_model: opens the table's model; called once, or not at all.
-        read_stdin: reads the picture that `-` stands for.
+        read_stdin: reads the image that `-` stands for.
 
     Raises:
         QueryError: there is no such item, or a query's terms cancel out.
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
         IndexMismatchError: the model is not the table's.
         ValueError: a query needs `read_stdin`, and there is none.
     """
@@ -165,32 +165,32 @@ def read_queries(
     if left:
         model = open_model()
         index.check(model.identity)
-        known.vectors |= _embedded(model, left, known.pictures)
+        known.vectors |= _embedded(model, left, known.images)
     return [known.query(terms) for terms in queries]
 
 
 class _Known:
-    """What is known of terms: their vectors, rows and pictures."""
+    """What is known of terms: their vectors, rows and images."""
 
     def __init__(
         self, index: Index, terms: Iterable[_Term], read_stdin: Callable[[], bytes] | None
     ) -> None:
         self.vectors: dict[_Term, Embeddings] = {}
         self.ids: dict[_Term, str] = {}
-        self.pictures: dict[_Term, QueryPicture] = {}
+        self.images: dict[_Term, QueryImage] = {}
         files: dict[str, list[_Term]] = {}
         for term in terms:
             kind, value = term
             if kind == "item":
                 row, self.vectors[term] = find_item(index, value)
                 self.ids[term] = row.id
-                self.pictures[term] = partial(_read, row.uri, row.member, row.offset)
+                self.images[term] = partial(_read, row.uri, row.member, row.offset)
             elif kind == "image" and value == STDIN:
-                self.pictures[term] = _once(read_stdin)
+                self.images[term] = _once(read_stdin)
             elif kind == "image" and _is_address(value):
-                self.pictures[term] = partial(_read, value)
+                self.images[term] = partial(_read, value)
             elif kind == "image":
-                self.pictures[term] = value
+                self.images[term] = value
                 if is_unicode(path := os.path.abspath(value)):  # others cannot be in a table
                     self.ids[term] = row_id(path)
                     files.setdefault(self.ids[term], []).append(term)
@@ -207,12 +207,12 @@ class _Known:
             tuple(terms),
             combine(vectors, [term.weight for term in terms]),
             frozenset(self.ids[key] for key in keys if key in self.ids),
-            next((self.pictures[key] for key in keys if key in self.pictures), None),
+            next((self.images[key] for key in keys if key in self.images), None),
         )
 
 
 def _embedded(
-    model: "EmbeddingModel", terms: Sequence[_Term], pictures: dict[_Term, QueryPicture]
+    model: "EmbeddingModel", terms: Sequence[_Term], opened: dict[_Term, QueryImage]
 ) -> dict[_Term, Embeddings]:
     texts = [term for term in terms if term[0] == "text"]
     images = [term for term in terms if term[0] == "image"]
@@ -221,26 +221,26 @@ def _embedded(
         embedded = model.embed_text([value for _, value in texts], show_progress=False)
         vectors |= dict(zip(texts, embedded, strict=True))
     if images:
-        inputs = [_input(model, pictures[term], term[1]) for term in images]
+        inputs = [_input(model, opened[term], term[1]) for term in images]
         embedded = model.embed_images(inputs, input_color_format="rgb", show_progress=False)
         vectors |= dict(zip(images, embedded, strict=True))
     return vectors
 
 
-def _input(model: "EmbeddingModel", picture: QueryPicture, name: str) -> "ImageInput":
+def _input(model: "EmbeddingModel", image: QueryImage, name: str) -> "ImageInput":
     """Return a path as it is, and what has to be fetched as (S, S, 3) uint8 RGB: that is small."""
-    if isinstance(picture, str):
-        return picture
-    name = "the picture on standard input" if name == STDIN else name
-    resized: NDArray[np.uint8] = model.processor(picture(), item=name)
+    if isinstance(image, str):
+        return image
+    name = "the image on standard input" if name == STDIN else name
+    resized: NDArray[np.uint8] = model.processor(image(), item=name)
     return resized
 
 
 def _read(uri: str, member: str | None = None, offset: int | None = None) -> bytes:
-    """As `read_picture`, imported when there is a picture to read."""
-    from perception_encoder.sources import read_picture
+    """As `read_image`, imported when there is an image to read."""
+    from perception_encoder.sources import read_image
 
-    return read_picture(uri, member, offset)
+    return read_image(uri, member, offset)
 
 
 def _once(read: Callable[[], bytes] | None) -> Callable[[], bytes]:

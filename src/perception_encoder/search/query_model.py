@@ -37,7 +37,7 @@ def open_query_model(
     Args:
         index: the table.
         name: the model, where the table's own id does not lead to it (it was opened from a path).
-        device: where pictures are computed.
+        device: where images are computed.
 
     Raises:
         IndexMismatchError: the model is not the table's.
@@ -56,7 +56,7 @@ def open_query_model(
 
 
 def open_known_model(index: Index, name: str, options: ComputeOptions) -> EmbeddingModel | None:
-    """Open the model if its file is the one that was noted; an engine comes with the first picture.
+    """Open the model if its file is the one that was noted; an engine comes with the first image.
 
     Args:
         index: the table, whose preprocessing the model gets.

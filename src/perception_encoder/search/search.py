@@ -27,7 +27,7 @@ def fold(
     Args:
         hits: best first.
         vectors: the (E,) unit vector of each hit's row, by its id.
-        cosine: from where on two pictures count as the same.
+        cosine: from where on two images count as the same.
         num_groups: how many groups to make at most; hits that would begin another are dropped.
 
     Returns:
@@ -167,7 +167,7 @@ def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs
     if cutoffs is None:
         raise QueryError(
             f"hits of this table have no labels, so that {threshold!r} cannot be the threshold: "
-            "it has too few pictures, or is not on this machine; give a cosine"
+            "it has too few images, or is not on this machine; give a cosine"
         )
     return cutoffs.strong if threshold == "strong" else cutoffs.weak
 

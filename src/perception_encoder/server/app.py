@@ -76,7 +76,7 @@ def create_app(
     services = _services(settings, open_model or partial(_open_model, settings))
     app = FastAPI(
         title="perception-encoder",
-        summary="Pictures and words to vectors, and search in tables of them.",
+        summary="Images and words to vectors, and search in tables of them.",
         version=__version__,
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,

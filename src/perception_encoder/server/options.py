@@ -15,13 +15,13 @@ class QueueSettings:
     """How requests share forward passes, for each model and modality.
 
     Attributes:
-        max_batch: pictures or texts computed at once.
+        max_batch: images or texts computed at once.
         batch_seconds: of a slow model so few are computed at once that it takes no longer.
         max_wait_ms: how long the first of a batch waits for others that are on their way.
-        capacity: pictures or texts that are decoded or waiting; more are answered 429. A request
+        capacity: images or texts that are decoded or waiting; more are answered 429. A request
             may have more than that: it is fed to the queue in parts.
         timeout_seconds: an item that was not computed by then is answered 503.
-        decode_threads: that decode pictures, shared by all models.
+        decode_threads: that decode images, shared by all models.
     """
 
     max_batch: int = 64
@@ -62,15 +62,15 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings:
-    """Which pictures are taken.
+    """Which images are taken.
 
     Attributes:
-        max_bytes: of one encoded picture.
-        max_pixels: of one picture, refused from its header.
-        allow_urls: fetch pictures that requests name by https URL.
+        max_bytes: of one encoded image.
+        max_pixels: of one image, refused from its header.
+        allow_urls: fetch images that requests name by https URL.
         allow_http: also by http.
-        url_timeout_seconds: for one picture, redirects included.
-        allow_remote_items: show pictures of a table that lie behind a network.
+        url_timeout_seconds: for one image, redirects included.
+        allow_remote_items: show images of a table that lie behind a network.
     """
 
     max_bytes: int = 32 * MIB
@@ -94,7 +94,7 @@ class AccessSettings:
         host: the address or name that is listened on, None where that is not known.
         allowed_hosts: further names that requests may ask for; "*" for all. See `sites`.
         max_body_bytes: of one request.
-        max_items: pictures and texts of one request; as many as OpenAI's API takes.
+        max_items: images and texts of one request; as many as OpenAI's API takes.
         body_timeout_seconds: a body that has not arrived by then is answered 408.
         max_connections: open at once; more are answered 503.
     """

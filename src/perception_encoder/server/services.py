@@ -1,4 +1,4 @@
-"""What a dialect is given: models, tables, pictures, access. Made once by `create_app`."""
+"""What a dialect is given: models, tables, images, access. Made once by `create_app`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -31,17 +31,17 @@ class Services:
 
         async with services.engines.use(body.model) as engine:  # None: the default model
             texts = await engine.embed_texts(["a cat"])  # (1, E) float32, unit length
-            pictures = await engine.embed_images(await services.load_images(references))
-            vectors = pictures.require()  # raises the first bad picture's error, or:
-            pictures.errors  # {position: ImageError}
+            images = await engine.embed_images(await services.load_images(references))
+            vectors = images.require()  # raises the first bad image's error, or:
+            images.errors  # {position: ImageError}
 
     Attributes:
         settings: what the server was told at its start.
         engines: the models; see `core.engines.Engines`.
-        images: from what a request says of a picture to its bytes.
+        images: from what a request says of an image to its bytes.
         indexes: the tables; see `core.indexes`.
         queries: terms to a query's vector, and what scores mean.
-        thumbnails: small copies of tables' pictures, kept on disk.
+        thumbnails: small copies of tables' images, kept on disk.
         duplicates: searches for duplicates, which requests share.
         facets: what columns hold, which requests share.
         pools: the threads that wait for disks and compute searches.
@@ -64,7 +64,7 @@ class Services:
     async def load_images(
         self, references: Sequence[str | bytes], names: Sequence[str] | None = None
     ) -> list[bytes | ImageError]:
-        """Return the encoded pictures of a request, in order; an error stands for a bad one.
+        """Return the encoded images of a request, in order; an error stands for a bad one.
 
         Args:
             references: bytes, data URIs, base64, or URLs where they are enabled; see
@@ -74,7 +74,7 @@ class Services:
         Raises:
             ApiError: 400, more than `max_items`.
         """
-        self.check_count(len(references), "pictures")
+        self.check_count(len(references), "images")
         names = image_names(len(references)) if names is None else names
         if len(references) == 1:  # most requests: no task needed
             return [await self._load(references[0], names[0])]

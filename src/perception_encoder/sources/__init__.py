@@ -1,8 +1,8 @@
-"""Where pictures come from: folders, lists, archives, tables, object stores and the web.
+"""Where images come from: folders, lists, archives, tables, object stores and the web.
 
-Every source lists items lazily, in an order that stays the same; nothing of a picture is read
-before its item's `read` is called. `read_picture` reads an indexed one again. Names come when they
-are used: a query of words reads no pictures.
+Every source lists items lazily, in an order that stays the same; nothing of an image is read
+before its item's `read` is called. `read_image` reads an indexed one again. Names come when they
+are used: a query of words reads no images.
 """
 
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from perception_encoder._lazy import lazily
 if TYPE_CHECKING:
     from perception_encoder.sources.access import StoredImage
     from perception_encoder.sources.item import Item, Source, SourceOptions
-    from perception_encoder.sources.open import open_picture, open_sources, read_picture
+    from perception_encoder.sources.open import open_image, open_sources, read_image
 
 __getattr__ = lazily(
     __name__,
@@ -21,9 +21,9 @@ __getattr__ = lazily(
         "Source": "perception_encoder.sources.item",
         "SourceOptions": "perception_encoder.sources.item",
         "StoredImage": "perception_encoder.sources.access",
-        "open_picture": "perception_encoder.sources.open",
+        "open_image": "perception_encoder.sources.open",
         "open_sources": "perception_encoder.sources.open",
-        "read_picture": "perception_encoder.sources.open",
+        "read_image": "perception_encoder.sources.open",
     },
 )
 
@@ -32,7 +32,7 @@ __all__ = [
     "Source",
     "SourceOptions",
     "StoredImage",
-    "open_picture",
+    "open_image",
     "open_sources",
-    "read_picture",
+    "read_image",
 ]

@@ -142,7 +142,7 @@ def read_range(path: str, offset: int, num_bytes: int, *, item: str) -> bytes:
         raise _unreadable(item, err) from err
     if len(data) < num_bytes:
         raise ImageTruncatedError(
-            f"{item}: the file ends {num_bytes - len(data)} bytes before this picture does; "
+            f"{item}: the file ends {num_bytes - len(data)} bytes before this image does; "
             "fetch it again",
             item=item,
         )
@@ -213,7 +213,7 @@ class Access:
         return access_by, (self._options,)
 
     def item(self, name: str, folder: str = "") -> Item:
-        """Return the item of a picture that a list or table names.
+        """Return the item of an image that a list or table names.
 
         Args:
             name: a path or URL.
@@ -227,7 +227,7 @@ class Access:
         return Item(uri, partial(self.read, uri), is_remote=True)
 
     def entry_item(self, entry: Entry) -> Item:
-        """Return the item of a picture that a store has listed."""
+        """Return the item of an image that a store has listed."""
         return Item(
             entry.url,
             partial(self.read, entry.url, entry.bytes),

@@ -1,4 +1,4 @@
-"""Which column of a table holds the pictures. Knows no file formats."""
+"""Which column of a table holds the images. Knows no file formats."""
 
 import base64
 import binascii
@@ -14,10 +14,10 @@ from perception_encoder.sources.access import Access
 from perception_encoder.sources.item import Item, broken, scheme
 
 ColumnKind: TypeAlias = Literal["name", "bytes", "struct", "other"]
-"""Of a column that may hold pictures: paths or URLs, encoded pictures, or {bytes, path}."""
+"""Of a column that may hold images: paths or URLs, encoded images, or {bytes, path}."""
 
 _NAMES: Final = (
-    "image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes",
+    "image", "img", "image", "photo", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes",
     "content", "image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename",
     "file", "image_url", "img_url", "url", "uri", "image_uri",
 )  # fmt: skip
@@ -25,8 +25,8 @@ _BASE64: Final = frozenset(("bytes", "image_bytes", "base64", "b64", "image_base
 _MAX_NAME: Final = 2**16  # characters; signed URLs have a few thousand
 
 
-def picture_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | None) -> str:
-    """Return the column with the pictures.
+def image_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | None) -> str:
+    """Return the column with the images.
 
     Args:
         table: names it in errors.
@@ -57,7 +57,7 @@ def picture_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | No
     if len(holding_bytes) == 1:
         return holding_bytes[0]
     raise SourceError(
-        f"{table}: no column looks like pictures; name the one that holds their paths, URLs or "
+        f"{table}: no column looks like images; name the one that holds their paths, URLs or "
         f"bytes (--column); its columns: {known}"
     )
 
@@ -74,12 +74,12 @@ def check_unique(names: Sequence[str]) -> None:
 
 
 def is_base64(column: str) -> bool:
-    """Say whether the text in a column of this name is pictures in base64, not their names."""
+    """Say whether the text in a column of this name is images in base64, not their names."""
     return column.lower() in _BASE64
 
 
 def row_key(column: str, number: int) -> str:
-    """Return the member name of a picture that lies in a table itself: `image:123`."""
+    """Return the member name of an image that lies in a table itself: `image:123`."""
     return f"{column}:{number}"
 
 
@@ -97,9 +97,9 @@ def folder_of(table: str) -> str:
 def named_item(
     access: Access, table: str, name: str, metadata: Mapping[str, MetadataValue], key: str
 ) -> Item:
-    """Return the item of a picture whose path or URL is in a table.
+    """Return the item of an image whose path or URL is in a table.
 
-    A relative path is relative to the table's folder, or to the current folder where the picture
+    A relative path is relative to the table's folder, or to the current folder where the image
     is there and not in the table's. What is longer than any path is an item that says so; `key`
     names it.
     """
@@ -123,7 +123,7 @@ def stored_item(
     mtime: int | None,
     metadata: Mapping[str, MetadataValue],
 ) -> Item:
-    """Return the item of a picture whose bytes are in a table."""
+    """Return the item of an image whose bytes are in a table."""
     return Item(
         table, read, member=key, mtime=mtime, metadata=metadata, is_remote=bool(scheme(table))
     )

@@ -1,4 +1,4 @@
-"""Rows of CSV files, one after the other. Knows no pictures.
+"""Rows of CSV files, one after the other. Knows no images.
 
 A record that cannot be read costs its first line only: what follows is read as if it began anew. So
 a quote that is never closed is told, with its line, and swallows no rows.

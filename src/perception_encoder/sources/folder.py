@@ -1,4 +1,4 @@
-"""Pictures of a folder and of all folders below it. Knows nothing of what is inside a file.
+"""Images of a folder and of all folders below it. Knows nothing of what is inside a file.
 
 Links to folders are followed, but each real folder is listed once: under its own path where that
 lies below the top, else under the first link to it. So a link that turns in a circle ends, and a
@@ -15,7 +15,7 @@ from perception_encoder.errors import ImageError
 from perception_encoder.sources.access import Access, file_item
 from perception_encoder.sources.item import Item, broken, name_problem
 from perception_encoder.sources.remote import Entry
-from perception_encoder.sources.select import Selection, is_picture, system_note
+from perception_encoder.sources.select import Selection, is_image, system_note
 
 _Identity: TypeAlias = tuple[int, int]
 
@@ -38,7 +38,7 @@ class FolderSource:
         self._system = Counter[str]()
 
     def items(self) -> Iterator[Item]:
-        """List the pictures: of each folder its own in sorted order, then its folders'."""
+        """List the images: of each folder its own in sorted order, then its folders'."""
         self._unread.clear()
         self._system.clear()
         seen = _with_parents(self._top)
@@ -116,7 +116,7 @@ class FolderSource:
                 found.links.append(entry.name)
         elif self._selection.lists(path):
             found.files.append(entry.name)
-        elif entry.is_symlink() and not is_picture(path) and not os.path.exists(entry.path):
+        elif entry.is_symlink() and not is_image(path) and not os.path.exists(entry.path):
             self._unread.add(entry.path)  # may have led to a folder on a disk that is away
 
     def _relative(self, path: str) -> str:
@@ -171,7 +171,7 @@ class RemoteFolderSource:
         self._system = Counter[str]()
 
     def items(self) -> Iterator[Item]:
-        """List the pictures: of each folder its own in sorted order, then its folders'."""
+        """List the images: of each folder its own in sorted order, then its folders'."""
         self._unread.clear()
         self._system.clear()
         folders = [self._top]

@@ -23,18 +23,18 @@ _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+)(?:::.*)?://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture that a source names, before anything of it is read.
+    """One image that a source names, before anything of it is read.
 
     Something that a source could not list (a folder without permission, the rest of a damaged
     archive, a name that is not valid Unicode) is an item too, and its `read` says why.
 
     Attributes:
         uri: absolute path or URL of the file that holds it; always valid Unicode.
-        read: reads the encoded picture, from any thread; raises `ImageError` or `OSError`. It can
+        read: reads the encoded image, from any thread; raises `ImageError` or `OSError`. It can
             be pickled, so that another machine may read.
         member: its name inside the archive or table at uri.
         offset: where its bytes begin in the file at uri (members of uncompressed tars).
-        bytes: size of the encoded picture, where known before reading.
+        bytes: size of the encoded image, where known before reading.
         mtime: of the file at uri, nanoseconds since 1970, where known; a wild one is clamped, so
             that all that is compared with it and written of it is the same.
         metadata: what the source says of it; the names can be columns of a table.
@@ -61,7 +61,7 @@ class Item:
 
 
 class Source(Protocol):
-    """Where pictures come from, as one argument of a command names it."""
+    """Where images come from, as one argument of a command names it."""
 
     @property
     def name(self) -> str:
@@ -69,10 +69,10 @@ class Source(Protocol):
         ...
 
     def items(self) -> Iterator[Item]:
-        """List the pictures, in an order that stays the same, holding only a few in memory.
+        """List the images, in an order that stays the same, holding only a few in memory.
 
         Never raises for what it finds: what cannot be listed is an item whose `read` raises. The
-        same id may come twice (a picture that is named twice).
+        same id may come twice (an image that is named twice).
         """
         ...
 
@@ -80,7 +80,7 @@ class Source(Protocol):
         """Say whether `items` would have listed this one, if it still existed.
 
         To be asked when `items` has ended. In doubt, as below a folder that could not be read, the
-        answer is no: a picture must not be taken for gone because a disk was.
+        answer is no: an image must not be taken for gone because a disk was.
         """
         ...
 
@@ -164,9 +164,9 @@ class SourceOptions:
         include_hidden: list files and folders whose names begin with a dot, and the folders that
             systems keep beside images (`select.SYSTEM_FOLDERS`).
         null_separated: names on standard input end with NUL instead of a newline.
-        column: the column of a table that holds the pictures, their paths or URLs.
+        column: the column of a table that holds the images, their paths or URLs.
         timeout_seconds: of one wait for an answer from a network.
-        max_bytes: size above which a picture is not brought over a network.
+        max_bytes: size above which an image is not brought over a network.
         allow_network: False refuses every read that would need a network.
     """
 
@@ -201,7 +201,7 @@ def is_packed(name: str) -> bool:
 
 
 def is_table(name: str) -> bool:
-    """Say whether a name ends like a table's that can hold pictures."""
+    """Say whether a name ends like a table's that can hold images."""
     return suffix(name) in TABLE_SUFFIXES
 
 

@@ -1,4 +1,4 @@
-"""What a source says of a picture, made fit to be columns of a table. Knows no file formats."""
+"""What a source says of an image, made fit to be columns of a table. Knows no file formats."""
 
 import math
 import re

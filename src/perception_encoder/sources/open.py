@@ -47,11 +47,11 @@ _ERRORS: Final = {
 }
 _STDIN: Final = "-"
 _NUM_SHOWN: Final = 3
-_FileKind: TypeAlias = Literal["picture", "tar", "table"]
+_FileKind: TypeAlias = Literal["image", "tar", "table"]
 
 
 class NamedSource:
-    """Pictures named as arguments.
+    """Images named as arguments.
 
     Args:
         name: what to call them in messages.
@@ -63,17 +63,17 @@ class NamedSource:
         self._makers = makers
 
     def items(self) -> Iterator[Item]:
-        """List the pictures in the order of their names."""
+        """List the images in the order of their names."""
         for make in self._makers:
             yield make()
 
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
-        """Say no: a picture that is named is listed, whether it exists or not."""
+        """Say no: an image that is named is listed, whether it exists or not."""
         return False
 
 
 class ListSource:
-    """Names of pictures, one a line, read as they come.
+    """Names of images, one a line, read as they come.
 
     Args:
         stream: the list; it can be read once.
@@ -91,7 +91,7 @@ class ListSource:
         self._is_null_separated = null_separated
 
     def items(self) -> Iterator[Item]:
-        """List the pictures in the list's order.
+        """List the images in the list's order.
 
         Raises:
             SourceError: it is no list of names.
@@ -161,9 +161,9 @@ def open_sources(
 ) -> list[Source]:
     """Find out what each name is.
 
-    A name is a folder, a picture, a tar archive, a table (parquet, CSV, JSON lines), a list of
+    A name is a folder, an image, a tar archive, a table (parquet, CSV, JSON lines), a list of
     names on standard input (`-`), a glob, the URL of any of these on a store that fsspec knows, or
-    the http URL of a picture. Braces stand for several names. What exists under just that name
+    the http URL of an image. Braces stand for several names. What exists under just that name
     wins over a pattern.
 
     Args:
@@ -172,12 +172,12 @@ def open_sources(
         stdin: what `-` reads; sys.stdin by default.
 
     Returns:
-        The sources in the order of their names. Pictures, archives or tables that are named one
+        The sources in the order of their names. Images, archives or tables that are named one
         after the other are one source.
 
     Raises:
         SourceNotFoundError: there is no such file, folder or URL.
-        SourceError: a table without pictures, or a URL that cannot be used here.
+        SourceError: a table without images, or a URL that cannot be used here.
     """
     return list(_Opener(options, stdin).open(names))
 
@@ -207,7 +207,7 @@ class _Opener:
         """Make one source of neighbours of one kind."""
         names = list(dict.fromkeys(file.name for file in files))
         name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        if files[0].kind == "picture":
+        if files[0].kind == "image":
             return NamedSource(name, [file.item for file in files])
         uris = [file.uri for file in files]
         once_held = _any_of([file.once_held for file in files])
@@ -253,7 +253,7 @@ class _Opener:
             raise SourceError(
                 f"{url}: archives and tables are not read over http; download it and name the file"
             )
-        return _File("picture", url, url, partial(self._access.item, url))
+        return _File("image", url, url, partial(self._access.item, url))
 
     def _glob(self, name: str, pattern: str) -> Iterator[_File | Source]:
         top, glob = _split_glob(pattern, os.path.isdir)
@@ -289,9 +289,9 @@ class _Opener:
     def _matches(
         self, name: str, folder: FolderSource | RemoteFolderSource, glob: str
     ) -> Iterator[_File | Source]:
-        """Yield the archives or tables that a glob means, or else its pictures as one source."""
+        """Yield the archives or tables that a glob means, or else its images as one source."""
         kind = _kind(glob)
-        if kind == "picture":
+        if kind == "image":
             yield folder
             return
         files = [item for item in folder.items() if _kind(item.uri) == kind]
@@ -322,7 +322,7 @@ def _any_of(conditions: Sequence[Callable[[str], bool]]) -> Callable[[str], bool
 def _kind(uri: str) -> _FileKind:
     if is_tar(uri):
         return "tar"
-    return "table" if is_table(uri) else "picture"
+    return "table" if is_table(uri) else "image"
 
 
 def _split_glob(
@@ -345,7 +345,7 @@ def _split_glob(
     return "/" if parts[:count] == [""] else top, "/".join(part for part in parts[count:] if part)
 
 
-def read_picture(
+def read_image(
     uri: str,
     member: str | None = None,
     offset: int | None = None,
@@ -353,14 +353,14 @@ def read_picture(
     *,
     allow_network: bool = True,
 ) -> bytes:
-    """Return the encoded picture of a row.
+    """Return the encoded image of a row.
 
     Args:
         uri: of the row.
         member: of the row.
         offset: of the row; with it a member of a tar is read without looking for it.
         num_bytes: of the row; it saves a question to a store.
-        allow_network: whether a picture may be brought over a network.
+        allow_network: whether an image may be brought over a network.
 
     Raises:
         ImageNotFoundError: the file is gone, or has no such member any more.
@@ -377,8 +377,8 @@ def read_picture(
     raise ImageUnreadableError(f"{item}: neither a tar archive nor a table", item=item)
 
 
-def open_picture(uri: str, member: str | None, offset: int | None) -> StoredImage | None:
-    """Open the encoded image of a row, to read it part by part; arguments as of `read_picture`.
+def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage | None:
+    """Open the encoded image of a row, to read it part by part; arguments as of `read_image`.
 
     Returns:
         None where it can only be read whole: behind a network, in a table, in a packed archive, or

@@ -1,6 +1,6 @@
-"""Pictures that a parquet file names or holds, also as Hugging Face data sets hold them.
+"""Images that a parquet file names or holds, also as Hugging Face data sets hold them.
 
-Listing reads the other columns only; the pictures' own column is read row by row when their turn
+Listing reads the other columns only; the images' own column is read row by row when their turn
 comes.
 """
 
@@ -192,7 +192,7 @@ class ParquetTable:
             return {field.name: _kind(field.type) for field in file.schema_arrow}
 
     def items(self, column: str) -> Iterator[Item]:
-        """Yield the pictures that a column holds or names.
+        """Yield the images that a column holds or names.
 
         Raises:
             ImageError: the file cannot be read, or not all of it; every row that can be read comes
@@ -237,7 +237,7 @@ class ParquetTable:
         return notes
 
     def read_row(self, column: str, number: int) -> bytes:
-        """Read the picture in a row again.
+        """Read the image in a row again.
 
         Raises:
             ImageNotFoundError: the file has no such row or column any more.
@@ -265,7 +265,7 @@ class ParquetTable:
     def _listed(
         self, opened: OpenParquet, group: int, column: str, *, is_named: bool
     ) -> Iterator[tuple[str | None, dict[str, Any]]]:
-        """Yield each row's name of a picture and its metadata, without reading pictures."""
+        """Yield each row's name of an image and its metadata, without reading images."""
         file = opened.file
         types = {
             field.name: target

@@ -119,7 +119,7 @@ class Remote:
                 data = cast("bytes", system.cat_file(path, start=offset, end=offset + num_bytes))
             if len(data) < num_bytes:
                 raise ImageTruncatedError(
-                    f"{item}: the file ends before this picture does; fetch it again", item=item
+                    f"{item}: the file ends before this image does; fetch it again", item=item
                 )
             return data
 

@@ -36,8 +36,8 @@ _NUM_SHOWN: Final = 100  # characters of a pattern that is refused
 _MAX_BRACES: Final = 100  # of one pattern: each is a level of recursion
 
 
-def is_picture(name: str) -> bool:
-    """Say whether a name ends like a picture's."""
+def is_image(name: str) -> bool:
+    """Say whether a name ends like an image's."""
     return suffix(name) in IMAGE_SUFFIXES
 
 
@@ -98,9 +98,9 @@ class Selection:
         if self._is_hidden(path) or self.excludes.has_file(path):
             return False
         if self.glob is None:
-            return is_picture(path)
-        # Somebody who writes *.dat wants just those; of photos/* only what ends like a picture.
-        is_wanted = is_picture(path) or self._names_suffix
+            return is_image(path)
+        # Somebody who writes *.dat wants just those; of photos/* only what ends like an image.
+        is_wanted = is_image(path) or self._names_suffix
         return is_wanted and self._regex.fullmatch(path) is not None
 
     def covers(self, path: str) -> bool:

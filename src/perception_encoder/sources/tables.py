@@ -10,7 +10,7 @@ from perception_encoder.index import item_name
 from perception_encoder.sources.access import Access
 from perception_encoder.sources.columns import (
     ColumnKind,
-    picture_column,
+    image_column,
     split_row_key,
 )
 from perception_encoder.sources.item import Item, broken, scheme
@@ -27,7 +27,7 @@ class Table(Protocol):
         ...
 
     def items(self, column: str) -> Iterator[Item]:
-        """Yield the pictures that a column holds or names."""
+        """Yield the images that a column holds or names."""
         ...
 
     def notes(self) -> list[str]:
@@ -35,7 +35,7 @@ class Table(Protocol):
         ...
 
     def read_row(self, column: str, number: int) -> bytes:
-        """Read the picture in a row again."""
+        """Read the image in a row again."""
         ...
 
 
@@ -46,7 +46,7 @@ class TableSource:
         name: as they were given.
         uris: absolute paths or URLs.
         access: reads them.
-        column: the column with the pictures; found by its name or type if None.
+        column: the column with the images; found by its name or type if None.
         once_held: says which other tables the name would have meant, had they existed.
         leaves_out: says which other tables the name means that are to be left out.
     """
@@ -71,7 +71,7 @@ class TableSource:
         self._damaged = set[str]()
 
     def check(self) -> None:
-        """See whether the first table has pictures; one that is damaged is met again in `items`.
+        """See whether the first table has images; one that is damaged is met again in `items`.
 
         Raises:
             SourceError: no column holds any.
@@ -84,13 +84,13 @@ class TableSource:
             return
 
     def items(self) -> Iterator[Item]:
-        """List the pictures of each table in its own order."""
+        """List the images of each table in its own order."""
         self._damaged.clear()
         self._notes.clear()
         for uri in self._uris:
             table = table_at(uri, self._access)
             try:
-                yield from table.items(picture_column(uri, table.kinds(), self._column))
+                yield from table.items(image_column(uri, table.kinds(), self._column))
                 self._notes += [f"{uri}: {note}" for note in table.notes()]
             except Exception as err:  # noqa: BLE001 — one table must not end the run
                 self._damaged.add(uri)
@@ -99,7 +99,7 @@ class TableSource:
                 yield broken(uri, reason, is_remote=bool(scheme(uri)))
 
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
-        """Say whether `items` would list this row; of pictures elsewhere that is never known."""
+        """Say whether `items` would list this row; of images elsewhere that is never known."""
         return uri not in self._damaged and (uri in self._known or self._once_held(uri))
 
     def notes(self) -> list[str]:
@@ -111,7 +111,7 @@ class TableSource:
         return uri not in self._known and self._leaves_out(uri)
 
     def _find_column(self, uri: str) -> str:
-        return picture_column(uri, table_at(uri, self._access).kinds(), self._column)
+        return image_column(uri, table_at(uri, self._access).kinds(), self._column)
 
 
 def table_at(uri: str, access: Access) -> Table:
@@ -120,7 +120,7 @@ def table_at(uri: str, access: Access) -> Table:
 
 
 def read_row(access: Access, uri: str, member: str) -> bytes:
-    """Read the picture in a table's row again.
+    """Read the image in a table's row again.
 
     Raises:
         ImageNotFoundError: the table, or the row in it, is gone.
@@ -129,5 +129,5 @@ def read_row(access: Access, uri: str, member: str) -> bytes:
     key = split_row_key(member)
     if key is None:
         item = item_name(uri, member)
-        raise ImageNotFoundError(f"{item}: no picture of a row is named so", item=item)
+        raise ImageNotFoundError(f"{item}: no image of a row is named so", item=item)
     return table_at(uri, access).read_row(*key)

@@ -13,7 +13,7 @@ from typing import IO, Any, Final, Self, cast
 
 from perception_encoder.sources.item import name_problem
 from perception_encoder.sources.metadata import MetadataColumns
-from perception_encoder.sources.select import SYSTEM_FOLDERS, is_picture
+from perception_encoder.sources.select import SYSTEM_FOLDERS, is_image
 from perception_encoder.sources.tar_samples import Sample, Samples, TarMember
 from perception_encoder.sources.text_lines import decoded
 from perception_encoder.sources.text_rows import parse_json
@@ -150,7 +150,7 @@ class TarListing:
         finally:
             if self._damaged:
                 logger.warning(
-                    "%s: metadata of %d pictures is damaged and was left out (%s)",
+                    "%s: metadata of %d images is damaged and was left out (%s)",
                     self._archive.name, len(self._damaged), self._damaged[0],
                 )  # fmt: skip
         yield from map(self._finished, self._samples.rest())
@@ -158,17 +158,17 @@ class TarListing:
 
     def _take(self, member: tarfile.TarInfo) -> None:
         ending = member.name.rpartition(".")[2].lower()
-        is_image = is_picture(member.name)
-        if not is_image and ending not in _SIBLINGS:
+        has_image_name = is_image(member.name)
+        if not has_image_name and ending not in _SIBLINGS:
             return
         if not _is_regular(member):
-            self.left_out["links"] += is_image and not member.isdir()
+            self.left_out["links"] += has_image_name and not member.isdir()
             return
         number = self._num_images
-        self._num_images += is_image
+        self._num_images += has_image_name
         if _is_of_system(member.name):
             self.left_out["system"] += 1
-        elif is_image:
+        elif has_image_name:
             self._take_image(TarMember(member.name, number, member.offset_data, member.size))
         else:
             self._take_text(member, ending)

@@ -1,4 +1,4 @@
-"""Pictures in tar archives, listed from their headers and read without unpacking."""
+"""Images in tar archives, listed from their headers and read without unpacking."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perception_encoder.preprocess.files import MAX_FILE_BYTES
 from perception_encoder.sources.access import Access, check_size
 from perception_encoder.sources.forward import ForwardReader
 from perception_encoder.sources.item import Item, broken, is_packed, scheme
-from perception_encoder.sources.select import is_picture
+from perception_encoder.sources.select import is_image
 from perception_encoder.sources.tar_members import (
     TarListing,
     describe_left_out,
@@ -63,12 +63,12 @@ class TarSource:
         self._damaged = set[str]()
 
     def items(self) -> Iterator[Item]:
-        """List the pictures of each archive in its own order."""
+        """List the images of each archive in its own order."""
         self._damaged.clear()
         self._notes.clear()
         for uri in self._uris:
             try:
-                yield from self._pictures(uri)
+                yield from self._images(uri)
             except Exception as err:  # noqa: BLE001 — one archive must not end the run
                 self._damaged.add(uri)
                 reason = str(err) if isinstance(err, ImageError) else _described(err)
@@ -79,7 +79,7 @@ class TarSource:
         if uri in self._damaged:
             return False
         is_ours = uri in self._known or self._once_held(uri)
-        return is_ours and (member is None or is_picture(member))
+        return is_ours and (member is None or is_image(member))
 
     def notes(self) -> list[str]:
         """Say what of the archives was left out."""
@@ -89,7 +89,7 @@ class TarSource:
         """Say whether the archive is left out by a pattern."""
         return uri not in self._known and self._leaves_out(uri)
 
-    def _pictures(self, uri: str) -> Iterator[Item]:
+    def _images(self, uri: str) -> Iterator[Item]:
         mtime = self._access.facts(uri).mtime
         packed = None
         if is_packed(uri):
@@ -139,7 +139,7 @@ class TarSource:
 
 
 def read_member(access: Access, uri: str, member: str, offset: int | None) -> bytes:
-    """Read one picture of an archive again.
+    """Read one image of an archive again.
 
     Args:
         access: reads the archive.
@@ -186,10 +186,10 @@ def size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
 
 
 def _unpack(access: Access, uri: str, start: int) -> Iterator[bytes]:
-    """Read the pictures of a packed archive from the given number on."""
+    """Read the images of a packed archive from the given number on."""
     with access.open(uri) as stream, open_tar(stream, is_packed=True) as archive:
-        pictures = (found for found in regular_members(archive) if is_picture(found.name))
-        for number, found in enumerate(pictures):
+        images = (found for found in regular_members(archive) if is_image(found.name))
+        for number, found in enumerate(images):
             if number >= start:
                 # What is too large is not read, and nobody asks for it.
                 is_small = found.size <= MAX_FILE_BYTES
@@ -228,7 +228,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, item: str) -> by
     data = file.read()
     if len(data) < member.size:
         raise ImageTruncatedError(
-            f"{item}: the archive ends before this picture does; fetch it again", item=item
+            f"{item}: the archive ends before this image does; fetch it again", item=item
         )
     return data
 

@@ -1,4 +1,4 @@
-"""Pictures that a CSV or JSON lines file names; in JSON lines also their bytes, as base64."""
+"""Images that a CSV or JSON lines file names; in JSON lines also their bytes, as base64."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TextTable:
         return {name: kinds.get(name, "name") for name in names}
 
     def items(self, column: str) -> Iterator[Item]:
-        """Yield the pictures that a column holds or names; the file is read twice.
+        """Yield the images that a column holds or names; the file is read twice.
 
         Raises:
             ImageError: the file cannot be read.
@@ -91,7 +91,7 @@ class TextTable:
         return notes
 
     def read_row(self, column: str, number: int) -> bytes:
-        """Read the picture in a row again.
+        """Read the image in a row again.
 
         Raises:
             ImageNotFoundError: the file has no such row or column any more.

@@ -1,4 +1,4 @@
-"""Fetches pictures by http and https: in bounded time, of bounded size, from any thread."""
+"""Fetches images by http and https: in bounded time, of bounded size, from any thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 0.3
 _MAX_REDIRECTS: Final = 5
-_WHOLE: Final = 5  # a whole picture may take so many times the wait for one answer
+_WHOLE: Final = 5  # a whole image may take so many times the wait for one answer
 _PASSING: Final = frozenset((429, 500, 502, 503, 504))
 
 
@@ -24,7 +24,7 @@ class Web:
     """Fetches over one pool of connections. Proxies are those of the environment.
 
     Args:
-        timeout_seconds: of one wait for an answer; a whole picture may take five times that.
+        timeout_seconds: of one wait for an answer; a whole image may take five times that.
         max_bytes: refuse more.
     """
 
@@ -63,7 +63,7 @@ class Web:
 
     def _fetch_once(self, url: str) -> bytes:
         until = time.monotonic() + _WHOLE * self._timeout_seconds
-        # A picture is packed already, and the size that is announced is then the one that comes.
+        # An image is packed already, and the size that is announced is then the one that comes.
         with self._client().stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
             answer.raise_for_status()
             self._check_size(url, int(answer.headers.get("Content-Length", 0)))

@@ -291,7 +291,7 @@ def test_the_stated_model_is_checked(tmp_path: Path, layout: Layout) -> None:
     assert import_table(source, tmp_path / "b", identity=IDENTITY).num_added == 20
 
 
-def test_a_picture_that_comes_twice_is_there_once_with_its_last_row(tmp_path: Path) -> None:
+def test_an_image_that_comes_twice_is_there_once_with_its_last_row(tmp_path: Path) -> None:
     names = pa.array(["/i/0.jpg", "/i/1.jpg", "/i/1.jpg", "/i/0.jpg", "/i/2.jpg"])
     folder = foreign_folder(tmp_path / "f", number=list(range(5)))
     for number, (start, end) in enumerate([(0, 3), (3, 5)]):
@@ -354,7 +354,7 @@ def test_arrays_that_do_not_fit_are_named(
     [
         ("rows.jsonl", "{\n" * 20, "rows.jsonl, line 1: no JSON"),
         ("rows.jsonl", "[1]\n" * 20, "line 1: a list"),
-        ("rows.jsonl", '{"width": 3}\n' * 20, "line 1: no picture"),
+        ("rows.jsonl", '{"width": 3}\n' * 20, "line 1: no image"),
         ("rows.jsonl", '{"uri": "x", "width": "3"}\n' * 20, "line 1: width is '3'"),
         ("rows.jsonl", '{"uri": "x"}\n' * 19 + "\xff", "line 20: no JSON"),
         ("rows.jsonl", '{"uri": "x"}\n' * 19 + "[" * 90_000, "line 20: no JSON"),
@@ -469,11 +469,11 @@ def test_a_missing_or_cut_file_is_named(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ({"uri": ["a"]}, "no column 'vector'"),
-        ({"vector": [[1.0, 0.0]]}, "no column names the pictures"),
+        ({"vector": [[1.0, 0.0]]}, "no column names the images"),
         ({"uri": ["a", "b"], "vector": [[1.0, 0.0], [1.0]]}, "another length"),
         ({"uri": ["a", "b"], "vector": [[1.0, 0.0], None]}, "have no vector"),
         ({"uri": ["a"], "vector": ["x"]}, "not lists of floats"),
-        ({"uri": ["a", None], "vector": [[1.0, 0.0], [0.0, 1.0]]}, "1 rows name no picture"),
+        ({"uri": ["a", None], "vector": [[1.0, 0.0], [0.0, 1.0]]}, "1 rows name no image"),
         ({"uri": ["a"], "vector": [[1.0, 0.0]], "width": [2**40]}, "fit"),
     ],
 )

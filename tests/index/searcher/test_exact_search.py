@@ -42,7 +42,7 @@ def test_a_hit_carries_all_that_is_known_of_its_row(tmp_path: Path) -> None:
     assert before[0][0].metadata["half"] in ("odd", "even")
 
 
-def test_a_thousand_copies_of_one_picture_are_ordered_by_name(tmp_path: Path) -> None:
+def test_a_thousand_copies_of_one_image_are_ordered_by_name(tmp_path: Path) -> None:
     vectors = clustered(1500, 16)
     vectors[200:1400] = vectors[200]
     index = make_table(tmp_path / "t", vectors)

@@ -2,7 +2,7 @@
 
     python engine_runs.py REQUEST RESULTS
 
-REQUEST is a JSON file: `folder`, `pictures` and `photos` (paths), `url` (of a server that answers
+REQUEST is a JSON file: `folder`, `images` and `photos` (paths), `url` (of a server that answers
 to the stock block's model), `tensor_mode`, and `page` (Python code that is run before all else).
 Writes to RESULTS what each workflow gave, by name.
 """
@@ -65,7 +65,7 @@ TEXT = workflow(
 
 
 class Runs:
-    """The engine with our models in fp32, and the pictures that workflows are given."""
+    """The engine with our models in fp32, and the images that workflows are given."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         from roboflow_workflows.core_steps.common.entities import StepExecutionMode
@@ -76,8 +76,8 @@ class Runs:
         from perception_encoder.integrations.workflows.provider import PerceptionEncoderModels
 
         self.folder = Path(request["folder"])
-        self.paths = request["pictures"]
-        self.pictures = [cv2.imread(path) for path in self.paths]
+        self.paths = request["images"]
+        self.images = [cv2.imread(path) for path in self.paths]
         self.photos = [cv2.imread(path) for path in request["photos"]]
         self._engine = ExecutionEngine
         models = Models(partial(AutoModel.from_pretrained, device="cpu", precision="fp32"))
@@ -112,7 +112,7 @@ class Runs:
         return "it ran"
 
     def _read_from(self, path: str) -> Any:
-        """A picture that knows where it was read, as hosts give them that allow local files."""
+        """An image that knows where it was read, as hosts give them that allow local files."""
         from roboflow_workflows.execution_engine.entities.base import (
             ImageParentMetadata,
             WorkflowImageData,
@@ -134,10 +134,10 @@ class Runs:
         ]
         outputs = {step["name"]: f"{step['name']}.embedding" for step in steps[:-1]}
         definition = workflow(steps, {**outputs, "cosine": "cosine.similarity"})
-        return self.run(definition, {"image": self.pictures, "text": "a cat"})
+        return self.run(definition, {"image": self.images, "text": "a cat"})
 
     def encoded(self) -> Any:
-        """Of the picture's own file, in base64; in tensor mode it is decoded to a tensor."""
+        """Of the image's own file, in base64; in tensor mode it is decoded to a tensor."""
         given = [
             {"type": "base64", "value": base64.b64encode(Path(path).read_bytes()).decode()}
             for path in self.paths
@@ -183,7 +183,7 @@ class Runs:
         }
 
     def table(self) -> Any:
-        """Whole pictures by their paths and by names; searched by words, with a condition."""
+        """Whole images by their paths and by names; searched by words, with a condition."""
         index = str(self.folder / "drawings.lance")
         add = {"type": "pe_index_add@v1", "name": "add", "images": "$inputs.image", "model": MODEL}
         named = {**add, "name": "named", "index": "$inputs.index", "uri": "$inputs.name",
@@ -202,7 +202,7 @@ class Runs:
             [{**search, "data": "a red heart", "threshold": 0.99}], {"search": "search.*"}
         )
         read = [self._read_from(path) for path in self.paths]
-        pixels = {"image": self.pictures[0]}
+        pixels = {"image": self.images[0]}
         return {
             "missing": self.failing(by_words, {"text": "a cat", "k": 3}),
             "by_path": self.run(by_path, {"image": read}),
@@ -210,11 +210,11 @@ class Runs:
             "by_name": [
                 self.run(
                     by_name,
-                    {"image": picture, "index": index, "name": f"camera/{n}", "number": n},
+                    {"image": image, "index": index, "name": f"camera/{n}", "number": n},
                 )
-                for n, picture in enumerate(self.pictures)
+                for n, image in enumerate(self.images)
             ],
-            "off": self.run(off, {"image": self.pictures}),
+            "off": self.run(off, {"image": self.images}),
             "by_words": self.run(by_words, {"text": "a cat", "k": 3}),
             "narrow": self.run(narrow, {}),
             "nothing": self.run(nothing, {}),
@@ -242,20 +242,20 @@ class Runs:
         )
         noise = np.random.default_rng(0)
         frames = [
-            np.clip(self.pictures[0] + noise.integers(-3, 4, self.pictures[0].shape), 0, 255)
+            np.clip(self.images[0] + noise.integers(-3, 4, self.images[0].shape), 0, 255)
             for _ in range(7)
         ]
         frames = [frame.astype(np.uint8) for frame in frames]
-        return [engine.run({"image": frame})[0] for frame in [*frames, self.pictures[1]]]
+        return [engine.run({"image": frame})[0] for frame in [*frames, self.images[1]]]
 
     def together(self) -> Any:
         """Two workflows many times at once, each compiled anew, as a server does."""
-        count = len(self.pictures)
+        count = len(self.images)
 
         def once(number: int) -> Any:
             one, two = number % count, (number // count) % count
-            pair = {"image": self.pictures[one], "other": self.pictures[two]}
-            texts = self.run(TEXT, {"text": f"picture {number}"})[0]
+            pair = {"image": self.images[one], "other": self.images[two]}
+            texts = self.run(TEXT, {"text": f"image {number}"})[0]
             return {"pair": [one, two], **self.run(TWO_IMAGES, pair)[0], "texts": texts}
 
         with ThreadPoolExecutor(8) as pool:
@@ -268,8 +268,8 @@ class Runs:
         definition = workflow([{**add, "index": index, "uri": "$inputs.name"}], {"add": "add.*"})
 
         def once(number: int) -> Any:
-            picture = self.pictures[number % len(self.pictures)]
-            return self.run(definition, {"image": picture, "name": f"camera/{number}"})[0]["add"]
+            image = self.images[number % len(self.images)]
+            return self.run(definition, {"image": image, "name": f"camera/{number}"})[0]["add"]
 
         with ThreadPoolExecutor(4) as pool:
             added = list(pool.map(once, range(70)))
@@ -281,7 +281,7 @@ class Runs:
             [stock("image", "$inputs.image"), stock("text", "$inputs.text")],
             {"image": "image.embedding", "text": "text.embedding"},
         )
-        return self.run(definition, {"image": self.pictures, "text": "a dog"}, remote=True)
+        return self.run(definition, {"image": self.images, "text": "a dog"}, remote=True)
 
     def mistakes(self) -> Any:
         no_model = workflow([{**embedding("a", "a cat"), "model": "no-such-model"}], {"a": "a.*"})
@@ -290,7 +290,7 @@ class Runs:
         return {
             "no_model": self.failing(no_model, {}),
             "no_labels": self.failing(
-                workflow([{**labels, "model": MODEL}], {"a": "a.*"}), {"image": self.pictures}
+                workflow([{**labels, "model": MODEL}], {"a": "a.*"}), {"image": self.images}
             ),
             "not_a_text": self.failing(workflow([wrong], {"a": "a.*"}), {"number": 3}),
         }

@@ -33,7 +33,7 @@ def main(request_file: str, results_file: str) -> None:
     sys.modules["roboflow_workflows"] = None  # type: ignore[assignment]  # as if not installed
     request = json.loads(Path(request_file).read_text())
     logging.disable(logging.INFO)
-    pictures = [cv2.imread(path) for path in request["pictures"]]
+    images = [cv2.imread(path) for path in request["images"]]
     zero_shot = {
         "type": "pe_zero_shot@v1", "name": "label", "images": "$inputs.image", "model": MODEL,
         "classes": ["cat", "castle", "red heart"],
@@ -56,8 +56,8 @@ def main(request_file: str, results_file: str) -> None:
     search = {"type": "pe_search@v1", "name": "search", "index": "seen.lance", "k": 2}
     found = workflow([{**search, "data": "$inputs.image"}], {"search": "search.*"})
     results = {
-        "embeddings": run(workflow(steps, outputs), {"image": pictures, "text": "a cat"}),
-        "search": run(found, {"image": pictures}),
+        "embeddings": run(workflow(steps, outputs), {"image": images, "text": "a cat"}),
+        "search": run(found, {"image": images}),
     }
     Path(results_file).write_text(json.dumps(results, default=float))
 

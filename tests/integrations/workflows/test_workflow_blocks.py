@@ -24,7 +24,7 @@ SCRIPTS = {
     **dict.fromkeys(MODES, ("engine_runs.py", None)),
     "inference": ("inference_runs.py", "inside-inference"),
 }
-EQUAL = 2e-5  # a picture's vector in batches of other sizes, in fp32
+EQUAL = 2e-5  # an image's vector in batches of other sizes, in fp32
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def ran(drawn, some_photos, tmp_path_factory):
                 shutil.copy(path, folder)  # the page's blocks read them here
             request = {
                 "folder": str(folder),
-                "pictures": list(map(str, drawn)),
+                "images": list(map(str, drawn)),
                 "photos": list(map(str, some_photos)),
                 "url": server.url,
                 "tensor_mode": mode == "tensor",
@@ -132,7 +132,7 @@ def test_the_stock_block_runs_at_a_server_of_ours(mode, ran, model, arrays):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_encoded_pictures_and_whole_crops_of_them_have_one_vector(mode, ran, model, arrays):
+def test_encoded_images_and_whole_crops_of_them_have_one_vector(mode, ran, model, arrays):
     rows, images = ran[mode]["encoded"], model.embed_images(arrays)
     assert np.abs(np.array([row["whole"] for row in rows]) - images).max() <= EQUAL
     assert np.abs(np.array([row["crop"] for row in rows]) - images).max() <= EQUAL
@@ -197,7 +197,7 @@ def _check_labels(result, classes, cosines, shape, model):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pictures_are_called_by_their_file_their_name_or_their_pixels(mode, ran, drawn):
+def test_images_are_called_by_their_file_their_name_or_their_pixels(mode, ran, drawn):
     table = ran[mode]["table"]
     assert [row["add"]["uri"] for row in table["by_path"]] == list(map(str, drawn))
     (by_pixels,) = table["by_pixels"]
@@ -225,7 +225,7 @@ def test_fifty_workflows_at_once_give_what_one_gives(ran, model, arrays):
     runs = ran["plain"]["together"]
     assert len(runs) == 50
     images = model.embed_images(arrays)
-    texts = model.embed_text([f"picture {number}" for number in range(50)])
+    texts = model.embed_text([f"image {number}" for number in range(50)])
     for number, run in enumerate(runs):
         one, two = run["pair"]
         assert run["cosine"] == pytest.approx(float(images[one] @ images[two]), abs=EQUAL)

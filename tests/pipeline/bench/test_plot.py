@@ -18,9 +18,9 @@ def row(model: str, accuracy: float | None, speed: float, precision: Precision =
         device="cpu",
         precision=precision,
         open_seconds=1,
-        picture_ms=1000 / speed,
-        pictures_per_second=speed,
-        picture_batch=8,
+        image_ms=1000 / speed,
+        images_per_second=speed,
+        image_batch=8,
         text_ms=None,
         texts_per_second=None,
         text_batch=None,
@@ -36,7 +36,7 @@ def row(model: str, accuracy: float | None, speed: float, precision: Precision =
         operations=1,
         ceiling=None,
         fraction=None,
-        picture_drift=None,
+        image_drift=None,
         text_drift=None,
     )
 

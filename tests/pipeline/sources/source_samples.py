@@ -1,4 +1,4 @@
-"""Files for the tests of sources. A source never decodes, so the pictures are any bytes."""
+"""Files for the tests of sources. A source never decodes, so the images are any bytes."""
 
 import io
 import tarfile
@@ -8,7 +8,7 @@ from pathlib import Path
 from perception_encoder.sources import Item, Source, SourceOptions, open_sources
 
 
-def write(path: Path, data: bytes = b"picture") -> Path:
+def write(path: Path, data: bytes = b"image") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

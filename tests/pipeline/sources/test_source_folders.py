@@ -17,7 +17,7 @@ from perception_encoder.index import Row, row_id
 from perception_encoder.sources import SourceOptions, open_sources
 
 
-def test_a_folder_lists_its_pictures_with_size_and_time_and_reads_none_of_them(tmp_path):
+def test_a_folder_lists_its_images_with_size_and_time_and_reads_none_of_them(tmp_path):
     path = write(tmp_path / "a.JPG", b"12345")
     write(tmp_path / "notes.txt")
     (item,) = listed(tmp_path)
@@ -124,7 +124,7 @@ def ignored_by_git(folder, pattern, names):
     return set(done.stdout.split())
 
 
-def test_links_to_files_are_pictures_of_their_own(tmp_path):
+def test_links_to_files_are_images_of_their_own(tmp_path):
     write(tmp_path / "away" / "b.png", b"1234")
     folder = tmp_path / "photos"
     write(folder / "a.png")
@@ -167,7 +167,7 @@ def test_a_broken_link_is_an_item_that_says_so(tmp_path):
         item.read()
 
 
-def test_a_pipe_named_like_a_picture_does_not_stop_the_run(tmp_path):
+def test_a_pipe_named_like_an_image_does_not_stop_the_run(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (item,) = listed(tmp_path)
     with pytest.raises(ImageUnreadableError, match="not a regular file"):
@@ -184,7 +184,7 @@ def test_a_name_in_an_old_encoding_is_an_item_whose_name_can_be_stored(tmp_path)
         item.read()
 
 
-def test_what_was_deleted_after_the_listing_is_an_error_of_that_picture(tmp_path):
+def test_what_was_deleted_after_the_listing_is_an_error_of_that_image(tmp_path):
     path = write(tmp_path / "a.png")
     (item,) = listed(tmp_path)
     path.unlink()
@@ -275,7 +275,7 @@ def test_globs_list_what_they_match(tmp_path, monkeypatch, pattern, expected):
         assert is_covered == (name in expected), name
 
 
-def test_a_glob_without_matches_is_an_empty_source_as_its_pictures_may_have_gone(tmp_path):
+def test_a_glob_without_matches_is_an_empty_source_as_its_images_may_have_gone(tmp_path):
     source = open_one(tmp_path / "*.jpg")
     assert list(source.items()) == []
     assert source.covers(str(tmp_path / "gone.jpg"), None)

@@ -1,4 +1,4 @@
-"""Named pictures and lists of names on standard input."""
+"""Named images and lists of names on standard input."""
 
 import io
 import os
@@ -22,7 +22,7 @@ def read_list(text: bytes, **options):
     return list(source.items())
 
 
-def test_a_list_names_pictures_line_by_line(tmp_path, monkeypatch):
+def test_a_list_names_images_line_by_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.png")
     write(tmp_path / "with space.dat", b"123")
@@ -71,7 +71,7 @@ def test_standard_input_is_the_processes_own():
     assert done.stdout == "/x/a.png\n", done.stderr
 
 
-def test_names_without_a_file_are_errors_of_their_pictures(tmp_path):
+def test_names_without_a_file_are_errors_of_their_images(tmp_path):
     missing, folder, old = read_list(f"{tmp_path}/no.png\n{tmp_path}\n/caf".encode() + b"\xe9.png")
     with pytest.raises(ImageNotFoundError, match=r"no\.png: there is no file"):
         missing.read()

@@ -22,10 +22,10 @@ from perception_encoder.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from perception_encoder.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources import SourceOptions, open_sources, read_image
 from perception_encoder.sources.remote import modified
 
-BUCKET = "pictures"
+BUCKET = "images"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def uris(source):
     return [item.uri for item in source.items()]
 
 
-def test_a_prefix_lists_its_pictures_with_size_and_time(put, s3):
+def test_a_prefix_lists_its_images_with_size_and_time(put, s3):
     put(
         **{
             "a/2.jpg": b"22", "a/1.jpg": b"1", "a/in/3.PNG": b"333", "a/.h.jpg": b"",
@@ -95,7 +95,7 @@ def test_a_prefix_lists_its_pictures_with_size_and_time(put, s3):
     assert items[0].mtime == int(changed.timestamp()) * 10**9
     assert all(item.is_remote for item in items)
     for item in items:
-        assert read_picture(item.uri, item.member, item.offset, item.bytes) == item.read()
+        assert read_image(item.uri, item.member, item.offset, item.bytes) == item.read()
     assert source.covers(f"s3://{BUCKET}/a/in/gone.jpg", None)
     for name in ("a/raw/gone.jpg", "ab/gone.jpg", "a/gone.txt"):
         assert not source.covers(f"s3://{BUCKET}/{name}", None)
@@ -116,7 +116,7 @@ def test_more_objects_than_one_answer_lists(put, monkeypatch):
     assert uris(open_one(f"s3://{BUCKET}/many")) == expected
 
 
-def test_globs_braces_and_single_pictures_on_a_store(put):
+def test_globs_braces_and_single_images_on_a_store(put):
     put(**{"a/1.jpg": b"1", "a/in/2.jpg": b"2", "a/in/3.png": b"3", "b/4.dat": b"4"})
     source = open_one(f"s3://{BUCKET}/a/**/*.jpg")
     assert uris(source) == [f"s3://{BUCKET}/a/1.jpg", f"s3://{BUCKET}/a/in/2.jpg"]
@@ -134,17 +134,17 @@ def test_what_is_not_on_the_store_is_named(put):
         open_one("s3://no-such-bucket")
 
 
-def test_an_object_that_goes_away_is_an_error_of_its_picture(put, s3):
+def test_an_object_that_goes_away_is_an_error_of_its_image(put, s3):
     put(**{"a/1.jpg": b"1"})
     (item,) = open_one(f"s3://{BUCKET}/a").items()
     s3.delete_object(Bucket=BUCKET, Key="a/1.jpg")
     with pytest.raises(ImageNotFoundError, match=r"a/1\.jpg: there is none; check the URL"):
         item.read()
     with pytest.raises(ImageNotFoundError):
-        read_picture(item.uri)
+        read_image(item.uri)
 
 
-def test_pictures_above_the_limit_stay_where_they_are(put):
+def test_images_above_the_limit_stay_where_they_are(put):
     put(**{"a/1.jpg": b"1" * 1000})
     url = f"s3://{BUCKET}/a/1.jpg"
     for name in (f"s3://{BUCKET}/a", url):
@@ -165,8 +165,8 @@ def test_archives_on_a_store_are_read_member_by_member(put, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda item: item.read(), items)) == list(data.values())
     item = items[7]
-    assert read_picture(item.uri, item.member, item.offset) == data["007.jpg"]
-    assert read_picture(item.uri, item.member) == data["007.jpg"]
+    assert read_image(item.uri, item.member, item.offset) == data["007.jpg"]
+    assert read_image(item.uri, item.member) == data["007.jpg"]
     packed_items = list(open_one(f"s3://{BUCKET}/t/*.tar.gz").items())
     assert [item.read() for item in packed_items] == list(data.values())
     put(**{"t/x.tar": plain[: items[7].offset + 100]})
@@ -174,10 +174,10 @@ def test_archives_on_a_store_are_read_member_by_member(put, tmp_path):
         items[7].read()
     put(**{"t/x.tar": write_tar(tmp_path / "y.tar", {"new.jpg": b"x"}).read_bytes()})
     with pytest.raises(ImageNotFoundError, match=r"x\.tar/039\.jpg: the archive has no such"):
-        read_picture(items[39].uri, items[39].member, items[39].offset)
+        read_image(items[39].uri, items[39].member, items[39].offset)
 
 
-def test_tables_on_a_store_name_pictures_beside_them(put, tmp_path):
+def test_tables_on_a_store_name_images_beside_them(put, tmp_path):
     table = pa.table({"path": ["in/1.jpg", f"s3://{BUCKET}/t/in/1.jpg"], "n": [1, 2]})
     pq.write_table(table, tmp_path / "t.parquet")
     put(**{"t/in/1.jpg": b"one", "t/t.parquet": (tmp_path / "t.parquet").read_bytes(),
@@ -197,7 +197,7 @@ def test_bytes_in_a_parquet_file_on_a_store(put, tmp_path):
     put(**{"t.parquet": (tmp_path / "t.parquet").read_bytes()})
     items = list(open_one(f"s3://{BUCKET}/t.parquet").items())
     assert [item.read() for item in items] == [b"one", b"two"]
-    assert read_picture(items[1].uri, items[1].member) == b"two"
+    assert read_image(items[1].uri, items[1].member) == b"two"
 
 
 def test_a_store_that_cannot_be_reached_is_told_and_nothing_is_taken_for_gone(put, monkeypatch):
@@ -231,12 +231,12 @@ def test_a_folder_that_cannot_be_listed_is_one_item(memory, monkeypatch):
 
 
 def test_any_store_that_fsspec_knows(memory):
-    memory.pipe("/pictures/in/a.png", b"12345")
-    (item,) = open_one("memory://pictures").items()
+    memory.pipe("/images/in/a.png", b"12345")
+    (item,) = open_one("memory://images").items()
     assert (item.bytes, item.is_remote, item.read()) == (5, True, b"12345")
     now = datetime.now(UTC).timestamp() * 1e9
     assert abs(item.mtime - now) < 60e9
-    assert read_picture(item.uri) == b"12345"
+    assert read_image(item.uri) == b"12345"
 
 
 def test_names_of_objects_in_lists(memory):
@@ -278,9 +278,9 @@ def test_no_network_means_no_request(put):
         with pytest.raises(SourceError, match="behind a network, which may not be used"):
             open_one(name, allow_network=False)
     with pytest.raises(ImageUnreadableError, match="behind a network"):
-        read_picture(f"s3://{BUCKET}/a/1.jpg", allow_network=False)
+        read_image(f"s3://{BUCKET}/a/1.jpg", allow_network=False)
     with pytest.raises(ImageUnreadableError, match="behind a network"):
-        read_picture(f"s3://{BUCKET}/a.tar", "1.jpg", 512, allow_network=False)
+        read_image(f"s3://{BUCKET}/a.tar", "1.jpg", 512, allow_network=False)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from source_samples import open_one
 
 from perception_encoder.errors import ImageError, ImageUnreadableError, SourceError
-from perception_encoder.sources import Item, SourceOptions, open_sources, read_picture, text_lines
+from perception_encoder.sources import Item, SourceOptions, open_sources, read_image, text_lines
 from perception_encoder.sources import metadata as metadata_module
 from perception_encoder.sources.item import notes_of
 
@@ -159,7 +159,7 @@ def test_json_lines_of_other_encodings_are_read_and_read_again(
     items, _ = listed(path)
     assert [item.metadata["note"] for item in items] == ["ü", "日"]
     assert [item.read().decode() for item in items] == ["ü", "日"]
-    assert read_picture(str(path), "bytes:1").decode() == "日"
+    assert read_image(str(path), "bytes:1").decode() == "日"
 
 
 def test_one_bad_json_line_costs_itself_only(tmp_path: Path) -> None:
@@ -195,11 +195,11 @@ def test_a_line_larger_than_the_limit_costs_itself_only(
 
 
 def test_images_in_a_csv_are_read_and_read_again(tmp_path: Path) -> None:
-    uri = f"data:image/png;base64,{base64.b64encode(b'picture').decode()}"
+    uri = f"data:image/png;base64,{base64.b64encode(b'image').decode()}"
     path = write(tmp_path / "t.csv", f'image,note\n"{uri}","two\nlines"\n/b.png,x\n"{uri}",z\n')
     first, second, third = listed(path)[0]
-    assert (first.read(), second.uri, third.read()) == (b"picture", "/b.png", b"picture")
-    assert read_picture(str(path), "image:2") == b"picture"
+    assert (first.read(), second.uri, third.read()) == (b"image", "/b.png", b"image")
+    assert read_image(str(path), "image:2") == b"image"
 
 
 def test_numbers_are_only_numbers_where_they_stay_the_same(tmp_path: Path) -> None:

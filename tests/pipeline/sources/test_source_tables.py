@@ -20,7 +20,7 @@ from perception_encoder.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from perception_encoder.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources import SourceOptions, open_sources, read_image
 
 
 def write_parquet(path, columns, **options):
@@ -45,18 +45,18 @@ every_format = pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parque
 
 
 @every_format
-def test_paths_and_urls_in_a_table_are_the_pictures_themselves(tmp_path, ending):
-    picture = write(tmp_path / "data" / "pictures" / "a.png", b"12345")
+def test_paths_and_urls_in_a_table_are_the_images_themselves(tmp_path, ending):
+    image = write(tmp_path / "data" / "images" / "a.png", b"12345")
     rows = [
-        {"file_name": "pictures/a.png", "label": "cat", "price": 1.5, "count": 3},
-        {"file_name": str(picture), "label": "dog", "price": 2.0, "count": 4},
+        {"file_name": "images/a.png", "label": "cat", "price": 1.5, "count": 3},
+        {"file_name": str(image), "label": "dog", "price": 2.0, "count": 4},
         {"file_name": "https://x.example/b.png", "label": None, "price": 2.5, "count": 5},
     ]
     first, second, third = listed(write_rows(tmp_path / "data" / f"t.{ending}", rows))
-    assert (first.uri, first.member, first.bytes) == (str(picture), None, 5)
-    assert first.mtime == picture.stat().st_mtime_ns
+    assert (first.uri, first.member, first.bytes) == (str(image), None, 5)
+    assert first.mtime == image.stat().st_mtime_ns
     assert first.read() == b"12345"
-    assert second.uri == str(picture)
+    assert second.uri == str(image)
     assert (third.uri, third.is_remote) == ("https://x.example/b.png", True)
     assert first.metadata == {"label": "cat", "price": 1.5, "count": 3}
     assert second.metadata == {"label": "dog", "price": 2.0, "count": 4}
@@ -67,10 +67,10 @@ def test_paths_and_urls_in_a_table_are_the_pictures_themselves(tmp_path, ending)
 @every_format
 def test_relative_paths_may_also_begin_at_the_current_folder(tmp_path, monkeypatch, ending):
     monkeypatch.chdir(tmp_path)
-    picture = write(tmp_path / "pictures" / "a.png")
+    image = write(tmp_path / "images" / "a.png")
     table = write(tmp_path / "tables" / "x", b"").with_name(f"t.{ending}")
-    found, missing = listed(write_rows(table, [{"path": "pictures/a.png"}, {"path": "no.png"}]))
-    assert found.uri == str(picture)
+    found, missing = listed(write_rows(table, [{"path": "images/a.png"}, {"path": "no.png"}]))
+    assert found.uri == str(image)
     assert missing.uri == str(table.with_name("no.png"))
     with pytest.raises(ImageNotFoundError, match=r"tables/no\.png: there is no file"):
         missing.read()
@@ -98,7 +98,7 @@ def test_the_column_can_be_named(tmp_path, ending):
 
 
 @every_format
-def test_a_table_without_pictures_is_refused_with_its_columns(tmp_path, ending):
+def test_a_table_without_images_is_refused_with_its_columns(tmp_path, ending):
     table = write_rows(tmp_path / f"t.{ending}", [{"name": "x", "age": 3}])
     with pytest.raises(SourceError, match=r"\(--column\); its columns: name, age"):
         open_one(table)
@@ -106,7 +106,7 @@ def test_a_table_without_pictures_is_refused_with_its_columns(tmp_path, ending):
         open_one(tmp_path / f"other.{ending}")
 
 
-def test_a_column_of_numbers_cannot_hold_pictures(tmp_path):
+def test_a_column_of_numbers_cannot_hold_images(tmp_path):
     table = write_parquet(tmp_path / "t.parquet", {"path": ["/a"], "age": [3]})
     with pytest.raises(SourceError, match="'age' holds neither paths, URLs nor bytes"):
         open_one(table, column="age")
@@ -123,11 +123,11 @@ def test_an_empty_cell_is_an_item_that_says_so(tmp_path, ending):
         empty.read()
 
 
-pictures = st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=60)
+images = st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=60)
 
 
 @settings(max_examples=25, deadline=None)
-@given(data=pictures, row_group_size=st.integers(1, 40), is_struct=st.booleans())
+@given(data=images, row_group_size=st.integers(1, 40), is_struct=st.booleans())
 def test_bytes_in_parquet_come_back_whatever_the_row_groups(
     tmp_path_factory, data, row_group_size, is_struct
 ):
@@ -141,7 +141,7 @@ def test_bytes_in_parquet_come_back_whatever_the_row_groups(
     assert [item.member for item in items] == [f"image:{number}" for number in range(len(data))]
     assert {item.mtime for item in items} == {path.stat().st_mtime_ns}
     for number in {0, len(data) // 2, len(data) - 1}:
-        assert read_picture(str(path), f"image:{number}") == data[number]
+        assert read_image(str(path), f"image:{number}") == data[number]
 
 
 json_values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -164,7 +164,7 @@ def test_json_lines_come_back_with_one_type_a_column(tmp_path_factory, rows):
     write(path, "\n".join(json.dumps(line) for line in lines).encode())
     items = listed(path, column="bytes")
     assert [item.read() for item in items] == [data for data, _ in rows]
-    assert [read_picture(item.uri, item.member) for item in items] == [data for data, _ in rows]
+    assert [read_image(item.uri, item.member) for item in items] == [data for data, _ in rows]
     types: dict[str, set[type]] = {}
     for item in items:
         for name, value in item.metadata.items():
@@ -193,8 +193,8 @@ def test_a_lone_column_of_bytes_needs_no_name(tmp_path):
     assert [item.read() for item in listed(table)] == [b"abc"]
 
 
-def test_json_lines_hold_pictures_as_base64_too(tmp_path):
-    text = base64.b64encode(b"picture").decode()
+def test_json_lines_hold_images_as_base64_too(tmp_path):
+    text = base64.b64encode(b"image").decode()
     rows = [
         {"image": {"bytes": text, "path": None}},
         {"image": f"data:image/png;base64,{text}"},
@@ -204,13 +204,13 @@ def test_json_lines_hold_pictures_as_base64_too(tmp_path):
     ]
     table = write_rows(tmp_path / "t.jsonl", rows)
     first, second, third, fourth, fifth = listed(table)
-    assert first.read() == second.read() == b"picture"
+    assert first.read() == second.read() == b"image"
     assert third.uri == "/a.png"
     with pytest.raises(ImageUnreadableError, match="image:3: the cell holds no path"):
         fourth.read()
     with pytest.raises(ImageUnreadableError, match="image:4: the text is no base64"):
         fifth.read()
-    assert read_picture(str(table), "image:1") == b"picture"
+    assert read_image(str(table), "image:1") == b"image"
 
 
 def test_types_of_parquet_become_types_that_conditions_can_compare(tmp_path):
@@ -314,7 +314,7 @@ def test_rows_of_a_damaged_row_group_are_told_and_the_others_come(tmp_path):
     assert not source.covers(str(path), "image:12")
 
 
-def test_pictures_of_a_damaged_row_group_fail_one_by_one(tmp_path):
+def test_images_of_a_damaged_row_group_fail_one_by_one(tmp_path):
     data = [os.urandom(50) for _ in range(40)]
     path = write_parquet(tmp_path / "t.parquet", {"image": data}, row_group_size=10)
     damage(path, 0, 1)
@@ -333,7 +333,7 @@ def test_rows_are_read_by_many_threads_at_once(tmp_path):
         assert list(pool.map(lambda item: item.read(), listed(path))) == data
 
 
-def test_listing_a_table_does_not_read_its_pictures(tmp_path):
+def test_listing_a_table_does_not_read_its_images(tmp_path):
     data = [os.urandom(100_000) for _ in range(100)]
     path = write_parquet(tmp_path / "t.parquet", {"image": data, "n": range(100)})
     before = pa.total_allocated_bytes()
@@ -349,11 +349,11 @@ def test_rows_that_have_gone_are_an_error_that_says_so(tmp_path):
     lines = write_rows(tmp_path / "t.jsonl", [{"bytes": "eHg="}])
     for path, column in ((parquet, "image"), (lines, "bytes")):
         with pytest.raises(ImageNotFoundError, match=f"{column}:20: the table has no such row"):
-            read_picture(str(path), f"{column}:20")
+            read_image(str(path), f"{column}:20")
     with pytest.raises(ImageNotFoundError, match="other:0: the table has no such row or column"):
-        read_picture(str(parquet), "other:0")
-    with pytest.raises(ImageNotFoundError, match="no picture of a row is named so"):
-        read_picture(str(parquet), "what")
+        read_image(str(parquet), "other:0")
+    with pytest.raises(ImageNotFoundError, match="no image of a row is named so"):
+        read_image(str(parquet), "what")
 
 
 def test_several_tables_are_one_source_and_each_may_have_its_own_columns(tmp_path):
@@ -366,7 +366,7 @@ def test_several_tables_are_one_source_and_each_may_have_its_own_columns(tmp_pat
     assert (first.read(), last.uri) == (b"a", "/b.png")
     with pytest.raises(ImageUnreadableError, match=r"1\.parquet: the table is damaged"):
         damaged.read()
-    with pytest.raises(ImageUnreadableError, match=r"2\.parquet: no column looks like pictures"):
+    with pytest.raises(ImageUnreadableError, match=r"2\.parquet: no column looks like images"):
         without.read()
     assert source.covers(f"{tmp_path}/0.parquet", "image:7")
     assert not source.covers(f"{tmp_path}/1.parquet", "image:7")

@@ -20,7 +20,7 @@ from perception_encoder.errors import (
     ImageUnreadableError,
     SourceNotFoundError,
 )
-from perception_encoder.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources import SourceOptions, open_sources, read_image
 
 FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)
 LONG = f"{'folder/' * 30}{'long' * 30}.jpg"
@@ -37,8 +37,8 @@ def test_members_have_their_offset_size_and_the_archives_time(tmp_path):
     for item in items:
         assert item.bytes == len(data[item.member])
         assert whole[item.offset : item.offset + item.bytes] == data[item.member] == item.read()
-        assert read_picture(item.uri, item.member, item.offset, item.bytes) == data[item.member]
-        assert read_picture(item.uri, item.member) == data[item.member]
+        assert read_image(item.uri, item.member, item.offset, item.bytes) == data[item.member]
+        assert read_image(item.uri, item.member) == data[item.member]
     assert len({item.id for item in items}) == 3
 
 
@@ -60,10 +60,10 @@ def test_any_archive_lists_as_tarfile_does(tmp_path_factory, members, format, lo
         ]
     assert [(item.member, item.offset, item.read()) for item in listed(path)] == expected
     for name, offset, data in expected:
-        assert read_picture(str(path), name, offset) == data
+        assert read_image(str(path), name, offset) == data
 
 
-def test_links_folders_and_other_things_in_an_archive_are_no_pictures(tmp_path):
+def test_links_folders_and_other_things_in_an_archive_are_no_images(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as archive:
         for name, kind in (
@@ -81,7 +81,7 @@ def test_links_folders_and_other_things_in_an_archive_are_no_pictures(tmp_path):
     assert [(item.member, item.read()) for item in listed(path)] == [("a.jpg", b"abc")]
 
 
-def test_what_lies_beside_a_picture_becomes_its_metadata(tmp_path):
+def test_what_lies_beside_an_image_becomes_its_metadata(tmp_path):
     first = {"caption": "from json", "width": 640, "score": 0.5, "ok": True, "none": None,
              "tags": ["a", "größer"], "sizes": [1, 2], "more": {"x": 1}, "_key.x": "y"}  # fmt: skip
     path = write_tar(
@@ -115,10 +115,10 @@ def test_damaged_metadata_costs_only_itself_and_is_told(tmp_path, caplog):
         {"0.jpg": b"0", "0.json": b"{damaged", "0.cls": b"1", "1.json": b"[1]", "1.jpg": b"1"},
     )
     assert [item.metadata for item in listed(path)] == [{"label": 1}, {}]
-    assert "metadata of 1 pictures is damaged" in caplog.text
+    assert "metadata of 1 images is damaged" in caplog.text
 
 
-def test_many_pictures_of_one_key_are_all_listed(tmp_path):
+def test_many_images_of_one_key_are_all_listed(tmp_path):
     path = write_tar(tmp_path / "x.tar", {f"k.{number:03}.jpg": b"x" for number in range(200)})
     assert len(listed(path)) == 200
 
@@ -140,7 +140,7 @@ def test_packed_archives_are_read_in_order_without_offsets(tmp_path, ending, mod
             assert read == data[item.member]
     for item in shuffled[:10]:  # right in any order, if slower
         assert item.read() == data[item.member]
-    assert read_picture(items[70].uri, items[70].member, None) == data[items[70].member]
+    assert read_image(items[70].uri, items[70].member, None) == data[items[70].member]
 
 
 def test_members_are_read_by_many_threads_at_once(tmp_path):
@@ -283,36 +283,36 @@ def test_a_member_whose_name_is_not_unicode_is_an_item_that_says_so(tmp_path):
         bad.read()
 
 
-def test_an_archive_written_anew_never_gives_another_picture_for_an_old_row(tmp_path):
+def test_an_archive_written_anew_never_gives_another_image_for_an_old_row(tmp_path):
     path = write_tar(tmp_path / "x.tar", {"a.jpg": b"A" * 600, "b.jpg": b"B" * 600})
     a, b = listed(path)
     write_tar(path, {"b.jpg": b"new b", "c.jpg": b"C" * 600})
-    assert read_picture(b.uri, b.member, b.offset) == b"new b"
+    assert read_image(b.uri, b.member, b.offset) == b"new b"
     with pytest.raises(ImageNotFoundError, match=r"x\.tar/a\.jpg: the archive has no such member"):
-        read_picture(a.uri, a.member, a.offset)
+        read_image(a.uri, a.member, a.offset)
     write_tar(path, {"c.jpg": b"short"})
     with pytest.raises(ImageNotFoundError):
-        read_picture(b.uri, b.member, b.offset)
+        read_image(b.uri, b.member, b.offset)
 
 
-def test_pictures_with_long_names_are_read_again_at_once(tmp_path):
+def test_images_with_long_names_are_read_again_at_once(tmp_path):
     for format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         path = write_tar(
             tmp_path / f"{format}.tar", {LONG: b"x", f"{LONG}.jpg": b"y"}, format=format
         )
         first, second = listed(path)
-        assert read_picture(first.uri, first.member, first.offset) == b"x"
-        assert read_picture(second.uri, second.member, second.offset) == b"y"
+        assert read_image(first.uri, first.member, first.offset) == b"x"
+        assert read_image(second.uri, second.member, second.offset) == b"y"
 
 
 def test_reading_again_what_has_gone_names_the_archive(tmp_path):
     with pytest.raises(ImageNotFoundError, match=r"no\.tar"):
-        read_picture(str(tmp_path / "no.tar"), "a.jpg", 512)
+        read_image(str(tmp_path / "no.tar"), "a.jpg", 512)
     with pytest.raises(ImageNotFoundError, match=r"no\.tar"):
-        read_picture(str(tmp_path / "no.tar"), "a.jpg")
+        read_image(str(tmp_path / "no.tar"), "a.jpg")
     bad = write(tmp_path / "bad.tar", gzip.compress(b"x"))
     with pytest.raises(ImageUnreadableError, match=r"bad\.tar/a\.jpg: the archive is damaged"):
-        read_picture(str(bad), "a.jpg")
+        read_image(str(bad), "a.jpg")
 
 
 def test_listing_keeps_only_a_few_members_in_memory(tmp_path):

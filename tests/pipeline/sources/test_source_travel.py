@@ -14,7 +14,7 @@ from source_samples import listed, write, write_tar
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.sources import Item, forward
 
-CONTENTS = [f"picture {number}".encode() for number in range(100)]
+CONTENTS = [f"image {number}".encode() for number in range(100)]
 
 
 def in_folder(root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Pictures over http, from a server on loopback that misbehaves in many ways."""
+"""Images over http, from a server on loopback that misbehaves in many ways."""
 
 import io
 import threading
@@ -11,9 +11,9 @@ import pytest
 from source_samples import open_one, write
 
 from perception_encoder.errors import ImageUnreadableError, SourceError
-from perception_encoder.sources import SourceOptions, open_sources, read_picture
+from perception_encoder.sources import SourceOptions, open_sources, read_image
 
-PICTURE = b"\x89PNG" + bytes(range(256)) * 20
+IMAGE = b"\x89PNG" + bytes(range(256)) * 20
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -35,14 +35,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _ok(self, _: str) -> None:
-        self._answer(200, PICTURE)
+        self._answer(200, IMAGE)
 
     def _missing(self, _: str) -> None:
         self._answer(404)
 
     def _flaky(self, number: str) -> None:
         is_last = self.server.asked[self.path] > int(number)
-        self._answer(200 if is_last else 503, PICTURE if is_last else b"busy")
+        self._answer(200 if is_last else 503, IMAGE if is_last else b"busy")
 
     def _loop(self, _: str) -> None:
         self._answer(302, Location=self.path)
@@ -121,9 +121,9 @@ def fetch(url, **options):
 def test_a_url_is_fetched_when_it_is_read_and_not_before(server):
     (item,) = open_one(f"{server.url}/ok").items()
     assert not server.asked
-    assert item.read() == PICTURE
-    assert read_picture(item.uri) == PICTURE
-    assert read_picture(item.uri, num_bytes=5) == PICTURE
+    assert item.read() == IMAGE
+    assert read_image(item.uri) == IMAGE
+    assert read_image(item.uri, num_bytes=5) == IMAGE
 
 
 def test_questions_and_braces_in_a_url_are_its_own(server):
@@ -143,14 +143,14 @@ def test_a_status_other_than_success_is_told_and_not_asked_for_again(server):
 
 
 def test_a_busy_server_is_asked_again_twice(server):
-    assert fetch(f"{server.url}/flaky/2") == PICTURE
+    assert fetch(f"{server.url}/flaky/2") == IMAGE
     with pytest.raises(ImageUnreadableError, match="answered 503 Service Unavailable"):
         fetch(f"{server.url}/flaky/3")
     assert server.asked == {"/flaky/2": 3, "/flaky/3": 3}
 
 
 def test_redirects_are_followed_but_not_for_ever(server):
-    assert fetch(f"{server.url}/hop/3") == PICTURE
+    assert fetch(f"{server.url}/hop/3") == IMAGE
     with pytest.raises(ImageUnreadableError, match="redirect"):
         fetch(f"{server.url}/loop")
     assert server.asked["/loop"] <= 7
@@ -188,7 +188,7 @@ def test_what_announces_more_than_the_limit_is_not_read(server):
 def test_what_sends_more_than_the_limit_is_cut_off(server):
     with pytest.raises(ImageUnreadableError, match="larger than the limit of 1,000,000 bytes"):
         fetch(f"{server.url}/endless", max_bytes=1_000_000)
-    assert len(fetch(f"{server.url}/ok", max_bytes=len(PICTURE))) == len(PICTURE)
+    assert len(fetch(f"{server.url}/ok", max_bytes=len(IMAGE))) == len(IMAGE)
 
 
 def test_an_answer_that_ends_too_early_is_an_error(server):
@@ -216,14 +216,14 @@ def test_many_threads_share_one_client(server):
     urls = "\n".join(f"{server.url}/ok/{number}" for number in range(100)).encode()
     (source,) = open_sources(["-"], SourceOptions(), io.BytesIO(urls))
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(lambda item: item.read(), source.items())) == {PICTURE}
+        assert set(pool.map(lambda item: item.read(), source.items())) == {IMAGE}
     assert sum(server.asked.values()) == 100
 
 
 def test_urls_in_a_table(server, tmp_path):
     table = write(tmp_path / "t.csv", f"url,caption\n{server.url}/ok,words\n".encode())
     (item,) = open_one(table).items()
-    assert (item.read(), item.metadata) == (PICTURE, {"caption": "words"})
+    assert (item.read(), item.metadata) == (IMAGE, {"caption": "words"})
 
 
 def test_archives_and_tables_over_http_are_refused_with_advice():
@@ -236,5 +236,5 @@ def test_without_a_network_nothing_is_asked(server):
     with pytest.raises(ImageUnreadableError, match="behind a network, which may not be used here"):
         fetch(f"{server.url}/ok", allow_network=False)
     with pytest.raises(ImageUnreadableError, match="behind a network"):
-        read_picture(f"{server.url}/ok", allow_network=False)
+        read_image(f"{server.url}/ok", allow_network=False)
     assert not server.asked

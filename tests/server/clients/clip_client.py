@@ -1,6 +1,6 @@
 """Runs in the environment of other people's clients: clip-retrieval's `ClipClient`.
 
-    python clip_client.py FILE URL KEY PICTURE
+    python clip_client.py FILE URL KEY IMAGE
 
 FILE is the package's clip_client.py: the module is taken alone, as the package's own imports want
 torch, autofaiss and more. Prints one JSON object: what each query returned.
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 
-def main(file: str, url: str, key: str, picture: str) -> None:
+def main(file: str, url: str, key: str, image: str) -> None:
     spec = importlib.util.spec_from_file_location("clip_client", file)
     assert spec is not None
     assert spec.loader is not None
@@ -30,11 +30,11 @@ def main(file: str, url: str, key: str, picture: str) -> None:
         json.dumps(
             {
                 "text": client.query(text="a cat"),
-                "image": client.query(image=picture),
+                "image": client.query(image=image),
                 "url": client.query(image="https://example.com/a.png"),
                 "vector": client.query(embedding_input=vector),
                 "given": vector,
-                "every": every.query(image=picture),
+                "every": every.query(image=image),
                 "texts": texts.query(text="a cat"),
                 "unknown": other.query(text="a cat"),
                 "stranger": stranger.query(text="a cat"),

@@ -27,10 +27,10 @@ def main(url: str, key: str, folder: Path) -> None:
     results: dict[str, Any] = {
         "texts": client.perception_encoder_compare(one, ["a cat", "a red heart"]),
         "named": client.perception_encoder_compare(cv2.imread(one), {"cat": "a cat"}),
-        "pictures": client.perception_encoder_compare(
+        "images": client.perception_encoder_compare(
             "a cat", [one, two], subject_type="text", prompt_type="image"
         ),
-        "named_pictures": client.perception_encoder_compare(
+        "named_images": client.perception_encoder_compare(
             one, {"one": one, "two": two}, prompt_type="image"
         ),
         "hosted": hosted.perception_encoder_compare(one, "a cat"),

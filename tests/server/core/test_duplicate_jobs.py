@@ -139,7 +139,7 @@ def test_a_search_goes_on_when_whoever_asked_is_gone(search, served):
         await until(lambda: not search.num_running)
         found = await made.get(served, "near", None)
         assert found is not None
-        assert found.num_pictures == 1
+        assert found.num_images == 1
         assert len(search.asked) == 1
         made.close()
 
@@ -179,7 +179,7 @@ def test_a_search_of_what_an_index_was_before_ends(search, served, index):
         async with asyncio.timeout(20):
             while (found := await made.get(served, "near", None)) is None:
                 pass
-        assert found.num_pictures == 2
+        assert found.num_images == 2
         made.close()
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Pictures by URL: what is fetched, and above all what is not."""
+"""Images by URL: what is fetched, and above all what is not."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from server.serving import in_base64, picture, running
+from server.serving import image, in_base64, running
 
 from perception_encoder.errors import ImageFetchError
 from perception_encoder.server import ServerSettings, services
 from perception_encoder.server.core.fetch import Address, UrlFetcher, is_public
 from perception_encoder.server.options import ImageSettings
 
-PICTURE = picture(1)
+IMAGE = image(1)
 
 # The forms of addresses that are not public: every one must be refused before anything is sent.
 ADDRESSES = [
@@ -47,9 +47,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", "/loop")
             self.end_headers()
             return
-        body = {"/text": b"<html>" * 100, "/large": PICTURE + bytes(100_000)}.get(
-            self.path, PICTURE
-        )
+        body = {"/text": b"<html>" * 100, "/large": IMAGE + bytes(100_000)}.get(self.path, IMAGE)
         self.send_response(404 if self.path == "/missing" else 200)
         self.send_header("Content-Type", "image/png")
         self.end_headers()
@@ -122,17 +120,17 @@ def fetched(
 
 
 def url_of(web: http.server.ThreadingHTTPServer, path: str = "/a.png") -> str:
-    return f"http://pictures.example:{web.server_port}{path}"
+    return f"http://images.example:{web.server_port}{path}"
 
 
-def test_a_picture_of_a_public_address_is_fetched(web):
-    assert fetched(url_of(web), is_allowed=allows_loopback_once(1)) == PICTURE
+def test_an_image_of_a_public_address_is_fetched(web):
+    assert fetched(url_of(web), is_allowed=allows_loopback_once(1)) == IMAGE
 
 
 def test_redirects_are_followed_and_checked_one_by_one(web):
     target = url_of(web, "/b.png")
     url = url_of(web, f"/to/{target}")
-    assert fetched(url, is_allowed=allows_loopback_once(2)) == PICTURE
+    assert fetched(url, is_allowed=allows_loopback_once(2)) == IMAGE
     with pytest.raises(ImageFetchError, match="no public address"):
         fetched(url, is_allowed=allows_loopback_once(1))
     assert web.asked[-1].startswith("/to/")
@@ -178,8 +176,8 @@ def test_a_name_that_leads_elsewhere_the_second_time_gains_nothing(web):
 
     # The first answer passes the check and is connected to, without asking a second time.
     is_allowed = allows_loopback_once(1)
-    assert fetched(url_of(web), resolver=rebinding, is_allowed=is_allowed) == PICTURE
-    assert asked == ["pictures.example"]
+    assert fetched(url_of(web), resolver=rebinding, is_allowed=is_allowed) == IMAGE
+    assert asked == ["images.example"]
     with pytest.raises(ImageFetchError, match="no public address"):
         fetched(url_of(web), resolver=rebinding, is_allowed=is_allowed)
 
@@ -215,7 +213,7 @@ def test_http_is_refused_unless_allowed(web):
     assert caught.value.reason == "scheme"
     for scheme in ("ftp", "file", "gopher"):
         with pytest.raises(ImageFetchError):
-            fetched(f"{scheme}://pictures.example/x")
+            fetched(f"{scheme}://images.example/x")
 
 
 def test_a_server_fetches_no_urls_unless_told_to(web):
@@ -225,7 +223,7 @@ def test_a_server_fetches_no_urls_unless_told_to(web):
         assert (reply.status_code, "fetches no URLs" in reply.text) == (400, True)
     settings = ServerSettings(images=ImageSettings(allow_urls=True, allow_http=True))
     with running(settings) as server:
-        body["images"].append(in_base64(PICTURE))
+        body["images"].append(in_base64(IMAGE))
         reply = server.client.post("/v1/embed", json={**body, "on_error": "report"}).json()
         assert reply["data"][0]["error"]["code"] == "image_fetch_failed"
         assert reply["data"][1]["embedding"] is not None
@@ -257,14 +255,14 @@ def test_any_location_is_fetched_or_an_error_of_the_image(location):
         fetcher = UrlFetcher(
             allow_http=True, timeout_seconds=5, max_bytes=50_000, resolver=to_loopback
         )
-        answers = iter([(b"", location), (PICTURE, None)])
+        answers = iter([(b"", location), (IMAGE, None)])
 
         async def get(*_: object):
             return next(answers)
 
         fetcher._get = get  # type: ignore[method-assign]
         with contextlib.suppress(ImageFetchError):
-            assert await fetcher.fetch("http://a.example/", item="image 0") == PICTURE
+            assert await fetcher.fetch("http://a.example/", item="image 0") == IMAGE
         await fetcher.close()
 
     asyncio.run(run())
@@ -273,11 +271,10 @@ def test_any_location_is_fetched_or_an_error_of_the_image(location):
 @pytest.mark.parametrize("length", ["9" * 5000, "9" * 19, "-1", "1e3"])
 def test_any_announced_length_is_an_error_of_the_image_or_ignored(length):
     answer = (
-        f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
-        + PICTURE
+        f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode() + IMAGE
     )
     with answering(answer) as port, pytest.raises(ImageFetchError, match=r"^image 0: "):
-        fetched(f"http://pictures.example:{port}/", is_allowed=allows_loopback_once(1))
+        fetched(f"http://images.example:{port}/", is_allowed=allows_loopback_once(1))
 
 
 def test_a_name_that_no_resolver_takes_is_an_error_of_the_image():
@@ -298,10 +295,10 @@ def test_the_images_that_one_request_names_are_bounded_together(monkeypatch):
         most_at_once = max(most_at_once, num_at_once)
         await asyncio.sleep(0)
         num_at_once -= 1
-        return PICTURE
+        return IMAGE
 
     monkeypatch.setattr(UrlFetcher, "fetch", fetch)
-    monkeypatch.setattr(services, "_MAX_LOADED_BYTES", 20 * len(PICTURE))
+    monkeypatch.setattr(services, "_MAX_LOADED_BYTES", 20 * len(IMAGE))
     body = {"images": ["https://a.example/"] * 500, "on_error": "report"}
     with running(ServerSettings(images=ImageSettings(allow_urls=True))) as server:
         data = server.client.post("/v1/embed", json=body).json()["data"]

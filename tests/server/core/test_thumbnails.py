@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from server.serving import picture
+from server.serving import image
 
 from perception_encoder.index import Row
 from perception_encoder.server.core.thumbnails import Thumbnails
@@ -17,7 +17,7 @@ from perception_encoder.server.core.thumbnails import Thumbnails
 @pytest.fixture
 def row(tmp_path):
     file = tmp_path / "a.png"
-    file.write_bytes(picture(1, 400, 300))
+    file.write_bytes(image(1, 400, 300))
     return Row(str(file))
 
 

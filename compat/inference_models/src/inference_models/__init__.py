@@ -5,8 +5,8 @@
     model = AutoModel.from_pretrained("perception-encoder/PE-Core-B16-224")
     embedding = model.embed_image(cv2.imread("cat.jpg"))  # (1, E) tensor of unit length
 
-Code written for Roboflow's `inference-models` package runs unchanged as far as it embeds pictures
-and words. Modules lie where the original has them. Pictures and weights are perception-encoder's
+Code written for Roboflow's `inference-models` package runs unchanged as far as it embeds images
+and words. Modules lie where the original has them. Images and weights are perception-encoder's
 business; nothing of that is here.
 """
 

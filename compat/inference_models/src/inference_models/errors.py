@@ -29,7 +29,7 @@ class ModelRuntimeError(BaseInferenceModelsError):
 
 
 class ModelInputError(BaseInferenceModelsError):
-    """A picture or a text cannot be used."""
+    """An image or a text cannot be used."""
 
 
 class RetryError(BaseInferenceModelsError):

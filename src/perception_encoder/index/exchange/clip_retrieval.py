@@ -151,7 +151,7 @@ def _with_image_path(schema: pa.Schema) -> pa.Schema:
 
 
 def _named(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Add the column that says which picture: the file, and behind a slash its name in there."""
+    """Add the column that says which image: the file, and behind a slash its name in there."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

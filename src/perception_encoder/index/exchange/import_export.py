@@ -1,4 +1,4 @@
-"""Brings files of vectors into a table: checked, brought to unit length, and no picture twice."""
+"""Brings files of vectors into a table: checked, brought to unit length, and no image twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Imported:
 
     Attributes:
         num_added: rows that are new to the table.
-        num_replaced: rows that took the place of one of the same picture, there or in the files.
+        num_replaced: rows that took the place of one of the same image, there or in the files.
         num_normalised: vectors that were not of unit length and have been brought to it.
         left_out: by column, how many values of metadata do not fit the table's columns.
     """

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 NAME_COLUMNS: Final = ("uri", "image_path", "url", "path")
-"""What other programs call the place of a picture; the first that is there counts."""
+"""What other programs call the place of an image; the first that is there counts."""
 
 _NO_METADATA: Final = ("id", VECTOR)
 _WHOLE_NUMBERS: Final = ("offset", "width", "height", "bytes", "mtime")
 _MOST_INT64: Final = 2**63 - 1
 _MOST: Final = {"width": 2**31 - 1, "height": 2**31 - 1}
 IMAGE_PATH: Final = "image_path"
-"""What clip-retrieval and what reads its folders call the place of a picture."""
+"""What clip-retrieval and what reads its folders call the place of an image."""
 
 
 def row_line(row: Row) -> str:
@@ -50,7 +50,7 @@ def read_row_lines(path: str, num_rows: int) -> Iterator[list[Row]]:
     """Yield the rows of a file, so many at a time.
 
     Raises:
-        ExchangeError: a line is no object, or does not name a picture.
+        ExchangeError: a line is no object, or does not name an image.
     """
     with open(path, "rb") as lines:
         numbered = enumerate(lines, start=1)
@@ -73,7 +73,7 @@ def _row(line: bytes, where: str) -> Row:
         raise ExchangeError(f"{where}: a {type(record).__name__}; each line holds one object")
     name = _first(record, NAME_COLUMNS)
     if name is None:
-        raise ExchangeError(f"{where}: no picture; one of {', '.join(NAME_COLUMNS)} has to name it")
+        raise ExchangeError(f"{where}: no image; one of {', '.join(NAME_COLUMNS)} has to name it")
     facts = {fact: record[fact] for fact in FACTS if fact != "uri" and record.get(fact) is not None}
     for fact, value in facts.items():
         _check_fact(fact, value, where)
@@ -128,7 +128,7 @@ class RowColumns:
         """Return the rows of a batch that has these columns.
 
         Raises:
-            ExchangeError: a picture has no name, or a value does not fit.
+            ExchangeError: an image has no name, or a value does not fit.
         """
         return list(self._rows(batch, path))
 
@@ -146,7 +146,7 @@ class RowColumns:
                 ) from err
         if columns["uri"].null_count:
             raise ExchangeError(
-                f"{path}: {columns['uri'].null_count} rows name no picture; remove them, with "
+                f"{path}: {columns['uri'].null_count} rows name no image; remove them, with "
                 "their vectors"
             )
         return rows_of(pa.record_batch(columns))
@@ -156,7 +156,7 @@ def row_columns(schema: pa.Schema, provenance: Provenance | None, path: str) -> 
     """Sort a file's columns.
 
     Raises:
-        ExchangeError: none of them names the pictures, or two are called the same.
+        ExchangeError: none of them names the images, or two are called the same.
     """
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
@@ -165,7 +165,7 @@ def row_columns(schema: pa.Schema, provenance: Provenance | None, path: str) -> 
     names = [name for name in names if _is_text(schema.field(name).type)]
     if not names:
         raise ExchangeError(
-            f"{path}: no column names the pictures; one of {', '.join(NAME_COLUMNS)} has to, as "
+            f"{path}: no column names the images; one of {', '.join(NAME_COLUMNS)} has to, as "
             f"text. It has: {', '.join(schema.names)}"
         )
     ours = None if provenance is None else set(provenance.columns)

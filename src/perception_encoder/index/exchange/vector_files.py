@@ -168,7 +168,7 @@ def open_folder(folder: str, layout: VectorLayout) -> Incoming:
     path, lines = os.path.join(folder, VECTORS[layout]), os.path.join(folder, ROWS)
     num_rows, embed_dim, vectors = _open_npy(path) if layout == "npy" else _open_faiss(path)
     if not os.path.isfile(lines):
-        raise ExchangeError(f"{folder}: {ROWS} is missing; it says which vector is which picture")
+        raise ExchangeError(f"{folder}: {ROWS} is missing; it says which vector is which image")
     num_lines = count_lines(lines)
     if num_rows != num_lines:
         raise ExchangeError(
@@ -238,7 +238,7 @@ def open_file(path: str) -> Incoming:
     """Recognise such a file; the vectors may be lists of one length of any float type.
 
     Raises:
-        ExchangeError: it has no column of vectors, or none that names the pictures.
+        ExchangeError: it has no column of vectors, or none that names the images.
     """
     import pyarrow.parquet as pq
 

@@ -1,6 +1,6 @@
 """Measures how many lists a query must look into, with queries made from the table itself.
 
-Two sorts of query are made, because people search with pictures and with words. The first are rows,
+Two sorts of query are made, because people search with images and with words. The first are rows,
 which must find their neighbours but not themselves. The second are sums of two rows without what
 all rows share: like vectors of words they lie apart from every row and point between several. The
 worse of the two counts.

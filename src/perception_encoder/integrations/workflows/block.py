@@ -105,7 +105,7 @@ def as_given(results: list[dict[str, Any]], data: Any) -> Any:
 
 
 def spread(value: Any, count: int) -> list[Any]:
-    """Return a value for each of so many pictures: those of a batch, or one for all.
+    """Return a value for each of so many images: those of a batch, or one for all.
 
     Raises:
         ValueError: a batch of another length.
@@ -113,12 +113,12 @@ def spread(value: Any, count: int) -> list[Any]:
     if not isinstance(value, Batch):
         return [value] * count
     if len(value) != count:
-        raise ValueError(f"{len(value)} values were given for {count} pictures")
+        raise ValueError(f"{len(value)} values were given for {count} images")
     return list(value)
 
 
-def picture_of(image: Any) -> Any:
-    """Return the form of a picture that exists already, so that nothing is converted.
+def image_of(image: Any) -> Any:
+    """Return the form of an image that exists already, so that nothing is converted.
 
     Returns:
         A (C, H, W) tensor, RGB; or an (H, W, 3) or (H, W) array, BGR.
@@ -128,28 +128,28 @@ def picture_of(image: Any) -> Any:
     return image.numpy_image
 
 
-def picture_vectors(model: EmbeddingModel, images: Sequence[Any]) -> Embeddings:
-    """Embed pictures of a workflow together.
+def image_vectors(model: EmbeddingModel, images: Sequence[Any]) -> Embeddings:
+    """Embed images of a workflow together.
 
     Returns:
         (N, E) float32 of unit length.
 
     Raises:
-        ImageError: a picture cannot be used; names its position.
+        ImageError: an image cannot be used; names its position.
     """
-    pictures = [picture_of(image) for image in images]
-    return model.embed_images(pictures, input_color_format="bgr", show_progress=False)
+    arrays = [image_of(image) for image in images]
+    return model.embed_images(arrays, input_color_format="bgr", show_progress=False)
 
 
 def vectors_of(models: Models, model: EmbeddingModel, items: Sequence[Any]) -> Embeddings:
-    """Embed pictures and texts, in their order, each kind together.
+    """Embed images and texts, in their order, each kind together.
 
     Returns:
         (N, E) float32 of unit length.
 
     Raises:
         TypeError: an item is neither.
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
     """
     images = [n for n, item in enumerate(items) if isinstance(item, WorkflowImageData)]
     texts = [n for n, item in enumerate(items) if isinstance(item, str)]
@@ -158,7 +158,7 @@ def vectors_of(models: Models, model: EmbeddingModel, items: Sequence[Any]) -> E
         raise TypeError(f"expected images or strings, got {type(wrong).__name__}")
     vectors = np.empty((len(items), model.identity.embed_dim), np.float32)
     if images:
-        vectors[images] = picture_vectors(model, [items[n] for n in images])
+        vectors[images] = image_vectors(model, [items[n] for n in images])
     if texts:
         vectors[texts] = models.text_vectors(model, [items[n] for n in texts])
     return vectors

@@ -1,4 +1,4 @@
-"""The block `pe_embedding@v1`: a picture or a text to its vector."""
+"""The block `pe_embedding@v1`: an image or a text to its vector."""
 
 from typing import Any, Literal
 
@@ -27,9 +27,9 @@ class EmbeddingManifest(Manifest):
         json_schema_extra={
             "name": "Perception Encoder: embedding",
             "version": "v1",
-            "short_description": "A picture or a text to its vector.",
-            "long_description": "Embeds pictures or texts with any model of perception-encoder, a "
-            "batch of pictures at once. Vectors have unit length and can be compared with each "
+            "short_description": "An image or a text to its vector.",
+            "long_description": "Embeds images or texts with any model of perception-encoder, a "
+            "batch of images at once. Vectors have unit length and can be compared with each "
             "other, and with those of the stock block and the same model.",
             "license": "Apache-2.0",
             "block_type": "model",
@@ -37,7 +37,7 @@ class EmbeddingManifest(Manifest):
     )
     type: Literal["perception_encoder/pe_embedding@v1", "pe_embedding@v1"]
     data: Selector(kind=[IMAGE_KIND, STRING_KIND]) | str = Field(
-        description="The picture or the text.", examples=["$inputs.image", "a red car"]
+        description="The image or the text.", examples=["$inputs.image", "a red car"]
     )
     model: Selector(kind=[STRING_KIND]) | str = Field(
         default=DEFAULT_MODEL,

@@ -1,4 +1,4 @@
-"""Brings pictures of a workflow into a table: their names, their rows, one commit for a batch.
+"""Brings images of a workflow into a table: their names, their rows, one commit for a batch.
 
 Knows nothing of blocks and their fields.
 """
@@ -29,8 +29,8 @@ from perception_encoder.integrations.workflows.block import (
     Manifest,
     OutputDefinition,
     Selector,
-    picture_of,
-    picture_vectors,
+    image_of,
+    image_vectors,
     spread,
 )
 from perception_encoder.integrations.workflows.indexes import Tables
@@ -44,8 +44,8 @@ _VERSIONS_KEPT: Final = timedelta(days=1)  # as `pe index` does
 
 
 @dataclass(frozen=True, slots=True)
-class NewPicture:
-    """A picture for a table, and what is to be written of it.
+class NewImage:
+    """An image for a table, and what is to be written of it.
 
     Attributes:
         image: of the workflow.
@@ -82,34 +82,34 @@ def open_for_adding(
     return index, models.of_table(index, model)
 
 
-def add_pictures(
+def add_images(
     tables: Tables,
     index: Index,
     model: EmbeddingModel,
-    pictures: Sequence[NewPicture],
+    images: Sequence[NewImage],
     folder: str | None,
 ) -> list[tuple[Row, bool]]:
-    """Embed pictures and add them in one commit, once no other process is writing.
+    """Embed images and add them in one commit, once no other process is writing.
 
-    A picture whose uri the table has replaces that row; of two with one uri the later counts.
+    An image whose uri the table has replaces that row; of two with one uri the later counts.
 
     Args:
         tables: that have it.
         index: the table.
         model: its model.
-        pictures: what to add.
-        folder: where the pictures are saved as PNG, whose paths are their uris then.
+        images: what to add.
+        folder: where the images are saved as PNG, whose paths are their uris then.
 
     Returns:
         The row of each, and whether the table had none of that uri.
 
     Raises:
-        ImageError: a picture cannot be used; nothing was added.
+        ImageError: an image cannot be used; nothing was added.
         ValueError: metadata that is no text, number or truth value.
         IndexStorageError: writing failed; the rows are as before.
     """
-    vectors = picture_vectors(model, [picture.image for picture in pictures])
-    rows = [_row(picture, folder) for picture in pictures]
+    vectors = image_vectors(model, [image.image for image in images])
+    rows = [_row(image, folder) for image in images]
     with tables.writing(index):
         index.refresh()
         known = index.by_ids(row.id for row in rows)
@@ -126,9 +126,9 @@ def add_pictures(
     return [(row, row.id not in known) for row in rows]
 
 
-def _row(picture: NewPicture, folder: str | None) -> Row:
-    image = _as_pillow(picture.image)
-    metadata = {name: _plain(name, value) for name, value in picture.metadata.items()}
+def _row(new: NewImage, folder: str | None) -> Row:
+    image = _as_pillow(new.image)
+    metadata = {name: _plain(name, value) for name, value in new.metadata.items()}
     width, height = image.size
     if folder is not None:
         path = Path(folder).absolute() / f"{_digest(image)}.png"
@@ -143,15 +143,15 @@ def _row(picture: NewPicture, folder: str | None) -> Row:
             sha256=data_sha256,
             metadata=metadata,
         )
-    uri = picture.uri or _origin(picture.image) or f"workflow:{_digest(image)}"
+    uri = new.uri or _origin(new.image) or f"workflow:{_digest(image)}"
     return Row(uri, width=width, height=height, metadata=metadata)
 
 
 def _as_pillow(image: Any) -> Image.Image:
-    picture = picture_of(image)
-    if isinstance(picture, np.ndarray):
-        return array_to_image(picture, input_color_format="bgr", item="the picture")
-    return tensor_to_image(picture, item="the picture")
+    array = image_of(image)
+    if isinstance(array, np.ndarray):
+        return array_to_image(array, input_color_format="bgr", item="the image")
+    return tensor_to_image(array, item="the image")
 
 
 def _digest(image: Image.Image) -> str:
@@ -162,7 +162,7 @@ def _digest(image: Image.Image) -> str:
 
 
 def _origin(image: Any) -> str | None:
-    """Return the path or URL that a whole picture was read from."""
+    """Return the path or URL that a whole image was read from."""
     source = image.to_inference_format()
     if source["type"] == "file":
         return os.path.abspath(str(source["value"]))
@@ -195,30 +195,30 @@ class IndexAddManifest(Manifest):
         json_schema_extra={
             "name": "Perception Encoder: add to index",
             "version": "v1",
-            "short_description": "Pictures into an index, to be searched later.",
-            "long_description": "Embeds a batch of pictures and adds it to a table in one commit; "
+            "short_description": "Images into an index, to be searched later.",
+            "long_description": "Embeds a batch of images and adds it to a table in one commit; "
             "the table is made if there is none. `pe search`, `pe serve` and the block `pe_search` "
-            "read it. With `folder` the pictures are saved too, so that hits can be looked at.",
+            "read it. With `folder` the images are saved too, so that hits can be looked at.",
             "license": "Apache-2.0",
             "block_type": "sink",
         }
     )
     type: Literal["perception_encoder/pe_index_add@v1", "pe_index_add@v1"]
     images: Selector(kind=[IMAGE_KIND]) = Field(
-        description="The pictures.", examples=["$inputs.image", "$steps.cropping.crops"]
+        description="The images.", examples=["$inputs.image", "$steps.cropping.crops"]
     )
     index: Selector(kind=[STRING_KIND]) | str = Field(
-        description="The table: a folder, or a URI.", examples=["pictures.lance"]
+        description="The table: a folder, or a URI.", examples=["images.lance"]
     )
     uri: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="What the picture is called in the table. By default the file or URL that it "
+        description="What the image is called in the table. By default the file or URL that it "
         "was read from; of a crop, a name made of its pixels.",
         examples=["$inputs.path"],
     )
     folder: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="Where the pictures are saved as PNG; their paths are their uris then.",
+        description="Where the images are saved as PNG; their paths are their uris then.",
         examples=["crops"],
     )
     metadata: dict[str, Selector() | str | int | float | bool] = Field(
@@ -238,7 +238,7 @@ class IndexAddManifest(Manifest):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         if self.uri is not None and self.folder is not None:
-            raise ValueError("give uri or folder: a picture that is saved is called by its path")
+            raise ValueError("give uri or folder: an image that is saved is called by its path")
         return self
 
     @classmethod
@@ -276,7 +276,7 @@ class IndexAddBlock(Block):
         model: str | None,
         disable_sink: bool,
     ) -> Any:
-        """Return the `uri` and `id` of each picture's row, and whether it `is_new`."""
+        """Return the `uri` and `id` of each image's row, and whether it `is_new`."""
         if disable_sink:
             return [{"uri": None, "id": None, "is_new": False} for _ in images]
         if model is not None:
@@ -286,9 +286,9 @@ class IndexAddBlock(Block):
         table, opened = open_for_adding(self._tables, self._models, index, model)
         count = len(images)
         columns = {name: spread(value, count) for name, value in metadata.items()}
-        pictures = [
-            NewPicture(image, name, {key: values[n] for key, values in columns.items()})
+        new = [
+            NewImage(image, name, {key: values[n] for key, values in columns.items()})
             for n, (image, name) in enumerate(zip(images, spread(uri, count), strict=True))
         ]
-        added = add_pictures(self._tables, table, opened, pictures, folder)
+        added = add_images(self._tables, table, opened, new, folder)
         return [{"uri": row.uri, "id": row.id, "is_new": is_new} for row, is_new in added]

@@ -52,7 +52,7 @@ class Models:
 
         Args:
             name: a model's id in any spelling, or a path.
-            preprocess: how pictures are brought to its size; None is the model's own way.
+            preprocess: how images are brought to its size; None is the model's own way.
 
         Raises:
             UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as

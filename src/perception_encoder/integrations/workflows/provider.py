@@ -91,7 +91,7 @@ class PerceptionEncoderModels:
         images: Sequence[Mapping[str, Any]],
         api_key: str | None = None,
     ) -> list[list[float]]:
-        """Return a vector of unit length for each picture.
+        """Return a vector of unit length for each image.
 
         Args:
             model_id: "perception_encoder/" and the model's name.
@@ -101,8 +101,8 @@ class PerceptionEncoderModels:
         """
         del version_id, api_key
         model = self._models.get(self._name(model_id))
-        pictures = [image["value"] for image in images]
-        vectors: list[list[float]] = model.embed_images(pictures, show_progress=False).tolist()
+        arrays = [image["value"] for image in images]
+        vectors: list[list[float]] = model.embed_images(arrays, show_progress=False).tolist()
         return vectors
 
     def run_tensor_native_inference(

@@ -1,4 +1,4 @@
-"""The block `pe_search@v1`: what an index has that is like a picture or a text."""
+"""The block `pe_search@v1`: what an index has that is like an image or a text."""
 
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ class SearchManifest(Manifest):
         json_schema_extra={
             "name": "Perception Encoder: search",
             "version": "v1",
-            "short_description": "What an index has that is like a picture or a text.",
+            "short_description": "What an index has that is like an image or a text.",
             "long_description": "Searches a table that `pe index` or the block `pe_index_add` "
             "filled. The table's own model embeds the query. Each hit has its uri, its score (a "
             "cosine), its metadata, and its label where the table is calibrated.",
@@ -41,11 +41,11 @@ class SearchManifest(Manifest):
     )
     type: Literal["perception_encoder/pe_search@v1", "pe_search@v1"]
     data: Selector(kind=[IMAGE_KIND, STRING_KIND]) | str = Field(
-        description="The picture or the text to search with.",
+        description="The image or the text to search with.",
         examples=["$inputs.image", "a red car"],
     )
     index: Selector(kind=[STRING_KIND]) | str = Field(
-        description="The table: a folder, or a URI.", examples=["pictures.lance"]
+        description="The table: a folder, or a URI.", examples=["images.lance"]
     )
     k: Selector(kind=[INTEGER_KIND]) | int = Field(
         default=10, description="How many hits, at most.", examples=[10, "$inputs.k"]

@@ -1,4 +1,4 @@
-"""What fits a picture, as the kind `classification_prediction` that Roboflow's blocks read."""
+"""What fits an image, as the kind `classification_prediction` that Roboflow's blocks read."""
 
 import uuid
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from perception_encoder.integrations.workflows.block import (
     Manifest,
     OutputDefinition,
     Selector,
-    picture_of,
-    picture_vectors,
+    image_of,
+    image_vectors,
 )
 from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
 
@@ -29,10 +29,10 @@ from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
 def classification(
     image: Any, classes: Sequence[str], probabilities: NDArray[np.float32], *, inference_id: str
 ) -> Any:
-    """Return a picture's classes with their probabilities.
+    """Return an image's classes with their probabilities.
 
     Args:
-        image: the picture.
+        image: the image.
         classes: their names.
         probabilities: (N,) of them, in that order.
         inference_id: names this result.
@@ -40,7 +40,7 @@ def classification(
     Returns:
         A dict, best class first; in tensor mode a `ClassificationPrediction`.
     """
-    height, width = _size(picture_of(image))
+    height, width = _size(image_of(image))
     ancestors = {
         "prediction_type": "classification",
         "inference_id": inference_id,
@@ -71,9 +71,9 @@ def classification(
     }
 
 
-def _size(picture: Any) -> tuple[int, int]:
+def _size(image: Any) -> tuple[int, int]:
     """Return the height and width of a tensor or an array."""
-    shape = picture.shape if isinstance(picture, np.ndarray) else picture.shape[-2:]
+    shape = image.shape if isinstance(image, np.ndarray) else image.shape[-2:]
     return int(shape[0]), int(shape[1])
 
 
@@ -84,8 +84,8 @@ class ZeroShotManifest(Manifest):
         json_schema_extra={
             "name": "Perception Encoder: zero-shot classification",
             "version": "v1",
-            "short_description": "Which of some labels fits a picture best, without training.",
-            "long_description": "Compares pictures with labels. The confidence is the softmax of "
+            "short_description": "Which of some labels fits an image best, without training.",
+            "long_description": "Compares images with labels. The confidence is the softmax of "
             "the cosines times the model's scale: how one label stands against the others, not "
             "whether any of them fits.",
             "license": "Apache-2.0",
@@ -94,7 +94,7 @@ class ZeroShotManifest(Manifest):
     )
     type: Literal["perception_encoder/pe_zero_shot@v1", "pe_zero_shot@v1"]
     images: Selector(kind=[IMAGE_KIND]) = Field(
-        description="The pictures.", examples=["$inputs.image", "$steps.cropping.crops"]
+        description="The images.", examples=["$inputs.image", "$steps.cropping.crops"]
     )
     classes: Selector(kind=[LIST_OF_VALUES_KIND]) | list[str] = Field(
         description="The labels.", examples=[["cat", "dog"], "$inputs.classes"]
@@ -127,12 +127,12 @@ class ZeroShotManifest(Manifest):
 
 
 class ZeroShotBlock(Block):
-    """Compares a batch of pictures with labels, whose vectors are remembered."""
+    """Compares a batch of images with labels, whose vectors are remembered."""
 
     manifest = ZeroShotManifest
 
     def run(self, images: Any, classes: list[str], template: str, model: str) -> Any:
-        """Return for each picture its `class`, `confidence`, `similarities` and `predictions`.
+        """Return for each image its `class`, `confidence`, `similarities` and `predictions`.
 
         Raises:
             ValueError: no labels, or a template without {}.
@@ -147,7 +147,7 @@ class ZeroShotBlock(Block):
         prompts = Prompts.of(classes, [template])
         vectors = self._models.text_vectors(opened, prompts.texts)
         classifier = ZeroShotClassifier(prompts, vectors, opened.logit_scale)
-        found = classifier.classify(picture_vectors(opened, list(images)))
+        found = classifier.classify(image_vectors(opened, list(images)))
         return [
             {
                 "class": classes[int(row.argmax())],

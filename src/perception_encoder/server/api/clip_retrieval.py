@@ -33,8 +33,8 @@ from perception_encoder.server.http.requests import (
 from perception_encoder.server.services import Services
 from perception_encoder.types import Embeddings
 
-_SAME: Final = 0.94  # the cosine from which on clip-retrieval takes two pictures for one
-_SIDE: Final = 512  # of the pictures in replies, pixels
+_SAME: Final = 0.94  # the cosine from which on clip-retrieval takes two images for one
+_SIDE: Final = 512  # of the images in replies, pixels
 _IMAGES_AT_ONCE: Final = 4  # of one reply; other requests read files, too
 
 
@@ -50,7 +50,7 @@ class KnnBody(RequestBody):
     image_url: OrAbsent[str] = Field(default=None, description="Where URLs are enabled.")
     embedding_input: ListOf[float] | None = Field(default=None, description="A vector.")
     modality: OrAbsent[Literal["image", "text"]] = Field(
-        default=None, description="Which vectors to search: tables hold those of pictures."
+        default=None, description="Which vectors to search: tables hold those of images."
     )
     num_images: int = Field(default=40, ge=1, description="Hits that come with their columns.")
     num_result_ids: OrAbsent[Annotated[int, Field(ge=1)]] = Field(
@@ -142,7 +142,7 @@ async def _term(services: Services, body: KnnBody) -> Term:
     """Return the first of the ways to say what is searched for that a body uses."""
     if body.modality == "text":
         raise ApiError(
-            400, "unsupported", "tables hold vectors of pictures only: send modality 'image'"
+            400, "unsupported", "tables hold vectors of images only: send modality 'image'"
         )
     if body.use_mclip:
         raise ApiError(400, "unsupported", "there is no multilingual CLIP here: use_mclip false")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.server.api.base import Dialect
-from perception_encoder.server.api.native.embed import PICTURE, embed_inputs
+from perception_encoder.server.api.native.embed import IMAGE, embed_inputs
 from perception_encoder.server.api.openai_inputs import (
     Message,
     Placed,
@@ -41,7 +41,7 @@ class EmbeddingsBody(RequestBody):
     """What is to be embedded. Fields that are not listed are ignored."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"model": "pe-nano", "input": ["a cat", PICTURE]}}
+        json_schema_extra={"example": {"model": "pe-nano", "input": ["a cat", IMAGE]}}
     )
 
     model: OrAbsent[str] = Field(

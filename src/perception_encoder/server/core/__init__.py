@@ -1,1 +1,1 @@
-"""What every dialect shares: queues, engines, pictures of requests, tables. Knows no HTTP."""
+"""What every dialect shares: queues, engines, images of requests, tables. Knows no HTTP."""

@@ -5,7 +5,7 @@ long enough, or when nothing else is to be expected: nothing is on its way, and 
 no more items either. Who asks alone never waits for others. Sizes of batches are few, since engines
 keep memory for each that they have seen: what is left over goes into the next one. A large request
 is fed in parts: it neither needs room for all of its items at once nor keeps others waiting for
-them. Knows nothing of pictures or HTTP.
+them. Knows nothing of images or HTTP.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Batcher(Generic[ItemT]):
     """The queue and its worker thread.
 
     Args:
-        name: in logs and messages, such as "pictures of pe-nano".
+        name: in logs and messages, such as "images of pe-nano".
         compute: turns a batch of items into (B, E) float32. Runs in the worker's thread. An
             `Exception` fails the items that raise it alone; anything worse ends the worker.
         limits: of the queue.

@@ -1,8 +1,8 @@
-"""Brings pictures that requests name by URL, and nothing else, from the public internet only.
+"""Brings images that requests name by URL, and nothing else, from the public internet only.
 
 What is checked is the address that is connected to, at the moment of connecting, for every redirect
 anew; so a name that leads elsewhere the second time it is asked for gains nothing. Time, bytes and
-redirects are bounded, and what does not begin like a picture is not read on.
+redirects are bounded, and what does not begin like an image is not read on.
 """
 
 import asyncio
@@ -142,8 +142,8 @@ class UrlFetcher:
 
     Args:
         allow_http: also without TLS.
-        timeout_seconds: for one picture with all its redirects.
-        max_bytes: of one picture.
+        timeout_seconds: for one image with all its redirects.
+        max_bytes: of one image.
         resolver: looks names up.
         is_allowed: which addresses may be connected to.
         ssl_context: whose certificates are believed; None for the usual ones.
@@ -167,7 +167,7 @@ class UrlFetcher:
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=ssl_context,
             max_connections=_AT_ONCE,
-            max_keepalive_connections=0,  # every picture is connected, and checked, anew
+            max_keepalive_connections=0,  # every image is connected, and checked, anew
             network_backend=CheckedBackend(resolver, is_allowed),
         )
 
@@ -201,7 +201,7 @@ class UrlFetcher:
         await self._pool.aclose()
 
     def _checked(self, url: str, item: str) -> SplitResult:
-        """Take a URL apart; refuse what cannot be a picture's address on the public internet."""
+        """Take a URL apart; refuse what cannot be an image's address on the public internet."""
         if _ODD.search(url):
             raise _failure(item, "the URL holds spaces or backslashes", "host")
         try:
@@ -282,10 +282,10 @@ def _joined(url: str, location: str, item: str) -> str:
 
 def _check_kind(beginning: bytearray, item: str) -> None:
     if content_type(bytes(beginning[:ENOUGH])) is None:
-        raise _failure(item, "what the URL answers with is not a picture", "kind")
+        raise _failure(item, "what the URL answers with is not an image", "kind")
 
 
 def _failure(item: str, message: str, reason: str) -> ImageFetchError:
     return ImageFetchError(
-        f"{item}: {message}; send the picture itself instead", item=item, reason=reason
+        f"{item}: {message}; send the image itself instead", item=item, reason=reason
     )

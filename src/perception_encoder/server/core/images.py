@@ -1,4 +1,4 @@
-"""Pictures that requests name: base64, data URIs and, where enabled, URLs become encoded bytes.
+"""Images that requests name: base64, data URIs and, where enabled, URLs become encoded bytes.
 
 One way for every dialect. Never a path of this machine, never a pickle. Nothing is decoded here.
 """
@@ -30,11 +30,11 @@ _HEIF: Final = frozenset(
 )
 
 ENOUGH: Final = 32
-"""So many bytes tell the kind of every picture."""
+"""So many bytes tell the kind of every image."""
 
 
 class Fetcher(Protocol):
-    """Brings pictures from the web."""
+    """Brings images from the web."""
 
     async def fetch(self, url: str, *, item: str) -> bytes:
         """Return what a URL answers with.
@@ -49,11 +49,11 @@ class Fetcher(Protocol):
 
 
 class ImageLoader:
-    """Turns what a request says of a picture into its encoded bytes.
+    """Turns what a request says of an image into its encoded bytes.
 
     Args:
         fetcher: brings URLs; None refuses them.
-        max_bytes: of one encoded picture.
+        max_bytes: of one encoded image.
     """
 
     def __init__(self, fetcher: Fetcher | None, *, max_bytes: int) -> None:
@@ -61,12 +61,12 @@ class ImageLoader:
         self._max_bytes = max_bytes
 
     async def load(self, reference: str | bytes, *, item: str) -> bytes:
-        """Return a picture's encoded bytes.
+        """Return an image's encoded bytes.
 
         Args:
             reference: bytes as they came in a multipart body; or a data URI, a URL, or base64
                 (standard or URL-safe, with or without padding and line breaks).
-            item: names the picture in errors, such as "image 3".
+            item: names the image in errors, such as "image 3".
 
         Raises:
             ImageReferenceError: not one of these, or too large; also for a URL where they are off.
@@ -75,7 +75,7 @@ class ImageLoader:
         """
         data = reference if isinstance(reference, bytes) else await self._read(reference, item)
         if not data:
-            raise ImageEmptyError(f"{item}: zero bytes; send the picture again", item=item)
+            raise ImageEmptyError(f"{item}: zero bytes; send the image again", item=item)
         if len(data) > self._max_bytes:
             raise ImageReferenceError(
                 f"{item}: {len(data):,} bytes are more than the limit of {self._max_bytes:,}",
@@ -96,7 +96,7 @@ class ImageLoader:
         if _URL.match(reference):
             if self._fetcher is None:
                 raise ImageReferenceError(
-                    f"{item}: this server fetches no URLs; send the picture itself, as base64 "
+                    f"{item}: this server fetches no URLs; send the image itself, as base64 "
                     "or as a file",
                     item=item,
                     reason="URLs are off",
@@ -106,7 +106,7 @@ class ImageLoader:
 
 
 def content_type(data: bytes) -> str | None:
-    """Return the media type of a picture that this package reads; None for anything else."""
+    """Return the media type of an image that this package reads; None for anything else."""
     for beginning, kind in _BEGINNINGS:
         if data.startswith(beginning):
             return kind

@@ -1,6 +1,6 @@
 """The tables of a server: opened once, looked at anew for what other processes have committed.
 
-Knows no HTTP, no pictures' bytes and no models; `queries` joins tables and models.
+Knows no HTTP, no images' bytes and no models; `queries` joins tables and models.
 """
 
 import copy

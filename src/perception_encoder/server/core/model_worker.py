@@ -1,6 +1,6 @@
-"""One loaded model behind two queues: encoded pictures and words in, unit vectors out, shared.
+"""One loaded model behind two queues: encoded images and words in, unit vectors out, shared.
 
-Pictures are decoded on a pool before they wait, so that a bad one is found before it shares a batch
+Images are decoded on a pool before they wait, so that a bad one is found before it shares a batch
 with others. Long texts are tokenized on another one, so that nobody else waits for them; nothing
 but its size can be wrong with a text. Knows no HTTP.
 """
@@ -29,18 +29,18 @@ _CHUNK: Final = 16  # texts that are counted at once, so that requests take turn
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of a request's pictures, in its order.
+    """What became of a request's images, in its order.
 
     Attributes:
-        vectors: (N, E) float32 of unit length; zeros where a picture failed.
-        errors: by position, why a picture could not be used.
+        vectors: (N, E) float32 of unit length; zeros where an image failed.
+        errors: by position, why an image could not be used.
     """
 
     vectors: Embeddings
     errors: dict[int, ImageError] = field(default_factory=dict)
 
     def require(self) -> Embeddings:
-        """Return the vectors if every picture was good.
+        """Return the vectors if every image was good.
 
         Raises:
             ImageError: the first one that was not; `item` names it.
@@ -76,7 +76,7 @@ class Engine:
         self._decoders = decoders
         self._tokenizers = tokenizers
         self._images: Batcher[NDArray[np.uint8]] = Batcher(
-            f"pictures of {name}", self._encode_images, limits, observe("image")
+            f"images of {name}", self._encode_images, limits, observe("image")
         )
         self._texts: Batcher[str | list[int]] = Batcher(
             f"texts of {name}", self._encode_texts, limits, observe("text")
@@ -105,10 +105,10 @@ class Engine:
     async def embed_images(
         self, images: Sequence[bytes | ImageError], names: Sequence[str] | None = None
     ) -> Embedded:
-        """Embed encoded pictures; a bad one fails alone.
+        """Embed encoded images; a bad one fails alone.
 
         Args:
-            images: files' bytes; an error stands for a picture that could not even be had.
+            images: files' bytes; an error stands for an image that could not even be had.
             names: what errors call each; "image 0", "image 1", … by default.
 
         Raises:
@@ -169,7 +169,7 @@ class Engine:
     async def check(self) -> None:
         """Make sure that the model answers.
 
-        While batches are being done it does; an idle model is asked for one grey picture.
+        While batches are being done it does; an idle model is asked for one grey image.
 
         Raises:
             ServingError: it does not answer.
@@ -192,7 +192,7 @@ class Engine:
     async def _embed_image(
         self, place: Place, image: bytes | ImageError, item: str
     ) -> Embeddings | ImageError:
-        """Decode one picture on the pool, then queue it; what is wrong with it is returned."""
+        """Decode one image on the pool, then queue it; what is wrong with it is returned."""
         try:
             if isinstance(image, ImageError):
                 raise image

@@ -1,6 +1,6 @@
 """Queries of requests: terms with weights become one vector of a table's model.
 
-Words and pictures go through the model's queues; items of the table keep the vectors they have
+Words and images go through the model's queues; items of the table keep the vectors they have
 there. Knows no HTTP.
 """
 
@@ -36,7 +36,7 @@ class Term:
     Attributes:
         weight: negative for what is wanted far away.
         text: words.
-        image: an encoded picture.
+        image: an encoded image.
         item: the id of an item of the table.
         vector: (E,) float32, such as an earlier answer gave.
     """
@@ -66,12 +66,12 @@ class Queries:
 
         Raises:
             QueryError: no terms, no such item, or terms that cancel each other out.
-            ImageError: a picture cannot be used.
+            ImageError: an image cannot be used.
             IndexMismatchError: the server's model of that name is not the table's.
             ServingError: the model cannot answer now.
         """
         if not terms:
-            raise QueryError("the query is empty; give words, a picture or an item")
+            raise QueryError("the query is empty; give words, an image or an item")
         vectors = np.zeros((len(terms), served.identity.embed_dim), np.float32)
         items = [n for n, term in enumerate(terms) if term.item is not None]
         for number in items:
@@ -116,7 +116,7 @@ class Queries:
             logger.warning("%s: what scores mean could not be found out: %s", served.name, err)
 
     async def _embed(self, served: ServedIndex, terms: Sequence[Term], vectors: Embeddings) -> None:
-        """Write the vectors of words and pictures into their rows."""
+        """Write the vectors of words and images into their rows."""
         texts = [n for n, term in enumerate(terms) if term.text is not None]
         images = [n for n, term in enumerate(terms) if term.image is not None]
         if not texts and not images:

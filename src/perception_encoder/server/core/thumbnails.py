@@ -1,6 +1,6 @@
-"""Small copies of tables' pictures, made once and kept on disk. Knows no HTTP.
+"""Small copies of tables' images, made once and kept on disk. Knows no HTTP.
 
-A copy is named by its row's id, size and time, so a picture that changes gets a new one. A digest
+A copy is named by its row's id, size and time, so an image that changes gets a new one. A digest
 of it is stored behind it: what a full disk, a crash or somebody else made of a copy is not served.
 """
 
@@ -22,7 +22,7 @@ from perception_encoder.index.storage import is_remote
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.preprocess.modes import to_rgb, upright
-from perception_encoder.sources import StoredImage, open_picture, read_picture
+from perception_encoder.sources import StoredImage, open_image, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ class Thumbnails:
 
     Args:
         folder: where copies are kept; None makes them anew each time.
-        max_pixels: larger pictures are refused from their headers.
-        allow_remote: also of pictures that lie behind a network.
-        num_at_once: pictures decoded at the same time, so that memory stays bounded.
+        max_pixels: larger images are refused from their headers.
+        allow_remote: also of images that lie behind a network.
+        num_at_once: images decoded at the same time, so that memory stays bounded.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Thumbnails:
         self._decoding = threading.BoundedSemaphore(num_at_once)
 
     def get(self, row: Row, side: int) -> bytes:
-        """Return a JPEG of a row's picture that fits a square.
+        """Return a JPEG of a row's image that fits a square.
 
         Args:
             row: of a table.
             side: of the square, pixels; brought up to the next of `SIZES`.
 
         Raises:
-            ImageError: the picture cannot be read or used.
+            ImageError: the image cannot be read or used.
         """
         side = next((size for size in SIZES if size >= side), SIZES[-1])
         path = self._path(row, side)
@@ -76,13 +76,13 @@ class Thumbnails:
         return content
 
     def original(self, row: Row) -> bytes:
-        """Return a row's picture as it is stored.
+        """Return a row's image as it is stored.
 
         Raises:
             ImageError: it cannot be read, or lies behind a network and may not be brought.
         """
         self._check_place(row)
-        return read_picture(
+        return read_image(
             row.uri, row.member, row.offset, row.bytes, allow_network=self._allow_remote
         )
 
@@ -97,7 +97,7 @@ class Thumbnails:
             OSError: there is no room for a temporary file.
         """
         self._check_place(row)
-        opened = open_picture(row.uri, row.member, row.offset)
+        opened = open_image(row.uri, row.member, row.offset)
         if opened is not None:
             return opened
         content = self.original(row)
@@ -111,16 +111,16 @@ class Thumbnails:
     def _check_place(self, row: Row) -> None:
         if not self._allow_remote and is_remote(row.uri):
             raise ImageUnreadableError(
-                f"{row.uri}: lies behind a network; this server shows local pictures only",
+                f"{row.uri}: lies behind a network; this server shows local images only",
                 item=row.uri,
             )
 
     def _drawn(self, data: bytes, side: int, item: str) -> bytes:
         image = decode_image(data, max_pixels=self._max_pixels, item=item)
-        picture = to_rgb(upright(image), item=item)
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        rgb = to_rgb(upright(image), item=item)
+        rgb.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
         out = io.BytesIO()
-        picture.save(out, "JPEG", quality=_QUALITY, optimize=True)
+        rgb.save(out, "JPEG", quality=_QUALITY, optimize=True)
         return out.getvalue()
 
     def _keep(self, path: Path, content: bytes) -> None:

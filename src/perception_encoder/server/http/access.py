@@ -104,7 +104,7 @@ class Access:
         self._rates.count(caller)
 
     def open_session(self) -> tuple[str, int]:
-        """Begin a session for the page, whose pictures cannot send headers.
+        """Begin a session for the page, whose images cannot send headers.
 
         Returns:
             The token for the cookie `COOKIE`, and the seconds it is good for.

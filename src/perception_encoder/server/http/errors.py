@@ -44,7 +44,7 @@ class ApiError(HTTPException):
     Attributes:
         code: stable, for programs: "invalid_image", "queue_full", …
         message: for people: what happened, to which item, what to do.
-        items: where single pictures or texts are to blame, each of them.
+        items: where single images or texts are to blame, each of them.
     """
 
     def __init__(

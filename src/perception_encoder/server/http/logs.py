@@ -1,6 +1,6 @@
 """What the server's log looks like: a line of text or of JSON for each event.
 
-Nothing that is logged holds keys or pictures: request lines come without their query strings, and
+Nothing that is logged holds keys or images: request lines come without their query strings, and
 bodies are never written. What clients choose (paths, names of files in errors) is written so that
 it neither begins a line of its own nor moves a terminal's cursor.
 """

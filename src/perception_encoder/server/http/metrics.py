@@ -48,7 +48,7 @@ class Metrics:
         )
         self.batches = Histogram(
             "pe_batch_items",
-            "Pictures or texts computed at once.",
+            "Images or texts computed at once.",
             ("model", "modality"),
             buckets=_SIZES,
             registry=self.registry,

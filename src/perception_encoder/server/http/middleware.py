@@ -199,7 +199,7 @@ class _Exchange:
                 413,
                 "too_large",
                 f"the request's body is larger than the limit of {self._max_bytes:,} bytes; "
-                "send fewer pictures at once",
+                "send fewer images at once",
                 headers=_CLOSE,
             )
 

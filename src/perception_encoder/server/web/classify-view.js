@@ -1,10 +1,10 @@
-// The playground of labels: which of some words fits a picture best.
+// The playground of labels: which of some words fits an image best.
 
 import { original, post, thumbnail } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
 import { indexOf } from "./indexes.js";
 import { failureMessage } from "./messages.js";
-import { addressOf, find, keep } from "./pictures.js";
+import { addressOf, find, keep } from "./images.js";
 import { go, state } from "./router.js";
 
 const MOST = 100; // bars
@@ -41,8 +41,8 @@ class ClassifyView {
     this.choose = h(
       "button",
       { type: "button", onclick: () => file.click() },
-      icon("picture"),
-      h("span", {}, "Choose a picture"),
+      icon("image"),
+      h("span", {}, "Choose an image"),
     );
     const changed = settled(
       () =>
@@ -77,7 +77,7 @@ class ClassifyView {
           h(
             "p",
             {},
-            "Write some labels and see which fits a picture best. Drop one, paste one, or choose “Classify” at a picture of the table.",
+            "Write some labels and see which fits an image best. Drop one, paste one, or choose “Classify” at an image of the table.",
           ),
         ),
         h(
@@ -115,29 +115,29 @@ class ClassifyView {
   async #take(input) {
     const [file] = input.files;
     input.value = "";
-    if (file) go({ picture: await keep(file), like: null });
+    if (file) go({ image: await keep(file), like: null });
   }
 
-  async #showSubject({ like, picture }, index) {
-    const key = like ?? picture ?? "";
+  async #showSubject({ like, image }, index) {
+    const key = like ?? image ?? "";
     if (this.#subject === key) return;
     this.#subject = key;
-    $("span", this.choose).textContent = key ? "Choose another" : "Choose a picture";
+    $("span", this.choose).textContent = key ? "Choose another" : "Choose an image";
     const source =
-      like && index ? thumbnail(like, index.name, 1024) : picture && (await addressOf(picture));
+      like && index ? thumbnail(like, index.name, 1024) : image && (await addressOf(image));
     if (key !== this.#subject) return;
     if (!source) {
       this.place.replaceChildren(
         h(
           "p",
           { class: "soft" },
-          icon("picture"),
-          picture ? "That picture lies in another browser." : "Drop a picture here",
+          icon("image"),
+          image ? "That image lies in another browser." : "Drop an image here",
         ),
       );
       return;
     }
-    const image = h("img", { alt: "The picture to classify" });
+    const image = h("img", { alt: "The image to classify" });
     image.src = source;
     this.place.replaceChildren(image);
   }
@@ -145,10 +145,10 @@ class ClassifyView {
   async #ask(now, index) {
     const labels = labelsOf(now.labels);
     const template = now.template.includes("{}") ? now.template : "{}";
-    const key = JSON.stringify([now.like, now.picture, labels, template, index?.model]);
+    const key = JSON.stringify([now.like, now.image, labels, template, index?.model]);
     if (key === this.#asked) return;
     this.#asked = key;
-    if (!labels.length || !(now.like || now.picture)) {
+    if (!labels.length || !(now.like || now.image)) {
       this.#bars.clear();
       this.output.replaceChildren();
       return;
@@ -218,14 +218,14 @@ function bar(label) {
   };
 }
 
-/** The picture as the server takes it. */
-async function encoded({ like, picture }, index) {
-  const file = like ? await (await fetch(original(like, index?.name))).blob() : await find(picture);
+/** The image as the server takes it. */
+async function encoded({ like, image }, index) {
+  const file = like ? await (await fetch(original(like, index?.name))).blob() : await find(image);
   if (!file) return null;
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
-    reader.onerror = () => reject(new Error("The picture cannot be read."));
+    reader.onerror = () => reject(new Error("The image cannot be read."));
     reader.readAsDataURL(file);
   });
 }

@@ -1,4 +1,4 @@
-// Two pictures of a group side by side, or one over the other, to see what differs.
+// Two images of a group side by side, or one over the other, to see what differs.
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";
@@ -104,7 +104,7 @@ function side(item, other, index) {
   return h(
     "figure",
     {},
-    h("div", { class: "picture" }, image),
+    h("div", { class: "image" }, image),
     h(
       "figcaption",
       {},

@@ -1,4 +1,4 @@
-// What is known of a picture, as a list of terms.
+// What is known of an image, as a list of terms.
 
 import { copyButton, h } from "./dom.js";
 import { bytes, pixels, time } from "./format.js";

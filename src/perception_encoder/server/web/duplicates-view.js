@@ -12,9 +12,9 @@ import { go, state } from "./router.js";
 
 const TIERS = {
   bytes: ["Same file", "The same bytes under two names."],
-  pixels: ["Same pixels", "Also other files of exactly the same picture."],
-  near: ["Nearly the same", "Also pictures that were saved anew, resized or cut a little."],
-  similar: ["Similar", "Also pictures that only look alike: look closely."],
+  pixels: ["Same pixels", "Also other files of exactly the same image."],
+  near: ["Nearly the same", "Also images that were saved anew, resized or cut a little."],
+  similar: ["Similar", "Also images that only look alike: look closely."],
 };
 const KINDS = {
   "identical bytes": "same file",
@@ -146,7 +146,7 @@ class DuplicatesView {
     const asked = { index: index.name, tier: state().tier, offset: this.#next, limit: PAGE };
     let reply = await get("v1/duplicates", asked);
     while (reply.state === "running" && key === this.#key) {
-      this.summary.textContent = `Looking at ${counted(index.rows, "picture")}…`;
+      this.summary.textContent = `Looking at ${counted(index.rows, "image")}…`;
       await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
       if (key === this.#key) reply = await get("v1/duplicates", asked);
     }
@@ -161,14 +161,14 @@ class DuplicatesView {
     this.#sumUp();
   }
 
-  #none({ num_pictures: number }) {
+  #none({ num_images: number }) {
     const looser =
       state().tier === "similar"
         ? []
         : [["Look for similar ones", () => go({ tier: "similar" }), true]];
     return message({
       title: "No duplicates",
-      text: `None among ${counted(number, "picture")}, at this setting.`,
+      text: `None among ${counted(number, "image")}, at this setting.`,
       actions: looser,
     });
   }
@@ -188,7 +188,7 @@ class DuplicatesView {
     const shown =
       this.#groups.length < number ? `, ${count(this.#groups.length)} shown so far` : "";
     this.summary.textContent = this.#groups.length
-      ? `${counted(number, "group")}${shown}. ${counted(removed.length, "picture")} would go, ${bytes(space)}.`
+      ? `${counted(number, "group")}${shown}. ${counted(removed.length, "image")} would go, ${bytes(space)}.`
       : "";
   }
 
@@ -226,7 +226,7 @@ class DuplicatesView {
     const box = h("input", {
       type: "checkbox",
       onchange: () => {
-        if (!this.#review.set(group, item, box.checked)) announce("One picture of a group stays");
+        if (!this.#review.set(group, item, box.checked)) announce("One image of a group stays");
         this.#sumUp();
         follow();
       },
@@ -246,7 +246,7 @@ class DuplicatesView {
       h(
         "label",
         {},
-        h("span", { class: "picture" }, image),
+        h("span", { class: "image" }, image),
         h("span", { class: "keep" }, box, word),
       ),
       h("p", { class: "name", title: item.name }, fileName(item.member ?? item.uri)),

@@ -5,7 +5,7 @@ const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeSty
 
 export const count = (number) => whole.format(number);
 
-/** "1 picture", "1,204 pictures". */
+/** "1 image", "1,204 images". */
 export const counted = (number, one, many = `${one}s`) =>
   `${count(number)} ${number === 1 ? one : many}`;
 
@@ -30,7 +30,7 @@ export const score = (cosine) => cosine.toFixed(2);
 /** The last part of a path or address. */
 export const fileName = (name) => name.split(/[\\/]/).filter(Boolean).pop() ?? name;
 
-/** What a picture shows, as far as its file's name tells: "cat-left-of-house.webp" becomes words. */
+/** What an image shows, as far as its file's name tells: "cat-left-of-house.webp" becomes words. */
 export function spoken(name) {
   const words = fileName(name)
     .replace(/\.[A-Za-z0-9]{2,5}$/, "")

@@ -1,4 +1,4 @@
-// The grid on the screen: of any number of pictures only those near the window have elements.
+// The grid on the screen: of any number of images only those near the window have elements.
 
 import { h } from "./dom.js";
 import { Layout } from "./justified.js";
@@ -29,7 +29,7 @@ export class Grid {
    */
   constructor(root, { href, open, needMore }) {
     Object.assign(this, { root, href, open, needMore });
-    this.list = h("div", { role: "list", "aria-label": "Pictures" });
+    this.list = h("div", { role: "list", "aria-label": "Images" });
     this.above = h("div", { "aria-hidden": "true" });
     root.append(this.above, this.list);
     let waiting = false;
@@ -63,7 +63,7 @@ export class Grid {
     return this.#items.findIndex((item) => item.id === id);
   }
 
-  /** Shows other pictures, from the beginning. */
+  /** Shows other images, from the beginning. */
   show(items, { index, total }) {
     Object.assign(this, { index, total });
     this.#items = items;
@@ -72,7 +72,7 @@ export class Grid {
     this.relayout();
   }
 
-  /** Pictures were added to the list that `show` was given. */
+  /** Images were added to the list that `show` was given. */
   grown(total) {
     this.total = total;
     this.#push(this.#items.slice(this.#layout.length));

@@ -101,8 +101,8 @@ class IndexView {
     const isWriting = status.is_being_written;
     const rate = this.#rate();
     const saying = isWriting
-      ? `Being written: ${counted(status.rows, "picture")}${rate > 0 ? `, ${count(Math.round(rate))} a second` : ""}`
-      : `${counted(status.rows, "picture")}. Nobody is writing.`;
+      ? `Being written: ${counted(status.rows, "image")}${rate > 0 ? `, ${count(Math.round(rate))} a second` : ""}`
+      : `${counted(status.rows, "image")}. Nobody is writing.`;
     if (isWriting && Date.now() - this.#spoken > SPOKEN) {
       this.#spoken = Date.now();
       announce(saying);
@@ -111,11 +111,11 @@ class IndexView {
       h(
         "div",
         { class: "numbers" },
-        number(count(status.rows), status.rows === 1 ? "picture" : "pictures"),
+        number(count(status.rows), status.rows === 1 ? "image" : "images"),
         isWriting
           ? number(rate > 0 ? `+${count(Math.round(rate))}` : "…", "a second", true)
           : number(bytes(this.#facts.bytes + this.#facts.searcher_bytes), "on disk"),
-        number(String(this.#facts.dimensions), "numbers a picture"),
+        number(String(this.#facts.dimensions), "numbers an image"),
       ),
       h(
         "p",
@@ -123,7 +123,7 @@ class IndexView {
         isWriting && h("span", { class: "writing-dot" }),
         isWriting
           ? "pe index is writing this table now."
-          : "Nobody is writing now. New pictures: run pe index again; it does only what is new.",
+          : "Nobody is writing now. New images: run pe index again; it does only what is new.",
       ),
       outcomes(status.outcomes),
       failures(status),

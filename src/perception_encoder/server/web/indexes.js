@@ -45,7 +45,7 @@ export async function startChoice() {
   select.addEventListener("change", () => {
     const isFirst = select.value === all[0].name;
     const { view, words, not } = state();
-    const fresh = { like: null, picture: null, filters: [], item: null };
+    const fresh = { like: null, image: null, filters: [], item: null };
     go({ ...fresh, view, words, not, index: isFirst ? null : select.value });
   });
 }

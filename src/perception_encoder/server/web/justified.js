@@ -1,4 +1,4 @@
-// Lays pictures out in rows of one width, like text that is set justified. Pure: no elements.
+// Lays images out in rows of one width, like text that is set justified. Pure: no elements.
 
 const NARROWEST = 0.45; // width to height; what goes beyond is cropped in the grid
 const WIDEST = 3.2;
@@ -10,10 +10,10 @@ export function aspect(item) {
 }
 
 /**
- * Rows of pictures that fill `width`, added to bit by bit: rows that are full never change again.
+ * Rows of images that fill `width`, added to bit by bit: rows that are full never change again.
  *
  * Rows are {top, height, tiles: [{at, left, width}]} or {top, height, heading}; `at` is an item's
- * place among all that were added, `height` of a row of pictures leaves the caption out.
+ * place among all that were added, `height` of a row of images leaves the caption out.
  */
 export class Layout {
   #ratios = []; // of the row that is not full yet

@@ -5,7 +5,7 @@ import { $ } from "./dom.js";
 import { startDuplicates } from "./duplicates-view.js";
 import { startIndexView } from "./index-view.js";
 import { showChoice, startChoice } from "./indexes.js";
-import { keep, startTaking } from "./pictures.js";
+import { keep, startTaking } from "./images.js";
 import { address, go, onState, start, state, tabState } from "./router.js";
 import { startSearch } from "./search-view.js";
 import { startSession } from "./session.js";
@@ -13,7 +13,7 @@ import { startTheme } from "./theme.js";
 import { startViewer } from "./viewer.js";
 
 const TITLES = {
-  search: "Pictures",
+  search: "Images",
   duplicates: "Duplicates",
   classify: "Classify",
   index: "Index",
@@ -36,7 +36,7 @@ function startTabs() {
       else tab.removeAttribute("aria-current");
     }
     const words = now.view === "search" && now.words.trim();
-    document.title = words ? `${words} – Pictures` : TITLES[now.view];
+    document.title = words ? `${words} – Images` : TITLES[now.view];
     showChoice(now);
   });
 }
@@ -77,9 +77,9 @@ startViews({
 startViewer($("#viewer"), search.neighbours);
 startKeys();
 startTaking($("#drop-hint"), async (file) => {
-  const picture = await keep(file);
+  const image = await keep(file);
   const view = state().view === "classify" ? "classify" : "search";
-  go({ ...(view === state().view ? {} : tabState(view)), view, picture, like: null, item: null });
+  go({ ...(view === state().view ? {} : tabState(view)), view, image, like: null, item: null });
 });
 startChoice()
   .then(() => showChoice(state()))

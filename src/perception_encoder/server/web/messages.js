@@ -25,7 +25,7 @@ export function failureMessage(failure, again) {
     return message({
       title: "The server does not answer",
       text: "It may have been stopped.",
-      command: "pe serve --index pictures.lance",
+      command: "pe serve --index images.lance",
       actions,
     });
   }
@@ -43,7 +43,7 @@ export function failureMessage(failure, again) {
 
 export const noIndex = () =>
   message({
-    title: "No pictures yet",
-    text: "Make a table of a folder of pictures, then start the server with it.",
-    command: "pe index ~/Pictures --db pictures.lance\npe serve --index pictures.lance",
+    title: "No images yet",
+    text: "Make a table of a folder of images, then start the server with it.",
+    command: "pe index ~/PICS --db images.lance\npe serve --index images.lance",
   });

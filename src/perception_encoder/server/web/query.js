@@ -1,12 +1,12 @@
-// From the page's state to the terms of a search. A picture is sent once; its vector stays here.
+// From the page's state to the terms of a search. An image is sent once; its vector stays here.
 
 import { ApiFailure, post } from "./api.js";
-import { find } from "./pictures.js";
+import { find } from "./images.js";
 import { hasBoth } from "./state.js";
 
 const NOT_WEIGHT = -0.5; // half of what is wanted: words pull harder than they seem to
 
-const vectors = new Map(); // "model picture" → base64
+const vectors = new Map(); // "model image" → base64
 
 /** The terms of POST /v1/search for a state. */
 export async function terms(state, model, signal) {
@@ -16,11 +16,11 @@ export async function terms(state, model, signal) {
   if (words && !(hasBoth(state) && state.balance === 1)) {
     found.push({ text: words, weight: hasBoth(state) ? 2 - share : 1 });
   }
-  if ((state.like || state.picture) && share > 0) {
+  if ((state.like || state.image) && share > 0) {
     found.push(
       state.like
         ? { item: state.like, weight: share }
-        : { vector: await vectorOf(state.picture, model, signal), weight: share },
+        : { vector: await vectorOf(state.image, model, signal), weight: share },
     );
   }
   for (const words of state.not.split(",")) {
@@ -29,11 +29,11 @@ export async function terms(state, model, signal) {
   return found;
 }
 
-async function vectorOf(picture, model, signal) {
-  const key = `${model} ${picture}`;
+async function vectorOf(image, model, signal) {
+  const key = `${model} ${image}`;
   if (!vectors.has(key)) {
-    const file = await find(picture);
-    if (!file) throw new ApiFailure(0, "picture_elsewhere", "");
+    const file = await find(image);
+    if (!file) throw new ApiFailure(0, "image_elsewhere", "");
     const form = new FormData();
     form.set("images", file);
     form.set("model", model);

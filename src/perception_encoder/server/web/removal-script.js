@@ -1,10 +1,10 @@
 // What a person takes away from a review of duplicates: a script to read and run, or a list. Pure.
 //
-// The page deletes nothing. A line of the script acts only while a picture of its group that is to
+// The page deletes nothing. A line of the script acts only while an image of its group that is to
 // be kept is still there.
 
 const HEAD = `#!/bin/sh
-# Redundant pictures that were chosen in a review of duplicates. Nothing has been removed yet: read
+# Redundant images that were chosen in a review of duplicates. Nothing has been removed yet: read
 # this, delete the lines you do not want, and run it with sh.
 `;
 
@@ -21,7 +21,7 @@ export function removalScript(groups) {
   return `${HEAD}${parts.join("\n")}\n`;
 }
 
-/** The names of pictures that stay, one a line. */
+/** The names of images that stay, one a line. */
 export const keepList = (groups) =>
   `${groups.flatMap(({ kept }) => kept.map((item) => item.name)).join("\n")}\n`;
 

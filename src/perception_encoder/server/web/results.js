@@ -1,4 +1,4 @@
-// Pages of pictures, one after the other: hits of a query, or the whole table when there is none.
+// Pages of images, one after the other: hits of a query, or the whole table when there is none.
 
 import { get, post } from "./api.js";
 import { terms } from "./query.js";

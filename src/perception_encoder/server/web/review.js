@@ -1,10 +1,10 @@
-// Which pictures of each group of duplicates stay. Remembers what the person chose. Pure.
+// Which images of each group of duplicates stay. Remembers what the person chose. Pure.
 
 /** Decisions on groups of duplicates; what the server would keep is kept until told otherwise. */
 export class Review {
-  #kept = new Map(); // id of the group's first picture → Set of ids
+  #kept = new Map(); // id of the group's first image → Set of ids
 
-  /** All pictures of a group, the one that the server would keep first. */
+  /** All images of a group, the one that the server would keep first. */
   static members(group) {
     return [group.keep, ...group.others];
   }
@@ -13,7 +13,7 @@ export class Review {
     return this.#of(group).has(item.id);
   }
 
-  /** Keeps a picture or not; the last one of a group stays. Returns whether anything changed. */
+  /** Keeps an image or not; the last one of a group stays. Returns whether anything changed. */
   set(group, item, isKept) {
     const kept = this.#of(group);
     if (!isKept && kept.size === 1 && kept.has(item.id)) return false;

@@ -33,8 +33,8 @@ export const depth = () => history.state?.depth ?? 0;
 export function tabState(view) {
   const known = lastOf.get(view);
   if (known && known.index === current.index) return { ...known, item: null };
-  const { index, like, picture } = current;
-  return view === "classify" ? { ...EMPTY, view, index, like, picture } : { ...EMPTY, view, index };
+  const { index, like, image } = current;
+  return view === "classify" ? { ...EMPTY, view, index, like, image } : { ...EMPTY, view, index };
 }
 
 /** Tells every listener of the state as it is. */

@@ -7,8 +7,8 @@ import { count, counted } from "./format.js";
 import { Grid } from "./grid.js";
 import { indexOf } from "./indexes.js";
 import { failureMessage, message, noIndex } from "./messages.js";
-import { showChip } from "./picture-chip.js";
-import { keep } from "./pictures.js";
+import { showChip } from "./image-chip.js";
+import { keep } from "./images.js";
 import { Results } from "./results.js";
 import { address, go, state } from "./router.js";
 import { EMPTY, hasBoth, hasQuery, resultsKey } from "./state.js";
@@ -92,7 +92,7 @@ class SearchView {
       return;
     }
     this.filters.show(now, index);
-    showChip($("#search-picture"), now, index.name, () => go({ like: null, picture: null }));
+    showChip($("#search-image"), now, index.name, () => go({ like: null, image: null }));
     const results = known?.results ?? new Results(now, index);
     $("#results").classList.add("is-stale");
     if (!known) await results.more();
@@ -133,9 +133,9 @@ class SearchView {
     if (!items.length) status.textContent = "";
     else if (!isSearch) {
       status.textContent =
-        total === null ? `${count(items.length)} or more pictures` : counted(total, "picture");
+        total === null ? `${count(items.length)} or more images` : counted(total, "image");
     } else if (!cutoffs) {
-      status.textContent = isDone ? counted(items.length, "picture") : "The best first";
+      status.textContent = isDone ? counted(items.length, "image") : "The best first";
     } else {
       status.textContent = summary(items, isDone);
     }
@@ -144,7 +144,7 @@ class SearchView {
   #nothing(now, index) {
     if (now.filters.length) {
       return message({
-        title: "No picture meets these filters",
+        title: "No image meets these filters",
         text: "Take one of them away, or all.",
         actions: [["Clear the filters", () => go({ filters: [] }), true]],
       });
@@ -152,8 +152,8 @@ class SearchView {
     if (!index.rows) {
       return message({
         title: "This table is empty",
-        text: "Pictures appear here while they are being indexed.",
-        command: "pe index ~/Pictures",
+        text: "Images appear here while they are being indexed.",
+        command: "pe index ~/PICS",
       });
     }
     return message({ title: "Nothing found", text: "Try other words." });
@@ -165,20 +165,20 @@ class SearchView {
     $("#results").classList.remove("is-stale");
     $("#results-more").hidden = true;
     $("#results-status").textContent = "";
-    if (failure.code === "picture_elsewhere") {
+    if (failure.code === "image_elsewhere") {
       this.#say(
         message({
-          title: "The picture of this link is not here",
+          title: "The image of this link is not here",
           text: "It lies only in the browser that it was dropped into. Drop it here to search with it.",
-          actions: [["Search without it", () => go({ picture: null }), true]],
+          actions: [["Search without it", () => go({ image: null }), true]],
         }),
       );
-    } else if (failure.code?.includes("image") && state().picture) {
+    } else if (failure.code?.includes("image") && state().image) {
       this.#say(
         message({
-          title: "That picture cannot be used",
+          title: "That image cannot be used",
           text: failure.message,
-          actions: [["Search without it", () => go({ picture: null }), true]],
+          actions: [["Search without it", () => go({ image: null }), true]],
         }),
       );
     } else this.#say(failureMessage(failure, () => this.show(state())));
@@ -195,7 +195,7 @@ class SearchView {
     this.#write("#not-words", now.not);
     $("#balance-row").hidden = !hasBoth(now);
     $("#balance").value = now.balance;
-    $("#balance").setAttribute("aria-valuetext", `picture ${Math.round(100 * now.balance)} %`);
+    $("#balance").setAttribute("aria-valuetext", `image ${Math.round(100 * now.balance)} %`);
   }
 
   /** Fills a field in, but leaves what is being typed while other things change. */
@@ -232,11 +232,11 @@ class SearchView {
         go({ ...EMPTY, index: state().index, filters: state().filters, fold: state().fold });
       }
     });
-    $("#choose-picture").addEventListener("click", () => $("#picture-file").click());
-    $("#picture-file").addEventListener("change", async (event) => {
+    $("#choose-image").addEventListener("click", () => $("#image-file").click());
+    $("#image-file").addEventListener("change", async (event) => {
       const [file] = event.target.files;
       event.target.value = "";
-      if (file) go({ picture: await keep(file), like: null, item: null });
+      if (file) go({ image: await keep(file), like: null, item: null });
     });
   }
 }

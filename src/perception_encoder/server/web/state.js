@@ -6,8 +6,8 @@ export const EMPTY = Object.freeze({
   words: "",
   not: "", // words that are not wanted, separated by commas
   like: null, // an item's id, or
-  picture: null, // the name of a picture that lies in this browser; see pictures.js
-  balance: 0.5, // of words and picture: 0 is words alone, 1 the picture alone
+  image: null, // the name of an image that lies in this browser; see images.js
+  balance: 0.5, // of words and image: 0 is words alone, 1 the image alone
   filters: Object.freeze([]), // {column, op, value}, as POST /v1/search takes them
   fold: false, // near copies under the best of them
   item: null, // open in the viewer
@@ -22,7 +22,7 @@ const NAMES = {
   words: "q",
   not: "not",
   like: "like",
-  picture: "picture",
+  image: "image",
   item: "item",
   tier: "tier",
   labels: "labels",
@@ -62,16 +62,16 @@ export function write(state) {
 }
 
 /** Whether there is something to search for. */
-export const hasQuery = (state) => Boolean(state.words.trim() || state.like || state.picture);
+export const hasQuery = (state) => Boolean(state.words.trim() || state.like || state.image);
 
-/** Whether words and a picture have to be balanced. */
-export const hasBoth = (state) => Boolean(state.words.trim() && (state.like || state.picture));
+/** Whether words and an image have to be balanced. */
+export const hasBoth = (state) => Boolean(state.words.trim() && (state.like || state.image));
 
-/** What decides which pictures are found: equal texts mean equal results. */
+/** What decides which images are found: equal texts mean equal results. */
 export const resultsKey = (state) =>
   write({
     ...EMPTY,
-    ...pick(state, ["index", "words", "not", "like", "picture", "balance", "filters", "fold"]),
+    ...pick(state, ["index", "words", "not", "like", "image", "balance", "filters", "fold"]),
   });
 
 function pick(state, keys) {

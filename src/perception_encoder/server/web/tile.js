@@ -1,23 +1,23 @@
-// One picture of the grid.
+// One image of the grid.
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";
 import { fileName, meaning, score, spoken } from "./format.js";
 
-const NARROW = 76; // pixels; no name fits below a picture of that width
+const NARROW = 76; // pixels; no name fits below an image of that width
 
 /**
- * Makes a tile: a link that opens the picture.
+ * Makes a tile: a link that opens the image.
  * @param {object} item as the server describes it.
  * @param {{index: string, href: string, at: number, total: number|null, box: object}} place
  */
 export function tile(item, { index, href, at, total, box }) {
-  const picture = h("span", { class: "frame-of" }, drawn(item, index, box));
+  const image = h("span", { class: "frame-of" }, drawn(item, index, box));
   if (item.also?.length) {
-    picture.append(h("span", { class: "also", title: "Near copies" }, `+${item.also.length}`));
+    image.append(h("span", { class: "also", title: "Near copies" }, `+${item.also.length}`));
   }
-  picture.style.height = `${box.height}px`;
-  const link = h("a", { href, tabindex: -1, title: item.name }, picture, caption(item, box.width));
+  image.style.height = `${box.height}px`;
+  const link = h("a", { href, tabindex: -1, title: item.name }, image, caption(item, box.width));
   const element = h(
     "div",
     {
@@ -74,7 +74,7 @@ function gone(item) {
   return h(
     "span",
     { class: "gone" },
-    icon("picture"),
+    icon("image"),
     h("span", {}, "cannot be shown"),
     h("span", { class: "unseen" }, name),
   );

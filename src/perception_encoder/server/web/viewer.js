@@ -1,4 +1,4 @@
-// One picture, large, with what is known of it. It opens when the address names an item.
+// One image, large, with what is known of it. It opens when the address names an item.
 
 import { get, original, thumbnail } from "./api.js";
 import { details } from "./details.js";
@@ -41,7 +41,7 @@ export function startViewer(dialog, neighbours) {
         h(
           "div",
           { class: "message" },
-          h("h2", {}, "That picture cannot be shown"),
+          h("h2", {}, "That image cannot be shown"),
           h("p", {}, failure.message),
           h("button", { type: "button", onclick: leave }, "Close"),
         ),
@@ -59,7 +59,7 @@ export function startViewer(dialog, neighbours) {
     const next = at < 0 ? null : neighbours.item(at + by);
     if (at + by + NEARLY > 0 && !neighbours.item(at + by + NEARLY)) neighbours.more();
     if (next) go({ item: next.id }, { replace: true });
-    else announce(by > 0 ? "The last picture" : "The first picture");
+    else announce(by > 0 ? "The last image" : "The first image");
   }
 
   /** Back to where it was opened, so that the back button does not open it again. */
@@ -112,8 +112,8 @@ function fill(dialog, item, { index, at, hasNext, step }) {
       "div",
       { class: "stage" },
       large(item, index),
-      arrow("left", "Previous picture", -1, at > 0),
-      arrow("right", "Next picture", 1, hasNext),
+      arrow("left", "Previous image", -1, at > 0),
+      arrow("right", "Next image", 1, hasNext),
     ),
     panel(item, index),
     h(
@@ -140,8 +140,8 @@ function large(item, index) {
       h(
         "p",
         { class: "lost" },
-        icon("picture"),
-        "The picture is not where it was when it was indexed, or cannot be read.",
+        icon("image"),
+        "The image is not where it was when it was indexed, or cannot be read.",
       ),
     );
   return image;

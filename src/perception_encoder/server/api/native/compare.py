@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
 from perception_encoder.embedder.arithmetic import cosine
 from perception_encoder.server.api.native.embed import (
-    PICTURE,
+    IMAGE,
     Input,
     check_field,
     embed_inputs,
@@ -37,7 +37,7 @@ class SimilarityBody(RequestBody):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "example": {"a": [{"image": PICTURE}], "b": [{"text": "a cat"}, {"text": "a dog"}]}
+            "example": {"a": [{"image": IMAGE}], "b": [{"text": "a cat"}, {"text": "a dog"}]}
         },
     )
 
@@ -47,11 +47,11 @@ class SimilarityBody(RequestBody):
 
 
 class ClassifyBody(RequestBody):
-    """Pictures, and labels of which one fits each best."""
+    """Images, and labels of which one fits each best."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"example": {"images": [PICTURE], "labels": ["cat", "dog"]}},
+        json_schema_extra={"example": {"images": [IMAGE], "labels": ["cat", "dog"]}},
     )
 
     model: str | None = None
@@ -85,8 +85,8 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/classify",
-        summary="Which label fits each picture",
-        description="`probability` is the softmax over the labels; a bad picture has an `error`.",
+        summary="Which label fits each image",
+        description="`probability` is the softmax over the labels; a bad image has an `error`.",
         responses={200: {"model": ClassifyReply}},
         openapi_extra=json_body(ClassifyBody),
     )
@@ -135,7 +135,7 @@ def _check_reply(body: ClassifyBody) -> None:
     if one * len(body.images) > _MAX_CHARACTERS:
         message = (
             f"the reply would have more than {_MAX_CHARACTERS:,} characters ({len(body.images)} "
-            f"pictures times {len(body.labels)} labels); send fewer pictures or labels at once"
+            f"images times {len(body.labels)} labels); send fewer images or labels at once"
         )
         raise ApiError(400, "too_large", message)
 

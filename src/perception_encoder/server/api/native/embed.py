@@ -1,4 +1,4 @@
-"""POST /v1/embed: pictures and texts to vectors; as JSON, multipart or one picture's bytes."""
+"""POST /v1/embed: images and texts to vectors; as JSON, multipart or one image's bytes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
@@ -38,8 +38,8 @@ from perception_encoder.types import Embeddings
 
 ItemT = TypeVar("ItemT")
 
-PICTURE: Final = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
-"""In examples: a picture of one pixel."""
+IMAGE: Final = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+"""In examples: an image of one pixel."""
 _MULTIPART: Final = {
     "type": "object",
     "properties": {
@@ -64,7 +64,7 @@ _REQUEST_ID: Final = {
 
 
 class Input(RequestBody):
-    """A picture or a text."""
+    """An image or a text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -157,7 +157,7 @@ class EmbedBody(RequestBody):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "example": {"texts": ["a red heart"], "images": [PICTURE], "encoding": "base64"}
+            "example": {"texts": ["a red heart"], "images": [IMAGE], "encoding": "base64"}
         },
     )
 
@@ -171,11 +171,11 @@ class EmbedBody(RequestBody):
     )
     dtype: Dtype = Field(default="float32", description="int8: scaled so that the largest is 127.")
     encoding: Encoding = Field(
-        default="float", description="npy: the reply is a file, pictures first."
+        default="float", description="npy: the reply is a file, images first."
     )
     on_error: Literal["fail", "report"] = Field(
         default="fail",
-        description="report: 200 although some pictures are bad; those have an error.",
+        description="report: 200 although some images are bad; those have an error.",
     )
 
 
@@ -193,7 +193,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/embed",
-        summary="Pictures and texts to vectors",
+        summary="Images and texts to vectors",
         openapi_extra={
             "parameters": [_REQUEST_ID],
             "requestBody": {

@@ -1,4 +1,4 @@
-"""Items of a table: a page of rows, one row, its picture and small copies of it."""
+"""Items of a table: a page of rows, one row, its image and small copies of it."""
 
 import contextlib
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/items/{item}/thumbnail",
-        summary="A small JPEG of an item's picture",
+        summary="A small JPEG of an item's image",
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": BINARY, **_BYTES}},
@@ -102,7 +102,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/items/{item}/image",
-        summary="An item's picture as it is stored",
+        summary="An item's image as it is stored",
         response_class=Response,
         responses={200: {"content": {"image/*": BINARY, **_BYTES}}},
     )
@@ -113,7 +113,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             closed_on_error.enter_context(image.file)
             kind = content_type(await _read_file(services, image.read, 0, ENOUGH))
             if kind is None:
-                raise ApiError(404, "no_picture", "what lies there now is not a picture")
+                raise ApiError(404, "no_image", "what lies there now is not an image")
             closed_on_error.pop_all()
         return ImageResponse(image, services.pools.files, kind, {"Cache-Control": _KEEP})
 
@@ -158,7 +158,7 @@ async def _read_file(
     try:
         return await services.pools.files.run(read, *args, **kwargs)
     except ImageError as err:
-        raise ApiError(404, "no_picture", str(err)) from err
+        raise ApiError(404, "no_image", str(err)) from err
 
 
 def _row(services: Services, index: str | None, item: str) -> Row:
@@ -173,7 +173,7 @@ def add_duplicate_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/duplicates",
-        summary="Groups of pictures of which one is enough",
+        summary="Groups of images of which one is enough",
         description=(
             "The first request for a table as it is now begins the work and answers 202 with "
             '`"state": "running"`; ask again until it is "done". Nothing is deleted.'
@@ -202,7 +202,7 @@ def add_duplicate_routes(router: APIRouter, services: Services) -> None:
             {
                 "index": served.name,
                 "state": "done",
-                "num_pictures": found.num_pictures,
+                "num_images": found.num_images,
                 "num_groups": len(found.groups),
                 "num_redundant": sum(len(group.others) for group in found.groups),
                 "groups": [_group(group) for group in groups],

@@ -212,7 +212,7 @@ class DuplicatesReply(BaseModel):
 
     index: str
     state: Literal["running", "done"]
-    num_pictures: int = 0
+    num_images: int = 0
     num_groups: int = 0
     num_redundant: int = 0
     groups: list[DuplicateGroupReply] = []

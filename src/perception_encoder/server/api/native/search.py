@@ -1,4 +1,4 @@
-"""POST /v1/search: pictures of a table that fit words, pictures, items, or sums of them."""
+"""POST /v1/search: images of a table that fit words, images, items, or sums of them."""
 
 import base64
 import binascii

@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from perception_encoder.server.api.native.embed import PICTURE
+from perception_encoder.server.api.native.embed import IMAGE
 from perception_encoder.server.http.requests import ListOf, OrAbsent, RequestBody
 
-_EXAMPLE: dict[str, Any] = {"type": "base64", "value": PICTURE}
+_EXAMPLE: dict[str, Any] = {"type": "base64", "value": IMAGE}
 
 
 class ImageObject(RequestBody):
-    """A picture."""
+    """An image."""
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
@@ -36,7 +36,7 @@ class Body(RequestBody):
 
 
 class EmbedImageBody(Body):
-    """Pictures to embed."""
+    """Images to embed."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"image": _EXAMPLE}})
 
@@ -51,7 +51,7 @@ class EmbedTextBody(Body):
     text: str | ListOf[str]
 
 
-# Whatever has `type` and `value` is a picture; any other object is a set of named prompts.
+# Whatever has `type` and `value` is an image; any other object is a set of named prompts.
 Prompt = Annotated[
     ImageObject | str | ListOf[ImageObject | str] | dict[str, ImageObject | str],
     Field(union_mode="left_to_right"),

@@ -1,4 +1,4 @@
-"""Image objects to encoded pictures, and what is said of those that cannot be used."""
+"""Image objects to encoded images, and what is said of those that cannot be used."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -31,10 +31,10 @@ from perception_encoder.types import Embeddings
 
 _REFUSED: Final = {
     "numpy": "NumPy image type is not supported in this configuration: it is a pickle, which can "
-    "run code; send the picture as base64.",
-    "numpy_object": "NumPy objects cannot be sent as JSON; send the picture as base64.",
-    "pil": "PIL images cannot be sent as JSON; send the picture as base64.",
-    "multipart": "Multipart images are not taken here; send the picture as base64.",
+    "run code; send the image as base64.",
+    "numpy_object": "NumPy objects cannot be sent as JSON; send the image as base64.",
+    "pil": "PIL images cannot be sent as JSON; send the image as base64.",
+    "multipart": "Multipart images are not taken here; send the image as base64.",
     "file": "Loading images from local filesystem is disabled.",
 }
 _FETCH_REASONS: Final = {
@@ -44,10 +44,10 @@ _FETCH_REASONS: Final = {
 }
 
 
-async def embed_pictures(
+async def embed_images(
     services: Services,
     engine: Engine,
-    pictures: Sequence[ImageObject | str],
+    images: Sequence[ImageObject | str],
     names: Sequence[str],
 ) -> Embeddings:
     """Return (N, E) float32 of unit length; errors call each image by its name.
@@ -55,23 +55,23 @@ async def embed_pictures(
     Raises:
         ApiError: 400, there are none, too many, or some cannot be used.
     """
-    check_count(services, len(pictures), "image")
-    references = [_reference(picture) for picture in pictures]
+    check_count(services, len(images), "image")
+    references = [_reference(image) for image in images]
     loaded = await services.load_images(
         [one if isinstance(one, str) else "" for one in references], names
     )
     embedded = await engine.embed_images(
         [
-            image if isinstance(reference, str) else reference
-            for reference, image in zip(references, loaded, strict=True)
+            data if isinstance(reference, str) else reference
+            for reference, data in zip(references, loaded, strict=True)
         ],
         names,
     )
     if not embedded.errors:
         return embedded.vectors
     first = min(embedded.errors)
-    is_url = _is_url(pictures[first])
-    place = f" (image {first} of {len(pictures)})" if len(pictures) > 1 else ""
+    is_url = _is_url(images[first])
+    place = f" (image {first} of {len(images)})" if len(images) > 1 else ""
     raise ApiError(
         400,
         item_problem(first, embedded.errors[first]).code,
@@ -94,25 +94,25 @@ def check_count(services: Services, count: int, what: str) -> None:
         raise ApiError(400, "too_many_items", message)
 
 
-def _reference(picture: ImageObject | str) -> str | ImageError:
+def _reference(image: ImageObject | str) -> str | ImageError:
     """Return what `Services.load_images` takes, or why there is nothing of that kind."""
-    if isinstance(picture, str):
-        return picture
-    kind = picture.type.lower()
+    if isinstance(image, str):
+        return image
+    kind = image.type.lower()
     if kind in _REFUSED:
         return ImageReferenceError(_REFUSED[kind], reason="kind")
     if kind not in ("base64", "url"):
         message = "Image declaration contains not recognised image type."
         return ImageReferenceError(message, reason="kind")
-    if not isinstance(picture.value, str):
+    if not isinstance(image.value, str):
         return ImageReferenceError(f"The value of a {kind} image must be a string.", reason="kind")
-    if kind == "url" and not _is_url(picture):
+    if kind == "url" and not _is_url(image):
         return ImageFetchError("the value is not a URL", reason="host")
-    return picture.value
+    return image.value
 
 
-def _is_url(picture: ImageObject | str) -> bool:
-    value = picture if isinstance(picture, str) else picture.value
+def _is_url(image: ImageObject | str) -> bool:
+    value = image if isinstance(image, str) else image.value
     return isinstance(value, str) and "://" in value[:32]
 
 
@@ -148,7 +148,7 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
         images = body.image if isinstance(body.image, list) else [body.image]
         names = image_names(len(images))
         async with lend(services, kind, body) as lent:
-            vectors = await embed_pictures(services, lent.engine, images, names)
+            vectors = await embed_images(services, lent.engine, images, names)
             return reply(request, body, lent, embeddings=vectors)
 
     @router.post(
@@ -172,7 +172,7 @@ def add_compare_route(router: APIRouter, services: Services, kind: Kind) -> None
 
     @router.post(
         f"/{kind.prefix}/compare",
-        summary="One picture or text against others",
+        summary="One image or text against others",
         description="Plain cosines: a list in the order of the prompts, or one for each name.",
         responses={200: {"model": InferenceSimilarity}},
         openapi_extra=json_body(CompareBody),
@@ -218,7 +218,7 @@ async def _embed(
     role = "subject" if names == ["subject"] else "prompt"
     kind = body.subject_type if role == "subject" else body.prompt_type
     if kind == "image":
-        return await embed_pictures(services, engine, items, names)
+        return await embed_images(services, engine, items, names)
     if kind != "text":
         message = f"{role}_type must be either 'image' or 'text', but got {kind[:100]!r}"
         raise ApiError(400, "invalid_request", message)

@@ -166,7 +166,7 @@ def reply(request: Request, body: Body, lent: Lent, **content: Any) -> Response:
 def error_body(answer: ApiError, err: Exception) -> Any:
     """Return the JSON of an error: always an object, which is what the SDK can read."""
     if isinstance(err, RequestValidationError):
-        # Without what was sent: that may be a picture.
+        # Without what was sent: that may be an image.
         detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in err.errors()]
         return {"detail": detail, "message": answer.message}
     if answer.status_code == 401:

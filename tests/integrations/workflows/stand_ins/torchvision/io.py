@@ -20,7 +20,7 @@ def read_file(path: str) -> torch.Tensor:
 def decode_image(
     data: torch.Tensor, mode: ImageReadMode, apply_exif_orientation: bool = False
 ) -> torch.Tensor:
-    """A picture of bytes, (3, H, W) uint8."""
+    """An image of bytes, (3, H, W) uint8."""
     image = Image.open(io.BytesIO(data.numpy().tobytes()))
     if apply_exif_orientation:
         image = ImageOps.exif_transpose(image)

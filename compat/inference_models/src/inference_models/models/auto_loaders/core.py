@@ -58,7 +58,7 @@ class AutoModel:
             api_key: for registered providers; "roboflow" needs none.
             model_package_id: for registered providers; "roboflow" has one package of each model.
             backend: must allow "torch", but for paths; the engine is the fastest for the device.
-            batch_size: ignored; batches are of 32 pictures and 64 texts.
+            batch_size: ignored; batches are of 32 images and 64 texts.
             quantization: must be a known name, else ignored; it is fp16 on CUDA, fp32 elsewhere.
             onnx_execution_providers: ignored.
             device: "cpu", "cuda", "cuda:1", "mps", or such a torch.device; None is

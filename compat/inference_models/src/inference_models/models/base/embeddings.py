@@ -1,4 +1,4 @@
-"""What every model of pictures and words can do."""
+"""What every model of images and words can do."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -10,7 +10,7 @@ Side = Literal["image", "text"]
 
 
 class TextImageEmbeddingModel(ABC):
-    """Turns pictures and words into rows of one space."""
+    """Turns images and words into rows of one space."""
 
     @classmethod
     @abstractmethod
@@ -19,7 +19,7 @@ class TextImageEmbeddingModel(ABC):
 
     @abstractmethod
     def embed_images(self, images: Any, **kwargs: Any) -> "torch.Tensor":
-        """(N, E) float32, a row for each picture."""
+        """(N, E) float32, a row for each image."""
 
     @abstractmethod
     def embed_text(self, texts: Any, **kwargs: Any) -> "torch.Tensor":

@@ -18,7 +18,7 @@ def get_image_transform(
 
     Args:
         image_size: S, the side of the model's square in pixels.
-        center_crop: keep the picture's shape and cut its middle out, instead of squashing it.
+        center_crop: keep the image's shape and cut its middle out, instead of squashing it.
 
     Returns:
         A function whose result is (3, S, S) float32, RGB, in [-1, 1].

@@ -1,6 +1,6 @@
-"""Takes the pictures of docs/guides/page.md: the page over the bundled gallery, in Chromium.
+"""Takes the images of docs/guides/page.md: the page over the bundled gallery, in Chromium.
 
-PYTHONPATH=.:tests python -m server.page_pictures    # needs chromium
+PYTHONPATH=.:tests python -m server.page_images    # needs chromium
 """
 
 import io
@@ -77,7 +77,7 @@ def opened(
 
 def take(page: Page, name: str) -> None:
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(600)  # pictures fade in
+    page.wait_for_timeout(600)  # images fade in
     with Image.open(io.BytesIO(page.screenshot())) as image:
         few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(OUT / f"page-{name}.png", optimize=True)

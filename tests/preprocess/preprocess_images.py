@@ -1,4 +1,4 @@
-"""Pictures made by code, and their bytes in every format the preprocessing reads."""
+"""Images made by code, and their bytes in every format the preprocessing reads."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def scene(width: int = 40, height: int = 28) -> Image.Image:
-    """A picture without symmetry: colour ramps, a little noise, a dark block near a corner."""
+    """An image without symmetry: colour ramps, a little noise, a dark block near a corner."""
     y, x = np.mgrid[:height, :width]
     red = 255 * x // max(width - 1, 1)
     green = 255 * y // max(height - 1, 1)

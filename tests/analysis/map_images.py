@@ -1,6 +1,6 @@
-"""Makes the pictures of docs/guides/clusters-and-maps.md from the bundled gallery.
+"""Makes the images of docs/guides/clusters-and-maps.md from the bundled gallery.
 
-PYTHONPATH=.:tests python -m analysis.map_pictures    # needs chromium
+PYTHONPATH=.:tests python -m analysis.map_images    # needs chromium
 """
 
 import os

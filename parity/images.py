@@ -1,4 +1,4 @@
-"""Makes small pictures in the modes and shapes that preprocessing trips over.
+"""Makes small images in the modes and shapes that preprocessing trips over.
 
 Their pixels come from `tests/formula.py`, so they are nobody's and need no licence. Knows nothing
 about models.
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def write(folder: Path) -> None:
-    """Write every picture into `folder`."""
+    """Write every image into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     _colour(folder)
     _grey(folder)
@@ -20,7 +20,7 @@ def write(folder: Path) -> None:
 
 
 def _make(name: str, width: int, height: int, channels: int = 3) -> Image.Image:
-    pixels = formula.picture(name, height, width, channels)
+    pixels = formula.image(name, height, width, channels)
     return Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
 
 

@@ -1,6 +1,6 @@
-// Pictures that a person brings: dropped, pasted or chosen. They stay in this browser.
+// Images that a person brings: dropped, pasted or chosen. They stay in this browser.
 //
-// The address bar only holds a picture's name here ("?picture=…"), so that the back button and a
+// The address bar only holds an image's name here ("?image=…"), so that the back button and a
 // reload find it again; someone else's browser does not have it.
 
 const KEPT = 24; // older ones are forgotten
@@ -45,9 +45,9 @@ export async function addressOf(name) {
 }
 
 /**
- * Takes pictures that are dropped on the page or pasted into it.
+ * Takes images that are dropped on the page or pasted into it.
  * @param {HTMLElement} hint shown while something is dragged over the page.
- * @param {(file: File) => void} take is given the first picture.
+ * @param {(file: File) => void} take is given the first image.
  */
 export function startTaking(hint, take) {
   const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
@@ -72,19 +72,19 @@ export function startTaking(hint, take) {
     }
   });
   function takeFirst(files) {
-    const file = Array.from(files).find(isPicture) ?? files[0];
+    const file = Array.from(files).find(isImage) ?? files[0];
     if (file) take(file);
   }
 }
 
 /** Whether it may be one; some kinds (HEIC) have no type in some browsers, so the server decides. */
-const isPicture = (file) => file.type.startsWith("image/");
+const isImage = (file) => file.type.startsWith("image/");
 
 const here = new Map(); // name → file
 
 function database() {
   opening ??= new Promise((resolve, reject) => {
-    const request = indexedDB.open("pictures", 1);
+    const request = indexedDB.open("images", 1);
     request.onupgradeneeded = () => request.result.createObjectStore("kept", { keyPath: "name" });
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);

@@ -1,4 +1,4 @@
-"""Large pictures made from the real photos, for the benchmark of decoding.
+"""Large images made from the real photos, for the benchmark of decoding.
 
 Photos of 12 megapixels are not part of any repository here, so they are made: photos scaled up,
 with noise of a sensor on top; and pages of many photos at their own resolution, whose detail is
