@@ -1,11 +1,11 @@
-"""Measures engines in turns and says how they stand to each other and to the machine."""
+"""Measures backends in turns and says how they stand to each other and to the machine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.engine_process import Engine, Measured, Spec, Task, measure, open_engines
+from benchmarks.engine_process import Backend, Measured, Spec, Task, measure, open_backends
 from benchmarks.made_models import Place
 
 KINDS = ("ours", "default", "best")
@@ -14,21 +14,21 @@ KINDS = ("ours", "default", "best")
 def compared(
     place: Place, specs: Sequence[Spec], task: Task, rounds: int, agreement: str = ""
 ) -> dict[str, Any]:
-    """Measure a row and say how the engines of this package stand to those of the peer."""
-    engines, unavailable = open_engines(specs)
+    """Measure a row and say how the backends of this package stand to those of the peer."""
+    backends, unavailable = open_backends(specs)
     try:
-        results = measure(specs, engines, task, rounds, unavailable)
-        found = {label: engines[label] for label in results}
+        results = measure(specs, backends, task, rounds, unavailable)
+        found = {label: backends[label] for label in results}
         cosines = agreements(place, found, agreement) if agreement else {}
         machine = machine_rates(found)
     finally:
-        for engine in engines.values():
-            engine.close()
+        for backend in backends.values():
+            backend.close()
     ends = {kind: [m for m in results.values() if m.spec.kind == kind] for kind in KINDS}
     peers = [*ends["default"], *ends["best"]]
     best = max(peers, key=lambda measured: measured.rate, default=None)
     return {
-        "engines": {
+        "backends": {
             label: {
                 "rate": measured.rate,
                 "ms_of_one": 1000 / measured.rate,
@@ -47,12 +47,12 @@ def compared(
 
 
 def with_fractions(row: dict[str, Any], operations: int) -> dict[str, Any]:
-    """Add the share of the machine's rate that each engine reached, by the precision in its name.
+    """Add the share of the machine's rate that each backend reached, by the precision in its name.
 
-    Operations are those that an item needs: columns of padding that an engine computes besides do
+    Operations are those that an item needs: columns of padding that a backend computes besides do
     not count in its favour.
     """
-    for label, figures in row["engines"].items():
+    for label, figures in row["backends"].items():
         rate = row["machine"].get(label.rsplit(" ", 1)[-1])
         if rate:
             figures["fraction_of_machine"] = figures["rate"] * operations / rate
@@ -64,23 +64,23 @@ def first(found: Sequence[Measured]) -> Measured | None:
     return found[0] if found else None
 
 
-def machine_rates(engines: Mapping[str, Engine]) -> dict[str, float]:
+def machine_rates(backends: Mapping[str, Backend]) -> dict[str, float]:
     """Operations a second of torch's own products, measured after the rounds."""
-    for label, engine in engines.items():
+    for label, backend in backends.items():
         if label.startswith("ours"):
-            rates = {name: engine.ask("matrix_rate", name) for name in ("fp32", "bf16", "int8")}
+            rates = {name: backend.ask("matrix_rate", name) for name in ("fp32", "bf16", "int8")}
             return {name: rate for name, rate in rates.items() if rate}
     return {}
 
 
-def agreements(place: Place, engines: Mapping[str, Engine], what: str) -> dict[str, float]:
-    """Lowest cosine of each engine's vectors with those of open_clip in fp32, same weights."""
+def agreements(place: Place, backends: Mapping[str, Backend], what: str) -> dict[str, float]:
+    """Lowest cosine of each backend's vectors with those of open_clip in fp32, same weights."""
     vectors = {}
-    for label, engine in engines.items():
+    for label, backend in backends.items():
         if label.startswith("timm"):
             continue
         path = place.work / "vectors.npz"
-        engine.ask("vectors", str(path))
+        backend.ask("vectors", str(path))
         with np.load(path) as arrays:
             rows = arrays[what].astype(np.float64)
         vectors[label] = rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -25,7 +25,7 @@ from perception_encoder.export.pretrained import export_pretrained
 NAME = "edge"
 PAGE = Path(__file__).parent.parent / "docs/guides/edge.md"
 MARK = "<!-- edge.json, written by benchmarks/edge.py -->"
-# Engine, precision it runs in, precision it is stored in.
+# Backend, precision it runs in, precision it is stored in.
 CASES = (
     ("onnx", "int8", "int8"),
     ("onnx", "fp16", "fp16"),
@@ -35,7 +35,7 @@ CASES = (
     ("openvino", "fp32", "fp32"),
 )
 HEADER = (
-    "model", "engine", "images/s", "one image", "one text", "12 MP JPEG",
+    "model", "backend", "images/s", "one image", "one text", "12 MP JPEG",
     "files: images + texts", "memory: images", "memory: both",
 )  # fmt: skip
 
@@ -70,7 +70,7 @@ def prepare(model: str, backend: Any, stored: Any, exported: Path) -> None:
         ) as made_up:
             made_up.save_pretrained(weights)
     if not exported.exists():
-        export_pretrained(weights, exported, engine=backend, precision=stored)
+        export_pretrained(weights, exported, backend=backend, precision=stored)
 
 
 def measure(model: str, precision: Any, exported: Path) -> None:

@@ -1,6 +1,6 @@
 """How fast are images and texts turned into vectors, beside the peers that can do the same?
 
-Each engine runs in a process and an environment of its own, with two threads. All of a row are
+Each backend runs in a process and an environment of its own, with two threads. All of a row are
 measured in turns, forwards and backwards, so that a machine that changes its speed changes all of
 them alike; ratios are medians of the rounds' ratios. Weights are made up, of the real shapes, and
 the same for open_clip, timm and this package: their vectors are compared in the same run. The
@@ -10,7 +10,7 @@ machine's own rate of matrix products is measured right after the rounds.
     python -m benchmarks.encoders --peers .peers --photos ../shared/photos --work /tmp/encoders
 
 `--rows images --rows texts` measures some and keeps the others' figures in the results. Set
-PE_BENCH_VERBOSE to see what engines write to stderr.
+PE_BENCH_VERBOSE to see what backends write to stderr.
 """
 
 import argparse
@@ -46,7 +46,7 @@ NAME = "encoders"
 CLIP = "clip/ViT-B-32"
 IMAGE_BATCHES = (1, 8, 32)
 TEXT_BATCHES = (8, 32, 64)
-# Not all at once: ten engines of this size fit into 24 GB of memory, more would be paged out.
+# Not all at once: ten backends of this size fit into 24 GB of memory, more would be paged out.
 OURS = (
     ("torch", "fp32"),
     ("torch", "bf16"),
@@ -118,7 +118,7 @@ def images(place: Place, rounds: int) -> dict[str, Any]:
 
 
 def images_fp32(place: Place, rounds: int) -> dict[str, Any]:
-    """The same in fp32: what an engine gains without giving up digits."""
+    """The same in fp32: what a backend gains without giving up digits."""
     prepare(place, B16)
     specs = open_clips(place, B16, IMAGE_BATCHES)[:1]
     specs += ours(place, B16, IMAGE_BATCHES, OURS_FP32)
@@ -269,12 +269,12 @@ def open_clips(place: Place, model: str, sizes: Sequence[int]) -> list[Spec]:
 
 
 def ours(
-    place: Place, model: str, sizes: Sequence[int], engines: Sequence[tuple[str, str]] = OURS
+    place: Place, model: str, sizes: Sequence[int], backends: Sequence[tuple[str, str]] = OURS
 ) -> list[Spec]:
-    """This package, with several engines and precisions."""
+    """This package, with several backends and precisions."""
     settings = {"pixels": str(place.pixels(model)), "captions": CAPTIONS}
     specs = []
-    for backend, precision in engines:
+    for backend, precision in backends:
         is_onnx = backend == "onnx"  # which reads graphs that were exported, not weights
         folder = exported(place, model, precision) if is_onnx else place.weights(model)
         specs.append(

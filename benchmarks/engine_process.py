@@ -1,4 +1,4 @@
-"""Engines in processes of their own, measured in turns, over the protocol of `peers/serving.py`."""
+"""Backends in processes of their own, measured in turns, over the protocol of `peers/serving.py`."""
 
 import json
 import os
@@ -13,17 +13,17 @@ from typing import Any, Self
 
 RUNNERS = Path(__file__).parent / "peers"
 NUM_THREADS = 2
-_LONG_SECONDS = 4  # engines that need longer for a batch gain nothing from a larger one
+_LONG_SECONDS = 4  # backends that need longer for a batch gain nothing from a larger one
 _SAME = 1.02  # a smaller batch that is so near to the best one is taken: it costs less time
 
 
-class EngineError(Exception):
-    """An engine that is not here, could not be made, or failed."""
+class BackendError(Exception):
+    """A backend that is not here, could not be made, or failed."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An engine: the runner, the environment it runs in, and what its class is given.
+    """A backend: the runner, the environment it runs in, and what its class is given.
 
     `sizes` are what the task may be asked with first: batch sizes, or numbers of workers.
     """
@@ -37,16 +37,16 @@ class Spec:
     """What is compared: "ours", "default" and "best" of the peer that bars are set by, or ""."""
 
 
-class Engine:
+class Backend:
     """A process that waits for tasks; call `wait` before the first.
 
     Raises:
-        EngineError: there is no such environment, or a call failed.
+        BackendError: there is no such environment, or a call failed.
     """
 
     def __init__(self, spec: Spec) -> None:
         if not spec.python.exists():
-            raise EngineError(f"no environment at {spec.python.parent.parent}")
+            raise BackendError(f"no environment at {spec.python.parent.parent}")
         self._process = subprocess.Popen(
             [spec.python, RUNNERS / f"{spec.runner}.py", json.dumps(dict(spec.settings))],
             stdin=subprocess.PIPE,
@@ -57,7 +57,7 @@ class Engine:
         )
 
     def wait(self) -> None:
-        """Wait until the engine is made."""
+        """Wait until the backend is made."""
         self._answer()
 
     def ask(self, task: str, *arguments: Any) -> Any:
@@ -94,17 +94,17 @@ class Engine:
             self._process.wait()
             stderr = self._process.stderr.read() if self._process.stderr else ""
             last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise EngineError(f"ended with {self._process.returncode}: {last}")
+            raise BackendError(f"ended with {self._process.returncode}: {last}")
         reply = json.loads(line)
         if "error" in reply:
             self.close()
-            raise EngineError(reply["error"])
+            raise BackendError(reply["error"])
         return dict(reply)
 
 
 @dataclass
 class Measured:
-    """What one engine reached: items a second in each round, and at which size."""
+    """What one backend reached: items a second in each round, and at which size."""
 
     spec: Spec
     versions: dict[str, str]
@@ -134,62 +134,62 @@ class Task:
     arguments: Sequence[Any] = ()
     num_items: int | None = None
 
-    def rate(self, engine: Engine, size: int) -> float:
+    def rate(self, backend: Backend, size: int) -> float:
         """Items a second of one call."""
-        seconds = engine.seconds(self.name, size, *self.arguments)
+        seconds = backend.seconds(self.name, size, *self.arguments)
         return (self.num_items or size) / seconds
 
 
-def open_engines(specs: Sequence[Spec]) -> tuple[dict[str, Engine], dict[str, str]]:
-    """Start the engines side by side; those that cannot be had are returned with why."""
-    engines: dict[str, Engine] = {}
+def open_backends(specs: Sequence[Spec]) -> tuple[dict[str, Backend], dict[str, str]]:
+    """Start the backends side by side; those that cannot be had are returned with why."""
+    backends: dict[str, Backend] = {}
     unavailable: dict[str, str] = {}
     for spec in specs:
         with _noted(spec, unavailable):
-            engines[spec.label] = Engine(spec)
+            backends[spec.label] = Backend(spec)
     for spec in specs:
-        if spec.label in engines:
+        if spec.label in backends:
             with _noted(spec, unavailable):
-                engines[spec.label].wait()
-    return {label: e for label, e in engines.items() if label not in unavailable}, unavailable
+                backends[spec.label].wait()
+    return {label: e for label, e in backends.items() if label not in unavailable}, unavailable
 
 
 @contextmanager
 def _noted(spec: Spec, unavailable: dict[str, str]) -> Iterator[None]:
-    """Turn an engine's failure into a note: the others are measured without it."""
+    """Turn a backend's failure into a note: the others are measured without it."""
     try:
         yield
-    except EngineError as err:
+    except BackendError as err:
         unavailable[spec.label] = str(err)
         print(f"  {spec.label}: left out: {err}", file=sys.stderr)
 
 
 def measure(
     specs: Sequence[Spec],
-    engines: Mapping[str, Engine],
+    backends: Mapping[str, Backend],
     task: Task,
     rounds: int,
     unavailable: dict[str, str],
 ) -> dict[str, Measured]:
-    """Find each engine's best size, then measure all of them in turns, forwards and backwards.
+    """Find each backend's best size, then measure all of them in turns, forwards and backwards.
 
-    Engines that fail at their first call are added to `unavailable`.
+    Backends that fail at their first call are added to `unavailable`.
     """
     results: dict[str, Measured] = {}
     for spec in specs:
-        if spec.label in engines:
+        if spec.label in backends:
             with _noted(spec, unavailable):
-                size = best_size(spec, engines[spec.label], task)
-                results[spec.label] = Measured(spec, engines[spec.label].ask("versions"), size)
+                size = best_size(spec, backends[spec.label], task)
+                results[spec.label] = Measured(spec, backends[spec.label].ask("versions"), size)
     for number in range(rounds):
         in_turn = list(results.values())
         for measured in in_turn if number % 2 == 0 else reversed(in_turn):
-            engine = engines[measured.spec.label]
-            measured.rates.append(task.rate(engine, measured.size))
+            backend = backends[measured.spec.label]
+            measured.rates.append(task.rate(backend, measured.size))
     return results
 
 
-def best_size(spec: Spec, engine: Engine, task: Task) -> int:
+def best_size(spec: Spec, backend: Backend, task: Task) -> int:
     """Return the size with the most items a second, among those whose calls are not too long."""
     rates: dict[int, float] = {}
     for size in spec.sizes:
@@ -197,8 +197,8 @@ def best_size(spec: Spec, engine: Engine, task: Task) -> int:
         if rates and not task.num_items and num_items / max(rates.values()) > _LONG_SECONDS:
             break
         if size == spec.sizes[0] or task.num_items is None:
-            task.rate(engine, size)  # the first call of a shape prepares more than it computes
-        rates[size] = task.rate(engine, size)
+            task.rate(backend, size)  # the first call of a shape prepares more than it computes
+        rates[size] = task.rate(backend, size)
     listed = ", ".join(f"{size}: {rate:.2f}" for size, rate in rates.items())
     print(f"  {spec.label}: {listed} a second", file=sys.stderr)
     best = max(rates.values())

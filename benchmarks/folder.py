@@ -2,7 +2,7 @@
 
 The files are crops and re-encodings of the photos in --photos and of the bundled gallery, all of
 different content, with 200 broken ones of twelve kinds among them. `pe index` runs with pe-nano as
-a process of its own, as a person would start it, after a run that made the engine's graphs: over a
+a process of its own, as a person would start it, after a run that made the backend's graphs: over a
 tenth of the files and over all, for the memory of both; again with nothing changed, without and
 with a line of JSON for every file; then `pe search "red heart"` with everything warm. The
 reason reported for each broken file is compared with its kind.

@@ -15,7 +15,7 @@ import tokenizers
 from PIL import Image
 
 from benchmarks.decoding_images import TWELVE, enlarged, photos_in
-from benchmarks.engine_process import Engine, EngineError, Spec
+from benchmarks.engine_process import Backend, BackendError, Spec
 from perception_encoder import AutoModel
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -59,9 +59,9 @@ def prepare(place: Place, model: str) -> None:
     if not place.weights(model).exists():
         spec = Spec("open_clip", "run_open_clip", place.python("open_clip"), {"model": name})
         try:
-            with Engine(spec) as engine:
-                engine.ask("save", str(place.weights(model)))
-        except EngineError as err:
+            with Backend(spec) as backend:
+                backend.ask("save", str(place.weights(model)))
+        except BackendError as err:
             raise SystemExit(f"open_clip is needed to make the weights: {err}") from err
     if not place.pixels(model).exists():
         config = find(model).config
@@ -99,8 +99,8 @@ def prepare_clip(place: Place) -> Path:
         clip_vocabulary().save(str(tokenizer))
         settings = {"folder": str(folder), "tokenizer": str(tokenizer)}
         python = place.python("sentence_transformers")
-        with Engine(Spec("", "run_sentence_transformers", python, settings)) as engine:
-            engine.ask("export", str(place.work / "clip-onnx"))
+        with Backend(Spec("", "run_sentence_transformers", python, settings)) as backend:
+            backend.ask("export", str(place.work / "clip-onnx"))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/images/encoders.png from benchmarks/results/encoders.json: engines beside peers.
+"""Draws docs/images/encoders.png from benchmarks/results/encoders.json: backends beside peers.
 
 python -m benchmarks.plots
 """
@@ -31,7 +31,7 @@ def main() -> None:
     rows = report["rows"]
     names = [name for name in TITLES if name in rows]
     pairs = [names[start : start + 2] for start in range(0, len(names), 2)]
-    most = [max(len(rows[name]["engines"]) for name in pair) for pair in pairs]
+    most = [max(len(rows[name]["backends"]) for name in pair) for pair in pairs]
     heights = [PANEL_INCHES + BAR_INCHES * count for count in most]
     figure = Figure(figsize=(12, sum(heights) + 0.5), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
@@ -46,16 +46,16 @@ def main() -> None:
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     for place, name in enumerate(names):
-        draw(grid.flat[place], TITLES[name], rows[name]["engines"], most[place // 2])
+        draw(grid.flat[place], TITLES[name], rows[name]["backends"], most[place // 2])
     figure.savefig(IMAGE, dpi=130)
 
 
-def draw(axes: Axes, title: str, engines: dict[str, dict[str, Any]], most: int) -> None:
-    """One row of the results: bars as long as an engine is fast, the fastest on top.
+def draw(axes: Axes, title: str, backends: dict[str, dict[str, Any]], most: int) -> None:
+    """One row of the results: bars as long as a backend is fast, the fastest on top.
 
     `most` is the number of bars beside this panel, so that all bars are equally thick.
     """
-    in_order = sorted(engines.items(), key=lambda item: item[1]["rate"])
+    in_order = sorted(backends.items(), key=lambda item: item[1]["rate"])
     rates = [figures["rate"] for _, figures in in_order]
     colours = [OURS if label.startswith("ours") else PEER for label, _ in in_order]
     names = [label.replace("ours", "perception-encoder") for label, _ in in_order]

@@ -27,7 +27,7 @@ from perception_encoder.types import BackendName, Embeddings, Precision
 GALLERY = Path(__file__).parent.parent / "src/perception_encoder/data/gallery"
 NANO = "pe-nano"
 RANKED = {NANO: "drawings", B16: "crops of photos"}
-ENGINES: tuple[tuple[BackendName, Precision], ...] = (
+BACKENDS: tuple[tuple[BackendName, Precision], ...] = (
     ("openvino", "bf16"),
     ("openvino", "int8"),
     ("onnx", "int8"),
@@ -80,16 +80,16 @@ def main() -> None:
 
 
 def measured(name: str, model: Path | str, kinds: dict[str, list[Image.Image]]) -> dict[str, Any]:
-    """One model: how many of each kind, and for every engine what is other than in fp32."""
+    """One model: how many of each kind, and for every backend what is other than in fp32."""
     exact = vectors(model, "openvino", "fp32", kinds)
-    engines = {
+    backends = {
         f"{backend} {precision}": compared(
             exact, vectors(model, backend, precision, kinds), RANKED[name]
         )
-        for backend, precision in ENGINES
+        for backend, precision in BACKENDS
     }
     num = {kind: len(rows) for kind, rows in exact.items()}
-    return {"commit": commit(), "num": num, **engines}
+    return {"commit": commit(), "num": num, **backends}
 
 
 def vectors(

@@ -49,7 +49,7 @@ def infinity(place: Place) -> Iterator[tuple[int, int]]:
     port = free_port()
     command = [str(place.peers / "infinity/bin/infinity_emb"), "v2", "--port", str(port)]
     command += ["--model-id", str(prepare_clip(place)), "--served-model-name", MODEL]
-    command += ["--engine", "torch", "--device", "cpu", "--host", "127.0.0.1"]
+    command += ["--worker", "torch", "--device", "cpu", "--host", "127.0.0.1"]
     command += ["--no-model-warmup", "--no-bettertransformer"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     with running(command, port, "/health", environment) as pid:

@@ -34,14 +34,14 @@ def main() -> None:
 
 
 def table(title: str, row: dict[str, Any]) -> str:
-    """One row of the results as Markdown, the fastest engine first."""
-    engines = sorted(row["engines"].items(), key=lambda item: -item[1]["rate"])
-    has_fraction = any("fraction_of_machine" in figures for _, figures in engines)
-    has_cosine = any("cosine_with_default" in figures for _, figures in engines)
-    header = ["engine", "a second", "ms each", "size", "× default", "× best peer"]
+    """One row of the results as Markdown, the fastest backend first."""
+    backends = sorted(row["backends"].items(), key=lambda item: -item[1]["rate"])
+    has_fraction = any("fraction_of_machine" in figures for _, figures in backends)
+    has_cosine = any("cosine_with_default" in figures for _, figures in backends)
+    header = ["backend", "a second", "ms each", "size", "× default", "× best peer"]
     header += ["of the machine's rate"] * has_fraction + ["lowest cosine with fp32"] * has_cosine
     lines = [" | ".join(header), "|".join(["---"] + ["---:"] * (len(header) - 1))]
-    for label, figures in engines:
+    for label, figures in backends:
         cells = [
             label.replace("ours", "**perception-encoder**"),
             short(figures["rate"]),

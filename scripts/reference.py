@@ -41,7 +41,7 @@ OTHER_SETTINGS = """
 | `XDG_DATA_HOME` | where the table lies that is used when `--db` names none (Linux) |
 | `XDG_CACHE_HOME` | where small copies of images are kept (Linux) |
 | `HF_HOME`, `HF_HUB_CACHE` | where downloaded weights are kept |
-| `HF_ASSETS_CACHE` | where graphs that engines make of weights are kept |
+| `HF_ASSETS_CACHE` | where graphs that backends make of weights are kept |
 | `HF_HUB_OFFLINE` | `1`: nothing is downloaded |
 | `HF_ENDPOINT` | a mirror of the hub |
 | `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | the way to images on the web |

@@ -26,13 +26,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Graphs that engines make are kept beside the hub's cache; those of tests, in the build folder.
+# Graphs that backends make are kept beside the hub's cache; those of tests, in the build folder.
 os.environ.setdefault("HF_ASSETS_CACHE", str(REPOSITORY / "build" / "assets"))
 
 
 @pytest.fixture(autouse=True)
 def usual_logging() -> None:
-    """Python's default, whatever an engine or a tool of the tests before has set."""
+    """Python's default, whatever a backend or a tool of the tests before has set."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.disable(logging.NOTSET)
     # What `pe serve` in this process has set up for its own log.
@@ -96,21 +96,21 @@ class _WithoutTorch(pytest.Module):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Generator[None]:
-    with _skipped_without_an_engine():
+    with _skipped_without_a_backend():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None]:
-    with _skipped_without_an_engine():
+    with _skipped_without_a_backend():
         return (yield)
 
 
 @contextmanager
-def _skipped_without_an_engine() -> Iterator[None]:
+def _skipped_without_a_backend() -> Iterator[None]:
     try:
         yield
     except BackendUnavailableError as err:
-        if HAS_TORCH or "no engine is installed" not in str(err):
+        if HAS_TORCH or "no backend is installed" not in str(err):
             raise
         pytest.skip("runs the torch towers")

@@ -1,4 +1,4 @@
-"""docker/ in step with the package, without an engine: names, paths, commands, health."""
+"""docker/ in step with the package, without a backend: names, paths, commands, health."""
 
 import http.server
 import json

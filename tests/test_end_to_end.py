@@ -1,7 +1,7 @@
 """From file bytes and words to unit vectors, against open_clip's whole pipeline.
 
 Recorded with open_clip's own transforms, tokenizer and towers on formula weights; ours run with
-`reference` preprocessing, through the towers and through the engine that CPUs get by default. What
+`reference` preprocessing, through the towers and through the backend that CPUs get by default. What
 was recorded: tests/golden/README.md.
 """
 

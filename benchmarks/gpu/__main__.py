@@ -1,6 +1,6 @@
 """How near to a GPU's own rate do images and texts become vectors, and how do peers fare there?
 
-Everything runs in this process, one model after another: first each engine as it opens, then what
+Everything runs in this process, one model after another: first each backend as it opens, then what
 is asked of our own (kernels, cuDNN's attention, streams, drift), then what has to be compiled. The
 file is written as figures come, and no step begins that would not end within the time given: so a
 machine that is there for minutes leaves the figures that matter most.

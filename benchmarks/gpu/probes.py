@@ -1,4 +1,4 @@
-"""What is asked of a device, and of this package's engine there beyond its speed."""
+"""What is asked of a device, and of this package's backend there beyond its speed."""
 
 import gc
 import time
@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.engines import Engine, open_ours
+from benchmarks.gpu.backends import Backend, open_ours
 from perception_encoder.backends import torch_devices as cuda_streams
 from perception_encoder.backends.torch_devices import matrix_rate
 from perception_encoder.registry import VisionConfig
@@ -59,7 +59,7 @@ def peak_memory(device: str) -> int | None:
 
 
 def free_memory() -> None:
-    """Forget what engines that are gone have left: memory, and what was compiled for them."""
+    """Forget what backends that are gone have left: memory, and what was compiled for them."""
     gc.collect()
     torch._dynamo.reset()
     if torch.cuda.is_available():
@@ -86,12 +86,12 @@ def copy_rate(device: str) -> float:
     return 2 * block.nbytes * rate(copy, 1, 0.1)
 
 
-def kernels(engine: Engine, device: str, num_images: int, num_texts: int) -> dict[str, Any]:
+def kernels(backend: Backend, device: str, num_images: int, num_texts: int) -> dict[str, Any]:
     """Which kernels run, and their shares of the device's time."""
-    assert engine.texts is not None
+    assert backend.texts is not None
     return {
-        "images": profiled(engine.images, device, num_images),
-        "texts": profiled(engine.texts, device, num_texts),
+        "images": profiled(backend.images, device, num_images),
+        "texts": profiled(backend.texts, device, num_texts),
     }
 
 
@@ -159,7 +159,7 @@ def _attention_rate(shape: tuple[int, ...], device: str, seconds: float) -> dict
 
 
 def with_cudnn(call: Callable[[int], object], size: int, seconds: float) -> dict[str, float]:
-    """Items a second with cuDNN's attention switched off, as our engine has it, and allowed."""
+    """Items a second with cuDNN's attention switched off, as our backend has it, and allowed."""
     off = rate(call, size, seconds)
     with mock.patch.object(cuda_streams, "without_cudnn_attention", nullcontext):
         call(size)

@@ -1,4 +1,4 @@
-"""The steps of a run: engines as they open, what is asked of ours, and what has to be compiled."""
+"""The steps of a run: backends as they open, what is asked of ours, and what has to be compiled."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.gpu.engines import Engine, Inputs, inputs, open_clip, ours, timm
+from benchmarks.gpu.backends import Backend, Inputs, inputs, open_clip, ours, timm
 from benchmarks.gpu.probes import (
     attention,
     callers,
@@ -25,12 +25,12 @@ from perception_encoder.registry import find
 from perception_encoder.registry.config import image_operations
 
 ROUNDS = 5
-_LONG_SECONDS = 2  # engines that need longer for a batch gain nothing from a larger one
+_LONG_SECONDS = 2  # backends that need longer for a batch gain nothing from a larger one
 _SAME = 1.02  # a smaller batch that is so near to the best one is taken
 _MANY = 128
 
 Figures = dict[str, Any]
-Openers = Mapping[str, Callable[[], Engine]]
+Openers = Mapping[str, Callable[[], Backend]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Job:
     """How long a figure is measured; twice as long where two callers are."""
 
     def inputs(self) -> Inputs:
-        """What its engines are given."""
+        """What its backends are given."""
         return inputs(self.model, max(self.batches), max(self.text_batches))
 
     @property
@@ -65,7 +65,7 @@ class Kind(NamedTuple):
 
 
 def eager(job: Job) -> Iterator[Figures]:
-    """Every engine as it opens, at its best batch of images and of texts."""
+    """Every backend as it opens, at its best batch of images and of texts."""
     given = job.inputs()
     common = (job.model, job.device, given)
     openers: Openers = {
@@ -75,10 +75,10 @@ def eager(job: Job) -> Iterator[Figures]:
         "open_clip autocast bf16": partial(open_clip, *common, "fp32", is_autocast=True),
         "timm bf16": partial(timm, *common),
     }
-    opened: dict[str, Engine] = {}
+    opened: dict[str, Backend] = {}
     yield from _open(openers, opened)
-    images = {label: engine.images for label, engine in opened.items()}
-    texts = {label: engine.texts for label, engine in opened.items() if engine.texts}
+    images = {label: backend.images for label, backend in opened.items()}
+    texts = {label: backend.texts for label, backend in opened.items() if backend.texts}
     for figures in _in_turns(images, job.batches, job.seconds):
         yield {"images": figures}
     yield _shares(job, figures)
@@ -88,17 +88,17 @@ def eager(job: Job) -> Iterator[Figures]:
 
 
 def probes(job: Job) -> Iterator[Figures]:
-    """What this package's engine does there in bf16, and how near its vectors are to fp32."""
+    """What this package's backend does there in bf16, and how near its vectors are to fp32."""
     given = job.inputs()
-    engine = ours(job.model, job.device, given, "bf16")
+    backend = ours(job.model, job.device, given, "bf16")
     many = min(_MANY, max(job.batches))
     many_texts = min(_MANY, max(job.text_batches))
-    assert engine.texts is not None
-    yield {"kernels": kernels(engine, job.device, many, many_texts)}
-    yield {"callers": {"images": callers(engine.images, (1, many), 2 * job.seconds)}}
-    yield {"callers": {"texts": callers(engine.texts, (1, many_texts), 2 * job.seconds)}}
-    yield {"cudnn_attention": {"images": with_cudnn(engine.images, many, job.seconds)}}
-    yield {"cudnn_attention": {"texts": with_cudnn(engine.texts, many_texts, job.seconds)}}
+    assert backend.texts is not None
+    yield {"kernels": kernels(backend, job.device, many, many_texts)}
+    yield {"callers": {"images": callers(backend.images, (1, many), 2 * job.seconds)}}
+    yield {"callers": {"texts": callers(backend.texts, (1, many_texts), 2 * job.seconds)}}
+    yield {"cudnn_attention": {"images": with_cudnn(backend.images, many, job.seconds)}}
+    yield {"cudnn_attention": {"texts": with_cudnn(backend.texts, many_texts, job.seconds)}}
     vision = find(job.model).config.vision
     yield {"attention": attention(vision, job.device, min(16, many), job.seconds)}
     yield {"drift": drift(job.model, job.device, given.captions[:_MANY])}
@@ -141,29 +141,29 @@ KINDS = (
 
 
 def _compiled(job: Job, openers: Openers, name: str = "compiled") -> Iterator[Figures]:
-    opened: dict[str, Engine] = {}
+    opened: dict[str, Backend] = {}
     size = max(job.batches)
     for label, opener in openers.items():
         started = time.perf_counter()
         yield from ({name: figures} for figures in _open({label: opener}, opened, size))
         if label in opened:
             yield {name: {"first_seconds": {label: time.perf_counter() - started}}}
-    images = {label: engine.images for label, engine in opened.items()}
+    images = {label: backend.images for label, backend in opened.items()}
     for figures in _in_turns(images, [size], job.seconds):
         yield {name: {"images": figures}}
     yield {name: _shares(job, figures)}
-    texts = {label: engine.texts for label, engine in opened.items() if engine.texts}
+    texts = {label: backend.texts for label, backend in opened.items() if backend.texts}
     for figures in _in_turns(texts, [max(job.text_batches)], job.seconds):
         yield {name: {"texts": figures}}
 
 
-def _open(openers: Openers, opened: dict[str, Engine], size: int = 1) -> Iterator[Figures]:
-    """Open engines and compute so many images; those that cannot are named with why."""
+def _open(openers: Openers, opened: dict[str, Backend], size: int = 1) -> Iterator[Figures]:
+    """Open backends and compute so many images; those that cannot are named with why."""
     for label, opener in openers.items():
         try:
-            engine = opener()
-            engine.images(size)  # what is compiled is compiled now
-            opened[label] = engine
+            backend = opener()
+            backend.images(size)  # what is compiled is compiled now
+            opened[label] = backend
         except Exception as err:  # noqa: BLE001  whatever a peer raises, the others are measured
             traceback.print_exc()
             yield {"unavailable": {label: f"{type(err).__name__}: {err}"}}
@@ -172,7 +172,7 @@ def _open(openers: Openers, opened: dict[str, Engine], size: int = 1) -> Iterato
 def _in_turns(
     calls: Mapping[str, Callable[[int], object]], sizes: Sequence[int], seconds: float
 ) -> Iterator[Figures]:
-    """Find each engine's best size, then measure all in turns, forwards and backwards."""
+    """Find each backend's best size, then measure all in turns, forwards and backwards."""
     best: dict[str, int] = {}
     for label, call in calls.items():
         by_size = _by_size(call, sizes, seconds)
@@ -198,7 +198,7 @@ def _in_turns(
 
 
 def _shares(job: Job, measured: Figures) -> Figures:
-    """What each engine reached of the device's rate of matrix products, taken right after it.
+    """What each backend reached of the device's rate of matrix products, taken right after it.
 
     Operations are those that an image needs.
     """

@@ -1,4 +1,4 @@
-"""Infinity's engine without its server: CLIP ViT-B-32 in torch."""
+"""Infinity's backend without its server: CLIP ViT-B-32 in torch."""
 
 import asyncio
 from importlib.metadata import version
@@ -15,16 +15,16 @@ class Infinity:
     def __init__(self, folder, captions):
         self.captions = Path(captions).read_text(encoding="utf-8").splitlines()
         self.loop = asyncio.new_event_loop()
-        self.engine = AsyncEmbeddingEngine.from_args(
+        self.backend = AsyncEmbeddingEngine.from_args(
             EngineArgs(
                 model_name_or_path=folder,
-                engine="torch",
+                backend="torch",
                 device="cpu",
                 model_warmup=False,
                 bettertransformer=False,
             )
         )
-        self.loop.run_until_complete(self.engine.astart())
+        self.loop.run_until_complete(self.backend.astart())
 
     def versions(self):
         """Packages that decide the speed."""
@@ -32,13 +32,13 @@ class Infinity:
 
     def texts(self, count):
         """Captions to vectors."""
-        self.loop.run_until_complete(self.engine.embed(self.captions[:count]))
+        self.loop.run_until_complete(self.backend.embed(self.captions[:count]))
 
     def files(self, batch_size, paths):
-        """Image files to vectors; the engine makes its own batches."""
+        """Image files to vectors; the backend makes its own batches."""
         del batch_size
         images = [Image.open(path) for path in paths]
-        self.loop.run_until_complete(self.engine.image_embed(images=images))
+        self.loop.run_until_complete(self.backend.image_embed(images=images))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class OpenClip:
 
     @torch.inference_mode()
     def vectors(self, path):
-        """Write vectors, so that they can be compared with other engines'."""
+        """Write vectors, so that they can be compared with other backends'."""
         np.savez(
             path,
             images=self.model.encode_image(self.pixels[:8]).float().numpy(),

@@ -13,7 +13,7 @@ _PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 
 
 class PerceptionEncoder:
-    """One model with one engine; `model` is a folder, or a name whose weights are made up."""
+    """One model with one backend; `model` is a folder, or a name whose weights are made up."""
 
     def __init__(self, model, pixels="", captions="", **options):
         is_folder = Path(model).exists()
@@ -49,7 +49,7 @@ class PerceptionEncoder:
         self.model.embed_images(paths, batch_size=batch_size, show_progress=False)
 
     def vectors(self, path):
-        """Write vectors, so that they can be compared with other engines'."""
+        """Write vectors, so that they can be compared with other backends'."""
         np.savez(
             path,
             images=self.backend.encode_image(self.pixels[:8]),

@@ -56,7 +56,7 @@ class AutoModel:
             model: the registered model a checkpoint file is of, where its name does not say.
             device: "auto" (one CUDA device where there is one), "cpu", "cuda", "cuda:1", "mps";
                 "cuda:0,1" and "cuda:all" put the model on several, which share the batches.
-            backend: the engine; "auto" takes the fastest one installed.
+            backend: the backend; "auto" takes the fastest one installed.
             precision: "fp32", "bf16", "fp16"; "auto" is bf16 where the hardware multiplies it.
             compile: run torch's towers through `torch.compile`, which takes a minute or more at
                 opening; meant for long runs on a GPU. OpenVINO and ONNX run compiled graphs anyhow.
@@ -74,7 +74,7 @@ class AutoModel:
             UnknownModelError: no such model.
             CheckpointError: damaged weights, or of another model.
             DownloadError: the weights could not be fetched.
-            BackendUnavailableError: the engine, device or precision is not to be had here.
+            BackendUnavailableError: the backend, device or precision is not to be had here.
             CacheError: the cache cannot be used.
         """
         _require_known("backend", backend, get_args(BackendName))
@@ -107,10 +107,10 @@ def open_for_texts(
     preprocess: PreprocessName | None = None,
     options: ComputeOptions | None = None,
 ) -> EmbeddingModel:
-    """Open a model whose weights are known already; an engine is loaded when an image comes.
+    """Open a model whose weights are known already; a backend is loaded when an image comes.
 
     Until then texts are computed by numpy, in float32: a command that embeds one query is spared
-    the import of an engine, which takes longer than its work.
+    the import of a backend, which takes longer than its work.
 
     Args:
         checkpoint: of a safetensors file.
@@ -134,10 +134,10 @@ def open_for_texts(
 def open_around(
     backend: Backend, name: str, *, preprocess: PreprocessName | None = None
 ) -> EmbeddingModel:
-    """Open all of a model but its engine, which runs already, be it on another machine.
+    """Open all of a model but its backend, which runs already, be it on another machine.
 
     Args:
-        backend: the engine.
+        backend: the backend.
         name: the model, as in `AutoModel.from_pretrained`.
         preprocess: likewise.
 

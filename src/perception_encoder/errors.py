@@ -30,7 +30,7 @@ Everything else is below, and each message says what happened, to which item, an
     ├── DownloadError               the hub could not be reached or answered wrongly
     │   └── OfflineError                a download is needed and the network is switched off
     ├── TokenizerNotFoundError      a model without its vocabulary
-    ├── BackendUnavailableError     an engine that is not installed or cannot run here
+    ├── BackendUnavailableError     a backend that is not installed or cannot run here
     ├── UnsupportedOperationError   the model has no such tower or output
     ├── CacheError                  an embedding cache that is unreadable or of another model
     ├── ServingError                a server cannot do now what was asked
@@ -167,7 +167,7 @@ class TokenizerNotFoundError(PerceptionEncoderError):
 
 
 class BackendUnavailableError(PerceptionEncoderError):
-    """An engine, device or precision is not available here."""
+    """A backend, device or precision is not available here."""
 
 
 class UnsupportedOperationError(PerceptionEncoderError):

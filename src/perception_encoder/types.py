@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""(B, S, S, 3) uint8, RGB: prepared images. Engines normalise them with the model's mean and std,
+"""(B, S, S, 3) uint8, RGB: prepared images. Backends normalise them with the model's mean and std,
 so that a quarter of the bytes is copied to where they compute."""
 
 TokenIds: TypeAlias = NDArray[np.int64]
@@ -23,9 +23,9 @@ Embeddings: TypeAlias = NDArray[np.float32]
 """(B, E) float32; of unit length unless said otherwise."""
 
 BackendName: TypeAlias = Literal["torch", "openvino", "onnx"]
-"""Engines that can be asked for."""
+"""Backends that can be asked for."""
 
-EngineName: TypeAlias = BackendName | Literal["numpy"]
+BackendKind: TypeAlias = BackendName | Literal["numpy"]
 """Those and the one that reads texts where the weights are known."""
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]

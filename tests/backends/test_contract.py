@@ -1,11 +1,11 @@
-"""What every engine must do, on models whose numbers are tiny."""
+"""What every backend must do, on models whose numbers are tiny."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from engine_inputs import pixels, token_rows, unit
+from backend_inputs import pixels, token_rows, unit
 from small_models import CLIP, CORE, FP32_ON_CPU, WITHOUT_POOLING, WITHOUT_TEXT, open_tiny
 
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
@@ -20,32 +20,32 @@ TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def engine(request):
+def backend(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def saved(engine, tmp_path_factory):
-    """Every configuration, in a folder that the engine opens."""
+def saved(backend, tmp_path_factory):
+    """Every configuration, in a folder that the backend opens."""
     folder = tmp_path_factory.mktemp("models")
     paths = {}
     for config in CONFIGS:
         path = open_tiny(config).save_pretrained(folder / config.id.replace("/", "-"))
         paths[config.id] = path
-        if engine == "onnx":
+        if backend == "onnx":
             paths[config.id] = path.with_name(f"{path.name}-onnx")
             export_pretrained(path, paths[config.id])
     return paths
 
 
 @pytest.fixture(scope="module")
-def opened(engine, saved):
-    """Every configuration, opened by the engine."""
-    return {config.id: open_with(engine, saved[config.id]) for config in CONFIGS}
+def opened(backend, saved):
+    """Every configuration, opened by the backend."""
+    return {config.id: open_with(backend, saved[config.id]) for config in CONFIGS}
 
 
-def open_with(engine, folder):
-    name, _, device = engine.partition(" on ")
+def open_with(backend, folder):
+    name, _, device = backend.partition(" on ")
     options = ComputeOptions(backend=name, device=device or "cpu", precision="fp32")
     return open_backend(locate(folder), options)
 
@@ -140,19 +140,19 @@ def test_threads_get_what_one_gets_bit_for_bit(opened):
             assert np.array_equal(texts, expected[number % 8][1])
 
 
-def test_it_says_what_it_is(opened, engine):
-    backend = opened[CORE.id]
-    name, _, device = engine.partition(" on ")
-    assert (backend.name, backend.device, backend.precision) == (name, device or "cpu", "fp32")
-    assert backend.fingerprint == open_random_backend(CORE, FP32_ON_CPU).fingerprint
-    assert backend.fingerprint != opened[CLIP.id].fingerprint
-    assert backend.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
+def test_it_says_what_it_is(opened, backend):
+    model = opened[CORE.id]
+    name, _, device = backend.partition(" on ")
+    assert (model.name, model.device, model.precision) == (name, device or "cpu", "fp32")
+    assert model.fingerprint == open_random_backend(CORE, FP32_ON_CPU).fingerprint
+    assert model.fingerprint != opened[CLIP.id].fingerprint
+    assert model.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
     assert opened[WITHOUT_TEXT.id].logit_scale == 1.0
 
 
-def test_a_closed_model_says_so_and_may_be_closed_again(engine, saved):
-    backend = open_with(engine, saved[CORE.id])
-    backend.close()
-    backend.close()
+def test_a_closed_model_says_so_and_may_be_closed_again(backend, saved):
+    model = open_with(backend, saved[CORE.id])
+    model.close()
+    model.close()
     with pytest.raises(BackendUnavailableError, match="closed"):
-        backend.encode_image(pixels(CORE, 1))
+        model.encode_image(pixels(CORE, 1))

@@ -46,7 +46,7 @@ def test_a_folder_holds_what_is_needed_and_nothing_of_this_machine(saved, tmp_pa
     assert all(drift.difference < 2e-5 and drift.cosine > 0.99999 for drift in drifts.values())
     assert AutoModel.from_pretrained(folder).identity.preprocess == "reference"
     record = json.loads((folder / "config.json").read_text())["graphs"]
-    assert (record["engine"], record["precision"]) == ("onnx", "fp32")
+    assert (record["backend"], record["precision"]) == ("onnx", "fp32")
     for name in ("image.onnx", "text.onnx"):
         graph = (folder / name).read_bytes()
         assert b"perception_encoder" not in graph
@@ -93,8 +93,8 @@ def test_a_precision_that_graphs_do_not_have_is_named(saved, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_tables_take_vectors_of_either_engine(saved, tmp_path):
-    """Identity is of the weights, so a table made with one engine goes on with another."""
+def test_tables_take_vectors_of_either_backend(saved, tmp_path):
+    """Identity is of the weights, so a table made with one backend goes on with another."""
     export_pretrained(saved, tmp_path / "int8", precision="int8")
     options = ComputeOptions(device="cpu", precision="bf16")
     towers = open_tiny(backend=TorchBackend.with_random_weights(CORE, options))
@@ -126,7 +126,7 @@ def test_an_export_for_openvino_opens_with_it(saved, tmp_path, precision):
     drifts = export_pretrained(
         saved,
         tmp_path / "ov",
-        engine="openvino",
+        backend="openvino",
         precision=precision,
         calibration=GALLERY if precision == "int8" else None,
     )
@@ -153,7 +153,7 @@ def test_images_to_calibrate_with_are_checked_before_anything_is_made(saved, tmp
     (own / "broken.webp").write_bytes(b"no image")
     for path in sorted(GALLERY.glob("*.webp"))[:15]:
         shutil.copy(path, own)
-    options = {"engine": "openvino", "precision": "int8", "calibration": own}
+    options = {"backend": "openvino", "precision": "int8", "calibration": own}
     with pytest.raises(SourceError, match="15 images could be read"):
         export_pretrained(saved, tmp_path / "few", **options)
     assert "broken.webp" in caplog.text

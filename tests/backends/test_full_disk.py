@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from engine_inputs import pixels, token_rows
+from backend_inputs import pixels, token_rows
 from small_models import CORE, open_tiny
 
 from perception_encoder.backends import ComputeOptions, open_backend
@@ -56,12 +56,12 @@ for path in (work / "sm", folder):
         raise AssertionError
     except CheckpointWriteError as err:
         assert str(path) in str(err), err
-for engine in ("openvino", "onnx"):
+for backend in ("openvino", "onnx"):
     try:
-        export_pretrained(folder, work / engine, engine=engine)
+        export_pretrained(folder, work / backend, backend=backend)
         raise AssertionError
     except CheckpointWriteError as err:
-        assert str(work / engine) in str(err), err
+        assert str(work / backend) in str(err), err
 assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 assert [path.name for path in work.iterdir()] == ["cache"]
 
@@ -83,13 +83,13 @@ def test_a_full_disk_costs_only_time_or_is_an_error_of_ours(tmp_path):
     assert "what is computed from now on is not kept" in done.stderr
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+@pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_where_only_the_cache_cannot_be_written_graphs_are_made_elsewhere(
-    engine, tmp_path, monkeypatch, caplog
+    backend, tmp_path, monkeypatch, caplog
 ):
     caplog.set_level(logging.WARNING)
     folder = open_tiny().save_pretrained(tmp_path / "model")
-    options = ComputeOptions(backend=engine, precision="fp32", graph_cache=tmp_path / "cache")
+    options = ComputeOptions(backend=backend, precision="fp32", graph_cache=tmp_path / "cache")
     expected = open_backend(locate(folder), options).encode_text(token_rows(2))
 
     def fail(*_: object, **__: object) -> None:

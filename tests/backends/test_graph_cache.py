@@ -27,31 +27,31 @@ def age(folder, months):
 
 def test_graphs_that_nobody_opens_for_months_go_when_another_is_made(tmp_path):
     cache = GraphCache(tmp_path)
-    old = cache.graph("engine/model-version-1", "text", write)
-    recent = cache.graph("engine/model-version-2", "text", write)
+    old = cache.graph("backend/model-version-1", "text", write)
+    recent = cache.graph("backend/model-version-2", "text", write)
     age(old.parent, months=3)
     age(recent.parent, months=1)
-    cache.graph("engine/model-version-3", "text", write)
+    cache.graph("backend/model-version-3", "text", write)
     assert not old.parent.exists()
-    assert cache.graph("engine/model-version-2", "text", refuse) == recent
+    assert cache.graph("backend/model-version-2", "text", refuse) == recent
 
 
 def test_opening_a_graph_keeps_it(tmp_path):
     cache = GraphCache(tmp_path)
-    used = cache.graph("engine/used", "text", write)
+    used = cache.graph("backend/used", "text", write)
     age(used.parent, months=3)
-    assert cache.graph("engine/used", "text", refuse) == used
-    cache.graph("engine/new", "text", write)
-    assert cache.graph("engine/used", "text", refuse) == used
+    assert cache.graph("backend/used", "text", refuse) == used
+    cache.graph("backend/new", "text", write)
+    assert cache.graph("backend/used", "text", refuse) == used
 
 
 @pytest.mark.parametrize("name", ["text", "image"])
 def test_a_second_graph_of_the_same_weights_leaves_the_first(tmp_path, name):
     cache = GraphCache(tmp_path)
-    first = cache.graph("engine/model", "first", write)
+    first = cache.graph("backend/model", "first", write)
     age(first.parent, months=3)
-    cache.graph("engine/model", name, write)
-    assert cache.graph("engine/model", "first", refuse) == first
+    cache.graph("backend/model", name, write)
+    assert cache.graph("backend/model", "first", refuse) == first
 
 
 def test_what_a_killed_process_left_goes_when_the_graph_is_made(tmp_path):
@@ -60,10 +60,10 @@ def test_what_a_killed_process_left_goes_when_the_graph_is_made(tmp_path):
         "import os, sys; from pathlib import Path\n"
         "from perception_encoder.backends.graph_cache import GraphCache\n"
         "def build(folder): (folder / 'graph.bin').write_bytes(b'half'); os._exit(9)\n"
-        f"GraphCache(Path({str(tmp_path)!r})).graph('engine/model', 'text', build)"
+        f"GraphCache(Path({str(tmp_path)!r})).graph('backend/model', 'text', build)"
     )
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9
-    assert list(tmp_path.glob("engine/model/.text.*/graph.bin"))
-    other = cache.graph("engine/model", "image", write)
-    made = cache.graph("engine/model", "text", write)
+    assert list(tmp_path.glob("backend/model/.text.*/graph.bin"))
+    other = cache.graph("backend/model", "image", write)
+    made = cache.graph("backend/model", "text", write)
     assert {path for path in made.parent.iterdir() if path.is_dir()} == {made, other}

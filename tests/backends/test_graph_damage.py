@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_inputs import pixels, token_rows
+from backend_inputs import pixels, token_rows
 from small_models import CORE, WITHOUT_POOLING, open_tiny
 
 from perception_encoder.backends import Backend, ComputeOptions, graph_files, open_backend
@@ -19,7 +19,7 @@ from perception_encoder.checkpoints import locate
 from perception_encoder.errors import CheckpointError, PerceptionEncoderError
 from perception_encoder.export.pretrained import export_pretrained
 
-ENGINES = ("openvino", "onnx")
+BACKENDS = ("openvino", "onnx")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def saved(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(saved) -> Path:
-    for engine in ENGINES:
-        export_pretrained(saved, saved.parent / engine, engine=engine)
+    for backend in BACKENDS:
+        export_pretrained(saved, saved.parent / backend, backend=backend)
     return saved.parent
 
 
@@ -59,15 +59,15 @@ def positions(path: Path) -> list[int]:
     return sorted({0, size - 1, *np.random.default_rng(size).integers(0, size, 4).tolist()})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("checked")
-def test_a_byte_anywhere_in_a_cached_graph_changes_no_embedding(engine, saved, tmp_path):
-    options = ComputeOptions(backend=engine, precision="fp32", graph_cache=tmp_path)
+def test_a_byte_anywhere_in_a_cached_graph_changes_no_embedding(backend, saved, tmp_path):
+    options = ComputeOptions(backend=backend, precision="fp32", graph_cache=tmp_path)
     expected = embeddings(open_backend(locate(saved), options))
     files = [p for p in tmp_path.rglob("*") if p.suffix in (".xml", ".bin", ".onnx", ".data")]
     assert len(files) == 4
     # Making ONNX graphs takes seconds, so all of them are damaged at once.
-    for damaged in [files] if engine == "onnx" else [[file] for file in files]:
+    for damaged in [files] if backend == "onnx" else [[file] for file in files]:
         for file in damaged:
             for position in positions(file):
                 flip(file, position)
@@ -75,13 +75,13 @@ def test_a_byte_anywhere_in_a_cached_graph_changes_no_embedding(engine, saved, t
         assert all(map(np.array_equal, found, expected)), damaged
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("checked")
-def test_a_damaged_export_is_refused(engine, exported, tmp_path):
+def test_a_damaged_export_is_refused(backend, exported, tmp_path):
     folder = tmp_path / "export"
-    shutil.copytree(exported / engine, folder)
+    shutil.copytree(exported / backend, folder)
     embeddings(open_backend(locate(folder), ComputeOptions()))
-    for file in sorted(exported.joinpath(engine).glob("*.*")):
+    for file in sorted(exported.joinpath(backend).glob("*.*")):
         if file.name in ("config.json", "tokenizer.json"):
             continue
         for position in positions(file)[:3]:
@@ -92,13 +92,13 @@ def test_a_damaged_export_is_refused(engine, exported, tmp_path):
         shutil.copy(file, folder)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_export_of_an_earlier_version_opens_without_checksums(engine, exported, tmp_path):
-    folder = shutil.copytree(exported / engine, tmp_path / "export")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_of_an_earlier_version_opens_without_checksums(backend, exported, tmp_path):
+    folder = shutil.copytree(exported / backend, tmp_path / "export")
     config = json.loads((folder / "config.json").read_text())
     del config["checksum"], config["graphs"]["checksums"]
     (folder / "config.json").write_text(json.dumps(config))
-    expected = embeddings(open_backend(locate(exported / engine), ComputeOptions()))
+    expected = embeddings(open_backend(locate(exported / backend), ComputeOptions()))
     found = embeddings(open_backend(locate(folder), ComputeOptions()))
     assert all(map(np.array_equal, found, expected))
 
@@ -196,9 +196,9 @@ def test_a_checksum_notices_what_flips_moves_and_goes(size, tmp_path):
 # -- overwritten while open -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_graphs_that_are_overwritten_while_open_are_noticed(engine, saved, tmp_path):
-    options = ComputeOptions(backend=engine, precision="fp32", graph_cache=tmp_path)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_graphs_that_are_overwritten_while_open_are_noticed(backend, saved, tmp_path):
+    options = ComputeOptions(backend=backend, precision="fp32", graph_cache=tmp_path)
     backend = open_backend(locate(saved), options)
     expected = embeddings(backend)
     for suffix in (".bin", ".data"):
@@ -231,23 +231,23 @@ def test_a_cache_that_is_deleted_or_made_anew_leaves_open_models_alone(saved, tm
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_exports_have_the_names_that_are_documented(engine, precision, saved, tmp_path):
-    export_pretrained(saved, tmp_path / "export", engine=engine, precision=precision)
-    check_names(engine, tmp_path / "export", ["embeddings", "features"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_exports_have_the_names_that_are_documented(backend, precision, saved, tmp_path):
+    export_pretrained(saved, tmp_path / "export", backend=backend, precision=precision)
+    check_names(backend, tmp_path / "export", ["embeddings", "features"])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_export_of_features_has_the_names_that_are_documented(engine, tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_of_features_has_the_names_that_are_documented(backend, tmp_path):
     saved = open_tiny(WITHOUT_POOLING).save_pretrained(tmp_path / "saved")
-    export_pretrained(saved, tmp_path / "export", engine=engine)
-    check_names(engine, tmp_path / "export", ["features"])
+    export_pretrained(saved, tmp_path / "export", backend=backend)
+    check_names(backend, tmp_path / "export", ["features"])
 
 
-def check_names(engine: str, folder: Path, image_outputs: list[str]) -> None:
+def check_names(backend: str, folder: Path, image_outputs: list[str]) -> None:
     """Open the graphs as any other program would."""
     found = {}
-    if engine == "onnx":
+    if backend == "onnx":
         import onnxruntime
 
         for path in folder.glob("*.onnx"):

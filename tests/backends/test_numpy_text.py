@@ -16,7 +16,7 @@ from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.registry import ModelConfig
 
-TOLERANCE = 2e-5  # on unit vectors, as between engines
+TOLERANCE = 2e-5  # on unit vectors, as between backends
 END = CORE.text.vocab_size - 1 if CORE.text is not None else 0
 
 
@@ -66,7 +66,7 @@ def test_the_bundled_model_reads_real_texts_alike() -> None:
     np.testing.assert_allclose(quick.embed_text(texts), model.embed_text(texts), atol=TOLERANCE)
 
 
-def test_an_image_opens_the_engine_and_has_its_vector() -> None:
+def test_an_image_opens_the_backend_and_has_its_vector() -> None:
     model = AutoModel.from_pretrained("pe-nano", device="cpu")
     quick = open_for_texts(locate("pe-nano"), fingerprint=model.backend.fingerprint)
     np.testing.assert_allclose(

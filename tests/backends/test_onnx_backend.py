@@ -1,4 +1,4 @@
-"""What the ONNX engine does beyond the contract: precisions, devices, and what it refuses."""
+"""What the ONNX backend does beyond the contract: precisions, devices, and what it refuses."""
 
 import importlib.util
 import shutil
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_inputs import pixels, token_rows, unit
+from backend_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU, WITHOUT_POOLING, open_tiny
 
 from perception_encoder import AutoModel

@@ -1,4 +1,4 @@
-"""What the OpenVINO engine does beyond the contract: its cache, its precisions, and no torch."""
+"""What the OpenVINO backend does beyond the contract: its cache, its precisions, and no torch."""
 
 import dataclasses
 import importlib.util
@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from engine_inputs import pixels, token_rows, unit
+from backend_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU
 
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
@@ -23,7 +23,7 @@ from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.registry import find
 
-EXACT = 2e-5  # on unit vectors, as between engines
+EXACT = 2e-5  # on unit vectors, as between backends
 # The lowest cosine with float32, and the largest difference of a number between batches. With
 # bf16, a batch of another size is summed in another order and rounded to 8 bits after each step.
 LOWEST = {"bf16": 0.9995, "int8": 0.998}

@@ -1,11 +1,11 @@
-"""One model on several devices, here two engines on one CPU."""
+"""One model on several devices, here two backends on one CPU."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from engine_inputs import pixels, token_rows
+from backend_inputs import pixels, token_rows
 from small_models import CORE, FP32_ON_CPU, CountingBackend
 
 from perception_encoder.backends import ComputeOptions, open_random_backend

@@ -1,11 +1,11 @@
-"""What the torch engine does beyond the contract: devices, precisions, and what it says of them."""
+"""What the torch backend does beyond the contract: devices, precisions, and what it says of them."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from engine_inputs import pixels, token_rows, unit
+from backend_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU
 
 from perception_encoder.backends import ComputeOptions, open_random_backend
@@ -42,7 +42,7 @@ def test_a_device_that_is_not_here_is_named(device):
         choose_device(device)
 
 
-def test_an_unknown_precision_or_engine_is_named():
+def test_an_unknown_precision_or_backend_is_named():
     with pytest.raises(BackendUnavailableError, match=r"'int8'.*fp32, bf16, fp16"):
         choose_precision("int8", torch.device("cpu"))
     options = ComputeOptions(backend="onnx")

@@ -29,7 +29,7 @@ def core(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bench(monkeypatch):
-    """`pe bench --quick` in this process, which also does what each engine has one of its own for.
+    """`pe bench --quick` in this process, which also does what each backend has one of its own for.
 
     Only the first test and the two of small machines start those: importing torch anew for every
     figure takes longer than the figure.
@@ -102,13 +102,13 @@ def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(
         folder = model.save_pretrained(tmp_path / "images")
     finished = bench("--model", folder, "--backend", "torch", "--precision", "fp32")
     header, line = output(finished).splitlines()
-    cells = line[header.index("engine") :].split()
+    cells = line[header.index("backend") :].split()
     assert cells[:2] == ["torch", "fp32"]
     assert cells.count("-") == 3  # texts/s, 1 text, texts agree
     assert "made up" not in finished.stderr
 
 
-def test_what_an_engine_cannot_do_is_left_out_and_said(bench, core: Path) -> None:
+def test_what_a_backend_cannot_do_is_left_out_and_said(bench, core: Path) -> None:
     model = ("--model", core, "--backend", "torch", "--precision", "int8")
     finished = bench(*model, "--precision", "fp32", "--json")
     assert [row["figures"]["precision"] for row in lines(finished)] == ["fp32"]
@@ -171,7 +171,7 @@ def test_a_small_machine_runs_exports_within_its_limits(core: Path, tmp_path: Pa
 def test_what_a_small_machine_cannot_hold_is_a_row_that_says_so(
     core: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """48 MiB are too little for any engine, and enough for Python: nothing of it ends the run."""
+    """48 MiB are too little for any backend, and enough for Python: nothing of it ends the run."""
     export_pretrained(core, tmp_path / "exported")
     options = EdgeOptions(
         models=[str(tmp_path / "exported")],
@@ -182,7 +182,7 @@ def test_what_a_small_machine_cannot_hold_is_a_row_that_says_so(
     write_edge(options, {}, as_json=False)
     written = capsys.readouterr()
     header, row, *_ = written.out.splitlines()
-    assert row[header.index("engine") :].split()[:6] == ["onnx", "fp32", "-", "-", "-", "-"]
+    assert row[header.index("backend") :].split()[:6] == ["onnx", "fp32", "-", "-", "-", "-"]
     needed = re.findall(r"needs (\d+) MB", row)
     assert len(needed) == 2
     assert all(int(size) > 48 for size in needed)

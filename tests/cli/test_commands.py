@@ -177,7 +177,7 @@ def test_models_lists_every_family_and_what_is_here(tmp_path: Path) -> None:
 def test_doctor_tells_what_would_run(tmp_path: Path) -> None:
     (facts,) = lines(pe("doctor", "--json", folder=tmp_path, PE_DEVICE="cpu"))
     assert str(facts["backend"]).startswith("openvino on cpu")
-    assert str(facts["openvino"])[0].isdigit()  # of the engine, too, the version is told
+    assert str(facts["openvino"])[0].isdigit()  # of the backend, too, the version is told
     assert facts["offline"] == "yes (HF_HUB_OFFLINE)"
     assert str(tmp_path) in str(facts["default table"])
 

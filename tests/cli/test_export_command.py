@@ -108,7 +108,7 @@ def test_exporting_and_weights_say_what_they_need(folder):
     assert "torch and onnxscript: pip install 'perception-encoder[export]'" in export.stderr
     embed = without_torch(folder, *pe_module, "embed", "images/drawing0.png")
     assert embed.returncode == 1
-    assert "no engine is installed" in embed.stderr
+    assert "no backend is installed" in embed.stderr
 
 
 def test_json_tells_the_drift(folder):

@@ -88,7 +88,7 @@ def test_names_of_the_original_are_here_or_explained(under_original, tmp_path):
                 assert name in vars(ours) or name in ours._ABSENT, (module, name)
 
 
-def test_the_originals_automodel_opens_the_folder_with_this_engine(under_original, folder):
+def test_the_originals_automodel_opens_the_folder_with_this_backend(under_original, folder):
     code = (
         "import numpy as np, torch\n"
         "from inference_models import AutoModel, TextImageEmbeddingModel\n"
@@ -130,7 +130,7 @@ def test_under_the_original_errors_are_the_originals(under_original, folder):
     assert printed == "no-such-file.jpg: no such file; check the path\nforbidden\n"
 
 
-def test_where_this_engine_is_missing_the_folder_says_so(under_original, folder):
+def test_where_this_backend_is_missing_the_folder_says_so(under_original, folder):
     code = (
         "import sys\n"
         "sys.modules['perception_encoder'] = None\n"

@@ -1,4 +1,4 @@
-"""Several calls at once, in order and no further ahead than the engine takes."""
+"""Several calls at once, in order and no further ahead than the backend takes."""
 
 import threading
 

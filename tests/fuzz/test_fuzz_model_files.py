@@ -103,7 +103,7 @@ OWN = {
     "format_version": 1,
     "preprocess": "standard",
     "model": CORE.to_dict(),
-    "graphs": {"engine": "onnx", "precision": "fp32", "fingerprint": "0" * 16, "logit_scale": 1.0},
+    "graphs": {"backend": "onnx", "precision": "fp32", "fingerprint": "0" * 16, "logit_scale": 1.0},
 }
 KINDS = {
     "pe": ("open_clip_config.json", OPEN_CLIP_PE),

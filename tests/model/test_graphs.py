@@ -1,4 +1,4 @@
-"""What engines run from end to end: levels and token ids in."""
+"""What backends run from end to end: levels and token ids in."""
 
 import numpy as np
 import pytest

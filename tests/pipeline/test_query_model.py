@@ -1,4 +1,4 @@
-"""Opening a table's model for queries: without an engine where its file is known and unchanged."""
+"""Opening a table's model for queries: without a backend where its file is known and unchanged."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def loads_torch(table: Index, name: Path) -> bool:
     return done.stdout.strip() == "True"
 
 
-def test_the_second_query_needs_no_engine_until_the_weights_change(
+def test_the_second_query_needs_no_backend_until_the_weights_change(
     table: Index, model_folder: Path
 ) -> None:
     assert loads_torch(table, model_folder)

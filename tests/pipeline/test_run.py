@@ -78,13 +78,13 @@ def test_two_devices_share_the_batches_of_a_run(
     files = save_drawings(folder, 14)
     shutil.copyfile(files[0], folder / "copy.png")
     (folder / "broken.png").write_bytes(b"no image")
-    engines = [CountingBackend(open_tiny().backend) for _ in range(2)]
-    model = open_tiny(backend=Replicas(engines))
+    backends = [CountingBackend(open_tiny().backend) for _ in range(2)]
+    model = open_tiny(backend=Replicas(backends))
     outcomes = run(model, table, folder, batch_size=batch_size)
     assert statuses(outcomes)["failed"] == 1
     assert table.count() == 15
     # A copy may be on one device while the image is on the other.
-    assert sum(engine.num_images for engine in engines) in (14, 15)
+    assert sum(backend.num_images for backend in backends) in (14, 15)
     for path in files:
         hits = table.search(model.embed_image(path), k=2)[0]
         assert str(path) in {hit.uri for hit in hits}

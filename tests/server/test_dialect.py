@@ -32,9 +32,9 @@ def build(services: Services) -> APIRouter:
     @router.post("/mine/embed")
     async def embed(request: Request, body: Body) -> Response:
         services.access.admit(request, [body.api_key])
-        async with services.engines.use(None) as engine:
-            images = await engine.embed_images(await services.load_images(body.images))
-            texts = await engine.embed_texts(body.texts)
+        async with services.served_models.use(None) as worker:
+            images = await worker.embed_images(await services.load_images(body.images))
+            texts = await worker.embed_texts(body.texts)
         return json_reply({"images": images.require(), "texts": texts})
 
     @router.post("/mine/fail/{how}")

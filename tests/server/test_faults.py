@@ -94,8 +94,8 @@ def test_a_killed_worker_is_replaced_and_who_waited_gets_503(backend):
 def test_healthz_fails_when_the_model_cannot_answer(backend):
     with started(backend) as server:
         assert server.client.get("/healthz").status_code == 200
-        engine = server.services.engines.states()[0].engine
-        engine._images._last_done = engine._texts._last_done = -1e9
+        worker = server.services.served_models.states()[0].worker
+        worker._images._last_done = worker._texts._last_done = -1e9
         backend.is_deadly = True
         reply = server.client.get("/healthz")
         assert (reply.status_code, reply.json()["status"]) == (503, "unhealthy")
@@ -138,7 +138,7 @@ def test_what_a_client_queued_that_went_away_is_not_computed(backend):
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(head + body)
             until(lambda: waiting(server) == 4)
-        until(lambda: server.services.engines.states()[0].engine._images._coming == 0)
+        until(lambda: server.services.served_models.states()[0].worker._images._coming == 0)
         until(lambda: 'status="499"' in metrics(server))
         backend.gate.set()
         assert first.result().status_code == 200
@@ -268,7 +268,7 @@ def test_a_model_that_cannot_be_opened_is_left_alone_for_a_while():
         assert int(reply.headers["retry-after"]) in pause
 
     with running(open_model=open_model) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
-        (slot,) = server.services.engines._slots.values()
+        (slot,) = server.services.served_models._slots.values()
         assert slot.tried_again_at - time.monotonic() <= 5  # it was opened at the start
         slot.tried_again_at += 60  # so that the pause does not end while it is looked at
         for _ in range(3):

@@ -159,7 +159,7 @@ def test_another_origin_has_nothing_computed(server, page, path, kind):
 def test_another_origin_unloads_no_model(server, page):
     for path in ("/model/clear", "/model/remove"):
         page.evaluate(SEND, [f"{server.url}{path}", "text/plain", '{"model_id": "pe-nano"}'])
-    assert server.services.engines.states()[0].is_loaded
+    assert server.services.served_models.states()[0].is_loaded
 
 
 def test_another_origin_shows_no_image_and_runs_no_script(server, page):
@@ -184,7 +184,7 @@ def test_a_form_of_another_origin_is_refused(server, page, path, kind):
         page.evaluate(SUBMIT, [f"{server.url}{path}", kind])
     assert navigation.value.status == 403
     assert work_done(server) == before
-    assert server.services.engines.states()[0].is_loaded
+    assert server.services.served_models.states()[0].is_loaded
 
 
 def test_a_link_of_another_origin_leads_to_the_page_only(server, page):
@@ -209,7 +209,7 @@ def test_a_name_that_leads_here_reads_nothing(browser, server):
         for path in ("/v1/items", "/v1/models"):
             assert "forbidden_host" in page.evaluate(READ, path)
         assert page.evaluate(SEND, ["/model/clear", None, ""]) == 403
-        assert server.services.engines.states()[0].is_loaded
+        assert server.services.served_models.states()[0].is_loaded
     finally:
         other.close()
 

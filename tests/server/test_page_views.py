@@ -227,7 +227,7 @@ def test_a_server_without_tables_says_how_to_make_one(open_page):
     with running() as server:
         page = open_page(server.url)
         expect(page.locator(SHOWN).get_by_text("No images yet")).to_be_visible()
-        expect(page.locator(SHOWN).get_by_text("pe index ~/PICS")).to_be_visible()
+        expect(page.locator(SHOWN).get_by_text("pe index ~/Pictures")).to_be_visible()
         for view in ("duplicates", "index"):
             page.goto(f"{server.url}/?view={view}")
             expect(page.locator(SHOWN).get_by_text("No images yet")).to_be_visible()

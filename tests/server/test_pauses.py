@@ -53,12 +53,12 @@ def test_what_is_there_once_the_models_are_open_is_left_alone():
     app = create_app(
         ServerSettings(),
         open_model=lambda _: open_tiny(),
-        when_started=lambda: seen.append(app.state.services.engines.states()[0].is_loaded),
+        when_started=lambda: seen.append(app.state.services.served_models.states()[0].is_loaded),
     )
 
     async def start():
         async with app.router.lifespan_context(app):
-            while not app.state.services.engines.is_ready:
+            while not app.state.services.served_models.is_ready:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0)
 

@@ -229,7 +229,7 @@ def test_every_route_is_guarded(server, method, path):
         reply = server.client.request(method, path, headers={**JSON, **headers}, content=b"{}")
         assert reply.status_code == 403
         assert "access-control-allow-origin" not in reply.headers
-    assert server.services.engines.states()[0].is_loaded
+    assert server.services.served_models.states()[0].is_loaded
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ MAX_EXACT: Final = 50_000
 MAX_PARTNERS: Final = 64
 
 SAME_IMAGE: Final = 0.99
-"""Equal pixels give equal vectors but for rounding: float16 in the table, bf16 in the engine, other
+"""Equal pixels give equal vectors but for rounding: float16 in the table, bf16 in the backend, other
 neighbours in the batch. All of it together stays far above this cosine."""
 
 _BLOCK: Final = 2048  # images; a block of products has 16 MB

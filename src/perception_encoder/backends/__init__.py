@@ -1,4 +1,4 @@
-"""The engines that run a model, behind one Protocol. Each engine is imported when it is chosen."""
+"""The backends that run a model, behind one Protocol. Each backend is imported when it is chosen."""
 
 import sys
 

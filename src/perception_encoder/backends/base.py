@@ -1,4 +1,4 @@
-"""What every engine can do. Arrays in, arrays out: no images, no strings, no tensors."""
+"""What every backend can do. Arrays in, arrays out: no images, no strings, no tensors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.types import (
+    BackendKind,
     BackendName,
     Embeddings,
-    EngineName,
     Pixels,
     Precision,
     TokenIds,
@@ -19,21 +19,21 @@ from perception_encoder.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
-    """Where and how to compute, as a user asks for it; "auto" leaves it to the engine."""
+    """Where and how to compute, as a user asks for it; "auto" leaves it to the backend."""
 
     device: str = "auto"
     backend: BackendName | Literal["auto"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
     compile: bool = False
-    """Run torch's towers through `torch.compile`; other engines run compiled graphs anyhow."""
+    """Run torch's towers through `torch.compile`; other backends run compiled graphs anyhow."""
     graph_cache: Path | None = None
-    """Where an engine keeps the graphs that it makes; None for the usual place."""
+    """Where a backend keeps the graphs that it makes; None for the usual place."""
 
 
 class Backend(Protocol):
     """A loaded model. Calls change nothing, so any number of threads may share one."""
 
-    name: EngineName
+    name: BackendKind
     device: str
     precision: Precision
     fingerprint: str
@@ -41,7 +41,7 @@ class Backend(Protocol):
     logit_scale: float
     """What a cosine is multiplied by before a softmax, about 100; 1.0 for models without text."""
     concurrency: int
-    """How many calls at once keep it busy: 1 for an engine that takes all cores for each."""
+    """How many calls at once keep it busy: 1 for a backend that takes all cores for each."""
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """(B, S, S, 3) uint8, RGB, to (B, E) float32, not of unit length."""

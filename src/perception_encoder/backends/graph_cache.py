@@ -1,8 +1,8 @@
-"""Graphs that an engine made of weights, kept on disk: whole, of these weights, or not there.
+"""Graphs that a backend made of weights, kept on disk: whole, of these weights, or not there.
 
 A folder for each set of weights, precision and version; in it a folder for each graph, put in place
 by renaming. All may be deleted at any time; what nobody has opened for months is deleted when a
-graph is made, for another version of an engine makes its own. Knows nothing of torch or engines.
+graph is made, for another version of a backend makes its own. Knows nothing of torch or backends.
 """
 
 import hashlib

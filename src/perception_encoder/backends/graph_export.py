@@ -1,6 +1,6 @@
-"""Writes a model as graphs of another engine, in a folder that needs neither torch nor the weights.
+"""Writes a model as graphs of another backend, in a folder that needs neither torch nor the weights.
 
-Every folder is opened by its engine and compared with the torch towers before it is put in place;
+Every folder is opened by its backend and compared with the torch towers before it is put in place;
 one that differs too much is not kept. Knows nothing about where models come from.
 """
 
@@ -56,7 +56,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How far an engine's vectors, made unit length, are from the float32 towers'.
+    """How far a backend's vectors, made unit length, are from the float32 towers'.
 
     Attributes:
         difference: the largest difference of any number.
@@ -80,7 +80,7 @@ def export_graphs(
     checkpoint: Checkpoint,
     folder: Path,
     *,
-    engine: BackendName,
+    backend: BackendName,
     precision: Precision,
     preprocess: PreprocessName,
     tokenizer: Tokenizer | None,
@@ -93,7 +93,7 @@ def export_graphs(
         checkpoint: of weights.
         folder: made where it does not exist; an earlier export is replaced once the new one is
             whole.
-        engine: "onnx" for image.onnx and text.onnx, "openvino" for image.xml and text.xml.
+        backend: "onnx" for image.onnx and text.onnx, "openvino" for image.xml and text.xml.
         precision: "fp32", "fp16" (stored so, computed in float32) or "int8".
         preprocess: the preprocessing that opening it will choose.
         tokenizer: its vocabulary, if it has one.
@@ -105,7 +105,7 @@ def export_graphs(
         What was measured on the samples, by "images", "texts" and "features".
 
     Raises:
-        BackendUnavailableError: a package is missing, or this engine has no such precision.
+        BackendUnavailableError: a package is missing, or this backend has no such precision.
         CheckpointError: the folder holds something else; or the graphs differ too much.
         CheckpointWriteError: the folder cannot be written, because the disk is full for instance.
     """
@@ -115,7 +115,7 @@ def export_graphs(
             f"{folder} exists and holds something else than an export. Choose another folder"
         )
     loaded = load_model(checkpoint, dtype=torch.float32)
-    graphs = Graphs(engine, precision, loaded.fingerprint, loaded.logit_scale)
+    graphs = Graphs(backend, precision, loaded.fingerprint, loaded.logit_scale)
     with staged(folder) as passing:
         new = passing / folder.name
         new.mkdir()
@@ -183,7 +183,7 @@ def _write(
     graphs: Graphs,
     calibration: Callable[[], Iterable[Pixels]] | None,
 ) -> None:
-    if graphs.engine == "onnx":
+    if graphs.backend == "onnx":
         from perception_encoder.backends.onnx_write import write_onnx
 
         write_onnx(model, folder, graphs.image_name, graphs.text_name, precision=graphs.precision)
@@ -198,7 +198,7 @@ def _write(
 
 
 def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
-    if graphs.engine == "onnx":
+    if graphs.backend == "onnx":
         from perception_encoder.backends.onnx_backend import OnnxBackend
 
         return OnnxBackend(GraphFolder(folder, dict), config, graphs)
@@ -214,7 +214,7 @@ def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
 def measure_drift(
     exact: Backend, other: Backend, config: ModelConfig, samples: Samples
 ) -> dict[str, Drift]:
-    """Compare two engines of the same weights: "images", "texts", "features", as there are."""
+    """Compare two backends of the same weights: "images", "texts", "features", as there are."""
     pixels = samples.pixels
     drifts = {"features": _drift(exact.features(pixels), other.features(pixels))}
     if config.embed_dim is not None:

@@ -1,8 +1,8 @@
 """Text towers in numpy: one query's vector without importing torch.
 
-A text of ten tokens costs a few milliseconds of arithmetic, and importing an engine costs a second
+A text of ten tokens costs a few milliseconds of arithmetic, and importing a backend costs a second
 or two; a command that embeds one query and ends is better off here. Equal to the torch tower in
-float32 within 2e-5 (tests). Images need a real engine.
+float32 within 2e-5 (tests). Images need a real backend.
 """
 
 from typing import Any, Final
@@ -16,7 +16,7 @@ from perception_encoder.checkpoints.tensors import MappedTensors
 from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import UnsupportedOperationError
 from perception_encoder.registry import TextConfig
-from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
+from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
 
 _NORM_EPS: Final = 1e-5
 
@@ -34,7 +34,7 @@ class NumpyTextBackend:
         CheckpointError: another kind of file, or tensors are missing.
     """
 
-    name: EngineName = "numpy"
+    name: BackendKind = "numpy"
     concurrency = 1
     device = "cpu"
     precision: Precision = "fp32"
@@ -70,12 +70,14 @@ class NumpyTextBackend:
         return self._norm("text.final_norm", x) @ self._weights("text.projection.weight").T
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
-        """Refuse: images need an engine."""
+        """Refuse: images need a backend."""
         del pixels
-        raise UnsupportedOperationError("this engine reads texts only; open the model with another")
+        raise UnsupportedOperationError(
+            "this backend reads texts only; open the model with another"
+        )
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
-        """Refuse: images need an engine."""
+        """Refuse: images need a backend."""
         del layer
         return self.encode_image(pixels)
 

@@ -1,4 +1,4 @@
-"""The ONNX engine: graphs on onnxruntime, without torch once they are made.
+"""The ONNX backend: graphs on onnxruntime, without torch once they are made.
 
 Knows execution providers and sessions; nothing about images, words or how graphs are made.
 """
@@ -28,7 +28,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
+from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,7 +54,7 @@ class OnnxBackend:
         BackendUnavailableError: onnxruntime is not installed, or has no such device.
     """
 
-    name: EngineName = "onnx"
+    name: BackendKind = "onnx"
     concurrency = 1
 
     def __init__(

@@ -103,7 +103,7 @@ def _is_no_advice(record: logging.LogRecord) -> bool:
 def store_as_float16(graph: ir.Graph, *, only_tables: bool = False) -> None:
     """Keep matrices in half the bytes; all is computed in float32 still.
 
-    An engine widens them when it opens the file, except a table that rows are looked up in: of that
+    A backend widens them when it opens the file, except a table that rows are looked up in: of that
     it widens the rows.
     """
     for value in list(graph.initializers.values()):

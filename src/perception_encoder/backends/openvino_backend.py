@@ -1,4 +1,4 @@
-"""The OpenVINO engine: CPUs, without torch once its graphs are made.
+"""The OpenVINO backend: CPUs, without torch once its graphs are made.
 
 Each graph is opened when it is first needed: a text does not wait for the vision tower.
 """
@@ -26,18 +26,18 @@ from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
+from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
 
 if TYPE_CHECKING:
     import openvino as ov
 
-# What a precision is called by the engine, and what the CPU must be able to multiply natively. int8
+# What a precision is called by the backend, and what the CPU must be able to multiply natively. int8
 # leaves some steps in floating point, in the best kind there is.
 _TYPES: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-# Numbers of a text's activations that share a scale where its matrices are int8. The engine's own
+# Numbers of a text's activations that share a scale where its matrices are int8. The backend's own
 # 32 is nearer to fp32 by 0.0001 and takes a third more time: docs/reference/experiments.md.
 _INT8_GROUP: Final = 128
-# The engine keeps what it prepared for each shape, half a MiB for one of pe-nano's texts. So texts
+# The backend keeps what it prepared for each shape, half a MiB for one of pe-nano's texts. So texts
 # have a multiple of so many columns.
 _TEXT_COLUMNS: Final = 2
 _CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
@@ -61,7 +61,7 @@ class OpenVinoBackend:
         BackendUnavailableError: openvino is not installed.
     """
 
-    name: EngineName = "openvino"
+    name: BackendKind = "openvino"
     concurrency = 1
     device = "cpu"
 
@@ -174,7 +174,7 @@ class OpenVinoBackend:
                 compile_it = partial(_compiled, output=output, precision=self.precision)
                 graph = _Graph(*self._graphs.opened(part, compile_it))
                 self._open[part, output] = graph
-        if not len(batch):  # the engine computes nothing of nothing
+        if not len(batch):  # the backend computes nothing of nothing
             return np.empty((0, *row_shape), np.float32)
         return graph.run(batch)
 

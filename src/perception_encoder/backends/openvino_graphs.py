@@ -1,4 +1,4 @@
-"""Where the OpenVINO engine's graphs come from: made of weights once and kept, or exported before.
+"""Where the OpenVINO backend's graphs come from: made of weights once and kept, or exported before.
 
 Imports torch only when a graph has to be made.
 """

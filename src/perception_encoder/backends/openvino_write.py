@@ -85,7 +85,7 @@ def _last_products(graph: ov.Model) -> list[str]:
 def with_int8_weights(graph: ov.Model) -> ov.Model:
     """Keep a graph's matrices in int8: what reads one text waits for memory.
 
-    Where the CPU multiplies int8, the engine rounds what they are multiplied with at run time.
+    Where the CPU multiplies int8, the backend rounds what they are multiplied with at run time.
 
     Raises:
         BackendUnavailableError: nncf is not installed.
@@ -238,7 +238,7 @@ def with_halved_rotation(model: DualEncoder) -> DualEncoder:
 class HalvedAttention(nn.Module):
     """`SelfAttention` at the model's own grid, for float32 weights.
 
-    The angles are constants here, so that no engine computes them, in whatever precision.
+    The angles are constants here, so that no backend computes them, in whatever precision.
     """
 
     cos: Tensor

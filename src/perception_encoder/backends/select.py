@@ -1,4 +1,4 @@
-"""Chooses an engine for a checkpoint and opens it."""
+"""Chooses a backend for a checkpoint and opens it."""
 
 import ctypes
 import importlib.util
@@ -102,10 +102,10 @@ class Replicas:
 
 
 def open_backend(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
-    """Load a checkpoint into the engine that the options name, on each device that they name.
+    """Load a checkpoint into the backend that the options name, on each device that they name.
 
     Raises:
-        BackendUnavailableError: that engine, device or precision is not to be had here.
+        BackendUnavailableError: that backend, device or precision is not to be had here.
         CheckpointError: the weights do not fit their model.
     """
     return _on_each_device(options, partial(_open, checkpoint))
@@ -133,7 +133,7 @@ def _devices(names: str) -> list[str]:
 
 def _open(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
     if checkpoint.graphs is not None:
-        return _open_export(checkpoint, checkpoint.graphs.engine, options)
+        return _open_export(checkpoint, checkpoint.graphs.backend, options)
     if _chooses_openvino(options):
         from perception_encoder.backends.openvino_backend import OpenVinoBackend
 
@@ -197,13 +197,13 @@ def _num_cuda_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _open_export(checkpoint: Checkpoint, engine: BackendName, options: ComputeOptions) -> Backend:
-    if options.backend not in ("auto", engine):
+def _open_export(checkpoint: Checkpoint, backend: BackendName, options: ComputeOptions) -> Backend:
+    if options.backend not in ("auto", backend):
         raise BackendUnavailableError(
-            f"{checkpoint.path.parent} was exported for backend {engine!r}, so "
+            f"{checkpoint.path.parent} was exported for backend {backend!r}, so "
             f"{options.backend!r} cannot run it; open the original weights with that"
         )
-    if engine == "openvino":
+    if backend == "openvino":
         from perception_encoder.backends.openvino_backend import OpenVinoBackend
 
         return OpenVinoBackend.load(checkpoint, options)
@@ -220,6 +220,6 @@ def _require_torch(options: ComputeOptions) -> None:
         )
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailableError(
-            "no engine is installed to run models; "
+            "no backend is installed to run models; "
             "install one: pip install 'perception-encoder[cpu]'"
         )

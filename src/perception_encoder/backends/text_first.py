@@ -1,4 +1,4 @@
-"""An engine that answers texts at once and opens the real one when an image comes."""
+"""A backend that answers texts at once and opens the real one when an image comes."""
 
 import threading
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from perception_encoder.backends.base import Backend
 from perception_encoder.backends.numpy_text import NumpyTextBackend
 from perception_encoder.errors import CheckpointError
 from perception_encoder.forking import renew_in_children
-from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
+from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
 
 
 class TextFirstBackend:
-    """A `Backend`: texts by one engine, images by another of the same weights.
+    """A `Backend`: texts by one backend, images by another of the same weights.
 
     Args:
         texts: reads texts.
-        open_images: opens the other engine; called once, when it is needed.
+        open_images: opens the other backend; called once, when it is needed.
     """
 
-    name: EngineName = "numpy"
+    name: BackendKind = "numpy"
     concurrency = 1
     device = "cpu"
     precision: Precision = "fp32"
@@ -36,7 +36,7 @@ class TextFirstBackend:
         self.logit_scale = texts.logit_scale
 
     def renew_after_fork(self) -> None:
-        """No call opens the engine for images."""
+        """No call opens the backend for images."""
         self._lock = threading.Lock()
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
@@ -49,7 +49,7 @@ class TextFirstBackend:
         Raises:
             CheckpointError: the file holds other weights than it was known for.
         """
-        return self._engine().encode_image(pixels)
+        return self._backend().encode_image(pixels)
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
         """See `Backend.features`.
@@ -57,14 +57,14 @@ class TextFirstBackend:
         Raises:
             CheckpointError: the file holds other weights than it was known for.
         """
-        return self._engine().features(pixels, layer=layer)
+        return self._backend().features(pixels, layer=layer)
 
     def close(self) -> None:
         """See `Backend.close`."""
         if self._images is not None:
             self._images.close()
 
-    def _engine(self) -> Backend:
+    def _backend(self) -> Backend:
         with self._lock:
             if self._images is None:
                 opened = self._open_images()

@@ -1,4 +1,4 @@
-"""The torch engine: on the CPU, on CUDA, or on Apple's GPU; eager, or compiled where asked for.
+"""The torch backend: on the CPU, on CUDA, or on Apple's GPU; eager, or compiled where asked for.
 
 Knows devices and precisions; nothing about images, words or where weights come from.
 """
@@ -33,7 +33,7 @@ from perception_encoder.forking import on_usable_thread
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.graphs import FeatureGraph, ImageGraph, TextGraph
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import Embeddings, EngineName, Pixels, Precision, TokenIds
+from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class _Graphs(NamedTuple):
 class TorchBackend:
     """A `Backend` over torch modules."""
 
-    name: EngineName = "torch"
+    name: BackendKind = "torch"
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     """Return the precision of that name; "auto" is bf16 where the hardware multiplies it.
 
     Raises:
-        BackendUnavailableError: this engine has no such precision.
+        BackendUnavailableError: this backend has no such precision.
     """
     if name == "auto":
         return "bf16" if _multiplies_bf16(device) else "fp32"

@@ -1,6 +1,6 @@
-"""Measures this machine: how fast, how large and how exact each model is with each engine.
+"""Measures this machine: how fast, how large and how exact each model is with each backend.
 
-Every figure comes from a process of its own, so that memory is one engine's and none disturbs
+Every figure comes from a process of its own, so that memory is one backend's and none disturbs
 another. Knows nothing of options or terminals.
 """
 

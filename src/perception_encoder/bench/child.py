@@ -2,7 +2,7 @@
 
     python -m perception_encoder.bench.child TASK REQUEST.json REPLY.json
 
-The reply is a file, because engines write to stdout what they like.
+The reply is a file, because backends write to stdout what they like.
 """
 
 import json
@@ -27,7 +27,7 @@ def run_task(
         task: "measure", "measure_edge", "ceilings", "make_weights" or "export".
         request: plain data for the function of that name.
         folder: for the files that the two processes exchange.
-        graphs: where engines keep what they make of weights; None is their usual place.
+        graphs: where backends keep what they make of weights; None is their usual place.
 
     Raises:
         BackendUnavailableError: what the process said, or how it died.
@@ -38,7 +38,7 @@ def run_task(
     command = [sys.executable, "-m", __name__, task, str(asked), str(answered)]
     done = subprocess.run(
         command,
-        # Graphs that engines make of made-up weights are kept no longer than the weights.
+        # Graphs that backends make of made-up weights are kept no longer than the weights.
         env=os.environ | ({"HF_ASSETS_CACHE": str(graphs)} if graphs else {}),
         check=False,
         stdin=subprocess.DEVNULL,
@@ -107,13 +107,13 @@ def make_weights(request: dict[str, Any]) -> None:
 
 
 def export(request: dict[str, Any]) -> None:
-    """Write an engine's graphs; see `export_pretrained`."""
+    """Write a backend's graphs; see `export_pretrained`."""
     from perception_encoder.export.pretrained import export_pretrained
 
     export_pretrained(
         request["model"],
         request["folder"],
-        engine=request["engine"],
+        backend=request["backend"],
         precision=request["precision"],
         local_files_only=True,
     )

@@ -126,7 +126,7 @@ class _Edge:
         self._subject = subject
 
     def rows(self) -> Iterator[EdgeRow | Skipped]:
-        """Measure each engine and precision."""
+        """Measure each backend and precision."""
         if self._subject.is_export:
             for precision in self._options.precisions or ("auto",):
                 yield self._outcome("auto", precision, Path(self._subject.source))
@@ -154,7 +154,7 @@ class _Edge:
         # OpenVINO multiplies in bf16 what is stored in fp16.
         stored = "fp16" if (backend, precision) == ("openvino", "bf16") else precision
         request = {"model": self._subject.source, "folder": str(exported)}
-        run_task("export", request | {"engine": backend, "precision": stored}, self._folder)
+        run_task("export", request | {"backend": backend, "precision": stored}, self._folder)
 
     def _row(self, exported: Path, precision: Precision | Literal["auto"]) -> EdgeRow:
         graphs = locate(str(exported), local_files_only=True).graphs
@@ -191,7 +191,9 @@ class _Edge:
         limits, limit = self._options.limits, self._options.limits.memory_bytes
         try:
             figures = self._figures(job, limits)
-        except BackendUnavailableError:  # engines say in many ways that memory ran out, or just die
+        except (
+            BackendUnavailableError
+        ):  # backends say in many ways that memory ran out, or just die
             unlimited = replace(limits, memory_bytes=None)
             found = self._figures(replace(job, rounds=1), unlimited)
             if found is None:

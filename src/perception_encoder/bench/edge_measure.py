@@ -21,7 +21,7 @@ from perception_encoder.bench.measure import (
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.export.samples import captions
-from perception_encoder.types import EngineName, Precision
+from perception_encoder.types import BackendKind, Precision
 
 _BATCHES: Final = (1, 4)  # larger ones take more memory, and win little on one core
 
@@ -51,7 +51,7 @@ class EdgeJob:
 class EdgeFigures:
     """What one process did. Figures of `figures.EdgeRow`, of those parts that it opened."""
 
-    backend: EngineName
+    backend: BackendKind
     precision: Precision
     image_ms: float | None = None
     images_per_second: float | None = None

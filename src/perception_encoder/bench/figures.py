@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from perception_encoder.types import EngineName, Precision
+from perception_encoder.types import BackendKind, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one engine did with one model, medians of several rounds.
+    """What one backend did with one model, medians of several rounds.
 
     Attributes:
-        backend: the engine that computed, and on which device, in which precision.
+        backend: the backend that computed, and on which device, in which precision.
         open_seconds: from the call to a model that is ready.
         image_ms: one prepared image to its vector.
         images_per_second: prepared images, at the best batch size.
@@ -23,7 +23,7 @@ class Figures:
         peak_device_bytes: the most memory held on a CUDA device.
     """
 
-    backend: EngineName
+    backend: BackendKind
     device: str
     precision: Precision
     open_seconds: float
@@ -48,7 +48,7 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model with one engine and precision.
+    """One model with one backend and precision.
 
     Attributes:
         model: its registered id, or the path that was given.
@@ -98,7 +98,7 @@ class EdgeRow:
     Attributes:
         model: its registered id, or the path that was given.
         has_made_up_weights: speed and memory do not depend on weights.
-        backend: the engine.
+        backend: the backend.
         precision: that it ran in.
         image_file_bytes: the graph that reads images, on disk.
         text_file_bytes: the graph that reads texts; 0 for models without.
@@ -113,7 +113,7 @@ class EdgeRow:
 
     model: str
     has_made_up_weights: bool
-    backend: EngineName
+    backend: BackendKind
     precision: Precision
     image_file_bytes: int
     text_file_bytes: int

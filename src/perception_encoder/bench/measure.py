@@ -1,6 +1,6 @@
-"""Measures one model with one engine, in this process.
+"""Measures one model with one backend, in this process.
 
-Knows nothing of other engines: what is compared is written to a file.
+Knows nothing of other backends: what is compared is written to a file.
 """
 
 import statistics
@@ -225,7 +225,7 @@ def _peak_device_bytes(model: EmbeddingModel) -> int | None:
 def drifts(path: Path, reference: Path) -> tuple[Drift | None, Drift | None]:
     """Compare two files of `measure`: images, then texts; None where there are none.
 
-    A slow engine computes fewer vectors than a fast one; the first that both have are compared.
+    A slow backend computes fewer vectors than a fast one; the first that both have are compared.
     """
     with np.load(path) as ours, np.load(reference) as theirs:
         images, texts = (_drift(ours[name], theirs[name]) for name in ("images", "texts"))

@@ -47,7 +47,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str) -> None:
     """Draw images a second, on a logarithmic axis, against published accuracy.
 
-    Each engine and precision is a line through its models.
+    Each backend and precision is a line through its models.
 
     Args:
         rows: as `bench` gives them; those without a published accuracy are left out.

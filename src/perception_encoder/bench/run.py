@@ -1,4 +1,4 @@
-"""Measures models with engines, one process after another, and joins what they say.
+"""Measures models with backends, one process after another, and joins what they say.
 
 Each model is measured in fp32 first, or at least its vectors are: the others are compared with it.
 """
@@ -41,10 +41,10 @@ class BenchOptions:
 
     Attributes:
         models: registered names, or files and folders.
-        backends: engines.
+        backends: backends.
         precisions: number formats.
         device: as in `AutoModel.from_pretrained`.
-        is_quick: fewer rounds; where no engine or precision is named, the one that `auto` chooses.
+        is_quick: fewer rounds; where no backend or precision is named, the one that `auto` chooses.
     """
 
     models: Sequence[str] = DEFAULT_MODELS
@@ -56,7 +56,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class _Case:
-    """An engine and a precision."""
+    """A backend and a precision."""
 
     backend: BackendName | Literal["auto"]
     precision: Precision | Literal["auto"]
@@ -121,10 +121,10 @@ class _Bench:
         job = self._job(case, vectors)
         if case.backend != "onnx":
             return Figures(**self._run(job))
-        # This engine reads no weights, but what was exported of them.
+        # This backend reads no weights, but what was exported of them.
         with TemporaryDirectory(dir=self._folder) as place:
             exported = Path(place) / "export"
-            request = {"model": job.model, "folder": str(exported), "engine": "onnx"}
+            request = {"model": job.model, "folder": str(exported), "backend": "onnx"}
             run_task("export", request | {"precision": case.precision}, self._folder)
             return Figures(**self._run(replace(job, model=str(exported))))
 

@@ -1,7 +1,7 @@
 """What kind of model folder this is, and the numbers its configuration gives. Reads no weights.
 
 Kinds: ours (`config.json`, `model.safetensors`, `tokenizer.json`), an export (`config.json`, graphs
-of another engine, `tokenizer.json`), Roboflow's package (`config.json` naming a Meta model,
+of another backend, `tokenizer.json`), Roboflow's package (`config.json` naming a Meta model,
 `model.pt`), an open_clip or timm hub snapshot, or a folder that holds one checkpoint. What a
 configuration says is used or refused; fields that nothing reads are named in a warning.
 """
@@ -43,14 +43,14 @@ class Graphs:
     """What an exported folder's graphs are, beside what they compute.
 
     Attributes:
-        engine: the only engine that runs them.
+        backend: the only backend that runs them.
         precision: of their weights; int8 also of what is multiplied with them.
         fingerprint: of the weights they were made from, before any rounding.
         logit_scale: likewise.
         checksums: of the files, by name; none for exports of earlier versions.
     """
 
-    engine: BackendName
+    backend: BackendName
     precision: Precision
     fingerprint: str
     logit_scale: float
@@ -59,12 +59,12 @@ class Graphs:
     @property
     def image_name(self) -> str:
         """The file that reads images; patch features too."""
-        return "image" + _GRAPH_SUFFIXES[self.engine]
+        return "image" + _GRAPH_SUFFIXES[self.backend]
 
     @property
     def text_name(self) -> str:
         """The file that reads token ids, where the model reads text."""
-        return "text" + _GRAPH_SUFFIXES[self.engine]
+        return "text" + _GRAPH_SUFFIXES[self.backend]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +191,13 @@ def _parse_own(data: dict[str, Any], path: Path) -> tuple[ModelConfig, Preproces
 def _parse_graphs(data: dict[str, Any], path: Path) -> Graphs:
     try:
         graphs = Graphs(**data)
-        is_known = graphs.engine in _GRAPH_SUFFIXES and graphs.precision in get_args(Precision)
+        is_known = graphs.backend in _GRAPH_SUFFIXES and graphs.precision in get_args(Precision)
         dict.items(graphs.checksums)
     except TypeError as err:
         raise CheckpointError(f"{path}: {err}. Export the model again") from err
     if not is_known:
         raise CheckpointError(
-            f"{path}: unknown engine {graphs.engine!r} or precision {graphs.precision!r}. "
+            f"{path}: unknown backend {graphs.backend!r} or precision {graphs.precision!r}. "
             "Update perception-encoder"
         )
     return graphs

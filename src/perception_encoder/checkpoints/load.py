@@ -60,7 +60,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
     path = checkpoint.path
     if checkpoint.graphs is not None:
         raise CheckpointError(
-            f"{path.parent} is an export for {checkpoint.graphs.engine}: weights cannot be read "
+            f"{path.parent} is an export for {checkpoint.graphs.backend}: weights cannot be read "
             "back from it. Give the model that it was made from"
         )
     model = empty_model(checkpoint.config)

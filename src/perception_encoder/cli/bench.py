@@ -1,4 +1,4 @@
-"""`pe bench`: what each model, engine and precision costs on this machine, and how exact it is."""
+"""`pe bench`: what each model, backend and precision costs on this machine, and how exact it is."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _EDGE_HEADER = [
-    "model", "engine", "precision", "images/s", "1 image", "1 text", "12 MP JPEG",
+    "model", "backend", "precision", "images/s", "1 image", "1 text", "12 MP JPEG",
     "files", "memory, images", "memory, both",
 ]  # fmt: skip
 _EDGE_LEGEND = (
@@ -29,7 +29,7 @@ _EDGE_LEGEND = (
     "held this without a limit"
 )
 _HEADER = [
-    "model", "engine", "precision", "images/s", "batch", "of peak", "1 image", "texts/s",
+    "model", "backend", "precision", "images/s", "batch", "of peak", "1 image", "texts/s",
     "1 text", "12 MP JPEG", "memory", "images agree", "texts agree",
 ]  # fmt: skip
 _LEGEND = (
@@ -93,8 +93,8 @@ def _memory(memory: "Memory") -> str:
     return f"{'' if memory.fits else 'needs '}{memory.peak_bytes / 2**20:,.0f} MB"
 
 
-class Engine(Enum):
-    """Engines that can be named, in a form that typer takes several of."""
+class Backend(Enum):
+    """Backends that can be named, in a form that typer takes several of."""
 
     TORCH = "torch"
     OPENVINO = "openvino"
@@ -124,8 +124,8 @@ def bench(
         ),
     ] = None,
     backend: Annotated[
-        list[Engine] | None,
-        typer.Option(help="Engine; again for more. Default: all that are installed."),
+        list[Backend] | None,
+        typer.Option(help="Backend; again for more. Default: all that are installed."),
     ] = None,
     precision: Annotated[
         list[NumberFormat] | None,
@@ -134,7 +134,9 @@ def bench(
     device: DeviceOption = "auto",
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Fewer rounds; without --backend and --precision one engine."),
+        typer.Option(
+            "--quick", help="Fewer rounds; without --backend and --precision one backend."
+        ),
     ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw speed against published accuracy: .png, .svg, .pdf.")
@@ -214,13 +216,13 @@ def bench(
         say(f"{plot}: speed against published accuracy")
 
 
-def _check_edge(backend: list[Engine] | None, device: str, plot: Path | None) -> None:
+def _check_edge(backend: list[Backend] | None, device: str, plot: Path | None) -> None:
     """Refuse what a small machine's profile does not have.
 
     Raises:
         typer.BadParameter: an option that means nothing there.
     """
-    if Engine.TORCH in (backend or ()):
+    if Backend.TORCH in (backend or ()):
         raise typer.BadParameter("--profile edge runs exports: --backend is onnx or openvino")
     if device not in ("auto", "cpu") or plot is not None:
         raise typer.BadParameter("--profile edge has one core of the CPU, and no --plot")

@@ -118,7 +118,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     where an image could not be read.
 
     Examples:
-        pe classify ~/PICS --labels "cat,dog,red car"
+        pe classify ~/Pictures --labels "cat,dog,red car"
         pe classify --db images.lance --labels cat,dog --where "width > 800" --sheet labels.png
         pe classify . --labels-file pets.txt --only cat --paths -0 | xargs -0 cp -t cats
         pe classify inbox -l "cat,dog" --min-probability 0.8 --move-to sorted --dry-run

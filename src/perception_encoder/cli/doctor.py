@@ -1,4 +1,4 @@
-"""`pe doctor`: what is installed, what the engine would choose, and whether it is exact."""
+"""`pe doctor`: what is installed, what the backend would choose, and whether it is exact."""
 
 import dataclasses
 import json

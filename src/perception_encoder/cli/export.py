@@ -39,7 +39,7 @@ def export(
 
     The graphs are compared with the model before they are kept; what was measured is printed. The
     folder is a model like any other: give it to --model. So is a roboflow-package, which Roboflow's
-    AutoModel.from_pretrained opens with this engine.
+    AutoModel.from_pretrained opens with this backend.
 
     Example:
         pe export PE-Core-T16-384 t16-onnx --precision int8
@@ -58,7 +58,7 @@ def export(
     drifts = export_pretrained(
         model,
         folder,
-        engine=format_,
+        backend=format_,
         precision=precision,
         preprocess=preprocess,
         calibration=calibration,

@@ -112,7 +112,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     code is 1 where any image failed: `pe errors` lists them.
 
     Examples:
-        pe index ~/PICS --db images.lance
+        pe index ~/Pictures --db images.lance
         pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
         find . -name '*.png' -print0 | pe index -0 -
     """
@@ -238,7 +238,7 @@ def _opened(
         name = name or table.identity.model_id
         preprocess = preprocess or table.identity.preprocess
         is_same = preprocess == table.identity.preprocess
-        # A run that finds nothing new then ends before an engine would have been loaded.
+        # A run that finds nothing new then ends before a backend would have been loaded.
         known = open_known_model(table, name, options) if is_same else None
     if name is None:
         name = DEFAULT_MODEL

@@ -103,7 +103,7 @@ def checked_templates(templates: list[str] | None) -> list[str]:
     return templates
 
 
-class EngineChoice(NamedTuple):
+class ModelOptions(NamedTuple):
     """How models are computed."""
 
     device: str
@@ -118,17 +118,17 @@ class Trial:
     Args:
         items: of sources.
         truth: ids of those of which it is known what is right; others are left out.
-        engine: how models are computed.
+        backend: how models are computed.
         batch_size: images computed at once.
     """
 
     def __init__(
-        self, items: "Sequence[Item]", truth: Container[str], engine: EngineChoice, batch_size: int
+        self, items: "Sequence[Item]", truth: Container[str], backend: ModelOptions, batch_size: int
     ) -> None:
         self._items = [item for item in items if item.id in truth]
         self._left_out = [item for item in items if item.id not in truth]
         self._num_unlisted = 0
-        self._engine = engine
+        self._backend = backend
         self._batch_size = batch_size
         self._failed: dict[str, Outcome] = {}
 
@@ -151,7 +151,7 @@ class Trial:
     def models(self, names: Sequence[str] | None) -> "Iterator[tuple[str, EmbeddingModel]]":
         """Open the models, one at a time."""
         for name in dict.fromkeys(names or [DEFAULT_MODEL]):
-            with open_model(name, **self._engine._asdict()) as model:
+            with open_model(name, **self._backend._asdict()) as model:
                 yield name, model
 
     def blocks(self, model: "EmbeddingModel") -> "Iterator[EmbeddedImages]":

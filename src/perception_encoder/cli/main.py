@@ -127,7 +127,7 @@ def main() -> None:
     """Run `pe`: exit 0 done, 1 an error, 2 wrong usage, 130 interrupted, 143 told to end."""
     termination = Termination()
     # Threads of a matrix product that wait for each other would spin, and take the cores from those
-    # that decode: `pe index` is twice as fast on two cores without. Read when an engine is loaded.
+    # that decode: `pe index` is twice as fast on two cores without. Read when a backend is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     set_up_streams()
     try:

@@ -31,7 +31,7 @@ DeviceOption = Annotated[
         envvar="PE_DEVICE", help="auto, cpu, cuda, cuda:1, mps; several: cuda:0,1 or cuda:all."
     ),
 ]
-BackendOption = Annotated[BackendChoice, typer.Option(envvar="PE_BACKEND", help="Engine.")]
+BackendOption = Annotated[BackendChoice, typer.Option(envvar="PE_BACKEND", help="Backend.")]
 PrecisionOption = Annotated[
     PrecisionChoice, typer.Option(envvar="PE_PRECISION", help="Number format of the model.")
 ]

@@ -1,4 +1,4 @@
-"""Asks a server (`pe serve`) instead of computing here: no model, no engine, only HTTP.
+"""Asks a server (`pe serve`) instead of computing here: no model, no backend, only HTTP.
 
     from perception_encoder.client import Client
 

@@ -4,7 +4,7 @@
     connection  to a cluster
     plan        how many workers of what size it has room for
     workers     starts them, gives them work, gets over the death of some
-    place       joins them to a run, in the place of this process's own threads and engine
+    place       joins them to a run, in the place of this process's own threads and backend
 
 Needs the extra `ray`. Importing this does not import Ray.
 """

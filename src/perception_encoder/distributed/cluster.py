@@ -116,7 +116,7 @@ class Plan(NamedTuple):
     Attributes:
         number: of them.
         cores: CPU cores of each.
-        gpus: of each: 1, or 0 where the engine computes on the CPU.
+        gpus: of each: 1, or 0 where the backend computes on the CPU.
     """
 
     number: int

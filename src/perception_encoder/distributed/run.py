@@ -1,4 +1,4 @@
-"""Joins workers to a run: they stand in the place of its threads and of its engine."""
+"""Joins workers to a run: they stand in the place of its threads and of its backend."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +25,7 @@ _TRIES: Final = 3  # of a single image with which workers died
 
 
 class Place:
-    """A model whose engine is on a cluster, and where runs prepare their items.
+    """A model whose backend is on a cluster, and where runs prepare their items.
 
     Attributes:
         plan: how many workers of what size there are.
@@ -154,7 +154,7 @@ class _WorkersBackend:
 
     def __init__(self, workers: Workers, opened: Opened) -> None:
         self._workers = workers
-        self.name = opened.engine
+        self.name = opened.backend
         self.device = "cluster"
         self.precision = opened.precision
         self.fingerprint = opened.identity.fingerprint

@@ -24,8 +24,8 @@ from perception_encoder.indexing.compute import encoded
 from perception_encoder.indexing.prepare import Listed, Prepared, prepare
 from perception_encoder.sources import Item
 from perception_encoder.types import (
+    BackendKind,
     Embeddings,
-    EngineName,
     ModelIdentity,
     Pixels,
     Precision,
@@ -43,7 +43,7 @@ class Opened(NamedTuple):
     """What a worker has opened, and on which machine."""
 
     identity: ModelIdentity
-    engine: EngineName
+    backend: BackendKind
     precision: Precision
     logit_scale: float
     machine: str
@@ -78,8 +78,10 @@ class Worker:
         """
         with self._opening:
             model = self._model
-        engine = model.backend
-        return Opened(model.identity, engine.name, engine.precision, engine.logit_scale, _machine())
+        backend = model.backend
+        return Opened(
+            model.identity, backend.name, backend.precision, backend.logit_scale, _machine()
+        )
 
     def read(self, items: Sequence[Item]) -> tuple[list[str | None], list[Content | None]]:
         """Read items, and return the SHA-256 and the bytes of each; None where that failed."""

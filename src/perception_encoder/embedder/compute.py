@@ -1,4 +1,4 @@
-"""Runs chunks through an engine and puts their vectors where they belong."""
+"""Runs chunks through a backend and puts their vectors where they belong."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,8 +40,8 @@ def fill(
     Args:
         vectors: (N, E) float32; all rows are written if the chunks have all.
         chunks: what to compute, or has been.
-        encode: the engine's call.
-        at_once: how many calls keep the engine busy.
+        encode: the backend's call.
+        at_once: how many calls keep the backend busy.
         cache: takes what was computed.
         advance: is told how many more rows are done.
     """
@@ -76,7 +76,7 @@ def computed(
     at_once: int,
     advance: Callable[[int], object],
 ) -> Iterator[_Out]:
-    """Yield what the engine makes of each chunk, in order; arguments as for `fill`."""
+    """Yield what the backend makes of each chunk, in order; arguments as for `fill`."""
     for _, result in overlapped(lambda chunk: encode(chunk.inputs), chunks, at_once):
         yield result
         advance(len(result))

@@ -44,7 +44,7 @@ class EmbeddingModel:
 
     Attributes:
         config: the model's numbers; `config.embed_dim` is E.
-        backend: the engine; `backend.device` and `backend.precision` tell what it chose.
+        backend: the backend; `backend.device` and `backend.precision` tell what it chose.
         processor: how images become pixels.
     """
 

@@ -1,4 +1,4 @@
-"""Writes an open model as a folder. Weights are read anew: an engine may have rounded them."""
+"""Writes an open model as a folder. Weights are read anew: a backend may have rounded them."""
 
 import os
 from functools import partial

@@ -71,20 +71,20 @@ def export_pretrained(
     folder: str | os.PathLike[str],
     *,
     model: str | None = None,
-    engine: BackendName = "onnx",
+    backend: BackendName = "onnx",
     precision: Precision = "fp32",
     preprocess: PreprocessName | None = None,
     calibration: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> "dict[str, Drift]":
-    """Write a model as graphs of an engine, which `AutoModel.from_pretrained` opens without torch.
+    """Write a model as graphs of a backend, which `AutoModel.from_pretrained` opens without torch.
 
     Args:
         name_or_path: as in `AutoModel.from_pretrained`.
         folder: where the graphs, `config.json` and `tokenizer.json` go; an earlier export there is
             replaced.
         model: as in `AutoModel.from_pretrained`.
-        engine: "onnx" or "openvino".
+        backend: "onnx" or "openvino".
         precision: "fp32"; "fp16", half the size and computed in float32; "int8", a quarter.
         preprocess: what opening the folder will choose; None takes what the model was saved with.
         calibration: a folder of images like those that the model will see, for OpenVINO's int8 to
@@ -100,17 +100,17 @@ def export_pretrained(
         ValueError: other graphs than int8 for OpenVINO were given images to calibrate with.
         SourceError: that folder does not exist or has too few images.
         UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
-        BackendUnavailableError: torch or what the engine needs is not installed, or graphs cannot
+        BackendUnavailableError: torch or what the backend needs is not installed, or graphs cannot
             have that precision.
         CheckpointError: the weights are damaged or an export themselves, the folder holds something
             else, or the graphs differ too much, and then nothing is kept.
     """
-    if calibration is not None and (engine, precision) != ("openvino", "int8"):
+    if calibration is not None and (backend, precision) != ("openvino", "int8"):
         raise ValueError(
             "images to calibrate with are for int8 graphs of OpenVINO, as no others measure "
             "ranges when they are made; choose these, or leave the images out"
         )
-    extra, packages = _NEEDS[engine]
+    extra, packages = _NEEDS[backend]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise BackendUnavailableError(
@@ -131,7 +131,7 @@ def export_pretrained(
     return export_graphs(
         checkpoint,
         Path(folder),
-        engine=engine,
+        backend=backend,
         precision=precision,
         preprocess=preprocess,
         tokenizer=tokenizer,

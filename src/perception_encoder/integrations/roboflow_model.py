@@ -1,4 +1,4 @@
-"""This engine as a model class of `inference_models`.
+"""This backend as a model class of `inference_models`.
 
 Used by `compat/inference_models`, which answers that import name, and by Roboflow's own package,
 where a folder written by `pe export --format roboflow-package` names this class.
@@ -167,7 +167,7 @@ class PerceptionEncoderTorch(TextImageEmbeddingModel):
             ModelNotFoundError: no such model.
             CorruptedModelPackageError: damaged weights, or of another model.
             RetryError, ModelRetrievalError: the weights could not be fetched.
-            EnvironmentConfigurationError: no engine is installed, or the device is not here.
+            EnvironmentConfigurationError: no backend is installed, or the device is not here.
         """
         if device is None:
             from inference_models.configuration import DEFAULT_DEVICE

@@ -1,6 +1,6 @@
-"""What an engine runs from end to end: prepared images or token ids in, float32 vectors out.
+"""What a backend runs from end to end: prepared images or token ids in, float32 vectors out.
 
-The same modules are called by the torch engine and written out for the others, so that no engine
+The same modules are called by the torch backend and written out for the others, so that no backend
 has a step of its own. Each is made around a model that has its final device and precision.
 """
 
@@ -57,7 +57,7 @@ class FeatureGraph(ImageGraph):
 
 
 class VisionGraph(nn.Module):
-    """Images to vectors and patch features at once, for engines that run a graph whole."""
+    """Images to vectors and patch features at once, for backends that run a graph whole."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()

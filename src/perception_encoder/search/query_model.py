@@ -1,4 +1,4 @@
-"""Opens a table's model without loading an engine, where that can be spared.
+"""Opens a table's model without loading a backend, where that can be spared.
 
 When a model has been opened in full, the file of its weights is noted beside the table with its
 fingerprint. As long as that file has not changed, texts are embedded straight from it.
@@ -56,12 +56,12 @@ def open_query_model(
 
 
 def open_known_model(index: Index, name: str, options: ComputeOptions) -> EmbeddingModel | None:
-    """Open the model if its file is the one that was noted; an engine comes with the first image.
+    """Open the model if its file is the one that was noted; a backend comes with the first image.
 
     Args:
         index: the table, whose preprocessing the model gets.
         name: the model.
-        options: for the engine.
+        options: for the backend.
 
     Returns:
         None where the weights are not known to be the table's.
@@ -81,7 +81,7 @@ def open_known_model(index: Index, name: str, options: ComputeOptions) -> Embedd
             preprocess=identity.preprocess,
             options=options,
         )
-    except (CheckpointError, UnsupportedOperationError):  # the engine tells what is wrong
+    except (CheckpointError, UnsupportedOperationError):  # the backend tells what is wrong
         return None
 
 

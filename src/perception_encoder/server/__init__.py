@@ -1,6 +1,6 @@
 """HTTP: one batching core, several dialects over it. Needs the extra `server`.
 
-    core       queues, engines, images, tables: knows no HTTP framework
+    core       queues, served_models, images, tables: knows no HTTP framework
     dialects   what requests and replies look like, one module or folder for each
     app        joins them; `services` is what a dialect is given
 

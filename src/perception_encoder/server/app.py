@@ -26,7 +26,7 @@ from perception_encoder.server.core.indexes import Indexes
 from perception_encoder.server.core.jobs import DuplicateJobs, Facets
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
-from perception_encoder.server.core.served_models import Engines
+from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.http.access import Access
 from perception_encoder.server.http.metrics import Metrics
@@ -51,7 +51,7 @@ _DIALECTS: Final = (
 
 _EXPOSED: Final = (
     "ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID",
-    "X-Inference-Engine", "X-Model-Cold-Start", "X-Model-Id", "X-Processing-Time",
+    "X-Inference-ModelWorker", "X-Model-Cold-Start", "X-Model-Id", "X-Processing-Time",
 )  # fmt: skip
 """Headers of replies that pages of the allowed origins may read, beside those that all may."""
 
@@ -120,7 +120,7 @@ def _dialect_of(dialects: Sequence[tuple[Dialect, APIRouter]], scope: Scope) -> 
 def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingModel]) -> Services:
     metrics = Metrics()
     indexes = Indexes(settings.indexes)
-    engines = Engines(
+    served_models = ServedModels(
         [*settings.models.names, *(served.identity.model_id for served in indexes)],
         open_model,
         limits=BatchLimits(
@@ -136,7 +136,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         max_bytes=settings.models.max_bytes,
         aliases=settings.models.aliases,
     )
-    metrics.watch(engines)
+    metrics.watch(served_models)
     pools = Pools.make(settings.queue.timeout_seconds)
     thumbnails = Thumbnails(
         settings.cache_folder,
@@ -145,10 +145,10 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
     )
     return Services(
         settings=settings,
-        engines=engines,
+        served_models=served_models,
         images=ImageLoader(_fetcher(settings.images), max_bytes=settings.images.max_bytes),
         indexes=indexes,
-        queries=Queries(engines, pools.searches),
+        queries=Queries(served_models, pools.searches),
         thumbnails=thumbnails,
         duplicates=DuplicateJobs(thumbnails.original, pools.searches),
         facets=Facets(pools.searches, pools.scans),
@@ -183,14 +183,16 @@ def _open_model(settings: ServerSettings, spec: str) -> EmbeddingModel:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
-    starting = asyncio.create_task(services.engines.start(preload=services.settings.models.preload))
+    starting = asyncio.create_task(
+        services.served_models.start(preload=services.settings.models.preload)
+    )
     starting.add_done_callback(lambda _: app.state.when_started())
     try:
         yield
     finally:
         starting.cancel()
         await services.queries.close()
-        await services.engines.close()
+        await services.served_models.close()
         await services.images.close()
         services.duplicates.close()
         services.pools.close()

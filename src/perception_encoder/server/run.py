@@ -17,7 +17,7 @@ from perception_encoder.server.options import ServerSettings
 logger = logging.getLogger(__name__)
 
 # A thread that comes back from computing waits up to this long for a busy event loop to let the
-# interpreter go; at Python's 5 ms an engine's thread stood still for half of its time.
+# interpreter go; at Python's 5 ms a worker's thread stood still for half of its time.
 _SWITCH_SECONDS: Final = 0.0005
 _BACKLOG: Final = 2048  # as uvicorn's own
 _ACCEPTED_AT_ONCE: Final = 32

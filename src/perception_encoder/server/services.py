@@ -13,7 +13,7 @@ from perception_encoder.server.core.jobs import DuplicateJobs, Facets
 from perception_encoder.server.core.model_worker import image_names
 from perception_encoder.server.core.pools import Pools, all_of
 from perception_encoder.server.core.queries import Queries
-from perception_encoder.server.core.served_models import Engines
+from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.http.access import Access
 from perception_encoder.server.http.errors import ApiError
@@ -29,15 +29,15 @@ _MAX_LOADED_BYTES: Final = 512 * MIB
 class Services:
     """Everything behind the routes.
 
-        async with services.engines.use(body.model) as engine:  # None: the default model
-            texts = await engine.embed_texts(["a cat"])  # (1, E) float32, unit length
-            images = await engine.embed_images(await services.load_images(references))
+        async with services.served_models.use(body.model) as worker:  # None: the default model
+            texts = await worker.embed_texts(["a cat"])  # (1, E) float32, unit length
+            images = await worker.embed_images(await services.load_images(references))
             vectors = images.require()  # raises the first bad image's error, or:
             images.errors  # {position: ImageError}
 
     Attributes:
         settings: what the server was told at its start.
-        engines: the models; see `core.engines.Engines`.
+        served_models: the models; see `core.served_models.ServedModels`.
         images: from what a request says of an image to its bytes.
         indexes: the tables; see `core.indexes`.
         queries: terms to a query's vector, and what scores mean.
@@ -50,7 +50,7 @@ class Services:
     """
 
     settings: ServerSettings
-    engines: Engines
+    served_models: ServedModels
     images: ImageLoader
     indexes: Indexes
     queries: Queries

@@ -32,7 +32,7 @@ TIMES = 50
 
 
 def configure(url: str, *, tensor_mode: bool) -> None:
-    """Say what hosts say before anything of the engine is imported."""
+    """Say what hosts say before anything of the backend is imported."""
     usual = configuration.default_configuration()
     remote = replace(usual.remote, api_target="self-hosted", local_inference_api_url=url)
     tensors = configuration.TensorConfiguration(
@@ -65,7 +65,7 @@ TEXT = workflow(
 
 
 class Runs:
-    """The engine with our models in fp32, and the images that workflows are given."""
+    """The backend with our models in fp32, and the images that workflows are given."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         from roboflow_workflows.core_steps.common.entities import StepExecutionMode
@@ -79,7 +79,7 @@ class Runs:
         self.paths = request["images"]
         self.images = [cv2.imread(path) for path in self.paths]
         self.photos = [cv2.imread(path) for path in request["photos"]]
-        self._engine = ExecutionEngine
+        self._backend = ExecutionEngine
         models = Models(partial(AutoModel.from_pretrained, device="cpu", precision="fp32"))
         provider = PerceptionEncoderModels(models, names={STOCK_MODEL: MODEL})
         self._parameters = {
@@ -93,12 +93,12 @@ class Runs:
         self, definition: dict[str, Any], inputs: dict[str, Any], *, remote: bool = False
     ) -> list[dict[str, Any]]:
         """What a workflow gives, as a server would send it."""
-        engine = self._engine.init(
+        backend = self._backend.init(
             workflow_definition=definition,
             init_parameters=self._parameters | (self._remote if remote else {}),
             max_concurrent_steps=4,
         )
-        results: list[dict[str, Any]] = engine.run(inputs, serialize_results=True)
+        results: list[dict[str, Any]] = backend.run(inputs, serialize_results=True)
         return results
 
     def failing(self, definition: dict[str, Any], inputs: dict[str, Any]) -> str:
@@ -237,7 +237,7 @@ class Runs:
             {"type": "roboflow_core/identify_outliers@v1", "name": "outliers", **shared},
         ]  # fmt: skip
         outputs = {"change": "changes.is_outlier", "outlier": "outliers.is_outlier"}
-        engine = self._engine.init(
+        backend = self._backend.init(
             workflow_definition=workflow(steps, outputs), init_parameters=self._parameters
         )
         noise = np.random.default_rng(0)
@@ -246,7 +246,7 @@ class Runs:
             for _ in range(7)
         ]
         frames = [frame.astype(np.uint8) for frame in frames]
-        return [engine.run({"image": frame})[0] for frame in [*frames, self.images[1]]]
+        return [backend.run({"image": frame})[0] for frame in [*frames, self.images[1]]]
 
     def together(self) -> Any:
         """Two workflows many times at once, each compiled anew, as a server does."""

@@ -24,8 +24,8 @@ HOST: Final = dict.fromkeys(
 def run(definition: dict[str, Any], inputs: dict[str, Any]) -> list[dict[str, Any]]:
     from inference.core.workflows.execution_engine.core import ExecutionEngine
 
-    engine = ExecutionEngine.init(workflow_definition=definition, init_parameters=HOST)
-    results: list[dict[str, Any]] = engine.run(inputs, serialize_results=True)
+    backend = ExecutionEngine.init(workflow_definition=definition, init_parameters=HOST)
+    results: list[dict[str, Any]] = backend.run(inputs, serialize_results=True)
     return results
 
 

@@ -113,7 +113,7 @@ def test_batches_texts_and_literals_have_the_models_vectors(mode, ran, model, ar
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_stock_block_runs_on_this_engine_in_process(mode, ran, model, arrays):
+def test_the_stock_block_runs_on_this_backend_in_process(mode, ran, model, arrays):
     rows = ran[mode]["embeddings"]
     images, text = model.embed_images(arrays), model.embed_text("a cat")[0]
     assert np.abs(np.array([row["stock"] for row in rows]) - images).max() <= EQUAL
@@ -126,7 +126,7 @@ def test_the_stock_block_runs_at_a_server_of_ours(mode, ran, model, arrays):
     sent = [cv2.imencode(".jpg", array, [cv2.IMWRITE_JPEG_QUALITY, 95])[1] for array in arrays]
     images = model.embed_images([data.tobytes() for data in sent])
     text = model.embed_text("a dog")[0]
-    # The engine's own JPEG encoder is not OpenCV's in every release.
+    # The backend's own JPEG encoder is not OpenCV's in every release.
     assert np.sum(np.array([row["image"] for row in rows]) * images, axis=1).min() >= 0.995
     assert all(np.abs(row["text"] - text).max() <= EQUAL for row in rows)
 

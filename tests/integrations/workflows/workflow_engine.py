@@ -9,20 +9,20 @@ import pytest
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
-# What is installed for the engine comes before what it shares with Roboflow's other package.
+# What is installed for the backend comes before what it shares with Roboflow's other package.
 FOLDERS = [REPOSITORY / ".workflows", HERE / "stand_ins", REPOSITORY / ".original"]
 
 
 def start_engine(
     script: str, *args: str | Path, folder: Path, first: str | None = None
 ) -> subprocess.Popen[str]:
-    """Start a script in a folder; skips where the engine is not installed, but never in CI.
+    """Start a script in a folder; skips where the backend is not installed, but never in CI.
 
     Args:
         script: one that lies here.
         args: for it.
         folder: where it runs.
-        first: a folder beside the engine's packages whose own win over them.
+        first: a folder beside the backend's packages whose own win over them.
     """
     if not (FOLDERS[0] / ".installed").exists():
         message = f"no {FOLDERS[0]}; `make workflows` installs it"

@@ -49,7 +49,7 @@ ROWS = [
 ]
 
 
-def test_models_and_engines_are_named(tmp_path: Path) -> None:
+def test_models_and_backends_are_named(tmp_path: Path) -> None:
     path = tmp_path / "speed.svg"
     plot_speed(ROWS, path, title="On a test")
     drawn = path.read_text(encoding="utf-8")

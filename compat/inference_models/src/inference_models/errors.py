@@ -21,7 +21,7 @@ class AssumptionError(BaseInferenceModelsError):
 
 
 class EnvironmentConfigurationError(BaseInferenceModelsError):
-    """No engine is installed, or the device is not on this machine."""
+    """No backend is installed, or the device is not on this machine."""
 
 
 class ModelRuntimeError(BaseInferenceModelsError):
@@ -107,7 +107,7 @@ class ModelPackageNegotiationError(BaseInferenceModelsError):
 
 
 class UnknownBackendTypeError(ModelPackageNegotiationError):
-    """There is no engine of that name."""
+    """There is no backend of that name."""
 
 
 class UnknownQuantizationError(ModelPackageNegotiationError):

@@ -1,4 +1,4 @@
-"""A plugin of Roboflow Workflows: this engine and its tables as blocks.
+"""A plugin of Roboflow Workflows: this backend and its tables as blocks.
 
     WORKFLOWS_PLUGINS=perception_encoder.integrations.workflows
 

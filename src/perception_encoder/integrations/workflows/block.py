@@ -1,6 +1,6 @@
 """The names of the execution engine that blocks are made of, from whichever package has them.
 
-`roboflow-workflows` has the engine now; in `inference` up to 1.5 it lies inside. Newer `inference`
+`roboflow-workflows` has the backend now; in `inference` up to 1.5 it lies inside. Newer `inference`
 requires `roboflow-workflows`. In tensor mode, a setting of the process, embeddings and
 classifications are kinds of the same names whose values are tensors.
 """
@@ -58,7 +58,7 @@ else:
     CLASSIFICATION_KIND = _types.CLASSIFICATION_PREDICTION_KIND
 
 COMPATIBILITY: Final = ">=1.5.0,<2.0.0"
-"""Engines that hand batches or single values over, as the blocks say they take them."""
+"""Backends that hand batches or single values over, as the blocks say they take them."""
 
 
 class Manifest(WorkflowBlockManifest):
@@ -66,7 +66,7 @@ class Manifest(WorkflowBlockManifest):
 
     @classmethod
     def get_execution_engine_compatibility(cls) -> str:
-        """Say which engines can run the block."""
+        """Say which backends can run the block."""
         return COMPATIBILITY
 
 
@@ -100,7 +100,7 @@ def listed(data: Any) -> list[Any]:
 
 
 def as_given(results: list[dict[str, Any]], data: Any) -> Any:
-    """Return a block's results in the form that the engine wants for this input."""
+    """Return a block's results in the form that the backend wants for this input."""
     return results if isinstance(data, Batch) else results[0]
 
 

@@ -1,6 +1,6 @@
-"""The stock block `roboflow_core/perception_encoder@v1` on this engine, in the same process.
+"""The stock block `roboflow_core/perception_encoder@v1` on this backend, in the same process.
 
-    engine = ExecutionEngine.init(
+    backend = ExecutionEngine.init(
         workflow_definition=...,
         init_parameters={
             "workflows_core.model_manager": PerceptionEncoderModels(),

@@ -56,7 +56,7 @@ def _build(services: Services) -> APIRouter:
             {
                 "name": "perception-encoder",
                 "version": __version__,
-                "models": services.engines.names,
+                "models": services.served_models.names,
                 "openapi": "/openapi.json",
             }
         )
@@ -67,7 +67,7 @@ def _build(services: Services) -> APIRouter:
         responses={200: {"model": InfoReply}},
     )
     async def info() -> Response:
-        default = services.engines.states()[0]
+        default = services.served_models.states()[0]
         return json_reply(
             {
                 "name": "perception-encoder",
@@ -88,13 +88,13 @@ def _build(services: Services) -> APIRouter:
 
 def _model(state: ModelState) -> dict[str, Any]:
     """Return what is known of a model: more once it is loaded."""
-    engine = state.engine
-    config = engine.model.config if engine else state.entry.config if state.entry else None
+    worker = state.worker
+    config = worker.model.config if worker else state.entry.config if state.entry else None
     text = config.text if config else None
     return {
         "model_id": state.name,
-        "model_sha": engine.identity.fingerprint if engine else None,
-        "model_dtype": engine.model.backend.precision if engine else None,
+        "model_sha": worker.identity.fingerprint if worker else None,
+        "model_dtype": worker.model.backend.precision if worker else None,
         "max_input_length": text.context_length if text else None,
     }
 

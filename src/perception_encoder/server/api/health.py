@@ -32,15 +32,15 @@ def _build(services: Services) -> APIRouter:
 
     @router.get("/healthz", summary="Whether the loaded models answer", responses=_STATES)
     async def healthz() -> Response:
-        for state in services.engines.states():
+        for state in services.served_models.states():
             if state.error is not None:
                 reason = f"{state.name} cannot be opened: {state.error}"
                 return json_reply({"status": "unhealthy", "reason": reason}, status=503)
-            if state.engine is None:
+            if state.worker is None:
                 continue
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    await state.engine.check()
+                    await state.worker.check()
             except (PerceptionEncoderError, TimeoutError) as err:
                 reason = str(err) or f"{state.name} gave no answer in {_ANSWER_SECONDS:g} s"
                 return json_reply({"status": "unhealthy", "reason": reason}, status=503)
@@ -48,7 +48,7 @@ def _build(services: Services) -> APIRouter:
 
     @router.get("/readiness", summary="Whether the models are loaded", responses=_STATES)
     async def readiness() -> Response:
-        if not services.engines.is_ready:
+        if not services.served_models.is_ready:
             return json_reply({"status": "not ready"}, status=503)
         return json_reply({"status": "ready"})
 

@@ -23,7 +23,7 @@ from perception_encoder.server.api.openai_inputs import (
     read_input,
 )
 from perception_encoder.server.core.embeddings import VectorForm, for_json, shaped
-from perception_encoder.server.core.model_worker import Engine
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError, deepest_first, field_path
 from perception_encoder.server.http.requests import (
     Dimensions,
@@ -120,10 +120,10 @@ def _build(services: Services) -> APIRouter:
         placed = _inputs(body)
         services.check_count(len(placed), "inputs")
         inputs = [one for _, one in placed]
-        async with services.engines.use(body.model) as engine:
-            whole = await embed_inputs(services, engine, inputs, [name for name, _ in placed])
+        async with services.served_models.use(body.model) as worker:
+            whole = await embed_inputs(services, worker, inputs, [name for name, _ in placed])
             num_tokens = await _num_tokens(
-                engine, [one.text for one in inputs if one.text is not None]
+                worker, [one.text for one in inputs if one.text is not None]
             )
         vectors = shaped(whole, VectorForm(body.dimensions))
         data = [
@@ -138,7 +138,7 @@ def _build(services: Services) -> APIRouter:
             {
                 "object": "list",
                 "data": data,
-                "model": engine.name,
+                "model": worker.name,
                 "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
             }
         )
@@ -159,12 +159,12 @@ def _inputs(body: EmbeddingsBody) -> list[Placed]:
     return read_conversations(body.messages, "messages")
 
 
-async def _num_tokens(engine: Engine, texts: list[str]) -> int:
+async def _num_tokens(worker: ModelWorker, texts: list[str]) -> int:
     """Return how many tokens of the texts the model reads; images have none."""
     if not texts:
         return 0
-    counts = await engine.count_tokens(texts)
-    return int(np.minimum(counts, engine.model.tokenizer.context_length).sum())
+    counts = await worker.count_tokens(texts)
+    return int(np.minimum(counts, worker.model.tokenizer.context_length).sum())
 
 
 def _error_body(answer: ApiError, err: Exception) -> Any:

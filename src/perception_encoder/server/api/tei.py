@@ -16,7 +16,7 @@ from perception_encoder.preprocess.image_strings import image_in_text
 from perception_encoder.server.api.base import Dialect
 from perception_encoder.server.api.native.embed import Input, embed_inputs, items_of
 from perception_encoder.server.core.embeddings import VectorForm, shaped
-from perception_encoder.server.core.model_worker import Engine
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.requests import (
     Dimensions,
@@ -62,15 +62,15 @@ def _build(services: Services) -> APIRouter:
         inputs, names = items_of("inputs", body.inputs)
         _check(services, body, len(inputs))
         read = [_input(one) for one in inputs]
-        async with services.engines.use() as engine:
+        async with services.served_models.use() as worker:
             if body.truncate is False:
-                await _check_lengths(engine, read, names)
-            vectors = await embed_inputs(services, engine, read, names)
+                await _check_lengths(worker, read, names)
+            vectors = await embed_inputs(services, worker, read, names)
         return json_reply(shaped(vectors, VectorForm(body.dimensions)))
 
     @router.get("/health", summary="Whether the server answers", response_class=Response)
     async def health() -> Response:
-        return Response(status_code=200 if services.engines.is_ready else 503)
+        return Response(status_code=200 if services.served_models.is_ready else 503)
 
     return router
 
@@ -100,10 +100,12 @@ def _check(services: Services, body: TeiEmbedBody, count: int) -> None:
         raise ApiError(422, "invalid_request", message)
 
 
-async def _check_lengths(engine: Engine, inputs: Sequence[Input], names: Sequence[str]) -> None:
-    most = engine.model.tokenizer.context_length
+async def _check_lengths(
+    worker: ModelWorker, inputs: Sequence[Input], names: Sequence[str]
+) -> None:
+    most = worker.model.tokenizer.context_length
     places = [n for n, one in enumerate(inputs) if one.text is not None]
-    counts = await engine.count_tokens([inputs[n].text or "" for n in places])
+    counts = await worker.count_tokens([inputs[n].text or "" for n in places])
     for place, count in zip(places, counts, strict=True):
         if count > most:
             raise ApiError(

@@ -50,7 +50,7 @@ class Embedded:
         return self.vectors
 
 
-class Engine:
+class ModelWorker:
     """A model that many requests share.
 
     Args:

@@ -23,7 +23,7 @@ from perception_encoder.search.calibration import (
 from perception_encoder.search.queries import Query
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.pools import WorkPool
-from perception_encoder.server.core.served_models import Engines
+from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
@@ -52,12 +52,12 @@ class Queries:
     """Makes queries for tables.
 
     Args:
-        engines: the models, among them those of the tables.
+        served_models: the models, among them those of the tables.
         searches: the threads that read tables.
     """
 
-    def __init__(self, engines: Engines, searches: WorkPool) -> None:
-        self._engines = engines
+    def __init__(self, served_models: ServedModels, searches: WorkPool) -> None:
+        self._served_models = served_models
         self._searches = searches
         self._calibrating: dict[str, asyncio.Task[None]] = {}
 
@@ -110,8 +110,8 @@ class Queries:
 
     async def _calibrate(self, served: ServedIndex) -> None:
         try:
-            async with self._engines.use(served.identity.model_id) as engine:
-                await asyncio.to_thread(calibrate, served.index, lambda: engine.model)
+            async with self._served_models.use(served.identity.model_id) as worker:
+                await asyncio.to_thread(calibrate, served.index, lambda: worker.model)
         except PerceptionEncoderError as err:
             logger.warning("%s: what scores mean could not be found out: %s", served.name, err)
 
@@ -121,12 +121,12 @@ class Queries:
         images = [n for n, term in enumerate(terms) if term.image is not None]
         if not texts and not images:
             return
-        async with self._engines.use(served.identity.model_id) as engine:
-            served.index.check(engine.identity)
+        async with self._served_models.use(served.identity.model_id) as worker:
+            served.index.check(worker.identity)
             if texts:
-                vectors[texts] = await engine.embed_texts([terms[n].text or "" for n in texts])
+                vectors[texts] = await worker.embed_texts([terms[n].text or "" for n in texts])
             if images:
-                embedded = await engine.embed_images(
+                embedded = await worker.embed_images(
                     [terms[n].image or b"" for n in images], [f"terms[{n}].image" for n in images]
                 )
                 vectors[images] = embedded.require()

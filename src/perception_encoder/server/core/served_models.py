@@ -27,7 +27,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.registry import ModelEntry, find
 from perception_encoder.server.core.batcher import BatchLimits, BatchObserver
-from perception_encoder.server.core.model_worker import Engine
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.core.pools import WorkPool
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class ModelState:
         num_bytes: of its weights, estimated; None before it was opened.
         error: why opening it failed the last time.
         entry: what the registry says of it; None for other models.
-        engine: of a loaded one.
+        worker: of a loaded one.
     """
 
     name: str
@@ -65,7 +65,7 @@ class ModelState:
     num_bytes: int | None
     error: str | None
     entry: ModelEntry | None
-    engine: Engine | None
+    worker: ModelWorker | None
 
 
 class _Slot:
@@ -78,8 +78,8 @@ class _Slot:
         self.model_id = self.entry.id if self.entry else _model_id(spec)
         self.name = self.entry.id if self.entry else _name_of(spec)
         self.aliases: list[str] = []
-        self.engine: Engine | None = None
-        self.opening: asyncio.Task[Engine] | None = None
+        self.worker: ModelWorker | None = None
+        self.opening: asyncio.Task[ModelWorker] | None = None
         self.num_users = 0
         self.last_used = time.monotonic()
         self.load_seconds: float | None = None
@@ -115,16 +115,16 @@ class _Slot:
         return ModelState(
             self.name,
             tuple(self.aliases),
-            self.engine is not None,
+            self.worker is not None,
             self.load_seconds,
             self.num_bytes,
             self.error,
             self.entry,
-            self.engine,
+            self.worker,
         )
 
 
-class Engines:
+class ServedModels:
     """The models by name. All methods but `states` belong to one event loop.
 
     Attributes:
@@ -205,7 +205,7 @@ class Engines:
         return self._slot(name).name
 
     @asynccontextmanager
-    async def use(self, name: str | None = None) -> AsyncIterator[Engine]:
+    async def use(self, name: str | None = None) -> AsyncIterator[ModelWorker]:
         """Lend a model, opened first where it is not; it stays while it is lent.
 
         Raises:
@@ -216,7 +216,7 @@ class Engines:
         slot = self._slot(name)
         slot.num_users += 1
         try:
-            yield slot.engine or await self._opened(slot)
+            yield slot.worker or await self._opened(slot)
         finally:
             slot.num_users -= 1
             slot.last_used = time.monotonic()
@@ -229,7 +229,7 @@ class Engines:
     async def unload(self, name: str | None = None) -> bool:
         """Close a model when nobody uses it; return whether it was closed."""
         slot = self._slot(name)
-        if slot.engine is None or slot.num_users:
+        if slot.worker is None or slot.num_users:
             return False
         await self._close(slot)
         return True
@@ -295,14 +295,14 @@ class Engines:
             raise ValueError(f"{alias!r} is the name of a model already; choose another alias")
         slot.aliases.append(alias)
 
-    async def _opened(self, slot: _Slot) -> Engine:
+    async def _opened(self, slot: _Slot) -> ModelWorker:
         if slot.opening is None:
             slot.refuse_while_failed()
             slot.opening = asyncio.create_task(self._open(slot))
             slot.opening.add_done_callback(lambda _: setattr(slot, "opening", None))
         return await asyncio.shield(slot.opening)  # others wait for it, too
 
-    async def _open(self, slot: _Slot) -> Engine:
+    async def _open(self, slot: _Slot) -> ModelWorker:
         if self._is_closing:
             raise ServingError("the server is shutting down; ask again later")
         await self._make_room(slot)
@@ -321,7 +321,7 @@ class Engines:
         slot.load_seconds = time.monotonic() - started
         slot.num_bytes = _num_bytes(slot, model)
         logger.info("opened %s in %.1f s", slot.name, slot.load_seconds)
-        slot.engine = Engine(
+        slot.worker = ModelWorker(
             slot.name,
             model,
             self._limits,
@@ -329,7 +329,7 @@ class Engines:
             self._tokenizers,
             lambda modality: self._observe(slot.name, modality),
         )
-        return slot.engine
+        return slot.worker
 
     async def _make_room(self, slot: _Slot) -> None:
         """Close the models used longest ago until this one's weights fit, too."""
@@ -337,7 +337,7 @@ class Engines:
             return
         needed = slot.num_bytes or _expected_bytes(slot)
         while True:
-            loaded = [other for other in self._slots.values() if other.engine is not None]
+            loaded = [other for other in self._slots.values() if other.worker is not None]
             used = sum(other.num_bytes or 0 for other in loaded)
             if used + needed <= self._max_bytes or not loaded:
                 return
@@ -351,9 +351,9 @@ class Engines:
             await self._close(min(idle, key=lambda other: other.last_used))
 
     async def _close(self, slot: _Slot) -> None:
-        engine, slot.engine = slot.engine, None
-        if engine is not None:
-            await asyncio.to_thread(engine.close, _CLOSE_SECONDS)
+        worker, slot.worker = slot.worker, None
+        if worker is not None:
+            await asyncio.to_thread(worker.close, _CLOSE_SECONDS)
             gc.unfreeze()  # `server.pauses`: cycles of what was frozen may be garbage now
             logger.info("closed %s", slot.name)
 
@@ -362,7 +362,7 @@ class Engines:
             await asyncio.sleep(_LOOK_EVERY * idle_seconds)
             for slot in self._slots.values():
                 is_idle = time.monotonic() - slot.last_used > idle_seconds
-                if slot.engine is not None and not slot.num_users and is_idle:
+                if slot.worker is not None and not slot.num_users and is_idle:
                     await self._close(slot)
 
 

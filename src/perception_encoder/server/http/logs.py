@@ -93,7 +93,7 @@ def shorten_pauses() -> None:
     """Collect what is garbage, and leave what is left alone from now on, for the whole process.
 
     Once, before requests come: of what is frozen while they are answered, cycles would stay for
-    ever. Closing a model unfreezes everything (`core.engines`).
+    ever. Closing a model unfreezes everything (`core.served_models`).
     """
     gc.collect()
     gc.freeze()

@@ -10,7 +10,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from perception_encoder.server.core.served_models import Engines
+    from perception_encoder.server.core.served_models import ServedModels
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -64,9 +64,9 @@ class Metrics:
         """Return who notes the batches of one queue."""
         return BatchMetrics(self, model, modality)
 
-    def watch(self, engines: "Engines") -> None:
+    def watch(self, served_models: "ServedModels") -> None:
         """Report queues and models as they are when asked."""
-        self.registry.register(_EngineCollector(engines))
+        self.registry.register(_WorkerCollector(served_models))
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -93,9 +93,9 @@ class BatchMetrics:
         self._crashes.inc()
 
 
-class _EngineCollector(Collector):
-    def __init__(self, engines: "Engines") -> None:
-        self._engines = engines
+class _WorkerCollector(Collector):
+    def __init__(self, served_models: "ServedModels") -> None:
+        self._served_models = served_models
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges."""
@@ -108,10 +108,10 @@ class _EngineCollector(Collector):
         waiting = GaugeMetricFamily(
             "pe_queue_items", "Items decoded or waiting.", labels=("model", "modality")
         )
-        for state in self._engines.states():
+        for state in self._served_models.states():
             loaded.add_metric((state.name,), float(state.is_loaded))
-            if state.engine is not None:
+            if state.worker is not None:
                 num_bytes.add_metric((state.name,), float(state.num_bytes or 0))
-                for modality, count in state.engine.num_waiting.items():
+                for modality, count in state.worker.num_waiting.items():
                     waiting.add_metric((state.name, modality), float(count))
         yield from (loaded, num_bytes, waiting)

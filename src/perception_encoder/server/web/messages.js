@@ -45,5 +45,5 @@ export const noIndex = () =>
   message({
     title: "No images yet",
     text: "Make a table of a folder of images, then start the server with it.",
-    command: "pe index ~/PICS --db images.lance\npe serve --index images.lance",
+    command: "pe index ~/Pictures --db images.lance\npe serve --index images.lance",
   });

@@ -153,7 +153,7 @@ class SearchView {
       return message({
         title: "This table is empty",
         text: "Images appear here while they are being indexed.",
-        command: "pe index ~/PICS",
+        command: "pe index ~/Pictures",
       });
     }
     return message({ title: "Nothing found", text: "Try other words." });

@@ -28,7 +28,7 @@ class FileDownloadSpecs:
 
 @dataclass(frozen=True)
 class ModelPackageMetadata:
-    """One way to get a model: an engine, a precision and files."""
+    """One way to get a model: a backend, a precision and files."""
 
     package_id: str
     backend: BackendType

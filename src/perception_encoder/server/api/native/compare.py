@@ -15,7 +15,7 @@ from perception_encoder.server.api.native.embed import (
     names_of,
 )
 from perception_encoder.server.api.native.replies import ClassifyReply, SimilarityReply
-from perception_encoder.server.core.model_worker import Engine
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError, item_problem
 from perception_encoder.server.http.requests import (
     ListOf,
@@ -78,10 +78,10 @@ def add_routes(router: APIRouter, services: Services) -> None:
         body = await read_body(request, SimilarityBody)
         services.check_count(len(body.a) + len(body.b), "items")
         names = names_of("a", len(body.a)) + names_of("b", len(body.b))
-        async with services.engines.use(body.model) as engine:
-            vectors = await embed_inputs(services, engine, [*body.a, *body.b], names)
+        async with services.served_models.use(body.model) as worker:
+            vectors = await embed_inputs(services, worker, [*body.a, *body.b], names)
         scores = cosine(vectors[: len(body.a)], vectors[len(body.a) :])
-        return json_reply({"model": engine.name, "similarity": scores})
+        return json_reply({"model": worker.name, "similarity": scores})
 
     @router.post(
         "/v1/classify",
@@ -97,9 +97,9 @@ def add_routes(router: APIRouter, services: Services) -> None:
         services.check_count(len(body.labels) * len(body.templates), "labels times templates")
         _check_reply(body)
         loaded = await services.load_images(body.images)
-        async with services.engines.use(body.model) as engine:
-            classifier = await _classifier(engine, body.labels, body.templates)
-            embedded = await engine.embed_images(loaded)
+        async with services.served_models.use(body.model) as worker:
+            classifier = await _classifier(worker, body.labels, body.templates)
+            embedded = await worker.embed_images(loaded)
         found = classifier.classify(embedded.vectors)
         orders = found.order.tolist()
         results: list[dict[str, Any]] = []
@@ -122,7 +122,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
                     ],
                 }
             )
-        return json_reply({"model": engine.name, "results": results})
+        return json_reply({"model": worker.name, "results": results})
 
 
 def _check_reply(body: ClassifyBody) -> None:
@@ -141,14 +141,14 @@ def _check_reply(body: ClassifyBody) -> None:
 
 
 async def _classifier(
-    engine: Engine, labels: list[str], templates: list[str]
+    worker: ModelWorker, labels: list[str], templates: list[str]
 ) -> ZeroShotClassifier:
-    """Embed the labels in the engine's batches."""
+    """Embed the labels in the worker's batches."""
     if not all("{}" in template for template in templates):
         raise ApiError(400, "invalid_request", "templates: each needs {} where the label goes")
     if sum(map(len, labels)) * len(templates) > _MAX_CHARACTERS:
         message = f"labels times templates: more than {_MAX_CHARACTERS:,} characters; send fewer"
         raise ApiError(400, "too_large", message)
     prompts = Prompts.of(labels, templates)
-    vectors = await engine.embed_texts(prompts.texts)
-    return ZeroShotClassifier(prompts, vectors, engine.logit_scale)
+    vectors = await worker.embed_texts(prompts.texts)
+    return ZeroShotClassifier(prompts, vectors, worker.logit_scale)

@@ -20,7 +20,7 @@ from perception_encoder.server.core.embeddings import (
     for_json,
     shaped,
 )
-from perception_encoder.server.core.model_worker import Engine
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError, ItemProblem, item_problem, items_error
 from perception_encoder.server.http.forms import read_form
 from perception_encoder.server.http.requests import (
@@ -81,13 +81,13 @@ class Input(RequestBody):
 
 
 async def embed_inputs(
-    services: Services, engine: Engine, inputs: Sequence[Input], names: Sequence[str]
+    services: Services, worker: ModelWorker, inputs: Sequence[Input], names: Sequence[str]
 ) -> Embeddings:
     """Return (N, E) float32 of unit length, in the order of the inputs.
 
     Args:
         services: of the server.
-        engine: the model.
+        worker: the model.
         inputs: images and texts.
         names: what errors call each of them.
 
@@ -97,11 +97,11 @@ async def embed_inputs(
     texts = [n for n, one in enumerate(inputs) if one.text is not None]
     images = [n for n, one in enumerate(inputs) if one.image is not None]
     check_texts((n, inputs[n].text or "", names[n]) for n in texts)
-    vectors = np.zeros((len(inputs), engine.embed_dim), np.float32)
+    vectors = np.zeros((len(inputs), worker.embed_dim), np.float32)
     if images:
         image_names = [names[n] for n in images]
         loaded = await services.load_images([inputs[n].image or "" for n in images], image_names)
-        embedded = await engine.embed_images(loaded, image_names)
+        embedded = await worker.embed_images(loaded, image_names)
         if embedded.errors:
             failed: dict[int, PerceptionEncoderError] = {
                 images[place]: err for place, err in embedded.errors.items()
@@ -109,7 +109,7 @@ async def embed_inputs(
             raise items_error(failed, len(inputs))
         vectors[images] = embedded.vectors
     if texts:
-        vectors[texts] = await engine.embed_texts([inputs[n].text or "" for n in texts])
+        vectors[texts] = await worker.embed_texts([inputs[n].text or "" for n in texts])
     return vectors
 
 
@@ -230,14 +230,14 @@ def add_routes(router: APIRouter, services: Services) -> None:
         body = parts.options
         check_field("texts", body.texts)
         services.check_count(len(body.texts) + len(body.images) + len(parts.files), "items")
-        async with services.engines.use(body.model) as engine:
+        async with services.served_models.use(body.model) as worker:
             loaded = await services.load_images([*parts.files, *body.images])
-            embedded = await engine.embed_images(loaded)
+            embedded = await worker.embed_images(loaded)
             if embedded.errors and (body.on_error == "fail" or body.encoding == "npy"):
                 raise items_error(embedded.errors, len(loaded))
             form = VectorForm(body.dimensions, body.dtype)
             images = shaped(embedded.vectors, form)
-            texts = shaped(await engine.embed_texts(body.texts), form) if body.texts else images[:0]
+            texts = shaped(await worker.embed_texts(body.texts), form) if body.texts else images[:0]
         if body.encoding == "npy":
             content = as_npy(np.concatenate([images, texts]))
             return Response(content, media_type="application/octet-stream")
@@ -250,7 +250,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         ]
         dimensions = images.shape[1]
         return json_reply(
-            {"model": engine.name, "dimensions": dimensions, "dtype": body.dtype, "data": data}
+            {"model": worker.name, "dimensions": dimensions, "dtype": body.dtype, "data": data}
         )
 
 

@@ -124,7 +124,7 @@ def add_model_routes(router: APIRouter, services: Services) -> None:
         responses={200: {"model": ModelsReply}},
     )
     async def models() -> Response:
-        states = services.engines.states()
+        states = services.served_models.states()
         data = [described(state) for state in states]
         # Clients look for the name that they will ask by; as in vLLM's list, `root` is the model.
         data += [{**described(state), "id": alias} for state in states for alias in state.aliases]
@@ -134,8 +134,8 @@ def add_model_routes(router: APIRouter, services: Services) -> None:
         "/v1/models/{name:path}", summary="One model", responses={200: {"model": ModelReply}}
     )
     async def model(name: str) -> Response:
-        found = services.engines.resolve(name)
-        states = [state for state in services.engines.states() if state.name == found]
+        found = services.served_models.resolve(name)
+        states = [state for state in services.served_models.states() if state.name == found]
         return json_reply(described(states[0]))
 
 
@@ -161,14 +161,14 @@ def described(state: ModelState) -> dict[str, Any]:
             "context_length": config.text.context_length if config.text else None,
             "licence": state.entry.licence.spdx,
         }
-    if state.engine is not None:
-        backend = state.engine.model.backend
+    if state.worker is not None:
+        backend = state.worker.model.backend
         facts |= {
-            "dimensions": state.engine.embed_dim,
+            "dimensions": state.worker.embed_dim,
             "backend": backend.name,
             "device": backend.device,
             "precision": backend.precision,
-            "waiting": state.engine.num_waiting,
+            "waiting": state.worker.num_waiting,
         }
     return facts
 

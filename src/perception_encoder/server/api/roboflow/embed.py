@@ -23,7 +23,7 @@ from perception_encoder.server.api.roboflow.bodies import (
 )
 from perception_encoder.server.api.roboflow.models import Kind, lend, reply
 from perception_encoder.server.api.roboflow.schemas import InferenceEmbeddings, InferenceSimilarity
-from perception_encoder.server.core.model_worker import Engine, image_names
+from perception_encoder.server.core.model_worker import ModelWorker, image_names
 from perception_encoder.server.http.errors import ApiError, item_problem
 from perception_encoder.server.http.requests import json_body, read_body
 from perception_encoder.server.services import Services
@@ -46,7 +46,7 @@ _FETCH_REASONS: Final = {
 
 async def embed_images(
     services: Services,
-    engine: Engine,
+    worker: ModelWorker,
     images: Sequence[ImageObject | str],
     names: Sequence[str],
 ) -> Embeddings:
@@ -60,7 +60,7 @@ async def embed_images(
     loaded = await services.load_images(
         [one if isinstance(one, str) else "" for one in references], names
     )
-    embedded = await engine.embed_images(
+    embedded = await worker.embed_images(
         [
             data if isinstance(reference, str) else reference
             for reference, data in zip(references, loaded, strict=True)
@@ -148,7 +148,7 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
         images = body.image if isinstance(body.image, list) else [body.image]
         names = image_names(len(images))
         async with lend(services, kind, body) as lent:
-            vectors = await embed_images(services, lent.engine, images, names)
+            vectors = await embed_images(services, lent.worker, images, names)
             return reply(request, body, lent, embeddings=vectors)
 
     @router.post(
@@ -163,7 +163,7 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
         check_count(services, len(texts), "text")
         check_texts(zip(range(len(texts)), texts, names, strict=True))
         async with lend(services, kind, body) as lent:
-            vectors = await lent.engine.embed_texts(texts)
+            vectors = await lent.worker.embed_texts(texts)
             return reply(request, body, lent, embeddings=vectors)
 
 
@@ -181,8 +181,8 @@ def add_compare_route(router: APIRouter, services: Services, kind: Kind) -> None
         body = await read_body(request, CompareBody)
         keys, prompts, names = _prompts(body)
         async with lend(services, kind, body) as lent:
-            subject = await _embed(services, lent.engine, [body.subject], ["subject"], body)
-            others = await _embed(services, lent.engine, prompts, names, body)
+            subject = await _embed(services, lent.worker, [body.subject], ["subject"], body)
+            others = await _embed(services, lent.worker, prompts, names, body)
             similarity = cosine(subject, others)[0]
             return reply(
                 request,
@@ -209,7 +209,7 @@ def _prompts(
 
 async def _embed(
     services: Services,
-    engine: Engine,
+    worker: ModelWorker,
     items: Sequence[ImageObject | str],
     names: Sequence[str],
     body: CompareBody,
@@ -218,7 +218,7 @@ async def _embed(
     role = "subject" if names == ["subject"] else "prompt"
     kind = body.subject_type if role == "subject" else body.prompt_type
     if kind == "image":
-        return await embed_images(services, engine, items, names)
+        return await embed_images(services, worker, items, names)
     if kind != "text":
         message = f"{role}_type must be either 'image' or 'text', but got {kind[:100]!r}"
         raise ApiError(400, "invalid_request", message)
@@ -228,4 +228,4 @@ async def _embed(
         message = f"{role}_type is 'text', but the {role} is an image: send {role}_type 'image'"
         raise ApiError(400, "invalid_request", message)
     check_texts(zip(range(len(texts)), texts, names, strict=True))
-    return await engine.embed_texts(texts)
+    return await worker.embed_texts(texts)

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.server.api.roboflow.bodies import Body, ModelBody
 from perception_encoder.server.api.roboflow.schemas import ModelRegistry
-from perception_encoder.server.core.model_worker import Engine
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.core.served_models import ModelState
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.requests import json_body, json_reply, read_body
@@ -64,13 +64,13 @@ class Lent:
     """A model for the time of one request.
 
     Attributes:
-        engine: the model.
+        worker: the model.
         model_id: what this dialect calls it.
         load_seconds: that opening it took for this very request; None where it was open.
         started: when the request asked for it, by `time.perf_counter`.
     """
 
-    engine: Engine
+    worker: ModelWorker
     model_id: str
     load_seconds: float | None
     started: float
@@ -78,14 +78,14 @@ class Lent:
 
 @asynccontextmanager
 async def lend(services: Services, kind: Kind, body: Body) -> AsyncIterator[Lent]:
-    """Lend the model that a request means; raises as `Engines.use`."""
+    """Lend the model that a request means; raises as `ServedModels.use`."""
     started = time.perf_counter()
     name = _meant(services, kind, body)
     was_loaded = state_of(services, name).is_loaded
-    async with services.engines.use(name) as engine:
+    async with services.served_models.use(name) as worker:
         state = state_of(services, name)
         yield Lent(
-            engine, model_id(state), None if was_loaded else state.load_seconds or 0.0, started
+            worker, model_id(state), None if was_loaded else state.load_seconds or 0.0, started
         )
 
 
@@ -99,12 +99,12 @@ def resolve(services: Services, name: str, kind: Kind | None = None) -> str:
     version = kind.version(name.strip())
     for spelling in (version, f"{kind.prefix}/{version}"):
         try:
-            return services.engines.resolve(spelling)
+            return services.served_models.resolve(spelling)
         except UnknownModelError:
             continue
     raise UnknownModelError(
         f"this server has no model {kind.prefix}/{version[:100]}; it has: "
-        + ", ".join(model_id(state) for state in services.engines.states())
+        + ", ".join(model_id(state) for state in services.served_models.states())
         + " (pe serve --model adds one, --alias lets one answer to another name)"
     )
 
@@ -122,15 +122,15 @@ def is_clip(state: ModelState) -> bool:
 
 def state_of(services: Services, name: str) -> ModelState:
     """Return the state of a model by the server's name of it."""
-    return next(state for state in services.engines.states() if state.name == name)
+    return next(state for state in services.served_models.states() if state.name == name)
 
 
 def described(lent: Lent) -> dict[str, Any]:
     """Return what replies say of the model that answered, whatever name it was asked by."""
-    backend = lent.engine.model.backend
+    backend = lent.worker.model.backend
     return {
         "model_id": lent.model_id,
-        "model_package_id": lent.engine.identity.fingerprint,
+        "model_package_id": lent.worker.identity.fingerprint,
         "backend": backend.name,
         "quantization": backend.precision,
     }
@@ -140,11 +140,11 @@ def _meant(services: Services, kind: Kind, body: Body) -> str:
     named = kind.version_of(body) or body.model_id or kind.default_version
     if named is not None:
         return resolve(services, named, kind)
-    for state in services.engines.states():
+    for state in services.served_models.states():
         if not is_clip(state):
             return state.name
     raise UnknownModelError(
-        f"this server has no Perception Encoder; it has: {', '.join(services.engines.names)}"
+        f"this server has no Perception Encoder; it has: {', '.join(services.served_models.names)}"
     )
 
 
@@ -183,7 +183,7 @@ def _in_ascii(name: str) -> str:
 
 def _headers(lent: Lent, seconds: float) -> dict[str, str]:
     headers = {
-        "X-Inference-Engine": "perception-encoder",
+        "X-Inference-ModelWorker": "perception-encoder",
         "X-Model-Id": _in_ascii(lent.model_id),
         "X-Model-Cold-Start": str(lent.load_seconds is not None).lower(),
         "X-Processing-Time": f"{seconds:.6f}",
@@ -209,7 +209,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def add(request: Request) -> Response:
         body = await read_body(request, ModelBody)
-        await services.engines.load(resolve(services, body.model_id))
+        await services.served_models.load(resolve(services, body.model_id))
         return _registry(services)
 
     @router.post(
@@ -220,17 +220,17 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def remove(request: Request) -> Response:
         body = await read_body(request, ModelBody)
-        await services.engines.unload(resolve(services, body.model_id))
+        await services.served_models.unload(resolve(services, body.model_id))
         return _registry(services)
 
     @router.post("/model/clear", summary="Unload every model that nobody uses", responses=_REPLY)
     async def clear() -> Response:
-        await services.engines.unload_all()
+        await services.served_models.unload_all()
         return _registry(services)
 
 
 def _registry(services: Services) -> Response:
-    states = [state for state in services.engines.states() if state.is_loaded]
+    states = [state for state in services.served_models.states() if state.is_loaded]
     models = []
     for state in states:
         models += [_described(state, name) for name in _names(state)]
@@ -247,8 +247,8 @@ def _names(state: ModelState) -> list[str]:
 
 
 def _described(state: ModelState, name: str) -> dict[str, Any]:
-    assert state.engine is not None
-    side = state.engine.model.processor.image_size
+    assert state.worker is not None
+    side = state.worker.model.processor.image_size
     return {
         "model_id": name,
         "task_type": "embedding",

@@ -57,7 +57,7 @@ class AutoModel:
                 name must have been registered.
             api_key: for registered providers; "roboflow" needs none.
             model_package_id: for registered providers; "roboflow" has one package of each model.
-            backend: must allow "torch", but for paths; the engine is the fastest for the device.
+            backend: must allow "torch", but for paths; the backend is the fastest for the device.
             batch_size: ignored; batches are of 32 images and 64 texts.
             quantization: must be a known name, else ignored; it is fp16 on CUDA, fp32 elsewhere.
             onnx_execution_providers: ignored.
@@ -81,7 +81,7 @@ class AutoModel:
             CorruptedModelPackageError: damaged weights, of another model, or an incomplete folder.
             ModelImplementationNotFoundError: a folder of another architecture.
             RetryError, ModelRetrievalError: the weights could not be fetched.
-            EnvironmentConfigurationError: no engine is installed, or the device is not here.
+            EnvironmentConfigurationError: no backend is installed, or the device is not here.
         """
         from perception_encoder.integrations.roboflow_model import PerceptionEncoderTorch
 

@@ -1,10 +1,10 @@
-"""Names of engines, as packages and callers give them."""
+"""Names of backends, as packages and callers give them."""
 
 from enum import Enum
 
 
 class BackendType(str, Enum):  # noqa: UP042  str() of it is as in the original
-    """Engines the original knows. Packages of Perception Encoder are all of TORCH."""
+    """Backends the original knows. Packages of Perception Encoder are all of TORCH."""
 
     TORCH = "torch"
     TORCH_SCRIPT = "torch-script"

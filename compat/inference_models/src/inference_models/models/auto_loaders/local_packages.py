@@ -1,4 +1,4 @@
-"""What a local folder says of itself, checked before the engine reads it.
+"""What a local folder says of itself, checked before the backend reads it.
 
 Code that lies in a folder is never run: what is needed of it is weights and numbers.
 """
@@ -20,7 +20,7 @@ def check_package(folder: Path) -> None:
     """Make sure that a folder's `model_config.json`, where it has one, is of a model we open.
 
     Raises:
-        CorruptedModelPackageError: it is not JSON, not an object, names no known engine, or files
+        CorruptedModelPackageError: it is not JSON, not an object, names no known backend, or files
             are missing.
         ModelImplementationNotFoundError: it is of another model.
     """

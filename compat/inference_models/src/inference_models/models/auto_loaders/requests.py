@@ -56,14 +56,14 @@ def check_backend(backend: Any) -> None:
     """Make sure that PyTorch packages, the only ones, are among what was asked for.
 
     Raises:
-        UnknownBackendTypeError: there is no such engine.
+        UnknownBackendTypeError: there is no such backend.
         NoModelPackagesAvailableError: others were asked for.
     """
     wanted = _parsed(backend, BackendType, UnknownBackendTypeError)
     if wanted and BackendType.TORCH not in wanted:
         raise NoModelPackagesAvailableError(
             f"there is no {' or '.join(kind.value for kind in wanted)} package of this model, only "
-            "torch; leave backend out, and the fastest engine for the device is taken"
+            "torch; leave backend out, and the fastest backend for the device is taken"
         )
 
 

@@ -1,4 +1,4 @@
-"""Meta's transform of one PIL image, by this engine."""
+"""Meta's transform of one PIL image, by this backend."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Prepared images and token rows for tests of engines."""
+"""Prepared images and token rows for tests of backends."""
 
 import numpy as np
 from small_models import CORE

@@ -42,14 +42,14 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every engine of a model is given: images, (N, S, S, 3) uint8, and captions."""
+    """What every backend of a model is given: images, (N, S, S, 3) uint8, and captions."""
 
     pixels: np.ndarray
     captions: list[str]
 
 
 @dataclass(frozen=True)
-class Engine:
+class Backend:
     """One way to compute a model; each call computes so many items and waits for their vectors."""
 
     images: Callable[[int], object]
@@ -70,7 +70,7 @@ def inputs(model: str, num_images: int, num_texts: int) -> Inputs:
 def open_ours(
     model: str, device: str, precision: Precision, *, is_compiled: bool = False
 ) -> EmbeddingModel:
-    """This package's torch engine, as `AutoModel` makes it but for where weights are drawn."""
+    """This package's torch backend, as `AutoModel` makes it but for where weights are drawn."""
     entry = find(model)
     config = entry.config
     towers = random_model(config, device=device)
@@ -92,10 +92,10 @@ def open_ours(
 
 def ours(
     model: str, device: str, given: Inputs, precision: Precision, *, is_compiled: bool = False
-) -> Engine:
+) -> Backend:
     """This package, called as its users call it."""
     opened = open_ours(model, device, precision, is_compiled=is_compiled)
-    return Engine(
+    return Backend(
         lambda count: opened.backend.encode_image(given.pixels[:count]),
         lambda count: opened.embed_text(
             given.captions[:count], batch_size=count, show_progress=False
@@ -111,7 +111,7 @@ def open_clip(
     *,
     is_autocast: bool = False,
     is_compiled: bool = False,
-) -> Engine:
+) -> Backend:
     """open_clip as its README uses it; "pure_bf16" has all weights in bf16."""
     import open_clip as library
 
@@ -135,10 +135,10 @@ def open_clip(
         with autocast:
             return clip.encode_text(tokenizer(given.captions[:count]).to(device)).cpu()
 
-    return Engine(images, None if is_compiled else texts)
+    return Backend(images, None if is_compiled else texts)
 
 
-def timm(model: str, device: str, given: Inputs, *, is_compiled: bool = False) -> Engine:
+def timm(model: str, device: str, given: Inputs, *, is_compiled: bool = False) -> Backend:
     """The vision tower of timm in bf16, which open_clip's is made of."""
     import timm as library
 
@@ -153,7 +153,7 @@ def timm(model: str, device: str, given: Inputs, *, is_compiled: bool = False) -
     def images(count: int) -> Tensor:
         return encode_image(pixels[:count]).cpu()
 
-    return Engine(images)
+    return Backend(images)
 
 
 def normalized(pixels: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
