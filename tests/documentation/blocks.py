@@ -3,7 +3,7 @@
 A comment just before a block tells why it is not run, or which test runs it:
 
     <!-- not run: it downloads 1 GB -->
-    <!-- run by tests/server/test_dialect_roboflow.py -->
+    <!-- run by tests/server/test_api_roboflow.py -->
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The blocks of dialects.md that want other people's clients, in the environment of these."""
+"""The blocks of APIs.md that want other people's clients, in the environment of these."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import pytest
 from documentation.blocks import blocks_of
 from server.other_clients import clients_folder
 
-PAGE = "docs/guides/dialects.md"
+PAGE = "docs/guides/apis.md"
 
 # Its own __init__ wants torch and autofaiss, of which the client uses nothing.
 WITHOUT_ITS_INIT = """

@@ -112,7 +112,7 @@ def test_logs_hold_neither_keys_nor_images(server, caplog):
             assert secret not in text
     event = json.loads(JsonFormatter().format(written[0]))
     assert event["status"] == 400
-    assert event["dialect"] == "native"
+    assert event["api"] == "native"
     assert event["error"] == "invalid_image_reference"
     assert event["request_id"]
 

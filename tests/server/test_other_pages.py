@@ -93,7 +93,7 @@ def page(browser, pages):
 def work_done(server) -> list[str]:
     """What the metrics say of computing and searching, and of whether the model is loaded."""
     lines = server.client.get("/metrics").text.splitlines()
-    names = ("pe_batch_items_count", "pe_model_loaded", 'pe_requests_total{dialect="native"')
+    names = ("pe_batch_items_count", "pe_model_loaded", 'pe_requests_total{api="native"')
     return [line for line in lines if line.startswith(names) and "403" not in line]
 
 

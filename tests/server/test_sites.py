@@ -261,7 +261,7 @@ def test_what_is_refused_is_counted_under_its_api(server):
     server.client.post("/model/clear", headers={"Origin": "http://evil.example"})
     counted = server.client.get("/metrics").text
     assert 'pe_errors_total{code="forbidden_origin"}' in counted
-    assert 'pe_requests_total{dialect="roboflow",route="none",status="403"}' in counted
+    assert 'pe_requests_total{api="roboflow",route="none",status="403"}' in counted
 
 
 def test_two_hosts_are_refused(server):

@@ -1,8 +1,8 @@
-"""HTTP: one batching core, several dialects over it. Needs the extra `server`.
+"""HTTP: one batching core, several APIs over it. Needs the extra `server`.
 
     core       queues, served_models, images, tables: knows no HTTP framework
-    dialects   what requests and replies look like, one module or folder for each
-    app        joins them; `services` is what a dialect is given
+    APIs   what requests and replies look like, one module or folder for each
+    app        joins them; `services` is what an API is given
 
 Importing this loads no web framework; `create_app` does.
 """

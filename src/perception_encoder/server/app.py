@@ -1,4 +1,4 @@
-"""`create_app`: joins models, tables and dialects to an ASGI app."""
+"""`create_app`: joins models, tables and APIs to an ASGI app."""
 
 import asyncio
 import importlib
@@ -18,7 +18,7 @@ from perception_encoder._version import __version__
 from perception_encoder.auto import AutoModel
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.server.api.base import Dialect, direct_routes, error_reply
+from perception_encoder.server.api.base import Api, direct_routes, error_reply
 from perception_encoder.server.core.batcher import BatchLimits
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
@@ -37,7 +37,7 @@ from perception_encoder.server.http.sites import SiteGuard, Sites
 from perception_encoder.server.options import ImageSettings, ServerSettings
 from perception_encoder.server.services import Services
 
-_DIALECTS: Final = (
+_APIS: Final = (
     "perception_encoder.server.api.health",
     "perception_encoder.server.api.native",
     "perception_encoder.server.api.page",
@@ -47,7 +47,7 @@ _DIALECTS: Final = (
     "perception_encoder.server.api.clip_retrieval",
     "perception_encoder.server.api.about",
 )
-"""Modules that export `DIALECT`, in the order in which their routes are tried."""
+"""Modules that export `API`, in the order in which their routes are tried."""
 
 _EXPOSED: Final = (
     "ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID",
@@ -87,8 +87,8 @@ def create_app(
     for kind in (HTTPException, RequestValidationError, PerceptionEncoderError, Exception):
         app.add_exception_handler(kind, _answer_error)
     direct: dict[tuple[str, str], DirectRoute] = {}
-    dialects: list[Dialect] = [importlib.import_module(module).DIALECT for module in _DIALECTS]
-    routers = [(dialect, dialect.build(services)) for dialect in dialects]
+    apis: list[Api] = [importlib.import_module(module).API for module in _APIS]
+    routers = [(api, api.build(services)) for api in apis]
     for _, router in routers:
         app.include_router(router)
         for place, route in direct_routes(router):
@@ -96,7 +96,7 @@ def create_app(
     describe(app, routers, needs_key=services.access.needs_key)
     app.add_middleware(ShortWay, routes=direct)
     sites = Sites(settings.access)
-    app.add_middleware(SiteGuard, sites=sites, dialect_of=partial(_dialect_of, routers))
+    app.add_middleware(SiteGuard, sites=sites, api_of=partial(_api_of, routers))
     if sites.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -109,11 +109,11 @@ def create_app(
     return app
 
 
-def _dialect_of(dialects: Sequence[tuple[Dialect, APIRouter]], scope: Scope) -> Dialect | None:
+def _api_of(apis: Sequence[tuple[Api, APIRouter]], scope: Scope) -> Api | None:
     """Return whose route a request is for."""
-    for dialect, router in dialects:
+    for api, router in apis:
         if any(route.matches(scope)[0] is not Match.NONE for route in router.routes):
-            return dialect
+            return api
     return None
 
 
@@ -199,5 +199,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _answer_error(request: Request, err: Exception) -> Response:
-    """Answer what no dialect answered: unknown routes, wrong methods, a middleware's errors."""
+    """Answer what no API answered: unknown routes, wrong methods, a middleware's errors."""
     return error_reply(request, err)

@@ -1,4 +1,4 @@
-"""What a dialect is given: models, tables, images, access. Made once by `create_app`."""
+"""What an API is given: models, tables, images, access. Made once by `create_app`."""
 
 import asyncio
 from collections.abc import Sequence

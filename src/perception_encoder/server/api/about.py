@@ -1,4 +1,4 @@
-"""GET / and /info: what this server is. One reply for the clients of two dialects.
+"""GET / and /info: what this server is. One reply for the clients of two APIs.
 
 `inference-sdk` wants `name`, `version` and `uuid` of /info; clients of text-embeddings-inference
 want what it says of the model. None of it is secret; no key is asked for.
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
 from perception_encoder._version import __version__
-from perception_encoder.server.api.base import Dialect
+from perception_encoder.server.api.base import Api
 from perception_encoder.server.core.served_models import ModelState
 from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.services import Services
@@ -47,7 +47,7 @@ class InfoReply(BaseModel):
 
 
 def _build(services: Services) -> APIRouter:
-    router = DIALECT.router()
+    router = API.router()
     this_server = str(uuid.uuid4())
 
     @router.get("/", summary="What this is", responses={200: {"model": RootReply}})
@@ -99,4 +99,4 @@ def _model(state: ModelState) -> dict[str, Any]:
     }
 
 
-DIALECT: Final = Dialect("about", _build, description="What the server is.", needs_key=False)
+API: Final = Api("about", _build, description="What the server is.", needs_key=False)

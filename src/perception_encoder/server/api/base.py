@@ -1,9 +1,9 @@
-"""How a dialect joins the server: its routes, and what its errors look like.
+"""How an API joins the server: its routes, and what its errors look like.
 
-A dialect module exports `DIALECT = Dialect("name", build, error_body=…)` and is listed in `app`:
+An API module exports `API = Api("name", build, error_body=…)` and is listed in `app`:
 
     def build(services: Services) -> APIRouter:
-        router = DIALECT.router()
+        router = API.router()
 
         @router.post("/v9/embed")
         async def embed(body: Body) -> Response: ...
@@ -11,7 +11,7 @@ A dialect module exports `DIALECT = Dialect("name", build, error_body=…)` and 
         return router
 
 In a route raise `ApiError`, or let this package's own errors through: the router turns both into
-replies of the dialect's shape, with the status of `problems.as_api_error`. Nothing else is needed
+replies of the API's shape, with the status of `problems.as_api_error`. Nothing else is needed
 for limits on bodies, clients that go away, request ids, metrics, logs and security headers.
 """
 
@@ -71,7 +71,7 @@ def native_error(answer: ApiError, _: Exception) -> Any:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class Api:
     """One kind of client.
 
     Attributes:
@@ -81,7 +81,7 @@ class Dialect:
         error_model: what it looks like, for the OpenAPI document.
         description: of its clients, for the OpenAPI document.
         needs_key: whether every route asks for a key, before the body is read. A single route of
-            another dialect does so with `dependencies=[Depends(admitted)]`.
+            another API does so with `dependencies=[Depends(admitted)]`.
         key_in_query: whether the key may also come as `?api_key=`.
         key_in_body: whether it may also be `api_key` of a JSON body; see `early_keys`.
     """
@@ -96,20 +96,20 @@ class Dialect:
     key_in_body: bool = False
 
     def router(self) -> APIRouter:
-        """Return an empty router whose errors have this dialect's shape."""
-        dialect = self
+        """Return an empty router whose errors have this API's shape."""
+        api = self
 
         def answering(
             handle: Handler, *, needs_key: bool
         ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             async def answer(request: Request) -> Response:
-                request.scope["pe.dialect"] = dialect.name
+                request.scope["pe.api"] = api.name
                 try:
                     if needs_key:  # here: FastAPI reads bodies before it looks at dependencies
-                        request = await dialect._admit(request)
+                        request = await api._admit(request)
                     return await handle(request)
                 except Exception as err:  # noqa: BLE001  the edge: every error has a reply
-                    reply = error_reply(request, err, dialect.error_body)
+                    reply = error_reply(request, err, api.error_body)
                     release_frames(err)
                     return reply
 
@@ -145,7 +145,7 @@ class Dialect:
 
 
 def direct_routes(router: APIRouter) -> Iterator[tuple[tuple[str, str], DirectRoute]]:
-    """Yield the method and path of each route of a dialect that can be answered directly."""
+    """Yield the method and path of each route of an API that can be answered directly."""
     for route in router.routes:
         if not isinstance(route, DirectRoute):
             continue
@@ -157,7 +157,7 @@ def direct_routes(router: APIRouter) -> Iterator[tuple[tuple[str, str], DirectRo
 async def admitted(request: Request) -> None:
     """Let a request pass that has an accepted key; a route's dependency.
 
-    Where a dialect answers, it has admitted the request already, before its body was read: there
+    Where an API answers, it has admitted the request already, before its body was read: there
     this marks the routes. It waits for nothing; a plain function would be handed to a thread.
     """
     if "pe.caller" not in request.scope:

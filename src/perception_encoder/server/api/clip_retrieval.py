@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from perception_encoder.errors import ImageError, ServingError
 from perception_encoder.index import Row
 from perception_encoder.search.search import SearchOptions
-from perception_encoder.server.api.base import Dialect
+from perception_encoder.server.api.base import Api
 from perception_encoder.server.api.native.embed import check_texts
 from perception_encoder.server.api.native.search import MOST_HITS, described
 from perception_encoder.server.core.indexes import ServedIndex
@@ -91,7 +91,7 @@ class ClipRetrievalError(BaseModel):
 
 
 def _build(services: Services) -> APIRouter:
-    router = DIALECT.router()
+    router = API.router()
 
     @router.get("/indices-list", summary="The tables' names", responses={200: {"model": list[str]}})
     async def indices() -> Response:
@@ -213,7 +213,7 @@ def _error_body(answer: ApiError, _: Exception) -> Any:
     return {"message": answer.message}
 
 
-DIALECT: Final = Dialect(
+API: Final = Api(
     "clip-retrieval",
     _build,
     error_body=_error_body,

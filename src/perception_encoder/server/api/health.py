@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.server.api.base import Dialect, admitted
+from perception_encoder.server.api.base import Api, admitted
 from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.services import Services
 
@@ -28,7 +28,7 @@ _STATES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def _build(services: Services) -> APIRouter:
-    router = DIALECT.router()
+    router = API.router()
 
     @router.get("/healthz", summary="Whether the loaded models answer", responses=_STATES)
     async def healthz() -> Response:
@@ -67,6 +67,4 @@ def _build(services: Services) -> APIRouter:
     return router
 
 
-DIALECT: Final = Dialect(
-    "watch", _build, description="Whoever watches the server.", needs_key=False
-)
+API: Final = Api("watch", _build, description="Whoever watches the server.", needs_key=False)

@@ -2,7 +2,7 @@
 
 Images: data URIs in `input`; `modality: "image"` (Infinity), which also takes URLs and base64;
 objects {"image": …} and {"text": …} (Jina) and conversations, in `messages` or `input` (vLLM).
-GET /v1/models is the native dialect's, in a shape that these clients read.
+GET /v1/models is the native api's, in a shape that these clients read.
 """
 
 from typing import Any, Final, Literal
@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import UnknownModelError
-from perception_encoder.server.api.base import Dialect
+from perception_encoder.server.api.base import Api
 from perception_encoder.server.api.native.embed import IMAGE, embed_inputs
 from perception_encoder.server.api.openai_inputs import (
     Message,
@@ -107,7 +107,7 @@ class OpenAIError(BaseModel):
 
 
 def _build(services: Services) -> APIRouter:
-    router = DIALECT.router()
+    router = API.router()
 
     @router.post(
         "/v1/embeddings",
@@ -198,7 +198,7 @@ def _param(answer: ApiError, err: Exception) -> str | None:
     return answer.items[0].name if answer.items else None
 
 
-DIALECT: Final = Dialect(
+API: Final = Api(
     "openai",
     _build,
     error_body=_error_body,

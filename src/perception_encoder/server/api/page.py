@@ -12,7 +12,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from perception_encoder.server.api.base import Dialect
+from perception_encoder.server.api.base import Api
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.services import Services
 
@@ -33,7 +33,7 @@ class _File:
 
 
 def _build(services: Services) -> APIRouter:
-    router = DIALECT.router()
+    router = API.router()
     if not services.settings.serve_page:
         return router
     files = _files()
@@ -79,4 +79,4 @@ def _reply(request: Request, file: _File) -> Response:
     return Response(file.content, media_type=file.media_type, headers=headers)
 
 
-DIALECT: Final = Dialect("page", _build, description="The page for people.", needs_key=False)
+API: Final = Api("page", _build, description="The page for people.", needs_key=False)

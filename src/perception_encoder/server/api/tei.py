@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import QueueFullError
 from perception_encoder.preprocess.image_strings import image_in_text
-from perception_encoder.server.api.base import Dialect
+from perception_encoder.server.api.base import Api
 from perception_encoder.server.api.native.embed import Input, embed_inputs, items_of
 from perception_encoder.server.core.embeddings import VectorForm, shaped
 from perception_encoder.server.core.model_worker import ModelWorker
@@ -48,7 +48,7 @@ class TeiEmbedBody(RequestBody):
 
 
 def _build(services: Services) -> APIRouter:
-    router = DIALECT.router()
+    router = API.router()
 
     @router.post(
         "/embed",
@@ -139,7 +139,7 @@ class TeiError(BaseModel):
     error_type: str
 
 
-DIALECT: Final = Dialect(
+API: Final = Api(
     "tei",
     _build,
     error_body=_error_body,

@@ -1,6 +1,6 @@
 """Images that requests name: base64, data URIs and, where enabled, URLs become encoded bytes.
 
-One way for every dialect. Never a path of this machine, never a pickle. Nothing is decoded here.
+One way for every API. Never a path of this machine, never a pickle. Nothing is decoded here.
 """
 
 import re

@@ -83,7 +83,7 @@ class Access:
 
         Args:
             request: whose headers are looked at.
-            further: keys from a query or body, for dialects whose clients send them there.
+            further: keys from a query or body, for APIs whose clients send them there.
 
         Raises:
             ApiError: 401 without an accepted key; 429 with Retry-After where the rate is exceeded.

@@ -1,6 +1,6 @@
-"""From an error to an HTTP status, a stable code and a message: the same for every dialect.
+"""From an error to an HTTP status, a stable code and a message: the same for every API.
 
-A dialect only decides what the reply's body looks like.
+An API only decides what the reply's body looks like.
 """
 
 import re

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 _FIELDS: Final = (
-    "request_id", "client", "dialect", "route", "status", "milliseconds", "bytes_in", "error"
+    "request_id", "client", "api", "route", "status", "milliseconds", "bytes_in", "error"
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ class Metrics:
         self.requests = Counter(
             "pe_requests",
             "Requests answered.",
-            ("dialect", "route", "status"),
+            ("api", "route", "status"),
             registry=self.registry,
         )
         self.errors = Counter(
@@ -35,7 +35,7 @@ class Metrics:
         self.seconds = Histogram(
             "pe_request_seconds",
             "From a request's head to the end of its reply.",
-            ("dialect", "route"),
+            ("api", "route"),
             buckets=_SECONDS,
             registry=self.registry,
         )

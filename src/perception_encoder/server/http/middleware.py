@@ -1,4 +1,4 @@
-"""The outermost layer: what holds for every request, whatever dialect answers it.
+"""The outermost layer: what holds for every request, whatever API answers it.
 
 Request ids, limits on size and time of bodies while they are read, clients that go away (their
 request is cancelled, and what it queued is dropped), security headers, metrics, one log line.
@@ -68,10 +68,10 @@ class Edge:
 
     def _note(self, method: str, scope: Scope, exchange: "_Exchange") -> None:
         seconds = time.perf_counter() - exchange.started
-        dialect = str(scope.get("pe.dialect", "none"))
+        api = str(scope.get("pe.api", "none"))
         route = str(getattr(scope.get("route"), "path", "none"))
-        self._metrics.requests.labels(dialect, route, str(exchange.status)).inc()
-        self._metrics.seconds.labels(dialect, route).observe(seconds)
+        self._metrics.requests.labels(api, route, str(exchange.status)).inc()
+        self._metrics.seconds.labels(api, route).observe(seconds)
         if (code := scope.get("pe.error")) is not None:
             self._metrics.errors.labels(code).inc()
         client = scope.get("client")
@@ -82,7 +82,7 @@ class Edge:
             exchange.status,
             extra={
                 "request_id": exchange.request_id,
-                "dialect": dialect,
+                "api": api,
                 "route": route,
                 "status": exchange.status,
                 "milliseconds": round(1000 * seconds, 1),

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from perception_encoder.server.api.base import Dialect, admitted
+from perception_encoder.server.api.base import Api, admitted
 from perception_encoder.server.http.requests import BODIES
 
 _REFERENCE: Final = "#/components/schemas/{model}"
@@ -42,27 +42,25 @@ _SCHEMES: Final = {
 }
 
 
-def describe(
-    app: FastAPI, dialects: Sequence[tuple[Dialect, APIRouter]], *, needs_key: bool
-) -> None:
-    """Have an app answer GET /openapi.json with the document of all dialects.
+def describe(app: FastAPI, apis: Sequence[tuple[Api, APIRouter]], *, needs_key: bool) -> None:
+    """Have an app answer GET /openapi.json with the document of all APIs.
 
     Args:
         app: with all routes.
-        dialects: each with its routes.
+        APIs: each with its routes.
         needs_key: whether the server has keys; without, they are optional in the document.
     """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, dialects, needs_key)
+            app.openapi_schema = _document(app, apis, needs_key)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
 def _document(
-    app: FastAPI, dialects: Sequence[tuple[Dialect, APIRouter]], needs_key: bool
+    app: FastAPI, apis: Sequence[tuple[Api, APIRouter]], needs_key: bool
 ) -> dict[str, Any]:
     found = get_openapi(
         title=app.title,
@@ -71,39 +69,37 @@ def _document(
         routes=app.routes,
         license_info=_LICENSE,
         servers=[{"url": "/"}],
-        tags=[{"name": one.name, "description": one.description} for one, _ in dialects],
+        tags=[{"name": one.name, "description": one.description} for one, _ in apis],
     )
-    models: set[type[BaseModel]] = {*BODIES.values(), *(one.error_model for one, _ in dialects)}
+    models: set[type[BaseModel]] = {*BODIES.values(), *(one.error_model for one, _ in apis)}
     _, forms = models_json_schema(
         [(one, "validation") for one in sorted(models, key=lambda one: one.__name__)],
         ref_template=_REFERENCE,
     )
     components = found.setdefault("components", {})
     components["schemas"] = components.get("schemas", {}) | forms["$defs"]
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours is each dialect's
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours is each API's
         components["schemas"].pop(name, None)
     components["securitySchemes"] = _SCHEMES
-    for dialect, router in dialects:
+    for api, router in apis:
         for route in router.routes:
             if isinstance(route, APIRoute) and route.include_in_schema:
-                _complete(found["paths"][route.path_format], route, dialect, needs_key)
+                _complete(found["paths"][route.path_format], route, api, needs_key)
     components["schemas"] = dict(sorted(components["schemas"].items()))
     return found
 
 
-def _complete(
-    operations: dict[str, Any], route: APIRoute, dialect: Dialect, needs_key: bool
-) -> None:
+def _complete(operations: dict[str, Any], route: APIRoute, api: Api, needs_key: bool) -> None:
     """Add to a route's operations what FastAPI does not know."""
     operations.pop("head", None)  # the same without a body
-    asks = dialect.key_in_query or any(one.dependency is admitted for one in route.dependencies)
+    asks = api.key_in_query or any(one.dependency is admitted for one in route.dependencies)
     for method in {name.upper() for name in operations} & (route.methods or set()):
         operation = operations[method.lower()]
         statuses = set(_WITH_KEY if asks else (400, 403))
         if "requestBody" in operation:
             statuses.add(413)
-        operation["security"] = _security(dialect, needs_key) if asks else []
-        error = {"$ref": _REFERENCE.format(model=dialect.error_model.__name__)}
+        operation["security"] = _security(api, needs_key) if asks else []
+        error = {"$ref": _REFERENCE.format(model=api.error_model.__name__)}
         for status in sorted(statuses):
             known = operation["responses"].setdefault(str(status), {})
             if "description" not in known or status == 422:
@@ -111,6 +107,6 @@ def _complete(
             known["content"] = {"application/json": {"schema": error}}
 
 
-def _security(dialect: Dialect, needs_key: bool) -> list[dict[str, list[str]]]:
+def _security(api: Api, needs_key: bool) -> list[dict[str, list[str]]]:
     found: list[dict[str, list[str]]] = [] if needs_key else [{}]
-    return found + [{name: []} for name in _SCHEMES if name != "query" or dialect.key_in_query]
+    return found + [{name: []} for name in _SCHEMES if name != "query" or api.key_in_query]

@@ -22,7 +22,7 @@ from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.options import AccessSettings
 
 if TYPE_CHECKING:
-    from perception_encoder.server.api.base import Dialect
+    from perception_encoder.server.api.base import Api
 
 _Headers: TypeAlias = dict[str, str]
 
@@ -138,15 +138,13 @@ class SiteGuard:
     Args:
         app: answers the rest.
         sites: decides.
-        dialect_of: whose errors a request's client reads; None where no dialect answers it.
+        api_of: whose errors a request's client reads; None where no API answers it.
     """
 
-    def __init__(
-        self, app: ASGIApp, sites: Sites, dialect_of: "Callable[[Scope], Dialect | None]"
-    ) -> None:
+    def __init__(self, app: ASGIApp, sites: Sites, api_of: "Callable[[Scope], Api | None]") -> None:
         self._app = app
         self._sites = sites
-        self._dialect_of = dialect_of
+        self._api_of = api_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -154,10 +152,10 @@ class SiteGuard:
         if refusal is None:
             await self._app(scope, receive, send)
             return
-        dialect = self._dialect_of(scope)
-        if dialect is not None:
-            scope["pe.dialect"] = dialect.name
-        body = native_error if dialect is None else dialect.error_body
+        api = self._api_of(scope)
+        if api is not None:
+            scope["pe.api"] = api.name
+        body = native_error if api is None else api.error_body
         await error_reply(Request(scope), refusal, body)(scope, receive, send)
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from perception_encoder.server.api.base import Dialect
+from perception_encoder.server.api.base import Api
 from perception_encoder.server.api.native import compare, embed, indexes, items, search
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _build(services: "Services") -> "APIRouter":
-    router = DIALECT.router()
+    router = API.router()
     for add_routes in (
         embed.add_routes,
         compare.add_routes,
@@ -27,4 +27,4 @@ def _build(services: "Services") -> "APIRouter":
     return router
 
 
-DIALECT: Final = Dialect("native", _build, description="Everything that this package can do.")
+API: Final = Api("native", _build, description="Everything that this package can do.")

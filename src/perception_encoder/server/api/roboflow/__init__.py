@@ -1,13 +1,13 @@
 """What `inference-sdk` and Roboflow's Workflows ask an inference server for, as far as it is ours.
 
 Paths, fields, replies and messages are those of `roboflow/inference` 1.5 to 1.8; where that answers
-a caller's mistake with 500, this answers 400 and says what was wrong. docs/guides/dialects.md has
+a caller's mistake with 500, this answers 400 and says what was wrong. docs/guides/apis.md has
 the list of differences.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from perception_encoder.server.api.base import Dialect
+from perception_encoder.server.api.base import Api
 from perception_encoder.server.api.roboflow import embed, models
 from perception_encoder.server.api.roboflow.models import CLIP, PERCEPTION_ENCODER, error_body
 from perception_encoder.server.api.roboflow.schemas import RoboflowError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _build(services: "Services") -> "APIRouter":
-    router = DIALECT.router()
+    router = API.router()
     for kind in (PERCEPTION_ENCODER, CLIP):
         embed.add_routes(router, services, kind)
         embed.add_compare_route(router, services, kind)
@@ -27,7 +27,7 @@ def _build(services: "Services") -> "APIRouter":
     return router
 
 
-DIALECT: Final = Dialect(
+API: Final = Api(
     "roboflow",
     _build,
     error_body=error_body,

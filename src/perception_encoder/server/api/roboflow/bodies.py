@@ -20,7 +20,7 @@ class ImageObject(RequestBody):
 
 
 class Body(RequestBody):
-    """What every request of this dialect may hold."""
+    """What every request of this API may hold."""
 
     id: str = Field(default="", description="Comes back as inference_id.")
     api_key: str | None = None

@@ -117,7 +117,7 @@ def _is_url(image: ImageObject | str) -> bool:
 
 
 def _cause(err: PerceptionEncoderError, is_url: bool) -> str:
-    """Return the words that clients of this dialect know, and ours where those say less."""
+    """Return the words that clients of this API know, and ours where those say less."""
     if isinstance(err, ImageReferenceError) and err.reason == "kind":
         return str(err)
     if isinstance(err, ImageEmptyError):

@@ -1,4 +1,4 @@
-"""Which of this server's models a request means, and what this dialect calls them."""
+"""Which of this server's models a request means, and what this API calls them."""
 
 import json
 import time
@@ -65,7 +65,7 @@ class Lent:
 
     Attributes:
         worker: the model.
-        model_id: what this dialect calls it.
+        model_id: what this API calls it.
         load_seconds: that opening it took for this very request; None where it was open.
         started: when the request asked for it, by `time.perf_counter`.
     """
@@ -110,7 +110,7 @@ def resolve(services: Services, name: str, kind: Kind | None = None) -> str:
 
 
 def model_id(state: ModelState) -> str:
-    """Return what this dialect calls a model."""
+    """Return what this API calls a model."""
     kind = CLIP if is_clip(state) else PERCEPTION_ENCODER
     return f"{kind.prefix}/{kind.version(state.name)}"
 

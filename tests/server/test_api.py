@@ -1,4 +1,4 @@
-"""What a dialect can count on: the contract for whoever adds one."""
+"""What an API can count on: the contract for whoever adds one."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from server.serving import data_uri, image, running
 
 from perception_encoder.errors import QueryError
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.api.base import Dialect, direct_routes
+from perception_encoder.server.api.base import Api, direct_routes
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.requests import json_reply
@@ -27,7 +27,7 @@ class Body(BaseModel):
 
 
 def build(services: Services) -> APIRouter:
-    router = DIALECT.router()
+    router = API.router()
 
     @router.post("/mine/embed")
     async def embed(request: Request, body: Body) -> Response:
@@ -52,11 +52,11 @@ def error_body(answer: ApiError, err: Exception) -> Any:
     return {"oops": answer.message, "status": answer.status_code, "type": type(err).__name__}
 
 
-DIALECT = Dialect("mine", build, error_body=error_body, needs_key=False)
+API = Api("mine", build, error_body=error_body, needs_key=False)
 
 
 def test_only_routes_that_need_nothing_of_the_framework_take_the_short_way():
-    router = Dialect("short", build).router()
+    router = Api("short", build).router()
 
     @router.post("/short")
     async def short(request: Request) -> Response:
@@ -100,8 +100,8 @@ def test_what_holds_for_every_request_holds_on_the_short_way():
         )
         assert ask("GET").status_code == 405
         counted = ask("GET", "/metrics").text
-        assert 'pe_requests_total{dialect="native",route="/v1/embed",status="200"} 1.0' in counted
-        assert 'pe_requests_total{dialect="native",route="/v1/embed",status="401"} 1.0' in counted
+        assert 'pe_requests_total{api="native",route="/v1/embed",status="200"} 1.0' in counted
+        assert 'pe_requests_total{api="native",route="/v1/embed",status="401"} 1.0' in counted
 
 
 def with_mine(app: FastAPI) -> None:
@@ -130,7 +130,7 @@ def test_images_and_texts_come_back_as_the_model_embeds_them(server):
         ("query", 400, "no such thing", "QueryError"),
     ],
 )
-def test_errors_have_the_shape_of_the_dialect(server, how, status, message, type_):
+def test_errors_have_the_shape_of_the_api(server, how, status, message, type_):
     reply = server.client.post(f"/mine/fail/{how}")
     assert reply.status_code == status
     assert reply.json() == {"oops": message, "status": status, "type": type_}
@@ -151,13 +151,13 @@ def test_an_unexpected_error_says_nothing_of_the_inside(server):
         ({"images": [data_uri(b"no image")]}, 400),
     ],
 )
-def test_bad_bodies_and_images_have_the_shape_of_the_dialect(server, body, status):
+def test_bad_bodies_and_images_have_the_shape_of_the_api(server, body, status):
     reply = server.client.post("/mine/embed", json=body)
     assert reply.status_code == status
     assert set(reply.json()) == {"oops", "status", "type"}
 
 
-def test_json_that_is_none_has_the_shape_of_the_dialect(server):
+def test_json_that_is_none_has_the_shape_of_the_api(server):
     reply = server.client.post(
         "/mine/embed", content=b"{", headers={"Content-Type": "application/json"}
     )
@@ -165,7 +165,7 @@ def test_json_that_is_none_has_the_shape_of_the_dialect(server):
     assert reply.json()["type"] == "RequestValidationError"
 
 
-def test_a_dialect_may_take_the_key_from_the_body():
+def test_an_api_may_take_the_key_from_the_body():
     settings = ServerSettings(access=AccessSettings(key_hashes=(hashed(KEY),)))
     with running(settings, change=with_mine) as server:
         assert server.client.post("/mine/embed", json={"texts": ["a"]}).status_code == 401
