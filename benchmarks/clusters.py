@@ -1,9 +1,9 @@
-"""Are planted groups found, and do maps keep neighbours?
+"""Are planted groups found, and do maps keep neighbors?
 
 Groups: how many are found in made vectors whose groups are known and in scikit-learn's digits, and
 how well they agree with the true ones (adjusted Rand index, 1 is exact); beside it k-means from a
 random beginning that was told the true number. Maps: trustworthiness (of 1) of the ten nearest
-neighbours, beside scikit-learn's t-SNE and, where it is installed, UMAP.
+neighbors, beside scikit-learn's t-SNE and, where it is installed, UMAP.
 
     python -m benchmarks.clusters
 """
@@ -23,7 +23,7 @@ from sklearn.metrics import adjusted_rand_score
 from benchmarks.report import write_report
 from perception_encoder.analysis.duplicate_ranking import rank_images
 from perception_encoder.analysis.map_layout import map_table
-from perception_encoder.analysis.spherical_clustering import find_centres, nearest_centre
+from perception_encoder.analysis.spherical_clustering import find_centers, nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
 
@@ -59,7 +59,7 @@ def main() -> None:
     packages = ["numpy", "faiss-cpu", "openTSNE", "scikit-learn"]
     if has_umap():
         packages.append("umap-learn")
-    question = "whether planted groups are found, and whether maps keep neighbours"
+    question = "whether planted groups are found, and whether maps keep neighbors"
     write_report("clusters", question, packages, {"groups": groups, "trustworthiness": maps})
 
 
@@ -81,16 +81,16 @@ def unit(vectors: NDArray[np.floating]) -> Floats:
 
 def grouped(vectors: Floats, truth: Labels) -> dict[str, object]:
     """What is found of groups, ours and by k-means that knows their number."""
-    centres = find_centres(vectors, None)
-    labels, _ = nearest_centre(vectors, centres.vectors)
+    centers = find_centers(vectors, None)
+    labels, _ = nearest_center(vectors, centers.vectors)
     number = len(np.unique(truth))
     kmeans = faiss.Kmeans(vectors.shape[1], number, spherical=True, seed=0, niter=20)
     kmeans.train(vectors)
-    plain = nearest_centre(vectors, kmeans.centroids)[0]
+    plain = nearest_center(vectors, kmeans.centroids)[0]
     return {
         "true number": number,
         "found number": len(np.unique(labels)),
-        "silhouette": round(float(centres.silhouette or 0), 3),
+        "silhouette": round(float(centers.silhouette or 0), 3),
         "agreement": round(float(adjusted_rand_score(truth, labels)), 3),
         "agreement of plain k-means": round(float(adjusted_rand_score(truth, plain)), 3),
     }
@@ -105,7 +105,7 @@ def gallery_vectors() -> Floats:
 
 
 def mapped(vectors: Floats) -> dict[str, float]:
-    """How well maps keep neighbours."""
+    """How well maps keep neighbors."""
     vectors = vectors[:: -(-len(vectors) // MAPPED)]
     with tempfile.TemporaryDirectory() as folder:
         identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", vectors.shape[1])

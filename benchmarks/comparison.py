@@ -50,7 +50,7 @@ def with_fractions(row: dict[str, Any], operations: int) -> dict[str, Any]:
     """Add the share of the machine's rate that each backend reached, by the precision in its name.
 
     Operations are those that an item needs: columns of padding that a backend computes besides do
-    not count in its favour.
+    not count in its favor.
     """
     for label, figures in row["backends"].items():
         rate = row["machine"].get(label.rsplit(" ", 1)[-1])

@@ -118,7 +118,7 @@ def jpeg(subject: Image.Image) -> dict[str, object]:
     files = {
         "12 MP": encoded(twelve, "JPEG", quality=90),
         "12 MP, progressive": encoded(twelve, "JPEG", quality=90, progressive=True),
-        "12 MP, grey": encoded(twelve.convert("L"), "JPEG", quality=90),
+        "12 MP, gray": encoded(twelve.convert("L"), "JPEG", quality=90),
         "12 MP, turned by EXIF": with_turn(twelve),
         "24 MP": encoded(enlarged(subject, TWENTY_FOUR), "JPEG", quality=90),
     }

@@ -1,9 +1,9 @@
 """Vectors that are made, not embedded, but lie in space about as an image model's do.
 
-Every vector is a shared mean, a centre (several thousand, of Zipf-like popularity) and noise of its
-own; centres and noise have a power-law spectrum along common axes that are turned at random, so
-that no coordinate is special. Two images of one centre have a cosine of about 0.75, of two
-centres about 0.35. A block of rows depends on the seed and its own number only: the first million
+Every vector is a shared mean, a center (several thousand, of Zipf-like popularity) and noise of its
+own; centers and noise have a power-law spectrum along common axes that are turned at random, so
+that no coordinate is special. Two images of one center have a cosine of about 0.75, of two
+centers about 0.35. A block of rows depends on the seed and its own number only: the first million
 rows are the same whether one or two millions are made.
 
 Queries come in two kinds, made the same way from other random numbers: images are further rows
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 BLOCK_ROWS = 16_384
-NUM_CENTRES = 4_000
-_MEAN, _CENTRE, _NOISE = 0.35, 0.30, 0.35  # shares of a vector's squared length
+NUM_CENTERS = 4_000
+_MEAN, _CENTER, _NOISE = 0.35, 0.30, 0.35  # shares of a vector's squared length
 _DECAY = 0.5  # of the spectrum: axis i has standard deviation (i + 1) ** -_DECAY
 _IMAGES, _WORDS = 1 << 20, 1 << 21  # numbers of blocks that no row uses
 
@@ -30,12 +30,12 @@ class MadeVectors:
 
     Args:
         embed_dim: E of the vectors.
-        num_centres: how many centres the mixture has.
+        num_centers: how many centers the mixture has.
         seed: another seed is another mixture.
     """
 
     def __init__(
-        self, embed_dim: int = 1024, num_centres: int = NUM_CENTRES, seed: int = 0
+        self, embed_dim: int = 1024, num_centers: int = NUM_CENTERS, seed: int = 0
     ) -> None:
         random = np.random.default_rng(seed)
         self.embed_dim = embed_dim
@@ -46,8 +46,8 @@ class MadeVectors:
         self._turn = turn.astype(np.float32)
         self._mean = _unit(random.standard_normal((1, embed_dim)))[0]
         self._gap = _unit(random.standard_normal((1, embed_dim)))[0]
-        self._centres = self._coloured(random, num_centres)
-        popularity = 1.0 / np.arange(5, num_centres + 5) ** 0.7
+        self._centers = self._colored(random, num_centers)
+        popularity = 1.0 / np.arange(5, num_centers + 5) ** 0.7
         self._popularity = popularity / popularity.sum()
 
     def blocks(self, num_rows: int) -> Iterator[Floats]:
@@ -67,24 +67,24 @@ class MadeVectors:
         return self._block(_IMAGES)[:num_queries]
 
     def word_queries(self, num_queries: int) -> Floats:
-        """Return (Q, E) float32: a cone apart from the images, pointing at their centres."""
+        """Return (Q, E) float32: a cone apart from the images, pointing at their centers."""
         random = self._random(_WORDS)
-        centres = self._centres[random.choice(len(self._centres), num_queries, p=self._popularity)]
-        noise = self._coloured(random, num_queries)
-        return _unit(0.80 * self._gap + 0.42 * centres + 0.43 * noise)
+        centers = self._centers[random.choice(len(self._centers), num_queries, p=self._popularity)]
+        noise = self._colored(random, num_queries)
+        return _unit(0.80 * self._gap + 0.42 * centers + 0.43 * noise)
 
     def _block(self, number: int) -> Floats:
         random = self._random(number)
-        chosen = random.choice(len(self._centres), BLOCK_ROWS, p=self._popularity)
-        noise = self._coloured(random, BLOCK_ROWS)
+        chosen = random.choice(len(self._centers), BLOCK_ROWS, p=self._popularity)
+        noise = self._colored(random, BLOCK_ROWS)
         return _unit(
-            _MEAN**0.5 * self._mean + _CENTRE**0.5 * self._centres[chosen] + _NOISE**0.5 * noise
+            _MEAN**0.5 * self._mean + _CENTER**0.5 * self._centers[chosen] + _NOISE**0.5 * noise
         )
 
     def _random(self, block: int) -> np.random.Generator:
         return np.random.default_rng((self._seed, 1, block))
 
-    def _coloured(self, random: np.random.Generator, rows: int) -> Floats:
+    def _colored(self, random: np.random.Generator, rows: int) -> Floats:
         """Return noise of unit length in the mean square, with the spectrum of the mixture."""
         white = random.standard_normal((rows, self.embed_dim), dtype=np.float32)
         return (white * self._spectrum) @ self._turn

@@ -57,9 +57,9 @@ def draw(axes: Axes, title: str, backends: dict[str, dict[str, Any]], most: int)
     """
     in_order = sorted(backends.items(), key=lambda item: item[1]["rate"])
     rates = [figures["rate"] for _, figures in in_order]
-    colours = [OURS if label.startswith("ours") else PEER for label, _ in in_order]
+    colors = [OURS if label.startswith("ours") else PEER for label, _ in in_order]
     names = [label.replace("ours", "perception-encoder") for label, _ in in_order]
-    bars = axes.barh(names, rates, color=colours, height=0.72)
+    bars = axes.barh(names, rates, color=colors, height=0.72)
     words = [f"{short(f['rate'])}/s · {f['over_default']:.2f}×" for _, f in in_order]
     axes.bar_label(bars, words, padding=5, color=INK, fontsize=9)
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")

@@ -104,7 +104,7 @@ def one_image(model: nn.Module, pixels: Tensor) -> Arrays:
 
 def pixels_hash(image: Image.Image, transform: Compose) -> str:
     """Hash the uint8 RGB image as it is just before it becomes a tensor."""
-    *geometry, _to_tensor, _normalise = transform.transforms
+    *geometry, _to_tensor, _normalize = transform.transforms
     prepared = Compose(geometry)(image)
     return hashlib.sha256(prepared.tobytes()).hexdigest()
 

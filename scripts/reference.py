@@ -34,7 +34,7 @@ Several values in one variable are separated by spaces; a switch is on with `1`,
 """
 
 OTHER_SETTINGS = """
-## Variables of others that are honoured
+## Variables of others that are honored
 
 | variable | what it does here |
 |---|---|

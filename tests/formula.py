@@ -34,10 +34,10 @@ _TABLES = ("positional_embedding", "pos_embed", "class_embedding", "cls_token")
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """How one tensor is filled: `centre + spread * u`, u uniform in [-1, 1)."""
+    """How one tensor is filled: `center + spread * u`, u uniform in [-1, 1)."""
 
     spread: float
-    centre: float = 0.0
+    center: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +163,10 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
 def _uniform(seed: int, count: int, how: Fill) -> Array:
     """Hash (seed, 0..count-1) to float32, by the first two rounds of the mixer "lowbias32"."""
     if how.spread == 0.0 or count == 0:
-        return np.full(count, how.centre, dtype=np.float32)
+        return np.full(count, how.center, dtype=np.float32)
     out = np.empty(count, dtype=np.float32)
     # 24 bits convert to float32 exactly, so only the product and the sum round.
-    scale, centre = np.float32(how.spread / 2**23), np.float32(how.centre)
+    scale, center = np.float32(how.spread / 2**23), np.float32(how.center)
     steps = np.arange(min(count, _CHUNK), dtype=np.uint32) * np.uint32(0x9E3779B1)
     shifted = np.empty_like(steps)
     for start in range(0, count, _CHUNK):
@@ -179,8 +179,8 @@ def _uniform(seed: int, count: int, how: Fill) -> Array:
         part = out[start : start + size]
         part[:] = bits.view(np.int32)
         part *= scale
-        if how.centre:
-            part += centre
+        if how.center:
+            part += center
     return out
 
 

@@ -115,7 +115,7 @@ class CountingBackend:
 
 
 def drawing(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """An image unlike those of other seeds: a few coloured rectangles on a coloured ground."""
+    """An image unlike those of other seeds: a few colored rectangles on a colored ground."""
     generator = np.random.default_rng(seed)
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = generator.integers(0, 256, 3)

@@ -1,6 +1,6 @@
 """What is measured: this package, open_clip and timm, all in this process and on one device.
 
-Weights are made up and drawn on the device itself. Peers' images are normalised and lie there
+Weights are made up and drawn on the device itself. Peers' images are normalized and lie there
 before the time is taken; ours begin as uint8 in this machine's memory. All give vectors back.
 """
 

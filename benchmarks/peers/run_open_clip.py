@@ -26,7 +26,7 @@ class Files(Dataset):
 
 
 class OpenClip:
-    """One model in one precision; prepared images are normalised outside of what is timed."""
+    """One model in one precision; prepared images are normalized outside of what is timed."""
 
     def __init__(
         self,

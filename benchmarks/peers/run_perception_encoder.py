@@ -33,7 +33,7 @@ class PerceptionEncoder:
         return {"perception-encoder": version("perception-encoder"), package: version(package)}
 
     def images(self, count):
-        """Prepared images to vectors; normalising them is part of it."""
+        """Prepared images to vectors; normalizing them is part of it."""
         self.backend.encode_image(self.pixels[:count])
 
     def texts(self, count):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""(B, S, S, 3) uint8, RGB: prepared images. Backends normalise them with the model's mean and std,
+"""(B, S, S, 3) uint8, RGB: prepared images. Backends normalize them with the model's mean and std,
 so that a quarter of the bytes is copied to where they compute."""
 
 TokenIds: TypeAlias = NDArray[np.int64]

@@ -10,24 +10,24 @@ CAT, DOG, CAR, IMAGE, WORD, HUB = np.eye(6, dtype=np.float32)
 
 def test_a_word_near_to_everything_names_nothing():
     # All images, and all words, have far more in common than what tells them apart.
-    centres = unit(np.stack([3 * IMAGE + it for it in (CAT, DOG, CAR)]))
+    centers = unit(np.stack([3 * IMAGE + it for it in (CAT, DOG, CAR)]))
     words = ["thing", "dog", "car", "cat"]
     vectors = unit(np.stack([3 * WORD + it for it in (4 * IMAGE, DOG, CAR, CAT)]))
-    assert [words[best] for best in (centres @ vectors.T).argmax(axis=1)] == ["thing"] * 3
-    named = name_clusters(centres, words, vectors)
+    assert [words[best] for best in (centers @ vectors.T).argmax(axis=1)] == ["thing"] * 3
+    named = name_clusters(centers, words, vectors)
     assert [name.text for name in named] == ["cat", "dog", "car"]
     assert all(name.scores[0] > 0.3 > name.scores[1] for name in named)
 
 
 def test_clusters_that_share_a_word_are_told_apart_by_the_next():
-    centres = unit(np.stack([CAT + 0.4 * DOG, CAT + 0.4 * CAR, 5 * HUB - CAT]))
-    named = name_clusters(centres, ["cat", "dog", "car"], unit(np.stack([CAT, DOG, CAR])))
+    centers = unit(np.stack([CAT + 0.4 * DOG, CAT + 0.4 * CAR, 5 * HUB - CAT]))
+    named = name_clusters(centers, ["cat", "dog", "car"], unit(np.stack([CAT, DOG, CAR])))
     assert [name.text for name in named[:2]] == ["cat, dog", "cat, car"]
 
 
 def test_one_cluster_and_one_word_have_nothing_to_differ_from():
-    centre = unit(np.stack([IMAGE + CAT]))
-    (name,) = name_clusters(centre, ["dog", "cat"], np.stack([DOG, CAT]))
+    center = unit(np.stack([IMAGE + CAT]))
+    (name,) = name_clusters(center, ["dog", "cat"], np.stack([DOG, CAT]))
     assert name.text == "cat"
-    (only,) = name_clusters(centre, ["dog"], DOG[None])
+    (only,) = name_clusters(center, ["dog"], DOG[None])
     assert (only.text, len(only.scores)) == ("dog", 1)

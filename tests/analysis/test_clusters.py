@@ -50,14 +50,14 @@ def test_planted_groups_are_found_and_counted(tmp_path, sizes, embed_dim):
     assert found.silhouette > 0.1
 
 
-def test_members_are_sorted_by_their_cosine_with_the_centre_that_is_nearest(tmp_path):
+def test_members_are_sorted_by_their_cosine_with_the_center_that_is_nearest(tmp_path):
     vectors, _ = planted([30, 20], 32)
     found = find_clusters(table_of(tmp_path, remote_rows(50), vectors), num_clusters=4)
     assert found.silhouette is None
-    products = vectors @ found.centres.T  # the rows are in the order of their paths
+    products = vectors @ found.centers.T  # the rows are in the order of their paths
     np.testing.assert_array_equal(found.labels, products.argmax(axis=1))
     np.testing.assert_allclose(found.scores, products.max(axis=1), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found.centers, axis=1), 1, atol=1e-6)
     for cluster in found.clusters:
         scores = found.scores[cluster.members]
         assert (np.diff(scores) <= 0).all()
@@ -71,7 +71,7 @@ def test_the_order_of_the_rows_and_the_size_of_the_sample_do_not_matter(tmp_path
     turned = table_of(tmp_path / "b", rows[::-1], vectors[::-1])
     again = find_clusters(turned)
     np.testing.assert_array_equal(before.labels, again.labels)
-    np.testing.assert_array_equal(before.centres, again.centres)
+    np.testing.assert_array_equal(before.centers, again.centers)
     monkeypatch.setattr(clusters, "SAMPLE_BYTES", 4 * 64 * 280)  # more are than join singly
     blocks = iter_blocks(turned, 70)
     monkeypatch.setattr(Index, "scan", blocks)

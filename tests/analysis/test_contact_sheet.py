@@ -85,7 +85,7 @@ def test_proportions_are_kept_on_a_neutral_tile() -> None:
     rows, columns = np.flatnonzero(is_red.any(axis=1)), np.flatnonzero(is_red.any(axis=0))
     assert (len(columns), len(rows)) == (96, 48)
     assert rows[0] == 24
-    assert len(np.unique(tile[2, 10:-10], axis=0)) == 1  # one grey above
+    assert len(np.unique(tile[2, 10:-10], axis=0)) == 1  # one gray above
     assert np.ptp(tile[2, 48]) < 10
 
 
@@ -109,7 +109,7 @@ def test_small_drawings_are_enlarged_but_not_without_end() -> None:
     assert (tile == RED).all(axis=2).sum() == 80 * 80
 
 
-def test_what_cannot_be_opened_becomes_a_labelled_tile(
+def test_what_cannot_be_opened_becomes_a_labeled_tile(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")

@@ -190,9 +190,9 @@ def test_cells_give_the_pairs_that_comparing_all_gives(
     tmp_path: Path, group_bytes: int, threshold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("perception_encoder.analysis.near_pairs._GROUP_BYTES", group_bytes)
-    centres = around(100, 24, 0.8)
+    centers = around(100, 24, 0.8)
     spread = np.concatenate([around(8, 24, 0.02, seed) for seed in range(100)])
-    vectors = unit(np.repeat(centres, 8, axis=0) + spread - np.eye(24)[0])
+    vectors = unit(np.repeat(centers, 8, axis=0) + spread - np.eye(24)[0])
     rows = remote_rows(800)
     rows[7] = Row(uri=rows[7].uri, width=rows[3].width, height=1, sha256="7" * 64)
     vectors[7] = vectors[3]

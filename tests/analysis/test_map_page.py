@@ -19,12 +19,12 @@ PLACES = [[-0.9, 0.9], [0.9, 0.9], [-0.9, -0.9], [0.9, -0.9], [0, 0], [0.02, 0]]
 def page_file(tmp_path_factory) -> Path:
     """Six images: four in the corners, one of which has gone, and two close to each other."""
     folder = tmp_path_factory.mktemp("map")
-    colours = ["#ff0000", "#00ff00", "#0000ff", "#000000", "#ff00ff", "#00ffff"]
+    colors = ["#ff0000", "#00ff00", "#0000ff", "#000000", "#ff00ff", "#00ffff"]
     rows = [Row(uri=str(folder / name.replace("/", "-"))) for name in NAMES]
     rows[4] = Row(uri=str(folder / "all.tar"), member="inside.png")
-    for row, colour in zip(rows, colours, strict=True):
+    for row, color in zip(rows, colors, strict=True):
         if row.name and "gone" not in row.uri:
-            Image.new("RGB", (60, 60), colour).save(Path(row.uri).with_suffix(".png"))
+            Image.new("RGB", (60, 60), color).save(Path(row.uri).with_suffix(".png"))
     images = [str(Path(row.uri).with_suffix(".png")) for row in rows]
     page = MapPage(
         title="holiday.lance",
@@ -47,7 +47,7 @@ def at(page, number: int) -> tuple[float, float]:
     return box["x"] + box["width"] / 2 + x * room, box["y"] + box["height"] / 2 - y * room
 
 
-def colour(page, number: int) -> list[int]:
+def color(page, number: int) -> list[int]:
     x, y = at(page, number)
     box = page.locator("#map").bounding_box()
     script = "([x, y]) => [...pen.getImageData(x, y, 1, 1).data]"
@@ -64,7 +64,7 @@ def test_images_are_where_they_belong_and_open_when_clicked(page_file, open_page
     expect(page.locator("#count")).to_have_text("6 images")
     page.wait_for_function("sheets.every((sheet) => sheet.complete) && !waiting")
     for number, wanted in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
-        assert is_near(colour(page, number), wanted), number
+        assert is_near(color(page, number), wanted), number
     page.mouse.move(*at(page, 1))
     expect(page.locator("#card")).to_be_visible()
     expect(page.locator("#name")).to_have_text("green <-script>.png")

@@ -52,11 +52,11 @@ def test_what_is_no_file_of_its_own_stays(tmp_path: Path) -> None:
 
 def test_a_label_leads_to_no_folder_outside(tmp_path: Path) -> None:
     labels = ["..", "../../up", "/etc", "a/b", ".hidden", "C:\\x"]
-    labelled = [
+    labeled = [
         (file_at(tmp_path / f"{number}.png"), LabelScore(label, 0.3, 0.9))
         for number, label in enumerate(labels)
     ]
-    moves = list(sort_into(str(tmp_path / "out"), labelled))
+    moves = list(sort_into(str(tmp_path / "out"), labeled))
     assert [Path(move.target).parent.relative_to(tmp_path / "out").name for move in moves] == [
         "_.", "_._.._up", "_etc", "a_b", "_hidden", "C:_x",
     ]  # fmt: skip

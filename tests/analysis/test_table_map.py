@@ -110,8 +110,8 @@ def test_cells_keep_what_is_left_and_what_is_above():
 
 
 def test_a_drawn_map_shows_each_image_in_its_cell_and_names_over_groups(tmp_path):
-    colours = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
-    images = [Image.new("RGB", (30, 30), colour) for colour in colours]
+    colors = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
+    images = [Image.new("RGB", (30, 30), color) for color in colors]
     corners = np.array([[-1, 1], [1, 1], [-1, -1], [1, -1]], np.float32)
     grid = grid_of(corners)
     wide = draw_map(
@@ -119,8 +119,8 @@ def test_a_drawn_map_shows_each_image_in_its_cell_and_names_over_groups(tmp_path
     )
     assert wide == 1
     with Image.open(tmp_path / "a.png") as drawn:
-        centres = (grid.cells + 0.5) * 40 + 16
-        seen = [drawn.getpixel((int(x), int(y))) for x, y in centres]
+        centers = (grid.cells + 0.5) * 40 + 16
+        seen = [drawn.getpixel((int(x), int(y))) for x, y in centers]
     assert seen == [(255, 0, 0), (0, 255, 0), (0, 0, 255), (223, 227, 232)]
     captions = [Caption("a long name of a group", np.array([0])), Caption("hidden", np.array([0]))]
     assert draw_map(images, grid, captions, tmp_path / "b.webp", tile=40) == 0

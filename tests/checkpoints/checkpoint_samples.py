@@ -1,4 +1,4 @@
-"""Tiny models, and their weights spelt as each public format spells them.
+"""Tiny models, and their weights spelled as each public format spells them.
 
 The spelling is written out here, tensor by tensor and in the other direction, so that it shares no
 table with the code it tests. Sources: the state_dict of Meta's `CLIP` (perception_models

@@ -151,7 +151,7 @@ def test_a_snapshot_that_says_nothing_of_preprocessing_has_open_clips_own(tmp_pa
         ("preprocess_cfg.mode", "L"),
         ("model_cfg.init_logit_bias", -10),
         ("model_cfg.multimodal_cfg", {"width": 768}),
-        ("model_cfg.colour", "blue"),
+        ("model_cfg.color", "blue"),
         ("model_cfg.text_cfg.pool_type", "last"),
         ("model_cfg.text_cfg.pool_type", "eos"),
         ("model_cfg.text_cfg.pool_type", ""),

@@ -75,12 +75,12 @@ def test_locate_brings_a_model_and_says_where_it_came_from(hub):
     assert "hub" in found.source
 
 
-def test_the_licence_is_stated_once_at_the_first_download(hub, caplog):
+def test_the_license_is_stated_once_at_the_first_download(hub, caplog):
     hub.put(TIMM, SAFETENSORS, CONTENT)
     with caplog.at_level(logging.WARNING):
         download(B16)
         download(B16)
-    assert caplog.text.count("LICENSE.PLM") == B16.licence.notice.count("LICENSE.PLM")
+    assert caplog.text.count("LICENSE.PLM") == B16.license.notice.count("LICENSE.PLM")
 
 
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub, monkeypatch):
@@ -340,7 +340,7 @@ def start(hub: FakeHub, home: Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def test_hf_endpoint_hf_home_and_hf_hub_offline_are_honoured(tmp_path):
+def test_hf_endpoint_hf_home_and_hf_hub_offline_are_honored(tmp_path):
     with serve() as hub:
         hub.put(TIMM, SAFETENSORS, CONTENT)
         process = start(hub, tmp_path, HF_HUB_OFFLINE="1")

@@ -121,8 +121,8 @@ def test_buffers_that_nothing_reads_are_ignored(key):
 
 def test_a_logit_scale_of_one_element_is_a_scalar():
     state = native(CORE)
-    spelt = {**open_clip(state), "logit_scale": state["logit_scale"].reshape(1)}
-    assert_equal(from_tensors(CORE, spelt), state)
+    spelled = {**open_clip(state), "logit_scale": state["logit_scale"].reshape(1)}
+    assert_equal(from_tensors(CORE, spelled), state)
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_listed_in_the_files_own_names(tmp_path):

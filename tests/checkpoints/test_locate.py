@@ -93,13 +93,13 @@ def test_an_existing_path_wins_over_an_id_of_the_same_spelling(tmp_path, monkeyp
     ],
     ids=lambda entry: entry.id,
 )
-def test_a_nameless_file_is_recognised_by_its_shapes(entry, tmp_path):
+def test_a_nameless_file_is_recognized_by_its_shapes(entry, tmp_path):
     torch.save(hollow(entry), tmp_path / "weights.pt")
     assert locate(tmp_path / "weights.pt").entry is entry
 
 
 @pytest.mark.parametrize("spell", [meta, open_clip])
-def test_shapes_are_recognised_in_foreign_names_too(spell, tmp_path):
+def test_shapes_are_recognized_in_foreign_names_too(spell, tmp_path):
     entry = find("PE-Core-T16-384")
     torch.save(spell(hollow(entry)), tmp_path / "weights.pt")
     assert locate(tmp_path / "weights.pt").entry is entry
@@ -212,7 +212,7 @@ def test_a_snapshot_in_the_hub_cache_is_named_after_its_repository(tmp_path):
         (
             {
                 "config.json": '{"format": "perception-encoder", "format_version": 1, '
-                '"preprocess": "standard", "model": {"colour": 1}}',
+                '"preprocess": "standard", "model": {"color": 1}}',
                 "model.safetensors": "",
             },
             "not a model configuration",

@@ -74,16 +74,16 @@ def _draw_sixels(body: str) -> Pixels:
     assert raster is not None
     width, height = int(raster[1]), int(raster[2])
     pixels = np.zeros((height + 6, width, 4), np.uint8)
-    colours: dict[int, tuple[int, ...]] = {}
+    colors: dict[int, tuple[int, ...]] = {}
     left, top, current = 0, 0, (0, 0, 0, 0)
     tokens = re.findall(
         r"#(\d+);2;(\d+);(\d+);(\d+)|#(\d+)|!(\d+)([?-~])|([?-~])|([$-])", body[raster.end() :]
     )
     for number, red, green, blue, chosen, times, repeated, letter, control in tokens:
         if number:
-            colours[int(number)] = (*(round(int(c) * 2.55) for c in (red, green, blue)), 255)
+            colors[int(number)] = (*(round(int(c) * 2.55) for c in (red, green, blue)), 255)
         elif chosen:
-            current = colours[int(chosen)]
+            current = colors[int(chosen)]
         elif control:
             left, top = 0, top + 6 * (control == "-")
         else:
@@ -97,10 +97,10 @@ def _draw_sixels(body: str) -> Pixels:
     return pixels[:height]
 
 
-_Colour = tuple[int, ...]
+_Color = tuple[int, ...]
 
 
-def _styled(codes: str, front: _Colour, back: _Colour) -> tuple[_Colour, _Colour]:
+def _styled(codes: str, front: _Color, back: _Color) -> tuple[_Color, _Color]:
     numbers = [int(code or 0) for code in codes.split(";")]
     while numbers:
         code = numbers.pop(0)
@@ -109,9 +109,9 @@ def _styled(codes: str, front: _Colour, back: _Colour) -> tuple[_Colour, _Colour
             continue
         assert code in (38, 48)
         if numbers.pop(0) == 2:
-            colour, numbers = (*numbers[:3], 255), numbers[3:]
+            color, numbers = (*numbers[:3], 255), numbers[3:]
         else:
             index = numbers.pop(0) - 16
-            colour = (_CUBE[index // 36], _CUBE[index // 6 % 6], _CUBE[index % 6], 255)
-        front, back = (colour, back) if code == 38 else (front, colour)
+            color = (_CUBE[index // 36], _CUBE[index // 6 % 6], _CUBE[index % 6], 255)
+        front, back = (color, back) if code == 38 else (front, color)
     return front, back

@@ -14,8 +14,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: red.png and blue.png, and bad.png, which is cut off."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for colour in ("red", "blue"):
-        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
+    for color in ("red", "blue"):
+        Image.new("RGB", (32, 32), color).save(tmp_path / f"{color}.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""`pe classify` on drawings of plain colours, of files and of a table."""
+"""`pe classify` on drawings of plain colors, of files and of a table."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from perception_encoder.cli.main import app
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "classify.md"
 GALLERY = files("perception_encoder") / "data" / "gallery"
-COLOURS = {
+COLORS = {
     "red-heart": "red", "red-circle": "red", "blue-heart": "blue", "blue-square": "blue",
     "green-circle": "green",
 }  # fmt: skip
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("work")
     images = root / "images"
     images.mkdir()
-    for name in COLOURS:
+    for name in COLORS:
         shutil.copy(str(GALLERY / f"{name}.webp"), images)
     with tarfile.open(root / "more.tar", "w") as tar:
         tar.add(images / "green-circle.webp", "green-circle.webp")
@@ -61,13 +61,13 @@ def by_name(done: Result) -> dict[str, str | None]:
     return {Path(one["member"] or one["uri"]).stem: one["label"] for one in found}
 
 
-def test_images_get_their_colours_and_a_bad_file_stops_nobody(classify: Run) -> None:
+def test_images_get_their_colors_and_a_bad_file_stops_nobody(classify: Run) -> None:
     done = classify("images", "more.tar", "--labels", LABELS, "--json", "-k2", returns=1)
     *found, last = [json.loads(line) for line in done.stdout.splitlines() if '"label"' in line]
     (bad,) = [json.loads(line) for line in done.stdout.splitlines() if '"error"' in line]
     assert {
         Path(one["member"] or one["uri"]).stem: one["label"] for one in [*found, last]
-    } == COLOURS
+    } == COLORS
     assert (Path(last["uri"]).name, last["member"]) == ("more.tar", "green-circle.webp")
     assert [len(one["labels"]) for one in found] == [2] * 4
     for one in found:
@@ -84,7 +84,7 @@ def test_a_table_is_classified_without_its_images(classify: Run, folder: Path) -
     (folder / "images").rename(folder / "away")
     try:
         done = classify("--db", "t.lance", "--labels", LABELS, "--json")
-        assert by_name(done) == COLOURS
+        assert by_name(done) == COLORS
         where = classify("--db", "t.lance", "-l", LABELS, "--where", "uri LIKE '%heart%'", "--json")
         assert by_name(where) == {"red-heart": "red", "blue-heart": "blue"}
     finally:
@@ -92,13 +92,13 @@ def test_a_table_is_classified_without_its_images(classify: Run, folder: Path) -
 
 
 def test_names_on_stdin_become_a_table_for_people(classify: Run, folder: Path) -> None:
-    (folder / "labels.txt").write_text("warm: red, orange\ncold colours: blue # and the like\n")
+    (folder / "labels.txt").write_text("warm: red, orange\ncold colors: blue # and the like\n")
     given = b"images/red-heart.webp\0images/blue-square.webp\0"
     done = classify("-0", "-", "--labels-file", "labels.txt", "-t", "{}", "-t", "a {}", given=given)
     header, red, blue = done.stdout.splitlines()
     assert header == "probability  label         image"
     assert red.split() == [red.split()[0], "warm", str(folder / "images" / "red-heart.webp")]
-    assert blue[13:25] == "cold colours"
+    assert blue[13:25] == "cold colors"
     assert "knows drawings, not photos" in done.stderr
 
 

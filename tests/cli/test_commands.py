@@ -13,7 +13,7 @@ import pytest
 from command import lines, output, pe
 from PIL import Image, ImageDraw
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
+COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with images of discs and squares, and a table of them."""
     root = tmp_path_factory.mktemp("work")
     (root / "images" / "deep").mkdir(parents=True)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for shape in ("ellipse", "rectangle"):
             image = Image.new("RGB", (80, 60), "white")
-            getattr(ImageDraw.Draw(image), shape)((15, 5, 65, 55), fill=colour)
+            getattr(ImageDraw.Draw(image), shape)((15, 5, 65, 55), fill=color)
             deep = "deep" if shape == "ellipse" else "."
             image.save(root / "images" / deep / f"{name} {shape}.png")
     (root / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
@@ -118,7 +118,7 @@ def test_a_sheet_is_drawn(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v.npy", "v.jsonl", "v.parquet"])
 def test_embed_writes_each_format(folder: Path, tmp_path: Path, name: str) -> None:
-    images = [f"images/{colour} rectangle.png" for colour in COLOURS]
+    images = [f"images/{color} rectangle.png" for color in COLORS]
     out = tmp_path / name
     output(pe("embed", *images, "-o", str(out), folder=folder))
     if name.endswith("npy"):
@@ -168,7 +168,7 @@ def test_models_lists_every_family_and_what_is_here(tmp_path: Path) -> None:
     }
     here = lines(pe("models", "--cached", "--json", folder=tmp_path))
     assert [record["id"] for record in here] == ["pe-nano"]
-    assert models["clip/ViT-B-32"]["licence"] == "MIT"
+    assert models["clip/ViT-B-32"]["license"] == "MIT"
     notice = pe("models", folder=tmp_path).stderr
     assert "LICENSE.PE" in notice
     assert "LICENSE.PLM" in notice

@@ -20,8 +20,8 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("damaged")
     (root / "in").mkdir()
     for place in range(COUNT):
-        colour = (20 * place, 255 - 20 * place, 90)
-        Image.new("RGB", (32, 32), colour).save(root / "in" / f"{place}.png")
+        color = (20 * place, 255 - 20 * place, 90)
+        Image.new("RGB", (32, 32), color).save(root / "in" / f"{place}.png")
     (root / "in" / "copy of 5.png").write_bytes((root / "in" / "5.png").read_bytes())
     path = str(root / "t.lance")
     assert pe_inside("index", str(root / "in"), "--db", path).code == 0
@@ -51,9 +51,9 @@ def test_classify_leaves_them_out(db: str) -> None:
     assert "4 failed" in ended.err
     failed = {Path(str(one["uri"])).name for one in ended.records() if "error" in one}
     assert failed == DAMAGED
-    labelled = [one for one in ended.records() if "error" not in one]
-    assert len(labelled) == COUNT + 1 - len(DAMAGED)
-    assert all(one["label"] in ("red", "blue") for one in labelled)
+    labeled = [one for one in ended.records() if "error" not in one]
+    assert len(labeled) == COUNT + 1 - len(DAMAGED)
+    assert all(one["label"] in ("red", "blue") for one in labeled)
 
 
 @pytest.mark.parametrize("where", [(), ("--where", "width > 0 OR width < 0")])

@@ -1,4 +1,4 @@
-"""`pe eval` on drawings of plain colours, of which a model knows everything or the wrong thing."""
+"""`pe eval` on drawings of plain colors, of which a model knows everything or the wrong thing."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from perception_encoder.cli.main import app
 
 DATA = files("perception_encoder") / "data"
-COLOURS = {
+COLORS = {
     "red": ["red-heart", "red-circle"],
     "blue": ["blue-heart", "blue-square"],
     "green": ["green-circle"],
@@ -24,12 +24,12 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each colour, one image in none, and a table of captions."""
+    """A folder for each color, one image in none, and a table of captions."""
     root = tmp_path_factory.mktemp("work")
-    for colour, names in COLOURS.items():
-        (root / "set" / colour).mkdir(parents=True)
+    for color, names in COLORS.items():
+        (root / "set" / color).mkdir(parents=True)
         for name in names:
-            shutil.copy(str(DATA / "gallery" / f"{name}.webp"), root / "set" / colour)
+            shutil.copy(str(DATA / "gallery" / f"{name}.webp"), root / "set" / color)
     shutil.copy(root / "set" / "red" / "red-heart.webp", root / "set" / "stray.webp")
     rows = [
         "set/red/red-heart.webp,red heart,a red heart",
@@ -82,11 +82,11 @@ def test_several_models_see_the_same_images(evaluate: Run) -> None:
 
 
 def test_the_guide_shows_what_is_printed(evaluate: Run, folder: Path) -> None:
-    shutil.copytree(folder / "set" / "red", folder / "colours" / "red")
-    shutil.copytree(folder / "set" / "blue", folder / "colours" / "blue")
+    shutil.copytree(folder / "set" / "red", folder / "colors" / "red")
+    shutil.copytree(folder / "set" / "blue", folder / "colors" / "blue")
     page = Path(__file__).resolve().parents[2] / "docs" / "guides" / "classify.md"
     shown = page.read_text(encoding="utf-8").partition("```\nmodel ")[2].partition("```")[0]
-    assert evaluate("classification", "colours").stdout == f"model {shown}"
+    assert evaluate("classification", "colors").stdout == f"model {shown}"
 
 
 def test_people_see_what_is_taken_for_what(evaluate: Run, folder: Path) -> None:

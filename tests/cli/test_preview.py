@@ -27,7 +27,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("kitty", "iterm2", "sixel", "blocks")
 
 
 def an_image(width: int, height: int) -> Image.Image:
-    """Colours of the 6 x 6 x 6 cube and hard edges, which every way of drawing can keep."""
+    """Colors of the 6 x 6 x 6 cube and hard edges, which every way of drawing can keep."""
     image = Image.new("RGBA", (width, height), (255, 255, 255, 255))
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, width // 2, height // 2), fill=(95, 135, 255))
@@ -56,18 +56,18 @@ def test_every_way_of_drawing_gives_the_image_back(size: tuple[int, int]) -> Non
     same_where_drawn(pixels, image)
     (pixels,) = decode.sixel(sixel(image))
     same_where_drawn(pixels, image, tolerance=2)  # sixel has percents, not 256 levels
-    same_where_drawn(decode.blocks(blocks(image, is_true_colour=True)), image)
-    same_where_drawn(decode.blocks(blocks(image, is_true_colour=False)), image)
+    same_where_drawn(decode.blocks(blocks(image, is_true_color=True)), image)
+    same_where_drawn(decode.blocks(blocks(image, is_true_color=False)), image)
 
 
-def test_a_photo_in_256_colours_stays_close() -> None:
+def test_a_photo_in_256_colors_stays_close() -> None:
     generator = np.random.default_rng(0)
     smooth = np.cumsum(generator.normal(0, 3, (48, 64, 3)), axis=1) + 128
     image = Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).convert("RGBA")
     expected = np.asarray(image)[:, :, :3].astype(int)
     (pixels,) = decode.sixel(sixel(image))
     assert np.abs(pixels[:, :, :3] - expected).mean() < 8
-    pixels = decode.blocks(blocks(image, is_true_colour=False))
+    pixels = decode.blocks(blocks(image, is_true_color=False))
     assert np.abs(pixels[:, :, :3] - expected).mean() < 25
 
 
@@ -87,17 +87,17 @@ def decoded(text: str, protocol: Protocol) -> list[NDArray[np.uint8]]:
 @pytest.mark.parametrize("columns", [60, 97])
 def test_hits_stand_side_by_side_above_their_names(protocol: Protocol, columns: int) -> None:
     shown = [
-        Shown(Image.new("RGB", size, colour), caption)
-        for size, colour, caption in (
+        Shown(Image.new("RGB", size, color), caption)
+        for size, color, caption in (
             ((30, 30), RED, "one"), ((60, 20), GREEN, "two"), ((20, 60), BLUE, "three")
         )
     ]  # fmt: skip
-    text = drawn(shown, protocol, Terminal(columns, (8, 16)), is_true_colour=True)
+    text = drawn(shown, protocol, Terminal(columns, (8, 16)), is_true_color=True)
     (strip,) = decoded(text, protocol)
     step = strip.shape[1] // 3
-    for number, colour in enumerate((RED, GREEN, BLUE)):
+    for number, color in enumerate((RED, GREEN, BLUE)):
         middle = strip[strip.shape[0] // 2, number * step + (step - step // 20) // 2]
-        assert np.abs(middle[:3].astype(int) - colour).max() <= 3, number
+        assert np.abs(middle[:3].astype(int) - color).max() <= 3, number
     assert strip[0, step + step // 2, 3] == 0  # above the wide one nothing is drawn
     caption = next(line for line in text.splitlines() if line.startswith("one"))
     assert [caption.index(word) for word in ("one", "two", "three")] == [
@@ -111,7 +111,7 @@ def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", (9, 9), (50 * number, 0, 0)).save(paths[-1])
     shown = [Shown(str(path), path.stem) for path in paths]
-    text = drawn(shown, "kitty", Terminal(45, (10, 20)), is_true_colour=True)
+    text = drawn(shown, "kitty", Terminal(45, (10, 20)), is_true_color=True)
     images = decode.kitty(text)
     assert [keys["c"] for keys, _ in images] == ["44", "44", "22"]
     assert images[2][1][100, 100].tolist() == [200, 0, 0, 255]
@@ -119,11 +119,11 @@ def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
 
 def test_a_narrow_terminal_shows_one_image_a_line() -> None:
     shown = [Shown(Image.new("RGB", (9, 9), RED), "a rather long name")] * 2
-    text = drawn(shown, "blocks", Terminal(12), is_true_colour=True)
+    text = drawn(shown, "blocks", Terminal(12), is_true_color=True)
     assert text.count("a rather l…") == 2
 
 
-def test_an_image_that_cannot_be_read_is_a_grey_box(
+def test_an_image_that_cannot_be_read_is_a_gray_box(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -132,7 +132,7 @@ def test_an_image_that_cannot_be_read_is_a_grey_box(
         raise OSError("no such archive")
 
     shown = [Shown(str(tmp_path / "gone.png"), "gone"), Shown(refused, "lost")]
-    (strip,) = decoded(drawn(shown, "kitty", Terminal(80), is_true_colour=True), "kitty")
+    (strip,) = decoded(drawn(shown, "kitty", Terminal(80), is_true_color=True), "kitty")
     assert strip[strip.shape[0] // 2, strip.shape[1] // 4].tolist() == [154, 160, 166, 255]
     assert "gone.png" in caplog.text
     assert "no such archive" in caplog.text

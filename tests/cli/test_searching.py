@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from perception_encoder.analysis.contact_sheet import SheetLayout
 from perception_encoder.cli.main import app
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
+COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("work")
     (root / "in").mkdir()
     with tarfile.open(root / "discs.tar", "w") as archive:
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             for shape in ("ellipse", "rectangle"):
                 image = Image.new("RGB", (80, 60), "white")
-                getattr(ImageDraw.Draw(image), shape)((15, 5, 65, 55), fill=colour)
+                getattr(ImageDraw.Draw(image), shape)((15, 5, 65, 55), fill=color)
                 image.save(root / "in" / f"{name} {shape}.png")
             archive.add(root / "in" / f"{name} ellipse.png", f"d/{name}.png")
             (root / "in" / f"{name} ellipse.png").unlink()
@@ -161,10 +161,10 @@ def test_a_sheet_shows_images_inside_archives(
     listed = run(folder, monkeypatch, "similar", "@d/red.png", "--paths").stdout.splitlines()
     layout = SheetLayout(224)
     with Image.open(sheet) as drawn:
-        assert middle(drawn, layout.query_box(0)) == COLOURS["red"]
+        assert middle(drawn, layout.query_box(0)) == COLORS["red"]
         for column, name in enumerate(listed):
-            colour = Path(name).stem.split()[0]
-            assert middle(drawn, layout.hit_box(0, column)) == COLOURS[colour]
+            color = Path(name).stem.split()[0]
+            assert middle(drawn, layout.hit_box(0, column)) == COLORS[color]
 
 
 def test_a_preview_is_talk_and_shows_the_hits(
@@ -174,7 +174,7 @@ def test_a_preview_is_talk_and_shows_the_hits(
     assert len(hits(shown)) == 2
     ((_, strip),) = decode.kitty(shown.stderr)
     left = strip[strip.shape[0] // 2, strip.shape[1] // 4, :3]
-    assert np.abs(left.astype(int) - COLOURS["blue"]).max() < 10
+    assert np.abs(left.astype(int) - COLORS["blue"]).max() < 10
     assert "1.000 blue" in shown.stderr
 
 

@@ -98,10 +98,10 @@ def test_fewer_dimensions(client, files):
 def test_search_by_words_or_image(client, files):
     assert client.search(files[3], k=1)[0]["name"] == str(files[3])
     assert len(client.search("a cat", k=4)) == 4
-    blue = [{"column": "colour", "value": "blue"}]
+    blue = [{"column": "color", "value": "blue"}]
     hits = client.search_for(SearchRequest(query="a cat", k=10, filters=blue))
     assert hits
-    assert all(hit["metadata"]["colour"] == "blue" for hit in hits)
+    assert all(hit["metadata"]["color"] == "blue" for hit in hits)
 
 
 def test_models(client):

@@ -71,14 +71,14 @@ def test_a_single_image_counts_as_a_list_of_one(model, expected):
     assert same(model.embed_images(RGB_TENSORS[1]), expected[1:2])
 
 
-def test_transparent_and_grey_tensors_keep_their_meaning_in_bgr(model):
+def test_transparent_and_gray_tensors_keep_their_meaning_in_bgr(model):
     opaque = torch.cat([RGB_TENSORS[0], torch.full((1, *RGB_TENSORS[0].shape[1:]), 255)])
     opaque = opaque.to(torch.uint8)
     bgra = opaque[[2, 1, 0, 3]]
     assert same(model.embed_image(bgra, "bgr"), model.embed_image(opaque))
-    grey = RGB_TENSORS[0][:1]
-    assert same(model.embed_image(grey, "bgr"), model.embed_image(grey))
-    assert same(model.embed_image(grey[0], "bgr"), model.embed_image(grey))
+    gray = RGB_TENSORS[0][:1]
+    assert same(model.embed_image(gray, "bgr"), model.embed_image(gray))
+    assert same(model.embed_image(gray[0], "bgr"), model.embed_image(gray))
 
 
 def test_the_model_tells_what_callers_read_of_the_original(model):
@@ -93,7 +93,7 @@ def test_the_model_tells_what_callers_read_of_the_original(model):
 
 
 def test_floats_at_the_models_own_size_are_left_as_they_were(model):
-    """The original normalises such images in place: a second call sees other pixels."""
+    """The original normalizes such images in place: a second call sees other pixels."""
     batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     array = batch[0].permute(1, 2, 0).numpy().copy()
     for images, color_format in ((batch, None), (batch[0], "bgr"), (array, "rgb"), (array, None)):
@@ -116,7 +116,7 @@ def test_a_list_may_mix_bytes_and_floats(model, expected):
     color_format=st.sampled_from([None, "bgr", "rgb"]),
 )
 def test_any_mix_gives_each_image_its_own_vector(model, expected, kinds, color_format):
-    """Arrays and tensors, uint8 and float, contiguous and not, in either order of colours."""
+    """Arrays and tensors, uint8 and float, contiguous and not, in either order of colors."""
 
     def in_memory(kind, seed):
         rgb = np.array(IMAGES[seed])

@@ -101,7 +101,7 @@ def test_arrays_and_pil_images_are_known_by_their_pixels(cache):
     assert backend.num_images == 1
     array[:10] = 255
     assert not np.array_equal(model.embed_image(array), first)
-    assert not np.array_equal(model.embed_image(np.array(image)), first)  # other colours
+    assert not np.array_equal(model.embed_image(np.array(image)), first)  # other colors
     assert backend.num_images == 3
 
 

@@ -70,7 +70,7 @@ def test_images_come_back_in_order_and_do_not_depend_on_the_batch(model):
         assert same(model.embed_images(IMAGES, batch_size=batch_size), alone)
 
 
-def test_an_image_does_not_depend_on_its_neighbours(model):
+def test_an_image_does_not_depend_on_its_neighbors(model):
     among_others = model.embed_images([IMAGES[6], *IMAGES[:3], IMAGES[5]])[3:4]
     assert same(among_others, model.embed_images([IMAGES[2]] * 7)[4:5])
 
@@ -295,7 +295,7 @@ def test_vectors_are_of_unit_length_unless_said_otherwise(model, method):
 
 @pytest.mark.parametrize("method", ["images", "text"])
 @pytest.mark.parametrize("dim", [1, 5, CORE.embed_dim])
-def test_vectors_can_be_cut_and_are_normalised_again(tiny, method, dim):
+def test_vectors_can_be_cut_and_are_normalized_again(tiny, method, dim):
     embed, items = _method(tiny, method)
     head = embed(items, normalize=False)[:, :dim]
     assert np.array_equal(embed(items, truncate_dim=dim, normalize=False), head)
@@ -330,7 +330,7 @@ def test_impossible_options_are_refused(tiny, method, mistake):
         embed(items, **mistake)
 
 
-def test_an_unknown_colour_format_is_refused_whatever_the_image(tiny):
+def test_an_unknown_color_format_is_refused_whatever_the_image(tiny):
     with pytest.raises(ValueError, match="'bgr' or 'rgb'"):
         tiny.embed_images(IMAGES, input_color_format="RGB")
 

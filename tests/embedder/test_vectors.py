@@ -32,7 +32,7 @@ def test_cosine_is_bounded_and_symmetric(a, b):
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4, None])
-def test_cutting_keeps_the_first_numbers_and_normalises_after(dim):
+def test_cutting_keeps_the_first_numbers_and_normalizes_after(dim):
     rows = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
     kept = finished(rows, normalize=False, truncate_dim=dim, output="numpy")
     assert np.array_equal(kept, rows[:, :dim])

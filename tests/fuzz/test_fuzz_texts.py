@@ -43,7 +43,7 @@ def row_of_all(text: str) -> list[int]:
     tokenizer = TOKENIZERS[77]
     cleaned = clean(text)
     ids = tokenizer._pipeline.encode(cleaned, add_special_tokens=False).ids
-    return [tokenizer.start_id, *(tokenizer._spelt(cleaned) or ids), tokenizer.end_id]
+    return [tokenizer.start_id, *(tokenizer._spelled(cleaned) or ids), tokenizer.end_id]
 
 
 def assert_as_whole(text: str) -> None:

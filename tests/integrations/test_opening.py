@@ -18,7 +18,7 @@ def nano():
     opening._KEPT.clear()
 
 
-def test_a_name_is_opened_once_whoever_asks_and_however_it_is_spelt_out(nano, tmp_path):
+def test_a_name_is_opened_once_whoever_asks_and_however_it_is_spelled_out(nano, tmp_path):
     folder = nano.save_pretrained(tmp_path / "model")
     with ThreadPoolExecutor(8) as pool:
         models = set(pool.map(lambda _: opened(folder, device="cpu"), range(8)))

@@ -21,7 +21,7 @@ from perception_encoder.registry import ModelConfig, TextConfig, VisionConfig, f
 # kernel) differ by a few 1e-7 in each of up to 24 blocks; a wrong rope axis, activation or
 # epsilon moves them by more than 1e-3 (parity/sensitivity.py).
 TOLERANCE = 2e-5
-# Features are not normalised: values near 1, read before the last sum averages errors away.
+# Features are not normalized: values near 1, read before the last sum averages errors away.
 FEATURE_TOLERANCE = 2e-4
 
 CORE = ["PE-Core-T16-384", "PE-Core-S16-384", "PE-Core-B16-224", "PE-Core-L14-336"]

@@ -94,8 +94,8 @@ def test_a_table_in_which_everything_fits_is_strong_throughout(tmp_path: Path) -
 
 
 def motifs(count: int, each: int, noise: float) -> Embeddings:
-    centres = made(10, count)
-    return unit(np.repeat(centres, each, axis=0) + noise * made(11, count * each))
+    centers = made(10, count)
+    return unit(np.repeat(centers, each, axis=0) + noise * made(11, count * each))
 
 
 def test_an_image_unlike_all_others_is_told_from_one_of_their_kind(tmp_path: Path) -> None:

@@ -78,13 +78,13 @@ def test_pages_fit_together(index: Index, unique: float | None) -> None:
 def test_pages_of_an_approximate_search_fit_together_and_exact_misses_nothing(
     tmp_path: Path,
 ) -> None:
-    centres = made(20, 400)
-    stored = unit(np.repeat(centres, 30, axis=0) + 0.4 * made(21, 12_000))
+    centers = made(20, 400)
+    stored = unit(np.repeat(centers, 30, axis=0) + 0.4 * made(21, 12_000))
     index = table(tmp_path, stored)
     done = optimize_table(index.path, None, sizes=Sizes(copy=1, lists=1))
     assert done.searcher == "approximate"
     index.refresh()
-    queries = [query(vector) for vector in unit(centres[:40] + 0.5 * made(22, 40))]
+    queries = [query(vector) for vector in unit(centers[:40] + 0.5 * made(22, 40))]
     whole = search(index, queries, SearchOptions(k=60))
     pages = [search(index, queries, SearchOptions(k=20, offset=n)) for n in (0, 20, 40)]
     exact = search(index, queries, SearchOptions(k=60, exact=True))

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def scene(width: int = 40, height: int = 28) -> Image.Image:
-    """An image without symmetry: colour ramps, a little noise, a dark block near a corner."""
+    """An image without symmetry: color ramps, a little noise, a dark block near a corner."""
     y, x = np.mgrid[:height, :width]
     red = 255 * x // max(width - 1, 1)
     green = 255 * y // max(height - 1, 1)
@@ -40,7 +40,7 @@ def every_format() -> dict[str, bytes]:
     return {
         "jpeg": encode(image, "JPEG", quality=92),
         "jpeg-progressive": encode(image, "JPEG", progressive=True, quality=92),
-        "jpeg-grey": encode(image.convert("L"), "JPEG"),
+        "jpeg-gray": encode(image.convert("L"), "JPEG"),
         "jpeg-cmyk": encode(image.convert("CMYK"), "JPEG"),
         "png": encode(image, "PNG"),
         "png-palette": encode(image.quantize(16), "PNG"),

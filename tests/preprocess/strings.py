@@ -18,8 +18,8 @@ _NOUNS = (
     "machine", "rubber", "duck", "grandfather", "clock", "wheelbarrow", "dragonfly",
     "skyscraper", "motorway", "typewriter", "kingfisher", "accordion", "saxophone", "Chihuahua",
 )
-_COLOURS = (
-    "red", "green", "blue", "yellow", "black", "white", "grey", "turquoise", "beige", "magenta",
+_COLORS = (
+    "red", "green", "blue", "yellow", "black", "white", "gray", "turquoise", "beige", "magenta",
 )
 # fmt: on
 _TEMPLATES = (
@@ -239,8 +239,8 @@ def _caption(random: Random) -> str:
     return _pick(random, _TEMPLATES).format(
         n=_pick(random, _NOUNS),
         m=_pick(random, _NOUNS),
-        c=_pick(random, _COLOURS),
-        d=_pick(random, _COLOURS),
+        c=_pick(random, _COLORS),
+        d=_pick(random, _COLORS),
     )
 
 

@@ -36,12 +36,12 @@ def test_a_fourth_channel_is_alpha_and_stays_last():
 
 
 @pytest.mark.parametrize("color_format", ["bgr", "rgb"])
-def test_grey_arrays_have_one_channel_or_none(color_format: str):
-    grey = RGB[..., 0]
-    for array in (grey, grey[..., None]):
+def test_gray_arrays_have_one_channel_or_none(color_format: str):
+    gray = RGB[..., 0]
+    for array in (gray, gray[..., None]):
         decoded = decode_image(array, input_color_format=color_format)
         assert decoded.mode == "L"
-        np.testing.assert_array_equal(np.asarray(decoded), grey)
+        np.testing.assert_array_equal(np.asarray(decoded), gray)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -162,9 +162,9 @@ def test_uint8_tensors_ignore_the_color_format_of_arrays():
         np.testing.assert_array_equal(pixels(tensor, input_color_format=color_format), RGB)
 
 
-def test_grey_alpha_and_parameter_tensors_are_images_too():
-    grey = torch.from_numpy(RGB[..., 0].copy())
-    assert decode_image(grey).mode == decode_image(grey[None]).mode == "L"
+def test_gray_alpha_and_parameter_tensors_are_images_too():
+    gray = torch.from_numpy(RGB[..., 0].copy())
+    assert decode_image(gray).mode == decode_image(gray[None]).mode == "L"
     assert decode_image(torch.zeros(4, 5, 7, dtype=torch.uint8)).mode == "RGBA"
     parameter = torch.nn.Parameter(torch.full((3, 5, 7), 0.2))
     np.testing.assert_array_equal(pixels(parameter), np.full((5, 7, 3), 51))
@@ -203,8 +203,8 @@ def test_a_tensor_view_of_any_strides_is_only_read():
     assert torch.equal(view, before)
 
 
-def test_a_large_grey_array_makes_no_copy():
-    grey = np.zeros((64, 64), np.uint8)
-    image = decode_image(grey)
-    grey[:] = 9  # the image reads the array's memory; the processor copies when it resizes
+def test_a_large_gray_array_makes_no_copy():
+    gray = np.zeros((64, 64), np.uint8)
+    image = decode_image(gray)
+    gray[:] = 9  # the image reads the array's memory; the processor copies when it resizes
     assert Image.Image.getextrema(image) == (9, 9)

@@ -55,10 +55,10 @@ def test_lossless_formats_give_the_exact_pixels(name: str):
 @pytest.mark.parametrize("name", ["jpeg", "jpeg-progressive", "jpeg-cmyk", "webp", "avif", "heic"])
 def test_lossy_formats_give_nearly_the_pixels(name: str):
     error = np.abs(rgb(decode_image(FORMATS[name])).astype(int) - np.asarray(scene()))
-    assert error.mean() < 6, "colours are wrong, not only compressed"
+    assert error.mean() < 6, "colors are wrong, not only compressed"
 
 
-def test_a_ycck_jpeg_has_the_right_colours():
+def test_a_ycck_jpeg_has_the_right_colors():
     # Pillow writes CMYK only (as Photoshop does: inverted), so the planes of YCCK, which is the
     # YCbCr of the ink, are written as such and the Adobe marker's transform byte is set to 2.
     color = (200, 60, 30)

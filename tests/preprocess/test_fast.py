@@ -199,14 +199,14 @@ def test_the_callers_image_is_not_shrunk():
     assert np.asarray(image).shape == (300, 400, 3)
 
 
-def test_grey_images_have_three_equal_channels():
-    grey = smooth(300, 200).convert("L")
+def test_gray_images_have_three_equal_channels():
+    gray = smooth(300, 200).convert("L")
     for name in ("standard", "fast"):
         process = ImageProcessor(PE, 24, preprocess=name)
-        prepared = process(jpeg(grey))
+        prepared = process(jpeg(gray))
         assert (prepared == prepared[..., :1]).all()
     standard = ImageProcessor(PE, 24)
-    np.testing.assert_array_equal(standard(grey), standard(grey.convert("RGB")))
+    np.testing.assert_array_equal(standard(gray), standard(gray.convert("RGB")))
 
 
 @pytest.mark.parametrize("name", ["standard", "reference", "fast"])

@@ -1,4 +1,4 @@
-"""The processor as people meet it: every preprocessing, normalisation, batches, bad items."""
+"""The processor as people meet it: every preprocessing, normalization, batches, bad items."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -109,7 +109,7 @@ JPEG_SEGMENTS = {
 
 @pytest.mark.parametrize("name", JPEG_SEGMENTS)
 def test_segments_beside_a_jpegs_pixels_change_nothing(name: str):
-    for kind in ("jpeg", "jpeg-grey", "jpeg-cmyk", "jpeg-progressive"):
+    for kind in ("jpeg", "jpeg-gray", "jpeg-cmyk", "jpeg-progressive"):
         data = with_segments(JPEG_SEGMENTS[name], name=kind)
         np.testing.assert_array_equal(shown(data), shown(FORMATS[kind]))
 

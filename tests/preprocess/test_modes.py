@@ -1,4 +1,4 @@
-"""What a viewer shows: every colour mode and orientation becomes the right upright RGB."""
+"""What a viewer shows: every color mode and orientation becomes the right upright RGB."""
 
 import io
 
@@ -122,14 +122,14 @@ def test_alpha_of_other_formats_is_composited_too(file_format: str):
     assert np.abs(pixels[:, 20:] - (200, 0, 0)).max() <= 12
 
 
-def test_grey_with_alpha_and_premultiplied_modes():
+def test_gray_with_alpha_and_premultiplied_modes():
     rgba = np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8)
     rgba[..., 1] = rgba[..., 2] = rgba[..., 0]
-    grey_alpha = Image.merge("LA", [Image.fromarray(rgba[..., band]) for band in (0, 3)])
-    assert np.abs(shown(grey_alpha) - over_white(rgba)).max() <= 0.51
+    gray_alpha = Image.merge("LA", [Image.fromarray(rgba[..., band]) for band in (0, 3)])
+    assert np.abs(shown(gray_alpha) - over_white(rgba)).max() <= 0.51
     # Premultiplied pixels have lost precision: at alpha a, one level is worth 255 / a; over white
     # it shrinks back to about one.
-    assert np.abs(shown(grey_alpha.convert("La")) - over_white(rgba)).max() <= 1.6
+    assert np.abs(shown(gray_alpha.convert("La")) - over_white(rgba)).max() <= 1.6
     premultiplied = Image.fromarray(rgba).convert("RGBa")
     assert np.abs(shown(premultiplied) - over_white(rgba)).max() <= 1.6
 
@@ -141,7 +141,7 @@ def palette_image(mode: str = "P") -> Image.Image:
     return image.convert(mode) if mode != "P" else image
 
 
-def test_palettes_become_their_colours():
+def test_palettes_become_their_colors():
     expected = [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
     for source in (palette_image(), encode(palette_image(), "PNG"), encode(palette_image(), "GIF")):
         np.testing.assert_array_equal(shown(source), expected)
@@ -173,17 +173,17 @@ def test_palette_with_alpha_is_composited():
     np.testing.assert_array_equal(shown(image), [[[255, 0, 0], [255, 255, 255], [0, 0, 255]]])
 
 
-def test_a_transparent_colour_of_a_png_becomes_white():
-    grey = png([b"\x05\x06\xff"], width=3, bit_depth=8, color_type=0, transparency=b"\0\x05")
-    np.testing.assert_array_equal(shown(grey)[0, :, 0], [255, 6, 255])
+def test_a_transparent_color_of_a_png_becomes_white():
+    gray = png([b"\x05\x06\xff"], width=3, bit_depth=8, color_type=0, transparency=b"\0\x05")
+    np.testing.assert_array_equal(shown(gray)[0, :, 0], [255, 6, 255])
     row = bytes([5, 6, 7, 5, 6, 8])
     rgb = png([row], width=2, bit_depth=8, color_type=2, transparency=b"\0\5\0\6\0\7")
     np.testing.assert_array_equal(shown(rgb), [[[255, 255, 255], [5, 6, 8]]])
 
 
-def test_a_transparent_colour_of_a_16_bit_png_becomes_white():
-    grey = png([b"\x05\x01\x06\x01"], width=2, bit_depth=16, color_type=0, transparency=b"\5\1")
-    np.testing.assert_array_equal(shown(grey)[0, :, 0], [255, 6])
+def test_a_transparent_color_of_a_16_bit_png_becomes_white():
+    gray = png([b"\x05\x01\x06\x01"], width=2, bit_depth=16, color_type=0, transparency=b"\5\1")
+    np.testing.assert_array_equal(shown(gray)[0, :, 0], [255, 6])
     key = b"\5\1\6\1\7\1"
     rgb = png([key + b"\1\0" * 3], width=2, bit_depth=16, color_type=2, transparency=key)
     np.testing.assert_array_equal(shown(rgb), [[[255, 255, 255], [1, 1, 1]]])
@@ -195,7 +195,7 @@ def test_one_bit_is_black_and_white():
         np.testing.assert_array_equal(shown(source)[..., 1], np.eye(9) * 255)
 
 
-def test_16_bit_grey_keeps_its_high_byte_in_every_carrier():
+def test_16_bit_gray_keeps_its_high_byte_in_every_carrier():
     values = np.array([[0, 255, 256, 12_345, 65_280, 65_535]], np.uint16)
     image = Image.fromarray(values)
     big_endian = Image.frombytes("I;16B", (6, 1), values.astype(">u2").tobytes())
@@ -213,7 +213,7 @@ def test_32_bit_integers_are_clipped_to_16_bits():
     np.testing.assert_array_equal(shown(image)[..., 0], [[0, 255, 255]])
 
 
-def test_16_bit_colour_keeps_its_high_byte():
+def test_16_bit_color_keeps_its_high_byte():
     row = bytes.fromhex("1234 80ff ff00")
     data = png([row], width=1, bit_depth=16, color_type=2)
     np.testing.assert_array_equal(shown(data), [[[0x12, 0x80, 0xFF]]])
@@ -234,7 +234,7 @@ def test_float_images_outside_0_to_1_are_refused():
 @pytest.mark.parametrize(
     ("mode", "tolerance"), [("YCbCr", 2), ("HSV", 4), ("LAB", 10), ("CMYK", 1)]
 )
-def test_other_colour_spaces_become_their_rgb(mode: str, tolerance: int):
+def test_other_color_spaces_become_their_rgb(mode: str, tolerance: int):
     colors = np.array([[[200, 60, 30], [20, 180, 90], [40, 50, 210], [128, 128, 128]]], np.uint8)
     image = Image.fromarray(colors).convert(mode)
     assert image.mode == mode

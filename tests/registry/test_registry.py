@@ -52,11 +52,11 @@ def test_names_are_unambiguous() -> None:
     assert len(names) == len(set(names))
 
 
-def test_every_model_that_is_not_bundled_has_a_source_and_a_licence() -> None:
+def test_every_model_that_is_not_bundled_has_a_source_and_a_license() -> None:
     for entry in MODELS:
         assert entry.bundled or entry.sources
-        assert entry.licence.url.startswith("https://")
-    pe_notice = find("PE-Core-B16-224").licence.notice
+        assert entry.license.url.startswith("https://")
+    pe_notice = find("PE-Core-B16-224").license.notice
     assert "LICENSE.PE" in pe_notice
     assert "LICENSE.PLM" in pe_notice
 

@@ -24,10 +24,10 @@ BODIES = {
         "index": "a", "k": 3, "offset": 1, "threshold": 0.1, "unique": 0.9, "exact": True,
         "include_own": True,
         "filters": [
-            {"column": "width", "op": ">=", "value": 1}, {"column": "colour", "value": "red"},
+            {"column": "width", "op": ">=", "value": 1}, {"column": "color", "value": "red"},
             {"column": "number", "op": "in", "value": [1, 2]},
             {"column": "mtime", "op": "<", "value": "2030-01-01T00:00:00"},
-            {"column": "colour", "op": "contains", "value": "e"}, {"column": "colour", "op": "has"},
+            {"column": "color", "op": "contains", "value": "e"}, {"column": "color", "op": "has"},
         ],
     },
     "/v1/search#400": {"terms": [{"text": "a"}, {"item": "x"}]},

@@ -108,15 +108,15 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
 
 
 def make_table(path: Path, model: EmbeddingModel, files: list[Path]) -> Index:
-    """A table of those files; each row has its number, and a colour or none."""
+    """A table of those files; each row has its number, and a color or none."""
     rows = []
     for number, file in enumerate(files):
         with Image.open(file) as image:
             width, height = image.size
         status = file.stat()
-        metadata = {"number": number, "colour": ("red", "blue")[number % 2]}
+        metadata = {"number": number, "color": ("red", "blue")[number % 2]}
         if number % 5 == 4:
-            del metadata["colour"]
+            del metadata["color"]
         rows.append(
             Row(
                 uri=str(file),

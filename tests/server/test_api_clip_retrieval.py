@@ -71,7 +71,7 @@ def test_the_client_searches_by_words_image_or_vector(client, index, files):
 def test_the_client_gets_columns_and_the_image(client, files):
     best = client["image"][0]
     assert best["number"] == 3
-    assert best["colour"] == "blue"
+    assert best["color"] == "blue"
     with (
         Image.open(io.BytesIO(base64.b64decode(best["image"]))) as sent,
         Image.open(files[3]) as own,

@@ -264,7 +264,7 @@ def test_every_form_of_comparison(server, prompt, prompt_type, shape, subject):
         ("embed_image", {"image": {"type": "numpy", "value": "gASV"}}, "NumPy image type is not"),
         ("embed_image", {"image": {"type": "file", "value": "/etc/passwd"}}, "local filesystem"),
         ("embed_image", {"image": "/etc/passwd"}, "Could not load input image"),
-        ("embed_image", {"image": {"type": "odd", "value": "x"}}, "not recognised image type"),
+        ("embed_image", {"image": {"type": "odd", "value": "x"}}, "not recognized image type"),
         ("embed_image", {"image": {"type": "url", "value": "a.png"}}, "without FQDN"),
         ("embed_image", {"image": {"type": "url", "value": "https://a.b/c"}}, "fetches no URLs"),
         ("embed_image", {"image": [image_object(image(1)), "***"]}, "image 1 of 2"),

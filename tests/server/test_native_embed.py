@@ -148,7 +148,7 @@ def test_a_bomb_is_refused_from_its_header(server):
         ({"texts": ["a"], "dimensions": 25}, 400, "too_many_dimensions"),
         ({"texts": ["a"], "dimensions": -1}, 422, "invalid_request"),
         ({"texts": "a"}, 422, "invalid_request"),
-        ({"texts": ["a"], "colour": 1}, 422, "invalid_request"),
+        ({"texts": ["a"], "color": 1}, 422, "invalid_request"),
         ([], 422, "invalid_request"),
         ({"images": ["A" * 2_100_000]}, 413, "too_large"),
         ({"images": ["A" * 1_400_000]}, 400, "invalid_image_reference"),

@@ -118,15 +118,15 @@ def test_pages_join_to_the_whole_without_embedding_again(server):
     ("filters", "expected"),
     [
         ([{"column": "number", "op": ">=", "value": 35}], range(35, 40)),
-        ([{"column": "colour", "value": "red"}], [n for n in range(0, 40, 2) if n % 5 != 4]),
-        ([{"column": "colour", "op": "is_null"}], range(4, 40, 5)),
+        ([{"column": "color", "value": "red"}], [n for n in range(0, 40, 2) if n % 5 != 4]),
+        ([{"column": "color", "op": "is_null"}], range(4, 40, 5)),
         ([{"column": "number", "op": "in", "value": [1, 2, 77]}], [1, 2]),
         ([{"column": "uri", "op": "contains", "value": "DRAWING39"}], [39]),
         ([{"column": "uri", "op": "contains", "value": "no'thing; --"}], []),
         (
             [{"column": "number", "op": "<", "value": 9},
              {"column": "number", "op": "!=", "value": 2},
-             {"column": "colour", "op": "has"},
+             {"column": "color", "op": "has"},
              {"column": "mtime", "op": ">", "value": "2001-01-01"}],
             [0, 1, 3, 5, 6, 7, 8],
         ),
@@ -237,14 +237,14 @@ def test_tables_columns_and_values(server):
     described = server.client.get("/v1/indexes/drawings").json()
     kinds = {column["name"]: column["filter"] for column in described["columns"]}
     assert kinds["number"] == "number"
-    assert kinds["colour"] == "text"
+    assert kinds["color"] == "text"
     assert kinds["mtime"] == "time"
     assert kinds["vector"] is None
     facets = server.client.get("/v1/indexes/drawings/facets").json()["columns"]
     assert facets["number"] == {"kind": "number", "min": 0, "max": 39, "nulls": 1}
-    colours = {one["value"]: one["count"] for one in facets["colour"]["values"]}
-    assert colours == {"red": 16, "blue": 16}
-    assert facets["colour"]["nulls"] == 9
+    colors = {one["value"]: one["count"] for one in facets["color"]["values"]}
+    assert colors == {"red": 16, "blue": 16}
+    assert facets["color"]["nulls"] == 9
     assert server.client.get("/v1/indexes/none").status_code == 404
 
 

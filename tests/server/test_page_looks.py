@@ -1,4 +1,4 @@
-"""How the page looks and behaves on screens: colours, narrow windows, screen readers, many rows."""
+"""How the page looks and behaves on screens: colors, narrow windows, screen readers, many rows."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ NAMES = 250
 
 def ground(page) -> int:
     """Lightness of the page's ground, 0 to 255."""
-    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    return int(colour.partition("(")[2].partition(",")[0])
+    color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return int(color.partition("(")[2].partition(",")[0])
 
 
 def ready(page, view) -> None:
@@ -35,7 +35,7 @@ def ready(page, view) -> None:
 def test_it_follows_the_system_until_somebody_chooses(open_page, drawings_server):
     page = open_page(drawings_server.url, color_scheme="dark")
     assert ground(page) < 50
-    toggle = page.get_by_role("button", name="Dark colours")
+    toggle = page.get_by_role("button", name="Dark colors")
     expect(toggle).to_have_attribute("aria-pressed", "true")
     toggle.click()
     assert ground(page) > 200

@@ -152,7 +152,7 @@ def test_filters_come_from_the_columns_and_go_one_by_one(page, drawings_server):
     filters = page.get_by_role("group", name="Filters")
     with page.expect_response(re.compile(r"/v1/items\?")):
         filters.get_by_role("checkbox", name=re.compile("^red")).check()
-    wanted = [{"column": "colour", "op": "in", "value": ["red"]}]
+    wanted = [{"column": "color", "op": "in", "value": ["red"]}]
     found = drawings_server.client.get(
         "/v1/items", params={"filters": json.dumps(wanted), "limit": 1000}
     ).json()["items"]
@@ -164,7 +164,7 @@ def test_filters_come_from_the_columns_and_go_one_by_one(page, drawings_server):
     search(page, "a bat")
     assert len(names(page)) == 4
     page.get_by_role("button", name="Remove the filter: number up to 9").click()
-    page.get_by_role("button", name="Remove the filter: colour: red").click()
+    page.get_by_role("button", name="Remove the filter: color: red").click()
     expect(page.locator("#filter-chips li")).to_have_count(0)
     page.go_back()
     expect(page.locator("#filter-chips li")).to_have_count(1)

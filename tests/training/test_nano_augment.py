@@ -12,7 +12,7 @@ BELOW = (0.2, 0.5, 0.6, 0.5)
 
 
 def disc(side: int = 72) -> NDArray[np.uint8]:
-    """An orange disc on nothing; its transparent pixels hold a colour that must not be seen."""
+    """An orange disc on nothing; its transparent pixels hold a color that must not be seen."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     inside = np.hypot(x, y) < 0.45 * side
     drawing = np.full((side, side, 4), (0, 255, 0, 0), np.uint8)
@@ -20,7 +20,7 @@ def disc(side: int = 72) -> NDArray[np.uint8]:
     return drawing
 
 
-def centre_of(layer: NDArray[np.float32]) -> tuple[float, float]:
+def center_of(layer: NDArray[np.float32]) -> tuple[float, float]:
     alpha = layer[..., 3]
     y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]]
     return float((alpha * x).sum() / alpha.sum()), float((alpha * y).sum() / alpha.sum())
@@ -36,7 +36,7 @@ def test_a_placed_drawing_is_premultiplied_and_fills_the_canvas_size(size: int, 
         assert layer.dtype == np.float32
         assert layer.min() >= 0
         assert layer.max() <= 255.5
-        # Premultiplied: no colour is brighter than the pixel is opaque.
+        # Premultiplied: no color is brighter than the pixel is opaque.
         assert (layer[..., :3] <= layer[..., 3:] + 0.5).all()
         assert layer[..., 3].max() > 250
 
@@ -50,14 +50,14 @@ def test_placing_leaves_the_drawing_as_it_was() -> None:
     np.testing.assert_array_equal(drawing, before)
 
 
-@pytest.mark.parametrize(("box", "centre"), [(LEFT, (0.25, 0.5)), (BELOW, (0.5, 0.75))])
+@pytest.mark.parametrize(("box", "center"), [(LEFT, (0.25, 0.5)), (BELOW, (0.5, 0.75))])
 def test_a_drawing_lands_in_its_box(
-    box: tuple[float, float, float, float], centre: tuple[float, float]
+    box: tuple[float, float, float, float], center: tuple[float, float]
 ) -> None:
-    places = [centre_of(Augmenter(seed).place(disc(), 64, box, flip=False)) for seed in range(30)]
+    places = [center_of(Augmenter(seed).place(disc(), 64, box, flip=False)) for seed in range(30)]
 
     mean = np.mean(places, axis=0) / 64
-    np.testing.assert_allclose(mean, centre, atol=0.04)
+    np.testing.assert_allclose(mean, center, atol=0.04)
 
 
 def test_a_flip_mirrors_the_drawing() -> None:
@@ -67,7 +67,7 @@ def test_a_flip_mirrors_the_drawing() -> None:
     plain = Augmenter(4).place(half, 48, WHOLE, flip=False)
     flipped = Augmenter(4).place(half, 48, WHOLE, flip=True)
 
-    assert centre_of(plain)[0] < centre_of(flipped)[0] - 5
+    assert center_of(plain)[0] < center_of(flipped)[0] - 5
 
 
 def test_the_same_seed_makes_the_same_image() -> None:
@@ -80,7 +80,7 @@ def test_the_same_seed_makes_the_same_image() -> None:
     assert (made(7) != made(8)).any()
 
 
-def test_a_named_background_shows_its_colour_where_nothing_is_drawn() -> None:
+def test_a_named_background_shows_its_color_where_nothing_is_drawn() -> None:
     blue = (52, 110, 210)
     corners = []
     for seed in range(20):
@@ -95,9 +95,9 @@ def test_a_named_background_shows_its_colour_where_nothing_is_drawn() -> None:
 
 
 def test_later_layers_cover_earlier_ones() -> None:
-    def square(colour: tuple[int, int, int], alpha: float) -> NDArray[np.float32]:
+    def square(color: tuple[int, int, int], alpha: float) -> NDArray[np.float32]:
         layer = np.empty((48, 48, 4), np.float32)
-        layer[..., :3] = np.array(colour, np.float32) * alpha
+        layer[..., :3] = np.array(color, np.float32) * alpha
         layer[..., 3] = 255 * alpha
         return layer
 

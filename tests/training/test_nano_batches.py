@@ -13,10 +13,10 @@ from training.pe_nano.batches import BatchMaker, Drawings
 CONCEPTS = ("red circle", "dog", "cat", "house", "tree", "car", "fish", "sun")
 
 
-def image(colour: tuple[int, int, int], *, side: int = 72, ink: int = 40) -> np.ndarray:
+def image(color: tuple[int, int, int], *, side: int = 72, ink: int = 40) -> np.ndarray:
     rgba = np.zeros((side, side, 4), np.uint8)
     start = (side - ink) // 2
-    rgba[start : start + ink, start : start + ink] = (*colour, 255)
+    rgba[start : start + ink, start : start + ink] = (*color, 255)
     return rgba
 
 
@@ -49,7 +49,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_line_art_of_a_coloured_thing_and_nearly_empty_drawings_are_left_out(
+def test_line_art_of_a_colored_thing_and_nearly_empty_drawings_are_left_out(
     prepared: Path,
 ) -> None:
     drawings = Drawings(prepared)

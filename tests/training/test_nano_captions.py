@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.pe_nano.captions import COLOURS, PLACES, TEMPLATES, Captioner, all_texts
+from training.pe_nano.captions import COLORS, PLACES, TEMPLATES, Captioner, all_texts
 
 CONCEPTS = [
     {"name": "dog", "tags": ["animal", "pet", "puppy"]},
@@ -59,8 +59,8 @@ def test_the_same_seed_writes_the_same_captions() -> None:
     assert many(DOG, "red") == many(DOG, "red")
 
 
-def test_the_vocabulary_is_learnt_from_every_name_keyword_and_colour() -> None:
+def test_the_vocabulary_is_learned_from_every_name_keyword_and_color() -> None:
     texts = all_texts(CONCEPTS, [DOG, CLIP_ART])
 
     assert {"dog", "red heart", "puppy", "windmill", "holland"} <= set(texts)
-    assert all(any(colour in text for text in texts) for colour in COLOURS)
+    assert all(any(color in text for text in texts) for color in COLORS)

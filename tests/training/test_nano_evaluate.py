@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from training.pe_nano.evaluate import on_white, retrieval
 
 NAMES = ["red", "green", "blue"]
-COLOURS = np.eye(3, dtype=np.uint8) * 255
+COLORS = np.eye(3, dtype=np.uint8) * 255
 
 
-class ByColour(nn.Module):
-    """Embeds an image as its mean colour, and the text i as colour `meaning[i]`."""
+class ByColor(nn.Module):
+    """Embeds an image as its mean color, and the text i as color `meaning[i]`."""
 
     def __init__(self, meaning: list[int]) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ def tokens(names: list[str]) -> np.ndarray:
 
 def drawings() -> list[np.ndarray]:
     plain = np.full((3, 16, 16, 4), 255, np.uint8)
-    plain[..., :3] = COLOURS[:, None, None]
+    plain[..., :3] = COLORS[:, None, None]
     return list(plain)
 
 
 def test_a_model_that_knows_every_name_scores_one_and_confuses_nothing() -> None:
-    score = retrieval(ByColour([0, 1, 2]), tokens, drawings(), NAMES)
+    score = retrieval(ByColor([0, 1, 2]), tokens, drawings(), NAMES)
 
     assert score["drawings"] == 3
     assert score["top1"] == score["top5"] == 1
@@ -48,7 +48,7 @@ def test_a_model_that_knows_every_name_scores_one_and_confuses_nothing() -> None
 
 
 def test_names_taken_for_each_other_are_counted_and_listed() -> None:
-    score = retrieval(ByColour([0, 2, 1]), tokens, drawings(), NAMES)
+    score = retrieval(ByColor([0, 2, 1]), tokens, drawings(), NAMES)
 
     assert (
         score["image_to_text_top1"] == score["text_to_image_top1"] == pytest.approx(1 / 3, abs=1e-4)

@@ -19,15 +19,15 @@ def sources() -> dict:
     return json.loads((GALLERY / "sources.json").read_text(encoding="utf-8"))
 
 
-def test_every_image_has_a_named_source_under_a_free_licence(sources: dict) -> None:
+def test_every_image_has_a_named_source_under_a_free_license(sources: dict) -> None:
     files = {path.name for path in GALLERY.glob("*.webp")}
 
     assert files == set(sources["images"])
     assert {part.split("/")[0] for parts in sources["images"].values() for part in parts} == set(
         sources["sets"]
     )
-    assert {stated["licence"] for stated in sources["sets"].values()} <= FREE
-    notes = (GALLERY / "LICENCES.md").read_text(encoding="utf-8")
+    assert {stated["license"] for stated in sources["sets"].values()} <= FREE
+    notes = (GALLERY / "LICENSES.md").read_text(encoding="utf-8")
     assert all(f"| {name} |" in notes for name in sources["sets"])
 
 

@@ -1,7 +1,7 @@
 """From RGBA drawings to training images: placed, tinted, put on a background, disturbed.
 
 Works on uint8 numpy arrays with OpenCV; knows nothing about names. The hue is moved only a
-little, because colours are part of many names ("red heart", "green book").
+little, because colors are part of many names ("red heart", "green book").
 """
 
 import cv2
@@ -44,19 +44,19 @@ class Augmenter:
         matrix = scale * turn @ np.array([[wide, shear], [0.0, 1 / wide]])
         if flip:
             matrix = matrix @ np.array([[-1.0, 0.0], [0.0, 1.0]])
-        centre = size * np.array([box[0] + box[2] / 2, box[1] + box[3] / 2])
-        centre = centre + size * rng.normal(0, 0.035, 2)
-        offset = centre - matrix @ np.array([side / 2, side / 2])
+        center = size * np.array([box[0] + box[2] / 2, box[1] + box[3] / 2])
+        center = center + size * rng.normal(0, 0.035, 2)
+        offset = center - matrix @ np.array([side / 2, side / 2])
         affine = np.concatenate([matrix, offset[:, None]], axis=1)
         if scale < 0.75:  # bilinear sampling alone would alias
             rgba = cv2.GaussianBlur(rgba, (0, 0), 0.35 / scale)
         return cv2.warpAffine(rgba, affine, (size, size), flags=cv2.INTER_LINEAR)
 
-    def background(self, size: int, colour: tuple[int, int, int] | None) -> NDArray[np.float32]:
-        """(size, size, 3) float32: the named colour, or mostly white, or soft gradients."""
+    def background(self, size: int, color: tuple[int, int, int] | None) -> NDArray[np.float32]:
+        """(size, size, 3) float32: the named color, or mostly white, or soft gradients."""
         rng = self.rng
-        if colour is not None:
-            base = np.array(colour, np.float32) + rng.normal(0, 10, 3).astype(np.float32)
+        if color is not None:
+            base = np.array(color, np.float32) + rng.normal(0, 10, 3).astype(np.float32)
             return np.broadcast_to(base, (size, size, 3)).clip(0, 255)
         if rng.random() < 0.6:
             return np.full((size, size, 3), 255.0, np.float32)
@@ -72,9 +72,9 @@ class Augmenter:
 
     def _tint(self, rgb: NDArray[np.float32]) -> NDArray[np.float32]:
         rng = self.rng
-        grey = rgb @ np.array([[0.299], [0.587], [0.114]], np.float32)
+        gray = rgb @ np.array([[0.299], [0.587], [0.114]], np.float32)
         saturation = 0.0 if rng.random() < 0.08 else rng.uniform(0.5, 1.5)
-        rgb = grey + (rgb - grey) * saturation
+        rgb = gray + (rgb - gray) * saturation
         gains = rng.normal(1, 0.08, 3) * rng.uniform(0.75, 1.2)
         if rng.random() < 0.3:
             rgb = 255 * (rgb.clip(0, 255) / 255) ** rng.uniform(0.6, 1.6)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.pe_nano.augment import Augmenter
-from training.pe_nano.captions import COLOURS, Captioner
+from training.pe_nano.captions import COLORS, Captioner
 
 SCENE_SHARE = 0.08
 CONCEPT_SHARE = 0.85
@@ -59,8 +59,8 @@ class Drawings:
 
 
 def _is_usable(item: dict[str, Any], image: NDArray[np.uint8]) -> bool:
-    """Line art of a "green heart" has lost its colour, and a few drawings are nearly empty."""
-    if item["variant"] == "v3" and not COLOURS.keys().isdisjoint(item["name"].split()):
+    """Line art of a "green heart" has lost its color, and a few drawings are nearly empty."""
+    if item["variant"] == "v3" and not COLORS.keys().isdisjoint(item["name"].split()):
         return False
     return int((image[..., 3] > 0).sum()) >= MIN_VISIBLE_PIXELS
 
@@ -95,8 +95,8 @@ class BatchMaker:
             return self._scene(row)
         name = None
         if rng.random() < 0.2 and item["source"] not in ("ph", "tabler", "mdi"):
-            name = list(COLOURS)[rng.integers(len(COLOURS))]
-        background = self.augmenter.background(self.size, COLOURS[name] if name else None)
+            name = list(COLORS)[rng.integers(len(COLORS))]
+        background = self.augmenter.background(self.size, COLORS[name] if name else None)
         image = self.augmenter.compose([self._placed(row, WHOLE)], background)
         return image, self.captioner.describe(item, name), item["concept"]
 

@@ -31,7 +31,7 @@ class Captioner:
         self.random = random.Random(seed)
 
     def describe(self, item: dict[str, Any], background: str | None) -> str:
-        """A sentence for one drawing; the background's colour is named where one is given."""
+        """A sentence for one drawing; the background's color is named where one is given."""
         caption = self._subject(item)
         if background is not None and self.random.random() < 0.5:
             caption = f"{caption} on a {background} background"
@@ -59,18 +59,18 @@ class Captioner:
 
 
 def all_texts(concepts: list[dict[str, Any]], items: list[dict[str, Any]]) -> list[str]:
-    """What the vocabulary is learnt from: every name, keyword, template and colour."""
+    """What the vocabulary is learned from: every name, keyword, template and color."""
     texts = [c["name"] for c in concepts for _ in range(4)]
     texts += [tag for c in concepts for tag in c["tags"]]
     texts += [item["name"] for item in items if item["concept"] < 0]
     texts += [word for item in items for word in item.get("keywords", [])]
     texts += [t.format("image") for t in TEMPLATES for _ in range(20)]
     texts += [t.format("one", "other") for t, _ in PLACES for _ in range(20)]
-    texts += [f"{name} on a {name} background" for name in COLOURS for _ in range(20)]
+    texts += [f"{name} on a {name} background" for name in COLORS for _ in range(20)]
     return texts
 
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 48, 49),
     "orange": (240, 147, 43),
     "yellow": (246, 215, 76),
@@ -80,5 +80,5 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (244, 160, 190),
     "brown": (130, 88, 56),
     "black": (20, 20, 22),
-    "grey": (140, 140, 144),
+    "gray": (140, 140, 144),
 }

@@ -68,7 +68,7 @@ class Concept:
         }
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case ASCII words separated by single spaces."""
     text = text.replace("&", " and ").replace("’", "").replace("'", "")
     text = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
@@ -78,7 +78,7 @@ def normalise(text: str) -> str:
 
 def squash(text: str) -> str:
     """A name without anything between its letters, for keys written in one word."""
-    return normalise(text).replace(" ", "")
+    return normalize(text).replace(" ", "")
 
 
 def plain_hex(code: str) -> str:
@@ -92,7 +92,7 @@ def canonical_name(label: str) -> str:
         return _KEYCAPS[label]
     if label.startswith("flag: "):
         label = "flag of " + label[len("flag: ") :]
-    return normalise(label)
+    return normalize(label)
 
 
 def _is_directional(name: str, group: int, subgroup: int | None) -> bool:
@@ -115,7 +115,7 @@ class Vocabulary:
                 continue
             name = canonical_name(e["label"])
             directional = _is_directional(name, group, e.get("subgroup"))
-            tags = tuple(dict.fromkeys(filter(None, map(normalise, e.get("tags", [])))))
+            tags = tuple(dict.fromkeys(filter(None, map(normalize, e.get("tags", [])))))
             self.concepts.append(
                 Concept(len(self.concepts), name, e["hexcode"], tags, GROUPS[group], directional)
             )
@@ -135,7 +135,7 @@ class Vocabulary:
                 concept = self.by_hex.get(plain_hex(code))
                 for name in [names] if isinstance(names, str) else names:
                     if concept is not None and len(name) > 2:
-                        words = normalise(name.replace("_", " "))
+                        words = normalize(name.replace("_", " "))
                         found.setdefault(words, set()).add(concept.index)
         return {n: self.concepts[next(iter(s))] for n, s in found.items() if len(s) == 1}
 
@@ -167,7 +167,7 @@ class Vocabulary:
 
     def from_word(self, name: str) -> Concept | None:
         """The concept an icon's or a clip art's name means; None unless it is unambiguous."""
-        name = normalise(name)
+        name = normalize(name)
         if name in _EXTRA_ALIASES:
             return self.by_name.get(_EXTRA_ALIASES[name])
         if name in _NOT_ALIASES:

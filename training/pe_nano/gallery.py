@@ -3,8 +3,8 @@
     python -m training.pe_nano.gallery --packages NODE_MODULES --out FOLDER
 
 gallery.json says what to draw: single drawings, one per thing and spread over the sets, and scenes
-of two. Writes one lossless WebP of at most 256 colours for each, sources.json (which drawing of
-which set is in which image) and LICENCES.md. The same packages give the same images.
+of two. Writes one lossless WebP of at most 256 colors for each, sources.json (which drawing of
+which set is in which image) and LICENSES.md. The same packages give the same images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 from training.pe_nano.batches import ABOVE, BELOW, LEFT, RIGHT, WHOLE
 from training.pe_nano.concepts import Vocabulary
 from training.pe_nano.render import render_svg
-from training.pe_nano.sources import Drawing, Sources, licences
+from training.pe_nano.sources import Drawing, Sources, licenses
 
 SIZE = 160
 SINGLE_SHARE = 0.94  # of the side; the rest is a margin
@@ -89,22 +89,22 @@ def put(canvas: Rgba, layer: Rgba, box: Box) -> None:
     canvas[:] = np.asarray(under)
 
 
-def faint_share(image: Rgba, colour: tuple[int, int, int]) -> float:
-    """The share of a drawing's outline that hardly differs from a background colour."""
+def faint_share(image: Rgba, color: tuple[int, int, int]) -> float:
+    """The share of a drawing's outline that hardly differs from a background color."""
     solid = (image[..., 3] > 200).astype(np.uint8)
     edge = (solid - cv2.erode(solid, np.ones((5, 5), np.uint8))).astype(bool)
-    distance = np.linalg.norm(image[edge][:, :3].astype(float) - colour, axis=1)
+    distance = np.linalg.norm(image[edge][:, :3].astype(float) - color, axis=1)
     return float((distance < FAINT).mean())
 
 
 def background_of(stem: str, image: Rgba) -> tuple[int, int, int]:
-    """A soft colour that differs from image to image and lets the drawing be seen."""
+    """A soft color that differs from image to image and lets the drawing be seen."""
     start = hashlib.sha256(stem.encode()).digest()[0] % len(BACKGROUNDS)
     candidates = [*BACKGROUNDS[start:], *BACKGROUNDS[:start], *DEEPER[start % len(DEEPER) :]]
-    shares = [faint_share(image, colour) for colour in candidates]
-    for colour, share in zip(candidates, shares, strict=True):
+    shares = [faint_share(image, color) for color in candidates]
+    for color, share in zip(candidates, shares, strict=True):
         if share <= MAX_FAINT_SHARE:
-            return colour
+            return color
     return candidates[int(np.argmin(shares))]
 
 
@@ -122,8 +122,8 @@ def compose(shelf: Shelf, stem: str, names: list[str]) -> Image.Image:
 
 
 def write_notes(shelf: Shelf, packages: Path, images: dict[str, list[str]], out: Path) -> None:
-    """sources.json and LICENCES.md."""
-    stated = licences(packages, (*APACHE, *MIT))
+    """sources.json and LICENSES.md."""
+    stated = licenses(packages, (*APACHE, *MIT))
     lines = {
         f"{stem}.webp": [f"{d.source}/{d.key}" for d in map(shelf.drawings.__getitem__, names)]
         for stem, names in sorted(images.items())
@@ -133,13 +133,13 @@ def write_notes(shelf: Shelf, packages: Path, images: dict[str, list[str]], out:
     text = f'{{\n"sets": {sets},\n"images": {{\n{listed}\n}}\n}}\n'
     (out / "sources.json").write_text(text, encoding="utf-8")
     rows = [
-        f"| {name} | {s['author']} | {s['licence']} | {s['url']} | {s['package']} {s['version']} | "
+        f"| {name} | {s['author']} | {s['license']} | {s['url']} | {s['package']} {s['version']} | "
         f"{sum(any(p.startswith(name + '/') for p in parts) for parts in lines.values())} |"
         for name, s in stated.items()
     ]
-    template = Path(__file__).with_name("gallery_licences.md").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("gallery_licenses.md").read_text(encoding="utf-8")
     note = template.replace("{rows}", "\n".join(rows)).replace("{count}", str(len(lines)))
-    (out / "LICENCES.md").write_text(note, encoding="utf-8")
+    (out / "LICENSES.md").write_text(note, encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from training.pe_nano.concepts import normalise
+from training.pe_nano.concepts import normalize
 from training.pe_nano.sources import Drawing, IconSet, Sources
 from training.pe_nano.wordlists import WORDS
 
@@ -56,7 +56,7 @@ def icon_drawings(sources: Sources, source: str, words: frozenset[str]) -> Itera
     """
     icons = IconSet(sources.packages, source)
     for base, key in sorted(_one_key_per_name(icons).items()):
-        name = normalise(re.sub(r"^(food|mood)-", "", base))
+        name = normalize(re.sub(r"^(food|mood)-", "", base))
         concept = None if f"{source}/{key}" in _WRONG else sources.vocabulary.from_word(name)
         if concept is not None and base.startswith("mood-") and "face" not in concept.name:
             concept = None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.pe_nano.concepts import Concept, Vocabulary, normalise
+from training.pe_nano.concepts import Concept, Vocabulary, normalize
 from training.pe_nano.sources import Drawing
 from training.pe_nano.svgshape import number
 from training.pe_nano.wordlists import WORDS
@@ -32,7 +32,7 @@ def _field(text: str, tag: str) -> str:
 def _keywords(text: str) -> list[str]:
     subject = re.search(r"<dc:subject>(.*?)</dc:subject>", text, re.S)
     items = re.findall(r"<rdf:li>(.*?)</rdf:li>", subject.group(1), re.S) if subject else []
-    words = (normalise(i) for i in items)
+    words = (normalize(i) for i in items)
     return [w for w in dict.fromkeys(words) if w and w not in _JUNK and not w.isdigit()]
 
 
@@ -78,11 +78,11 @@ def _page(tag: str) -> tuple[float, float] | None:
 
 def clean_title(title: str, stem: str, creator: str, words: frozenset[str]) -> str:
     """A caption from the title, or from the file's name; empty when neither says anything."""
-    authors = {t for t in normalise(creator).split() if len(t) > 1}
+    authors = {t for t in normalize(creator).split() if len(t) > 1}
     for text in (title, stem):
         text = re.sub(r"([a-z])([A-Z])", r"\1 \2", text)
         text = re.sub(r"\.(svg|png|jpe?g)$", "", text)
-        tokens = [t for t in normalise(text).split() if t.isalpha()]
+        tokens = [t for t in normalize(text).split() if t.isalpha()]
         tokens = [t for t in tokens if not any(a.startswith(t) and len(t) > 2 for a in authors)]
         known = [t for t in tokens if t in words and t not in _JUNK]
         kept = [t for t in tokens if (t in words and t not in _JUNK) or t in _KEEP_WORDS]
@@ -147,11 +147,11 @@ def drawings(folder: Path, vocabulary: Vocabulary, words: frozenset[str]) -> Ite
 
 def _concept(title: str, inner: str, vocabulary: Vocabulary) -> Concept | None:
     """The concept a clip art shows, if its title says so and its file name agrees."""
-    stem = normalise(inner.rsplit("/", 1)[-1].removesuffix(".svg"))
+    stem = normalize(inner.rsplit("/", 1)[-1].removesuffix(".svg"))
     if "flags/" in inner:
         country = re.sub(r"\b(flag|of|the|\d+)\b", "", stem).strip()
         return vocabulary.by_name.get(f"flag of {country}")
-    name = " ".join(t for t in normalise(title).split() if t not in _FILLER and not t.isdigit())
+    name = " ".join(t for t in normalize(title).split() if t not in _FILLER and not t.isdigit())
     concept = vocabulary.from_word(name)
     if concept is None and name.endswith("s"):
         concept = vocabulary.from_word(name[:-1])

@@ -3,7 +3,7 @@
     python -m training.pe_nano.prepare --packages NODE_MODULES --openclipart DIR --out DIR
 
 Writes train_images.npy, train_items.jsonl, eval_images.npy, eval_items.jsonl, concepts.json,
-stats.json and licences.json.
+stats.json and licenses.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.pe_nano.sources import (
     MONOCHROME,
     Drawing,
     Sources,
-    licences,
+    licenses,
 )  # fmt: skip
 
 SIZE = 72
@@ -142,21 +142,21 @@ def _dump(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_licences(packages: Path, out: Path) -> None:
-    """The licences of everything that was read."""
-    stated = licences(packages, (*EMOJI_SETS, *FLAG_SETS, *ICON_SETS, HELD_OUT))
+def write_licenses(packages: Path, out: Path) -> None:
+    """The licenses of everything that was read."""
+    stated = licenses(packages, (*EMOJI_SETS, *FLAG_SETS, *ICON_SETS, HELD_OUT))
     emojibase = json.loads((packages / "emojibase-data" / "package.json").read_text("utf-8"))
     stated["emojibase-data"] = {
         "package": "emojibase-data", "version": emojibase["version"],
-        "licence": emojibase["license"], "author": "Miles Johnson",
+        "license": emojibase["license"], "author": "Miles Johnson",
         "url": "https://github.com/milesj/emojibase",
     }  # fmt: skip
     stated["openclipart"] = {
         "package": "openclipart-svg (Debian)", "version": "1:0.18+dfsg-19",
-        "licence": "public domain dedication", "author": "the artists named in each file",
+        "license": "public domain dedication", "author": "the artists named in each file",
         "url": "http://www.openclipart.org",
     }  # fmt: skip
-    _dump(out / "licences.json", stated)
+    _dump(out / "licenses.json", stated)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     vocabulary = Vocabulary(args.packages / "emojibase-data")
     sources = Sources(args.packages, vocabulary)
     _dump(args.out / "concepts.json", [c.as_json() for c in vocabulary.concepts])
-    write_licences(args.packages, args.out)
+    write_licenses(args.packages, args.out)
     with multiprocessing.Pool(args.workers) as pool:
         stats = write_training(pool, training_drawings(sources, args.openclipart), args.out)
         per_concept = stats.pop("drawings_per_concept")

@@ -33,7 +33,7 @@ def content_box(rgba: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def resize_rgba(rgba: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize with the colours weighted by their alpha."""
+    """Resize with the colors weighted by their alpha."""
     pre = rgba.astype(np.float32) / 255
     pre[..., :3] *= pre[..., 3:]
     small = rgba.shape[0] < height or rgba.shape[1] < width
@@ -46,7 +46,7 @@ def resize_rgba(rgba: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def fit(rgba: np.ndarray, size: int, max_zoom: float = 1.5) -> np.ndarray | None:
-    """Trim, scale and centre an image in a square of `size` pixels."""
+    """Trim, scale and center an image in a square of `size` pixels."""
     box = content_box(rgba)
     if box is None:
         return None
@@ -56,10 +56,10 @@ def fit(rgba: np.ndarray, size: int, max_zoom: float = 1.5) -> np.ndarray | None
     inner = size * (1 - 2 * MARGIN)
     scale = inner / max(max(width, height), max(rgba.shape[:2]) / max_zoom)
     new_w, new_h = max(1, round(width * scale)), max(1, round(height * scale))
-    return centre(resize_rgba(part, new_w, new_h), size)
+    return center(resize_rgba(part, new_w, new_h), size)
 
 
-def centre(rgba: np.ndarray, size: int) -> np.ndarray:
+def center(rgba: np.ndarray, size: int) -> np.ndarray:
     """The image in the middle of a transparent square at least as large."""
     height, width = rgba.shape[:2]
     out = np.zeros((size, size, 4), np.uint8)

@@ -1,7 +1,7 @@
-"""Style variants of coloured drawings.
+"""Style variants of colored drawings.
 
 v0 is the drawing as it is; v1 gets dark strokes around its larger shapes, like an inked cartoon;
-v2 is v1 with flat, coarser colours; v3 is line art: white fills and black strokes. Flags and
+v2 is v1 with flat, coarser colors; v3 is line art: white fills and black strokes. Flags and
 drawings built of many translucent layers get only a contour around the whole (v1) and a coarser
 palette with a contour (v2).
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.pe_nano import svgshape as shape
-from training.pe_nano.render import MARGIN, centre, content_box, fit, ink_silhouette, raster
+from training.pe_nano.render import MARGIN, center, content_box, fit, ink_silhouette, raster
 
 ET.register_namespace("", shape.SVG)
 ET.register_namespace("xlink", shape.XLINK)
@@ -32,12 +32,12 @@ SOLID = 0.6  # below this opacity a shape is a shade or a highlight: it gets no 
 
 @dataclass(frozen=True)
 class Ink:
-    """How to restyle: stroke width over the drawing's extent, flat colours, line art."""
+    """How to restyle: stroke width over the drawing's extent, flat colors, line art."""
 
     width: float
     flat: bool = False
     lines: bool = False
-    colour: str = "#000000"
+    color: str = "#000000"
 
 
 @dataclass
@@ -70,13 +70,13 @@ def _parts(
 
 
 def _fill(part: _Part, table: dict) -> tuple[tuple[int, int, int] | None, float]:
-    """Flat colour of a shape's fill and its opacity; None where it has no fill."""
+    """Flat color of a shape's fill and its opacity; None where it has no fill."""
     value = part.props.get("fill", "black")
     found = re.match(r"url\(['\"]?#([^)'\"]+)", value)
     if found:
-        colour, alpha = table.get(found.group(1), ((128, 128, 128), 1.0))
-        return colour, alpha * part.opacity
-    return shape.parse_colour(value), part.opacity
+        color, alpha = table.get(found.group(1), ((128, 128, 128), 1.0))
+        return color, alpha * part.opacity
+    return shape.parse_color(value), part.opacity
 
 
 def _coarse(rgb: tuple[int, int, int]) -> str:
@@ -91,7 +91,7 @@ def _draw_lines(part: _Part, rgb: tuple[int, int, int], thin: bool) -> None:
 
 def _set_stroke(part: _Part, ink: Ink, width: float) -> None:
     values = {
-        "stroke": ink.colour,
+        "stroke": ink.color,
         "stroke-width": f"{width / max(part.scale, 1e-6):.5g}",
         "stroke-linejoin": "round",
         "stroke-linecap": "round",
@@ -105,7 +105,7 @@ def _restyle_part(part: _Part, ink: Ink, length: float, table: dict, last: bool)
     rgb, alpha = _fill(part, table)
     has_stroke = part.props.get("stroke", "none") != "none"
     if has_stroke and ink.lines:
-        shape.set_prop(part.elem, "stroke", ink.colour)
+        shape.set_prop(part.elem, "stroke", ink.color)
     if rgb is None:
         return
     if alpha < SOLID:
@@ -199,7 +199,7 @@ def variants(
     zoom = min(1.0, max_zoom * max(box[2] - box[0], box[3] - box[1]) / max(width, height))
     inks = {
         "v0": None,
-        "v1": Ink(rng.uniform(0.02, 0.036), colour=rng.choice(["#000000", "#000000", "#1c1a17"])),
+        "v1": Ink(rng.uniform(0.02, 0.036), color=rng.choice(["#000000", "#000000", "#1c1a17"])),
         "v2": Ink(rng.uniform(0.022, 0.04), flat=True),
         "v3": Ink(rng.uniform(0.02, 0.034), lines=True),
     }
@@ -207,7 +207,7 @@ def variants(
     for name in (n for n in inks if n in wanted):
         text, new_aspect = cropped_svg(svg, content, inks[name])
         long_side = max(2, round(size * (1 - 2 * MARGIN) * zoom))
-        image = centre(raster(text, long_side, new_aspect), size)
+        image = center(raster(text, long_side, new_aspect), size)
         if name != "v3" or _usable_lines(image):
             out[name] = image
     return out

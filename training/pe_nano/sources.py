@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.pe_nano.concepts import Concept, Vocabulary, normalise, plain_hex
+from training.pe_nano.concepts import Concept, Vocabulary, normalize, plain_hex
 from training.pe_nano.wordlists import WORDS
 
 EMOJI_SETS = ("noto", "noto-v1", "twemoji", "fluent-emoji", "fluent-emoji-flat", "fxemoji",
@@ -113,7 +113,7 @@ class Sources:
             return self.vocabulary.from_squashed(key)
         if key in self.slugs:
             return self.vocabulary.from_hex(self.slugs[key])
-        name = normalise(re.sub(r"^flag-(for-)?", "flag of ", key))
+        name = normalize(re.sub(r"^flag-(for-)?", "flag of ", key))
         return self.vocabulary.by_name.get(name)
 
     def emoji(self, source: str) -> Iterator[Drawing]:
@@ -137,7 +137,7 @@ class Sources:
                 yield Drawing(source, key, concept.name, concept, *made)
 
 
-def licences(packages: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
+def licenses(packages: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """What each package states of itself."""
     out = {}
     for name in names:
@@ -147,7 +147,7 @@ def licences(packages: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]
         out[name] = {
             "package": f"@iconify-json/{name}",
             "version": version,
-            "licence": info["license"].get("spdx", info["license"]["title"]),
+            "license": info["license"].get("spdx", info["license"]["title"]),
             "author": info["author"]["name"],
             "url": info["author"].get("url", ""),
         }

@@ -1,4 +1,4 @@
-"""What the restyler needs to know of SVG shapes: extent, scale, properties and colours."""
+"""What the restyler needs to know of SVG shapes: extent, scale, properties and colors."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def extent(elem: ET.Element) -> tuple[float, float]:
     return max(v[0::2]) - min(v[0::2]), max(v[1::2]) - min(v[1::2])
 
 
-def parse_colour(text: str | None) -> tuple[int, int, int] | None:
-    """RGB of a CSS colour."""
+def parse_color(text: str | None) -> tuple[int, int, int] | None:
+    """RGB of a CSS color."""
     if not text or text in ("none", "inherit", "transparent") or text.startswith("url"):
         return None
     if text == "currentColor":
@@ -132,7 +132,7 @@ def luminance(rgb: tuple[int, int, int]) -> float:
 
 
 def gradients(root: ET.Element) -> dict[str, tuple[tuple[int, int, int], float]]:
-    """Average colour and opacity of each gradient of a document."""
+    """Average color and opacity of each gradient of a document."""
     nodes = {e.get("id"): e for e in root.iter() if local(e).endswith("Gradient") and e.get("id")}
 
     def stops(elem: ET.Element, depth: int = 0) -> list[ET.Element]:
@@ -143,7 +143,7 @@ def gradients(root: ET.Element) -> dict[str, tuple[tuple[int, int, int], float]]
     table = {}
     for key, elem in nodes.items():
         found = [
-            (parse_colour(prop(s, "stop-color") or "black") or (0, 0, 0),
+            (parse_color(prop(s, "stop-color") or "black") or (0, 0, 0),
              number(prop(s, "stop-opacity"), 1.0))
             for s in stops(elem)
         ]  # fmt: skip

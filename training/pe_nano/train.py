@@ -38,7 +38,7 @@ CAPTION_TOKENS = 11
 logger = logging.getLogger("pe_nano")
 
 
-def initialise(model: DualEncoder) -> None:
+def initialize(model: DualEncoder) -> None:
     """Start values as usual for small transformers: normal, residual outputs scaled by depth."""
     assert model.config.text is not None
     for tower, depth in (
@@ -115,7 +115,7 @@ class Run:
         # Most captions have fewer tokens; a few long ones would widen every batch.
         self.captions = Tokenizer(backend, CAPTION_TOKENS)
         self.model = DualEncoder(config)
-        initialise(self.model)
+        initialize(self.model)
         self.model.to(self.device)
         assert config.embed_dim is not None
         self.table = ConceptTable(len(self.drawings.concepts), config.embed_dim).to(self.device)

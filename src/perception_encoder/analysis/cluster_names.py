@@ -1,9 +1,9 @@
 """Names clusters by the words that set each of them apart from the others.
 
-Plain cosines of words with a centre would give every cluster the same names: what all images of a
+Plain cosines of words with a center would give every cluster the same names: what all images of a
 table have in common outweighs how they differ, some words are near to everything, and images and
 words lie in different parts of the space (Liang et al. 2022, "Mind the gap"). So the mean of all
-centres is taken from each centre, and the mean of all words from each word; what is left is how a
+centers is taken from each center, and the mean of all words from each word; what is left is how a
 cluster differs from the others, and a word from other words. Knows arrays and strings only.
 """
 
@@ -62,16 +62,16 @@ class ClusterName:
 
 
 def name_clusters(
-    centres: Embeddings, words: Sequence[str], word_vectors: Embeddings
+    centers: Embeddings, words: Sequence[str], word_vectors: Embeddings
 ) -> list[ClusterName]:
     """Name each cluster.
 
     Args:
-        centres: (K, E) float32, unit length.
+        centers: (K, E) float32, unit length.
         words: W of them, at least one.
         word_vectors: (W, E) float32, unit length, the words as the table's model embeds them.
     """
-    scores = _contrast(centres) @ _contrast(word_vectors).T  # (K, W)
+    scores = _contrast(centers) @ _contrast(word_vectors).T  # (K, W)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :NUM_WORDS]
     chosen = [tuple(words[place] for place in row) for row in best.tolist()]
     return [
@@ -138,7 +138,7 @@ def column_words(index: Index, column: str, *, where: str | None = None) -> list
     return [word for _, word in sorted(usable)[:MOST_WORDS]]
 
 
-def write_labelled(
+def write_labeled(
     index: Index, where: str | None, columns: Mapping[str, pa.Array], path: str | os.PathLike[str]
 ) -> None:
     """Write the file; it appears, or replaces the one that is there, when it is whole.

@@ -1,6 +1,6 @@
 """Groups of a table's images that look alike, each with its size and its most typical images.
 
-Every image belongs to the group whose centre is nearest. Centres are learnt from at most
+Every image belongs to the group whose center is nearest. Centers are learned from at most
 `SAMPLE_BYTES` of vectors; then one pass over the table puts each image into its group, block by
 block, so memory does not grow with it but for 200 bytes an image (of 64 groups, a million vectors
 of E = 1024 are 130 GFLOP more than reading them). Knows nothing of files, models or words.
@@ -20,12 +20,12 @@ from perception_encoder.analysis.duplicate_ranking import (
     RankedVectors,
     rank_images,
 )
-from perception_encoder.analysis.spherical_clustering import find_centres, nearest_centre
+from perception_encoder.analysis.spherical_clustering import find_centers, nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
 
 SAMPLE_BYTES: Final = 256 << 20
-"""Of vectors to learn centres from: 65,536 of E = 1024."""
+"""Of vectors to learn centers from: 65,536 of E = 1024."""
 
 _SEED: Final = 0
 SAME: Final = 0.95
@@ -40,13 +40,13 @@ class Cluster:
 
     Attributes:
         members: (S,) int64, numbers of its images, the most central first.
-        tightness: the mean cosine of its images with its centre.
-        centre: (E,) float32, unit length.
+        tightness: the mean cosine of its images with its center.
+        center: (E,) float32, unit length.
     """
 
     members: Numbers
     tightness: float
-    centre: NDArray[np.float32]
+    center: NDArray[np.float32]
 
     @property
     def size(self) -> int:
@@ -62,7 +62,7 @@ class Clusters:
         clusters: K of them, the largest first.
         images: R of them, by path.
         labels: (R,) int64, of each image the place of its cluster in `clusters`.
-        scores: (R,) float32, its cosine with that cluster's centre.
+        scores: (R,) float32, its cosine with that cluster's center.
         silhouette: how well the clusters are set apart, from -1 to 1, where their number was chosen
             by it; None where it was given.
     """
@@ -74,9 +74,9 @@ class Clusters:
     silhouette: float | None
 
     @property
-    def centres(self) -> Embeddings:
+    def centers(self) -> Embeddings:
         """(K, E) float32, unit length."""
-        return np.stack([cluster.centre for cluster in self.clusters])
+        return np.stack([cluster.center for cluster in self.clusters])
 
     def rows(self, numbers: Numbers) -> list[Row]:
         """Return images' rows, without their contents' digests and their metadata."""
@@ -109,11 +109,11 @@ def find_clusters(
     scores = np.empty(len(images), np.float32)
     if not len(images):
         return Clusters((), images, labels, scores, None)
-    centres = find_centres(vectors.read(sample_of(len(images), vectors.embed_dim)), num_clusters)
+    centers = find_centers(vectors.read(sample_of(len(images), vectors.embed_dim)), num_clusters)
     for numbers, block in vectors.blocks(np.arange(len(images))):
-        labels[numbers], scores[numbers] = nearest_centre(block, centres.vectors)
-    clusters, places = _in_order(centres.vectors, labels, scores)
-    return Clusters(clusters, images, places[labels], scores, centres.silhouette)
+        labels[numbers], scores[numbers] = nearest_center(block, centers.vectors)
+    clusters, places = _in_order(centers.vectors, labels, scores)
+    return Clusters(clusters, images, places[labels], scores, centers.silhouette)
 
 
 def sample_of(num_images: int, embed_dim: int) -> Numbers:
@@ -126,20 +126,20 @@ def sample_of(num_images: int, embed_dim: int) -> Numbers:
 
 
 def _in_order(
-    centres: Embeddings, labels: Numbers, scores: NDArray[np.float32]
+    centers: Embeddings, labels: Numbers, scores: NDArray[np.float32]
 ) -> tuple[tuple[Cluster, ...], Numbers]:
-    """Return the clusters that have images, the largest first, and each centre's place there."""
+    """Return the clusters that have images, the largest first, and each center's place there."""
     order = np.lexsort((-scores, labels))  # stable: of equal scores the first by path
     found, starts = np.unique(labels[order], return_index=True)
     members = np.split(order, starts[1:])
     by_size = sorted(range(len(found)), key=lambda place: (-len(members[place]), place))
-    places = np.full(len(centres), -1, np.int64)
+    places = np.full(len(centers), -1, np.int64)
     places[found[by_size]] = np.arange(len(found))
     clusters = tuple(
         Cluster(
             members=members[place],
             tightness=float(scores[members[place]].mean(dtype=np.float64)),
-            centre=centres[found[place]],
+            center=centers[found[place]],
         )
         for place in by_size
     )

@@ -161,7 +161,7 @@ def draw_contact_sheet(rows: Sequence[SheetRow], *, tile: int = 224) -> Image.Im
             _draw_line(draw, layout, f"{hit.score:.3f}", box, line=0, ink=_INK)
             _draw_line(draw, layout, hit.label, box, line=1, ink=_SOFT_INK)
         if not row.hits:
-            _draw_centred(draw, layout, "nothing found", layout.hit_box(number, 0))
+            _draw_centered(draw, layout, "nothing found", layout.hit_box(number, 0))
     return canvas
 
 
@@ -227,7 +227,7 @@ def _draw_image(
         logger.warning("%s", err)
         draw.rounded_rectangle(corners, radius, fill=_BROKEN_TILE)
         is_missing = isinstance(err, FileNotFoundError)
-        _draw_centred(draw, layout, "file not found" if is_missing else "cannot be opened", box)
+        _draw_centered(draw, layout, "file not found" if is_missing else "cannot be opened", box)
         return
     draw.rounded_rectangle(corners, radius, fill=_TILE)
     left = (box[0] + box[2] - small.width) // 2
@@ -249,7 +249,7 @@ def _draw_line(
     draw.text((box[0], top), short, fill=ink, font=lettering.font)
 
 
-def _draw_centred(draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box) -> None:
+def _draw_centered(draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box) -> None:
     lettering = Lettering(text, layout.letters)
     middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     draw.text(

@@ -143,7 +143,7 @@ def draw_map(
         tile: side of a cell, pixels.
 
     Returns:
-        How many images could not be read; their cells are grey.
+        How many images could not be read; their cells are gray.
 
     Raises:
         ImageWriteError: it cannot be saved there.

@@ -1,7 +1,7 @@
 """Places in the plane for vectors, so that images that look alike lie near each other.
 
 Vectors are brought to their main directions first, block by block, so memory grows with 500 bytes a
-image and not with E; then t-SNE (openTSNE) places them. It keeps neighbours about as well as
+image and not with E; then t-SNE (openTSNE) places them. It keeps neighbors about as well as
 scikit-learn's t-SNE and UMAP do (`benchmarks/results/clusters.json`), but its time grows with the
 number of images and not its square, and it is 13 MB to install where UMAP's compiler is 200 MB.
 Knows nothing of images or files.
@@ -22,8 +22,8 @@ from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
 _DIRECTIONS: Final = 128
-_PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbours an image stays near
-_NEIGHBOURS: Final = 3 * _PERPLEXITY
+_PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbors an image stays near
+_NEIGHBORS: Final = 3 * _PERPLEXITY
 _FEWEST: Final = 8  # fewer are placed by their two main directions alone
 _START_SPREAD: Final = 1e-4  # what t-SNE wants to begin from
 MAX_IMAGES: Final = 100_000
@@ -89,16 +89,16 @@ def _tsne(points: Embeddings, start: Embeddings, seed: int) -> NDArray[np.float3
     import faiss
     import openTSNE
 
-    num_neighbours = min(_NEIGHBOURS, len(points) - 1)
+    num_neighbors = min(_NEIGHBORS, len(points) - 1)
     index = faiss.IndexFlatL2(points.shape[1])
     index.add(points)
-    squares, found = index.search(points, num_neighbours + 1)
+    squares, found = index.search(points, num_neighbors + 1)
     # Itself is the first; where it is not, an equal vector is, which stands for it.
-    neighbours = openTSNE.nearest_neighbors.PrecomputedNeighbors(
+    neighbors = openTSNE.nearest_neighbors.PrecomputedNeighbors(
         found[:, 1:].astype(np.int32), np.sqrt(np.maximum(squares[:, 1:], 0))
     )
     affinities = openTSNE.affinity.PerplexityBasedNN(
-        perplexity=min(_PERPLEXITY, num_neighbours / 3), knn_index=neighbours
+        perplexity=min(_PERPLEXITY, num_neighbors / 3), knn_index=neighbors
     )
     begun = start / start.std(axis=0)[0] * _START_SPREAD
     tsne = openTSNE.TSNE(random_state=seed, initialization=begun)

@@ -77,7 +77,7 @@ def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathL
         path: of the file.
 
     Returns:
-        How many images could not be read; they are grey.
+        How many images could not be read; they are gray.
 
     Raises:
         ImageWriteError: it cannot be written there.

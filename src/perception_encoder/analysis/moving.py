@@ -109,7 +109,7 @@ class SortedFile:
 
 
 def sort_into(
-    folder: str, labelled: Iterable[tuple[Row, LabelScore]], *, dry_run: bool = False
+    folder: str, labeled: Iterable[tuple[Row, LabelScore]], *, dry_run: bool = False
 ) -> Iterator[SortedFile]:
     """Move images into folders that are named as their labels, and yield what became of each.
 
@@ -119,7 +119,7 @@ def sort_into(
 
     Args:
         folder: holds the labels' folders; made where it does not exist.
-        labelled: images with their labels.
+        labeled: images with their labels.
         dry_run: touch nothing, and yield what would be done.
 
     Raises:
@@ -127,7 +127,7 @@ def sort_into(
     """
     folder = os.path.abspath(folder)
     taken = set[str]()
-    for row, best in labelled:
+    for row, best in labeled:
         home = os.path.join(folder, _NOT_IN_NAMES.sub("_", best.label))
         problem = _obstacle(row, home)
         if problem:

@@ -32,7 +32,7 @@ MAX_PARTNERS: Final = 64
 
 SAME_IMAGE: Final = 0.99
 """Equal pixels give equal vectors but for rounding: float16 in the table, bf16 in the backend, other
-neighbours in the batch. All of it together stays far above this cosine."""
+neighbors in the batch. All of it together stays far above this cosine."""
 
 _BLOCK: Final = 2048  # images; a block of products has 16 MB
 _COVER_BLOCK: Final = 65_536  # pairs
@@ -88,10 +88,10 @@ def _group(vectors: RankedVectors, cells: list[Numbers]) -> CellGroup:
 
 def _members(vectors: RankedVectors, chosen: Numbers, margin: float) -> list[Numbers]:
     """Return the members of each cell that has at least two."""
-    centres = _centres(vectors, chosen)  # (cells, E)
+    centers = _centers(vectors, chosen)  # (cells, E)
     parts = []
     for numbers, block in vectors.blocks(chosen):
-        products = block @ centres.T
+        products = block @ centers.T
         is_near = products >= products.max(axis=1, keepdims=True) - margin
         rows, cells = np.nonzero(is_near)
         parts.append((numbers[rows].astype(np.int32), cells.astype(np.int32)))
@@ -102,8 +102,8 @@ def _members(vectors: RankedVectors, chosen: Numbers, margin: float) -> list[Num
     return [cell for cell in np.split(members, borders) if len(cell) > 1]
 
 
-def _centres(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
-    """Return the cells' centres, unit length: k-means of a sample."""
+def _centers(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
+    """Return the cells' centers, unit length: k-means of a sample."""
     import faiss
 
     num_cells = max(1, min(len(chosen), int(_CELLS_PER_ROOT * len(chosen) ** 0.5)))

@@ -1,6 +1,6 @@
-"""Centres of groups of unit vectors: k-means on the sphere, begun at what joining groups found.
+"""Centers of groups of unit vectors: k-means on the sphere, begun at what joining groups found.
 
-Equal vectors in equal order give equal centres. Knows arrays only.
+Equal vectors in equal order give equal centers. Knows arrays only.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def group_sums(vectors: Embeddings, labels: Numbers, num_groups: int) -> Embeddi
 
 
 @dataclass(frozen=True)
-class Centres:
+class Centers:
     """What was found.
 
     Attributes:
@@ -176,7 +176,7 @@ class Centres:
     silhouette: float | None
 
 
-def find_centres(vectors: Embeddings, num_groups: int | None) -> Centres:
+def find_centers(vectors: Embeddings, num_groups: int | None) -> Centers:
     """Divide vectors into groups.
 
     Args:
@@ -187,7 +187,7 @@ def find_centres(vectors: Embeddings, num_groups: int | None) -> Centres:
     wanted = MAX_CHOSEN if num_groups is None else min(num_groups, len(vectors))
     num_small = max(_SMALL_GROUPS, 2 * wanted)
     if num_small > _MAX_JOINED:
-        return Centres(_trained(vectors, wanted), None)
+        return Centers(_trained(vectors, wanted), None)
     labels = _small_groups(vectors, num_small)
     num_small = int(labels.max()) + 1
     steps = list(merges(group_sums(vectors, labels, num_small)))
@@ -197,15 +197,15 @@ def find_centres(vectors: Embeddings, num_groups: int | None) -> Centres:
         wanted, silhouette = best_number(vectors, labels, steps, most)
     labels = joined_labels(labels, steps[: max(0, num_small - wanted)])
     begun = group_sums(vectors, labels, int(labels.max()) + 1)
-    return Centres(_trained(vectors, len(begun), _unit(begun)), silhouette)
+    return Centers(_trained(vectors, len(begun), _unit(begun)), silhouette)
 
 
-def nearest_centre(vectors: Embeddings, centres: Embeddings) -> tuple[Numbers, NDArray[np.float32]]:
-    """Return (R,) int64 the nearest of the centres, the first of equals, and (R,) the cosines."""
+def nearest_center(vectors: Embeddings, centers: Embeddings) -> tuple[Numbers, NDArray[np.float32]]:
+    """Return (R,) int64 the nearest of the centers, the first of equals, and (R,) the cosines."""
     import faiss
 
-    index = faiss.IndexFlatIP(centres.shape[1])
-    index.add(centres)
+    index = faiss.IndexFlatIP(centers.shape[1])
+    index.add(centers)
     scores, labels = index.search(vectors, 1)
     return labels[:, 0], np.clip(scores[:, 0], -1, 1)
 
@@ -214,7 +214,7 @@ def _small_groups(vectors: Embeddings, most: int) -> Numbers:
     """Return (R,) int64 labels from 0 on, each of which some vector has."""
     if len(vectors) <= most:
         return np.arange(len(vectors))
-    labels, _ = nearest_centre(vectors, _trained(vectors, most))
+    labels, _ = nearest_center(vectors, _trained(vectors, most))
     found: Numbers = np.unique(labels, return_inverse=True)[1]
     return found
 

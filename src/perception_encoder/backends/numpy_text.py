@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.names import recognise
+from perception_encoder.checkpoints.names import recognize
 from perception_encoder.checkpoints.tensors import MappedTensors
 from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import UnsupportedOperationError
@@ -44,7 +44,7 @@ class NumpyTextBackend:
             raise UnsupportedOperationError(f"{checkpoint.config.id} reads no text")
         self._config: TextConfig = checkpoint.config.text
         self._tensors = MappedTensors(checkpoint.path)
-        self._scheme = recognise(self._tensors.keys())
+        self._scheme = recognize(self._tensors.keys())
         self.fingerprint = fingerprint
         self.logit_scale = float(np.exp(self._weights("logit_scale")))
 
@@ -101,9 +101,9 @@ class NumpyTextBackend:
         return self._linear(f"{name}.down", quick_gelu(hidden) if is_quick else gelu(hidden))
 
     def _norm(self, name: str, x: Floats) -> Floats:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = np.square(centred).mean(axis=-1, keepdims=True)
-        scaled = centred / np.sqrt(variance + np.float32(_NORM_EPS))
+        centered = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centered).mean(axis=-1, keepdims=True)
+        scaled = centered / np.sqrt(variance + np.float32(_NORM_EPS))
         normed: Floats = scaled * self._weights(f"{name}.weight") + self._weights(f"{name}.bias")
         return normed
 

@@ -76,7 +76,7 @@ def quantize(graph: ov.Model, images: Iterable[Pixels]) -> ov.Model:
 def _last_products(graph: ov.Model) -> list[str]:
     """Name the projection: a later step that is dropped leaves it another name than its module's.
 
-    In int8 it alone takes a drawing of one colour from a cosine of 0.9990 to 0.9910.
+    In int8 it alone takes a drawing of one color from a cosine of 0.9990 to 0.9910.
     """
     ends = [result.input_value(0).get_node() for result in graph.get_results()]
     return [node.get_friendly_name() for node in ends if node.get_type_name() == "MatMul"]
@@ -294,7 +294,7 @@ def _traced(graph: nn.Module, sample: Tensor, shape: list[int], names: list[str]
     with warnings.catch_warnings(), torch.inference_mode():
         # Checks of shapes, which tracing fixes; parts of torch that openvino should not use.
         warnings.simplefilter("ignore")
-        # Left to trace by itself, openvino has torch run the graph again to check it, unoptimised,
+        # Left to trace by itself, openvino has torch run the graph again to check it, unoptimized,
         # which takes ten times as long. Tests compare what is written with the towers.
         trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace
         traced = trace(graph.eval(), sample, strict=False, check_trace=False)

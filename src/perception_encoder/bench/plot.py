@@ -16,8 +16,8 @@ _SOURCE: Final = "Accuracy: zero-shot top-1 on ImageNet-1k as published with the
 _INK: Final = "#1b1f24"
 _SOFT_INK: Final = "#69717c"
 _LINE: Final = "#e3e6ea"
-# The colours of Okabe and Ito, which people with any kind of colour vision tell apart.
-_COLOURS: Final = (
+# The colors of Okabe and Ito, which people with any kind of color vision tell apart.
+_COLORS: Final = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000",
 )  # fmt: skip
 
@@ -73,9 +73,9 @@ def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str)
         raise ValueError("none of the models has a published accuracy to draw speed against")
     figure = Figure(figsize=(9, 5.4), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    for (name, points), colour in zip(series.items(), _COLOURS * len(series), strict=False):
+    for (name, points), color in zip(series.items(), _COLORS * len(series), strict=False):
         line = sorted(points)
-        axes.plot(*zip(*line, strict=True), "o-", color=colour, label=name, linewidth=1.7, ms=5)
+        axes.plot(*zip(*line, strict=True), "o-", color=color, label=name, linewidth=1.7, ms=5)
     for name, point in labels.items():
         axes.annotate(
             name.removeprefix("PE-Core-"),

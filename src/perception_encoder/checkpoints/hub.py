@@ -243,7 +243,7 @@ def download(
     """Return a registered model's weights from the hub cache, downloading them if need be.
 
     A cached source comes before any download; otherwise the sources are tried in order, and the
-    next one only where the hub does not have the former. The licence's notice is logged, once,
+    next one only where the hub does not have the former. The license's notice is logged, once,
     when something was downloaded.
 
     Args:
@@ -276,8 +276,8 @@ def download(
             continue
         except DownloadError as err:
             raise type(err)(f"{entry.id}: {err}") from err
-        if entry.licence.notice:
-            logger.warning("%s: %s", entry.id, entry.licence.notice)
+        if entry.license.notice:
+            logger.warning("%s: %s", entry.id, entry.license.notice)
         return weights
     wanted = f" at revision {revision!r}" if revision else ""
     raise DownloadError(

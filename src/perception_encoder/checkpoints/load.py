@@ -184,9 +184,9 @@ def random_model(
     state: dict[str, Tensor] = {}
     drawn = 0
     for name, parameter in parameters.items():
-        centre, spread = _distribution(name, tuple(parameter.shape), config)
+        center, spread = _distribution(name, tuple(parameter.shape), config)
         values = _cut(block, drawn, parameter.numel(), spread)
-        state[name] = (values + centre if centre else values).view(parameter.shape)
+        state[name] = (values + center if center else values).view(parameter.shape)
         drawn += parameter.numel()
     return fill(model, state)
 

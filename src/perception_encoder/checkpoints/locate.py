@@ -1,6 +1,6 @@
 """From what a person typed to the files of one model: a name, a path, or a hub repository.
 
-Opens no weights, except to recognise a checkpoint whose name says nothing.
+Opens no weights, except to recognize a checkpoint whose name says nothing.
 """
 
 import logging
@@ -252,6 +252,6 @@ def _by_file_name(path: Path) -> ModelEntry | None:
 
 
 def _by_shapes(path: Path) -> ModelEntry:
-    from perception_encoder.checkpoints.remap import recognise_model
+    from perception_encoder.checkpoints.remap import recognize_model
 
-    return recognise_model(path)
+    return recognize_model(path)

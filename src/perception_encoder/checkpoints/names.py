@@ -217,7 +217,7 @@ _SCHEMES = (
 )
 
 
-def recognise(keys: Iterable[str]) -> NamingScheme:
+def recognize(keys: Iterable[str]) -> NamingScheme:
     """Tell by its keys whose names a checkpoint uses.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from perception_encoder.checkpoints.names import NamingScheme, Shape, Transform, listed, recognise
+from perception_encoder.checkpoints.names import NamingScheme, Shape, Transform, listed, recognize
 from perception_encoder.checkpoints.tensors import open_tensors
 from perception_encoder.errors import CheckpointError
 from perception_encoder.registry import MODELS, ModelConfig, ModelEntry
@@ -49,7 +49,7 @@ def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str
         CheckpointError: unknown names, or tensors missing, unexpected or misshapen; all are counted
             and the first ten of each kind listed, in the file's own names.
     """
-    scheme = recognise(tensors)
+    scheme = recognize(tensors)
     pieces = {name: Piece(*scheme.source(name)) for name in wanted}
     missing = sorted({piece.key for piece in pieces.values()} - tensors.keys())
     unexpected = sorted(tensors.keys() - {piece.key for piece in pieces.values()} - _IGNORED)
@@ -111,7 +111,7 @@ class _Traits:
     text_depth: int
 
 
-def recognise_model(path: Path) -> ModelEntry:
+def recognize_model(path: Path) -> ModelEntry:
     """Return the one registered model whose shapes these are.
 
     Raises:
@@ -119,7 +119,7 @@ def recognise_model(path: Path) -> ModelEntry:
     """
     tensors = open_tensors(path).tensors
     try:
-        found = _of_tensors(tensors, recognise(tensors))
+        found = _of_tensors(tensors, recognize(tensors))
     except CheckpointError as err:
         raise CheckpointError(f"{path}: {err}") from err
     fitting = [e for e in MODELS if e.family != "CLIP" and _of_config(e.config) == found]

@@ -52,7 +52,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Group a table's images by what they look like.
 
-    Every image is in the cluster whose centre is nearest; tightness is the mean cosine with it.
+    Every image is in the cluster whose center is nearest; tightness is the mean cosine with it.
     The largest cluster comes first, and in it the most central image; the last ones of a cluster
     are those that fit it least. With --json a cluster is a line, with all of its images. The
     same table gives the same clusters.
@@ -78,9 +78,9 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     if sheet is not None and named.found.clusters:
         _draw(sheet, named, index)
     if parquet is not None:
-        from perception_encoder.analysis.cluster_names import write_labelled
+        from perception_encoder.analysis.cluster_names import write_labeled
 
-        write_labelled(index, named.where, cluster_columns(named), parquet)
+        write_labeled(index, named.where, cluster_columns(named), parquet)
         say(f"{parquet}: {len(named.found.images)} images")
     say_what_was_found(named)
     finish(named)

@@ -90,7 +90,7 @@ def named_clusters(
 
     with open_query_model(index, model, device=device) as opened:
         vectors = opened.embed_text(words, show_progress=False)
-    names_found = name_clusters(found.centres, words, vectors)
+    names_found = name_clusters(found.centers, words, vectors)
     return Named(found, names_found, where, len(damaged))
 
 

@@ -135,8 +135,8 @@ def import_(
     with tqdm(total=incoming.num_rows, unit="row", disable=None) as bar:
         done = import_table(incoming, path, identity=identity, progress=bar.update)
     say(f"{path}: {done.num_added} rows added, {done.num_replaced} replaced ({incoming.layout})")
-    if done.num_normalised:
-        say(f"{done.num_normalised} vectors were not of unit length and have been brought to it")
+    if done.num_normalized:
+        say(f"{done.num_normalized} vectors were not of unit length and have been brought to it")
     for name, count in done.left_out.items():
         say(f"{name}: {count} values do not fit the table's column and were left out")
     if incoming.dropped:

@@ -142,7 +142,7 @@ def _write_parquet(out: Path, index: "Index", named: Named, placed: "TableMap") 
     import numpy as np
     import pyarrow as pa
 
-    from perception_encoder.analysis.cluster_names import write_labelled
+    from perception_encoder.analysis.cluster_names import write_labeled
 
     numbers = named.found.images.numbers
     places = np.full((len(numbers), 2), np.nan, np.float32)
@@ -153,10 +153,10 @@ def _write_parquet(out: Path, index: "Index", named: Named, placed: "TableMap") 
         "y": pa.array(y, pa.float32(), from_pandas=True),
         **cluster_columns(named),
     }
-    write_labelled(index, named.where, columns, out)
+    write_labeled(index, named.where, columns, out)
     say(f"{out}: {len(placed.numbers)} of {len(numbers)} images have a place")
 
 
 def _say_gone(num_gone: int) -> None:
     if num_gone:
-        say(f"{num_gone} could not be read and are grey; -v before the command says why")
+        say(f"{num_gone} could not be read and are gray; -v before the command says why")

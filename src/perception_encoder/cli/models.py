@@ -12,7 +12,7 @@ def list_models(
     cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models: id, size, image side, vector length, licence, and whether it is here."""
+    """List the models: id, size, image side, vector length, license, and whether it is here."""
     from perception_encoder.checkpoints import is_cached
     from perception_encoder.registry import MODELS
 
@@ -29,9 +29,9 @@ def list_models(
                     "embed_dim": entry.config.embed_dim,
                     "reads_text": entry.config.text is not None,
                     "imagenet_accuracy": entry.imagenet_accuracy,
-                    "licence": entry.licence.spdx,
-                    "licence_url": entry.licence.url,
-                    "licence_notice": entry.licence.notice,
+                    "license": entry.license.spdx,
+                    "license_url": entry.license.url,
+                    "license_notice": entry.license.notice,
                     "cached": str(here[entry.id]) if here[entry.id] else None,
                 }
             )
@@ -43,13 +43,13 @@ def list_models(
             str(entry.config.vision.image_size),
             str(entry.config.embed_dim or "features"),
             str(entry.imagenet_accuracy or "-"),
-            entry.licence.spdx,
+            entry.license.spdx,
             "yes" if here[entry.id] else "no",
         ]
         for entry in entries
     ]
-    write_table(["id", "size", "px", "dims", "IN-1k %", "licence", "here"], rows)
-    for notice in dict.fromkeys(e.licence.notice for e in entries if e.licence.notice):
+    write_table(["id", "size", "px", "dims", "IN-1k %", "license", "here"], rows)
+    for notice in dict.fromkeys(e.license.notice for e in entries if e.license.notice):
         say("", *notice.splitlines())
 
 

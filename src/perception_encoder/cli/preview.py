@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 _KITTY_CHUNK: Final = 4096  # characters of one escape sequence, set by the protocol
-_SIXEL_COLOURS: Final = 255
+_SIXEL_COLORS: Final = 255
 _OPAQUE: Final = 128  # of 255: terminals that know no half transparency draw from here on
-_CUBE_LEVELS: Final = (0, 95, 135, 175, 215, 255)  # of the 256 colours' 6 x 6 x 6 cube
+_CUBE_LEVELS: Final = (0, 95, 135, 175, 215, 255)  # of the 256 colors' 6 x 6 x 6 cube
 
 
 def kitty(image: "Image", columns: int, rows: int) -> str:
@@ -51,41 +51,41 @@ def iterm2(image: "Image", columns: int, rows: int) -> str:
 
 
 def sixel(image: "Image") -> str:
-    """Return an image for terminals that draw sixels, pixel for pixel, in up to 255 colours."""
+    """Return an image for terminals that draw sixels, pixel for pixel, in up to 255 colors."""
     import numpy as np
     from PIL.Image import Dither
 
-    quantised = image.convert("RGB").quantize(_SIXEL_COLOURS, dither=Dither.NONE)
-    levels = np.asarray(quantised.getpalette()).reshape(-1, 3)[:_SIXEL_COLOURS]
+    quantized = image.convert("RGB").quantize(_SIXEL_COLORS, dither=Dither.NONE)
+    levels = np.asarray(quantized.getpalette()).reshape(-1, 3)[:_SIXEL_COLORS]
     percent = (levels * 100 + 127) // 255
-    colours = "".join(f"#{n};2;{r};{g};{b}" for n, (r, g, b) in enumerate(percent))
-    numbers = np.asarray(quantised).astype(np.int16)  # (H, W)
+    colors = "".join(f"#{n};2;{r};{g};{b}" for n, (r, g, b) in enumerate(percent))
+    numbers = np.asarray(quantized).astype(np.int16)  # (H, W)
     numbers[~_opaque(image)] = -1
     bands = "-".join(
         "$".join(_sixel_lines(numbers[top : top + 6])) for top in range(0, image.height, 6)
     )
     # 1: what is not drawn keeps the terminal's own ground.
-    return f'\x1bP0;1;0q"1;1;{image.width};{image.height}{colours}{bands}\x1b\\'
+    return f'\x1bP0;1;0q"1;1;{image.width};{image.height}{colors}{bands}\x1b\\'
 
 
-def blocks(image: "Image", *, is_true_colour: bool) -> str:
-    """Return an image as coloured half-block letters: one column and half a line a pixel.
+def blocks(image: "Image", *, is_true_color: bool) -> str:
+    """Return an image as colored half-block letters: one column and half a line a pixel.
 
     Args:
         image: as wide as columns and twice as high as lines.
-        is_true_colour: whether the terminal takes any colour, or 256 of them.
+        is_true_color: whether the terminal takes any color, or 256 of them.
     """
     import numpy as np
 
-    colours = np.asarray(image.convert("RGB"))
+    colors = np.asarray(image.convert("RGB"))
     opaque = _opaque(image)
     lines = []
     for top in range(0, image.height - 1, 2):
         letters = [
             _half_blocks(
-                tuple(colours[top, x]) if opaque[top, x] else None,
-                tuple(colours[top + 1, x]) if opaque[top + 1, x] else None,
-                is_true_colour=is_true_colour,
+                tuple(colors[top, x]) if opaque[top, x] else None,
+                tuple(colors[top + 1, x]) if opaque[top + 1, x] else None,
+                is_true_color=is_true_color,
             )
             for x in range(image.width)
         ]
@@ -107,12 +107,12 @@ def _opaque(image: "Image") -> "NDArray[np.bool_]":
 
 
 def _sixel_lines(band: "NDArray[np.int16]") -> Iterator[str]:
-    """Yield, for each colour of a band of up to 6 rows, its letters from left to right."""
+    """Yield, for each color of a band of up to 6 rows, its letters from left to right."""
     import numpy as np
 
     bits = 1 << np.arange(len(band))
     for number in np.unique(band[band >= 0]):
-        column = bits @ (band == number) + 63  # (W,): which of the six pixels have the colour
+        column = bits @ (band == number) + 63  # (W,): which of the six pixels have the color
         starts = np.flatnonzero(np.diff(column, prepend=-1))
         lengths = np.diff(starts, append=len(column))
         yield f"#{number}" + "".join(
@@ -122,24 +122,24 @@ def _sixel_lines(band: "NDArray[np.int16]") -> Iterator[str]:
 
 
 def _half_blocks(
-    upper: tuple[int, ...] | None, lower: tuple[int, ...] | None, *, is_true_colour: bool
+    upper: tuple[int, ...] | None, lower: tuple[int, ...] | None, *, is_true_color: bool
 ) -> str:
     if upper is None and lower is None:
         return "\x1b[0m "
     if upper is None or lower is None:
-        letter, colour = ("▄", lower) if upper is None else ("▀", upper)
-        assert colour is not None
-        return f"\x1b[0;38;{_colour(colour, is_true_colour=is_true_colour)}m{letter}"
-    front = _colour(upper, is_true_colour=is_true_colour)
-    back = _colour(lower, is_true_colour=is_true_colour)
+        letter, color = ("▄", lower) if upper is None else ("▀", upper)
+        assert color is not None
+        return f"\x1b[0;38;{_color(color, is_true_color=is_true_color)}m{letter}"
+    front = _color(upper, is_true_color=is_true_color)
+    back = _color(lower, is_true_color=is_true_color)
     return f"\x1b[38;{front};48;{back}m▀"
 
 
-def _colour(colour: tuple[int, ...], *, is_true_colour: bool) -> str:
-    if is_true_colour:
-        return "2;" + ";".join(map(str, colour))
+def _color(color: tuple[int, ...], *, is_true_color: bool) -> str:
+    if is_true_color:
+        return "2;" + ";".join(map(str, color))
     red, green, blue = (
-        min(range(6), key=lambda level: abs(_CUBE_LEVELS[level] - int(part))) for part in colour
+        min(range(6), key=lambda level: abs(_CUBE_LEVELS[level] - int(part))) for part in color
     )
     return f"5;{16 + 36 * red + 6 * green + blue}"
 
@@ -180,15 +180,15 @@ def preview(images: Sequence[Shown], protocol: Protocol | Literal["auto"]) -> No
     if protocol == "auto":
         known = protocol_of(os.environ) if sys.stderr.isatty() else None
         if known is None:
-            say("no preview: this is no terminal that shows colours; --preview=blocks tries anyway")
+            say("no preview: this is no terminal that shows colors; --preview=blocks tries anyway")
             return
         protocol = known
-    is_true_colour = os.environ.get("COLORTERM") in ("truecolor", "24bit")
-    sys.stderr.write(drawn(images, protocol, _terminal(), is_true_colour=is_true_colour))
+    is_true_color = os.environ.get("COLORTERM") in ("truecolor", "24bit")
+    sys.stderr.write(drawn(images, protocol, _terminal(), is_true_color=is_true_color))
 
 
 def protocol_of(environment: Mapping[str, str]) -> Protocol | None:
-    """Tell from the environment how this terminal draws images; None if it has no colours."""
+    """Tell from the environment how this terminal draws images; None if it has no colors."""
     term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
     if term in ("", "dumb"):
         return None
@@ -204,7 +204,7 @@ def protocol_of(environment: Mapping[str, str]) -> Protocol | None:
 
 
 def drawn(
-    images: Sequence[Shown], protocol: Protocol, terminal: Terminal, *, is_true_colour: bool
+    images: Sequence[Shown], protocol: Protocol, terminal: Terminal, *, is_true_color: bool
 ) -> str:
     """Return what makes a terminal show the images side by side, each above its caption."""
     per_line = max(1, min(len(images), terminal.columns // _TILE_COLUMNS))
@@ -216,7 +216,7 @@ def drawn(
         line = images[start : start + per_line]
         strip = _strip(line, columns * cell[0], (columns - 1) * cell[0], rows * cell[1])
         size = (len(line) * columns, rows)
-        parts.append(_encoded(strip, protocol, size, is_true_colour=is_true_colour))
+        parts.append(_encoded(strip, protocol, size, is_true_color=is_true_color))
         captions = [fitted(image.caption, columns - 1) + " " for image in line]
         parts.append("\n" + "".join(captions).rstrip() + "\n\n")
     return "".join(parts)
@@ -259,7 +259,7 @@ def _strip(images: Sequence[Shown], step: int, width: int, height: int) -> "Imag
 
 
 def _encoded(
-    strip: "Image", protocol: Protocol, size: tuple[int, int], *, is_true_colour: bool
+    strip: "Image", protocol: Protocol, size: tuple[int, int], *, is_true_color: bool
 ) -> str:
     if protocol == "kitty":
         return kitty(strip, *size)
@@ -267,7 +267,7 @@ def _encoded(
         return iterm2(strip, *size)
     if protocol == "sixel":
         return sixel(strip)
-    return blocks(strip, is_true_colour=is_true_colour)
+    return blocks(strip, is_true_color=is_true_color)
 
 
 def _terminal() -> Terminal:

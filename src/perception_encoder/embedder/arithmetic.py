@@ -40,7 +40,7 @@ def check_output(embed_dim: int, truncate_dim: int | None, output: Output) -> No
 def finished(
     vectors: Embeddings, *, normalize: bool, truncate_dim: int | None, output: Output
 ) -> "Embeddings | torch.Tensor":
-    """Cut, normalise and hand out vectors as the caller asked.
+    """Cut, normalize and hand out vectors as the caller asked.
 
     Args:
         vectors: (B, E) as the model gave them.

@@ -261,7 +261,7 @@ class TextFeed:
             known = {row: vectors[key] for row, key in enumerate(keys) if key in vectors}
             todo = [row for row in todo if row not in known]
             yield Chunk([], self._tokenizer.pad([]), [], known)
-        # Neighbours of one length share a batch, so few columns are padding.
+        # Neighbors of one length share a batch, so few columns are padding.
         todo.sort(key=lambda row: len(token_rows[row]))
         for start in range(0, len(todo), batch_size):
             rows = todo[start : start + batch_size]

@@ -155,7 +155,7 @@ class EmbeddingModel:
             input_color_format: channel order of numpy arrays ("bgr" is what OpenCV gives);
                 everything else knows its own.
             normalize: scale each vector to unit length.
-            truncate_dim: keep this many numbers of each vector, then normalise.
+            truncate_dim: keep this many numbers of each vector, then normalize.
             show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
             output: "numpy", or "torch" for a CPU tensor.
 
@@ -183,7 +183,7 @@ class EmbeddingModel:
         batch_size: int = 32,
         input_color_format: ColorFormat = "bgr",
     ) -> Embeddings:
-        """Embed a clip as the normalised mean of its frames' unit vectors.
+        """Embed a clip as the normalized mean of its frames' unit vectors.
 
         As perception_models core/vision_encoder/pe.py `encode_video(normalize=True)`, which leaves
         the mean as it is; it is brought to unit length here so that it can be searched with.
@@ -272,7 +272,7 @@ class EmbeddingModel:
             texts: one string, or several.
             batch_size: texts computed at once.
             normalize: scale each vector to unit length.
-            truncate_dim: keep this many numbers of each vector, then normalise.
+            truncate_dim: keep this many numbers of each vector, then normalize.
             show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
             output: "numpy", or "torch" for a CPU tensor.
 

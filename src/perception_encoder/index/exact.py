@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by looking at every vector, a block at a time. Knows nothing of tables.
+"""Exact nearest neighbors by looking at every vector, a block at a time. Knows nothing of tables.
 
 Two vectors that are equal get equal scores, wherever they lie, and ties are broken by key: the
 answer depends on what is in the table, not on the order in which it came there. A matrix product

@@ -195,7 +195,7 @@ def _unquoted(word: re.Match[str]) -> str:
 
 
 def _terms(pieces: Sequence[_Piece], query: str) -> Iterator[QueryTerm]:
-    """Join neighbouring words to terms, and give each the sign before it."""
+    """Join neighboring words to terms, and give each the sign before it."""
     sign, words = 1.0, list[_Piece]()
     for piece in pieces:
         if not piece.is_operator:

@@ -31,7 +31,7 @@ _REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImages:
-    """Neighbours in a list of images.
+    """Neighbors in a list of images.
 
     Attributes:
         rows: what is known of each of N, as a table would say it.

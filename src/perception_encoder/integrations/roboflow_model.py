@@ -62,10 +62,10 @@ def create_preprocessor(
 
     Args:
         image_size: S, the side of the model's square in pixels.
-        config: resize rule and normalisation; None is PE's.
+        config: resize rule and normalization; None is PE's.
 
     Returns:
-        A function whose result is (N, 3, S, S) float32, RGB, normalised; for PE in [-1, 1].
+        A function whose result is (N, 3, S, S) float32, RGB, normalized; for PE in [-1, 1].
     """
     config = config or ImageConfig()
     processor = ImageProcessor(config, image_size)

@@ -37,7 +37,7 @@ class TextTower(nn.Module):
                 columns past the longest text may be cut.
 
         Returns:
-            (B, E), not normalised.
+            (B, E), not normalized.
 
         Raises:
             ValueError: token_ids has another rank or too many columns.
@@ -70,11 +70,11 @@ class DualEncoder(nn.Module):
             self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) pixels to (B, E), not normalised; see `VisionTower.forward`."""
+        """(B, 3, H, W) pixels to (B, E), not normalized; see `VisionTower.forward`."""
         return self.vision(pixels)  # type: ignore[no-any-return]
 
     def encode_text(self, token_ids: Tensor) -> Tensor:
-        """(B, L) token ids to (B, E), not normalised; see `TextTower.forward`.
+        """(B, L) token ids to (B, E), not normalized; see `TextTower.forward`.
 
         Raises:
             ValueError: the model has no text tower.

@@ -42,7 +42,7 @@ class ImageGraph(nn.Module):
         self.dtype = weight.dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8, RGB, to (B, E) float32, not normalised."""
+        """(B, H, W, 3) uint8, RGB, to (B, E) float32, not normalized."""
         vectors: Tensor = self.vision(self.normalize(pixels).to(self.dtype))
         return vectors.float()
 
@@ -85,5 +85,5 @@ class TextGraph(nn.Module):
         self.model = model
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """(B, L) int64 to (B, E) float32, not normalised; see `DualEncoder.encode_text`."""
+        """(B, L) int64 to (B, E) float32, not normalized; see `DualEncoder.encode_text`."""
         return self.model.encode_text(token_ids).float()

@@ -46,10 +46,10 @@ class VisionTower(nn.Module):
         """Embed a batch of prepared images.
 
         Args:
-            pixels: (B, 3, H, W), RGB, normalised; H and W multiples of the patch size.
+            pixels: (B, 3, H, W), RGB, normalized; H and W multiples of the patch size.
 
         Returns:
-            (B, E), not normalised.
+            (B, E), not normalized.
 
         Raises:
             ValueError: pixels has another shape, or this tower does not pool.

@@ -59,9 +59,9 @@ def array_to_image(
     """Make a PIL image of an image in memory; the array is only read.
 
     Args:
-        array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): grey, colour, or colour and alpha; any
+        array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): gray, color, or color and alpha; any
             strides. uint8; uint16 over its full range; or float in 0..1.
-        input_color_format: order of the colour channels; alpha always comes last.
+        input_color_format: order of the color channels; alpha always comes last.
         item: names the image in errors.
 
     Returns:
@@ -111,7 +111,7 @@ def to_levels(values: NDArray[Any], *, item: str) -> NDArray[np.uint8]:
     """Bring pixel values of any accepted dtype to 0..255.
 
     Floats are multiplied by 255 and rounded to the nearest level (half to even). 16-bit values
-    keep their high byte, as Pillow does when it reads 16-bit colour: 65535 becomes 255, and both
+    keep their high byte, as Pillow does when it reads 16-bit color: 65535 becomes 255, and both
     ways of widening 8 bits to 16 (v·256 and v·257) are undone exactly.
 
     Raises:

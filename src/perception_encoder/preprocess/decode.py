@@ -1,6 +1,6 @@
 """Anything a user holds becomes one decoded PIL image, in its own mode and not yet turned.
 
-Knows kinds of input; formats are in `encoded`, arrays in `arrays`, colours in `modes`. Safe to call
+Knows kinds of input; formats are in `encoded`, arrays in `arrays`, colors in `modes`. Safe to call
 from many threads, also with the same image. Never changes what the caller holds.
 """
 

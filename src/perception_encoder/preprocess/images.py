@@ -53,7 +53,7 @@ class ImageProcessor:
         config: the model's resize rule and interpolation.
         image_size: S, the side of the model's square input in pixels.
         preprocess: "standard" shows the model what a viewer shows (turned by EXIF, transparency
-            over white, deep and palette colours converted) and then resizes. "reference" does what
+            over white, deep and palette colors converted) and then resizes. "reference" does what
             the original code does, bit for bit: it resizes in the file's own mode and then
             converts to RGB. On RGB images without an EXIF turn the two are equal. "fast" is
             "standard" but for large images: a JPEG is decoded at a half, a quarter or an eighth
@@ -157,7 +157,7 @@ class ImageProcessor:
 
     def _reference(self, image: Image.Image, item: str) -> Image.Image:
         resized = resize(image, image_size=self.image_size, config=self.config)
-        # Pillow would also convert the transparent colour, which is dropped, and may warn of it.
+        # Pillow would also convert the transparent color, which is dropped, and may warn of it.
         resized.info.pop("transparency", None)
         return convert_to_rgb(resized, item=item)
 

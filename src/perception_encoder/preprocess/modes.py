@@ -1,4 +1,4 @@
-"""Colour modes and orientation: any decoded PIL image becomes an upright RGB one.
+"""Color modes and orientation: any decoded PIL image becomes an upright RGB one.
 
 This is what the preprocessing named "standard" does before the resize, and the last step of the
 one named "reference". Knows nothing of files, sizes or models. Images are read, never changed.
@@ -60,11 +60,11 @@ def to_rgb(image: Image.Image, *, item: str) -> Image.Image:
 
 
 def to_opaque(image: Image.Image, *, item: str) -> Image.Image:
-    """Convert any mode to RGB, or to "L" where it holds grey only: a third of the bytes.
+    """Convert any mode to RGB, or to "L" where it holds gray only: a third of the bytes.
 
-    16-bit grey ("I;16…", and "I", which Pillow also uses for it) spans 0..65535 and is clipped to
+    16-bit gray ("I;16…", and "I", which Pillow also uses for it) spans 0..65535 and is clipped to
     that; float ("F") spans 0..1, like float arrays. CMYK, YCbCr, HSV and LAB are converted by
-    Pillow; embedded colour profiles are not applied. An alpha channel of zeros only is none in
+    Pillow; embedded color profiles are not applied. An alpha channel of zeros only is none in
     BMP, TIFF and JPEG 2000. What the first frame of a GIF leaves free is white.
 
     Raises:
@@ -72,7 +72,7 @@ def to_opaque(image: Image.Image, *, item: str) -> Image.Image:
         ImageValueError: a float image outside 0..1.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _deep_grey(image, item)
+        return _deep_gray(image, item)
     if image.mode == "F":
         return Image.fromarray(to_levels(np.asarray(image), item=item))
     if (frame := _part_of_screen(image)) is not None:
@@ -120,7 +120,7 @@ def convert_to_rgb(image: Image.Image, *, item: str) -> Image.Image:
         ) from err
 
 
-def _deep_grey(image: Image.Image, item: str) -> Image.Image:
+def _deep_gray(image: Image.Image, item: str) -> Image.Image:
     values = np.clip(np.asarray(image), 0, 65_535)
     levels = to_levels(values.astype(np.uint16), item=item)
     transparent = image.info.get("transparency")
@@ -135,7 +135,7 @@ def _over_white(image: Image.Image, item: str) -> Image.Image:
     elif image.mode == "P":
         image = image.copy()  # converting writes the transparency into the palette
     elif image.mode == "La":
-        image = image.convert("LA")  # Pillow has no direct way from premultiplied grey
+        image = image.convert("LA")  # Pillow has no direct way from premultiplied gray
     try:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
     except DAMAGE as err:
@@ -151,7 +151,7 @@ def _over_white(image: Image.Image, item: str) -> Image.Image:
 
 
 def _with_8_bit_key(image: Image.Image) -> Image.Image:
-    """Narrow the transparent colour of a 16-bit PNG as Pillow narrowed its pixels."""
+    """Narrow the transparent color of a 16-bit PNG as Pillow narrowed its pixels."""
     key = image.info.get("transparency")
     if not isinstance(key, tuple) or max(key) <= 255:
         return image

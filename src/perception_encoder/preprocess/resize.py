@@ -1,4 +1,4 @@
-"""Resizing a PIL image to a model's square, in the image's own mode. Knows nothing of colours.
+"""Resizing a PIL image to a model's square, in the image's own mode. Knows nothing of colors.
 
 Pillow's bilinear and bicubic filters widen when shrinking (antialias). In modes "1" and "P" Pillow
 takes the nearest pixel, and "LA" and "RGBA" are resized with premultiplied alpha. Versions of

@@ -223,7 +223,7 @@ class Tokenizer:
         ]
         encodings = self._pipeline.encode_batch_fast(cleaned, add_special_tokens=False)
         return [
-            [self.start_id, *(self._spelt(text) or encoding.ids), self.end_id]
+            [self.start_id, *(self._spelled(text) or encoding.ids), self.end_id]
             for text, encoding in zip(cleaned, encodings, strict=True)
         ]
 
@@ -262,7 +262,7 @@ class Tokenizer:
         """How many characters surely fill a row: no token covers more than the longest one."""
         return self.context_length * max(map(len, self._pipeline.get_vocab()))
 
-    def _spelt(self, text: str) -> list[int] | None:
+    def _spelled(self, text: str) -> list[int] | None:
         """Number a text that spells a special token; None where it does not.
 
         The original gives such a word the special token's own id; the library's merging never

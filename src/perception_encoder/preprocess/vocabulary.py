@@ -27,7 +27,7 @@ _NUM_CLIP_MERGES = 48_894  # the file holds more; the original reads the first 4
 _OPENAI_NAMES = {"<|startoftext|>": START, "<|endoftext|>": END}
 
 # The original matches without regard to case, on text already in small letters. What that adds is
-# spelt out here: the long s is another form of "s", and U+0345 (a combining iota, another form of
+# spelled out here: the long s is another form of "s", and U+0345 (a combining iota, another form of
 # a letter) is in none of the classes, so it separates words and is dropped.
 # What is a letter or a number is the library's to say (Unicode 16); a character assigned later may
 # be one in the original, whose table comes with the `regex` package, and a sign here.
@@ -89,7 +89,7 @@ def read_vocabulary(path: Path) -> Tokenizer:
 
     Args:
         path: a `tokenizer.json` of the `tokenizers` library with CLIP's layout (ours, or that of
-            OpenAI's hub repositories, whose normaliser and pre-tokeniser are replaced), or CLIP's
+            OpenAI's hub repositories, whose normalizer and pre-tokenizer are replaced), or CLIP's
             own `bpe_simple_vocab_16e6.txt.gz`.
 
     Returns:

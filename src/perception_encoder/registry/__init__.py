@@ -1,4 +1,4 @@
-"""Every model's numbers, names, sources and licence: plain data, nothing loaded.
+"""Every model's numbers, names, sources and license: plain data, nothing loaded.
 
 `find` is forgiving about spelling (case, the `perception-encoder/` prefix, `_` for `-` in it) and
 also knows the hub repositories' names, so what people have in their notes works.
@@ -11,7 +11,7 @@ from perception_encoder.registry import clip, perception_encoder
 from perception_encoder.registry import perception_encoder as nano
 from perception_encoder.registry.config import (
     ImageConfig,
-    Licence,
+    License,
     ModelConfig,
     ModelEntry,
     Source,
@@ -55,7 +55,7 @@ def find(name: str) -> ModelEntry:
 __all__ = [
     "MODELS",
     "ImageConfig",
-    "Licence",
+    "License",
     "ModelConfig",
     "ModelEntry",
     "Source",

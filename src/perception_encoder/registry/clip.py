@@ -6,7 +6,7 @@ to safetensors in timm's hub repositories.
 
 from perception_encoder.registry.config import (
     ImageConfig,
-    Licence,
+    License,
     ModelConfig,
     ModelEntry,
     Source,
@@ -14,7 +14,7 @@ from perception_encoder.registry.config import (
     VisionConfig,
 )
 
-LICENCE = Licence(spdx="MIT", url="https://github.com/openai/CLIP/blob/main/LICENSE")
+LICENSE = License(spdx="MIT", url="https://github.com/openai/CLIP/blob/main/LICENSE")
 
 _IMAGE = ImageConfig(
     resize="center_crop",
@@ -53,7 +53,7 @@ def _entry(
             id=f"clip/{name}", vision=vision, text=text, embed_dim=embed_dim, image=_IMAGE
         ),
         family="CLIP",
-        licence=LICENCE,
+        license=LICENSE,
         sources=(Source(repo=repo, filename="open_clip_model.safetensors"),),
         num_parameters=num_parameters,
     )

@@ -70,7 +70,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How an image becomes pixels: resize rule, interpolation, and the normalisation."""
+    """How an image becomes pixels: resize rule, interpolation, and the normalization."""
 
     resize: Resize = "squash"
     interpolation: Interpolation = "bilinear"
@@ -171,8 +171,8 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Licence:
-    """The weights' licence, where that was read, and what else is said about it."""
+class License:
+    """The weights' license, where that was read, and what else is said about it."""
 
     spdx: str
     url: str
@@ -185,7 +185,7 @@ class ModelEntry:
 
     config: ModelConfig
     family: Family
-    licence: Licence
+    license: License
     sources: tuple[Source, ...] = ()
     aliases: tuple[str, ...] = ()
     num_parameters: int

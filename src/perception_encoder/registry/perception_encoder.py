@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from perception_encoder.registry.config import (
     Family,
-    Licence,
+    License,
     ModelConfig,
     ModelEntry,
     Source,
@@ -18,7 +18,7 @@ from perception_encoder.registry.config import (
 
 _VOCAB_SIZE = 49_408
 
-LICENCE = Licence(
+LICENSE = License(
     spdx="Apache-2.0",
     url="https://github.com/facebookresearch/perception_models/blob/main/LICENSE.PE",
     notice=(
@@ -43,7 +43,7 @@ CONFIG = ModelConfig(
 ENTRY = ModelEntry(
     config=CONFIG,
     family="pe-nano",
-    licence=Licence(
+    license=License(
         spdx="Apache-2.0",
         url="https://www.apache.org/licenses/LICENSE-2.0",
         notice="Trained from openly licensed drawings; MODEL_CARD.md lists them. "
@@ -103,7 +103,7 @@ def _core(
             id=f"perception-encoder/{name}", vision=vision, text=text, embed_dim=embed_dim
         ),
         family="PE-Core",
-        licence=LICENCE,
+        license=LICENSE,
         # The converted file comes first: safetensors can be mapped and needs no unpickling.
         sources=(
             Source(repo=timm_repo, filename="open_clip_model.safetensors"),
@@ -124,7 +124,7 @@ def _features_only(
             vision=replace(vision, pooling="none", has_post_norm=False),
         ),
         family=family,
-        licence=LICENCE,
+        license=LICENSE,
         sources=(
             Source(repo=f"timm/{timm_model}", filename="model.safetensors"),
             Source(repo=f"facebook/{name}", filename=f"{name}.pt"),

@@ -6,7 +6,7 @@ image were searched for. So a hit is compared with what others reach in the same
 - Words: the others are prompts for what next to no collection has. A hit is strong if 95 % of them
   have no hit as good, and weak if half of them have none.
 - Images: the others are the table's own images, which have their likes here. A hit is strong if
-  it is as near as the nearest neighbour of half of them, and weak if as near as of all but 5 %.
+  it is as near as the nearest neighbor of half of them, and weak if as near as of all but 5 %.
 - Sums: the others are sums of the same form, with prompts in the place of words and the table's
   images in the place of images.
 """

@@ -32,7 +32,7 @@ SAME: Final = 0.95
 
 NUM_QUERIES: Final = 200  # of the background, prompts and images each
 _MAX_SAMPLE: Final = 4096  # rows
-_NUM_NEIGHBOURS: Final = 32  # looked at, in the hope that not all are near-duplicates
+_NUM_NEIGHBORS: Final = 32  # looked at, in the hope that not all are near-duplicates
 # What numpy and zipfile raise for damaged files; RuntimeError where a flag says encrypted.
 _UNREADABLE: Final = (
     OSError,
@@ -56,7 +56,7 @@ class Background:
         num_rows: of the table when this was computed.
         sample: (R, E) float16, rows at equal distances in the table, unit length.
         images: (NUM_QUERIES or fewer,) int64: which rows of the sample were searched for.
-        image_scores: as many float32: the cosine of each one's nearest neighbour in the table
+        image_scores: as many float32: the cosine of each one's nearest neighbor in the table
             that is no near-duplicate of it.
         prompts: (NUM_QUERIES, E) float32, unit length; None where no model has embedded them yet.
         prompt_scores: (NUM_QUERIES,) float32: the cosine of each prompt's best hit; None likewise.
@@ -81,8 +81,8 @@ class Background:
         sample = _sample(index, num_rows)
         images = np.unique(np.linspace(0, len(sample) - 1, NUM_QUERIES).astype(np.int64))
         images = images if len(sample) else images[:0]
-        neighbours = index.search(_unit(sample[images]), k=_NUM_NEIGHBOURS)
-        others = [[hit.score for hit in hits if hit.score < SAME] for hits in neighbours]
+        neighbors = index.search(_unit(sample[images]), k=_NUM_NEIGHBORS)
+        others = [[hit.score for hit in hits if hit.score < SAME] for hits in neighbors]
         scores = np.array([max(found, default=SAME) for found in others], np.float32)
         if prompts is None:
             return cls(num_rows, sample, images, scores)

@@ -146,7 +146,7 @@ def _end_of(decoder: codecs.IncrementalDecoder) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file that a name means: neighbours of one kind become one source."""
+    """A file that a name means: neighbors of one kind become one source."""
 
     kind: _FileKind
     name: str  # as it was given, before braces and globs
@@ -204,7 +204,7 @@ class _Opener:
                 yield from (part for part in parts if not isinstance(part, _File))
 
     def _joined(self, files: Sequence[_File]) -> Source:
-        """Make one source of neighbours of one kind."""
+        """Make one source of neighbors of one kind."""
         names = list(dict.fromkeys(file.name for file in files))
         name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         if files[0].kind == "image":

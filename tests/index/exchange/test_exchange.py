@@ -245,9 +245,9 @@ def test_a_folder_of_clip_retrieval_becomes_a_table(tmp_path: Path) -> None:
     assert dict(rows[1].metadata) == {"similarity": 0.5}
 
 
-def test_vectors_of_other_lengths_are_normalised_and_counted(tmp_path: Path) -> None:
+def test_vectors_of_other_lengths_are_normalized_and_counted(tmp_path: Path) -> None:
     source = open_source(foreign_folder(tmp_path / "f", scale=3))
-    assert import_table(source, tmp_path / "t", identity=OTHER).num_normalised == 5
+    assert import_table(source, tmp_path / "t", identity=OTHER).num_normalized == 5
     assert Index.open(tmp_path / "t").vectors() == pytest.approx(unit(5), abs=2e-3)
 
 
@@ -267,7 +267,7 @@ def test_very_short_and_very_long_vectors_have_a_direction(tmp_path: Path, scale
     vectors = (unit(3) * scale).tolist()
     pq.write_table(pa.table({"uri": ["a", "b", "c"], "vector": vectors}), tmp_path / "f.parquet")
     done = import_table(open_source(tmp_path / "f.parquet"), tmp_path / "t", identity=OTHER)
-    assert done.num_normalised == 3
+    assert done.num_normalized == 3
     assert Index.open(tmp_path / "t").vectors() == pytest.approx(unit(3), abs=2e-3)
 
 

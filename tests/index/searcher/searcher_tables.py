@@ -18,10 +18,10 @@ LISTS = Sizes(copy=1, lists=1)
 
 
 def clustered(num_rows: int, embed_dim: int, seed: int = 0) -> Floats:
-    """Unit vectors around 40 centres."""
+    """Unit vectors around 40 centers."""
     random = np.random.default_rng(seed)
-    centres = np.random.default_rng(77).standard_normal((40, embed_dim))
-    vectors = centres[random.integers(0, 40, num_rows)]
+    centers = np.random.default_rng(77).standard_normal((40, embed_dim))
+    vectors = centers[random.integers(0, 40, num_rows)]
     vectors = vectors + 0.7 * random.standard_normal(vectors.shape)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / lengths).astype(np.float32)

@@ -146,7 +146,7 @@ def test_blocks_that_watch_for_changes_read_our_embeddings(mode, ran):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_crops_of_photos_are_embedded_labelled_indexed_and_found(mode, photos, ran, model):
+def test_crops_of_photos_are_embedded_labeled_indexed_and_found(mode, photos, ran, model):
     first, again = ran[mode]["crops"]["first"], ran[mode]["crops"]["again"]
     crops = [_crop(cv2.imread(str(photo))) for photo in photos[:3]]
     vectors = model.embed_images(crops)
@@ -271,6 +271,6 @@ def test_mistakes_are_told(ran):
 def test_the_pages_blocks_run(ran):
     """Those of docs/guides/workflows.md, in that process, where nothing was configured before."""
     printed = ran["plain"]["page"]
-    *labelled, in_process, at_server = printed.splitlines()
-    assert [line.split()[0] for line in labelled] == ["cat", "castle"]
+    *labeled, in_process, at_server = printed.splitlines()
+    assert [line.split()[0] for line in labeled] == ["cat", "castle"]
     assert (in_process, at_server) == ("192", "192")

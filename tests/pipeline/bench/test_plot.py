@@ -58,12 +58,12 @@ def test_models_and_backends_are_named(tmp_path: Path) -> None:
     assert "pe-nano" not in drawn  # has no published accuracy
 
 
-def test_a_png_shows_every_line_in_its_own_colour(tmp_path: Path) -> None:
+def test_a_png_shows_every_line_in_its_own_color(tmp_path: Path) -> None:
     path = tmp_path / "speed.png"
     check_plot(path)
     plot_speed(ROWS, path, title="On a test")
-    colours = {tuple(colour) for colour in np.asarray(Image.open(path))[..., :3].reshape(-1, 3)}
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours
+    colors = {tuple(color) for color in np.asarray(Image.open(path))[..., :3].reshape(-1, 3)}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colors
 
 
 def test_what_cannot_be_drawn_or_saved_is_said(tmp_path: Path) -> None:

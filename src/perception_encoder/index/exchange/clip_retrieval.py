@@ -53,7 +53,7 @@ def write_folder(table: Outgoing, folder: str, part_rows: int) -> None:
 
 
 def open_folder(folder: str) -> Incoming:
-    """Recognise such a folder.
+    """Recognize such a folder.
 
     Raises:
         ExchangeError: a part lacks its partner, or they do not fit together.

@@ -41,13 +41,13 @@ class Imported:
     Attributes:
         num_added: rows that are new to the table.
         num_replaced: rows that took the place of one of the same image, there or in the files.
-        num_normalised: vectors that were not of unit length and have been brought to it.
+        num_normalized: vectors that were not of unit length and have been brought to it.
         left_out: by column, how many values of metadata do not fit the table's columns.
     """
 
     num_added: int
     num_replaced: int
-    num_normalised: int
+    num_normalized: int
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -88,16 +88,16 @@ def import_table(
         index = Index.open_or_prepare(location, identity, vector_dtype=dtype)
         index.ensure_created()
         known = _Known(index)
-        num_replaced = num_normalised = done = 0
+        num_replaced = num_normalized = done = 0
         left_out = Counter[str]()
         for block, num_off in _blocks(source):
             rows, unfit = index.fit(block.rows)
             num_replaced += _commit(index, known, Block(rows, block.vectors))
             left_out += unfit
-            num_normalised += num_off
+            num_normalized += num_off
             done += len(block.rows)
             progress(len(block.rows))
-    return Imported(done - num_replaced, num_replaced, num_normalised, dict(left_out))
+    return Imported(done - num_replaced, num_replaced, num_normalized, dict(left_out))
 
 
 def _blocks(source: Incoming) -> Iterator[tuple[Block, int]]:

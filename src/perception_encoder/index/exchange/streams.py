@@ -71,7 +71,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Incoming:
-    """Files that were recognised and can be read as a table's rows.
+    """Files that were recognized and can be read as a table's rows.
 
     Attributes:
         path: names them in errors.

@@ -160,7 +160,7 @@ def write_folder(table: Outgoing, folder: str, layout: VectorLayout) -> None:
 
 
 def open_folder(folder: str, layout: VectorLayout) -> Incoming:
-    """Recognise such a folder.
+    """Recognize such a folder.
 
     Raises:
         ExchangeError: the files do not fit together, or cannot be read.
@@ -235,7 +235,7 @@ def write_file(table: Outgoing, path: str) -> None:
 
 
 def open_file(path: str) -> Incoming:
-    """Recognise such a file; the vectors may be lists of one length of any float type.
+    """Recognize such a file; the vectors may be lists of one length of any float type.
 
     Raises:
         ExchangeError: it has no column of vectors, or none that names the images.

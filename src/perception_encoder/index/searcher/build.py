@@ -128,7 +128,7 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     trained.coarse.save(folder.path(header.token, "coarse"))
     logger.info("%s: filled the lists in %.1f s", vectors, time.monotonic() - started)
     started = time.monotonic()
-    header = dataclasses.replace(header, num_lists=len(trained.centres))
+    header = dataclasses.replace(header, num_lists=len(trained.centers))
     searcher = Searcher(folder, header)
     tuning = calibration.tune(trained.coarse, filler.list_of, _looking_into(searcher))
     logger.info("%s: measured %s in %.1f s", vectors, tuning, time.monotonic() - started)

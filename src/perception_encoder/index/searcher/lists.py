@@ -1,8 +1,8 @@
 """Approximate search: which few rows of many deserve a look. Knows no table and no files' meaning.
 
-Rows lie in lists, each around a centre, as codes of one bit a number (faiss's IndexIVFRaBitQ). A
-query looks into the lists whose centres are nearest to it and proposes candidates; their scores
-are rough, and the caller scores them again with the vectors. Centres are compared in a space of
+Rows lie in lists, each around a center, as codes of one bit a number (faiss's IndexIVFRaBitQ). A
+query looks into the lists whose centers are nearest to it and proposes candidates; their scores
+are rough, and the caller scores them again with the vectors. Centers are compared in a space of
 fewer numbers, which the vectors' main directions span: with so many lists, that is where most of
 the time of building and much of a query's would go.
 """
@@ -30,11 +30,11 @@ class Coarse:
 
     Attributes:
         projection: (E, d) float32: orthogonal directions.
-        centres: (num_lists, d) float32, of unit length.
+        centers: (num_lists, d) float32, of unit length.
     """
 
     projection: NDArray[np.float32]
-    centres: NDArray[np.float32]
+    centers: NDArray[np.float32]
 
     @classmethod
     def load(cls, path: str) -> Self:
@@ -44,16 +44,16 @@ class Coarse:
             OSError: there is no such file.
         """
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["projection"], arrays["centres"])
+            return cls(arrays["projection"], arrays["centers"])
 
     def save(self, path: str) -> None:
         """Write an .npz file, whatever the path ends with."""
         with open(path, "wb") as file:
-            np.savez(file, projection=self.projection, centres=self.centres)
+            np.savez(file, projection=self.projection, centers=self.centers)
 
     def nearest(self, query: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
-        """Return the numbers of the lists whose centres are nearest to a query, best first."""
-        scores = product(self.centres, product(self.projection.T, query))
+        """Return the numbers of the lists whose centers are nearest to a query, best first."""
+        scores = product(self.centers, product(self.projection.T, query))
         probes = min(probes, len(scores))
         nearest = np.argpartition(-scores, probes - 1)[:probes]
         return nearest[np.argsort(-scores[nearest])].astype(np.int64)
@@ -88,7 +88,7 @@ class Lists:
         self._index = index
         self._is_checked = np.zeros(index.nlist, np.bool_)
         found = (index.d, index.nlist)
-        expected = (coarse.projection.shape[0], len(coarse.centres))
+        expected = (coarse.projection.shape[0], len(coarse.centers))
         self._num_threads = max(1, int(faiss.omp_get_max_threads()))
         self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
         if found != expected or index.ntotal > num_rows:
@@ -97,7 +97,7 @@ class Lists:
     @property
     def num_lists(self) -> int:
         """How many lists there are."""
-        return len(self._coarse.centres)
+        return len(self._coarse.centers)
 
     @property
     def start(self) -> int:
@@ -150,7 +150,7 @@ class Lists:
     ) -> Found:
         import faiss
 
-        centre_scores = np.zeros(len(lists), np.float32)  # RaBitQ computes its own
+        center_scores = np.zeros(len(lists), np.float32)  # RaBitQ computes its own
         scores = np.empty(number, np.float32)
         numbers = np.empty(number, np.int64)
         parameters = faiss.IVFRaBitQSearchParameters()
@@ -162,7 +162,7 @@ class Lists:
             faiss.swig_ptr(query),
             number,
             faiss.swig_ptr(lists),
-            faiss.swig_ptr(centre_scores),
+            faiss.swig_ptr(center_scores),
             faiss.swig_ptr(scores),
             faiss.swig_ptr(numbers),
             False,

@@ -1,6 +1,6 @@
-"""Makes the lists of approximate search: directions, centres, and every row in its list.
+"""Makes the lists of approximate search: directions, centers, and every row in its list.
 
-What bounds the time is comparing every row with every centre, so both are brought to the few main
+What bounds the time is comparing every row with every center, so both are brought to the few main
 directions first. Knows nothing of the table.
 """
 
@@ -39,7 +39,7 @@ _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
 _ITERATIONS: Final = 4
 _SEED: Final = 1
-_BLOCK: Final = (512, 4096)  # of vectors by centres
+_BLOCK: Final = (512, 4096)  # of vectors by centers
 
 
 def copy_vectors(
@@ -126,9 +126,9 @@ def sample_of(rows: RowNumbers) -> RowNumbers:
 
 @contextmanager
 def products_in_blocks() -> Iterator[None]:
-    """Let faiss compare vectors with centres in blocks of another shape than its own.
+    """Let faiss compare vectors with centers in blocks of another shape than its own.
 
-    With 4,000 centres of 256 numbers a vector then takes 11 us instead of 16 to 24. The setting is
+    With 4,000 centers of 256 numbers a vector then takes 11 us instead of 16 to 24. The setting is
     of the whole process and changes no result.
     """
     import faiss
@@ -147,21 +147,21 @@ def products_in_blocks() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What was learnt from the sample.
+    """What was learned from the sample.
 
     Attributes:
         coarse: chooses lists.
-        centres: (num_lists, E) float32: means of the lists, from which codes tell the difference.
+        centers: (num_lists, E) float32: means of the lists, from which codes tell the difference.
         mean: (E,) float32 of all rows.
     """
 
     coarse: Coarse
-    centres: Embeddings
+    centers: Embeddings
     mean: NDArray[np.float32]
 
 
 def train(sample: HalfFloats, num_lists: int) -> Trained:
-    """Find centres for so many lists.
+    """Find centers for so many lists.
 
     Args:
         sample: (S, E) float16, S at least num_lists.
@@ -190,33 +190,33 @@ def train(sample: HalfFloats, num_lists: int) -> Trained:
     trained: Any = kmeans  # its types do not know that it is trained
     coarse = Coarse(projection, trained.centroids)
     lists = trained.index.search(projected, 1)[1][:, 0]
-    centres = _means(sample, lists, num_lists)
-    empty = ~np.any(centres, axis=1)
-    centres[empty] = coarse.centres[empty] @ projection.T
-    return Trained(coarse, centres, some.mean(axis=0))
+    centers = _means(sample, lists, num_lists)
+    empty = ~np.any(centers, axis=1)
+    centers[empty] = coarse.centers[empty] @ projection.T
+    return Trained(coarse, centers, some.mean(axis=0))
 
 
 class Filler:
     """Puts rows into lists.
 
     Args:
-        trained: the lists' centres.
+        trained: the lists' centers.
         num_rows: how many rows there will be.
     """
 
     def __init__(self, trained: Trained, num_rows: int) -> None:
         import faiss
 
-        num_lists, embed_dim = trained.centres.shape
+        num_lists, embed_dim = trained.centers.shape
         self._projection = _transform(trained.coarse.projection)
-        self._centres = faiss.IndexFlatIP(trained.coarse.centres.shape[1])
-        self._centres.add(trained.coarse.centres)
+        self._centers = faiss.IndexFlatIP(trained.coarse.centers.shape[1])
+        self._centers.add(trained.coarse.centers)
         self._quantizer = faiss.IndexFlatIP(embed_dim)
-        self._quantizer.add(trained.centres)
+        self._quantizer.add(trained.centers)
         self._index: Any = faiss.IndexIVFRaBitQ(
             self._quantizer, embed_dim, num_lists, faiss.METRIC_INNER_PRODUCT
         )
-        self._index.is_trained = True  # a row's code depends on its list's centre only
+        self._index.is_trained = True  # a row's code depends on its list's center only
         self.list_of = np.full(num_rows, -1, np.int32)
 
     def add(self, vectors: Embeddings, numbers: RowNumbers) -> None:
@@ -224,7 +224,7 @@ class Filler:
         import faiss
 
         projected = self._projection.apply(vectors)
-        lists = np.ascontiguousarray(self._centres.search(projected, 1)[1][:, 0])
+        lists = np.ascontiguousarray(self._centers.search(projected, 1)[1][:, 0])
         self.list_of[numbers] = lists
         self._index.add_core(
             len(vectors),

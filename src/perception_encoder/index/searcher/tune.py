@@ -1,7 +1,7 @@
 """Measures how many lists a query must look into, with queries made from the table itself.
 
 Two sorts of query are made, because people search with images and with words. The first are rows,
-which must find their neighbours but not themselves. The second are sums of two rows without what
+which must find their neighbors but not themselves. The second are sums of two rows without what
 all rows share: like vectors of words they lie apart from every row and point between several. The
 worse of the two counts.
 """
@@ -74,7 +74,7 @@ class Calibration:
         truth = [found[(found != itself) & (found >= 0)] for found, itself in pairs]
         if min(map(len, truth)) < max(RESULT_COUNTS):
             return ()  # so few rows that nothing can be told
-        most = int(_WORTHWHILE * len(coarse.centres))
+        most = int(_WORTHWHILE * len(coarse.centers))
         tunings = []
         for k in RESULT_COUNTS:
             best = [rows[:k] for rows in truth]
@@ -92,7 +92,7 @@ class Calibration:
         """Return how many lists hold enough of the true rows, if codes were no loss."""
         shares = []
         for query, rows in zip(self.queries, best, strict=True):
-            order = coarse.nearest(query, len(coarse.centres))
+            order = coarse.nearest(query, len(coarse.centers))
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order))
             shares.append(np.bincount(rank[list_of[rows]], minlength=len(order)) / len(rows))

@@ -1,4 +1,4 @@
-"""Vectors as replies carry them: cut, normalised, quantised, and as floats, base64 or npy."""
+"""Vectors as replies carry them: cut, normalized, quantized, and as floats, base64 or npy."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ class VectorForm:
     """How a request wants its vectors.
 
     Attributes:
-        dimensions: keep this many numbers of each, then normalise; None keeps all.
+        dimensions: keep this many numbers of each, then normalize; None keeps all.
         dtype: of the numbers. int8: each vector times 127 over its largest magnitude, rounded; its
             cosine with others is the same as before within rounding, whatever that factor was.
     """

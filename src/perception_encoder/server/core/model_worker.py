@@ -169,7 +169,7 @@ class ModelWorker:
     async def check(self) -> None:
         """Make sure that the model answers.
 
-        While batches are being done it does; an idle model is asked for one grey image.
+        While batches are being done it does; an idle model is asked for one gray image.
 
         Raises:
             ServingError: it does not answer.
@@ -178,8 +178,8 @@ class ModelWorker:
             return
         side = self.model.processor.image_size
         with self._images.reserve(1) as place:
-            grey = np.full((side, side, 3), 128, np.uint8)
-            vector = await self._images.run(place, grey)
+            gray = np.full((side, side, 3), 128, np.uint8)
+            vector = await self._images.run(place, gray)
         if not np.isfinite(vector).all():
             raise WorkerCrashedError(f"{self.name}: the model gives vectors that are no numbers")
 

@@ -74,7 +74,7 @@ startViews({
   classify: startClassify($("#view-classify")),
   index: startIndexView($("#view-index")),
 });
-startViewer($("#viewer"), search.neighbours);
+startViewer($("#viewer"), search.neighbors);
 startKeys();
 startTaking($("#drop-hint"), async (file) => {
   const image = await keep(file);

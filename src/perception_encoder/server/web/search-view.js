@@ -21,7 +21,7 @@ export function startSearch(root) {
   const view = new SearchView(root);
   return {
     show: (now) => view.show(now),
-    neighbours: {
+    neighbors: {
       at: (id) => view.grid.placeOf(id),
       item: (at) => view.grid.item(at),
       more: () => view.more(),

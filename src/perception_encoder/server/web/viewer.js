@@ -15,25 +15,25 @@ const NEARLY = 8; // items before the end at which more are loaded
 /**
  * Starts the viewer.
  * @param {HTMLDialogElement} dialog
- * @param {{at: Function, item: Function, more: Function, focus: Function}} neighbours the grid.
+ * @param {{at: Function, item: Function, more: Function, focus: Function}} neighbors the grid.
  */
-export function startViewer(dialog, neighbours) {
+export function startViewer(dialog, neighbors) {
   let shown = null;
   let openedAt = 0;
 
   async function show(id) {
     const index = await indexOf(state());
-    const at = neighbours.at(id);
+    const at = neighbors.at(id);
     try {
       const item =
-        neighbours.item(at) ??
+        neighbors.item(at) ??
         (await get(`v1/items/${encodeURIComponent(id)}`, { index: index?.name }));
       if (state().item !== id) return;
       shown = id;
       fill(dialog, item, {
         index: index.name,
         at,
-        hasNext: Boolean(neighbours.item(at + 1)),
+        hasNext: Boolean(neighbors.item(at + 1)),
         step,
       });
     } catch (failure) {
@@ -55,9 +55,9 @@ export function startViewer(dialog, neighbours) {
   }
 
   function step(by) {
-    const at = neighbours.at(state().item);
-    const next = at < 0 ? null : neighbours.item(at + by);
-    if (at + by + NEARLY > 0 && !neighbours.item(at + by + NEARLY)) neighbours.more();
+    const at = neighbors.at(state().item);
+    const next = at < 0 ? null : neighbors.item(at + by);
+    if (at + by + NEARLY > 0 && !neighbors.item(at + by + NEARLY)) neighbors.more();
     if (next) go({ item: next.id }, { replace: true });
     else announce(by > 0 ? "The last image" : "The first image");
   }
@@ -74,7 +74,7 @@ export function startViewer(dialog, neighbours) {
       dialog.close();
       shown = null;
       if (now.view === "search" && before.item && now.like !== before.item)
-        neighbours.focus(before.item);
+        neighbors.focus(before.item);
     }
   });
   dialog.addEventListener("cancel", (event) => {

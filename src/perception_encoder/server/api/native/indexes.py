@@ -159,7 +159,7 @@ def described(state: ModelState) -> dict[str, Any]:
             "dimensions": config.embed_dim,
             "image_size": config.vision.image_size,
             "context_length": config.text.context_length if config.text else None,
-            "licence": state.entry.licence.spdx,
+            "license": state.entry.license.spdx,
         }
     if state.worker is not None:
         backend = state.worker.model.backend

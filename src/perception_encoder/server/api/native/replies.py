@@ -236,7 +236,7 @@ class ModelReply(BaseModel):
     dimensions: int | None = None
     image_size: int | None = None
     context_length: int | None = None
-    licence: str | None = None
+    license: str | None = None
     backend: str | None = None
     device: str | None = None
     precision: str | None = None

@@ -102,7 +102,7 @@ def _reference(image: ImageObject | str) -> str | ImageError:
     if kind in _REFUSED:
         return ImageReferenceError(_REFUSED[kind], reason="kind")
     if kind not in ("base64", "url"):
-        message = "Image declaration contains not recognised image type."
+        message = "Image declaration contains not recognized image type."
         return ImageReferenceError(message, reason="kind")
     if not isinstance(image.value, str):
         return ImageReferenceError(f"The value of a {kind} image must be a string.", reason="kind")

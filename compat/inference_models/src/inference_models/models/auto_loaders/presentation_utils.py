@@ -46,7 +46,7 @@ def show_package(
             "Backend": cells["backend"],
             "Batch size": cells["batch size"],
             "Quantization": cells["quantization"],
-            "Package files": len(package.package_artefacts),
+            "Package files": len(package.package_artifacts),
             "Package size": cells["size"],
             "Trusted source": cells["trusted"],
         },
@@ -88,7 +88,7 @@ def _size(package: ModelPackageMetadata) -> str:
     import httpx2
 
     num_bytes = 0
-    for file in package.package_artefacts:
+    for file in package.package_artifacts:
         try:
             reply = httpx2.head(file.download_url, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
             reply.raise_for_status()
