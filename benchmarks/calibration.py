@@ -1,14 +1,14 @@
 """Do `strong`, `weak` and `none` hold what they promise, on drawings pe-nano has never seen?
 
-Tables are made of a part of the OpenMoji drawings, which pe-nano was not trained on, and searched
-for by the names of all of them: of those in the table and of as many that are not. Twice: with
-names drawn at random, so that an absent drawing mostly has near relatives in the table, and with
+Indexes are made of a part of the OpenMoji drawings, which pe-nano was not trained on, and searched
+for by the names of all of them: of those in the index and of as many that are not. Twice: with
+names drawn at random, so that an absent drawing mostly has near relatives in the index, and with
 whole kinds left out (emojibase's subgroups: no bird at all, no flag at all), so that there is
 nothing like it. Right is a best hit that is the very drawing, akin one of its kind. Images are
 searched for as well: Twemoji's drawings of the same things.
 
-Beside it stands one fixed cosine for all tables, tuned on the very same answers: the one that best
-tells the names in a table from those that are not.
+Beside it stands one fixed cosine for all indexes, tuned on the very same answers: the one that best
+tells the names in an index from those that are not.
 
     python benchmarks/calibration.py --packages NODE_MODULES --cache DIR
 
@@ -74,7 +74,7 @@ def drawings(packages: Path, cache: Path) -> dict:
 
 
 def split(data: dict, by: str, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which drawings go into the table, and which as many (or fewer) do not."""
+    """Which drawings go into the index, and which as many (or fewer) do not."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(data["names"]))
     if by == "names":
@@ -164,7 +164,7 @@ def summary(rows: list[dict], cosine: float) -> dict:
 
 
 def markdown(report: dict) -> str:
-    """The table of docs/guides/search.md: shares in percent."""
+    """The index of docs/guides/search.md: shares in percent."""
     lines = [
         "| query | left out | rows | strong, of present · absent | none, of present · absent "
         "| right: strong · weak · none | akin: strong · weak · none "
@@ -191,7 +191,7 @@ def markdown(report: dict) -> str:
 
 
 def main() -> None:
-    """Make the tables, search them, and write the results."""
+    """Make the indexes, search them, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="node_modules folder")
     parser.add_argument("--cache", type=Path, required=True, help="for rendered drawings")

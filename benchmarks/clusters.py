@@ -22,7 +22,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.report import write_report
 from perception_encoder.analysis.duplicate_ranking import rank_images
-from perception_encoder.analysis.map_layout import map_table
+from perception_encoder.analysis.map_layout import map_index
 from perception_encoder.analysis.spherical_clustering import find_centers, nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
@@ -109,9 +109,9 @@ def mapped(vectors: Floats) -> dict[str, float]:
     vectors = vectors[:: -(-len(vectors) // MAPPED)]
     with tempfile.TemporaryDirectory() as folder:
         identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", vectors.shape[1])
-        index = Index.create(f"{folder}/table", identity, vector_dtype="float32")
+        index = Index.create(f"{folder}/index", identity, vector_dtype="float32")
         index.append([Row(uri=f"{number:06}") for number in range(len(vectors))], vectors)
-        places = {"ours": map_table(index, rank_images(index, "first", None)).places}
+        places = {"ours": map_index(index, rank_images(index, "first", None)).places}
     tsne = TSNE(metric="cosine", init="pca", random_state=0)
     places["scikit-learn's t-SNE"] = tsne.fit_transform(vectors)
     if has_umap():

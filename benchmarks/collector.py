@@ -49,7 +49,7 @@ CHANGES = {
 def main() -> None:
     """Measure both and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="For a table; kept.")
+    parser.add_argument("--work", type=Path, required=True, help="For an index; kept.")
     parser.add_argument("--server", choices=("as it is", "without freezing"), help="Only that.")
     given = parser.parse_args()
     if given.server is not None:
@@ -66,16 +66,16 @@ def main() -> None:
     print(write_report("collector", question, ["perception-encoder", "fastapi"], figures))
 
 
-def searches(table: Path) -> dict[str, Any]:
+def searches(index: Path) -> dict[str, Any]:
     """Return the processor seconds of `pe search` with each change, in turns."""
-    if not table.exists():
-        pe("index", GALLERY, "--db", table)
+    if not index.exists():
+        pe("index", GALLERY, "--index", index)
     seconds: dict[str, list[float]] = {name: [] for name in CHANGES}
     for _ in range(RUNS):
         for name, change in CHANGES.items():
             program = SEARCH.format(change=change)
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            command = [sys.executable, "-c", program, "search", "red heart", "--db", str(table)]
+            command = [sys.executable, "-c", program, "search", "red heart", "--index", str(index)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds[name].append(

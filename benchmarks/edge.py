@@ -2,7 +2,7 @@
 
     python -m benchmarks.edge prepare --work /tmp/edge      # exports with made-up weights: 12 GB
     python -m benchmarks.edge measure --work /tmp/edge [--model PE-Core-T16-384] [--backend onnx]
-    python -m benchmarks.edge table                         # into docs/guides/edge.md
+    python -m benchmarks.edge index                         # into docs/guides/edge.md
 
 The same as `pe bench --profile edge`, in two steps, because making graphs takes longer than running
 them. What is not named keeps its figures in the results.
@@ -43,12 +43,12 @@ HEADER = (
 def main() -> None:
     """Do one of the three steps."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("step", choices=["prepare", "measure", "table"])
+    parser.add_argument("step", choices=["prepare", "measure", "index"])
     parser.add_argument("--work", type=Path, help="Folder of the exports.")
     parser.add_argument("--model", action="append", choices=EDGE_MODELS)
     parser.add_argument("--backend", action="append", choices=["onnx", "openvino"])
     arguments = parser.parse_args()
-    if arguments.step == "table":
+    if arguments.step == "index":
         write_table()
         return
     for model in arguments.model or EDGE_MODELS:
@@ -110,14 +110,14 @@ def write_table() -> None:
     versions = ", ".join(
         f"{name} {report['versions'][name]}" for name in ("onnxruntime", "openvino")
     )
-    table = "\n".join(lines) + f"\n\n{' and '.join(dates)}; {report['machine']}; {versions}."
+    index = "\n".join(lines) + f"\n\n{' and '.join(dates)}; {report['machine']}; {versions}."
     page = PAGE.read_text(encoding="utf-8")
-    page = re.sub(f"{MARK}.*{MARK}", lambda _: f"{MARK}\n\n{table}\n\n{MARK}", page, flags=re.S)
+    page = re.sub(f"{MARK}.*{MARK}", lambda _: f"{MARK}\n\n{index}\n\n{MARK}", page, flags=re.S)
     PAGE.write_text(page, encoding="utf-8")
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """One row of the table."""
+    """One row of the index."""
     files = (row["image_file_bytes"], row["text_file_bytes"])
     return [
         row["model"].removeprefix("PE-Core-"),

@@ -57,13 +57,14 @@ def main() -> None:
     broken = make_broken(folder / "all", NUM_BROKEN)
     num_bytes = sum(path.lstat().st_size for path in (folder / "all").rglob("*.*"))
 
-    pe("index", folder / "tenth" / "000", "--db", folder / "warm.lance")
-    tenth = pe("index", folder / "tenth", "--db", folder / "tenth.lance", "--json")
-    first = pe("index", folder / "all", "--db", folder / "all.lance", "--json")
-    second = pe("index", folder / "all", "--db", folder / "all.lance")
-    third = pe("index", folder / "all", "--db", folder / "all.lance", "--json")
+    pe("index", folder / "tenth" / "000", "--index", folder / "warm.lance")
+    tenth = pe("index", folder / "tenth", "--index", folder / "tenth.lance", "--json")
+    first = pe("index", folder / "all", "--index", folder / "all.lance", "--json")
+    second = pe("index", folder / "all", "--index", folder / "all.lance")
+    third = pe("index", folder / "all", "--index", folder / "all.lance", "--json")
     searches = [
-        pe("search", "red heart", "--db", folder / "all.lance", "--json").seconds for _ in range(7)
+        pe("search", "red heart", "--index", folder / "all.lance", "--json").seconds
+        for _ in range(7)
     ]
     failed = {Path(line["uri"]).name: line.get("reason") for line in first.lines if is_failed(line)}
     right = sum(failed.get(name) == reason for name, reason in broken.items())

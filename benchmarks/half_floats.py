@@ -33,7 +33,7 @@ def main() -> None:
         "made": compared(made.rows(NUM_ROWS), queries),
         "gallery": compared(gallery, gallery),
     }
-    path = write_report("half_floats", "float16 instead of float32 in a table", ["numpy"], figures)
+    path = write_report("half_floats", "float16 instead of float32 in an index", ["numpy"], figures)
     print(path.read_text(encoding="utf-8"))
 
 

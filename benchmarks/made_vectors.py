@@ -51,7 +51,7 @@ class MadeVectors:
         self._popularity = popularity / popularity.sum()
 
     def blocks(self, num_rows: int) -> Iterator[Floats]:
-        """Yield a table's rows, at most `BLOCK_ROWS` at a time, (R, E) float32, unit length."""
+        """Yield an index's rows, at most `BLOCK_ROWS` at a time, (R, E) float32, unit length."""
         for number in range(-(-num_rows // BLOCK_ROWS)):
             yield self._block(number)[: num_rows - number * BLOCK_ROWS]
 
@@ -63,7 +63,7 @@ class MadeVectors:
         return made
 
     def image_queries(self, num_queries: int) -> Floats:
-        """Return (Q, E) float32: rows that no table has."""
+        """Return (Q, E) float32: rows that no index has."""
         return self._block(_IMAGES)[:num_queries]
 
     def word_queries(self, num_queries: int) -> Floats:

@@ -1,6 +1,6 @@
-"""How long do clusters and maps of large tables take, and how much memory?
+"""How long do clusters and maps of large indexes take, and how much memory?
 
-Made vectors (`made_vectors`) in a table; each job in a process of its own.
+Made vectors (`made_vectors`) in an index; each job in a process of its own.
 
     python -m benchmarks.maps_at_scale [--cluster 100000 1000000] [--map 10000 100000] [--dim 1024]
 """
@@ -24,8 +24,8 @@ JOBS = {
     "cluster": "from perception_encoder.analysis.clusters import find_clusters\n"
     "told = len(find_clusters(index).clusters)",
     "map": "from perception_encoder.analysis.duplicate_ranking import rank_images\n"
-    "from perception_encoder.analysis.map_layout import map_table\n"
-    "told = len(map_table(index, rank_images(index, 'first', None)).places)",
+    "from perception_encoder.analysis.map_layout import map_index\n"
+    "told = len(map_index(index, rank_images(index, 'first', None)).places)",
 }
 CHILD = """
 import json, resource, sys, time
@@ -49,19 +49,19 @@ def main() -> None:
     figures: dict[str, dict[str, Any]] = {name: {} for name in JOBS}
     for num_rows in sorted({*given.cluster, *given.map}):
         with tempfile.TemporaryDirectory() as folder:
-            table = f"{folder}/table"
-            make_table(table, num_rows, given.dim)
+            index = f"{folder}/index"
+            make_index(index, num_rows, given.dim)
             for name, sizes in (("cluster", given.cluster), ("map", given.map)):
                 if num_rows in sizes:
-                    figures[name][str(num_rows)] = measured(JOBS[name], table)
+                    figures[name][str(num_rows)] = measured(JOBS[name], index)
                     print(name, num_rows, figures[name][str(num_rows)], flush=True)
     packages = ["numpy", "faiss-cpu", "openTSNE", "scikit-learn", "pylance"]
     question = f"time and memory of clusters and maps; rows of E = {given.dim}"
     write_report("maps_at_scale", question, packages, figures)
 
 
-def make_table(path: str, num_rows: int, embed_dim: int) -> None:
-    """Write the made vectors into a table of half floats."""
+def make_index(path: str, num_rows: int, embed_dim: int) -> None:
+    """Write the made vectors into an index of half floats."""
     identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", embed_dim)
     index = Index.create(path, identity)
     start = 0
@@ -71,11 +71,11 @@ def make_table(path: str, num_rows: int, embed_dim: int) -> None:
         start += len(block)
 
 
-def measured(job: str, table: str) -> dict[str, Any]:
+def measured(job: str, index: str) -> dict[str, Any]:
     """Run a job in a process of its own."""
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", CHILD.format(job=job), table],
+        [sys.executable, "-c", CHILD.format(job=job), index],
         stdout=subprocess.PIPE,
         check=True,
         env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # as `pe` sets it

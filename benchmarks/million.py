@@ -1,7 +1,7 @@
-"""How quickly does a table of a million vectors fill, open and answer, beside other ways to do it?
+"""How quickly does an index of a million vectors fill, open and answer, beside other ways to do it?
 
 Made, clustered vectors of E = 1024 (`made_vectors.py`). Each phase is a process of its own, one
-after the other on an idle machine, so that its peak memory is its own: our table (ingest, optimize,
+after the other on an idle machine, so that its peak memory is its own: our index (ingest, optimize,
 exact, approximate and filtered queries, a cold process), a numpy float32 product, LanceDB's own
 search and usearch. One query at a time, as a person asks; recall@10 is against numpy's product.
 Approximate searches are timed after a thousand other queries, as in a service that has been up for
@@ -65,7 +65,7 @@ def main() -> None:
     packages = ["faiss-cpu", "pylance", "lancedb", "usearch", "numpy", "pyarrow"]
     path = write_report(
         "million" if num_rows == NUM_ROWS else f"million-{num_rows}",
-        "a table of made vectors beside numpy, LanceDB and usearch, one query at a time",
+        "an index of made vectors beside numpy, LanceDB and usearch, one query at a time",
         packages,
         figures,
     )
@@ -164,19 +164,19 @@ def phase_optimize(folder: Path, num_rows: int) -> dict[str, Any]:
     from perception_encoder.index import Index
 
     done = Index.open(folder / "ours.lance").optimize(older_than=timedelta(0))
-    table = sum(f.stat().st_size for f in (folder / "ours.lance" / "data").rglob("*.lance"))
+    index = sum(f.stat().st_size for f in (folder / "ours.lance" / "data").rglob("*.lance"))
     return {
         "build_seconds": done.build_seconds,
         "seconds": done.seconds,
         "searcher": done.searcher,
         "measured_recall": done.recall,
-        "table_bytes_per_row": table / num_rows,
+        "index_bytes_per_row": index / num_rows,
         "searcher_bytes_per_row": done.searcher_bytes / num_rows,
     }
 
 
 def phase_query(folder: Path, num_rows: int) -> dict[str, Any]:
-    """Exact, fast and filtered queries in one open table."""
+    """Exact, fast and filtered queries in one open index."""
     del num_rows
     from perception_encoder.index import Index
 
@@ -212,7 +212,7 @@ def phase_query(folder: Path, num_rows: int) -> dict[str, Any]:
 
 
 def phase_cold(folder: Path, num_rows: int) -> dict[str, Any]:
-    """A new process that opens the table and asks once, without a model."""
+    """A new process that opens the index and asks once, without a model."""
     del num_rows
     code = (
         "import sys, time; began = time.perf_counter()\n"
@@ -237,7 +237,7 @@ def phase_cold(folder: Path, num_rows: int) -> dict[str, Any]:
 
 
 def phase_lancedb(folder: Path, num_rows: int) -> dict[str, Any]:
-    """LanceDB's own table: flat search, then an IVF index with 8-bit vectors, refined."""
+    """LanceDB's own index: flat search, then an IVF index with 8-bit vectors, refined."""
     import lancedb
     import pyarrow as pa
 
@@ -254,11 +254,11 @@ def phase_lancedb(folder: Path, num_rows: int) -> dict[str, Any]:
 
     schema = pa.schema([("number", pa.int64()), ("vector", pa.list_(pa.float16(), EMBED_DIM))])
     started = time.perf_counter()
-    table = lancedb.connect(folder / "lancedb").create_table("t", batches(), schema=schema)
+    index = lancedb.connect(folder / "lancedb").create_table("t", batches(), schema=schema)
     ingest = time.perf_counter() - started
 
     def ask(query: NDArray[np.float32]) -> list[int]:
-        search = table.search(query).metric("cosine").select(["number", "_distance"]).limit(K)
+        search = index.search(query).metric("cosine").select(["number", "_distance"]).limit(K)
         if indexed:
             search = search.nprobes(64).refine_factor(4)
         return [int(n) for n in search.to_arrow()["number"].to_pylist()]
@@ -266,7 +266,7 @@ def phase_lancedb(folder: Path, num_rows: int) -> dict[str, Any]:
     indexed = False
     flat, _ = timed(ask, queries[:5])
     started = time.perf_counter()
-    table.create_index(metric="cosine", index_type="IVF_SQ", num_partitions=num_rows // 1000)
+    index.create_index(metric="cosine", index_type="IVF_SQ", num_partitions=num_rows // 1000)
     build = time.perf_counter() - started
     indexed = True
     timed(ask, np.load(folder / "earlier.npy"))

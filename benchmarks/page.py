@@ -1,6 +1,6 @@
 """How quickly does the server's page open, search and scroll over 100,000 images?
 
-A table of pe-nano's vectors of the bundled drawings with noise, each row a file of its own; a real
+An index of pe-nano's vectors of the bundled drawings with noise, each row a file of its own; a real
 server; Chromium without a GPU on the same cores. Needs chromium and Playwright.
 
     python -m benchmarks.page --folder /tmp/page-benchmark
@@ -41,7 +41,7 @@ SCROLL = """(ms) => new Promise((done) => {
 
 
 def main() -> None:
-    """Fill the table, serve it, use the page and write the report."""
+    """Fill the index, serve it, use the page and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="Made, and deleted at the end.")
     folder = parser.parse_args().folder
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def fill(folder: Path) -> None:
-    """Make a table whose rows are all files that can be shown."""
+    """Make an index whose rows are all files that can be shown."""
     drawings = sorted(GALLERY.glob("*.webp"))
     (folder / "images").mkdir(parents=True)
     originals = [Path(shutil.copy(path, folder)) for path in drawings]

@@ -34,7 +34,7 @@ from benchmarks.report import write_report
 CONNECTIONS = 64
 NUM_IMAGES = 256
 _MEMORY_STEP = 10.0  # seconds
-WORDS = ("red", "blue", "small", "old", "dog", "car", "house", "tree", "on", "under", "a", "table")
+WORDS = ("red", "blue", "small", "old", "dog", "car", "house", "tree", "on", "under", "a", "index")
 
 
 def images(width: int, height: int) -> list[bytes]:

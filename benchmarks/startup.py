@@ -33,7 +33,7 @@ import perception_encoder.cli.main
 done("import of the commands")
 from perception_encoder.index import Index
 index = Index.open(sys.argv[1])
-done("opening the table, Lance and Arrow imported")
+done("opening the index, Lance and Arrow imported")
 from perception_encoder.search.query_model import open_query_model
 model = open_query_model(index, sys.argv[2])
 done("opening the model and its vocabulary")
@@ -49,7 +49,7 @@ print(json.dumps(marks))
 def main() -> None:
     """Measure both models and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="For weights and tables; kept.")
+    parser.add_argument("--work", type=Path, required=True, help="For weights and indexes; kept.")
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
     drawings = sorted(str(path) for path in GALLERY.glob("*.webp"))
@@ -68,18 +68,18 @@ def main() -> None:
     )
 
 
-def measured(model: str, table: Path, images: list[str]) -> dict[str, Any]:
-    """Fill a table, then time searches in it; medians in seconds."""
-    if not table.exists():
-        pe("index", *images, "--db", table, "--model", model)
-    command = ["search", "red heart", "--db", table, "--model", model]
+def measured(model: str, index: Path, images: list[str]) -> dict[str, Any]:
+    """Fill an index, then time searches in it; medians in seconds."""
+    if not index.exists():
+        pe("index", *images, "--index", index, "--model", model)
+    command = ["search", "red heart", "--index", index, "--model", model]
     pe(*command)
     seconds = []
     for _ in range(RUNS):
         began = time.perf_counter()
         pe(*command)
         seconds.append(time.perf_counter() - began)
-    parts = [steps(table, model) for _ in range(RUNS)]
+    parts = [steps(index, model) for _ in range(RUNS)]
     timed = [name for name in parts[0] if name != "torch is imported"]
     bare = []
     for _ in range(RUNS):
@@ -95,9 +95,9 @@ def measured(model: str, table: Path, images: list[str]) -> dict[str, Any]:
     }
 
 
-def steps(table: Path, model: str) -> dict[str, Any]:
+def steps(index: Path, model: str) -> dict[str, Any]:
     """One process that says how long each step took."""
-    command = [sys.executable, "-c", STEPS, str(table), model]
+    command = [sys.executable, "-c", STEPS, str(index), model]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     marks: dict[str, Any] = json.loads(done.stdout)
     return marks

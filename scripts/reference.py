@@ -28,7 +28,7 @@ Before the command: `-v` says more on stderr, `--version` prints the version.
 SETTINGS_HEAD = """# Settings
 
 There is no settings file. What is set is an option of a command, and the options of the model, the
-table and the server are environment variables too. An option that is given wins over its variable.
+index and the server are environment variables too. An option that is given wins over its variable.
 Several values in one variable are separated by spaces; a switch is on with `1`, off with `0`.
 
 """
@@ -38,7 +38,7 @@ OTHER_SETTINGS = """
 
 | variable | what it does here |
 |---|---|
-| `XDG_DATA_HOME` | where the table lies that is used when `--db` names none (Linux) |
+| `XDG_DATA_HOME` | where the index lies that is used when `--index` names none (Linux) |
 | `XDG_CACHE_HOME` | where small copies of images are kept (Linux) |
 | `HF_HOME`, `HF_HUB_CACHE` | where downloaded weights are kept |
 | `HF_ASSETS_CACHE` | where graphs that backends make of weights are kept |
@@ -51,7 +51,7 @@ OTHER_SETTINGS = """
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its words, such as ("pe", "table", "info"), and what the parser knows of it."""
+    """One command: its words, such as ("pe", "indexes", "info"), and what the parser knows of it."""
 
     words: tuple[str, ...]
     parser: Any
@@ -128,7 +128,7 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line of text for a table: nothing in it is markup."""
+    """One line of text for an index: nothing in it is markup."""
     return re.sub(r"([|*_\[])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 

@@ -74,11 +74,11 @@ def test_services_run_commands_that_there_are_on_volumes_of_the_image() -> None:
     [published] = COMPOSE["services"]["server"]["ports"]
     assert published.startswith("127.0.0.1:")
     assert published.rpartition(":")[2] == image["EXPOSE"]
-    # The server searches the table that the other service fills, `pe index`'s own.
+    # The server searches the index that the other service fills, `pe index`'s own.
     folder = re.search(r"XDG_DATA_HOME=(\S+)", image["ENV"])
     assert folder is not None
-    table = COMPOSE["services"]["server"]["command"][-1]
-    assert table == f"{folder[1]}/perception-encoder/index.lance"
+    index = COMPOSE["services"]["server"]["command"][-1]
+    assert index == f"{folder[1]}/perception-encoder/index.lance"
 
 
 @pytest.mark.parametrize(("status", "is_well"), [(200, True), (503, False)])

@@ -44,7 +44,7 @@ def test_images_and_words_meet(exported: Path) -> None:
 
 
 def test_a_folder_is_indexed_searched_and_served(exported: Path, tmp_path: Path) -> None:
-    given = ("--model", str(exported), "--db", "t.lance")
+    given = ("--model", str(exported), "--index", "t.lance")
     done = pe_ending("index", str(GALLERY), *given, folder=tmp_path)
     assert "embedded" in done.stderr
     found = lines(pe_ending("search", "red heart", *given, "--json", "-k", "3", folder=tmp_path))

@@ -40,12 +40,12 @@ Everything else is below, and each message says what happened, to which item, an
     ├── RemoteError                 a server that was asked refused, failed, or was not reached
     ├── ClusterError                machines that should share the work cannot: not reached, too
     │                               small, or with other weights
-    └── IndexError_                 the vector table
+    └── IndexError_                 the vector index
         ├── IndexNotFoundError          nothing at that path
         ├── IndexExistsError            something is at that path already (also a FileExistsError)
         ├── IndexStorageError           reading or writing failed: disk full, no permission, damage
         │                               (also an OSError)
-        ├── IndexBusyError              another process is writing to the table
+        ├── IndexBusyError              another process is writing to the index
         ├── IndexMismatchError          made by another model or preprocessing
         ├── ExchangeError               a file of another layout that cannot be written or read
         └── QueryError                  a query that cannot be understood
@@ -223,31 +223,31 @@ class ClusterError(PerceptionEncoderError):
 
 
 class IndexError_(PerceptionEncoderError):
-    """Base of the vector table's errors (named so as not to hide the builtin)."""
+    """Base of the vector index's errors (named so as not to hide the builtin)."""
 
 
 class IndexNotFoundError(IndexError_):
-    """There is no table at the given path."""
+    """There is no index at the given path."""
 
 
 class IndexExistsError(IndexError_, FileExistsError):
-    """A table was to be made where there is one already, or where other things lie."""
+    """An index was to be made where there is one already, or where other things lie."""
 
 
 class IndexStorageError(IndexError_, OSError):
-    """The table could not be read or written: disk full, no permission, damaged files."""
+    """The index could not be read or written: disk full, no permission, damaged files."""
 
 
 class IndexBusyError(IndexError_):
-    """Another process is writing to the table."""
+    """Another process is writing to the index."""
 
 
 class IndexMismatchError(IndexError_):
-    """The table was made by another model, other weights or another preprocessing."""
+    """The index was made by another model, other weights or another preprocessing."""
 
 
 class ExchangeError(IndexError_):
-    """An export that cannot be written, or files that cannot be read as a table."""
+    """An export that cannot be written, or files that cannot be read as an index."""
 
 
 class QueryError(IndexError_):

@@ -12,13 +12,13 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError as err:  # a container's user without a home
         raise OSError(
-            "this user has no home folder to keep tables in: name the table with --db, "
+            "this user has no home folder to keep indexes in: name the index with --index, "
             "or set XDG_DATA_HOME"
         ) from err
 
 
 def data_folder() -> Path:
-    """The folder for this user's tables: XDG_DATA_HOME, or the platform's usual place."""
+    """The folder for this user's indexes: XDG_DATA_HOME, or the platform's usual place."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -37,6 +37,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "perception-encoder"
 
 
-def default_table() -> Path:
-    """The table that `pe index` and `pe search` use where no other is named."""
+def default_index() -> Path:
+    """The index that `pe index` and `pe search` use where no other is named."""
     return data_folder() / "index.lance"

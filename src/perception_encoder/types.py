@@ -3,7 +3,7 @@
 One legend of axis letters is used in every shape comment of this package:
 
     B batch · H W pixels · h w patch grid · N tokens (h·w, +1 with a class token) · L text length
-    D width · M heads · C head_dim · E embed_dim · Q queries · R rows of a table · K results
+    D width · M heads · C head_dim · E embed_dim · Q queries · R rows of an index · K results
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Tables for tests of duplicates: images on disk, or vectors of images that nobody has."""
+"""Indexes for tests of duplicates: images on disk, or vectors of images that nobody has."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from perception_encoder.index.schema import VectorDtype
 from perception_encoder.types import Embeddings, ModelIdentity
 
 
-def table_of(
+def index_of(
     folder: Path,
     rows: Sequence[Row],
     vectors: NDArray[np.floating],
     *,
     vector_dtype: VectorDtype = "float32",
 ) -> Index:
-    """A table, of float32 unless told otherwise, so that scores are as the test made them."""
+    """An index, of float32 unless told otherwise, so that scores are as the test made them."""
     identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", vectors.shape[1])
-    index = Index.create(folder / "table", identity, vector_dtype=vector_dtype)
+    index = Index.create(folder / "index", identity, vector_dtype=vector_dtype)
     index.append(rows, np.asarray(vectors, np.float32))
     return index
 

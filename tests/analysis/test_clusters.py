@@ -1,8 +1,8 @@
-"""Clusters of made vectors, in which the right answer was planted, and of the odd tables."""
+"""Clusters of made vectors, in which the right answer was planted, and of the odd indexes."""
 
 import numpy as np
 import pytest
-from duplicate_samples import remote_rows, table_of, unit
+from duplicate_samples import index_of, remote_rows, unit
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
@@ -43,7 +43,7 @@ def planted_groups(labels: NDArray[np.int64]) -> set[frozenset[str]]:
 )
 def test_planted_groups_are_found_and_counted(tmp_path, sizes, embed_dim):
     vectors, labels = planted(sizes, embed_dim)
-    found = find_clusters(table_of(tmp_path, remote_rows(len(vectors)), vectors))
+    found = find_clusters(index_of(tmp_path, remote_rows(len(vectors)), vectors))
     assert groups(found) == planted_groups(labels)
     assert [cluster.size for cluster in found.clusters] == sizes
     assert found.silhouette is not None
@@ -52,7 +52,7 @@ def test_planted_groups_are_found_and_counted(tmp_path, sizes, embed_dim):
 
 def test_members_are_sorted_by_their_cosine_with_the_center_that_is_nearest(tmp_path):
     vectors, _ = planted([30, 20], 32)
-    found = find_clusters(table_of(tmp_path, remote_rows(50), vectors), num_clusters=4)
+    found = find_clusters(index_of(tmp_path, remote_rows(50), vectors), num_clusters=4)
     assert found.silhouette is None
     products = vectors @ found.centers.T  # the rows are in the order of their paths
     np.testing.assert_array_equal(found.labels, products.argmax(axis=1))
@@ -67,8 +67,8 @@ def test_members_are_sorted_by_their_cosine_with_the_center_that_is_nearest(tmp_
 def test_the_order_of_the_rows_and_the_size_of_the_sample_do_not_matter(tmp_path, monkeypatch):
     vectors, labels = planted([300, 200, 100], 64)
     rows = remote_rows(600)
-    before = find_clusters(table_of(tmp_path / "a", rows, vectors))
-    turned = table_of(tmp_path / "b", rows[::-1], vectors[::-1])
+    before = find_clusters(index_of(tmp_path / "a", rows, vectors))
+    turned = index_of(tmp_path / "b", rows[::-1], vectors[::-1])
     again = find_clusters(turned)
     np.testing.assert_array_equal(before.labels, again.labels)
     np.testing.assert_array_equal(before.centers, again.centers)
@@ -79,7 +79,7 @@ def test_the_order_of_the_rows_and_the_size_of_the_sample_do_not_matter(tmp_path
 
 
 def iter_blocks(index, size):
-    """Give a table's rows out in small blocks."""
+    """Give an index's rows out in small blocks."""
     whole = type(index).scan
 
     def scan(self, columns, *, where=None):
@@ -92,9 +92,9 @@ def iter_blocks(index, size):
 
 @pytest.mark.parametrize("wanted", [None, 1, 2, 7])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_tables_of_one_to_three_images(tmp_path, count, wanted):
+def test_indexes_of_one_to_three_images(tmp_path, count, wanted):
     vectors = np.eye(4, dtype=np.float32)[:count]
-    found = find_clusters(table_of(tmp_path, remote_rows(count), vectors), num_clusters=wanted)
+    found = find_clusters(index_of(tmp_path, remote_rows(count), vectors), num_clusters=wanted)
     assert sum(cluster.size for cluster in found.clusters) == count
     if wanted is not None:
         assert len(found.clusters) == min(wanted, count)
@@ -102,7 +102,7 @@ def test_tables_of_one_to_three_images(tmp_path, count, wanted):
 
 def test_equal_images_are_one_cluster_however_many_are_asked_for(tmp_path):
     vectors = unit(np.ones((40, 16)))
-    index = table_of(tmp_path, remote_rows(40), vectors)
+    index = index_of(tmp_path, remote_rows(40), vectors)
     (cluster,) = find_clusters(index).clusters
     assert cluster.size == 40
     assert cluster.tightness == pytest.approx(1)
@@ -111,7 +111,7 @@ def test_equal_images_are_one_cluster_however_many_are_asked_for(tmp_path):
 
 def test_of_handwritten_digits_about_ten_groups_are_found(tmp_path):
     digits = load_digits()
-    index = table_of(tmp_path, remote_rows(len(digits.data)), unit(digits.data))
+    index = index_of(tmp_path, remote_rows(len(digits.data)), unit(digits.data))
     found = find_clusters(index)
     assert 9 <= len(found.clusters) <= 11
     assert adjusted_rand_score(digits.target, found.labels) > 0.55
@@ -119,7 +119,7 @@ def test_of_handwritten_digits_about_ten_groups_are_found(tmp_path):
 
 def test_more_groups_than_are_joined_two_by_two(tmp_path):
     vectors = unit(np.random.default_rng(0).normal(size=(700, 8)))
-    found = find_clusters(table_of(tmp_path, remote_rows(700), vectors), num_clusters=600)
+    found = find_clusters(index_of(tmp_path, remote_rows(700), vectors), num_clusters=600)
     assert 400 < len(found.clusters) <= 600
     assert sum(cluster.size for cluster in found.clusters) == 700
 
@@ -128,12 +128,12 @@ def test_copies_are_not_told_apart_by_their_rounding(tmp_path):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), (7, 5, 4))
     vectors = unit(rng.normal(size=(3, 192))[labels] + 0.004 * rng.normal(size=(16, 192)))
-    index = table_of(tmp_path, remote_rows(16), vectors, vector_dtype="float16")
+    index = index_of(tmp_path, remote_rows(16), vectors, vector_dtype="float16")
     assert groups(find_clusters(index)) == planted_groups(labels)
 
 
-def test_a_table_without_images_has_no_clusters(tmp_path):
-    index = table_of(tmp_path, [], np.empty((0, 8), np.float32))
+def test_an_index_without_images_has_no_clusters(tmp_path):
+    index = index_of(tmp_path, [], np.empty((0, 8), np.float32))
     assert find_clusters(index).clusters == ()
     with pytest.raises(ValueError, match="at least 1 cluster"):
         find_clusters(index, num_clusters=0)
@@ -143,7 +143,7 @@ def test_typical_images_are_central_and_not_the_same_again_and_again(tmp_path):
     burst = np.array([1, 0.2, 0, 0, 0])
     others = [[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 0, 1.4]]
     vectors = unit(np.concatenate([np.tile(burst, (20, 1)), others]))
-    index = table_of(tmp_path, remote_rows(23), vectors)
+    index = index_of(tmp_path, remote_rows(23), vectors)
     found = find_clusters(index, num_clusters=1)
     assert set(found.clusters[0].members[:20]) == set(range(20))
     (typical,) = typical_members(index, found, 3)
@@ -157,7 +157,7 @@ def test_typical_images_are_central_and_not_the_same_again_and_again(tmp_path):
 
 def test_a_condition_leaves_rows_out(tmp_path):
     vectors, labels = planted([20, 20], 32)
-    index = table_of(tmp_path, remote_rows(40), vectors)
+    index = index_of(tmp_path, remote_rows(40), vectors)
     found = find_clusters(index, where="width > 20", num_clusters=2)
     assert len(found.images) == 20
     assert groups(found) == {

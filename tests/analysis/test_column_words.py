@@ -1,8 +1,8 @@
-"""Words of a table's texts: which are of use as names."""
+"""Words of an index's texts: which are of use as names."""
 
 import numpy as np
 import pytest
-from duplicate_samples import table_of
+from duplicate_samples import index_of
 
 from perception_encoder.analysis import cluster_names as module
 from perception_encoder.analysis.cluster_names import column_words
@@ -20,7 +20,7 @@ def test_words_that_tell_texts_apart_come_by_how_many_texts_have_them(tmp_path, 
         Row(uri=f"/photos/{number}.jpg", width=number, metadata={"caption": caption})
         for number, caption in enumerate(CAPTIONS)
     ]
-    index = table_of(tmp_path, rows, np.eye(8, dtype=np.float32))
+    index = index_of(tmp_path, rows, np.eye(8, dtype=np.float32))
     assert column_words(index, "caption") == ["café", "cat", "hat"]
     assert column_words(index, "caption", where="width < 2") == []  # in all of two
     assert column_words(index, "uri") == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from duplicate_samples import around, read, refuse, remote_rows, row_of, table_of, unit
+from duplicate_samples import around, index_of, read, refuse, remote_rows, row_of, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,7 +45,7 @@ def test_each_image_is_in_the_strictest_tier_that_holds(tmp_path: Path) -> None:
     vectors = unit(
         np.stack([EAST, EAST, EAST, EAST + NORTH * 0.05, EAST + UP * 0.1, EAST + DOWN * 0.4])
     )
-    index = table_of(tmp_path, [row_of(tmp_path / name) for name in names], vectors)
+    index = index_of(tmp_path, [row_of(tmp_path / name) for name in names], vectors)
     kept = "c.bmp"  # of equal size in pixels, the most bytes
     near = {"d.jpg": "near duplicate", "e.png": "near duplicate"}
     same = {"a.png": "identical pixels", "b.png": "identical pixels"}
@@ -73,7 +73,7 @@ def test_pixels_are_compared_as_they_are_shown(tmp_path: Path) -> None:
     rows = [row_of(tmp_path / name) for name in ("straight.png", "turned.png", "one pixel.png")]
     assert (rows[1].width, rows[1].height) == (40, 60)
     rows[1] = Row(uri=rows[1].uri, width=60, height=40)
-    index = table_of(tmp_path, rows, np.stack([EAST] * 3))
+    index = index_of(tmp_path, rows, np.stack([EAST] * 3))
     found = find_duplicates(index, read, tier="identical pixels")
     assert [sorted([k, *o]) for k, o in found_in(found).items()] == [["straight.png", "turned.png"]]
     assert found.left_out == ()
@@ -93,7 +93,7 @@ def test_only_candidates_are_decoded_and_each_once(tmp_path: Path) -> None:
         times[Path(row.uri).name] += 1
         return read(row)
 
-    found_in(find_duplicates(table_of(tmp_path, rows, vectors), counting))
+    found_in(find_duplicates(index_of(tmp_path, rows, vectors), counting))
     assert times == {"a.png": 1, "b.png": 1}  # a.png stands for its copies
 
 
@@ -113,7 +113,7 @@ def test_recompressed_and_resized_photos_are_found_by_a_real_model(
             size = (image.width // 2, image.height // 2) if change == "half" else image.size
             image.resize(size).save(paths[-1], quality=40 if change == "q40" else 95)
     vectors = AutoModel.from_pretrained("pe-nano").embed_images(paths, show_progress=False)
-    found = find_duplicates(table_of(tmp_path, [row_of(path) for path in paths], vectors), read)
+    found = find_duplicates(index_of(tmp_path, [row_of(path) for path in paths], vectors), read)
     assert len(found.groups) == len(photos)
     for group in found.groups:
         assert group.kept.uri.endswith("original.jpg")
@@ -127,7 +127,7 @@ def test_recompressed_and_resized_photos_are_found_by_a_real_model(
 def test_a_chain_does_not_join_what_is_not_alike(tmp_path: Path) -> None:
     angles = np.radians(np.arange(0, 90, 8))  # a step is 0.990, two are 0.961
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    index = table_of(tmp_path, remote_rows(len(vectors)), vectors)
+    index = index_of(tmp_path, remote_rows(len(vectors)), vectors)
     found = find_duplicates(index, refuse)
     assert [len(group.others) for group in found.groups] == [1] * 6
     assert all(o.score == pytest.approx(0.9903, abs=1e-4) for g in found.groups for o in g.others)
@@ -154,7 +154,7 @@ def test_kept_images_differ_and_each_other_is_near_its_own(
     vectors = around(count, embed_dim, spread, seed)
     order = np.random.default_rng(seed).permutation(count)
     rows = remote_rows(count)
-    index = table_of(tmp_path_factory.mktemp("t"), [rows[n] for n in order], vectors[order])
+    index = index_of(tmp_path_factory.mktemp("t"), [rows[n] for n in order], vectors[order])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_pairs, "_BLOCK", block)
         found = find_duplicates(index, refuse, threshold=threshold)
@@ -178,7 +178,7 @@ def test_kept_images_differ_and_each_other_is_near_its_own(
 
 def test_a_crowd_of_alike_images_is_one_group(tmp_path: Path) -> None:
     count = 5 * near_pairs.MAX_PARTNERS
-    index = table_of(tmp_path, remote_rows(count), around(count, 16, 0.01))
+    index = index_of(tmp_path, remote_rows(count), around(count, 16, 0.01))
     found = find_duplicates(index, refuse)
     assert [len(group.others) for group in found.groups] == [count - 1]
     assert found.groups[0].kept.uri == "s3://b/000000.jpg"
@@ -196,7 +196,7 @@ def test_cells_give_the_pairs_that_comparing_all_gives(
     rows = remote_rows(800)
     rows[7] = Row(uri=rows[7].uri, width=rows[3].width, height=1, sha256="7" * 64)
     vectors[7] = vectors[3]
-    index = table_of(tmp_path, rows, vectors)
+    index = index_of(tmp_path, rows, vectors)
     where = "uri != 's3://b/000009.jpg'"
     images = rank_images(index, "resolution", where)
     options = {"threshold": threshold, "where": where}
@@ -221,7 +221,7 @@ def test_cells_give_the_pairs_that_comparing_all_gives(
 
 def test_what_was_not_looked_at_is_told(tmp_path: Path) -> None:
     """All are alike, so all are one cell, and that is too large to compare at once."""
-    index = table_of(tmp_path, remote_rows(500), around(500, 16, 0.001))
+    index = index_of(tmp_path, remote_rows(500), around(500, 16, 0.001))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_pairs, "MAX_EXACT", 100)
         found = find_duplicates(index, refuse)
@@ -237,7 +237,7 @@ def test_a_search_can_be_ended_between_blocks(
 ) -> None:
     monkeypatch.setattr(near_pairs, "MAX_EXACT", most)
     monkeypatch.setattr(near_pairs, "_BLOCK", 50)
-    index = table_of(tmp_path, remote_rows(500), around(500, 16, 0.001))
+    index = index_of(tmp_path, remote_rows(500), around(500, 16, 0.001))
     num_calls = 0
 
     def count() -> None:
@@ -282,7 +282,7 @@ def test_the_rule_says_which_is_kept(tmp_path: Path, keep: Keep, kept: str) -> N
         Row(uri=f"s3://b/{name}", width=20, height=height, bytes=num_bytes, mtime=mtime)
         for name, (height, num_bytes, mtime) in facts.items()
     ]
-    index = table_of(tmp_path, rows[::-1], np.stack([EAST] * 4))
+    index = index_of(tmp_path, rows[::-1], np.stack([EAST] * 4))
     found = find_duplicates(index, refuse, keep=keep)
     assert [group.kept.uri for group in found.groups] == [f"s3://b/{kept}"]
 
@@ -290,13 +290,13 @@ def test_the_rule_says_which_is_kept(tmp_path: Path, keep: Keep, kept: str) -> N
 def test_ties_are_broken_by_bytes_and_then_by_path(tmp_path: Path) -> None:
     sizes = {"b": 2, "a": 2, "c": 1}
     rows = [Row(uri=f"s3://b/{n}", bytes=size, sha256="0" * 64) for n, size in sizes.items()]
-    found = find_duplicates(table_of(tmp_path, rows, np.stack([EAST] * 3)), refuse)
+    found = find_duplicates(index_of(tmp_path, rows, np.stack([EAST] * 3)), refuse)
     assert found_in(found) == {"a": {"b": "identical bytes", "c": "identical bytes"}}
 
 
 def test_a_condition_leaves_rows_out(tmp_path: Path) -> None:
     rows = [Row(uri=f"s3://b/{n}", width=n, height=1, sha256="0" * 64) for n in range(1, 5)]
-    index = table_of(tmp_path, rows, np.stack([EAST] * 4))
+    index = index_of(tmp_path, rows, np.stack([EAST] * 4))
     found = find_duplicates(index, refuse, where="width < 4 AND width > 1")
     assert found_in(found) == {"3": {"2": "identical bytes"}}
     assert found.num_images == 2
@@ -305,7 +305,7 @@ def test_a_condition_leaves_rows_out(tmp_path: Path) -> None:
 
 
 def test_an_empty_table_and_one_of_strangers_have_none(tmp_path: Path) -> None:
-    index = table_of(tmp_path, [], np.empty((0, 4)))
+    index = index_of(tmp_path, [], np.empty((0, 4)))
     assert find_duplicates(index, refuse) == Duplicates((), (), 0, 0)
     index.append(remote_rows(4), np.eye(4, dtype=np.float32))
     assert find_duplicates(index, refuse) == Duplicates((), (), 4, 0)
@@ -313,12 +313,12 @@ def test_an_empty_table_and_one_of_strangers_have_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threshold", [0, -0.5, 1.1])
 def test_a_threshold_that_is_no_cosine_is_refused(tmp_path: Path, threshold: float) -> None:
-    index = table_of(tmp_path, [], np.empty((0, 4)))
+    index = index_of(tmp_path, [], np.empty((0, 4)))
     with pytest.raises(ValueError, match="a cosine above 0"):
         find_duplicates(index, refuse, threshold=threshold)
 
 
-# Files that are not what the table remembers
+# Files that are not what the index remembers
 
 
 def copies(folder: Path, *names: str) -> Index:
@@ -326,7 +326,7 @@ def copies(folder: Path, *names: str) -> Index:
     for name in names[1:]:
         shutil.copy(folder / names[0], folder / name)
     rows = [row_of(folder / name) for name in names]
-    return table_of(folder, rows, np.stack([EAST] * len(rows)))
+    return index_of(folder, rows, np.stack([EAST] * len(rows)))
 
 
 def test_a_vanished_file_is_reported_and_never_the_one_to_keep(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_other_names_of_the_same_file_are_no_copies(tmp_path: Path) -> None:
     os.link(tmp_path / "b.png", tmp_path / "c.png")
     shutil.copy(tmp_path / "b.png", tmp_path / "d.png")
     rows = [row_of(tmp_path / name) for name in ("a.png", "b.png", "c.png", "d.png")]
-    found = find_duplicates(table_of(tmp_path, rows, np.stack([EAST] * 4)), read)
+    found = find_duplicates(index_of(tmp_path, rows, np.stack([EAST] * 4)), read)
     assert found_in(found) == {"b.png": {"d.png": "identical bytes"}}
     assert [(Path(o.row.uri).name, o.reason) for o in found.left_out] == [
         ("a.png", "is a link to another file"),
@@ -370,7 +370,7 @@ def test_what_cannot_be_read_is_left_out_with_its_copies(tmp_path: Path) -> None
     for name in ("cut.bmp", "cut2.bmp"):
         (tmp_path / name).write_bytes(cut)
     rows = [row_of(tmp_path / n) for n in ("whole.bmp", "whole.png", "cut.bmp", "cut2.bmp")]
-    found = find_duplicates(table_of(tmp_path, rows, np.stack([EAST] * 4)), read)
+    found = find_duplicates(index_of(tmp_path, rows, np.stack([EAST] * 4)), read)
     assert found_in(found) == {"whole.bmp": {"whole.png": "identical pixels"}}
     assert [Path(o.row.uri).name for o in found.left_out] == ["cut.bmp", "cut2.bmp"]
     assert all(o.reason.startswith("cannot be read: ") for o in found.left_out)

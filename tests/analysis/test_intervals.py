@@ -18,7 +18,7 @@ def test_the_ends_of_wilson_are_shares_from_which_the_observed_is_just_likely(
     for end in (share.low, share.high):
         distance = 1.959964 * np.sqrt(end * (1 - end) / count)
         assert abs(share.value - end) == pytest.approx(distance, abs=1e-6)
-    # 81 of 100, in tables: 0.7222 to 0.8749.
+    # 81 of 100, in indexes: 0.7222 to 0.8749.
     assert (wilson(81, 100).low, wilson(81, 100).high) == pytest.approx((0.7222, 0.8749), abs=1e-4)
 
 

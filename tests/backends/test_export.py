@@ -93,8 +93,8 @@ def test_a_precision_that_graphs_do_not_have_is_named(saved, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_tables_take_vectors_of_either_backend(saved, tmp_path):
-    """Identity is of the weights, so a table made with one backend goes on with another."""
+def test_indexes_take_vectors_of_either_backend(saved, tmp_path):
+    """Identity is of the weights, so an index made with one backend goes on with another."""
     export_pretrained(saved, tmp_path / "int8", precision="int8")
     options = ComputeOptions(device="cpu", precision="bf16")
     towers = open_tiny(backend=TorchBackend.with_random_weights(CORE, options))

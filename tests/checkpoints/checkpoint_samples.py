@@ -1,7 +1,7 @@
 """Tiny models, and their weights spelled as each public format spells them.
 
 The spelling is written out here, tensor by tensor and in the other direction, so that it shares no
-table with the code it tests. Sources: the state_dict of Meta's `CLIP` (perception_models
+index with the code it tests. Sources: the state_dict of Meta's `CLIP` (perception_models
 core/vision_encoder/pe.py), and of open_clip 3.3's PE-Core and CLIP models.
 """
 

@@ -47,9 +47,9 @@ def test_embed_names_the_good_ones_in_other_formats(folder: Path) -> None:
     assert "2 of 4 items not embedded" in listed.err
     assert [record["item"] for record in listed.records()] == ["red.png", "blue.png"]
     assert pe_inside("embed", *given, "-o", "v.parquet").code == 1
-    table = pq.read_table(folder / "v.parquet")
-    assert table["item"].to_pylist() == ["red.png", "blue.png"]
-    np.testing.assert_allclose(table["vector"][1].as_py(), alone("blue.png"), atol=1e-6)
+    index = pq.read_table(folder / "v.parquet")
+    assert index["item"].to_pylist() == ["red.png", "blue.png"]
+    np.testing.assert_allclose(index["vector"][1].as_py(), alone("blue.png"), atol=1e-6)
 
 
 def test_embed_writes_no_file_of_nothing(folder: Path) -> None:
@@ -125,10 +125,10 @@ def test_compare_leaves_the_bad_one_out() -> None:
 
 
 def test_a_bad_query_leaves_the_others_answered(folder: Path) -> None:
-    assert pe_inside("index", "red.png", "blue.png", "--db", "t.lance").code == 0
+    assert pe_inside("index", "red.png", "blue.png", "--index", "t.lance").code == 0
     queries = b"\xef\xbb\xbfred\r\ngone.png\r\n\r\n@gone\nb\xff\nc\0\nbad.png\nblue\n"
     (folder / "q.txt").write_bytes(queries)
-    ended = pe_inside("search", "--queries", "q.txt", "--db", "t.lance", "--json", "-k1")
+    ended = pe_inside("search", "--queries", "q.txt", "--index", "t.lance", "--json", "-k1")
     assert [record["query"] for record in ended.records()] == ["red", "blue"]
     assert ended.code == 1
     for number in (2, 4, 5, 6, 7):
@@ -138,7 +138,7 @@ def test_a_bad_query_leaves_the_others_answered(folder: Path) -> None:
         "search",
         "--queries",
         "-",
-        "--db",
+        "--index",
         "t.lance",
         "--json",
         "-k1",
@@ -149,8 +149,8 @@ def test_a_bad_query_leaves_the_others_answered(folder: Path) -> None:
 
 @pytest.mark.parametrize("query", ["red\udcff", "red\0", "@\udcff", "@\0", "2:red\0 + blue"])
 def test_a_query_that_is_no_text_is_one_clear_line(query: str) -> None:
-    assert pe_inside("index", "red.png", "--db", "t.lance").code == 0
-    ended = pe_inside("search", query, "--db", "t.lance")
+    assert pe_inside("index", "red.png", "--index", "t.lance").code == 0
+    ended = pe_inside("search", query, "--index", "t.lance")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err.startswith("pe: the query")
     assert len(ended.err.splitlines()) == 1

@@ -95,7 +95,7 @@ def test_onnx_is_exported_for_the_occasion_and_an_export_is_measured_as_it_is(
     assert row["text_drift"] is None  # its weights are not there to compare with
 
 
-def test_the_table_has_a_line_for_a_row_and_dashes_for_a_model_without_text(
+def test_the_index_has_a_line_for_a_row_and_dashes_for_a_model_without_text(
     bench, tmp_path: Path
 ) -> None:
     with small_models.open_tiny(small_models.WITHOUT_TEXT, tokenizer=None) as model:

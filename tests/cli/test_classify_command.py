@@ -1,4 +1,4 @@
-"""`pe classify` on drawings of plain colors, of files and of a table."""
+"""`pe classify` on drawings of plain colors, of files and of an index."""
 
 import json
 import re
@@ -27,7 +27,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawings, one of them in an archive, a file that is no image, and the table of all."""
+    """Drawings, one of them in an archive, a file that is no image, and the index of all."""
     root = tmp_path_factory.mktemp("work")
     images = root / "images"
     images.mkdir()
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tar.add(images / "green-circle.webp", "green-circle.webp")
     (images / "green-circle.webp").unlink()
     done = CliRunner().invoke(
-        app, ["index", str(images), str(root / "more.tar"), "--db", str(root / "t.lance")]
+        app, ["index", str(images), str(root / "more.tar"), "--index", str(root / "t.lance")]
     )
     assert done.exit_code == 0, done.output
     (images / "not.png").write_text("no image")
@@ -80,18 +80,20 @@ def test_images_get_their_colors_and_a_bad_file_stops_nobody(classify: Run) -> N
     assert "5 images: 2 red, 2 blue, 1 green; 1 failed" in done.stderr
 
 
-def test_a_table_is_classified_without_its_images(classify: Run, folder: Path) -> None:
+def test_an_index_is_classified_without_its_images(classify: Run, folder: Path) -> None:
     (folder / "images").rename(folder / "away")
     try:
-        done = classify("--db", "t.lance", "--labels", LABELS, "--json")
+        done = classify("--index", "t.lance", "--labels", LABELS, "--json")
         assert by_name(done) == COLORS
-        where = classify("--db", "t.lance", "-l", LABELS, "--where", "uri LIKE '%heart%'", "--json")
+        where = classify(
+            "--index", "t.lance", "-l", LABELS, "--where", "uri LIKE '%heart%'", "--json"
+        )
         assert by_name(where) == {"red-heart": "red", "blue-heart": "blue"}
     finally:
         (folder / "away").rename(folder / "images")
 
 
-def test_names_on_stdin_become_a_table_for_people(classify: Run, folder: Path) -> None:
+def test_names_on_stdin_become_an_index_for_people(classify: Run, folder: Path) -> None:
     (folder / "labels.txt").write_text("warm: red, orange\ncold colors: blue # and the like\n")
     given = b"images/red-heart.webp\0images/blue-square.webp\0"
     done = classify("-0", "-", "--labels-file", "labels.txt", "-t", "{}", "-t", "a {}", given=given)
@@ -115,7 +117,7 @@ def test_the_guide_shows_what_is_printed(classify: Run, folder: Path) -> None:
 
 
 def test_paths_of_one_label_are_fit_for_xargs(classify: Run, folder: Path) -> None:
-    done = classify("--db", "t.lance", "-l", LABELS, "--only", "red", "--paths", "-0")
+    done = classify("--index", "t.lance", "-l", LABELS, "--only", "red", "--paths", "-0")
     assert sorted(done.stdout.split("\0")) == [
         "", *(str(folder / "images" / f"red-{one}.webp") for one in ("circle", "heart"))
     ]  # fmt: skip
@@ -123,9 +125,9 @@ def test_paths_of_one_label_are_fit_for_xargs(classify: Run, folder: Path) -> No
 
 
 def test_below_a_probability_there_is_no_label(classify: Run) -> None:
-    options = ("--db", "t.lance", "-l", "red,red", "--min-probability", "0.6")
+    options = ("--index", "t.lance", "-l", "red,red", "--min-probability", "0.6")
     assert "comes twice" in classify(*options, returns=2).stderr
-    same = ("--db", "t.lance", "--labels", "red, Red", "--min-probability", "0.6")
+    same = ("--index", "t.lance", "--labels", "red, Red", "--min-probability", "0.6")
     assert set(by_name(classify(*same, "--json")).values()) == {None}
     done = classify(*same, "--sheet", "unsure.png")
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["0.500", "-"]] * 5
@@ -135,7 +137,9 @@ def test_below_a_probability_there_is_no_label(classify: Run) -> None:
 
 
 def test_a_sheet_has_a_row_for_each_label_with_images(classify: Run, folder: Path) -> None:
-    done = classify("--db", "t.lance", "-l", f"{LABELS},yellow", "--sheet", "labels.png", "--json")
+    done = classify(
+        "--index", "t.lance", "-l", f"{LABELS},yellow", "--sheet", "labels.png", "--json"
+    )
     assert len(done.stdout.splitlines()) == 5
     assert "labels.png: the likeliest images of 3 of 3 labels" in done.stderr
     with Image.open(folder / "labels.png") as sheet:
@@ -150,7 +154,7 @@ def test_images_are_moved_into_folders_when_that_is_wanted_for_sure(
     options = ("inbox", "more.tar", "-l", LABELS, "--only", "red", "--only", "green")
     refused = classify(*options, "--move-to", "inbox", returns=2)
     assert "--dry-run" in refused.stderr
-    dry = classify("--db", "t.lance", *options[2:], "--move-to", "inbox", "--dry-run")
+    dry = classify("--index", "t.lance", *options[2:], "--move-to", "inbox", "--dry-run")
     assert "2 images would move into inbox" in dry.stderr
     assert len(dry.stdout.splitlines()) == 2
     done = classify(*options, "--move-to", "inbox", "--yes", returns=1)
@@ -172,7 +176,7 @@ def test_images_are_moved_into_folders_when_that_is_wanted_for_sure(
         (["images", "-l", "a,b", "--only", "c"], "--only c"),
         (["images", "-l", "a,-"], "stands for none"),
         (["images", "-l", "a", "-t", "a photo"], "needs {}"),
-        (["images", "-l", "a", "--db", "t.lance"], "name no others"),
+        (["images", "-l", "a", "--index", "t.lance"], "name no others"),
         (["images", "-l", "a", "--where", "width > 1"], "name no others"),
         (["images", "-l", "a", "--sheet", "nowhere/a.png"], "nowhere: no such folder"),
         (["-l", "a", "--column", "image"], "go with images that are named"),

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 side = 100 + 8 * number
                 copy = drawing.convert("RGB").resize((side, side))
                 copy.save(root / "images" / f"{name}-{number}.jpg", quality=95)
-    invoked("index", str(root / "images"), "--db", str(root / "t.lance"))
+    invoked("index", str(root / "images"), "--index", str(root / "t.lance"))
     (root / "words.txt").write_text("# shapes\na green circle\na red heart\n\na blue square\n")
     return root
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("PE_DB", "t.lance")
+    monkeypatch.setenv("PE_INDEX", "t.lance")
     return invoked
 
 
@@ -51,7 +51,7 @@ def stems(images: list[dict[str, str]]) -> set[str]:
     return {Path(one["uri"]).stem.rsplit("-", 1)[0] for one in images}
 
 
-def test_clusters_as_json_a_table_a_sheet_and_parquet(pe: Run) -> None:
+def test_clusters_as_json_an_index_a_sheet_and_parquet(pe: Run) -> None:
     options = ("--names", "words.txt", "--sheet", "c.png", "--parquet", "c.parquet")
     done = pe("cluster", "--json", *options)
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -72,10 +72,10 @@ def test_clusters_as_json_a_table_a_sheet_and_parquet(pe: Run) -> None:
     for row in rows:
         assert Path(row["uri"]).stem.startswith(by_size[found[row["cluster"] - 1]["size"]])
     wide = ("-k", "2", "--where", "width > 110", "--parquet", "c.parquet")
-    table = pe("cluster", *wide).stdout.splitlines()
+    index = pe("cluster", *wide).stdout.splitlines()
     assert pq.read_metadata("c.parquet").num_rows == 10  # it took the other's place
-    assert table[0].split() == ["cluster", "images", "tightness", "most", "central"]
-    assert sum(int(line.split()[1]) for line in table[1:]) == 5 + 3 + 2
+    assert index[0].split() == ["cluster", "images", "tightness", "most", "central"]
+    assert sum(int(line.split()[1]) for line in index[1:]) == 5 + 3 + 2
 
 
 def test_clusters_are_named_by_the_words_of_a_column(pe: Run) -> None:

@@ -18,7 +18,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with images of discs and squares, and a table of them."""
+    """A working folder with images of discs and squares, and an index of them."""
     root = tmp_path_factory.mktemp("work")
     (root / "images" / "deep").mkdir(parents=True)
     for name, color in COLORS.items():
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             deep = "deep" if shape == "ellipse" else "."
             image.save(root / "images" / deep / f"{name} {shape}.png")
     (root / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
-    indexed = pe("index", "images", "--db", "t.lance", "--json", folder=root)
+    indexed = pe("index", "images", "--index", "t.lance", "--json", folder=root)
     assert indexed.returncode == 1, indexed.stderr
     outcomes = [json.loads(line) for line in indexed.stdout.splitlines()]
     assert sorted(o["status"] for o in outcomes) == ["embedded"] * 6 + ["failed"]
@@ -53,7 +53,7 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_running_again_reads_only_what_changed(folder: Path) -> None:
-    again = pe("index", "images", "--db", "t.lance", folder=folder)
+    again = pe("index", "images", "--index", "t.lance", folder=folder)
     assert "6 skipped" in again.stderr
     assert "1 failed" in again.stderr
     assert again.returncode == 1
@@ -63,17 +63,19 @@ def test_a_copy_reuses_its_vector(folder: Path, tmp_path: Path) -> None:
     original = folder / "images" / "red rectangle.png"
     (tmp_path / "copies").mkdir()
     (tmp_path / "copies" / "again.png").write_bytes(original.read_bytes())
-    pe("index", str(folder / "images"), "--db", "t.lance", folder=tmp_path)
-    copied = pe("index", "copies", "--db", "t.lance", folder=tmp_path)
+    pe("index", str(folder / "images"), "--index", "t.lance", folder=tmp_path)
+    copied = pe("index", "copies", "--index", "t.lance", folder=tmp_path)
     assert "1 reused" in copied.stderr
-    hits = lines(pe("similar", str(original), "--db", "t.lance", "-k1", "--json", folder=tmp_path))
+    hits = lines(
+        pe("similar", str(original), "--index", "t.lance", "-k1", "--json", folder=tmp_path)
+    )
     assert Path(str(hits[0]["uri"])).name == "again.png"
     assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
 
 
 def test_similar_leaves_the_image_itself_out_and_is_ordered(folder: Path) -> None:
     image = "images/red rectangle.png"
-    hits = lines(pe("similar", image, "--db", "t.lance", "--json", folder=folder))
+    hits = lines(pe("similar", image, "--index", "t.lance", "--json", folder=folder))
     assert len(hits) == 5
     assert all(not str(hit["uri"]).endswith(image) for hit in hits)
     scores = [hit["score"] for hit in hits]
@@ -82,36 +84,36 @@ def test_similar_leaves_the_image_itself_out_and_is_ordered(folder: Path) -> Non
 
 def test_search_takes_words_images_and_sums(folder: Path) -> None:
     image = "images/blue rectangle.png"
-    by_image = lines(pe("search", image, "--db", "t.lance", "--json", folder=folder))
+    by_image = lines(pe("search", image, "--index", "t.lance", "--json", folder=folder))
     assert str(by_image[0]["uri"]).endswith("blue rectangle.png")
-    by_words = lines(pe("search", "a red circle", "--db", "t.lance", "--json", folder=folder))
+    by_words = lines(pe("search", "a red circle", "--index", "t.lance", "--json", folder=folder))
     assert len(by_words) == 6
-    summed = pe("search", image, "+", "red", "--db", "t.lance", "-k", "2", folder=folder)
+    summed = pe("search", image, "+", "red", "--index", "t.lance", "-k", "2", folder=folder)
     assert len(output(summed).splitlines()) == 3
 
 
 def test_paths_are_fit_for_xargs(folder: Path) -> None:
-    ended = output(pe("search", "red", "--db", "t.lance", "-0", "-k", "2", folder=folder))
+    ended = output(pe("search", "red", "--index", "t.lance", "-0", "-k", "2", folder=folder))
     assert ended.count("\0") == 2
     assert all(Path(path).is_file() for path in ended.split("\0") if path)
-    listed = output(pe("search", "red", "--db", "t.lance", "--paths", folder=folder))
+    listed = output(pe("search", "red", "--index", "t.lance", "--paths", folder=folder))
     assert all(Path(path).is_file() for path in listed.splitlines())
 
 
 def test_where_and_threshold_leave_rows_out(folder: Path) -> None:
-    only = ["--where", "uri LIKE '%green%'", "--json", "--db", "t.lance"]
+    only = ["--where", "uri LIKE '%green%'", "--json", "--index", "t.lance"]
     hits = lines(pe("search", "red", *only, folder=folder))
     assert {Path(str(hit["uri"])).name for hit in hits} == {
         "green ellipse.png",
         "green rectangle.png",
     }
-    nothing = pe("search", "red", "--threshold", "0.999", "--db", "t.lance", folder=folder)
+    nothing = pe("search", "red", "--threshold", "0.999", "--index", "t.lance", folder=folder)
     assert output(nothing) == ""
     assert "nothing found" in nothing.stderr
 
 
 def test_a_sheet_is_drawn(folder: Path) -> None:
-    output(pe("search", "red", "--db", "t.lance", "--sheet", "hits.png", folder=folder))
+    output(pe("search", "red", "--index", "t.lance", "--sheet", "hits.png", folder=folder))
     with Image.open(folder / "hits.png") as sheet:
         assert sheet.width > sheet.height > 100
 
@@ -128,9 +130,9 @@ def test_embed_writes_each_format(folder: Path, tmp_path: Path, name: str) -> No
         assert [record["item"] for record in records] == images
         vectors = np.array([record["vector"] for record in records], np.float32)
     else:
-        table = pq.read_table(out)
-        assert table["item"].to_pylist() == images
-        vectors = np.array(table["vector"].to_pylist(), np.float32)
+        index = pq.read_table(out)
+        assert index["item"].to_pylist() == images
+        vectors = np.array(index["vector"].to_pylist(), np.float32)
     assert vectors.shape == (3, 192)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
@@ -179,13 +181,13 @@ def test_doctor_tells_what_would_run(tmp_path: Path) -> None:
     assert str(facts["backend"]).startswith("openvino on cpu")
     assert str(facts["openvino"])[0].isdigit()  # of the backend, too, the version is told
     assert facts["offline"] == "yes (HF_HUB_OFFLINE)"
-    assert str(tmp_path) in str(facts["default table"])
+    assert str(tmp_path) in str(facts["default index"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["search", "x", "--db", "none.lance"], 1, "none.lance"),
+        (["search", "x", "--index", "none.lance"], 1, "none.lance"),
         (["similar", "none.jpg"], 2, "none.jpg: no such file"),
         (["compare", "none.jpg", "a"], 1, "none.jpg: no such file"),
         (["embed", "none.jpg"], 1, "none.jpg: no such file"),
@@ -207,20 +209,20 @@ def test_an_error_is_one_clear_line(
     assert finished.stdout == ""
 
 
-def test_a_table_of_another_model_is_refused(folder: Path) -> None:
-    other = pe("index", "images", "--db", "t.lance", "--preprocess", "reference", folder=folder)
+def test_an_index_of_another_model_is_refused(folder: Path) -> None:
+    other = pe("index", "images", "--index", "t.lance", "--preprocess", "reference", folder=folder)
     assert other.returncode == 1
     assert "reference" in other.stderr
     assert "standard" in other.stderr
 
 
-def test_search_takes_the_model_and_the_preprocessing_from_the_table(
+def test_search_takes_the_model_and_the_preprocessing_from_the_index(
     folder: Path, tmp_path: Path
 ) -> None:
     images = str(folder / "images" / "deep")
-    made = pe("index", images, "--db", "r.lance", "--preprocess", "reference", folder=tmp_path)
+    made = pe("index", images, "--index", "r.lance", "--preprocess", "reference", folder=tmp_path)
     output(made)
-    assert len(lines(pe("search", "red", "--db", "r.lance", "--json", folder=tmp_path))) == 3
+    assert len(lines(pe("search", "red", "--index", "r.lance", "--json", folder=tmp_path))) == 3
 
 
 def test_names_that_are_not_unicode_stop_nothing(tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_names_that_are_not_unicode_stop_nothing(tmp_path: Path) -> None:
     os.rename(tmp_path / "in" / "a.png", os.fsencode(tmp_path) + b"/in/caf\xe9.png")
     Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "b.png")
     finished = pe(
-        "index", "in", "--db", "t.lance", folder=tmp_path, PYTHONIOENCODING="utf-8:strict"
+        "index", "in", "--index", "t.lance", folder=tmp_path, PYTHONIOENCODING="utf-8:strict"
     )
     assert finished.returncode == 1
     assert "1 embedded, 1 failed" in finished.stderr

@@ -15,8 +15,8 @@ COUNT = 12
 
 
 @pytest.fixture(scope="module")
-def db(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A table of 12 images, four of whose vectors another program has spoiled."""
+def index_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An index of 12 images, four of whose vectors another program has spoiled."""
     root = tmp_path_factory.mktemp("damaged")
     (root / "in").mkdir()
     for place in range(COUNT):
@@ -24,18 +24,18 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> str:
         Image.new("RGB", (32, 32), color).save(root / "in" / f"{place}.png")
     (root / "in" / "copy of 5.png").write_bytes((root / "in" / "5.png").read_bytes())
     path = str(root / "t.lance")
-    assert pe_inside("index", str(root / "in"), "--db", path).code == 0
-    table = lance.dataset(path).to_table()
-    vectors = np.array(table["vector"].to_pylist(), np.float16)
-    names = [Path(uri).name for uri in table["uri"].to_pylist()]
+    assert pe_inside("index", str(root / "in"), "--index", path).code == 0
+    index = lance.dataset(path).to_table()
+    vectors = np.array(index["vector"].to_pylist(), np.float16)
+    names = [Path(uri).name for uri in index["uri"].to_pylist()]
     vectors[names.index("2.png")] = np.nan
     vectors[names.index("5.png")] = 0
     vectors[names.index("7.png"), 3] = np.inf
     vectors[names.index("8.png")] *= 3
-    field = table.schema.field("vector")
+    field = index.schema.field("vector")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=field.type)
-    place = table.schema.get_field_index("vector")
-    lance.write_dataset(table.set_column(place, field, column), path, mode="overwrite")
+    place = index.schema.get_field_index("vector")
+    lance.write_dataset(index.set_column(place, field, column), path, mode="overwrite")
     return path
 
 
@@ -43,8 +43,8 @@ def named(stderr: str) -> set[str]:
     return {Path(line.split(": ")[1]).name for line in stderr.splitlines() if "damaged (" in line}
 
 
-def test_classify_leaves_them_out(db: str) -> None:
-    ended = pe_inside("classify", "--labels", "red,blue", "--db", db, "--json")
+def test_classify_leaves_them_out(index_path: str) -> None:
+    ended = pe_inside("classify", "--labels", "red,blue", "--index", index_path, "--json")
     assert ended.code == 1
     assert named(ended.err) == DAMAGED
     assert "9 images: " in ended.err
@@ -57,10 +57,10 @@ def test_classify_leaves_them_out(db: str) -> None:
 
 
 @pytest.mark.parametrize("where", [(), ("--where", "width > 0 OR width < 0")])
-def test_cluster_leaves_them_out(db: str, where: tuple[str, ...], tmp_path: Path) -> None:
+def test_cluster_leaves_them_out(index_path: str, where: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "c.parquet"
     ended = pe_inside(
-        "cluster", "-k", "2", "--db", db, "--json", "--parquet", str(out), *where,
+        "cluster", "-k", "2", "--index", index_path, "--json", "--parquet", str(out), *where,
         "--sheet", str(tmp_path / "c.png"),
     )  # fmt: skip
     assert ended.code == 1
@@ -75,16 +75,16 @@ def test_cluster_leaves_them_out(db: str, where: tuple[str, ...], tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["m.html", "m.png", "m.parquet"])
-def test_map_leaves_them_out(db: str, name: str, tmp_path: Path) -> None:
-    ended = pe_inside("map", str(tmp_path / name), "-k", "2", "--db", db)
+def test_map_leaves_them_out(index_path: str, name: str, tmp_path: Path) -> None:
+    ended = pe_inside("map", str(tmp_path / name), "-k", "2", "--index", index_path)
     assert ended.code == 1
     assert named(ended.err) == DAMAGED
     assert f"{tmp_path / name}: 9 of 9 images" in ended.err
     assert (tmp_path / name).is_file()
 
 
-def test_duplicates_still_compare_their_bytes(db: str) -> None:
-    ended = pe_inside("duplicates", "--db", db, "--json")
+def test_duplicates_still_compare_their_bytes(index_path: str) -> None:
+    ended = pe_inside("duplicates", "--index", index_path, "--json")
     assert ended.code == 0
     assert {line.split("left out: ")[1].split(" its")[0].split("/")[-1].rstrip(":")
             for line in ended.err.splitlines() if "damaged (" in line} == DAMAGED  # fmt: skip
@@ -100,10 +100,10 @@ def test_duplicates_still_compare_their_bytes(db: str) -> None:
     assert not DAMAGED & {Path(o["uri"]).name for o in near}
 
 
-def test_the_library_refuses_to_misread_them(db: str) -> None:
+def test_the_library_refuses_to_misread_them(index_path: str) -> None:
     from perception_encoder.analysis.clusters import find_clusters
     from perception_encoder.errors import IndexStorageError
     from perception_encoder.index import Index
 
     with pytest.raises(IndexStorageError, match=r"[2578]\.png: its vector .* is damaged"):
-        find_clusters(Index.open(db), num_clusters=2)
+        find_clusters(Index.open(index_path), num_clusters=2)

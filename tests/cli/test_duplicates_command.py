@@ -1,4 +1,4 @@
-"""`pe duplicates` as people run it: real files, a real table, real processes."""
+"""`pe duplicates` as people run it: real files, a real index, real processes."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from small_models import drawing
 
 
 def pe(*arguments: str, folder: Path, returns: int = 0) -> subprocess.CompletedProcess[str]:
-    return pe_ending(*arguments, folder=folder, returns=returns, PE_DB="t.lance")
+    return pe_ending(*arguments, folder=folder, returns=returns, PE_INDEX="t.lance")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four files of one drawing, one of them in a tar, a drawing unlike it, and their table."""
+    """Four files of one drawing, one of them in a tar, a drawing unlike it, and their index."""
     root = tmp_path_factory.mktemp("work")
     images = root / "images"
     images.mkdir()
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_groups_as_json_a_table_and_a_sheet(folder: Path) -> None:
+def test_groups_as_json_an_index_and_a_sheet(folder: Path) -> None:
     done = pe("duplicates", "--json", "--sheet", "groups.png", folder=folder)
     (group,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert group["tier"] == "near duplicate"
@@ -48,8 +48,8 @@ def test_groups_as_json_a_table_and_a_sheet(folder: Path) -> None:
     assert "1 group: of 5 images 3 are redundant (2 identical pixels, 1 near" in done.stderr
     with Image.open(folder / "groups.png") as sheet:
         assert sheet.width > sheet.height > 100
-    table = pe("duplicates", "--tier", "bytes", "--keep", "first", folder=folder).stdout
-    assert [line.split()[-1].rsplit("/", 1)[-1] for line in table.splitlines()] == [
+    index = pe("duplicates", "--tier", "bytes", "--keep", "first", folder=folder).stdout
+    assert [line.split()[-1].rsplit("/", 1)[-1] for line in index.splitlines()] == [
         "image", "inside.png", "large.png",
     ]  # fmt: skip
 

@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each color, one image in none, and a table of captions."""
+    """A folder for each color, one image in none, and an index of captions."""
     root = tmp_path_factory.mktemp("work")
     for color, names in COLORS.items():
         (root / "set" / color).mkdir(parents=True)
@@ -131,9 +131,9 @@ def test_captions_find_images_and_images_captions(evaluate: Run) -> None:
         assert found[f"text_to_image_recall@{k}"]["value"] == 1
         assert found[f"image_to_text_recall@{k}"]["value"] == 1
     assert "1 image without a caption left out" in done.stderr
-    table = evaluate("retrieval", "captions.csv")
-    assert "caption to image  100.0 (" in table.stdout
-    assert "3 images, 4 captions" in table.stderr
+    index = evaluate("retrieval", "captions.csv")
+    assert "caption to image  100.0 (" in index.stdout
+    assert "3 images, 4 captions" in index.stderr
 
 
 def test_nothing_to_measure_with_is_an_error(evaluate: Run, folder: Path) -> None:

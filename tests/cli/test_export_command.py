@@ -86,18 +86,18 @@ def test_vectors_without_torch_are_those_with_it(folder):
 
 def test_indexing_and_searching_work_without_torch_and_agree_with_it(folder):
     pe_module = ("-m", "perception_encoder.cli")
-    given = ("--db", "t.lance", "--model", "nano-onnx")
+    given = ("--index", "t.lance", "--model", "nano-onnx")
     indexed = without_torch(folder, *pe_module, "index", "images", *given)
     assert indexed.returncode == 0, indexed.stderr
     assert "5 embedded" in indexed.stderr
     found = lines(without_torch(folder, *pe_module, "search", "a red heart", *given, "--json"))
     assert len(found) == 5
-    torchs = lines(pe("search", "a red heart", "--db", "t.lance", "--json", folder=folder))
+    torchs = lines(pe("search", "a red heart", "--index", "t.lance", "--json", folder=folder))
     assert [hit["uri"] for hit in found] == [hit["uri"] for hit in torchs]
     for hit, other in zip(found, torchs, strict=True):
         # torch may read the query in bf16; that vectors are equal is tested above, in float32.
         assert hit["score"] == pytest.approx(other["score"], abs=0.01)
-    again = pe("index", "images", "--db", "t.lance", folder=folder)
+    again = pe("index", "images", "--index", "t.lance", folder=folder)
     assert "5 skipped" in again.stderr
 
 

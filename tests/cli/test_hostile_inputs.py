@@ -14,12 +14,12 @@ import pytest
 from command import PE, Ended, pe_inside, surroundings
 from PIL import Image
 
-TABLE = ("--db", "t.lance")
+INDEX = ("--index", "t.lance")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a table, and with things that are not what they are named as."""
+    """A folder with an index, and with things that are not what they are named as."""
     root = tmp_path_factory.mktemp("hostile")
     for label in ("red", "blue"):
         (root / "in" / label).mkdir(parents=True)
@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = Image.new("RGB", (32, 32 + place), label)
             image.save(root / "in" / label / f"{place}.png")
     (root / "in" / "red" / "copy.png").write_bytes((root / "in" / "red" / "0.png").read_bytes())
-    assert pe_inside("index", str(root / "in"), "--db", str(root / "t.lance")).code == 0
+    assert pe_inside("index", str(root / "in"), "--index", str(root / "t.lance")).code == 0
     (root / "folder").mkdir()
     os.mkfifo(root / "pipe")
     (root / "binary").write_bytes(bytes(range(256)) * 20)
@@ -67,27 +67,27 @@ def test_inputs_that_are_something_else(given: str) -> None:
         ("embed", "-t", "a", "--device", given),
         ("compare", "a", given),
         ("compare", given, "a"),
-        ("search", given, *TABLE),
-        ("search", "--queries", given, *TABLE),
-        ("search", "red", *TABLE, "--where", given),
-        ("similar", given, *TABLE),
-        ("classify", *TABLE, "--labels", given),
-        ("classify", *TABLE, "--labels-file", given),
-        ("classify", *TABLE, "--labels", "red", "--template", given),
-        ("classify", *TABLE, "--labels", "red", "--only", given),
-        ("cluster", *TABLE, "-k", "2", "--names", given),
+        ("search", given, *INDEX),
+        ("search", "--queries", given, *INDEX),
+        ("search", "red", *INDEX, "--where", given),
+        ("similar", given, *INDEX),
+        ("classify", *INDEX, "--labels", given),
+        ("classify", *INDEX, "--labels-file", given),
+        ("classify", *INDEX, "--labels", "red", "--template", given),
+        ("classify", *INDEX, "--labels", "red", "--only", given),
+        ("cluster", *INDEX, "-k", "2", "--names", given),
         ("eval", "classification", "in", "--labels-file", given),
-        ("table", "import", given, "--db", "i.lance"),
+        ("indexes", "import", given, "--index", "i.lance"),
         ("serve", "--alias", given),
     ):
         check(pe_inside(*command))
 
 
 @pytest.mark.parametrize("given", ["missing", "folder", "\udcff"])
-def test_tables_that_are_something_else(given: str) -> None:
+def test_indexes_that_are_something_else(given: str) -> None:
     for command in ("search red", "similar @0.png", "classify -l red", "cluster", "map m.html",
-                    "duplicates", "errors", "optimize", "table info"):  # fmt: skip
-        ended = pe_inside(*command.split(), "--db", given)
+                    "duplicates", "errors", "optimize", "index info"):  # fmt: skip
+        ended = pe_inside(*command.split(), "--index", given)
         check(ended)
         assert ended.code != 0
 
@@ -105,14 +105,14 @@ def test_outputs_that_cannot_be_written(home: Path, name: str) -> None:
         ("embed", "-t", "a", "--format", "npy", "-o", name),
         ("embed", "-t", "a", "--format", "jsonl", "-o", name),
         ("embed", "-t", "a", "--format", "parquet", "-o", name),
-        ("search", "red", *TABLE, "--sheet", name),
-        ("classify", *TABLE, "-l", "red,blue", "--sheet", name),
-        ("cluster", *TABLE, "-k", "2", "--sheet", name),
-        ("cluster", *TABLE, "-k", "2", "--parquet", name),
-        ("duplicates", *TABLE, "--tier", "bytes", "--sheet", name),
-        ("duplicates", *TABLE, "--script", name),
-        ("map", name, *TABLE, "-k", "2"),
-        ("table", "export", name, "--format", "npy", *TABLE),
+        ("search", "red", *INDEX, "--sheet", name),
+        ("classify", *INDEX, "-l", "red,blue", "--sheet", name),
+        ("cluster", *INDEX, "-k", "2", "--sheet", name),
+        ("cluster", *INDEX, "-k", "2", "--parquet", name),
+        ("duplicates", *INDEX, "--tier", "bytes", "--sheet", name),
+        ("duplicates", *INDEX, "--script", name),
+        ("map", name, *INDEX, "-k", "2"),
+        ("indexes", "export", name, "--format", "npy", *INDEX),
     ):
         ended = pe_inside(*command)
         check(ended)
@@ -127,19 +127,19 @@ NUMBERS = ("9" * 5000, "1e999", "nan", "inf", "-inf", "-1", "x", "", "9999999999
 @pytest.mark.parametrize("given", NUMBERS, ids=lambda text: text[:11])
 def test_numbers_that_no_command_can_use(given: str) -> None:
     for command in (
-        ("search", "red", *TABLE, "-k"),
-        ("search", "red", *TABLE, "--offset"),
-        ("classify", *TABLE, "-l", "red", "-k"),
-        ("classify", *TABLE, "-l", "red", "--min-probability"),
-        ("cluster", *TABLE, "-k"),
-        ("duplicates", *TABLE, "--threshold"),
-        ("optimize", *TABLE, "--keep-days"),
+        ("search", "red", *INDEX, "-k"),
+        ("search", "red", *INDEX, "--offset"),
+        ("classify", *INDEX, "-l", "red", "-k"),
+        ("classify", *INDEX, "-l", "red", "--min-probability"),
+        ("cluster", *INDEX, "-k"),
+        ("duplicates", *INDEX, "--threshold"),
+        ("optimize", *INDEX, "--keep-days"),
         ("embed", "-t", "a", "--dim"),
         ("embed", "-t", "a", "--batch-size"),
-        ("table", "export", "e", "--format", "clip-retrieval", *TABLE, "--part-rows"),
-        ("map", "m.html", *TABLE, "--seed"),
-        ("index", "in", *TABLE, "--batch-size"),
-        ("index", "in", *TABLE, "--ray-cores"),
+        ("indexes", "export", "e", "--format", "clip-retrieval", *INDEX, "--part-rows"),
+        ("map", "m.html", *INDEX, "--seed"),
+        ("index", "in", *INDEX, "--batch-size"),
+        ("index", "in", *INDEX, "--ray-cores"),
         ("eval", "classification", "in", "--batch-size"),
         ("serve", "--port"),
         ("serve", "--unload-after"),
@@ -153,7 +153,7 @@ def test_numbers_that_no_command_can_use(given: str) -> None:
         assert ended.code != 0, command
         assert len(ended.err) < 3000
     for threshold in ("--threshold", "--unique"):
-        ended = pe_inside("search", "red", *TABLE, f"{threshold}={given}")
+        ended = pe_inside("search", "red", *INDEX, f"{threshold}={given}")
         check(ended)
         assert ended.code != 0 or (threshold, given) == ("--threshold", "-1")
 
@@ -168,8 +168,8 @@ def test_numbers_that_no_command_can_use(given: str) -> None:
         ("PE_PREPROCESS", "none", ("embed", "-t", "a")),
         ("PE_COMPILE", "perhaps", ("embed", "-t", "a")),
         ("PE_MODEL", "no-such-model", ("embed", "-t", "a")),
-        ("PE_DB", "no-such-table", ("search", "red")),
-        ("PE_DB", "no-such-table", ("table", "info")),
+        ("PE_INDEX", "no-such-index", ("search", "red")),
+        ("PE_INDEX", "no-such-index", ("indexes", "info")),
         ("PE_MODEL", "no-such-model", ("eval", "classification", "in")),
         ("PE_PORT", "70000", ("serve",)),
         ("PE_TIMEOUT", "nan", ("serve",)),
@@ -223,15 +223,15 @@ def largest_file(num_bytes: int) -> Iterator[None]:
         ("v.npy", ("embed", "-t", "a", "b", "-o")),
         ("v.jsonl", ("embed", "-t", "a", "b", "-o")),
         ("v.parquet", ("embed", "-t", "a", "b", "-o")),
-        ("s.png", ("search", "red", *TABLE, "--sheet")),
-        ("s.jpg", ("classify", *TABLE, "-l", "red,blue", "--sheet")),
-        ("c.png", ("cluster", *TABLE, "-k", "2", "--sheet")),
-        ("c.parquet", ("cluster", *TABLE, "-k", "2", "--parquet")),
-        ("d.webp", ("duplicates", *TABLE, "--tier", "bytes", "--sheet")),
-        ("d.sh", ("duplicates", *TABLE, "--script")),
-        ("m.png", ("map", *TABLE, "-k", "2")),
-        ("m.html", ("map", *TABLE, "-k", "2")),
-        ("m.parquet", ("map", *TABLE, "-k", "2")),
+        ("s.png", ("search", "red", *INDEX, "--sheet")),
+        ("s.jpg", ("classify", *INDEX, "-l", "red,blue", "--sheet")),
+        ("c.png", ("cluster", *INDEX, "-k", "2", "--sheet")),
+        ("c.parquet", ("cluster", *INDEX, "-k", "2", "--parquet")),
+        ("d.webp", ("duplicates", *INDEX, "--tier", "bytes", "--sheet")),
+        ("d.sh", ("duplicates", *INDEX, "--script")),
+        ("m.png", ("map", *INDEX, "-k", "2")),
+        ("m.html", ("map", *INDEX, "-k", "2")),
+        ("m.parquet", ("map", *INDEX, "-k", "2")),
     ],
 )
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (images / "empty.jpg").write_bytes(b"")
     (images / "text.png").write_text("no image")
     (images / "later.png").symlink_to(root / "away.png")
-    indexed = pe("index", "images", "--db", "t.lance", folder=root)
+    indexed = pe("index", "images", "--index", "t.lance", folder=root)
     assert indexed.returncode == 1, indexed.stderr
     assert "5 embedded, 3 failed" in indexed.stderr
     assert "drawings, not photos" in indexed.stderr  # of the model that nobody asked for
@@ -38,17 +38,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_errors_lists_what_failed_and_why(folder: Path) -> None:
-    listed = lines(pe("errors", "--db", "t.lance", "--json", folder=folder))
+    listed = lines(pe("errors", "--index", "t.lance", "--json", folder=folder))
     assert {Path(str(failure["uri"])).name: failure["reason"] for failure in listed} == {
         "empty.jpg": "ImageEmptyError",
         "later.png": "ImageNotFoundError",
         "text.png": "ImageDecodeError",
     }
     assert all(str(failure["uri"]) in str(failure["message"]) for failure in listed)
-    table = pe("errors", "--db", "t.lance", folder=folder)
-    assert len(output(table).splitlines()) == 4  # with the headings
-    assert "pe index --retry-failed --db" in table.stderr
-    paths = output(pe("errors", "--db", "t.lance", "-0", folder=folder))
+    index = pe("errors", "--index", "t.lance", folder=folder)
+    assert len(output(index).splitlines()) == 4  # with the headings
+    assert "pe index --retry-failed --index" in index.stderr
+    paths = output(pe("errors", "--index", "t.lance", "-0", folder=folder))
     assert sorted(Path(path).name for path in paths.split("\0")[:-1]) == [
         "empty.jpg",
         "later.png",
@@ -60,20 +60,20 @@ def test_retrying_needs_no_source_and_tries_only_failures(folder: Path, tmp_path
     shutil.copytree(folder, tmp_path / "work", symlinks=True)
     work = tmp_path / "work"
     drawing(99).save(folder / "away.png")
-    retried = pe("index", "--retry-failed", "--db", "t.lance", "--json", folder=work)
+    retried = pe("index", "--retry-failed", "--index", "t.lance", "--json", folder=work)
     (folder / "away.png").unlink()
     assert retried.returncode == 1
     statuses = {
         Path(o["uri"]).name: o["status"] for o in map(json.loads, retried.stdout.split("\n")[:-1])
     }
     assert statuses == {"empty.jpg": "failed", "later.png": "embedded", "text.png": "failed"}
-    assert len(lines(pe("errors", "--db", "t.lance", "--json", folder=work))) == 2
+    assert len(lines(pe("errors", "--index", "t.lance", "--json", folder=work))) == 2
 
 
 def test_names_come_from_stdin_and_patterns_leave_out(folder: Path, tmp_path: Path) -> None:
     given = "\0".join(str(path) for path in (folder / "images").glob("drawing*.png"))
-    options = ("--exclude", "drawing3.*", "--db", "t.lance")
-    pe("index", "-0", "-", "--db", "t.lance", folder=tmp_path, given=given)
+    options = ("--exclude", "drawing3.*", "--index", "t.lance")
+    pe("index", "-0", "-", "--index", "t.lance", folder=tmp_path, given=given)
     assert Index.open(tmp_path / "t.lance").count() == 5
     again = pe("index", str(folder / "images"), *options, "--json", folder=tmp_path)
     statuses = Counter(json.loads(line)["status"] for line in again.stdout.splitlines())
@@ -82,7 +82,7 @@ def test_names_come_from_stdin_and_patterns_leave_out(folder: Path, tmp_path: Pa
 
 def test_without_a_source_or_with_a_wrong_one_it_says_what_to_name(tmp_path: Path) -> None:
     for arguments, words in (((), "name a source"), (("nowhere",), "nowhere: no such file")):
-        refused = pe("index", *arguments, "--db", "t.lance", folder=tmp_path)
+        refused = pe("index", *arguments, "--index", "t.lance", folder=tmp_path)
         assert refused.returncode in (1, 2)
         assert words in refused.stderr
         assert not (tmp_path / "t.lance").exists()
@@ -96,7 +96,7 @@ def test_a_folder_without_images_leaves_no_index(tmp_path: Path) -> None:
         ("empty", 0, "no images were found"),
         ("bad", 1, "none of 1 images could be read"),
     ):
-        done = pe("index", name, "--db", "new/t.lance", folder=tmp_path)
+        done = pe("index", name, "--index", "new/t.lance", folder=tmp_path)
         assert done.returncode == code
         assert f"new/t.lance: {why}, so no index was created" in done.stderr
         assert not (tmp_path / "new").exists()
@@ -105,7 +105,9 @@ def test_a_folder_without_images_leaves_no_index(tmp_path: Path) -> None:
 def test_runs_that_wait_for_each_other_create_one_index(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     save_drawings(tmp_path / "in", 3)
-    runs = [started("index", "in", "--db", "t.lance", "--wait", folder=tmp_path) for _ in range(3)]
+    runs = [
+        started("index", "in", "--index", "t.lance", "--wait", folder=tmp_path) for _ in range(3)
+    ]
     told = [run.communicate(timeout=120)[1] for run in runs]
     assert [run.returncode for run in runs] == [0] * 3, told
     assert sum("3 embedded" in text for text in told) == 1
@@ -122,7 +124,7 @@ def test_what_sources_leave_out_is_said_by_every_command(tmp_path: Path) -> None
     )
     (tmp_path / "t.csv").write_text(captions)
     note = "left out folders that a NAS or system keeps: @eaDir (1)"
-    indexed = pe("index", "in", "--exclude", "[9-1]x", "--db", "t.lance", folder=tmp_path)
+    indexed = pe("index", "in", "--exclude", "[9-1]x", "--index", "t.lance", folder=tmp_path)
     assert indexed.returncode == 0, indexed.stderr
     assert note in indexed.stderr
     labels = ("classify", "in", "-l", "a,b", "--exclude", "[9-1]x")
@@ -131,17 +133,17 @@ def test_what_sources_leave_out_is_said_by_every_command(tmp_path: Path) -> None
     assert wrong.returncode == 1
     assert "a quote is opened and never closed (line 4)" in wrong.stderr
     pattern = "in/[2019-12-25] trip/*.png"
-    assert "1 skipped" in pe("index", pattern, "--db", "t.lance", folder=tmp_path).stderr
+    assert "1 skipped" in pe("index", pattern, "--index", "t.lance", folder=tmp_path).stderr
 
 
-def test_a_busy_table_is_refused_and_waited_for(folder: Path, tmp_path: Path) -> None:
+def test_a_busy_index_is_refused_and_waited_for(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "t.lance", tmp_path / "t.lance")
     drawing(77).save(tmp_path / "new.png")
     with writing(str(tmp_path / "t.lance")):
-        refused = pe("index", ".", "--db", "t.lance", folder=tmp_path)
+        refused = pe("index", ".", "--index", "t.lance", folder=tmp_path)
         assert refused.returncode == 1
         assert f"process {os.getpid()} (since" in refused.stderr
-        waiting = started("index", ".", "--db", "t.lance", "--wait", folder=tmp_path)
+        waiting = started("index", ".", "--index", "t.lance", "--wait", folder=tmp_path)
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.communicate(timeout=6)
     _, talk = waiting.communicate(timeout=60)
@@ -168,7 +170,7 @@ main()
 
 def test_ctrl_c_ends_soon_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
     slow_images(tmp_path / "in", 150)
-    arguments = ("index", "in", "--db", "t.lance", "--batch-size", "4", "--json")
+    arguments = ("index", "in", "--index", "t.lance", "--batch-size", "4", "--json")
     process = started(*arguments, folder=tmp_path, command=(sys.executable, "-c", _COMMITS_OFTEN))
     assert process.stdout is not None
     first = process.stdout.readline()  # something has been committed
@@ -201,7 +203,7 @@ def test_sigterm_ends_it_as_ctrl_c_does(
         pytest.skip("processes of their own space are not allowed here")
     (tmp_path / "in").mkdir()
     save_drawings(tmp_path / "in", 1)
-    arguments = ("index", "in", "--db", "t.lance", "--json", "--watch")
+    arguments = ("index", "in", "--index", "t.lance", "--json", "--watch")
     process = started(*arguments, folder=tmp_path, command=(*before, *PE))
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["status"] == "embedded"
@@ -224,11 +226,11 @@ def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
     return False
 
 
-def test_watching_keeps_the_table_in_step_with_the_folder(tmp_path: Path) -> None:
+def test_watching_keeps_the_index_in_step_with_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     first, second = save_drawings(folder, 2)
-    process = started("index", "in", "--db", "t.lance", "--watch", "--prune", folder=tmp_path)
+    process = started("index", "in", "--index", "t.lance", "--watch", "--prune", folder=tmp_path)
 
     def uris() -> set[str]:
         return {Path(row.uri).name for row in Index.open(tmp_path / "t.lance").rows()}
@@ -272,24 +274,24 @@ def fill(path: Path) -> None:
             pass
 
 
-def test_a_full_disk_is_told_and_the_table_opens(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_told_and_the_index_opens(tmp_path: Path, small_disk: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     save_drawings(folder, 4)
-    table = small_disk / "t.lance"
-    output(pe("index", "in", "--db", str(table), folder=tmp_path))
+    index = small_disk / "t.lance"
+    output(pe("index", "in", "--index", str(index), folder=tmp_path))
     filler = small_disk / "filler"
     fill(filler)
     for seed in range(60):
         drawing(1000 + seed).save(folder / f"more{seed}.png")
-    full = pe("index", "in", "--db", str(table), folder=tmp_path)
+    full = pe("index", "in", "--index", str(index), folder=tmp_path)
     assert full.returncode == 1
     assert "Traceback" not in full.stderr
     assert "space" in full.stderr
-    assert Index.open(table).count() == 4
+    assert Index.open(index).count() == 4
     filler.unlink()
-    output(pe("index", "in", "--db", str(table), folder=tmp_path))
-    assert Index.open(table).count() == 64
+    output(pe("index", "in", "--index", str(index), folder=tmp_path))
+    assert Index.open(index).count() == 64
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> N
         "import perception_encoder.cli.output as p, sys\n"
         "p._SECONDS_BETWEEN_LINES = 0\n"
         "from perception_encoder.cli.main import main\n"
-        "sys.argv = ['pe', 'index', 'in', '--db', 't.lance', '--batch-size', '2']\n"
+        "sys.argv = ['pe', 'index', 'in', '--index', 't.lance', '--batch-size', '2']\n"
         "main()"
     )
     shown = subprocess.run(

@@ -17,14 +17,14 @@ UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of images with wild names; one of them cannot be read."""
+    """An index of images with wild names; one of them cannot be read."""
     root = tmp_path_factory.mktemp("names")
     (root / "in").mkdir()
     for place, name in enumerate(WILD):
         Image.new("RGB", (32, 32), (200, 10 * place, 0)).save(root / "in" / name)
         Image.new("RGB", (32, 32), (200, 10 * place, 0)).save(root / "in" / f"copy {name}")
     (root / "in" / "bad\x1b[2J\npe: forged.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
-    indexed = pe_inside("index", str(root / "in"), "--db", str(root / "t.lance"))
+    indexed = pe_inside("index", str(root / "in"), "--index", str(root / "t.lance"))
     assert indexed.code == 1
     check_stderr(indexed)
     return root
@@ -50,13 +50,13 @@ def check_stderr(ended: Ended) -> None:
         (("cluster", "-k", "2"), 3),
         (("errors",), 2),
         (("errors", "--paths"), 1),
-        (("table", "info"), None),
+        (("indexes", "info"), None),
     ],
 )
 def test_all_names_are_printed_without_control_characters(
     folder: Path, command: tuple[str, ...], num_lines: int | None, encoding: str
 ) -> None:
-    ended = pe_inside(*command, "--db", str(folder / "t.lance"), encoding=encoding)
+    ended = pe_inside(*command, "--index", str(folder / "t.lance"), encoding=encoding)
     assert ended.code == 0, ended.err
     check_stderr(ended)
     shown = ended.out.decode(encoding)
@@ -65,7 +65,7 @@ def test_all_names_are_printed_without_control_characters(
 
 
 def test_what_was_replaced_is_noted(folder: Path) -> None:
-    search = ("search", "red", "--db", str(folder / "t.lance"), "-k", "9")
+    search = ("search", "red", "--index", str(folder / "t.lance"), "-k", "9")
     narrow = pe_inside(*search, encoding="cp1252")
     assert b"emoji \\U0001f600.png" in narrow.out
     assert "characters that the encoding of stdout lacks are escaped here (2)" in narrow.err
@@ -79,19 +79,19 @@ def test_what_was_replaced_is_noted(folder: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
 def test_programs_get_names_exactly(folder: Path, encoding: str) -> None:
-    db = ("--db", str(folder / "t.lance"))
+    index_path = ("--index", str(folder / "t.lance"))
     expected = {str(folder / "in" / f"{copy}{name}") for name in WILD for copy in ("", "copy ")}
-    ended = pe_inside("search", "red", "-0", *db, encoding=encoding)
+    ended = pe_inside("search", "red", "-0", *index_path, encoding=encoding)
     assert {os.fsdecode(name) for name in ended.out.split(b"\0")[:-1]} == expected
     assert ended.err == ""
-    records = pe_inside("search", "red", "--json", *db, encoding=encoding)
+    records = pe_inside("search", "red", "--json", *index_path, encoding=encoding)
     assert {record["uri"] for record in records.records()} == expected
     assert not UNSAFE.search(records.out.decode(encoding))
-    listed = pe_inside("classify", "-l", "red", "--paths", "-0", *db, encoding=encoding)
+    listed = pe_inside("classify", "-l", "red", "--paths", "-0", *index_path, encoding=encoding)
     assert {os.fsdecode(name) for name in listed.out.split(b"\0")[:-1]} == expected
-    (failed,) = pe_inside("errors", "--json", *db, encoding=encoding).records()
+    (failed,) = pe_inside("errors", "--json", *index_path, encoding=encoding).records()
     assert failed["uri"] == str(folder / "in" / "bad\x1b[2J\npe: forged.png")
-    failed_path = pe_inside("errors", "-0", *db).out
+    failed_path = pe_inside("errors", "-0", *index_path).out
     assert failed_path == os.fsencode(str(failed["uri"])) + b"\0"
 
 
@@ -101,14 +101,14 @@ def test_names_in_arguments_are_escaped(tmp_path: Path, monkeypatch: pytest.Monk
         ("embed", "no\x1b]0;\nforged.png"),
         ("compare", "no\x1b]0;\nforged.png", "a"),
         ("index", "no\x1b]0;\nforged"),
-        ("search", "red", "--db", "no\x1b]0;\nforged"),
+        ("search", "red", "--index", "no\x1b]0;\nforged"),
         ("search", "--no\x1b]0;\nforged"),
         ("no\x1b]0;\nforged",),
         ("embed", "a", "-o", "no\x1b]0;\nforged"),
         ("classify", "in", "--labels-file", "no\x1b]0;\nforged"),
         ("search", "--queries", "no\x1b]0;\nforged"),
         ("embed", "-t", "a", "--model", "no\x1b]0;\nforged"),
-        ("table", "export", str(tmp_path / "x"), "--format", "no\x1b]0;\nforged"),
+        ("indexes", "export", str(tmp_path / "x"), "--format", "no\x1b]0;\nforged"),
     ):
         ended = pe_inside(*command)
         assert ended.code != 0
@@ -137,11 +137,11 @@ def test_names_that_are_no_text_are_in_every_output(
     assert np.load(Path("n\udce9.npy")).shape == (3, 192)
 
 
-def test_a_table_and_a_folder_to_move_to_need_a_name_that_is_text(tmp_path: Path) -> None:
+def test_an_index_and_a_folder_to_move_to_need_a_name_that_is_text(tmp_path: Path) -> None:
     for command in (
-        ("index", str(tmp_path), "--db", "t\udce9.lance"),
-        ("search", "red", "--db", "t\udce9.lance"),
-        ("duplicates", "--move-to", "to\udce9", "--yes", "--db", str(tmp_path)),
+        ("index", str(tmp_path), "--index", "t\udce9.lance"),
+        ("search", "red", "--index", "t\udce9.lance"),
+        ("duplicates", "--move-to", "to\udce9", "--yes", "--index", str(tmp_path)),
     ):
         ended = pe_inside(*command)
         assert ended.code == 2

@@ -1,4 +1,4 @@
-"""Tables as a terminal shows them."""
+"""Indexes as a terminal shows them."""
 
 import pytest
 
@@ -24,6 +24,6 @@ def test_columns_of_nothing_but_numbers_stand_to_the_right(
     ]
 
 
-def test_a_table_without_rows_is_its_titles(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_index_without_rows_is_its_titles(capsys: pytest.CaptureFixture[str]) -> None:
     write_table(["id", "size"], [])
     assert capsys.readouterr().out == "id  size\n"

@@ -1,4 +1,4 @@
-"""`pe search` and `pe similar` as people run them: the table's own vectors need no model."""
+"""`pe search` and `pe similar` as people run them: the index's own vectors need no model."""
 
 import contextlib
 import fcntl
@@ -28,7 +28,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three squares in a folder, three discs in a tar, and a table of them."""
+    """Three squares in a folder, three discs in a tar, and an index of them."""
     root = tmp_path_factory.mktemp("work")
     (root / "in").mkdir()
     with tarfile.open(root / "discs.tar", "w") as archive:
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image.save(root / "in" / f"{name} {shape}.png")
             archive.add(root / "in" / f"{name} ellipse.png", f"d/{name}.png")
             (root / "in" / f"{name} ellipse.png").unlink()
-    made = pe("index", "in", "discs.tar", "--db", "t.lance", folder=root)
+    made = pe("index", "in", "discs.tar", "--index", "t.lance", folder=root)
     assert made.returncode == 0, made.stderr
     return root
 
@@ -63,7 +63,7 @@ def run(
     """Run `pe` in this process: for what needs no model."""
     monkeypatch.chdir(folder)
     command, *rest = arguments
-    return CliRunner().invoke(app, [command, "--db", "t.lance", *rest], input=given)
+    return CliRunner().invoke(app, [command, "--index", "t.lance", *rest], input=given)
 
 
 def hits(result: Result) -> list[dict[str, object]]:
@@ -82,8 +82,8 @@ sys.exit(code or (f"loaded {heavy}" if heavy else 0))
 
 
 @pytest.mark.parametrize("item", ["in/red rectangle.png", "@d/red.png", "@red rectangle.png"])
-def test_what_is_in_the_table_is_found_without_a_model(folder: Path, item: str) -> None:
-    done = pe("similar", item, "--db", "t.lance", "--json", folder=folder, code=LIGHT)
+def test_what_is_in_the_index_is_found_without_a_model(folder: Path, item: str) -> None:
+    done = pe("similar", item, "--index", "t.lance", "--json", folder=folder, code=LIGHT)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == 5
@@ -101,22 +101,22 @@ def test_several_queries_are_told_apart(folder: Path, monkeypatch: pytest.Monkey
     (folder / "queries.txt").write_bytes(lines)
     from_file = run(folder, monkeypatch, "search", "--queries", "queries.txt", "-k2", "--json")
     assert hits(from_file) == found
-    table = run(folder, monkeypatch, "search", "--queries", "queries.txt", "-k2").stdout
-    assert table.count("score") == 2
-    assert "\n@d/blue.png - @d/green.png\n" in table
+    index = run(folder, monkeypatch, "search", "--queries", "queries.txt", "-k2").stdout
+    assert index.count("score") == 2
+    assert "\n@d/blue.png - @d/green.png\n" in index
 
 
 def test_a_wrong_line_among_queries_is_named(folder: Path) -> None:
-    refused = pe("search", "--queries", "-", "--db", "t.lance", folder=folder, given=b"a\nb +\n")
+    refused = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given=b"a\nb +\n")
     assert refused.returncode == 1
     assert b"pe: -, line 2: at character 3" in refused.stderr
-    image = pe("search", "--queries", "-", "--db", "t.lance", folder=folder, given=b"-\n")
+    image = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given=b"-\n")
     assert b"-, line 1: - stands for an image" in image.stderr
 
 
 def test_the_image_on_stdin_is_searched_for(folder: Path) -> None:
     data = (folder / "in" / "green rectangle.png").read_bytes()
-    done = pe("similar", "-", "--db", "t.lance", "-k1", "--json", folder=folder, given=data)
+    done = pe("similar", "-", "--index", "t.lance", "-k1", "--json", folder=folder, given=data)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["uri"].endswith("green rectangle.png")
 
@@ -132,8 +132,8 @@ def test_unique_and_preview_take_no_query_for_their_value(
     names = [tight[0]["member"], *(str(name) for hit in tight for name in hit.get("also", []))]  # type: ignore[attr-defined]
     assert len(names) + len(tight) - 1 == 6
     assert "discs.tar/d/" in "".join(map(str, names))
-    table = run(folder, monkeypatch, "search", "--unique=0.1", "@d/red.png").stdout
-    assert f"d/red.png  +{len(tight[0]['also'])}" in table  # type: ignore[arg-type]
+    index = run(folder, monkeypatch, "search", "--unique=0.1", "@d/red.png").stdout
+    assert f"d/red.png  +{len(tight[0]['also'])}" in index  # type: ignore[arg-type]
 
 
 def test_pages_and_names_of_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_a_terminal_is_asked_what_it_can_and_how_large_it_is(folder: Path) -> No
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 900, 720))
     process = subprocess.Popen(
         [sys.executable, "-m", "perception_encoder.cli", "search", "@d/red.png", "-k5",
-         "--preview", "--db", "t.lance"],
+         "--preview", "--index", "t.lance"],
         cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
         env={"PATH": os.environ["PATH"], "HOME": str(folder), "TERM": "xterm-kitty"},
     )  # fmt: skip
@@ -204,7 +204,7 @@ def test_hits_are_opened_in_the_viewer(folder: Path, tmp_path: Path) -> None:
     viewer.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/opened\n')
     viewer.chmod(viewer.stat().st_mode | stat.S_IXUSR)
     done = pe(
-        "search", "@d/red.png", "--open", "-k6", "--db", "t.lance", folder=folder,
+        "search", "@d/red.png", "--open", "-k6", "--index", "t.lance", folder=folder,
         PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", TMPDIR=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -220,7 +220,7 @@ def test_hits_are_opened_in_the_viewer(folder: Path, tmp_path: Path) -> None:
 
 def test_without_a_viewer_it_is_said_what_else_to_use(folder: Path, tmp_path: Path) -> None:
     done = pe(
-        "search", "@d/red.png", "--open", "--db", "t.lance", folder=folder, PATH=str(tmp_path)
+        "search", "@d/red.png", "--open", "--index", "t.lance", folder=folder, PATH=str(tmp_path)
     )
     assert done.returncode == 1
     assert b"--open needs the program" in done.stderr
@@ -229,27 +229,27 @@ def test_without_a_viewer_it_is_said_what_else_to_use(folder: Path, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 40 drawings of the bundled gallery."""
+    """An index of 40 drawings of the bundled gallery."""
     root = tmp_path_factory.mktemp("gallery")
     (root / "in").mkdir()
     drawings = files("perception_encoder").joinpath("data/gallery")
     for name in sorted(e.name for e in drawings.iterdir() if e.name.endswith(".webp"))[:320:8]:
         (root / "in" / name).write_bytes(drawings.joinpath(name).read_bytes())
-    made = pe("index", "in", "--db", "t.lance", folder=root)
+    made = pe("index", "in", "--index", "t.lance", folder=root)
     assert made.returncode == 0, made.stderr
     return root
 
 
 def test_hits_say_how_well_they_fit(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (gallery / "t.lance" / "_pe" / "background.npz").unlink(missing_ok=True)
-    first = pe("search", "a red heart", "--db", "t.lance", "--json", "-k40", folder=gallery)
+    first = pe("search", "a red heart", "--index", "t.lance", "--json", "-k40", folder=gallery)
     assert first.returncode == 0, first.stderr
     assert b"learning what scores mean" in first.stderr
     labels = [json.loads(line)["label"] for line in first.stdout.splitlines()]
     assert len(labels) == 40
     assert sorted(labels, key=["strong", "weak", "none"].index) == labels
     assert labels[-1] == "none"
-    again = pe("search", "a red heart", "--db", "t.lance", "--json", "-k40", folder=gallery)
+    again = pe("search", "a red heart", "--index", "t.lance", "--json", "-k40", folder=gallery)
     assert again.stdout == first.stdout
     assert again.stderr == b""
     best = run(gallery, monkeypatch, "similar", "@angry-face.webp", "--json", "-k40")
@@ -258,9 +258,9 @@ def test_hits_say_how_well_they_fit(gallery: Path, monkeypatch: pytest.MonkeyPat
         "--json",
     )  # fmt: skip
     assert hits(strong) == [hit for hit in hits(best) if hit["label"] == "strong"]
-    table = run(gallery, monkeypatch, "similar", "@angry-face.webp", "-k40").stdout
-    assert table.splitlines()[0].split() == ["score", "label", "image"]
-    assert table.splitlines()[-1].split()[1] == "-"
+    index = run(gallery, monkeypatch, "similar", "@angry-face.webp", "-k40").stdout
+    assert index.splitlines()[0].split() == ["score", "label", "image"]
+    assert index.splitlines()[-1].split()[1] == "-"
 
 
 def test_it_is_said_when_there_is_nothing_like_it(

@@ -16,8 +16,8 @@ from perception_encoder.server.http.access import hashed, new_key
 GALLERY = Path(__file__).resolve().parents[2] / "src" / "perception_encoder" / "data" / "gallery"
 
 
-def test_it_starts_with_the_bundled_model_and_searches_a_table(tmp_path):
-    pe_ending("index", str(GALLERY), "--db", "t.lance", folder=tmp_path)
+def test_it_starts_with_the_bundled_model_and_searches_an_index(tmp_path):
+    pe_ending("index", str(GALLERY), "--index", "t.lance", folder=tmp_path)
     with serving("--index", "t.lance", folder=tmp_path) as (client, _):
         assert client.get("/healthz").json() == {"status": "healthy"}
         cat = (GALLERY / "cat.webp").read_bytes()

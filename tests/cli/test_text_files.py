@@ -35,9 +35,9 @@ def test_labels_synonyms_and_names_are_read_in_any_encoding(folder: Path, encode
     (folder / "labels.json").write_bytes(encode(json.dumps({"kühl": ["blue"]}, ensure_ascii=False)))
     (found,) = pe_inside("classify", "blue.png", "--labels-file", "labels.json", "--json").records()
     assert found["label"] == "kühl"
-    assert pe_inside("index", ".", "--db", "t.lance").code == 0
+    assert pe_inside("index", ".", "--index", "t.lance").code == 0
     (folder / "names.txt").write_bytes(encode("# words\nröt\ngrün\n"))
-    ended = pe_inside("cluster", "-k", "1", "--names", "names.txt", "--json", "--db", "t.lance")
+    ended = pe_inside("cluster", "-k", "1", "--names", "names.txt", "--json", "--index", "t.lance")
     (cluster,) = ended.records()
     assert set(cluster["words"]) <= {"röt", "grün"}  # type: ignore[call-overload]
 

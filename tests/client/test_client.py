@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastapi import Response
 from PIL import Image
-from server.serving import data_uri, image, make_table, running
+from server.serving import data_uri, image, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.client import AsyncClient, Client, ClientOptions, SearchRequest
@@ -35,7 +35,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def server(folder, files):
-    index = make_table(folder / "drawings.lance", open_tiny(), files)
+    index = make_index(folder / "drawings.lance", open_tiny(), files)
     settings = ServerSettings(
         indexes=(str(index.path),), access=AccessSettings(key_hashes=(hashed(KEY),))
     )

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster of this machine: two workers, and the same table as without them."""
+"""Runs on a Ray cluster of this machine: two workers, and the same index as without them."""
 
 import gc
 import os
@@ -83,21 +83,21 @@ def mixed(tmp_path: Path) -> list[str]:
     return [str(folder), str(tmp_path / "a.tar"), str(tmp_path / "b.tar.gz")]
 
 
-def contents(table: Path) -> tuple[list[Row], np.ndarray]:
-    index = Index.open(table)
+def contents(path: Path) -> tuple[list[Row], np.ndarray]:
+    index = Index.open(path)
     rows = list(index.rows())
     order = sorted(range(len(rows)), key=lambda number: rows[number].id)
     return [rows[number] for number in order], index.vectors()[order]
 
 
-def test_a_cluster_makes_the_table_that_one_process_makes(
+def test_a_cluster_makes_the_index_that_one_process_makes(
     address: str, mixed: list[str], tmp_path: Path
 ) -> None:
     on_ray = ["--ray", address, "--ray-cores", "1", "--batch-size", "8"]
 
-    alone = CliRunner().invoke(app, ["index", *mixed, "--db", str(tmp_path / "alone.lance")])
+    alone = CliRunner().invoke(app, ["index", *mixed, "--index", str(tmp_path / "alone.lance")])
     shared = CliRunner().invoke(
-        app, ["index", *mixed, *on_ray, "--db", str(tmp_path / "shared.lance")]
+        app, ["index", *mixed, *on_ray, "--index", str(tmp_path / "shared.lance")]
     )
 
     assert alone.exit_code == shared.exit_code == 1, shared.output
@@ -161,10 +161,10 @@ def test_workers_that_die_cost_no_image_but_the_one_that_kills_them(
     assert {row.uri for row in index.rows()} == {str(path) for path in paths} - {failed.uri}
 
 
-def test_weights_that_are_not_the_tables_are_refused(address: str) -> None:
+def test_weights_that_are_not_the_indexes_are_refused(address: str) -> None:
     other = ModelIdentity("pe-nano", "0123456789abcdef", "standard", 192)
     with (
-        pytest.raises(ClusterError, match="that of the table is pe-nano with weights 0123456789"),
+        pytest.raises(ClusterError, match="that of the index is pe-nano with weights 0123456789"),
         on_cluster(address, "pe-nano", CPU, expected=other),
     ):
         pass

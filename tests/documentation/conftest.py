@@ -1,10 +1,10 @@
 """The folder in which a reader of the documentation sits, with what its pages speak of.
 
-Pages name files, tables, models and a server. Here they are:
+Pages name files, indexes, models and a server. Here they are:
 
 - `images/`: drawings of the bundled gallery. They lie in the folder itself too, and some of them
   under names of photos that pages use (`STAND_INS`).
-- `images.lance`, `photos.lance`: a table of them, made by `pe index`, with one bad file in it.
+- `images.lance`, `photos.lance`: an index of them, made by `pe index`, with one bad file in it.
 - A folder with the name of every registered model, and in it pe-nano: a path wins over a name, so
   what is written for a real model runs without a download.
 - http://127.0.0.1:9001: `pe serve --index images.lance`, on a free port that is put in its place.
@@ -49,7 +49,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes the folder as it was at first, always at the same place, which the table knows."""
+    """Makes the folder as it was at first, always at the same place, which the index knows."""
     folder = tmp_path_factory.mktemp("documentation") / "reader"
     kept = folder.with_name("kept")
     _fill(folder)
@@ -73,7 +73,7 @@ def _fill(folder: Path) -> None:
             image.convert("RGB").save(folder / name)
     (folder / "queries.txt").write_text("a red heart\na dog\n")
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    pe_ending("index", "images", "--db", "images.lance", folder=folder, returns=1, **GRAPHS)
+    pe_ending("index", "images", "--index", "images.lance", folder=folder, returns=1, **GRAPHS)
     (images / "broken.png").unlink()
     shutil.copytree(folder / "images.lance", folder / "photos.lance")
     for entry in MODELS:

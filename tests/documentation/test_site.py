@@ -16,7 +16,7 @@ from scripts.reference import PAGES, SHELF, cli_page, settings_page
 
 
 def pages_in(navigation: Any) -> Iterator[str]:
-    """The pages of a table of contents, whatever they are called there."""
+    """The pages of an index of contents, whatever they are called there."""
     if isinstance(navigation, str):
         yield navigation
     else:
@@ -39,7 +39,7 @@ def test_the_page_of_commands_has_every_command_and_option():
     page = cli_page()
     for command, spellings in options_of():
         section = page.partition(f"## {command}\n")[2].partition("\n## ")[0]
-        if command in ("pe", "pe table"):
+        if command in ("pe", "pe indexes"):
             continue
         for spelling in spellings - {"--help"}:
             assert spelling in section, (command, spelling)
@@ -47,7 +47,7 @@ def test_the_page_of_commands_has_every_command_and_option():
 
 def test_the_page_of_settings_has_every_variable_with_its_meaning():
     page = settings_page()
-    for variable in ("PE_MODEL", "PE_DB", "PE_DEVICE", "PE_PORT", "PE_KEYS"):
+    for variable in ("PE_MODEL", "PE_INDEX", "PE_DEVICE", "PE_PORT", "PE_KEYS"):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{variable}` |"))
         assert len(row.split("|")[2].strip()) > 5
     assert "| `PE_PORT` | 0 takes a free one. | `9001` | [serve](cli.md#pe-serve) |" in page

@@ -247,7 +247,7 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path):
 def test_another_programs_database_is_refused(tmp_path):
     path = tmp_path / "other.sqlite"
     with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE vectors (name TEXT)")
+        database.execute("CREATE INDEX vectors (name TEXT)")
     database.close()
     cache = EmbeddingCache(path, "a model")
     key = cache.key("text", b"cat")

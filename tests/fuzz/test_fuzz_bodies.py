@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server.hostile import BODIES, VALUES, check_reply, error_forms, paths_of, replaced
-from server.serving import data_uri, image, make_table, running
+from server.serving import data_uri, image, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
@@ -65,7 +65,7 @@ def bodies(draw, path):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzzed-bodies")
-    make_table(folder / "a.lance", open_tiny(), save_drawings(folder, 12))
+    make_index(folder / "a.lance", open_tiny(), save_drawings(folder, 12))
     settings_ = ServerSettings(indexes=(str(folder / "a.lance"),))
     with running(settings_, open_model=lambda _: open_tiny()) as running_server:
         yield running_server

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import IndexError_
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
-from perception_encoder.index.optimize import describe_table
+from perception_encoder.index.optimize import describe_index
 from perception_encoder.search.null_distribution import (
     Background,
     load_background,
@@ -50,7 +50,7 @@ def read(path: Path) -> list[Any]:
         list(index.rows(where="width > 20 AND label = 'l1'")),
         len(index.known_rows()),
         index.needs_optimize(),
-        describe_table(path).num_rows,
+        describe_index(path).num_rows,
         dict(OutcomeLog(index.path).counts()),
     ]
 

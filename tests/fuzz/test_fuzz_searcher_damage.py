@@ -13,7 +13,7 @@ from perception_encoder.index import Index
 
 sys.path.append(str(Path(__file__).parents[1] / "index" / "searcher"))
 
-from searcher_tables import LISTS, build, clustered, make_table, told
+from searcher_indexes import LISTS, build, clustered, make_index, told
 
 NUM_ROWS, EMBED_DIM = 6000, 32
 FEWER = max(10, settings.default.max_examples // 2)
@@ -25,7 +25,7 @@ Hits = list[list[tuple[str, float]]]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("searcher") / "whole"
-    index = make_table(path, clustered(NUM_ROWS, EMBED_DIM))
+    index = make_index(path, clustered(NUM_ROWS, EMBED_DIM))
     index.delete([row.id for row in index.rows(where="width % 7 = 0")])
     assert build(index, LISTS).searcher == "approximate"
     return path

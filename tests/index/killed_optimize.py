@@ -10,10 +10,10 @@ from lance.dataset import DatasetOptimizer
 from perception_encoder.index import optimize
 from perception_encoder.index.searcher.build import Sizes
 
-SIZES = Sizes(copy=1, lists=1)  # so that a small table gets a searcher with lists
+SIZES = Sizes(copy=1, lists=1)  # so that a small index gets a searcher with lists
 
 
-def work(table: Path, signal: Connection | None = None) -> optimize.Optimized:
+def work(index: Path, signal: Connection | None = None) -> optimize.Optimized:
     """Optimize, and tell when compaction and when building begin."""
     compact, build = DatasetOptimizer.compact_files, optimize.build_searcher
 
@@ -29,7 +29,7 @@ def work(table: Path, signal: Connection | None = None) -> optimize.Optimized:
         patch.object(DatasetOptimizer, "compact_files", told("compacts", compact)),
         patch.object(optimize, "build_searcher", told("builds", build)),
     ):
-        done = optimize.optimize_table(str(table), datetime.timedelta(0), sizes=SIZES)
+        done = optimize.optimize_index(str(index), datetime.timedelta(0), sizes=SIZES)
     if signal is not None:
         signal.send("done")
     return done

@@ -12,7 +12,7 @@ from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.checksums import BLOCK_BYTES, block_sums, sum_of_file
 from perception_encoder.index.journal import Journal, damaged_files, files_of
-from perception_encoder.index.optimize import describe_table
+from perception_encoder.index.optimize import describe_index
 from perception_encoder.types import ModelIdentity
 
 IDENTITY = ModelIdentity("pe-nano", "0123456789abcdef", "standard", 8)
@@ -50,7 +50,7 @@ def test_a_newest_manifest_that_was_deleted_is_noticed(path: Path, count: int) -
     for manifest in manifests(path)[:count]:
         manifest.unlink()
     (path / "_versions" / "latest_version_hint.json").unlink(missing_ok=True)
-    for ask in (Index.open, describe_table, lambda _: reader.refresh()):
+    for ask in (Index.open, describe_index, lambda _: reader.refresh()):
         with pytest.raises(IndexStorageError, match=f"version {last} was committed") as caught:
             ask(path)
         assert "pe index FOLDER" in str(caught.value)

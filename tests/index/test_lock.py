@@ -19,9 +19,9 @@ with writing(sys.argv[1]):
 """
 
 
-def held_elsewhere(table: Path) -> subprocess.Popen[bytes]:
+def held_elsewhere(index: Path) -> subprocess.Popen[bytes]:
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(table)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", _HOLD, str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"

@@ -1,4 +1,4 @@
-"""Tables on object storage: a real S3-speaking server on this machine."""
+"""Indexes on object storage: a real S3-speaking server on this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,18 +30,18 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="tables")
-    yield "s3://tables"
+    boto3.client("s3").create_bucket(Bucket="indexes")
+    yield "s3://indexes"
     server.stop()
 
 
-def test_a_run_fills_a_table_in_a_bucket_and_goes_on_there(bucket: str, tmp_path: Path) -> None:
+def test_a_run_fills_an_index_in_a_bucket_and_goes_on_there(bucket: str, tmp_path: Path) -> None:
     model = open_tiny()
     save_drawings(tmp_path, 4)
     (tmp_path / "bad.png").write_bytes(b"no image")
-    table = Index.open_or_create(f"{bucket}/deep/t.lance", model.identity)
+    index = Index.open_or_create(f"{bucket}/deep/t.lance", model.identity)
     for expected in ({"embedded": 4, "failed": 1}, {"skipped": 4, "failed": 1}):
-        run = Run(model, table, open_sources([str(tmp_path)], SourceOptions()), RunOptions())
+        run = Run(model, index, open_sources([str(tmp_path)], SourceOptions()), RunOptions())
         for _ in run.outcomes():
             pass
         assert run.progress.counts == expected
@@ -53,11 +53,11 @@ def test_a_run_fills_a_table_in_a_bucket_and_goes_on_there(bucket: str, tmp_path
 
 def test_rows_are_replaced_and_removed_in_a_bucket(bucket: str) -> None:
     identity = open_tiny().identity
-    table = Index.create(f"{bucket}/t.lance", identity)
+    index = Index.create(f"{bucket}/t.lance", identity)
     vectors = np.eye(3, identity.embed_dim, dtype=np.float32)
-    table.append([Row("a"), Row("b")], vectors[:2])
-    table.add([Row("b", width=5), Row("c")], vectors[1:])
-    assert table.delete([Row("a").id]) == 1
-    assert {row.uri: row.width for row in table.rows()} == {"b": 5, "c": None}
+    index.append([Row("a"), Row("b")], vectors[:2])
+    index.add([Row("b", width=5), Row("c")], vectors[1:])
+    assert index.delete([Row("a").id]) == 1
+    assert {row.uri: row.width for row in index.rows()} == {"b": 5, "c": None}
     with pytest.raises(IndexNotFoundError, match="nothing-here"):
         Index.open(f"{bucket}/nothing-here")

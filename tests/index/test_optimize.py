@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.errors import IndexBusyError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
-from perception_encoder.index.optimize import Optimized, needs_optimizing, optimize_table
+from perception_encoder.index.optimize import Optimized, needs_optimizing, optimize_index
 from perception_encoder.index.searcher.build import Sizes
 from perception_encoder.types import ModelIdentity
 
@@ -71,12 +71,12 @@ def test_old_versions_go_by_age_and_their_bytes_with_them(tmp_path: Path) -> Non
     assert len(lance.dataset(str(tmp_path / "t")).versions()) == 1
 
 
-def test_what_lies_beside_the_table_is_never_cleaned_away(tmp_path: Path) -> None:
+def test_what_lies_beside_the_index_is_never_cleaned_away(tmp_path: Path) -> None:
     index = make(tmp_path / "t", commits=4)
     log = OutcomeLog(index.path)
     for number in range(3):
         log.append([Outcome(uri=f"{number}", status="failed", reason="x")], run=f"run {number}")
-    optimize_table(index.path, None, sizes=LISTS)
+    optimize_index(index.path, None, sizes=LISTS)
     (tmp_path / "t" / "_pe" / "somebody's file").write_text("x")
     old = time.time() - 90 * 86400  # Lance deletes files that it does not know after a week
     own = tmp_path / "t" / "_pe"
@@ -93,16 +93,16 @@ def test_what_lies_beside_the_table_is_never_cleaned_away(tmp_path: Path) -> Non
 
 def test_the_searcher_is_made_for_what_is_there_now(tmp_path: Path) -> None:
     index = make(tmp_path / "t", commits=5, rows=200)
-    first = optimize_table(index.path, None, sizes=LISTS)
+    first = optimize_index(index.path, None, sizes=LISTS)
     assert first.build_seconds >= 0
     assert first.searcher in ("exact", "approximate")
     assert first.searcher_bytes > 0
-    again = optimize_table(index.path, None, sizes=LISTS)
+    again = optimize_index(index.path, None, sizes=LISTS)
     assert again.build_seconds == 0
     assert again.searcher_bytes == first.searcher_bytes
     index.refresh()
     index.delete([Row(uri="0-0").id])
-    changed = optimize_table(index.path, None, sizes=LISTS)
+    changed = optimize_index(index.path, None, sizes=LISTS)
     assert changed.num_rows == 999
 
 
@@ -113,7 +113,7 @@ def test_it_says_when_it_is_worth_while(tmp_path: Path) -> None:
     assert not index.needs_optimize()
     sizes = Sizes(copy=1, lists=1 << 40)
     assert needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
-    optimize_table(index.path, None, sizes=sizes)
+    optimize_index(index.path, None, sizes=sizes)
     assert not needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
     for number, expected in ((12, False), (12, True)):
         new = [Row(uri=f"new {index.count()} {row}") for row in range(number)]
@@ -130,18 +130,18 @@ def test_it_refuses_while_another_writes(tmp_path: Path) -> None:
 
 OPTIMIZE = """
 import sys
-from perception_encoder.index.optimize import optimize_table
+from perception_encoder.index.optimize import optimize_index
 from perception_encoder.index.searcher.build import Sizes
 import faiss, lance
 print("begins", flush=True)
-optimize_table(sys.argv[1], None, sizes=Sizes(copy=1, lists=1))
+optimize_index(sys.argv[1], None, sizes=Sizes(copy=1, lists=1))
 print("done", flush=True)
 """
 
 
-def test_killed_at_any_moment_it_leaves_a_table_and_a_searcher_that_work(tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_leaves_an_index_and_a_searcher_that_work(tmp_path: Path) -> None:
     index = make(tmp_path / "t", commits=4, rows=5000, embed_dim=64)
-    seconds = optimize_table(index.path, None, sizes=LISTS).seconds
+    seconds = optimize_index(index.path, None, sizes=LISTS).seconds
     index.refresh()
     query, moments, killed = unit(1, 64, seed=99), random.Random(0), 0
     for number in range(8):
@@ -160,7 +160,7 @@ def test_killed_at_any_moment_it_leaves_a_table_and_a_searcher_that_work(tmp_pat
         np.testing.assert_array_equal(index.vectors(), vectors)
         assert index.search(query, k=10, exact=True) == hits
     assert killed >= 3
-    done = optimize_table(index.path, None, sizes=LISTS)
+    done = optimize_index(index.path, None, sizes=LISTS)
     index.refresh()
     assert index.search(query, k=10, exact=True) == hits
     folder = tmp_path / "t" / "_pe" / "searcher"
@@ -176,15 +176,15 @@ def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "perception_encoder.cli", "optimize", *arguments]
         return subprocess.run(command, text=True, capture_output=True, check=False, timeout=60)
 
-    said = pe("--db", str(tmp_path / "t"))
+    said = pe("--index", str(tmp_path / "t"))
     assert said.returncode == 0
     assert said.stdout == ""
     assert "9 images in 1 files (before: 3)" in said.stderr
     assert "none is needed" in said.stderr
-    found = json.loads(pe("--db", str(tmp_path / "t"), "--keep-days", "0", "--json").stdout)
+    found = json.loads(pe("--index", str(tmp_path / "t"), "--keep-days", "0", "--json").stdout)
     assert found["num_rows"] == 9
     assert found["versions_removed"] > 0
     assert found.keys() == set(Optimized.__dataclass_fields__)
-    missing = pe("--db", str(tmp_path / "none"))
+    missing = pe("--index", str(tmp_path / "none"))
     assert missing.returncode == 1
     assert "there is no index" in missing.stderr

@@ -32,7 +32,7 @@ def processes() -> ForkServerContext:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table in many fragments, some rows of which were replaced and removed."""
+    """An index in many fragments, some rows of which were replaced and removed."""
     path = tmp_path_factory.mktemp("before") / "t.lance"
     index = Index.create(path, IDENTITY)
     rows = [Row(f"{number}.png", width=number) for number in range(NUM_ROWS)]
@@ -49,18 +49,18 @@ def answers(path: Path) -> list[list[Hit]]:
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("step", ["compacts", "builds"])
-def test_a_table_is_whole_after_optimizing_was_killed(
+def test_an_index_is_whole_after_optimizing_was_killed(
     processes: ForkServerContext,
     before: Path,
     tmp_path: Path,
     step: str,
     seed: int,
 ) -> None:
-    table = tmp_path / "t.lance"
-    shutil.copytree(before, table)
-    expected = answers(table)
+    path = tmp_path / "t.lance"
+    shutil.copytree(before, path)
+    expected = answers(path)
     parent, child = processes.Pipe()
-    process = processes.Process(target=work, args=(table, child))
+    process = processes.Process(target=work, args=(path, child))
     process.start()
     child.close()  # so that a child that fails is noticed
     while parent.recv() != step:
@@ -69,13 +69,13 @@ def test_a_table_is_whole_after_optimizing_was_killed(
     process.kill()
     process.join()
 
-    assert Index.open(table).count() == NUM_ROWS - 50
-    assert answers(table) == expected
-    done = work(table)
+    assert Index.open(path).count() == NUM_ROWS - 50
+    assert answers(path) == expected
+    done = work(path)
     assert done.searcher != "none"
     assert done.fragments_after == 1
-    assert answers(table) == expected
-    index = Index.open(table)
+    assert answers(path) == expected
+    index = Index.open(path)
     new = Row("new.png")
     index.append([new], unit(1, 1234))
     assert index.search(unit(1, 1234), k=1)[0][0].id == new.id

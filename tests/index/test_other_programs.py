@@ -1,7 +1,7 @@
-"""LanceDB and DuckDB open a table as it is: the real packages.
+"""LanceDB and DuckDB open an index as it is: the real packages.
 
 DuckDB has no 16-bit floats and refuses Arrow data with such a column, asked for or not: of a
-float16 table it is given the other columns.
+float16 index it is given the other columns.
 """
 
 from pathlib import Path
@@ -25,10 +25,10 @@ def unit(count: int, seed: int) -> NDArray[np.float32]:
 
 @pytest.fixture(params=["float16", "float32"])
 def index(tmp_path: Path, request: pytest.FixtureRequest) -> Index:
-    """A table of two commits and a deletion."""
+    """An index of two commits and a deletion."""
     dtype: VectorDtype = request.param
     identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", EMBED_DIM)
-    table = Index.create(tmp_path / "images.lance", identity, vector_dtype=dtype)
+    opened = Index.create(tmp_path / "images.lance", identity, vector_dtype=dtype)
     rows = [
         Row(
             uri=f"/p/{number:03}.jpg",
@@ -38,21 +38,21 @@ def index(tmp_path: Path, request: pytest.FixtureRequest) -> Index:
         )
         for number in range(200)
     ]
-    table.append(rows[:120], unit(120, seed=1))
-    table.append(rows[120:], unit(80, seed=2))
-    table.delete(rows[number].id for number in range(0, 200, 10))
-    return table
+    opened.append(rows[:120], unit(120, seed=1))
+    opened.append(rows[120:], unit(80, seed=2))
+    opened.delete(rows[number].id for number in range(0, 200, 10))
+    return opened
 
 
 def test_lancedb_finds_the_same_nearest(index: Index) -> None:
     import lancedb
 
     path = Path(index.path)
-    table = lancedb.connect(path.parent).open_table(path.stem)
-    assert table.count_rows() == index.count() == 180
+    opened = lancedb.connect(path.parent).open_table(path.stem)
+    assert opened.count_rows() == index.count() == 180
     for query in unit(5, seed=3):
         for where in (None, "album = 'a1' AND width < 250"):
-            search = table.search(query.astype(np.float32)).distance_type("cosine").limit(10)
+            search = opened.search(query.astype(np.float32)).distance_type("cosine").limit(10)
             if where is not None:
                 search = search.where(where, prefilter=True)
             theirs = search.select(["uri", "_distance"]).to_list()

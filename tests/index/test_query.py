@@ -120,7 +120,7 @@ def image(value: str, weight: float = 1.0) -> QueryTerm:
     return QueryTerm(weight, "image", value)
 
 
-def test_an_at_sign_before_a_term_means_an_item_of_the_table() -> None:
+def test_an_at_sign_before_a_term_means_an_item_of_the_index() -> None:
     assert parse_query("@cat.webp") == (item("cat.webp"),)
     assert parse_query(["@my cat.webp", "+", "red"]) == (item("my cat.webp"), text("red"))
     assert parse_query("2:@a/cat.webp - @00ff") == (item("a/cat.webp", 2), item("00ff", -1))

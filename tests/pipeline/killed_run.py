@@ -11,15 +11,15 @@ from perception_encoder.indexing import Run, RunOptions, commit
 from perception_encoder.sources import SourceOptions, open_sources
 
 
-def work(folder: Path, table: Path, signal: Connection | None = None) -> None:
-    """Bring the folder into the table, in commits of a few rows so that there are many of them."""
+def work(folder: Path, index: Path, signal: Connection | None = None) -> None:
+    """Bring the folder into the index, in commits of a few rows so that there are many of them."""
     model = open_tiny()
     sources = open_sources([str(folder)], SourceOptions())
     if signal is not None:
         signal.send("begins")
     options = RunOptions(batch_size=3, prune=True)
     with patch.object(commit, "_ROWS_OF_A_COMMIT", 6):
-        for _ in Run(model, Index.open(table), sources, options).outcomes():
+        for _ in Run(model, Index.open(index), sources, options).outcomes():
             pass
     if signal is not None:
         signal.send("done")

@@ -1,4 +1,4 @@
-"""Labels say what a cosine is worth in one table, by what others reach there."""
+"""Labels say what a cosine is worth in one index, by what others reach there."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def made(seed: int, count: int, embed_dim: int = E) -> Embeddings:
     return unit(np.random.default_rng(seed).normal(size=(count, embed_dim)))
 
 
-def table(folder: Path, vectors: Embeddings, identity: ModelIdentity | None = None) -> Index:
+def make_index(folder: Path, vectors: Embeddings, identity: ModelIdentity | None = None) -> Index:
     identity = identity or ModelIdentity("m", "f", "standard", vectors.shape[1])
     index = Index.create(folder / "t.lance", identity)
     index.add([Row(f"/p/{n:05}.png") for n in range(len(vectors))], vectors)
@@ -61,7 +61,7 @@ def test_words_that_fit_nothing_are_rarely_strong_and_words_that_fit_always(
     tmp_path: Path, num_rows: int
 ) -> None:
     stored = made(0, num_rows)
-    index = table(tmp_path, stored)
+    index = make_index(tmp_path, stored)
     calibration = calibrated(index)
     unrelated = [words(vector) for vector in made(1, 400)]
     fitting = [words(vector) for vector in unit(stored[:40] + 0.6 * made(2, 40))]
@@ -75,19 +75,19 @@ def test_words_that_fit_nothing_are_rarely_strong_and_words_that_fit_always(
         assert found[0].label == "strong"
 
 
-def test_the_bar_rises_with_the_size_of_the_table(tmp_path: Path) -> None:
+def test_the_bar_rises_with_the_size_of_the_index(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
-    small = calibrated(table(tmp_path / "small", made(0, 50)))
-    large = calibrated(table(tmp_path, made(0, 5000)))
+    small = calibrated(make_index(tmp_path / "small", made(0, 50)))
+    large = calibrated(make_index(tmp_path, made(0, 5000)))
     query = words(made(5, 1)[0])
     assert large.cutoffs(query).strong > small.cutoffs(query).strong + 0.05
     assert large.cutoffs(query).weak > small.cutoffs(query).weak + 0.05
 
 
-def test_a_table_in_which_everything_fits_is_strong_throughout(tmp_path: Path) -> None:
+def test_an_index_in_which_everything_fits_is_strong_throughout(tmp_path: Path) -> None:
     """Nothing but cats: the scores of "cat" do not stand out from each other, yet all fit."""
     cat = made(3, 1)[0]
-    index = table(tmp_path, unit(cat + 0.15 * made(4, 100)))
+    index = make_index(tmp_path, unit(cat + 0.15 * made(4, 100)))
     calibration = calibrated(index)
     (found,) = search(index, [words(cat)], SearchOptions(k=100), calibration=calibration)
     assert {one.label for one in found} == {"strong"}
@@ -100,7 +100,7 @@ def motifs(count: int, each: int, noise: float) -> Embeddings:
 
 def test_an_image_unlike_all_others_is_told_from_one_of_their_kind(tmp_path: Path) -> None:
     stored = motifs(40, 8, 0.6)
-    index = table(tmp_path, stored)
+    index = make_index(tmp_path, stored)
     calibration = calibrated(index)
     kin = [image(vector) for vector in unit(made(10, 40) + 0.6 * made(12, 40))]
     strange = [image(vector) for vector in made(13, 100)]
@@ -112,11 +112,11 @@ def test_an_image_unlike_all_others_is_told_from_one_of_their_kind(tmp_path: Pat
     assert of_strange.count("none") >= 90
 
 
-def test_copies_in_the_table_do_not_raise_the_bar(tmp_path: Path) -> None:
+def test_copies_in_the_index_do_not_raise_the_bar(tmp_path: Path) -> None:
     stored = motifs(30, 5, 0.6)
     (tmp_path / "twice").mkdir()
-    once = calibrated(table(tmp_path, stored)).cutoffs(image(stored[0]))
-    twice = calibrated(table(tmp_path / "twice", np.concatenate([stored, stored])))
+    once = calibrated(make_index(tmp_path, stored)).cutoffs(image(stored[0]))
+    twice = calibrated(make_index(tmp_path / "twice", np.concatenate([stored, stored])))
     assert twice.cutoffs(image(stored[0])).strong == pytest.approx(once.strong, abs=0.03)
 
 
@@ -124,7 +124,7 @@ def test_copies_in_the_table_do_not_raise_the_bar(tmp_path: Path) -> None:
 def test_a_sum_of_words_is_held_against_sums_of_words(
     tmp_path: Path, weights: tuple[float, ...]
 ) -> None:
-    index = table(tmp_path, made(0, 300))
+    index = make_index(tmp_path, made(0, 300))
     calibration = calibrated(index)
     terms = tuple(QueryTerm(weight, "text", str(n)) for n, weight in enumerate(weights))
     parts = made(20, 300 * len(weights)).reshape(300, len(weights), E)
@@ -139,7 +139,7 @@ def test_an_image_with_words_is_held_against_such_sums_and_not_against_images(
     tmp_path: Path,
 ) -> None:
     stored = motifs(40, 8, 0.4)
-    index = table(tmp_path, stored)
+    index = make_index(tmp_path, stored)
     calibration = calibrated(index)
     word = QueryTerm(1, "text", "red")
     sums = [image(vector, word) for vector in unit(stored[::9] + made(30, len(stored))[::9])]
@@ -152,7 +152,7 @@ def test_an_image_with_words_is_held_against_such_sums_and_not_against_images(
 
 def test_a_label_can_be_the_threshold(tmp_path: Path) -> None:
     stored = made(0, 200)
-    index = table(tmp_path, stored)
+    index = make_index(tmp_path, stored)
     calibration = calibrated(index)
     queries = [words(stored[3]), words(made(77, 1)[0]), words(stored[5])]
     strong = search(index, queries, SearchOptions(threshold="strong"), calibration=calibration)
@@ -191,13 +191,13 @@ def opener() -> Opener:
     return Opener()
 
 
-def tiny_table(folder: Path, opener: Opener, count: int = 60) -> Index:
+def tiny_index(folder: Path, opener: Opener, count: int = 60) -> Index:
     identity = opener.model.identity
-    return table(folder, made(0, count, identity.embed_dim), identity)
+    return make_index(folder, made(0, count, identity.embed_dim), identity)
 
 
-def test_prompts_are_embedded_once_for_a_table(tmp_path: Path, opener: Opener) -> None:
-    index = tiny_table(tmp_path, opener)
+def test_prompts_are_embedded_once_for_an_index(tmp_path: Path, opener: Opener) -> None:
+    index = tiny_index(tmp_path, opener)
     one = made(1, 1, index.identity.embed_dim)[0]
     assert stored_calibration(index, [image(one)]) is None
     first = calibrate(index, opener, [image(one)])
@@ -217,14 +217,14 @@ def test_prompts_are_embedded_once_for_a_table(tmp_path: Path, opener: Opener) -
 
 
 def test_a_few_more_rows_do_not_outdate_it(tmp_path: Path, opener: Opener) -> None:
-    index = tiny_table(tmp_path, opener)
+    index = tiny_index(tmp_path, opener)
     calibrate(index, opener)
     index.add([Row("/one/more")], made(2, 1, index.identity.embed_dim))
     assert stored_calibration(index, [words(made(1, 1)[0])]) is not None
 
 
 def test_a_run_calibrates_where_it_changed_much(tmp_path: Path, opener: Opener) -> None:
-    index = tiny_table(tmp_path, opener)
+    index = tiny_index(tmp_path, opener)
     embed_dim = index.identity.embed_dim
     query = words(made(1, 1, embed_dim)[0])
     keep_calibrated(index, opener.model, num_changed=60)
@@ -242,7 +242,7 @@ def test_a_run_calibrates_where_it_changed_much(tmp_path: Path, opener: Opener) 
 
 
 def test_a_damaged_or_foreign_file_is_as_good_as_none(tmp_path: Path, opener: Opener) -> None:
-    index = tiny_table(tmp_path, opener)
+    index = tiny_index(tmp_path, opener)
     calibrate(index, opener)
     (path,) = (tmp_path / "t.lance" / "_pe").glob("background*")
     whole = path.read_bytes()
@@ -253,16 +253,16 @@ def test_a_damaged_or_foreign_file_is_as_good_as_none(tmp_path: Path, opener: Op
     assert load_background(index) is not None
     other = tmp_path / "other"
     other.mkdir()
-    stranger = table(other, made(0, 60), ModelIdentity("m", "f", "standard", E))
+    stranger = make_index(other, made(0, 60), ModelIdentity("m", "f", "standard", E))
     (other / "t.lance" / "_pe").mkdir(exist_ok=True)
     (other / "t.lance" / "_pe" / path.name).write_bytes(whole)
     assert load_background(stranger) is None
 
 
-def test_a_table_that_cannot_be_written_beside_is_calibrated_all_the_same(
+def test_an_index_that_cannot_be_written_beside_is_calibrated_all_the_same(
     tmp_path: Path, opener: Opener
 ) -> None:
-    index = tiny_table(tmp_path, opener)
+    index = tiny_index(tmp_path, opener)
     shutil.rmtree(tmp_path / "t.lance" / "_pe")  # it holds the journal
     (tmp_path / "t.lance" / "_pe").write_bytes(b"in the way")
     calibration = calibrate(index, opener)
@@ -271,14 +271,14 @@ def test_a_table_that_cannot_be_written_beside_is_calibrated_all_the_same(
 
 
 def test_another_model_is_refused(tmp_path: Path, opener: Opener) -> None:
-    index = table(tmp_path, made(0, 60))
+    index = make_index(tmp_path, made(0, 60))
     with pytest.raises(IndexMismatchError):
         calibrate(index, opener)
 
 
 @pytest.mark.parametrize("count", [0, 1, 19])
-def test_small_tables_have_no_labels(tmp_path: Path, opener: Opener, count: int) -> None:
-    index = tiny_table(tmp_path, opener, count)
+def test_small_indexes_have_no_labels(tmp_path: Path, opener: Opener, count: int) -> None:
+    index = tiny_index(tmp_path, opener, count)
     assert not can_be_calibrated(index)
     keep_calibrated(index, opener.model, num_changed=count)
     assert load_background(index) is None

@@ -262,10 +262,10 @@ def test_of_an_image_that_is_named_twice_the_first_entry_counts_and_others_are_c
     paths = save_drawings(folder, 2)
     rows = [f"{path.name},{note}" for note in ("x", "y", "x") for path in paths]
     far = [f"no{number}.png,z" for number in range(300)]  # more than are listed at once
-    table = folder / "t.csv"
-    table.write_text("\n".join(["path,note", *rows, *far, f"{paths[0].name},w", rows[0]]))
+    index = folder / "t.csv"
+    index.write_text("\n".join(["path,note", *rows, *far, f"{paths[0].name},w", rows[0]]))
     index = prepared(place, model)
-    statuses, notes = run(model, index, table)
+    statuses, notes = run(model, index, index)
     assert statuses == {"embedded": 2, "failed": 300}
     assert [row.metadata for row in index.rows()] == [{"note": "x"}] * 2
     assert [note[:50] for note in notes] == ["3 entries name an image that an earlier entry name"]
@@ -278,9 +278,9 @@ def test_an_index_has_a_limited_number_of_columns_whatever_the_number_of_sources
     monkeypatch.setattr("perception_encoder.indexing.commit.MAX_COLUMNS", 3)
     index = prepared(place, model)
     for number, path in enumerate(save_drawings(folder, 3)):
-        table = folder / f"{number}.csv"
-        table.write_text(f"path,a{number},b{number}\n{path.name},1,2")
-        _, notes = run(model, index, table)
+        index = folder / f"{number}.csv"
+        index.write_text(f"path,a{number},b{number}\n{path.name},1,2")
+        _, notes = run(model, index, index)
         assert any(f"{number} columns of metadata" in note for note in notes) == (number > 0)
     assert sorted(name for name in index.schema.names if name[0] in "ab" and len(name) == 2) == [
         "a0", "a1", "b0",
@@ -299,9 +299,9 @@ def test_long_texts_are_committed_by_their_size(
         lambda index, rows, vectors: sizes.append(len(rows)) or real(index, rows, vectors),
     )
     paths = save_drawings(folder, 8)
-    table = folder / "t.csv"
-    table.write_text("\n".join(["path,note", *(f"{path.name},{'x' * 600}" for path in paths)]))
-    sources = open_sources([str(table)], SourceOptions())
+    index = folder / "t.csv"
+    index.write_text("\n".join(["path,note", *(f"{path.name},{'x' * 600}" for path in paths)]))
+    sources = open_sources([str(index)], SourceOptions())
     index = prepared(place, model)
     outcomes = list(Run(model, index, sources, RunOptions(batch_size=2)).outcomes())
     assert len(outcomes) == 8

@@ -1,4 +1,4 @@
-"""Images of sources as vectors, without a table."""
+"""Images of sources as vectors, without an index."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments: the table opens, and the next run completes it."""
+"""Runs that are killed at random moments: the index opens, and the next run completes it."""
 
 import multiprocessing
 import random
@@ -33,12 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of an earlier state of the folder: then images came, changed, moved and went."""
-    table = tmp_path_factory.mktemp("before") / "t.lance"
-    Index.create(table, open_tiny().identity)
+    """An index of an earlier state of the folder: then images came, changed, moved and went."""
+    index = tmp_path_factory.mktemp("before") / "t.lance"
+    Index.create(index, open_tiny().identity)
     for seed in range(30):
         drawing(seed).save(folder / f"{seed}.png")
-    work(folder, table)
+    work(folder, index)
     for seed in range(30, 80):
         drawing(seed).save(folder / f"{seed}.png")
     for seed in range(8):
@@ -48,11 +48,11 @@ def before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(12, 16):
         (folder / f"{seed}.png").unlink()
     (folder / "bad.png").write_bytes(b"no image")
-    return table
+    return index
 
 
-def contents(table: Path) -> tuple[list[Row], NDArray[np.float32]]:
-    index = Index.open(table)
+def contents(path: Path) -> tuple[list[Row], NDArray[np.float32]]:
+    index = Index.open(path)
     rows = list(index.rows())
     order = sorted(range(len(rows)), key=lambda number: rows[number].id)
     return [rows[number] for number in order], index.vectors()[order]
@@ -62,10 +62,10 @@ def contents(table: Path) -> tuple[list[Row], NDArray[np.float32]]:
 def expected(
     folder: Path, before: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[Row], NDArray[np.float32]]:
-    table = tmp_path_factory.mktemp("expected") / "t.lance"
-    shutil.copytree(before, table)
-    work(folder, table)
-    rows, vectors = contents(table)
+    index = tmp_path_factory.mktemp("expected") / "t.lance"
+    shutil.copytree(before, index)
+    work(folder, index)
+    rows, vectors = contents(index)
     assert len(rows) == 76
     return rows, vectors
 
@@ -77,10 +77,10 @@ def seconds_of_a_run(
     before: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> float:
-    table = tmp_path_factory.mktemp("timed") / "t.lance"
-    shutil.copytree(before, table)
+    index = tmp_path_factory.mktemp("timed") / "t.lance"
+    shutil.copytree(before, index)
     parent, child = processes.Pipe()
-    process = processes.Process(target=work, args=(folder, table, child))
+    process = processes.Process(target=work, args=(folder, index, child))
     process.start()
     child.close()  # so that a child that fails is noticed
     assert parent.recv() == "begins"
@@ -92,7 +92,7 @@ def seconds_of_a_run(
 
 
 @pytest.mark.parametrize("seed", range(NUM_KILLS))
-def test_a_killed_run_leaves_a_table_that_the_next_run_completes(
+def test_a_killed_run_leaves_an_index_that_the_next_run_completes(
     processes: ForkServerContext,
     folder: Path,
     before: Path,
@@ -101,10 +101,10 @@ def test_a_killed_run_leaves_a_table_that_the_next_run_completes(
     tmp_path: Path,
     seed: int,
 ) -> None:
-    table = tmp_path / "t.lance"
-    shutil.copytree(before, table)
+    index = tmp_path / "t.lance"
+    shutil.copytree(before, index)
     parent, child = processes.Pipe()
-    process = processes.Process(target=work, args=(folder, table, child))
+    process = processes.Process(target=work, args=(folder, index, child))
     process.start()
     child.close()  # so that a child that fails is noticed
     assert parent.recv() == "begins"
@@ -112,14 +112,14 @@ def test_a_killed_run_leaves_a_table_that_the_next_run_completes(
     process.kill()
     process.join()
 
-    rows, _ = contents(table)
+    rows, _ = contents(index)
     assert len({row.id for row in rows}) == len(rows)
 
-    work(folder, table)
-    rows, vectors = contents(table)
+    work(folder, index)
+    rows, vectors = contents(index)
     assert rows == expected[0]
     # The batch an image rides in moves its float32 vector by 2e-5, and float16 has steps of 5e-4.
     np.testing.assert_allclose(vectors, expected[1], atol=1e-3)
-    counts = OutcomeLog(str(table)).counts()
+    counts = OutcomeLog(str(index)).counts()
     assert counts["failed"] == 1
     assert counts["embedded"] + counts["reused"] + counts["skipped"] == 76

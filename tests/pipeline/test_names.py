@@ -25,9 +25,9 @@ ROWS = [
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     path = tmp_path_factory.mktemp("names") / "t.lance"
-    table = Index.create(path, ModelIdentity("m", "f", "standard", len(ROWS)))
-    table.add(ROWS, np.eye(len(ROWS), dtype=np.float32))
-    return table
+    opened = Index.create(path, ModelIdentity("m", "f", "standard", len(ROWS)))
+    opened.add(ROWS, np.eye(len(ROWS), dtype=np.float32))
+    return opened
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Queries find their vectors in the table where they can, and in the model where they must."""
+"""Queries find their vectors in the index where they can, and in the model where they must."""
 
 import http.server
 import io
@@ -25,7 +25,7 @@ from perception_encoder.types import Embeddings
 
 
 class Shelf:
-    """Images in a folder and in a tar, their table, and a model that counts its work."""
+    """Images in a folder and in a tar, their index, and a model that counts its work."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "in").mkdir()

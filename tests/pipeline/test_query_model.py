@@ -1,4 +1,4 @@
-"""Opening a table's model for queries: without a backend where its file is known and unchanged."""
+"""Opening an index's model for queries: without a backend where its file is known and unchanged."""
 
 import os
 import shutil
@@ -29,45 +29,45 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Index:
+def index(tmp_path: Path) -> Index:
     return Index.create(tmp_path / "t.lance", open_tiny().identity)
 
 
-def loads_torch(table: Index, name: Path) -> bool:
-    command = [sys.executable, "-c", _LOADED, table.path, str(name)]
+def loads_torch(index: Index, name: Path) -> bool:
+    command = [sys.executable, "-c", _LOADED, index.path, str(name)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip() == "True"
 
 
 def test_the_second_query_needs_no_backend_until_the_weights_change(
-    table: Index, model_folder: Path
+    index: Index, model_folder: Path
 ) -> None:
-    assert loads_torch(table, model_folder)
-    assert not loads_torch(table, model_folder)
+    assert loads_torch(index, model_folder)
+    assert not loads_torch(index, model_folder)
     os.utime(model_folder / "model.safetensors")
-    assert loads_torch(table, model_folder)
-    assert not loads_torch(table, model_folder)
+    assert loads_torch(index, model_folder)
+    assert not loads_torch(index, model_folder)
 
 
 def test_a_note_that_is_damaged_or_cannot_be_written_only_costs_time(
-    table: Index, model_folder: Path
+    index: Index, model_folder: Path
 ) -> None:
-    note = Path(table.path, "_pe", "weights.json")
-    note_weights(table, str(model_folder))
+    note = Path(index.path, "_pe", "weights.json")
+    note_weights(index, str(model_folder))
     note.write_text("{half")
-    assert open_query_model(table, str(model_folder)).backend.name != "numpy"
-    assert open_query_model(table, str(model_folder)).backend.name == "numpy"
+    assert open_query_model(index, str(model_folder)).backend.name != "numpy"
+    assert open_query_model(index, str(model_folder)).backend.name == "numpy"
     note.unlink()
     note.mkdir()
     (note / "in the way").touch()
-    assert open_query_model(table, str(model_folder)).backend.name != "numpy"
+    assert open_query_model(index, str(model_folder)).backend.name != "numpy"
 
 
 def test_images_and_texts_have_the_vectors_of_the_whole_model(
-    table: Index, model_folder: Path
+    index: Index, model_folder: Path
 ) -> None:
-    whole = open_query_model(table, str(model_folder))
-    quick = open_query_model(table, str(model_folder))
+    whole = open_query_model(index, str(model_folder))
+    quick = open_query_model(index, str(model_folder))
     assert whole.backend.name != "numpy"
     assert quick.backend.name == "numpy"
     assert whole.identity == quick.identity == open_tiny(CORE).identity
@@ -76,16 +76,16 @@ def test_images_and_texts_have_the_vectors_of_the_whole_model(
 
 
 def test_another_models_weights_are_refused(
-    table: Index, model_folder: Path, tmp_path: Path
+    index: Index, model_folder: Path, tmp_path: Path
 ) -> None:
-    note_weights(table, str(model_folder))
+    note_weights(index, str(model_folder))
     other = Path(open_tiny(CLIP).save_pretrained(tmp_path / "other"))
     with pytest.raises(IndexMismatchError, match="tiny/clip"):
-        open_query_model(table, str(other))
+        open_query_model(index, str(other))
     # By its name, before anything is fetched: tests reach no network.
     with pytest.raises(IndexMismatchError, match=r"tiny/core.*PE-Core-G14-448"):
-        open_query_model(table, "facebook/PE-Core-G14-448")
+        open_query_model(index, "facebook/PE-Core-G14-448")
     shutil.rmtree(model_folder)
     shutil.copytree(other, model_folder)  # at the place that was noted
     with pytest.raises(IndexMismatchError, match="tiny/clip"):
-        open_query_model(table, str(model_folder))
+        open_query_model(index, str(model_folder))

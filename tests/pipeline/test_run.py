@@ -1,4 +1,4 @@
-"""Bringing a table in step with its sources: real files, a tiny model."""
+"""Bringing an index in step with its sources: real files, a tiny model."""
 
 import json
 import os
@@ -39,13 +39,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def table(tmp_path: Path, model: EmbeddingModel) -> Index:
+def index(tmp_path: Path, model: EmbeddingModel) -> Index:
     return Index.create(tmp_path / "t.lance", model.identity)
 
 
-def run(model: EmbeddingModel, table: Index, *names: Path, **options: int) -> list[Outcome]:
+def run(model: EmbeddingModel, index: Index, *names: Path, **options: int) -> list[Outcome]:
     sources = open_sources([str(name) for name in names], SourceOptions())
-    return list(Run(model, table, sources, RunOptions(**options)).outcomes())
+    return list(Run(model, index, sources, RunOptions(**options)).outcomes())
 
 
 def statuses(outcomes: list[Outcome]) -> Counter[str]:
@@ -58,13 +58,13 @@ def names(outcomes: list[Outcome], status: str) -> set[str]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_every_image_becomes_one_row_with_its_own_vector(
-    model: EmbeddingModel, table: Index, folder: Path, batch_size: int
+    model: EmbeddingModel, index: Index, folder: Path, batch_size: int
 ) -> None:
     files = save_drawings(folder, 7)
-    assert statuses(run(model, table, folder, batch_size=batch_size)) == {"embedded": 7}
-    assert table.count() == 7
+    assert statuses(run(model, index, folder, batch_size=batch_size)) == {"embedded": 7}
+    assert index.count() == 7
     for path in files:
-        (hit,) = table.search(model.embed_image(path), k=1)[0]
+        (hit,) = index.search(model.embed_image(path), k=1)[0]
         assert hit.uri == str(path)
         assert hit.score == pytest.approx(1, abs=2e-3)
         with Image.open(path) as image:
@@ -73,30 +73,30 @@ def test_every_image_becomes_one_row_with_its_own_vector(
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_two_devices_share_the_batches_of_a_run(
-    table: Index, folder: Path, batch_size: int
+    index: Index, folder: Path, batch_size: int
 ) -> None:
     files = save_drawings(folder, 14)
     shutil.copyfile(files[0], folder / "copy.png")
     (folder / "broken.png").write_bytes(b"no image")
     backends = [CountingBackend(open_tiny().backend) for _ in range(2)]
     model = open_tiny(backend=Replicas(backends))
-    outcomes = run(model, table, folder, batch_size=batch_size)
+    outcomes = run(model, index, folder, batch_size=batch_size)
     assert statuses(outcomes)["failed"] == 1
-    assert table.count() == 15
+    assert index.count() == 15
     # A copy may be on one device while the image is on the other.
     assert sum(backend.num_images for backend in backends) in (14, 15)
     for path in files:
-        hits = table.search(model.embed_image(path), k=2)[0]
+        hits = index.search(model.embed_image(path), k=2)[0]
         assert str(path) in {hit.uri for hit in hits}
         assert hits[0].score == pytest.approx(1, abs=2e-3)
-    assert statuses(run(model, table, folder)) == {"skipped": 15, "failed": 1}
+    assert statuses(run(model, index, folder)) == {"skipped": 15, "failed": 1}
 
 
 def test_batches_run_beside_each_other_though_unchanged_files_come_between(
-    table: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = save_drawings(folder, 4)
-    run(open_tiny(), table, *files[:2])
+    run(open_tiny(), index, *files[:2])
     events = Feed.events
 
     def in_this_order(feed: Feed, **options: float) -> Iterator[object]:
@@ -114,113 +114,113 @@ def test_batches_run_beside_each_other_though_unchanged_files_come_between(
 
     monkeypatch.setattr(Feed, "events", in_this_order)
     model.backend.concurrency, model.backend.encode_image = 2, waiting  # type: ignore[method-assign]
-    outcomes = run(model, table, folder, batch_size=1)
+    outcomes = run(model, index, folder, batch_size=1)
     assert statuses(outcomes) == {"skipped": 2, "embedded": 2}
 
 
 def test_only_what_changed_is_embedded_again(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     files = save_drawings(folder, 5)
-    run(model, table, folder)
+    run(model, index, folder)
     drawing(50).save(files[0])
     files[1].rename(folder / "renamed.png")
     shutil.copyfile(files[2], folder / "copy.png")
     drawing(51).save(folder / "new.png")
-    outcomes = run(model, table, folder)
+    outcomes = run(model, index, folder)
     assert names(outcomes, "embedded") == {files[0].name, "new.png"}
     assert names(outcomes, "reused") == {"renamed.png", "copy.png"}
     assert names(outcomes, "skipped") == {path.name for path in files[2:]}
     assert names(outcomes, "vanished") == {files[1].name}
-    assert table.count() == 8  # what has vanished is marked, and kept until pruning
-    (hit,) = table.search(model.embed_image(files[0]), k=1)[0]
+    assert index.count() == 8  # what has vanished is marked, and kept until pruning
+    (hit,) = index.search(model.embed_image(files[0]), k=1)[0]
     assert hit.uri == str(files[0])
-    rows = {Path(row.uri).name: row for row in table.rows()}
+    rows = {Path(row.uri).name: row for row in index.rows()}
     assert (rows["copy.png"].width, rows["copy.png"].height) == (
         rows[files[2].name].width,
         rows[files[2].name].height,
     )
 
 
-def test_unchanged_files_are_not_read(table: Index, folder: Path) -> None:
+def test_unchanged_files_are_not_read(index: Index, folder: Path) -> None:
     save_drawings(folder, 4)
     counting = CountingBackend(open_tiny().backend)
     model = open_tiny(backend=counting)
-    run(model, table, folder)
+    run(model, index, folder)
     for path in folder.iterdir():  # the same size and time, but nothing that could be decoded
         status = path.stat()
         path.write_bytes(b"x" * status.st_size)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert statuses(run(model, table, folder)) == {"skipped": 4}
+    assert statuses(run(model, index, folder)) == {"skipped": 4}
     assert counting.num_images == 4
 
 
 def test_a_touched_file_takes_its_vector_back_and_its_new_time(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     (path,) = save_drawings(folder, 1)
-    run(model, table, folder)
+    run(model, index, folder)
     os.utime(path, ns=(5, 5))
-    assert statuses(run(model, table, folder)) == {"reused": 1}
-    assert statuses(run(model, table, folder)) == {"skipped": 1}
-    assert table.count() == 1
+    assert statuses(run(model, index, folder)) == {"reused": 1}
+    assert statuses(run(model, index, folder)) == {"skipped": 1}
+    assert index.count() == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_copies_in_one_run_are_computed_once(table: Index, folder: Path, batch_size: int) -> None:
+def test_copies_in_one_run_are_computed_once(index: Index, folder: Path, batch_size: int) -> None:
     files = save_drawings(folder, 3)
     for number in range(3):
         shutil.copyfile(files[number], folder / f"copy{number}.png")
     counting = CountingBackend(open_tiny().backend)
     model = open_tiny(backend=counting)
-    outcomes = run(model, table, folder, files[0], batch_size=batch_size)  # one is named twice
+    outcomes = run(model, index, folder, files[0], batch_size=batch_size)  # one is named twice
     assert statuses(outcomes) == {"embedded": 3, "reused": 3}
     assert counting.num_images == 3
-    assert table.count() == 6
+    assert index.count() == 6
 
 
 def test_a_content_whose_row_got_another_content_is_computed_again(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     first, second = save_drawings(folder, 2)
-    run(model, table, folder)
+    run(model, index, folder)
     # Swapped: each finds its content at a row that is itself about to change.
     first.rename(folder / "aside")
     second.rename(first)
     (folder / "aside").rename(second)
     os.utime(first, ns=(7, 7))
     os.utime(second, ns=(8, 8))
-    assert statuses(run(model, table, folder, batch_size=1)).total() == 2
+    assert statuses(run(model, index, folder, batch_size=1)).total() == 2
     for path in (first, second):
-        (hit,) = table.search(model.embed_image(path), k=1)[0]
+        (hit,) = index.search(model.embed_image(path), k=1)[0]
         assert (hit.uri, round(hit.score, 2)) == (str(path), 1.0)
 
 
 def test_vanished_images_are_pruned_when_that_is_wanted(
-    model: EmbeddingModel, table: Index, folder: Path, tmp_path: Path
+    model: EmbeddingModel, index: Index, folder: Path, tmp_path: Path
 ) -> None:
     files = save_drawings(folder, 3)
     (tmp_path / "other").mkdir()
     save_drawings(tmp_path / "other", 2)
-    run(model, table, folder, tmp_path / "other")
+    run(model, index, folder, tmp_path / "other")
     files[0].unlink()
     shutil.rmtree(tmp_path / "other")  # is no source of this run: its rows stay
-    outcomes = run(model, table, folder, prune=True)
+    outcomes = run(model, index, folder, prune=True)
     assert names(outcomes, "pruned") == {files[0].name}
-    assert table.count() == 4
-    assert statuses(run(model, table, folder, prune=True)) == {"skipped": 2}
+    assert index.count() == 4
+    assert statuses(run(model, index, folder, prune=True)) == {"skipped": 2}
 
 
 def test_a_source_that_holds_nothing_any_more_prunes_nothing(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     for path in save_drawings(folder, 2):
-        run(model, table, folder)
+        run(model, index, folder)
         path.unlink()
     sources = open_sources([str(folder)], SourceOptions())
-    unmounted = Run(model, table, sources, RunOptions(prune=True))
+    unmounted = Run(model, index, sources, RunOptions(prune=True))
     assert statuses(list(unmounted.outcomes())) == {"vanished": 2}
-    assert table.count() == 2
+    assert index.count() == 2
     (note,) = unmounted.progress.notes
     assert str(folder) in note
     assert "2 rows are kept" in note
@@ -247,84 +247,84 @@ def bad_files(folder: Path) -> dict[str, str]:
 
 
 def test_bad_files_are_reported_and_stop_nothing(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     (good,) = save_drawings(folder, 1)
     expected = bad_files(folder)
-    outcomes = run(model, table, folder)
+    outcomes = run(model, index, folder)
     failed = {Path(o.uri).name.split("\\")[0]: o for o in outcomes if o.status == "failed"}
     assert {name: outcome.reason for name, outcome in failed.items()} == expected
     for name, outcome in failed.items():
         assert name in outcome.message
-    assert [row.uri for row in table.rows()] == [str(good)]
-    assert {o.id: o.reason for o in OutcomeLog(table.path).latest(["failed"])} == {
+    assert [row.uri for row in index.rows()] == [str(good)]
+    assert {o.id: o.reason for o in OutcomeLog(index.path).latest(["failed"])} == {
         o.id: o.reason for o in failed.values()
     }
 
 
 def test_what_failed_by_its_content_is_not_read_again_until_it_changes(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     bad = folder / "a.png"
     bad.write_bytes(b"no image")
-    assert statuses(run(model, table, folder)) == {"failed": 1}
+    assert statuses(run(model, index, folder)) == {"failed": 1}
     sources = open_sources([str(folder)], SourceOptions())
-    again = Run(model, table, sources)
+    again = Run(model, index, sources)
     assert statuses(list(again.outcomes())) == {"failed": 1}
     assert again.progress.num_failed_before == 1
     assert again.progress.decode_seconds == 0
     drawing(1).save(bad)
-    assert statuses(run(model, table, folder)) == {"embedded": 1}
-    assert list(OutcomeLog(table.path).latest(["failed"])) == []
+    assert statuses(run(model, index, folder)) == {"embedded": 1}
+    assert list(OutcomeLog(index.path).latest(["failed"])) == []
 
 
-def test_retrying_tries_just_what_failed(model: EmbeddingModel, table: Index, folder: Path) -> None:
+def test_retrying_tries_just_what_failed(model: EmbeddingModel, index: Index, folder: Path) -> None:
     save_drawings(folder, 3)
     (folder / "later.png").symlink_to(folder / "gone")
     (folder / "bad.png").write_bytes(b"no image")
-    run(model, table, folder)
+    run(model, index, folder)
     drawing(7).save(folder / "gone", "PNG")
-    failures = FailedItems(OutcomeLog(table.path).latest(["failed"]))
-    retry = Run(model, table, [failures], RunOptions(retries_failures=True))
+    failures = FailedItems(OutcomeLog(index.path).latest(["failed"]))
+    retry = Run(model, index, [failures], RunOptions(retries_failures=True))
     outcomes = list(retry.outcomes())
     assert names(outcomes, "embedded") == {"later.png"}
     assert names(outcomes, "failed") == {"bad.png"}
     assert statuses(outcomes).total() == 2
     assert retry.progress.num_failed_before == 0
-    assert statuses(run(model, table, folder)) == {"skipped": 4, "failed": 1}
+    assert statuses(run(model, index, folder)) == {"skipped": 4, "failed": 1}
 
 
 def test_a_failure_whose_file_has_gone_is_no_failure_any_more(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     save_drawings(folder, 1)
     (folder / "bad.png").write_bytes(b"no image")
-    run(model, table, folder)
+    run(model, index, folder)
     (folder / "bad.png").unlink()
-    assert statuses(run(model, table, folder)) == {"skipped": 1, "vanished": 1}
-    assert list(OutcomeLog(table.path).latest(["failed"])) == []
+    assert statuses(run(model, index, folder)) == {"skipped": 1, "vanished": 1}
+    assert list(OutcomeLog(index.path).latest(["failed"])) == []
 
 
 def test_a_run_is_named_after_when_it_began_in_utc(
-    model: EmbeddingModel, table: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: EmbeddingModel, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_drawings(folder, 1)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     before = datetime.now(tz=UTC).replace(microsecond=0)
-    run(model, table, folder)
+    run(model, index, folder)
     monkeypatch.undo()
     time.tzset()
-    log = lance.dataset(str(Path(table.path) / "_pe" / "outcomes.lance")).to_table()
+    log = lance.dataset(str(Path(index.path) / "_pe" / "outcomes.lance")).to_table()
     (name,) = set(log["run"].to_pylist())
     began = datetime.strptime(name, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     assert before <= began <= datetime.now(tz=UTC)
 
 
-def test_outcomes_tell_how_long_it_took(model: EmbeddingModel, table: Index, folder: Path) -> None:
+def test_outcomes_tell_how_long_it_took(model: EmbeddingModel, index: Index, folder: Path) -> None:
     files = save_drawings(folder, 3)
     shutil.copyfile(files[0], folder / "z.png")
-    outcomes = {Path(o.uri).name: o for o in run(model, table, folder)}
+    outcomes = {Path(o.uri).name: o for o in run(model, index, folder)}
     for path in files:
         assert outcomes[path.name].decode_ms > 0
         assert outcomes[path.name].bytes == path.stat().st_size
@@ -333,7 +333,7 @@ def test_outcomes_tell_how_long_it_took(model: EmbeddingModel, table: Index, fol
     assert sorted(outcome.encode_ms > 0 for outcome in alike) == [False, True]
 
 
-def test_the_next_files_are_read_while_the_model_computes(table: Index, folder: Path) -> None:
+def test_the_next_files_are_read_while_the_model_computes(index: Index, folder: Path) -> None:
     save_drawings(folder, 6)
     model = open_tiny()
     third_is_read = threading.Event()
@@ -353,11 +353,11 @@ def test_the_next_files_are_read_while_the_model_computes(table: Index, folder: 
 
     model.processor = Watched(CORE.image, CORE.vision.image_size)
     model.backend.encode_image = waiting  # type: ignore[method-assign]
-    assert statuses(run(model, table, folder, batch_size=2)) == {"embedded": 6}
+    assert statuses(run(model, index, folder, batch_size=2)) == {"embedded": 6}
 
 
 def test_metadata_of_several_kinds_stops_nothing_and_is_told(
-    model: EmbeddingModel, table: Index, folder: Path
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     files = save_drawings(folder, 3)
     for name, stars in zip(files, (5, 3, "many"), strict=True):
@@ -365,9 +365,9 @@ def test_metadata_of_several_kinds_stops_nothing_and_is_told(
         (folder / f"{name.stem}.jsonl").write_text(line)
     for path in sorted(folder.glob("*.jsonl")):
         sources = open_sources([str(path)], SourceOptions())
-        listed = Run(model, table, sources)
+        listed = Run(model, index, sources)
         assert statuses(list(listed.outcomes())) == {"embedded": 1}
-    assert [row.metadata.get("stars") for row in table.rows()] == [5, 3, None]
+    assert [row.metadata.get("stars") for row in index.rows()] == [5, 3, None]
     (note,) = listed.progress.notes
     assert "'stars': 1 values" in note
 
@@ -396,23 +396,23 @@ class Endless:
 
 
 def test_a_run_reads_no_further_ahead_than_its_window(
-    table: Index, folder: Path, model: EmbeddingModel
+    index: Index, folder: Path, model: EmbeddingModel
 ) -> None:
     source = Endless([path.read_bytes() for path in save_drawings(folder, 3)])
-    endless = Run(model, table, [source], RunOptions(batch_size=4))
+    endless = Run(model, index, [source], RunOptions(batch_size=4))
     outcomes = endless.outcomes()
     first = [next(outcomes) for _ in range(40)]
     num_done = endless.progress.counts.total()
     outcomes.close()  # what a person's Ctrl-C comes to
     assert statuses(first) == {"embedded": 40}
     assert source.num_listed < 10_000
-    assert num_done <= table.count() <= source.num_read
-    assert len(OutcomeLog(table.path).counts()) == 1
-    assert OutcomeLog(table.path).counts()["embedded"] == table.count()
+    assert num_done <= index.count() <= source.num_read
+    assert len(OutcomeLog(index.path).counts()) == 1
+    assert OutcomeLog(index.path).counts()["embedded"] == index.count()
 
 
 def test_an_interrupted_run_keeps_what_it_computed_and_is_completed(
-    table: Index, folder: Path
+    index: Index, folder: Path
 ) -> None:
     save_drawings(folder, 9)
     model = open_tiny()
@@ -427,35 +427,35 @@ def test_an_interrupted_run_keeps_what_it_computed_and_is_completed(
 
     model.backend.encode_image = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        run(model, table, folder, batch_size=2)
-    assert table.count() == 4
-    assert statuses(run(open_tiny(), table, folder)) == {"embedded": 5, "skipped": 4}
+        run(model, index, folder, batch_size=2)
+    assert index.count() == 4
+    assert statuses(run(open_tiny(), index, folder)) == {"embedded": 5, "skipped": 4}
 
 
-def test_a_table_of_another_model_is_refused(
+def test_an_index_of_another_model_is_refused(
     model: EmbeddingModel, tmp_path: Path, folder: Path
 ) -> None:
     save_drawings(folder, 1)
     other = open_tiny(processor=ImageProcessor(CORE.image, 32, preprocess="reference"))
-    table = Index.create(tmp_path / "other.lance", other.identity)
+    index = Index.create(tmp_path / "other.lance", other.identity)
     with pytest.raises(IndexMismatchError, match="reference"):
-        run(model, table, folder)
-    assert table.count() == 0
+        run(model, index, folder)
+    assert index.count() == 0
 
 
-def test_a_second_run_on_the_table_is_refused_and_searches_go_on(
-    model: EmbeddingModel, table: Index, folder: Path
+def test_a_second_run_on_the_index_is_refused_and_searches_go_on(
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     files = save_drawings(folder, 2)
-    run(model, table, folder)
-    with writing(table.path):
+    run(model, index, folder)
+    with writing(index.path):
         with pytest.raises(IndexBusyError, match="--wait"):
-            run(model, table, folder)
-        assert len(Index.open(table.path).search(model.embed_image(files[0]), k=5)[0]) == 2
+            run(model, index, folder)
+        assert len(Index.open(index.path).search(model.embed_image(files[0]), k=5)[0]) == 2
 
 
 def test_readers_see_whole_commits_while_a_run_writes(
-    model: EmbeddingModel, table: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: EmbeddingModel, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit, "_ROWS_OF_A_COMMIT", 6)
     files = save_drawings(folder, 48)
@@ -465,32 +465,32 @@ def test_readers_see_whole_commits_while_a_run_writes(
 
     def read() -> None:
         while not is_done.is_set():
-            index = Index.open(table.path)
-            num_hits = len(index.search(query, k=100)[0])
-            assert num_hits == index.count() == len(index.vectors())
+            reader = Index.open(index.path)
+            num_hits = len(reader.search(query, k=100)[0])
+            assert num_hits == reader.count() == len(reader.vectors())
             seen[num_hits] += 1
 
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(read)
-        assert statuses(run(model, table, folder, batch_size=3)) == {"embedded": 48}
+        assert statuses(run(model, index, folder, batch_size=3)) == {"embedded": 48}
         is_done.set()
         reader.result()
     assert len(seen) > 1
     assert all(count % 6 == 0 for count in seen)
 
 
-def test_a_table_that_cannot_be_written_says_so_and_still_opens(
-    model: EmbeddingModel, table: Index, folder: Path
+def test_an_index_that_cannot_be_written_says_so_and_still_opens(
+    model: EmbeddingModel, index: Index, folder: Path
 ) -> None:
     save_drawings(folder, 2)
-    run(model, table, folder)
+    run(model, index, folder)
     save_drawings(folder, 4)
-    data = Path(table.path, "data")
+    data = Path(index.path, "data")
     data.rename(data.with_name("data-away"))
     data.write_text("in the way")  # for root, no permission is ever missing
     with pytest.raises(IndexStorageError, match="What was committed before is kept"):
-        run(model, table, folder)
+        run(model, index, folder)
     data.unlink()
     data.with_name("data-away").rename(data)
-    assert Index.open(table.path).count() == 2
-    assert statuses(run(model, table, folder)) == {"embedded": 2, "reused": 2}
+    assert Index.open(index.path).count() == 2
+    assert statuses(run(model, index, folder)) == {"embedded": 2, "reused": 2}

@@ -1,4 +1,4 @@
-"""Pages, folding and what is left out, on tables whose answers are known."""
+"""Pages, folding and what is left out, on indexes whose answers are known."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, Row
-from perception_encoder.index.optimize import optimize_table
+from perception_encoder.index.optimize import optimize_index
 from perception_encoder.index.searcher.build import Sizes
 from perception_encoder.search import Found, Query, SearchOptions
 from perception_encoder.search.search import fold, search
@@ -28,7 +28,7 @@ def made(seed: int, count: int) -> Embeddings:
     return unit(np.random.default_rng(seed).normal(size=(count, E)))
 
 
-def table(folder: Path, vectors: Embeddings, sha256: list[str] | None = None) -> Index:
+def make_index(folder: Path, vectors: Embeddings, sha256: list[str] | None = None) -> Index:
     index = Index.create(folder / "t.lance", ModelIdentity("m", "f", "standard", E))
     rows = [
         Row(f"/p/{n:05}.png", width=n, sha256=None if sha256 is None else sha256[n])
@@ -48,7 +48,7 @@ def numbers(found: list[Found]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return table(tmp_path_factory.mktemp("search"), made(0, 60))
+    return make_index(tmp_path_factory.mktemp("search"), made(0, 60))
 
 
 def test_every_query_gets_its_own_best_first(index: Index) -> None:
@@ -80,8 +80,8 @@ def test_pages_of_an_approximate_search_fit_together_and_exact_misses_nothing(
 ) -> None:
     centers = made(20, 400)
     stored = unit(np.repeat(centers, 30, axis=0) + 0.4 * made(21, 12_000))
-    index = table(tmp_path, stored)
-    done = optimize_table(index.path, None, sizes=Sizes(copy=1, lists=1))
+    index = make_index(tmp_path, stored)
+    done = optimize_index(index.path, None, sizes=Sizes(copy=1, lists=1))
     assert done.searcher == "approximate"
     index.refresh()
     queries = [query(vector) for vector in unit(centers[:40] + 0.5 * made(22, 40))]
@@ -117,7 +117,7 @@ def test_near_duplicates_are_folded_under_the_best_of_them(tmp_path: Path) -> No
     base = made(4, 5)
     noise = np.random.default_rng(5).normal(size=(5, 6, E)) * 0.01
     copies = unit(base[:, None] + noise).reshape(-1, E)  # 5 motifs, 6 images of each
-    index = table(tmp_path, copies)
+    index = make_index(tmp_path, copies)
     one = query(base[0])
     (found,) = search(index, [one], SearchOptions(k=4, unique=0.95))
     assert [n // 6 for n in numbers(found)] == np.argsort(-(base @ base[0]))[:4].tolist()
@@ -133,7 +133,7 @@ def test_near_duplicates_are_folded_under_the_best_of_them(tmp_path: Path) -> No
 def test_the_ranking_is_followed_as_far_down_as_copies_reach(tmp_path: Path) -> None:
     far = unit(np.eye(E)[1:4] + 0.1 * np.eye(E)[0])
     copies = np.repeat(np.eye(E, dtype=np.float32)[:1], 200, axis=0)
-    index = table(tmp_path, np.concatenate([copies, far]))
+    index = make_index(tmp_path, np.concatenate([copies, far]))
     (found,) = search(index, [query(copies[0])], SearchOptions(k=3, unique=0.95))
     assert numbers(found) == [0, 200, 201]
     assert len(found[0].also) == 199
@@ -143,7 +143,7 @@ def test_the_ranking_is_followed_as_far_down_as_copies_reach(tmp_path: Path) -> 
 
 def test_equal_contents_are_folded_whatever_their_vectors(tmp_path: Path) -> None:
     vectors = made(6, 4)
-    index = table(tmp_path, vectors, ["a", "b", "a", "c"])
+    index = make_index(tmp_path, vectors, ["a", "b", "a", "c"])
     (found,) = search(index, [query(vectors[0])], SearchOptions(unique=1))
     assert len(found) == 3
     group = next(one for one in found if one.also)

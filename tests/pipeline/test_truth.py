@@ -65,11 +65,11 @@ def test_an_archive_says_its_classes_by_members_or_by_folders(tmp_path: Path) ->
     assert captions_of(items[1], ["caption"]) == []
 
 
-def test_a_table_says_them_in_columns(tmp_path: Path) -> None:
+def test_an_index_says_them_in_columns(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
-    table = tmp_path / "set.csv"
-    table.write_text("image,label,first,second\na.png,7,one,\na.png,,two,2\n", encoding="utf-8")
-    items = items_at(table)
+    index = tmp_path / "set.csv"
+    index.write_text("image,label,first,second\na.png,7,one,\na.png,,two,2\n", encoding="utf-8")
+    items = items_at(index)
     assert [item.metadata["label"] for item in items] == [7, None]
     assert [captions_of(item, ["first", "second"]) for item in items] == [["one"], ["two", "2"]]
     with pytest.raises(SourceError, match=r"'caption'.*label, first, second"):
@@ -81,11 +81,11 @@ def test_a_table_says_them_in_columns(tmp_path: Path) -> None:
 
 def test_a_parquet_file_of_the_hub_names_its_numbers(tmp_path: Path) -> None:
     data = draw(tmp_path / "a.png").read_bytes()
-    table = pa.table({"image": [{"bytes": data, "path": "a.png"}] * 2, "label": [1, 0]})
+    index = pa.table({"image": [{"bytes": data, "path": "a.png"}] * 2, "label": [1, 0]})
     features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "red_car"]}}
     about = {"huggingface": json.dumps({"info": {"features": features}})}
     for name, metadata in (("named", about), ("plain", None), ("odd", {"huggingface": "[1]"})):
-        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / f"{name}.parquet")
+        pq.write_table(index.replace_schema_metadata(metadata), tmp_path / f"{name}.parquet")
     items = items_at(tmp_path / "named.parquet")
     assert list(classes_of(items).values()) == ["1", "0"]
     assert class_names(items) == ["cat", "red_car"]

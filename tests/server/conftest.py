@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from server.serving import make_table, running
+from server.serving import make_index, running
 
 from perception_encoder import AutoModel
 from perception_encoder.server import ServerSettings
@@ -106,13 +106,13 @@ def drawings_server(tmp_path_factory, gallery):
     shutil.copy(images / "cat.webp", images / "cat (copy).webp")
     with Image.open(images / "castle.webp") as castle:
         castle.convert("RGB").save(images / "castle-again.png")
-    table = folder / "drawings.lance"
-    make_table(table, AutoModel.from_pretrained("pe-nano"), sorted(images.iterdir()))
-    make_table(
+    index = folder / "drawings.lance"
+    make_index(index, AutoModel.from_pretrained("pe-nano"), sorted(images.iterdir()))
+    make_index(
         folder / "few.lance", AutoModel.from_pretrained("pe-nano"), sorted(images.iterdir())[:5]
     )
     settings = ServerSettings(
-        indexes=(str(table), str(folder / "few.lance")), cache_folder=folder / "thumbnails"
+        indexes=(str(index), str(folder / "few.lance")), cache_folder=folder / "thumbnails"
     )
     with running(settings, open_model=AutoModel.from_pretrained) as server:
         yield server

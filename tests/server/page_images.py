@@ -31,10 +31,10 @@ def main() -> None:
             with Image.open(folder / f"{name}.webp") as image:
                 side = round(image.width * scale)
                 image.convert("RGB").resize((side, side)).save(folder / f"{name} (copy).jpg")
-        table = f"{work}/drawings.lance"
+        index = f"{work}/drawings.lance"
         command = [sys.executable, "-m", "perception_encoder.cli", "index", str(folder)]
-        subprocess.run([*command, "--db", table], check=True)
-        settings = ServerSettings(indexes=(table,), cache_folder=Path(work) / "thumbnails")
+        subprocess.run([*command, "--index", index], check=True)
+        settings = ServerSettings(indexes=(index,), cache_folder=Path(work) / "thumbnails")
         with running(settings, open_model=AutoModel.from_pretrained) as server:
             take_all(server.url)
 

@@ -107,8 +107,8 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{in_base64(data)}"
 
 
-def make_table(path: Path, model: EmbeddingModel, files: list[Path]) -> Index:
-    """A table of those files; each row has its number, and a color or none."""
+def make_index(path: Path, model: EmbeddingModel, files: list[Path]) -> Index:
+    """An index of those files; each row has its number, and a color or none."""
     rows = []
     for number, file in enumerate(files):
         with Image.open(file) as image:

@@ -1,4 +1,4 @@
-"""/knn-service, /metadata and /indices-list: clip-retrieval's own client over a table."""
+"""/knn-service, /metadata and /indices-list: clip-retrieval's own client over an index."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from server.other_clients import clients_folder, run_client
-from server.serving import image, in_base64, make_table, running
+from server.serving import image, in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.embedder.arithmetic import unit
@@ -31,7 +31,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def index(folder, files):
-    return make_table(folder / "drawings.lance", open_tiny(), files)
+    return make_index(folder / "drawings.lance", open_tiny(), files)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_client_is_told_what_is_wrong(client):
     for call, words in {
         "url": "fetches no URLs",
         "texts": "vectors of images only",
-        "unknown": "no table 'no-such-table'",
+        "unknown": "no index 'no-such-index'",
         "stranger": "needs a key",
     }.items():
         assert words in client[call]["message"], call

@@ -3,7 +3,7 @@
 import http.client
 
 import pytest
-from server.serving import image, make_table, running
+from server.serving import image, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings
@@ -20,7 +20,7 @@ def server(tmp_path_factory):
     for number, file in enumerate(files):
         file.write_bytes(image(number))
     model = open_tiny()
-    make_table(folder / "t.lance", model, files)
+    make_index(folder / "t.lance", model, files)
     settings = ServerSettings(indexes=(str(folder / "t.lance"),), cache_folder=folder / "cache")
     with running(settings, model=model) as running_server:
         yield running_server

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from server.hostile import BODIES, VALUES, check_reply, error_forms, paths_of, replaced
-from server.serving import make_table, running
+from server.serving import make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
@@ -15,7 +15,7 @@ from perception_encoder.server.options import ImageSettings, ModelSettings
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
-    make_table(folder / "a.lance", open_tiny(), save_drawings(folder, 12))
+    make_index(folder / "a.lance", open_tiny(), save_drawings(folder, 12))
     settings = ServerSettings(
         indexes=(str(folder / "a.lance"),),
         images=ImageSettings(allow_urls=True, allow_http=True, url_timeout_seconds=1),

@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from server.serving import data_uri, image, in_base64, make_table, running
+from server.serving import data_uri, image, in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
@@ -27,7 +27,7 @@ TEXTS = ["data: a graph", "data:yes,no", "iVBORw0KGgo"]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("as-text")
-    make_table(folder / "a.lance", open_tiny(), save_drawings(folder, 3))
+    make_index(folder / "a.lance", open_tiny(), save_drawings(folder, 3))
     with running(ServerSettings(indexes=(str(folder / "a.lance"),))) as running_server:
         yield running_server
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from server.serving import data_uri, image, make_table, running
+from server.serving import data_uri, image, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
@@ -31,7 +31,7 @@ ROUTES = pytest.mark.parametrize("path", GOOD)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bodies")
-    make_table(folder / "a.lance", open_tiny(), save_drawings(folder, 3))
+    make_index(folder / "a.lance", open_tiny(), save_drawings(folder, 3))
     with running(ServerSettings(indexes=(str(folder / "a.lance"),))) as running_server:
         yield running_server
 

@@ -1,4 +1,4 @@
-"""POST /v1/search and what a page needs of a table: items, images, facets, status, duplicates."""
+"""POST /v1/search and what a page needs of an index: items, images, facets, status, duplicates."""
 
 import io
 import shutil
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cli.command import started
 from PIL import Image
-from server.serving import in_base64, make_table, running
+from server.serving import in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, writing
@@ -34,7 +34,7 @@ def files(folder) -> list[Path]:
 @pytest.fixture(scope="module")
 def server(folder, files):
     model = open_tiny()
-    index = make_table(folder / "drawings.lance", model, files)
+    index = make_index(folder / "drawings.lance", model, files)
     archive = folder / "more.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(files[3], "inside/three.png")
@@ -44,7 +44,7 @@ def server(folder, files):
         str(archive), "inside/three.png", offset=offset, bytes=files[3].stat().st_size, width=51
     )
     index.add([inside], model.embed_images([files[3]]))
-    make_table(folder / "few.lance", model, files[:3])
+    make_index(folder / "few.lance", model, files[:3])
     settings = ServerSettings(
         indexes=(str(folder / "drawings.lance"), str(folder / "few.lance")),
         cache_folder=folder / "thumbnails",
@@ -229,7 +229,7 @@ def test_a_copy_is_made_once(server, files):
         shutil.move(moved, files[11])
 
 
-def test_tables_columns_and_values(server):
+def test_indexes_columns_and_values(server):
     listed = server.client.get("/v1/indexes").json()["data"]
     assert [(one["name"], one["rows"]) for one in listed] == [
         ("drawings", NUM_FILES + 1), ("few", 3)
@@ -276,7 +276,7 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
     files = save_drawings(tmp_path, 260)
     first, second = files[:255], files[255:]
     (tmp_path / "broken.png").write_bytes(files[0].read_bytes()[:90])
-    arguments = ("index", "-", "--db", "growing.lance")
+    arguments = ("index", "-", "--index", "growing.lance")
     process = started(*arguments, folder=tmp_path, stdin=subprocess.PIPE)
     assert process.stdin is not None
 

@@ -10,7 +10,7 @@ import openapi_spec_validator
 import pytest
 import schemathesis
 from hypothesis import strategies as st
-from server.serving import make_table, running
+from server.serving import make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
@@ -57,7 +57,7 @@ ROUTES = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("fuzzed")
-    make_table(folder / "a.lance", open_tiny(), save_drawings(folder, 25))
+    make_index(folder / "a.lance", open_tiny(), save_drawings(folder, 25))
     settings = ServerSettings(
         indexes=(str(folder / "a.lance"),),
         images=ImageSettings(allow_urls=True, url_timeout_seconds=1),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from server.conftest import launch
 from server.other_clients import browser_client
-from server.serving import image, make_table, running
+from server.serving import image, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings
@@ -56,7 +56,7 @@ def started(folder: Path, **access):
     for number, file in enumerate(files):
         file.write_bytes(image(number))
     model = open_tiny()
-    make_table(folder / "t.lance", model, files)
+    make_index(folder / "t.lance", model, files)
     settings = ServerSettings(
         access=AccessSettings(host="127.0.0.1", **access),
         indexes=(str(folder / "t.lance"),),

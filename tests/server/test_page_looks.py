@@ -88,7 +88,7 @@ def test_assistive_technology_can_use_it(open_page, drawings_server, view, schem
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A table of 100,000 rows of made vectors, each with a path of its own to the same drawing."""
+    """An index of 100,000 rows of made vectors, each with a path of its own to the same drawing."""
     folder = tmp_path_factory.mktemp("many")
     images = folder / "images"
     images.mkdir()

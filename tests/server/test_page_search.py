@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 from server.pages import bring, names, search, wait_for_results
-from server.serving import in_base64, make_table, running
+from server.serving import in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import row_id
@@ -30,7 +30,7 @@ def the_file(server, name):
     return next(item for item in items if item["name"].endswith(f"/{name}"))
 
 
-def test_without_a_query_the_whole_table_is_there_to_look_through(page):
+def test_without_a_query_the_whole_index_is_there_to_look_through(page):
     expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
     assert page.locator(".tile").count() > 10
 
@@ -48,7 +48,7 @@ def test_words_find_what_the_server_finds_and_the_address_says_so(page, drawings
     assert names(page) == expected
 
 
-def test_hits_have_scores_and_labels_once_the_table_is_calibrated(page):
+def test_hits_have_scores_and_labels_once_the_index_is_calibrated(page):
     search(page, "a cat")
     expect(page.locator(".tile .mark").first).to_be_visible()
     written = page.locator(".tile .score").all_text_contents()
@@ -255,7 +255,7 @@ def test_a_file_that_is_no_image_is_refused_with_a_reason(open_page, drawings_se
     wait_for_results(page)
 
 
-def test_another_table_can_be_chosen(page):
+def test_another_index_can_be_chosen(page):
     page.get_by_label("Table").select_option("few")
     expect(page.get_by_role("status").filter(has_text="5 images")).to_be_visible()
     assert "index=few" in page.url
@@ -263,12 +263,12 @@ def test_another_table_can_be_chosen(page):
     expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
 
 
-def test_an_address_of_a_table_that_has_gone_says_so(open_page, drawings_server):
+def test_an_address_of_an_index_that_has_gone_says_so(open_page, drawings_server):
     page = open_page(f"{drawings_server.url}/?q=heart&index=gone")
-    expect(page.get_by_text("There is no such table here")).to_be_visible()
-    expect(page.locator(".message p")).to_contain_text('no table "gone"')
+    expect(page.get_by_text("There is no such index here")).to_be_visible()
+    expect(page.locator(".message p")).to_contain_text('no index "gone"')
     page.get_by_label("Table").select_option("few")
-    expect(page.get_by_text("There is no such table here")).to_be_hidden()
+    expect(page.get_by_text("There is no such index here")).to_be_hidden()
 
 
 def test_an_address_of_no_image_says_so_and_lets_one_go_on(open_page, drawings_server):
@@ -280,7 +280,7 @@ def test_an_address_of_no_image_says_so_and_lets_one_go_on(open_page, drawings_s
 
 def test_an_image_that_has_gone_leaves_a_tile_that_says_so(open_page, tmp_path):
     files = save_drawings(tmp_path, 3)
-    make_table(tmp_path / "moved.lance", open_tiny(), files)
+    make_index(tmp_path / "moved.lance", open_tiny(), files)
     files[1].unlink()
     settings = ServerSettings(indexes=(str(tmp_path / "moved.lance"),))
     with running(settings, open_model=lambda _: open_tiny()) as server:

@@ -1,4 +1,4 @@
-"""The page's other views: duplicates, labels, the state of a table; keys and errors."""
+"""The page's other views: duplicates, labels, the state of an index; keys and errors."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 from server.pages import bring, search, wait_for_results
-from server.serving import make_table, running
+from server.serving import make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
@@ -86,7 +86,7 @@ def test_copy_buttons_fill_the_clipboard(open_page, drawings_server):
     expect(page.get_by_role("button", name="Copy script")).to_be_visible()  # as it was before
 
     page.goto(drawings_server.url)
-    wait_for_results(page)  # of the whole table: a click would meet them while they are replaced
+    wait_for_results(page)  # of the whole index: a click would meet them while they are replaced
     search(page, "cat")
     page.locator(".tile a").first.click()
     viewer = page.get_by_role("dialog", name="Image")
@@ -105,7 +105,7 @@ def test_copying_works_where_the_page_may_not_reach_the_clipboard(open_page):
         assert page.evaluate(PASTED) == page.locator(f"{SHOWN} pre").text_content()
 
 
-def test_a_table_without_duplicates_says_so(open_page, drawings_server):
+def test_an_index_without_duplicates_says_so(open_page, drawings_server):
     page = open_page(f"{drawings_server.url}/?view=duplicates&tier=bytes&index=few")
     expect(page.get_by_text("None among 5 images")).to_be_visible(timeout=60_000)
     page.get_by_role("button", name="Look for similar ones").click()
@@ -151,7 +151,7 @@ def test_labels_become_bars(open_page, drawings_server, gallery):
     expect(bars).to_have_count(3)
 
 
-def test_an_image_of_the_table_can_be_classified(open_page, drawings_server):
+def test_an_image_of_the_index_can_be_classified(open_page, drawings_server):
     page = open_page(drawings_server.url)
     wait_for_results(page)
     name = search(page, "a cat")[0]
@@ -165,19 +165,19 @@ def test_an_image_of_the_table_can_be_classified(open_page, drawings_server):
     assert row["name"].endswith(f"/{name}")
 
 
-def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path):
+def test_the_state_of_an_index_is_live_while_somebody_writes(open_page, tmp_path):
     model = open_tiny()
     files = save_drawings(tmp_path, 12)
-    table = tmp_path / "growing.lance"
-    make_table(table, model, files[:6])
-    OutcomeLog(str(table)).append(
+    index = tmp_path / "growing.lance"
+    make_index(index, model, files[:6])
+    OutcomeLog(str(index)).append(
         [
             *(Outcome(str(file), "embedded") for file in files[:6]),
             Outcome("broken.png", "failed", reason="truncated", message="broken.png: cut short"),
         ],
         "a run",
     )
-    settings = ServerSettings(indexes=(str(table),))
+    settings = ServerSettings(indexes=(str(index),))
     with running(settings, open_model=lambda _: open_tiny()) as server:
         page = open_page(f"{server.url}/?view=index")
         expect(page.locator(".number").first).to_have_text("6images")
@@ -189,14 +189,14 @@ def test_the_state_of_a_table_is_live_while_somebody_writes(open_page, tmp_path)
         may_end = threading.Event()
 
         def write():
-            Index.open(table).add(more, vectors)
-            with writing(str(table)):
+            Index.open(index).add(more, vectors)
+            with writing(str(index)):
                 may_end.wait(30)
 
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            expect(page.get_by_text("pe index is writing this table now.")).to_be_visible()
+            expect(page.get_by_text("pe index is writing this index now.")).to_be_visible()
             expect(page.locator(".number").first).to_have_text("12images")
             expect(page.locator("#writing-dot")).to_be_visible()
         finally:
@@ -209,11 +209,11 @@ def test_what_failed_inside_an_archive_is_named_once(open_page, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         archive.add(tmp_path / "broken.png", "broken.png")
-    table = tmp_path / "few.lance"
-    make_table(table, open_tiny(), save_drawings(tmp_path, 1))
+    index = tmp_path / "few.lance"
+    make_index(index, open_tiny(), save_drawings(tmp_path, 1))
     sources = open_sources([str(tmp_path / "all.tar")], SourceOptions())
-    (outcome,) = Run(open_tiny(), Index.open(table), sources).outcomes()
-    settings = ServerSettings(indexes=(str(table),))
+    (outcome,) = Run(open_tiny(), Index.open(index), sources).outcomes()
+    settings = ServerSettings(indexes=(str(index),))
     with running(settings, open_model=lambda _: open_tiny()) as server:
         page = open_page(f"{server.url}/?view=index")
         name, told = page.locator(".failures li code"), page.locator(".failures li span")
@@ -223,7 +223,7 @@ def test_what_failed_inside_an_archive_is_named_once(open_page, tmp_path):
         assert outcome.message.endswith(told.text_content())
 
 
-def test_a_server_without_tables_says_how_to_make_one(open_page):
+def test_a_server_without_indexes_says_how_to_make_one(open_page):
     with running() as server:
         page = open_page(server.url)
         expect(page.locator(SHOWN).get_by_text("No images yet")).to_be_visible()
@@ -234,7 +234,7 @@ def test_a_server_without_tables_says_how_to_make_one(open_page):
 
 
 def test_a_server_that_wants_a_key_gets_it_once(open_page, tmp_path):
-    make_table(tmp_path / "closed.lance", open_tiny(), save_drawings(tmp_path, 4))
+    make_index(tmp_path / "closed.lance", open_tiny(), save_drawings(tmp_path, 4))
     settings = ServerSettings(
         indexes=(str(tmp_path / "closed.lance"),), access=AccessSettings(key_hashes=(hashed(KEY),))
     )
@@ -252,7 +252,7 @@ def test_a_server_that_wants_a_key_gets_it_once(open_page, tmp_path):
 
 
 def test_a_server_that_has_ended_is_told_from_one_that_finds_nothing(open_page, tmp_path):
-    make_table(tmp_path / "a.lance", open_tiny(), save_drawings(tmp_path, 4))
+    make_index(tmp_path / "a.lance", open_tiny(), save_drawings(tmp_path, 4))
     settings = ServerSettings(indexes=(str(tmp_path / "a.lance"),))
     with running(settings, open_model=lambda _: open_tiny()) as server:
         page = open_page(server.url, expected=("ERR_",))

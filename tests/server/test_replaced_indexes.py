@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from server.serving import image, make_table, running
+from server.serving import image, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.index import Index, Row, writing
@@ -31,7 +31,7 @@ def served(tmp_path):
         files[-1].write_bytes(image(seed))
     model = open_tiny()
     for name in ("changed", "other"):
-        make_table(tmp_path / f"{name}.lance", model, files)
+        make_index(tmp_path / f"{name}.lance", model, files)
     settings = ServerSettings(
         indexes=tuple(str(tmp_path / f"{name}.lance") for name in ("changed", "other")),
         cache_folder=tmp_path / "thumbnails",
@@ -101,7 +101,7 @@ def test_an_index_replaced_by_one_of_the_same_model_is_searched(served):
     server, path = served
     asked(server)
     shutil.rmtree(path)
-    make_table(path, server.model, [path.with_name(f"{n}.png") for n in (0, 1)])
+    make_index(path, server.model, [path.with_name(f"{n}.png") for n in (0, 1)])
     assert {status for status, _ in asked(server).values()} == {200}
     hits = server.client.post("/v1/search", json={"terms": [{"text": "cat"}]}).json()["hits"]
     assert len(hits) == 2
@@ -178,16 +178,16 @@ def test_status_knows_who_writes_without_taking_the_lock(served):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("table", "info"),
+        ("indexes", "info"),
         ("errors",),
         ("search", "cat"),
         ("duplicates",),
-        ("table", "export", "o.csv"),
+        ("indexes", "export", "o.csv"),
     ],
 )
 def test_no_command_that_reads_makes_a_folder(tmp_path, arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "perception_encoder.cli", *arguments, "--db", "gone/t.lance"],
+        [sys.executable, "-m", "perception_encoder.cli", *arguments, "--index", "gone/t.lance"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0

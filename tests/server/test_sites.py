@@ -5,7 +5,7 @@ import json
 
 import pytest
 from cli.command import pe
-from server.serving import image, in_base64, make_table, running
+from server.serving import image, in_base64, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings, create_app
@@ -200,7 +200,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sites")
     (folder / "a.png").write_bytes(image(1))
     model = open_tiny()
-    make_table(folder / "t.lance", model, [folder / "a.png"])
+    make_index(folder / "t.lance", model, [folder / "a.png"])
     settings = ServerSettings(
         access=AccessSettings(host="127.0.0.1", cors_origins=(ALLOWED,)),
         indexes=(str(folder / "t.lance"),),

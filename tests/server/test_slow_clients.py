@@ -12,7 +12,7 @@ import tracemalloc
 import pytest
 from fastapi import FastAPI, Response
 from PIL import Image
-from server.serving import encoded, make_table, running
+from server.serving import encoded, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.errors import ImageTruncatedError
@@ -54,7 +54,7 @@ def server(tmp_path_factory, large):
     shutil.copy(folder / "t.tar", folder / "moved.tar")
     model = open_tiny()
     files = [folder / "large.bmp", folder / "none.png"]
-    index = make_table(folder / "t.lance", model, files)
+    index = make_index(folder / "t.lance", model, files)
     vectors = model.embed_text(["a", "b", "c"])
     places = [("text.png", None, None), ("t.tar", "in.bmp", offset), ("moved.tar", "in.bmp", 1536)]
     rows = [

@@ -5,7 +5,7 @@ import os
 import threading
 
 import pytest
-from server.serving import image, in_base64, make_table, running
+from server.serving import image, in_base64, make_index, running
 from small_models import CORE, open_tiny
 
 from perception_encoder.index import Index, Row
@@ -66,7 +66,7 @@ def indexed(tmp_path):
         files.append(tmp_path / f"{seed}.png")
         files[-1].write_bytes(image(seed))
     model = open_tiny()
-    make_table(tmp_path / "index.lance", model, files)
+    make_index(tmp_path / "index.lance", model, files)
     settings = ServerSettings(indexes=(str(tmp_path / "index.lance"),))
     with running(settings, model=model) as server:
         ids = {

@@ -37,38 +37,38 @@ def test_the_contrastive_loss_treats_images_and_texts_alike() -> None:
     torch.testing.assert_close(contrastive(images, texts, SCALE), contrastive(texts, images, SCALE))
 
 
-def test_the_concept_table_ignores_rows_without_a_concept() -> None:
+def test_the_concept_index_ignores_rows_without_a_concept() -> None:
     torch.manual_seed(0)
-    table = ConceptTable(4, 8)
+    index = ConceptTable(4, 8)
     known, unknown = unit(3, 8, seed=1), unit(2, 8, seed=2)
     concepts = torch.tensor([2, 0, 3])
 
-    alone = table(known, concepts)
-    mixed = table(
+    alone = index(known, concepts)
+    mixed = index(
         torch.cat([unknown[:1], known, unknown[1:]]), torch.tensor([-1, *concepts.tolist(), -1])
     )
 
     torch.testing.assert_close(alone, mixed)
 
 
-def test_rows_without_a_concept_get_no_gradient_from_the_table() -> None:
+def test_rows_without_a_concept_get_no_gradient_from_the_index() -> None:
     torch.manual_seed(0)
-    table = ConceptTable(4, 8)
+    index = ConceptTable(4, 8)
     embeddings = unit(3, 8).requires_grad_()
 
-    table(embeddings, torch.tensor([1, -1, 2])).backward()
+    index(embeddings, torch.tensor([1, -1, 2])).backward()
 
     assert embeddings.grad is not None
     assert embeddings.grad[1].abs().max() == 0
     assert (embeddings.grad[[0, 2]].abs().amax(1) > 0).all()
 
 
-def test_the_concept_table_prefers_the_right_concept() -> None:
+def test_the_concept_index_prefers_the_right_concept() -> None:
     torch.manual_seed(0)
-    table = ConceptTable(5, 16)
-    own = F.normalize(table.weight.detach(), dim=-1)
+    index = ConceptTable(5, 16)
+    own = F.normalize(index.weight.detach(), dim=-1)
 
-    right = table(own, torch.arange(5))
-    wrong = table(own, torch.arange(5).roll(1))
+    right = index(own, torch.arange(5))
+    wrong = index(own, torch.arange(5).roll(1))
 
     assert right < wrong

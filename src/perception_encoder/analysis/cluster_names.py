@@ -1,7 +1,7 @@
 """Names clusters by the words that set each of them apart from the others.
 
 Plain cosines of words with a center would give every cluster the same names: what all images of a
-table have in common outweighs how they differ, some words are near to everything, and images and
+index have in common outweighs how they differ, some words are near to everything, and images and
 words lie in different parts of the space (Liang et al. 2022, "Mind the gap"). So the mean of all
 centers is taken from each center, and the mean of all words from each word; what is left is how a
 cluster differs from the others, and a word from other words. Knows arrays and strings only.
@@ -69,7 +69,7 @@ def name_clusters(
     Args:
         centers: (K, E) float32, unit length.
         words: W of them, at least one.
-        word_vectors: (W, E) float32, unit length, the words as the table's model embeds them.
+        word_vectors: (W, E) float32, unit length, the words as the index's model embeds them.
     """
     scores = _contrast(centers) @ _contrast(word_vectors).T  # (K, W)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :NUM_WORDS]
@@ -108,7 +108,7 @@ def column_words(index: Index, column: str, *, where: str | None = None) -> list
     that are in a single text or in more than half of all.
 
     Args:
-        index: the table.
+        index: the index.
         column: of text; of "uri", for example, the words of folders and files.
         where: an SQL condition; other rows do not count.
 
@@ -143,12 +143,12 @@ def write_labeled(
 ) -> None:
     """Write the file; it appears, or replaces the one that is there, when it is whole.
 
-    A column of the table that has the name of a further one gives way to it.
+    A column of the index that has the name of a further one gives way to it.
 
     Args:
-        index: the table.
+        index: the index.
         where: an SQL condition; other rows are left out.
-        columns: further columns, by name, for each of these rows, in the table's order.
+        columns: further columns, by name, for each of these rows, in the index's order.
         path: of the file.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Groups of a table's images that look alike, each with its size and its most typical images.
+"""Groups of an index's images that look alike, each with its size and its most typical images.
 
 Every image belongs to the group whose center is nearest. Centers are learned from at most
-`SAMPLE_BYTES` of vectors; then one pass over the table puts each image into its group, block by
+`SAMPLE_BYTES` of vectors; then one pass over the index puts each image into its group, block by
 block, so memory does not grow with it but for 200 bytes an image (of 64 groups, a million vectors
 of E = 1024 are 130 GFLOP more than reading them). Knows nothing of files, models or words.
 """
@@ -56,7 +56,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Clusters:
-    """All images of a table, or of a condition, in groups.
+    """All images of an index, or of a condition, in groups.
 
     Attributes:
         clusters: K of them, the largest first.
@@ -86,12 +86,12 @@ class Clusters:
 def find_clusters(
     index: Index, *, num_clusters: int | None = None, where: str | None = None
 ) -> Clusters:
-    """Divide a table's images into groups that look alike.
+    """Divide an index's images into groups that look alike.
 
-    The same images with the same vectors give the same groups, whatever their order in the table.
+    The same images with the same vectors give the same groups, whatever their order in the index.
 
     Args:
-        index: the table.
+        index: the index.
         num_clusters: how many. None: of 1 to √R, at most 100, the number with the best mean
             silhouette, or the smallest within one standard error of it (`silhouette`). There may be
             fewer than asked for: a cluster is left out that no image is nearest to.
@@ -152,10 +152,10 @@ def typical_members(
     """Return, for each cluster, numbers of up to `count` of its images, the most central first.
 
     Images that look like one that is there already come only where there are no others among the
-    most central. One pass over the table.
+    most central. One pass over the index.
 
     Args:
-        index: the table.
+        index: the index.
         found: its clusters.
         count: how many images for each.
         where: the condition that `found` was made with.

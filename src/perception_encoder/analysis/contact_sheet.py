@@ -1,6 +1,6 @@
 """Queries and what they found as one image, to look at and to pass on.
 
-Knows nothing of models or tables: it is given images, scores and labels.
+Knows nothing of models or indexes: it is given images, scores and labels.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def damaged_rows(index: Index, where: str | None, checkpoint: Checkpoint = go_on
     """Read all vectors, and return the rows of those that are damaged.
 
     Args:
-        index: the table.
+        index: the index.
         where: an SQL condition; other rows are left out.
         checkpoint: called for each block; may raise to end the reading.
 

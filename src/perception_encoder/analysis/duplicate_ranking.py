@@ -1,4 +1,4 @@
-"""The images of a table in the order in which one would keep them: number 0 first.
+"""The images of an index in the order in which one would keep them: number 0 first.
 
 Everything about duplicates speaks of images by these numbers, so "the better of two" is the
 smaller number. Columns, not objects: about 200 bytes an image. Knows nothing of vectors or files.
@@ -54,7 +54,7 @@ class RankedImages:
         contents: (R,) int64: the first image with the same bytes; its own number where there is
             no other, or its content is not known.
         shapes: (R,) int64: equal for images of equal width and height.
-        numbers: (R,) int64: of the table's rows, in its order, the images' numbers.
+        numbers: (R,) int64: of the index's rows, in its order, the images' numbers.
     """
 
     facts: pa.Table
@@ -76,14 +76,14 @@ def rank_images(
     """Read the images that meet a condition and put them in order.
 
     What is not known (a size, a time) comes last. Ties are broken by pixels, bytes and path, so the
-    order depends on the images only, not on how the table came about.
+    order depends on the images only, not on how the index came about.
 
     Raises:
         QueryError: the condition is wrong.
     """
     import pyarrow as pa
 
-    names = [name for name in _FACTS if name in index.schema.names]  # old tables lack `offset`
+    names = [name for name in _FACTS if name in index.schema.names]  # old indexes lack `offset`
     contents = [np.empty((0, 2), np.uint64)]
     has_content = [np.empty(0, np.bool_)]
     schema = pa.schema([_wide(index.schema.field(name)) for name in names])
@@ -116,7 +116,7 @@ def _wide(field: pa.Field) -> pa.Field:
 
 
 def _order(facts: pa.Table, keep: Keep) -> Numbers:
-    """Return (R,) int64: the rows' places in the table, the most preferred first."""
+    """Return (R,) int64: the rows' places in the index, the most preferred first."""
     import pyarrow.compute as pc
 
     pixels = pc.multiply(facts["width"], facts["height"])
@@ -147,10 +147,10 @@ def _first_equal(digests: NDArray[np.uint64], is_known: NDArray[np.bool_]) -> Nu
 
 
 class RankedVectors:
-    """Vectors by the images' numbers; each reading is one pass over the table.
+    """Vectors by the images' numbers; each reading is one pass over the index.
 
     Args:
-        index: the table.
+        index: the index.
         images: of it.
         where: the condition that `images` was made with.
         checkpoint: is called for each block.
@@ -179,7 +179,7 @@ class RankedVectors:
         return vectors
 
     def blocks(self, wanted: Numbers) -> Iterator[tuple[Numbers, Embeddings]]:
-        """Yield the wanted images' numbers and vectors, in the table's order.
+        """Yield the wanted images' numbers and vectors, in the index's order.
 
         Raises:
             IndexStorageError: one of them is damaged; see `damaged_vectors`.

@@ -1,8 +1,8 @@
-"""Finds images that a table has more than once, and says which of each group to keep.
+"""Finds images that an index has more than once, and says which of each group to keep.
 
 Four tiers, each looser than the one before: identical bytes; identical pixels (another file, the
 same image); near duplicates (re-encoded, resized, slightly cut: vectors nearly equal); similar.
-Deletes nothing. Knows tables and images, not how results are shown.
+Deletes nothing. Knows indexes and images, not how results are shown.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ NEAR_DUPLICATE: Final = 0.98
 """Measured with pe-nano (`benchmarks/duplicates.py`): all copies re-encoded at quality 30 to 95 or
 resized to 50 to 200 % reach it, 99 % of those cut by 1 % and 92 % of those cut by 2 % (0.99 loses
 nearly a third of these). None of 55,278 pairs of different drawings and of 78 of photos does, nor
-do they reach 0.95. A table of another model may want another one: look at a few groups before
+do they reach 0.95. An index of another model may want another one: look at a few groups before
 anything is removed."""
 
 SIMILAR: Final = 0.90
@@ -159,7 +159,7 @@ def find_duplicates(
     and memory are those of `near_pairs`; identical bytes alone take one pass over narrow columns.
 
     Args:
-        index: the table.
+        index: the index.
         read: returns an image's encoded bytes.
         tier: the loosest relation that counts.
         threshold: the lowest cosine of that tier if it is "near duplicate" (default 0.98) or

@@ -11,8 +11,8 @@ from perception_encoder.sources import Item
 from perception_encoder.sources.item import is_broken
 from perception_encoder.sources.select import suffix
 
-_LABEL: Final = "label"  # of the .cls members of archives, and of most tables
-_CAPTION: Final = "caption"  # of the .txt members of archives, and of most tables
+_LABEL: Final = "label"  # of the .cls members of archives, and of most indexes
+_CAPTION: Final = "caption"  # of the .txt members of archives, and of most indexes
 
 
 def classes_of(items: Sequence[Item], column: str | None = None) -> dict[str, str]:
@@ -43,7 +43,7 @@ def classes_of(items: Sequence[Item], column: str | None = None) -> dict[str, st
 
 
 def class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
-    """Return the names of classes that are numbers, in order, where the first table has them.
+    """Return the names of classes that are numbers, in order, where the first index has them.
 
     Parquet files that Hugging Face's `datasets` wrote say in their schema what the numbers of a
     `ClassLabel` column mean.

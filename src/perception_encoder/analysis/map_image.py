@@ -1,6 +1,6 @@
-"""A map of a table as one image: its images on a grid, alike ones near, names over groups.
+"""A map of an index as one image: its images on a grid, alike ones near, names over groups.
 
-Knows nothing of models or tables: it is given images and places.
+Knows nothing of models or indexes: it is given images and places.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _NEIGHBORS: Final = 3 * _PERPLEXITY
 _FEWEST: Final = 8  # fewer are placed by their two main directions alone
 _START_SPREAD: Final = 1e-4  # what t-SNE wants to begin from
 MAX_IMAGES: Final = 100_000
-"""Of a larger table so many are placed, drawn by lot: more takes hours, and is not looked at."""
+"""Of a larger index so many are placed, drawn by lot: more takes hours, and is not looked at."""
 
 
 def require_projection() -> None:
@@ -48,7 +48,7 @@ def project(vectors: RankedVectors, chosen: Numbers, *, seed: int = 0) -> NDArra
     The same vectors and seed give the same places on the same machine.
 
     Args:
-        vectors: of the table's images.
+        vectors: of the index's images.
         chosen: (C,) their numbers, ascending.
         seed: for what is drawn by lot.
 
@@ -115,7 +115,7 @@ def _fitted(places: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class TableMap:
+class IndexMap:
     """Where images are.
 
     Attributes:
@@ -127,13 +127,13 @@ class TableMap:
     places: NDArray[np.float32]
 
 
-def map_table(
+def map_index(
     index: Index, images: RankedImages, *, where: str | None = None, seed: int = 0
-) -> TableMap:
-    """Give each image a place, in any case the same for the same table and seed.
+) -> IndexMap:
+    """Give each image a place, in any case the same for the same index and seed.
 
     Args:
-        index: the table.
+        index: the index.
         images: of it.
         where: the condition that `images` was made with.
         seed: for what is drawn by lot.
@@ -146,4 +146,4 @@ def map_table(
         drawn = np.random.default_rng(seed).choice(len(images), MAX_IMAGES, replace=False)
         numbers = np.sort(drawn)
     vectors = RankedVectors(index, images, where)
-    return TableMap(numbers, project(vectors, numbers, seed=seed))
+    return IndexMap(numbers, project(vectors, numbers, seed=seed))

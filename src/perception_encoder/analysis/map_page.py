@@ -1,4 +1,4 @@
-"""A map of a table as one page that opens from disk: zoom, point at an image, open its file.
+"""A map of an index as one page that opens from disk: zoom, point at an image, open its file.
 
 The page holds everything it shows: small copies of the images, many to a sheet, so that 20,000
 are a few files inside it, not 20,000. Its code is `map_page.html`. Knows nothing of models.

@@ -1,4 +1,4 @@
-"""Which images of a table lie near each other: pairs of numbers, never a matrix of all pairs.
+"""Which images of an index lie near each other: pairs of numbers, never a matrix of all pairs.
 
 Up to `MAX_EXACT` images every two are compared, block by block: R² · E / 2 multiplications (under
 a minute for 50,000 vectors of E = 1024 on two cores) and R · E · 4 bytes. With more, every two that
@@ -31,7 +31,7 @@ MAX_EXACT: Final = 50_000
 MAX_PARTNERS: Final = 64
 
 SAME_IMAGE: Final = 0.99
-"""Equal pixels give equal vectors but for rounding: float16 in the table, bf16 in the backend, other
+"""Equal pixels give equal vectors but for rounding: float16 in the index, bf16 in the backend, other
 neighbors in the batch. All of it together stays far above this cosine."""
 
 _BLOCK: Final = 2048  # images; a block of products has 16 MB
@@ -60,10 +60,10 @@ class CellGroup:
 def cells_in_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> Iterator[CellGroup]:
     """Yield all cells with more than one member, as many at a time as memory allows.
 
-    Each group is one pass over the table.
+    Each group is one pass over the index.
 
     Args:
-        vectors: of the table's images.
+        vectors: of the index's images.
         chosen: (C,) ascending, the images that take part.
         cosine: pairs of at least this cosine are to share a cell.
     """
@@ -169,7 +169,7 @@ def near_pairs(
     images only those that share a cell are compared: of 1000 pairs about one is missed.
 
     Args:
-        index: the table.
+        index: the index.
         images: of `index`, under the same condition.
         chosen: (C,) ascending; only these take part.
         threshold: the lowest cosine.

@@ -1,7 +1,7 @@
 """What a person may do with redundant images: a script to read and run, or moving them away.
 
 Nothing is deleted here, and nothing is overwritten. Images inside archives and at URLs stay.
-Knows nothing of tables: rows of what was moved are there until the table is brought up to date.
+Knows nothing of indexes: rows of what was moved are there until the index is brought up to date.
 """
 
 import os

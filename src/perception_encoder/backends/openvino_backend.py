@@ -42,9 +42,9 @@ _INT8_GROUP: Final = 128
 _TEXT_COLUMNS: Final = 2
 _CAPABILITIES: Final[dict[Precision, str]] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 
-# The binding makes its table of numpy's types in the first call that needs it. Two threads in that
+# The binding makes its index of numpy's types in the first call that needs it. Two threads in that
 # call at once wait for each other, one of them with the interpreter's lock: the process stands
-# still for good (openvino 2026.4). So nothing is computed before the table is there.
+# still for good (openvino 2026.4). So nothing is computed before the index is there.
 _FIRST_CALL: Final = threading.Lock()
 
 

@@ -73,7 +73,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The model's name without its owner, for tables and plots."""
+        """The model's name without its owner, for indexes and plots."""
         return self.model.removeprefix("perception-encoder/")
 
 
@@ -127,7 +127,7 @@ class EdgeRow:
 
     @property
     def label(self) -> str:
-        """The model's name without its owner, for tables."""
+        """The model's name without its owner, for indexes."""
         return self.model.removeprefix("perception-encoder/")
 
 

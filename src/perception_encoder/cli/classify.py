@@ -24,15 +24,15 @@ from perception_encoder.cli.options import (
     CompileOption,
     DeviceOption,
     ExcludeOption,
+    IndexOption,
     JsonOption,
     PathsOption,
     PrecisionOption,
     PreprocessOption,
-    TableOption,
     WhereOption,
     check_moving,
+    find_index,
     open_model,
-    table_path,
 )
 from perception_encoder.cli.output import check_sheet, say
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from perception_encoder.indexing.stream import EmbeddedImages
     from perception_encoder.sources import Source
 
-_SCORES_AT_ONCE = 2**20  # a block of a table is large, and there may be thousands of labels
+_SCORES_AT_ONCE = 2**20  # a block of an index is large, and there may be thousands of labels
 _ABOUT_THE_DEFAULT = (
     f"{DEFAULT_MODEL} knows drawings, not photos; for these: --model PE-Core-S16-384 "
     "(`pe models` lists all)"
@@ -57,8 +57,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images, folders, globs, tars, tables, URLs; - reads names from stdin. "
-            "Without any, the images of --db."
+            help="Images, folders, globs, tars, indexes, URLs; - reads names from stdin. "
+            "Without any, the images of --index."
         ),
     ] = None,
     labels: LabelsOption = None,
@@ -73,7 +73,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         list[str] | None,
         typer.Option(help="Show only images with this label; - for those without."),
     ] = None,
-    db: TableOption = None,
+    index_path: IndexOption = None,
     where: WhereOption = None,
     exclude: ExcludeOption = None,
     column: ColumnOption = None,
@@ -99,7 +99,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
             "--model",
             "-m",
             envvar="PE_MODEL",
-            help="Model id, hub repository or path. [default: the table's model; for images "
+            help="Model id, hub repository or path. [default: the index's model; for images "
             f"{DEFAULT_MODEL}]",
             show_default=False,
         ),
@@ -113,20 +113,20 @@ def classify(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Say which of some labels fits each image best, without training.
 
-    Without sources the vectors of a table are classified, and no image is read. A probability
+    Without sources the vectors of an index are classified, and no image is read. A probability
     says how a label stands against the others, not whether any of them fits. The exit code is 1
     where an image could not be read.
 
     Examples:
         pe classify ~/Pictures --labels "cat,dog,red car"
-        pe classify --db images.lance --labels cat,dog --where "width > 800" --sheet labels.png
+        pe classify --index images.lance --labels cat,dog --where "width > 800" --sheet labels.png
         pe classify . --labels-file pets.txt --only cat --paths -0 | xargs -0 cp -t cats
         pe classify inbox -l "cat,dog" --min-probability 0.8 --move-to sorted --dry-run
     """
-    source = context.get_parameter_source("db")
-    is_named = source is not None and source.name == "COMMANDLINE"  # not by PE_DB
+    source = context.get_parameter_source("index_path")
+    is_named = source is not None and source.name == "COMMANDLINE"  # not by PE_INDEX
     if sources and (is_named or where):
-        raise typer.BadParameter("--db and --where are for a table's images: name no others")
+        raise typer.BadParameter("--index and --where are for an index's images: name no others")
     if not sources and (exclude or column or (null and not paths)):
         raise typer.BadParameter("--exclude, --column and -0 go with images that are named")
     check_sheet(sheet)
@@ -158,7 +158,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         progress = Progress()
         blocks = embed_items(loaded, items_of(opened), batch_size=batch_size, progress=progress)
     else:
-        loaded, blocks = _opened_table(table_path(db), model, device, where)
+        loaded, blocks = _opened_index(find_index(index_path), model, device, where)
     classifier = ZeroShotClassifier.from_model(loaded, named, templates)
     wanted = Wanted(
         k=k,
@@ -192,10 +192,10 @@ def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labe
     return named
 
 
-def _opened_table(
+def _opened_index(
     path: str, model: str | None, device: str, where: str | None
 ) -> "tuple[EmbeddingModel, Iterator[EmbeddedImages]]":
-    """Open a table's model for its texts, and read the table's vectors a block at a time."""
+    """Open an index's model for its texts, and read the index's vectors a block at a time."""
     import numpy as np
 
     from perception_encoder.analysis.damaged_vectors import is_damaged

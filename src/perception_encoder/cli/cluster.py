@@ -1,4 +1,4 @@
-"""`pe cluster`: groups of a table's images that look alike."""
+"""`pe cluster`: groups of an index's images that look alike."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +18,11 @@ from perception_encoder.cli.cluster_options import (
 )
 from perception_encoder.cli.options import (
     DeviceOption,
+    IndexModelOption,
+    IndexOption,
     JsonOption,
-    TableModelOption,
-    TableOption,
     WhereOption,
-    table_path,
+    find_index,
 )
 from perception_encoder.cli.output import check_file, check_sheet, say, write_json, write_table
 
@@ -35,7 +35,7 @@ _SHEET_CLUSTERS = 100
 
 
 def cluster(  # noqa: PLR0913  one parameter for each option
-    db: TableOption = None,
+    index_path: IndexOption = None,
     k: ClustersOption = None,
     names: NamesOption = None,
     where: WhereOption = None,
@@ -47,15 +47,15 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     parquet: Annotated[
         Path | None, typer.Option(help="Write every image's cluster, name and score.")
     ] = None,
-    model: TableModelOption = None,
+    model: IndexModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Group a table's images by what they look like.
+    """Group an index's images by what they look like.
 
     Every image is in the cluster whose center is nearest; tightness is the mean cosine with it.
     The largest cluster comes first, and in it the most central image; the last ones of a cluster
     are those that fit it least. With --json a cluster is a line, with all of its images. The
-    same table gives the same clusters.
+    same index gives the same clusters.
 
     Examples:
         pe cluster --sheet clusters.png
@@ -67,7 +67,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
 
     check_sheet(sheet)
     check_file(parquet)
-    index = Index.open(table_path(db))
+    index = Index.open(find_index(index_path))
     named = named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )

@@ -71,7 +71,7 @@ def named_clusters(
     model: str | None,
     device: str,
 ) -> Named:
-    """Find the clusters of a table, and name them if there are words."""
+    """Find the clusters of an index, and name them if there are words."""
     words = (
         [] if names is None else _words(names, index, where)
     )  # before the work: a wrong name shows at once
@@ -95,7 +95,7 @@ def named_clusters(
 
 
 def cluster_columns(named: Named) -> "dict[str, pa.Array]":
-    """Return what was found of each row of the table, in its order, as Arrow columns."""
+    """Return what was found of each row of the index, in its order, as Arrow columns."""
     import pyarrow as pa
 
     found = named.found

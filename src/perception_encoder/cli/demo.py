@@ -23,10 +23,10 @@ _HITS = 6
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(help="Where the table and the image of the hits are written.")
+        Path, typer.Argument(help="Where the index and the image of the hits are written.")
     ] = Path("demo"),
 ) -> None:
-    """Embed a gallery with pe-nano, store it in a table, search it, and draw the hits."""
+    """Embed a gallery with pe-nano, store it in an index, search it, and draw the hits."""
     from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
     from perception_encoder.index import Index, parse_query
     from perception_encoder.indexing import Run
@@ -37,19 +37,19 @@ def demo(
     started = time.monotonic()
     check_text_name(str(folder))
     folder.mkdir(parents=True, exist_ok=True)
-    table_folder, sheet = folder / "gallery.lance", folder / "hits.png"
+    index_folder, sheet = folder / "gallery.lance", folder / "hits.png"
     with as_file(files("perception_encoder").joinpath("data/gallery")) as gallery:
         model = open_model("pe-nano")
         say(f"{model} opened in {time.monotonic() - started:.1f} s")
-        table = Index.open_or_create(table_folder, model.identity)
+        index = Index.open_or_create(index_folder, model.identity)
         began = time.monotonic()
-        run = Run(model, table, open_sources([str(gallery)], SourceOptions()))
+        run = Run(model, index, open_sources([str(gallery)], SourceOptions()))
         counts = Counter(outcome.status for outcome in run.outcomes())
         listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         say(f"images of the gallery: {listed} in {time.monotonic() - began:.1f} s")
-        say(f"{table_folder}: {table.count()} vectors in a Lance table")
-        queries = read_queries(table, [parse_query(words) for words in _QUERIES], lambda: model)
-        answers = search(table, queries, SearchOptions(k=_HITS), leave_out_own=True)
+        say(f"{index_folder}: {index.count()} vectors in a Lance index")
+        queries = read_queries(index, [parse_query(words) for words in _QUERIES], lambda: model)
+        answers = search(index, queries, SearchOptions(k=_HITS), leave_out_own=True)
         rows = []
         for words, query, found in zip(_QUERIES, queries, answers, strict=True):
             write_line("", " ".join(words))

@@ -137,7 +137,7 @@ def _facts(device: str) -> dict[str, str]:
     facts["vocabulary of PE and CLIP"] = str(installed_vocabulary() or "from the hub when needed")
     facts["weights cache"] = str(constants.HF_HUB_CACHE)
     facts["offline"] = "yes (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "no"
-    facts["default table"] = str(settings.default_table())
+    facts["default index"] = str(settings.default_index())
     return facts
 
 

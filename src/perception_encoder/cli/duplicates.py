@@ -1,4 +1,4 @@
-"""`pe duplicates`: what a table has more than once, and which of it to keep."""
+"""`pe duplicates`: what an index has more than once, and which of it to keep."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from perception_encoder.cli.options import (
+    IndexOption,
     JsonOption,
     NullOption,
     PathsOption,
-    TableOption,
     WhereOption,
     check_moving,
-    table_path,
+    find_index,
 )
 from perception_encoder.cli.output import (
     check_file,
@@ -46,7 +46,7 @@ _SHEET_OTHERS = 12
 
 
 def duplicates(  # noqa: PLR0913  one parameter for each option
-    db: TableOption = None,
+    index_path: IndexOption = None,
     tier: Annotated[
         TierChoice | None,
         typer.Option(
@@ -104,7 +104,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.index import Index
 
     found = find_duplicates(
-        Index.open(table_path(db)),
+        Index.open(find_index(index_path)),
         _read,
         tier=_TIERS[tier],
         threshold=threshold,
@@ -219,7 +219,7 @@ def _move(
         elif num_moved:
             say(
                 f"{num_moved} moved to {folder}, written down in {folder / MANIFEST}; "
-                "pe index --prune takes them out of the table"
+                "pe index --prune takes them out of the index"
             )
 
 
@@ -264,5 +264,5 @@ def _sum_up(found: "Duplicates") -> None:
     if found.num_crowded:
         say(
             f"{found.num_crowded} of the kept have too many images near them to look at all: "
-            "when the redundant have gone and the table is up to date, run this again"
+            "when the redundant have gone and the index is up to date, run this again"
         )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _Sources = Annotated[
     list[str],
-    typer.Argument(help="Folders, globs, tars, .parquet, .csv or .jsonl tables, URLs."),
+    typer.Argument(help="Folders, globs, tars, .parquet, .csv or .jsonl indexes, URLs."),
 ]
 _Models = Annotated[
     list[str] | None,
@@ -65,7 +65,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
     label_column: Annotated[
         str | None,
         typer.Option(
-            help="The column of a table, or the key of an archive's .json, that holds the class. "
+            help="The column of an index, or the key of an archive's .json, that holds the class. "
             "[default: label where there is one, else the name of the image's folder]",
             show_default=False,
         ),

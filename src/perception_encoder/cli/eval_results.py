@@ -1,4 +1,4 @@
-"""Shows what `pe eval` measured: tables in percent for people, shares in JSON for programs."""
+"""Shows what `pe eval` measured: indexes in percent for people, shares in JSON for programs."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final

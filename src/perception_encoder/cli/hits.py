@@ -1,4 +1,4 @@
-"""Shows what searches found: a table, JSON lines or paths; a sheet, a preview, or a viewer."""
+"""Shows what searches found: an index, JSON lines or paths; a sheet, a preview, or a viewer."""
 
 import os
 import re
@@ -67,7 +67,7 @@ def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
     elif answer.found[0].label == "none" and is_first_page:
         say(
             f"{which}nothing like it here: these are the nearest, but no nearer than what has "
-            "nothing to do with this table"
+            "nothing to do with this index"
         )
 
 

@@ -1,13 +1,13 @@
-"""`pe index` and `pe errors`: bring images into a table, and see what could not be brought."""
+"""`pe index` and `pe errors`: bring images into an index, and see what could not be brought."""
 
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,16 +19,16 @@ from perception_encoder.cli.options import (
     CompileOption,
     DeviceOption,
     ExcludeOption,
+    IndexModelOption,
+    IndexOption,
     JsonOption,
     NullOption,
     PathsOption,
     PrecisionOption,
     PreprocessChoice,
     PreprocessOption,
-    TableModelOption,
-    TableOption,
+    find_index,
     open_model,
-    table_path,
 )
 from perception_encoder.cli.output import say, write_json, write_path, write_table
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
 _ABOUT_THE_DEFAULT = (
-    f"a new table of {DEFAULT_MODEL}, which knows drawings, not photos; "
+    f"a new index of {DEFAULT_MODEL}, which knows drawings, not photos; "
     "for these: --model PE-Core-S16-384 (`pe models` lists all)"
 )
 _SHOWN_FAILURES = 10  # one by one; `pe errors` lists all
@@ -53,11 +53,11 @@ def index(  # noqa: PLR0913  one parameter for each option
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders, files, globs, tars, .parquet, .csv or .jsonl tables, URLs such as "
+            help="Folders, files, globs, tars, .parquet, .csv or .jsonl indexes, URLs such as "
             "s3://bucket/folder; - reads names from stdin."
         ),
     ] = None,
-    db: TableOption = None,
+    index_path: IndexOption = None,
     exclude: ExcludeOption = None,
     include_hidden: Annotated[
         bool,
@@ -78,9 +78,9 @@ def index(  # noqa: PLR0913  one parameter for each option
         bool, typer.Option("--watch", help="Then follow changes of the folders until Ctrl-C.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for another run on the table to end.")
+        bool, typer.Option("--wait", help="Wait for another run on the index to end.")
     ] = False,
-    model: TableModelOption = None,
+    model: IndexModelOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -105,14 +105,14 @@ def index(  # noqa: PLR0913  one parameter for each option
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed images into a table, and skip what it has already.
+    """Embed images into an index, and skip what it has already.
 
     Unchanged files are not read again, copies and renamed files reuse their vector, a bad file is
     reported and the others go on. A run that was stopped or killed goes on where it was. The exit
     code is 1 where any image failed: `pe errors` lists them.
 
     Examples:
-        pe index ~/Pictures --db images.lance
+        pe index ~/Pictures --index images.lance
         pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
         find . -name '*.png' -print0 | pe index -0 -
     """
@@ -122,7 +122,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.sources import SourceOptions, open_sources
 
     if not sources and not retry_failed:
-        raise typer.BadParameter("name a source: a folder, a file, a table, or - for stdin")
+        raise typer.BadParameter("name a source: a folder, a file, an index, or - for stdin")
     options = SourceOptions(
         exclude=tuple(exclude or ()),
         include_hidden=include_hidden,
@@ -130,7 +130,7 @@ def index(  # noqa: PLR0913  one parameter for each option
         column=column,
     )
     opened = open_sources(sources or [], options)  # before the model: a wrong name shows at once
-    path = table_path(db)
+    path = find_index(index_path)
     if not sources:
         failures = list(OutcomeLog(path).latest(["failed"]))
         opened = [FailedItems(failures)]
@@ -149,20 +149,20 @@ def index(  # noqa: PLR0913  one parameter for each option
 
 
 def errors(
-    db: TableOption = None,
+    index_path: IndexOption = None,
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: NullOption = False,
 ) -> None:
-    """List the images that could not be brought into a table, and why.
+    """List the images that could not be brought into an index, and why.
 
     Example:
         pe errors --paths | xargs ls -l
     """
     from perception_encoder.index import Index, OutcomeLog
 
-    table = Index.open(table_path(db))
-    failures = list(OutcomeLog(table.path).latest(["failed"]))
+    index = Index.open(find_index(index_path))
+    failures = list(OutcomeLog(index.path).latest(["failed"]))
     if null or paths:
         for failure in failures:
             write_path(failure.uri, null=null)
@@ -173,17 +173,18 @@ def errors(
         write_table(
             ["reason", "message"], [[failure.reason, failure.message] for failure in failures]
         )
-        retry = f"pe index --retry-failed --db {shlex.quote(table.path)}"
+        retry = f"pe index --retry-failed --index {shlex.quote(index.path)}"
         say(f"{len(failures)} failed; try them again: {retry}")
     else:
-        say(f"{table.path}: nothing failed")
+        say(f"{index.path}: nothing failed")
 
 
-class _Work(NamedTuple):
-    """A model, its table, and where items are prepared if not in this process."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A model, its index, and where items are prepared if not in this process."""
 
     model: "EmbeddingModel"
-    table: "Index"
+    index: "Index"
     open_preparing: "Callable[[], Preparing] | None" = None
     weights_to_note: str | None = None
     """The model's name, where the index is to remember its weights once it has been created."""
@@ -199,7 +200,7 @@ def _work(
     ray_cores: int | None,
     batch_size: int,
 ) -> "Iterator[_Work]":
-    """Open the model, here or on a cluster, and the table."""
+    """Open the model, here or on a cluster, and the index."""
     if ray is None:
         yield _opened(path, name, options, preprocess)
         return
@@ -208,10 +209,10 @@ def _work(
     from perception_encoder.search.query_model import refuse_another
 
     expected = None
-    if (table := _table_at(path)) is not None:
-        expected = table.identity
+    if (index := _index_at(path)) is not None:
+        expected = index.identity
         name, preprocess = name or expected.model_id, preprocess or expected.preprocess
-        refuse_another(table, name)
+        refuse_another(index, name)
     if name is None:
         name = DEFAULT_MODEL
         say(_ABOUT_THE_DEFAULT)
@@ -219,8 +220,8 @@ def _work(
         ray, name, options, preprocess=preprocess, cores=ray_cores, expected=expected
     ) as place:
         say(f"pe: {place.plan} at {ray}")
-        table = table or Index.open_or_prepare(path, place.model.identity)
-        yield _Work(place.model, table, lambda: place.preparing(batch_size))
+        index = index or Index.open_or_prepare(path, place.model.identity)
+        yield _Work(place.model, index, lambda: place.preparing(batch_size))
 
 
 def _opened(
@@ -229,17 +230,17 @@ def _opened(
     options: "ComputeOptions",
     preprocess: PreprocessChoice | None,
 ) -> _Work:
-    """Open the model and the table; of a table that exists, its own model is the default."""
+    """Open the model and the index; of an index that exists, its own model is the default."""
     from perception_encoder.index import Index
     from perception_encoder.search.query_model import note_weights, open_known_model
 
     known = None
-    if (table := _table_at(path)) is not None:
-        name = name or table.identity.model_id
-        preprocess = preprocess or table.identity.preprocess
-        is_same = preprocess == table.identity.preprocess
+    if (index := _index_at(path)) is not None:
+        name = name or index.identity.model_id
+        preprocess = preprocess or index.identity.preprocess
+        is_same = preprocess == index.identity.preprocess
         # A run that finds nothing new then ends before a backend would have been loaded.
-        known = open_known_model(table, name, options) if is_same else None
+        known = open_known_model(index, name, options) if is_same else None
     if name is None:
         name = DEFAULT_MODEL
         say(_ABOUT_THE_DEFAULT)
@@ -251,13 +252,13 @@ def _opened(
         compiled=options.compile,
         preprocess=preprocess,
     )
-    table = Index.open_or_prepare(path, model.identity)
-    if known is None and table.is_created:
-        note_weights(table, name)
-    return _Work(model, table, weights_to_note=None if table.is_created else name)
+    index = Index.open_or_prepare(path, model.identity)
+    if known is None and index.is_created:
+        note_weights(index, name)
+    return _Work(model, index, weights_to_note=None if index.is_created else name)
 
 
-def _table_at(path: str) -> "Index | None":
+def _index_at(path: str) -> "Index | None":
     from perception_encoder.errors import IndexNotFoundError
     from perception_encoder.index import Index
 
@@ -278,8 +279,8 @@ def _run(
     from perception_encoder.cli.output import ProgressDisplay
     from perception_encoder.indexing import Run
 
-    model, table = work.model, work.table
-    run = Run(model, table, sources, options, open_preparing=work.open_preparing)
+    model, index = work.model, work.index
+    run = Run(model, index, sources, options, open_preparing=work.open_preparing)
     started = time.monotonic()
     try:
         with ProgressDisplay(run.progress) as display:
@@ -295,7 +296,7 @@ def _run(
     finally:
         for note in run.progress.notes:
             say(f"pe: {note}")
-        say(_summary(run, table, time.monotonic() - started))
+        say(_summary(run, index, time.monotonic() - started))
     sys.stdout.flush()  # who reads the lines of --watch need not wait for more
     _settle(work, run)
     return run.progress.counts["failed"] > 0
@@ -310,32 +311,32 @@ def _settle(work: _Work, run: "Run") -> None:
     num_changed = counts["embedded"] + counts["reused"] + counts["pruned"]
     if not num_changed:
         return
-    table = work.table
+    index = work.index
     if work.weights_to_note is not None:
-        note_weights(table, work.weights_to_note)
+        note_weights(index, work.weights_to_note)
     # Without words there is nothing to calibrate by; searching by images needs none.
     with suppress(TokenizerNotFoundError, UnsupportedOperationError):
-        keep_calibrated(table, work.model, num_changed=num_changed)
-    if table.needs_optimize():
-        say(f"{table.path}: being optimized for search; Ctrl-C leaves it as it is")
-        table.optimize(older_than=_VERSIONS_KEPT)
+        keep_calibrated(index, work.model, num_changed=num_changed)
+    if index.needs_optimize():
+        say(f"{index.path}: being optimized for search; Ctrl-C leaves it as it is")
+        index.optimize(older_than=_VERSIONS_KEPT)
 
 
-def _summary(run: "Run", table: "Index", seconds: float) -> str:
+def _summary(run: "Run", index: "Index", seconds: float) -> str:
     counts = run.progress.counts
-    if not table.is_created:
+    if not index.is_created:
         failed = counts["failed"]
         why = f"none of {failed:,} images could be read" if failed else "no images were found"
-        return f"{table.path}: {why}, so no index was created; {seconds:.1f} s"
+        return f"{index.path}: {why}, so no index was created; {seconds:.1f} s"
     listed = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts) if counts[name])
-    held = table.count()
+    held = index.count()
     images = "1 image" if held == 1 else f"{held:,} images"
-    text = f"{table.path}: {listed or 'no images found'}; {images} in the table"
+    text = f"{index.path}: {listed or 'no images found'}; {images} in the index"
     if counts["vanished"]:
         text += " (--prune removes those that have vanished)"
     text += f"; {seconds:.1f} s"
     if counts["failed"]:
-        text += f"; see the failures: pe errors --db {shlex.quote(table.path)}"
+        text += f"; see the failures: pe errors --index {shlex.quote(index.path)}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""`pe table`: what a table is, and its way into other programs' files and back."""
+"""`pe indexes`: what an index is, and its way into other programs' files and back."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,11 +8,11 @@ import typer
 from perception_encoder.cli.command import Command
 from perception_encoder.cli.options import (
     DeviceOption,
+    IndexOption,
     JsonOption,
-    TableOption,
     WhereOption,
+    find_index,
     open_model,
-    table_path,
 )
 from perception_encoder.cli.output import (
     check_text_name,
@@ -24,12 +24,12 @@ from perception_encoder.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from perception_encoder.index.optimize import TableDescription
+    from perception_encoder.index.optimize import IndexDescription
 
 LayoutChoice = Literal["clip-retrieval", "parquet", "npy", "faiss"]
 
 app = typer.Typer(
-    help="Look at a table, write it in other programs' formats, and read these.",
+    help="Look at an index, write it in other programs' formats, and read these.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,23 +37,23 @@ app = typer.Typer(
 
 @app.command(cls=Command)
 @examples_kept
-def info(db: TableOption = None, as_json: JsonOption = False) -> None:
-    """Show a table's model, size, versions and columns.
+def info(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
+    """Show an index's model, size, versions and columns.
 
     Example:
-        pe table info --db images.lance --json
+        pe indexes info --index images.lance --json
     """
-    from perception_encoder.index.optimize import describe_table
+    from perception_encoder.index.optimize import describe_index
 
-    table = describe_table(table_path(db))
+    index = describe_index(find_index(index_path))
     if as_json:
-        write_json(_facts(table))
+        write_json(_facts(index))
         return
-    facts = _facts(table)
+    facts = _facts(index)
     del facts["columns"]
     write_table(["what", "value"], [[name, _shown(value)] for name, value in facts.items()])
     write_line("")
-    columns = [[c.name, c.type, "metadata" if c.is_metadata else ""] for c in table.columns]
+    columns = [[c.name, c.type, "metadata" if c.is_metadata else ""] for c in index.columns]
     write_table(["column", "type", ""], columns)
 
 
@@ -69,30 +69,30 @@ def export_(
             "embedding-atlas and DuckDB. npy, faiss: vectors and rows.jsonl.",
         ),
     ],
-    db: TableOption = None,
+    index_path: IndexOption = None,
     where: WhereOption = None,
     part_rows: Annotated[
         int, typer.Option(min=1, help="Rows of one part of clip-retrieval's folders.")
     ] = 1_000_000,
 ) -> None:
-    """Write a table's vectors and rows for other programs.
+    """Write an index's vectors and rows for other programs.
 
     The files say which model made the vectors. They appear when all is written; what is there
     already is not overwritten.
 
     Examples:
-        pe table export images.parquet --format parquet
-        pe table export laion --format clip-retrieval --where "width > 800"
+        pe indexes export images.parquet --format parquet
+        pe indexes export laion --format clip-retrieval --where "width > 800"
     """
     from tqdm import tqdm
 
     from perception_encoder.index import Index
-    from perception_encoder.index.exchange import export_table
+    from perception_encoder.index.exchange import export_index
 
     check_text_name(str(out))
-    index = Index.open(table_path(db))
+    index = Index.open(find_index(index_path))
     with tqdm(total=index.count(), unit="row", disable=None) as bar:
-        num_rows = export_table(
+        num_rows = export_index(
             index, out, layout, where=where, part_rows=part_rows, progress=bar.update
         )
     say(f"{out}: {num_rows} vectors of {index.identity.model_id}")
@@ -102,27 +102,27 @@ def export_(
 @examples_kept
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="What `pe table export`, clip-retrieval or others wrote.")
+        Path, typer.Argument(help="What `pe indexes export`, clip-retrieval or others wrote.")
     ],
-    db: TableOption = None,
+    index_path: IndexOption = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Whose vectors they are, where the files do not say."),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Add the vectors of files to a table, without embedding anything.
+    """Add the vectors of files to an index, without embedding anything.
 
-    Takes the formats of `pe table export`. Vectors that are not of unit length are brought to it;
-    an image that is in the table already gets the new row.
+    Takes the formats of `pe indexes export`. Vectors that are not of unit length are brought to it;
+    an image that is in the index already gets the new row.
 
     Examples:
-        pe table import laion --db laion.lance --model PE-Core-B16-224
-        pe table import images.parquet --db copy.lance
+        pe indexes import laion --index laion.lance --model PE-Core-B16-224
+        pe indexes import images.parquet --index copy.lance
     """
     from tqdm import tqdm
 
-    from perception_encoder.index.exchange import import_table, open_source
+    from perception_encoder.index.exchange import import_index, open_source
 
     incoming = open_source(source)
     stated = incoming.provenance
@@ -131,36 +131,36 @@ def import_(
         preprocess = stated.identity.preprocess if stated else None
         with open_model(model, device=device, preprocess=preprocess) as loaded:
             identity = loaded.identity
-    path = table_path(db)
+    path = find_index(index_path)
     with tqdm(total=incoming.num_rows, unit="row", disable=None) as bar:
-        done = import_table(incoming, path, identity=identity, progress=bar.update)
+        done = import_index(incoming, path, identity=identity, progress=bar.update)
     say(f"{path}: {done.num_added} rows added, {done.num_replaced} replaced ({incoming.layout})")
     if done.num_normalized:
         say(f"{done.num_normalized} vectors were not of unit length and have been brought to it")
     for name, count in done.left_out.items():
-        say(f"{name}: {count} values do not fit the table's column and were left out")
+        say(f"{name}: {count} values do not fit the index's column and were left out")
     if incoming.dropped:
-        say(f"columns that a table cannot hold were left out: {', '.join(incoming.dropped)}")
+        say(f"columns that an index cannot hold were left out: {', '.join(incoming.dropped)}")
 
 
-def _facts(table: "TableDescription") -> dict[str, Any]:
+def _facts(index: "IndexDescription") -> dict[str, Any]:
     return {
-        "path": table.path,
-        "rows": table.num_rows,
-        "model": table.identity.model_id,
-        "fingerprint": table.identity.fingerprint,
-        "preprocess": table.identity.preprocess,
-        "embed_dim": table.identity.embed_dim,
-        "vector_dtype": table.vector_dtype,
-        "made_by": table.made_by,
-        "bytes": table.num_bytes,
-        "searcher_bytes": table.searcher_bytes,
-        "version": table.version,
-        "versions_kept": table.num_versions,
-        "fragments": table.num_fragments,
+        "path": index.path,
+        "rows": index.num_rows,
+        "model": index.identity.model_id,
+        "fingerprint": index.identity.fingerprint,
+        "preprocess": index.identity.preprocess,
+        "embed_dim": index.identity.embed_dim,
+        "vector_dtype": index.vector_dtype,
+        "made_by": index.made_by,
+        "bytes": index.num_bytes,
+        "searcher_bytes": index.searcher_bytes,
+        "version": index.version,
+        "versions_kept": index.num_versions,
+        "fragments": index.num_fragments,
         "columns": [
             {"name": column.name, "type": column.type, "metadata": column.is_metadata}
-            for column in table.columns
+            for column in index.columns
         ],
     }
 

@@ -26,7 +26,7 @@ from perception_encoder.cli import (
 )
 from perception_encoder.cli import eval as evaluating
 from perception_encoder.cli import index as indexing
-from perception_encoder.cli import indexes as tables
+from perception_encoder.cli import indexes as indexes
 from perception_encoder.cli import optimize as maintenance
 from perception_encoder.cli import search as searching
 from perception_encoder.cli.command import Command, Group, report, set_up_logging
@@ -76,7 +76,7 @@ for _command in (  # as `pe` lists them: first what most people come for
         cls=BareOptions if _command in (searching.search, searching.similar) else Command,
         short_help=summary(_command),
     )(examples_kept(_command))
-app.add_typer(tables.app, name="table", short_help=tables.app.info.help)
+app.add_typer(indexes.app, name="indexes", short_help=indexes.app.info.help)
 app.add_typer(evaluating.app, name="eval", short_help=evaluating.app.info.help)
 
 

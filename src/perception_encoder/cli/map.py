@@ -1,4 +1,4 @@
-"""`pe map`: a table's images in the plane, alike ones near each other."""
+"""`pe map`: an index's images in the plane, alike ones near each other."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -17,20 +17,20 @@ from perception_encoder.cli.cluster_options import (
 )
 from perception_encoder.cli.options import (
     DeviceOption,
-    TableModelOption,
-    TableOption,
+    IndexModelOption,
+    IndexOption,
     WhereOption,
-    table_path,
+    find_index,
 )
 from perception_encoder.cli.output import check_file, say
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.map_layout import TableMap
+    from perception_encoder.analysis.map_layout import IndexMap
     from perception_encoder.index import Index
 
 _IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp")
 _PAGES: Final = (".html", ".htm")
-_TABLES: Final = (".parquet",)
+_INDEXES: Final = (".parquet",)
 _MANY: Final = 5_000
 _TILE: Final = 64
 _LARGEST_TILE: Final = 160
@@ -41,20 +41,20 @@ def map(
     out: Annotated[
         Path, typer.Argument(help="What to make: a .png (or .jpg, .webp), .html or .parquet.")
     ],
-    db: TableOption = None,
+    index_path: IndexOption = None,
     k: ClustersOption = None,
     names: NamesOption = None,
     where: WhereOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another map.")] = 0,
-    model: TableModelOption = None,
+    model: IndexModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw a table as a map: images that look alike lie near each other.
+    """Draw an index as a map: images that look alike lie near each other.
 
     A .png has the images themselves, side by side, with the names of clusters where --names gives
     words. An .html is one page to open from disk: zoom, point at an image, click to open its file;
-    it needs no network and holds small copies of the images. A .parquet has the table's columns
-    and x, y, cluster, cluster_name and cluster_score, as embedding-atlas opens them. Of tables of
+    it needs no network and holds small copies of the images. A .parquet has the index's columns
+    and x, y, cluster, cluster_name and cluster_score, as embedding-atlas opens them. Of indexes of
     more than 100,000 images that many are placed. Needs the extra `map`.
 
     Examples:
@@ -63,24 +63,24 @@ def map(
         pe map map.parquet && embedding-atlas map.parquet --x x --y y
     """
     suffix = out.suffix.lower()
-    if suffix not in (*_IMAGES, *_PAGES, *_TABLES):
+    if suffix not in (*_IMAGES, *_PAGES, *_INDEXES):
         raise typer.BadParameter(f"{out}: the name has to end in .png, .html or .parquet")
     check_file(out)
-    from perception_encoder.analysis.map_layout import map_table, require_projection
+    from perception_encoder.analysis.map_layout import map_index, require_projection
     from perception_encoder.index import Index
 
     require_projection()
-    index = Index.open(table_path(db))
+    index = Index.open(find_index(index_path))
     named = named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )
     if len(named.found.images) > _MANY:
         say(f"placing {len(named.found.images)} images; a hundred thousand take minutes")
-    placed = map_table(index, named.found.images, where=named.where, seed=seed)
+    placed = map_index(index, named.found.images, where=named.where, seed=seed)
     if not len(placed.numbers):
         say("there are no images to place")
         raise typer.Exit(1)
-    if suffix in _TABLES:
+    if suffix in _INDEXES:
         _write_parquet(out, index, named, placed)
     elif suffix in _IMAGES:
         _draw(out, named, placed)
@@ -90,7 +90,7 @@ def map(
     finish(named)
 
 
-def _draw(out: Path, named: Named, placed: "TableMap") -> None:
+def _draw(out: Path, named: Named, placed: "IndexMap") -> None:
     import numpy as np
 
     from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
@@ -111,7 +111,7 @@ def _draw(out: Path, named: Named, placed: "TableMap") -> None:
     _say_gone(num_gone)
 
 
-def _write_page(out: Path, index: "Index", named: Named, placed: "TableMap") -> None:
+def _write_page(out: Path, index: "Index", named: Named, placed: "IndexMap") -> None:
     from perception_encoder.analysis.map_image import grid_of
     from perception_encoder.analysis.map_page import Group, MapPage, write_page
 
@@ -138,7 +138,7 @@ def _write_page(out: Path, index: "Index", named: Named, placed: "TableMap") -> 
     _say_gone(num_gone)
 
 
-def _write_parquet(out: Path, index: "Index", named: Named, placed: "TableMap") -> None:
+def _write_parquet(out: Path, index: "Index", named: Named, placed: "IndexMap") -> None:
     import numpy as np
     import pyarrow as pa
 

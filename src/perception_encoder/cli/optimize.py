@@ -1,4 +1,4 @@
-"""`pe optimize`: keep a table quick and small."""
+"""`pe optimize`: keep an index quick and small."""
 
 import dataclasses
 import datetime
@@ -6,46 +6,46 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder.cli.options import JsonOption, TableOption, table_path
+from perception_encoder.cli.options import IndexOption, JsonOption, find_index
 from perception_encoder.cli.output import say, write_json
 
 _HOW = {
-    "none": "none is needed; searching reads the table",
+    "none": "none is needed; searching reads the index",
     "exact": "exact; every vector is looked at",
     "approximate": "approximate",
 }
 
 
 def optimize(
-    db: TableOption = None,
+    index_path: IndexOption = None,
     keep_days: Annotated[
         float,
         typer.Option(
             min=0,
             max=36_500,
-            help="Drop versions of the table that are older; 0 keeps the present one only, and "
+            help="Drop versions of the index that are older; 0 keeps the present one only, and "
             "breaks searches that run just now.",
         ),
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Join the table's small files, drop its old versions and build its searcher anew.
+    """Join the index's small files, drop its old versions and build its searcher anew.
 
     Worth doing after large changes: `pe index` writes many small files, and rows that the searcher
-    does not know are read from the table for every query. Nothing is lost when it is interrupted.
+    does not know are read from the index for every query. Nothing is lost when it is interrupted.
 
     Example:
-        pe optimize --db images.lance
+        pe optimize --index images.lance
     """
     from perception_encoder.index import Index
 
-    table = Index.open(table_path(db))
-    done = table.optimize(older_than=datetime.timedelta(days=keep_days))
+    index = Index.open(find_index(index_path))
+    done = index.optimize(older_than=datetime.timedelta(days=keep_days))
     if as_json:
         write_json(dataclasses.asdict(done))
         return
     say(
-        f"{table.path}: {done.num_rows} images in {done.fragments_after} files (before: "
+        f"{index.path}: {done.num_rows} images in {done.fragments_after} files (before: "
         f"{done.fragments_before}); {done.versions_removed} old versions dropped, "
         f"{done.bytes_freed / 1e6:.1f} MB freed; {done.seconds:.1f} s"
     )

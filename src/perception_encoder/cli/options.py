@@ -53,11 +53,11 @@ PreprocessOption = Annotated[
 BatchSizeOption = Annotated[
     int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Images or texts computed at once.")
 ]
-TableOption = Annotated[
+IndexOption = Annotated[
     str | None,
     typer.Option(
-        "--db",
-        envvar="PE_DB",
+        "--index",
+        envvar="PE_INDEX",
         help="Table of vectors: a folder, or s3://bucket/name; default: in your data folder.",
     ),
 ]
@@ -65,14 +65,14 @@ ExcludeOption = Annotated[
     list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
 ]
 ColumnOption = Annotated[
-    str | None, typer.Option(help="A table's column of images, paths or URLs.")
+    str | None, typer.Option(help="An index's column of images, paths or URLs.")
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON object a line; NaN and infinities are null.")
 ]
-TableModelOption = Annotated[
+IndexModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the table."),
+    typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the index."),
 ]
 WhereOption = Annotated[
     str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
@@ -119,9 +119,9 @@ def check_moving(folder: Path | None, *, dry_run: bool, yes: bool) -> None:
             raise typer.BadParameter(f"{folder}: this is a file; name a folder")
 
 
-def table_path(path: str | None) -> str:
-    """The table that was named, or this user's own."""
-    return check_text_name(path if path is not None else str(settings.default_table()))
+def find_index(path: str | None) -> str:
+    """The index that was named, or this user's own."""
+    return check_text_name(path if path is not None else str(settings.default_index()))
 
 
 class BareOptions(Command):
@@ -142,7 +142,7 @@ class BareOptions(Command):
 class SearchFlags:
     """The shared options as they were given."""
 
-    db: TableOption = None
+    index_path: IndexOption = None
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits, at most.")] = 10
     offset: Annotated[
         int, typer.Option(min=0, help="Leave out so many of the best: the next page.")
@@ -153,7 +153,7 @@ class SearchFlags:
     ] = None
     where: WhereOption = None
     exact: Annotated[
-        bool, typer.Option("--exact", help="Look at every vector, also of a large table.")
+        bool, typer.Option("--exact", help="Look at every vector, also of a large index.")
     ] = False
     unique: Annotated[
         float | None,
@@ -176,7 +176,7 @@ class SearchFlags:
     open_hits: Annotated[
         bool, typer.Option("--open", help="Open the hits in this machine's viewer.")
     ] = False
-    model: TableModelOption = None
+    model: IndexModelOption = None
     device: DeviceOption = "auto"
 
 

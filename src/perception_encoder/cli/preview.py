@@ -1,6 +1,6 @@
 """Shows hits in the terminal: which way of drawing it knows, and images side by side with names.
 
-It is talk, so it goes to stderr. Knows nothing of tables or models.
+It is talk, so it goes to stderr. Knows nothing of indexes or models.
 """
 
 import base64

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 import typer
 
 from perception_encoder.cli.hits import Answer, show
-from perception_encoder.cli.options import SearchFlags, table_path, with_search_options
+from perception_encoder.cli.options import SearchFlags, find_index, with_search_options
 from perception_encoder.cli.output import check_sheet, say
 from perception_encoder.cli.text_files import problem_of, read_list
 from perception_encoder.errors import ImageError, QueryError
@@ -39,7 +39,7 @@ class _Written(NamedTuple):
 def search(
     query: Annotated[
         list[str] | None,
-        typer.Argument(help="Words, an image, @ITEM of the table, or a sum of them."),
+        typer.Argument(help="Words, an image, @ITEM of the index, or a sum of them."),
     ] = None,
     queries: Annotated[
         Path | None, typer.Option(help="Read queries from a file, one a line; - is stdin.")
@@ -47,7 +47,7 @@ def search(
     *,
     flags: SearchFlags,
 ) -> None:
-    """Find the images of a table that fit a query, best first.
+    """Find the images of an index that fit a query, best first.
 
     An image may be a file, a web address, @ and the end of an indexed name (or its id), or - for
     the image on stdin. With --queries, a line that cannot be answered is reported, and the exit
@@ -77,14 +77,14 @@ def search(
 @with_search_options
 def similar(
     image: Annotated[
-        str, typer.Argument(help="An image file, @ITEM of the table, a web address, or -.")
+        str, typer.Argument(help="An image file, @ITEM of the index, a web address, or -.")
     ],
     *,
     flags: SearchFlags,
 ) -> None:
-    """Find the images of a table that look like one, which is itself left out.
+    """Find the images of an index that look like one, which is itself left out.
 
-    Of an image that is in the table and has not changed, the vector is taken from there: no model
+    Of an image that is in the index and has not changed, the vector is taken from there: no model
     is loaded.
     """
     from perception_encoder.index.query import image_term
@@ -103,13 +103,13 @@ def _answer(queries: Sequence[_Written], flags: SearchFlags, *, leave_out_own: b
 
     check_sheet(flags.sheet)
     options = _options(flags)
-    index = Index.open(table_path(flags.db))
+    index = Index.open(find_index(flags.index_path))
 
     @cache
     def open_the_model() -> "EmbeddingModel":
         from perception_encoder.search.query_model import open_query_model
 
-        # The table knows its model; only one that was opened from a path has to be named again.
+        # The index knows its model; only one that was opened from a path has to be named again.
         return open_query_model(index, flags.model, device=flags.device)
 
     answered, read = _read(index, queries, open_the_model)
@@ -168,7 +168,7 @@ def _calibration(
         return None
     calibration = stored_calibration(index, queries)
     if calibration is None:
-        say("learning what scores mean in this table (kept for the next searches)")
+        say("learning what scores mean in this index (kept for the next searches)")
         calibration = calibrate(index, open_the_model, queries)
     return calibration
 

@@ -1,4 +1,4 @@
-"""`pe serve`: models and tables over HTTP."""
+"""`pe serve`: models and indexes over HTTP."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -124,7 +124,9 @@ def serve(  # noqa: PLR0913  one parameter for each option
     ] = False,
     remote_items: Annotated[
         bool,
-        typer.Option("--remote-items", envvar="PE_REMOTE_ITEMS", help="Show a table's web images."),
+        typer.Option(
+            "--remote-items", envvar="PE_REMOTE_ITEMS", help="Show an index's web images."
+        ),
     ] = False,
     cors: Annotated[
         list[str] | None,
@@ -147,7 +149,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         Literal["text", "json"], typer.Option(envvar="PE_LOG_FORMAT", help="Of the log on stderr.")
     ] = "text",
 ) -> None:
-    """Answer over HTTP: vectors, similarities, labels, and search in tables.
+    """Answer over HTTP: vectors, similarities, labels, and search in indexes.
 
     Examples:
         pe serve

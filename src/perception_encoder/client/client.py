@@ -72,11 +72,11 @@ class Client:
         return self._vectors(text_calls(self.options, texts, dimensions))
 
     def search(self, query: ImageToSend, k: int = 10) -> list[dict[str, Any]]:
-        """Return the best hits of the server's first table; see `search_for`."""
+        """Return the best hits of the server's first index; see `search_for`."""
         return self.search_for(SearchRequest(query=query, k=k))
 
     def search_for(self, request: SearchRequest) -> list[dict[str, Any]]:
-        """Return the best hits of a table, each with `score`, `name`, `metadata` and more.
+        """Return the best hits of an index, each with `score`, `name`, `metadata` and more.
 
         Raises:
             RemoteError: the server refused or could not be reached.

@@ -107,12 +107,12 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
-    """What a table is searched for; the fields are those of POST /v1/search.
+    """What an index is searched for; the fields are those of POST /v1/search.
 
     Attributes:
         query: words; or a `Path`, a file's bytes or a PIL image.
         k: how many hits.
-        index: which table; None for the server's first.
+        index: which index; None for the server's first.
         filters: conditions on columns: {"column", "op", "value"}.
         threshold: the lowest cosine of a hit, or "strong" or "weak".
         unique: fold hits of that cosine under the best of them.
@@ -150,7 +150,7 @@ def text_calls(
 
 
 def search_call(request: SearchRequest) -> Call:
-    """Return the request that searches a table."""
+    """Return the request that searches an index."""
     if isinstance(request.query, str):
         term = {"text": request.query}
     else:

@@ -61,7 +61,7 @@ def on_cluster(
         options: where and how workers compute; the device is "auto", "cpu" or "cuda".
         preprocess: as in `AutoModel.from_pretrained`.
         cores: CPU cores of each worker; None for as many as the smallest node can give.
-        expected: the table's model, where there is a table; else all must have the first one's.
+        expected: the index's model, where there is an index; else all must have the first one's.
 
     Raises:
         ClusterError: Ray is not installed, no cluster answers, it has no room, or its machines

@@ -2,7 +2,7 @@
 
 They are Ray's actors: Ray finds room for them, moves what they are given and give back, and starts
 those anew that died. Ray Data, whose pools do the same, wants to list the source and write the
-table itself; here one process does both, as only it knows what the table has and only one may
+index itself; here one process does both, as only it knows what the index has and only one may
 write. Ray's tasks would open the model anew in every process that one of them meets. So all that
 is left to do here is to wait for a free worker, and to give another one what was lost with one.
 """
@@ -40,7 +40,7 @@ class Workers:
         name: the model, which each worker opens for itself.
         options: where and how they compute.
         preprocess: as in `AutoModel.from_pretrained`.
-        expected: the table's model; None for whatever the first one has opened.
+        expected: the index's model; None for whatever the first one has opened.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class Workers:
         assert first is not None  # it came before any was free
         expected, whose = first.identity, f"on {first.machine} it"
         if self._expected is not None:
-            expected, whose = self._expected, "that of the table"
+            expected, whose = self._expected, "that of the index"
         if opened.identity != expected:
             self._end = ClusterError(
                 f"the model on {opened.machine} is {_named(opened.identity)}, and {whose} is "

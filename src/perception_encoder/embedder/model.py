@@ -1,6 +1,6 @@
 """EmbeddingModel: what people hold in their hands. Images and words in, vectors out.
 
-Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs, tables or HTTP.
+Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs, indexes or HTTP.
 """
 
 import os
@@ -325,7 +325,7 @@ class EmbeddingModel:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What decides a vector, as stored with every table."""
+        """What decides a vector, as stored with every index."""
         return ModelIdentity(
             model_id=self.config.id,
             fingerprint=self.backend.fingerprint,

@@ -77,11 +77,11 @@ def laid_out(
         IndexStorageError: writing failed.
     """
     fields = new_fields(rows, dataset.schema)
-    table = to_arrow(rows, vectors, with_fields(dataset.schema, fields))
+    index = to_arrow(rows, vectors, with_fields(dataset.schema, fields))
     if fields:
         with committing(dataset, path):
             dataset.add_columns(fields)
-    return table
+    return index
 
 
 def check_files(dataset: lance.LanceDataset, path: str) -> None:

@@ -1,7 +1,7 @@
-"""Exact nearest neighbors by looking at every vector, a block at a time. Knows nothing of tables.
+"""Exact nearest neighbors by looking at every vector, a block at a time. Knows nothing of indexes.
 
 Two vectors that are equal get equal scores, wherever they lie, and ties are broken by key: the
-answer depends on what is in the table, not on the order in which it came there. A matrix product
+answer depends on what is in the index, not on the order in which it came there. A matrix product
 alone does not give that (its rounding depends on a row's place in the block), so it only proposes,
 and the few that matter are scored again.
 """

@@ -1,8 +1,8 @@
-"""The vector table: one Lance dataset, which is the truth about what is indexed.
+"""The vector index: one Lance dataset, which is the truth about what is indexed.
 
 A vector and what is known of its image are one row and arrive in one commit, so they cannot get
 out of step; a commit that was interrupted has not happened. This module writes, and sees to it that
-one table holds one model's vectors; `snapshot` reads. Knows nothing of models, files or words.
+one index holds one model's vectors; `snapshot` reads. Knows nothing of models, files or words.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexN
 from perception_encoder.index.commits import committing, create, laid_out, open_latest
 from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.known_rows import KnownRows
-from perception_encoder.index.optimize import Optimized, optimize_table
+from perception_encoder.index.optimize import Optimized, optimize_index
 from perception_encoder.index.rows import Hit, Row, fit_metadata
 from perception_encoder.index.schema import (
     VectorDtype,
     described_mismatch,
     described_replacement,
     identity_of,
-    table_schema,
+    index_schema,
     vector_dtype_of,
 )
 from perception_encoder.index.searcher.searcher import Searchers
@@ -41,9 +41,9 @@ _TRIES: Final = 50  # a fifth of a second each, for another process to be done w
 
 
 class Index:
-    """A table of vectors of one model, and exact search in it.
+    """An index of vectors of one model, and exact search in it.
 
-    An object sees the table as it was when it was opened or last written through it; `refresh`
+    An object sees the index as it was when it was opened or last written through it; `refresh`
     shows what others have committed since. Several threads may read while one writes.
     """
 
@@ -63,7 +63,7 @@ class Index:
         *,
         vector_dtype: VectorDtype = "float16",
     ) -> Self:
-        """Make an empty table.
+        """Make an empty index.
 
         Args:
             path: a folder that is empty or does not exist yet, or a URI such as `s3://…`.
@@ -76,11 +76,11 @@ class Index:
             IndexStorageError: it cannot be written.
         """
         location = os.fspath(path)
-        return cls(create(location, table_schema(identity, vector_dtype)), location)
+        return cls(create(location, index_schema(identity, vector_dtype)), location)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a table.
+        """Open an index.
 
         Raises:
             IndexNotFoundError: there is none at that path.
@@ -97,11 +97,11 @@ class Index:
         *,
         vector_dtype: VectorDtype = "float16",
     ) -> Self:
-        """Open the table and check its model, or make it; `vector_dtype` is for a new one.
+        """Open the index and check its model, or make it; `vector_dtype` is for a new one.
 
         Raises:
             IndexMismatchError: it is another model's.
-            IndexExistsError: something that is no table is there.
+            IndexExistsError: something that is no index is there.
             IndexBusyError: another process prepares one there, and has not created it yet.
             IndexStorageError: it cannot be read or written.
         """
@@ -141,7 +141,7 @@ class Index:
             index = cls.open(location)
         except IndexNotFoundError:
             check_free(location)
-            dataset = empty_dataset(table_schema(identity, vector_dtype))
+            dataset = empty_dataset(index_schema(identity, vector_dtype))
             return cls(dataset, location, is_created=False)
         index.check(identity)
         return index
@@ -152,7 +152,7 @@ class Index:
         return self._is_created
 
     def check(self, identity: ModelIdentity) -> None:
-        """Make sure that vectors of this model may be compared with the table's.
+        """Make sure that vectors of this model may be compared with the index's.
 
         Raises:
             IndexMismatchError: they may not; the message names both and what to do.
@@ -180,7 +180,7 @@ class Index:
 
     @property
     def state(self) -> tuple[int, str]:
-        """Names what is in the table as this object sees it; another state has other rows."""
+        """Names what is in the index as this object sees it; another state has other rows."""
         return self._snapshot.state
 
     def add(self, rows: Sequence[Row], vectors: Embeddings) -> None:
@@ -188,7 +188,7 @@ class Index:
 
         Args:
             rows: what is known of each; of two with the same id the later counts. A metadata name
-                that is new to the table becomes a column.
+                that is new to the index becomes a column.
             vectors: (N, E) float, unit length, in the order of rows.
 
         Raises:
@@ -203,20 +203,20 @@ class Index:
             return
         self.ensure_created()
         dataset = self._latest()
-        table = laid_out(dataset, self.path, [rows[place] for place in places], vectors[places])
+        index = laid_out(dataset, self.path, [rows[place] for place in places], vectors[places])
         with committing(dataset, self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
-            merge.when_not_matched_insert_all().execute(table)
+            merge.when_not_matched_insert_all().execute(index)
         self._adopt(dataset)
 
     def append(self, rows: Sequence[Row], vectors: Embeddings) -> None:
-        """Add images that the table is known not to have, in one commit.
+        """Add images that the index is known not to have, in one commit.
 
-        It looks at none of the table's rows, so it takes as long in a table of a million as in an
-        empty one. Whoever cannot tell uses `add`, or the table will have an image twice.
+        It looks at none of the index's rows, so it takes as long in an index of a million as in an
+        empty one. Whoever cannot tell uses `add`, or the index will have an image twice.
 
         Args:
-            rows: with ids that differ from each other and from the table's.
+            rows: with ids that differ from each other and from the index's.
             vectors: (N, E) float, unit length, in the order of rows.
 
         Raises:
@@ -229,13 +229,13 @@ class Index:
             return
         self.ensure_created()
         dataset = self._latest()
-        table = laid_out(dataset, self.path, rows, vectors)
+        index = laid_out(dataset, self.path, rows, vectors)
         with committing(dataset, self.path):
-            dataset.insert(table)
+            dataset.insert(index)
         self._adopt(dataset)
 
     def fit(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
-        """Bring the rows' metadata to the types of the table's columns, as `fit_metadata` does.
+        """Bring the rows' metadata to the types of the index's columns, as `fit_metadata` does.
 
         Returns:
             Rows that `add` and `append` take, and how many values had to be left out, by name.
@@ -267,7 +267,7 @@ class Index:
         return self._snapshot.count()
 
     def rows(self, *, where: str | None = None) -> Iterator[Row]:
-        """Yield the rows, in the table's order, a block at a time.
+        """Yield the rows, in the index's order, a block at a time.
 
         Args:
             where: an SQL condition on the columns, such as `width > 800 AND uri LIKE '%.png'`.
@@ -291,7 +291,7 @@ class Index:
         return self._snapshot.schema
 
     def scan(self, columns: Sequence[str], *, where: str | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield columns as they lie in the table, in its order, a block at a time.
+        """Yield columns as they lie in the index, in its order, a block at a time.
 
         For jobs that look at every row: any number of scans of one object sees the same rows in the
         same order, also while others write.
@@ -302,13 +302,13 @@ class Index:
         return self._snapshot.scan(list(columns), where)
 
     def known_rows(self) -> KnownRows:
-        """Read what the table knows of every image, for a run to compare its sources with."""
+        """Read what the index knows of every image, for a run to compare its sources with."""
         return self._snapshot.known_rows()
 
     def by_ids(self, ids: Iterable[str]) -> dict[str, tuple[Row, Embeddings]]:
-        """Return the rows of those keys that the table has, each with its (E,) float32 vector.
+        """Return the rows of those keys that the index has, each with its (E,) float32 vector.
 
-        It reads one column of the table and the rows found: ask for a batch together.
+        It reads one column of the index and the rows found: ask for a batch together.
         """
         return self._snapshot.by_ids(set(ids))
 
@@ -323,7 +323,7 @@ class Index:
     ) -> list[list[Hit]]:
         """Find the rows nearest to each query.
 
-        Every vector is looked at, unless the table is so large that `optimize` made lists for
+        Every vector is looked at, unless the index is so large that `optimize` made lists for
         approximate search: then a few of the true hits may be missing (`optimize` says how many,
         measured). Scores are right in any case, and rows added since are found.
 
@@ -350,8 +350,8 @@ class Index:
     def optimize(self, older_than: datetime.timedelta | None = None) -> Optimized:
         """Join small fragments, drop old versions, and build the searcher for what is there now.
 
-        The searcher is a cache beside the table: search works without one, and finds rows that it
-        does not cover. Interrupted at any point, the table and the searcher are as they were, or
+        The searcher is a cache beside the index: search works without one, and finds rows that it
+        does not cover. Interrupted at any point, the index and the searcher are as they were, or
         one of these steps further.
 
         Args:
@@ -362,7 +362,7 @@ class Index:
             IndexBusyError: another process, or a run in this one, is writing.
             IndexStorageError: reading or writing failed.
         """
-        done = optimize_table(self.path, older_than)
+        done = optimize_index(self.path, older_than)
         self.refresh()
         return done
 

@@ -252,4 +252,4 @@ def _entry(line: bytes) -> Entry | None:
 
 
 def _otherwise(path: str) -> str:
-    return f"or index anew: pe index FOLDER --db {shlex.quote(path)}-2"
+    return f"or index anew: pe index FOLDER --index {shlex.quote(path)}-2"

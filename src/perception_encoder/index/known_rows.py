@@ -1,4 +1,4 @@
-"""What a table knows of its images, held in memory while a run compares sources with it.
+"""What an index knows of its images, held in memory while a run compares sources with it.
 
 64 bytes a row, whatever the lengths of paths: keys and contents as digests, size and time as
 numbers. Safe to read from several threads while one adds.
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 HEX_DIGITS: Final = 32
 """Of a digest; longer ones (SHA-256) are cut to it: two of them agree by chance once in 10^19
-tables of ten million rows."""
+indexes of ten million rows."""
 
 _MAX_RECENT: Final = 1 << 16
 _LARGE_SHARE: Final = 1 / 8  # of what is there: so many more are worth sorting all anew
 
 _VALUES: Final = np.zeros(256, np.uint8)  # of hex digits by their character
 _VALUES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
-_UNKNOWN = np.iinfo(np.int64).min  # stands for a size or time that the table does not have
+_UNKNOWN = np.iinfo(np.int64).min  # stands for a size or time that the index does not have
 _STATE_COLUMNS = ["id", "bytes", "mtime", "sha256"]
 
 
@@ -151,10 +151,10 @@ class Place(NamedTuple):
 
 
 class KnownRows:
-    """The states of a table's rows, which of them a run has seen, and whose content they are.
+    """The states of an index's rows, which of them a run has seen, and whose content they are.
 
     Args:
-        scan: yields those columns of one version of the table, block by block, in its order.
+        scan: yields those columns of one version of the index, block by block, in its order.
     """
 
     def __init__(self, scan: Callable[[list[str]], Iterator[pa.RecordBatch]]) -> None:
@@ -177,7 +177,7 @@ class KnownRows:
         return len(self._states)
 
     def look_up(self, ids: NDArray[np.uint64]) -> list[FileState | None]:
-        """Return what the table had of each key when it was read, and note that it was seen.
+        """Return what the index had of each key when it was read, and note that it was seen.
 
         Args:
             ids: (N, 2), the keys' `digests_of`.
@@ -202,7 +202,7 @@ class KnownRows:
             self._keys += b"".join(bytes.fromhex(row.id) for row in rows)
 
     def unseen(self) -> Iterator[Place]:
-        """Yield the rows, of the table as it was when it was read, that nobody looked up."""
+        """Yield the rows, of the index as it was when it was read, that nobody looked up."""
         start = 0
         for batch in self._scan(list(Place._fields)):
             missing = np.flatnonzero(~self._seen[start : start + batch.num_rows])

@@ -1,6 +1,6 @@
-"""Search in one version of the table, with the help of a searcher where there is one.
+"""Search in one version of the index, with the help of a searcher where there is one.
 
-Whatever proposes a row, its score is computed here from the table's own vector. So answers of exact
+Whatever proposes a row, its score is computed here from the index's own vector. So answers of exact
 search are the same with and without a searcher, and a searcher that is wrong is found out.
 """
 
@@ -31,7 +31,7 @@ ROW_ID: Final = "_rowid"  # Lance's number of a row, valid within one version
 
 
 class Scan(Protocol):
-    """Reads columns of one version of the table, see `Snapshot.scan`."""
+    """Reads columns of one version of the index, see `Snapshot.scan`."""
 
     def __call__(
         self,
@@ -49,7 +49,7 @@ class NearestSearch:
     Args:
         dataset: the version.
         scan: reads it, conditions in Lance's words.
-        searchers: of the table.
+        searchers: of the index.
     """
 
     def __init__(self, dataset: lance.LanceDataset, scan: Scan, searchers: Searchers) -> None:
@@ -90,7 +90,7 @@ class NearestSearch:
     def _searcher(self) -> BoundSearcher | None:
         searcher = self._searchers.current()
         embed_dim = self._dataset.schema.field(VECTOR).type.list_size
-        if searcher is None or searcher.header.embed_dim != embed_dim:  # of another table before
+        if searcher is None or searcher.header.embed_dim != embed_dim:  # of another index before
             return None
         with self._lock:
             if self._bound is None or self._bound[0] is not searcher:
@@ -151,7 +151,7 @@ class _Best:
         for query, found in zip(queries, proposed, strict=True):
             scores = product(vectors[np.searchsorted(numbers, found.numbers)], query)
             if np.any(np.abs(scores - found.scores) > searcher.slack):
-                raise DamageError("its vectors are not the table's")
+                raise DamageError("its vectors are not the index's")
         self._rows |= zip(row_ids, rows_of(batch), strict=True)
         self._search.look_at(vectors, lambda row: _place_of(self._rows[row_ids[row]], row_ids[row]))
 
@@ -160,8 +160,8 @@ class _Best:
 
         Reading by place takes half as long as by a condition on the row's id.
         """
-        table = self._dataset.take(positions.tolist(), columns=[*self._columns, VECTOR])
-        return table.combine_chunks().to_batches()[0]
+        index = self._dataset.take(positions.tolist(), columns=[*self._columns, VECTOR])
+        return index.combine_chunks().to_batches()[0]
 
     def hits(self) -> list[list[Hit]]:
         """Return the best rows for each query, best first."""

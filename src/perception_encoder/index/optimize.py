@@ -1,6 +1,6 @@
-"""Keeps a table quick: joins its small fragments, drops old versions, builds its searcher anew.
+"""Keeps an index quick: joins its small fragments, drops old versions, builds its searcher anew.
 
-Each of the three is a commit of its own, or none; killed in between, the table is as it was or one
+Each of the three is a commit of its own, or none; killed in between, the index is as it was or one
 step further. Nobody who only reads has to do anything, whatever of this was done or not.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SMALL_ROWS: Final = 65_536  # a fragment of fewer rows is small
 _MANY_SMALL: Final = 64  # each costs every scan some time to open
-_UNCOVERED: Final = 0.2  # of the rows; these are read from the table for each query
+_UNCOVERED: Final = 0.2  # of the rows; these are read from the index for each query
 _PREFIX: Final = b"perception_encoder."
 
 
@@ -38,12 +38,12 @@ class Optimized:
     """What `optimize` did.
 
     Attributes:
-        num_rows: of the table.
+        num_rows: of the index.
         fragments_before: files that the rows were in.
         fragments_after: files that they are in now.
         versions_removed: old versions that were dropped.
         bytes_freed: on disk, by dropping them.
-        searcher: how the table is searched from now on. none: it is small enough to be read for
+        searcher: how the index is searched from now on. none: it is small enough to be read for
             each query, or on object storage. exact: every vector is looked at. approximate: with
             lists.
         searcher_bytes: size of the searcher's files.
@@ -64,7 +64,7 @@ class Optimized:
     seconds: float
 
 
-def optimize_table(
+def optimize_index(
     path: str, older_than: datetime.timedelta | None, *, sizes: Sizes = DEFAULT_SIZES
 ) -> Optimized:
     """See `Index.optimize`; `sizes` says from where on a searcher is worth its while."""
@@ -145,7 +145,7 @@ def _kind(header: Header | None) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: what it is called, its Arrow type, and whether every table has it."""
+    """A column of an index: what it is called, its Arrow type, and whether every index has it."""
 
     name: str
     type: str
@@ -153,11 +153,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class TableDescription:
-    """What `describe_table` finds.
+class IndexDescription:
+    """What `describe_index` finds.
 
     Attributes:
-        path: of the table.
+        path: of the index.
         num_rows: how many images it has.
         identity: whose vectors they are.
         vector_dtype: how they are stored.
@@ -183,8 +183,8 @@ class TableDescription:
     columns: tuple[Column, ...]
 
 
-def describe_table(path: str | os.PathLike[str]) -> TableDescription:
-    """Look at a table from outside; none of its rows are read.
+def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
+    """Look at an index from outside; none of its rows are read.
 
     Raises:
         IndexNotFoundError: there is none.
@@ -196,7 +196,7 @@ def describe_table(path: str | os.PathLike[str]) -> TableDescription:
     identity = identity_of(schema, location)
     ours = ("id", VECTOR, *FACTS)
     with storage_errors(location):
-        return TableDescription(
+        return IndexDescription(
             path=location,
             num_rows=dataset.count_rows(),
             identity=identity,

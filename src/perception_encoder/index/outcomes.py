@@ -1,4 +1,4 @@
-"""What became of every item that runs looked at: a second Lance dataset, beside the table's own.
+"""What became of every item that runs looked at: a second Lance dataset, beside the index's own.
 
 Runs append to it; the last word about an item counts, and `compact` drops the others. Knows nothing
 of how outcomes come about.
@@ -42,9 +42,9 @@ class Outcome:
     Attributes:
         uri: the file that holds it.
         status: embedded: computed and stored. reused: stored with the vector of the same content.
-            skipped: in the table and unchanged. failed: see `reason`. vanished: in the table, but
+            skipped: in the index and unchanged. failed: see `reason`. vanished: in the index, but
             no longer where it was. pruned: vanished, and its row removed.
-        member: its name inside an archive or table.
+        member: its name inside an archive or index.
         offset: where its bytes begin in the archive.
         reason: of a failure: the name of the error's type, such as `ImageTruncatedError`.
         message: of a failure: what happened, to which item, and what to do.
@@ -69,12 +69,12 @@ class Outcome:
 
     @property
     def id(self) -> str:
-        """The item's key, as its row's in the table."""
+        """The item's key, as its row's in the index."""
         return row_id(self.uri, self.member)
 
 
 class OutcomeLog:
-    """The outcomes of a table at `path`, which need not have any yet."""
+    """The outcomes of an index at `path`, which need not have any yet."""
 
     def __init__(self, path: str) -> None:
         self.path: Final = beside(path, "outcomes.lance")
@@ -210,8 +210,8 @@ def _to_arrow(outcomes: Sequence[Outcome], run: str) -> pa.Table:
     return pa.table(columns, schema=_schema())
 
 
-def _outcomes_of(table: pa.Table) -> Iterator[Outcome]:
-    for row in table.to_pylist():
+def _outcomes_of(index: pa.Table) -> Iterator[Outcome]:
+    for row in index.to_pylist():
         row["metadata"] = json.loads(row["metadata"] or "{}")
         yield Outcome(**row)
 

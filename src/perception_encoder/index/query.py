@@ -6,7 +6,7 @@ A query is terms joined by `+` and `-` that stand between spaces, so that "t-shi
 words; a minus at the very start needs no space. `2:` before a term is its weight ("16:9 monitor" is
 a text all the same). Double quotes keep signs in a text from being read. A term that names a file,
 is a web address or ends like an image's name is an image; `@` before a term means an image of
-the table; `-` alone is the image on standard input. Knows nothing of models or of tables.
+the index; `-` alone is the image on standard input. Knows nothing of models or of indexes.
 """
 
 import math
@@ -53,7 +53,7 @@ class QueryTerm:
 
     Attributes:
         weight: negative for what is wanted far away.
-        kind: a text, an image, or an item of the table.
+        kind: a text, an image, or an item of the index.
         value: the text; the image's path or web address, or `STDIN`; what comes after the `@`:
             an item's id, or the end of its name.
     """

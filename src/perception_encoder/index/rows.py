@@ -1,4 +1,4 @@
-"""What goes into a table and what comes out of a search, as plain values.
+"""What goes into an index and what comes out of a search, as plain values.
 
 Knows nothing of Arrow, Lance or files.
 """
@@ -51,11 +51,11 @@ def item_name(uri: str, member: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a table, without its vector.
+    """One image of an index, without its vector.
 
     Attributes:
         uri: where the image is: a path or a URL.
-        member: its name inside the archive or table at `uri`; None for a plain file.
+        member: its name inside the archive or index at `uri`; None for a plain file.
         offset: where its bytes begin in the file at `uri`; None for a plain file or where unknown.
         width: of the image as shown, pixels.
         height: of the image as shown, pixels.
@@ -132,21 +132,21 @@ class Hit:
 
 
 class FileState(NamedTuple):
-    """What a table remembers of a file, to tell whether it has changed. Fields as in `Row`."""
+    """What an index remembers of a file, to tell whether it has changed. Fields as in `Row`."""
 
     bytes: int | None
     mtime: int | None
 
 
 def fit_metadata(rows: Sequence[Row], schema: pa.Schema) -> tuple[list[Row], Counter[str]]:
-    """Make the rows' metadata fit the table's columns, and each other where a column is new.
+    """Make the rows' metadata fit the index's columns, and each other where a column is new.
 
     Numbers become text where the column holds text, whole numbers become floats; of a new column
     whose values are of several kinds, all become text.
 
     Args:
         rows: any; they are not changed.
-        schema: the table's.
+        schema: the index's.
 
     Returns:
         The rows, and how many values were left out, by their names.

@@ -1,7 +1,7 @@
-"""How rows and identities lie in Arrow: column names, types and table metadata. Opens no files.
+"""How rows and identities lie in Arrow: column names, types and index metadata. Opens no files.
 
 The format is a promise to other programs (LanceDB, DuckDB, Ray, Spark): plain columns, no nesting
-but the vector. A change to it raises `FORMAT` and comes with the step that brings old tables along.
+but the vector. A change to it raises `FORMAT` and comes with the step that brings old indexes along.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
 _PREFIX: Final = "perception_encoder."
 
 
-def table_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
-    """Return the schema of an empty table, its metadata included."""
+def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
+    """Return the schema of an empty index, its metadata included."""
     import pyarrow as pa
 
     value = pa.float16() if vector_dtype == "float16" else pa.float32()
@@ -63,10 +63,10 @@ def table_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schem
 
 
 def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
-    """Read which model a table belongs to.
+    """Read which model an index belongs to.
 
     Raises:
-        IndexNotFoundError: a Lance table, but none of ours.
+        IndexNotFoundError: a Lance index, but none of ours.
         IndexStorageError: made by a newer version of this package, or damaged.
     """
     found = {
@@ -75,7 +75,7 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
     }
     if "format" not in found or "model_id" not in found:
         raise IndexNotFoundError(
-            f"{path} is a Lance table, but not one that `pe index` made; choose another --db"
+            f"{path} is a Lance index, but not one that `pe index` made; choose another --index"
         )
     try:
         if int(found["format"]) > FORMAT:
@@ -96,64 +96,64 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
 
 
 def _check_columns(schema: pa.Schema, identity: ModelIdentity, path: str) -> None:
-    """Make sure that there is what every table has, in its type; `offset` is younger than tables.
+    """Make sure that there is what every index has, in its type; `offset` is younger than indexes.
 
     Raises:
         IndexStorageError: it is not so.
     """
-    for field in table_schema(identity, "float16"):
+    for field in index_schema(identity, "float16"):
         if field.name == "offset" and field.name not in schema.names:
             continue
         found = schema.field(field.name).type if field.name in schema.names else None
-        types = (field.type, table_schema(identity, "float32").field(field.name).type)
+        types = (field.type, index_schema(identity, "float32").field(field.name).type)
         if found not in types:
             raise _damaged(path, f"column {field.name!r} is of type {found}")
 
 
 def _damaged(path: str, reason: str) -> IndexStorageError:
     return IndexStorageError(
-        f"{path}: what the table says of itself is damaged ({reason}); bring the folder back from "
-        f"a copy, or index anew: pe index FOLDER --db {_another(path)}"
+        f"{path}: what the index says of itself is damaged ({reason}); bring the folder back from "
+        f"a copy, or index anew: pe index FOLDER --index {_another(path)}"
     )
 
 
 def described_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) -> str:
-    """Say why a table and a model do not belong together, and what to do."""
+    """Say why an index and a model do not belong together, and what to do."""
     if stored.model_id != asked.model_id:
         return described_other_model(path, stored, asked.model_id, _described(asked))
     return _mismatch(
         path,
         stored,
         _described(asked),
-        "use the weights and settings of then, or make another table: "
-        f"pe index FOLDER --db {_another(path)}",
+        "use the weights and settings of then, or make another index: "
+        f"pe index FOLDER --index {_another(path)}",
     )
 
 
 def described_other_model(
     path: str, stored: ModelIdentity, model_id: str, description: str = ""
 ) -> str:
-    """Say that a table is not of that model, of which the id may be all that is known."""
+    """Say that an index is not of that model, of which the id may be all that is known."""
     return _mismatch(
         path,
         stored,
         description or model_id,
-        f"use the table's model (--model {shlex.quote(stored.model_id)}), or make another "
-        f"table: pe index FOLDER --model {shlex.quote(model_id)} --db {_another(path)}",
+        f"use the index's model (--model {shlex.quote(stored.model_id)}), or make another "
+        f"index: pe index FOLDER --model {shlex.quote(model_id)} --index {_another(path)}",
     )
 
 
 def described_replacement(path: str, found: ModelIdentity, opened: ModelIdentity) -> str:
-    """Say that another model's table has taken the place of one that is open, and what to do."""
+    """Say that another model's index has taken the place of one that is open, and what to do."""
     return (
-        f"the table at {path} was replaced while it was open: it holds vectors of "
+        f"the index at {path} was replaced while it was open: it holds vectors of "
         f"{_described(found)} now, no longer of {_described(opened)}; open it again (a server: "
         "start it again), or put the one of before back"
     )
 
 
 def vector_dtype_of(schema: pa.Schema) -> VectorDtype:
-    """Return how a table stores its vectors."""
+    """Return how an index stores its vectors."""
     return "float16" if schema.field(VECTOR).type.value_type.bit_width == 16 else "float32"
 
 
@@ -163,7 +163,7 @@ def can_be_metadata(name: str) -> bool:
 
 
 def new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
-    """Return the columns that the rows need and the table does not have yet.
+    """Return the columns that the rows need and the index does not have yet.
 
     Raises:
         ValueError: a name that cannot be a column, or values of one name that share no type.
@@ -172,7 +172,7 @@ def new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
 
     fields = []
     if "offset" not in schema.names and any(row.offset is not None for row in rows):
-        fields.append(pa.field("offset", pa.int64()))  # tables of 0.1.0 lack it
+        fields.append(pa.field("offset", pa.int64()))  # indexes of 0.1.0 lack it
     for name in dict.fromkeys(name for row in rows for name in row.metadata):
         if not can_be_metadata(name):
             raise ValueError(
@@ -196,7 +196,7 @@ def with_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:
 
 
 def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.Table:
-    """Lay rows and their vectors out as the table's columns, in the table's types.
+    """Lay rows and their vectors out as the index's columns, in the index's types.
 
     Raises:
         ValueError: a metadata value does not fit its column's type.
@@ -221,7 +221,7 @@ def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
-    """Yield the rows of a batch that has those columns of `FACTS` that the table has."""
+    """Yield the rows of a batch that has those columns of `FACTS` that the index has."""
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {}
@@ -250,7 +250,7 @@ def vectors_of(batch: pa.RecordBatch) -> Embeddings:
 
 def _mismatch(path: str, stored: ModelIdentity, asked: str, remedy: str) -> str:
     return (
-        f"the table at {path} holds vectors of {_described(stored)}, which cannot be compared "
+        f"the index at {path} holds vectors of {_described(stored)}, which cannot be compared "
         f"with vectors of {asked}; {remedy}"
     )
 

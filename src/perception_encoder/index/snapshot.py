@@ -1,4 +1,4 @@
-"""One version of the table, read only: rows, vectors, what is known, and search.
+"""One version of the index, read only: rows, vectors, what is known, and search.
 
 What it answers does not change when somebody commits, so a search that reads twice reads the same
 rows twice. `Index` documents what each method means.
@@ -42,7 +42,7 @@ _LAYERS: Final = re.compile(
 
 
 class Snapshot:
-    """A version of a dataset at `path` (which names it in errors), and the table's searchers."""
+    """A version of a dataset at `path` (which names it in errors), and the index's searchers."""
 
     def __init__(self, dataset: lance.LanceDataset, path: str, searchers: Searchers) -> None:
         self._dataset = dataset
@@ -52,7 +52,7 @@ class Snapshot:
 
     @property
     def state(self) -> tuple[int, str]:
-        """Names what is in the table: differs wherever `Index.refresh` would show other rows."""
+        """Names what is in the index: differs wherever `Index.refresh` would show other rows."""
         with storage_errors(self._path):
             return _state_of(self._dataset)
 
@@ -136,12 +136,12 @@ class Snapshot:
         *,
         fragments: list[lance.LanceFragment] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield columns of the rows that meet the condition, in the table's order, block by block.
+        """Yield columns of the rows that meet the condition, in the index's order, block by block.
 
         Args:
             columns: their names; `_rowid` is Lance's number of the row.
             where: the condition in Lance's words; None for all rows.
-            fragments: parts of the table to read; None for all of it.
+            fragments: parts of the index to read; None for all of it.
 
         Raises:
             QueryError: the condition cannot be understood.
@@ -197,7 +197,7 @@ def _reason(err: Exception, where: str) -> str:
 def _state_of(dataset: lance.LanceDataset) -> tuple[int, str]:
     """The version's number, and its first and last file.
 
-    A table that was made anew counts anew, and so does one that was brought back from a copy.
+    An index that was made anew counts anew, and so does one that was brought back from a copy.
     """
     fragments = dataset.get_fragments()
     ends = [part.data_files()[-1].path for part in (*fragments[:1], *fragments[-1:])]

@@ -55,7 +55,7 @@ def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
             if "already exists" not in str(err):
                 raise
             raise IndexExistsError(
-                f"{path} is a table already; open it, or choose another folder with --db"
+                f"{path} is an index already; open it, or choose another folder with --index"
             ) from err
 
 
@@ -68,7 +68,7 @@ def check_free(path: str) -> None:
     """
     with storage_errors(path):
         if not _is_free(path):
-            raise IndexExistsError(f"{path} holds other things; choose a new folder with --db")
+            raise IndexExistsError(f"{path} holds other things; choose a new folder with --index")
 
 
 def empty_dataset(schema: pa.Schema) -> lance.LanceDataset:
@@ -96,20 +96,20 @@ def open_dataset(path: str) -> lance.LanceDataset:
             if "was not found" not in str(err) and not os.path.isfile(path):
                 raise
             raise IndexNotFoundError(
-                f"there is no index at {path}; make one: pe index FOLDER --db {shlex.quote(path)}"
+                f"there is no index at {path}; make one: pe index FOLDER --index {shlex.quote(path)}"
             ) from err
 
 
 def beside(path: str, name: str) -> str:
-    """Return where something that belongs to a table lies: inside its folder, apart from Lance's.
+    """Return where something that belongs to an index lies: inside its folder, apart from Lance's.
 
-    So it is moved, copied and deleted with the table. Lance leaves folders of others alone.
+    So it is moved, copied and deleted with the index. Lance leaves folders of others alone.
     """
     return f"{path.rstrip('/')}/{_OWN_FOLDER}/{name}"
 
 
 def is_remote(path: str) -> bool:
-    """Whether the table lies on object storage rather than in a folder of this machine."""
+    """Whether the index lies on object storage rather than in a folder of this machine."""
     return "://" in path
 
 
@@ -124,7 +124,7 @@ def storage_errors(path: str) -> Iterator[None]:
         if not isinstance(err, _STORAGE_ERRORS) and not _is_panic(err):
             raise
         raise IndexStorageError(
-            f"{path}: reading or writing the table failed: {plain(err)[:_MAX_REASON]}; check space "
+            f"{path}: reading or writing the index failed: {plain(err)[:_MAX_REASON]}; check space "
             f"and permissions, and for damaged files with: pe doctor --index {shlex.quote(path)}. "
             "What was committed before is kept"
         ) from err
@@ -152,12 +152,12 @@ def _is_free(path: str) -> bool:
 
 @contextmanager
 def writing(path: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the table's write lock.
+    """Hold the index's write lock.
 
     Folders that were made for the lock alone are removed again.
 
     Args:
-        path: of the table.
+        path: of the index.
         wait: until another writer is done, rather than refuse.
 
     Raises:
@@ -176,8 +176,8 @@ def writing(path: str, *, wait: bool = False) -> Iterator[None]:
             first_made = _acquire(lock, os.path.dirname(os.path.abspath(name)))
         except Timeout as err:
             raise IndexBusyError(
-                f"{path}: {_holder(name)} is writing to this table; wait until it is done "
-                "(pe index --wait does), or write to another table"
+                f"{path}: {_holder(name)} is writing to this index; wait until it is done "
+                "(pe index --wait does), or write to another index"
             ) from err
     try:
         _sign(name)
@@ -191,10 +191,10 @@ def writing(path: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_being_written(path: str) -> bool | None:
-    """Say whether a process holds the table's write lock; writes nothing itself.
+    """Say whether a process holds the index's write lock; writes nothing itself.
 
     Returns:
-        None where that cannot be known: a table on object storage, a file system without locks.
+        None where that cannot be known: an index on object storage, a file system without locks.
     """
     if is_remote(path):
         return None

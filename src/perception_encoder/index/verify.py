@@ -194,7 +194,7 @@ class _Checking:
         return True
 
     def _add_searcher(self, name: str, reason: str) -> None:
-        remedy = f"make a new one: pe optimize --db {shlex.quote(self.path)}; no row is lost"
+        remedy = f"make a new one: pe optimize --index {shlex.quote(self.path)}; no row is lost"
         self.problems.append(Problem(f"_pe/searcher/{name}", reason, remedy))
 
     def check_outcomes(self) -> None:
@@ -284,4 +284,4 @@ def _in_fragment(number: int) -> str:
 
 
 def _anew(path: str) -> str:
-    return f"index anew: pe index FOLDER --db {shlex.quote(path)}-2"
+    return f"index anew: pe index FOLDER --index {shlex.quote(path)}-2"

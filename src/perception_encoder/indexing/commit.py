@@ -1,7 +1,7 @@
 """Gathers what a run computed and commits it on a thread of its own, while the model goes on.
 
 Rows and their outcomes are written every few seconds: often enough that a killed run loses little,
-seldom enough that the table does not fall into crumbs. Knows nothing of models or sources.
+seldom enough that the index does not fall into crumbs. Knows nothing of models or sources.
 """
 
 import time
@@ -26,7 +26,7 @@ _MAX_NAMES: Final = 100_000  # that are remembered of columns that were left out
 
 
 class Embedded(NamedTuple):
-    """A row that is ready for the table."""
+    """A row that is ready for the index."""
 
     row: Row
     vector: NDArray[np.float32]
@@ -80,7 +80,7 @@ class _Columns:
 
 
 class Committer:
-    """Writes to a table and its log of outcomes; `run` names the run in the log."""
+    """Writes to an index and its log of outcomes; `run` names the run in the log."""
 
     def __init__(self, index: Index, log: OutcomeLog, known: KnownRows, run: str) -> None:
         self._index = index

@@ -43,7 +43,7 @@ class Computer:
 
         Args:
             batch: prepared images.
-            waiting: rows that are computed but not in the table yet, by content.
+            waiting: rows that are computed but not in the index yet, by content.
         """
         donors = self._index.by_ids(item.donor for item in batch if item.donor is not None)
         rows, failed, images = list[Embedded](), list[Outcome](), list[Prepared]()

@@ -1,4 +1,4 @@
-"""Lists what sources hold and prepares what the table does not have, ahead of the model.
+"""Lists what sources hold and prepares what the index does not have, ahead of the model.
 
 One thread lists, others read and decode, and whoever iterates gets what is done. However much the
 sources hold, only a window of it is in memory. Knows nothing of models.
@@ -35,7 +35,7 @@ class Feed:
 
     Args:
         sources: what to list.
-        known: what the table has.
+        known: what the index has.
         failures: outcomes of items that failed before, by key.
         preparing: where items are prepared; closed with the feed.
         progress: is told of what was listed and decoded.

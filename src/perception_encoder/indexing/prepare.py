@@ -1,6 +1,6 @@
 """One item on its way to the model: read, hashed, decoded and resized, or told why not.
 
-Runs on many threads at once. Knows nothing of models, tables or other items.
+Runs on many threads at once. Knows nothing of models, indexes or other items.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ class Prepared:
 
     Attributes:
         item: where it came from.
-        row: what the table will say of it; without width and height where `donor` is given.
+        row: what the index will say of it; without width and height where `donor` is given.
         resized: (S, S, 3) uint8 RGB; None where `donor` is given.
         donor: the key of a row with the same content, whose vector it can have.
-        is_new: whether the table has no row of its key.
+        is_new: whether the index has no row of its key.
         decode_ms: reading, decoding and resizing took, milliseconds.
         vector: (E,) unit length, where it was computed on the way; `resized` is not kept then.
         encode_ms: what that took, its share of its batch, milliseconds.
@@ -61,7 +61,7 @@ def prepare(
         item: from a source.
         processor: decodes and resizes.
         donor_of: the key of a row with that SHA-256, or None.
-        is_new: whether the table has no row of its key.
+        is_new: whether the index has no row of its key.
 
     Returns:
         What was read, or the outcome of a failure.
@@ -92,7 +92,7 @@ def prepare(
 
 
 def failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
-    """Return the outcome of an item that could not be brought into the table, and why."""
+    """Return the outcome of an item that could not be brought into the index, and why."""
     name, message = item_name(item.uri, item.member), str(err)
     if not isinstance(err, PerceptionEncoderError | OSError | ValueError | MemoryError):
         logger.warning("%s: an error that was not foreseen", name, exc_info=err)
@@ -117,7 +117,7 @@ def _milliseconds_since(started: float) -> float:
 
 
 class Listed(NamedTuple):
-    """An item to prepare, and whether the table has no row of its key."""
+    """An item to prepare, and whether the index has no row of its key."""
 
     item: Item
     is_new: bool

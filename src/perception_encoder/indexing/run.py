@@ -1,4 +1,4 @@
-"""A run: brings what sources hold into a table, once and completely, and says what became of each.
+"""A run: brings what sources hold into an index, once and completely, and says what became of each.
 
 Listing, decoding, computing and committing overlap. A run may be stopped or killed at any moment:
 the next one finds by size and time what is done and goes on from there. Unchanged files are not
@@ -35,7 +35,7 @@ class RunOptions:
     Attributes:
         batch_size: images computed at once.
         prune: remove the rows of images that have gone from their source.
-        wait: for another run on the table to end, rather than refuse.
+        wait: for another run on the index to end, rather than refuse.
         prunes_all: remove rows also where a source lists nothing any more. Without it they are
             kept, as a disk that is not mounted looks like this.
         retries_failures: read again what failed before, also where it has not changed.
@@ -59,8 +59,8 @@ class Run:
     """One run over sources; `outcomes` does the work, `progress` tells how far it is.
 
     Args:
-        model: whose vectors the table holds.
-        index: the table.
+        model: whose vectors the index holds.
+        index: the index.
         sources: what to bring into it.
         options: see `RunOptions`.
         open_preparing: opens the place where items are prepared; None for threads of this process.
@@ -90,7 +90,7 @@ class Run:
         first.
 
         Raises:
-            IndexMismatchError: the table is another model's.
+            IndexMismatchError: the index is another model's.
             IndexBusyError: another process writes to it.
             IndexStorageError: it cannot be read or written; what was committed is kept.
         """
@@ -245,13 +245,13 @@ def _of_columns(count: int) -> list[str]:
         return []
     return [
         f"{count:,} columns of metadata were left out: an index has at most {MAX_COLUMNS}; make "
-        "another one, or tables of fewer columns"
+        "another one, or indexes of fewer columns"
     ]
 
 
 def _of_metadata(left_out: Mapping[str, int]) -> list[str]:
     return [
-        f"metadata {name!r}: {count} values are of another kind than the table's column, and were "
+        f"metadata {name!r}: {count} values are of another kind than the index's column, and were "
         "left out"
         for name, count in left_out.items()
     ]

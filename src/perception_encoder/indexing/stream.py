@@ -1,4 +1,4 @@
-"""Images of sources as vectors, in the order in which they are listed, for jobs without a table.
+"""Images of sources as vectors, in the order in which they are listed, for jobs without an index.
 
 Reading and decoding go ahead of the model on threads; however much the sources hold, only a window
 of it is in memory. One bad image stops nobody.
@@ -34,7 +34,7 @@ class EmbeddedImages:
     """Neighbors in a list of images.
 
     Attributes:
-        rows: what is known of each of N, as a table would say it.
+        rows: what is known of each of N, as an index would say it.
         vectors: (N, E) float32 of unit length.
         failed: the outcomes of those among them that could not be used.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _QUIET_MS: Final = 400  # a file that is still being copied changes again within this time
 _LONGEST_BURST_MS: Final = 5000
-_TRIED_ANEW: Final = "; to try an archive or table again, name it as a source"
+_TRIED_ANEW: Final = "; to try an archive or index again, name it as a source"
 
 
 class ChangedFiles:
@@ -136,7 +136,7 @@ class FailedItems:
 
 
 def _named_anew(message: str) -> str:
-    """Say of an archive or table what failed, and how it is tried again: not as one image."""
+    """Say of an archive or index what failed, and how it is tried again: not as one image."""
     return f"{message.removesuffix(_TRIED_ANEW)}{_TRIED_ANEW}"
 
 

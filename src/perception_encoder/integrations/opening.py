@@ -1,6 +1,6 @@
 """How the adapters of other libraries get their model, and embed words and images side by side.
 
-Libraries that keep an adapter's settings with a table make the adapter anew at every call. So a
+Libraries that keep an adapter's settings with an index make the adapter anew at every call. So a
 model that is asked for by name is opened once in a process and shared.
 """
 
@@ -56,7 +56,7 @@ def opened(model: ModelLike, **options: Unpack[OpenOptions]) -> EmbeddingModel:
     key = _key(name, options)
     with _LOCK:  # two threads that ask for one model at once get one
         found = _KEPT.pop(key, None) or AutoModel.from_pretrained(name, **options)
-        # A table gives the preprocessing by its name, where the one who made it gave none.
+        # An index gives the preprocessing by its name, where the one who made it gave none.
         named = _key(name, {**options, "preprocess": found.processor.name})
         _KEPT.pop(named, None)
         _KEPT[key] = _KEPT[named] = found
@@ -78,11 +78,11 @@ def _key(name: str, options: OpenOptions) -> _Key:
 
 
 def check_weights(model: EmbeddingModel, expected: str | None) -> None:
-    """Refuse a model whose weights are not those that a table was made with.
+    """Refuse a model whose weights are not those that an index was made with.
 
     Args:
-        model: the one that was opened by the name that the table gives.
-        expected: the fingerprint that the table gives; None where it gives none.
+        model: the one that was opened by the name that the index gives.
+        expected: the fingerprint that the index gives; None where it gives none.
 
     Raises:
         IndexMismatchError: the weights differ.

@@ -1,7 +1,7 @@
 """Meta's Perception Encoder: PE-Core (images and words), PE-Spatial and PE-Lang (features).
 
 Numbers: facebookresearch/perception_models core/vision_encoder/config.py; hub repositories as
-named in its apps/pe/README.md and in timm's and open_clip's tables of pretrained weights.
+named in its apps/pe/README.md and in timm's and open_clip's indexes of pretrained weights.
 """
 
 from dataclasses import replace

@@ -1,13 +1,13 @@
-"""Says what a cosine means in this table: strong, weak, or nothing like it here.
+"""Says what a cosine means in this index: strong, weak, or nothing like it here.
 
-A cosine alone says little: it depends on the model, on the table's size and on whether words or a
-image were searched for. So a hit is compared with what others reach in the same table.
+A cosine alone says little: it depends on the model, on the index's size and on whether words or a
+image were searched for. So a hit is compared with what others reach in the same index.
 
 - Words: the others are prompts for what next to no collection has. A hit is strong if 95 % of them
   have no hit as good, and weak if half of them have none.
-- Images: the others are the table's own images, which have their likes here. A hit is strong if
+- Images: the others are the index's own images, which have their likes here. A hit is strong if
   it is as near as the nearest neighbor of half of them, and weak if as near as of all but 5 %.
-- Sums: the others are sums of the same form, with prompts in the place of words and the table's
+- Sums: the others are sums of the same form, with prompts in the place of words and the index's
   images in the place of images.
 """
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
 
 Label: TypeAlias = Literal["strong", "weak", "none"]
-"""How well a hit fits; "none" means that the table has nothing like what was searched for."""
+"""How well a hit fits; "none" means that the index has nothing like what was searched for."""
 
 _Form: TypeAlias = tuple[tuple[bool, float], ...]
 """Of each term of a query whether it is a text, and its weight."""
 
 _OF_WORDS: Final = (0.95, 0.5)  # quantiles of the background: strong, weak
 _OF_IMAGES: Final = (0.5, 0.05)
-_FEWEST_ROWS: Final = 20  # of a smaller table there is nothing to say
+_FEWEST_ROWS: Final = 20  # of a smaller index there is nothing to say
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _quantiles(scores: NDArray[np.floating[Any]], levels: Sequence[float]) -> ND
 
 
 class Calibration:
-    """Cutoffs for the queries of one table."""
+    """Cutoffs for the queries of one index."""
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -84,7 +84,7 @@ class Calibration:
         assert scores is not None  # `calibrate` sees to it
         found = _quantiles(scores, levels)
         if len(form) > 1 or form[0][1] <= 0:
-            # The sums are searched for in the sample; what the rest of the table adds to a best hit
+            # The sums are searched for in the sample; what the rest of the index adds to a best hit
             # is taken from the single ones, of which both are known.
             single = self._best_in_sample(((not is_image, 1.0),))
             found += _quantiles(self._best_in_sample(form), levels) - _quantiles(single, levels)
@@ -117,12 +117,12 @@ class Calibration:
 
 
 def can_be_calibrated(index: Index) -> bool:
-    """Whether the table has enough images, and lies where the result can be kept."""
+    """Whether the index has enough images, and lies where the result can be kept."""
     return not is_remote(index.path) and index.count() >= _FEWEST_ROWS
 
 
 def stored_calibration(index: Index, queries: Sequence[Query]) -> Calibration | None:
-    """Return the calibration that is kept beside the table, if it will do for these queries."""
+    """Return the calibration that is kept beside the index, if it will do for these queries."""
     background = load_background(index)
     if background is None or is_outdated(background, index.count()):
         return None
@@ -134,19 +134,19 @@ def stored_calibration(index: Index, queries: Sequence[Query]) -> Calibration | 
 def calibrate(
     index: Index, open_model: "Callable[[], EmbeddingModel]", queries: Sequence[Query] | None = None
 ) -> Calibration:
-    """Compute the calibration of a table as it is now, and keep it beside the table.
+    """Compute the calibration of an index as it is now, and keep it beside the index.
 
-    It reads the table once and takes as long as some hundred searches. The prompts are embedded
-    only once for a table.
+    It reads the index once and takes as long as some hundred searches. The prompts are embedded
+    only once for an index.
 
     Args:
-        index: the table.
-        open_model: opens the table's model; called only if prompts have to be embedded.
+        index: the index.
+        open_model: opens the index's model; called only if prompts have to be embedded.
         queries: that it will be used for; None stands for any.
 
     Raises:
-        IndexMismatchError: the model is not the table's.
-        IndexStorageError: the table cannot be read.
+        IndexMismatchError: the model is not the index's.
+        IndexStorageError: the index cannot be read.
     """
     known = load_background(index)
     prompts = known.prompts if known is not None else None
@@ -163,12 +163,12 @@ def keep_calibrated(index: Index, model: "EmbeddingModel", *, num_changed: int) 
     """Calibrate after a run where it is needed, so that no search has to wait for it.
 
     Args:
-        index: the table.
+        index: the index.
         model: whose vectors it holds.
         num_changed: how many rows the run added or replaced.
 
     Raises:
-        IndexStorageError: the table cannot be read.
+        IndexStorageError: the index cannot be read.
     """
     if not can_be_calibrated(index):
         return

@@ -1,7 +1,7 @@
-"""What unrelated queries reach in a table: the background that gives a cosine its meaning.
+"""What unrelated queries reach in an index: the background that gives a cosine its meaning.
 
-Prompts that describe what next to no collection has, and images of the table itself, are
-searched for in the table. The result is small and kept beside the table; it is a cache: it may be
+Prompts that describe what next to no collection has, and images of the index itself, are
+searched for in the index. The result is small and kept beside the index; it is a cache: it may be
 lost or deleted at any time. Knows nothing of labels or of real queries.
 """
 
@@ -50,13 +50,13 @@ _KEPT_SHARE: Final = 0.1  # of the rows may change before the background counts 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """The background of one table.
+    """The background of one index.
 
     Attributes:
-        num_rows: of the table when this was computed.
-        sample: (R, E) float16, rows at equal distances in the table, unit length.
+        num_rows: of the index when this was computed.
+        sample: (R, E) float16, rows at equal distances in the index, unit length.
         images: (NUM_QUERIES or fewer,) int64: which rows of the sample were searched for.
-        image_scores: as many float32: the cosine of each one's nearest neighbor in the table
+        image_scores: as many float32: the cosine of each one's nearest neighbor in the index
             that is no near-duplicate of it.
         prompts: (NUM_QUERIES, E) float32, unit length; None where no model has embedded them yet.
         prompt_scores: (NUM_QUERIES,) float32: the cosine of each prompt's best hit; None likewise.
@@ -71,10 +71,10 @@ class Background:
 
     @classmethod
     def of(cls, index: Index, prompts: Embeddings | None) -> Self:
-        """Search the table for the background's queries.
+        """Search the index for the background's queries.
 
         Args:
-            index: the table.
+            index: the index.
             prompts: from `embedded_prompts`; None leaves the prompts out.
         """
         num_rows = index.count()
@@ -96,7 +96,7 @@ def embedded_prompts(model: "EmbeddingModel") -> Embeddings:
 
 
 def load_background(index: Index) -> Background | None:
-    """Return the background that is kept beside the table, if it is still good."""
+    """Return the background that is kept beside the index, if it is still good."""
     if is_remote(index.path):
         return None
     try:
@@ -110,7 +110,7 @@ def load_background(index: Index) -> Background | None:
 
 
 def store_background(index: Index, background: Background) -> None:
-    """Keep the background beside the table; where that cannot be written, nothing happens."""
+    """Keep the background beside the index; where that cannot be written, nothing happens."""
     if is_remote(index.path):
         return
     path = _path(index)
@@ -131,11 +131,11 @@ def store_background(index: Index, background: Background) -> None:
 
 
 def is_outdated(background: Background, num_rows: int, *, num_changed: int = 0) -> bool:
-    """Whether so much of the table has changed that another background is needed.
+    """Whether so much of the index has changed that another background is needed.
 
     Args:
         background: computed earlier.
-        num_rows: of the table now.
+        num_rows: of the index now.
         num_changed: how many rows are known to have been added or replaced since.
     """
     changed = max(abs(num_rows - background.num_rows), num_changed)
@@ -143,7 +143,7 @@ def is_outdated(background: Background, num_rows: int, *, num_changed: int = 0) 
 
 
 def _sample(index: Index, num_rows: int) -> NDArray[np.float16]:
-    """Read rows at equal distances, without holding more of the table than a block."""
+    """Read rows at equal distances, without holding more of the index than a block."""
     count = min(num_rows, _MAX_SAMPLE)
     places = np.linspace(0, num_rows - 1, count).astype(np.int64) if count else np.empty(0, int)
     parts = [np.empty((0, index.identity.embed_dim), np.float16)]

@@ -1,4 +1,4 @@
-"""Turns the terms of queries into vectors: the table's own where it has them, else the model's.
+"""Turns the terms of queries into vectors: the index's own where it has them, else the model's.
 
 The model is opened only if something is left to embed, and what is left of all queries is embedded
 together. Knows nothing about searching.
@@ -43,7 +43,7 @@ def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
     """Find the one item that a name means.
 
     Args:
-        index: the table.
+        index: the index.
         name: an item's id; its name; the path of an indexed file from the current folder; or the
             end of its name, if that of no other ends so. Whole file names win over parts. The
             composed and the decomposed Unicode form of a name are the same.
@@ -116,7 +116,7 @@ class Query:
     Attributes:
         terms: as it was understood.
         vector: (E,) float32, unit length.
-        own: ids of the rows that the query itself names, whether the table has them or not.
+        own: ids of the rows that the query itself names, whether the index has them or not.
         image: of its first image or item.
     """
 
@@ -147,16 +147,16 @@ def read_queries(
     """Find the vectors of queries.
 
     Args:
-        index: the table that will be searched. Its items, and files that have not changed since
+        index: the index that will be searched. Its items, and files that have not changed since
             they were indexed, keep the vectors that they have there.
         queries: each as `parse_query` returns it.
-        open_model: opens the table's model; called once, or not at all.
+        open_model: opens the index's model; called once, or not at all.
         read_stdin: reads the image that `-` stands for.
 
     Raises:
         QueryError: there is no such item, or a query's terms cancel out.
         ImageError: an image cannot be used.
-        IndexMismatchError: the model is not the table's.
+        IndexMismatchError: the model is not the index's.
         ValueError: a query needs `read_stdin`, and there is none.
     """
     terms = list(dict.fromkeys((term.kind, term.value) for query in queries for term in query))
@@ -191,7 +191,7 @@ class _Known:
                 self.images[term] = partial(_read, value)
             elif kind == "image":
                 self.images[term] = value
-                if is_unicode(path := os.path.abspath(value)):  # others cannot be in a table
+                if is_unicode(path := os.path.abspath(value)):  # others cannot be in an index
                     self.ids[term] = row_id(path)
                     files.setdefault(self.ids[term], []).append(term)
         for key, (row, vector) in index.by_ids(files).items():

@@ -1,6 +1,6 @@
-"""Opens a table's model without loading a backend, where that can be spared.
+"""Opens an index's model without loading a backend, where that can be spared.
 
-When a model has been opened in full, the file of its weights is noted beside the table with its
+When a model has been opened in full, the file of its weights is noted beside the index with its
 fingerprint. As long as that file has not changed, texts are embedded straight from it.
 """
 
@@ -32,15 +32,15 @@ _SUFFIX = ".safetensors"
 def open_query_model(
     index: Index, name: str | None = None, *, device: str = "auto"
 ) -> EmbeddingModel:
-    """Open the model that embeds queries for a table.
+    """Open the model that embeds queries for an index.
 
     Args:
-        index: the table.
-        name: the model, where the table's own id does not lead to it (it was opened from a path).
+        index: the index.
+        name: the model, where the index's own id does not lead to it (it was opened from a path).
         device: where images are computed.
 
     Raises:
-        IndexMismatchError: the model is not the table's.
+        IndexMismatchError: the model is not the index's.
         UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
             `AutoModel.from_pretrained`.
     """
@@ -59,12 +59,12 @@ def open_known_model(index: Index, name: str, options: ComputeOptions) -> Embedd
     """Open the model if its file is the one that was noted; a backend comes with the first image.
 
     Args:
-        index: the table, whose preprocessing the model gets.
+        index: the index, whose preprocessing the model gets.
         name: the model.
         options: for the backend.
 
     Returns:
-        None where the weights are not known to be the table's.
+        None where the weights are not known to be the index's.
 
     Raises:
         IndexMismatchError: the name is that of another model; nothing has been downloaded.
@@ -86,7 +86,7 @@ def open_known_model(index: Index, name: str, options: ComputeOptions) -> Embedd
 
 
 def note_weights(index: Index, name: str) -> None:
-    """Note that the model of that name, as its file is now, has the table's weights."""
+    """Note that the model of that name, as its file is now, has the index's weights."""
     checkpoint = locate(name, local_files_only=True)
     if checkpoint.path.suffix != _SUFFIX or is_remote(index.path):
         return
@@ -102,7 +102,7 @@ def refuse_another(index: Index, name: str) -> None:
     """Refuse a registered model by its name: its weights may be gigabytes away.
 
     Raises:
-        IndexMismatchError: the name is that of another model than the table's.
+        IndexMismatchError: the name is that of another model than the index's.
     """
     if Path(name).expanduser().exists():  # a path wins over a name
         return

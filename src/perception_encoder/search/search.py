@@ -1,4 +1,4 @@
-"""Answers queries from a table: pages of hits, copies folded, scores with their meaning.
+"""Answers queries from an index: pages of hits, copies folded, scores with their meaning.
 
 Knows nothing of how queries are written or embedded; that is in `queries`.
 """
@@ -61,8 +61,8 @@ class SearchOptions:
         k: how many, at most.
         offset: how many of the best to leave out, for the pages after the first.
         threshold: the lowest cosine of a hit, or its lowest label.
-        where: an SQL condition on the table's columns.
-        exact: look at every vector, also where the table has a faster way.
+        where: an SQL condition on the index's columns.
+        exact: look at every vector, also where the index has a faster way.
         unique: the cosine from which on a hit is folded under a better one; None folds nothing.
     """
 
@@ -101,13 +101,13 @@ def search(
     calibration: Calibration | None = None,
     leave_out_own: bool = False,
 ) -> list[list[Found]]:
-    """Find the nearest rows of each query, best first, with one search of the table for all.
+    """Find the nearest rows of each query, best first, with one search of the index for all.
 
     Args:
-        index: the table.
+        index: the index.
         queries: from `read_queries`.
         options: which hits are wanted.
-        calibration: of the table; without it hits have no labels.
+        calibration: of the index; without it hits have no labels.
         leave_out_own: the items and files that a query names are no hits of it.
 
     Raises:
@@ -166,7 +166,7 @@ def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs
         return threshold
     if cutoffs is None:
         raise QueryError(
-            f"hits of this table have no labels, so that {threshold!r} cannot be the threshold: "
+            f"hits of this index have no labels, so that {threshold!r} cannot be the threshold: "
             "it has too few images, or is not on this machine; give a cosine"
         )
     return cutoffs.strong if threshold == "strong" else cutoffs.weak

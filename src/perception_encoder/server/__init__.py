@@ -1,6 +1,6 @@
 """HTTP: one batching core, several APIs over it. Needs the extra `server`.
 
-    core       queues, served_models, images, tables: knows no HTTP framework
+    core       queues, served_models, images, indexes: knows no HTTP framework
     APIs   what requests and replies look like, one module or folder for each
     app        joins them; `services` is what an API is given
 

@@ -1,4 +1,4 @@
-"""`create_app`: joins models, tables and APIs to an ASGI app."""
+"""`create_app`: joins models, indexes and APIs to an ASGI app."""
 
 import asyncio
 import importlib
@@ -70,13 +70,13 @@ def create_app(
         when_started: is called once the models are open that are opened at the start.
 
     Raises:
-        IndexNotFoundError, IndexStorageError: a table cannot be opened.
+        IndexNotFoundError, IndexStorageError: an index cannot be opened.
         ValueError: no model at all, an alias of none, or an origin that is none.
     """
     services = _services(settings, open_model or partial(_open_model, settings))
     app = FastAPI(
         title="perception-encoder",
-        summary="Images and words to vectors, and search in tables of them.",
+        summary="Images and words to vectors, and search in indexes of them.",
         version=__version__,
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,

@@ -37,7 +37,7 @@ class ModelSettings:
     """Which models may be used, and when they are in memory.
 
     Attributes:
-        names: registered ids, files or folders; the first is the default. Those of tables join
+        names: registered ids, files or folders; the first is the default. Those of indexes join
             them. Nothing else can be asked for over HTTP.
         aliases: further names for them, each with the model's own: what clients ask for that name
             another model, such as ("PE-Core-L14-336", "pe-nano").
@@ -70,7 +70,7 @@ class ImageSettings:
         allow_urls: fetch images that requests name by https URL.
         allow_http: also by http.
         url_timeout_seconds: for one image, redirects included.
-        allow_remote_items: show images of a table that lie behind a network.
+        allow_remote_items: show images of an index that lie behind a network.
     """
 
     max_bytes: int = 32 * MIB
@@ -115,7 +115,7 @@ class ServerSettings:
     """Everything a server is told at its start.
 
     Attributes:
-        indexes: tables to search: folders, or URIs such as `s3://…`.
+        indexes: indexes to search: folders, or URIs such as `s3://…`.
         cache_folder: where thumbnails are kept; None keeps none.
         serve_page: offer the page for people at `/`.
     """

@@ -42,7 +42,7 @@ def run_server(
         announce: is told where the server listens.
 
     Raises:
-        IndexNotFoundError, IndexStorageError: a table cannot be opened.
+        IndexNotFoundError, IndexStorageError: an index cannot be opened.
         OSError: the address cannot be listened on.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -1,4 +1,4 @@
-"""What an API is given: models, tables, images, access. Made once by `create_app`."""
+"""What an API is given: models, indexes, images, access. Made once by `create_app`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,9 +39,9 @@ class Services:
         settings: what the server was told at its start.
         served_models: the models; see `core.served_models.ServedModels`.
         images: from what a request says of an image to its bytes.
-        indexes: the tables; see `core.indexes`.
+        indexes: the indexes; see `core.indexes`.
         queries: terms to a query's vector, and what scores mean.
-        thumbnails: small copies of tables' images, kept on disk.
+        thumbnails: small copies of indexes' images, kept on disk.
         duplicates: searches for duplicates, which requests share.
         facets: what columns hold, which requests share.
         pools: the threads that wait for disks and compute searches.

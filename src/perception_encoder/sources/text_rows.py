@@ -1,4 +1,4 @@
-"""Rows of text tables, and those of JSON lines. Knows no images.
+"""Rows of text indexes, and those of JSON lines. Knows no images.
 
 A row that is damaged is a row with a problem, and the next line is read.
 """

@@ -1,4 +1,4 @@
-"""A table with everything that a table may hold, and what is compared after a round trip."""
+"""An index with everything that an index may hold, and what is compared after a round trip."""
 
 import dataclasses
 from pathlib import Path
@@ -40,7 +40,7 @@ def odd_rows(count: int) -> list[Row]:
     return rows
 
 
-def make_table(
+def make_index(
     path: Path, count: int = 20, *, dtype: VectorDtype = "float16", seed: int = 0
 ) -> Index:
     index = Index.create(path, IDENTITY, vector_dtype=dtype)

@@ -11,7 +11,7 @@ import pytest
 
 from perception_encoder.errors import ExchangeError
 from perception_encoder.index import Index
-from perception_encoder.index.exchange import import_table, open_source
+from perception_encoder.index.exchange import import_index, open_source
 from perception_encoder.types import ModelIdentity
 
 E = 4
@@ -73,6 +73,6 @@ def test_a_vector_that_says_nothing_is_refused_with_its_number(
     np.save(stream, vectors)
     source = open_source(folder(tmp_path, stream.getvalue(), 3))
     with pytest.raises(ExchangeError, match="vector number 1, of "):
-        import_table(source, tmp_path / "t.lance", identity=IDENTITY)
-    table = tmp_path / "t.lance"
-    assert not table.exists() or Index.open(table).count() == 0
+        import_index(source, tmp_path / "t.lance", identity=IDENTITY)
+    index = tmp_path / "t.lance"
+    assert not index.exists() or Index.open(index).count() == 0

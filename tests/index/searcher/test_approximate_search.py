@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from searcher_tables import (
+from searcher_indexes import (
     COPY,
     LISTS,
     Floats,
     build,
     by_definition,
     clustered,
-    make_table,
+    make_index,
     rows_named,
     told,
 )
@@ -24,10 +24,10 @@ NUM_ROWS, EMBED_DIM = 12_000, 48
 
 @pytest.fixture(scope="module", params=["float16", "float32"])
 def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """A table with lists."""
+    """An index with lists."""
     vector_dtype: VectorDtype = request.param
     path = tmp_path_factory.mktemp("lists") / "t"
-    made = make_table(path, clustered(NUM_ROWS, EMBED_DIM), vector_dtype=vector_dtype)
+    made = make_index(path, clustered(NUM_ROWS, EMBED_DIM), vector_dtype=vector_dtype)
     done = build(made, LISTS)
     assert done.searcher == "approximate"
     assert done.recall is not None
@@ -47,7 +47,7 @@ def test_it_finds_nearly_all_of_the_best(index: Index, k: int) -> None:
     assert recall(index, clustered(40, EMBED_DIM, seed=1), k) >= 0.93
 
 
-def test_it_looks_at_a_part_of_the_table_only(index: Index) -> None:
+def test_it_looks_at_a_part_of_the_index_only(index: Index) -> None:
     header = SearcherFolder(index.path).read()
     assert header is not None
     assert [tuning.k for tuning in header.tuning] == [10, 100]
@@ -57,7 +57,7 @@ def test_it_looks_at_a_part_of_the_table_only(index: Index) -> None:
     assert recall(index, anywhere.astype(np.float32), 10) < 1
 
 
-def test_its_scores_are_the_table_s_own(index: Index) -> None:
+def test_its_scores_are_the_index_s_own(index: Index) -> None:
     query = clustered(1, EMBED_DIM, seed=2)
     truth = dict(by_definition(index, query[0], NUM_ROWS))
     hits = index.search(query, k=30)[0]
@@ -82,7 +82,7 @@ def test_a_threshold_leaves_the_lower_ones_out(index: Index) -> None:
 
 
 def test_rows_that_came_and_went_since_are_seen(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(4000, EMBED_DIM))
+    index = make_index(tmp_path / "t", clustered(4000, EMBED_DIM))
     build(index, LISTS)
     query = clustered(1, EMBED_DIM, seed=1)
     gone = index.search(query, k=3)[0]
@@ -95,7 +95,7 @@ def test_rows_that_came_and_went_since_are_seen(tmp_path: Path) -> None:
 
 
 def test_hits_are_found_where_nearly_everything_was_deleted(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(3000, EMBED_DIM))
+    index = make_index(tmp_path / "t", clustered(3000, EMBED_DIM))
     build(index, LISTS)
     index.delete([row.id for row in index.rows(where="width % 100 > 0")])
     for query in clustered(5, EMBED_DIM, seed=1):
@@ -107,7 +107,7 @@ def test_hits_are_found_where_nearly_everything_was_deleted(tmp_path: Path) -> N
 def test_vectors_without_any_structure_get_no_lists(tmp_path: Path) -> None:
     random = np.random.default_rng(0).standard_normal((3000, 64))
     vectors = random / np.linalg.norm(random, axis=1, keepdims=True)
-    index = make_table(tmp_path / "t", vectors.astype(np.float32))
+    index = make_index(tmp_path / "t", vectors.astype(np.float32))
     assert build(index, LISTS).searcher == "exact"
     assert not list((tmp_path / "t" / "_pe" / "searcher").glob("*.lists"))
     query = clustered(1, 64)
@@ -117,14 +117,14 @@ def test_vectors_without_any_structure_get_no_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 40])
 def test_tiny_and_equal_vectors_can_be_built_from(tmp_path: Path, num_rows: int) -> None:
     vectors = np.repeat(clustered(1, 8), num_rows, axis=0)
-    index = make_table(tmp_path / "t", vectors, fragments=1)
+    index = make_index(tmp_path / "t", vectors, fragments=1)
     build(index, LISTS)
     hits = index.search(vectors[:1], k=5)[0]
     assert [hit.uri for hit in hits] == [f"p{i:05}" for i in range(min(5, num_rows))]
 
 
 def test_a_searcher_is_built_only_where_it_pays(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(1000, 32))
+    index = make_index(tmp_path / "t", clustered(1000, 32))
     assert index.optimize().searcher == "none"
     assert not (tmp_path / "t" / "_pe" / "searcher").exists()
     assert build(index, COPY).searcher == "exact"

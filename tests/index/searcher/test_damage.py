@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from searcher_tables import LISTS, build, by_definition, clustered, make_table, told
+from searcher_indexes import LISTS, build, by_definition, clustered, make_index, told
 
 from perception_encoder.index import Index
 from perception_encoder.index.searcher.searcher import Searchers
@@ -99,7 +99,7 @@ DAMAGES = {
 def test_a_damaged_searcher_is_noticed_and_not_used(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = make_table(tmp_path / "t", clustered(3000, EMBED_DIM))
+    index = make_index(tmp_path / "t", clustered(3000, EMBED_DIM))
     assert build(index, LISTS).searcher == "approximate"
     damage(tmp_path / "t" / "_pe" / "searcher")
     query = clustered(1, EMBED_DIM, seed=1)
@@ -119,7 +119,7 @@ def test_a_page_that_is_zeroed_under_an_open_index_is_noticed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a server has it, which has read that page before."""
-    index = make_table(tmp_path / "t", clustered(3000, EMBED_DIM))
+    index = make_index(tmp_path / "t", clustered(3000, EMBED_DIM))
     build(index, LISTS)
     query = clustered(1, EMBED_DIM, seed=1)
     expected = by_definition(index, query[0], 5)
@@ -138,8 +138,8 @@ def test_a_page_that_is_zeroed_under_an_open_index_is_noticed(
 
 
 def test_only_what_a_query_reads_is_checked(tmp_path: Path) -> None:
-    """So that a search of a few rows costs what reading these costs, however large the table."""
-    index = make_table(tmp_path / "t", clustered(20_000, 256))
+    """So that a search of a few rows costs what reading these costs, however large the index."""
+    index = make_index(tmp_path / "t", clustered(20_000, 256))
     build(index, LISTS)
     searcher = Searchers(index.path).current()
     assert searcher is not None
@@ -157,7 +157,7 @@ def test_only_what_a_query_reads_is_checked(tmp_path: Path) -> None:
 def test_a_searcher_of_a_later_format_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = make_table(tmp_path / "t", clustered(100, 8))
+    index = make_index(tmp_path / "t", clustered(100, 8))
     build(index, LISTS)
     header = tmp_path / "t" / "_pe" / "searcher" / "searcher.json"
     header.write_text(json.dumps({**json.loads(header.read_text()), "format": 99}))
@@ -166,17 +166,17 @@ def test_a_searcher_of_a_later_format_is_left_alone(
     assert "broken" not in caplog.text
 
 
-def test_another_table_s_searcher_is_no_help_and_no_harm(tmp_path: Path) -> None:
-    one = make_table(tmp_path / "one", clustered(500, 8))
-    other = make_table(tmp_path / "other", clustered(500, 8, seed=9))
+def test_another_index_s_searcher_is_no_help_and_no_harm(tmp_path: Path) -> None:
+    one = make_index(tmp_path / "one", clustered(500, 8))
+    other = make_index(tmp_path / "other", clustered(500, 8, seed=9))
     build(other, LISTS)
     shutil.copytree(tmp_path / "other" / "_pe" / "searcher", tmp_path / "one" / "_pe" / "searcher")
     query = clustered(1, 8, seed=1)
     assert told(one.search(query, k=5)[0]) == by_definition(one, query[0], 5)
 
 
-def test_a_table_that_is_moved_or_copied_keeps_its_searcher(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(500, 8))
+def test_an_index_that_is_moved_or_copied_keeps_its_searcher(tmp_path: Path) -> None:
+    index = make_index(tmp_path / "t", clustered(500, 8))
     build(index, LISTS)
     shutil.copytree(tmp_path / "t", tmp_path / "copy")
     copy = Index.open(tmp_path / "copy")

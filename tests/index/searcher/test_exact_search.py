@@ -1,4 +1,4 @@
-"""Search with a copy of the vectors answers what the table itself would, whatever happens to it."""
+"""Search with a copy of the vectors answers what the index itself would, whatever happens to it."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from searcher_tables import COPY, build, by_definition, clustered, make_table, rows_named, told
+from searcher_indexes import COPY, build, by_definition, clustered, make_index, rows_named, told
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, VectorDtype
@@ -16,10 +16,10 @@ from perception_encoder.index.searcher.scan import as_float32
 
 @pytest.mark.parametrize("vector_dtype", ["float16", "float32"])
 @pytest.mark.parametrize(("num_rows", "embed_dim"), [(1, 5), (7, 8), (700, 24), (5000, 192)])
-def test_hits_and_scores_are_those_of_the_table(
+def test_hits_and_scores_are_those_of_the_index(
     tmp_path: Path, num_rows: int, embed_dim: int, vector_dtype: VectorDtype
 ) -> None:
-    index = make_table(
+    index = make_index(
         tmp_path / "t",
         clustered(num_rows, embed_dim),
         fragments=min(3, num_rows),
@@ -34,7 +34,7 @@ def test_hits_and_scores_are_those_of_the_table(
 
 
 def test_a_hit_carries_all_that_is_known_of_its_row(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(100, 8))
+    index = make_index(tmp_path / "t", clustered(100, 8))
     before = index.search(clustered(3, 8, seed=1), k=4)
     build(index, COPY)
     assert index.search(clustered(3, 8, seed=1), k=4) == before
@@ -45,7 +45,7 @@ def test_a_hit_carries_all_that_is_known_of_its_row(tmp_path: Path) -> None:
 def test_a_thousand_copies_of_one_image_are_ordered_by_name(tmp_path: Path) -> None:
     vectors = clustered(1500, 16)
     vectors[200:1400] = vectors[200]
-    index = make_table(tmp_path / "t", vectors)
+    index = make_index(tmp_path / "t", vectors)
     build(index, COPY)
     hits = index.search(vectors[200:201], k=20)[0]
     assert [hit.uri for hit in hits] == [f"p{number:05}" for number in range(200, 220)]
@@ -59,7 +59,7 @@ def test_vectors_that_half_floats_cannot_tell_apart_are_told_apart(
     random = np.random.default_rng(3)
     vectors = clustered(1, 64) + 1e-5 * random.standard_normal((400, 64)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = make_table(tmp_path / "t", vectors, vector_dtype=vector_dtype)
+    index = make_index(tmp_path / "t", vectors, vector_dtype=vector_dtype)
     build(index, COPY)
     query = clustered(1, 64, seed=4)
     assert told(index.search(query, k=5)[0]) == by_definition(index, query[0], 5)
@@ -70,7 +70,7 @@ def test_vectors_that_half_floats_cannot_tell_apart_are_told_apart(
     ["width = 1700", "width <= 20", "width <= 200", "half = 'odd'", "width > 0", "width > 9999"],
 )
 def test_a_condition_is_exact_whatever_its_selectivity(tmp_path: Path, where: str) -> None:
-    index = make_table(tmp_path / "t", clustered(2000, 16))
+    index = make_index(tmp_path / "t", clustered(2000, 16))
     build(index, COPY)
     index.append(rows_named(["new1", "new2"]), clustered(2, 16, seed=5))
     for query in clustered(3, 16, seed=1):
@@ -79,14 +79,14 @@ def test_a_condition_is_exact_whatever_its_selectivity(tmp_path: Path, where: st
 
 
 def test_a_wrong_condition_is_a_query_error(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(50, 8))
+    index = make_index(tmp_path / "t", clustered(50, 8))
     build(index, COPY)
     with pytest.raises(QueryError, match="no_such_column"):
         index.search(clustered(1, 8), k=1, where="no_such_column = 1")
 
 
 def test_a_threshold_cuts_at_the_score(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(600, 16))
+    index = make_index(tmp_path / "t", clustered(600, 16))
     build(index, COPY)
     query = clustered(1, 16, seed=1)
     cut = by_definition(index, query[0], 9)[8][1]
@@ -105,11 +105,11 @@ CHANGES = st.lists(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(changes=CHANGES)
-def test_whatever_is_done_to_the_table_afterwards_search_sees_what_is_there(
+def test_whatever_is_done_to_the_index_afterwards_search_sees_what_is_there(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int]]
 ) -> None:
     path = tmp_path_factory.mktemp("changes") / "t"
-    index = make_table(path, clustered(60, 8))
+    index = make_index(path, clustered(60, 8))
     build(index, COPY)
     for what, seed in changes:
         uris = sorted(row.uri for row in index.rows())
@@ -142,7 +142,7 @@ def test_whatever_is_done_to_the_table_afterwards_search_sees_what_is_there(
 
 
 def test_an_object_that_was_opened_before_keeps_seeing_its_version(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(300, 8))
+    index = make_index(tmp_path / "t", clustered(300, 8))
     old = Index.open(tmp_path / "t")
     query = clustered(1, 8, seed=1)
     expected = by_definition(old, query[0], 5)
@@ -155,7 +155,7 @@ def test_an_object_that_was_opened_before_keeps_seeing_its_version(tmp_path: Pat
 
 
 def test_another_process_s_new_searcher_is_taken_up(tmp_path: Path) -> None:
-    index = make_table(tmp_path / "t", clustered(300, 8))
+    index = make_index(tmp_path / "t", clustered(300, 8))
     other = Index.open(tmp_path / "t")
     build(index, COPY)
     query = clustered(1, 8, seed=1)

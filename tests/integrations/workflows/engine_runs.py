@@ -151,7 +151,7 @@ class Runs:
         return self.run(workflow(steps, outputs), {"image": given})
 
     def crops(self) -> Any:
-        """Of photos, into a table, which is then searched for them."""
+        """Of photos, into an index, which is then searched for them."""
         crop = {
             "type": "roboflow_core/relative_statoic_crop@v1", "name": "crop",
             "images": "$inputs.image",
@@ -182,16 +182,16 @@ class Runs:
             "search": self.run(found, {"image": self.photos}),
         }
 
-    def table(self) -> Any:
+    def index(self) -> Any:
         """Whole images by their paths and by names; searched by words, with a condition."""
-        index = str(self.folder / "drawings.lance")
+        path = str(self.folder / "drawings.lance")
         add = {"type": "pe_index_add@v1", "name": "add", "images": "$inputs.image", "model": MODEL}
         named = {**add, "name": "named", "index": "$inputs.index", "uri": "$inputs.name",
                  "metadata": {"number": "$inputs.number"}}  # fmt: skip
-        by_path = workflow([{**add, "index": index}], {"add": "add.*"})
+        by_path = workflow([{**add, "index": path}], {"add": "add.*"})
         by_name = workflow([named], {"add": "named.*"})
-        off = workflow([{**add, "index": index, "disable_sink": True}], {"add": "add.*"})
-        search = {"type": "pe_search@v1", "name": "search", "index": index}
+        off = workflow([{**add, "index": path, "disable_sink": True}], {"add": "add.*"})
+        search = {"type": "pe_search@v1", "name": "search", "index": path}
         by_words = workflow(
             [{**search, "data": "$inputs.text", "k": "$inputs.k"}], {"search": "search.*"}
         )  # fmt: skip
@@ -210,7 +210,7 @@ class Runs:
             "by_name": [
                 self.run(
                     by_name,
-                    {"image": image, "index": index, "name": f"camera/{n}", "number": n},
+                    {"image": image, "index": path, "name": f"camera/{n}", "number": n},
                 )
                 for n, image in enumerate(self.images)
             ],
@@ -219,7 +219,7 @@ class Runs:
             "narrow": self.run(narrow, {}),
             "nothing": self.run(nothing, {}),
             "both_names": self.failing(
-                workflow([{**add, "index": index, "uri": "a", "folder": "b"}], {"add": "add.*"}),
+                workflow([{**add, "index": path, "uri": "a", "folder": "b"}], {"add": "add.*"}),
                 pixels,
             ),
         }
@@ -262,7 +262,7 @@ class Runs:
             return list(pool.map(once, range(TIMES)))
 
     def filling(self) -> Any:
-        """One table from four threads, past the number of commits where it is optimized."""
+        """One index from four threads, past the number of commits where it is optimized."""
         index = str(self.folder / "filling.lance")
         add = {"type": "pe_index_add@v1", "name": "add", "images": "$inputs.image", "model": MODEL}
         definition = workflow([{**add, "index": index, "uri": "$inputs.name"}], {"add": "add.*"})
@@ -311,7 +311,7 @@ def main(request_file: str, results_file: str) -> None:
     configure(request["url"], tensor_mode=request["tensor_mode"])
     logging.disable(logging.INFO)
     runs = Runs(request)
-    names = ["embeddings", "encoded", "table", "changes", "remote"]
+    names = ["embeddings", "encoded", "index", "changes", "remote"]
     names += ["crops"] if request["photos"] else []
     names += [] if request["tensor_mode"] else ["together", "filling", "mistakes"]
     calls: dict[str, Callable[[], Any]] = {name: getattr(runs, name) for name in names}

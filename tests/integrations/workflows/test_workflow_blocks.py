@@ -163,8 +163,8 @@ def test_crops_of_photos_are_embedded_labeled_indexed_and_found(mode, photos, ra
         assert found["search"]["best_uri"] == hits[0]["uri"]
         assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
         assert hits[0]["metadata"] == {"camera": "north", "class": row["zero_shot"]["class"]}
-    table = Index.open(Path(first[0]["add"]["uri"]).parents[1] / "crops.lance")
-    rows = {row.uri: row for row in table.rows()}
+    index = Index.open(Path(first[0]["add"]["uri"]).parents[1] / "crops.lance")
+    rows = {row.uri: row for row in index.rows()}
     assert len(rows) == 3
     for row, crop in zip(first, crops, strict=True):
         saved = Path(row["add"]["uri"])
@@ -198,26 +198,26 @@ def _check_labels(result, classes, cosines, shape, model):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_images_are_called_by_their_file_their_name_or_their_pixels(mode, ran, drawn):
-    table = ran[mode]["table"]
-    assert [row["add"]["uri"] for row in table["by_path"]] == list(map(str, drawn))
-    (by_pixels,) = table["by_pixels"]
+    index = ran[mode]["index"]
+    assert [row["add"]["uri"] for row in index["by_path"]] == list(map(str, drawn))
+    (by_pixels,) = index["by_pixels"]
     assert by_pixels["add"]["uri"].startswith("workflow:")
-    assert [rows[0]["add"]["uri"] for rows in table["by_name"]] == [
+    assert [rows[0]["add"]["uri"] for rows in index["by_name"]] == [
         "camera/0", "camera/1", "camera/2"
     ]  # fmt: skip
-    assert [row["add"] for row in table["off"]] == 3 * [{"uri": None, "id": None, "is_new": False}]
+    assert [row["add"] for row in index["off"]] == 3 * [{"uri": None, "id": None, "is_new": False}]
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_words_find_what_was_added_and_conditions_hold(mode, ran, drawn):
-    table = ran[mode]["table"]
-    hits = table["by_words"][0]["search"]["hits"]
+    index = ran[mode]["index"]
+    hits = index["by_words"][0]["search"]["hits"]
     assert {hit["uri"].split(":")[0] for hit in hits} == {str(drawn[0]), "camera/0", "workflow"}
-    (narrow,) = table["narrow"]
+    (narrow,) = index["narrow"]
     assert [hit["uri"] for hit in narrow["search"]["hits"]] == ["camera/2"]
-    assert table["nothing"] == [{"search": {"hits": [], "best_uri": None, "best_score": None}}]
-    assert "there is no index at" in table["missing"]
-    assert table["both_names"].startswith("WorkflowSyntaxError")
+    assert index["nothing"] == [{"search": {"hits": [], "best_uri": None, "best_score": None}}]
+    assert "there is no index at" in index["missing"]
+    assert index["both_names"].startswith("WorkflowSyntaxError")
 
 
 def test_fifty_workflows_at_once_give_what_one_gives(ran, model, arrays):
@@ -234,13 +234,13 @@ def test_fifty_workflows_at_once_give_what_one_gives(ran, model, arrays):
         assert np.abs(run["texts"]["stock"] - texts[number]).max() <= EQUAL
 
 
-def test_threads_that_fill_one_table_lose_nothing(ran):
+def test_threads_that_fill_one_index_lose_nothing(ran):
     filling = ran["plain"]["filling"]
     assert all(row["is_new"] for row in filling["added"])
-    table = Index.open(filling["index"])
-    assert {row.uri for row in table.rows()} == {f"camera/{number}" for number in range(70)}
-    assert table.count() == 70
-    assert not table.needs_optimize()
+    index = Index.open(filling["index"])
+    assert {row.uri for row in index.rows()} == {f"camera/{number}" for number in range(70)}
+    assert index.count() == 70
+    assert not index.needs_optimize()
 
 
 def test_the_blocks_run_in_the_engine_that_older_inference_has_inside(ran, model, arrays):

@@ -19,7 +19,7 @@ from perception_encoder.errors import (
     UnsupportedOperationError,
 )
 from perception_encoder.index import Index, Row
-from perception_encoder.integrations.workflows.indexes import Tables
+from perception_encoder.integrations.workflows.indexes import Indexes
 from perception_encoder.integrations.workflows.models import Models
 from perception_encoder.integrations.workflows.provider import PerceptionEncoderModels
 from perception_encoder.preprocess import ImageProcessor
@@ -67,33 +67,33 @@ def test_texts_are_remembered_and_keep_their_order():
     assert opened.backends[1].num_texts == 1
 
 
-def test_a_table_gets_its_own_model_and_no_other(tmp_path):
+def test_an_index_gets_its_own_model_and_no_other(tmp_path):
     models = Models(TinyModels())
     fast = models.get("a", "fast")
     index = Index.create(tmp_path / "fast", fast.identity)
     assert models.get("a") is not fast
-    assert models.of_table(index, "a") is fast
-    assert models.of_table(index).identity == fast.identity
+    assert models.of_index(index, "a") is fast
+    assert models.of_index(index).identity == fast.identity
     other = Index.create(tmp_path / "other", replace(fast.identity, fingerprint="of others"))
     with pytest.raises(IndexMismatchError, match="of others"):
-        models.of_table(other, "a")
+        models.of_index(other, "a")
 
 
-def test_tables_show_what_other_processes_committed(tmp_path):
-    model, tables = open_tiny(), Tables()
+def test_indexes_show_what_other_processes_committed(tmp_path):
+    model, indexes = open_tiny(), Indexes()
     path = str(tmp_path / "a.lance")
     with pytest.raises(IndexNotFoundError):
-        tables.open(path)
-    tables.open_or_create(path, model.identity)
+        indexes.open(path)
+    indexes.open_or_create(path, model.identity)
     files = save_drawings(tmp_path, 2)
     Index.open(path).add([Row(str(file)) for file in files], model.embed_images(files))
-    assert tables.open(path).count() == 2
-    assert tables.open(path) is tables.open_or_create(path, model.identity)
+    assert indexes.open(path).count() == 2
+    assert indexes.open(path) is indexes.open_or_create(path, model.identity)
 
 
-def test_tables_keep_to_what_the_host_allows(tmp_path):
+def test_indexes_keep_to_what_the_host_allows(tmp_path):
     identity = open_tiny().identity
-    none = Tables(local_storage=False)
+    none = Indexes(local_storage=False)
     for refused in (
         lambda: none.open(str(tmp_path / "a.lance")),
         lambda: none.open_or_create(str(tmp_path / "a.lance"), identity),
@@ -104,7 +104,7 @@ def test_tables_keep_to_what_the_host_allows(tmp_path):
     none.check_model("PE-Core-B16-224")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path)
-    some = Tables(write_folder=str(tmp_path / "in"))
+    some = Indexes(write_folder=str(tmp_path / "in"))
     some.open_or_create(str(tmp_path / "in" / "a.lance"), identity)
     for place in ("a.lance", "in/../b.lance", "in/link/c.lance", "in-not/d.lance"):
         with pytest.raises(IndexStorageError, match="WRITE_DIRECTORY"):

@@ -24,7 +24,7 @@ def main(file: str, url: str, key: str, image: str) -> None:
     every = module.ClipClient(url=service, indice_name="drawings", num_images=40, deduplicate=False)
     vector = np.random.default_rng(0).normal(size=24).tolist()
     texts = module.ClipClient(url=service, indice_name="drawings", modality=module.Modality.TEXT)
-    other = module.ClipClient(url=service, indice_name="no-such-table")
+    other = module.ClipClient(url=service, indice_name="no-such-index")
     stranger = module.ClipClient(url=f"{url}/knn-service", indice_name="drawings")
     sys.stdout.write(
         json.dumps(

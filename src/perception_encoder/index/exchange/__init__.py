@@ -1,4 +1,4 @@
-"""Tables into other programs' files and back: clip-retrieval's folders, Parquet, npy, faiss.
+"""Indexes into other programs' files and back: clip-retrieval's folders, Parquet, npy, faiss.
 
 Everything goes through in blocks, vectors and what is known of them side by side, so memory is
 bounded and the two cannot get out of step.
@@ -8,9 +8,9 @@ from perception_encoder.index.exchange.import_export import (
     LAYOUTS,
     Imported,
     Layout,
-    export_table,
-    import_table,
+    export_index,
+    import_index,
     open_source,
 )
 
-__all__ = ["LAYOUTS", "Imported", "Layout", "export_table", "import_table", "open_source"]
+__all__ = ["LAYOUTS", "Imported", "Layout", "export_index", "import_index", "open_source"]

@@ -30,21 +30,21 @@ _FOLDERS: Final = {"img_emb": ".npy", "metadata": ".parquet"}
 _NUMBER: Final = re.compile(r"_(\d+)\.\w+$")
 
 
-def write_folder(table: Outgoing, folder: str, part_rows: int) -> None:
+def write_folder(index: Outgoing, folder: str, part_rows: int) -> None:
     """Write parts of `part_rows` rows, the last one of what is left, into an empty folder."""
     import pyarrow.parquet as pq
 
     for name in _FOLDERS:
         os.mkdir(os.path.join(folder, name))
-    has_own = IMAGE_PATH in table.row_schema.names
-    schema = table.row_schema if has_own else _with_image_path(table.row_schema)
-    num_parts = max(1, -(-table.num_rows // part_rows))
-    parts = groupby(_cut(table.blocks(), part_rows), key=itemgetter(0))
-    for number, pieces in parts if table.num_rows else [(0, ())]:
-        num_rows = min(part_rows, table.num_rows - number * part_rows)
+    has_own = IMAGE_PATH in index.row_schema.names
+    schema = index.row_schema if has_own else _with_image_path(index.row_schema)
+    num_parts = max(1, -(-index.num_rows // part_rows))
+    parts = groupby(_cut(index.blocks(), part_rows), key=itemgetter(0))
+    for number, pieces in parts if index.num_rows else [(0, ())]:
+        num_rows = min(part_rows, index.num_rows - number * part_rows)
         vectors_path, rows_path = _part_paths(folder, number, num_parts)
         with (
-            npy_file(vectors_path, num_rows, table.embed_dim, "float16") as file,
+            npy_file(vectors_path, num_rows, index.embed_dim, "float16") as file,
             pq.ParquetWriter(rows_path, schema) as writer,
         ):
             for _, rows, vectors in pieces:

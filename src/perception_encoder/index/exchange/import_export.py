@@ -1,4 +1,4 @@
-"""Brings files of vectors into a table: checked, brought to unit length, and no image twice."""
+"""Brings files of vectors into an index: checked, brought to unit length, and no image twice."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Imported:
     """What an import did.
 
     Attributes:
-        num_added: rows that are new to the table.
+        num_added: rows that are new to the index.
         num_replaced: rows that took the place of one of the same image, there or in the files.
         num_normalized: vectors that were not of unit length and have been brought to it.
-        left_out: by column, how many values of metadata do not fit the table's columns.
+        left_out: by column, how many values of metadata do not fit the index's columns.
     """
 
     num_added: int
@@ -51,32 +51,32 @@ class Imported:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def import_table(
+def import_index(
     source: Incoming,
     path: str | os.PathLike[str],
     *,
     identity: ModelIdentity | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Imported:
-    """Add the rows of files to a table, which is made where there is none.
+    """Add the rows of files to an index, which is made where there is none.
 
     The files are read twice: what cannot be used is told before anything is written. Then every
-    block is one commit; after an interruption, importing again completes the table. A new table
+    block is one commit; after an interruption, importing again completes the index. A new index
     stores vectors as the one did that was exported, else as float16. Metadata that does not fit
-    the table's columns is left out and counted.
+    the index's columns is left out and counted.
 
     Args:
         source: from `open_source`.
-        path: of the table.
+        path: of the index.
         identity: whose vectors they are; needed where the files do not say it, checked where they
             do.
         progress: told of how many rows were done since the last call.
 
     Raises:
         ExchangeError: nobody says whose vectors they are, their length is another, or a vector or
-            row cannot be used; the table is as before.
-        IndexMismatchError: the files, the table and `identity` are not of one model.
-        IndexBusyError: another process is writing to the table.
+            row cannot be used; the index is as before.
+        IndexMismatchError: the files, the index and `identity` are not of one model.
+        IndexBusyError: another process is writing to the index.
         IndexStorageError: writing failed.
     """
     identity = _agreed(source, identity)
@@ -121,7 +121,7 @@ def _blocks(source: Incoming) -> Iterator[tuple[Block, int]]:
 
 
 class _Known:
-    """The keys of the table's rows: 24 bytes each."""
+    """The keys of the index's rows: 24 bytes each."""
 
     def __init__(self, index: Index) -> None:
         self._ids = DigestMap()
@@ -171,7 +171,7 @@ def _agreed(source: Incoming, identity: ModelIdentity | None) -> ModelIdentity:
 def _of_unit_length(block: Block, path: str, done: int) -> tuple[Embeddings, int]:
     """Return the vectors as float32 of unit length, and how many were not.
 
-    Those that are but for rounding stay as they are, so that a table that was exported comes back
+    Those that are but for rounding stay as they are, so that an index that was exported comes back
     bit for bit.
     """
     vectors = np.asarray(block.vectors, np.float32)
@@ -189,7 +189,7 @@ def _of_unit_length(block: Block, path: str, done: int) -> tuple[Embeddings, int
     return vectors, int(is_off.sum())
 
 
-def export_table(
+def export_index(
     index: Index,
     path: str | os.PathLike[str],
     layout: Layout,
@@ -201,12 +201,12 @@ def export_table(
     """Write rows and vectors to files; they appear under their name when all is written.
 
     Args:
-        index: the table.
+        index: the index.
         path: what to make: a file for "parquet", a folder for the others. It must not exist.
         layout: "clip-retrieval": `img_emb/img_emb_0.npy` (float16) and
             `metadata/metadata_0.parquet`, and so on. "parquet": one file with a column `vector` of
             float32 lists, as embedding-atlas and DuckDB read it. "npy": `vectors.npy` in the
-            table's own type and `rows.jsonl`. "faiss": an `IndexFlatIP` in `vectors.faiss`, and
+            index's own type and `rows.jsonl`. "faiss": an `IndexFlatIP` in `vectors.faiss`, and
             `rows.jsonl` in its order. NaN and infinities are null in `rows.jsonl`; how many is
             logged.
         where: an SQL condition; other rows are left out.
@@ -227,30 +227,30 @@ def export_table(
     ours = ("id", VECTOR, *FACTS)
     metadata = tuple(name for name in index.schema.names if name not in ours)
     provenance = Provenance(index.identity, index.vector_dtype, metadata)
-    table = Outgoing(index, where, num_rows, provenance, progress)
+    outgoing = Outgoing(index, where, num_rows, provenance, progress)
     with whole(os.fspath(path), is_folder=layout != "parquet") as target:
         if layout == "parquet":
-            parquet_file.write_file(table, target)
+            parquet_file.write_file(outgoing, target)
         elif layout == "clip-retrieval":
-            clip_retrieval.write_folder(table, target, part_rows)
+            clip_retrieval.write_folder(outgoing, target, part_rows)
             provenance.save(target)
         else:
-            line_files.write_folder(table, target, layout)
+            line_files.write_folder(outgoing, target, layout)
             provenance.save(target)
-    if table.left_out:
+    if outgoing.left_out:
         logger.warning(
             "%s: %d values that JSON cannot hold (NaN, infinities) are null in %s: %s; "
             "parquet keeps them",
             path,
-            table.left_out.total(),
+            outgoing.left_out.total(),
             line_files.ROWS,
-            ", ".join(table.left_out),
+            ", ".join(outgoing.left_out),
         )
     return num_rows
 
 
 def open_source(path: str | os.PathLike[str]) -> Incoming:
-    """Open what `export_table`, or another program, wrote in one of the layouts.
+    """Open what `export_index`, or another program, wrote in one of the layouts.
 
     Raises:
         ExchangeError: nothing is there, its layout is unknown, or it cannot be read.

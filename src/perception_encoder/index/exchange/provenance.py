@@ -31,8 +31,8 @@ class Provenance:
 
     Attributes:
         identity: the model.
-        vector_dtype: how the table stored them.
-        columns: the table's metadata columns, beside those that every table has.
+        vector_dtype: how the index stored them.
+        columns: the index's metadata columns, beside those that every index has.
         version: of this package, when it wrote the file.
     """
 

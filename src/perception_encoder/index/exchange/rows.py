@@ -93,7 +93,7 @@ def _row(line: bytes, where: str) -> Row:
 
 
 def _check_fact(fact: str, value: object, where: str) -> None:
-    """Make sure that the table's column can hold it.
+    """Make sure that the index's column can hold it.
 
     Raises:
         ExchangeError: it cannot.
@@ -118,7 +118,7 @@ class RowColumns:
 
     Attributes:
         types: the columns to read, by the name they have there: (name here, type).
-        dropped: columns that have no place in a table.
+        dropped: columns that have no place in an index.
     """
 
     types: dict[str, tuple[str, pa.DataType]]

@@ -1,4 +1,4 @@
-"""What goes out of a table and what comes in: rows and their vectors together, block by block."""
+"""What goes out of an index and what comes in: rows and their vectors together, block by block."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _BLOCK_BYTES: Final = 64 << 20  # of float32 vectors that are imported in one co
 
 @dataclass(frozen=True)
 class Outgoing:
-    """The rows of a table that meet a condition, in its order.
+    """The rows of an index that meet a condition, in its order.
 
     Attributes:
-        index: the table.
+        index: the index.
         where: the condition.
         num_rows: how many rows meet it.
         provenance: what is known of them all.
@@ -51,7 +51,7 @@ class Outgoing:
 
     @property
     def row_schema(self) -> pa.Schema:
-        """The table's columns but the vector, with the provenance."""
+        """The index's columns but the vector, with the provenance."""
         schema = self.index.schema
         return self.provenance.in_schema(schema.remove(schema.get_field_index(VECTOR)))
 
@@ -71,7 +71,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Incoming:
-    """Files that were recognized and can be read as a table's rows.
+    """Files that were recognized and can be read as an index's rows.
 
     Attributes:
         path: names them in errors.
@@ -79,7 +79,7 @@ class Incoming:
         num_rows: how many rows they have.
         embed_dim: numbers of a vector, E.
         provenance: whose vectors they are, where the files say so.
-        dropped: columns that have no place in a table.
+        dropped: columns that have no place in an index.
         read: yields all rows, at most so many at a time.
     """
 

@@ -144,19 +144,19 @@ class NpyArray:
         return numbers.reshape(end - start, self.embed_dim).astype(np.float32)
 
 
-def write_folder(table: Outgoing, folder: str, layout: VectorLayout) -> None:
-    """Write both files into an empty folder: npy in the table's own type, faiss as float32."""
+def write_folder(index: Outgoing, folder: str, layout: VectorLayout) -> None:
+    """Write both files into an empty folder: npy in the index's own type, faiss as float32."""
     path = os.path.join(folder, VECTORS[layout])
     if layout == "npy":
-        file = npy_file(path, table.num_rows, table.embed_dim, table.index.vector_dtype)
+        file = npy_file(path, index.num_rows, index.embed_dim, index.index.vector_dtype)
     else:
-        file = faiss_file(path, table.num_rows, table.embed_dim)
+        file = faiss_file(path, index.num_rows, index.embed_dim)
     with file, open(os.path.join(folder, ROWS), "w", encoding="utf-8") as lines:
-        for rows, vectors in table.blocks():
+        for rows, vectors in index.blocks():
             file.write(vectors)
             for row in rows_of(rows):
                 lines.write(row_line(row))
-                table.left_out.update(k for k, value in row.metadata.items() if not holds(value))
+                index.left_out.update(k for k, value in row.metadata.items() if not holds(value))
 
 
 def open_folder(folder: str, layout: VectorLayout) -> Incoming:
@@ -221,15 +221,15 @@ def _open_faiss(path: str) -> tuple[int, int, _Reader]:
     return index.ntotal, index.d, read
 
 
-def write_file(table: Outgoing, path: str) -> None:
+def write_file(index: Outgoing, path: str) -> None:
     """Write the file, a row group for each block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kind = pa.list_(pa.float32(), table.embed_dim)
-    schema = table.row_schema.append(pa.field(VECTOR, kind, nullable=False))
+    kind = pa.list_(pa.float32(), index.embed_dim)
+    schema = index.row_schema.append(pa.field(VECTOR, kind, nullable=False))
     with pq.ParquetWriter(path, schema) as writer:
-        for rows, vectors in table.blocks():
+        for rows, vectors in index.blocks():
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
             writer.write_batch(pa.record_batch([*rows.columns, column], schema=schema))
 

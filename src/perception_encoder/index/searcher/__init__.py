@@ -1,1 +1,1 @@
-"""A cache beside the table that makes searching it fast. It may be deleted at any time."""
+"""A cache beside the index that makes searching it fast. It may be deleted at any time."""

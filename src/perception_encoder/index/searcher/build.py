@@ -1,6 +1,6 @@
-"""Builds a searcher for the present version of a table and puts it in the old one's place.
+"""Builds a searcher for the present version of an index and puts it in the old one's place.
 
-How much is built depends on the table's size: nothing where reading the table itself is quick, a
+How much is built depends on the index's size: nothing where reading the index itself is quick, a
 copy of the vectors for exact search where that is quick, and lists for approximate search above.
 An interruption at any point leaves the searcher that was there.
 """
@@ -45,7 +45,7 @@ class Sizes:
     """From how many bytes of float16 vectors something is worth its while.
 
     Attributes:
-        copy: the vectors are copied for exact search; below, the table is read in about 30 ms.
+        copy: the vectors are copied for exact search; below, the index is read in about 30 ms.
         lists: lists are made; below, exact search takes about 20 ms.
     """
 
@@ -67,14 +67,14 @@ def build_searcher(
     """Build and commit.
 
     Args:
-        dataset: the version of the table.
+        dataset: the version of the index.
         folder: where the searcher lies.
         embed_dim: E.
-        vector_dtype: how the table stores vectors.
+        vector_dtype: how the index stores vectors.
         sizes: what is worthwhile.
 
     Returns:
-        The new header; None where the table is too small to need one.
+        The new header; None where the index is too small to need one.
 
     Raises:
         OSError, ValueError, RuntimeError: reading or writing failed.

@@ -1,7 +1,7 @@
 """A searcher's files: named, written so that a crash costs nothing, found again, thrown away.
 
     _pe/searcher/searcher.json      says what there is; everything not named in it is rubbish
-    _pe/searcher/TOKEN.vectors      float16 (R, E): the table's vectors in the table's order
+    _pe/searcher/TOKEN.vectors      float16 (R, E): the index's vectors in the index's order
     _pe/searcher/TOKEN.lists        a faiss IndexIVFRaBitQ of the same rows
     _pe/searcher/TOKEN.coarse.npz   which lists to look at for a query
     _pe/searcher/TOKEN.sums         checksums of the blocks of the others, one after another
@@ -44,7 +44,7 @@ class DamageError(Exception):
 
 @dataclass(frozen=True)
 class CoveredFragment:
-    """A part of the table as it was when its vectors were copied.
+    """A part of the index as it was when its vectors were copied.
 
     Attributes:
         id: Lance's number of the fragment, the upper half of its rows' ids.
@@ -80,10 +80,10 @@ class Header:
 
     Attributes:
         token: begins the names of the data files.
-        version: of the table that it was made from.
+        version: of the index that it was made from.
         embed_dim: E.
-        vector_dtype: of the table's vectors.
-        fragments: of the table, in the order of their rows in the files.
+        vector_dtype: of the index's vectors.
+        fragments: of the index, in the order of their rows in the files.
         sizes: of the data files, bytes, by the ends of their names.
         sums: checksum of the file of checksums.
         num_lists: of the approximate search; 0 where there is none.
@@ -129,11 +129,11 @@ class Header:
 
 
 class SearcherFolder:
-    """The folder of one table's searcher."""
+    """The folder of one index's searcher."""
 
-    def __init__(self, table_path: str) -> None:
-        self._is_remote = is_remote(table_path)
-        self._path = beside(table_path, "searcher")
+    def __init__(self, find_index: str) -> None:
+        self._is_remote = is_remote(find_index)
+        self._path = beside(find_index, "searcher")
 
     def path(self, token: str, end: str) -> str:
         """Return where one of the data files lies."""
@@ -184,7 +184,7 @@ class SearcherFolder:
     def warn(self, reason: object) -> None:
         """Say that the searcher cannot be used, and what that costs."""
         logger.warning(
-            "%s: the searcher is broken (%s) and is not used: searching reads the whole table, "
+            "%s: the searcher is broken (%s) and is not used: searching reads the whole index, "
             "which is slower; pe optimize makes a new one",
             self._path,
             reason,

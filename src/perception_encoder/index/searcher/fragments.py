@@ -1,9 +1,9 @@
-"""Which rows of a version of the table a searcher covers, and how the two name them.
+"""Which rows of a version of the index a searcher covers, and how the two name them.
 
 Lance numbers a row by its fragment and its place in it; a searcher numbers the rows of its
 fragments one after another, deleted ones included. A fragment's rows never move or change (changing
 a row deletes it and adds another), so a searcher stays right about a fragment for as long as the
-table has it with the same data file; only deletions have to be looked up.
+index has it with the same data file; only deletions have to be looked up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RowNumbers: TypeAlias = NDArray[np.int64]
 """(R,) int64: rows as a searcher numbers them."""
 
 RowIds: TypeAlias = NDArray[np.int64]
-"""(R,) int64: rows as Lance numbers them, in one version of the table."""
+"""(R,) int64: rows as Lance numbers them, in one version of the index."""
 
 Mask: TypeAlias = NDArray[np.bool_]
 """(R,) bool: for each of the searcher's rows, whether it takes part."""
@@ -37,7 +37,7 @@ ReadIds: TypeAlias = "Callable[[list[lance.LanceFragment], str | None], RowIds]"
 
 
 def described(dataset: lance.LanceDataset) -> list[CoveredFragment]:
-    """Return the fragments of a version of the table whose vectors lie in one file each."""
+    """Return the fragments of a version of the index whose vectors lie in one file each."""
     field = next(field.id() for field in dataset.lance_schema.fields() if field.name() == VECTOR)
     found = []
     for fragment in dataset.get_fragments():
@@ -55,7 +55,7 @@ def described(dataset: lance.LanceDataset) -> list[CoveredFragment]:
 
 
 class Coverage:
-    """A searcher's fragments beside those of one version of the table.
+    """A searcher's fragments beside those of one version of the index.
 
     Args:
         fragments: the searcher's, in its order.

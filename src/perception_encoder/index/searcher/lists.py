@@ -1,4 +1,4 @@
-"""Approximate search: which few rows of many deserve a look. Knows no table and no files' meaning.
+"""Approximate search: which few rows of many deserve a look. Knows no index and no files' meaning.
 
 Rows lie in lists, each around a center, as codes of one bit a number (faiss's IndexIVFRaBitQ). A
 query looks into the lists whose centers are nearest to it and proposes candidates; their scores
@@ -66,11 +66,11 @@ class Lists:
         file: where `Filler` wrote them.
         start: where they begin in it, from `start`; 0 where that is not known yet.
         coarse: chooses lists.
-        num_rows: of the table's part that is covered.
+        num_rows: of the index's part that is covered.
 
     Raises:
         DamageError: the file is damaged.
-        ValueError: it is of another table.
+        ValueError: it is of another index.
     """
 
     def __init__(self, file: CheckedFile, start: int, coarse: Coarse, num_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Looks at every vector of a float16 matrix in a mapped file, in threads. Knows no table.
+"""Looks at every vector of a float16 matrix in a mapped file, in threads. Knows no index.
 
 faiss's kernel for half floats reads half the memory that a float32 product does, and memory is what
 such a product waits for. Products are summed in float32; the caller scores the few that matter

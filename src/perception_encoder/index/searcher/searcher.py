@@ -1,8 +1,8 @@
-"""A searcher: proposes the rows of one version of a table that may be nearest to a query.
+"""A searcher: proposes the rows of one version of an index that may be nearest to a query.
 
 Exact search looks at every covered row and proposes all that rounding leaves in doubt; approximate
 search looks into as many lists as were measured to be enough. Either way the caller reads the rows
-that were proposed from the table, scores them there, and adds what is not covered.
+that were proposed from the index, scores them there, and adds what is not covered.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ class Searcher:
 
 
 class BoundSearcher:
-    """A searcher beside one version of the table.
+    """A searcher beside one version of the index.
 
     Attributes:
         coverage: what of the version it covers.
-        slack: how far its scores may be from the table's.
+        slack: how far its scores may be from the index's.
     """
 
     def __init__(self, searcher: Searcher, dataset: lance.LanceDataset, read_ids: ReadIds) -> None:
@@ -174,10 +174,10 @@ class BoundSearcher:
 
 
 class Searchers:
-    """Gives the searcher that is in place, and opens each only once. For one table's path."""
+    """Gives the searcher that is in place, and opens each only once. For one index's path."""
 
-    def __init__(self, table_path: str) -> None:
-        self.folder: Final = SearcherFolder(table_path)
+    def __init__(self, find_index: str) -> None:
+        self.folder: Final = SearcherFolder(find_index)
         self._lock = threading.Lock()
         self._stamp: Stamp | None = None
         self._searcher: Searcher | None = None

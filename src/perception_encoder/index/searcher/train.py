@@ -1,7 +1,7 @@
 """Makes the lists of approximate search: directions, centers, and every row in its list.
 
 What bounds the time is comparing every row with every center, so both are brought to the few main
-directions first. Knows nothing of the table.
+directions first. Knows nothing of the index.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures how many lists a query must look into, with queries made from the table itself.
+"""Measures how many lists a query must look into, with queries made from the index itself.
 
 Two sorts of query are made, because people search with images and with words. The first are rows,
 which must find their neighbors but not themselves. The second are sums of two rows without what

@@ -1,4 +1,4 @@
-"""A plugin of Roboflow Workflows: this backend and its tables as blocks.
+"""A plugin of Roboflow Workflows: this backend and its indexes as blocks.
 
     WORKFLOWS_PLUGINS=perception_encoder.integrations.workflows
 
@@ -8,7 +8,7 @@ Works with `roboflow-workflows`, which has had the execution engine since 2026, 
 
 from typing import Any, Final
 
-from perception_encoder.integrations.workflows.indexes import shared_tables
+from perception_encoder.integrations.workflows.indexes import shared_indexes
 from perception_encoder.integrations.workflows.models import shared_models
 
 
@@ -23,5 +23,5 @@ def load_blocks() -> list[type[Any]]:
 
 
 # What blocks are given where the host says nothing of it. A host gives its own as the init
-# parameters "perception_encoder.integrations.workflows.models" and ".tables".
-REGISTERED_INITIALIZERS: Final = {"models": shared_models, "tables": shared_tables}
+# parameters "perception_encoder.integrations.workflows.models" and ".indexes".
+REGISTERED_INITIALIZERS: Final = {"models": shared_models, "indexes": shared_indexes}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.integrations.workflows.indexes import Tables
+from perception_encoder.integrations.workflows.indexes import Indexes
 from perception_encoder.integrations.workflows.models import Models
 from perception_encoder.types import Embeddings
 
@@ -71,7 +71,7 @@ class Manifest(WorkflowBlockManifest):
 
 
 class Block(WorkflowBlock):
-    """A block over the models and tables of the process.
+    """A block over the models and indexes of the process.
 
     Attributes:
         manifest: its fields.
@@ -79,14 +79,14 @@ class Block(WorkflowBlock):
 
     manifest: ClassVar[type[Manifest]]
 
-    def __init__(self, models: Models, tables: Tables) -> None:
+    def __init__(self, models: Models, indexes: Indexes) -> None:
         self._models = models
-        self._tables = tables
+        self._indexes = indexes
 
     @classmethod
     def get_init_parameters(cls) -> list[str]:
         """Name what the block is made with."""
-        return ["models", "tables"]
+        return ["models", "indexes"]
 
     @classmethod
     def get_manifest(cls) -> type[Manifest]:

@@ -63,7 +63,7 @@ class EmbeddingBlock(Block):
 
     def run(self, data: Any, model: str) -> Any:
         """Return the `embedding` of each item: (E,) of unit length."""
-        self._tables.check_model(model)
+        self._indexes.check_model(model)
         opened = self._models.get(model)
         vectors = vectors_of(self._models, opened, listed(data))
         return as_given([{"embedding": vector} for vector in as_embeddings(vectors)], data)

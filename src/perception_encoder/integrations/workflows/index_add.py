@@ -1,4 +1,4 @@
-"""Brings images of a workflow into a table: their names, their rows, one commit for a batch.
+"""Brings images of a workflow into an index: their names, their rows, one commit for a batch.
 
 Knows nothing of blocks and their fields.
 """
@@ -33,7 +33,7 @@ from perception_encoder.integrations.workflows.block import (
     image_vectors,
     spread,
 )
-from perception_encoder.integrations.workflows.indexes import Tables
+from perception_encoder.integrations.workflows.indexes import Indexes
 from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
 from perception_encoder.preprocess.arrays import array_to_image, tensor_to_image
 from perception_encoder.search.query_model import note_weights
@@ -45,11 +45,11 @@ _VERSIONS_KEPT: Final = timedelta(days=1)  # as `pe index` does
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image for a table, and what is to be written of it.
+    """An image for an index, and what is to be written of it.
 
     Attributes:
         image: of the workflow.
-        uri: what it is called in the table; None for the file or URL that it was read from, or
+        uri: what it is called in the index; None for the file or URL that it was read from, or
             else a name made of its pixels.
         metadata: becomes columns.
     """
@@ -60,30 +60,30 @@ class NewImage:
 
 
 def open_for_adding(
-    tables: Tables, models: Models, path: str, model: str | None
+    indexes: Indexes, models: Models, path: str, model: str | None
 ) -> tuple[Index, EmbeddingModel]:
-    """Open a table and its model; a new table gets the model that is named, or the default.
+    """Open an index and its model; a new index gets the model that is named, or the default.
 
     Raises:
-        IndexMismatchError: the table holds another model's vectors.
+        IndexMismatchError: the index holds another model's vectors.
         IndexStorageError: it cannot be written, or blocks may not write there.
         UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
             `AutoModel.from_pretrained`.
     """
-    tables.check_write(path)
+    indexes.check_write(path)
     try:
-        index = tables.open(path)
+        index = indexes.open(path)
     except IndexNotFoundError:
         name = model or DEFAULT_MODEL
         opened = models.get(name)
-        index = tables.open_or_create(path, opened.identity)
+        index = indexes.open_or_create(path, opened.identity)
         note_weights(index, name)
         return index, opened
-    return index, models.of_table(index, model)
+    return index, models.of_index(index, model)
 
 
 def add_images(
-    tables: Tables,
+    indexes: Indexes,
     index: Index,
     model: EmbeddingModel,
     images: Sequence[NewImage],
@@ -91,17 +91,17 @@ def add_images(
 ) -> list[tuple[Row, bool]]:
     """Embed images and add them in one commit, once no other process is writing.
 
-    An image whose uri the table has replaces that row; of two with one uri the later counts.
+    An image whose uri the index has replaces that row; of two with one uri the later counts.
 
     Args:
-        tables: that have it.
-        index: the table.
+        indexes: that have it.
+        index: the index.
         model: its model.
         images: what to add.
         folder: where the images are saved as PNG, whose paths are their uris then.
 
     Returns:
-        The row of each, and whether the table had none of that uri.
+        The row of each, and whether the index had none of that uri.
 
     Raises:
         ImageError: an image cannot be used; nothing was added.
@@ -110,7 +110,7 @@ def add_images(
     """
     vectors = image_vectors(model, [image.image for image in images])
     rows = [_row(image, folder) for image in images]
-    with tables.writing(index):
+    with indexes.writing(index):
         index.refresh()
         known = index.by_ids(row.id for row in rows)
         fitted, left_out = index.fit(rows)
@@ -196,8 +196,8 @@ class IndexAddManifest(Manifest):
             "name": "Perception Encoder: add to index",
             "version": "v1",
             "short_description": "Images into an index, to be searched later.",
-            "long_description": "Embeds a batch of images and adds it to a table in one commit; "
-            "the table is made if there is none. `pe search`, `pe serve` and the block `pe_search` "
+            "long_description": "Embeds a batch of images and adds it to an index in one commit; "
+            "the index is made if there is none. `pe search`, `pe serve` and the block `pe_search` "
             "read it. With `folder` the images are saved too, so that hits can be looked at.",
             "license": "Apache-2.0",
             "block_type": "sink",
@@ -208,11 +208,11 @@ class IndexAddManifest(Manifest):
         description="The images.", examples=["$inputs.image", "$steps.cropping.crops"]
     )
     index: Selector(kind=[STRING_KIND]) | str = Field(
-        description="The table: a folder, or a URI.", examples=["images.lance"]
+        description="The index: a folder, or a URI.", examples=["images.lance"]
     )
     uri: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="What the image is called in the table. By default the file or URL that it "
+        description="What the image is called in the index. By default the file or URL that it "
         "was read from; of a crop, a name made of its pixels.",
         examples=["$inputs.path"],
     )
@@ -228,7 +228,7 @@ class IndexAddManifest(Manifest):
     )
     model: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="The model of a new table; an old one knows its own.",
+        description="The model of a new index; an old one knows its own.",
         examples=["PE-Core-B16-224", "$inputs.model"],
     )
     disable_sink: Selector(kind=[BOOLEAN_KIND]) | bool = Field(
@@ -280,15 +280,15 @@ class IndexAddBlock(Block):
         if disable_sink:
             return [{"uri": None, "id": None, "is_new": False} for _ in images]
         if model is not None:
-            self._tables.check_model(model)
+            self._indexes.check_model(model)
         if folder is not None:
-            self._tables.check_write(folder)
-        table, opened = open_for_adding(self._tables, self._models, index, model)
+            self._indexes.check_write(folder)
+        opened_index, opened = open_for_adding(self._indexes, self._models, index, model)
         count = len(images)
         columns = {name: spread(value, count) for name, value in metadata.items()}
         new = [
             NewImage(image, name, {key: values[n] for key, values in columns.items()})
             for n, (image, name) in enumerate(zip(images, spread(uri, count), strict=True))
         ]
-        added = add_images(self._tables, table, opened, new, folder)
+        added = add_images(self._indexes, opened_index, opened, new, folder)
         return [{"uri": row.uri, "id": row.id, "is_new": is_new} for row, is_new in added]

@@ -1,7 +1,7 @@
-"""The tables that the blocks of a process share, and what blocks may reach of the host's files.
+"""The indexes that the blocks of a process share, and what blocks may reach of the host's files.
 
 Roboflow's hosts say whether blocks may use local storage, and under which folder they may write.
-Workflows can come from strangers, so tables and models at paths keep to that.
+Workflows can come from strangers, so indexes and models at paths keep to that.
 """
 
 import os
@@ -17,8 +17,8 @@ from perception_encoder.index import Index, writing
 from perception_encoder.types import ModelIdentity
 
 
-class Tables:
-    """Opens each table once; methods may be called from any thread.
+class Indexes:
+    """Opens each index once; methods may be called from any thread.
 
     Args:
         local_storage: whether blocks may use the host's files at all.
@@ -33,7 +33,7 @@ class Tables:
         self._turns: dict[str, threading.Lock] = {}
 
     def open(self, path: str) -> Index:
-        """Return a table with all that was committed to it until now.
+        """Return an index with all that was committed to it until now.
 
         Raises:
             IndexNotFoundError: there is none at that path.
@@ -50,11 +50,11 @@ class Tables:
         return index
 
     def open_or_create(self, path: str, identity: ModelIdentity) -> Index:
-        """Return the table, which is made if there is none.
+        """Return the index, which is made if there is none.
 
         Raises:
             IndexMismatchError: it holds another model's vectors.
-            IndexExistsError: something that is no table is there.
+            IndexExistsError: something that is no index is there.
             IndexStorageError: it cannot be written, or blocks may not write there.
         """
         self.check_write(path)
@@ -69,13 +69,13 @@ class Tables:
 
     @contextmanager
     def writing(self, index: Index) -> Iterator[None]:
-        """Hold the table's write lock, once other threads and processes are done.
+        """Hold the index's write lock, once other threads and processes are done.
 
         Threads of this process queue for it: the lock itself is a file that is looked at now and
         then.
 
         Raises:
-            IndexStorageError: the table's folder cannot be written.
+            IndexStorageError: the index's folder cannot be written.
         """
         with self._lock:
             turn = self._turns.setdefault(index.path, threading.Lock())
@@ -118,14 +118,14 @@ class Tables:
 
 
 @cache
-def shared_tables() -> Tables:
-    """Return the tables of this process, with what its host allows."""
+def shared_indexes() -> Indexes:
+    """Return the indexes of this process, with what its host allows."""
     from perception_encoder.integrations.workflows.block import (
         ALLOWS_LOCAL_STORAGE,
         WRITE_FOLDER,
     )
 
-    return Tables(local_storage=ALLOWS_LOCAL_STORAGE, write_folder=WRITE_FOLDER)
+    return Indexes(local_storage=ALLOWS_LOCAL_STORAGE, write_folder=WRITE_FOLDER)
 
 
 def _absolute(path: str) -> str:

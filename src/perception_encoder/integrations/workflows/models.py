@@ -69,12 +69,12 @@ class Models:
                 self._opened.setdefault((name, model.processor.name), model)
             return self._opened[name, preprocess]
 
-    def of_table(self, index: Index, name: str | None = None) -> EmbeddingModel:
-        """Return the model whose vectors a table holds.
+    def of_index(self, index: Index, name: str | None = None) -> EmbeddingModel:
+        """Return the model whose vectors an index holds.
 
         Args:
-            index: the table.
-            name: the model, where the table's own id does not lead to it (it was opened from a
+            index: the index.
+            name: the model, where the index's own id does not lead to it (it was opened from a
                 path).
 
         Raises:

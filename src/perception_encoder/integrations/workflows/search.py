@@ -32,9 +32,9 @@ class SearchManifest(Manifest):
             "name": "Perception Encoder: search",
             "version": "v1",
             "short_description": "What an index has that is like an image or a text.",
-            "long_description": "Searches a table that `pe index` or the block `pe_index_add` "
-            "filled. The table's own model embeds the query. Each hit has its uri, its score (a "
-            "cosine), its metadata, and its label where the table is calibrated.",
+            "long_description": "Searches an index that `pe index` or the block `pe_index_add` "
+            "filled. The index's own model embeds the query. Each hit has its uri, its score (a "
+            "cosine), its metadata, and its label where the index is calibrated.",
             "license": "Apache-2.0",
             "block_type": "model",
         }
@@ -45,7 +45,7 @@ class SearchManifest(Manifest):
         examples=["$inputs.image", "a red car"],
     )
     index: Selector(kind=[STRING_KIND]) | str = Field(
-        description="The table: a folder, or a URI.", examples=["images.lance"]
+        description="The index: a folder, or a URI.", examples=["images.lance"]
     )
     k: Selector(kind=[INTEGER_KIND]) | int = Field(
         default=10, description="How many hits, at most.", examples=[10, "$inputs.k"]
@@ -55,12 +55,12 @@ class SearchManifest(Manifest):
     )
     where: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="An SQL condition on the table's columns.",
+        description="An SQL condition on the index's columns.",
         examples=["width > 800"],
     )
     model: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="The path of the table's model, where it was opened from a path.",
+        description="The path of the index's model, where it was opened from a path.",
         examples=["$inputs.model"],
     )
 
@@ -94,17 +94,19 @@ class SearchBlock(Block):
         model: str | None,
     ) -> Any:
         """Return the `hits` of each query, best first; where there are none, the best is None."""
-        table = self._tables.open(index)
-        opened = self._models.of_table(table, model)
+        opened_index = self._indexes.open(index)
+        opened = self._models.of_index(opened_index, model)
         items = listed(data)
         vectors = vectors_of(self._models, opened, items)
         queries = [
             Query(terms=(_term(item),), vector=vector)
             for item, vector in zip(items, vectors, strict=True)
         ]
-        known = stored_calibration(table, queries) if can_be_calibrated(table) else None
+        known = (
+            stored_calibration(opened_index, queries) if can_be_calibrated(opened_index) else None
+        )
         options = SearchOptions(k=k, threshold=threshold, where=where)
-        found = search(table, queries, options, calibration=known)
+        found = search(opened_index, queries, options, calibration=known)
         return as_given([_result(hits) for hits in found], data)
 
 

@@ -142,7 +142,7 @@ class ZeroShotBlock(Block):
                 f"needs at least one label and a template with {{}} where it goes, got {classes!r} "
                 f"and {template!r}"
             )
-        self._tables.check_model(model)
+        self._indexes.check_model(model)
         opened = self._models.get(model)
         prompts = Prompts.of(classes, [template])
         vectors = self._models.text_vectors(opened, prompts.texts)

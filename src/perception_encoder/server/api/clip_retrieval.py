@@ -1,6 +1,6 @@
 """What clip-retrieval's `ClipClient` and page ask for: /knn-service, /metadata, /indices-list.
 
-Over the tables of this server. `ClipClient` can send neither headers nor a content type: a key may
+Over the indexes of this server. `ClipClient` can send neither headers nor a content type: a key may
 stand in its URL (`/knn-service?api_key=…`), and bodies are read as JSON whatever they say they are.
 """
 
@@ -50,7 +50,7 @@ class KnnBody(RequestBody):
     image_url: OrAbsent[str] = Field(default=None, description="Where URLs are enabled.")
     embedding_input: ListOf[float] | None = Field(default=None, description="A vector.")
     modality: OrAbsent[Literal["image", "text"]] = Field(
-        default=None, description="Which vectors to search: tables hold those of images."
+        default=None, description="Which vectors to search: indexes hold those of images."
     )
     num_images: int = Field(default=40, ge=1, description="Hits that come with their columns.")
     num_result_ids: OrAbsent[Annotated[int, Field(ge=1)]] = Field(
@@ -93,13 +93,15 @@ class ClipRetrievalError(BaseModel):
 def _build(services: Services) -> APIRouter:
     router = API.router()
 
-    @router.get("/indices-list", summary="The tables' names", responses={200: {"model": list[str]}})
+    @router.get(
+        "/indices-list", summary="The indexes' names", responses={200: {"model": list[str]}}
+    )
     async def indices() -> Response:
         return json_reply([served.name for served in services.indexes])
 
     @router.post(
         "/knn-service",
-        summary="Search a table",
+        summary="Search an index",
         responses={200: {"model": list[KnnHit]}},
         openapi_extra=json_body(KnnBody),
     )
@@ -142,7 +144,7 @@ async def _term(services: Services, body: KnnBody) -> Term:
     """Return the first of the ways to say what is searched for that a body uses."""
     if body.modality == "text":
         raise ApiError(
-            400, "unsupported", "tables hold vectors of images only: send modality 'image'"
+            400, "unsupported", "indexes hold vectors of images only: send modality 'image'"
         )
     if body.use_mclip:
         raise ApiError(400, "unsupported", "there is no multilingual CLIP here: use_mclip false")
@@ -170,7 +172,7 @@ def _rows(served: ServedIndex, ids: list[str]) -> list[Row]:
     found = served.fresh().by_ids(ids)
     if missing := [key for key in ids if key not in found]:
         raise ApiError(
-            404, "unknown_item", f"the table {served.name} has no item {missing[0][:64]!r}"
+            404, "unknown_item", f"the index {served.name} has no item {missing[0][:64]!r}"
         )
     return [found[key][0] for key in ids]
 

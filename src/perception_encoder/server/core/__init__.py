@@ -1,1 +1,1 @@
-"""What every API shares: queues, served_models, images of requests, tables. Knows no HTTP."""
+"""What every API shares: queues, served_models, images of requests, indexes. Knows no HTTP."""

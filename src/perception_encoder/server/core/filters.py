@@ -1,6 +1,6 @@
-"""Filters that requests give as values become a condition on a table's columns.
+"""Filters that requests give as values become a condition on an index's columns.
 
-Requests write no SQL: names are looked up in the table, and values are quoted here.
+Requests write no SQL: names are looked up in the index, and values are quoted here.
 """
 
 import datetime
@@ -30,7 +30,7 @@ class Filter:
     """One condition: a column, how it is compared, and with what.
 
     Attributes:
-        column: of the table.
+        column: of the index.
         op: "in" takes a list; "contains" ignores case; "is_null" and "has" (a value) take none.
         value: to compare with; times as ISO 8601.
     """
@@ -45,7 +45,7 @@ def condition(filters: Sequence[Filter], kinds: Mapping[str, Kind]) -> str | Non
 
     Args:
         filters: of a request.
-        kinds: of the table's columns.
+        kinds: of the index's columns.
 
     Raises:
         QueryError: there is no such column, a value does not fit it, or there are too many values
@@ -84,7 +84,7 @@ def _one(filter_: Filter, kinds: Mapping[str, Kind]) -> str:
     kind = kinds.get(filter_.column)
     if kind is None:
         raise QueryError(
-            f"the table has no column {filter_.column[:100]!r} to filter by; it has: "
+            f"the index has no column {filter_.column[:100]!r} to filter by; it has: "
             f"{', '.join(kinds)}"
         )
     name, op, value = f"`{filter_.column}`", filter_.op, filter_.value

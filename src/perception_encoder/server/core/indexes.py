@@ -1,6 +1,6 @@
-"""The tables of a server: opened once, looked at anew for what other processes have committed.
+"""The indexes of a server: opened once, looked at anew for what other processes have committed.
 
-Knows no HTTP, no images' bytes and no models; `queries` joins tables and models.
+Knows no HTTP, no images' bytes and no models; `queries` joins indexes and models.
 """
 
 import copy
@@ -20,15 +20,15 @@ from perception_encoder.search.search import Found, SearchOptions, search
 from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
 from perception_encoder.types import Embeddings, ModelIdentity
 
-_FRESH_SECONDS: Final = 1.0  # how old a look at the table may be
+_FRESH_SECONDS: Final = 1.0  # how old a look at the index may be
 _REMEMBERED_ROWS: Final = 20_000
 
 
 class ServedIndex:
-    """One table, shared by all requests. Methods may be called from any thread."""
+    """One index, shared by all requests. Methods may be called from any thread."""
 
     def __init__(self, name: str, path: str) -> None:
-        """Open the table.
+        """Open the index.
 
         Raises:
             IndexNotFoundError: there is none at that path.
@@ -49,10 +49,10 @@ class ServedIndex:
         return self.index.identity
 
     def fresh(self) -> Index:
-        """Return the table as it was a second ago or later.
+        """Return the index as it was a second ago or later.
 
         Raises:
-            IndexMismatchError: another model's table has taken its place.
+            IndexMismatchError: another model's index has taken its place.
             IndexNotFoundError: there is none any more.
             IndexStorageError: it cannot be read.
         """
@@ -110,7 +110,7 @@ class ServedIndex:
         return found
 
     def page(self, offset: int, limit: int, where: str | None) -> list[Row]:
-        """Return rows in the table's order, for looking through it without a query.
+        """Return rows in the index's order, for looking through it without a query.
 
         Raises:
             QueryError: the condition is wrong.
@@ -148,7 +148,7 @@ class ServedIndex:
         """
         found = self.fresh().by_ids([key]).get(key)
         if found is None:
-            raise QueryError(f"the table {self.name} has no item {key[:64]!r}")
+            raise QueryError(f"the index {self.name} has no item {key[:64]!r}")
         self._remember([found[0]])
         return found
 
@@ -161,14 +161,14 @@ class ServedIndex:
 
 
 class Indexes:
-    """The tables by name; the first is the default.
+    """The indexes by name; the first is the default.
 
     Args:
-        paths: folders or URIs. A table is called like its folder without the ending; a number
+        paths: folders or URIs. An index is called like its folder without the ending; a number
             tells two of one name apart.
 
     Raises:
-        IndexNotFoundError, IndexStorageError: a table cannot be opened.
+        IndexNotFoundError, IndexStorageError: an index cannot be opened.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -187,17 +187,17 @@ class Indexes:
         return len(self._served)
 
     def get(self, name: str | None = None) -> ServedIndex:
-        """Return a table; the first for None.
+        """Return an index; the first for None.
 
         Raises:
             IndexNotFoundError: there is none of that name, or none at all.
         """
         if not self._served:
-            raise IndexNotFoundError("this server has no table; start it with --index FOLDER")
+            raise IndexNotFoundError("this server has no index; start it with --index FOLDER")
         if name is None:
             return next(iter(self._served.values()))
         if name not in self._served:
             raise IndexNotFoundError(
-                f"this server has no table {name[:100]!r}; it has: {', '.join(self._served)}"
+                f"this server has no index {name[:100]!r}; it has: {', '.join(self._served)}"
             )
         return self._served[name]

@@ -199,7 +199,7 @@ def facets_of(served: ServedIndex) -> dict[str, dict[str, Any]]:
     """Return, for every column that can be chosen from, its kind, values or range, and nulls.
 
     Raises:
-        IndexStorageError: the table cannot be read.
+        IndexStorageError: the index cannot be read.
     """
     return {
         name: _facet(served, name, kind)
@@ -259,8 +259,8 @@ def status_of(served: ServedIndex) -> dict[str, Any]:
     Nothing is written, and no lock is taken that a writer would have to wait for.
 
     Raises:
-        IndexNotFoundError: there is no table any more.
-        IndexStorageError: the table cannot be read.
+        IndexNotFoundError: there is no index any more.
+        IndexStorageError: the index cannot be read.
     """
     num_rows = served.fresh().count()  # first: it tells where there is no index any more
     log = OutcomeLog(served.path)

@@ -1,6 +1,6 @@
-"""Queries of requests: terms with weights become one vector of a table's model.
+"""Queries of requests: terms with weights become one vector of an index's model.
 
-Words and images go through the model's queues; items of the table keep the vectors they have
+Words and images go through the model's queues; items of the index keep the vectors they have
 there. Knows no HTTP.
 """
 
@@ -37,7 +37,7 @@ class Term:
         weight: negative for what is wanted far away.
         text: words.
         image: an encoded image.
-        item: the id of an item of the table.
+        item: the id of an item of the index.
         vector: (E,) float32, such as an earlier answer gave.
     """
 
@@ -49,11 +49,11 @@ class Term:
 
 
 class Queries:
-    """Makes queries for tables.
+    """Makes queries for indexes.
 
     Args:
-        served_models: the models, among them those of the tables.
-        searches: the threads that read tables.
+        served_models: the models, among them those of the indexes.
+        searches: the threads that read indexes.
     """
 
     def __init__(self, served_models: ServedModels, searches: WorkPool) -> None:
@@ -67,7 +67,7 @@ class Queries:
         Raises:
             QueryError: no terms, no such item, or terms that cancel each other out.
             ImageError: an image cannot be used.
-            IndexMismatchError: the server's model of that name is not the table's.
+            IndexMismatchError: the server's model of that name is not the index's.
             ServingError: the model cannot answer now.
         """
         if not terms:
@@ -88,7 +88,7 @@ class Queries:
         )
 
     async def calibration(self, served: ServedIndex, query: Query) -> Calibration | None:
-        """Return what scores mean in a table, if that is known already.
+        """Return what scores mean in an index, if that is known already.
 
         Where it is not, finding out begins: the next queries will know.
         """

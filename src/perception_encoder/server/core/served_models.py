@@ -74,7 +74,7 @@ class _Slot:
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self.entry = _registered(spec)
-        # What vectors of a file or folder are named by in tables; a registered id elsewhere.
+        # What vectors of a file or folder are named by in indexes; a registered id elsewhere.
         self.model_id = self.entry.id if self.entry else _model_id(spec)
         self.name = self.entry.id if self.entry else _name_of(spec)
         self.aliases: list[str] = []

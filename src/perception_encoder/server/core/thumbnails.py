@@ -1,4 +1,4 @@
-"""Small copies of tables' images, made once and kept on disk. Knows no HTTP.
+"""Small copies of indexes' images, made once and kept on disk. Knows no HTTP.
 
 A copy is named by its row's id, size and time, so an image that changes gets a new one. A digest
 of it is stored behind it: what a full disk, a crash or somebody else made of a copy is not served.
@@ -59,7 +59,7 @@ class Thumbnails:
         """Return a JPEG of a row's image that fits a square.
 
         Args:
-            row: of a table.
+            row: of an index.
             side: of the square, pixels; brought up to the next of `SIZES`.
 
         Raises:

@@ -77,7 +77,7 @@ class ClassifyView {
           h(
             "p",
             {},
-            "Write some labels and see which fits an image best. Drop one, paste one, or choose “Classify” at an image of the table.",
+            "Write some labels and see which fits an image best. Drop one, paste one, or choose “Classify” at an image of the index.",
           ),
         ),
         h(

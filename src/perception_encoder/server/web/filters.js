@@ -1,4 +1,4 @@
-// Filters from the table's columns: values to tick, texts to look for, ranges of numbers and times.
+// Filters from the index's columns: values to tick, texts to look for, ranges of numbers and times.
 
 import { get } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
@@ -204,7 +204,7 @@ const numbers = (unit) => ({
   write: (value) => String(Math.round((value / unit) * 1000) / 1000),
 });
 
-/** The table keeps file times as whole nanoseconds; people choose days. */
+/** The index keeps file times as whole nanoseconds; people choose days. */
 const nanoseconds = {
   type: "date",
   read: (written, isEnd) => (Date.parse(`${written}T00:00`) + (isEnd ? 86_399_999 : 0)) * 1e6,

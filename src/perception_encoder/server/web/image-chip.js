@@ -1,4 +1,4 @@
-// The image in hand, small: from this browser or from the table.
+// The image in hand, small: from this browser or from the index.
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";
@@ -6,7 +6,7 @@ import { addressOf } from "./images.js";
 
 /**
  * Fills an element with the state's image and a button that takes it away; hides it without one.
- * @param {string} index the table's name, for an image of it.
+ * @param {string} index the index's name, for an image of it.
  */
 export async function showChip(root, { like, image }, index, remove) {
   root.hidden = !(like || image);

@@ -1,4 +1,4 @@
-// What a table holds and what is being done to it, live while `pe index` writes.
+// What an index holds and what is being done to it, live while `pe index` writes.
 
 import { get } from "./api.js";
 import { $, announce, h } from "./dom.js";
@@ -122,7 +122,7 @@ class IndexView {
         { class: "writing", data: { writing: isWriting } },
         isWriting && h("span", { class: "writing-dot" }),
         isWriting
-          ? "pe index is writing this table now."
+          ? "pe index is writing this index now."
           : "Nobody is writing now. New images: run pe index again; it does only what is new.",
       ),
       outcomes(status.outcomes),

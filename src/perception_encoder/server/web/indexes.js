@@ -1,4 +1,4 @@
-// The server's tables: which there are, and which one the page is about.
+// The server's indexes: which there are, and which one the page is about.
 
 import { ApiFailure, get } from "./api.js";
 import { $, h } from "./dom.js";
@@ -6,7 +6,7 @@ import { go, state } from "./router.js";
 
 let known = null;
 
-/** The tables, the default first; asked for once, and again after `forget`. */
+/** The indexes, the default first; asked for once, and again after `forget`. */
 export function indexes() {
   known ??= get("v1/indexes")
     .then((reply) => reply.data)
@@ -21,12 +21,12 @@ export const forget = () => {
   known = null;
 };
 
-/** The table that a state names, else the first; null where the server has none at all. */
+/** The index that a state names, else the first; null where the server has none at all. */
 export async function indexOf({ index }) {
   const all = await indexes();
   const named = all.find((one) => one.name === index);
   if (index && !named && all.length) {
-    throw new ApiFailure(404, "unknown_index", `This server has no table "${index}".`);
+    throw new ApiFailure(404, "unknown_index", `This server has no index "${index}".`);
   }
   const chosen = named ?? all[0] ?? null;
   if (chosen?.error) {
@@ -36,7 +36,7 @@ export async function indexOf({ index }) {
   return chosen;
 }
 
-/** Offers the tables where there are several. */
+/** Offers the indexes where there are several. */
 export async function startChoice() {
   const all = await indexes();
   const select = $("#index-select");

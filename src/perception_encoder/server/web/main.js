@@ -1,4 +1,4 @@
-// Starts the page: tabs, tables, the views, and the keys that work everywhere.
+// Starts the page: tabs, indexes, the views, and the keys that work everywhere.
 
 import { startClassify } from "./classify-view.js";
 import { $ } from "./dom.js";

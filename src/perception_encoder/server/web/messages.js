@@ -33,7 +33,7 @@ export function failureMessage(failure, again) {
     return message({ title: "The model cannot be used", text: failure.message, actions });
   }
   if (failure.code === "unknown_index") {
-    return message({ title: "There is no such table here", text: failure.message });
+    return message({ title: "There is no such index here", text: failure.message });
   }
   if (failure.status === 429) {
     return message({ title: "Too much at once", text: failure.message, actions });
@@ -44,6 +44,6 @@ export function failureMessage(failure, again) {
 export const noIndex = () =>
   message({
     title: "No images yet",
-    text: "Make a table of a folder of images, then start the server with it.",
-    command: "pe index ~/Pictures --db images.lance\npe serve --index images.lance",
+    text: "Make an index of a folder of images, then start the server with it.",
+    command: "pe index ~/Pictures --index images.lance\npe serve --index images.lance",
   });

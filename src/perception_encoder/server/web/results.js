@@ -1,4 +1,4 @@
-// Pages of images, one after the other: hits of a query, or the whole table when there is none.
+// Pages of images, one after the other: hits of a query, or the whole index when there is none.
 
 import { get, post } from "./api.js";
 import { terms } from "./query.js";
@@ -6,7 +6,7 @@ import { hasQuery } from "./state.js";
 
 const FIRST = 60; // a screen or two
 const FURTHER = 300;
-const MOST = 1000; // a page of a table that somebody scrolls far into
+const MOST = 1000; // a page of an index that somebody scrolls far into
 const ALIKE = 0.95; // cosine of near copies that are folded
 
 /** What was found so far, and the way to more of it. */
@@ -49,7 +49,7 @@ export class Results {
     this.#controller.abort();
   }
 
-  /** Asks for the meaning of scores again: for a new table it is found out after the first search. */
+  /** Asks for the meaning of scores again: for a new index it is found out after the first search. */
   async learnCutoffs() {
     const { signal } = this.#controller;
     const body = {

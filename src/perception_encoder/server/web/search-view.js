@@ -151,7 +151,7 @@ class SearchView {
     }
     if (!index.rows) {
       return message({
-        title: "This table is empty",
+        title: "This index is empty",
         text: "Images appear here while they are being indexed.",
         command: "pe index ~/Pictures",
       });
@@ -217,7 +217,7 @@ class SearchView {
       submit();
     });
     $("#words").addEventListener("input", () => {
-      if (!$("#words").value && state().words) submit(); // emptied: the whole table again
+      if (!$("#words").value && state().words) submit(); // emptied: the whole index again
     });
     $("#not-words").addEventListener("change", () => submit());
     const balanced = settled((balance) => go({ balance }, { replace: true }), 120);

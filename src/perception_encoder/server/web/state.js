@@ -2,7 +2,7 @@
 
 export const EMPTY = Object.freeze({
   view: "search", // or "duplicates", "classify", "index"
-  index: null, // a table's name; null: the server's first
+  index: null, // an index's name; null: the server's first
   words: "",
   not: "", // words that are not wanted, separated by commas
   like: null, // an item's id, or

@@ -1,4 +1,4 @@
-"""POST /v1/similarity and /v1/classify: what fits what, without a table."""
+"""POST /v1/similarity and /v1/classify: what fits what, without an index."""
 
 from typing import Any, Final
 

@@ -1,11 +1,11 @@
-"""Tables: which there are, what columns and values they have, and what a run is doing to them."""
+"""Indexes: which there are, what columns and values they have, and what a run is doing to them."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from perception_encoder.errors import IndexError_
-from perception_encoder.index.optimize import describe_table
+from perception_encoder.index.optimize import describe_index
 from perception_encoder.server.api.native.replies import (
     FacetsReply,
     IndexesReply,
@@ -27,7 +27,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/indexes",
-        summary="The tables of this server, the default first",
+        summary="The indexes of this server, the default first",
         responses={200: {"model": IndexesReply}},
     )
     async def indexes() -> Response:
@@ -36,7 +36,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/indexes/{name}",
-        summary="A table's model, size, versions and columns",
+        summary="An index's model, size, versions and columns",
         responses={200: {"model": IndexReply}},
     )
     async def index(name: str) -> Response:
@@ -45,7 +45,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/indexes/{name}/status",
-        summary="What is being done to a table; cheap to ask again and again",
+        summary="What is being done to an index; cheap to ask again and again",
         description=(
             "`rows` grows while a run writes; `outcomes` counts what became of every item that "
             "runs looked at, and `failures` shows some of those that failed."
@@ -58,7 +58,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/indexes/{name}/facets",
-        summary="What a table's columns hold, to choose filters from",
+        summary="What an index's columns hold, to choose filters from",
         description=(
             "Of numbers and times the least and the greatest; of texts and flags the most frequent "
             "values with their counts, and whether there are more."
@@ -88,21 +88,21 @@ def _summary(served: ServedIndex) -> dict[str, Any]:
 
 
 def _described(served: ServedIndex) -> dict[str, Any]:
-    table = describe_table(served.path)
+    index = describe_index(served.path)
     kinds = served.kinds()
     return {
         "name": served.name,
-        "rows": table.num_rows,
-        "model": table.identity.model_id,
-        "fingerprint": table.identity.fingerprint,
-        "preprocess": table.identity.preprocess,
-        "dimensions": table.identity.embed_dim,
-        "vector_dtype": table.vector_dtype,
-        "made_by": table.made_by,
-        "bytes": table.num_bytes,
-        "searcher_bytes": table.searcher_bytes,
-        "version": table.version,
-        "versions_kept": table.num_versions,
+        "rows": index.num_rows,
+        "model": index.identity.model_id,
+        "fingerprint": index.identity.fingerprint,
+        "preprocess": index.identity.preprocess,
+        "dimensions": index.identity.embed_dim,
+        "vector_dtype": index.vector_dtype,
+        "made_by": index.made_by,
+        "bytes": index.num_bytes,
+        "searcher_bytes": index.searcher_bytes,
+        "version": index.version,
+        "versions_kept": index.num_versions,
         "columns": [
             {
                 "name": column.name,
@@ -110,7 +110,7 @@ def _described(served: ServedIndex) -> dict[str, Any]:
                 "metadata": column.is_metadata,
                 "filter": kinds.get(column.name),
             }
-            for column in table.columns
+            for column in index.columns
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Items of a table: a page of rows, one row, its image and small copies of it."""
+"""Items of an index: a page of rows, one row, its image and small copies of it."""
 
 import contextlib
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/items",
-        summary="Rows of a table, in its order",
+        summary="Rows of an index, in its order",
         responses={200: {"model": ItemsReply}},
     )
     async def items(
@@ -175,7 +175,7 @@ def add_duplicate_routes(router: APIRouter, services: Services) -> None:
         "/v1/duplicates",
         summary="Groups of images of which one is enough",
         description=(
-            "The first request for a table as it is now begins the work and answers 202 with "
+            "The first request for an index as it is now begins the work and answers 202 with "
             '`"state": "running"`; ask again until it is "done". Nothing is deleted.'
         ),
         responses={

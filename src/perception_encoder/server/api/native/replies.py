@@ -69,7 +69,7 @@ class Item(BaseModel):
     id: str
     name: str
     uri: str
-    member: str | None = Field(description="Where the image is in the archive or table at uri.")
+    member: str | None = Field(description="Where the image is in the archive or index at uri.")
     width: int | None
     height: int | None
     bytes: int | None

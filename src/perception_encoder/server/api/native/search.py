@@ -1,4 +1,4 @@
-"""POST /v1/search: images of a table that fit words, images, items, or sums of them."""
+"""POST /v1/search: images of an index that fit words, images, items, or sums of them."""
 
 import base64
 import binascii
@@ -68,12 +68,12 @@ def _moment(nanoseconds: int) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: metadata of other programs' tables may be anything."""
+    """Return what JSON can hold: metadata of other programs' indexes may be anything."""
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 class FilterBody(RequestBody):
-    """A condition on a column of the table; all of a request's must be met."""
+    """A condition on a column of the index; all of a request's must be met."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,7 +84,7 @@ class FilterBody(RequestBody):
     ) = Field(default=None, union_mode="left_to_right")
 
     def filter(self) -> Filter:
-        """Return the condition as the table's side knows it."""
+        """Return the condition as the index's side knows it."""
         return Filter(self.column, self.op, self.value)
 
 
@@ -143,7 +143,7 @@ class SearchBody(RequestBody):
         le=1,
         description="Fold hits of that cosine under the best of them (0.95).",
     )
-    exact: bool = Field(default=False, description="Look at every vector, also of a large table.")
+    exact: bool = Field(default=False, description="Look at every vector, also of a large index.")
     include_own: bool = Field(default=False, description="Items of the query may be hits of it.")
 
 
@@ -152,7 +152,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/search",
-        summary="Search a table",
+        summary="Search an index",
         description=(
             "For the next page send `query.vector` back as the only term and `next_offset` as "
             "`offset`: nothing is embedded again. `query.cutoffs` are the cosines from which on "

@@ -1,4 +1,4 @@
-"""Tables on stdout: models, packages, this machine."""
+"""Indexes on stdout: models, packages, this machine."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _TIMEOUT_SECONDS = 10.0
 def show_model(metadata: ModelMetadata, asked_for: str, provider: str, *, with_sizes: bool) -> None:
     """Print a model and its packages; sizes are asked of the servers that have the files."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.index import Table
 
     packages = Table(title="Model packages", show_lines=True)
     for title in ("ID", "backend", "batch size", "quantization", "size", "trusted"):
@@ -104,11 +104,11 @@ def _with_alias(model_id: str, asked_for: str) -> str:
 
 def _show(title: str, rows: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.index import Table
 
-    table = Table(title=title, show_header=False, box=None)
-    table.add_column(no_wrap=True, style="bold green4")
-    table.add_column(overflow="fold")
+    index = Table(title=title, show_header=False, box=None)
+    index.add_column(no_wrap=True, style="bold green4")
+    index.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(f"{name}:", "N/A" if value in (None, "") else str(value))
-    Console().print(table)
+        index.add_row(f"{name}:", "N/A" if value in (None, "") else str(value))
+    Console().print(index)

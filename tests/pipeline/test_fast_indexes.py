@@ -1,4 +1,4 @@
-"""Tables of the preprocessing "fast": what is stored, and queries that are prepared alike."""
+"""Indexes of the preprocessing "fast": what is stored, and queries that are prepared alike."""
 
 import io
 import os
@@ -46,7 +46,7 @@ def indexed(folder: Path, model: EmbeddingModel, name: str) -> Index:
     return index
 
 
-def test_the_table_holds_the_size_of_the_whole_upright_image(tmp_path: Path):
+def test_the_index_holds_the_size_of_the_whole_upright_image(tmp_path: Path):
     paths = save_photos(tmp_path / "in")
     index = indexed(tmp_path, model_of("fast"), "t.lance")
     sizes = {Path(row.uri).name: (row.width, row.height) for row in index.rows()}
@@ -55,7 +55,7 @@ def test_the_table_holds_the_size_of_the_whole_upright_image(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["standard", "fast"])
-def test_an_image_on_standard_input_is_prepared_as_the_tables_were(tmp_path: Path, name: str):
+def test_an_image_on_standard_input_is_prepared_as_the_indexes_were(tmp_path: Path, name: str):
     paths = save_photos(tmp_path / "in")
     model = model_of(name)
     index = indexed(tmp_path, model, "t.lance")
@@ -76,7 +76,7 @@ def test_vectors_of_large_images_differ_and_stay_near(tmp_path: Path):
     assert (vectors[0] @ vectors[1].T).item() > 0.999
 
 
-def test_a_table_does_not_mix_fast_with_standard(tmp_path: Path):
+def test_an_index_does_not_mix_fast_with_standard(tmp_path: Path):
     save_photos(tmp_path / "in")
     index = indexed(tmp_path, model_of("standard"), "t.lance")
     with pytest.raises(IndexMismatchError, match=r"preprocessing standard.*preprocessing fast"):

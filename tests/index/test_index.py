@@ -47,7 +47,7 @@ def named(*names: str) -> list[Row]:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    return Index.create(tmp_path / "table", IDENTITY, vector_dtype="float32")
+    return Index.create(tmp_path / "index", IDENTITY, vector_dtype="float32")
 
 
 def uris(index: Index, where: str | None = None) -> list[str]:
@@ -58,11 +58,11 @@ def uris(index: Index, where: str | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("vector_dtype", ["float16", "float32"])
-def test_a_table_remembers_its_model_and_its_vectors_type(
+def test_an_index_remembers_its_model_and_its_vectors_type(
     tmp_path: Path, vector_dtype: str
 ) -> None:
-    Index.create(tmp_path / "table", identity(5), vector_dtype=vector_dtype)  # type: ignore[arg-type]
-    opened = Index.open(str(tmp_path / "table"))
+    Index.create(tmp_path / "index", identity(5), vector_dtype=vector_dtype)  # type: ignore[arg-type]
+    opened = Index.open(str(tmp_path / "index"))
     assert opened.identity == identity(5)
     assert opened.vector_dtype == vector_dtype
     assert opened.count() == 0
@@ -72,12 +72,12 @@ def test_opening_where_nothing_is_says_how_to_make_one(tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("x")
     (tmp_path / "empty").mkdir()
     for name in ("none", "a file", "empty"):
-        with pytest.raises(IndexNotFoundError, match=r"pe index FOLDER --db .*" + name):
+        with pytest.raises(IndexNotFoundError, match=r"pe index FOLDER --index .*" + name):
             Index.open(tmp_path / name)
 
 
-def test_creating_over_a_table_is_refused(index: Index) -> None:
-    with pytest.raises(IndexExistsError, match="is a table already"):
+def test_creating_over_an_index_is_refused(index: Index) -> None:
+    with pytest.raises(IndexExistsError, match="is an index already"):
         Index.create(index.path, IDENTITY)
 
 
@@ -102,7 +102,7 @@ def test_an_empty_folder_and_an_interrupted_creation_do_not_stand_in_the_way(
     assert Index.open_or_create(broken, IDENTITY).count() == 0
 
 
-def test_a_lance_table_of_others_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_a_lance_index_of_others_is_not_taken_for_ours(tmp_path: Path) -> None:
     import pyarrow as pa
 
     lance.write_dataset(pa.table({"id": ["a"]}), tmp_path / "other")
@@ -110,13 +110,13 @@ def test_a_lance_table_of_others_is_not_taken_for_ours(tmp_path: Path) -> None:
         Index.open(tmp_path / "other")
 
 
-def test_a_table_of_a_newer_format_asks_for_a_newer_package(index: Index) -> None:
+def test_an_index_of_a_newer_format_asks_for_a_newer_package(index: Index) -> None:
     lance.dataset(index.path).update_schema_metadata({"perception_encoder.format": "2"})
     with pytest.raises(IndexStorageError, match="newer than this one"):
         Index.open(index.path)
 
 
-def test_damage_is_told_with_the_table_s_path(index: Index) -> None:
+def test_damage_is_told_with_the_index_s_path(index: Index) -> None:
     for manifest in Path(index.path, "_versions").glob("*.manifest"):
         manifest.write_bytes(b"junk")
     with pytest.raises(IndexStorageError, match=index.path) as caught:
@@ -125,7 +125,7 @@ def test_damage_is_told_with_the_table_s_path(index: Index) -> None:
 
 
 def test_open_or_create_makes_once_and_checks_afterwards(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "table"
+    path = tmp_path / "folder" / "index"
     Index.open_or_create(path, IDENTITY, vector_dtype="float32").add(named("a"), unit(1))
     assert Index.open_or_create(path, IDENTITY).count() == 1
     with pytest.raises(IndexMismatchError):
@@ -148,7 +148,7 @@ def test_another_model_is_refused_and_told_what_to_do(
     with pytest.raises(IndexMismatchError, match=words) as caught:
         index.check(dataclasses.replace(IDENTITY, **change))  # type: ignore[arg-type]
     assert index.path in str(caught.value)
-    assert "make another table: pe index FOLDER" in str(caught.value)
+    assert "make another index: pe index FOLDER" in str(caught.value)
 
 
 # Rows in and out
@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     assert lance.dataset(index.path).version == before
 
 
-def test_a_name_that_is_not_unicode_is_refused_before_it_reaches_a_table() -> None:
+def test_a_name_that_is_not_unicode_is_refused_before_it_reaches_an_index() -> None:
     with pytest.raises(ValueError, match=r"caf\\udce9.jpg.*rename"):
         Row(uri=os.fsdecode(b"caf\xe9.jpg"))
 
@@ -306,7 +306,7 @@ def test_a_run_knows_sizes_times_and_contents_and_what_it_has_not_seen(index: In
     known.add_contents([Row("g"), new])
     assert known.id_of_content(contents[2]) == new.id
     index.add([new], unit(1))
-    assert [place.uri for place in known.unseen()] == ["c.tar", "e"]  # the table as it was read
+    assert [place.uri for place in known.unseen()] == ["c.tar", "e"]  # the index as it was read
 
 
 def test_rows_are_found_by_key_with_their_vectors(index: Index) -> None:
@@ -320,7 +320,7 @@ def test_rows_are_found_by_key_with_their_vectors(index: Index) -> None:
 
 
 def test_a_reused_vector_is_stored_without_further_loss(tmp_path: Path) -> None:
-    index = Index.create(tmp_path / "table", IDENTITY)
+    index = Index.create(tmp_path / "index", IDENTITY)
     index.add([Row("a")], unit(1))
     index.add([Row("b")], index.by_ids([row_id("a")])[row_id("a")][1][None])
     first, second = index.vectors()
@@ -392,7 +392,7 @@ def test_half_precision_changes_a_score_by_less_than_promised(
 ) -> None:
     vectors, queries = unit(300, embed_dim), unit(3, embed_dim, seed=1)
     queries[0] = vectors[0]
-    index = Index.create(tmp_path / "table", identity(embed_dim))
+    index = Index.create(tmp_path / "index", identity(embed_dim))
     index.add([Row(str(n)) for n in range(300)], vectors)
     exact = queries @ vectors.T
     for query, hits in enumerate(index.search(queries, k=300)):
@@ -508,7 +508,7 @@ for batch in range(1000):
 
 @pytest.mark.parametrize("delay", [0.0, 0.02])
 def test_a_writer_killed_at_any_moment_leaves_whole_batches(tmp_path: Path, delay: float) -> None:
-    path = tmp_path / "table"
+    path = tmp_path / "index"
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
     ) as writer:
@@ -524,7 +524,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_batches(tmp_path: Path, dela
     assert index.count() % 200 == 1
 
 
-def test_a_failed_write_is_told_and_leaves_the_table_as_it_was(index: Index) -> None:
+def test_a_failed_write_is_told_and_leaves_the_index_as_it_was(index: Index) -> None:
     index.add(named("a"), unit(1))
     data, aside = Path(index.path, "data"), Path(index.path, "aside")
     data.rename(aside)
@@ -536,7 +536,7 @@ def test_a_failed_write_is_told_and_leaves_the_table_as_it_was(index: Index) -> 
     assert uris(index) == uris(Index.open(index.path)) == ["a"]
 
 
-def test_a_table_that_vanished_is_told(index: Index) -> None:
+def test_an_index_that_vanished_is_told(index: Index) -> None:
     index.add(named("a"), unit(1))
     shutil.rmtree(index.path)
     with pytest.raises(IndexNotFoundError):
@@ -549,16 +549,16 @@ def test_a_table_that_vanished_is_told(index: Index) -> None:
 
 
 def test_lance_alone_reads_plain_columns(tmp_path: Path) -> None:
-    index = Index.create(tmp_path / "table", IDENTITY)
+    index = Index.create(tmp_path / "index", IDENTITY)
     index.add([Row("a", width=3, metadata={"label": "cat"})], unit(1))
-    table = lance.dataset(str(tmp_path / "table")).to_table()
-    assert table.schema.names == [
+    arrow = lance.dataset(str(tmp_path / "index")).to_table()
+    assert arrow.schema.names == [
         "id", "uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256", "vector",
         "label",
     ]  # fmt: skip
-    assert str(table.schema.field("vector").type) == "fixed_size_list<item: halffloat>[8]"
-    assert table["label"].to_pylist() == ["cat"]
-    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert str(arrow.schema.field("vector").type) == "fixed_size_list<item: halffloat>[8]"
+    assert arrow["label"].to_pylist() == ["cat"]
+    metadata = {key.decode(): value.decode() for key, value in arrow.schema.metadata.items()}
     assert metadata["perception_encoder.model_id"] == "pe-nano"
     assert metadata["perception_encoder.fingerprint"] == "0123456789abcdef"
     assert metadata["perception_encoder.preprocess"] == "standard"
@@ -576,7 +576,7 @@ def test_importing_the_index_loads_neither_lance_nor_arrow() -> None:
 
 
 def test_append_adds_new_rows_and_keeps_what_was_there(tmp_path: Path) -> None:
-    index = Index.create(tmp_path / "table", IDENTITY)
+    index = Index.create(tmp_path / "index", IDENTITY)
     index.append([Row("a.tar", "1.png", offset=512, metadata={"label": "cat"})], unit(1))
     index.append([Row("b.png"), Row("c.png", metadata={"size": 3})], unit(2, seed=1))
     index.append([], np.empty((0, IDENTITY.embed_dim)))
@@ -591,8 +591,8 @@ def test_append_adds_new_rows_and_keeps_what_was_there(tmp_path: Path) -> None:
         index.append([Row("d"), Row("e")], unit(1))
 
 
-def test_a_table_without_the_column_offset_gains_it(tmp_path: Path) -> None:
-    index = Index.create(tmp_path / "table", IDENTITY)
+def test_an_index_without_the_column_offset_gains_it(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", IDENTITY)
     index.append([Row("a")], unit(1))
     lance.dataset(index.path).drop_columns(["offset"])  # as version 0.1.0 made them
     index = Index.open(index.path)
@@ -601,9 +601,9 @@ def test_a_table_without_the_column_offset_gains_it(tmp_path: Path) -> None:
     assert [(row.uri, row.offset) for row in index.rows()] == [("a", None), ("b.tar", 7)]
 
 
-def test_refreshing_shows_a_table_that_was_made_anew(tmp_path: Path) -> None:
+def test_refreshing_shows_an_index_that_was_made_anew(tmp_path: Path) -> None:
     """Its versions count from one again, so the number alone does not tell."""
-    path = tmp_path / "table.lance"
+    path = tmp_path / "index.lance"
     index = Index.create(path, IDENTITY)
     index.add(named("a"), unit(1))
     before = index.state

@@ -2,38 +2,38 @@
 
 import numpy as np
 import pytest
-from duplicate_samples import remote_rows, table_of, unit
+from duplicate_samples import index_of, remote_rows, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_encoder.analysis import map_layout as table_map
+from perception_encoder.analysis import map_layout as index_map
 from perception_encoder.analysis.clusters import find_clusters
 from perception_encoder.analysis.duplicate_ranking import rank_images
 from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
-from perception_encoder.analysis.map_layout import map_table
+from perception_encoder.analysis.map_layout import map_index
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 
 
 def placed(tmp_path, vectors, **options):
-    index = table_of(tmp_path, remote_rows(len(vectors)), vectors)
-    return map_table(index, rank_images(index, "first", None), **options)
+    index = index_of(tmp_path, remote_rows(len(vectors)), vectors)
+    return map_index(index, rank_images(index, "first", None), **options)
 
 
 def test_a_planted_group_is_together_and_the_same_seed_gives_the_same_map(tmp_path):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), (50, 30, 20))
     vectors = unit(rng.normal(size=(3, 40))[labels] + 0.4 * rng.normal(size=(100, 40)))
-    index = table_of(tmp_path, remote_rows(100), vectors)
+    index = index_of(tmp_path, remote_rows(100), vectors)
     images = rank_images(index, "first", None)
-    places = map_table(index, images).places
+    places = map_index(index, images).places
     distances = np.linalg.norm(places[:, None] - places, axis=2)
     np.fill_diagonal(distances, np.inf)
     np.testing.assert_array_equal(labels[distances.argmin(axis=1)], labels)
     assert np.abs(places).max() == pytest.approx(1)
-    np.testing.assert_array_equal(places, map_table(index, images).places)
+    np.testing.assert_array_equal(places, map_index(index, images).places)
     few = "width > 94"
-    part = map_table(index, rank_images(index, "first", few), where=few)
+    part = map_index(index, rank_images(index, "first", few), where=few)
     assert len(part.places) == 6
 
 
@@ -53,8 +53,8 @@ def test_copies_among_others_do_not_break_the_map(tmp_path):
     assert np.isfinite(placed(tmp_path, vectors).places).all()
 
 
-def test_of_a_table_that_is_too_large_some_images_are_placed(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_map, "MAX_IMAGES", 12)
+def test_of_an_index_that_is_too_large_some_images_are_placed(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_map, "MAX_IMAGES", 12)
     found = placed(tmp_path, unit(np.random.default_rng(0).normal(size=(30, 8))), seed=3)
     assert found.places.shape == (12, 2)
     assert (np.diff(found.numbers) > 0).all()
@@ -129,6 +129,6 @@ def test_a_drawn_map_shows_each_image_in_its_cell_and_names_over_groups(tmp_path
 
 
 def test_clusters_and_map_number_the_same_images(tmp_path):
-    index = table_of(tmp_path, remote_rows(9)[::-1], unit(np.eye(9, 10)))
+    index = index_of(tmp_path, remote_rows(9)[::-1], unit(np.eye(9, 10)))
     found = find_clusters(index, num_clusters=2)
     assert [row.uri for row in found.rows(np.arange(9))] == sorted(row.uri for row in index.rows())

@@ -1,4 +1,4 @@
-"""Tables of made vectors, and what search must answer in them by definition."""
+"""Indexes of made vectors, and what search must answer in them by definition."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index import Hit, Index, Row, VectorDtype
-from perception_encoder.index.optimize import Optimized, optimize_table
+from perception_encoder.index.optimize import Optimized, optimize_index
 from perception_encoder.index.searcher.build import Sizes
 from perception_encoder.types import ModelIdentity
 
@@ -35,10 +35,10 @@ def rows_named(names: Sequence[str]) -> list[Row]:
     ]
 
 
-def make_table(
+def make_index(
     path: Path, vectors: Floats, *, fragments: int = 3, vector_dtype: VectorDtype = "float16"
 ) -> Index:
-    """A table in several fragments, row by row `p00000`, `p00001`, …."""
+    """An index in several fragments, row by row `p00000`, `p00001`, …."""
     identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", vectors.shape[1])
     index = Index.create(path, identity, vector_dtype=vector_dtype)
     rows = rows_named([f"p{number:05}" for number in range(len(vectors))])
@@ -48,7 +48,7 @@ def make_table(
 
 
 def build(index: Index, sizes: Sizes) -> Optimized:
-    done = optimize_table(index.path, None, sizes=sizes)
+    done = optimize_index(index.path, None, sizes=sizes)
     index.refresh()
     return done
 
@@ -61,7 +61,7 @@ def by_definition(
     where: str | None = None,
     threshold: float | None = None,
 ) -> list[tuple[str, float]]:
-    """Uri and score of the best, from the table's vectors and nothing else."""
+    """Uri and score of the best, from the index's vectors and nothing else."""
     stored = index.vectors(where=where).astype(np.float64)
     scores = np.clip((stored * query.astype(np.float64)).sum(axis=1), -1, 1)
     found = zip(scores.tolist(), (row.uri for row in index.rows(where=where)), strict=True)
