@@ -1,4 +1,4 @@
-"""Backends in processes of their own, measured in turns, over the protocol of `peers/serving.py`."""
+"""Backends in processes of their own, measured in turns; protocol of `peers/serving.py`."""
 
 import json
 import os

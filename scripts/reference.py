@@ -51,7 +51,7 @@ OTHER_SETTINGS = """
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its words, such as ("pe", "indexes", "info"), and what the parser knows of it."""
+    """One command: its words, such as ("pe", "indexes", "info"), and its parser's options."""
 
     words: tuple[str, ...]
     parser: Any

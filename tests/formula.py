@@ -27,9 +27,9 @@ _LOGIT_SCALE = math.log(100.0)
 
 # Names under which the originals keep a bare (in, out) matrix used as `x @ matrix`.
 _IN_OUT = ("proj", "text_projection")
-# Indexes added to activations. Small, as in trained checkpoints: the first norm then sees a variance
-# near 1e-3, where a wrong epsilon shows.
-_INDEXES = ("positional_embedding", "pos_embed", "class_embedding", "cls_token")
+# Added to activations. Small, as in trained checkpoints: the first norm then sees a variance near
+# 1e-3, where a wrong epsilon shows.
+_POSITIONS = ("positional_embedding", "pos_embed", "class_embedding", "cls_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def rule(name: str, shape: Shape) -> Fill:
         return Fill(0.05, 0.1)
     if leaf in ("probe", "latent"):
         return Fill(2.0)
-    if leaf in _INDEXES or name.endswith("token_embedding.weight"):
+    if leaf in _POSITIONS or name.endswith("token_embedding.weight"):
         return Fill(0.04)
     if name.endswith(("c_fc.bias", "fc1.bias")):
         return Fill(0.1, -1.0)  # moves inputs to the bend of GELU, where exact and tanh differ most

@@ -1,4 +1,4 @@
-"""What the torch backend does beyond the contract: devices, precisions, and what it says of them."""
+"""The torch backend beyond the contract: devices, precisions, and its messages about them."""
 
 from types import SimpleNamespace
 

@@ -31,8 +31,8 @@ MAX_EXACT: Final = 50_000
 MAX_PARTNERS: Final = 64
 
 SAME_IMAGE: Final = 0.99
-"""Equal pixels give equal vectors but for rounding: float16 in the index, bf16 in the backend, other
-neighbors in the batch. All of it together stays far above this cosine."""
+"""Equal pixels give equal vectors but for rounding: float16 in the index, bf16 in the backend, and
+another batch. All of it together stays far above this cosine."""
 
 _BLOCK: Final = 2048  # images; a block of products has 16 MB
 _COVER_BLOCK: Final = 65_536  # pairs

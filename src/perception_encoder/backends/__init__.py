@@ -1,4 +1,4 @@
-"""The backends that run a model, behind one Protocol. Each backend is imported when it is chosen."""
+"""The backends that run a model, behind one Protocol. Each is imported when it is chosen."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writes a model as graphs of another backend, in a folder that needs neither torch nor the weights.
+"""Export a model as graphs of another backend; the folder needs neither torch nor the weights.
 
 Every folder is opened by its backend and compared with the torch towers before it is put in place;
 one that differs too much is not kept. Knows nothing about where models come from.

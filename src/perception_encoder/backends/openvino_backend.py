@@ -31,8 +31,8 @@ from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision,
 if TYPE_CHECKING:
     import openvino as ov
 
-# What a precision is called by the backend, and what the CPU must be able to multiply natively. int8
-# leaves some steps in floating point, in the best kind there is.
+# OpenVINO's name of each precision, which the CPU must multiply natively. int8 leaves some steps in
+# floating point, in the best type there is.
 _TYPES: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # Numbers of a text's activations that share a scale where its matrices are int8. The backend's own
 # 32 is nearer to fp32 by 0.0001 and takes a third more time: docs/reference/experiments.md.

@@ -1,7 +1,7 @@
 """How rows and identities lie in Arrow: column names, types and index metadata. Opens no files.
 
 The format is a promise to other programs (LanceDB, DuckDB, Ray, Spark): plain columns, no nesting
-but the vector. A change to it raises `FORMAT` and comes with the step that brings old indexes along.
+but the vector. A change to it raises `FORMAT` and comes with a migration of old indexes.
 """
 
 from __future__ import annotations

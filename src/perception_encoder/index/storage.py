@@ -96,7 +96,8 @@ def open_dataset(path: str) -> lance.LanceDataset:
             if "was not found" not in str(err) and not os.path.isfile(path):
                 raise
             raise IndexNotFoundError(
-                f"there is no index at {path}; make one: pe index FOLDER --index {shlex.quote(path)}"
+                f"there is no index at {path}; "
+                f"make one: pe index FOLDER --index {shlex.quote(path)}"
             ) from err
 
 

@@ -60,7 +60,7 @@ class StoredImage:
         return data
 
 
-def open_image(path: str, *, item: str, part: tuple[int, int] | None = None) -> StoredImage:
+def open_local_image(path: str, *, item: str, part: tuple[int, int] | None = None) -> StoredImage:
     """Open an image to be read part by part.
 
     Args:

@@ -17,7 +17,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.errors import SourceNotFoundError as NotFound
 from perception_encoder.index import item_name
-from perception_encoder.sources.access import Access, StoredImage, access_by, open_image
+from perception_encoder.sources.access import Access, StoredImage, access_by, open_local_image
 from perception_encoder.sources.folder import FolderSource, RemoteFolderSource
 from perception_encoder.sources.item import (
     Item,
@@ -391,10 +391,10 @@ def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage 
     if scheme(uri):
         return None
     if member is None:
-        return open_image(uri, item=uri)
+        return open_local_image(uri, item=uri)
     if not is_tar(uri) or offset is None:
         return None
     num_bytes = size_at(access_by(SourceOptions(allow_network=False)), uri, member, offset)
     if num_bytes is None:
         return None
-    return open_image(uri, item=item_name(uri, member), part=(offset, num_bytes))
+    return open_local_image(uri, item=item_name(uri, member), part=(offset, num_bytes))

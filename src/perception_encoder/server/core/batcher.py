@@ -2,8 +2,8 @@
 
 Items wait in the order they came. A batch leaves when it is full, when its first item has waited
 long enough, or when nothing else is to be expected: nothing is on its way, and the batch before had
-no more items either. Who asks alone never waits for others. Sizes of batches are few, since served_models
-keep memory for each that they have seen: what is left over goes into the next one. A large request
+no more items either. A lone request is never delayed. Sizes of batches are few, since backends keep
+memory for each that they have seen: what is left over goes into the next one. A large request
 is fed in parts: it neither needs room for all of its items at once nor keeps others waiting for
 them. Knows nothing of images or HTTP.
 """

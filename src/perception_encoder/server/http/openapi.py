@@ -47,7 +47,7 @@ def describe(app: FastAPI, apis: Sequence[tuple[Api, APIRouter]], *, needs_key: 
 
     Args:
         app: with all routes.
-        APIs: each with its routes.
+        apis: each with its routes.
         needs_key: whether the server has keys; without, they are optional in the document.
     """
 
