@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.plots import short
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
-from perception_encoder.bench import EDGE_MODELS, EdgeOptions, Skipped, bench_edge
+from perception_encoder.bench import EDGE_MODELS, EdgeOptions, SkippedCase, bench_edge
 from perception_encoder.export.pretrained import export_pretrained
 
 NAME = "edge"
@@ -76,7 +76,7 @@ def prepare(model: str, backend: Any, stored: Any, exported: Path) -> None:
 def measure(model: str, precision: Any, exported: Path) -> None:
     """Measure an export and put its row into the results."""
     (row,) = bench_edge(EdgeOptions(models=[str(exported)], precisions=[precision], is_quick=True))
-    if isinstance(row, Skipped):
+    if isinstance(row, SkippedCase):
         print(row)
         return
     figures = asdict(row) | {

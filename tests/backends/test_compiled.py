@@ -13,7 +13,7 @@ from backend_inputs import pixels, token_rows
 from small_models import CLIP, CORE, FP32_ON_CPU
 
 from perception_encoder.backends import open_random_backend
-from perception_encoder.backends.torch_compile import Compiled
+from perception_encoder.backends.torch_compile import CompiledTowers
 from perception_encoder.errors import BackendUnavailableError
 
 pytestmark = [
@@ -73,7 +73,7 @@ def test_nobody_computes_while_a_model_is_compiled(monkeypatch):
             eager.encode_image(images)
 
     eager._open_graphs = eager._open_graphs._replace(image=watched)
-    monkeypatch.setattr(Compiled, "__call__", compile_slowly)
+    monkeypatch.setattr(CompiledTowers, "__call__", compile_slowly)
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(compute) for _ in range(2)]
         try:

@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from perception_encoder.backends.torch_compile import Gate
+from perception_encoder.backends.torch_compile import CompileLock
 
 SOON = 10
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_those_who_share_are_inside_together(count):
-    gate, meeting = Gate(), threading.Barrier(count)
+    gate, meeting = CompileLock(), threading.Barrier(count)
 
     def enter():
         with gate.shared():
@@ -23,7 +23,7 @@ def test_those_who_share_are_inside_together(count):
 
 
 def test_one_alone_waits_for_the_others_and_keeps_newcomers_out():
-    gate, order = Gate(), []
+    gate, order = CompileLock(), []
     claimed, may_leave = threading.Event(), threading.Event()
 
     def alone():
@@ -50,7 +50,7 @@ def test_one_alone_waits_for_the_others_and_keeps_newcomers_out():
 
 
 def test_whoever_fails_inside_leaves():
-    gate = Gate()
+    gate = CompileLock()
     with pytest.raises(ValueError, match="inside"), gate.shared():
         raise ValueError("inside")
     with pytest.raises(ValueError, match="alone"), gate.alone():

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from perception_encoder.cli.preview import (
+    PreviewTile,
     Protocol,
-    Shown,
     Terminal,
     blocks,
     drawn,
@@ -87,7 +87,7 @@ def decoded(text: str, protocol: Protocol) -> list[NDArray[np.uint8]]:
 @pytest.mark.parametrize("columns", [60, 97])
 def test_hits_stand_side_by_side_above_their_names(protocol: Protocol, columns: int) -> None:
     shown = [
-        Shown(Image.new("RGB", size, color), caption)
+        PreviewTile(Image.new("RGB", size, color), caption)
         for size, color, caption in (
             ((30, 30), RED, "one"), ((60, 20), GREEN, "two"), ((20, 60), BLUE, "three")
         )
@@ -110,7 +110,7 @@ def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
     for number in range(5):
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", (9, 9), (50 * number, 0, 0)).save(paths[-1])
-    shown = [Shown(str(path), path.stem) for path in paths]
+    shown = [PreviewTile(str(path), path.stem) for path in paths]
     text = drawn(shown, "kitty", Terminal(45, (10, 20)), is_true_color=True)
     images = decode.kitty(text)
     assert [keys["c"] for keys, _ in images] == ["44", "44", "22"]
@@ -118,7 +118,7 @@ def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
 
 
 def test_a_narrow_terminal_shows_one_image_a_line() -> None:
-    shown = [Shown(Image.new("RGB", (9, 9), RED), "a rather long name")] * 2
+    shown = [PreviewTile(Image.new("RGB", (9, 9), RED), "a rather long name")] * 2
     text = drawn(shown, "blocks", Terminal(12), is_true_color=True)
     assert text.count("a rather l…") == 2
 
@@ -131,7 +131,7 @@ def test_an_image_that_cannot_be_read_is_a_gray_box(
     def refused() -> bytes:
         raise OSError("no such archive")
 
-    shown = [Shown(str(tmp_path / "gone.png"), "gone"), Shown(refused, "lost")]
+    shown = [PreviewTile(str(tmp_path / "gone.png"), "gone"), PreviewTile(refused, "lost")]
     (strip,) = decoded(drawn(shown, "kitty", Terminal(80), is_true_color=True), "kitty")
     assert strip[strip.shape[0] // 2, strip.shape[1] // 4].tolist() == [154, 160, 166, 255]
     assert "gone.png" in caplog.text

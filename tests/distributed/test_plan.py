@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from perception_encoder.distributed.cluster import Plan, connected, plan
+from perception_encoder.distributed.cluster import WorkerPlan, connected, plan
 from perception_encoder.errors import ClusterError
 
 HEAD = {"CPU": 0.0, "memory": 1e9}
@@ -17,17 +17,17 @@ EIGHT_GPUS = {"CPU": 128.0, "GPU": 8.0}
 @pytest.mark.parametrize(
     ("nodes", "device", "cores", "expected"),
     [
-        ([HEAD, SMALL, SMALL], "auto", None, Plan(2, 8, 0)),
-        ([SMALL, LARGE], "auto", None, Plan(5, 8, 0)),
-        ([SMALL, LARGE], "cpu", 16, Plan(2, 16, 0)),
-        ([SMALL, TWO_GPUS, EIGHT_GPUS], "auto", None, Plan(10, 8, 1)),
-        ([TWO_GPUS, EIGHT_GPUS], "cuda", 4, Plan(10, 4, 1)),
-        ([TWO_GPUS, EIGHT_GPUS], "cuda", 12, Plan(9, 12, 1)),
-        ([TWO_GPUS], "cpu", None, Plan(1, 16, 0)),
+        ([HEAD, SMALL, SMALL], "auto", None, WorkerPlan(2, 8, 0)),
+        ([SMALL, LARGE], "auto", None, WorkerPlan(5, 8, 0)),
+        ([SMALL, LARGE], "cpu", 16, WorkerPlan(2, 16, 0)),
+        ([SMALL, TWO_GPUS, EIGHT_GPUS], "auto", None, WorkerPlan(10, 8, 1)),
+        ([TWO_GPUS, EIGHT_GPUS], "cuda", 4, WorkerPlan(10, 4, 1)),
+        ([TWO_GPUS, EIGHT_GPUS], "cuda", 12, WorkerPlan(9, 12, 1)),
+        ([TWO_GPUS], "cpu", None, WorkerPlan(1, 16, 0)),
     ],
 )
 def test_each_gpu_has_a_worker_or_each_node_where_there_is_none(
-    nodes: list[dict[str, float]], device: str, cores: int | None, expected: Plan
+    nodes: list[dict[str, float]], device: str, cores: int | None, expected: WorkerPlan
 ) -> None:
     assert plan(nodes, device, cores) == expected
 

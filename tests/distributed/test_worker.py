@@ -10,7 +10,7 @@ from small_models import drawing, save_drawings
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.distributed.worker import Worker
 from perception_encoder.index import Outcome
-from perception_encoder.indexing.prepare import Listed, Prepared
+from perception_encoder.indexing.prepare import ListedItem, PreparedImage
 from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
@@ -32,11 +32,11 @@ def test_contents_that_have_a_vector_are_not_embedded(worker: Worker, tmp_path: 
     items = listed(tmp_path)
     hashes, contents = worker.read(items)
     assert hashes[0] == hashes[3]
-    chunk = [Listed(item, is_new=True) for item in items]
+    chunk = [ListedItem(item, is_new=True) for item in items]
 
     found = worker.embed(chunk, contents, {str(hashes[1]): "donor"})
 
-    prepared = [one for one in found if isinstance(one, Prepared)]
+    prepared = [one for one in found if isinstance(one, PreparedImage)]
     assert [one.donor for one in prepared] == [None, "donor", None, None]
     vectors = [one.vector for one in prepared]
     assert vectors[1] is None
@@ -56,9 +56,9 @@ def test_a_file_that_only_the_lister_sees_fails_and_says_where(
     (tmp_path / "drawing1.png").unlink()
     _, contents = worker.read(items)
 
-    away, kept, gone = worker.embed([Listed(item, is_new=True) for item in items], contents, {})
+    away, kept, gone = worker.embed([ListedItem(item, is_new=True) for item in items], contents, {})
 
-    assert isinstance(kept, Prepared)
+    assert isinstance(kept, PreparedImage)
     assert isinstance(gone, Outcome)
     assert gone.reason == "ImageNotFoundError"
     assert "must be there under the same path as where it was listed" in gone.message

@@ -14,7 +14,7 @@ from perception_encoder.errors import IndexError_
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.search.null_distribution import (
-    Background,
+    NullDistribution,
     load_background,
     store_background,
 )
@@ -148,7 +148,7 @@ def test_any_other_damaged_file_is_no_traceback(
 
 @given(damage=damages)
 def test_a_damaged_background_is_none_or_as_it_was(
-    background: tuple[Index, Background], damage: tuple[str, float, int]
+    background: tuple[Index, NullDistribution], damage: tuple[str, float, int]
 ) -> None:
     index, stored = background
     file = Path(index.path, "_pe", "background.npz")
@@ -159,17 +159,17 @@ def test_a_damaged_background_is_none_or_as_it_was(
     finally:
         file.write_bytes(kept)
     if found is not None:
-        for name in Background.__slots__:
+        for name in NullDistribution.__slots__:
             np.testing.assert_array_equal(getattr(found, name), getattr(stored, name))
 
 
 @pytest.fixture(scope="module")
-def background(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, Background]:
+def background(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, NullDistribution]:
     path = tmp_path_factory.mktemp("background") / "t"
     vectors = np.random.default_rng(0).standard_normal((60, 8))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     index = Index.create(path, ModelIdentity("pe-nano", "0" * 16, "standard", 8))
     index.add([Row(f"u{number}") for number in range(60)], vectors)
-    made = Background.of(index, vectors[:20])
+    made = NullDistribution.of(index, vectors[:20])
     store_background(index, made)
     return index, made

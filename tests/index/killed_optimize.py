@@ -8,12 +8,12 @@ from unittest.mock import patch
 from lance.dataset import DatasetOptimizer
 
 from perception_encoder.index import optimize
-from perception_encoder.index.searcher.build import Sizes
+from perception_encoder.index.searcher.build import SearcherSizes
 
-SIZES = Sizes(copy=1, lists=1)  # so that a small index gets a searcher with lists
+SIZES = SearcherSizes(copy=1, lists=1)  # so that a small index gets a searcher with lists
 
 
-def work(index: Path, signal: Connection | None = None) -> optimize.Optimized:
+def work(index: Path, signal: Connection | None = None) -> optimize.OptimizeReport:
     """Optimize, and tell when compaction and when building begin."""
     compact, build = DatasetOptimizer.compact_files, optimize.build_searcher
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from perception_encoder.errors import IndexBusyError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
-from perception_encoder.index.optimize import Optimized, needs_optimizing, optimize_index
-from perception_encoder.index.searcher.build import Sizes
+from perception_encoder.index.optimize import OptimizeReport, needs_optimizing, optimize_index
+from perception_encoder.index.searcher.build import SearcherSizes
 from perception_encoder.types import ModelIdentity
 
-LISTS = Sizes(copy=1, lists=1)
+LISTS = SearcherSizes(copy=1, lists=1)
 NOW = datetime.timedelta(0)
 
 
@@ -111,7 +111,7 @@ def test_it_says_when_it_is_worth_while(tmp_path: Path) -> None:
     assert index.needs_optimize()
     index.optimize()
     assert not index.needs_optimize()
-    sizes = Sizes(copy=1, lists=1 << 40)
+    sizes = SearcherSizes(copy=1, lists=1 << 40)
     assert needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
     optimize_index(index.path, None, sizes=sizes)
     assert not needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
@@ -184,7 +184,7 @@ def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
     found = json.loads(pe("--index", str(tmp_path / "t"), "--keep-days", "0", "--json").stdout)
     assert found["num_rows"] == 9
     assert found["versions_removed"] > 0
-    assert found.keys() == set(Optimized.__dataclass_fields__)
+    assert found.keys() == set(OptimizeReport.__dataclass_fields__)
     missing = pe("--index", str(tmp_path / "none"))
     assert missing.returncode == 1
     assert "there is no index" in missing.stderr

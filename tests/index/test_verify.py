@@ -13,7 +13,7 @@ from perception_encoder.errors import IndexNotFoundError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.journal import files_of
 from perception_encoder.index.optimize import optimize_index
-from perception_encoder.index.searcher.build import Sizes
+from perception_encoder.index.searcher.build import SearcherSizes
 from perception_encoder.index.verify import Verified, verify_index
 from perception_encoder.types import ModelIdentity
 
@@ -29,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [Row(f"u{n}", width=n) for n in range(300)]
     index.append(rows[:200], vectors[:200])
-    optimize_index(str(path), None, sizes=Sizes(copy=1, lists=1 << 40))
+    optimize_index(str(path), None, sizes=SearcherSizes(copy=1, lists=1 << 40))
     index.refresh()
     index.append(rows[200:], vectors[200:])
     index.delete([rows[0].id])

@@ -21,7 +21,11 @@ from perception_encoder.search.calibration import (
     keep_calibrated,
     stored_calibration,
 )
-from perception_encoder.search.null_distribution import NUM_QUERIES, Background, load_background
+from perception_encoder.search.null_distribution import (
+    NUM_QUERIES,
+    NullDistribution,
+    load_background,
+)
 from perception_encoder.search.search import search
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -53,7 +57,9 @@ def image(vector: Embeddings, *more: QueryTerm) -> Query:
 
 
 def calibrated(index: Index, seed: int = 99) -> Calibration:
-    return Calibration(Background.of(index, made(seed, NUM_QUERIES, index.identity.embed_dim)))
+    return Calibration(
+        NullDistribution.of(index, made(seed, NUM_QUERIES, index.identity.embed_dim))
+    )
 
 
 @pytest.mark.parametrize("num_rows", [60, 700])

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, Row
 from perception_encoder.index.optimize import optimize_index
-from perception_encoder.index.searcher.build import Sizes
-from perception_encoder.search import Found, Query, SearchOptions
+from perception_encoder.index.searcher.build import SearcherSizes
+from perception_encoder.search import Query, SearchOptions, SearchResult
 from perception_encoder.search.search import fold, search
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -42,7 +42,7 @@ def query(vector: Embeddings, own: frozenset[str] = frozenset()) -> Query:
     return Query((), vector, own)
 
 
-def numbers(found: list[Found]) -> list[int]:
+def numbers(found: list[SearchResult]) -> list[int]:
     return [int(Path(one.hit.uri).stem) for one in found]
 
 
@@ -81,7 +81,7 @@ def test_pages_of_an_approximate_search_fit_together_and_exact_misses_nothing(
     centers = made(20, 400)
     stored = unit(np.repeat(centers, 30, axis=0) + 0.4 * made(21, 12_000))
     index = make_index(tmp_path, stored)
-    done = optimize_index(index.path, None, sizes=Sizes(copy=1, lists=1))
+    done = optimize_index(index.path, None, sizes=SearcherSizes(copy=1, lists=1))
     assert done.searcher == "approximate"
     index.refresh()
     queries = [query(vector) for vector in unit(centers[:40] + 0.5 * made(22, 40))]

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from PIL import Image, ImageDraw
 
-from perception_encoder.analysis.text_layout import Lettering
+from perception_encoder.analysis.text_layout import TextLayout
 from perception_encoder.analysis.whole_file import whole_file
 from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
@@ -191,7 +191,7 @@ def _draw_query(canvas: Image.Image, layout: SheetLayout, row: SheetRow, box: Bo
     draw = ImageDraw.Draw(canvas)
     if row.image is not None:
         _draw_image(canvas, layout, row.image, box, item=f"the query {row.text}".rstrip())
-        lettering = Lettering(row.text, layout.letters)
+        lettering = TextLayout(row.text, layout.letters)
         for line, text in enumerate(lettering.lines(layout.tile, 2)):
             _draw_line(draw, layout, text, box, line=line, ink=_INK)
         return
@@ -202,11 +202,11 @@ def _draw_query(canvas: Image.Image, layout: SheetLayout, row: SheetRow, box: Bo
         draw.text((box[0], top + number * step), text, fill=_INK, font=lettering.font)
 
 
-def _fitted(text: str, layout: SheetLayout) -> tuple[Lettering, list[str]]:
+def _fitted(text: str, layout: SheetLayout) -> tuple[TextLayout, list[str]]:
     """Break a query into lines in the largest letters in which all of it fits a tile."""
     sizes = [layout.tile // 8, layout.tile // 10, layout.letters]
     for size in sizes:
-        lettering = Lettering(text, size)
+        lettering = TextLayout(text, size)
         max_lines = int(layout.tile // (size * 1.3))
         lines = lettering.lines(layout.tile, max_lines + 1)
         if len(lines) <= max_lines:
@@ -243,14 +243,14 @@ def _draw_line(
     draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box, *, line: int, ink: str
 ) -> None:
     """Write one line of those under a tile."""
-    lettering = Lettering(text, layout.letters)
+    lettering = TextLayout(text, layout.letters)
     top = box[3] + layout.gap // 2 + round(line * layout.letters * 1.4)
     short = lettering.shortened(layout.tile)
     draw.text((box[0], top), short, fill=ink, font=lettering.font)
 
 
 def _draw_centered(draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box) -> None:
-    lettering = Lettering(text, layout.letters)
+    lettering = TextLayout(text, layout.letters)
     middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     draw.text(
         middle, lettering.shortened(layout.tile), fill=_SOFT_INK, font=lettering.font, anchor="mm"

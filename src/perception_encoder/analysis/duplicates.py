@@ -117,7 +117,7 @@ class DuplicateGroup:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class UnreadableImage:
     """An image that may have duplicates but was left out, and why."""
 
     row: Row
@@ -138,7 +138,7 @@ class Duplicates:
     """
 
     groups: tuple[DuplicateGroup, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[UnreadableImage, ...]
     num_images: int
     num_crowded: int
 
@@ -197,7 +197,7 @@ class _Search:
         self._images = images
         self._read = read
         self._files = OwnFiles()
-        self._left_out: list[LeftOut] = []
+        self._left_out: list[UnreadableImage] = []
         self._usable = np.ones(len(images), np.bool_)
         self._is_checked = np.zeros(len(images), np.bool_)
         self._is_crowded = np.zeros(len(images), np.bool_)
@@ -297,12 +297,12 @@ class _Search:
             ids = {row.id for row in damaged}
             numbers = range(len(self._images))
             is_whole[[n for n in numbers if self._images.row(n).id in ids]] = False
-        self._left_out += [LeftOut(row, REASON) for row in damaged]
+        self._left_out += [UnreadableImage(row, REASON) for row in damaged]
         return is_whole
 
     def _leave_out(self, number: int, reason: str) -> None:
         self._usable[number] = False
-        self._left_out.append(LeftOut(self._images.row(number), reason))
+        self._left_out.append(UnreadableImage(self._images.row(number), reason))
 
     def _tier(self, number: int, kept: int, near_from: float) -> Tier:
         if self._content[number] == self._content[kept]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from perception_encoder.analysis.contact_sheet import SheetImage, read_tiles, save_image
 from perception_encoder.analysis.duplicate_ranking import Numbers
-from perception_encoder.analysis.text_layout import Lettering
+from perception_encoder.analysis.text_layout import TextLayout
 
 MAX_SIDE: Final = 48
 _ROOM: Final = 1.7  # cells for each image: some stay empty, and gaps between groups show
@@ -181,7 +181,7 @@ def _write_captions(
         own = own[~np.isnan(own[:, 0])]
         if not len(own):
             continue
-        lettering = Lettering(caption.text, letters)
+        lettering = TextLayout(caption.text, letters)
         text = lettering.shortened(canvas.width / 3)
         half = lettering.width(text) / 2 + letters / 2
         # On the member nearest to the middle, which may itself lie among others.

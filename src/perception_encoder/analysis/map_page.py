@@ -35,7 +35,7 @@ _RESOLUTION: Final = 65_535
 
 
 @dataclass(frozen=True)
-class Group:
+class MapGroup:
     """A cluster: what it is called, and how many images it has."""
 
     title: str
@@ -63,7 +63,7 @@ class MapPage:
     places: NDArray[np.float32]
     labels: Numbers
     scores: NDArray[np.float32]
-    groups: Sequence[Group]
+    groups: Sequence[MapGroup]
     is_named: bool
     cell: float = 0.0
 

@@ -257,7 +257,7 @@ def _first_few(
     return fits
 
 
-class Cover(NamedTuple):
+class StarCover(NamedTuple):
     """For each of R numbers, (R,) int64 the kept one it belongs to, and (R,) float32 its score."""
 
     kept: Numbers
@@ -270,7 +270,7 @@ def star_cover(
     scores: NDArray[np.float32],
     num_items: int,
     checkpoint: Checkpoint = go_on,
-) -> Cover:
+) -> StarCover:
     """Choose what is kept.
 
     Args:
@@ -296,4 +296,4 @@ def star_cover(
         if kept[item] == item and kept[partner] == partner:
             kept[item] = partner
             best[item] = scores[place]
-    return Cover(kept, best)
+    return StarCover(kept, best)

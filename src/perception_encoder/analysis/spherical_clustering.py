@@ -39,14 +39,14 @@ _ROUNDS: Final = 20
 _SEED: Final = 0
 
 
-class Merge(NamedTuple):
+class ClusterMerge(NamedTuple):
     """Two groups that became one: `joined` is now part of `kept`, a smaller number."""
 
     kept: int
     joined: int
 
 
-def merges(sums: Embeddings) -> Iterator[Merge]:
+def merges(sums: Embeddings) -> Iterator[ClusterMerge]:
     """Yield the G - 1 steps that lead from G groups to one.
 
     Takes about G³ operations and G² · 16 bytes.
@@ -77,10 +77,10 @@ def merges(sums: Embeddings) -> Iterator[Merge]:
         is_left[joined] = False
         losses[joined] = losses[:, joined] = np.inf
         losses[kept] = losses[:, kept] = losses_of(kept)
-        yield Merge(kept, joined)
+        yield ClusterMerge(kept, joined)
 
 
-def joined_labels(labels: Numbers, steps: list[Merge]) -> Numbers:
+def joined_labels(labels: Numbers, steps: list[ClusterMerge]) -> Numbers:
     """Return (R,) int64 labels from 0 on after some steps, of (R,) labels of the first groups."""
     groups = np.arange(labels.max(initial=-1) + 1)
     for step in steps:
@@ -89,14 +89,16 @@ def joined_labels(labels: Numbers, steps: list[Merge]) -> Numbers:
     return found
 
 
-class Choice(NamedTuple):
+class ClusterCount(NamedTuple):
     """A number of groups, and the mean silhouette of its images; 0 for one group."""
 
     num_groups: int
     silhouette: float
 
 
-def best_number(vectors: Embeddings, labels: Numbers, steps: Sequence[Merge], most: int) -> Choice:
+def best_number(
+    vectors: Embeddings, labels: Numbers, steps: Sequence[ClusterMerge], most: int
+) -> ClusterCount:
     """Choose how many groups to make.
 
     Args:
@@ -112,7 +114,7 @@ def best_number(vectors: Embeddings, labels: Numbers, steps: Sequence[Merge], mo
     counts = np.bincount(labels, minlength=num_groups).astype(np.float32)
     own = labels[points]
     is_left = np.ones(num_groups, np.bool_)
-    choices = [Choice(1, 0.0)]
+    choices = [ClusterCount(1, 0.0)]
     errors = [0.0]
     for left, step in zip(range(num_groups, 1, -1), steps, strict=True):
         if left <= most and left < len(vectors):  # each alone says nothing
@@ -120,7 +122,7 @@ def best_number(vectors: Embeddings, labels: Numbers, steps: Sequence[Merge], mo
             found = silhouettes(
                 products[:, columns], counts[columns], np.searchsorted(columns, own)
             )
-            choices.append(Choice(left, float(found.mean())))
+            choices.append(ClusterCount(left, float(found.mean())))
             errors.append(float(found.std() / np.sqrt(len(found))))
         products[:, step.kept] += products[:, step.joined]
         counts[step.kept] += counts[step.joined]
@@ -164,7 +166,7 @@ def group_sums(vectors: Embeddings, labels: Numbers, num_groups: int) -> Embeddi
 
 
 @dataclass(frozen=True)
-class Centers:
+class ClusterCenters:
     """What was found.
 
     Attributes:
@@ -176,7 +178,7 @@ class Centers:
     silhouette: float | None
 
 
-def find_centers(vectors: Embeddings, num_groups: int | None) -> Centers:
+def find_centers(vectors: Embeddings, num_groups: int | None) -> ClusterCenters:
     """Divide vectors into groups.
 
     Args:
@@ -187,7 +189,7 @@ def find_centers(vectors: Embeddings, num_groups: int | None) -> Centers:
     wanted = MAX_CHOSEN if num_groups is None else min(num_groups, len(vectors))
     num_small = max(_SMALL_GROUPS, 2 * wanted)
     if num_small > _MAX_JOINED:
-        return Centers(_trained(vectors, wanted), None)
+        return ClusterCenters(_trained(vectors, wanted), None)
     labels = _small_groups(vectors, num_small)
     num_small = int(labels.max()) + 1
     steps = list(merges(group_sums(vectors, labels, num_small)))
@@ -197,7 +199,7 @@ def find_centers(vectors: Embeddings, num_groups: int | None) -> Centers:
         wanted, silhouette = best_number(vectors, labels, steps, most)
     labels = joined_labels(labels, steps[: max(0, num_small - wanted)])
     begun = group_sums(vectors, labels, int(labels.max()) + 1)
-    return Centers(_trained(vectors, len(begun), _unit(begun)), silhouette)
+    return ClusterCenters(_trained(vectors, len(begun), _unit(begun)), silhouette)
 
 
 def nearest_center(vectors: Embeddings, centers: Embeddings) -> tuple[Numbers, NDArray[np.float32]]:

@@ -21,7 +21,7 @@ _UNASSIGNED: Final = "\U0010fffd"  # drawn by every font as its sign for what it
 _ELLIPSIS: Final = "…"
 
 
-class Lettering:
+class TextLayout:
     """A text in a font that can draw it.
 
     Args:

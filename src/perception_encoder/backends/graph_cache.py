@@ -26,7 +26,7 @@ from perception_encoder.forking import on_usable_thread
 from perception_encoder.registry import ModelConfig
 
 if TYPE_CHECKING:
-    from perception_encoder.checkpoints.load import Loaded
+    from perception_encoder.checkpoints.load import LoadedModel
 
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ def known_weights(checkpoint: Checkpoint, cache: GraphCache) -> KnownWeights:
     return known
 
 
-def read_weights(checkpoint: Checkpoint) -> "Loaded":
+def read_weights(checkpoint: Checkpoint) -> "LoadedModel":
     """Read a checkpoint in float32.
 
     Raises:

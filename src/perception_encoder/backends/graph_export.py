@@ -24,11 +24,11 @@ from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
     TOKENIZER_NAME,
-    Graphs,
+    ExportedFiles,
     is_export,
     own_config,
 )
-from perception_encoder.checkpoints.load import Loaded, load_model
+from perception_encoder.checkpoints.load import LoadedModel, load_model
 from perception_encoder.checkpoints.staging import staged
 from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
@@ -42,7 +42,7 @@ _EVERY: Final = 6  # 56 of the 333
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class CalibrationSamples:
     """What an export is tried on; images like those that the model will see.
 
     Attributes:
@@ -55,7 +55,7 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class ExportDrift:
     """How far a backend's vectors, made unit length, are from the float32 towers'.
 
     Attributes:
@@ -69,10 +69,10 @@ class Drift:
 
 # float32 differs by the order of sums only. With less than these cosines, results are in another
 # order often enough to be seen.
-_BOUNDS: Final[dict[Precision, Drift]] = {
-    "fp32": Drift(difference=2e-5, cosine=0.99999),
-    "fp16": Drift(difference=1e-2, cosine=0.9999),
-    "int8": Drift(difference=1.0, cosine=0.995),
+_BOUNDS: Final[dict[Precision, ExportDrift]] = {
+    "fp32": ExportDrift(difference=2e-5, cosine=0.99999),
+    "fp16": ExportDrift(difference=1e-2, cosine=0.9999),
+    "int8": ExportDrift(difference=1.0, cosine=0.995),
 }
 
 
@@ -84,9 +84,9 @@ def export_graphs(
     precision: Precision,
     preprocess: PreprocessName,
     tokenizer: Tokenizer | None,
-    samples: Samples,
+    samples: CalibrationSamples,
     calibration: Callable[[], Iterable[Pixels]] | None = None,
-) -> dict[str, Drift]:
+) -> dict[str, ExportDrift]:
     """Write config.json, the graphs, their weights, and tokenizer.json.
 
     Args:
@@ -115,7 +115,7 @@ def export_graphs(
             f"{folder} exists and holds something else than an export. Choose another folder"
         )
     loaded = load_model(checkpoint, dtype=torch.float32)
-    graphs = Graphs(backend, precision, loaded.fingerprint, loaded.logit_scale)
+    graphs = ExportedFiles(backend, precision, loaded.fingerprint, loaded.logit_scale)
     with staged(folder) as passing:
         new = passing / folder.name
         new.mkdir()
@@ -132,14 +132,14 @@ def export_graphs(
 
 
 def write_graphs(
-    loaded: Loaded,
+    loaded: LoadedModel,
     config: ModelConfig,
     folder: Path,
-    graphs: Graphs,
-    samples: Samples,
+    graphs: ExportedFiles,
+    samples: CalibrationSamples,
     *,
     calibration: Callable[[], Iterable[Pixels]] | None = None,
-) -> dict[str, Drift]:
+) -> dict[str, ExportDrift]:
     """Write graphs into a folder that exists, and try them.
 
     Args:
@@ -180,7 +180,7 @@ def write_graphs(
 def _write(
     model: DualEncoder,
     folder: Path,
-    graphs: Graphs,
+    graphs: ExportedFiles,
     calibration: Callable[[], Iterable[Pixels]] | None,
 ) -> None:
     if graphs.backend == "onnx":
@@ -197,7 +197,7 @@ def _write(
         write_openvino(changed, folder / name, Path(name).stem, graphs.precision, images)
 
 
-def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
+def _opened(folder: Path, config: ModelConfig, graphs: ExportedFiles) -> Backend:
     if graphs.backend == "onnx":
         from perception_encoder.backends.onnx_backend import OnnxBackend
 
@@ -212,8 +212,8 @@ def _opened(folder: Path, config: ModelConfig, graphs: Graphs) -> Backend:
 
 
 def measure_drift(
-    exact: Backend, other: Backend, config: ModelConfig, samples: Samples
-) -> dict[str, Drift]:
+    exact: Backend, other: Backend, config: ModelConfig, samples: CalibrationSamples
+) -> dict[str, ExportDrift]:
     """Compare two backends of the same weights: "images", "texts", "features", as there are."""
     pixels = samples.pixels
     drifts = {"features": _drift(exact.features(pixels), other.features(pixels))}
@@ -225,14 +225,14 @@ def measure_drift(
     return drifts
 
 
-def _drift(exact: NDArray[np.float32], other: NDArray[np.float32]) -> Drift:
+def _drift(exact: NDArray[np.float32], other: NDArray[np.float32]) -> ExportDrift:
     a, b = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (exact, other))
     with np.errstate(invalid="ignore"):  # an infinite number makes no unit vector
         a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
-    return Drift(float(np.abs(a - b).max()), float((a * b).sum(axis=1).min()))
+    return ExportDrift(float(np.abs(a - b).max()), float((a * b).sum(axis=1).min()))
 
 
-def _check(drifts: dict[str, Drift], precision: Precision, config: ModelConfig) -> None:
+def _check(drifts: dict[str, ExportDrift], precision: Precision, config: ModelConfig) -> None:
     bound = _BOUNDS[precision]
     for kind, drift in drifts.items():
         # A number that is no number is within no bound.

@@ -19,7 +19,7 @@ from perception_encoder.backends.graph_cache import GraphCache
 from perception_encoder.backends.graph_files import DATA_SUFFIX, GraphFolder
 from perception_encoder.backends.onnx_graphs import cached_graphs
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.folder import Graphs
+from perception_encoder.checkpoints.folder import ExportedFiles
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import (
     BackendUnavailableError,
@@ -58,7 +58,7 @@ class OnnxBackend:
     concurrency = 1
 
     def __init__(
-        self, folder: GraphFolder, config: ModelConfig, graphs: Graphs, device: str = "auto"
+        self, folder: GraphFolder, config: ModelConfig, graphs: ExportedFiles, device: str = "auto"
     ) -> None:
         self.device = "cpu" if device == "auto" else device
         provider = choose_provider(self.device)

@@ -26,7 +26,7 @@ from perception_encoder.backends.graph_cache import GraphCache, known_weights, r
 from perception_encoder.backends.graph_export import calibration_images
 from perception_encoder.backends.graph_files import GraphFolder
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.folder import Graphs
+from perception_encoder.checkpoints.folder import ExportedFiles
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.forking import on_usable_thread
 from perception_encoder.types import Precision
@@ -49,7 +49,7 @@ _SOURCES: Final = (  # what decides a graph, beside versions
 
 def cached_graphs(
     checkpoint: Checkpoint, cache: GraphCache, precision: Precision
-) -> tuple[GraphFolder, Graphs]:
+) -> tuple[GraphFolder, ExportedFiles]:
     """Return the files of a checkpoint's graphs, made where the cache lacks them.
 
     Raises:
@@ -58,7 +58,7 @@ def cached_graphs(
         CheckpointError: the weights do not fit their model, or the graphs differ too much from it.
     """
     known = known_weights(checkpoint, cache)
-    graphs = Graphs("onnx", precision, known.fingerprint, known.logit_scale)
+    graphs = ExportedFiles("onnx", precision, known.fingerprint, known.logit_scale)
     decides = (checkpoint.config.to_dict(), version("onnxruntime"), __version__, _sources())
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
     name = checkpoint.config.id.replace("/", "-")
@@ -95,7 +95,7 @@ def _not_kept(name: str, err: OSError) -> BackendUnavailableError:
     )
 
 
-def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
+def _make(checkpoint: Checkpoint, graphs: ExportedFiles, folder: Path) -> None:
     require_torch()
     if importlib.util.find_spec("onnxscript") is None:
         raise BackendUnavailableError(
@@ -104,7 +104,7 @@ def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
         )
     import torch
 
-    from perception_encoder.backends.graph_export import Samples, write_graphs
+    from perception_encoder.backends.graph_export import CalibrationSamples, write_graphs
     from perception_encoder.checkpoints.load import load_model
 
     config = checkpoint.config
@@ -119,7 +119,7 @@ def _make(checkpoint: Checkpoint, graphs: Graphs, folder: Path) -> None:
         raise CheckpointError(
             f"{checkpoint.path} was changed while the model was open; open it again"
         )
-    samples = Samples(pixels, token_ids)
+    samples = CalibrationSamples(pixels, token_ids)
     on_usable_thread(lambda: write_graphs(loaded, config, folder, graphs, samples))
 
 

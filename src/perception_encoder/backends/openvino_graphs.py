@@ -36,7 +36,7 @@ from perception_encoder.types import Precision
 if TYPE_CHECKING:
     import openvino as ov
 
-    from perception_encoder.checkpoints.load import Loaded
+    from perception_encoder.checkpoints.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class CachedGraphs:
     config: ModelConfig
     known: KnownWeights
     precision: Precision
-    load: "Callable[[], Loaded]"
+    load: "Callable[[], LoadedModel]"
 
     def opened(
         self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
@@ -190,7 +190,7 @@ def graphs_of(
         CheckpointError: the weights do not fit their model.
     """
 
-    def load() -> "Loaded":
+    def load() -> "LoadedModel":
         loaded = read_weights(checkpoint)
         if loaded.fingerprint != known.fingerprint:
             raise CheckpointError(
@@ -211,14 +211,14 @@ def graphs_of_random(
         BackendUnavailableError: torch is not installed.
     """
     require_torch()
-    from perception_encoder.checkpoints.load import Loaded, logit_scale_of, random_model
+    from perception_encoder.checkpoints.load import LoadedModel, logit_scale_of, random_model
     from perception_encoder.checkpoints.tensors import weights_fingerprint
 
     model = random_model(config)
     known = KnownWeights(weights_fingerprint(model), logit_scale_of(model))
 
-    def load() -> Loaded:
-        return Loaded(random_model(config), known.fingerprint, known.logit_scale)
+    def load() -> LoadedModel:
+        return LoadedModel(random_model(config), known.fingerprint, known.logit_scale)
 
     return CachedGraphs(cache, config, known, precision, load), known
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perception_encoder.backends.base import ComputeOptions
-from perception_encoder.backends.torch_compile import Compiled, computing
+from perception_encoder.backends.torch_compile import CompiledTowers, computing
 from perception_encoder.backends.torch_devices import (
     DTYPES,
     NUM_STREAMS,
@@ -80,9 +80,9 @@ class TorchBackend:
         self._watched = watched if device.type == "cpu" else ()  # elsewhere it is a copy
         image, text = ImageGraph(model), TextGraph(model)
         self._open_graphs: _Graphs | None = _Graphs(
-            Compiled(image, 1) if is_compiled else image,
+            CompiledTowers(image, 1) if is_compiled else image,
             FeatureGraph(model),
-            Compiled(text, 2) if is_compiled else text,
+            CompiledTowers(text, 2) if is_compiled else text,
         )
         self._device = device
         self._process = os.getpid()

@@ -16,7 +16,7 @@ from perception_encoder.forking import renew_in_children
 from perception_encoder.model import DualEncoder
 
 
-class Compiled:
+class CompiledTowers:
     """A graph that is compiled when it first runs.
 
     Args:
@@ -51,7 +51,7 @@ class Compiled:
             ) from err
 
 
-class Gate:
+class CompileLock:
     """Many may pass at once, or one alone; who wants to be alone is let in before newcomers."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Gate:
                 self._changed.notify_all()
 
 
-computing = Gate()
+computing = CompileLock()
 
 
 class _Switch:

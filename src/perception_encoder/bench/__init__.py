@@ -6,25 +6,25 @@ another. Knows nothing of options or terminals.
 
 from perception_encoder.bench.edge import EDGE_MODELS, EdgeOptions, bench_edge
 from perception_encoder.bench.figures import (
+    BenchRow,
     Drift,
     EdgeRow,
     Figures,
     Memory,
-    Row,
-    Skipped,
+    SkippedCase,
 )
 from perception_encoder.bench.run import BenchOptions, bench
 
 __all__ = [
     "EDGE_MODELS",
     "BenchOptions",
+    "BenchRow",
     "Drift",
     "EdgeOptions",
     "EdgeRow",
     "Figures",
     "Memory",
-    "Row",
-    "Skipped",
+    "SkippedCase",
     "bench",
     "bench_edge",
 ]

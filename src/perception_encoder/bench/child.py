@@ -66,10 +66,10 @@ def _death(returncode: int, stderr: str) -> str:
 
 def measure(request: dict[str, Any]) -> dict[str, Any] | None:
     """See `measure.measure`."""
-    from perception_encoder.bench.measure import Job
+    from perception_encoder.bench.measure import BenchJob
     from perception_encoder.bench.measure import measure as measured
 
-    figures = measured(Job(**request))
+    figures = measured(BenchJob(**request))
     return None if figures is None else asdict(figures)
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final, Literal
 
 from perception_encoder.bench.child import run_task
 from perception_encoder.bench.edge_measure import EdgeFigures, EdgeJob
-from perception_encoder.bench.figures import EdgeRow, Memory, Skipped
-from perception_encoder.bench.subject import Subject, find_subject, is_installed
+from perception_encoder.bench.figures import EdgeRow, Memory, SkippedCase
+from perception_encoder.bench.subject import BenchSubject, find_subject, is_installed
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.export.samples import write_camera_image
@@ -85,8 +85,8 @@ class EdgeOptions:
     is_quick: bool = False
 
 
-def bench_edge(options: EdgeOptions) -> Iterator[EdgeRow | Skipped]:
-    """Measure one case after another; what cannot be measured is `Skipped` and says why.
+def bench_edge(options: EdgeOptions) -> Iterator[EdgeRow | SkippedCase]:
+    """Measure one case after another; what cannot be measured is `SkippedCase` and says why.
 
     Raises:
         UnknownModelError: a model's name is neither registered nor a path.
@@ -101,7 +101,7 @@ def bench_edge(options: EdgeOptions) -> Iterator[EdgeRow | Skipped]:
                 try:
                     subject = find_subject(name, entry, Path(place))
                 except BackendUnavailableError as err:
-                    yield Skipped(name, "-", "-", str(err))
+                    yield SkippedCase(name, "-", "-", str(err))
                     continue
                 yield from _Edge(options, Path(place), camera_image, subject).rows()
 
@@ -118,14 +118,14 @@ class _Edge:
     """The cases of one model."""
 
     def __init__(
-        self, options: EdgeOptions, folder: Path, camera_image: Path, subject: Subject
+        self, options: EdgeOptions, folder: Path, camera_image: Path, subject: BenchSubject
     ) -> None:
         self._options = options
         self._folder = folder
         self._camera_image = camera_image
         self._subject = subject
 
-    def rows(self) -> Iterator[EdgeRow | Skipped]:
+    def rows(self) -> Iterator[EdgeRow | SkippedCase]:
         """Measure each backend and precision."""
         if self._subject.is_export:
             for precision in self._options.precisions or ("auto",):
@@ -142,13 +142,13 @@ class _Edge:
         backend: BackendName | Literal["auto"],
         precision: Precision | Literal["auto"],
         exported: Path,
-    ) -> EdgeRow | Skipped:
+    ) -> EdgeRow | SkippedCase:
         try:
             if backend != "auto":
                 self._export(backend, precision, exported)
             return self._row(exported, precision)
         except BackendUnavailableError as err:
-            return Skipped(self._subject.name, backend, precision, str(err))
+            return SkippedCase(self._subject.name, backend, precision, str(err))
 
     def _export(self, backend: BackendName, precision: str, exported: Path) -> None:
         # OpenVINO multiplies in bf16 what is stored in fp16.

@@ -47,7 +47,7 @@ class Drift:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BenchRow:
     """One model with one backend and precision.
 
     Attributes:
@@ -132,7 +132,7 @@ class EdgeRow:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedCase:
     """What could not be measured, and why."""
 
     model: str

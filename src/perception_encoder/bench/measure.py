@@ -26,7 +26,7 @@ from perception_encoder.types import BackendName, Pixels, Precision
 _IMAGE_BATCHES: Final = (1, 4, 8, 16, 32)
 _GPU_IMAGE_BATCHES: Final = (1, 8, 32, 128)
 _TEXT_BATCHES: Final = (8, 32, 64)
-_VECTORS: Final = (4, 64)  # that are compared, at least and at most; `Job.seconds` decides
+_VECTORS: Final = (4, 64)  # that are compared, at least and at most; `BenchJob.seconds` decides
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def median_seconds(work: Callable[[], object], effort: Effort) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BenchJob:
     """What to open and measure.
 
     Attributes:
@@ -77,7 +77,7 @@ class Job:
     is_timed: bool = True
 
 
-def measure(job: Job) -> Figures | None:
+def measure(job: BenchJob) -> Figures | None:
     """Open the model, time it, and write its vectors; None where nothing was to be timed."""
     started = time.perf_counter()
     model = AutoModel.from_pretrained(
@@ -95,7 +95,7 @@ def measure(job: Job) -> Figures | None:
     return figures
 
 
-def _timed(model: EmbeddingModel, job: Job, open_seconds: float, effort: Effort) -> Figures:
+def _timed(model: EmbeddingModel, job: BenchJob, open_seconds: float, effort: Effort) -> Figures:
     pixels = prepared(model, _VECTORS[1])
     encode = encoder_of(model)
     one = median_seconds(lambda: encode(pixels[:1]), effort)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from perception_encoder.bench.figures import Row
+from perception_encoder.bench.figures import BenchRow
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         )
 
 
-def plot_speed(rows: Sequence[Row], path: str | os.PathLike[str], *, title: str) -> None:
+def plot_speed(rows: Sequence[BenchRow], path: str | os.PathLike[str], *, title: str) -> None:
     """Draw images a second, on a logarithmic axis, against published accuracy.
 
     Each backend and precision is a line through its models.

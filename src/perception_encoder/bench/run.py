@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
 from perception_encoder.bench.child import run_task
-from perception_encoder.bench.figures import Figures, Row, Skipped
-from perception_encoder.bench.measure import Job, drifts
-from perception_encoder.bench.subject import Subject, find_subject, is_installed
+from perception_encoder.bench.figures import BenchRow, Figures, SkippedCase
+from perception_encoder.bench.measure import BenchJob, drifts
+from perception_encoder.bench.subject import BenchSubject, find_subject, is_installed
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.export.samples import write_camera_image
 from perception_encoder.registry import MODELS, find
@@ -62,8 +62,8 @@ class _Case:
     precision: Precision | Literal["auto"]
 
 
-def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
-    """Measure one case after another; what cannot be measured is `Skipped` and says why.
+def bench(options: BenchOptions) -> Iterator[BenchRow | SkippedCase]:
+    """Measure one case after another; what cannot be measured is `SkippedCase` and says why.
 
     A registered model whose weights are not on this machine is given made-up ones: nothing is
     downloaded.
@@ -81,7 +81,7 @@ def bench(options: BenchOptions) -> Iterator[Row | Skipped]:
                 try:
                     subject = find_subject(name, entry, Path(place))
                 except BackendUnavailableError as err:
-                    yield Skipped(name, "-", "-", str(err))
+                    yield SkippedCase(name, "-", "-", str(err))
                     continue
                 yield from _Bench(options, Path(place), folder / _CAMERA, subject).rows()
 
@@ -90,7 +90,7 @@ class _Bench:
     """The cases of one model."""
 
     def __init__(
-        self, options: BenchOptions, folder: Path, camera_image: Path, subject: Subject
+        self, options: BenchOptions, folder: Path, camera_image: Path, subject: BenchSubject
     ) -> None:
         self._options = options
         self._folder = folder
@@ -98,7 +98,7 @@ class _Bench:
         self._subject = subject
         self._reference = folder / "fp32.npz"
 
-    def rows(self) -> Iterator[Row | Skipped]:
+    def rows(self) -> Iterator[BenchRow | SkippedCase]:
         """Measure each case."""
         cases = _cases(self._options, self._subject)
         fp32 = _Case("torch" if is_installed("torch") else "auto", "fp32")
@@ -113,7 +113,7 @@ class _Bench:
             try:
                 figures = self._measured(case, vectors)
             except BackendUnavailableError as err:
-                yield Skipped(self._subject.name, case.backend, case.precision, str(err))
+                yield SkippedCase(self._subject.name, case.backend, case.precision, str(err))
                 continue
             yield self._row(figures, vectors, ceilings)
 
@@ -128,7 +128,7 @@ class _Bench:
             run_task("export", request | {"precision": case.precision}, self._folder)
             return Figures(**self._run(replace(job, model=str(exported))))
 
-    def _run(self, job: Job) -> Any:
+    def _run(self, job: BenchJob) -> Any:
         graphs = self._folder / "graphs" if self._subject.has_made_up_weights else None
         return run_task("measure", asdict(job), self._folder, graphs=graphs)
 
@@ -140,9 +140,9 @@ class _Bench:
         except BackendUnavailableError:
             return  # nothing to compare with: drift is not told
 
-    def _job(self, case: _Case, vectors: Path) -> Job:
+    def _job(self, case: _Case, vectors: Path) -> BenchJob:
         is_quick = self._options.is_quick
-        return Job(
+        return BenchJob(
             model=self._subject.source,
             backend=case.backend,
             precision=case.precision,
@@ -163,14 +163,14 @@ class _Bench:
         measured: dict[str, float | None] = run_task("ceilings", request, self._folder)
         return measured
 
-    def _row(self, figures: Figures, vectors: Path, ceilings: dict[str, float | None]) -> Row:
+    def _row(self, figures: Figures, vectors: Path, ceilings: dict[str, float | None]) -> BenchRow:
         subject = self._subject
         operations = image_operations(subject.config.vision, subject.config.embed_dim)
         ceiling = ceilings.get(figures.precision)
         images = texts = None
         if self._reference.exists():
             images, texts = drifts(vectors, self._reference)
-        return Row(
+        return BenchRow(
             model=subject.name,
             has_made_up_weights=subject.has_made_up_weights,
             imagenet_accuracy=subject.entry.imagenet_accuracy if subject.entry else None,
@@ -183,7 +183,7 @@ class _Bench:
         )
 
 
-def _cases(options: BenchOptions, subject: Subject) -> list[_Case]:
+def _cases(options: BenchOptions, subject: BenchSubject) -> list[_Case]:
     """List what to measure, from what was asked for and what is installed."""
     if subject.is_export:
         return [_Case("auto", "auto")]

@@ -16,7 +16,7 @@ _BYTES_OF_A_WEIGHT: Final = 4  # float32: what is read, or made up
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchSubject:
     """A model and where it is read from; `is_export` where it has graphs in place of weights."""
 
     name: str
@@ -27,7 +27,7 @@ class Subject:
     is_export: bool = False
 
 
-def find_subject(name: str, entry: ModelEntry | None, place: Path) -> Subject:
+def find_subject(name: str, entry: ModelEntry | None, place: Path) -> BenchSubject:
     """Find a model's weights, or make some up in a folder.
 
     Raises:
@@ -37,9 +37,9 @@ def find_subject(name: str, entry: ModelEntry | None, place: Path) -> Subject:
     if entry is None:
         checkpoint = locate(name, local_files_only=True)
         is_export = checkpoint.graphs is not None
-        return Subject(name, name, checkpoint.config, checkpoint.entry, is_export=is_export)
+        return BenchSubject(name, name, checkpoint.config, checkpoint.entry, is_export=is_export)
     if is_cached(entry) is not None:
-        return Subject(entry.id, entry.id, entry.config, entry)
+        return BenchSubject(entry.id, entry.id, entry.config, entry)
     needed, memory = _BYTES_OF_A_WEIGHT * entry.num_parameters, _memory_bytes()
     if memory is not None and needed > memory:
         raise BackendUnavailableError(
@@ -48,7 +48,7 @@ def find_subject(name: str, entry: ModelEntry | None, place: Path) -> Subject:
         )
     source = place / "model"
     run_task("make_weights", {"model": entry.id, "folder": str(source)}, place)
-    return Subject(entry.id, str(source), entry.config, entry, has_made_up_weights=True)
+    return BenchSubject(entry.id, str(source), entry.config, entry, has_made_up_weights=True)
 
 
 def is_installed(package: str) -> bool:

@@ -39,7 +39,7 @@ _NUM_LISTED = 5  # fields that a warning names
 
 
 @dataclass(frozen=True, slots=True)
-class Graphs:
+class ExportedFiles:
     """What an exported folder's graphs are, beside what they compute.
 
     Attributes:
@@ -68,7 +68,7 @@ class Graphs:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class FolderContents:
     """A folder's weights; `config` is None where only the weights themselves can tell.
 
     `preprocess` is what the model was saved with, None where the folder does not say. Where
@@ -78,10 +78,10 @@ class Contents:
     weights: Path
     config: ModelConfig | None
     preprocess: PreprocessName | None = None
-    graphs: Graphs | None = None
+    graphs: ExportedFiles | None = None
 
 
-def read_folder(folder: Path) -> Contents:
+def read_folder(folder: Path) -> FolderContents:
     """Tell what lies in a model folder.
 
     Raises:
@@ -94,25 +94,25 @@ def read_folder(folder: Path) -> Contents:
             graphs = _parse_graphs(data[_GRAPHS_KEY], folder / CONFIG_NAME)
             if config.text is not None:
                 _existing(folder, graphs.text_name)
-            return Contents(_existing(folder, graphs.image_name), config, preprocess, graphs)
-        return Contents(_existing(folder, WEIGHTS_NAME), config, preprocess)
+            return FolderContents(_existing(folder, graphs.image_name), config, preprocess, graphs)
+        return FolderContents(_existing(folder, WEIGHTS_NAME), config, preprocess)
     if data is not None and _ROBOFLOW_KEY in data:
         _warn_of_unread(data, {_ROBOFLOW_KEY}, folder)
         config = find(str(data[_ROBOFLOW_KEY])).config
-        return Contents(_existing(folder, _ROBOFLOW_WEIGHTS_NAME), config)
+        return FolderContents(_existing(folder, _ROBOFLOW_WEIGHTS_NAME), config)
     open_clip = _read_json(folder / OPEN_CLIP_CONFIG_NAME)
     if open_clip is not None:
         has_vocabulary = (folder / TOKENIZER_NAME).is_file()
         config = from_open_clip(open_clip, _model_name(folder), has_vocabulary=has_vocabulary)
-        return Contents(_existing(folder, *OPEN_CLIP_WEIGHTS_NAMES), config)
+        return FolderContents(_existing(folder, *OPEN_CLIP_WEIGHTS_NAMES), config)
     timm = from_timm(data) if data is not None else None
     weights = _single_checkpoint(folder)
     if data is not None and timm is None:
         _warn_of_unread(data, set(), folder)
-    return Contents(weights, timm.config if timm is not None else None)
+    return FolderContents(weights, timm.config if timm is not None else None)
 
 
-def read_beside(weights: Path) -> Contents | None:
+def read_beside(weights: Path) -> FolderContents | None:
     """Tell what a file's folder says of it; None where that describes no such file."""
     names = (CONFIG_NAME, OPEN_CLIP_CONFIG_NAME)
     if not any((weights.parent / name).is_file() for name in names):
@@ -147,7 +147,7 @@ def is_export(folder: Path) -> bool:
 
 
 def own_config(
-    config: ModelConfig, preprocess: PreprocessName, graphs: Graphs | None = None
+    config: ModelConfig, preprocess: PreprocessName, graphs: ExportedFiles | None = None
 ) -> str:
     """Return the text of our config.json."""
     data = {
@@ -188,9 +188,9 @@ def _parse_own(data: dict[str, Any], path: Path) -> tuple[ModelConfig, Preproces
     return config, cast("PreprocessName", preprocess)
 
 
-def _parse_graphs(data: dict[str, Any], path: Path) -> Graphs:
+def _parse_graphs(data: dict[str, Any], path: Path) -> ExportedFiles:
     try:
-        graphs = Graphs(**data)
+        graphs = ExportedFiles(**data)
         is_known = graphs.backend in _GRAPH_SUFFIXES and graphs.precision in get_args(Precision)
         dict.items(graphs.checksums)
     except TypeError as err:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.checkpoints.locate import Checkpoint
-from perception_encoder.checkpoints.remap import Piece, plan
+from perception_encoder.checkpoints.remap import ParameterPart, plan
 from perception_encoder.checkpoints.tensors import fingerprint_of, open_tensors
 from perception_encoder.checkpoints.watched import WatchedFile
 from perception_encoder.errors import CheckpointError
@@ -30,7 +30,7 @@ _NUM_DRAWN = 4_194_301
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model in eval mode without gradients, and the name of its weights.
 
     `fingerprint` and `logit_scale` are of the weights as stored, before any conversion. A cosine is
@@ -44,7 +44,7 @@ class Loaded:
     watched: Sequence[WatchedFile] = ()
 
 
-def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> Loaded:
+def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> LoadedModel:
     """Load a checkpoint of any supported layout onto the CPU.
 
     Args:
@@ -83,7 +83,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
         state = _converted(path, pieces, target)
         is_mapped = False
     watched.check()
-    return Loaded(fill(model, state), fingerprint, logit_scale, [watched] if is_mapped else [])
+    return LoadedModel(fill(model, state), fingerprint, logit_scale, [watched] if is_mapped else [])
 
 
 def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:
@@ -137,7 +137,9 @@ def _shapes(model: DualEncoder) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def _converted(path: Path, pieces: Mapping[str, Piece], dtype: torch.dtype) -> dict[str, Tensor]:
+def _converted(
+    path: Path, pieces: Mapping[str, ParameterPart], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Copy all parameters into `dtype`.
 
     Pages of a mapped file count as this process's memory until the mapping goes, so it is opened
@@ -154,7 +156,9 @@ def _converted(path: Path, pieces: Mapping[str, Piece], dtype: torch.dtype) -> d
     return state
 
 
-def _chunks(pieces: Mapping[str, Piece], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+def _chunks(
+    pieces: Mapping[str, ParameterPart], tensors: Mapping[str, Tensor]
+) -> Iterator[list[str]]:
     limit = sum(tensors[piece.key].nbytes for piece in pieces.values()) / _NUM_CHUNKS
     chunk: list[str] = []
     size = 0

@@ -16,8 +16,8 @@ from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
     OPEN_CLIP_WEIGHTS_NAMES,
     TOKENIZER_NAME,
-    Contents,
-    Graphs,
+    ExportedFiles,
+    FolderContents,
     is_own_folder,
     read_beside,
     read_folder,
@@ -98,7 +98,7 @@ class Checkpoint:
     entry: ModelEntry | None
     preprocess: PreprocessName | None
     source: str
-    graphs: Graphs | None = None
+    graphs: ExportedFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def locate(
 
 
 def _from_path(path: Path, entry: ModelEntry | None, reach: _Reach, source: str) -> Checkpoint:
-    contents = read_folder(path) if path.is_dir() else Contents(path, None)
+    contents = read_folder(path) if path.is_dir() else FolderContents(path, None)
     if not path.is_dir() and entry is None:
         contents = read_beside(path) or contents
     weights, config = contents.weights, contents.config

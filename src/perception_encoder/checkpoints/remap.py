@@ -23,7 +23,7 @@ _ZERO_BIASES = frozenset({"head.bias", "visual.trunk.head.bias"})
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ParameterPart:
     """Where one of our parameters comes from."""
 
     key: str
@@ -35,7 +35,7 @@ class Piece:
         return tensor.contiguous()
 
 
-def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str, Piece]:
+def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str, ParameterPart]:
     """Match a checkpoint with a model, completely.
 
     Args:
@@ -50,7 +50,7 @@ def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str
             and the first ten of each kind listed, in the file's own names.
     """
     scheme = recognize(tensors)
-    pieces = {name: Piece(*scheme.source(name)) for name in wanted}
+    pieces = {name: ParameterPart(*scheme.source(name)) for name in wanted}
     missing = sorted({piece.key for piece in pieces.values()} - tensors.keys())
     unexpected = sorted(tensors.keys() - {piece.key for piece in pieces.values()} - _IGNORED)
     if "logit_scale" not in wanted:
@@ -78,7 +78,7 @@ def _is_zero_bias(key: str, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _misshapen(
-    pieces: Mapping[str, Piece], tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]
+    pieces: Mapping[str, ParameterPart], tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]
 ) -> list[str]:
     found: dict[str, str] = {}
     for name, piece in pieces.items():

@@ -15,7 +15,7 @@ from perception_encoder.cli.options import DeviceOption, JsonOption
 from perception_encoder.cli.output import check_file, say, short, write_json, write_table
 
 if TYPE_CHECKING:
-    from perception_encoder.bench import Drift, EdgeOptions, EdgeRow, Memory, Row
+    from perception_encoder.bench import BenchRow, Drift, EdgeOptions, EdgeRow, Memory
 
 
 _EDGE_HEADER = [
@@ -93,7 +93,7 @@ def _memory(memory: "Memory") -> str:
     return f"{'' if memory.fits else 'needs '}{memory.peak_bytes / 2**20:,.0f} MB"
 
 
-class Backend(Enum):
+class BackendChoice(Enum):
     """Backends that can be named, in a form that typer takes several of."""
 
     TORCH = "torch"
@@ -124,7 +124,7 @@ def bench(
         ),
     ] = None,
     backend: Annotated[
-        list[Backend] | None,
+        list[BackendChoice] | None,
         typer.Option(help="Backend; again for more. Default: all that are installed."),
     ] = None,
     precision: Annotated[
@@ -174,7 +174,7 @@ def bench(
         )
         bench_edge(edge, _surroundings(), as_json=as_json)
         return
-    from perception_encoder.bench import BenchOptions, Row
+    from perception_encoder.bench import BenchOptions, BenchRow
     from perception_encoder.bench import bench as measured
     from perception_encoder.bench.plot import check_plot, plot_speed
 
@@ -189,9 +189,9 @@ def bench(
         device=device,
         is_quick=quick,
     )
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     for outcome in measured(options):
-        if not isinstance(outcome, Row):
+        if not isinstance(outcome, BenchRow):
             case = f"{outcome.model}, {outcome.backend}, {outcome.precision}"
             say(f"{case.removesuffix(', -, -')}: left out: {outcome.reason}")
             continue
@@ -216,13 +216,13 @@ def bench(
         say(f"{plot}: speed against published accuracy")
 
 
-def _check_edge(backend: list[Backend] | None, device: str, plot: Path | None) -> None:
+def _check_edge(backend: list[BackendChoice] | None, device: str, plot: Path | None) -> None:
     """Refuse what a small machine's profile does not have.
 
     Raises:
         typer.BadParameter: an option that means nothing there.
     """
-    if Backend.TORCH in (backend or ()):
+    if BackendChoice.TORCH in (backend or ()):
         raise typer.BadParameter("--profile edge runs exports: --backend is onnx or openvino")
     if device not in ("auto", "cpu") or plot is not None:
         raise typer.BadParameter("--profile edge has one core of the CPU, and no --plot")
@@ -243,7 +243,7 @@ def _check_one(device: str) -> None:
         )
 
 
-def _cells(row: "Row") -> list[str]:
+def _cells(row: "BenchRow") -> list[str]:
     figures = row.figures
     peak = figures.peak_device_bytes or figures.peak_bytes
     return [
@@ -267,7 +267,7 @@ def _cosine(drift: "Drift | None") -> str:
     return "-" if drift is None else f"{drift.worst:.6f}"
 
 
-def _say_what_was_made_up(rows: "list[Row]") -> None:
+def _say_what_was_made_up(rows: "list[BenchRow]") -> None:
     made_up = dict.fromkeys(row.label for row in rows if row.has_made_up_weights)
     if made_up:
         say(

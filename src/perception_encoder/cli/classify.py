@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perception_encoder.cli.classify_results import NO_LABEL, Results, Wanted
+from perception_encoder.cli.classify_results import NO_LABEL, ClassifyOutput, Results
 from perception_encoder.cli.label_options import (
     LabelsFileOption,
     LabelsOption,
@@ -160,7 +160,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     else:
         loaded, blocks = _opened_index(find_index(index_path), model, device, where)
     classifier = ZeroShotClassifier.from_model(loaded, named, templates)
-    wanted = Wanted(
+    wanted = ClassifyOutput(
         k=k,
         min_probability=min_probability,
         only=frozenset(only or ()),

@@ -24,7 +24,7 @@ NO_LABEL: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ClassifyOutput:
     """What of the results is shown, and how.
 
     Attributes:
@@ -62,7 +62,7 @@ class _Drawn(NamedTuple):
 class Results:
     """Writes results as they come; `finish` says how many there were."""
 
-    def __init__(self, labels: Sequence[str], wanted: Wanted) -> None:
+    def __init__(self, labels: Sequence[str], wanted: ClassifyOutput) -> None:
         self._wanted = wanted
         self._width = max(len("label"), *map(len, labels))
         self._counts = Counter[str](dict.fromkeys(labels, 0))

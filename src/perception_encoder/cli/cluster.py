@@ -7,7 +7,7 @@ import typer
 
 from perception_encoder.cli.cluster_options import (
     ClustersOption,
-    Named,
+    NamedClusters,
     NamesOption,
     cluster_columns,
     file_name,
@@ -86,7 +86,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     finish(named)
 
 
-def _write_json(named: Named) -> None:
+def _write_json(named: NamedClusters) -> None:
     for place, cluster in enumerate(named.found.clusters):
         record: dict[str, Any] = {"cluster": place + 1}
         if named.names:
@@ -97,7 +97,7 @@ def _write_json(named: Named) -> None:
         write_json(record | {"images": _images(named, cluster.members)})
 
 
-def _images(named: Named, members: "Numbers") -> list[dict[str, Any]]:
+def _images(named: NamedClusters, members: "Numbers") -> list[dict[str, Any]]:
     facts = named.found.images.facts.select(["uri", "member"]).take(members)
     scores = named.found.scores[members].tolist()
     return [
@@ -106,7 +106,7 @@ def _images(named: Named, members: "Numbers") -> list[dict[str, Any]]:
     ]
 
 
-def _write_table(named: Named) -> None:
+def _write_table(named: NamedClusters) -> None:
     lines = []
     for place, cluster in enumerate(named.found.clusters):
         name = [named.title(place)] if named.names else []
@@ -117,7 +117,7 @@ def _write_table(named: Named) -> None:
     write_table(["cluster", *title, "images", "tightness", "most central"], lines)
 
 
-def _draw(path: Path, named: Named, index: "Index") -> None:
+def _draw(path: Path, named: NamedClusters, index: "Index") -> None:
     from perception_encoder.analysis.clusters import typical_members
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
 

@@ -44,7 +44,7 @@ _COLUMN = "column:"
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedClusters:
     """Clusters, and a name for each; no names where no words were given.
 
     Attributes:
@@ -70,7 +70,7 @@ def named_clusters(
     where: str | None,
     model: str | None,
     device: str,
-) -> Named:
+) -> NamedClusters:
     """Find the clusters of an index, and name them if there are words."""
     words = (
         [] if names is None else _words(names, index, where)
@@ -84,17 +84,17 @@ def named_clusters(
     where = without(damaged, where)
     found = find_clusters(index, num_clusters=num_clusters, where=where)
     if not words or not found.clusters:
-        return Named(found, [], where, len(damaged))
+        return NamedClusters(found, [], where, len(damaged))
     from perception_encoder.analysis.cluster_names import name_clusters
     from perception_encoder.search.query_model import open_query_model
 
     with open_query_model(index, model, device=device) as opened:
         vectors = opened.embed_text(words, show_progress=False)
     names_found = name_clusters(found.centers, words, vectors)
-    return Named(found, names_found, where, len(damaged))
+    return NamedClusters(found, names_found, where, len(damaged))
 
 
-def cluster_columns(named: Named) -> "dict[str, pa.Array]":
+def cluster_columns(named: NamedClusters) -> "dict[str, pa.Array]":
     """Return what was found of each row of the index, in its order, as Arrow columns."""
     import pyarrow as pa
 
@@ -108,7 +108,7 @@ def cluster_columns(named: Named) -> "dict[str, pa.Array]":
     }
 
 
-def say_what_was_found(named: Named) -> None:
+def say_what_was_found(named: NamedClusters) -> None:
     """Say how many clusters there are and, where their number was chosen, how distinct they are."""
     found = named.found
     count, number = len(found.images), len(found.clusters)
@@ -123,7 +123,7 @@ def say_what_was_found(named: Named) -> None:
     say(said)
 
 
-def finish(named: Named) -> None:
+def finish(named: NamedClusters) -> None:
     """Say what was left out, if anything was; the exit code is then 1."""
     if named.num_left_out:
         say(f"{images(named.num_left_out)} left out, as their vectors are damaged")

@@ -51,7 +51,7 @@ class Command(TyperCommand):
             raise
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """Commands; what is wrong with their arguments is told without control characters."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:

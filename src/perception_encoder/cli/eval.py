@@ -8,9 +8,9 @@ import typer
 from perception_encoder.cli.command import Command
 from perception_encoder.cli.label_options import (
     LabelsFileOption,
+    ModelComparison,
     ModelOptions,
     TemplateOption,
-    Trial,
     checked_templates,
     read_labels_file,
 )
@@ -104,7 +104,9 @@ def classification(  # noqa: PLR0913  one parameter for each option
     items = list(items_of(opened))
     _say_notes(opened)
     classes = classes_of(items, label_column)
-    trial = Trial(items, classes, ModelOptions(device, backend, precision, preprocess), batch_size)
+    trial = ModelComparison(
+        items, classes, ModelOptions(device, backend, precision, preprocess), batch_size
+    )
     trial.say_left_out("class")
     if gap is not None and any(name.isdecimal() and name not in given for name in classes.values()):
         raise typer.BadParameter(
@@ -185,7 +187,7 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     unique = {row.id: row for row in rows}
     captions = {key: texts for key, texts in captions.items() if texts}
     chosen = ModelOptions(device, backend, precision, preprocess)
-    trial = Trial(list(unique.values()), captions, chosen, batch_size)
+    trial = ModelComparison(list(unique.values()), captions, chosen, batch_size)
     trial.say_left_out("caption")
 
     def measure(loaded: "EmbeddingModel") -> "Retrieval":

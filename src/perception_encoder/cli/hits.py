@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.contact_sheet import SheetImage
     from perception_encoder.index import Hit, Row
     from perception_encoder.search.queries import Query
-    from perception_encoder.search.search import Found
+    from perception_encoder.search.search import SearchResult
 
 
 _SHOWN_LABELS: Final = {"strong": "strong", "weak": "weak", "none": "-"}
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
     """A query and what it found; `written` tells several apart, and is None for a single one."""
 
     query: "Query"
-    found: "Sequence[Found]"
+    found: "Sequence[SearchResult]"
     written: str | None = None
 
 
@@ -48,11 +48,11 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
     if flags.sheet is not None:
         _draw(flags.sheet, answers)
     if flags.preview is not None:
-        from perception_encoder.cli.preview import Shown, preview
+        from perception_encoder.cli.preview import PreviewTile, preview
 
         hits = [found.hit for answer in answers for found in answer.found]
         preview(
-            [Shown(image_of(hit), f"{hit.score:.3f} {short_name(hit)}") for hit in hits],
+            [PreviewTile(image_of(hit), f"{hit.score:.3f} {short_name(hit)}") for hit in hits],
             flags.preview,
         )
     if flags.open_hits:
@@ -71,7 +71,7 @@ def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
         )
 
 
-def _write_paths(found: "Sequence[Found]", *, null: bool) -> None:
+def _write_paths(found: "Sequence[SearchResult]", *, null: bool) -> None:
     for one in found:
         write_path(one.hit.name, null=null)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
     from perception_encoder.indexing import Run, RunOptions
-    from perception_encoder.indexing.prepare import Preparing
+    from perception_encoder.indexing.prepare import Preparation
     from perception_encoder.sources import Source
 
 _VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
@@ -185,7 +185,7 @@ class _Work:
 
     model: "EmbeddingModel"
     index: "Index"
-    open_preparing: "Callable[[], Preparing] | None" = None
+    open_preparing: "Callable[[], Preparation] | None" = None
     weights_to_note: str | None = None
     """The model's name, where the index is to remember its weights once it has been created."""
 

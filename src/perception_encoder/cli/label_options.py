@@ -112,7 +112,7 @@ class ModelOptions(NamedTuple):
     preprocess: PreprocessChoice | None
 
 
-class Trial:
+class ModelComparison:
     """The same images for one model after the other.
 
     Args:

@@ -29,7 +29,7 @@ from perception_encoder.cli import index as indexing
 from perception_encoder.cli import indexes as indexes
 from perception_encoder.cli import optimize as maintenance
 from perception_encoder.cli import search as searching
-from perception_encoder.cli.command import Command, Group, report, set_up_logging
+from perception_encoder.cli.command import Command, CommandGroup, report, set_up_logging
 from perception_encoder.cli.options import BareOptions
 from perception_encoder.cli.output import (
     examples_kept,
@@ -44,7 +44,7 @@ _INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 app = typer.Typer(
     name="pe",
-    cls=Group,
+    cls=CommandGroup,
     help="Images and words to vectors: embed, compare, index and search.",
     no_args_is_help=True,
     add_completion=False,

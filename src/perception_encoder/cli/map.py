@@ -7,7 +7,7 @@ import typer
 
 from perception_encoder.cli.cluster_options import (
     ClustersOption,
-    Named,
+    NamedClusters,
     NamesOption,
     cluster_columns,
     finish,
@@ -90,7 +90,7 @@ def map(
     finish(named)
 
 
-def _draw(out: Path, named: Named, placed: "IndexMap") -> None:
+def _draw(out: Path, named: NamedClusters, placed: "IndexMap") -> None:
     import numpy as np
 
     from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
@@ -111,14 +111,14 @@ def _draw(out: Path, named: Named, placed: "IndexMap") -> None:
     _say_gone(num_gone)
 
 
-def _write_page(out: Path, index: "Index", named: Named, placed: "IndexMap") -> None:
+def _write_page(out: Path, index: "Index", named: NamedClusters, placed: "IndexMap") -> None:
     from perception_encoder.analysis.map_image import grid_of
-    from perception_encoder.analysis.map_page import Group, MapPage, write_page
+    from perception_encoder.analysis.map_page import MapGroup, MapPage, write_page
 
     found = named.found
     rows = found.rows(placed.numbers)
     groups = [
-        Group(named.title(place), cluster.size) for place, cluster in enumerate(found.clusters)
+        MapGroup(named.title(place), cluster.size) for place, cluster in enumerate(found.clusters)
     ]
     grid = grid_of(placed.places)
     is_grid = len(grid.shown) == len(rows)
@@ -138,7 +138,7 @@ def _write_page(out: Path, index: "Index", named: Named, placed: "IndexMap") -> 
     _say_gone(num_gone)
 
 
-def _write_parquet(out: Path, index: "Index", named: Named, placed: "IndexMap") -> None:
+def _write_parquet(out: Path, index: "Index", named: NamedClusters, placed: "IndexMap") -> None:
     import numpy as np
     import pyarrow as pa
 

@@ -155,7 +155,7 @@ _BROKEN: Final = "#9aa0a6"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PreviewTile:
     """An image, or what reads it, and the words under it."""
 
     image: "ImageInput | Callable[[], bytes]"
@@ -175,7 +175,7 @@ class Terminal:
     cell: tuple[int, int] = _CELL
 
 
-def preview(images: Sequence[Shown], protocol: Protocol | Literal["auto"]) -> None:
+def preview(images: Sequence[PreviewTile], protocol: Protocol | Literal["auto"]) -> None:
     """Show images in the terminal of stderr; with "auto" only if it is one that can."""
     if protocol == "auto":
         known = protocol_of(os.environ) if sys.stderr.isatty() else None
@@ -204,7 +204,7 @@ def protocol_of(environment: Mapping[str, str]) -> Protocol | None:
 
 
 def drawn(
-    images: Sequence[Shown], protocol: Protocol, terminal: Terminal, *, is_true_color: bool
+    images: Sequence[PreviewTile], protocol: Protocol, terminal: Terminal, *, is_true_color: bool
 ) -> str:
     """Return what makes a terminal show the images side by side, each above its caption."""
     per_line = max(1, min(len(images), terminal.columns // _TILE_COLUMNS))
@@ -239,7 +239,7 @@ def _width(sign: str) -> int:
     return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
-def _strip(images: Sequence[Shown], step: int, width: int, height: int) -> "Image":
+def _strip(images: Sequence[PreviewTile], step: int, width: int, height: int) -> "Image":
     """Draw images in a row, each in a box of its own; RGBA, clear where there is none."""
     from PIL import Image
 

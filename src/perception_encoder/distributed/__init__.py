@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from perception_encoder._lazy import lazily
 
 if TYPE_CHECKING:
-    from perception_encoder.distributed.run import Place, on_cluster
+    from perception_encoder.distributed.run import RunPlacement, on_cluster
 
 __getattr__ = lazily(
     __name__,
     {
-        "Place": "perception_encoder.distributed.run",
+        "RunPlacement": "perception_encoder.distributed.run",
         "on_cluster": "perception_encoder.distributed.run",
     },
 )
 
-__all__ = ["Place", "on_cluster"]
+__all__ = ["RunPlacement", "on_cluster"]

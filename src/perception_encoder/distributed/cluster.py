@@ -110,7 +110,7 @@ def _own_stdout() -> Iterator[None]:
         rays.print_to_stdstream = tell
 
 
-class Plan(NamedTuple):
+class WorkerPlan(NamedTuple):
     """Workers that are alike.
 
     Attributes:
@@ -130,7 +130,7 @@ class Plan(NamedTuple):
         return f"{workers} of {'1 GPU and ' * self.gpus}{cores}"
 
 
-def plan(nodes: Sequence[Mapping[str, float]], device: str, cores: int | None) -> Plan:
+def plan(nodes: Sequence[Mapping[str, float]], device: str, cores: int | None) -> WorkerPlan:
     """Divide a cluster's nodes among workers: one for each GPU, where there is none one a node.
 
     Args:
@@ -169,4 +169,4 @@ def plan(nodes: Sequence[Mapping[str, float]], device: str, cores: int | None) -
             f"no node of the cluster has {cores} CPU cores for a worker; the most are {most} on "
             f"one of {len(nodes)} nodes"
         )
-    return Plan(count, cores, gpus)
+    return WorkerPlan(count, cores, gpus)

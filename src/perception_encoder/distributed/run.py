@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from perception_encoder.auto import open_around
 from perception_encoder.backends import ComputeOptions
-from perception_encoder.distributed.cluster import Plan, connected, nodes, plan
-from perception_encoder.distributed.worker import Opened
+from perception_encoder.distributed.cluster import WorkerPlan, connected, nodes, plan
+from perception_encoder.distributed.worker import WorkerSetup
 from perception_encoder.distributed.workers import Workers
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import WorkerCrashedError
 from perception_encoder.index import Outcome
-from perception_encoder.indexing.prepare import Listed, Prepared, failure
+from perception_encoder.indexing.prepare import ListedItem, PreparedImage, failure
 from perception_encoder.types import Embeddings, ModelIdentity, Pixels, PreprocessName, TokenIds
 
 _TRIES: Final = 3  # of a single image with which workers died
 
 
-class Place:
+class RunPlacement:
     """A model whose backend is on a cluster, and where runs prepare their items.
 
     Attributes:
@@ -32,14 +32,14 @@ class Place:
         model: for a `Run`; computes on the workers.
     """
 
-    def __init__(self, plan: Plan, workers: Workers, model: EmbeddingModel) -> None:
+    def __init__(self, plan: WorkerPlan, workers: Workers, model: EmbeddingModel) -> None:
         self.plan = plan
         self.model = model
         self._workers = workers
 
-    def preparing(self, batch_size: int) -> "OnWorkers":
+    def preparing(self, batch_size: int) -> "RemotePreparation":
         """Return what a `Run` opens with `open_preparing`; workers get so many items at once."""
-        return OnWorkers(self._workers, batch_size)
+        return RemotePreparation(self._workers, batch_size)
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def on_cluster(
     preprocess: PreprocessName | None = None,
     cores: int | None = None,
     expected: ModelIdentity | None = None,
-) -> Iterator[Place]:
+) -> Iterator[RunPlacement]:
     """Open a model on the workers of a Ray cluster.
 
     Args:
@@ -75,18 +75,18 @@ def on_cluster(
         with closing(Workers(planned, name, options, preprocess, expected)) as workers:
             backend = _WorkersBackend(workers, workers.start())
             model = open_around(backend, name, preprocess=preprocess)
-            yield Place(planned, workers, model)
+            yield RunPlacement(planned, workers, model)
 
 
-class OnWorkers:
-    """A `Preparing`: workers read, decode and embed, and this process waits for them.
+class RemotePreparation:
+    """A `Preparation`: workers read, decode and embed, and this process waits for them.
 
     A chunk that is lost with its worker is divided and given to others, so that in the end a
     image that no worker survives is the only one that fails.
 
     Args:
         workers: who is asked.
-        chunk_size: see `Preparing`.
+        chunk_size: see `Preparation`.
     """
 
     def __init__(self, workers: Workers, chunk_size: int) -> None:
@@ -97,18 +97,18 @@ class OnWorkers:
         self._suspecting = Lock()
 
     def submit(
-        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
-    ) -> Future[list[Prepared | Outcome]]:
-        """See `Preparing.submit`."""
+        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+    ) -> Future[list[PreparedImage | Outcome]]:
+        """See `Preparation.submit`."""
         return self._pool.submit(self._embedded, chunk, donor_of)
 
     def close(self) -> None:
-        """See `Preparing.close`."""
+        """See `Preparation.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _embedded(
-        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
-    ) -> list[Prepared | Outcome]:
+        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+    ) -> list[PreparedImage | Outcome]:
         try:
             return self._workers.ask(partial(_embedded_by, chunk, donor_of))
         except WorkerCrashedError:
@@ -117,7 +117,9 @@ class OnWorkers:
         half = len(chunk) // 2
         return self._embedded(chunk[:half], donor_of) + self._embedded(chunk[half:], donor_of)
 
-    def _suspect(self, listed: Listed, donor_of: Callable[[str], str | None]) -> Prepared | Outcome:
+    def _suspect(
+        self, listed: ListedItem, donor_of: Callable[[str], str | None]
+    ) -> PreparedImage | Outcome:
         """Try an image with which a worker died; one at a time, so that only the guilty fail."""
         with self._suspecting:
             for _ in range(_TRIES - 1):
@@ -134,8 +136,8 @@ class OnWorkers:
 
 
 def _embedded_by(
-    chunk: Sequence[Listed], donor_of: Callable[[str], str | None], worker: Any
-) -> list[Prepared | Outcome]:
+    chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None], worker: Any
+) -> list[PreparedImage | Outcome]:
     """Have one worker read and embed a chunk; the bytes that it has read stay where they are."""
     import ray
 
@@ -143,7 +145,7 @@ def _embedded_by(
     hashes, contents = worker.read.options(num_returns=2).remote(items)
     found = {sha256: donor_of(sha256) for sha256 in ray.get(hashes) if sha256 is not None}
     donors = {sha256: donor for sha256, donor in found.items() if donor is not None}
-    results: list[Prepared | Outcome] = ray.get(worker.embed.remote(chunk, contents, donors))
+    results: list[PreparedImage | Outcome] = ray.get(worker.embed.remote(chunk, contents, donors))
     return results
 
 
@@ -152,7 +154,7 @@ class _WorkersBackend:
 
     concurrency = 1  # items come with their vectors
 
-    def __init__(self, workers: Workers, opened: Opened) -> None:
+    def __init__(self, workers: Workers, opened: WorkerSetup) -> None:
         self._workers = workers
         self.name = opened.backend
         self.device = "cluster"

@@ -21,7 +21,7 @@ from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Outcome
 from perception_encoder.indexing.compute import encoded
-from perception_encoder.indexing.prepare import Listed, Prepared, prepare
+from perception_encoder.indexing.prepare import ListedItem, PreparedImage, prepare
 from perception_encoder.sources import Item
 from perception_encoder.types import (
     BackendKind,
@@ -39,7 +39,7 @@ Content: TypeAlias = NDArray[np.uint8]
 _READERS: Final = 16  # they wait for a disk or network, not for a core
 
 
-class Opened(NamedTuple):
+class WorkerSetup(NamedTuple):
     """What a worker has opened, and on which machine."""
 
     identity: ModelIdentity
@@ -69,7 +69,7 @@ class Worker:
         self._readers = ThreadPoolExecutor(_READERS, "read")
         self._opening, self._reading = threading.Lock(), threading.Lock()
 
-    def open(self) -> Opened:
+    def open(self) -> WorkerSetup:
         """Open the model, if it is not open yet.
 
         Raises:
@@ -79,7 +79,7 @@ class Worker:
         with self._opening:
             model = self._model
         backend = model.backend
-        return Opened(
+        return WorkerSetup(
             model.identity, backend.name, backend.precision, backend.logit_scale, _machine()
         )
 
@@ -92,10 +92,10 @@ class Worker:
 
     def embed(
         self,
-        chunk: Sequence[Listed],
+        chunk: Sequence[ListedItem],
         contents: Sequence[Content | None],
         donors: Mapping[str, str],
-    ) -> list[Prepared | Outcome]:
+    ) -> list[PreparedImage | Outcome]:
         """Decode and embed items.
 
         Args:
@@ -110,12 +110,12 @@ class Worker:
         new = {
             str(one.row.sha256): one
             for one in found
-            if isinstance(one, Prepared) and one.donor is None
+            if isinstance(one, PreparedImage) and one.donor is None
         }
         computed = dict(zip(new, encoded(self._model, list(new.values())), strict=True))
         return [
             _with_vector(one, computed[str(one.row.sha256)])
-            if isinstance(one, Prepared) and one.donor is None
+            if isinstance(one, PreparedImage) and one.donor is None
             else one
             for one in found
         ]
@@ -145,12 +145,12 @@ class Worker:
         )
 
     def _prepared(
-        self, listed: Listed, content: Content | None, donors: Mapping[str, str]
-    ) -> Prepared | Outcome:
+        self, listed: ListedItem, content: Content | None, donors: Mapping[str, str]
+    ) -> PreparedImage | Outcome:
         item = listed.item
         read = item if content is None else replace(item, read=content.tobytes)
         found = prepare(read, self._model.processor, donors.get, is_new=listed.is_new)
-        if isinstance(found, Prepared):
+        if isinstance(found, PreparedImage):
             return replace(found, item=item)
         # The list says when the file was changed, so whoever listed it has seen it.
         if found.reason == "ImageNotFoundError" and item.mtime is not None and not item.is_remote:
@@ -169,7 +169,7 @@ def _content(item: Item) -> Content | None:
         return None
 
 
-def _with_vector(item: Prepared, computed: Prepared) -> Prepared:
+def _with_vector(item: PreparedImage, computed: PreparedImage) -> PreparedImage:
     return replace(item, resized=None, vector=computed.vector, encode_ms=computed.encode_ms)
 
 

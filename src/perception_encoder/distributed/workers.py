@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from perception_encoder.backends import ComputeOptions
-from perception_encoder.distributed.cluster import Plan, first_line
-from perception_encoder.distributed.worker import Opened, Worker
+from perception_encoder.distributed.cluster import WorkerPlan, first_line
+from perception_encoder.distributed.worker import Worker, WorkerSetup
 from perception_encoder.errors import ClusterError, WorkerCrashedError
 from perception_encoder.types import ModelIdentity, PreprocessName
 
@@ -45,7 +45,7 @@ class Workers:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: WorkerPlan,
         name: str,
         options: ComputeOptions,
         preprocess: PreprocessName | None,
@@ -56,7 +56,7 @@ class Workers:
         self.num_slots: Final = _SLOTS * plan.number
         self._plan = plan
         self._expected = expected
-        self._first: Opened | None = None
+        self._first: WorkerSetup | None = None
         self._free: queue.Queue[_Handle] = queue.Queue()
         self._lock = threading.Lock()
         self._num_present = self._num_gone = 0  # slots that can be used, or never again
@@ -72,7 +72,7 @@ class Workers:
             actor.remote(name, options, preprocess, plan.cores) for _ in range(plan.number)
         ]
 
-    def start(self) -> Opened:
+    def start(self) -> WorkerSetup:
         """Wait for the first worker, and return what it has opened; others join when they can.
 
         Raises:
@@ -207,7 +207,7 @@ class Workers:
                 self._free.put(worker)
             return None
 
-    def _check(self, opened: Opened) -> None:
+    def _check(self, opened: WorkerSetup) -> None:
         """See whether a worker computes what the others do; if not, nobody is asked any more.
 
         Raises:

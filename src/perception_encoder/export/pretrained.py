@@ -18,7 +18,7 @@ from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.types import BackendName, Pixels, Precision, PreprocessName, TokenIds
 
 if TYPE_CHECKING:
-    from perception_encoder.backends.graph_export import Drift
+    from perception_encoder.backends.graph_export import ExportDrift
 
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def export_pretrained(
     preprocess: PreprocessName | None = None,
     calibration: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
-) -> "dict[str, Drift]":
+) -> "dict[str, ExportDrift]":
     """Write a model as graphs of a backend, which `AutoModel.from_pretrained` opens without torch.
 
     Args:
@@ -116,7 +116,7 @@ def export_pretrained(
         raise BackendUnavailableError(
             f"exporting needs {' and '.join(missing)}: pip install 'perception-encoder[{extra}]'"
         )
-    from perception_encoder.backends.graph_export import Samples, export_graphs
+    from perception_encoder.backends.graph_export import CalibrationSamples, export_graphs
 
     checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
     config = checkpoint.config
@@ -135,7 +135,7 @@ def export_pretrained(
         precision=precision,
         preprocess=preprocess,
         tokenizer=tokenizer,
-        samples=Samples(
+        samples=CalibrationSamples(
             pixels,
             tokenizer(captions()[:_NUM_SAMPLES]) if tokenizer else _made_up_rows(config),
         ),

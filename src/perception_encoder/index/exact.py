@@ -60,7 +60,7 @@ def product(vectors: Embeddings, query: NDArray[np.float32]) -> NDArray[np.float
     return np.einsum("re,e->r", vectors, query)  # type: ignore[no-any-return]
 
 
-class Scored(NamedTuple, Generic[Key]):
+class ScoredBlock(NamedTuple, Generic[Key]):
     """A result: the cosine, and the key of the vector it belongs to."""
 
     score: float
@@ -81,7 +81,7 @@ class ExactSearch(Generic[Key]):
         self._exact_queries = queries.astype(np.float64)
         self._k = k
         self._threshold = -np.inf if threshold is None else threshold
-        self._best: list[list[Scored[Key]]] = [[] for _ in queries]
+        self._best: list[list[ScoredBlock[Key]]] = [[] for _ in queries]
 
     def look_at(self, vectors: Embeddings, key_of: Callable[[int], Key]) -> None:
         """Let one block of vectors, (R, E) float32, compete.
@@ -99,14 +99,14 @@ class ExactSearch(Generic[Key]):
             products = vectors[promising] * self._exact_queries[query]  # float64
             scores = np.clip(products.sum(axis=1), -1.0, 1.0)
             best = self._best[query] + [
-                Scored(float(score), key_of(int(row)))
+                ScoredBlock(float(score), key_of(int(row)))
                 for row, score in zip(promising, scores, strict=True)
                 if score >= self._threshold
             ]
             best.sort(key=lambda scored: (-scored.score, scored.key))
             self._best[query] = best[: self._k]
 
-    def results(self) -> list[list[Scored[Key]]]:
+    def results(self) -> list[list[ScoredBlock[Key]]]:
         """Return, for each query, at most k results, best first."""
         return self._best
 

@@ -17,7 +17,7 @@ from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexN
 from perception_encoder.index.commits import committing, create, laid_out, open_latest
 from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.known_rows import KnownRows
-from perception_encoder.index.optimize import Optimized, optimize_index
+from perception_encoder.index.optimize import OptimizeReport, optimize_index
 from perception_encoder.index.rows import Hit, Row, fit_metadata
 from perception_encoder.index.schema import (
     VectorDtype,
@@ -347,7 +347,7 @@ class Index:
         queries = unit_vectors(queries, self.identity.embed_dim, "queries")
         return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
 
-    def optimize(self, older_than: datetime.timedelta | None = None) -> Optimized:
+    def optimize(self, older_than: datetime.timedelta | None = None) -> OptimizeReport:
         """Join small fragments, drop old versions, and build the searcher for what is there now.
 
         The searcher is a cache beside the index: search works without one, and finds rows that it

@@ -33,7 +33,7 @@ _TAIL_BYTES: Final = 1 << 18
 _FILES_A_LINE: Final = 1000  # so that the last line is within the tail
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """A commit: the number of the version, its manifest's file, and the files that came with it."""
 
     version: int
@@ -92,7 +92,7 @@ class Journal:
         if not is_remote(self.path) and os.path.exists(self._name):
             os.remove(self._name)
 
-    def last(self) -> Entry | None:
+    def last(self) -> JournalEntry | None:
         """Return the last commit that was noted; None where none was, or it cannot be read."""
         if is_remote(self.path):
             return None
@@ -181,7 +181,7 @@ class Journal:
         sums = [*(known or {}).items(), *((name, sum_of_file(self._below(name))) for name in files)]
         for start in range(0, max(1, len(sums)), _FILES_A_LINE):
             part = dict(sums[start : start + _FILES_A_LINE])
-            yield _line(Entry(version, manifest, manifest_sum, part))
+            yield _line(JournalEntry(version, manifest, manifest_sum, part))
 
     def _below(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -236,19 +236,19 @@ def _manifests(version: int) -> tuple[str, str]:
     return f"_versions/{_MAX_VERSION - version:020}.manifest", f"_versions/{version}.manifest"
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: JournalEntry) -> str:
     text = json.dumps(entry, ensure_ascii=True)
     return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
 
 
-def _entry(line: bytes) -> Entry | None:
+def _entry(line: bytes) -> JournalEntry | None:
     """Read a line; None where it is no whole one."""
     text, _, checksum = line.rpartition(b"\t")
     if not text or checksum != f"{zlib.crc32(text):08x}".encode():
         return None
     version, manifest, manifest_sum, files = json.loads(text)
     sums = {name: FileSum(*of) for name, of in files.items()}
-    return Entry(version, manifest, FileSum(*manifest_sum), sums)
+    return JournalEntry(version, manifest, FileSum(*manifest_sum), sums)
 
 
 def _otherwise(path: str) -> str:

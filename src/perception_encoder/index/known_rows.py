@@ -142,7 +142,7 @@ class DigestMap:
         self._keys, self._numbers = keys[is_last], values[is_last]
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Names a row: the image's file, and its name inside it."""
 
     id: str
@@ -201,15 +201,15 @@ class KnownRows:
             self._contents.add(digests, np.arange(first, first + len(rows)))
             self._keys += b"".join(bytes.fromhex(row.id) for row in rows)
 
-    def unseen(self) -> Iterator[Place]:
+    def unseen(self) -> Iterator[RowLocation]:
         """Yield the rows, of the index as it was when it was read, that nobody looked up."""
         start = 0
-        for batch in self._scan(list(Place._fields)):
+        for batch in self._scan(list(RowLocation._fields)):
             missing = np.flatnonzero(~self._seen[start : start + batch.num_rows])
             start += batch.num_rows
             if missing.size:
-                columns = [batch[name].take(missing).to_pylist() for name in Place._fields]
-                yield from map(Place._make, zip(*columns, strict=True))
+                columns = [batch[name].take(missing).to_pylist() for name in RowLocation._fields]
+                yield from map(RowLocation._make, zip(*columns, strict=True))
 
     def _state(self, number: int) -> FileState:
         size, mtime = (

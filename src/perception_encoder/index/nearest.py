@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from perception_encoder.index.exact import ExactSearch, product
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
-from perception_encoder.index.searcher.files import DamageError
+from perception_encoder.index.searcher.files import SearcherDamageError
 from perception_encoder.index.searcher.fragments import RowIds
-from perception_encoder.index.searcher.scan import Found
+from perception_encoder.index.searcher.scan import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
 from perception_encoder.types import Embeddings
 
@@ -77,7 +77,7 @@ class NearestSearch:
                     queries, k, where=where, threshold=threshold, exact=exact
                 )
                 best.add_proposed(queries, proposed, searcher)
-            except DamageError as err:
+            except SearcherDamageError as err:
                 self._searchers.dismiss(err)
             else:
                 if searcher.coverage.others:
@@ -135,7 +135,7 @@ class _Best:
             self._search.look_at(vectors_of(batch), partial(_place, batch))
 
     def add_proposed(
-        self, queries: Embeddings, proposed: list[Found], searcher: BoundSearcher
+        self, queries: Embeddings, proposed: list[ScanHits], searcher: BoundSearcher
     ) -> None:
         """Let the rows compete that a searcher proposes, and see whether it scored them rightly.
 
@@ -151,7 +151,7 @@ class _Best:
         for query, found in zip(queries, proposed, strict=True):
             scores = product(vectors[np.searchsorted(numbers, found.numbers)], query)
             if np.any(np.abs(scores - found.scores) > searcher.slack):
-                raise DamageError("its vectors are not the index's")
+                raise SearcherDamageError("its vectors are not the index's")
         self._rows |= zip(row_ids, rows_of(batch), strict=True)
         self._search.look_at(vectors, lambda row: _place_of(self._rows[row_ids[row]], row_ids[row]))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from perception_encoder.index.commits import check_files, committing, open_latest
 from perception_encoder.index.journal import Journal
 from perception_encoder.index.schema import FACTS, VECTOR, identity_of, vector_dtype_of
-from perception_encoder.index.searcher.build import DEFAULT_SIZES, Sizes, build_searcher
+from perception_encoder.index.searcher.build import DEFAULT_SIZES, SearcherSizes, build_searcher
 from perception_encoder.index.searcher.files import Header, SearcherFolder
 from perception_encoder.index.searcher.fragments import described
 from perception_encoder.index.searcher.searcher import Searchers
@@ -34,7 +34,7 @@ _PREFIX: Final = b"perception_encoder."
 
 
 @dataclass(frozen=True)
-class Optimized:
+class OptimizeReport:
     """What `optimize` did.
 
     Attributes:
@@ -65,8 +65,8 @@ class Optimized:
 
 
 def optimize_index(
-    path: str, older_than: datetime.timedelta | None, *, sizes: Sizes = DEFAULT_SIZES
-) -> Optimized:
+    path: str, older_than: datetime.timedelta | None, *, sizes: SearcherSizes = DEFAULT_SIZES
+) -> OptimizeReport:
     """See `Index.optimize`; `sizes` says from where on a searcher is worth its while."""
     started = time.monotonic()
     with writing(path), storage_errors(path):
@@ -83,7 +83,7 @@ def optimize_index(
             removed, freed = int(stats.old_versions), int(stats.bytes_removed)
         Journal(path).rewrite(dataset)
         header, seconds = _renewed(dataset, path, sizes)
-        return Optimized(
+        return OptimizeReport(
             num_rows=int(dataset.count_rows()),
             fragments_before=before,
             fragments_after=len(dataset.get_fragments()),
@@ -98,7 +98,7 @@ def optimize_index(
 
 
 def needs_optimizing(
-    dataset: lance.LanceDataset, path: str, *, sizes: Sizes = DEFAULT_SIZES
+    dataset: lance.LanceDataset, path: str, *, sizes: SearcherSizes = DEFAULT_SIZES
 ) -> bool:
     """See `Index.needs_optimize`."""
     with storage_errors(path):
@@ -119,7 +119,9 @@ def needs_optimizing(
         return uncovered > _UNCOVERED * num_rows
 
 
-def _renewed(dataset: lance.LanceDataset, path: str, sizes: Sizes) -> tuple[Header | None, float]:
+def _renewed(
+    dataset: lance.LanceDataset, path: str, sizes: SearcherSizes
+) -> tuple[Header | None, float]:
     """Return the header of a searcher for this version, and how long building it took."""
     if is_remote(path):
         return None, 0.0

@@ -22,7 +22,7 @@ from perception_encoder.index.known_rows import digests_in, digests_of
 from perception_encoder.index.outcomes import OutcomeLog
 from perception_encoder.index.rows import item_name, row_id
 from perception_encoder.index.schema import VECTOR, identity_of, vectors_of
-from perception_encoder.index.searcher.files import DamageError, SearcherFolder
+from perception_encoder.index.searcher.files import SearcherDamageError, SearcherFolder
 from perception_encoder.index.searcher.searcher import Searcher
 from perception_encoder.index.storage import beside, is_remote, storage_errors
 
@@ -189,7 +189,7 @@ class _Checking:
             for file in searcher.files.values():
                 file.check_all()
                 counted.add(len(file.octets))
-        except (OSError, ValueError, DamageError) as err:
+        except (OSError, ValueError, SearcherDamageError) as err:
             self._add_searcher(header.token, str(err))
         return True
 

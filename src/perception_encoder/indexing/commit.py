@@ -25,7 +25,7 @@ _CHARACTERS_OF_A_COMMIT: Final = 64 * 2**20  # of metadata
 _MAX_NAMES: Final = 100_000  # that are remembered of columns that were left out
 
 
-class Embedded(NamedTuple):
+class CommittedItem(NamedTuple):
     """A row that is ready for the index."""
 
     row: Row
@@ -38,7 +38,7 @@ class Embedded(NamedTuple):
 class _Load:
     """What goes into one commit."""
 
-    rows: list[Embedded] = field(default_factory=list)
+    rows: list[CommittedItem] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
     num_characters: int = 0
@@ -99,7 +99,7 @@ class Committer:
         """How many names of metadata have no column, as there are too many."""
         return len(self._columns.left_out)
 
-    def add(self, rows: Sequence[Embedded]) -> None:
+    def add(self, rows: Sequence[CommittedItem]) -> None:
         """Take rows to be committed."""
         self._load.rows += rows
         self._load.num_characters += sum(
@@ -113,7 +113,7 @@ class Committer:
         """Take outcomes of items that change no row."""
         self._load.outcomes += outcomes
 
-    def waiting(self) -> dict[str, Embedded]:
+    def waiting(self) -> dict[str, CommittedItem]:
         """Return the rows that are not known to be committed yet, by content."""
         loads = [self._load] if self._running is None else [self._running[1], self._load]
         return {str(row.row.sha256): row for load in loads for row in load.rows}

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.index import Index, Outcome, Row, Status
-from perception_encoder.indexing.commit import Embedded
-from perception_encoder.indexing.prepare import Prepared, prepare
+from perception_encoder.indexing.commit import CommittedItem
+from perception_encoder.indexing.prepare import PreparedImage, prepare
 
 
-class Computed(NamedTuple):
+class ComputedBatch(NamedTuple):
     """A batch's rows, the outcomes of those that failed after all, and the model's time."""
 
-    rows: list[Embedded]
+    rows: list[CommittedItem]
     failed: list[Outcome]
     encode_seconds: float
 
@@ -38,7 +38,9 @@ class Computer:
         self._model = model
         self._index = index
 
-    def rows(self, batch: Sequence[Prepared], waiting: Mapping[str, Embedded]) -> Computed:
+    def rows(
+        self, batch: Sequence[PreparedImage], waiting: Mapping[str, CommittedItem]
+    ) -> ComputedBatch:
         """Return what becomes of a batch.
 
         Args:
@@ -46,7 +48,7 @@ class Computer:
             waiting: rows that are computed but not in the index yet, by content.
         """
         donors = self._index.by_ids(item.donor for item in batch if item.donor is not None)
-        rows, failed, images = list[Embedded](), list[Outcome](), list[Prepared]()
+        rows, failed, images = list[CommittedItem](), list[Outcome](), list[PreparedImage]()
         for item in batch:
             donor = donors.get(item.donor or "")
             if donor is not None and donor[0].sha256 == item.row.sha256:
@@ -59,16 +61,16 @@ class Computer:
             else:
                 images.append(again)
         computed, seconds = self._with_vectors(images, waiting)
-        return Computed(rows + computed, failed, seconds)
+        return ComputedBatch(rows + computed, failed, seconds)
 
-    def _prepared_without_donor(self, item: Prepared) -> Prepared | Outcome:
+    def _prepared_without_donor(self, item: PreparedImage) -> PreparedImage | Outcome:
         return prepare(item.item, self._model.processor, lambda _: None, is_new=item.is_new)
 
     def _with_vectors(
-        self, images: Sequence[Prepared], waiting: Mapping[str, Embedded]
-    ) -> tuple[list[Embedded], float]:
+        self, images: Sequence[PreparedImage], waiting: Mapping[str, CommittedItem]
+    ) -> tuple[list[CommittedItem], float]:
         """Compute each content once, unless it waits to be committed already; and the seconds."""
-        new: dict[str, Prepared] = {}
+        new: dict[str, PreparedImage] = {}
         for item in images:
             if item.row.sha256 not in waiting:
                 new.setdefault(str(item.row.sha256), item)
@@ -84,11 +86,11 @@ class Computer:
                 outcome = replace(outcome, encode_ms=computed[content].encode_ms)
                 seconds += outcome.encode_ms / 1000
             assert vector is not None
-            rows.append(Embedded(item.row, vector, item.is_new, outcome))
+            rows.append(CommittedItem(item.row, vector, item.is_new, outcome))
         return rows, seconds
 
 
-def encoded(model: EmbeddingModel, items: Sequence[Prepared]) -> list[Prepared]:
+def encoded(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[PreparedImage]:
     """Give items their vectors in the place of their pixels; in one batch, those without one."""
     images = [item for item in items if item.vector is None]
     if not images:
@@ -105,12 +107,12 @@ def encoded(model: EmbeddingModel, items: Sequence[Prepared]) -> list[Prepared]:
     ]
 
 
-def _reused(item: Prepared, donor: Row, vector: NDArray[np.float32]) -> Embedded:
+def _reused(item: PreparedImage, donor: Row, vector: NDArray[np.float32]) -> CommittedItem:
     row = replace(item.row, width=donor.width, height=donor.height)
-    return Embedded(row, vector, item.is_new, _outcome(item, "reused", row))
+    return CommittedItem(row, vector, item.is_new, _outcome(item, "reused", row))
 
 
-def _outcome(item: Prepared, status: Status, row: Row) -> Outcome:
+def _outcome(item: PreparedImage, status: Status, row: Row) -> Outcome:
     return Outcome(
         row.uri,
         status,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from perception_encoder.index import FileState, KnownRows, Outcome
 from perception_encoder.index.known_rows import DigestMap, digests_of
 from perception_encoder.indexing.commit import Progress
-from perception_encoder.indexing.prepare import Listed, Prepared, Preparing
+from perception_encoder.indexing.prepare import ListedItem, Preparation, PreparedImage
 from perception_encoder.sources import Item, Source
 
 _LISTED_AT_ONCE: Final = 256
@@ -47,7 +47,7 @@ class Feed:
         sources: Sequence[Source],
         known: KnownRows,
         failures: Mapping[str, Outcome],
-        preparing: Preparing,
+        preparing: Preparation,
         progress: Progress,
         *,
         retries_failures: bool = False,
@@ -62,7 +62,7 @@ class Feed:
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
         self.num_repeated = 0  # entries of an image listed before, with other metadata
-        self._events: queue.Queue[Prepared | list[Outcome] | Exception | None]
+        self._events: queue.Queue[PreparedImage | list[Outcome] | Exception | None]
         self._events = queue.Queue(_WAITING_EVENTS)
         self._window = threading.Semaphore(preparing.window)
         self._stop = threading.Event()
@@ -70,7 +70,7 @@ class Feed:
         self._count_lock = threading.Lock()
         self._lister = threading.Thread(target=self._list, name="list", daemon=True)
 
-    def events(self, *, patience_seconds: float) -> Iterator[Prepared | list[Outcome] | None]:
+    def events(self, *, patience_seconds: float) -> Iterator[PreparedImage | list[Outcome] | None]:
         """Yield what is done, in the order in which it is done; None when nothing came for a while.
 
         Args:
@@ -87,7 +87,7 @@ class Feed:
                 raise event
             if event is None:
                 return
-            if isinstance(event, Prepared):
+            if isinstance(event, PreparedImage):
                 self._progress.decode_seconds += event.decode_ms / 1000
             yield event
 
@@ -113,7 +113,7 @@ class Feed:
         by_id, digests = self._new_of(items)
         self._progress.num_listed += len(by_id)
         states = self._known.look_up(digests)
-        outcomes, to_prepare = list[Outcome](), list[Listed]()
+        outcomes, to_prepare = list[Outcome](), list[ListedItem]()
         for (key, item), before in zip(by_id.items(), states, strict=True):
             failure = self._failures.get(key)
             if failure is not None:
@@ -124,7 +124,7 @@ class Feed:
                 self._progress.num_failed_before += 1
                 outcomes.append(replace(failure, decode_ms=0.0))
             else:
-                to_prepare.append(Listed(item, is_new=before is None))
+                to_prepare.append(ListedItem(item, is_new=before is None))
         if outcomes:
             self._put(outcomes)
         size = self._preparing.chunk_size
@@ -159,7 +159,7 @@ class Feed:
         new = {key: by_id[key] for key, new in zip(by_id, is_new, strict=True) if new}
         return new, digests[is_new]
 
-    def _submit(self, chunk: Sequence[Listed]) -> None:
+    def _submit(self, chunk: Sequence[ListedItem]) -> None:
         for _ in chunk:
             while not self._window.acquire(timeout=_GLANCE_SECONDS):
                 if self._stop.is_set():
@@ -171,7 +171,7 @@ class Feed:
         future = self._preparing.submit(chunk, self._known.id_of_content)
         future.add_done_callback(self._take_prepared)
 
-    def _take_prepared(self, future: Future[list[Prepared | Outcome]]) -> None:
+    def _take_prepared(self, future: Future[list[PreparedImage | Outcome]]) -> None:
         if not future.cancelled():
             if isinstance(err := future.exception(), Exception):
                 self._put(err)
@@ -179,7 +179,7 @@ class Feed:
                 self._put_prepared(future.result())
         self._one_finished()
 
-    def _put_prepared(self, results: list[Prepared | Outcome]) -> None:
+    def _put_prepared(self, results: list[PreparedImage | Outcome]) -> None:
         for result in results:
             if isinstance(result, Outcome):
                 self.release(1)
@@ -198,7 +198,7 @@ class Feed:
         """Say that so many prepared images have been used."""
         self._window.release(count)
 
-    def _put(self, event: Prepared | list[Outcome] | Exception | None) -> None:
+    def _put(self, event: PreparedImage | list[Outcome] | Exception | None) -> None:
         while not self._stop.is_set():
             try:
                 self._events.put(event, timeout=_GLANCE_SECONDS)

@@ -24,7 +24,7 @@ _REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedImage:
     """An item that was read.
 
     Attributes:
@@ -54,7 +54,7 @@ def prepare(
     donor_of: Callable[[str], str | None],
     *,
     is_new: bool,
-) -> Prepared | Outcome:
+) -> PreparedImage | Outcome:
     """Read an item, and decode it unless its content has a vector already.
 
     Args:
@@ -88,7 +88,7 @@ def prepare(
         )
     except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
         return failure(item, err, _milliseconds_since(started))
-    return Prepared(item, row, resized, donor, is_new, _milliseconds_since(started))
+    return PreparedImage(item, row, resized, donor, is_new, _milliseconds_since(started))
 
 
 def failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
@@ -116,14 +116,14 @@ def _milliseconds_since(started: float) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-class Listed(NamedTuple):
+class ListedItem(NamedTuple):
     """An item to prepare, and whether the index has no row of its key."""
 
     item: Item
     is_new: bool
 
 
-class Preparing(Protocol):
+class Preparation(Protocol):
     """A place where items are prepared; of use for one run."""
 
     chunk_size: int
@@ -132,8 +132,8 @@ class Preparing(Protocol):
     """How many items may be on their way to their rows: it bounds the memory of a run."""
 
     def submit(
-        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
-    ) -> Future[list[Prepared | Outcome]]:
+        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+    ) -> Future[list[PreparedImage | Outcome]]:
         """Begin to prepare up to `chunk_size` items.
 
         Args:
@@ -147,12 +147,12 @@ class Preparing(Protocol):
         ...
 
 
-class Threads:
-    """A `Preparing`: a thread for each core, and some more for what lies behind a network.
+class ThreadPreparation:
+    """A `Preparation`: a thread for each core, and some more for what lies behind a network.
 
     Args:
         processor: the model's preprocessing.
-        window: see `Preparing`.
+        window: see `Preparation`.
     """
 
     chunk_size = 1
@@ -164,20 +164,20 @@ class Threads:
         self._remote_pool = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
 
     def submit(
-        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
-    ) -> Future[list[Prepared | Outcome]]:
-        """See `Preparing.submit`."""
+        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+    ) -> Future[list[PreparedImage | Outcome]]:
+        """See `Preparation.submit`."""
         pool = self._remote_pool if chunk[0].item.is_remote else self._pool
         return pool.submit(self._prepare, chunk, donor_of)
 
     def close(self) -> None:
-        """See `Preparing.close`. Threads that wait for a network end when it answers."""
+        """See `Preparation.close`. Threads that wait for a network end when it answers."""
         self._remote_pool.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def _prepare(
-        self, chunk: Sequence[Listed], donor_of: Callable[[str], str | None]
-    ) -> list[Prepared | Outcome]:
+        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+    ) -> list[PreparedImage | Outcome]:
         return [
             prepare(listed.item, self._processor, donor_of, is_new=listed.is_new)
             for listed in chunk

@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.feeds import overlapped
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
-from perception_encoder.index.known_rows import Place
-from perception_encoder.indexing.commit import Committer, Embedded, Progress
-from perception_encoder.indexing.compute import Computed, Computer
+from perception_encoder.index.known_rows import RowLocation
+from perception_encoder.indexing.commit import CommittedItem, Committer, Progress
+from perception_encoder.indexing.compute import ComputedBatch, Computer
 from perception_encoder.indexing.feed import Feed
-from perception_encoder.indexing.prepare import Prepared, Preparing, Threads
+from perception_encoder.indexing.prepare import Preparation, PreparedImage, ThreadPreparation
 from perception_encoder.sources import Source
 from perception_encoder.sources.item import ReportingSource, notes_of
 from perception_encoder.sources.metadata import MAX_COLUMNS
@@ -51,8 +51,8 @@ class RunOptions:
 class _Task(NamedTuple):
     """A batch, and the rows that were not committed when it was put together, by content."""
 
-    batch: Sequence[Prepared]
-    waiting: Mapping[str, Embedded]
+    batch: Sequence[PreparedImage]
+    waiting: Mapping[str, CommittedItem]
 
 
 class Run:
@@ -73,7 +73,7 @@ class Run:
         sources: Sequence[Source],
         options: RunOptions | None = None,
         *,
-        open_preparing: Callable[[], Preparing] | None = None,
+        open_preparing: Callable[[], Preparation] | None = None,
     ) -> None:
         self._model = model
         self._index = index
@@ -131,9 +131,9 @@ class Run:
             retries_failures=self._options.retries_failures,
         )
 
-    def _open_threads(self) -> Threads:
+    def _open_threads(self) -> ThreadPreparation:
         window = (2 + self._model.backend.concurrency) * self._options.batch_size
-        return Threads(self._model.processor, window=window)
+        return ThreadPreparation(self._model.processor, window=window)
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         self.progress.counts.update(outcome.status for outcome in outcomes)
@@ -142,7 +142,7 @@ class Run:
         """Compute what the feed prepares, and yield outcomes as they are committed."""
         computer = Computer(self._model, self._index)
 
-        def compute(task: _Task) -> Computed:
+        def compute(task: _Task) -> ComputedBatch:
             return computer.rows(task.batch, task.waiting)
 
         tasks = self._tasks(feed, committer)
@@ -160,7 +160,7 @@ class Run:
         An empty one takes the place of a batch among those that run, so there is none unless a
         commit is due.
         """
-        batch: list[Prepared] = []
+        batch: list[PreparedImage] = []
         for event in feed.events(patience_seconds=_PATIENCE_SECONDS):
             if isinstance(event, list):
                 committer.add_outcomes(event)
@@ -176,9 +176,9 @@ class Run:
 
     def _missing(
         self, feed: Feed, known: KnownRows, failures: Mapping[str, Outcome]
-    ) -> tuple[list[Outcome], list[Place]]:
+    ) -> tuple[list[Outcome], list[RowLocation]]:
         """Find what sources no longer list: outcomes of what stays, and the rows to remove."""
-        vanished, gone = list[Outcome](), list[Place]()
+        vanished, gone = list[Outcome](), list[RowLocation]()
         empty, excluded = Counter[str](), Counter[str]()
         for place in known.unseen():
             source, is_excluded = self._source_of(place.uri, place.member)
@@ -200,7 +200,7 @@ class Run:
                 vanished.append(Outcome(failure.uri, "vanished", member=failure.member))
         return vanished, gone
 
-    def _pruned(self, places: Sequence[Place], run: str) -> list[Outcome]:
+    def _pruned(self, places: Sequence[RowLocation], run: str) -> list[Outcome]:
         """Remove rows, after it was written down: a run killed in between finds them again."""
         outcomes = [Outcome(place.uri, "pruned", member=place.member) for place in places]
         self._log.append(outcomes, run)

@@ -21,7 +21,7 @@ from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.embedder.feeds import overlapped
 from perception_encoder.index import Outcome, Row
 from perception_encoder.indexing.commit import Progress
-from perception_encoder.indexing.prepare import Prepared, prepare
+from perception_encoder.indexing.prepare import PreparedImage, prepare
 from perception_encoder.preprocess import ImageProcessor, num_usable_cores
 from perception_encoder.sources import Item, Source
 from perception_encoder.types import Embeddings
@@ -77,9 +77,9 @@ def embed_items(
     progress = progress or Progress()
     window = (2 + model.backend.concurrency) * batch_size
 
-    def embed(batch: Sequence[Prepared | Outcome]) -> tuple[EmbeddedImages, float]:
+    def embed(batch: Sequence[PreparedImage | Outcome]) -> tuple[EmbeddedImages, float]:
         started = perf_counter()
-        usable = [one for one in batch if isinstance(one, Prepared)]
+        usable = [one for one in batch if isinstance(one, PreparedImage)]
         failed = [one for one in batch if isinstance(one, Outcome)]
         vectors = np.empty((0, embed_dim), np.float32)
         if usable:
@@ -98,14 +98,14 @@ def embed_items(
 
 def _prepared(
     items: Iterable[Item], processor: ImageProcessor, window: int, progress: Progress
-) -> Generator[Prepared | Outcome]:
+) -> Generator[PreparedImage | Outcome]:
     """Read and decode images ahead, at most a window of them, and yield them in their order."""
     local = ThreadPoolExecutor(num_usable_cores(), "decode")
     remote = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
     read = partial(prepare, processor=processor, donor_of=lambda _: None, is_new=True)
-    running: deque[Future[Prepared | Outcome]] = deque()
+    running: deque[Future[PreparedImage | Outcome]] = deque()
 
-    def first() -> Prepared | Outcome:
+    def first() -> PreparedImage | Outcome:
         result = running.popleft().result()
         progress.decode_seconds += result.decode_ms / 1000
         return result

@@ -36,7 +36,7 @@ from perception_encoder.preprocess.modes import to_rgb, upright
 
 
 @register_embedding_function
-class PerceptionEncoderFunction(EmbeddingFunction[Embeddable]):  # type: ignore[misc]
+class PerceptionEncoderEmbeddingFunction(EmbeddingFunction[Embeddable]):  # type: ignore[misc]
     """Documents and images to vectors of unit length; the model is opened when it is needed.
 
     Args:
@@ -82,9 +82,9 @@ class PerceptionEncoderFunction(EmbeddingFunction[Embeddable]):  # type: ignore[
         }
 
     @staticmethod
-    def build_from_config(config: dict[str, Any]) -> "PerceptionEncoderFunction":
+    def build_from_config(config: dict[str, Any]) -> "PerceptionEncoderEmbeddingFunction":
         """Make the function of a collection; the weights are compared at its first use."""
-        function = PerceptionEncoderFunction(config["model"], **config["options"])
+        function = PerceptionEncoderEmbeddingFunction(config["model"], **config["options"])
         function._fingerprint = config["fingerprint"]
         return function
 

@@ -111,7 +111,7 @@ def their_errors(mistake: type[Exception]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class ModelNumbers:
+class ModelMetadata:
     """What others read of the original's `model.model`.
 
     Attributes:
@@ -142,7 +142,7 @@ class PerceptionEncoderTorch(TextImageEmbeddingModel):
         config = model.config
         context_length = None if config.text is None else config.text.context_length
         self._embedder = model
-        self.model = ModelNumbers(config.vision.image_size, context_length)
+        self.model = ModelMetadata(config.vision.image_size, context_length)
         self.device = torch.device(model.backend.device)
         self.preprocessor = create_preprocessor(config.vision.image_size, config.image)
 

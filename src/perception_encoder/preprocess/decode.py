@@ -23,7 +23,7 @@ from perception_encoder.preprocess.arrays import (
 )
 from perception_encoder.preprocess.encoded import (
     DAMAGE,
-    Decoded,
+    DecodedImage,
     damaged,
     decode_file,
     decode_stream,
@@ -96,7 +96,7 @@ def decode_scaled(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     item: str | None = None,
     min_side: int | None = None,
-) -> Decoded:
+) -> DecodedImage:
     """Decode one image, a large JPEG only as far as it is needed.
 
     Args:
@@ -126,7 +126,7 @@ def decode_scaled(
             min_side=min_side,
         )
     in_full = _in_memory(image, input_color_format, max_pixels=max_pixels, item=label)
-    return Decoded(in_full, in_full.size, in_full.size)
+    return DecodedImage(in_full, in_full.size, in_full.size)
 
 
 def _in_memory(

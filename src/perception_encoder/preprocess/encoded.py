@@ -85,7 +85,7 @@ _ENDS: Final = (
 )
 
 
-class Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """A loaded image in its own mode, not yet turned, and how large it really is.
 
     Attributes:
@@ -102,7 +102,7 @@ class Decoded(NamedTuple):
 
 def decode_file(
     path: str | os.PathLike[str], *, max_pixels: int, item: str, min_side: int | None = None
-) -> Decoded:
+) -> DecodedImage:
     """Decode the image in a file (of several frames, the first).
 
     Args:
@@ -131,7 +131,7 @@ def decode_stream(
     max_pixels: int,
     item: str,
     min_side: int | None = None,
-) -> Decoded:
+) -> DecodedImage:
     """Decode the image in a seekable stream.
 
     Args:
@@ -165,7 +165,7 @@ def decode_stream(
 
 def _decode(
     stream: IO[bytes], *, num_bytes: int, max_pixels: int, item: str, min_side: int | None
-) -> Decoded:
+) -> DecodedImage:
     limited = LimitedStream(stream)
     try:
         image = _open(limited, max_pixels=max_pixels, item=item)
@@ -186,11 +186,11 @@ def _decode(
             raise ImageUnreadableError(f"{item}: reading failed: {err}", item=item) from err
         raise damaged(err, item, is_cut=_is_cut(stream, num_bytes)) from err
     if covered is not None:
-        return Decoded(image, full_size, covered)
+        return DecodedImage(image, full_size, covered)
     size = image.size  # only now: loading turns some TIFFs
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
-        return Decoded(without_false_alpha(image, whole(stream)), size, size)
-    return Decoded(image, size, size)
+        return DecodedImage(without_false_alpha(image, whole(stream)), size, size)
+    return DecodedImage(image, size, size)
 
 
 def damaged(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:

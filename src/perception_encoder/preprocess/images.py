@@ -19,7 +19,7 @@ from perception_encoder.preprocess.decode import (
     decode_scaled,
     describe,
 )
-from perception_encoder.preprocess.encoded import Decoded
+from perception_encoder.preprocess.encoded import DecodedImage
 from perception_encoder.preprocess.modes import convert_to_rgb, to_opaque, turn_of, upright_size
 from perception_encoder.preprocess.resize import resize
 from perception_encoder.registry import ImageConfig
@@ -32,7 +32,7 @@ _DECODED_GAP: Final = 2
 _REDUCING_GAP: Final = 3.0
 
 
-class Resized(NamedTuple):
+class ResizedImage(NamedTuple):
     """An image as a model reads it, and its own size.
 
     Attributes:
@@ -123,7 +123,7 @@ class ImageProcessor:
         *,
         input_color_format: ColorFormat = "bgr",
         item: str | None = None,
-    ) -> Resized:
+    ) -> ResizedImage:
         """Prepare one image as calling does, and tell how large it was.
 
         Raises:
@@ -142,9 +142,11 @@ class ImageProcessor:
             resized = self._reference(decoded.image, label)
         else:
             resized = self._standard(decoded, turn, label)
-        return Resized(np.array(resized), *upright_size(decoded.full_size, turn))
+        return ResizedImage(np.array(resized), *upright_size(decoded.full_size, turn))
 
-    def _standard(self, decoded: Decoded, turn: Image.Transpose | None, item: str) -> Image.Image:
+    def _standard(
+        self, decoded: DecodedImage, turn: Image.Transpose | None, item: str
+    ) -> Image.Image:
         resized = resize(
             to_opaque(decoded.image, item=item),
             image_size=self.image_size,

@@ -14,9 +14,9 @@ from perception_encoder.registry.config import (
     License,
     ModelConfig,
     ModelEntry,
-    Source,
     TextConfig,
     VisionConfig,
+    WeightSource,
 )
 
 MODELS: tuple[ModelEntry, ...] = (
@@ -58,8 +58,8 @@ __all__ = [
     "License",
     "ModelConfig",
     "ModelEntry",
-    "Source",
     "TextConfig",
     "VisionConfig",
+    "WeightSource",
     "find",
 ]

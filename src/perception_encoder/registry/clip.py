@@ -9,9 +9,9 @@ from perception_encoder.registry.config import (
     License,
     ModelConfig,
     ModelEntry,
-    Source,
     TextConfig,
     VisionConfig,
+    WeightSource,
 )
 
 LICENSE = License(spdx="MIT", url="https://github.com/openai/CLIP/blob/main/LICENSE")
@@ -54,7 +54,7 @@ def _entry(
         ),
         family="CLIP",
         license=LICENSE,
-        sources=(Source(repo=repo, filename="open_clip_model.safetensors"),),
+        sources=(WeightSource(repo=repo, filename="open_clip_model.safetensors"),),
         num_parameters=num_parameters,
     )
 

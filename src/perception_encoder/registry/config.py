@@ -163,7 +163,7 @@ def _is_a(value: object, hint: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class WeightSource:
     """One file of weights on the hub."""
 
     repo: str
@@ -186,7 +186,7 @@ class ModelEntry:
     config: ModelConfig
     family: Family
     license: License
-    sources: tuple[Source, ...] = ()
+    sources: tuple[WeightSource, ...] = ()
     aliases: tuple[str, ...] = ()
     num_parameters: int
     bundled: bool = False

@@ -11,9 +11,9 @@ from perception_encoder.registry.config import (
     License,
     ModelConfig,
     ModelEntry,
-    Source,
     TextConfig,
     VisionConfig,
+    WeightSource,
 )
 
 _VOCAB_SIZE = 49_408
@@ -106,8 +106,8 @@ def _core(
         license=LICENSE,
         # The converted file comes first: safetensors can be mapped and needs no unpickling.
         sources=(
-            Source(repo=timm_repo, filename="open_clip_model.safetensors"),
-            Source(repo=f"facebook/{name}", filename=f"{name}.pt"),
+            WeightSource(repo=timm_repo, filename="open_clip_model.safetensors"),
+            WeightSource(repo=f"facebook/{name}", filename=f"{name}.pt"),
         ),
         aliases=(name, f"perception_encoder/{name}"),
         num_parameters=num_parameters,
@@ -126,8 +126,8 @@ def _features_only(
         family=family,
         license=LICENSE,
         sources=(
-            Source(repo=f"timm/{timm_model}", filename="model.safetensors"),
-            Source(repo=f"facebook/{name}", filename=f"{name}.pt"),
+            WeightSource(repo=f"timm/{timm_model}", filename="model.safetensors"),
+            WeightSource(repo=f"facebook/{name}", filename=f"{name}.pt"),
         ),
         aliases=(name, f"perception_encoder/{name}"),
         num_parameters=num_parameters,

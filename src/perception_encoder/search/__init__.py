@@ -6,12 +6,12 @@ from perception_encoder._lazy import lazily
 
 if TYPE_CHECKING:
     from perception_encoder.search.queries import Query, read_queries
-    from perception_encoder.search.search import Found, SearchOptions
+    from perception_encoder.search.search import SearchOptions, SearchResult
 
 __getattr__ = lazily(
     __name__,
     {
-        "Found": "perception_encoder.search.search",
+        "SearchResult": "perception_encoder.search.search",
         "Query": "perception_encoder.search.queries",
         "SearchOptions": "perception_encoder.search.search",
         "read_queries": "perception_encoder.search.queries",
@@ -19,8 +19,8 @@ __getattr__ = lazily(
 )
 
 __all__ = [
-    "Found",
     "Query",
     "SearchOptions",
+    "SearchResult",
     "read_queries",
 ]

@@ -23,7 +23,7 @@ from perception_encoder.index.storage import is_remote
 from perception_encoder.search.null_distribution import (
     NUM_QUERIES,
     SAME,
-    Background,
+    NullDistribution,
     embedded_prompts,
     is_outdated,
     load_background,
@@ -66,7 +66,7 @@ def _quantiles(scores: NDArray[np.floating[Any]], levels: Sequence[float]) -> ND
 class Calibration:
     """Cutoffs for the queries of one index."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: NullDistribution) -> None:
         self._background = background
         self._known: dict[_Form, Cutoffs] = {}
 
@@ -154,7 +154,7 @@ def calibrate(
         model = open_model()
         index.check(model.identity)
         prompts = embedded_prompts(model)
-    background = Background.of(index, prompts)
+    background = NullDistribution.of(index, prompts)
     store_background(index, background)
     return Calibration(background)
 

@@ -49,7 +49,7 @@ _KEPT_SHARE: Final = 0.1  # of the rows may change before the background counts 
 
 
 @dataclass(frozen=True, slots=True)
-class Background:
+class NullDistribution:
     """The background of one index.
 
     Attributes:
@@ -95,7 +95,7 @@ def embedded_prompts(model: "EmbeddingModel") -> Embeddings:
     return model.embed_text(_prompts(), show_progress=False)
 
 
-def load_background(index: Index) -> Background | None:
+def load_background(index: Index) -> NullDistribution | None:
     """Return the background that is kept beside the index, if it is still good."""
     if is_remote(index.path):
         return None
@@ -104,12 +104,12 @@ def load_background(index: Index) -> Background | None:
             if str(stored["made_for"]) != _made_for(index):
                 return None
             fields = {name: stored[name] for name in stored.files if name != "made_for"}
-            return Background(int(fields.pop("num_rows")), **fields)
+            return NullDistribution(int(fields.pop("num_rows")), **fields)
     except _UNREADABLE:  # none yet, or a torn copy
         return None
 
 
-def store_background(index: Index, background: Background) -> None:
+def store_background(index: Index, background: NullDistribution) -> None:
     """Keep the background beside the index; where that cannot be written, nothing happens."""
     if is_remote(index.path):
         return
@@ -117,7 +117,7 @@ def store_background(index: Index, background: Background) -> None:
     passing = path.with_name(f"{path.name}.{os.getpid()}")
     fields = {
         name: value
-        for name in Background.__slots__
+        for name in NullDistribution.__slots__
         if (value := getattr(background, name)) is not None
     }
     with suppress(OSError):
@@ -130,7 +130,7 @@ def store_background(index: Index, background: Background) -> None:
             passing.unlink(missing_ok=True)
 
 
-def is_outdated(background: Background, num_rows: int, *, num_changed: int = 0) -> bool:
+def is_outdated(background: NullDistribution, num_rows: int, *, num_changed: int = 0) -> bool:
     """Whether so much of the index has changed that another background is needed.
 
     Args:

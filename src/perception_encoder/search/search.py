@@ -85,7 +85,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """A hit, those that were folded under it, best first, and how well it fits if that is known."""
 
     hit: Hit
@@ -100,7 +100,7 @@ def search(
     *,
     calibration: Calibration | None = None,
     leave_out_own: bool = False,
-) -> list[list[Found]]:
+) -> list[list[SearchResult]]:
     """Find the nearest rows of each query, best first, with one search of the index for all.
 
     Args:
@@ -153,9 +153,9 @@ def search(
     ]
 
 
-def _found(group: Sequence[Hit], cutoffs: Cutoffs | None) -> Found:
+def _found(group: Sequence[Hit], cutoffs: Cutoffs | None) -> SearchResult:
     label = None if cutoffs is None else cutoffs.label(group[0].score)
-    return Found(group[0], tuple(group[1:]), label)
+    return SearchResult(group[0], tuple(group[1:]), label)
 
 
 def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs | None) -> float:

@@ -22,13 +22,13 @@ from perception_encoder.server.api.base import Api, direct_routes, error_reply
 from perception_encoder.server.core.batcher import BatchLimits
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
-from perception_encoder.server.core.indexes import Indexes
+from perception_encoder.server.core.indexes import ServedIndexes
 from perception_encoder.server.core.jobs import DuplicateJobs, Facets
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.server.core.thumbnails import Thumbnails
-from perception_encoder.server.http.access import Access
+from perception_encoder.server.http.access import AccessControl
 from perception_encoder.server.http.metrics import Metrics
 from perception_encoder.server.http.middleware import Edge
 from perception_encoder.server.http.openapi import describe
@@ -119,7 +119,7 @@ def _api_of(apis: Sequence[tuple[Api, APIRouter]], scope: Scope) -> Api | None:
 
 def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingModel]) -> Services:
     metrics = Metrics()
-    indexes = Indexes(settings.indexes)
+    indexes = ServedIndexes(settings.indexes)
     served_models = ServedModels(
         [*settings.models.names, *(served.identity.model_id for served in indexes)],
         open_model,
@@ -153,7 +153,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         duplicates=DuplicateJobs(thumbnails.original, pools.searches),
         facets=Facets(pools.searches, pools.scans),
         pools=pools,
-        access=Access(settings.access),
+        access=AccessControl(settings.access),
         metrics=metrics,
     )
 

@@ -8,14 +8,14 @@ from typing import Final
 from perception_encoder.errors import ImageError, ImageReferenceError
 from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.core.images import ImageLoader
-from perception_encoder.server.core.indexes import Indexes
+from perception_encoder.server.core.indexes import ServedIndexes
 from perception_encoder.server.core.jobs import DuplicateJobs, Facets
 from perception_encoder.server.core.model_worker import image_names
 from perception_encoder.server.core.pools import Pools, all_of
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.server.core.thumbnails import Thumbnails
-from perception_encoder.server.http.access import Access
+from perception_encoder.server.http.access import AccessControl
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.metrics import Metrics
 from perception_encoder.server.options import MIB, ServerSettings
@@ -52,13 +52,13 @@ class Services:
     settings: ServerSettings
     served_models: ServedModels
     images: ImageLoader
-    indexes: Indexes
+    indexes: ServedIndexes
     queries: Queries
     thumbnails: Thumbnails
     duplicates: DuplicateJobs
     facets: Facets
     pools: Pools
-    access: Access
+    access: AccessControl
     metrics: Metrics
 
     async def load_images(

@@ -23,7 +23,7 @@ from perception_encoder.sources.item import (
     name_problem,
     scheme,
 )
-from perception_encoder.sources.remote import Entry, Remote
+from perception_encoder.sources.remote import Remote, RemoteEntry
 from perception_encoder.sources.web import Web
 
 
@@ -192,14 +192,14 @@ def _unreadable(item: str, err: Exception) -> ImageUnreadableError:
     return ImageUnreadableError(f"{item}: cannot be read: {reason}", item=item)
 
 
-class FileFacts(NamedTuple):
+class FileInfo(NamedTuple):
     """Size in bytes and time of the last change in ns since 1970, where known."""
 
     bytes: int | None
     mtime: int | None
 
 
-class Access:
+class FileAccess:
     """Reads paths and URLs by one set of options. Any number of threads may share it."""
 
     def __init__(self, options: SourceOptions) -> None:
@@ -208,7 +208,7 @@ class Access:
         self._web = Web(timeout_seconds=options.timeout_seconds, max_bytes=options.max_bytes)
         self.remote = Remote(max_bytes=options.max_bytes)
 
-    def __reduce__(self) -> "tuple[Callable[[SourceOptions], Access], tuple[SourceOptions]]":
+    def __reduce__(self) -> "tuple[Callable[[SourceOptions], FileAccess], tuple[SourceOptions]]":
         """Pickle it as its options: connections stay where they are."""
         return access_by, (self._options,)
 
@@ -226,7 +226,7 @@ class Access:
             return broken(uri, problem, is_remote=True)
         return Item(uri, partial(self.read, uri), is_remote=True)
 
-    def entry_item(self, entry: Entry) -> Item:
+    def entry_item(self, entry: RemoteEntry) -> Item:
         """Return the item of an image that a store has listed."""
         return Item(
             entry.url,
@@ -272,7 +272,7 @@ class Access:
         self._check_network(uri)
         return self.remote.open(uri)
 
-    def facts(self, uri: str) -> FileFacts:
+    def facts(self, uri: str) -> FileInfo:
         """Return an archive's or table's size and time.
 
         Raises:
@@ -280,11 +280,11 @@ class Access:
         """
         if scheme(uri):
             entry = self.entry(uri)
-            return FileFacts(entry.bytes, entry.mtime)
+            return FileInfo(entry.bytes, entry.mtime)
         item = file_item(uri)
-        return FileFacts(item.bytes, item.mtime)
+        return FileInfo(item.bytes, item.mtime)
 
-    def entry(self, url: str) -> Entry:
+    def entry(self, url: str) -> RemoteEntry:
         """Return what a store tells of one file or folder.
 
         Raises:
@@ -293,7 +293,7 @@ class Access:
         self._check_network(url)
         return self.remote.entry(url)
 
-    def folder(self, url: str) -> list[Entry]:
+    def folder(self, url: str) -> list[RemoteEntry]:
         """Return what lies directly in a folder on a store, in no order.
 
         Raises:
@@ -310,6 +310,6 @@ class Access:
 
 
 @lru_cache(maxsize=4)
-def access_by(options: SourceOptions) -> Access:
+def access_by(options: SourceOptions) -> FileAccess:
     """Return this process's access by those options, which keeps its connections."""
-    return Access(options)
+    return FileAccess(options)

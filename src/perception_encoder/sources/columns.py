@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from perception_encoder.errors import ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue
-from perception_encoder.sources.access import Access
+from perception_encoder.sources.access import FileAccess
 from perception_encoder.sources.item import Item, broken, scheme
 
 ColumnKind: TypeAlias = Literal["name", "bytes", "struct", "other"]
@@ -95,7 +95,7 @@ def folder_of(table: str) -> str:
 
 
 def named_item(
-    access: Access, table: str, name: str, metadata: Mapping[str, MetadataValue], key: str
+    access: FileAccess, table: str, name: str, metadata: Mapping[str, MetadataValue], key: str
 ) -> Item:
     """Return the item of an image whose path or URL is in a table.
 

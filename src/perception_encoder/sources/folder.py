@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from perception_encoder.errors import ImageError
-from perception_encoder.sources.access import Access, file_item
+from perception_encoder.sources.access import FileAccess, file_item
 from perception_encoder.sources.item import Item, broken, name_problem
-from perception_encoder.sources.remote import Entry
+from perception_encoder.sources.remote import RemoteEntry
 from perception_encoder.sources.select import Selection, is_image, system_note
 
 _Identity: TypeAlias = tuple[int, int]
@@ -162,7 +162,7 @@ class RemoteFolderSource:
         access: lists and reads it.
     """
 
-    def __init__(self, name: str, top: str, selection: Selection, access: Access) -> None:
+    def __init__(self, name: str, top: str, selection: Selection, access: FileAccess) -> None:
         self.name = name
         self._top = top.rstrip("/") + "/"
         self._selection = selection
@@ -208,7 +208,7 @@ class RemoteFolderSource:
             return False
         return self._selection.leaves_out(self._relative(uri))
 
-    def _enters(self, entry: Entry) -> bool:
+    def _enters(self, entry: RemoteEntry) -> bool:
         path = self._relative(entry.url)
         if self._selection.enters(path):
             return True
@@ -216,7 +216,7 @@ class RemoteFolderSource:
             self._system[posixpath.basename(path)] += 1
         return False
 
-    def _items(self, entries: list[Entry]) -> Iterator[Item]:
+    def _items(self, entries: list[RemoteEntry]) -> Iterator[Item]:
         for entry in entries:
             if entry.is_folder or not self._selection.lists(self._relative(entry.url)):
                 continue

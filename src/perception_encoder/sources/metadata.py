@@ -115,7 +115,7 @@ def plain(value: object) -> MetadataValue:
     return value
 
 
-class Kinds:
+class ColumnTypes:
     """Finds one type for each column of a table whose rows are typed one by one.
 
     Of numbers with and without a fraction the column is one of floats; any other mixture is text.

@@ -17,7 +17,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.errors import SourceNotFoundError as NotFound
 from perception_encoder.index import item_name
-from perception_encoder.sources.access import Access, StoredImage, access_by, open_local_image
+from perception_encoder.sources.access import FileAccess, StoredImage, access_by, open_local_image
 from perception_encoder.sources.folder import FolderSource, RemoteFolderSource
 from perception_encoder.sources.item import (
     Item,
@@ -29,7 +29,7 @@ from perception_encoder.sources.item import (
     is_web,
     scheme,
 )
-from perception_encoder.sources.remote import Entry
+from perception_encoder.sources.remote import RemoteEntry
 from perception_encoder.sources.select import MAGIC, Excludes, Selection, expand_braces
 from perception_encoder.sources.tables import TableSource, read_row
 from perception_encoder.sources.tars import TarSource, read_member, size_at
@@ -186,7 +186,7 @@ class _Opener:
     def __init__(self, options: SourceOptions, stdin: IO[bytes] | None) -> None:
         self._options = options
         self._stdin = stdin
-        self._access = Access(options)
+        self._access = FileAccess(options)
         self._missing: list[str] = []
 
     def open(self, names: Sequence[str]) -> Iterator[Source]:
@@ -278,7 +278,7 @@ class _Opener:
         else:
             yield _File(_kind(entry.url), name, entry.url, partial(self._access.entry_item, entry))
 
-    def _entry(self, url: str) -> Entry:
+    def _entry(self, url: str) -> RemoteEntry:
         try:
             return self._access.entry(url)
         except ImageNotFoundError as err:

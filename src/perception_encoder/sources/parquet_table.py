@@ -20,7 +20,7 @@ from perception_encoder.errors import (
     SourceError,
 )
 from perception_encoder.index import item_name
-from perception_encoder.sources.access import Access
+from perception_encoder.sources.access import FileAccess
 from perception_encoder.sources.columns import (
     ColumnKind,
     check_unique,
@@ -176,7 +176,7 @@ class ParquetTable:
         access: reads it.
     """
 
-    def __init__(self, uri: str, access: Access) -> None:
+    def __init__(self, uri: str, access: FileAccess) -> None:
         self._uri = uri
         self._access = access
         self._names = MetadataColumns()

@@ -27,7 +27,7 @@ _PACKAGES: Final = {
 _TIMES: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
-class Entry(NamedTuple):
+class RemoteEntry(NamedTuple):
     """A file or folder as a listing tells of it; size in bytes, time in ns since 1970."""
 
     url: str
@@ -62,7 +62,7 @@ class Remote:
         system, path = self._connect(url)
         return cast("str", system.unstrip_protocol(path))
 
-    def entry(self, url: str) -> Entry:
+    def entry(self, url: str) -> RemoteEntry:
         """Return what the store tells of one file or folder.
 
         Raises:
@@ -73,7 +73,7 @@ class Remote:
             system, path = self._connect(url)
             return _entry(system, system.info(path))
 
-    def folder(self, url: str) -> list[Entry]:
+    def folder(self, url: str) -> list[RemoteEntry]:
         """Return what lies directly in a folder, in no order.
 
         Raises:
@@ -168,8 +168,8 @@ class Remote:
             )
 
 
-def _entry(system: Any, info: dict[str, Any]) -> Entry:
-    return Entry(
+def _entry(system: Any, info: dict[str, Any]) -> RemoteEntry:
+    return RemoteEntry(
         system.unstrip_protocol(info["name"]),
         info["type"] == "directory",
         info.get("size"),

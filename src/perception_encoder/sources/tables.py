@@ -7,7 +7,7 @@ from typing import Protocol
 
 from perception_encoder.errors import ImageError, ImageNotFoundError, SourceError
 from perception_encoder.index import item_name
-from perception_encoder.sources.access import Access
+from perception_encoder.sources.access import FileAccess
 from perception_encoder.sources.columns import (
     ColumnKind,
     image_column,
@@ -55,7 +55,7 @@ class TableSource:
         self,
         name: str,
         uris: Sequence[str],
-        access: Access,
+        access: FileAccess,
         column: str | None,
         once_held: Callable[[str], bool] = lambda _: False,
         leaves_out: Callable[[str], bool] = lambda _: False,
@@ -114,12 +114,12 @@ class TableSource:
         return image_column(uri, table_at(uri, self._access).kinds(), self._column)
 
 
-def table_at(uri: str, access: Access) -> Table:
+def table_at(uri: str, access: FileAccess) -> Table:
     """Return the table in a file, by how its name ends."""
     return ParquetTable(uri, access) if suffix(uri) == ".parquet" else TextTable(uri, access)
 
 
-def read_row(access: Access, uri: str, member: str) -> bytes:
+def read_row(access: FileAccess, uri: str, member: str) -> bytes:
     """Read the image in a table's row again.
 
     Raises:

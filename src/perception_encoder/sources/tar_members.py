@@ -14,7 +14,7 @@ from typing import IO, Any, Final, Self, cast
 from perception_encoder.sources.item import name_problem
 from perception_encoder.sources.metadata import MetadataColumns
 from perception_encoder.sources.select import SYSTEM_FOLDERS, is_image
-from perception_encoder.sources.tar_samples import Sample, Samples, TarMember
+from perception_encoder.sources.tar_samples import Sample, TarMember, TarSamples
 from perception_encoder.sources.text_lines import decoded
 from perception_encoder.sources.text_rows import parse_json
 
@@ -127,7 +127,7 @@ class TarListing:
 
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive = archive
-        self._samples = Samples()
+        self._samples = TarSamples()
         self._names = MetadataColumns()
         self._num_images = 0
         self._damaged: list[str] = []

@@ -70,7 +70,7 @@ class _Waiting(NamedTuple):
     own: tuple[str, ...]
 
 
-class Samples:
+class TarSamples:
     """Joins images and captions as they come; images come out in their order."""
 
     def __init__(self) -> None:

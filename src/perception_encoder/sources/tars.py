@@ -15,7 +15,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.index import item_name
 from perception_encoder.preprocess.files import MAX_FILE_BYTES
-from perception_encoder.sources.access import Access, check_size
+from perception_encoder.sources.access import FileAccess, check_size
 from perception_encoder.sources.forward import ForwardReader
 from perception_encoder.sources.item import Item, broken, is_packed, scheme
 from perception_encoder.sources.select import is_image
@@ -49,7 +49,7 @@ class TarSource:
         self,
         name: str,
         uris: Sequence[str],
-        access: Access,
+        access: FileAccess,
         once_held: Callable[[str], bool] = lambda _: False,
         leaves_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
@@ -138,7 +138,7 @@ class TarSource:
         )
 
 
-def read_member(access: Access, uri: str, member: str, offset: int | None) -> bytes:
+def read_member(access: FileAccess, uri: str, member: str, offset: int | None) -> bytes:
     """Read one image of an archive again.
 
     Args:
@@ -171,7 +171,7 @@ def read_member(access: Access, uri: str, member: str, offset: int | None) -> by
     raise ImageNotFoundError(f"{item}: the archive has no such member any more", item=item)
 
 
-def size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
+def size_at(access: FileAccess, uri: str, member: str, offset: int) -> int | None:
     """Return the size of a member, if its header is still right before the offset."""
     try:
         block = access.read_range(uri, offset - _BLOCK, _BLOCK, item=uri)
@@ -185,7 +185,7 @@ def size_at(access: Access, uri: str, member: str, offset: int) -> int | None:
     return header.size if is_same and header.isreg() else None
 
 
-def _unpack(access: Access, uri: str, start: int) -> Iterator[bytes]:
+def _unpack(access: FileAccess, uri: str, start: int) -> Iterator[bytes]:
     """Read the images of a packed archive from the given number on."""
     with access.open(uri) as stream, open_tar(stream, is_packed=True) as archive:
         images = (found for found in regular_members(archive) if is_image(found.name))

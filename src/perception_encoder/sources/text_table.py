@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from perception_encoder.errors import ImageNotFoundError, ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue, item_name
-from perception_encoder.sources.access import Access
+from perception_encoder.sources.access import FileAccess
 from perception_encoder.sources.columns import (
     ColumnKind,
     empty_item,
@@ -23,7 +23,7 @@ from perception_encoder.sources.columns import (
 )
 from perception_encoder.sources.csv_rows import CsvFile, CsvHeader, csv_row
 from perception_encoder.sources.item import Item, broken, is_unicode, scheme
-from perception_encoder.sources.metadata import Kinds, MetadataColumns, is_scalar
+from perception_encoder.sources.metadata import ColumnTypes, MetadataColumns, is_scalar
 from perception_encoder.sources.select import suffix
 from perception_encoder.sources.text_rows import (
     TextRow,
@@ -44,7 +44,7 @@ class TextTable:
         access: reads it.
     """
 
-    def __init__(self, uri: str, access: Access) -> None:
+    def __init__(self, uri: str, access: FileAccess) -> None:
         self._uri = uri
         self._access = access
         self._is_remote = bool(scheme(uri))
@@ -72,7 +72,7 @@ class TextTable:
             ImageError: the file cannot be read.
         """
         mtime = self._access.facts(self._uri).mtime
-        kinds = Kinds()
+        kinds = ColumnTypes()
         self._names, self._num_not_text = MetadataColumns(), 0
         for row in self._rows():
             kinds.see(self._metadata(row, column))
@@ -110,7 +110,7 @@ class TextTable:
             raise ImageUnreadableError(f"{item}: {row.problem}", item=item)
         return self._decode(row.values.get(column), key)
 
-    def _item(self, row: TextRow, column: str, kinds: Kinds, mtime: int | None) -> Item:
+    def _item(self, row: TextRow, column: str, kinds: ColumnTypes, mtime: int | None) -> Item:
         key = row_key(column, row.number)
         if row.problem is not None:
             return broken(self._uri, row.problem, member=key, is_remote=self._is_remote)

@@ -31,7 +31,7 @@ from perception_encoder.errors import (
 from perception_encoder.index import Index, Row, VectorDtype
 from perception_encoder.index.exchange import (
     LAYOUTS,
-    Imported,
+    ImportReport,
     Layout,
     export_index,
     import_index,
@@ -56,7 +56,7 @@ def test_a_round_trip_gives_equal_rows_and_vectors(
     assert export_index(index, tmp_path / "out", layout) == count
     source = open_source(tmp_path / "out")
     assert (source.layout, source.num_rows, source.dropped) == (layout, count, ())
-    assert import_index(source, tmp_path / "b") == Imported(count, 0, 0)
+    assert import_index(source, tmp_path / "b") == ImportReport(count, 0, 0)
     back = Index.open(tmp_path / "b")
     assert back.identity == IDENTITY
     assert back.vector_dtype == "float16"
@@ -236,7 +236,7 @@ def test_a_folder_of_clip_retrieval_becomes_an_index(tmp_path: Path) -> None:
     with pytest.raises(ExchangeError, match=r"does not say which model.*--model"):
         import_index(source, tmp_path / "t")
     assert not (tmp_path / "t").exists()
-    assert import_index(source, tmp_path / "t", identity=OTHER) == Imported(5, 0, 0)
+    assert import_index(source, tmp_path / "t", identity=OTHER) == ImportReport(5, 0, 0)
     index = Index.open(tmp_path / "t")
     assert index.identity == OTHER
     rows = list(index.rows())
@@ -299,12 +299,12 @@ def test_an_image_that_comes_twice_is_there_once_with_its_last_row(tmp_path: Pat
         arrow = pq.read_table(path).set_column(0, "image_path", names.slice(start, end - start))
         pq.write_table(arrow, path)
     source = open_source(folder)
-    assert import_index(source, tmp_path / "t", identity=OTHER) == Imported(3, 2, 0)
+    assert import_index(source, tmp_path / "t", identity=OTHER) == ImportReport(3, 2, 0)
     index = Index.open(tmp_path / "t")
     assert {row.uri: row.metadata["number"] for row in index.rows()} == {
         "/i/0.jpg": 3, "/i/1.jpg": 2, "/i/2.jpg": 4,
     }  # fmt: skip
-    assert import_index(source, tmp_path / "t", identity=OTHER) == Imported(0, 5, 0)
+    assert import_index(source, tmp_path / "t", identity=OTHER) == ImportReport(0, 5, 0)
     assert Index.open(tmp_path / "t").count() == 3
 
 
@@ -414,7 +414,7 @@ def test_values_that_do_not_fit_the_columns_are_left_out_and_counted(tmp_path: P
     index = {"uri": ["a", "b"], "vector": unit(2).tolist(), "n": ["one", "two"], "ok": [1, 2]}
     pq.write_table(pa.table(index), tmp_path / "f.parquet")
     done = import_index(open_source(tmp_path / "f.parquet"), tmp_path / "t", identity=OTHER)
-    assert done == Imported(2, 0, 0, {"n": 2})
+    assert done == ImportReport(2, 0, 0, {"n": 2})
     found = {row.uri: dict(row.metadata) for row in Index.open(tmp_path / "t").rows()}
     assert found == {"old": {"n": 1}, "a": {"ok": 1}, "b": {"ok": 2}}
 

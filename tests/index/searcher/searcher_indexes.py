@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index import Hit, Index, Row, VectorDtype
-from perception_encoder.index.optimize import Optimized, optimize_index
-from perception_encoder.index.searcher.build import Sizes
+from perception_encoder.index.optimize import OptimizeReport, optimize_index
+from perception_encoder.index.searcher.build import SearcherSizes
 from perception_encoder.types import ModelIdentity
 
 Floats = NDArray[np.float32]
 
-COPY = Sizes(copy=1, lists=1 << 40)
-LISTS = Sizes(copy=1, lists=1)
+COPY = SearcherSizes(copy=1, lists=1 << 40)
+LISTS = SearcherSizes(copy=1, lists=1)
 
 
 def clustered(num_rows: int, embed_dim: int, seed: int = 0) -> Floats:
@@ -47,7 +47,7 @@ def make_index(
     return index
 
 
-def build(index: Index, sizes: Sizes) -> Optimized:
+def build(index: Index, sizes: SearcherSizes) -> OptimizeReport:
     done = optimize_index(index.path, None, sizes=sizes)
     index.refresh()
     return done

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.bench import Figures, Row
+from perception_encoder.bench import BenchRow, Figures
 from perception_encoder.bench.plot import check_plot, plot_speed
 from perception_encoder.errors import ImageWriteError
 from perception_encoder.types import Precision
 
 
-def row(model: str, accuracy: float | None, speed: float, precision: Precision = "fp32") -> Row:
+def row(
+    model: str, accuracy: float | None, speed: float, precision: Precision = "fp32"
+) -> BenchRow:
     figures = Figures(
         backend="torch",
         device="cpu",
@@ -28,7 +30,7 @@ def row(model: str, accuracy: float | None, speed: float, precision: Precision =
         peak_bytes=10**9,
         peak_device_bytes=None,
     )
-    return Row(
+    return BenchRow(
         model=model,
         has_made_up_weights=True,
         imagenet_accuracy=accuracy,

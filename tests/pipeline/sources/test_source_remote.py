@@ -50,7 +50,7 @@ def s3():
 @pytest.fixture
 def put(s3):
     """Puts objects into the bucket, which begins empty."""
-    found = s3.list_objects_v2(Bucket=BUCKET).get("Contents", ())
+    found = s3.list_objects_v2(Bucket=BUCKET).get("FolderContents", ())
     if found:
         keys = [{"Key": entry["Key"]} for entry in found]
         s3.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})

@@ -51,7 +51,7 @@ async def asked(batcher: Batcher[int], item: int) -> float:
         return float((await batcher.run(place, item))[0])
 
 
-class Gate:
+class CompileLock:
     """A computation that waits to be let go, and knows what it was given."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Gate:
 
 
 def test_many_askers_share_batches_and_get_their_own_answers():
-    gate = Gate()
+    gate = CompileLock()
     batcher, observer = made(gate)
 
     async def run() -> list[float]:
@@ -87,7 +87,7 @@ def test_many_askers_share_batches_and_get_their_own_answers():
 
 
 def test_batches_have_few_sizes_and_what_is_left_over_comes_next():
-    gate = Gate()
+    gate = CompileLock()
     batcher, observer = made(gate, max_batch=100)
 
     async def run() -> list[float]:
@@ -105,7 +105,7 @@ def test_batches_have_few_sizes_and_what_is_left_over_comes_next():
 
 
 def test_a_batch_waits_for_what_is_on_its_way_but_not_for_ever():
-    gate = Gate()
+    gate = CompileLock()
     gate.is_open.set()
     patient, _ = made(gate, wait=20)
     hasty, _ = made(wait=0.2)
@@ -127,7 +127,7 @@ def test_a_batch_waits_for_what_is_on_its_way_but_not_for_ever():
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again():
-    gate = Gate()
+    gate = CompileLock()
     batcher, _ = made(gate, capacity=3)
 
     async def run() -> None:
@@ -147,7 +147,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again():
 
 
 def test_whoever_gives_up_takes_their_item_out():
-    gate = Gate()
+    gate = CompileLock()
     batcher, _ = made(gate)
 
     async def run() -> None:
@@ -174,7 +174,7 @@ def test_an_item_that_cannot_be_computed_fails_alone():
             raise ValueError("not three")
         return doubled(items)
 
-    gate = Gate()
+    gate = CompileLock()
 
     def compute(items: Sequence[int]) -> np.ndarray:
         gate(items)
@@ -239,7 +239,7 @@ def test_a_worker_that_hangs_is_replaced():
 
 
 def test_closing_finishes_what_was_accepted_and_takes_nothing_new():
-    gate = Gate()
+    gate = CompileLock()
     batcher, _ = made(gate)
 
     async def run() -> None:
@@ -316,7 +316,7 @@ def test_a_request_larger_than_the_queue_is_fed_to_it_in_parts():
 
 
 def test_large_requests_take_turns_and_none_of_ten_is_refused():
-    gate = Gate()
+    gate = CompileLock()
     batcher, _ = made(gate, max_batch=64, capacity=1024)
     starts = [10_000 * n for n in range(10)]
 
@@ -338,7 +338,7 @@ def test_large_requests_take_turns_and_none_of_ten_is_refused():
 
 
 def test_those_who_are_turned_away_are_told_to_come_one_after_the_other():
-    gate = Gate()
+    gate = CompileLock()
     batcher, _ = made(gate, max_batch=10, capacity=PART, seconds=10)  # ten a second are assumed
 
     async def run() -> list[int]:
@@ -361,7 +361,7 @@ def test_those_who_are_turned_away_are_told_to_come_one_after_the_other():
 
 @pytest.mark.parametrize("way", ["cancelled", "failed"])
 def test_a_large_request_that_ends_early_leaves_no_places_behind(way):
-    gate = Gate()
+    gate = CompileLock()
     batcher, _ = made(gate, max_batch=8, capacity=64)
 
     async def place(place, position):
@@ -387,7 +387,7 @@ def test_a_large_request_that_ends_early_leaves_no_places_behind(way):
 
 
 def test_closing_finishes_a_large_request_that_was_accepted():
-    gate = Gate()
+    gate = CompileLock()
     batcher, _ = made(gate, max_batch=8, capacity=64)
 
     async def run() -> None:

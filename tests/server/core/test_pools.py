@@ -12,7 +12,7 @@ from perception_encoder.server.core import pools
 from perception_encoder.server.core.pools import DaemonThreads, WorkPool
 
 
-class Gate:
+class CompileLock:
     """Work that takes until it is let go, and knows how many threads are at it."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Gate:
 
 @pytest.fixture
 def gate():
-    made = Gate()
+    made = CompileLock()
     yield made
     made.is_open.set()
 

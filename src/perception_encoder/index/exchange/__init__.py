@@ -6,11 +6,11 @@ bounded and the two cannot get out of step.
 
 from perception_encoder.index.exchange.import_export import (
     LAYOUTS,
-    Imported,
+    ImportReport,
     Layout,
     export_index,
     import_index,
     open_source,
 )
 
-__all__ = ["LAYOUTS", "Imported", "Layout", "export_index", "import_index", "open_source"]
+__all__ = ["LAYOUTS", "ImportReport", "Layout", "export_index", "import_index", "open_source"]

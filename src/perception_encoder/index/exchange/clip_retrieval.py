@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from perception_encoder.errors import ExchangeError
 from perception_encoder.index.exchange.provenance import read_provenance
 from perception_encoder.index.exchange.rows import IMAGE_PATH, RowColumns, row_columns
-from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing
+from perception_encoder.index.exchange.streams import RowBlock, RowExport, RowReader
 from perception_encoder.index.exchange.vector_files import NpyArray, npy_file
 from perception_encoder.types import Embeddings
 
@@ -30,7 +30,7 @@ _FOLDERS: Final = {"img_emb": ".npy", "metadata": ".parquet"}
 _NUMBER: Final = re.compile(r"_(\d+)\.\w+$")
 
 
-def write_folder(index: Outgoing, folder: str, part_rows: int) -> None:
+def write_folder(index: RowExport, folder: str, part_rows: int) -> None:
     """Write parts of `part_rows` rows, the last one of what is left, into an empty folder."""
     import pyarrow.parquet as pq
 
@@ -52,7 +52,7 @@ def write_folder(index: Outgoing, folder: str, part_rows: int) -> None:
                 writer.write_batch(rows if has_own else _named(rows, schema))
 
 
-def open_folder(folder: str) -> Incoming:
+def open_folder(folder: str) -> RowReader:
     """Recognize such a folder.
 
     Raises:
@@ -76,7 +76,7 @@ def open_folder(folder: str) -> Incoming:
     if len(dims) != 1:
         raise ExchangeError(f"{folder}: its parts have vectors of different lengths: {dims}")
     columns = row_columns(pq.read_schema(parts[0][1]), provenance, parts[0][1])
-    return Incoming(
+    return RowReader(
         path=folder,
         layout=LAYOUT,
         num_rows=num_rows,
@@ -89,7 +89,7 @@ def open_folder(folder: str) -> Incoming:
 
 def _read(
     parts: Iterable[tuple[str, str]], columns: RowColumns, block_rows: int
-) -> Iterator[Block]:
+) -> Iterator[RowBlock]:
     import pyarrow.parquet as pq
 
     for vectors_path, rows_path in parts:
@@ -97,7 +97,7 @@ def _read(
         with pq.ParquetFile(rows_path, pre_buffer=False) as file:
             for batch in file.iter_batches(block_rows, columns=list(columns.types)):
                 end = start + batch.num_rows
-                yield Block(columns.rows(batch, rows_path), vectors.rows(start, end))
+                yield RowBlock(columns.rows(batch, rows_path), vectors.rows(start, end))
                 start = end
 
 

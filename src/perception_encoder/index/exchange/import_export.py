@@ -18,7 +18,7 @@ from perception_encoder.index.exchange import clip_retrieval
 from perception_encoder.index.exchange import vector_files as line_files
 from perception_encoder.index.exchange import vector_files as parquet_file
 from perception_encoder.index.exchange.provenance import Provenance
-from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing, whole
+from perception_encoder.index.exchange.streams import RowBlock, RowExport, RowReader, whole
 from perception_encoder.index.index import Index
 from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
 from perception_encoder.index.schema import FACTS, VECTOR, VectorDtype, described_mismatch
@@ -35,7 +35,7 @@ PART_ROWS: Final = 1_000_000
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportReport:
     """What an import did.
 
     Attributes:
@@ -52,12 +52,12 @@ class Imported:
 
 
 def import_index(
-    source: Incoming,
+    source: RowReader,
     path: str | os.PathLike[str],
     *,
     identity: ModelIdentity | None = None,
     progress: Callable[[int], object] = lambda _: None,
-) -> Imported:
+) -> ImportReport:
     """Add the rows of files to an index, which is made where there is none.
 
     The files are read twice: what cannot be used is told before anything is written. Then every
@@ -92,15 +92,15 @@ def import_index(
         left_out = Counter[str]()
         for block, num_off in _blocks(source):
             rows, unfit = index.fit(block.rows)
-            num_replaced += _commit(index, known, Block(rows, block.vectors))
+            num_replaced += _commit(index, known, RowBlock(rows, block.vectors))
             left_out += unfit
             num_normalized += num_off
             done += len(block.rows)
             progress(len(block.rows))
-    return Imported(done - num_replaced, num_replaced, num_normalized, dict(left_out))
+    return ImportReport(done - num_replaced, num_replaced, num_normalized, dict(left_out))
 
 
-def _blocks(source: Incoming) -> Iterator[tuple[Block, int]]:
+def _blocks(source: RowReader) -> Iterator[tuple[RowBlock, int]]:
     """Yield the blocks with vectors of unit length, and how many had to be brought to it.
 
     Raises:
@@ -111,7 +111,7 @@ def _blocks(source: Incoming) -> Iterator[tuple[Block, int]]:
         for block in source.blocks():
             vectors, num_off = _of_unit_length(block, source.path, done)
             done += len(block.rows)
-            yield Block(block.rows, vectors), num_off
+            yield RowBlock(block.rows, vectors), num_off
     except PerceptionEncoderError:
         raise
     except (OSError, ValueError, LookupError, TypeError, RuntimeError) as err:  # numpy's, Arrow's
@@ -138,7 +138,7 @@ class _Known:
         self._ids.add(digests, np.zeros(len(digests), np.int64))
 
 
-def _commit(index: Index, known: _Known, block: Block) -> int:
+def _commit(index: Index, known: _Known, block: RowBlock) -> int:
     """Add a block's rows; return how many of them replaced others."""
     last = {row.id: place for place, row in enumerate(block.rows)}  # of two the later counts
     is_known = dict(zip(last, known.has(last), strict=True))
@@ -151,7 +151,7 @@ def _commit(index: Index, known: _Known, block: Block) -> int:
     return len(block.rows) - len(new)
 
 
-def _agreed(source: Incoming, identity: ModelIdentity | None) -> ModelIdentity:
+def _agreed(source: RowReader, identity: ModelIdentity | None) -> ModelIdentity:
     stated = None if source.provenance is None else source.provenance.identity
     if stated is not None and identity is not None and stated != identity:
         raise IndexMismatchError(described_mismatch(source.path, stated, identity))
@@ -168,7 +168,7 @@ def _agreed(source: Incoming, identity: ModelIdentity | None) -> ModelIdentity:
     return agreed
 
 
-def _of_unit_length(block: Block, path: str, done: int) -> tuple[Embeddings, int]:
+def _of_unit_length(block: RowBlock, path: str, done: int) -> tuple[Embeddings, int]:
     """Return the vectors as float32 of unit length, and how many were not.
 
     Those that are but for rounding stay as they are, so that an index that was exported comes back
@@ -227,7 +227,7 @@ def export_index(
     ours = ("id", VECTOR, *FACTS)
     metadata = tuple(name for name in index.schema.names if name not in ours)
     provenance = Provenance(index.identity, index.vector_dtype, metadata)
-    outgoing = Outgoing(index, where, num_rows, provenance, progress)
+    outgoing = RowExport(index, where, num_rows, provenance, progress)
     with whole(os.fspath(path), is_folder=layout != "parquet") as target:
         if layout == "parquet":
             parquet_file.write_file(outgoing, target)
@@ -249,7 +249,7 @@ def export_index(
     return num_rows
 
 
-def open_source(path: str | os.PathLike[str]) -> Incoming:
+def open_source(path: str | os.PathLike[str]) -> RowReader:
     """Open what `export_index`, or another program, wrote in one of the layouts.
 
     Raises:

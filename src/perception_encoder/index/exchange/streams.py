@@ -25,7 +25,7 @@ _BLOCK_BYTES: Final = 64 << 20  # of float32 vectors that are imported in one co
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class RowExport:
     """The rows of an index that meet a condition, in its order.
 
     Attributes:
@@ -62,7 +62,7 @@ class Outgoing:
             self.progress(batch.num_rows)
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """R rows and their vectors, (R, E) of any float type and length."""
 
     rows: list[Row]
@@ -70,7 +70,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Incoming:
+class RowReader:
     """Files that were recognized and can be read as an index's rows.
 
     Attributes:
@@ -89,9 +89,9 @@ class Incoming:
     embed_dim: int
     provenance: Provenance | None
     dropped: tuple[str, ...]
-    read: Callable[[int], Iterator[Block]]
+    read: Callable[[int], Iterator[RowBlock]]
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RowBlock]:
         """Yield all rows and vectors."""
         return self.read(max(1, _BLOCK_BYTES // (4 * max(1, self.embed_dim))))
 

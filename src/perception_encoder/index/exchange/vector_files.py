@@ -25,7 +25,7 @@ from perception_encoder.index.exchange.rows import (
     row_columns,
     row_line,
 )
-from perception_encoder.index.exchange.streams import Block, Incoming, Outgoing
+from perception_encoder.index.exchange.streams import RowBlock, RowExport, RowReader
 from perception_encoder.index.schema import VECTOR, VectorDtype, rows_of
 from perception_encoder.types import Embeddings
 
@@ -144,7 +144,7 @@ class NpyArray:
         return numbers.reshape(end - start, self.embed_dim).astype(np.float32)
 
 
-def write_folder(index: Outgoing, folder: str, layout: VectorLayout) -> None:
+def write_folder(index: RowExport, folder: str, layout: VectorLayout) -> None:
     """Write both files into an empty folder: npy in the index's own type, faiss as float32."""
     path = os.path.join(folder, VECTORS[layout])
     if layout == "npy":
@@ -159,7 +159,7 @@ def write_folder(index: Outgoing, folder: str, layout: VectorLayout) -> None:
                 index.left_out.update(k for k, value in row.metadata.items() if not holds(value))
 
 
-def open_folder(folder: str, layout: VectorLayout) -> Incoming:
+def open_folder(folder: str, layout: VectorLayout) -> RowReader:
     """Recognize such a folder.
 
     Raises:
@@ -174,7 +174,7 @@ def open_folder(folder: str, layout: VectorLayout) -> Incoming:
         raise ExchangeError(
             f"{path} has {num_rows} vectors, {lines} {num_lines} lines; they are no pair"
         )
-    return Incoming(
+    return RowReader(
         path=folder,
         layout=layout,
         num_rows=num_rows,
@@ -185,10 +185,10 @@ def open_folder(folder: str, layout: VectorLayout) -> Incoming:
     )
 
 
-def _read(lines: str, vectors: _Reader, block_rows: int) -> Iterator[Block]:
+def _read(lines: str, vectors: _Reader, block_rows: int) -> Iterator[RowBlock]:
     start = 0
     for rows in read_row_lines(lines, block_rows):
-        yield Block(rows, vectors(start, start + len(rows)))
+        yield RowBlock(rows, vectors(start, start + len(rows)))
         start += len(rows)
 
 
@@ -221,7 +221,7 @@ def _open_faiss(path: str) -> tuple[int, int, _Reader]:
     return index.ntotal, index.d, read
 
 
-def write_file(index: Outgoing, path: str) -> None:
+def write_file(index: RowExport, path: str) -> None:
     """Write the file, a row group for each block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -234,7 +234,7 @@ def write_file(index: Outgoing, path: str) -> None:
             writer.write_batch(pa.record_batch([*rows.columns, column], schema=schema))
 
 
-def open_file(path: str) -> Incoming:
+def open_file(path: str) -> RowReader:
     """Recognize such a file; the vectors may be lists of one length of any float type.
 
     Raises:
@@ -256,7 +256,7 @@ def open_file(path: str) -> Incoming:
         embed_dim = _matrix(first[VECTOR], path).shape[1]
     else:
         embed_dim = 0 if provenance is None else provenance.identity.embed_dim
-    return Incoming(
+    return RowReader(
         path=path,
         layout=LAYOUT,
         num_rows=num_rows,
@@ -267,13 +267,13 @@ def open_file(path: str) -> Incoming:
     )
 
 
-def _read_batches(path: str, columns: RowColumns, block_rows: int) -> Iterator[Block]:
+def _read_batches(path: str, columns: RowColumns, block_rows: int) -> Iterator[RowBlock]:
     import pyarrow.parquet as pq
 
     # Arrow's reading ahead would keep all of the file in memory until the end.
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(block_rows, columns=[*columns.types, VECTOR]):
-            yield Block(columns.rows(batch, path), _matrix(batch[VECTOR], path))
+            yield RowBlock(columns.rows(batch, path), _matrix(batch[VECTOR], path))
 
 
 def _matrix(column: pa.Array, path: str) -> Embeddings:

@@ -18,11 +18,11 @@ import numpy as np
 
 from perception_encoder.index.schema import VectorDtype
 from perception_encoder.index.searcher.files import Header, SearcherFolder
-from perception_encoder.index.searcher.fragments import Mask, RowNumbers, described
+from perception_encoder.index.searcher.fragments import Mask, RowPositions, described
 from perception_encoder.index.searcher.scan import as_float32
 from perception_encoder.index.searcher.searcher import Searcher, candidates_for
 from perception_encoder.index.searcher.train import (
-    Filler,
+    ListFiller,
     copy_vectors,
     lists_for,
     products_in_blocks,
@@ -31,7 +31,7 @@ from perception_encoder.index.searcher.train import (
     sample_of,
     train,
 )
-from perception_encoder.index.searcher.tune import Calibration, LookInto
+from perception_encoder.index.searcher.tune import ListTuning, LookInto
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SearcherSizes:
     """From how many bytes of float16 vectors something is worth its while.
 
     Attributes:
@@ -53,7 +53,7 @@ class Sizes:
     lists: int = 256 << 20
 
 
-DEFAULT_SIZES: Final = Sizes()
+DEFAULT_SIZES: Final = SearcherSizes()
 
 
 def build_searcher(
@@ -62,7 +62,7 @@ def build_searcher(
     *,
     embed_dim: int,
     vector_dtype: VectorDtype,
-    sizes: Sizes = DEFAULT_SIZES,
+    sizes: SearcherSizes = DEFAULT_SIZES,
 ) -> Header | None:
     """Build and commit.
 
@@ -115,8 +115,8 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     trained = train(sample, lists_for(int(np.count_nonzero(alive))))
     logger.info("%s: trained in %.1f s", vectors, time.monotonic() - started)
     started = time.monotonic()
-    calibration = Calibration(sample, chosen, trained.mean)
-    filler = Filler(trained, len(alive))
+    calibration = ListTuning(sample, chosen, trained.mean)
+    filler = ListFiller(trained, len(alive))
     for first, block in read_blocks(vectors, header.embed_dim):
         here = alive[first : first + len(block)]
         numbers = first + np.flatnonzero(here)
@@ -142,8 +142,8 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
 def _looking_into(searcher: Searcher) -> LookInto:
     """Return the searcher's approximate search, of many queries at once."""
 
-    def look_into(queries: Embeddings, k: int, probes: int) -> list[RowNumbers]:
-        def ask(query: Embeddings) -> RowNumbers:
+    def look_into(queries: Embeddings, k: int, probes: int) -> list[RowPositions]:
+        def ask(query: Embeddings) -> RowPositions:
             return searcher.look_into(query, candidates_for(k), probes, None).numbers
 
         with ThreadPoolExecutor() as pool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.checksums import BLOCK_BYTES, Sums, block_sums
-from perception_encoder.index.searcher.files import DamageError
+from perception_encoder.index.searcher.files import SearcherDamageError
 
 Octets = NDArray[np.uint8]
 
@@ -96,5 +96,7 @@ class CheckedFile:
         found = block_sums(self.octets[first * BLOCK_BYTES : last * BLOCK_BYTES])
         if not np.array_equal(found, self._sums[first:last]):
             wrong = first + int(np.flatnonzero(found != self._sums[first:last])[0])
-            raise DamageError(f"{self._path} is damaged at byte {wrong * BLOCK_BYTES} or after it")
+            raise SearcherDamageError(
+                f"{self._path} is damaged at byte {wrong * BLOCK_BYTES} or after it"
+            )
         self._is_checked[first:last] = True

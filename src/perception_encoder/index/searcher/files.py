@@ -38,7 +38,7 @@ _SUMS: Final = "sums"
 Stamp: TypeAlias = tuple[tuple[int, int], ...]
 
 
-class DamageError(Exception):
+class SearcherDamageError(Exception):
     """A searcher turned out to be wrong; never leaves the index, which does without it then."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OFFSET_BITS: Final = 32
 _OFFSETS: Final = (1 << _OFFSET_BITS) - 1
 
-RowNumbers: TypeAlias = NDArray[np.int64]
+RowPositions: TypeAlias = NDArray[np.int64]
 """(R,) int64: rows as a searcher numbers them."""
 
 RowIds: TypeAlias = NDArray[np.int64]
@@ -98,13 +98,13 @@ class Coverage:
             mask[self._numbers(self._read_ids(self._covered, where))] = True
         return mask
 
-    def row_ids(self, numbers: RowNumbers) -> RowIds:
+    def row_ids(self, numbers: RowPositions) -> RowIds:
         """Return Lance's ids of rows."""
         part = np.searchsorted(self._starts, numbers, side="right") - 1
         ids: RowIds = (self._ids[part] << _OFFSET_BITS) | (numbers - self._starts[part])
         return ids
 
-    def positions(self, numbers: RowNumbers) -> NDArray[np.int64]:
+    def positions(self, numbers: RowPositions) -> NDArray[np.int64]:
         """Return the places of rows among all of the version, as `LanceDataset.take` counts."""
         part = np.searchsorted(self._starts, numbers, side="right") - 1
         if self._alive_before is None:
@@ -137,9 +137,9 @@ class Coverage:
             mask[self._numbers(self._read_ids(self._deleting, None))] = True
         return mask
 
-    def _numbers(self, row_ids: RowIds) -> RowNumbers:
+    def _numbers(self, row_ids: RowIds) -> RowPositions:
         """Return the searcher's numbers of rows that it covers."""
         fragments = row_ids >> _OFFSET_BITS
         part = self._order[np.searchsorted(self._ids[self._order], fragments)]
-        numbers: RowNumbers = self._starts[part] + (row_ids & _OFFSETS)
+        numbers: RowPositions = self._starts[part] + (row_ids & _OFFSETS)
         return numbers

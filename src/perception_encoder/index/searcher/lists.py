@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.exact import product
 from perception_encoder.index.searcher.checked import CheckedFile
-from perception_encoder.index.searcher.fragments import RowNumbers
-from perception_encoder.index.searcher.scan import Found, Selector, merged
+from perception_encoder.index.searcher.fragments import RowPositions
+from perception_encoder.index.searcher.scan import ScanHits, Selector, merged
 
 _QUERY_BITS: Final = 4  # how finely a query is rounded; 8 find no more and take longer
 
 
 @dataclass(frozen=True)
-class Coarse:
+class CoarseSearch:
     """How the lists for a query are chosen.
 
     Attributes:
@@ -63,7 +63,7 @@ class Lists:
     """The lists in a file that is mapped, not read, but for what comes before them.
 
     Args:
-        file: where `Filler` wrote them.
+        file: where `ListFiller` wrote them.
         start: where they begin in it, from `start`; 0 where that is not known yet.
         coarse: chooses lists.
         num_rows: of the index's part that is covered.
@@ -73,7 +73,7 @@ class Lists:
         ValueError: it is of another index.
     """
 
-    def __init__(self, file: CheckedFile, start: int, coarse: Coarse, num_rows: int) -> None:
+    def __init__(self, file: CheckedFile, start: int, coarse: CoarseSearch, num_rows: int) -> None:
         import faiss
 
         self._coarse = coarse
@@ -108,7 +108,7 @@ class Lists:
 
     def candidates(
         self, query: NDArray[np.float32], number: int, probes: int, selector: Selector
-    ) -> RowNumbers:
+    ) -> RowPositions:
         """Return rows that may be near to a query, (E,), the most promising first.
 
         Args:
@@ -147,7 +147,7 @@ class Lists:
 
     def _look_into(
         self, lists: NDArray[np.int64], query: NDArray[np.float32], number: int, selector: Selector
-    ) -> Found:
+    ) -> ScanHits:
         import faiss
 
         center_scores = np.zeros(len(lists), np.float32)  # RaBitQ computes its own
@@ -168,4 +168,4 @@ class Lists:
             False,
             parameters,
         )
-        return Found(scores, numbers)
+        return ScanHits(scores, numbers)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.searcher.checked import CheckedFile
-from perception_encoder.index.searcher.fragments import Mask, RowNumbers
+from perception_encoder.index.searcher.fragments import Mask, RowPositions
 from perception_encoder.types import Embeddings
 
 _CHUNK_BYTES: Final = 4 << 20  # small enough to stay in a cache for the next query
 
 
-class Found(NamedTuple):
+class ScanHits(NamedTuple):
     """The nearest rows to one query, best first.
 
     Attributes:
@@ -30,7 +30,7 @@ class Found(NamedTuple):
     """
 
     scores: NDArray[np.float32]
-    numbers: RowNumbers
+    numbers: RowPositions
 
 
 class MappedVectors:
@@ -52,7 +52,7 @@ class MappedVectors:
         self._num_threads = max(1, int(faiss.omp_get_max_threads()))
         self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
 
-    def rows(self, numbers: RowNumbers) -> Embeddings:
+    def rows(self, numbers: RowPositions) -> Embeddings:
         """Return some rows as (N, E) float32.
 
         Raises:
@@ -61,7 +61,7 @@ class MappedVectors:
         self._file.check_rows(numbers, self._row_bytes)
         return as_float32(self.matrix[numbers])
 
-    def nearest(self, queries: Embeddings, k: int, mask: Mask | None) -> list[Found]:
+    def nearest(self, queries: Embeddings, k: int, mask: Mask | None) -> list[ScanHits]:
         """Return for each query the k rows of the largest products.
 
         Args:
@@ -109,13 +109,13 @@ def as_float32(halves: NDArray[np.float16]) -> Embeddings:
     return floats
 
 
-def merged(parts: Sequence[Found], k: int) -> Found:
+def merged(parts: Sequence[ScanHits], k: int) -> ScanHits:
     """Return the best k of several answers to one query; row -1 stands for none."""
     scores = np.concatenate([part.scores for part in parts])
     numbers = np.concatenate([part.numbers for part in parts])
     order = np.lexsort((numbers, -scores))
     order = order[numbers[order] >= 0][:k]
-    return Found(scores[order], numbers[order])
+    return ScanHits(scores[order], numbers[order])
 
 
 class Selector:
@@ -138,7 +138,7 @@ class _Scan:
 
         self._queries = np.ascontiguousarray(queries)  # the scanners point into it
         self.heaps = [
-            Found(np.full(k, -np.inf, np.float32), np.full(k, -1, np.int64)) for _ in queries
+            ScanHits(np.full(k, -np.inf, np.float32), np.full(k, -1, np.int64)) for _ in queries
         ]
         self._k = k
         self._scanners = []

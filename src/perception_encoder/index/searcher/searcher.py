@@ -17,15 +17,15 @@ import numpy as np
 from perception_encoder.index.exact import SLACK, product
 from perception_encoder.index.searcher.checked import CheckedFile
 from perception_encoder.index.searcher.files import (
-    DamageError,
     Header,
+    SearcherDamageError,
     SearcherFolder,
     Stamp,
     Tuning,
 )
 from perception_encoder.index.searcher.fragments import Coverage, Mask, ReadIds
-from perception_encoder.index.searcher.lists import Coarse, Lists
-from perception_encoder.index.searcher.scan import Found, MappedVectors, Selector
+from perception_encoder.index.searcher.lists import CoarseSearch, Lists
+from perception_encoder.index.searcher.scan import MappedVectors, ScanHits, Selector
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Searcher:
     def _opened_lists(self, folder: SearcherFolder, opened: Callable[[str], CheckedFile]) -> Lists:
         self.files["coarse"], self.files["lists"] = opened("coarse"), opened("lists")
         self.files["coarse"].check_all()
-        coarse = Coarse.load(folder.path(self.header.token, "coarse"))
+        coarse = CoarseSearch.load(folder.path(self.header.token, "coarse"))
         return Lists(self.files["lists"], self.header.lists_start, coarse, self.header.num_rows)
 
     def tuning(self, k: int) -> Tuning | None:
@@ -79,7 +79,7 @@ class Searcher:
 
     def exactly(
         self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None
-    ) -> list[Found]:
+    ) -> list[ScanHits]:
         """Propose every row that may be among the best k, and few others.
 
         Args:
@@ -101,7 +101,7 @@ class Searcher:
 
     def approximately(
         self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None
-    ) -> Found | None:
+    ) -> ScanHits | None:
         """Propose rows near to one query, (E,); None where too few are found to tell."""
         tuning = self.tuning(k)
         if tuning is None or self.lists is None:
@@ -109,23 +109,23 @@ class Searcher:
         found = self.look_into(query, candidates_for(k), tuning.probes, mask)
         return None if len(found.scores) < k else self._promising(found, k, threshold)
 
-    def look_into(self, query: Embeddings, number: int, probes: int, mask: Mask | None) -> Found:
+    def look_into(self, query: Embeddings, number: int, probes: int, mask: Mask | None) -> ScanHits:
         """Return that many rows of the lists nearest to a query, (E,), best first."""
         assert self.lists is not None  # or there is no tuning
         numbers = self.lists.candidates(query, number, probes, Selector(mask))
         if numbers.size and numbers.max() >= self.header.num_rows:
-            raise DamageError("its lists hold rows that there are not")
+            raise SearcherDamageError("its lists hold rows that there are not")
         scores = product(self._vectors.rows(numbers), query)
         order = np.argsort(-scores, kind="stable")
-        return Found(scores[order], numbers[order])
+        return ScanHits(scores[order], numbers[order])
 
-    def _promising(self, found: Found, k: int, threshold: float | None) -> Found:
+    def _promising(self, found: ScanHits, k: int, threshold: float | None) -> ScanHits:
         """Keep the rows that may be among the best k, of rows that are sorted."""
         floor = -np.inf if threshold is None else threshold
         if len(found.scores) >= k:
             floor = max(floor, float(found.scores[k - 1]))
         count = int(np.count_nonzero(found.scores >= floor - self.slack))
-        return Found(found.scores[:count], found.numbers[:count])
+        return ScanHits(found.scores[:count], found.numbers[:count])
 
 
 class BoundSearcher:
@@ -149,7 +149,7 @@ class BoundSearcher:
         where: str | None,
         threshold: float | None,
         exact: bool,
-    ) -> list[Found]:
+    ) -> list[ScanHits]:
         """Return for each query the covered rows that may be among the best k.
 
         With a condition it is always exact: which lists hold rows that meet it is not known.
@@ -166,7 +166,9 @@ class BoundSearcher:
             return self._searcher.exactly(queries, k, threshold, mask)
         return [self._one(query, k, threshold, mask) for query in queries]
 
-    def _one(self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None) -> Found:
+    def _one(
+        self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None
+    ) -> ScanHits:
         found = self._searcher.approximately(query, k, threshold, mask)
         if found is not None:
             return found
@@ -212,7 +214,7 @@ class Searchers:
                 return None
             try:
                 return Searcher(self.folder, header)
-            except (OSError, ValueError, DamageError) as err:
+            except (OSError, ValueError, SearcherDamageError) as err:
                 if isinstance(err, FileNotFoundError) and not is_last:
                     continue  # replaced while it was being opened
                 self.folder.warn(err)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VECTOR
 from perception_encoder.index.searcher.files import CoveredFragment
-from perception_encoder.index.searcher.fragments import Mask, RowNumbers
-from perception_encoder.index.searcher.lists import Coarse
+from perception_encoder.index.searcher.fragments import Mask, RowPositions
+from perception_encoder.index.searcher.lists import CoarseSearch
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def read_blocks(path: str, embed_dim: int) -> Iterator[tuple[int, HalfFloats]]:
             start += len(block) // embed_dim
 
 
-def read_rows(path: str, numbers: RowNumbers, embed_dim: int) -> HalfFloats:
+def read_rows(path: str, numbers: RowPositions, embed_dim: int) -> HalfFloats:
     """Return some of the rows; the file is mapped and most of it is not read."""
     matrix = np.memmap(path, np.float16, "r").reshape(-1, embed_dim)
     return np.asarray(matrix[numbers])
@@ -118,7 +118,7 @@ def lists_for(num_rows: int) -> int:
     return min(num_rows, max(1, round(_LISTS_PER_ROOT * math.sqrt(num_rows))))
 
 
-def sample_of(rows: RowNumbers) -> RowNumbers:
+def sample_of(rows: RowPositions) -> RowPositions:
     """Choose the rows to learn from, in ascending order."""
     number = min(len(rows), SAMPLE_PER_LIST * lists_for(len(rows)), _MAX_SAMPLE)
     return np.sort(np.random.default_rng(_SEED).choice(rows, number, replace=False))
@@ -146,7 +146,7 @@ def products_in_blocks() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedLists:
     """What was learned from the sample.
 
     Attributes:
@@ -155,12 +155,12 @@ class Trained:
         mean: (E,) float32 of all rows.
     """
 
-    coarse: Coarse
+    coarse: CoarseSearch
     centers: Embeddings
     mean: NDArray[np.float32]
 
 
-def train(sample: HalfFloats, num_lists: int) -> Trained:
+def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
     """Find centers for so many lists.
 
     Args:
@@ -188,15 +188,15 @@ def train(sample: HalfFloats, num_lists: int) -> Trained:
     )
     kmeans.train(projected)
     trained: Any = kmeans  # its types do not know that it is trained
-    coarse = Coarse(projection, trained.centroids)
+    coarse = CoarseSearch(projection, trained.centroids)
     lists = trained.index.search(projected, 1)[1][:, 0]
     centers = _means(sample, lists, num_lists)
     empty = ~np.any(centers, axis=1)
     centers[empty] = coarse.centers[empty] @ projection.T
-    return Trained(coarse, centers, some.mean(axis=0))
+    return TrainedLists(coarse, centers, some.mean(axis=0))
 
 
-class Filler:
+class ListFiller:
     """Puts rows into lists.
 
     Args:
@@ -204,7 +204,7 @@ class Filler:
         num_rows: how many rows there will be.
     """
 
-    def __init__(self, trained: Trained, num_rows: int) -> None:
+    def __init__(self, trained: TrainedLists, num_rows: int) -> None:
         import faiss
 
         num_lists, embed_dim = trained.centers.shape
@@ -219,7 +219,7 @@ class Filler:
         self._index.is_trained = True  # a row's code depends on its list's center only
         self.list_of = np.full(num_rows, -1, np.int32)
 
-    def add(self, vectors: Embeddings, numbers: RowNumbers) -> None:
+    def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
         """Put a block of rows into their lists: (R, E) float32, and (R,) their numbers."""
         import faiss
 

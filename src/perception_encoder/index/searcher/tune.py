@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.searcher.files import Tuning
-from perception_encoder.index.searcher.fragments import RowNumbers
-from perception_encoder.index.searcher.lists import Coarse
+from perception_encoder.index.searcher.fragments import RowPositions
+from perception_encoder.index.searcher.lists import CoarseSearch
 from perception_encoder.index.searcher.train import HalfFloats
 from perception_encoder.types import Embeddings
 
@@ -26,11 +26,11 @@ _TARGET: Final = 0.965  # 0.95 is promised; of 128 queries the error is 0.006
 _STEP: Final = 1.25
 _WORTHWHILE: Final = 0.25  # of the lists; looking into more is no faster than looking at all
 
-LookInto: TypeAlias = Callable[[Embeddings, int, int], list[RowNumbers]]
+LookInto: TypeAlias = Callable[[Embeddings, int, int], list[RowPositions]]
 """Queries, k and probes to the numbers found, best first."""
 
 
-class Calibration:
+class ListTuning:
     """Queries, and the true answers as blocks of rows go by.
 
     Args:
@@ -39,7 +39,9 @@ class Calibration:
         mean: (E,) of all rows.
     """
 
-    def __init__(self, sample: HalfFloats, numbers: RowNumbers, mean: NDArray[np.float32]) -> None:
+    def __init__(
+        self, sample: HalfFloats, numbers: RowPositions, mean: NDArray[np.float32]
+    ) -> None:
         import faiss
 
         chosen = np.random.default_rng(0).choice(len(sample), (3, NUM_QUERIES))
@@ -51,7 +53,7 @@ class Calibration:
         self._best = faiss.ResultHeap(len(self.queries), max(RESULT_COUNTS) + 1, keep_max=True)
         self._truth: NDArray[np.int64] | None = None
 
-    def add(self, vectors: Embeddings, numbers: RowNumbers) -> None:
+    def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
         """Let a block of rows compete: (R, E) float32, and (R,) their numbers."""
         import faiss
 
@@ -60,7 +62,7 @@ class Calibration:
         self._best.add_result(scores, numbers[places])
 
     def tune(
-        self, coarse: Coarse, list_of: NDArray[np.int32], look_into: LookInto
+        self, coarse: CoarseSearch, list_of: NDArray[np.int32], look_into: LookInto
     ) -> tuple[Tuning, ...]:
         """Return how many lists are enough, for each of `RESULT_COUNTS` where that saves time.
 
@@ -87,7 +89,7 @@ class Calibration:
         return tuple(tunings)
 
     def _lower_bound(
-        self, coarse: Coarse, list_of: NDArray[np.int32], best: list[RowNumbers]
+        self, coarse: CoarseSearch, list_of: NDArray[np.int32], best: list[RowPositions]
     ) -> int:
         """Return how many lists hold enough of the true rows, if codes were no loss."""
         shares = []
@@ -99,7 +101,7 @@ class Calibration:
         curves = [np.mean(part, axis=0).cumsum() for part in _halves(shares)]
         return 1 + int(np.argmax(np.minimum(*curves) >= _TARGET))
 
-    def _recall(self, best: list[RowNumbers], k: int, probes: int, look_into: LookInto) -> float:
+    def _recall(self, best: list[RowPositions], k: int, probes: int, look_into: LookInto) -> float:
         """Return the recall of the worse sort of query."""
         found = look_into(self.queries, k + 1, probes)
         shares = [

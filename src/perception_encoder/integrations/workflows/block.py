@@ -70,7 +70,7 @@ class Manifest(WorkflowBlockManifest):
         return COMPATIBILITY
 
 
-class Block(WorkflowBlock):
+class ModelBlock(WorkflowBlock):
     """A block over the models and indexes of the process.
 
     Attributes:

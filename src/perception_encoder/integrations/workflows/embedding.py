@@ -8,8 +8,8 @@ from perception_encoder.integrations.workflows.block import (
     EMBEDDING_KIND,
     IMAGE_KIND,
     STRING_KIND,
-    Block,
     Manifest,
+    ModelBlock,
     OutputDefinition,
     Selector,
     as_embeddings,
@@ -56,7 +56,7 @@ class EmbeddingManifest(Manifest):
         return [OutputDefinition(name="embedding", kind=[EMBEDDING_KIND])]
 
 
-class EmbeddingBlock(Block):
+class EmbeddingBlock(ModelBlock):
     """Embeds a batch with one call of the model."""
 
     manifest = EmbeddingManifest

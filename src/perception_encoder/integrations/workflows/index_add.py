@@ -25,8 +25,8 @@ from perception_encoder.integrations.workflows.block import (
     BOOLEAN_KIND,
     IMAGE_KIND,
     STRING_KIND,
-    Block,
     Manifest,
+    ModelBlock,
     OutputDefinition,
     Selector,
     image_of,
@@ -261,7 +261,7 @@ class IndexAddManifest(Manifest):
         ]
 
 
-class IndexAddBlock(Block):
+class IndexAddBlock(ModelBlock):
     """Adds a batch with one call of the model and one commit."""
 
     manifest = IndexAddManifest

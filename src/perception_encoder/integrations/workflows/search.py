@@ -11,8 +11,8 @@ from perception_encoder.integrations.workflows.block import (
     INTEGER_KIND,
     LIST_OF_VALUES_KIND,
     STRING_KIND,
-    Block,
     Manifest,
+    ModelBlock,
     OutputDefinition,
     Selector,
     as_given,
@@ -21,7 +21,7 @@ from perception_encoder.integrations.workflows.block import (
 )
 from perception_encoder.search.calibration import can_be_calibrated, stored_calibration
 from perception_encoder.search.queries import Query
-from perception_encoder.search.search import Found, SearchOptions, search
+from perception_encoder.search.search import SearchOptions, SearchResult, search
 
 
 class SearchManifest(Manifest):
@@ -79,7 +79,7 @@ class SearchManifest(Manifest):
         ]
 
 
-class SearchBlock(Block):
+class SearchBlock(ModelBlock):
     """Searches once for a whole batch of queries."""
 
     manifest = SearchManifest
@@ -116,7 +116,7 @@ def _term(item: Any) -> QueryTerm:
     return QueryTerm(1.0, "image", "")
 
 
-def _result(found: list[Found]) -> dict[str, Any]:
+def _result(found: list[SearchResult]) -> dict[str, Any]:
     best = found[0].hit if found else None
     return {
         "hits": [_hit(one) for one in found],
@@ -125,7 +125,7 @@ def _result(found: list[Found]) -> dict[str, Any]:
     }
 
 
-def _hit(found: Found) -> dict[str, Any]:
+def _hit(found: SearchResult) -> dict[str, Any]:
     """Return a hit without what is not known of it."""
     hit = found.hit
     fields = {

@@ -16,8 +16,8 @@ from perception_encoder.integrations.workflows.block import (
     LIST_OF_VALUES_KIND,
     STRING_KIND,
     TENSOR_MODE,
-    Block,
     Manifest,
+    ModelBlock,
     OutputDefinition,
     Selector,
     image_of,
@@ -126,7 +126,7 @@ class ZeroShotManifest(Manifest):
         ]
 
 
-class ZeroShotBlock(Block):
+class ZeroShotBlock(ModelBlock):
     """Compares a batch of images with labels, whose vectors are remembered."""
 
     manifest = ZeroShotManifest

@@ -132,7 +132,7 @@ class Api:
         """Let a request pass that has an accepted key; return it with all of its body to read.
 
         Raises:
-            ApiError: 401 or 429, as `Access.admit`.
+            ApiError: 401 or 429, as `AccessControl.admit`.
         """
         services: Services = request.app.state.services
         access = services.access

@@ -65,7 +65,7 @@ class BatchLimits:
     timeout_seconds: float
 
 
-class Place:
+class QueueSlot:
     """Room in a queue, taken before the work that leads to it begins.
 
     Attributes:
@@ -122,7 +122,7 @@ class Batcher(Generic[ItemT]):
         return time.monotonic() - self._last_done
 
     @contextmanager
-    def reserve(self, count: int) -> Iterator[Place]:
+    def reserve(self, count: int) -> Iterator[QueueSlot]:
         """Take places, and give back at the end those that were not used.
 
         Raises:
@@ -132,14 +132,14 @@ class Batcher(Generic[ItemT]):
         with self._changed:
             self._admit(count, count)
             self._coming += count
-        place = Place(count)
+        place = QueueSlot(count)
         try:
             yield place
         finally:
             self._release(place, place.left)
 
     async def run_all(
-        self, count: int, run: Callable[[Place, int], Awaitable[ResultT]]
+        self, count: int, run: Callable[[QueueSlot, int], Awaitable[ResultT]]
     ) -> list[ResultT]:
         """Run the items of one request in parts; return the results in their order.
 
@@ -162,7 +162,7 @@ class Batcher(Generic[ItemT]):
         with self._changed:
             self._admit(size, count)
             self._later += count
-        left, places = count, list[Place]()
+        left, places = count, list[QueueSlot]()
         parts: list[asyncio.Task[list[ResultT]]] = []
         running: set[asyncio.Task[list[ResultT]]] = set()
         try:
@@ -185,11 +185,11 @@ class Batcher(Generic[ItemT]):
                 self._release(place, place.left)
         return [result for task in parts for result in task.result()]
 
-    def give_up(self, place: Place) -> None:
+    def give_up(self, place: QueueSlot) -> None:
         """Give one place back, whose item has turned out to be unusable."""
         self._release(place, 1)
 
-    async def run(self, place: Place, item: ItemT) -> NDArray[np.float32]:
+    async def run(self, place: QueueSlot, item: ItemT) -> NDArray[np.float32]:
         """Queue one item and wait for its vector, (E,) float32.
 
         A caller that is cancelled takes its item out of the queue.
@@ -223,19 +223,19 @@ class Batcher(Generic[ItemT]):
             worker = self._worker
         worker.join(timeout_seconds)
 
-    def _release(self, place: Place, count: int) -> None:
+    def _release(self, place: QueueSlot, count: int) -> None:
         if count:
             with self._changed:
                 place.left -= count
                 self._coming -= count
                 self._changed.notify()
 
-    def _next_place(self, count: int) -> Place:
+    def _next_place(self, count: int) -> QueueSlot:
         """Take places for the next part of an accepted request."""
         with self._changed:
             self._later -= count
             self._coming += count
-        return Place(count)
+        return QueueSlot(count)
 
     def _admit(self, count: int, whole: int) -> None:
         """Refuse a request of `whole` items if there is no room for its first `count`."""

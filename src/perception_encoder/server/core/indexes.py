@@ -16,7 +16,7 @@ from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.queries import Query
-from perception_encoder.search.search import Found, SearchOptions, search
+from perception_encoder.search.search import SearchOptions, SearchResult, search
 from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -101,7 +101,7 @@ class ServedIndex:
         calibration: Calibration | None = None,
         *,
         leave_out_own: bool = True,
-    ) -> list[Found]:
+    ) -> list[SearchResult]:
         """Return the hits of one query, as `pipeline.search` does."""
         found = search(
             self.fresh(), [query], options, calibration=calibration, leave_out_own=leave_out_own
@@ -160,7 +160,7 @@ class ServedIndex:
                 self._rows.popitem(last=False)
 
 
-class Indexes:
+class ServedIndexes:
     """The indexes by name; the first is the default.
 
     Args:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.errors import ImageError, WorkerCrashedError
-from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, Place
+from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
 from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.types import Embeddings, ModelIdentity
@@ -28,7 +28,7 @@ _CHUNK: Final = 16  # texts that are counted at once, so that requests take turn
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedBatch:
     """What became of a request's images, in its order.
 
     Attributes:
@@ -104,7 +104,7 @@ class ModelWorker:
 
     async def embed_images(
         self, images: Sequence[bytes | ImageError], names: Sequence[str] | None = None
-    ) -> Embedded:
+    ) -> EmbeddedBatch:
         """Embed encoded images; a bad one fails alone.
 
         Args:
@@ -118,10 +118,10 @@ class ModelWorker:
         vectors = np.zeros((len(images), self.embed_dim), np.float32)
         errors: dict[int, ImageError] = {}
         if not images:
-            return Embedded(vectors)
+            return EmbeddedBatch(vectors)
         called = image_names(len(images)) if names is None else names
 
-        async def embed(place: Place, position: int) -> Embeddings | ImageError:
+        async def embed(place: QueueSlot, position: int) -> Embeddings | ImageError:
             return await self._embed_image(place, images[position], called[position])
 
         for position, outcome in enumerate(await self._images.run_all(len(images), embed)):
@@ -129,7 +129,7 @@ class ModelWorker:
                 errors[position] = outcome
             else:
                 vectors[position] = outcome
-        return Embedded(vectors, errors)
+        return EmbeddedBatch(vectors, errors)
 
     async def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts: (N, E) float32 of unit length. What does not fit the context is cut.
@@ -143,7 +143,7 @@ class ModelWorker:
         self.model.tokenizer.check_sizes(texts)
         vectors = np.zeros((len(texts), self.embed_dim), np.float32)
 
-        async def embed(place: Place, position: int) -> Embeddings:
+        async def embed(place: QueueSlot, position: int) -> Embeddings:
             return await self._embed_text(place, texts[position])
 
         for position, vector in enumerate(await self._texts.run_all(len(texts), embed)):
@@ -190,7 +190,7 @@ class ModelWorker:
         self.model.close()
 
     async def _embed_image(
-        self, place: Place, image: bytes | ImageError, item: str
+        self, place: QueueSlot, image: bytes | ImageError, item: str
     ) -> Embeddings | ImageError:
         """Decode one image on the pool, then queue it; what is wrong with it is returned."""
         try:
@@ -203,7 +203,7 @@ class ModelWorker:
             return err
         return await self._images.run(place, pixels)
 
-    async def _embed_text(self, place: Place, text: str) -> Embeddings:
+    async def _embed_text(self, place: QueueSlot, text: str) -> Embeddings:
         if len(text) < _LONG_TEXT:
             return await self._texts.run(place, text)
         return await self._texts.run(place, (await self._tokenized([text]))[0])

@@ -57,7 +57,7 @@ def new_key() -> str:
     return f"pe-{secrets.token_urlsafe(32)}"
 
 
-class Access:
+class AccessControl:
     """Lets requests pass or not."""
 
     def __init__(self, settings: AccessSettings) -> None:

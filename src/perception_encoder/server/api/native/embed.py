@@ -151,7 +151,7 @@ def check_field(field: str, texts: Sequence[str]) -> None:
     check_texts((n, text, f"{field}[{n}]") for n, text in enumerate(texts))
 
 
-class EmbedBody(RequestBody):
+class NativeEmbedBody(RequestBody):
     """What is to be embedded, and how the vectors are wanted."""
 
     model_config = ConfigDict(
@@ -184,7 +184,7 @@ class _Parts(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    options: EmbedBody
+    options: NativeEmbedBody
     files: list[bytes] = []
 
 
@@ -199,7 +199,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/json": json_body(EmbedBody)["requestBody"]["content"][
+                    "application/json": json_body(NativeEmbedBody)["requestBody"]["content"][
                         "application/json"
                     ],
                     "multipart/form-data": {"schema": _MULTIPART},
@@ -279,8 +279,8 @@ async def _read(request: Request, services: Services) -> _Parts:
     if not data:
         raise ApiError(400, "invalid_request", "the request has no body; send texts or images")
     if kind.startswith("image/"):
-        return _Parts(options=EmbedBody(), files=[data])
-    return _Parts(options=parse_body(EmbedBody, data))
+        return _Parts(options=NativeEmbedBody(), files=[data])
+    return _Parts(options=parse_body(NativeEmbedBody, data))
 
 
 async def _parts_of(form: FormData) -> _Parts:
@@ -300,4 +300,4 @@ async def _parts_of(form: FormData) -> _Parts:
                 fields[name] = value
     finally:
         await form.close()
-    return _Parts(options=validate(EmbedBody.model_validate, fields), files=files)
+    return _Parts(options=validate(NativeEmbedBody.model_validate, fields), files=files)

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
-from perception_encoder.server.api.native.replies import DuplicatesReply, Item, ItemsReply
+from perception_encoder.server.api.native.replies import DuplicatesReply, ItemReply, ItemsReply
 from perception_encoder.server.api.native.search import MOST_HITS, FilterBody, described
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.images import ENOUGH, content_type
@@ -68,7 +68,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             }
         )
 
-    @router.get("/v1/items/{item}", summary="One row", responses={200: {"model": Item}})
+    @router.get("/v1/items/{item}", summary="One row", responses={200: {"model": ItemReply}})
     async def item_(item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
         return json_reply(

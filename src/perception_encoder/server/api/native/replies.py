@@ -40,7 +40,7 @@ class SimilarityReply(BaseModel):
     similarity: list[list[float]]
 
 
-class LabelScore(BaseModel):
+class LabelShare(BaseModel):
     """How well a label fits an image."""
 
     label: str
@@ -52,7 +52,7 @@ class ClassifiedImage(BaseModel):
     """The labels of an image, best first."""
 
     index: int
-    labels: list[LabelScore]
+    labels: list[LabelShare]
     error: ItemError | None = None
 
 
@@ -63,7 +63,7 @@ class ClassifyReply(BaseModel):
     results: list[ClassifiedImage]
 
 
-class Item(BaseModel):
+class ItemReply(BaseModel):
     """A row of an index without its embedding."""
 
     id: str
@@ -78,13 +78,13 @@ class Item(BaseModel):
     metadata: dict[str, Any]
 
 
-class ScoredItem(Item):
+class ScoredItem(ItemReply):
     """A row and its cosine with the query."""
 
     score: float | None
 
 
-class Hit(ScoredItem):
+class HitReply(ScoredItem):
     """A hit, and the hits of nearly the same image that were folded under it."""
 
     label: Literal["strong", "weak"] | None
@@ -110,7 +110,7 @@ class SearchReply(BaseModel):
 
     index: str
     query: SearchedQuery
-    hits: list[Hit]
+    hits: list[HitReply]
     offset: int
     next_offset: int | None
 
@@ -119,7 +119,7 @@ class ItemsReply(BaseModel):
     """A page of rows."""
 
     index: str
-    items: list[Item]
+    items: list[ItemReply]
     offset: int
     next_offset: int | None
 
@@ -203,7 +203,7 @@ class DuplicateGroupReply(BaseModel):
     """Images of which one is enough."""
 
     tier: str
-    keep: Item
+    keep: ItemReply
     others: list[DuplicateItem]
 
 

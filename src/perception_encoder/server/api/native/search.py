@@ -13,7 +13,7 @@ from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Row
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.search.calibration import Cutoffs
-from perception_encoder.search.search import Found, SearchOptions
+from perception_encoder.search.search import SearchOptions, SearchResult
 from perception_encoder.server.api.native.embed import check_texts
 from perception_encoder.server.api.native.replies import SearchReply
 from perception_encoder.server.core.embeddings import as_base64
@@ -49,7 +49,7 @@ def described(item: Row | Hit) -> dict[str, Any]:
     }
 
 
-def described_hit(found: Found) -> dict[str, Any]:
+def described_hit(found: SearchResult) -> dict[str, Any]:
     """Return a hit as JSON, with what was folded under it."""
     return {
         **described(found.hit),

@@ -60,7 +60,7 @@ CLIP: Final = Kind("clip", (), lambda body: body.clip_version_id, "ViT-B-16")
 
 
 @dataclass(frozen=True)
-class Lent:
+class RequestedModel:
     """A model for the time of one request.
 
     Attributes:
@@ -77,14 +77,14 @@ class Lent:
 
 
 @asynccontextmanager
-async def lend(services: Services, kind: Kind, body: Body) -> AsyncIterator[Lent]:
+async def lend(services: Services, kind: Kind, body: Body) -> AsyncIterator[RequestedModel]:
     """Lend the model that a request means; raises as `ServedModels.use`."""
     started = time.perf_counter()
     name = _meant(services, kind, body)
     was_loaded = state_of(services, name).is_loaded
     async with services.served_models.use(name) as worker:
         state = state_of(services, name)
-        yield Lent(
+        yield RequestedModel(
             worker, model_id(state), None if was_loaded else state.load_seconds or 0.0, started
         )
 
@@ -125,7 +125,7 @@ def state_of(services: Services, name: str) -> ModelState:
     return next(state for state in services.served_models.states() if state.name == name)
 
 
-def described(lent: Lent) -> dict[str, Any]:
+def described(lent: RequestedModel) -> dict[str, Any]:
     """Return what replies say of the model that answered, whatever name it was asked by."""
     backend = lent.worker.model.backend
     return {
@@ -148,7 +148,7 @@ def _meant(services: Services, kind: Kind, body: Body) -> str:
     )
 
 
-def reply(request: Request, body: Body, lent: Lent, **content: Any) -> Response:
+def reply(request: Request, body: Body, lent: RequestedModel, **content: Any) -> Response:
     """Return a reply: the fields that all have, then its content."""
     seconds = time.perf_counter() - lent.started
     return json_reply(
@@ -181,7 +181,7 @@ def _in_ascii(name: str) -> str:
     return name.encode("ascii", "replace").decode()
 
 
-def _headers(lent: Lent, seconds: float) -> dict[str, str]:
+def _headers(lent: RequestedModel, seconds: float) -> dict[str, str]:
     headers = {
         "X-Inference-ModelWorker": "perception-encoder",
         "X-Model-Id": _in_ascii(lent.model_id),
