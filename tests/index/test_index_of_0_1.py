@@ -1,0 +1,45 @@
+"""An index written by version 0.1.0 opens, is searched, and grows."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder import AutoModel
+from perception_encoder.index import Index, Row
+
+ARCHIVE = Path(__file__).parents[1] / "data" / "index-0.1.0.tar.gz"
+NAMES = {f"/photos/images/{name}.webp" for name in ("kite", "drum", "zebra", "cherries")}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return Index.open(tmp_path / "p.lance")
+
+
+def test_its_rows_and_metadata_are_read(index: Index) -> None:
+    rows = {row.uri: row for row in index.rows()}
+    assert set(rows) == NAMES | {"/photos/more/chair.webp"}
+    assert rows["/photos/images/kite.webp"].metadata == {"tag": "toy", "year": 2001}
+    assert index.identity.model_id == "pe-nano"
+
+
+def test_a_search_finds_what_0_1_0_found(index: Index) -> None:
+    with AutoModel.from_pretrained("pe-nano", backend="torch", precision="fp32") as model:
+        query = model.embed_text("a kite")
+    hits = index.search(query, k=3)[0]
+    assert [hit.row.uri.rsplit("/", 1)[1] for hit in hits] == [
+        "kite.webp", "zebra.webp", "cherries.webp",
+    ]  # fmt: skip
+    assert [hit.score for hit in hits] == pytest.approx([0.566165, 0.288897, 0.284796], abs=2e-3)
+
+
+def test_rows_are_added_beside_the_old_ones(index: Index) -> None:
+    unit = np.zeros((1, index.identity.embed_dim), np.float32)
+    unit[0, 0] = 1
+    index.add([Row("/photos/new.webp")], unit)
+    assert index.count() == 6
+    assert index.search(unit, k=1)[0][0].row.uri == "/photos/new.webp"
