@@ -43,7 +43,7 @@ test-without-torch: install
 	$(UV) --python $(WITHOUT_TORCH)/bin/python --constraint constraints.txt --no-deps open_clip_torch
 	$(BIN)/pe export pe-nano build/nano-onnx
 	PE_TEST_EXPORT=build/nano-onnx $(WITHOUT_TORCH)/bin/python -m pytest tests/test_exported_model.py \
-	  tests/analysis tests/index tests/pipeline tests/preprocess tests/registry
+	  tests/analysis tests/index tests/indexing tests/search tests/sources tests/preprocess tests/registry
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
 # the server. Two SDKs of one set of requirements, of clip-retrieval the client alone, and OpenAI's for
