@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from server.conftest import browser, open_page  # noqa: F401  fixtures
 
-from perception_encoder.analysis.map_page import Group, MapPage, write_page
+from perception_encoder.analysis.map_page import MapGroup, MapPage, write_page
 from perception_encoder.index import Row
 
 NAMES = ["red one.png", "green </script>.png", "blue ä.png", "gone.png", "inside.png", "last.png"]
@@ -32,7 +32,7 @@ def page_file(tmp_path_factory) -> Path:
         places=np.array(PLACES, np.float32),
         labels=np.array([0, 0, 0, 1, 1, 1]),
         scores=np.linspace(1, 0.5, 6, dtype=np.float32),
-        groups=[Group("sea & sand", 3), Group("<b>", 3)],
+        groups=[MapGroup("sea & sand", 3), MapGroup("<b>", 3)],
         is_named=True,
     )
     assert write_page(page, images, folder / "map.html") == 1
