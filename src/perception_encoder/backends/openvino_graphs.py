@@ -52,7 +52,6 @@ _SOURCES: Final = (  # what decides a graph, beside versions
     "model/dual_encoder.py",
     "model/vision.py",
     "backends/graph_export.py",
-    "backends/openvino_int8.py",
     "backends/openvino_write.py",
 )
 
