@@ -23,7 +23,7 @@ from inference_models.models.auto_loaders.entities import BackendType  # noqa: E
 from inference_models.models.base.embeddings import TextImageEmbeddingModel  # noqa: E402
 from inference_models.weights_providers.entities import Quantization  # noqa: E402
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AutoModel",
