@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: install
 	$(BIN)/pe demo
 
-# make test PROCESSES=2 runs the suite in two: many tests wait for servers and child processes.
-PROCESSES ?= 0
+# Two processes: many tests wait for servers and child processes. PROCESSES=0 runs it in one.
+PROCESSES ?= 2
 test: install clients original workflows adapters
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 

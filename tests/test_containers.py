@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from documentation.command_tree import ROOT as PE
+from local_http import serve_requests
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile*"))
@@ -96,12 +96,10 @@ def test_the_check_of_health_sees_what_the_server_says(status: int, is_well: boo
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve_requests(Answer) as server:
         environment = {"PE_PORT": str(server.server_address[1])}
         done = subprocess.run(
             [sys.executable, *arguments], env=environment, capture_output=True, check=False
         )
-        server.shutdown()
     assert asked == ["/healthz"], done.stderr
     assert (done.returncode == 0) == is_well

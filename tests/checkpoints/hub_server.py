@@ -5,12 +5,13 @@ content's SHA-256 and size in `X-Linked-*` headers; small ones directly, with gi
 """
 
 import hashlib
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from local_http import serve_requests
 
 COMMIT = "a" * 40
 OLD_COMMIT = "b" * 40
@@ -152,15 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
 def serve() -> Iterator[FakeHub]:
     """Run a hub until the block ends."""
     hub = FakeHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    hub.cdn = f"http://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serve_requests(type("Handler", (_Handler,), {"hub": hub})) as server:
+        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+        hub.cdn = f"http://localhost:{server.server_port}"
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

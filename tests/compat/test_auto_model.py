@@ -3,9 +3,7 @@
 import hashlib
 import json
 import shutil
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from inference_models.developer_tools import (
 )
 from inference_models.entities import ResolvedModelMetadata
 from inference_models.models.auto_loaders import presentation_utils
+from local_http import serve_files
 from safetensors.torch import load_file, save_file
 from small_models import CORE, open_tiny
 
@@ -169,16 +168,15 @@ def test_code_in_a_folder_is_not_run(folder, tmp_path):
     assert model.embed_text("cat").shape == (1, CORE.embed_dim)
 
 
-class Silent(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+@pytest.fixture
+def url(folder):
+    with serve_files(folder) as url:
+        yield url
 
 
 @pytest.fixture
-def provider(folder, monkeypatch, tmp_path):
+def provider(folder, url, monkeypatch, tmp_path):
     """Somebody who offers the folder's files over HTTP; returns what it can be told."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("INFERENCE_HOME", str(tmp_path / "home"))
     says = {"trusted_source": True, "md5": {}, "asked": []}
 
@@ -186,7 +184,7 @@ def provider(folder, monkeypatch, tmp_path):
         says["asked"].append((model_id, api_key, kwargs["weights_provider_extra_headers"]))
         files = [
             FileDownloadSpecs(
-                f"http://127.0.0.1:{server.server_port}/{path.name}",
+                f"{url}/{path.name}",
                 path.name,
                 says["md5"].get(path.name, hashlib.md5(path.read_bytes()).hexdigest()),
             )
@@ -200,9 +198,7 @@ def provider(folder, monkeypatch, tmp_path):
         return ModelMetadata(model_id, "perception-encoder", packages, task_type="embedding")
 
     register_model_provider("somebody", handler)
-    yield says
-    server.shutdown()
-    server.server_close()
+    return says
 
 
 def test_a_registered_provider_is_asked_once_for_files_that_are_kept(provider, folder, tmp_path):

@@ -14,13 +14,12 @@ from perception_encoder.embedder.feeds import overlapped
 @pytest.mark.parametrize("at_once", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 12])
 def test_results_come_in_order_whatever_ends_first(at_once, count):
-    turns = threading.Semaphore(0)
+    is_done = [threading.Event() for _ in range(count)]
 
     def call(number):
         if at_once > 1 and number % 2 == 0 and number + 1 < count:
-            turns.acquire(timeout=20)  # until the one after it is done
-        else:
-            turns.release()
+            assert is_done[number + 1].wait(20)
+        is_done[number].set()
         return number**2
 
     assert list(overlapped(call, range(count), at_once)) == [(n, n**2) for n in range(count)]

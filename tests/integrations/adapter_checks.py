@@ -172,7 +172,7 @@ def lancedb(made: dict[str, Any]) -> None:
     table = lancedb.connect("lancedb").open_table("images")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=".")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/red-heart.webp"
         file_url = pathlib.Path("red-heart.webp").resolve().as_uri()
         table.add([{"uri": url}, {"uri": file_url}])

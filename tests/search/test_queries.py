@@ -1,16 +1,14 @@
 """Queries find their vectors in the index where they can, and in the model where they must."""
 
-import http.server
 import io
 import os
 import tarfile
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from local_http import serve_files
 from small_models import CORE, FP32_ON_CPU, CountingBackend, open_tiny, save_drawings
 
 from perception_encoder.backends import open_random_backend
@@ -132,14 +130,8 @@ def test_what_is_no_image_on_stdin_is_told(shelf: Shelf) -> None:
 
 @pytest.fixture
 def address(shelf: Shelf) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    handler = partial(Quiet, directory=str(shelf.images[0].parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serve_files(shelf.images[0].parent) as url:
+        yield url
 
 
 def test_a_web_address_is_fetched(shelf: Shelf, address: str) -> None:

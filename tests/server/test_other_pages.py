@@ -4,13 +4,11 @@ The pages come from another port of loopback, so they are on the same site as th
 the weakest of the borders that browsers draw.
 """
 
-import http.server
-import threading
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from local_http import FileHandler, serve_files
 from server.conftest import launch
 from server.other_clients import browser_client
 from server.serving import image, make_index, running
@@ -30,11 +28,8 @@ class Pages(NamedTuple):
     folder: Path
 
 
-class _Files(http.server.SimpleHTTPRequestHandler):
+class _Files(FileHandler):
     extensions_map = {".mjs": "text/javascript", ".html": "text/html", "": "text/plain"}  # noqa: RUF012
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +37,8 @@ def pages(tmp_path_factory):
     """A server of a blank page."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "page.html").write_text("<!doctype html><meta charset=utf-8><title>other</title>")
-    handler = partial(_Files, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield Pages(f"http://127.0.0.1:{server.server_port}", folder)
-        server.shutdown()
-        thread.join()
+    with serve_files(folder, _Files) as url:
+        yield Pages(url, folder)
 
 
 def started(folder: Path, **access):

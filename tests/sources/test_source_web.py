@@ -5,9 +5,10 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from local_http import serve_requests
 from source_samples import open_one, write
 
 from perception_encoder.errors import ImageUnreadableError, SourceError
@@ -100,16 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    server.asked = Counter()
-    server.let_go = threading.Event()
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-    yield server
-    server.let_go.set()
-    server.shutdown()
-    server.server_close()
+    with serve_requests(_Handler) as server:
+        server.asked = Counter()
+        server.let_go = threading.Event()
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        yield server
+        server.let_go.set()
 
 
 def fetch(url, **options):

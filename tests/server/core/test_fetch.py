@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from local_http import serve_requests
 from server.serving import image, in_base64, running
 
 from perception_encoder.errors import ImageFetchError
@@ -66,15 +67,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[http.server.ThreadingHTTPServer]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = []  # type: ignore[attr-defined]
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_requests(Handler) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        yield server
 
 
 def allows_loopback_once(times: int) -> Callable[[Address], bool]:
