@@ -31,9 +31,9 @@ def wait_for_results(page: Page) -> None:
 
 def search(page: Page, words: str) -> list[str]:
     """Type words, send them, and return the first hits' files."""
-    page.get_by_label("Words to search for").fill(words)
+    page.get_by_label("Search query").fill(words)
     with page.expect_response("**/v1/search"):
-        page.get_by_label("Words to search for").press("Enter")
+        page.get_by_label("Search query").press("Enter")
     wait_for_results(page)
     return names(page)
 

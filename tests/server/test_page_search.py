@@ -1,9 +1,11 @@
 """Searching on the page, as a person does, in a real browser."""
 
+import io
 import json
 import re
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 from server.pages import bring, names, search, wait_for_results
 from server.serving import in_base64, make_index, running
@@ -40,7 +42,7 @@ def test_words_find_what_the_server_finds_and_the_address_says_so(page, drawings
     assert "q=a+red+heart" in page.url
     assert page.title() == "a red heart – Images"
     page.go_back()
-    expect(page.get_by_label("Words to search for")).to_have_value("")
+    expect(page.get_by_label("Search query")).to_have_value("")
     expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
     page.go_forward()
     expected = hits(drawings_server, {"text": "a red heart"})
@@ -55,7 +57,9 @@ def test_hits_have_scores_and_labels_once_the_index_is_calibrated(page):
     scores = [float(text.split()[-1]) for text in written]
     assert scores == sorted(scores, reverse=True)
     first = page.locator(".tile a").first
-    expect(first).to_have_accessible_name(re.compile(r"(strong match|weak match|not alike), score"))
+    expect(first).to_have_accessible_name(
+        re.compile(r"(strong match|weak match|less likely), score")
+    )
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
@@ -83,7 +87,7 @@ def test_words_and_an_image_are_balanced(page, drawings_server, gallery):
     bring(page, file)
     expect(page.locator(".tile .name").first).to_have_text("bicycle.webp")
     search(page, "a green book")
-    balance = page.get_by_role("slider", name="Balance of words and image")
+    balance = page.get_by_role("slider", name="Balance of text and image")
     expect(balance).to_be_visible()
     image = {"image": in_base64(file.read_bytes())}
     words = {"text": "a green book"}
@@ -222,6 +226,32 @@ def test_everything_by_keys_alone(page):
     expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
 
 
+def test_the_focus_stays_while_more_images_load(open_page, drawings_server):
+    page = open_page(drawings_server.url, height=500)
+    wait_for_results(page)
+    last = int(page.locator(".tile").last.get_attribute("data-at"))
+    page.keyboard.press("/")
+    page.keyboard.press("ArrowDown")
+    tile = page.locator('.tile[data-at="0"] a')
+    expect(tile).to_be_focused()
+    with page.expect_response(re.compile(r"/v1/items\?")):
+        page.keyboard.press("End")
+    expect(page.locator(".tile a:focus")).to_be_in_viewport()
+    page.keyboard.press("Home")
+    expect(tile).to_be_focused()
+    assert last < 121
+
+
+def test_the_focused_tile_has_a_visible_ring(page):
+    page.keyboard.press("/")
+    page.keyboard.press("ArrowDown")
+    tile = page.locator('.tile[data-at="0"] .frame-of')
+    accent = page.evaluate("getComputedStyle(document.querySelector('.primary')).backgroundColor")
+    shot = Image.open(io.BytesIO(tile.screenshot())).convert("RGB")
+    ring = shot.getpixel((2, shot.height // 2))
+    assert f"rgb{ring}" == accent
+
+
 def test_an_address_can_be_shared(open_page, drawings_server):
     item = the_file(drawings_server, "cat.webp")["id"]
     address = (
@@ -232,7 +262,7 @@ def test_an_address_can_be_shared(open_page, drawings_server):
     expect(viewer.get_by_role("heading", name="cat.webp")).to_be_visible()
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
-    expect(page.get_by_label("Words to search for")).to_have_value("a cat")
+    expect(page.get_by_label("Search query")).to_have_value("a cat")
     expect(page.get_by_label("Not this")).to_have_value("dog")
     expect(page.locator("#filter-chips")).to_contain_text("number above 5")
 
@@ -256,7 +286,7 @@ def test_a_file_that_is_no_image_is_refused_with_a_reason(open_page, drawings_se
 
 
 def test_another_index_can_be_chosen(page):
-    page.get_by_label("Table").select_option("few")
+    page.get_by_role("combobox", name="Index").select_option("few")
     expect(page.get_by_role("status").filter(has_text="5 images")).to_be_visible()
     assert "index=few" in page.url
     page.go_back()
@@ -267,7 +297,7 @@ def test_an_address_of_an_index_that_has_gone_says_so(open_page, drawings_server
     page = open_page(f"{drawings_server.url}/?q=heart&index=gone")
     expect(page.get_by_text("There is no such index here")).to_be_visible()
     expect(page.locator(".message p")).to_contain_text('no index "gone"')
-    page.get_by_label("Table").select_option("few")
+    page.get_by_role("combobox", name="Index").select_option("few")
     expect(page.get_by_text("There is no such index here")).to_be_hidden()
 
 

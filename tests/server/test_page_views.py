@@ -181,7 +181,7 @@ def test_the_state_of_an_index_is_live_while_somebody_writes(open_page, tmp_path
     with running(settings, open_model=lambda _: open_tiny()) as server:
         page = open_page(f"{server.url}/?view=index")
         expect(page.locator(".number").first).to_have_text("6images")
-        expect(page.get_by_text("Nobody is writing now.")).to_be_visible()
+        expect(page.get_by_text("Up to date.")).to_be_visible()
         expect(page.get_by_text("1 item could not be read")).to_be_visible()
         expect(page.locator(".failures li")).to_have_text("broken.pngcut short")  # named once
         more = [Row(str(file)) for file in files[6:]]
@@ -202,7 +202,7 @@ def test_the_state_of_an_index_is_live_while_somebody_writes(open_page, tmp_path
         finally:
             may_end.set()
             writer.join()
-        expect(page.get_by_text("Nobody is writing now.")).to_be_visible()
+        expect(page.get_by_text("Up to date.")).to_be_visible()
 
 
 def test_what_failed_inside_an_archive_is_named_once(open_page, tmp_path):
@@ -257,8 +257,8 @@ def test_a_server_that_has_ended_is_told_from_one_that_finds_nothing(open_page, 
     with running(settings, open_model=lambda _: open_tiny()) as server:
         page = open_page(server.url, expected=("ERR_",))
         wait_for_results(page)
-    page.get_by_label("Words to search for").fill("a cat")
-    page.get_by_label("Words to search for").press("Enter")
+    page.get_by_label("Search query").fill("a cat")
+    page.get_by_label("Search query").press("Enter")
     shown = page.locator(SHOWN)
     expect(shown.get_by_text("The server does not answer")).to_be_visible()
     expect(shown.get_by_role("button", name="Try again")).to_be_visible()

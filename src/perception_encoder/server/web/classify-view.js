@@ -1,4 +1,4 @@
-// The playground of labels: which of some words fits an image best.
+// Zero-shot classification: labels compared with one image.
 
 import { original, post, thumbnail } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
@@ -77,7 +77,7 @@ class ClassifyView {
           h(
             "p",
             {},
-            "Write some labels and see which fits an image best. Drop one, paste one, or choose “Classify” at an image of the index.",
+            "Compare labels with an image: drop it, paste it, or choose “Classify” on an image of the index.",
           ),
         ),
         h(
@@ -132,14 +132,14 @@ class ClassifyView {
           "p",
           { class: "soft" },
           icon("image"),
-          image ? "That image lies in another browser." : "Drop an image here",
+          image ? "That image is in another browser." : "Drop an image here",
         ),
       );
       return;
     }
-    const image = h("img", { alt: "The image to classify" });
-    image.src = source;
-    this.place.replaceChildren(image);
+    const shown = h("img", { alt: "The image to classify" });
+    shown.src = source;
+    this.place.replaceChildren(shown);
   }
 
   async #ask(now, index) {

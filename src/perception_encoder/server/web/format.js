@@ -30,19 +30,19 @@ export const score = (cosine) => cosine.toFixed(2);
 /** The last part of a path or address. */
 export const fileName = (name) => name.split(/[\\/]/).filter(Boolean).pop() ?? name;
 
-/** What an image shows, as far as its file's name tells: "cat-left-of-house.webp" becomes words. */
+/** What an image shows, as far as its file's name tells: "cat-left-of-house.webp" becomes "cat left of house". */
 export function spoken(name) {
-  const words = fileName(name)
+  const text = fileName(name)
     .replace(/\.[A-Za-z0-9]{2,5}$/, "")
     .replace(/[-_+.]+/g, " ")
     .trim();
-  return words || fileName(name);
+  return text || fileName(name);
 }
 
 export const pixels = (item) =>
   item.width && item.height ? `${item.width} × ${item.height}` : "? × ?";
 
-const LABELS = { strong: "strong match", weak: "weak match", none: "not alike" };
+const LABELS = { strong: "strong match", weak: "weak match", none: "less likely" };
 
-/** What a label means, in words. */
+/** What a label means, as text. */
 export const meaning = (label) => LABELS[label] ?? "";

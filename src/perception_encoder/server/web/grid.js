@@ -10,7 +10,7 @@ const HEADING = 34;
 const BEYOND = 1.2; // screens above and below that are drawn, too
 const AHEAD = 3; // screens below the window that should be loaded
 
-const HEADINGS = { weak: "Weak matches", none: "Nothing like it" };
+const HEADINGS = { weak: "Weak matches", none: "Less likely" };
 
 export class Grid {
   #items = [];
@@ -75,9 +75,11 @@ export class Grid {
   /** Images were added to the list that `show` was given. */
   grown(total) {
     this.total = total;
+    const focused = this.#focusedAt();
     this.#push(this.#items.slice(this.#layout.length));
     this.#sized();
     this.draw();
+    if (focused !== null && this.#focusedAt() === null) this.#focusTile(focused);
   }
 
   /** Lays everything out anew: another width, or other labels. */
@@ -117,7 +119,19 @@ export class Grid {
       scrollTo({ top: top + box.height + CAPTION + GAP - innerHeight });
     }
     this.draw();
+    this.#focusTile(at);
+  }
+
+  #focusTile(at) {
     this.#drawn.get(at)?.querySelector("a").focus({ preventScroll: true });
+  }
+
+  /** The position of the tile that has the focus, or null. */
+  #focusedAt() {
+    const tile = this.list.contains(document.activeElement)
+      ? document.activeElement.closest(".tile")
+      : null;
+    return tile ? Number(tile.dataset.at) : null;
   }
 
   #isResized() {
@@ -135,12 +149,10 @@ export class Grid {
       }
     });
     this.#layout.push(items.slice(from));
-    const moved = [...this.#drawn.keys()].filter((at) => {
-      const box = this.#boxOf(at); // the row that was last may be a different one now
-      const { style } = this.#drawn.get(at);
-      return style.left !== `${box.left}px` || style.width !== `${box.width}px`;
-    });
-    for (const at of moved) this.#drop(at);
+    for (const [at, { box }] of [...this.#drawn]) {
+      const now = this.#boxOf(at); // the last row was not full, and may be a different one now
+      if (box.left !== now.left || box.top !== now.top || box.width !== now.width) this.#drop(at);
+    }
   }
 
   #sized() {
@@ -162,9 +174,9 @@ export class Grid {
       if (row.heading) headings.add(row);
       else for (const { at } of row.tiles) wanted.add(at);
     }
-    const focused = document.activeElement?.closest?.(".tile")?.dataset.at;
-    for (const at of this.#drawn.keys()) {
-      if (!wanted.has(at) && String(at) !== focused) this.#drop(at);
+    const focused = this.#focusedAt();
+    for (const at of [...this.#drawn.keys()]) {
+      if (!wanted.has(at) && at !== focused) this.#drop(at);
     }
     for (const row of this.#layout.rows.slice(first, end)) {
       for (const place of row.tiles ?? []) if (!this.#drawn.has(place.at)) this.#make(row, place);
@@ -182,6 +194,7 @@ export class Grid {
       total: this.total,
       box,
     });
+    element.box = box;
     if (at === this.#active) element.querySelector("a").tabIndex = 0;
     this.#drawn.set(at, element);
     let next = null; // screen readers and Tab go by the order of elements

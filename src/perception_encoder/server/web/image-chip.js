@@ -17,11 +17,11 @@ export async function showChip(root, { like, image }, index, remove) {
     root.replaceChildren();
     return;
   }
-  const image = h("img", { alt: "The image that is searched with", width: 36, height: 36 });
+  const shown = h("img", { alt: "The image that is searched with", width: 36, height: 36 });
   const source = like ? thumbnail(like, index, 128) : await addressOf(image);
-  if (source) image.src = source;
+  if (source) shown.src = source;
   root.replaceChildren(
-    image,
+    shown,
     h(
       "button",
       {

@@ -102,7 +102,7 @@ class IndexView {
     const rate = this.#rate();
     const saying = isWriting
       ? `Being written: ${counted(status.rows, "image")}${rate > 0 ? `, ${count(Math.round(rate))} a second` : ""}`
-      : `${counted(status.rows, "image")}. Nobody is writing.`;
+      : `${counted(status.rows, "image")}. Up to date.`;
     if (isWriting && Date.now() - this.#spoken > SPOKEN) {
       this.#spoken = Date.now();
       announce(saying);
@@ -115,7 +115,7 @@ class IndexView {
         isWriting
           ? number(rate > 0 ? `+${count(Math.round(rate))}` : "…", "a second", true)
           : number(bytes(this.#facts.bytes + this.#facts.searcher_bytes), "on disk"),
-        number(String(this.#facts.dimensions), "numbers an image"),
+        number(String(this.#facts.dimensions), "dimensions"),
       ),
       h(
         "p",
@@ -123,7 +123,7 @@ class IndexView {
         isWriting && h("span", { class: "writing-dot" }),
         isWriting
           ? "pe index is writing this index now."
-          : "Nobody is writing now. New images: run pe index again; it does only what is new.",
+          : "Up to date. Run pe index again to add new images; it skips what it has.",
       ),
       outcomes(status.outcomes),
       failures(status),
@@ -135,9 +135,9 @@ class IndexView {
     const facts = this.#facts;
     const rows = [
       ["Model", facts.model],
-      ["Preparation", facts.preprocess],
-      ["Vectors", `${facts.dimensions} × ${facts.vector_dtype}`],
-      ["Table", bytes(facts.bytes)],
+      ["Preprocessing", facts.preprocess],
+      ["Embeddings", `${facts.dimensions} × ${facts.vector_dtype}`],
+      ["Dataset", bytes(facts.bytes)],
       [
         "Searcher",
         facts.searcher_bytes ? bytes(facts.searcher_bytes) : "not built yet; pe optimize builds it",
@@ -182,7 +182,7 @@ function outcomes(counts) {
   return h(
     "section",
     { class: "card" },
-    h("h2", {}, "What became of every item"),
+    h("h2", {}, "Outcomes"),
     strip,
     h(
       "ul",

@@ -44,9 +44,9 @@ export async function startChoice() {
   select.replaceChildren(...all.map((one) => h("option", { value: one.name }, one.name)));
   select.addEventListener("change", () => {
     const isFirst = select.value === all[0].name;
-    const { view, words, not } = state();
+    const { view, query, not } = state();
     const fresh = { like: null, image: null, filters: [], item: null };
-    go({ ...fresh, view, words, not, index: isFirst ? null : select.value });
+    go({ ...fresh, view, query, not, index: isFirst ? null : select.value });
   });
 }
 

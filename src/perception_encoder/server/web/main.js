@@ -35,8 +35,8 @@ function startTabs() {
         tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
     }
-    const words = now.view === "search" && now.words.trim();
-    document.title = words ? `${words} – Images` : TITLES[now.view];
+    const query = now.view === "search" && now.query.trim();
+    document.title = query ? `${query} – Images` : TITLES[now.view];
     showChoice(now);
   });
 }
@@ -58,8 +58,8 @@ function startKeys() {
     if (event.key !== "/" || isWriting || document.querySelector("dialog[open]")) return;
     event.preventDefault();
     if (state().view !== "search") go(tabState("search"));
-    $("#words").focus();
-    $("#words").select();
+    $("#query").focus();
+    $("#query").select();
   });
 }
 

@@ -1,4 +1,4 @@
-// What a view says when it has nothing to show, and what to do about it.
+// What a view shows when it has no results, and what to do about it.
 
 import { copyButton, h } from "./dom.js";
 

@@ -1,20 +1,20 @@
-// From the page's state to the terms of a search. An image is sent once; its vector stays here.
+// From the page's state to the terms of a search. An image is sent once; its embedding is kept here.
 
 import { ApiFailure, post } from "./api.js";
 import { find } from "./images.js";
 import { hasBoth } from "./state.js";
 
-const NOT_WEIGHT = -0.5; // half of what is wanted: words pull harder than they seem to
+const NOT_WEIGHT = -0.5; // half of what is wanted: a text pulls harder than it seems to
 
 const vectors = new Map(); // "model image" → base64
 
 /** The terms of POST /v1/search for a state. */
 export async function terms(state, model, signal) {
   const found = [];
-  const words = state.words.trim();
+  const query = state.query.trim();
   const share = hasBoth(state) ? 2 * state.balance : 1;
-  if (words && !(hasBoth(state) && state.balance === 1)) {
-    found.push({ text: words, weight: hasBoth(state) ? 2 - share : 1 });
+  if (query && !(hasBoth(state) && state.balance === 1)) {
+    found.push({ text: query, weight: hasBoth(state) ? 2 - share : 1 });
   }
   if ((state.like || state.image) && share > 0) {
     found.push(
@@ -23,8 +23,8 @@ export async function terms(state, model, signal) {
         : { vector: await vectorOf(state.image, model, signal), weight: share },
     );
   }
-  for (const words of state.not.split(",")) {
-    if (words.trim()) found.push({ text: words.trim(), weight: NOT_WEIGHT });
+  for (const text of state.not.split(",")) {
+    if (text.trim()) found.push({ text: text.trim(), weight: NOT_WEIGHT });
   }
   return found;
 }

@@ -156,7 +156,7 @@ class SearchView {
         command: "pe index ~/Pictures",
       });
     }
-    return message({ title: "Nothing found", text: "Try other words." });
+    return message({ title: "Nothing found", text: "Try another query." });
   }
 
   #fail(failure) {
@@ -169,7 +169,7 @@ class SearchView {
       this.#say(
         message({
           title: "The image of this link is not here",
-          text: "It lies only in the browser that it was dropped into. Drop it here to search with it.",
+          text: "Only the browser that it was dropped into has it. Drop it here to search with it.",
           actions: [["Search without it", () => go({ image: null }), true]],
         }),
       );
@@ -191,8 +191,8 @@ class SearchView {
 
   #fillForm(now) {
     $("#search-form").hidden = false;
-    this.#write("#words", now.words);
-    this.#write("#not-words", now.not);
+    this.#write("#query", now.query);
+    this.#write("#not", now.not);
     $("#balance-row").hidden = !hasBoth(now);
     $("#balance").value = now.balance;
     $("#balance").setAttribute("aria-valuetext", `image ${Math.round(100 * now.balance)} %`);
@@ -207,22 +207,22 @@ class SearchView {
 
   #startForm() {
     const submit = (options) => {
-      const words = $("#words").value;
-      const not = $("#not-words").value;
-      if (words !== state().words || not !== state().not) go({ words, not, item: null }, options);
+      const query = $("#query").value;
+      const not = $("#not").value;
+      if (query !== state().query || not !== state().not) go({ query, not, item: null }, options);
       else if (this.#failed) this.show(state());
     };
     $("#search-form").addEventListener("submit", (event) => {
       event.preventDefault();
       submit();
     });
-    $("#words").addEventListener("input", () => {
-      if (!$("#words").value && state().words) submit(); // emptied: the whole index again
+    $("#query").addEventListener("input", () => {
+      if (!$("#query").value && state().query) submit(); // emptied: the whole index again
     });
-    $("#not-words").addEventListener("change", () => submit());
+    $("#not").addEventListener("change", () => submit());
     const balanced = settled((balance) => go({ balance }, { replace: true }), 120);
     $("#balance").addEventListener("input", (event) => balanced(Number(event.target.value)));
-    $("#words").addEventListener("keydown", (event) => {
+    $("#query").addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown" && this.grid.length) {
         event.preventDefault();
         this.grid.focus(0);
@@ -246,9 +246,11 @@ function summary(items, isDone) {
   for (const { label } of items) number[label] += 1;
   const isWhole = (label) => isDone || items.at(-1).label !== label;
   const said = (label, what) => `${count(number[label])}${isWhole(label) ? "" : "+"} ${what}`;
-  if (!number.strong && !number.weak) return "Nothing here is much like it; the nearest first";
   const parts = [];
   if (number.strong) parts.push(said("strong", "strong"));
   if (number.weak) parts.push(said("weak", "weak"));
-  return `${parts.join(", ")} ${number.strong + number.weak === 1 ? "match" : "matches"}`;
+  const matches = parts.length
+    ? `${parts.join(", ")} ${number.strong + number.weak === 1 ? "match" : "matches"}`
+    : "No strong or weak match";
+  return number.none ? `${matches}, ${said("none", "less likely")}` : matches;
 }

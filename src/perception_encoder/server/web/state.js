@@ -3,11 +3,11 @@
 export const EMPTY = Object.freeze({
   view: "search", // or "duplicates", "classify", "index"
   index: null, // an index's name; null: the server's first
-  words: "",
-  not: "", // words that are not wanted, separated by commas
+  query: "",
+  not: "", // texts to stay away from, separated by commas
   like: null, // an item's id, or
   image: null, // the name of an image that lies in this browser; see images.js
-  balance: 0.5, // of words and image: 0 is words alone, 1 the image alone
+  balance: 0.5, // of text and image: 0 is the text alone, 1 the image alone
   filters: Object.freeze([]), // {column, op, value}, as POST /v1/search takes them
   fold: false, // near copies under the best of them
   item: null, // open in the viewer
@@ -19,7 +19,7 @@ export const EMPTY = Object.freeze({
 const NAMES = {
   view: "view",
   index: "index",
-  words: "q",
+  query: "q",
   not: "not",
   like: "like",
   image: "image",
@@ -62,16 +62,16 @@ export function write(state) {
 }
 
 /** Whether there is something to search for. */
-export const hasQuery = (state) => Boolean(state.words.trim() || state.like || state.image);
+export const hasQuery = (state) => Boolean(state.query.trim() || state.like || state.image);
 
-/** Whether words and an image have to be balanced. */
-export const hasBoth = (state) => Boolean(state.words.trim() && (state.like || state.image));
+/** Whether a text and an image have to be balanced. */
+export const hasBoth = (state) => Boolean(state.query.trim() && (state.like || state.image));
 
 /** What decides which images are found: equal texts mean equal results. */
 export const resultsKey = (state) =>
   write({
     ...EMPTY,
-    ...pick(state, ["index", "words", "not", "like", "image", "balance", "filters", "fold"]),
+    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold"]),
   });
 
 function pick(state, keys) {
