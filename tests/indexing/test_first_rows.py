@@ -6,14 +6,16 @@ import tarfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small_models import open_tiny, save_drawings
+from small_models import CORE, open_tiny, save_drawings
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexMismatchError
-from perception_encoder.index import Index, OutcomeLog, writing
+from perception_encoder.index import Index, OutcomeLog, Row, writing
 from perception_encoder.indexing import FailedItems, Run, RunOptions
 from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.types import ModelIdentity
@@ -189,10 +191,11 @@ def test_another_models_index_that_came_first_is_noticed(
 ) -> None:
     save_drawings(folder, 1)
     index = prepared(place, model)
-    Index.create(place, ModelIdentity("other", "f", "standard", 8))
+    other = Index.create(place, ModelIdentity("other", "f", "standard", 8))
+    other.append([Row("a.png")], np.eye(1, 8, dtype=np.float32))
     with pytest.raises(IndexMismatchError, match="other"):
         run(model, index, folder)
-    assert Index.open(place).count() == 0
+    assert Index.open(place).identity.model_id == "other"
 
 
 def nas(folder: Path) -> None:
@@ -262,10 +265,10 @@ def test_of_an_image_that_is_named_twice_the_first_entry_counts_and_others_are_c
     paths = save_drawings(folder, 2)
     rows = [f"{path.name},{note}" for note in ("x", "y", "x") for path in paths]
     far = [f"no{number}.png,z" for number in range(300)]  # more than are listed at once
-    index = folder / "t.csv"
-    index.write_text("\n".join(["path,note", *rows, *far, f"{paths[0].name},w", rows[0]]))
+    table = folder / "t.csv"
+    table.write_text("\n".join(["path,note", *rows, *far, f"{paths[0].name},w", rows[0]]))
     index = prepared(place, model)
-    statuses, notes = run(model, index, index)
+    statuses, notes = run(model, index, table)
     assert statuses == {"embedded": 2, "failed": 300}
     assert [row.metadata for row in index.rows()] == [{"note": "x"}] * 2
     assert [note[:50] for note in notes] == ["3 entries name an image that an earlier entry name"]
@@ -278,9 +281,9 @@ def test_an_index_has_a_limited_number_of_columns_whatever_the_number_of_sources
     monkeypatch.setattr("perception_encoder.indexing.commit.MAX_COLUMNS", 3)
     index = prepared(place, model)
     for number, path in enumerate(save_drawings(folder, 3)):
-        index = folder / f"{number}.csv"
-        index.write_text(f"path,a{number},b{number}\n{path.name},1,2")
-        _, notes = run(model, index, index)
+        table = folder / f"{number}.csv"
+        table.write_text(f"path,a{number},b{number}\n{path.name},1,2")
+        _, notes = run(model, index, table)
         assert any(f"{number} columns of metadata" in note for note in notes) == (number > 0)
     assert sorted(name for name in index.schema.names if name[0] in "ab" and len(name) == 2) == [
         "a0", "a1", "b0",
@@ -299,8 +302,8 @@ def test_long_texts_are_committed_by_their_size(
         lambda index, rows, vectors: sizes.append(len(rows)) or real(index, rows, vectors),
     )
     paths = save_drawings(folder, 8)
-    index = folder / "t.csv"
-    index.write_text("\n".join(["path,note", *(f"{path.name},{'x' * 600}" for path in paths)]))
+    table = folder / "t.csv"
+    table.write_text("\n".join(["path,note", *(f"{path.name},{'x' * 600}" for path in paths)]))
     sources = open_sources([str(index)], SourceOptions())
     index = prepared(place, model)
     outcomes = list(Run(model, index, sources, RunOptions(batch_size=2)).outcomes())
@@ -325,3 +328,20 @@ def test_what_is_wrong_with_an_archive_or_a_row_is_said_again_when_it_is_retried
             one.uri: one.message.partition(";")[0] for one in failed
         }
         assert all(one.message.count("name it as a source") <= 1 for one in again)
+
+
+def test_an_index_without_rows_takes_any_model(
+    model: EmbeddingModel, place: Path, folder: Path
+) -> None:
+    other = open_tiny(replace(CORE, id="tiny/other"))
+    save_drawings(folder, 3)
+    index = prepared(place, model)
+    run(model, index, folder)
+    index.delete([row.id for row in index.rows()])
+    again = Index.open_or_prepare(place, other.identity)
+    assert again.count() == 0
+    assert run(other, again, folder)[0] == {"embedded": 3}
+    found = Index.open(place)
+    assert (found.identity, found.count()) == (other.identity, 3)
+    with pytest.raises(IndexMismatchError):
+        Index.open_or_prepare(place, model.identity)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.journal import Journal, damaged_files, files_of
 from perception_encoder.index.rows import Row
-from perception_encoder.index.schema import new_fields, to_arrow, with_fields
+from perception_encoder.index.schema import identity_of, new_fields, to_arrow, with_fields
 from perception_encoder.index.storage import create_dataset, open_dataset, storage_errors
 from perception_encoder.types import Embeddings
 
@@ -32,6 +32,28 @@ def create(path: str, schema: pa.Schema) -> lance.LanceDataset:
     dataset = create_dataset(path, schema)
     with storage_errors(path):
         Journal(path).remove()  # of one that was deleted here before
+    return dataset
+
+
+def create_or_replace_empty(path: str, schema: pa.Schema) -> lance.LanceDataset:
+    """Create an empty index, also in the place of one that has no rows.
+
+    Raises:
+        IndexExistsError: an index with rows, or something else, is there.
+        IndexStorageError: it cannot be read or written.
+    """
+    try:
+        dataset = open_latest(path)
+        identity_of(dataset.schema, path)
+    except IndexNotFoundError:
+        return create(path, schema)
+    import lance
+
+    with storage_errors(path):
+        if dataset.count_rows():
+            return create(path, schema)  # raises
+        dataset = lance.write_dataset(schema.empty_table(), path, mode="overwrite")
+        Journal(path).remove()
     return dataset
 
 

@@ -14,7 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexNotFoundError
-from perception_encoder.index.commits import committing, create, laid_out, open_latest
+from perception_encoder.index.commits import (
+    committing,
+    create,
+    create_or_replace_empty,
+    laid_out,
+    open_latest,
+)
 from perception_encoder.index.exact import unit_vectors
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.optimize import OptimizeReport, optimize_index
@@ -129,10 +135,11 @@ class Index:
     ) -> Self:
         """Open the index and check its model, or prepare one that its first rows create.
 
-        Until then nothing is written to disk, and the index is empty.
+        Until then nothing is written to disk, and the index is empty. An index without rows is
+        replaced in the same way, whatever its model.
 
         Raises:
-            IndexMismatchError: it is another model's.
+            IndexMismatchError: it holds rows of another model.
             IndexExistsError: something that is no index is there.
             IndexStorageError: it cannot be read.
         """
@@ -141,10 +148,12 @@ class Index:
             index = cls.open(location)
         except IndexNotFoundError:
             check_free(location)
-            dataset = empty_dataset(index_schema(identity, vector_dtype))
-            return cls(dataset, location, is_created=False)
-        index.check(identity)
-        return index
+        else:
+            if index.identity == identity or index.count():
+                index.check(identity)
+                return index
+        dataset = empty_dataset(index_schema(identity, vector_dtype))
+        return cls(dataset, location, is_created=False)
 
     @property
     def is_created(self) -> bool:
@@ -373,7 +382,7 @@ class Index:
     def ensure_created(self) -> None:
         """Create on disk what was only prepared; the caller holds the lock."""
         if not self._is_created:
-            self._adopt(create(self.path, self._snapshot.schema))
+            self._adopt(create_or_replace_empty(self.path, self._snapshot.schema))
 
     def _adopt(self, dataset: lance.LanceDataset) -> None:
         self.vector_dtype = vector_dtype_of(dataset.schema)
@@ -385,6 +394,8 @@ class Index:
         dataset = open_latest(self.path)
         found = identity_of(dataset.schema, self.path)
         if found != self.identity:
+            if not self._is_created and not dataset.count_rows():
+                raise IndexNotFoundError(f"{self.path} is an index without rows")
             described = described_replacement if self._is_created else described_mismatch
             raise IndexMismatchError(described(self.path, found, self.identity))
         return dataset
