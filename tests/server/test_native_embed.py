@@ -8,6 +8,7 @@ import pytest
 from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import CORE, WITHOUT_TEXT, drawing, open_tiny
 
+from perception_encoder import AutoModel
 from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.server import ServerSettings
@@ -202,11 +203,22 @@ def test_classify(server):
     assert [one["score"] for one in results[0]["labels"]] == sorted(
         (one["score"] for one in results[0]["labels"]), reverse=True
     )
+    assert {one["fit"] for one in results[0]["labels"]} <= {"strong", "weak", "none"}
     assert "image 1" in results[1]["error"]["message"]
     body |= {"images": body["images"][:1], "templates": ["a {}", "{} c"]}
     assert server.client.post("/v1/classify", json=body).status_code == 200
     body["templates"] = ["nothing"]
     assert server.client.post("/v1/classify", json=body).status_code == 400
+
+
+def test_one_label_fits_or_does_not(gallery):
+    model = AutoModel.from_pretrained("pe-nano")
+    with running(open_model=lambda _: model) as server:
+        images = [in_base64((gallery / f"{name}.webp").read_bytes()) for name in ("cat", "padlock")]
+        body = {"images": images, "labels": ["cat"]}
+        results = server.client.post("/v1/classify", json=body).json()["results"]
+    assert [one["labels"][0]["probability"] for one in results] == [1, 1]
+    assert [one["labels"][0]["fit"] for one in results] == ["strong", "none"]
 
 
 def test_models_are_opened_when_asked_for_and_named_as_the_registry_does():

@@ -1,6 +1,7 @@
 """POST /v1/search and what a page needs of an index: items, images, facets, status, duplicates."""
 
 import io
+import json
 import shutil
 import subprocess
 import tarfile
@@ -123,6 +124,8 @@ def test_pages_join_to_the_whole_without_embedding_again(server):
         ([{"column": "number", "op": "in", "value": [1, 2, 77]}], [1, 2]),
         ([{"column": "uri", "op": "contains", "value": "DRAWING39"}], [39]),
         ([{"column": "uri", "op": "contains", "value": "no'thing; --"}], []),
+        ([{"column": "color", "op": "starts_with", "value": "bl"}],
+         [n for n in range(1, 40, 2) if n % 5 != 4]),
         (
             [{"column": "number", "op": "<", "value": 9},
              {"column": "number", "op": "!=", "value": 2},
@@ -196,6 +199,59 @@ def test_items_can_be_looked_through(server, files):
     assert one == seen[2]
     other = server.client.get(f"/v1/items/{seen[30]['id']}", params={"index": "few"})
     assert (other.status_code, other.json()["error"]["code"]) == (404, "unknown_item")
+
+
+def listed(server, **parameters) -> list[dict]:
+    """All pages of a listing."""
+    rows, offset = [], 0
+    while offset is not None:
+        page = server.client.get("/v1/items", params={"limit": 9, "offset": offset, **parameters})
+        assert page.status_code == 200, page.text
+        rows += page.json()["items"]
+        offset = page.json()["next_offset"]
+    assert page.json()["total"] == len(rows)
+    return rows
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize(
+    ("sort", "key"), [("name", "name"), ("date", "modified"), ("size", "bytes")]
+)
+def test_items_are_sorted_by_name_date_and_size(server, sort, key, descending):
+    values = [row[key] for row in listed(server, sort=sort, descending=descending)]
+    known = [value for value in values if value is not None]
+    assert len(values) == NUM_FILES + 1
+    assert known == sorted(known, reverse=descending)
+    assert values == known + [None] * (len(values) - len(known))  # unknown ones come last
+
+
+def test_a_sorted_listing_can_be_filtered(server):
+    filters = '[{"column": "number", "op": ">", "value": 30}]'
+    rows = listed(server, sort="size", filters=filters)
+    assert {row["metadata"]["number"] for row in rows} == set(range(31, 40))
+    beyond = {"sort": "size", "offset": 2**39}
+    assert server.client.get("/v1/items", params=beyond).json()["items"] == []
+    assert server.client.get("/v1/items", params={"sort": "color"}).status_code == 422
+
+
+def test_folders_with_counts_and_filters(tmp_path):
+    model = open_tiny()
+    index = Index.create(tmp_path / "folders.lance", model.identity)
+    names = ["/p/a/1.png", "/p/a/2.png", "/p/a/deep/3.png", "/p/ab/4.png"]
+    rows = [*map(Row, names), Row("/p/b.tar", "x/5.png"), Row("/p/b.tar", "6.png")]
+    index.add(rows, model.embed_text([row.name for row in rows]))
+    settings = ServerSettings(indexes=(str(tmp_path / "folders.lance"),))
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        reply = server.client.get("/v1/indexes/folders/folders").json()
+        counts = {one["path"]: one["images"] for one in reply["folders"]}
+        assert counts == {"/p": 6, "/p/a": 3, "/p/a/deep": 1, "/p/ab": 1, "/p/b.tar": 2}
+        assert not reply["has_more"]
+        for one in reply["folders"]:
+            found = listed(server, filters=json.dumps([one["filter"]]))
+            assert len(found) == one["images"]
+            assert all(row["name"].startswith(one["path"] + "/") for row in found)
+            hits = searched(server, terms=[{"text": "a"}], filters=[one["filter"]])["hits"]
+            assert len(hits) == one["images"]
 
 
 def test_images_and_their_small_copies(server, folder, files):

@@ -92,7 +92,7 @@ class NullDistribution:
 
 def embedded_prompts(model: "EmbeddingModel") -> Embeddings:
     """Embed the prompts of the background: (NUM_QUERIES, E) float32."""
-    return model.embed_text(_prompts(), show_progress=False)
+    return model.embed_text(background_prompts(), show_progress=False)
 
 
 def load_background(index: Index) -> NullDistribution | None:
@@ -163,14 +163,15 @@ def _unit(vectors: NDArray[np.float16]) -> Embeddings:
 
 
 @cache
-def _prompts() -> list[str]:
+def background_prompts() -> list[str]:
+    """Return prompts for what next to no collection has."""
     path = files("perception_encoder").joinpath("data/background_prompts.txt")
     return path.read_text(encoding="utf-8").splitlines()
 
 
 def _made_for(index: Index) -> str:
     """Name what decides the background's numbers, besides the rows."""
-    prompts = hashlib.sha256("\n".join(_prompts()).encode()).hexdigest()[:16]
+    prompts = hashlib.sha256("\n".join(background_prompts()).encode()).hexdigest()[:16]
     identity = index.identity
     return f"1 {identity.model_id} {identity.fingerprint} {identity.preprocess} {prompts}"
 

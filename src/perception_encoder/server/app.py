@@ -20,10 +20,11 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.server.api.base import Api, direct_routes, error_reply
 from perception_encoder.server.core.batcher import BatchLimits
+from perception_encoder.server.core.facets import Summaries
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import ServedIndexes
-from perception_encoder.server.core.jobs import DuplicateJobs, Facets
+from perception_encoder.server.core.jobs import DuplicateJobs
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.served_models import ServedModels
@@ -151,7 +152,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         queries=Queries(served_models, pools.searches),
         thumbnails=thumbnails,
         duplicates=DuplicateJobs(thumbnails.original, pools.searches),
-        facets=Facets(pools.searches, pools.scans),
+        summaries=Summaries(pools.searches, pools.scans),
         pools=pools,
         access=AccessControl(settings.access),
         metrics=metrics,

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from perception_encoder.errors import ImageError, ImageReferenceError
+from perception_encoder.server.core.facets import Summaries
 from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import ServedIndexes
-from perception_encoder.server.core.jobs import DuplicateJobs, Facets
+from perception_encoder.server.core.jobs import DuplicateJobs
 from perception_encoder.server.core.model_worker import image_names
 from perception_encoder.server.core.pools import Pools, all_of
 from perception_encoder.server.core.queries import Queries
@@ -43,7 +44,7 @@ class Services:
         queries: terms to a query's vector, and what scores mean.
         thumbnails: small copies of indexes' images, kept on disk.
         duplicates: searches for duplicates, which requests share.
-        facets: what columns hold, which requests share.
+        summaries: facets and folders of the indexes, shared by requests.
         pools: the threads that wait for disks and compute searches.
         access: keys, sessions and rates.
         metrics: counters.
@@ -56,7 +57,7 @@ class Services:
     queries: Queries
     thumbnails: Thumbnails
     duplicates: DuplicateJobs
-    facets: Facets
+    summaries: Summaries
     pools: Pools
     access: AccessControl
     metrics: Metrics

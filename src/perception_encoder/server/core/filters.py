@@ -16,7 +16,9 @@ from perception_encoder.index.schema import VECTOR
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Operator: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">=", "in", "contains", "is_null", "has"]
+Operator: TypeAlias = Literal[
+    "=", "!=", "<", "<=", ">", ">=", "in", "contains", "starts_with", "is_null", "has"
+]  # fmt: skip
 FilterValue: TypeAlias = str | int | float | bool
 Kind: TypeAlias = Literal["text", "number", "flag", "time"]
 """What a column holds, as far as filters go."""
@@ -31,7 +33,8 @@ class Filter:
 
     Attributes:
         column: of the index.
-        op: "in" takes a list; "contains" ignores case; "is_null" and "has" (a value) take none.
+        op: "in" takes a list; "contains" ignores case, "starts_with" does not; "is_null" and "has"
+            (a value) take no value.
         value: to compare with; times as ISO 8601.
     """
 
@@ -96,9 +99,11 @@ def _one(filter_: Filter, kinds: Mapping[str, Kind]) -> str:
         return f"{name} IN ({', '.join(_literal(one, kind, filter_.column) for one in value)})"
     if value is None or not isinstance(value, FilterValue):
         raise QueryError(f"filter on {filter_.column}: {op!r} takes one value")
-    if op == "contains":
+    if op in ("contains", "starts_with"):
         if kind != "text":
-            raise QueryError(f"filter on {filter_.column}: 'contains' is for texts")
+            raise QueryError(f"filter on {filter_.column}: {op!r} is for texts")
+        if op == "starts_with":
+            return f"starts_with({name}, {_quoted(_shown(value))})"
         return f"contains(lower({name}), {_quoted(_shown(value).lower())})"
     return f"{name} {_SIGNS[op]} {_literal(value, kind, filter_.column)}"
 

@@ -3,13 +3,16 @@
 Knows no HTTP, no images' bytes and no models; `queries` joins indexes and models.
 """
 
+from __future__ import annotations
+
 import copy
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from perception_encoder.errors import IndexError_, IndexNotFoundError, QueryError
 from perception_encoder.index import Index, Row
@@ -20,8 +23,31 @@ from perception_encoder.search.search import SearchOptions, SearchResult, search
 from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
 from perception_encoder.types import Embeddings, ModelIdentity
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Sort: TypeAlias = Literal["index", "name", "date", "size"]
+"""Orders of a listing: as stored, by name, by the file's time, or by the file's bytes."""
+
+_SORT_COLUMN: Final[dict[Sort, str]] = {"name": "name", "date": "mtime", "size": "bytes"}
+_MAX_LISTINGS: Final = 4  # kept for the next pages of an index: 40 bytes a row
 _FRESH_SECONDS: Final = 1.0  # how old a look at the index may be
 _REMEMBERED_ROWS: Final = 20_000
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which rows are listed, and in which order.
+
+    Attributes:
+        where: a condition on the columns; None for all rows.
+        sort: what to order by; rows without a date or size come last.
+        descending: reverse the order.
+    """
+
+    where: str | None = None
+    sort: Sort = "index"
+    descending: bool = False
 
 
 class ServedIndex:
@@ -42,6 +68,8 @@ class ServedIndex:
         self._failure: IndexError_ | None = None
         self._state = self.index.state
         self._rows: OrderedDict[str, Row] = OrderedDict()
+        self._orders: OrderedDict[tuple[tuple[int, str], Listing], pa.Array] = OrderedDict()
+        self._sorting = threading.Lock()
 
     @property
     def identity(self) -> ModelIdentity:
@@ -109,23 +137,33 @@ class ServedIndex:
         self._remember(hit.row for one in found for hit in (one.hit, *one.also))
         return found
 
-    def page(self, offset: int, limit: int, where: str | None) -> list[Row]:
-        """Return rows in the index's order, for looking through it without a query.
+    def page(self, listing: Listing, offset: int, limit: int) -> tuple[list[Row], int]:
+        """Return some rows of a listing, and how many it has.
 
         Raises:
             QueryError: the condition is wrong.
         """
         index = self.fresh()
-        rows: list[Row] = []
-        columns = [name for name in index.schema.names if name not in ("id", VECTOR)]
-        for batch in index.scan(columns, where=where):
-            if offset < batch.num_rows:
-                rows += rows_of(batch.slice(offset, limit - len(rows)))
-            offset = max(0, offset - batch.num_rows)
-            if len(rows) >= limit:
-                break
+        if listing == Listing():
+            rows, count = _first_rows(index, offset, limit), index.count()
+        else:
+            order = self._order(index, listing)
+            ids = order.slice(offset, limit).to_pylist()
+            found = index.by_ids(ids)
+            rows, count = [found[key][0] for key in ids if key in found], len(order)
         self._remember(rows)
-        return rows
+        return rows, count
+
+    def _order(self, index: Index, listing: Listing) -> pa.Array:
+        """Return the ids of a listing in its order; read once for each state of the index."""
+        with self._sorting:
+            key = (index.state, listing)
+            if key not in self._orders:
+                self._orders[key] = _sorted_ids(index, listing)
+                while len(self._orders) > _MAX_LISTINGS:
+                    self._orders.popitem(last=False)
+            self._orders.move_to_end(key)
+            return self._orders[key]
 
     def row(self, key: str) -> Row:
         """Return the row of an id.
@@ -158,6 +196,42 @@ class ServedIndex:
                 self._rows[row.id] = row
             while len(self._rows) > _REMEMBERED_ROWS:
                 self._rows.popitem(last=False)
+
+
+def _first_rows(index: Index, offset: int, limit: int) -> list[Row]:
+    rows: list[Row] = []
+    columns = [name for name in index.schema.names if name not in ("id", VECTOR)]
+    for batch in index.scan(columns):
+        if offset < batch.num_rows:
+            rows += rows_of(batch.slice(offset, limit - len(rows)))
+        offset = max(0, offset - batch.num_rows)
+        if len(rows) >= limit:
+            break
+    return rows
+
+
+def _sorted_ids(index: Index, listing: Listing) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    key = _SORT_COLUMN.get(listing.sort)
+    columns = ["id", "uri", "member", *([key] if key in ("mtime", "bytes") else [])]
+    batches = list(index.scan(columns if key else ["id"], where=listing.where))
+    if not batches:
+        return pa.array([], pa.string())
+    rows = pa.Table.from_batches(batches)
+    if key is not None:
+        name = pc.binary_join_element_wise(
+            pc.utf8_lower(rows["uri"]), pc.utf8_lower(rows["member"]), "/", null_handling="skip"
+        )
+        direction = "descending" if listing.descending else "ascending"
+        order = pc.sort_indices(
+            rows.append_column("name", name), [(key, direction), ("name", "ascending")]
+        )
+        rows = rows.take(order)
+    elif listing.descending:
+        rows = rows.take(pa.array(range(rows.num_rows - 1, -1, -1), pa.int64()))
+    return rows["id"].combine_chunks()
 
 
 class ServedIndexes:

@@ -5,13 +5,12 @@ requests that ask for the same share it, and it ends when nobody has asked for i
 """
 
 import asyncio
-import datetime
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from perception_encoder.analysis.duplicates import (
     NEAR_DUPLICATE,
@@ -21,15 +20,9 @@ from perception_encoder.analysis.duplicates import (
     find_duplicates,
 )
 from perception_encoder.errors import QueueFullError
-from perception_encoder.index import Index, OutcomeLog, Row
-from perception_encoder.index.storage import is_being_written
-from perception_encoder.server.core.filters import Kind
+from perception_encoder.index import Index, Row
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.pools import DaemonThreads, WorkPool
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 TierName: TypeAlias = Literal["bytes", "pixels", "near", "similar"]
 
@@ -49,10 +42,6 @@ _ABANDONED_SECONDS: Final = 300.0
 _LONGEST_PAUSE: Final = 60  # seconds; clients ignore a longer Retry-After
 
 _Key: TypeAlias = tuple[str, TierName, float | None]
-_SHOWN: Final = 50  # values of one column
-_MOST_COUNTED: Final = 10_000  # a column of more different texts is no choice for anybody
-_UNIQUE: Final = frozenset(("id", "uri", "member", "sha256", "offset"))
-_SHOWN_FAILURES: Final = 50
 
 
 class _EndedError(Exception):
@@ -162,126 +151,3 @@ def _note_error(future: "asyncio.Future[Duplicates]") -> None:
     """Look at the error, so that asyncio does not report one that nobody came back for."""
     if not future.cancelled():
         future.exception()
-
-
-class Facets:
-    """The facets of each index as it is now, found once for all requests. Of one event loop.
-
-    Args:
-        searches: the threads that look at indexes.
-        scans: the threads that read whole columns.
-    """
-
-    def __init__(self, searches: WorkPool, scans: WorkPool) -> None:
-        self._searches = searches
-        self._scans = scans
-        self._known: dict[str, tuple[tuple[int, str], asyncio.Task[dict[str, dict[str, Any]]]]] = {}
-
-    async def get(self, served: ServedIndex) -> dict[str, dict[str, Any]]:
-        """Return what `facets_of` does.
-
-        Raises:
-            IndexStorageError: the index cannot be read.
-            ServingError: too much is waiting, or it takes too long.
-        """
-        state = await self._searches.run(lambda: served.fresh().state)
-        known_state, task = self._known.get(served.name, (None, None))
-        if task is None or known_state != state or (task.done() and task.exception() is not None):
-            task = asyncio.create_task(self._scans.run(facets_of, served))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._known[served.name] = (state, task)
-        # Not awaited itself: the task is not of this request, and goes on where this one ends.
-        await asyncio.wait([task])
-        return task.result()
-
-
-def facets_of(served: ServedIndex) -> dict[str, dict[str, Any]]:
-    """Return, for every column that can be chosen from, its kind, values or range, and nulls.
-
-    Raises:
-        IndexStorageError: the index cannot be read.
-    """
-    return {
-        name: _facet(served, name, kind)
-        for name, kind in served.kinds().items()
-        if name not in _UNIQUE
-    }
-
-
-def _facet(served: ServedIndex, name: str, kind: Kind) -> dict[str, Any]:
-    batches = (batch[name] for batch in served.index.scan([name]))
-    if kind in ("number", "time"):
-        return {"kind": kind, **_range(batches)}
-    return {"kind": kind, **_values(batches)}
-
-
-def _range(columns: "Iterable[pa.Array]") -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    num_nulls, ends = 0, []
-    for column in columns:
-        num_nulls += column.null_count
-        if pa.types.is_timestamp(column.type):  # Python knows no nanoseconds
-            column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-        found = pc.min_max(column)
-        ends += [found["min"].as_py(), found["max"].as_py()]
-    present = [end for end in ends if end is not None and end == end]
-    low, high = (min(present), max(present)) if present else (None, None)
-    return {"min": _plain(low), "max": _plain(high), "nulls": num_nulls}
-
-
-def _values(columns: "Iterable[pa.Array]") -> dict[str, Any]:
-    counts: Counter[Any] = Counter()
-    num_nulls, is_cut = 0, False
-    for column in columns:
-        num_nulls += column.null_count
-        for pair in column.drop_null().value_counts().to_pylist():
-            if pair["values"] in counts or len(counts) < _MOST_COUNTED:
-                counts[pair["values"]] += pair["counts"]
-            else:
-                is_cut = True
-    shown = counts.most_common(_SHOWN)
-    return {
-        "values": [{"value": value, "count": count} for value, count in shown],
-        "has_more": is_cut or len(counts) > len(shown),
-        "nulls": num_nulls,
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime.datetime) else value
-
-
-def status_of(served: ServedIndex) -> dict[str, Any]:
-    """Return how many rows there are, whether somebody writes, and what became of items.
-
-    Nothing is written, and no lock is taken that a writer would have to wait for.
-
-    Raises:
-        IndexNotFoundError: there is no index any more.
-        IndexStorageError: the index cannot be read.
-    """
-    num_rows = served.fresh().count()  # first: it tells where there is no index any more
-    log = OutcomeLog(served.path)
-    counts = log.counts()
-    failures = []
-    if counts["failed"]:
-        for outcome in log.latest(["failed"]):
-            failures.append(
-                {
-                    "uri": outcome.uri,
-                    "member": outcome.member,
-                    "reason": outcome.reason,
-                    "message": outcome.message,
-                }
-            )
-            if len(failures) >= _SHOWN_FAILURES:
-                break
-    return {
-        "index": served.name,
-        "rows": num_rows,
-        "is_being_written": is_being_written(served.path),
-        "outcomes": dict(counts),
-        "failures": failures,
-    }

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -20,13 +21,17 @@ from perception_encoder.search.calibration import (
     can_be_calibrated,
     stored_calibration,
 )
+from perception_encoder.search.null_distribution import background_prompts
 from perception_encoder.search.queries import Query
 from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
+
+_PROMPT_SECONDS: Final = 3.0  # a classification waits for the prompts, then does without
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Queries:
         self._served_models = served_models
         self._searches = searches
         self._calibrating: dict[str, asyncio.Task[None]] = {}
+        self._prompts: dict[str, asyncio.Task[Embeddings]] = {}  # by the model's fingerprint
 
     async def read(self, served: ServedIndex, terms: Sequence[Term]) -> Query:
         """Find a query's vector.
@@ -102,8 +108,27 @@ class Queries:
             task.add_done_callback(lambda _: self._calibrating.pop(served.name, None))
         return known
 
+    async def prompts(self, worker: ModelWorker) -> Embeddings | None:
+        """Return the embeddings of the prompts that `fit_labels` compares with.
+
+        They are embedded once for each model. None while that takes longer than a few seconds, and
+        where the model is too busy.
+        """
+        key = worker.identity.fingerprint
+        if key not in self._prompts:
+            task = asyncio.create_task(worker.embed_texts(background_prompts()))
+            self._prompts[key] = task
+        task = self._prompts[key]
+        done, _ = await asyncio.wait([task], timeout=_PROMPT_SECONDS)
+        if done and (task.cancelled() or task.exception() is not None):
+            self._prompts.pop(key, None)  # the next request tries again
+            return None
+        return task.result() if done else None
+
     async def close(self) -> None:
         """Wait for what is being found out."""
+        for prompts in self._prompts.values():
+            prompts.cancel()
         for task in list(self._calibrating.values()):
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
 from perception_encoder.embedder.arithmetic import cosine
+from perception_encoder.search.calibration import fit_labels
 from perception_encoder.server.api.native.embed import (
     IMAGE,
     Input,
@@ -86,7 +87,11 @@ def add_routes(router: APIRouter, services: Services) -> None:
     @router.post(
         "/v1/classify",
         summary="Which label fits each image",
-        description="`probability` is the softmax over the labels; a bad image has an `error`.",
+        description=(
+            "`probability` is the softmax over the labels: the best of them is likely even where "
+            "none fits. `fit` compares each label with unrelated prompts: strong, weak or none. A "
+            "bad image has an `error`."
+        ),
         responses={200: {"model": ClassifyReply}},
         openapi_extra=json_body(ClassifyBody),
     )
@@ -100,7 +105,9 @@ def add_routes(router: APIRouter, services: Services) -> None:
         async with services.served_models.use(body.model) as worker:
             classifier = await _classifier(worker, body.labels, body.templates)
             embedded = await worker.embed_images(loaded)
+            prompts = await services.queries.prompts(worker)
         found = classifier.classify(embedded.vectors)
+        fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
         orders = found.order.tolist()
         results: list[dict[str, Any]] = []
         for index in range(len(loaded)):
@@ -117,6 +124,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
                             "label": body.labels[n],
                             "score": found.scores[index, n],
                             "probability": found.probabilities[index, n],
+                            "fit": None if fits is None else fits[index][n],
                         }
                         for n in orders[index]
                     ],

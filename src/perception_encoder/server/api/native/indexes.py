@@ -8,14 +8,15 @@ from perception_encoder.errors import IndexError_
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.server.api.native.replies import (
     FacetsReply,
+    FoldersReply,
     IndexesReply,
     IndexReply,
     IndexStatusReply,
     ModelReply,
     ModelsReply,
 )
+from perception_encoder.server.core.facets import list_facets, list_folders, read_status
 from perception_encoder.server.core.indexes import ServedIndex
-from perception_encoder.server.core.jobs import status_of
 from perception_encoder.server.core.served_models import ModelState
 from perception_encoder.server.http.access import COOKIE
 from perception_encoder.server.http.requests import json_reply
@@ -54,7 +55,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def status(name: str) -> Response:
         served = services.indexes.get(name)
-        return json_reply(await services.pools.searches.run(status_of, served))
+        return json_reply(await services.pools.searches.run(read_status, served))
 
     @router.get(
         "/v1/indexes/{name}/facets",
@@ -67,8 +68,22 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def facets(name: str) -> Response:
         served = services.indexes.get(name)
-        found = await services.facets.get(served)
+        found = await services.summaries.get(served, list_facets)
         return json_reply({"index": served.name, "columns": found})
+
+    @router.get(
+        "/v1/indexes/{name}/folders",
+        summary="The folders of an index's images, by path",
+        description=(
+            "Folders and archives with the number of images in and below each, and the filter that "
+            "chooses them. Folders above the first one that branches are left out."
+        ),
+        responses={200: {"model": FoldersReply}},
+    )
+    async def folders(name: str) -> Response:
+        served = services.indexes.get(name)
+        found = await services.summaries.get(served, list_folders)
+        return json_reply({"index": served.name, **found})
 
 
 def _summary(served: ServedIndex) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from perception_encoder.server.api.native.replies import DuplicatesReply, ItemRe
 from perception_encoder.server.api.native.search import MOST_HITS, FilterBody, described
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.images import ENOUGH, content_type
+from perception_encoder.server.core.indexes import Listing, Sort
 from perception_encoder.server.core.jobs import TierName
 from perception_encoder.server.core.thumbnails import CONTENT_TYPE
 from perception_encoder.server.http.errors import ApiError, field_path
@@ -45,7 +46,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/items",
-        summary="Rows of an index, in its order",
+        summary="Rows of an index",
         responses={200: {"model": ItemsReply}},
     )
     async def items(
@@ -55,16 +56,23 @@ def add_routes(router: APIRouter, services: Services) -> None:
         filters: Annotated[
             str | None, Query(description="JSON: a list of filters as in POST /v1/search.")
         ] = None,
+        sort: Annotated[
+            Sort, Query(description="index: as stored; date and size are those of the file.")
+        ] = "index",
+        descending: bool = False,
     ) -> Response:
         served = services.indexes.get(index)
         where = await services.pools.searches.run(served.where, parsed_filters(filters))
-        rows = await services.pools.searches.run(served.page, offset, limit, where)
+        listing = Listing(where, sort, descending)
+        pool = services.pools.searches if listing == Listing() else services.pools.scans
+        rows, total = await pool.run(served.page, listing, offset, limit)
         return json_reply(
             {
                 "index": served.name,
                 "items": [described(row) for row in rows],
+                "total": total,
                 "offset": offset,
-                "next_offset": offset + limit if len(rows) == limit else None,
+                "next_offset": offset + limit if offset + limit < total else None,
             }
         )
 

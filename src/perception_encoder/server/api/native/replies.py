@@ -46,6 +46,9 @@ class LabelShare(BaseModel):
     label: str
     score: float = Field(description="Cosine.")
     probability: float = Field(description="Softmax over the labels.")
+    fit: Literal["strong", "weak", "none"] | None = Field(
+        description="Whether the label fits the image, whatever the other labels; null: unknown."
+    )
 
 
 class ClassifiedImage(BaseModel):
@@ -120,6 +123,7 @@ class ItemsReply(BaseModel):
 
     index: str
     items: list[ItemReply]
+    total: int = Field(description="Rows on all pages.")
     offset: int
     next_offset: int | None
 
@@ -191,6 +195,30 @@ class FacetsReply(BaseModel):
 
     index: str
     columns: dict[str, dict[str, Any]]
+
+
+class FolderFilter(BaseModel):
+    """A filter as in POST /v1/search."""
+
+    column: str
+    op: str
+    value: str
+
+
+class Folder(BaseModel):
+    """A folder or an archive."""
+
+    path: str
+    images: int = Field(description="In it and below it.")
+    filter: FolderFilter
+
+
+class FoldersReply(BaseModel):
+    """The folders of an index, by path."""
+
+    index: str
+    folders: list[Folder]
+    has_more: bool
 
 
 class DuplicateItem(ScoredItem):
