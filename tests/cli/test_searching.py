@@ -20,7 +20,7 @@ import terminal_decoders as decode
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner, Result
 
-from perception_encoder.analysis.contact_sheet import SheetLayout
+from perception_encoder.analysis.contact_sheet import SheetHit, SheetLayout, SheetRow
 from perception_encoder.cli.main import app
 
 COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
@@ -159,12 +159,12 @@ def test_a_sheet_shows_images_inside_archives(
     sheet = tmp_path / "hits.png"
     run(folder, monkeypatch, "similar", "@d/red.png", "--sheet", str(sheet))
     listed = run(folder, monkeypatch, "similar", "@d/red.png", "--paths").stdout.splitlines()
-    layout = SheetLayout(224)
+    (page,) = SheetLayout(224).place([SheetRow([SheetHit(b"", 0)] * len(listed))])
     with Image.open(sheet) as drawn:
-        assert middle(drawn, layout.query_box(0)) == COLORS["red"]
-        for column, name in enumerate(listed):
+        assert middle(drawn, page.blocks[0].query) == COLORS["red"]
+        for box, name in zip(page.blocks[0].hits, listed, strict=True):
             color = Path(name).stem.split()[0]
-            assert middle(drawn, layout.hit_box(0, column)) == COLORS[color]
+            assert middle(drawn, box) == COLORS[color]
 
 
 def test_a_preview_is_talk_and_shows_the_hits(

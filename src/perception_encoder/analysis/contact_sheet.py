@@ -1,72 +1,86 @@
-"""Queries and what they found as one image, to look at and to pass on.
+"""Contact sheets: queries and their hits as images of limited width, or as one HTML page.
 
-Knows nothing of models or indexes: it is given images, scores and labels.
+A row holds a query on the left and its hits beside it, in lines of equal tiles. Short rows share a
+line of the sheet. A long sheet is saved as several pages.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, NamedTuple, TypeAlias
 
 from PIL import Image, ImageDraw
 
 from perception_encoder.analysis.text_layout import TextLayout
+from perception_encoder.analysis.thumbnails import SheetImage, read_thumbnails, save_image
 from perception_encoder.analysis.whole_file import whole_file
 from perception_encoder.errors import ImageError, ImageWriteError
-from perception_encoder.preprocess.decode import ImageInput, decode_scaled
-from perception_encoder.preprocess.images import num_usable_cores
-from perception_encoder.preprocess.modes import to_rgb, upright
 
 logger = logging.getLogger(__name__)
 
+PAGE_SUFFIXES: Final = (".html", ".htm")
+_MAX_WIDTH: Final = 1640  # pixels of a sheet
+_MAX_HEIGHT: Final = 4000  # pixels of one page of a sheet
 _PAPER: Final = "#ffffff"
 _TILE: Final = "#f1f3f5"
 _BROKEN_TILE: Final = "#dfe3e8"
 _INK: Final = "#1b1f24"
 _SOFT_INK: Final = "#69717c"
 _LINE: Final = "#e3e6ea"
-_MAX_ENLARGEMENT: Final = 4  # of small drawings; beyond it they only blur
-_JPEG_QUALITY: Final = 90
-
-SheetImage: TypeAlias = ImageInput | Callable[[], bytes]
-"""An image, or what reads its file when it is its turn to be drawn; raises ImageError, OSError."""
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, right and bottom not included."""
-_AHEAD: Final = 4  # for each thread
+Thumbnail: TypeAlias = Image.Image | ImageError | OSError
+"""A small image, or why there is none."""
 
 
 @dataclass(frozen=True)
 class SheetHit:
-    """An image that was found: its cosine, and a few words such as its file name."""
+    """An image, its score (not shown if None), and a short label such as its file name."""
 
     image: SheetImage
-    score: float
+    score: float | None
     label: str = ""
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A query, in words or as an image or both, and its hits, best first."""
+    """A query, as text or as an image or both, and its hits, best first."""
 
     hits: Sequence[SheetHit]
     text: str = ""
     image: SheetImage | None = None
 
 
+class SheetBlock(NamedTuple):
+    """Where a row stands on a page: its query, and one box for each hit (one if there is none)."""
+
+    row: SheetRow
+    query: Box
+    hits: list[Box]
+
+
+@dataclass
+class SheetPage:
+    """One page of a sheet: its size in pixels, and its blocks."""
+
+    size: tuple[int, int] = (0, 0)
+    blocks: list[SheetBlock] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class SheetLayout:
-    """Where things are on a sheet of equal tiles: a column of queries, then columns of hits.
+    """The lengths of a sheet, in pixels.
 
     Attributes:
-        tile: side of a square tile, pixels; all other lengths follow from it.
+        tile: side of a square tile; all other lengths follow from it.
     """
 
     tile: int
@@ -77,205 +91,292 @@ class SheetLayout:
         return max(8, self.tile // 12)
 
     @property
-    def letters(self) -> int:
-        """Size of the letters under a tile."""
+    def between(self) -> int:
+        """Between two blocks side by side."""
+        return self.gap + self.gap // 2
+
+    @property
+    def font_size(self) -> int:
+        """Of the text under a tile."""
         return max(11, self.tile // 14)
 
     @property
-    def row_height(self) -> int:
-        """From one row's tiles to the next row's."""
-        return self.tile + 3 * self.letters + 2 * self.gap
+    def line_height(self) -> int:
+        """From one line of tiles to the next."""
+        return self.tile + 3 * self.font_size + 2 * self.gap
 
-    def size(self, num_rows: int, num_columns: int) -> tuple[int, int]:
-        """Width and height of a sheet with so many columns of hits."""
-        right = self.hit_box(0, num_columns - 1)[2] if num_columns else self.query_box(0)[2]
-        return right + 2 * self.gap, num_rows * self.row_height + 2 * self.gap
+    def block_width(self, num_columns: int) -> int:
+        """Width of a query with so many hits beside it."""
+        return self.tile + 2 * self.gap + num_columns * (self.tile + self.gap)
 
-    def query_box(self, row: int) -> Box:
-        """The tile of a row's query."""
-        left, top = 2 * self.gap, 2 * self.gap + row * self.row_height
-        return left, top, left + self.tile, top + self.tile
+    def num_columns(self, num_hits: int) -> int:
+        """Hits in a line, so that all lines are about equally long."""
+        most = 1
+        while self.block_width(most + 1) + 4 * self.gap <= _MAX_WIDTH:
+            most += 1
+        num_lines = max(1, -(-num_hits // most))
+        return max(1, -(-num_hits // num_lines))
 
-    def hit_box(self, row: int, column: int) -> Box:
-        """The tile of a hit."""
-        _, top, right, bottom = self.query_box(row)
-        left = right + 3 * self.gap + column * (self.tile + self.gap)
-        return left, top, left + self.tile, bottom
+    def place(self, rows: Sequence[SheetRow]) -> list[SheetPage]:
+        """Divide rows into pages, and give each query and hit its box."""
+        columns = self.num_columns(max(len(row.hits) for row in rows))
+        margin, left, top, bottom = 2 * self.gap, 2 * self.gap, 2 * self.gap, 0
+        pages = [SheetPage()]
+        for row in self._split(rows, columns):
+            width = self.block_width(min(max(1, len(row.hits)), columns))
+            height = max(1, -(-len(row.hits) // columns)) * self.line_height
+            if bottom and (height > self.line_height or left + width + margin > _MAX_WIDTH):
+                left, top, bottom = margin, bottom, 0  # a new line of blocks
+            if pages[-1].blocks and not bottom and top + height + margin > _MAX_HEIGHT:
+                pages.append(SheetPage())
+                top = margin
+            page = pages[-1]
+            page.blocks.append(self._block(row, left, top, columns))
+            bottom = max(bottom, top + height)
+            page.size = (
+                max(page.size[0], left + width + margin),
+                max(page.size[1], bottom + margin),
+            )
+            left += width + self.between
+            if height > self.line_height:
+                left = _MAX_WIDTH
+        return pages
+
+    def _split(self, rows: Sequence[SheetRow], columns: int) -> Iterator[SheetRow]:
+        """Repeat the query of a row that is longer than a page."""
+        most = max(1, (_MAX_HEIGHT - 4 * self.gap) // self.line_height) * columns
+        for row in rows:
+            for start in range(0, max(1, len(row.hits)), most):
+                yield replace(row, hits=row.hits[start : start + most])
+
+    def _block(self, row: SheetRow, left: int, top: int, columns: int) -> SheetBlock:
+        def box(x: int, y: int) -> Box:
+            return x, y, x + self.tile, y + self.tile
+
+        first, step = left + self.tile + 3 * self.gap, self.tile + self.gap
+        hits = [
+            box(first + number % columns * step, top + number // columns * self.line_height)
+            for number in range(max(1, len(row.hits)))
+        ]
+        return SheetBlock(row, box(left, top), hits)
 
 
 def contact_sheet(
-    rows: Sequence[SheetRow], path: str | os.PathLike[str], *, tile: int = 224
-) -> None:
-    """Draw queries and their hits, one row each, and save the image.
+    rows: Sequence[SheetRow],
+    path: str | os.PathLike[str],
+    *,
+    tile: int = 224,
+    progress: Callable[[], object] | None = None,
+) -> list[Path]:
+    """Draw queries and their hits, and save them.
 
     Args:
-        rows: at least one; they may have different numbers of hits, or none.
-        path: where to save; the ending decides the format: .png, .jpg, .webp and others.
+        rows: at least one; rows may have different numbers of hits, or none.
+        path: where to save. The suffix decides the format: .png, .jpg, .webp and others, or .html
+            for one page that holds its thumbnails.
         tile: side of one tile, pixels.
+        progress: called after each image.
+
+    Returns:
+        The files. A long sheet has several: `name.png`, `name-2.png` and so on.
 
     Raises:
-        ImageWriteError: it cannot be saved there, or the ending is no image's.
+        ImageWriteError: the file cannot be written, or no image format has this suffix.
         ValueError: no rows, or a tile of less than 32 pixels.
     """
-    save_image(draw_contact_sheet(rows, tile=tile), path)
+    path = Path(path)
+    if path.suffix.lower() in PAGE_SUFFIXES:
+        page = write_html(rows, tile=tile, progress=progress)
+        with whole_file(path, ImageWriteError) as partial:
+            partial.write_text(page, encoding="utf-8")
+        return [path]
+    saved = []
+    for number, image in enumerate(draw_pages(rows, tile=tile, progress=progress), 1):
+        name = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        save_image(image, name)
+        saved.append(name)
+    return saved
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Save what was drawn; the ending decides the format.
+def draw_pages(
+    rows: Sequence[SheetRow], *, tile: int = 224, progress: Callable[[], object] | None = None
+) -> Iterator[Image.Image]:
+    """Draw the pages of a sheet as RGB images, laid out by `SheetLayout(tile).place(rows)`."""
+    _check(rows, tile)
+    layout = SheetLayout(tile)
+    pages = layout.place(rows)
+    thumbnails = _read(rows_of(pages), tile, progress)
+    for page in pages:
+        canvas = Image.new("RGB", page.size, _PAPER)
+        draw = ImageDraw.Draw(canvas)
+        for block in page.blocks:
+            _draw_rules(draw, layout, block.query)
+            _draw_query(canvas, layout, block, thumbnails)
+            for hit, box in zip(block.row.hits, block.hits, strict=False):
+                _draw_image(canvas, layout, next(thumbnails), box)
+                score = [] if hit.score is None else [(f"{hit.score:.3f}", _INK)]
+                for line, (text, ink) in enumerate([*score, (hit.label, _SOFT_INK)]):
+                    _draw_line(draw, layout, text, box, line=line, ink=ink)
+            if not block.row.hits:
+                _draw_centered(draw, layout, "nothing found", block.hits[0])
+        yield canvas
 
-    Raises:
-        ImageWriteError: it cannot be saved there, or the ending is no image's.
-    """
-    Image.init()
-    name = os.fsdecode(path)
-    encoded = io.BytesIO()  # on a full disk Pillow itself cuts a file off and says nothing
-    try:
-        kind = Image.registered_extensions()[os.path.splitext(name)[1].lower()]
-        image.save(encoded, kind, quality=_JPEG_QUALITY)
-    except (KeyError, ValueError, OSError) as err:
-        raise ImageWriteError(
-            f"{name}: the image cannot be saved: {err}; choose a name that ends in .png or .jpg",
-            item=name,
-        ) from err
-    with whole_file(path, ImageWriteError) as partial:
-        partial.write_bytes(encoded.getbuffer())
+
+def write_html(
+    rows: Sequence[SheetRow], *, tile: int = 224, progress: Callable[[], object] | None = None
+) -> str:
+    """Return a sheet as one HTML page, which holds its thumbnails and needs no other file."""
+    _check(rows, tile)
+    thumbnails = _read(rows, tile, progress)
+    parts = []
+    for row in rows:
+        query = _figure(next(thumbnails), "") if row.image is not None else ""
+        heading = f"<h2>{html.escape(row.text)}</h2>" if row.text else ""
+        figures = []
+        for hit in row.hits:
+            score = "" if hit.score is None else f"<b>{hit.score:.3f}</b> "
+            figures.append(_figure(next(thumbnails), f"{score}{html.escape(hit.label)}"))
+        found = "\n".join(figures) or "<p>nothing found</p>"
+        parts.append(f"<section>{heading}{query}\n<div>\n{found}\n</div></section>")
+    return _PAGE.replace("TILE", str(tile)).replace("SECTIONS", "\n".join(parts))
 
 
-def draw_contact_sheet(rows: Sequence[SheetRow], *, tile: int = 224) -> Image.Image:
-    """Draw what `contact_sheet` saves, as an RGB image laid out by `SheetLayout(tile)`."""
+def rows_of(pages: Sequence[SheetPage]) -> list[SheetRow]:
+    """Return the rows of all pages, a long row in the parts in which it is drawn."""
+    return [block.row for page in pages for block in page.blocks]
+
+
+_PAGE: Final = """<!doctype html>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Contact sheet</title>
+<style>
+body { margin: 1.5rem; font: 14px/1.4 system-ui, sans-serif; color: #1b1f24; background: #fff; }
+section { padding: 1rem 0; border-top: 1px solid #e3e6ea; }
+h2 { margin: 0 0 .75rem; font-size: 1.1rem; overflow-wrap: anywhere; }
+div { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { width: TILEpx; margin: 0; }
+section > figure { margin-bottom: 1rem; outline: 2px solid #69717c; outline-offset: 4px; }
+figure span { display: flex; align-items: center; justify-content: center; width: TILEpx;
+  height: TILEpx; border-radius: 9px; background: #f1f3f5; overflow: hidden; color: #69717c; }
+figcaption { color: #69717c; overflow-wrap: anywhere; }
+figcaption b { color: #1b1f24; }
+</style>
+SECTIONS
+"""
+
+
+def _check(rows: Sequence[SheetRow], tile: int) -> None:
     if not rows:
         raise ValueError("a contact sheet needs at least one row")
     if tile < 32:
         raise ValueError(f"tile must be at least 32 pixels, got {tile}")
-    layout = SheetLayout(tile)
-    num_columns = max(1, *(len(row.hits) for row in rows))
-    canvas = Image.new("RGB", layout.size(len(rows), num_columns), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for number, row in enumerate(rows):
-        if number:
-            _draw_rule(draw, layout, number)
-        _draw_query(canvas, layout, row, layout.query_box(number))
-        for column, hit in enumerate(row.hits):
-            box = layout.hit_box(number, column)
-            _draw_image(canvas, layout, hit.image, box, item=hit.label)
-            _draw_line(draw, layout, f"{hit.score:.3f}", box, line=0, ink=_INK)
-            _draw_line(draw, layout, hit.label, box, line=1, ink=_SOFT_INK)
-        if not row.hits:
-            _draw_centered(draw, layout, "nothing found", layout.hit_box(number, 0))
-    return canvas
 
 
-def thumbnail(image: SheetImage, tile: int, *, item: str = "") -> Image.Image:
-    """Fit an image into a square of `tile` pixels, in its own proportions; RGB.
+def _read(
+    rows: Sequence[SheetRow], tile: int, progress: Callable[[], object] | None
+) -> Iterator[Thumbnail]:
+    """Yield the thumbnails of all rows in order: of each query that has an image, then its hits."""
 
-    Raises:
-        ImageError: it cannot be used; `item` names it.
-        OSError: it cannot be read.
-    """
-    source = image() if callable(image) else image
-    decoded = decode_scaled(source, item=item or None, min_side=tile).image
-    small = to_rgb(upright(decoded), item=item)
-    scale = min(tile / max(small.size), _MAX_ENLARGEMENT)
-    size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
-    return small.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    def images() -> Iterator[tuple[SheetImage, str]]:
+        for row in rows:
+            if row.image is not None:
+                yield row.image, f"the query {row.text}".rstrip()
+            yield from ((hit.image, hit.label) for hit in row.hits)
 
-
-def _draw_rule(draw: ImageDraw.ImageDraw, layout: SheetLayout, row: int) -> None:
-    """Draw a hairline above a row."""
-    left, top, _, _ = layout.query_box(row)
-    height = top - layout.gap
-    draw.line((left, height, draw.im.size[0] - left, height), fill=_LINE)
+    for found in read_thumbnails(images(), tile):
+        if not isinstance(found, Image.Image):
+            logger.warning("%s", found)
+        if progress is not None:
+            progress()
+        yield found
 
 
-def _draw_query(canvas: Image.Image, layout: SheetLayout, row: SheetRow, box: Box) -> None:
-    draw = ImageDraw.Draw(canvas)
-    if row.image is not None:
-        _draw_image(canvas, layout, row.image, box, item=f"the query {row.text}".rstrip())
-        lettering = TextLayout(row.text, layout.letters)
-        for line, text in enumerate(lettering.lines(layout.tile, 2)):
-            _draw_line(draw, layout, text, box, line=line, ink=_INK)
+def _figure(found: Thumbnail, caption: str) -> str:
+    if not isinstance(found, Image.Image):
+        return f"<figure><span>{_reason(found)}</span><figcaption>{caption}</figcaption></figure>"
+    stream = io.BytesIO()
+    found.save(stream, "JPEG", quality=85)
+    data = base64.b64encode(stream.getvalue()).decode()
+    image = f'<img src="data:image/jpeg;base64,{data}" alt="">'
+    return f"<figure><span>{image}</span><figcaption>{caption}</figcaption></figure>"
+
+
+def _reason(error: ImageError | OSError) -> str:
+    return "file not found" if isinstance(error, FileNotFoundError) else "cannot be opened"
+
+
+def _draw_rules(draw: ImageDraw.ImageDraw, layout: SheetLayout, query: Box) -> None:
+    """Draw hairlines above a block, and on the left of a block that stands beside another."""
+    left, top, _, bottom = query
+    margin = 2 * layout.gap
+    if top > margin:
+        y = top - layout.gap
+        draw.line((left, y, draw.im.size[0] - margin, y), fill=_LINE)
+    if left > margin:
+        x = left - layout.between // 2
+        draw.line((x, top, x, bottom), fill=_LINE)
+
+
+def _draw_query(
+    canvas: Image.Image, layout: SheetLayout, block: SheetBlock, thumbnails: Iterator[Thumbnail]
+) -> None:
+    draw, box, text = ImageDraw.Draw(canvas), block.query, block.row.text
+    if block.row.image is not None:
+        _draw_image(canvas, layout, next(thumbnails), box)
+        lines = TextLayout(text, layout.font_size).lines(layout.tile, 2)
+        for number, line in enumerate(lines):
+            _draw_line(draw, layout, line, box, line=number, ink=_INK)
         return
-    lettering, lines = _fitted(row.text, layout)
-    step = round(lettering.font.size * 1.3)
+    text_layout, lines = _fit(text, layout)
+    step = round(text_layout.font.size * 1.3)
     top = (box[1] + box[3] - step * len(lines)) / 2
-    for number, text in enumerate(lines):
-        draw.text((box[0], top + number * step), text, fill=_INK, font=lettering.font)
+    for number, line in enumerate(lines):
+        draw.text((box[0], top + number * step), line, fill=_INK, font=text_layout.font)
 
 
-def _fitted(text: str, layout: SheetLayout) -> tuple[TextLayout, list[str]]:
-    """Break a query into lines in the largest letters in which all of it fits a tile."""
-    sizes = [layout.tile // 8, layout.tile // 10, layout.letters]
-    for size in sizes:
-        lettering = TextLayout(text, size)
+def _fit(text: str, layout: SheetLayout) -> tuple[TextLayout, list[str]]:
+    """Break a query into lines, in the largest font size at which all of it fits a tile."""
+    for size in (layout.tile // 8, layout.tile // 10, layout.font_size):
+        text_layout = TextLayout(text, size)
         max_lines = int(layout.tile // (size * 1.3))
-        lines = lettering.lines(layout.tile, max_lines + 1)
+        lines = text_layout.lines(layout.tile, max_lines + 1)
         if len(lines) <= max_lines:
             break
-    return lettering, lettering.lines(layout.tile, max_lines)
+    return text_layout, text_layout.lines(layout.tile, max_lines)
 
 
-def _draw_image(
-    canvas: Image.Image, layout: SheetLayout, image: SheetImage, box: Box, *, item: str
-) -> None:
+def _draw_image(canvas: Image.Image, layout: SheetLayout, found: Thumbnail, box: Box) -> None:
     """Draw an image in the middle of its tile, all of it, in its own proportions."""
     draw = ImageDraw.Draw(canvas)
     radius = layout.tile // 24
     corners = (box[0], box[1], box[2] - 1, box[3] - 1)
-    try:
-        small = thumbnail(image, layout.tile, item=item)
-    except (ImageError, OSError) as err:
-        logger.warning("%s", err)
+    if not isinstance(found, Image.Image):
         draw.rounded_rectangle(corners, radius, fill=_BROKEN_TILE)
-        is_missing = isinstance(err, FileNotFoundError)
-        _draw_centered(draw, layout, "file not found" if is_missing else "cannot be opened", box)
+        _draw_centered(draw, layout, _reason(found), box)
         return
     draw.rounded_rectangle(corners, radius, fill=_TILE)
-    left = (box[0] + box[2] - small.width) // 2
-    top = (box[1] + box[3] - small.height) // 2
+    left = (box[0] + box[2] - found.width) // 2
+    top = (box[1] + box[3] - found.height) // 2
     mask = Image.new("L", (layout.tile, layout.tile), 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, layout.tile - 1, layout.tile - 1), radius, 255)
     offset = (left - box[0], top - box[1])
-    part = mask.crop((*offset, offset[0] + small.width, offset[1] + small.height))
-    canvas.paste(small, (left, top), part)
+    part = mask.crop((*offset, offset[0] + found.width, offset[1] + found.height))
+    canvas.paste(found, (left, top), part)
 
 
 def _draw_line(
     draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box, *, line: int, ink: str
 ) -> None:
-    """Write one line of those under a tile."""
-    lettering = TextLayout(text, layout.letters)
-    top = box[3] + layout.gap // 2 + round(line * layout.letters * 1.4)
-    short = lettering.shortened(layout.tile)
-    draw.text((box[0], top), short, fill=ink, font=lettering.font)
+    """Write one of the lines under a tile."""
+    text_layout = TextLayout(text, layout.font_size)
+    top = box[3] + layout.gap // 2 + round(line * layout.font_size * 1.4)
+    short = text_layout.shortened(layout.tile)
+    draw.text((box[0], top), short, fill=ink, font=text_layout.font)
 
 
 def _draw_centered(draw: ImageDraw.ImageDraw, layout: SheetLayout, text: str, box: Box) -> None:
-    lettering = TextLayout(text, layout.letters)
+    text_layout = TextLayout(text, layout.font_size)
     middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-    draw.text(
-        middle, lettering.shortened(layout.tile), fill=_SOFT_INK, font=lettering.font, anchor="mm"
-    )
-
-
-def read_tiles(images: Iterable[SheetImage], side: int) -> Iterator[Image.Image | None]:
-    """Yield each image, RGB, fitted into a square of `side` pixels; None of an unreadable one."""
-    num_threads = num_usable_cores()
-    waiting: deque[Future[Image.Image | None]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        begun = (pool.submit(_tile, image, side) for image in images)
-        try:
-            waiting.extend(islice(begun, num_threads * _AHEAD))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(islice(begun, 1))
-        finally:
-            for one in waiting:
-                one.cancel()
-
-
-def _tile(image: SheetImage, side: int) -> Image.Image | None:
-    try:
-        return thumbnail(image, side)
-    except (ImageError, OSError) as err:
-        logger.info("%s", err)
-        return None
+    short = text_layout.shortened(layout.tile)
+    draw.text(middle, short, fill=_SOFT_INK, font=text_layout.font, anchor="mm")

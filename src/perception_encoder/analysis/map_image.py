@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from perception_encoder.analysis.contact_sheet import SheetImage, read_tiles, save_image
 from perception_encoder.analysis.duplicate_ranking import Numbers
 from perception_encoder.analysis.text_layout import TextLayout
+from perception_encoder.analysis.thumbnails import SheetImage, read_tiles, save_image
 
 MAX_SIDE: Final = 48
 _ROOM: Final = 1.7  # cells for each image: some stay empty, and gaps between groups show

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception_encoder.analysis.contact_sheet import SheetImage, read_tiles
 from perception_encoder.analysis.duplicate_ranking import Numbers
+from perception_encoder.analysis.thumbnails import SheetImage, read_tiles
 from perception_encoder.analysis.whole_file import whole_file
 from perception_encoder.errors import ImageWriteError
 from perception_encoder.index import Row

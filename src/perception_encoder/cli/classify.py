@@ -232,7 +232,7 @@ def _classify(
     results: Results,
     progress: "Progress | None",
 ) -> None:
-    from perception_encoder.cli.output import ProgressDisplay
+    from perception_encoder.cli.progress import ProgressDisplay
 
     step = max(1, _SCORES_AT_ONCE // len(classifier.labels))
     # On a terminal the lines themselves tell how far it is; a bar would come between them.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES: Final = 10
 _SHOWN_COUNTS: Final = 20
 _SHEET_LABELS: Final = 40
-_SHEET_IMAGES: Final = 8
+_SHEET_IMAGES: Final = 10
 NO_LABEL: Final = "-"
 
 
@@ -158,8 +158,9 @@ class Results:
             heapq.heappop(heap)
 
     def _draw(self, path: Path) -> None:
-        from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
+        from perception_encoder.analysis import SheetHit, SheetRow
         from perception_encoder.cli.hits import image_of, short_name
+        from perception_encoder.cli.progress import draw_sheet
 
         labels = [label for label in self._counts if self._drawn.get(label)]
         shown = [label for label, _ in self._counts.most_common() if label in labels]
@@ -174,8 +175,7 @@ class Results:
             )
             for label in shown
         ]
-        contact_sheet(rows, path)
-        say(f"{path}: the likeliest images of {len(rows)} of {len(labels)} labels")
+        draw_sheet(path, rows, f"the likeliest images of {len(rows)} of {len(labels)} labels")
 
 
 def _record(row: "Row", best: "Sequence[LabelScore]", label: str) -> dict[str, Any]:

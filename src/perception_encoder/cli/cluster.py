@@ -119,7 +119,8 @@ def _write_table(named: NamedClusters) -> None:
 
 def _draw(path: Path, named: NamedClusters, index: "Index") -> None:
     from perception_encoder.analysis.clusters import typical_members
-    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
+    from perception_encoder.cli.progress import draw_sheet
 
     found = named.found
 
@@ -133,6 +134,5 @@ def _draw(path: Path, named: NamedClusters, index: "Index") -> None:
         size = "1 image" if cluster.size == 1 else f"{cluster.size} images"
         hits = map(drawn, found.rows(central), found.scores[central].tolist())
         rows.append(SheetRow(list(hits), text=f"{named.title(place)}: {size}"))
-    contact_sheet(rows, path)
     is_all = len(found.clusters) <= _SHEET_CLUSTERS
-    say(f"{path}: {'the' if is_all else f'the {_SHEET_CLUSTERS} largest'} clusters")
+    draw_sheet(path, rows, f"the {'' if is_all else f'{_SHEET_CLUSTERS} largest '}clusters")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from perception_encoder.analysis.cluster_names import ClusterName
     from perception_encoder.analysis.clusters import Clusters
-    from perception_encoder.analysis.contact_sheet import SheetImage
+    from perception_encoder.analysis.thumbnails import SheetImage
     from perception_encoder.index import Index, Row
 
 ClustersOption = Annotated[

@@ -18,7 +18,7 @@ _QUERIES: tuple[tuple[str, ...], ...] = (
     ("@cat.webp",),
     ("@yellow-heart.webp", "+", "purple"),
 )
-_HITS = 6
+_HITS = 5
 
 
 def demo(

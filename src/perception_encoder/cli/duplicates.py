@@ -224,7 +224,8 @@ def _move(
 
 
 def _draw(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
-    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
+    from perception_encoder.cli.progress import draw_sheet
 
     def drawn(other: "Duplicate") -> SheetHit:
         return SheetHit(partial(_read, other.row), other.score, f"{other.tier} {_name(other.row)}")
@@ -237,9 +238,10 @@ def _draw(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
         )
         for group in groups[:_SHEET_GROUPS]
     ]
-    contact_sheet(rows, path)
     is_all = len(groups) <= _SHEET_GROUPS
-    say(f"{path}: {'the' if is_all else f'the first {_SHEET_GROUPS} of {len(groups)}'} groups")
+    draw_sheet(
+        path, rows, f"the {'' if is_all else f'first {_SHEET_GROUPS} of {len(groups)} '}groups"
+    )
 
 
 def _name(row: "Row") -> str:

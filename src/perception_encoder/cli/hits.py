@@ -16,7 +16,7 @@ from perception_encoder.cli.output import say, write_json, write_line, write_pat
 from perception_encoder.errors import PerceptionEncoderError
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.contact_sheet import SheetImage
+    from perception_encoder.analysis.thumbnails import SheetImage
     from perception_encoder.index import Hit, Row
     from perception_encoder.search.queries import Query
     from perception_encoder.search.search import SearchResult
@@ -108,7 +108,8 @@ def _write_table(answer: Answer) -> None:
 
 
 def _draw(path: Path, answers: Sequence[Answer]) -> None:
-    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+    from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
+    from perception_encoder.cli.progress import draw_sheet
 
     rows = [
         SheetRow(
@@ -118,10 +119,9 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
         )
         for query, found, _ in answers
     ]
-    contact_sheet(rows, path)
     num_hits = sum(len(answer.found) for answer in answers)
-    one = len(answers) == 1
-    say(f"{path}: {'the query' if one else f'{len(answers)} queries'} and {num_hits} hits")
+    queries = "the query" if len(answers) == 1 else f"{len(answers)} queries"
+    draw_sheet(path, rows, f"{queries} and {num_hits} hits")
 
 
 def image_of(hit: "Hit | Row") -> "SheetImage":

@@ -276,7 +276,7 @@ def _run(
     as_json: bool,
 ) -> bool:
     """Do one run, tell of it, and return whether anything failed."""
-    from perception_encoder.cli.output import ProgressDisplay
+    from perception_encoder.cli.progress import ProgressDisplay
     from perception_encoder.indexing import Run
 
     model, index = work.model, work.index

@@ -156,7 +156,7 @@ class ModelComparison:
 
     def blocks(self, model: "EmbeddingModel") -> "Iterator[EmbeddedImages]":
         """Embed the images, and tell of those that fail."""
-        from perception_encoder.cli.output import ProgressDisplay
+        from perception_encoder.cli.progress import ProgressDisplay
         from perception_encoder.indexing import Progress
         from perception_encoder.indexing.stream import embed_items
 

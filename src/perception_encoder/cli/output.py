@@ -14,20 +14,15 @@ import os
 import re
 import stat
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
-from tqdm import tqdm
 
 from perception_encoder.cli.text_files import STREAMS
-from perception_encoder.indexing import Progress
 
-_SECONDS_BETWEEN_LINES: Final = 5.0
 _Command = TypeVar("_Command", bound=Callable[..., None])
 _AS_IT_IS = "\b\n"  # click leaves a paragraph that begins so without filling its lines
 
@@ -194,72 +189,6 @@ def _is_number(text: str) -> bool:
     return digits.isdecimal()
 
 
-class ProgressDisplay:
-    """Shows a run's `Progress` on stderr while it is inside a `with`."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bar = tqdm(unit=" images", disable=None, file=sys.stderr)
-        self._started = self._last_line = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.close()
-
-    def update(self) -> None:
-        """Look at the progress again; cheap enough to be called for every item."""
-        progress, now = self._progress, time.monotonic()
-        if not self._bar.disable:
-            self._bar.total = progress.num_listed
-            self._bar.set_postfix_str(details(progress), refresh=False)
-            self._bar.update(progress.num_done - self._bar.n)
-        elif now - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            say(line(progress, now - self._started))
-
-    def say(self, message: str) -> None:
-        """Write a line without spoiling the bar."""
-        tqdm.write(printable(message), file=sys.stderr)
-
-
-def line(progress: Progress, seconds: float) -> str:
-    """Tell of a run in one line: how much of what, how quickly, and how long it will still take."""
-    rate = progress.num_done / seconds if seconds > 0 else 0.0
-    parts = [f"{progress.num_done:,} of {progress.num_listed:,} images"]
-    if progress.is_listing:
-        parts[0] += " and counting"
-    parts.append(f"{rate:,.1f}/s")
-    if rate > 0 and not progress.is_listing:
-        parts.append(f"{_clock((progress.num_listed - progress.num_done) / rate)} left")
-    return ", ".join([*parts, details(progress)]).rstrip(", ")
-
-
-def details(progress: Progress) -> str:
-    """Tell where the time goes, and of failures."""
-    parts = []
-    num_read = progress.counts["embedded"] + progress.counts["reused"]
-    if num_read:
-        decode_ms = 1000 * progress.decode_seconds / num_read
-        encode_ms = 1000 * progress.encode_seconds / num_read
-        parts.append(f"decode {decode_ms:.1f} ms + encode {encode_ms:.1f} ms each")
-    if progress.counts["failed"]:
-        parts.append(f"{progress.counts['failed']:,} failed")
-    return ", ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def examples_kept(command: _Command) -> _Command:
     """Keep the lines of the docstring's examples apart in the help."""
     text = inspect.getdoc(command) or ""
@@ -299,15 +228,15 @@ def check_file(path: Path | None) -> None:
 
 
 def check_sheet(path: Path | None) -> None:
-    """Refuse an image file that cannot be written, or whose ending is no image's."""
+    """Refuse a contact sheet that cannot be written, or whose suffix names no format of it."""
     check_file(path)
-    if path is None:
+    if path is None or path.suffix.lower() in (".html", ".htm"):
         return
     from PIL import Image
 
     Image.init()
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise typer.BadParameter(f"{path}: choose a name that ends in .png, .jpg or .webp")
+        raise typer.BadParameter(f"{path}: choose a name that ends in .png, .jpg, .webp or .html")
 
 
 def check_text_name(path: str) -> str:

@@ -243,7 +243,7 @@ def _strip(images: Sequence[PreviewTile], step: int, width: int, height: int) ->
     """Draw images in a row, each in a box of its own; RGBA, clear where there is none."""
     from PIL import Image
 
-    from perception_encoder.analysis.contact_sheet import thumbnail
+    from perception_encoder.analysis.thumbnails import thumbnail
 
     strip = Image.new("RGBA", (step * len(images), height))
     side = min(width, height)
