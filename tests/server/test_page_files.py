@@ -9,6 +9,7 @@ from server.serving import running
 
 import perception_encoder.server
 from perception_encoder.server import ServerSettings
+from perception_encoder.server.api.page import join_modules
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings
 
@@ -32,20 +33,42 @@ def test_the_page_loads_nothing_from_elsewhere_and_has_nothing_inline(server):
     assert not re.search(r"<style|style=|<script(?![^>]*src=)|\son\w+=", reply.text)
     addresses = re.findall(r'(?:src|href)="([^"]+)"', reply.text)
     assert addresses
-    assert [one for one in addresses if not one.startswith(("web/", "?", "#"))] == []
+    assert [one for one in addresses if not one.startswith(("web/", "v1/", "?", "#"))] == []
 
 
-def test_every_file_that_the_page_names_is_there_and_has_its_type(server):
+def test_the_page_is_one_script_and_one_style_sheet_that_browsers_keep(server):
     text = server.client.get("/").text
-    named = {"web/main.js", *re.findall(r'"(web/[^"]+)"', text)}
-    for script in SCRIPTS:
-        named |= {f"web/{one}" for one in re.findall(r'from "\./([^"]+)"', script.read_text())}
+    named = re.findall(r'"(web/[^"]+)"', text)
+    assert sorted({path.rpartition(".")[2] for path in named}) == ["css", "js", "svg"]
+    assert len([path for path in named if path.endswith(".css")]) == 1
     kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    contents = {}
     for path in named:
         reply = server.client.get(f"/{path}")
         assert reply.status_code == 200, path
         assert reply.headers["content-type"].startswith(kinds[Path(path).suffix])
-    assert {f"web/{path.name}" for path in SCRIPTS} <= named, "a script that nothing loads"
+        assert "immutable" in reply.headers["cache-control"]
+        contents[path.split(".")[0] + Path(path).suffix] = reply.text
+    for script in SCRIPTS:
+        first_line = script.read_text().splitlines()[0]
+        assert any(first_line in content for content in contents.values()), script.name
+    for style in WEB.glob("styles/*.css"):
+        assert style.read_text() in contents["web/page.css"], style.name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'import * as other from "./other.js";\n',
+        'import "./other.js";\n',
+        "export default 1;\n",
+        "export let count = 1;\n",
+        'import { a } from "./main.js";\n',
+    ],
+)
+def test_modules_that_cannot_be_joined_are_refused(text):
+    with pytest.raises(ValueError, match=r"cannot be joined|import each other"):
+        join_modules({"main.js": text, "other.js": ""}, "main.js")
 
 
 def test_unchanged_files_are_not_sent_again(server):
