@@ -18,8 +18,8 @@ _NOUNS = (
     "machine", "rubber", "duck", "grandfather", "clock", "wheelbarrow", "dragonfly",
     "skyscraper", "motorway", "typewriter", "kingfisher", "accordion", "saxophone", "Chihuahua",
 )
-_COLORS = (
-    "red", "green", "blue", "yellow", "black", "white", "gray", "turquoise", "beige", "magenta",
+_COLOURS = (
+    "red", "green", "blue", "yellow", "black", "white", "grey", "turquoise", "beige", "magenta",
 )
 # fmt: on
 _TEMPLATES = (
@@ -82,7 +82,7 @@ _PHRASES = (
     "½ ² ³ ₂ Ⅷ ⅷ ① ⑳ ㊿ ௧ ٣ ۴ ४ ๓ 〇 𝟘 ፩ 千 Ⅻ",
     "1,234.56 €  £12 $5 ¥100 50% 3rd 2nd 10:30 2024-02-29 +41 44 123 45 67",
     "x² + y² = z², ∑∫√∞ ≠ ≤ ≥ ± × ÷ → ⇒ ∀∃",
-    "C:\\Users\\me\\Images\\IMG_0001.JPG /home/me/a b.png ./~$x",
+    "C:\\Users\\me\\Pictures\\IMG_0001.JPG /home/me/a b.png ./~$x",
     "https://example.com/a?b=c&d=e#frag mailto:me@example.org www.x.y",
     "def f(x): return {'a': [1, 2], \"b\": x ** 2}  # comment",
     "<p class='x'>Hello&nbsp;<b>World</b></p><br/>",
@@ -239,8 +239,8 @@ def _caption(random: Random) -> str:
     return _pick(random, _TEMPLATES).format(
         n=_pick(random, _NOUNS),
         m=_pick(random, _NOUNS),
-        c=_pick(random, _COLORS),
-        d=_pick(random, _COLORS),
+        c=_pick(random, _COLOURS),
+        d=_pick(random, _COLOURS),
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from perception_encoder.errors import CacheError
 from perception_encoder.forking import renew_in_children
 
-_SCHEMA = "CREATE INDEX IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
+_SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters at least
 _BUSY_SECONDS = 60
 _CHECKSUM_BYTES = 4

@@ -52,7 +52,7 @@ _APIS: Final = (
 
 _EXPOSED: Final = (
     "ETag", "Retry-After", "WWW-Authenticate", "X-Request-ID",
-    "X-Inference-ModelWorker", "X-Model-Cold-Start", "X-Model-Id", "X-Processing-Time",
+    "X-Inference-Engine", "X-Model-Cold-Start", "X-Model-Id", "X-Processing-Time",
 )  # fmt: skip
 """Headers of replies that pages of the allowed origins may read, beside those that all may."""
 

@@ -183,7 +183,7 @@ def _in_ascii(name: str) -> str:
 
 def _headers(lent: RequestedModel, seconds: float) -> dict[str, str]:
     headers = {
-        "X-Inference-ModelWorker": "perception-encoder",
+        "X-Inference-Engine": "perception-encoder",
         "X-Model-Id": _in_ascii(lent.model_id),
         "X-Model-Cold-Start": str(lent.load_seconds is not None).lower(),
         "X-Processing-Time": f"{seconds:.6f}",
