@@ -80,7 +80,7 @@ def test_a_full_disk_costs_only_time_or_is_an_error_of_ours(tmp_path):
     assert done.stdout.endswith("done\n"), done.stderr
     assert "Traceback" not in done.stderr
     assert "graphs of tiny-core cannot be kept, so opening it is slow" in done.stderr
-    assert "what is computed from now on is not kept" in done.stderr
+    assert "new embeddings are no longer cached" in done.stderr
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])

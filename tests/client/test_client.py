@@ -11,12 +11,12 @@ from server.serving import data_uri, image, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.client import AsyncClient, Client, ClientOptions, SearchRequest
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.errors import ImageNotFoundError, RemoteError
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.options import AccessSettings
+from perception_encoder.vectors import normalize_rows
 
 KEY = "a-key-of-some-length"
 OPTIONS = ClientOptions(api_key=KEY, batch_size=3, num_connections=2)
@@ -92,7 +92,7 @@ def test_texts_one_or_many_or_none(client):
 def test_fewer_dimensions(client, files):
     whole = open_tiny().embed_images(files[:2])
     got = client.embed_images(files[:2], dimensions=7)
-    assert np.allclose(got, unit(whole[:, :7]), atol=10 * CLOSE)
+    assert np.allclose(got, normalize_rows(whole[:, :7]), atol=10 * CLOSE)
 
 
 def test_search_by_words_or_image(client, files):

@@ -247,7 +247,7 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path):
 def test_another_programs_database_is_refused(tmp_path):
     path = tmp_path / "other.sqlite"
     with sqlite3.connect(path) as database:
-        database.execute("CREATE INDEX vectors (name TEXT)")
+        database.execute("CREATE TABLE vectors (name TEXT)")
     database.close()
     cache = EmbeddingCache(path, "a model")
     key = cache.key("text", b"cat")
@@ -344,4 +344,4 @@ def test_a_cache_that_cannot_be_written_any_more_loses_no_embedding(
     with open_tiny(cache=cache) as model:
         assert np.allclose(model.embed_images(files, batch_size=1), expected, atol=2e-5)
     assert len(puts) == 1
-    assert "disk is full; what is computed from now on is not kept" in caplog.text
+    assert "disk is full; new embeddings are no longer cached" in caplog.text

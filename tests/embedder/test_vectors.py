@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from perception_encoder.embedder.arithmetic import check_output, cosine, finished, unit
+from perception_encoder.embedder.options import check_output, finish_output
+from perception_encoder.vectors import cosine_similarity, normalize_rows
 
 ROWS = arrays.arrays(
     np.float32,
@@ -16,7 +17,7 @@ ROWS = arrays.arrays(
 @given(ROWS)
 def test_rows_become_unit_length_or_stay_zero(rows):
     before = rows.copy()
-    lengths = np.linalg.norm(unit(rows).astype(np.float64), axis=1)
+    lengths = np.linalg.norm(normalize_rows(rows).astype(np.float64), axis=1)
     assert np.array_equal(rows, before)
     assert np.all(
         (np.abs(lengths - 1) < 1e-3) | (lengths == 0) | (np.abs(rows).max(axis=1) < 1e-15)
@@ -25,18 +26,18 @@ def test_rows_become_unit_length_or_stay_zero(rows):
 
 @given(ROWS, ROWS)
 def test_cosine_is_bounded_and_symmetric(a, b):
-    scores = cosine(a, b)
+    scores = cosine_similarity(a, b)
     assert scores.shape == (len(a), len(b))
     assert np.all(np.abs(scores) <= 1)
-    assert np.allclose(scores, cosine(b, a).T, atol=1e-6)
+    assert np.allclose(scores, cosine_similarity(b, a).T, atol=1e-6)
 
 
 @pytest.mark.parametrize("dim", [1, 3, 4, None])
 def test_cutting_keeps_the_first_numbers_and_normalizes_after(dim):
     rows = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
-    kept = finished(rows, normalize=False, truncate_dim=dim, output="numpy")
+    kept = finish_output(rows, normalize=False, truncate_dim=dim, output="numpy")
     assert np.array_equal(kept, rows[:, :dim])
-    whole = finished(rows, normalize=True, truncate_dim=dim, output="numpy")
+    whole = finish_output(rows, normalize=True, truncate_dim=dim, output="numpy")
     assert np.allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
     assert whole.flags.c_contiguous
 

@@ -304,7 +304,7 @@ def test_long_texts_are_committed_by_their_size(
     paths = save_drawings(folder, 8)
     table = folder / "t.csv"
     table.write_text("\n".join(["path,note", *(f"{path.name},{'x' * 600}" for path in paths)]))
-    sources = open_sources([str(index)], SourceOptions())
+    sources = open_sources([str(table)], SourceOptions())
     index = prepared(place, model)
     outcomes = list(Run(model, index, sources, RunOptions(batch_size=2)).outcomes())
     assert len(outcomes) == 8

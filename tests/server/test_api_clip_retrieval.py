@@ -10,10 +10,10 @@ from server.other_clients import clients_folder, run_client
 from server.serving import image, in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings
+from perception_encoder.vectors import normalize_rows
 
 KEY = "a-key-of-some-length"
 NUM_FILES = 40
@@ -64,7 +64,7 @@ def test_the_client_searches_by_words_image_or_vector(client, index, files):
     assert client["text"][0]["similarity"] == pytest.approx(expected[0].score, abs=1e-4)
     assert client["image"][0]["image_path"] == str(files[3])
     assert client["image"][0]["similarity"] == pytest.approx(1, abs=1e-3)
-    vector = unit(np.array([client["given"]], np.float32))
+    vector = normalize_rows(np.array([client["given"]], np.float32))
     assert ids(client["vector"])[0] == index.search(vector, k=1)[0][0].id
 
 

@@ -8,10 +8,10 @@ import pytest
 from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import drawing
 
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings, ModelSettings
+from perception_encoder.vectors import normalize_rows
 
 KEY = "a-key-of-some-length"
 FILES = [image(1), encoded(drawing(2, 25, 50), "JPEG"), image(3, 64, 48)]
@@ -84,7 +84,7 @@ def test_tokens_are_counted_as_far_as_the_model_reads(server, client):
 def test_shorter_vectors_have_unit_length(server, client, dimensions):
     reply = client.embeddings.create(model="pe-nano", input=TEXTS[:1], dimensions=dimensions)
     whole = server.model.embed_text(TEXTS[:1])
-    assert np.allclose(vectors(reply), unit(whole[:, :dimensions]), atol=10 * CLOSE)
+    assert np.allclose(vectors(reply), normalize_rows(whole[:, :dimensions]), atol=10 * CLOSE)
 
 
 @pytest.mark.parametrize(

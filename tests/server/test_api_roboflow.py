@@ -12,11 +12,11 @@ from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import CLIP, CORE, drawing, open_tiny
 
 from perception_encoder import AutoModel
-from perception_encoder.embedder.arithmetic import cosine
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.http.requests import json_reply
 from perception_encoder.server.options import AccessSettings, ModelSettings
+from perception_encoder.vectors import cosine_similarity
 
 KEY = "a-key-of-some-length"
 SDKS = {"1.8.3": (), "1.5.0": ("sdk-1.5.0",)}
@@ -148,7 +148,7 @@ def test_the_sdk_is_told_what_is_wrong(sdk):
 def test_the_sdk_compares_through_the_routes_of_clip(sdk, model, folder):
     subject = model.embed_images([folder / "one.png"])
     texts = model.embed_text(["a cat", "a red heart"])
-    expected = cosine(subject, texts)[0]
+    expected = cosine_similarity(subject, texts)[0]
     assert np.allclose(sdk["clip_compare"]["similarity"], expected, atol=CLOSE)
     assert sdk["clip_named"]["similarity"] == pytest.approx(
         {"cat": expected[0], "heart": expected[1]}, abs=CLOSE
@@ -176,10 +176,12 @@ def test_the_sdk_reads_the_headers_of_a_cold_start(sdk):
 def test_our_subclass_compares_and_awaits(more, model, folder):
     images = model.embed_images([folder / "one.png", folder / "two.jpg"])
     texts = model.embed_text(["a cat", "a red heart"])
-    expected = cosine(images[:1], texts)[0]
+    expected = cosine_similarity(images[:1], texts)[0]
     assert np.allclose(more["texts"]["similarity"], expected, atol=CLOSE)
     assert more["named"]["similarity"].keys() == {"cat"}
-    assert np.allclose(more["images"]["similarity"], cosine(texts[:1], images), atol=CLOSE)
+    assert np.allclose(
+        more["images"]["similarity"], cosine_similarity(texts[:1], images), atol=CLOSE
+    )
     assert more["named_images"]["similarity"]["one"] == pytest.approx(1, abs=1e-5)
     for way in ("hosted", "in_header"):
         assert np.allclose(more[way]["similarity"], expected[:1], atol=CLOSE)

@@ -6,10 +6,10 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from server.serving import data_uri, image, running
 
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.options import AccessSettings, ModelSettings
+from perception_encoder.vectors import normalize_rows
 
 KEY = "a-key-of-some-length"
 CLOSE = 2e-5  # the same in any batch, within fp32's rounding
@@ -36,7 +36,9 @@ def test_the_hubs_client_embeds_images_and_asks_for_fewer_dimensions(server):
     files = [image(1), image(2, 25, 50)]
     client = InferenceClient(base_url=server.url, token=KEY)
     got = client.feature_extraction([data_uri(file) for file in files], dimensions=7)
-    assert np.allclose(got, unit(server.model.embed_images(files)[:, :7]), atol=10 * CLOSE)
+    assert np.allclose(
+        got, normalize_rows(server.model.embed_images(files)[:, :7]), atol=10 * CLOSE
+    )
 
 
 def test_the_hubs_client_is_told_what_is_wrong(server):

@@ -9,10 +9,10 @@ from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import CORE, WITHOUT_TEXT, drawing, open_tiny
 
 from perception_encoder import AutoModel
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import AccessSettings, ImageSettings, ModelSettings
+from perception_encoder.vectors import normalize_rows
 
 FILES = [image(1), image(2, 25, 50), encoded(drawing(3, 64, 48), "JPEG")]
 B16 = "perception-encoder/PE-Core-B16-224"
@@ -71,7 +71,7 @@ def test_texts(server):
 def test_shorter_vectors_have_unit_length(server, dimensions):
     got = vectors(embedded(server, images=[in_base64(FILES[0])], dimensions=dimensions))
     whole = server.model.embed_images(FILES[:1])
-    assert np.allclose(got, unit(whole[:, :dimensions]), atol=10 * CLOSE)
+    assert np.allclose(got, normalize_rows(whole[:, :dimensions]), atol=10 * CLOSE)
     assert np.allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
 
 
@@ -103,8 +103,8 @@ def test_every_form_of_a_vector_points_the_same_way(server, dtype, limit, encodi
     if dtype == "int8":
         assert (np.abs(got.astype(int)).max(axis=1) == 127).all()
     whole = np.concatenate([server.model.embed_images(FILES), server.model.embed_text("a cat")])
-    expected = unit(whole[:, :dimensions])
-    cosines = (unit(got.astype(np.float32)) * expected).sum(axis=1)
+    expected = normalize_rows(whole[:, :dimensions])
+    cosines = (normalize_rows(got.astype(np.float32)) * expected).sum(axis=1)
     assert (cosines > 1 - limit).all()
 
 

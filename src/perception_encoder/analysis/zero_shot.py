@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.embedder.arithmetic import cosine, unit
 from perception_encoder.errors import TextTooLargeError
 from perception_encoder.preprocess.tokenizer import MAX_TEXT_BYTES
 from perception_encoder.types import Embeddings
+from perception_encoder.vectors import cosine_similarity, normalize_rows
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -154,11 +154,11 @@ class ZeroShotClassifier:
             raise ValueError(f"{len(prompts.texts)} prompts, but {len(embeddings)} vectors")
         self.labels: Final = prompts.labels
         ends = (*prompts.starts[1:], len(prompts.texts))
-        rows = unit(np.asarray(embeddings, np.float32))
+        rows = normalize_rows(np.asarray(embeddings, np.float32))
         means = [
             rows[start:end].mean(axis=0) for start, end in zip(prompts.starts, ends, strict=True)
         ]
-        self.vectors: Final = unit(np.stack(means))
+        self.vectors: Final = normalize_rows(np.stack(means))
         self._logit_scale = logit_scale
 
     @classmethod
@@ -191,7 +191,7 @@ class ZeroShotClassifier:
         Raises:
             ValueError: vectors of another E.
         """
-        scores = cosine(vectors, self.vectors)  # (N, L)
+        scores = cosine_similarity(vectors, self.vectors)  # (N, L)
         logits = self._logit_scale * scores
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from perception_encoder.auto import AutoModel
 from perception_encoder.bench.figures import Drift, Figures
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.errors import TokenizerNotFoundError
 from perception_encoder.export.samples import captions, drawings
 from perception_encoder.types import BackendName, Pixels, Precision
+from perception_encoder.vectors import normalize_rows
 
 _IMAGE_BATCHES: Final = (1, 4, 8, 16, 32)
 _GPU_IMAGE_BATCHES: Final = (1, 8, 32, 128)
@@ -237,5 +237,7 @@ def _drift(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Drift | No
     if not count:
         return None
     # Summed in float64: a drift of bf16 is a few millionths.
-    cosines = (unit(ours[:count]) * unit(theirs[:count])).sum(axis=1, dtype=np.float64)
+    cosines = (normalize_rows(ours[:count]) * normalize_rows(theirs[:count])).sum(
+        axis=1, dtype=np.float64
+    )
     return Drift(worst=float(cosines.min()), mean=float(cosines.mean()))

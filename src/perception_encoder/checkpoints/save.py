@@ -1,4 +1,6 @@
-"""Writes a model to a folder of our own format, which `locate` reads back."""
+"""Write a model to a folder of our own format, which `locate` reads back."""
+
+from __future__ import annotations
 
 import os
 import shutil
@@ -11,11 +13,45 @@ from perception_encoder.checkpoints.folder import (
     own_config,
 )
 from perception_encoder.checkpoints.hub import WEIGHTS_NAME
+from perception_encoder.checkpoints.load import load_model, random_model
+from perception_encoder.checkpoints.locate import Checkpoint
 from perception_encoder.checkpoints.staging import staged
+from perception_encoder.checkpoints.tensors import weights_fingerprint
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.registry import ModelConfig
 from perception_encoder.types import PreprocessName
+
+
+def save_checkpoint(
+    source: Checkpoint | ModelConfig,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    *,
+    fingerprint: str,
+    preprocess: PreprocessName,
+) -> None:
+    """Read a checkpoint again and save it; a backend may have rounded the weights that it holds.
+
+    Args:
+        source: what a model was opened from; its config where it has random weights.
+        folder: see `save_model`.
+        tokenizer: see `save_model`.
+        fingerprint: of the weights that the model was opened with.
+        preprocess: see `save_model`.
+
+    Raises:
+        CheckpointError: the folder holds something else, or the checkpoint has other weights now.
+        CheckpointWriteError: the folder cannot be written.
+    """
+    model = random_model(source) if isinstance(source, ModelConfig) else load_model(source).model
+    if weights_fingerprint(model) != fingerprint:
+        raise CheckpointError(
+            f"{model.config.id}: the file that it was opened from has other weights now, so they "
+            "cannot be saved; open it again"
+        )
+    save_model(model, folder, tokenizer, preprocess=preprocess)
 
 
 def save_model(

@@ -1,23 +1,20 @@
-"""EmbeddingModel: what people hold in their hands. Images and words in, vectors out.
+"""`EmbeddingModel`: image and text embeddings from preprocessing, a backend and a cache."""
 
-Joins preprocessing, a backend and, if wanted, a cache. Knows nothing about hubs, indexes or HTTP.
-"""
+from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.backends import Backend
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.embedder.arithmetic import check_output, cosine, finished, unit
 from perception_encoder.embedder.cache import EmbeddingCache
-from perception_encoder.embedder.compute import computed, fill, progress_bar
-from perception_encoder.embedder.feeds import ImageFeed, TextFeed, tokenizer_of
+from perception_encoder.embedder.feeds import EmbeddedRows, ImageFeed, TextFeed
 from perception_encoder.embedder.options import (
     Failures,
     ImageBatch,
@@ -26,17 +23,23 @@ from perception_encoder.embedder.options import (
     OnError,
     Output,
     TextOptions,
+    check_output,
     failures_for,
+    finish_output,
 )
-from perception_encoder.embedder.saving import save
-from perception_encoder.errors import UnsupportedOperationError
+from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
+from perception_encoder.forking import on_usable_thread
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity
+from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels
+from perception_encoder.vectors import cosine_similarity, normalize_rows
 
 if TYPE_CHECKING:
     import torch
+    from tqdm import tqdm
+
+_QUIET_SECONDS: Final = 2.0  # shorter work shows no progress bar
 
 
 class EmbeddingModel:
@@ -67,7 +70,6 @@ class EmbeddingModel:
         if cache is not None:
             made_by = f"{backend.fingerprint}/{backend.name}/{backend.precision}/{processor.name}"
             self._cache = EmbeddingCache(cache, f"{made_by}/{config.digest()}")
-        self._fill = partial(fill, at_once=backend.concurrency, cache=self._cache)
 
     @overload
     def embed_image(
@@ -80,7 +82,7 @@ class EmbeddingModel:
     @overload
     def embed_image(
         self, image: ImageInput, *, output: Literal["torch"], **options: Unpack[OneImageOptions]
-    ) -> "torch.Tensor": ...
+    ) -> torch.Tensor: ...
     def embed_image(
         self,
         image: ImageInput,
@@ -89,7 +91,7 @@ class EmbeddingModel:
         normalize: bool = True,
         truncate_dim: int | None = None,
         output: Output = "numpy",
-    ) -> "Embeddings | torch.Tensor":
+    ) -> Embeddings | torch.Tensor:
         """Embed one image; see `embed_images` for the arguments.
 
         Returns:
@@ -103,7 +105,7 @@ class EmbeddingModel:
             raise TypeError("embed_image takes one image; use embed_images for a list")
         check_output(self._embed_dim(), truncate_dim, output)
         vectors = self._image_vectors([image], input_color_format, 1, show_progress=False)
-        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        return finish_output(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
     @overload
     def embed_images(
@@ -112,7 +114,7 @@ class EmbeddingModel:
     @overload
     def embed_images(
         self, images: ImageBatch, *, output: Literal["torch"], **options: Unpack[ImageOptions]
-    ) -> "torch.Tensor": ...
+    ) -> torch.Tensor: ...
     @overload
     def embed_images(
         self,
@@ -130,7 +132,7 @@ class EmbeddingModel:
         errors: Literal["skip"],
         output: Literal["torch"],
         **options: Unpack[ImageOptions],
-    ) -> tuple["torch.Tensor", Failures]: ...
+    ) -> tuple[torch.Tensor, Failures]: ...
     def embed_images(
         self,
         images: ImageBatch,
@@ -142,7 +144,7 @@ class EmbeddingModel:
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
         output: Output = "numpy",
-    ) -> "Embeddings | torch.Tensor | tuple[Embeddings | torch.Tensor, Failures]":
+    ) -> Embeddings | torch.Tensor | tuple[Embeddings | torch.Tensor, Failures]:
         """Embed images, in order.
 
         Args:
@@ -173,7 +175,9 @@ class EmbeddingModel:
         vectors = self._image_vectors(
             split_batch(images), input_color_format, batch_size, show_progress, failures
         )
-        result = finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        result = finish_output(
+            vectors, normalize=normalize, truncate_dim=truncate_dim, output=output
+        )
         return result if failures is None else (result, dict(sorted(failures.items())))
 
     def embed_video(
@@ -200,7 +204,7 @@ class EmbeddingModel:
         )
         if not len(vectors):
             raise ValueError("a video needs at least one frame")
-        return unit(vectors.mean(axis=0, keepdims=True))
+        return normalize_rows(vectors.mean(axis=0, keepdims=True))
 
     def features(
         self,
@@ -228,14 +232,17 @@ class EmbeddingModel:
             ValueError: there is no such layer.
         """
         vision = self.config.vision
-        features = np.empty((0, vision.grid_size**2, vision.width), np.float32)
-        feed = ImageFeed(self.processor, None, input_color_format)
+        feed = ImageFeed(
+            self.processor,
+            partial(self.backend.features, layer=layer),
+            (vision.grid_size**2, vision.width),
+            concurrency=self.backend.concurrency,
+            color_format=input_color_format,
+        )
         listed = split_batch(images)
-        with progress_bar(len(listed), "images", show_progress) as bar:
-            chunks = feed.chunks(listed, batch_size)
-            compute = partial(self.backend.features, layer=layer)
-            parts = computed(chunks, compute, at_once=self.backend.concurrency, advance=bar.update)
-            return np.concatenate([features, *parts])
+        features = np.empty((len(listed), vision.grid_size**2, vision.width), np.float32)
+        _fill(features, feed.embed(listed, batch_size), "images", show_progress)
+        return features
 
     @overload
     def embed_text(
@@ -252,7 +259,7 @@ class EmbeddingModel:
         *,
         output: Literal["torch"],
         **options: Unpack[TextOptions],
-    ) -> "torch.Tensor": ...
+    ) -> torch.Tensor: ...
     def embed_text(
         self,
         texts: str | Sequence[str],
@@ -262,7 +269,7 @@ class EmbeddingModel:
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
         output: Output = "numpy",
-    ) -> "Embeddings | torch.Tensor":
+    ) -> Embeddings | torch.Tensor:
         """Embed one string, or a list of them in order.
 
         Text past the model's context (32 tokens for most of PE-Core, 72 for G14, 77 for CLIP) is
@@ -285,13 +292,43 @@ class EmbeddingModel:
             TypeError: an item is not a string.
         """
         check_output(self._embed_dim(), truncate_dim, output)
-        feed = TextFeed(self.tokenizer, self._cache)
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        vectors = np.empty((len(listed), self._embed_dim()), np.float32)
-        with progress_bar(len(listed), "texts", show_progress) as bar:
-            chunks = feed.chunks(listed, batch_size)
-            self._fill(vectors, chunks, self.backend.encode_text, advance=bar.update)
-        return finished(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+        feed = TextFeed(
+            self.tokenizer,
+            self.backend.encode_text,
+            concurrency=self.backend.concurrency,
+            cache=self._cache,
+        )
+        token_rows = self.tokenizer.encode(texts)
+        vectors = np.empty((len(token_rows), self._embed_dim()), np.float32)
+        _fill(vectors, feed.embed(token_rows, batch_size), "texts", show_progress)
+        return finish_output(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
+
+    def embed_pixels(self, pixels: Pixels) -> Embeddings:
+        """Embed one batch of images that `processor` has prepared, without the cache.
+
+        Args:
+            pixels: (B, S, S, 3) uint8 RGB.
+
+        Returns:
+            (B, E) float32 of unit length.
+        """
+        return normalize_rows(self.backend.encode_image(pixels))
+
+    def embed_tokens(self, token_rows: Sequence[Sequence[int]]) -> Embeddings:
+        """Embed one batch of texts that `tokenizer.encode` has tokenized, without the cache.
+
+        Args:
+            token_rows: the token ids of each text, start and end token included. Rows longer than
+                the model's context are cut.
+
+        Returns:
+            (B, E) float32 of unit length.
+
+        Raises:
+            TokenizerNotFoundError: the model's vocabulary was not found.
+            UnsupportedOperationError: the model reads no text.
+        """
+        return normalize_rows(self.backend.encode_text(self.tokenizer.pad(token_rows)))
 
     def similarity(self, a: Any, b: Any) -> NDArray[np.float32]:
         """Return (Na, Nb) float32 cosines of every row of `a` with every row of `b`.
@@ -301,7 +338,7 @@ class EmbeddingModel:
         Raises:
             ValueError: the embeddings have different numbers of dimensions.
         """
-        return cosine(a, b)
+        return cosine_similarity(a, b)
 
     @property
     def embed_dim(self) -> int | None:
@@ -315,13 +352,24 @@ class EmbeddingModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """How words become token ids.
+        """Turns texts into token ids.
 
         Raises:
             TokenizerNotFoundError: the model's vocabulary was not found.
             UnsupportedOperationError: the model reads no text.
         """
-        return tokenizer_of(self.config, self._tokenizer)
+        if self.config.text is None:
+            raise UnsupportedOperationError(
+                f"{self.config.id} reads no text; use a PE-Core or CLIP model"
+            )
+        if self._tokenizer is None:
+            raise TokenizerNotFoundError(
+                f"no vocabulary was found for {self.config.id}. Put tokenizer.json or "
+                "bpe_simple_vocab_16e6.txt.gz beside the weights, install open_clip_torch "
+                "(pip install --no-deps open_clip_torch), or allow the download of "
+                "openai/clip-vit-base-patch32"
+            )
+        return self._tokenizer
 
     @property
     def identity(self) -> ModelIdentity:
@@ -346,13 +394,20 @@ class EmbeddingModel:
             CheckpointError: the folder holds something else than such a model, or cannot be
                 written; or the file of this model's weights has changed since it was opened.
         """
-        return save(
-            self._checkpoint or self.config,
-            self.backend.fingerprint,
-            self._tokenizer,
-            self.processor.name,
-            folder,
+        from perception_encoder.checkpoints.save import save_checkpoint
+
+        path = Path(folder).expanduser()
+        on_usable_thread(
+            partial(
+                save_checkpoint,
+                self._checkpoint or self.config,
+                path,
+                self._tokenizer,
+                fingerprint=self.backend.fingerprint,
+                preprocess=self.processor.name,
+            )
         )
+        return path
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -381,12 +436,17 @@ class EmbeddingModel:
         show_progress: bool | None,
         failures: Failures | None = None,
     ) -> Embeddings:
+        feed = ImageFeed(
+            self.processor,
+            self.backend.encode_image,
+            (self._embed_dim(),),
+            concurrency=self.backend.concurrency,
+            color_format=color_format,
+            cache=self._cache,
+            failures=failures,
+        )
         vectors = np.empty((len(images), self._embed_dim()), np.float32)
-        feed = ImageFeed(self.processor, self._cache, color_format, failures)
-        with progress_bar(len(images), "images", show_progress) as bar:
-            chunks = feed.chunks(images, batch_size)
-            self._fill(vectors, chunks, self.backend.encode_image, advance=bar.update)
-        vectors[list(failures or ())] = np.nan
+        _fill(vectors, feed.embed(images, batch_size), "images", show_progress)
         return vectors
 
     def _embed_dim(self) -> int:
@@ -396,3 +456,29 @@ class EmbeddingModel:
                 "call features(), or use a PE-Core or CLIP model"
             )
         return self.config.embed_dim
+
+
+def _fill(
+    results: NDArray[np.float32],
+    parts: Iterator[EmbeddedRows],
+    unit: str,
+    show_progress: bool | None,
+) -> None:
+    """Copy embedded rows to their places, with a progress bar on stderr."""
+    with _progress_bar(len(results), unit, show_progress) as bar:
+        for rows, vectors in parts:
+            results[rows] = vectors
+            bar.update(len(vectors))
+
+
+def _progress_bar(total: int, unit: str, show_progress: bool | None) -> tqdm[NoReturn]:
+    """Return a bar with rate and time left; None shows it on a terminal, for long work only."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        unit=f" {unit}",
+        disable=None if show_progress is None else not show_progress,  # None: on a terminal only
+        delay=_QUIET_SECONDS if show_progress is None else 0.0,
+        leave=False,
+    )

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.index import Index, Outcome, Row, Status
 from perception_encoder.indexing.commit import CommittedItem
 from perception_encoder.indexing.prepare import PreparedImage, prepare
@@ -97,7 +96,7 @@ def encoded(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[Prepa
         return list(items)
     started = time.perf_counter()
     pixels = np.stack([item.resized for item in images if item.resized is not None])
-    vectors = iter(unit(model.backend.encode_image(pixels)))
+    vectors = iter(model.embed_pixels(pixels))
     each_ms = 1000 * (time.perf_counter() - started) / len(images)
     return [
         item

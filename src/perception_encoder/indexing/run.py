@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.embedder.feeds import overlapped
+from perception_encoder.embedder.pipeline import map_ahead
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
 from perception_encoder.index.known_rows import RowLocation
 from perception_encoder.indexing.commit import CommittedItem, Committer, Progress
@@ -146,7 +146,7 @@ class Run:
             return computer.rows(task.batch, task.waiting)
 
         tasks = self._tasks(feed, committer)
-        for task, computed in overlapped(compute, tasks, self._model.backend.concurrency):
+        for task, computed in map_ahead(compute, tasks, self._model.backend.concurrency):
             committer.add(computed.rows)
             committer.add_outcomes(computed.failed)
             self.progress.encode_seconds += computed.encode_seconds

@@ -4,25 +4,21 @@ Reading and decoding go ahead of the model on threads; however much the sources 
 of it is in memory. One bad image stops nobody.
 """
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from time import perf_counter
 from typing import Final
 
 import numpy as np
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.embedder.arithmetic import unit
-from perception_encoder.embedder.feeds import overlapped
+from perception_encoder.embedder.pipeline import embed_in_batches
 from perception_encoder.index import Outcome, Row
 from perception_encoder.indexing.commit import Progress
 from perception_encoder.indexing.prepare import PreparedImage, prepare
-from perception_encoder.preprocess import ImageProcessor, num_usable_cores
+from perception_encoder.preprocess import num_usable_cores
 from perception_encoder.sources import Item, Source
 from perception_encoder.types import Embeddings
 
@@ -75,51 +71,46 @@ def embed_items(
     """
     embed_dim = model.identity.embed_dim
     progress = progress or Progress()
-    window = (2 + model.backend.concurrency) * batch_size
+    read = partial(prepare, processor=model.processor, donor_of=lambda _: None, is_new=True)
+    local = ThreadPoolExecutor(num_usable_cores(), "decode")
+    remote = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
 
-    def embed(batch: Sequence[PreparedImage | Outcome]) -> tuple[EmbeddedImages, float]:
+    def submit(item: Item) -> Future[PreparedImage | Outcome]:
+        return (remote if item.is_remote else local).submit(read, item)
+
+    def embed(batch: Sequence[PreparedImage | Outcome]) -> tuple[EmbeddedImages, float, float]:
         started = perf_counter()
         usable = [one for one in batch if isinstance(one, PreparedImage)]
         failed = [one for one in batch if isinstance(one, Outcome)]
         vectors = np.empty((0, embed_dim), np.float32)
         if usable:
             pixels = np.stack([one.resized for one in usable if one.resized is not None])
-            vectors = unit(model.backend.encode_image(pixels))
+            vectors = model.embed_pixels(pixels)
         done = EmbeddedImages([one.row for one in usable], vectors, failed)
-        return done, perf_counter() - started
+        decode_seconds = sum(one.decode_ms for one in batch) / 1000
+        return done, decode_seconds, perf_counter() - started
 
-    with closing(_prepared(items, model.processor, window, progress)) as prepared:
-        batches = iter(lambda: list(islice(prepared, batch_size)), [])
-        for _, (done, seconds) in overlapped(embed, batches, model.backend.concurrency):
-            progress.encode_seconds += seconds
+    batches = embed_in_batches(
+        _counted(items, progress),
+        submit,
+        embed,
+        batch_size=batch_size,
+        concurrency=model.backend.concurrency,
+    )
+    try:
+        for done, decode_seconds, encode_seconds in batches:
+            progress.decode_seconds += decode_seconds
+            progress.encode_seconds += encode_seconds
             progress.counts.update(embedded=len(done.rows), failed=len(done.failed))
             yield done
-
-
-def _prepared(
-    items: Iterable[Item], processor: ImageProcessor, window: int, progress: Progress
-) -> Generator[PreparedImage | Outcome]:
-    """Read and decode images ahead, at most a window of them, and yield them in their order."""
-    local = ThreadPoolExecutor(num_usable_cores(), "decode")
-    remote = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
-    read = partial(prepare, processor=processor, donor_of=lambda _: None, is_new=True)
-    running: deque[Future[PreparedImage | Outcome]] = deque()
-
-    def first() -> PreparedImage | Outcome:
-        result = running.popleft().result()
-        progress.decode_seconds += result.decode_ms / 1000
-        return result
-
-    try:
-        for item in items:
-            progress.num_listed += 1
-            running.append((remote if item.is_remote else local).submit(read, item))
-            if len(running) == window:
-                yield first()
-        progress.is_listing = False
-        while running:
-            yield first()
     finally:
         # Threads that wait for a network end when it answers.
         remote.shutdown(wait=False, cancel_futures=True)
         local.shutdown(cancel_futures=True)
+
+
+def _counted(items: Iterable[Item], progress: Progress) -> Iterator[Item]:
+    for item in items:
+        progress.num_listed += 1
+        yield item
+    progress.is_listing = False

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.types import Embeddings
+from perception_encoder.vectors import normalize_rows
 
 Dtype: TypeAlias = Literal["float32", "float16", "int8"]
 Encoding: TypeAlias = Literal["float", "base64", "npy"]
@@ -46,7 +46,7 @@ def shaped(vectors: Embeddings, form: VectorForm) -> NDArray[Any]:
             f"the model gives {embed_dim} dimensions; {form.dimensions} cannot be had",
         )
     if form.dimensions is not None and form.dimensions < embed_dim:
-        vectors = unit(vectors[:, : form.dimensions])
+        vectors = normalize_rows(vectors[:, : form.dimensions])
     vectors = np.ascontiguousarray(vectors)
     if form.dtype == "float32":
         return vectors

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.embedder.arithmetic import unit
 from perception_encoder.errors import ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
 from perception_encoder.server.core.frames import release_frames
@@ -212,13 +211,13 @@ class ModelWorker:
         return await self._tokenizers.run(self.model.tokenizer.encode, texts)
 
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
-        return unit(self.model.backend.encode_image(np.stack(pixels)))
+        return self.model.embed_pixels(np.stack(pixels))
 
     def _encode_texts(self, texts: Sequence[str | list[int]]) -> Embeddings:
         tokenizer = self.model.tokenizer
         short = iter(tokenizer.encode([text for text in texts if isinstance(text, str)]))
         rows = [next(short) if isinstance(text, str) else text for text in texts]
-        return unit(self.model.backend.encode_text(tokenizer.pad(rows)))
+        return self.model.embed_tokens(rows)
 
 
 def image_names(count: int) -> list[str]:

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
 from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
-from perception_encoder.embedder.arithmetic import cosine
 from perception_encoder.search.calibration import fit_labels
 from perception_encoder.server.api.native.embed import (
     IMAGE,
@@ -27,6 +26,7 @@ from perception_encoder.server.http.requests import (
 )
 from perception_encoder.server.options import MIB
 from perception_encoder.server.services import Services
+from perception_encoder.vectors import cosine_similarity
 
 _MAX_CHARACTERS: Final = 64 * MIB  # of prompts, and of a reply: as much as a body may have
 _CHARACTERS_OF_A_SCORE: Final = 64
@@ -81,7 +81,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         names = names_of("a", len(body.a)) + names_of("b", len(body.b))
         async with services.served_models.use(body.model) as worker:
             vectors = await embed_inputs(services, worker, [*body.a, *body.b], names)
-        scores = cosine(vectors[: len(body.a)], vectors[len(body.a) :])
+        scores = cosine_similarity(vectors[: len(body.a)], vectors[len(body.a) :])
         return json_reply({"model": worker.name, "similarity": scores})
 
     @router.post(

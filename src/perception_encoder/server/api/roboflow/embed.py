@@ -5,7 +5,6 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from perception_encoder.embedder.arithmetic import cosine
 from perception_encoder.errors import (
     ImageEmptyError,
     ImageError,
@@ -28,6 +27,7 @@ from perception_encoder.server.http.errors import ApiError, item_problem
 from perception_encoder.server.http.requests import json_body, read_body
 from perception_encoder.server.services import Services
 from perception_encoder.types import Embeddings
+from perception_encoder.vectors import cosine_similarity
 
 _REFUSED: Final = {
     "numpy": "NumPy image type is not supported in this configuration: it is a pickle, which can "
@@ -183,7 +183,7 @@ def add_compare_route(router: APIRouter, services: Services, kind: Kind) -> None
         async with lend(services, kind, body) as lent:
             subject = await _embed(services, lent.worker, [body.subject], ["subject"], body)
             others = await _embed(services, lent.worker, prompts, names, body)
-            similarity = cosine(subject, others)[0]
+            similarity = cosine_similarity(subject, others)[0]
             return reply(
                 request,
                 body,
