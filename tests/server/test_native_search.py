@@ -102,6 +102,23 @@ def test_words_and_an_image_with_weights_and_words_that_are_not_wanted(server, f
     assert [hit["id"] for hit in found] == [hit.id for hit in expected]
 
 
+def test_a_query_is_written_as_on_the_command_line(server, files):
+    name = "/".join(files[7].parts[-2:])
+    written = searched(server, terms=[{"query": f"2:a cat + @{name} - t", "weight": 0.5}], k=4)
+    terms = [
+        {"text": "a cat", "weight": 1},
+        {"item": row_id(str(files[7])), "weight": 0.5},
+        {"text": "t", "weight": -0.5},
+    ]
+    assert written["hits"] == searched(server, terms=terms, k=4)["hits"]
+
+
+def test_a_query_reads_no_file_of_the_server(server, files):
+    reply = server.client.post("/v1/search", json={"terms": [{"query": str(files[3])}]})
+    assert reply.status_code == 400
+    assert f"write @{files[3]}" in reply.json()["error"]["message"]
+
+
 def test_pages_join_to_the_whole_without_embedding_again(server):
     whole = searched(server, terms=[{"text": "a cat"}], k=100)
     assert len(whole["hits"]) == NUM_FILES + 1
@@ -151,6 +168,12 @@ def test_filters(server, filters, expected):
         ({"terms": [{"text": "a", "item": "b"}]}, 422),
         ({"terms": [{"text": "a"}, {"text": "a", "weight": -1}]}, 400),
         ({"terms": [{"item": "nothing"}]}, 400),
+        ({"terms": [{"query": "a", "text": "b"}]}, 422),
+        ({"terms": [{"query": "cat +"}]}, 400),
+        ({"terms": [{"query": "@nothing"}]}, 400),
+        ({"terms": [{"query": "-"}]}, 400),
+        ({"terms": [{"query": "9999999:cat"}]}, 400),
+        ({"terms": [{"query": "https://example.org/a.png"}]}, 400),
         ({"terms": [{"vector": "AAAA"}]}, 400),
         ({"terms": [{"vector": "***"}]}, 400),
         ({"terms": [{"image": "***"}]}, 400),

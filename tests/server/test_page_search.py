@@ -105,6 +105,22 @@ def test_words_and_an_image_are_balanced(page, drawings_server, gallery):
     assert "balance=0.25" in page.url
 
 
+def test_a_query_has_weights_signs_and_items_as_on_the_command_line(page, drawings_server):
+    item = the_file(drawings_server, "cat.webp")["id"]
+    expected = hits(
+        drawings_server,
+        {"text": "a bat", "weight": 2},
+        {"item": item},
+        {"text": "brown", "weight": -1},
+    )
+    assert search(page, "2:a bat + @cat.webp - brown") == expected
+
+
+def test_a_query_with_a_mistake_says_where(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?q=cat+%2B", expected=("400",))
+    expect(page.get_by_role("heading", name="That query cannot be used")).to_be_visible()
+
+
 def test_words_that_are_not_wanted_push_away(page, drawings_server):
     search(page, "an animal")
     with page.expect_response("**/v1/search"):

@@ -72,13 +72,15 @@ class _Piece(NamedTuple):
     is_quoted: bool = False
 
 
-def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
+def parse_query(query: str | Sequence[str], *, allow_files: bool = True) -> tuple[QueryTerm, ...]:
     """Read a query.
 
     Args:
         query: one string, or a command line's arguments. Of several arguments each is a word, an
             operator, or a text that the shell's quotes kept together; in that case nothing inside
             an argument is an operator.
+        allow_files: Terms can be paths of image files. False for queries of other machines: no
+            term is looked up on disk.
 
     Returns:
         At least one term, in the query's order. Negative weights are wanted far away.
@@ -91,7 +93,9 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
     _check_nul(" ".join(arguments))
     if len(arguments) == 1:
         text = arguments[0]
-        path = STDIN if text == STDIN else _file(text)
+        path = None
+        if allow_files:
+            path = STDIN if text == STDIN else _file(text)
         if path is not None:  # whatever signs and quotes its name has
             return (QueryTerm(1.0, "image", path),)
         pieces = list(_pieces_of_text(text))
@@ -100,7 +104,7 @@ def parse_query(query: str | Sequence[str]) -> tuple[QueryTerm, ...]:
         pieces = list(_pieces_of_arguments(arguments))
     if not pieces:
         raise QueryError('the query is empty; give words or an image, such as "a red car"')
-    return tuple(_terms(pieces, text))
+    return tuple(_terms(pieces, text, allow_files=allow_files))
 
 
 def image_term(name: str) -> QueryTerm:
@@ -194,7 +198,7 @@ def _unquoted(word: re.Match[str]) -> str:
     return word.group()
 
 
-def _terms(pieces: Sequence[_Piece], query: str) -> Iterator[QueryTerm]:
+def _terms(pieces: Sequence[_Piece], query: str, *, allow_files: bool) -> Iterator[QueryTerm]:
     """Join neighboring words to terms, and give each the sign before it."""
     sign, words = 1.0, list[_Piece]()
     for piece in pieces:
@@ -202,16 +206,16 @@ def _terms(pieces: Sequence[_Piece], query: str) -> Iterator[QueryTerm]:
             words.append(piece)
             continue
         if words:
-            yield _term(words, sign, query)
+            yield _term(words, sign, query, allow_files=allow_files)
         elif piece is not pieces[0]:
             raise _misplaced(piece, query)
         sign, words = _SIGNS[piece.text], []
     if not words:
         raise _misplaced(pieces[-1], query)
-    yield _term(words, sign, query)
+    yield _term(words, sign, query, allow_files=allow_files)
 
 
-def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
+def _term(words: Sequence[_Piece], sign: float, query: str, *, allow_files: bool) -> QueryTerm:
     weight, text = _split_weight(" ".join(word.text for word in words))
     where = f"at character {words[0].position + 1} of the query {shortened(query)}"
     if not math.isfinite(weight):
@@ -222,7 +226,7 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
         return QueryTerm(sign * weight, "item", _checked_text(text[1:]))
     if _ADDRESS.fullmatch(text):
         return QueryTerm(sign * weight, "image", text)
-    path = _file(os.path.expanduser(text))
+    path = _file(os.path.expanduser(text)) if allow_files else None
     if path is not None:
         return QueryTerm(sign * weight, "image", path)
     if (kind := _encoded_image(text)) is not None:
@@ -231,6 +235,8 @@ def _term(words: Sequence[_Piece], sign: float, query: str) -> QueryTerm:
             "save the image, and give its path"
         )
     if _ends_like_an_image(text):
+        if not allow_files:
+            raise QueryError(f"{where}: to search with an image of the index, write @{text}")
         raise QueryError(
             f"{where}: there is no image {text}; check the path, and put + between terms"
         )

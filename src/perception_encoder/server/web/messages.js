@@ -35,6 +35,9 @@ export function failureMessage(failure, again) {
   if (failure.code === "unknown_index") {
     return message({ title: "There is no such index here", text: failure.message });
   }
+  if (failure.code === "invalid_query") {
+    return message({ title: "That query cannot be used", text: failure.message });
+  }
   if (failure.status === 429) {
     return message({ title: "Too much at once", text: failure.message, actions });
   }

@@ -14,7 +14,7 @@ export async function terms(state, model, signal) {
   const query = state.query.trim();
   const share = hasBoth(state) ? 2 * state.balance : 1;
   if (query && !(hasBoth(state) && state.balance === 1)) {
-    found.push({ text: query, weight: hasBoth(state) ? 2 - share : 1 });
+    found.push({ query, weight: hasBoth(state) ? 2 - share : 1 });
   }
   if ((state.like || state.image) && share > 0) {
     found.push(

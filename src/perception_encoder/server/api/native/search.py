@@ -10,14 +10,16 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index import Hit, Row
+from perception_encoder.index import Hit, Row, parse_query
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.search.calibration import Cutoffs
+from perception_encoder.search.queries import find_item
 from perception_encoder.search.search import SearchOptions, SearchResult
 from perception_encoder.server.api.native.embed import check_texts
 from perception_encoder.server.api.native.replies import SearchReply
 from perception_encoder.server.core.embeddings import as_base64
 from perception_encoder.server.core.filters import Filter, FilterValue, Operator
+from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.queries import Term
 from perception_encoder.server.http.requests import (
     ListOf,
@@ -31,6 +33,8 @@ from perception_encoder.types import Embeddings
 
 MOST_HITS: Final = 1000
 MOST_DEEP: Final = 10_000
+_MAX_TERMS: Final = 32
+_MAX_WEIGHT: Final = 100.0
 
 
 def described(item: Row | Hit) -> dict[str, Any]:
@@ -89,14 +93,25 @@ class FilterBody(RequestBody):
 
 
 class TermBody(RequestBody):
-    """One part of a query: exactly one of text, image, item and vector."""
+    """One part of a query: exactly one of query, text, image, item and vector."""
 
     model_config = ConfigDict(extra="forbid")
 
     weight: float = Field(
-        default=1.0, ge=-100, le=100, allow_inf_nan=False, description="Negative: wanted far away."
+        default=1.0,
+        ge=-_MAX_WEIGHT,
+        le=_MAX_WEIGHT,
+        allow_inf_nan=False,
+        description="Negative: wanted far away.",
     )
-    text: str | None = None
+    query: str | None = Field(
+        default=None,
+        description=(
+            "Terms as on the command line, such as `2:golden retriever + @pool.jpg - fruit`; "
+            "`weight` multiplies theirs."
+        ),
+    )
+    text: str | None = Field(default=None, description="A text in which signs mean nothing.")
     image: str | None = Field(
         default=None, description="Base64, a data URI, or a URL where enabled."
     )
@@ -104,10 +119,10 @@ class TermBody(RequestBody):
     vector: str | None = Field(default=None, description="`query.vector` of an earlier reply.")
 
     @model_validator(mode="after")
-    def _one_of_four(self) -> Self:
-        given = [one for one in (self.text, self.image, self.item, self.vector) if one is not None]
-        if len(given) != 1:
-            raise ValueError("give one of text, image, item and vector")
+    def _has_one(self) -> Self:
+        kinds = (self.query, self.text, self.image, self.item, self.vector)
+        if sum(one is not None for one in kinds) != 1:
+            raise ValueError("give one of query, text, image, item and vector")
         return self
 
 
@@ -128,7 +143,7 @@ class SearchBody(RequestBody):
     index: str | None = Field(
         default=None, description="One of GET /v1/indexes; default: the first."
     )
-    terms: ListOf[TermBody] = Field(min_length=1, max_length=32)
+    terms: ListOf[TermBody] = Field(min_length=1, max_length=_MAX_TERMS)
     k: int = Field(default=50, ge=1, le=MOST_HITS)
     offset: int = Field(
         default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
@@ -164,7 +179,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     async def search(request: Request) -> Response:
         body = await read_body(request, SearchBody)
         served = services.indexes.get(body.index)
-        query = await services.queries.read(served, await _terms(services, body.terms))
+        query = await services.queries.read(served, await _terms(services, served, body.terms))
         calibration = await services.queries.calibration(served, query)
         options = SearchOptions(
             k=body.k,
@@ -192,17 +207,51 @@ def add_routes(router: APIRouter, services: Services) -> None:
         )
 
 
-async def _terms(services: Services, bodies: list[TermBody]) -> list[Term]:
-    check_texts((n, one.text or "", f"terms[{n}].text") for n, one in enumerate(bodies))
+async def _terms(services: Services, served: ServedIndex, bodies: list[TermBody]) -> list[Term]:
+    check_texts(
+        (n, one.text or one.query or "", f"terms[{n}].{'query' if one.text is None else 'text'}")
+        for n, one in enumerate(bodies)
+    )
     terms = []
     for number, body in enumerate(bodies):
         image = vector = None
+        if body.query is not None:
+            terms += await _parsed(services, served, body.query, body.weight, number)
+            continue
         if body.image is not None:
             image = await services.images.load(body.image, item=f"terms[{number}].image")
         if body.vector is not None:
             vector = _vector(body.vector)
         terms.append(Term(body.weight, body.text, image, body.item, vector))
     return terms
+
+
+async def _parsed(
+    services: Services, served: ServedIndex, query: str, factor: float, number: int
+) -> list[Term]:
+    """Return the terms of a query that a person wrote; no file of this machine is read."""
+    parsed = parse_query(query, allow_files=False)
+    if len(parsed) > _MAX_TERMS:
+        raise QueryError(f"the query has {len(parsed)} terms; {_MAX_TERMS} is the limit")
+    terms = []
+    for term in parsed:
+        weight = term.weight * factor
+        if abs(weight) > _MAX_WEIGHT:
+            raise QueryError(f"a term's weight is {weight:g}; {_MAX_WEIGHT:g} is the limit")
+        if term.kind == "text":
+            terms.append(Term(weight, text=term.value))
+        elif term.kind == "item":
+            item = await services.pools.searches.run(_item_id, served, term.value)
+            terms.append(Term(weight, item=item))
+        else:
+            name = f"terms[{number}].query: {term.value}"
+            image = await services.images.load(term.value, item=name)
+            terms.append(Term(weight, image=image))
+    return terms
+
+
+def _item_id(served: ServedIndex, name: str) -> str:
+    return find_item(served.fresh(), name)[0].id
 
 
 def _vector(written: str) -> Embeddings:
