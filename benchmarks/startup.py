@@ -34,8 +34,8 @@ done("import of the commands")
 from perception_encoder.index import Index
 index = Index.open(sys.argv[1])
 done("opening the index, Lance and Arrow imported")
-from perception_encoder.search.query_model import open_query_model
-model = open_query_model(index, sys.argv[2])
+from perception_encoder.search.query_model import open_index_model
+model = open_index_model(index, sys.argv[2])
 done("opening the model and its vocabulary")
 vector = model.embed_text("red heart")
 done("the text's vector")

@@ -11,13 +11,13 @@ from small_models import CLIP, CORE, drawing, open_tiny
 
 from perception_encoder.errors import IndexMismatchError
 from perception_encoder.index import Index
-from perception_encoder.search.query_model import note_weights, open_query_model
+from perception_encoder.search.query_model import note_weights, open_index_model
 
 _LOADED = """
 import sys
 from perception_encoder.index import Index
-from perception_encoder.search.query_model import open_query_model
-model = open_query_model(Index.open(sys.argv[1]), sys.argv[2])
+from perception_encoder.search.query_model import open_index_model
+model = open_index_model(Index.open(sys.argv[1]), sys.argv[2])
 model.embed_text("cat")
 print("torch" in sys.modules)
 """
@@ -55,19 +55,19 @@ def test_a_note_that_is_damaged_or_cannot_be_written_only_costs_time(
     note = Path(index.path, "_pe", "weights.json")
     note_weights(index, str(model_folder))
     note.write_text("{half")
-    assert open_query_model(index, str(model_folder)).backend.name != "numpy"
-    assert open_query_model(index, str(model_folder)).backend.name == "numpy"
+    assert open_index_model(index, str(model_folder)).backend.name != "numpy"
+    assert open_index_model(index, str(model_folder)).backend.name == "numpy"
     note.unlink()
     note.mkdir()
     (note / "in the way").touch()
-    assert open_query_model(index, str(model_folder)).backend.name != "numpy"
+    assert open_index_model(index, str(model_folder)).backend.name != "numpy"
 
 
 def test_images_and_texts_have_the_vectors_of_the_whole_model(
     index: Index, model_folder: Path
 ) -> None:
-    whole = open_query_model(index, str(model_folder))
-    quick = open_query_model(index, str(model_folder))
+    whole = open_index_model(index, str(model_folder))
+    quick = open_index_model(index, str(model_folder))
     assert whole.backend.name != "numpy"
     assert quick.backend.name == "numpy"
     assert whole.identity == quick.identity == open_tiny(CORE).identity
@@ -81,11 +81,11 @@ def test_another_models_weights_are_refused(
     note_weights(index, str(model_folder))
     other = Path(open_tiny(CLIP).save_pretrained(tmp_path / "other"))
     with pytest.raises(IndexMismatchError, match="tiny/clip"):
-        open_query_model(index, str(other))
+        open_index_model(index, str(other))
     # By its name, before anything is fetched: tests reach no network.
     with pytest.raises(IndexMismatchError, match=r"tiny/core.*PE-Core-G14-448"):
-        open_query_model(index, "facebook/PE-Core-G14-448")
+        open_index_model(index, "facebook/PE-Core-G14-448")
     shutil.rmtree(model_folder)
     shutil.copytree(other, model_folder)  # at the place that was noted
     with pytest.raises(IndexMismatchError, match="tiny/clip"):
-        open_query_model(index, str(model_folder))
+        open_index_model(index, str(model_folder))

@@ -199,10 +199,11 @@ def _opened_index(
     import numpy as np
 
     from perception_encoder.analysis.damaged_vectors import is_damaged
+    from perception_encoder.backends import ComputeOptions
     from perception_encoder.index import Index
     from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
     from perception_encoder.indexing.stream import EmbeddedImages
-    from perception_encoder.search.query_model import open_query_model
+    from perception_encoder.search.query_model import open_index_model
 
     index = Index.open(path)
     columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
@@ -215,7 +216,7 @@ def _opened_index(
             usable = np.flatnonzero(~damaged).tolist()
             yield EmbeddedImages([rows[place] for place in usable], vectors[usable], failed)
 
-    return open_query_model(index, model, device=device), blocks()
+    return open_index_model(index, model, ComputeOptions(device=device)), blocks()
 
 
 def _failure(row: "Row") -> "Outcome":

@@ -86,9 +86,10 @@ def named_clusters(
     if not words or not found.clusters:
         return NamedClusters(found, [], where, len(damaged))
     from perception_encoder.analysis.cluster_names import name_clusters
-    from perception_encoder.search.query_model import open_query_model
+    from perception_encoder.backends import ComputeOptions
+    from perception_encoder.search.query_model import open_index_model
 
-    with open_query_model(index, model, device=device) as opened:
+    with open_index_model(index, model, ComputeOptions(device=device)) as opened:
         vectors = opened.embed_text(words, show_progress=False)
     names_found = name_clusters(found.centers, words, vectors)
     return NamedClusters(found, names_found, where, len(damaged))

@@ -4,9 +4,8 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +30,6 @@ from perception_encoder.cli.options import (
     open_model,
 )
 from perception_encoder.cli.output import say, write_json, write_path, write_table
-from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 
 if TYPE_CHECKING:
     from perception_encoder.backends import ComputeOptions
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from perception_encoder.indexing.prepare import Preparation
     from perception_encoder.sources import Source
 
-_VERSIONS_KEPT = timedelta(days=1)  # as `pe optimize` does
 _ABOUT_THE_DEFAULT = (
     f"a new index of {DEFAULT_MODEL}, which knows drawings, not photos; "
     "for these: --model PE-Core-S16-384 (`pe models` lists all)"
@@ -186,8 +183,8 @@ class _Work:
     model: "EmbeddingModel"
     index: "Index"
     open_preparing: "Callable[[], Preparation] | None" = None
-    weights_to_note: str | None = None
-    """The model's name, where the index is to remember its weights once it has been created."""
+    model_name: str | None = None
+    """What the model was opened by in this process."""
 
 
 @contextmanager
@@ -230,21 +227,18 @@ def _opened(
     options: "ComputeOptions",
     preprocess: PreprocessChoice | None,
 ) -> _Work:
-    """Open the model and the index; of an index that exists, its own model is the default."""
+    """Open the model and the index. The model of an index that has rows is the default."""
     from perception_encoder.index import Index
-    from perception_encoder.search.query_model import note_weights, open_known_model
+    from perception_encoder.search.query_model import open_index_model
 
-    known = None
-    if (index := _index_at(path)) is not None:
-        name = name or index.identity.model_id
-        preprocess = preprocess or index.identity.preprocess
-        is_same = preprocess == index.identity.preprocess
-        # A run that finds nothing new then ends before a backend would have been loaded.
-        known = open_known_model(index, name, options) if is_same else None
+    index = _index_at(path)
+    if index is not None and (index.count() or name is None):
+        model = open_index_model(index, name, options, preprocess=preprocess)
+        return _Work(model, index, model_name=name or index.identity.model_id)
     if name is None:
         name = DEFAULT_MODEL
         say(_ABOUT_THE_DEFAULT)
-    model = known or open_model(
+    model = open_model(
         name,
         device=options.device,
         backend=options.backend,
@@ -252,10 +246,7 @@ def _opened(
         compiled=options.compile,
         preprocess=preprocess,
     )
-    index = Index.open_or_prepare(path, model.identity)
-    if known is None and index.is_created:
-        note_weights(index, name)
-    return _Work(model, index, weights_to_note=None if index.is_created else name)
+    return _Work(model, Index.open_or_prepare(path, model.identity), model_name=name)
 
 
 def _index_at(path: str) -> "Index | None":
@@ -278,6 +269,7 @@ def _run(
     """Do one run, tell of it, and return whether anything failed."""
     from perception_encoder.cli.progress import ProgressDisplay
     from perception_encoder.indexing import Run
+    from perception_encoder.search.upkeep import prepare_for_search
 
     model, index = work.model, work.index
     run = Run(model, index, sources, options, open_preparing=work.open_preparing)
@@ -298,28 +290,17 @@ def _run(
             say(f"pe: {note}")
         say(_summary(run, index, time.monotonic() - started))
     sys.stdout.flush()  # who reads the lines of --watch need not wait for more
-    _settle(work, run)
-    return run.progress.counts["failed"] > 0
-
-
-def _settle(work: _Work, run: "Run") -> None:
-    """Do after a run what searches would otherwise wait for."""
-    from perception_encoder.search.calibration import keep_calibrated
-    from perception_encoder.search.query_model import note_weights
-
     counts = run.progress.counts
-    num_changed = counts["embedded"] + counts["reused"] + counts["pruned"]
-    if not num_changed:
-        return
-    index = work.index
-    if work.weights_to_note is not None:
-        note_weights(index, work.weights_to_note)
-    # Without words there is nothing to calibrate by; searching by images needs none.
-    with suppress(TokenizerNotFoundError, UnsupportedOperationError):
-        keep_calibrated(index, work.model, num_changed=num_changed)
-    if index.needs_optimize():
-        say(f"{index.path}: being optimized for search; Ctrl-C leaves it as it is")
-        index.optimize(older_than=_VERSIONS_KEPT)
+    prepare_for_search(
+        index,
+        model,
+        num_changed=counts["embedded"] + counts["reused"] + counts["pruned"],
+        model_name=work.model_name,
+        on_optimize=lambda: say(
+            f"{index.path}: being optimized for search; Ctrl-C leaves it as it is"
+        ),
+    )
+    return run.progress.counts["failed"] > 0
 
 
 def _summary(run: "Run", index: "Index", seconds: float) -> str:

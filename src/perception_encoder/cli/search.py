@@ -17,7 +17,6 @@ from perception_encoder.errors import ImageError, QueryError
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, QueryTerm
-    from perception_encoder.search.calibration import Calibration
     from perception_encoder.search.queries import Query
     from perception_encoder.search.search import SearchOptions
 
@@ -99,6 +98,7 @@ def similar(
 def _answer(queries: Sequence[_Written], flags: SearchFlags, *, leave_out_own: bool = False) -> int:
     """Answer queries, and return how many of several could not be."""
     from perception_encoder.index import Index
+    from perception_encoder.search.calibration import load_calibration
     from perception_encoder.search.search import search as find
 
     check_sheet(flags.sheet)
@@ -107,15 +107,18 @@ def _answer(queries: Sequence[_Written], flags: SearchFlags, *, leave_out_own: b
 
     @cache
     def open_the_model() -> "EmbeddingModel":
-        from perception_encoder.search.query_model import open_query_model
+        from perception_encoder.backends import ComputeOptions
+        from perception_encoder.search.query_model import open_index_model
 
         # The index knows its model; only one that was opened from a path has to be named again.
-        return open_query_model(index, flags.model, device=flags.device)
+        return open_index_model(index, flags.model, ComputeOptions(device=flags.device))
 
     answered, read = _read(index, queries, open_the_model)
     if not read:
         return len(queries)
-    calibration = _calibration(index, read, open_the_model) if _shows_labels(flags) else None
+    calibration = None
+    if _shows_labels(flags):
+        calibration = load_calibration(index, read, open_the_model, on_calibrate=_say_calibrating)
     found = find(index, read, options, calibration=calibration, leave_out_own=leave_out_own)
     written = [query.text for query in answered]
     show([Answer(*answer) for answer in zip(read, found, written, strict=True)], flags)
@@ -151,26 +154,12 @@ def _read_stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
+def _say_calibrating() -> None:
+    say("learning what scores mean in this index (kept for the next searches)")
+
+
 def _shows_labels(flags: SearchFlags) -> bool:
     return not (flags.paths or flags.null) or flags.threshold in _LABELS
-
-
-def _calibration(
-    index: "Index", queries: "Sequence[Query]", open_the_model: "Callable[[], EmbeddingModel]"
-) -> "Calibration | None":
-    from perception_encoder.search.calibration import (
-        calibrate,
-        can_be_calibrated,
-        stored_calibration,
-    )
-
-    if not can_be_calibrated(index):
-        return None
-    calibration = stored_calibration(index, queries)
-    if calibration is None:
-        say("learning what scores mean in this index (kept for the next searches)")
-        calibration = calibrate(index, open_the_model, queries)
-    return calibration
 
 
 def _options(flags: SearchFlags) -> "SearchOptions":

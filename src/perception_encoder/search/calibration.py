@@ -163,6 +163,33 @@ def stored_calibration(index: Index, queries: Sequence[Query]) -> Calibration | 
     return Calibration(background)
 
 
+def load_calibration(
+    index: Index,
+    queries: Sequence[Query],
+    open_model: "Callable[[], EmbeddingModel]",
+    *,
+    on_calibrate: Callable[[], object] = lambda: None,
+) -> Calibration | None:
+    """Return the calibration for some queries; it is computed and stored if there is none yet.
+
+    Args:
+        index: the index.
+        queries: that it will be used for.
+        open_model: as in `calibrate`.
+        on_calibrate: called before it is computed.
+
+    Returns:
+        None where the index cannot be calibrated, see `can_be_calibrated`.
+    """
+    if not can_be_calibrated(index):
+        return None
+    calibration = stored_calibration(index, queries)
+    if calibration is None:
+        on_calibrate()
+        calibration = calibrate(index, open_model, queries)
+    return calibration
+
+
 def calibrate(
     index: Index, open_model: "Callable[[], EmbeddingModel]", queries: Sequence[Query] | None = None
 ) -> Calibration:

@@ -1,0 +1,50 @@
+"""What is done after rows have changed, so that no search has to wait for it."""
+
+import datetime
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
+from perception_encoder.index import Index
+from perception_encoder.search.calibration import keep_calibrated
+from perception_encoder.search.query_model import note_weights
+
+if TYPE_CHECKING:
+    from perception_encoder.embedder import EmbeddingModel
+
+VERSIONS_KEPT: Final = datetime.timedelta(days=1)
+"""Older versions of an index are removed when it is optimized."""
+
+
+def prepare_for_search(
+    index: Index,
+    model: "EmbeddingModel",
+    *,
+    num_changed: int,
+    model_name: str | None = None,
+    on_optimize: Callable[[], object] = lambda: None,
+) -> None:
+    """Note the weights, calibrate, and optimize the index where that is needed.
+
+    Args:
+        index: the index.
+        model: whose embeddings it holds.
+        num_changed: how many rows were added, replaced or removed; with 0 nothing is done.
+        model_name: the name that the model was opened by; None notes no weights.
+        on_optimize: called before an optimization, which may take minutes.
+
+    Raises:
+        IndexBusyError: another process is writing to the index.
+        IndexStorageError: the index cannot be read or written.
+    """
+    if not num_changed:
+        return
+    if model_name is not None:
+        note_weights(index, model_name)
+    # Labels are calibrated by texts. A model that reads none can still search by images.
+    with suppress(TokenizerNotFoundError, UnsupportedOperationError):
+        keep_calibrated(index, model, num_changed=num_changed)
+    if index.needs_optimize():
+        on_optimize()
+        index.optimize(older_than=VERSIONS_KEPT)
