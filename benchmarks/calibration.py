@@ -86,9 +86,10 @@ def split(data: dict, by: str, size: int, seed: int) -> tuple[np.ndarray, np.nda
 
 def answers(data: dict, by: str, size: int, seed: int, kind: str) -> list[dict]:
     """The best hit of every query: present or absent, right, akin, its cosine and its label."""
-    from perception_encoder.index import Index, QueryTerm, Row
+    from perception_encoder.index import Index, Row
     from perception_encoder.search import Query, SearchOptions
     from perception_encoder.search.calibration import calibrate
+    from perception_encoder.search.grammar import QueryTerm
     from perception_encoder.search.search import search
 
     inside, outside = split(data, by, size, seed)

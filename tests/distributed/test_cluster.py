@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.cli.main import app
-from perception_encoder.distributed import on_cluster, workers
+from perception_encoder.distributed import cluster as workers
+from perception_encoder.distributed import on_cluster
 from perception_encoder.distributed import run as place_module
 from perception_encoder.errors import ClusterError
 from perception_encoder.index import Index, OutcomeLog, Row

@@ -11,7 +11,7 @@ import pytest
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.checksums import BLOCK_BYTES, block_sums, sum_of_file
-from perception_encoder.index.journal import Journal, damaged_files, files_of
+from perception_encoder.index.commits import Journal, damaged_files, files_of
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.types import ModelIdentity
 

@@ -11,7 +11,7 @@ import pytest
 
 from perception_encoder.errors import IndexNotFoundError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
-from perception_encoder.index.journal import files_of
+from perception_encoder.index.commits import files_of
 from perception_encoder.index.optimize import optimize_index
 from perception_encoder.index.searcher.build import SearcherSizes
 from perception_encoder.index.verify import Verified, verify_index

@@ -11,10 +11,11 @@ from small_models import CORE, drawing, open_tiny
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexMismatchError
-from perception_encoder.index import Index, parse_query, row_id
+from perception_encoder.index import Index, row_id
 from perception_encoder.indexing import Run
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.search import read_queries
+from perception_encoder.search.grammar import parse_query
 from perception_encoder.sources import SourceOptions, open_sources
 
 SIZES = ((1001, 763), (403, 1207), (20, 31))

@@ -10,7 +10,7 @@ from small_models import open_tiny
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexMismatchError, QueryError
-from perception_encoder.index import Index, QueryTerm, Row
+from perception_encoder.index import Index, Row
 from perception_encoder.search import Query, SearchOptions
 from perception_encoder.search import null_distribution as background
 from perception_encoder.search.calibration import (
@@ -21,6 +21,7 @@ from perception_encoder.search.calibration import (
     keep_calibrated,
     stored_calibration,
 )
+from perception_encoder.search.grammar import QueryTerm
 from perception_encoder.search.null_distribution import (
     NUM_QUERIES,
     NullDistribution,

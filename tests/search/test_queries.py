@@ -14,10 +14,11 @@ from small_models import CORE, FP32_ON_CPU, CountingBackend, open_tiny, save_dra
 from perception_encoder.backends import open_random_backend
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import ImageError, IndexMismatchError, QueryError
-from perception_encoder.index import Index, QueryTerm, parse_query, row_id
+from perception_encoder.index import Index, row_id
 from perception_encoder.indexing import Run
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.search import Query, read_queries
+from perception_encoder.search.grammar import QueryTerm, parse_query
 from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.types import Embeddings
 

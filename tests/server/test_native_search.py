@@ -16,7 +16,7 @@ from server.serving import in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, writing
-from perception_encoder.index.query import combine
+from perception_encoder.search.grammar import combine
 from perception_encoder.server import ServerSettings
 
 NUM_FILES = 40

@@ -13,10 +13,10 @@ from source_samples import open_one
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.sources import Item
 from perception_encoder.sources.item import notes_of
-from perception_encoder.sources.parquet_pages import (
+from perception_encoder.sources.parquet_cells import (
     MAX_PAGE_BYTES,
-    page_bounds,
-    repeated_bytes_of,
+    bound_repeated_bytes,
+    read_page_bounds,
 )
 
 MIB = 2**20
@@ -53,7 +53,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = "perception_encoder.sources"
     monkeypatch.setattr(f"{sources}.parquet_table._BATCH_BYTES", 4 * MIB)
     monkeypatch.setattr(f"{sources}.parquet_cells._MAX_KEPT_BYTES", 8 * MIB)
-    monkeypatch.setattr(f"{sources}.metadata.MAX_TEXT", 1000)
+    monkeypatch.setattr(f"{sources}.columns.MAX_TEXT", 1000)
 
 
 @pytest.mark.usefixtures("small_limits")
@@ -102,7 +102,7 @@ def test_images_that_a_dictionary_holds_once_are_read_a_few_at_a_time(tmp_path: 
 def test_a_page_larger_than_the_limit_is_refused_by_its_header(
     tmp_path: Path, column: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.sources.parquet_pages.MAX_PAGE_BYTES", 5000)
+    monkeypatch.setattr("perception_encoder.sources.parquet_cells.MAX_PAGE_BYTES", 5000)
     columns: dict[str, Any] = {"path": ["/a.png"]}
     columns |= {column: [b"x" * 6000] if column == "image" else ["x" * 6000]}
     path = write(tmp_path / "t.parquet", columns, use_dictionary=False)
@@ -127,9 +127,9 @@ def test_a_footer_that_says_less_than_the_pages_hold_is_not_gone_by(
         num_values = real.num_values
         encodings = real.encodings
 
-    monkeypatch.setattr("perception_encoder.sources.parquet_pages.MAX_PAGE_BYTES", MIB)
+    monkeypatch.setattr("perception_encoder.sources.parquet_cells.MAX_PAGE_BYTES", MIB)
     with path.open("rb") as stream, pytest.raises(ValueError, match="a page of 3,1"):
-        page_bounds(stream, Lying())
+        read_page_bounds(stream, Lying())
 
 
 def test_more_rows_than_a_file_can_hold_are_refused(tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_bounds_of_pages_are_those_of_the_file_whatever_wrote_it(tmp_path: Path)
                 for group in range(metadata.num_row_groups):
                     for place in range(metadata.num_columns):
                         chunk = metadata.row_group(group).column(place)
-                        bounds = page_bounds(stream, chunk)
+                        bounds = read_page_bounds(stream, chunk)
                         assert bounds.num_values == chunk.num_values
                         assert 0 <= bounds.repeated_bytes <= chunk.total_uncompressed_size
-                        assert repeated_bytes_of(stream, chunk) == bounds.repeated_bytes
+                        assert bound_repeated_bytes(stream, chunk) == bounds.repeated_bytes
 
 
 def test_headers_of_pages_that_are_damaged_are_our_error(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_headers_of_pages_that_are_damaged_are_our_error(tmp_path: Path) -> None
             path.write_bytes(changed)
             with path.open("rb") as stream:
                 try:
-                    bounds = page_bounds(stream, chunk)
+                    bounds = read_page_bounds(stream, chunk)
                 except ValueError as err:
                     assert "page" in str(err)  # noqa: PT017  many of these are still right
                 else:

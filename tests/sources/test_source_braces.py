@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import SourceError
-from perception_encoder.sources.select import expand_braces
+from perception_encoder.sources.patterns import expand_braces
 
 
 @pytest.mark.parametrize(

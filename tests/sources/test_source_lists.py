@@ -32,7 +32,7 @@ def test_a_list_names_images_line_by_line(tmp_path, monkeypatch):
         f"{tmp_path}/with space.dat",
         "https://x.example/y.png",
     ]
-    assert [item.bytes for item in items] == [7, 3, None]
+    assert [item.bytes for item in items] == [5, 3, None]
     assert [item.is_remote for item in items] == [False, False, True]
 
 

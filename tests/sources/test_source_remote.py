@@ -23,7 +23,7 @@ from perception_encoder.errors import (
     SourceNotFoundError,
 )
 from perception_encoder.sources import SourceOptions, open_sources, read_image
-from perception_encoder.sources.remote import modified
+from perception_encoder.sources.network import modified
 
 BUCKET = "images"
 
@@ -50,7 +50,7 @@ def s3():
 @pytest.fixture
 def put(s3):
     """Puts objects into the bucket, which begins empty."""
-    found = s3.list_objects_v2(Bucket=BUCKET).get("FolderContents", ())
+    found = s3.list_objects_v2(Bucket=BUCKET).get("Contents", ())
     if found:
         keys = [{"Key": entry["Key"]} for entry in found]
         s3.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})

@@ -11,8 +11,9 @@ import pytest
 from source_samples import open_one
 
 from perception_encoder.errors import ImageError, ImageUnreadableError, SourceError
-from perception_encoder.sources import Item, SourceOptions, open_sources, read_image, text_lines
-from perception_encoder.sources import metadata as metadata_module
+from perception_encoder.sources import Item, SourceOptions, open_sources, read_image
+from perception_encoder.sources import columns as metadata_module
+from perception_encoder.sources import text_rows as text_lines
 from perception_encoder.sources.item import notes_of
 
 

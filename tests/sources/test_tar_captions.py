@@ -278,7 +278,7 @@ def test_a_sparse_map_without_end_is_told(tmp_path: Path) -> None:
 def test_a_member_larger_than_any_image_is_refused_by_its_size(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("files", "tars"):
+    for module in ("access", "tars"):
         monkeypatch.setattr(f"perception_encoder.sources.{module}.MAX_FILE_BYTES", 1000)
     members = [("a.png", b"a" * 1000), ("b.png", b"b" * 1001), ("c.png", b"c")]
     path = write(tmp_path / f"x.{ending}", members, "w" if ending == "tar" else "w:gz")

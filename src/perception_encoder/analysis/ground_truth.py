@@ -9,7 +9,7 @@ from perception_encoder.errors import ImageError, SourceError
 from perception_encoder.index import MetadataValue
 from perception_encoder.sources import Item
 from perception_encoder.sources.item import is_broken
-from perception_encoder.sources.select import suffix
+from perception_encoder.sources.patterns import suffix
 
 _LABEL: Final = "label"  # of the .cls members of archives, and of most indexes
 _CAPTION: Final = "caption"  # of the .txt members of archives, and of most indexes

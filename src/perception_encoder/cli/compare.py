@@ -76,6 +76,6 @@ def _embedded(model: "EmbeddingModel", item: str) -> "Embeddings":
 
 def _is_image(item: str) -> bool:
     """A file, or a name that ends as images do: a missing one is then reported as such."""
-    from perception_encoder.index import IMAGE_SUFFIXES
+    from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 
     return os.path.isfile(item) or os.path.splitext(item)[1].lower() in IMAGE_SUFFIXES

@@ -28,9 +28,10 @@ def demo(
 ) -> None:
     """Embed a gallery with pe-nano, store it in an index, search it, and draw the hits."""
     from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
-    from perception_encoder.index import Index, parse_query
+    from perception_encoder.index import Index
     from perception_encoder.indexing import Run
     from perception_encoder.search import SearchOptions, read_queries
+    from perception_encoder.search.grammar import parse_query
     from perception_encoder.search.search import search
     from perception_encoder.sources import SourceOptions, open_sources
 

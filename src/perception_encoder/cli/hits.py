@@ -174,8 +174,8 @@ def _viewer() -> str | None:
 
 
 def _path(hit: "Hit", number: int, folder: Callable[[], Path]) -> str | None:
-    from perception_encoder.index import IMAGE_SUFFIXES
     from perception_encoder.preprocess import decode_image
+    from perception_encoder.preprocess.files import IMAGE_SUFFIXES
     from perception_encoder.sources import read_image
 
     name = os.path.basename(hit.member or hit.uri)

@@ -16,7 +16,8 @@ from perception_encoder.errors import ImageError, QueryError
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
-    from perception_encoder.index import Index, QueryTerm
+    from perception_encoder.index import Index
+    from perception_encoder.search.grammar import QueryTerm
     from perception_encoder.search.queries import Query
     from perception_encoder.search.search import SearchOptions
 
@@ -59,7 +60,7 @@ def search(
         pe search "2:golden retriever" + pool.jpg - fruit
         pe search --queries queries.txt --json
     """
-    from perception_encoder.index import parse_query
+    from perception_encoder.search.grammar import parse_query
 
     if (query is None) == (queries is None):
         raise typer.BadParameter("give a query, or a file of queries with --queries")
@@ -86,7 +87,7 @@ def similar(
     Of an image that is in the index and has not changed, the vector is taken from there: no model
     is loaded.
     """
-    from perception_encoder.index.query import image_term
+    from perception_encoder.search.grammar import image_term
 
     try:
         term = image_term(image)
@@ -197,7 +198,7 @@ def _parsed(lines: Iterable[str], name: str) -> "tuple[list[_Written], int]":
     Returns:
         The queries, and how many lines could not be understood.
     """
-    from perception_encoder.index import parse_query
+    from perception_encoder.search.grammar import parse_query
 
     queries: list[_Written] = []
     num_failed = 0

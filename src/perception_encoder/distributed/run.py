@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from perception_encoder.auto import open_around
 from perception_encoder.backends import ComputeOptions
-from perception_encoder.distributed.cluster import WorkerPlan, connected, nodes, plan
+from perception_encoder.distributed.cluster import WorkerPlan, Workers, connected, nodes, plan
 from perception_encoder.distributed.worker import WorkerSetup
-from perception_encoder.distributed.workers import Workers
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import WorkerCrashedError
 from perception_encoder.index import Outcome

@@ -20,8 +20,7 @@ from perception_encoder.auto import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Outcome
-from perception_encoder.indexing.compute import encoded
-from perception_encoder.indexing.prepare import ListedItem, PreparedImage, prepare
+from perception_encoder.indexing.prepare import ListedItem, PreparedImage, encoded, prepare
 from perception_encoder.sources import Item
 from perception_encoder.types import (
     BackendKind,

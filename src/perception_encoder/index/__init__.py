@@ -3,13 +3,11 @@
 from perception_encoder.index.index import Index
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.outcomes import Outcome, OutcomeLog, Status
-from perception_encoder.index.query import IMAGE_SUFFIXES, QueryTerm, combine, parse_query
 from perception_encoder.index.rows import FileState, Hit, MetadataValue, Row, item_name, row_id
 from perception_encoder.index.schema import VectorDtype
 from perception_encoder.index.storage import writing
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "FileState",
     "Hit",
     "Index",
@@ -17,13 +15,10 @@ __all__ = [
     "MetadataValue",
     "Outcome",
     "OutcomeLog",
-    "QueryTerm",
     "Row",
     "Status",
     "VectorDtype",
-    "combine",
     "item_name",
-    "parse_query",
     "row_id",
     "writing",
 ]

@@ -1,25 +1,271 @@
-"""Versions of an index: opened and committed, with the journal kept in step."""
+"""What this package has committed to an index: its last version, and checksums of its files.
+
+Lance's files carry no checksums, and without its newest manifest Lance opens the version before. So
+each commit adds a line to `_pe/journal`: the version, its manifest, and the files that are new.
+Files of an index never change, so their checksums hold for as long as they are there. Lines of a
+crash, and commits of other programs, may be missing: what is not here is not checked.
+
+Indexes on object storage have no journal.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
-from perception_encoder.index.journal import Journal, damaged_files, files_of
+from perception_encoder.index.checksums import FileSum, sum_of_file
 from perception_encoder.index.rows import Row
 from perception_encoder.index.schema import identity_of, new_fields, to_arrow, with_fields
-from perception_encoder.index.storage import create_dataset, open_dataset, storage_errors
+from perception_encoder.index.storage import (
+    beside,
+    create_dataset,
+    is_remote,
+    open_dataset,
+    storage_errors,
+)
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
+
+logger = logging.getLogger(__name__)
+
+_MAX_VERSION: Final = 2**64 - 1
+_TAIL_BYTES: Final = 1 << 18
+_FILES_A_LINE: Final = 1000  # so that the last line is within the tail
 _SHOWN: Final = 5  # damaged files in a message
+
+
+class JournalEntry(NamedTuple):
+    """A commit: the number of the version, its manifest's file, and the files that came with it."""
+
+    version: int
+    manifest: str
+    manifest_sum: FileSum
+    files: Mapping[str, FileSum]
+
+
+@dataclass
+class Journal:
+    """The journal of the index at `path`."""
+
+    path: str
+    _name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._name = beside(self.path, "journal")
+
+    def add(self, dataset: lance.LanceDataset, files: Iterable[str]) -> None:
+        """Note a commit that has just been made.
+
+        Where that fails the commit is as good; it is only not checked later.
+
+        Args:
+            dataset: the version.
+            files: those that are new in it, from `files_of`.
+        """
+        if is_remote(self.path):
+            return
+        try:
+            self._append(list(self._lines(dataset, files)))
+        except OSError as err:
+            logger.warning("%s cannot be written (%s); the commit is not checked", self._name, err)
+
+    def rewrite(self, dataset: lance.LanceDataset) -> None:
+        """Forget files that the version does not have any more, and add those that are missing.
+
+        Raises:
+            OSError: it cannot be written; it is as before.
+        """
+        if is_remote(self.path):
+            return
+        present = files_of(dataset)
+        known = {name: of for name, of in self.files().items() if name in present}
+        passing = f"{self._name}.{os.getpid()}"
+        try:
+            with open(passing, "w", encoding="utf-8") as file:
+                file.writelines(self._lines(dataset, present.keys() - known.keys(), known))
+            os.replace(passing, self._name)
+        finally:
+            if os.path.exists(passing):
+                os.unlink(passing)
+
+    def remove(self) -> None:
+        """Forget everything: another index is about to be made here."""
+        if not is_remote(self.path) and os.path.exists(self._name):
+            os.remove(self._name)
+
+    def last(self) -> JournalEntry | None:
+        """Return the last commit that was noted; None where none was, or it cannot be read."""
+        if is_remote(self.path):
+            return None
+        try:
+            with open(self._name, "rb") as file:
+                file.seek(max(0, os.path.getsize(self._name) - _TAIL_BYTES))
+                lines = file.read().split(b"\n")
+        except OSError:
+            return None
+        return next((entry for line in reversed(lines) if (entry := _entry(line))), None)
+
+    def files(self) -> dict[str, FileSum]:
+        """Return the checksums that were noted, by files' paths below the index's folder."""
+        found: dict[str, FileSum] = {}
+        try:
+            with open(self._name, "rb") as file:
+                for line in file:
+                    entry = _entry(line.rstrip(b"\n"))
+                    found |= entry.files if entry else {}
+        except OSError:
+            pass
+        return found
+
+    def check_manifest(self) -> int:
+        """Make sure that the last version's manifest is as it was written; return its number.
+
+        Returns:
+            0 where none was noted.
+
+        Raises:
+            IndexStorageError: it is damaged.
+        """
+        entry = self.last()
+        if entry is None:
+            return 0
+        try:
+            found = sum_of_file(os.path.join(self.path, entry.manifest))
+        except OSError:  # an older one may have been dropped; whoever opens the newest will see
+            return entry.version
+        if found != entry.manifest_sum:
+            raise IndexStorageError(
+                f"{self.path}: {entry.manifest} is damaged, which says what is in the index; "
+                f"bring that file back from a copy of the folder, {_otherwise(self.path)}. To go "
+                "on with the version before, delete it"
+            )
+        return entry.version
+
+    def check_version(self, version: int, last: int) -> None:
+        """Make sure that the version that was found is not older than the last.
+
+        Raises:
+            IndexStorageError: it is.
+        """
+        if version < last:
+            raise IndexStorageError(
+                f"{self.path}: version {last} was committed, but the newest that is there is "
+                f"{version}: the manifests after it are lost, and with them what was changed "
+                f"since; bring {self.path}/_versions back from a copy, {_otherwise(self.path)}. "
+                f"To go on with version {version}, delete {self._name}"
+            )
+
+    def _append(self, lines: list[str]) -> None:
+        os.makedirs(os.path.dirname(self._name), exist_ok=True)
+        with open(self._name, "ab+") as file:
+            if file.tell() and not self._ends_a_line(file):
+                lines.insert(0, "\n")  # after a line that a crash has cut
+            file.write("".join(lines).encode())
+
+    def _ends_a_line(self, file: Any) -> bool:
+        file.seek(-1, os.SEEK_END)
+        return bool(file.read(1) == b"\n")
+
+    def _lines(
+        self,
+        dataset: lance.LanceDataset,
+        files: Iterable[str],
+        known: Mapping[str, FileSum] | None = None,
+    ) -> Iterator[str]:
+        version = int(dataset.version)
+        manifest = next(
+            (name for name in _manifests(version) if os.path.exists(self._below(name))), None
+        )
+        if manifest is None:
+            return
+        manifest_sum = sum_of_file(self._below(manifest))
+        sums = [*(known or {}).items(), *((name, sum_of_file(self._below(name))) for name in files)]
+        for start in range(0, max(1, len(sums)), _FILES_A_LINE):
+            part = dict(sums[start : start + _FILES_A_LINE])
+            yield _line(JournalEntry(version, manifest, manifest_sum, part))
+
+    def _below(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+
+def files_of(dataset: lance.LanceDataset) -> dict[str, int]:
+    """Return the files of a version, below the index's folder, with their fragments' numbers."""
+    found: dict[str, int] = {}
+    for fragment in dataset.get_fragments():
+        metadata = fragment.metadata
+        for file in metadata.files:
+            found[f"data/{file.path}"] = int(fragment.fragment_id)
+        if metadata.deletion_file is not None:
+            found[str(fragment.deletion_file())] = int(fragment.fragment_id)
+    return found
+
+
+class DamagedFile(NamedTuple):
+    """A file of an index that is not as it was written: below the folder, its fragment, and why."""
+
+    name: str
+    fragment: int
+    reason: str
+
+
+def damaged_files(
+    dataset: lance.LanceDataset, path: str, progress: Callable[[int], object] = lambda _: None
+) -> Iterator[DamagedFile]:
+    """Yield the files of a version that are missing, or not as the journal says.
+
+    Args:
+        dataset: the version.
+        path: of the index.
+        progress: told of how many bytes were read since the last call.
+    """
+    if is_remote(path):
+        return
+    known = Journal(path).files()
+    for name, fragment in files_of(dataset).items():
+        below = os.path.join(path, name)
+        try:
+            if not os.path.exists(below):
+                yield DamagedFile(name, fragment, "missing")
+            elif name in known and sum_of_file(below, progress) != known[name]:
+                yield DamagedFile(name, fragment, "not as it was written")
+        except OSError as err:
+            yield DamagedFile(name, fragment, f"cannot be read: {err}")
+
+
+def _manifests(version: int) -> tuple[str, str]:
+    """How Lance calls a version's manifest: since 0.16, and before."""
+    return f"_versions/{_MAX_VERSION - version:020}.manifest", f"_versions/{version}.manifest"
+
+
+def _line(entry: JournalEntry) -> str:
+    text = json.dumps(entry, ensure_ascii=True)
+    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+
+
+def _entry(line: bytes) -> JournalEntry | None:
+    """Read a line; None where it is no whole one."""
+    text, _, checksum = line.rpartition(b"\t")
+    if not text or checksum != f"{zlib.crc32(text):08x}".encode():
+        return None
+    version, manifest, manifest_sum, files = json.loads(text)
+    sums = {name: FileSum(*of) for name, of in files.items()}
+    return JournalEntry(version, manifest, FileSum(*manifest_sum), sums)
+
+
+def _otherwise(path: str) -> str:
+    return f"or index anew: pe index FOLDER --index {shlex.quote(path)}-2"
 
 
 def create(path: str, schema: pa.Schema) -> lance.LanceDataset:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.index.checksums import SearcherDamageError
 from perception_encoder.index.exact import ExactSearch, product
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
-from perception_encoder.index.searcher.files import SearcherDamageError
 from perception_encoder.index.searcher.fragments import RowIds
 from perception_encoder.index.searcher.scan import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
@@ -140,7 +140,7 @@ class _Best:
         """Let the rows compete that a searcher proposes, and see whether it scored them rightly.
 
         Raises:
-            DamageError: it did not.
+            SearcherDamageError: it did not.
         """
         numbers = np.unique(np.concatenate([found.numbers for found in proposed]))
         if numbers.size == 0:

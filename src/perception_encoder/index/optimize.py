@@ -13,8 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from perception_encoder.index.commits import check_files, committing, open_latest
-from perception_encoder.index.journal import Journal
+from perception_encoder.index.commits import Journal, check_files, committing, open_latest
 from perception_encoder.index.schema import FACTS, VECTOR, identity_of, vector_dtype_of
 from perception_encoder.index.searcher.build import DEFAULT_SIZES, SearcherSizes, build_searcher
 from perception_encoder.index.searcher.files import Header, SearcherFolder

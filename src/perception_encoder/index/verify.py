@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from perception_encoder.errors import IndexStorageError
-from perception_encoder.index.commits import open_latest
+from perception_encoder.index.checksums import SearcherDamageError
+from perception_encoder.index.commits import Journal, damaged_files, files_of, open_latest
 from perception_encoder.index.exact import UNIT_TOLERANCE
-from perception_encoder.index.journal import Journal, damaged_files, files_of
 from perception_encoder.index.known_rows import digests_in, digests_of
 from perception_encoder.index.outcomes import OutcomeLog
 from perception_encoder.index.rows import item_name, row_id
 from perception_encoder.index.schema import VECTOR, identity_of, vectors_of
-from perception_encoder.index.searcher.files import SearcherDamageError, SearcherFolder
+from perception_encoder.index.searcher.files import SearcherFolder
 from perception_encoder.index.searcher.searcher import Searcher
 from perception_encoder.index.storage import beside, is_remote, storage_errors
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, Row
 from perception_encoder.index.schema import can_be_metadata
-from perception_encoder.sources.metadata import MAX_COLUMNS
+from perception_encoder.sources.columns import MAX_COLUMNS
 
 _ROWS_OF_A_COMMIT: Final = 2048
 _OUTCOMES_OF_A_COMMIT: Final = 32768

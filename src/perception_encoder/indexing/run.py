@@ -17,12 +17,17 @@ from perception_encoder.embedder.pipeline import map_ahead
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
 from perception_encoder.index.known_rows import RowLocation
 from perception_encoder.indexing.commit import CommittedItem, Committer, Progress
-from perception_encoder.indexing.compute import ComputedBatch, Computer
 from perception_encoder.indexing.feed import Feed
-from perception_encoder.indexing.prepare import Preparation, PreparedImage, ThreadPreparation
+from perception_encoder.indexing.prepare import (
+    ComputedBatch,
+    Computer,
+    Preparation,
+    PreparedImage,
+    ThreadPreparation,
+)
 from perception_encoder.sources import Source
+from perception_encoder.sources.columns import MAX_COLUMNS
 from perception_encoder.sources.item import ReportingSource, notes_of
-from perception_encoder.sources.metadata import MAX_COLUMNS
 
 _PATIENCE_SECONDS: Final = 1.0  # an incomplete batch waits so long for slow sources
 _DELETED_AT_ONCE: Final = 1000

@@ -21,6 +21,14 @@ MAX_FILE_BYTES: Final = 2**30
 """The largest image file that is read: `DEFAULT_MAX_PIXELS` in 16-bit RGB, uncompressed, is this
 large. Files are read whole, so the limit also bounds memory."""
 
+IMAGE_SUFFIXES: Final = frozenset(
+    (
+        ".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
+        ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    )
+)  # fmt: skip
+"""Suffixes of image files, in lower case."""
+
 _URL: Final = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)
 # O_NONBLOCK: opening a pipe does not wait for a writer. O_BINARY exists on Windows only, where the
 # others do not.

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index import Index, QueryTerm, Row, combine, row_id
+from perception_encoder.index import Index, Row, row_id
 from perception_encoder.index.condition_tokens import shortened
-from perception_encoder.index.query import STDIN
 from perception_encoder.index.rows import clamp_time
+from perception_encoder.search.grammar import STDIN, QueryTerm, combine
 from perception_encoder.sources.item import is_unicode
 from perception_encoder.types import Embeddings
 

@@ -23,8 +23,7 @@ from perception_encoder.sources.item import (
     name_problem,
     scheme,
 )
-from perception_encoder.sources.remote import Remote, RemoteEntry
-from perception_encoder.sources.web import Web
+from perception_encoder.sources.network import Remote, RemoteEntry, Web
 
 
 @dataclass(frozen=True)

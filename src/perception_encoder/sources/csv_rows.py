@@ -12,12 +12,13 @@ from typing import IO, Final, NamedTuple
 
 from perception_encoder.errors import SourceError
 from perception_encoder.sources.columns import check_unique
-from perception_encoder.sources.text_lines import (
+from perception_encoder.sources.text_rows import (
     MAX_ROW_BYTES,
     TOO_LARGE,
+    TextRow,
+    encoding_at,
     read_lines,
 )
-from perception_encoder.sources.text_rows import TextRow, encoding_at
 
 _SEPARATORS: Final = ",;\t"
 _QUOTED: Final = re.compile(r'"[^"]*"')

@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeAlias
 from perception_encoder.errors import ImageError
 from perception_encoder.sources.access import FileAccess, file_item
 from perception_encoder.sources.item import Item, broken, name_problem
-from perception_encoder.sources.remote import RemoteEntry
-from perception_encoder.sources.select import Selection, is_image, system_note
+from perception_encoder.sources.network import RemoteEntry
+from perception_encoder.sources.patterns import Selection, is_image, system_note
 
 _Identity: TypeAlias = tuple[int, int]
 

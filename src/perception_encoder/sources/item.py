@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue, item_name, row_id
 from perception_encoder.index.rows import clamp_time
-from perception_encoder.sources.select import suffix
+from perception_encoder.sources.patterns import suffix
 
 _HAS_NUL: Final = "the name holds a NUL character, which no file system knows; rename it"
 NOT_UNICODE: Final = "the name is not valid Unicode and cannot be stored; rename the file"

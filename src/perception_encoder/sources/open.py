@@ -29,11 +29,11 @@ from perception_encoder.sources.item import (
     is_web,
     scheme,
 )
-from perception_encoder.sources.remote import RemoteEntry
-from perception_encoder.sources.select import MAGIC, Excludes, Selection, expand_braces
+from perception_encoder.sources.network import RemoteEntry
+from perception_encoder.sources.patterns import MAGIC, Excludes, Selection, expand_braces
 from perception_encoder.sources.tables import TableSource, read_row
 from perception_encoder.sources.tars import TarSource, read_member, size_at
-from perception_encoder.sources.text_lines import encoding_of
+from perception_encoder.sources.text_rows import encoding_of
 
 _CHUNK_BYTES: Final = 2**16
 _MARK_BYTES: Final = 3

@@ -1,17 +1,14 @@
-"""Images that a parquet file names or holds, also as Hugging Face data sets hold them.
+"""Images that a Parquet file names or holds, also in the layout of Hugging Face datasets.
 
-Listing reads the other columns only; the images' own column is read row by row when their turn
-comes.
+Listing reads all columns but the images. Images are read row by row when they are needed.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import accumulate, islice
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final
 
 from perception_encoder.errors import (
     ImageError,
@@ -23,6 +20,7 @@ from perception_encoder.index import item_name
 from perception_encoder.sources.access import FileAccess
 from perception_encoder.sources.columns import (
     ColumnKind,
+    MetadataColumns,
     check_unique,
     empty_item,
     folder_of,
@@ -30,142 +28,24 @@ from perception_encoder.sources.columns import (
     row_key,
     stored_item,
 )
-from perception_encoder.sources.forward import ForwardReader
 from perception_encoder.sources.item import Item, absolute
-from perception_encoder.sources.metadata import MetadataColumns
-from perception_encoder.sources.parquet_pages import page_bounds, repeated_bytes_of
+from perception_encoder.sources.parquet_cells import (
+    CellReader,
+    OpenParquet,
+    bound_repeated_bytes,
+    column_chunks,
+    read_page_bounds,
+    rows_within,
+)
 
-_MAX_CHUNK_ROWS: Final = 16
-_MAX_KEPT_BYTES: Final = 256 * 2**20
 _ROWS_LISTED: Final = 1024
 _BUFFER_BYTES: Final = 2**20
-_BATCH_BYTES: Final = 128 * 2**20  # of values that a dictionary holds once, in all rows of a batch
-_SMALL_BYTES: Final = 2**17  # in all rows of a batch: not worth a closer look
-_DICTIONARY_BYTES: Final = 4 * 2**20  # what writers allow, and a little more
-_MAX_LIST: Final = 10_000  # texts of one row, on average: an image has a few captions
-_MAX_ROWS_OF_A_BYTE: Final = 16  # of the whole file: names that differ take more
+_BATCH_BYTES: Final = 128 * 2**20  # of dictionary values, repeated in all rows of a batch
+_SMALL_BYTES: Final = 2**17  # of a dictionary: not worth a closer look
+_DICTIONARY_BYTES: Final = 4 * 2**20  # what writers allow, and some more
+_MAX_LIST: Final = 10_000  # texts of one row on average; an image has a few captions
+_MAX_ROWS_OF_A_BYTE: Final = 16  # of the whole file; different names take more
 _NUM_SHOWN: Final = 3
-
-
-class OpenParquet(NamedTuple):
-    """A `pyarrow.parquet.ParquetFile`, and the stream it reads."""
-
-    file: Any
-    stream: IO[bytes]
-
-
-class CellReader:
-    """Reads a few rows at a time, so that a row group need not fit in memory.
-
-    Damage costs the row group that has it, or less.
-
-    Args:
-        open_file: opens the file.
-        column: whose cells to read.
-        num_rows: of each row group.
-        row_bytes: how large a row of the column is on average.
-        num_kept: chunks of up to 16 rows that are kept for other threads.
-    """
-
-    def __init__(
-        self,
-        open_file: Callable[[], AbstractContextManager[OpenParquet]],
-        column: str,
-        num_rows: Sequence[int],
-        *,
-        row_bytes: int,
-        num_kept: int = 8,
-    ) -> None:
-        self._size = size = rows_within(_MAX_KEPT_BYTES // num_kept, row_bytes, _MAX_CHUNK_ROWS)
-        self._first_rows = list(accumulate(num_rows, initial=0))
-        self._first_chunks = list(accumulate((-(-n // size) for n in num_rows), initial=0))
-        chunks = partial(_chunks, open_file, column, self._first_chunks, size)
-        self._reader: ForwardReader[Any] = ForwardReader(
-            chunks, num_kept=num_kept, size_of=_num_bytes, max_size=_MAX_KEPT_BYTES
-        )
-
-    def cell(self, row: int) -> object:
-        """Return the cell of a row.
-
-        Raises:
-            EOFError: there is no such row.
-            Exception: whatever reading raises.
-        """
-        if not 0 <= row < self._first_rows[-1]:
-            raise EOFError(f"there is no row {row}")
-        group = bisect_right(self._first_rows, row) - 1
-        chunk, place = divmod(row - self._first_rows[group], self._size)
-        cell: object = self._reader.read(self._first_chunks[group] + chunk)[place].as_py()
-        return cell
-
-
-def rows_within(num_bytes: int, row_bytes: int, max_rows: int) -> int:
-    """Return how many rows to read at once so that they stay within so many bytes; at least 1."""
-    return max(1, min(max_rows, num_bytes // max(1, row_bytes)))
-
-
-def chunk_places(schema: Any) -> dict[str, range]:
-    """Return which chunks of a row group hold each column: of a struct, one for each field."""
-    places: dict[str, range] = {}
-    first = 0
-    for field in schema:
-        count = _num_leaves(field.type)
-        places[field.name] = range(first, first + count)
-        first += count
-    return places
-
-
-def _num_leaves(type_: Any) -> int:
-    from pyarrow import types
-
-    if types.is_struct(type_) or types.is_map(type_):
-        return sum(_num_leaves(type_.field(place).type) for place in range(type_.num_fields))
-    if types.is_nested(type_):  # lists of all kinds
-        return _num_leaves(type_.value_type)
-    return 1
-
-
-def _num_bytes(array: Any) -> int:
-    return int(array.nbytes)
-
-
-def _chunks(
-    open_file: Callable[[], AbstractContextManager[OpenParquet]],
-    column: str,
-    first_chunks: Sequence[int],
-    size: int,
-    start: int,
-) -> Iterator[Any]:
-    """Read arrays of cells from the given chunk to the end of its row group."""
-    group = bisect_right(first_chunks, start) - 1
-    with open_file() as (file, stream):
-        row_group = file.metadata.row_group(group)
-        places = chunk_places(file.schema_arrow)[column]
-        bounds = [page_bounds(stream, row_group.column(place)) for place in places]
-        repeated_bytes = sum(bound.repeated_bytes for bound in bounds)
-        batches = file.iter_batches(
-            rows_within(_MAX_KEPT_BYTES, repeated_bytes, size),
-            row_groups=[group],
-            columns=[column],
-            use_threads=False,
-        )
-        chunks = _regrouped((batch[column] for batch in batches), size)
-        yield from islice(chunks, start - first_chunks[group], None)
-
-
-def _regrouped(arrays: Iterator[Any], size: int) -> Iterator[Any]:
-    """Cut arrays of any sizes into such of so many cells, the last one shorter."""
-    import pyarrow as pa
-
-    waiting = None
-    for array in arrays:
-        cells = array if waiting is None else pa.concat_arrays([waiting, array])
-        while len(cells) >= size:
-            yield cells[:size]
-            cells = cells[size:]
-        waiting = cells if len(cells) else None
-    if waiting is not None:
-        yield waiting
 
 
 class ParquetTable:
@@ -183,7 +63,7 @@ class ParquetTable:
         self._long_lists = set[str]()
 
     def kinds(self) -> dict[str, ColumnKind]:
-        """Return what each column holds, by its type."""
+        """Return the kind of each column by its type."""
         with self._opened() as (file, _):
             try:
                 check_unique(file.schema_arrow.names)
@@ -195,8 +75,7 @@ class ParquetTable:
         """Yield the images that a column holds or names.
 
         Raises:
-            ImageError: the file cannot be read, or not all of it; every row that can be read comes
-                before.
+            ImageError: some or all rows cannot be read. All readable rows are yielded first.
         """
         facts = self._access.facts(self._uri)
         problems = []
@@ -209,7 +88,7 @@ class ParquetTable:
                 number = first
                 try:
                     _check_rows(size, facts.bytes)
-                    for name, metadata in self._listed(opened, group, column, is_named=is_named):
+                    for name, metadata in self._iter_rows(opened, group, column, is_named=is_named):
                         key = row_key(column, number)
                         if not is_named:
                             read = partial(self._read, cells, column, number)
@@ -219,7 +98,7 @@ class ParquetTable:
                         else:
                             yield empty_item(self._uri, key)
                         number += 1
-                except Exception as err:  # noqa: BLE001 — told below, when the other rows have come
+                except Exception as err:  # noqa: BLE001 — raised below, after the other rows
                     problems.append(f"rows from {number:,} on ({err})")
                 first += size
         if problems:
@@ -229,7 +108,7 @@ class ParquetTable:
             )
 
     def notes(self) -> list[str]:
-        """Say which values were left out."""
+        """Describe the values that were left out."""
         notes = self._names.notes()
         if self._long_lists:
             names = ", ".join(sorted(self._long_lists))
@@ -252,27 +131,27 @@ class ParquetTable:
     def _cells(self, opened: OpenParquet, column: str, num_kept: int = 8) -> CellReader:
         num_rows = _num_rows(opened.file)
         row_bytes = 0
-        places = chunk_places(opened.file.schema_arrow)[column]
+        places = column_chunks(opened.file.schema_arrow)[column]
         for group, size in enumerate(num_rows):
             row_group = opened.file.metadata.row_group(group)
             for chunk in map(row_group.column, places):
                 average = chunk.total_uncompressed_size // max(1, size)
-                with suppress(ValueError):  # reading the rows tells of it
-                    average = max(average, repeated_bytes_of(opened.stream, chunk))
+                with suppress(ValueError):  # reported when the rows are read
+                    average = max(average, bound_repeated_bytes(opened.stream, chunk))
                 row_bytes = max(row_bytes, average)
         return CellReader(self._opened, column, num_rows, row_bytes=row_bytes, num_kept=num_kept)
 
-    def _listed(
+    def _iter_rows(
         self, opened: OpenParquet, group: int, column: str, *, is_named: bool
     ) -> Iterator[tuple[str | None, dict[str, Any]]]:
-        """Yield each row's name of an image and its metadata, without reading images."""
+        """Yield the image name and the metadata of each row, without reading images."""
         file = opened.file
         types = {
             field.name: target
             for field in file.schema_arrow
             if field.name != column and (target := _plain_type(field.type)) is not None
         }
-        names, places = self._names.columns(types), chunk_places(file.schema_arrow)
+        names, places = self._names.columns(types), column_chunks(file.schema_arrow)
         sizes = {
             name: self._repeated_bytes(opened, group, name, places[name])
             for name in ([*names, column] if is_named else names)
@@ -295,13 +174,13 @@ class ParquetTable:
     def _repeated_bytes(
         self, opened: OpenParquet, group: int, column: str, places: range
     ) -> int | None:
-        """Return how large a repeated value can be; None where a row may hold millions of them.
+        """Return the largest size of a repeated value; None where a row may hold millions.
 
         Raises:
-            ValueError: the column's pages are too large, or damaged.
+            ValueError: a page is too large or damaged.
         """
         row_group = opened.file.metadata.row_group(group)
-        bounds = [page_bounds(opened.stream, row_group.column(place)) for place in places]
+        bounds = [read_page_bounds(opened.stream, row_group.column(place)) for place in places]
         if sum(bound.num_values for bound in bounds) > _MAX_LIST * max(1, row_group.num_rows):
             self._long_lists.add(repr(column))
             return None
@@ -311,7 +190,7 @@ class ParquetTable:
         return repeated_bytes
 
     def _largest_value(self, group: int, column: str) -> int | None:
-        """Return the size of the largest text in a column's dictionary; None where it has none."""
+        """Return the size of the largest text in the column's dictionary, if it has one."""
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
         from pyarrow import types
@@ -321,7 +200,7 @@ class ParquetTable:
             pq.ParquetFile(stream, read_dictionary=[column], pre_buffer=False) as file,
         ):
             chunk = file.metadata.row_group(group).column(
-                chunk_places(file.schema_arrow)[column][0]
+                column_chunks(file.schema_arrow)[column][0]
             )
             if "DELTA_BYTE_ARRAY" in chunk.encodings:
                 return None
@@ -363,7 +242,7 @@ class ParquetTable:
 
         with (
             self._access.open(self._uri) as stream,
-            # Buffered: pages are read in turn, not a whole column of a row group at once.
+            # Buffered: one page at a time, not a whole column chunk.
             pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,
         ):
             yield OpenParquet(file, stream)
@@ -375,7 +254,7 @@ def _num_rows(file: Any) -> list[int]:
 
 
 def _check_rows(num_rows: int, num_bytes: int | None) -> None:
-    """Refuse a number of rows that would all have to name the same image."""
+    """Refuse a number of rows that the file cannot hold as different names."""
     if num_bytes is not None and num_rows > _MAX_ROWS_OF_A_BYTE * num_bytes:
         raise ValueError(f"{num_rows:,} rows in a file of {num_bytes:,} bytes")
 
@@ -404,7 +283,7 @@ def _is_binary(type_: Any) -> bool:
 
 
 def _plain_type(type_: Any) -> Any | None:
-    """Return the type that a column's values become as metadata, or None to leave it out."""
+    """Return the type of the column as metadata; None to leave it out."""
     import pyarrow as pa
     from pyarrow import types
 

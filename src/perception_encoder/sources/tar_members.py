@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from tarfile import HeaderError, ReadError
 from typing import IO, Any, Final, Self, cast
 
+from perception_encoder.sources.columns import MetadataColumns
 from perception_encoder.sources.item import name_problem
-from perception_encoder.sources.metadata import MetadataColumns
-from perception_encoder.sources.select import SYSTEM_FOLDERS, is_image
+from perception_encoder.sources.patterns import SYSTEM_FOLDERS, is_image
 from perception_encoder.sources.tar_samples import Sample, TarMember, TarSamples
-from perception_encoder.sources.text_lines import decoded
-from perception_encoder.sources.text_rows import parse_json
+from perception_encoder.sources.text_rows import decoded, parse_json
 
 logger = logging.getLogger(__name__)
 

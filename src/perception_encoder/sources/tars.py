@@ -18,7 +18,7 @@ from perception_encoder.preprocess.files import MAX_FILE_BYTES
 from perception_encoder.sources.access import FileAccess, check_size
 from perception_encoder.sources.forward import ForwardReader
 from perception_encoder.sources.item import Item, broken, is_packed, scheme
-from perception_encoder.sources.select import is_image
+from perception_encoder.sources.patterns import is_image
 from perception_encoder.sources.tar_members import (
     TarListing,
     describe_left_out,

@@ -15,9 +15,13 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import ExchangeError
-from perception_encoder.index.exchange.provenance import read_provenance
 from perception_encoder.index.exchange.rows import IMAGE_PATH, RowColumns, row_columns
-from perception_encoder.index.exchange.streams import RowBlock, RowExport, RowReader
+from perception_encoder.index.exchange.streams import (
+    RowBlock,
+    RowExport,
+    RowReader,
+    read_provenance,
+)
 from perception_encoder.index.exchange.vector_files import NpyArray, npy_file
 from perception_encoder.types import Embeddings
 

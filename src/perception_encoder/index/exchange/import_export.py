@@ -17,8 +17,13 @@ from perception_encoder.index.exact import UNIT_TOLERANCE
 from perception_encoder.index.exchange import clip_retrieval
 from perception_encoder.index.exchange import vector_files as line_files
 from perception_encoder.index.exchange import vector_files as parquet_file
-from perception_encoder.index.exchange.provenance import Provenance
-from perception_encoder.index.exchange.streams import RowBlock, RowExport, RowReader, whole
+from perception_encoder.index.exchange.streams import (
+    Provenance,
+    RowBlock,
+    RowExport,
+    RowReader,
+    whole,
+)
 from perception_encoder.index.index import Index
 from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
 from perception_encoder.index.schema import FACTS, VECTOR, VectorDtype, described_mismatch

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from perception_encoder.errors import ExchangeError
-from perception_encoder.index.exchange.provenance import Provenance
+from perception_encoder.index.exchange.streams import Provenance
 from perception_encoder.index.rows import MetadataValue, Row, is_unicode
 from perception_encoder.index.schema import FACTS, VECTOR, can_be_metadata, rows_of
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 import numpy as np
 
 from perception_encoder.errors import ExchangeError
-from perception_encoder.index.exchange.provenance import provenance_of, read_provenance
 from perception_encoder.index.exchange.rows import (
     RowColumns,
     count_lines,
@@ -25,7 +24,13 @@ from perception_encoder.index.exchange.rows import (
     row_columns,
     row_line,
 )
-from perception_encoder.index.exchange.streams import RowBlock, RowExport, RowReader
+from perception_encoder.index.exchange.streams import (
+    RowBlock,
+    RowExport,
+    RowReader,
+    provenance_of,
+    read_provenance,
+)
 from perception_encoder.index.schema import VECTOR, VectorDtype, rows_of
 from perception_encoder.types import Embeddings
 

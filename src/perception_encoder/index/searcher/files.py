@@ -38,10 +38,6 @@ _SUMS: Final = "sums"
 Stamp: TypeAlias = tuple[tuple[int, int], ...]
 
 
-class SearcherDamageError(Exception):
-    """A searcher turned out to be wrong; never leaves the index, which does without it then."""
-
-
 @dataclass(frozen=True)
 class CoveredFragment:
     """A part of the index as it was when its vectors were copied.

@@ -16,8 +16,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.index.checksums import CheckedFile
 from perception_encoder.index.exact import product
-from perception_encoder.index.searcher.checked import CheckedFile
 from perception_encoder.index.searcher.fragments import RowPositions
 from perception_encoder.index.searcher.scan import ScanHits, Selector, merged
 
@@ -69,7 +69,7 @@ class Lists:
         num_rows: of the index's part that is covered.
 
     Raises:
-        DamageError: the file is damaged.
+        SearcherDamageError: the file is damaged.
         ValueError: it is of another index.
     """
 
@@ -118,7 +118,7 @@ class Lists:
             selector: which rows take part.
 
         Raises:
-            DamageError: the lists are not what was written.
+            SearcherDamageError: the lists are not what was written.
         """
         lists = self._coarse.nearest(np.ascontiguousarray(query), probes)
         self._check(lists)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index.searcher.checked import CheckedFile
+from perception_encoder.index.checksums import CheckedFile
 from perception_encoder.index.searcher.fragments import Mask, RowPositions
 from perception_encoder.types import Embeddings
 
@@ -56,7 +56,7 @@ class MappedVectors:
         """Return some rows as (N, E) float32.
 
         Raises:
-            DamageError: they are not what was written.
+            SearcherDamageError: they are not what was written.
         """
         self._file.check_rows(numbers, self._row_bytes)
         return as_float32(self.matrix[numbers])
@@ -70,7 +70,7 @@ class MappedVectors:
             mask: which rows take part; None for all.
 
         Raises:
-            DamageError: the rows are not what was written.
+            SearcherDamageError: the rows are not what was written.
         """
         chunks = iter(list(self._chunks(mask)))  # whichever thread is free takes the next
         selector = Selector(mask)

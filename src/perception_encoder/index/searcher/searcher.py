@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from perception_encoder.index.checksums import CheckedFile, SearcherDamageError
 from perception_encoder.index.exact import SLACK, product
-from perception_encoder.index.searcher.checked import CheckedFile
-from perception_encoder.index.searcher.files import (
-    Header,
-    SearcherDamageError,
-    SearcherFolder,
-    Stamp,
-    Tuning,
-)
+from perception_encoder.index.searcher.files import Header, SearcherFolder, Stamp, Tuning
 from perception_encoder.index.searcher.fragments import Coverage, Mask, ReadIds
 from perception_encoder.index.searcher.lists import CoarseSearch, Lists
 from perception_encoder.index.searcher.scan import MappedVectors, ScanHits, Selector
@@ -156,7 +150,7 @@ class BoundSearcher:
 
         Raises:
             QueryError: the condition is wrong.
-            DamageError: the searcher is wrong.
+            SearcherDamageError: the searcher is wrong.
         """
         if where is not None:
             meeting = self.coverage.meeting(where)

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from perception_encoder.index import QueryTerm
 from perception_encoder.integrations.workflows.block import (
     FLOAT_KIND,
     IMAGE_KIND,
@@ -20,6 +19,7 @@ from perception_encoder.integrations.workflows.block import (
     vectors_of,
 )
 from perception_encoder.search.calibration import can_be_calibrated, stored_calibration
+from perception_encoder.search.grammar import QueryTerm
 from perception_encoder.search.queries import Query
 from perception_encoder.search.search import SearchOptions, SearchResult, search
 

@@ -14,13 +14,13 @@ from typing import Final
 import numpy as np
 
 from perception_encoder.errors import PerceptionEncoderError, QueryError
-from perception_encoder.index import QueryTerm, combine
 from perception_encoder.search.calibration import (
     Calibration,
     calibrate,
     can_be_calibrated,
     stored_calibration,
 )
+from perception_encoder.search.grammar import QueryTerm, combine
 from perception_encoder.search.null_distribution import background_prompts
 from perception_encoder.search.queries import Query
 from perception_encoder.server.core.indexes import ServedIndex

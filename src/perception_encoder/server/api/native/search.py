@@ -10,9 +10,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index import Hit, Row, parse_query
+from perception_encoder.index import Hit, Row
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.search.calibration import Cutoffs
+from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.queries import find_item
 from perception_encoder.search.search import SearchOptions, SearchResult
 from perception_encoder.server.api.native.embed import check_texts

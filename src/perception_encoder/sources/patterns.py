@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Final
 
 from perception_encoder.errors import SourceError
-from perception_encoder.index import IMAGE_SUFFIXES
+from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 
 MAGIC: Final = re.compile(r"[*?\[]")
 """What makes a name a glob."""

@@ -22,15 +22,8 @@ from numpy.typing import ArrayLike
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import forms_of
 from perception_encoder.index.condition_tokens import shortened
+from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 from perception_encoder.types import Embeddings
-
-IMAGE_SUFFIXES: Final = frozenset(
-    (
-        ".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
-        ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-    )
-)  # fmt: skip
-"""How names of image files end, in small letters."""
 
 STDIN: Final = "-"
 """The value of the term that stands for the image on standard input."""

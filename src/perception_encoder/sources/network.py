@@ -1,16 +1,21 @@
-"""Files on object stores and other servers, through fsspec: s3://, gs://, az://, hf://, memory://.
+"""Files behind a network: object stores through fsspec, and images by http.
 
 Credentials and endpoints are those of each protocol's own package (AWS_… for s3) and of fsspec's
-configuration (FSSPEC_…). Knows nothing of http, which `web` fetches.
+configuration (FSSPEC_…).
 """
+
+from __future__ import annotations
 
 import math
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import IO, Any, Final, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from perception_encoder._version import __version__
 from perception_encoder.errors import (
     ImageError,
     ImageNotFoundError,
@@ -20,11 +25,20 @@ from perception_encoder.errors import (
 )
 from perception_encoder.sources.item import scheme
 
+if TYPE_CHECKING:
+    import httpx2
+
+
 _PACKAGES: Final = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs",
     "abfss": "adlfs", "oss": "ossfs", "sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol",
 }  # fmt: skip
 _TIMES: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
+_TRIES: Final = 3
+_PAUSE_SECONDS: Final = 0.3
+_MAX_REDIRECTS: Final = 5
+_WHOLE: Final = 5  # a whole image may take so many times the wait for one answer
+_PASSING: Final = frozenset((429, 500, 502, 503, 504))
 
 
 class RemoteEntry(NamedTuple):
@@ -208,3 +222,86 @@ def _failures(item: str) -> Iterator[None]:
     except Exception as err:  # each protocol's package raises errors of its own
         reason = str(err) or type(err).__name__
         raise ImageUnreadableError(f"{item}: cannot be read: {reason}", item=item) from err
+
+
+class Web:
+    """Fetches over one pool of connections. Proxies are those of the environment.
+
+    Args:
+        timeout_seconds: of one wait for an answer; a whole image may take five times that.
+        max_bytes: refuse more.
+    """
+
+    def __init__(self, *, timeout_seconds: float, max_bytes: int) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._made: httpx2.Client | None = None
+
+    def fetch(self, url: str) -> bytes:
+        """Return what a URL answers with.
+
+        Failures that may pass (a busy server, a lost connection) are tried again twice.
+
+        Raises:
+            ImageUnreadableError: no answer in time, a status other than success, too many
+                redirects, more than `max_bytes`, or not a URL.
+        """
+        import httpx2
+
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._fetch_once(url)
+            except httpx2.HTTPStatusError as err:
+                status = err.response.status_code
+                if not left or status not in _PASSING:
+                    reason = f"the server answered {status} {err.response.reason_phrase}".rstrip()
+                    raise _failed(url, f"{reason}; check the URL") from err
+            except httpx2.TransportError as err:
+                if not left or isinstance(err, httpx2.UnsupportedProtocol):
+                    raise _failed(url, f"{_described(err)}; try again later") from err
+            except (httpx2.HTTPError, httpx2.InvalidURL) as err:
+                raise _failed(url, f"{_described(err)}; check the URL") from err
+            time.sleep(_PAUSE_SECONDS * 2 ** (_TRIES - 1 - left))
+        raise AssertionError("the last try returns or raises")
+
+    def _fetch_once(self, url: str) -> bytes:
+        until = time.monotonic() + _WHOLE * self._timeout_seconds
+        # An image is packed already, and the size that is announced is then the one that comes.
+        with self._client().stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+            answer.raise_for_status()
+            self._check_size(url, int(answer.headers.get("Content-Length", 0)))
+            data = bytearray()
+            for chunk in answer.iter_bytes():
+                data += chunk
+                self._check_size(url, len(data))
+                if time.monotonic() > until:
+                    raise _failed(url, "the answer comes too slowly; try again later")
+            return bytes(data)
+
+    def _check_size(self, url: str, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            raise _failed(url, f"larger than the limit of {self._max_bytes:,} bytes")
+
+    def _client(self) -> httpx2.Client:
+        import httpx2
+
+        with self._lock:
+            if self._made is None:
+                self._made = httpx2.Client(
+                    follow_redirects=True,
+                    max_redirects=_MAX_REDIRECTS,
+                    timeout=self._timeout_seconds,
+                    headers={"User-Agent": f"perception-encoder/{__version__}"},
+                )
+                weakref.finalize(self, self._made.close)
+            return self._made
+
+
+def _failed(url: str, reason: str) -> ImageUnreadableError:
+    return ImageUnreadableError(f"{url}: {reason}", item=url)
+
+
+def _described(err: Exception) -> str:
+    text = str(err)
+    return f"{type(err).__name__}: {text}" if text else type(err).__name__

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index import QueryTerm, combine, parse_query
-from perception_encoder.index.query import STDIN, image_term
+from perception_encoder.search.grammar import STDIN, QueryTerm, combine, image_term, parse_query
 
 
 def text(value: str, weight: float = 1.0) -> QueryTerm:
