@@ -1,4 +1,8 @@
-"""Runs `pe` as people do: a process of its own, with a home of its own and without network."""
+"""Runs `pe`, with a home of its own and without network: in this process, or in one of its own.
+
+A process of its own costs two seconds. It is for signals, terminals, pipes, and for what an import
+or an environment decides.
+"""
 
 import io
 import json
@@ -11,18 +15,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import chdir, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
 import httpx2
+from huggingface_hub import constants
 
 from perception_encoder.auto import AutoModel
+from perception_encoder.cli.main import main
+from perception_encoder.embedder import EmbeddingModel
 
 # In one process a model is opened once for all commands.
-_opened = cache(AutoModel.from_pretrained)
+_opened = lru_cache(4)(AutoModel.from_pretrained)
 
 PE = (sys.executable, "-m", "perception_encoder.cli")
 
@@ -30,7 +37,20 @@ PE = (sys.executable, "-m", "perception_encoder.cli")
 def pe(
     *arguments: str, folder: Path, given: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `pe` in a folder and wait for its end."""
+    """Run `pe` in a folder, in this process."""
+    with (
+        chdir(folder),
+        patch.dict(os.environ, surroundings(folder, **environment), clear=True),
+        patch.object(constants, "HF_HUB_OFFLINE", True),
+    ):
+        ended = pe_inside(*arguments, given=given.encode())
+    return subprocess.CompletedProcess(arguments, ended.code, ended.out.decode(), ended.err)
+
+
+def pe_process(
+    *arguments: str, folder: Path, given: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `pe` in a folder as a process, and wait for its end."""
     return subprocess.run(
         [*PE, *arguments],
         cwd=folder,
@@ -71,9 +91,6 @@ def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> E
         given: on standard input.
         encoding: of standard output, as PYTHONIOENCODING sets it.
     """
-    from perception_encoder.cli.main import main
-    from perception_encoder.embedder import EmbeddingModel
-
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(given)), "stdout": out, "stderr": err}
@@ -157,7 +174,9 @@ def surroundings(home: Path, **environment: str) -> dict[str, str]:
     """Return the environment of a process."""
     return {
         "PATH": os.environ["PATH"],
-        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],  # see conftest.py
+        # See conftest.py.
+        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
+        "HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"],
         "HOME": str(home),
         "HF_HUB_OFFLINE": "1",
         **environment,

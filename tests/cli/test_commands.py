@@ -1,4 +1,4 @@
-"""The `pe` command as people run it: real processes, real files, the bundled model."""
+"""The `pe` command as people run it: real files, the bundled model."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command import lines, output, pe
+from command import lines, output, pe, pe_process
 from PIL import Image, ImageDraw
 
 COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
@@ -230,7 +230,7 @@ def test_names_that_are_not_unicode_stop_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "a.png")
     os.rename(tmp_path / "in" / "a.png", os.fsencode(tmp_path) + b"/in/caf\xe9.png")
     Image.new("RGB", (8, 8), "red").save(tmp_path / "in" / "b.png")
-    finished = pe(
+    finished = pe_process(
         "index", "in", "--index", "t.lance", folder=tmp_path, PYTHONIOENCODING="utf-8:strict"
     )
     assert finished.returncode == 1

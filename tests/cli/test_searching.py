@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import terminal_decoders as decode
+from command import PE, lines, pe, pe_inside, surroundings
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner, Result
 
@@ -42,19 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = pe("index", "in", "discs.tar", "--index", "t.lance", folder=root)
     assert made.returncode == 0, made.stderr
     return root
-
-
-def pe(*arguments: str, folder: Path, code: str = "", given: bytes = b"", **environment: str):  # type: ignore[no-untyped-def]
-    """Run `pe` as a process, or as part of some code."""
-    command = ["-c", code] if code else ["-m", "perception_encoder.cli"]
-    return subprocess.run(
-        [sys.executable, *command, *arguments],
-        cwd=folder,
-        input=given,
-        capture_output=True,
-        check=False,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "HF_HUB_OFFLINE": "1", **environment},
-    )
 
 
 def run(
@@ -83,22 +71,24 @@ sys.exit(code or (f"loaded {heavy}" if heavy else 0))
 
 @pytest.mark.parametrize("item", ["in/red rectangle.png", "@d/red.png", "@red rectangle.png"])
 def test_what_is_in_the_index_is_found_without_a_model(folder: Path, item: str) -> None:
-    done = pe("similar", item, "--index", "t.lance", "--json", folder=folder, code=LIGHT)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, "similar", item, "--index", "t.lance", "--json"],
+        cwd=folder, capture_output=True, text=True, check=False, env=surroundings(folder),
+    )  # fmt: skip
+    found = lines(done)
     assert len(found) == 5
     assert all(not f"{hit['uri']}/{hit['member']}".endswith(item) for hit in found)
 
 
 def test_several_queries_are_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = b"@red rectangle.png\n\n  @d/blue.png - @d/green.png\n"
-    found = hits(run(folder, monkeypatch, "search", "--queries", "-", "-k2", "--json", given=lines))
+    text = b"@red rectangle.png\n\n  @d/blue.png - @d/green.png\n"
+    found = hits(run(folder, monkeypatch, "search", "--queries", "-", "-k2", "--json", given=text))
     assert [hit["query"] for hit in found] == [
         *["@red rectangle.png"] * 2, *["@d/blue.png - @d/green.png"] * 2
     ]  # fmt: skip
     assert str(found[0]["uri"]).endswith("red rectangle.png")
     assert found[2]["member"] in ("d/blue.png", None)
-    (folder / "queries.txt").write_bytes(lines)
+    (folder / "queries.txt").write_bytes(text)
     from_file = run(folder, monkeypatch, "search", "--queries", "queries.txt", "-k2", "--json")
     assert hits(from_file) == found
     index = run(folder, monkeypatch, "search", "--queries", "queries.txt", "-k2").stdout
@@ -107,18 +97,18 @@ def test_several_queries_are_told_apart(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_wrong_line_among_queries_is_named(folder: Path) -> None:
-    refused = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given=b"a\nb +\n")
+    refused = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given="a\nb +\n")
     assert refused.returncode == 1
-    assert b"pe: -, line 2: at character 3" in refused.stderr
-    image = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given=b"-\n")
-    assert b"-, line 1: - stands for an image" in image.stderr
+    assert "pe: -, line 2: at character 3" in refused.stderr
+    image = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given="-\n")
+    assert "-, line 1: - stands for an image" in image.stderr
 
 
 def test_the_image_on_stdin_is_searched_for(folder: Path) -> None:
     data = (folder / "in" / "green rectangle.png").read_bytes()
-    done = pe("similar", "-", "--index", "t.lance", "-k1", "--json", folder=folder, given=data)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["uri"].endswith("green rectangle.png")
+    index_path = str(folder / "t.lance")
+    (hit,) = pe_inside("similar", "-", "--index", index_path, "-k1", "--json", given=data).records()
+    assert str(hit["uri"]).endswith("green rectangle.png")
 
 
 def test_unique_and_preview_take_no_query_for_their_value(
@@ -182,10 +172,9 @@ def test_a_terminal_is_asked_what_it_can_and_how_large_it_is(folder: Path) -> No
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 900, 720))
     process = subprocess.Popen(
-        [sys.executable, "-m", "perception_encoder.cli", "search", "@d/red.png", "-k5",
-         "--preview", "--index", "t.lance"],
+        [*PE, "search", "@d/red.png", "-k5", "--preview", "--index", "t.lance"],
         cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "TERM": "xterm-kitty"},
+        env=surroundings(folder, TERM="xterm-kitty"),
     )  # fmt: skip
     os.close(theirs)
     seen = b""
@@ -223,7 +212,7 @@ def test_without_a_viewer_it_is_said_what_else_to_use(folder: Path, tmp_path: Pa
         "search", "@d/red.png", "--open", "--index", "t.lance", folder=folder, PATH=str(tmp_path)
     )
     assert done.returncode == 1
-    assert b"--open needs the program" in done.stderr
+    assert "--open needs the program" in done.stderr
     assert len(done.stdout.splitlines()) == 7
 
 
@@ -244,14 +233,14 @@ def test_hits_say_how_well_they_fit(gallery: Path, monkeypatch: pytest.MonkeyPat
     (gallery / "t.lance" / "_pe" / "background.npz").unlink(missing_ok=True)
     first = pe("search", "a red heart", "--index", "t.lance", "--json", "-k40", folder=gallery)
     assert first.returncode == 0, first.stderr
-    assert b"learning what scores mean" in first.stderr
+    assert "learning what scores mean" in first.stderr
     labels = [json.loads(line)["label"] for line in first.stdout.splitlines()]
     assert len(labels) == 40
     assert sorted(labels, key=["strong", "weak", "none"].index) == labels
     assert labels[-1] == "none"
     again = pe("search", "a red heart", "--index", "t.lance", "--json", "-k40", folder=gallery)
     assert again.stdout == first.stdout
-    assert again.stderr == b""
+    assert again.stderr == ""
     best = run(gallery, monkeypatch, "similar", "@angry-face.webp", "--json", "-k40")
     strong = run(
         gallery, monkeypatch, "similar", "@angry-face.webp", "-k40", "--threshold", "strong",

@@ -18,7 +18,8 @@ GALLERY = Path(__file__).resolve().parents[2] / "src" / "perception_encoder" / "
 
 def test_it_starts_with_the_bundled_model_and_searches_an_index(tmp_path):
     pe_ending("index", str(GALLERY), "--index", "t.lance", folder=tmp_path)
-    with serving("--index", "t.lance", folder=tmp_path) as (client, _):
+    assets = str(tmp_path / "assets")
+    with serving("--index", "t.lance", folder=tmp_path, HF_ASSETS_CACHE=assets) as (client, _):
         assert client.get("/healthz").json() == {"status": "healthy"}
         cat = (GALLERY / "cat.webp").read_bytes()
         reply = client.post("/v1/embed", content=cat, headers={"Content-Type": "image/webp"})
@@ -27,7 +28,7 @@ def test_it_starts_with_the_bundled_model_and_searches_an_index(tmp_path):
         assert len(hits) == 3
         assert client.get(f"/v1/items/{hits[0]['id']}/thumbnail").status_code == 200
     assert list((tmp_path / ".cache" / "perception-encoder" / "thumbnails").rglob("*.jpg"))
-    # Where OpenVINO would note what it tells its makers; its graphs were made anew for this home.
+    # Where OpenVINO would note what it tells its makers; its graphs were exported anew.
     assert list(tmp_path.rglob("graph.xml"))
     assert not (tmp_path / "intel").exists()
 
