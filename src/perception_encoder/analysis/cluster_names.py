@@ -14,6 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -99,6 +101,14 @@ def _shortest(own: tuple[str, ...], chosen: Sequence[tuple[str, ...]]) -> str:
         if sum(other[:length] == own[:length] for other in chosen) == 1:
             return ", ".join(own[:length])
     return ", ".join(own)
+
+
+@cache
+def everyday_words() -> list[str]:
+    """Return about 350 words for things in images."""
+    text = files("perception_encoder").joinpath("data/everyday_words.txt").read_text("utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
 def column_words(index: Index, column: str, *, where: str | None = None) -> list[str]:

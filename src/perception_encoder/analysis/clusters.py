@@ -8,12 +8,15 @@ of E = 1024 are 130 GFLOP more than reading them). Knows nothing of files, model
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.analysis.cluster_names import ClusterName, name_clusters
+from perception_encoder.analysis.damaged_vectors import damaged_rows, without
 from perception_encoder.analysis.duplicate_ranking import (
     Numbers,
     RankedImages,
@@ -23,6 +26,11 @@ from perception_encoder.analysis.duplicate_ranking import (
 from perception_encoder.analysis.spherical_clustering import find_centers, nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from perception_encoder.embedder import EmbeddingModel
 
 SAMPLE_BYTES: Final = 256 << 20
 """Of vectors to learn centers from: 65,536 of E = 1024."""
@@ -178,3 +186,103 @@ def _unlike(vectors: Embeddings, count: int) -> Numbers:
             is_new[place + 1 :] &= products[place + 1 :] < SAME
     chosen = np.concatenate([np.flatnonzero(is_new), np.flatnonzero(~is_new)])[:count]
     return np.sort(chosen)
+
+
+@dataclass(frozen=True)
+class NamedCluster:
+    """One cluster of an index.
+
+    Attributes:
+        name: its name, or "cluster 3" where clusters have no names.
+        tightness: the mean cosine of its images with its center.
+        images: its rows, the most central first, without digests and metadata.
+        scores: of each, the cosine with the center.
+    """
+
+    name: str
+    tightness: float
+    images: list[Row]
+    scores: list[float]
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.images)} images, tightness {self.tightness:.3f}>"
+
+
+@dataclass(frozen=True)
+class NamedClusters(Sequence[NamedCluster]):
+    """The clusters of an index, the largest first, and their names.
+
+    Attributes:
+        found: the clusters.
+        names: one for each; none where no words were given.
+        where: the condition that the clustered rows meet.
+        damaged: rows that were left out because their embedding is damaged.
+    """
+
+    found: Clusters
+    names: Sequence[ClusterName]
+    where: str | None
+    damaged: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.found.clusters)
+
+    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+        if isinstance(place, slice):
+            return [self[number] for number in range(len(self))[place]]
+        cluster = self.found.clusters[place]
+        return NamedCluster(
+            name=self.title(range(len(self))[place]),
+            tightness=cluster.tightness,
+            images=self.found.rows(cluster.members),
+            scores=self.found.scores[cluster.members].tolist(),
+        )
+
+    def title(self, place: int) -> str:
+        """Return the name of a cluster, or "cluster 3" where clusters have no names."""
+        return self.names[place].text if self.names else f"cluster {place + 1}"
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Return cluster, cluster_name and cluster_score of each row, in the index's order."""
+        import pyarrow as pa
+
+        found = self.found
+        labels = found.labels[found.images.numbers]
+        titles = pa.array([self.title(place) for place in range(len(self))], pa.string())
+        return {
+            "cluster": pa.array(labels + 1, pa.int32()),
+            "cluster_name": titles.take(pa.array(labels)),
+            "cluster_score": pa.array(found.scores[found.images.numbers], pa.float32()),
+        }
+
+
+def cluster_index(
+    index: Index,
+    open_model: Callable[[], EmbeddingModel],
+    *,
+    num_clusters: int | None = None,
+    words: Sequence[str] = (),
+    where: str | None = None,
+) -> NamedClusters:
+    """Divide an index's images into groups that look alike, and name the groups.
+
+    Args:
+        index: the index.
+        open_model: opens the index's model; called only if there are words.
+        num_clusters: as in `find_clusters`.
+        words: to choose names from; without any, clusters have no names.
+        where: an SQL condition; other rows do not take part.
+
+    Raises:
+        IndexStorageError: too many embeddings are damaged.
+        QueryError: the condition is wrong.
+        ValueError: num_clusters below 1.
+    """
+    damaged = damaged_rows(index, where)
+    where = without(damaged, where)
+    found = find_clusters(index, num_clusters=num_clusters, where=where)
+    names: list[ClusterName] = []
+    if words and found.clusters:
+        vectors = open_model().embed_text(words, show_progress=False)
+        names = name_clusters(found.centers, words, vectors)
+    return NamedClusters(found, names, where, damaged)

@@ -8,8 +8,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from typing import Final, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from PIL import Image
 
@@ -19,6 +21,9 @@ from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.images import num_usable_cores
 from perception_encoder.preprocess.modes import to_rgb, upright
 
+if TYPE_CHECKING:
+    from perception_encoder.index import Hit, Row
+
 logger = logging.getLogger(__name__)
 
 _MAX_ENLARGEMENT: Final = 4  # of small images; beyond it they only blur
@@ -27,6 +32,19 @@ _AHEAD: Final = 4  # thumbnails read in advance by each thread
 
 SheetImage: TypeAlias = ImageInput | Callable[[], bytes]
 """An image, or a function that reads its file when it is drawn and raises ImageError or OSError."""
+
+
+def stored_image(row: Row | Hit) -> SheetImage:
+    """Return the path of an indexed file, or a function that reads an image stored elsewhere."""
+    from perception_encoder.sources import read_image
+
+    is_file = row.member is None and "://" not in row.uri
+    return row.uri if is_file else partial(read_image, row.uri, row.member, row.offset)
+
+
+def short_name(row: Row | Hit) -> str:
+    """Return an image's file name without folder and suffix."""
+    return Path(row.member or row.uri).stem
 
 
 def thumbnail(image: SheetImage, side: int, *, item: str = "") -> Image.Image:

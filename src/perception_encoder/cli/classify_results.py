@@ -159,7 +159,7 @@ class Results:
 
     def _draw(self, path: Path) -> None:
         from perception_encoder.analysis import SheetHit, SheetRow
-        from perception_encoder.cli.hits import image_of, short_name
+        from perception_encoder.analysis.thumbnails import short_name, stored_image
         from perception_encoder.cli.progress import draw_sheet
 
         labels = [label for label in self._counts if self._drawn.get(label)]
@@ -168,7 +168,7 @@ class Results:
         rows = [
             SheetRow(
                 [
-                    SheetHit(image_of(one.row), one.probability, short_name(one.row))
+                    SheetHit(stored_image(one.row), one.probability, short_name(one.row))
                     for one in sorted(self._drawn[label], reverse=True)
                 ],
                 text=f"{'no label' if label == NO_LABEL else label} ({self._counts[label]:,})",

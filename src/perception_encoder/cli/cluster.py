@@ -7,12 +7,8 @@ import typer
 
 from perception_encoder.cli.cluster_options import (
     ClustersOption,
-    NamedClusters,
     NamesOption,
-    cluster_columns,
-    file_name,
     finish,
-    image_of,
     named_clusters,
     say_what_was_found,
 )
@@ -27,6 +23,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import check_file, check_sheet, say, write_json, write_table
 
 if TYPE_CHECKING:
+    from perception_encoder.analysis.clusters import NamedClusters
     from perception_encoder.analysis.duplicate_ranking import Numbers
     from perception_encoder.index import Index, Row
 
@@ -80,13 +77,13 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     if parquet is not None:
         from perception_encoder.analysis.cluster_names import write_labeled
 
-        write_labeled(index, named.where, cluster_columns(named), parquet)
+        write_labeled(index, named.where, named.columns(), parquet)
         say(f"{parquet}: {len(named.found.images)} images")
     say_what_was_found(named)
     finish(named)
 
 
-def _write_json(named: NamedClusters) -> None:
+def _write_json(named: "NamedClusters") -> None:
     for place, cluster in enumerate(named.found.clusters):
         record: dict[str, Any] = {"cluster": place + 1}
         if named.names:
@@ -97,7 +94,7 @@ def _write_json(named: NamedClusters) -> None:
         write_json(record | {"images": _images(named, cluster.members)})
 
 
-def _images(named: NamedClusters, members: "Numbers") -> list[dict[str, Any]]:
+def _images(named: "NamedClusters", members: "Numbers") -> list[dict[str, Any]]:
     facts = named.found.images.facts.select(["uri", "member"]).take(members)
     scores = named.found.scores[members].tolist()
     return [
@@ -106,7 +103,7 @@ def _images(named: NamedClusters, members: "Numbers") -> list[dict[str, Any]]:
     ]
 
 
-def _write_table(named: NamedClusters) -> None:
+def _write_table(named: "NamedClusters") -> None:
     lines = []
     for place, cluster in enumerate(named.found.clusters):
         name = [named.title(place)] if named.names else []
@@ -117,15 +114,16 @@ def _write_table(named: NamedClusters) -> None:
     write_table(["cluster", *title, "images", "tightness", "most central"], lines)
 
 
-def _draw(path: Path, named: NamedClusters, index: "Index") -> None:
+def _draw(path: Path, named: "NamedClusters", index: "Index") -> None:
     from perception_encoder.analysis.clusters import typical_members
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
+    from perception_encoder.analysis.thumbnails import short_name, stored_image
     from perception_encoder.cli.progress import draw_sheet
 
     found = named.found
 
     def drawn(row: "Row", score: float) -> SheetHit:
-        return SheetHit(image_of(row), score, file_name(row))
+        return SheetHit(stored_image(row), score, short_name(row))
 
     rows = []
     typical = typical_members(index, found, _SHEET_IMAGES, where=named.where)

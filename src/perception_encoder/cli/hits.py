@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,8 +16,7 @@ from perception_encoder.cli.output import say, write_json, write_line, write_pat
 from perception_encoder.errors import PerceptionEncoderError
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.thumbnails import SheetImage
-    from perception_encoder.index import Hit, Row
+    from perception_encoder.index import Hit
     from perception_encoder.search.queries import Query
     from perception_encoder.search.search import SearchResult
 
@@ -48,11 +47,12 @@ def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
     if flags.sheet is not None:
         _draw(flags.sheet, answers)
     if flags.preview is not None:
+        from perception_encoder.analysis.thumbnails import short_name, stored_image
         from perception_encoder.cli.preview import PreviewTile, preview
 
         hits = [found.hit for answer in answers for found in answer.found]
         preview(
-            [PreviewTile(image_of(hit), f"{hit.score:.3f} {short_name(hit)}") for hit in hits],
+            [PreviewTile(stored_image(hit), f"{hit.score:.3f} {short_name(hit)}") for hit in hits],
             flags.preview,
         )
     if flags.open_hits:
@@ -109,11 +109,12 @@ def _write_table(answer: Answer) -> None:
 
 def _draw(path: Path, answers: Sequence[Answer]) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
+    from perception_encoder.analysis.thumbnails import short_name, stored_image
     from perception_encoder.cli.progress import draw_sheet
 
     rows = [
         SheetRow(
-            [SheetHit(image_of(one.hit), one.hit.score, short_name(one.hit)) for one in found],
+            [SheetHit(stored_image(one.hit), one.hit.score, short_name(one.hit)) for one in found],
             text=query.text,
             image=query.image,
         )
@@ -122,19 +123,6 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
     num_hits = sum(len(answer.found) for answer in answers)
     queries = "the query" if len(answers) == 1 else f"{len(answers)} queries"
     draw_sheet(path, rows, f"{queries} and {num_hits} hits")
-
-
-def image_of(hit: "Hit | Row") -> "SheetImage":
-    """Return the path of a plain file, or what reads an image that lies elsewhere."""
-    from perception_encoder.sources import read_image
-
-    is_file = hit.member is None and "://" not in hit.uri
-    return hit.uri if is_file else partial(read_image, hit.uri, hit.member, hit.offset)
-
-
-def short_name(hit: "Hit | Row") -> str:
-    """Return the file's name without its folder and ending."""
-    return Path(hit.member or hit.uri).stem
 
 
 def open_images(hits: "Sequence[Hit]") -> None:

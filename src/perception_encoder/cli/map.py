@@ -7,11 +7,8 @@ import typer
 
 from perception_encoder.cli.cluster_options import (
     ClustersOption,
-    NamedClusters,
     NamesOption,
-    cluster_columns,
     finish,
-    image_of,
     named_clusters,
     say_what_was_found,
 )
@@ -22,19 +19,12 @@ from perception_encoder.cli.options import (
     WhereOption,
     find_index,
 )
-from perception_encoder.cli.output import check_file, say
+from perception_encoder.cli.output import check_file, images, say
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.map_layout import IndexMap
-    from perception_encoder.index import Index
+    from perception_encoder.analysis.index_map import WrittenMap
 
-_IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp")
-_PAGES: Final = (".html", ".htm")
-_INDEXES: Final = (".parquet",)
 _MANY: Final = 5_000
-_TILE: Final = 64
-_LARGEST_TILE: Final = 160
-_WIDTH: Final = 1600  # of a map that has few images
 
 
 def map(
@@ -62,12 +52,13 @@ def map(
         pe map map.html --where "width > 800"
         pe map map.parquet && embedding-atlas map.parquet --x x --y y
     """
-    suffix = out.suffix.lower()
-    if suffix not in (*_IMAGES, *_PAGES, *_INDEXES):
-        raise typer.BadParameter(f"{out}: the name has to end in .png, .html or .parquet")
-    check_file(out)
+    from perception_encoder.analysis.index_map import MAP_SUFFIXES, write_map
     from perception_encoder.analysis.map_layout import map_index, require_projection
     from perception_encoder.index import Index
+
+    if out.suffix.lower() not in MAP_SUFFIXES:
+        raise typer.BadParameter(f"{out}: the name has to end in .png, .html or .parquet")
+    check_file(out)
 
     require_projection()
     index = Index.open(find_index(index_path))
@@ -80,83 +71,22 @@ def map(
     if not len(placed.numbers):
         say("there are no images to place")
         raise typer.Exit(1)
-    if suffix in _INDEXES:
-        _write_parquet(out, index, named, placed)
-    elif suffix in _IMAGES:
-        _draw(out, named, placed)
-    else:
-        _write_page(out, index, named, placed)
+    _say_what_is_shown(out, write_map(out, index, named, placed))
     say_what_was_found(named)
     finish(named)
 
 
-def _draw(out: Path, named: NamedClusters, placed: "IndexMap") -> None:
-    import numpy as np
+def _say_what_is_shown(out: Path, shown: "WrittenMap") -> None:
+    from perception_encoder.analysis.index_map import IMAGE_SUFFIXES, PAGE_SUFFIXES
 
-    from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
-
-    grid = grid_of(placed.places)
-    labels = named.found.labels[placed.numbers]
-    captions = [
-        Caption(name.text, np.flatnonzero(labels == place))
-        for place, name in enumerate(named.names)
-    ]
-    images = [image_of(row) for row in named.found.rows(placed.numbers)]
-    tile = min(_LARGEST_TILE, max(_TILE, _WIDTH // max(grid.columns, grid.rows)))
-    num_gone = draw_map(images, grid, captions, out, tile=tile)
-    said = f"{out}: {len(grid.shown)} of {len(named.found.images)} images"
-    if len(grid.shown) < len(placed.numbers):
+    said = f"{out}: {shown.num_shown:,} of {images(shown.num_images)}"
+    if out.suffix.lower() in PAGE_SUFFIXES:
+        said += f", {out.stat().st_size / 1e6:.1f} MB"
+    elif shown.num_shown < shown.num_images and out.suffix.lower() in IMAGE_SUFFIXES:
         said += " from all parts of the map; an .html shows all"
     say(said)
-    _say_gone(num_gone)
-
-
-def _write_page(out: Path, index: "Index", named: NamedClusters, placed: "IndexMap") -> None:
-    from perception_encoder.analysis.map_image import grid_of
-    from perception_encoder.analysis.map_page import MapGroup, MapPage, write_page
-
-    found = named.found
-    rows = found.rows(placed.numbers)
-    groups = [
-        MapGroup(named.title(place), cluster.size) for place, cluster in enumerate(found.clusters)
-    ]
-    grid = grid_of(placed.places)
-    is_grid = len(grid.shown) == len(rows)
-    page = MapPage(
-        title=Path(index.path).name,
-        rows=rows,
-        places=grid.middles if is_grid else placed.places,
-        labels=found.labels[placed.numbers],
-        scores=found.scores[placed.numbers],
-        groups=groups,
-        is_named=bool(named.names),
-        cell=grid.cell if is_grid else 0,
-    )
-    num_gone = write_page(page, [image_of(row) for row in rows], out)
-    megabytes = out.stat().st_size / 1e6
-    say(f"{out}: {len(rows)} of {len(found.images)} images, {megabytes:.1f} MB")
-    _say_gone(num_gone)
-
-
-def _write_parquet(out: Path, index: "Index", named: NamedClusters, placed: "IndexMap") -> None:
-    import numpy as np
-    import pyarrow as pa
-
-    from perception_encoder.analysis.cluster_names import write_labeled
-
-    numbers = named.found.images.numbers
-    places = np.full((len(numbers), 2), np.nan, np.float32)
-    places[placed.numbers] = placed.places
-    x, y = places[numbers].T
-    columns = {
-        "x": pa.array(x, pa.float32(), from_pandas=True),  # null where it has no place
-        "y": pa.array(y, pa.float32(), from_pandas=True),
-        **cluster_columns(named),
-    }
-    write_labeled(index, named.where, columns, out)
-    say(f"{out}: {len(placed.numbers)} of {len(numbers)} images have a place")
-
-
-def _say_gone(num_gone: int) -> None:
-    if num_gone:
-        say(f"{num_gone} could not be read and are gray; -v before the command says why")
+    if shown.num_unreadable:
+        say(
+            f"{images(shown.num_unreadable)} could not be read and are gray; "
+            "-v before the command says why"
+        )
