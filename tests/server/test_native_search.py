@@ -1,11 +1,13 @@
 """POST /v1/search and what a page needs of an index: items, images, facets, status, duplicates."""
 
+import csv
 import io
 import json
 import shutil
 import subprocess
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from small_models import open_tiny, save_drawings
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, writing
 from perception_encoder.search.grammar import combine
 from perception_encoder.server import ServerSettings
+from perception_encoder.server.api.native import download
 
 NUM_FILES = 40
 
@@ -398,14 +401,21 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
             stream.close()
 
 
-def test_duplicates(server, files):
-    end = time.monotonic() + 30
-    while (reply := server.client.get("/v1/duplicates")).status_code == 202:
+def finished(server, path: str, **parameters) -> dict:
+    """The result of a job."""
+    end = time.monotonic() + 60
+    while (reply := server.client.get(path, params=parameters)).status_code == 202:
         assert reply.json()["state"] == "running"
+        assert reply.json()["progress"]["stage"]
         assert time.monotonic() < end
         time.sleep(0.05)
-    found = reply.json()
-    assert found["state"] == "done"
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["state"] == "done"
+    return reply.json()
+
+
+def test_duplicates(server, files):
+    found = finished(server, "/v1/duplicates")
     names = [
         {group["keep"]["name"], *(other["name"] for other in group["others"])}
         for group in found["groups"]
@@ -413,6 +423,84 @@ def test_duplicates(server, files):
     both = {str(files[3]), f"{files[3].parent / 'more.tar'}/inside/three.png"}
     assert any(both <= group for group in names)
     assert found["num_redundant"] == sum(len(group["others"]) for group in found["groups"])
+
+
+def test_clusters_have_examples_and_all_images(server):
+    found = finished(server, "/v1/clusters", k=3, examples=2)
+    clusters = found["clusters"]
+    assert found["num_images"] == NUM_FILES + 1 == sum(one["size"] for one in clusters)
+    assert [one["size"] for one in clusters] == sorted(one["size"] for one in clusters)[::-1]
+    assert all(1 <= len(one["examples"]) <= 2 for one in clusters)
+    names = []
+    for number, one in enumerate(clusters):
+        page = finished(server, f"/v1/clusters/{number}", k=3, limit=1000)
+        assert page["total"] == len(page["items"]) == one["size"]
+        names += [item["name"] for item in page["items"]]
+    assert len(set(names)) == NUM_FILES + 1
+    assert server.client.get("/v1/clusters/3", params={"k": 3}).status_code == 404
+    filters = '[{"column": "number", "op": "<", "value": 5}]'
+    assert finished(server, "/v1/clusters", filters=filters)["num_images"] == 5
+
+
+def test_clusters_of_the_gallery_are_named(drawings_server):
+    end = time.monotonic() + 60
+    while None in (
+        names := [one["name"] for one in finished(drawings_server, "/v1/clusters")["clusters"]]
+    ):
+        assert time.monotonic() < end
+    assert len(set(names)) == len(names)
+
+
+def test_a_map_has_a_place_for_every_image(server):
+    pytest.importorskip("openTSNE")
+    found = finished(server, "/v1/map")
+    assert found["num_images"] == len(set(found["ids"])) == NUM_FILES + 1
+    assert len(found["x"]) == len(found["y"]) == len(found["clusters"]) == NUM_FILES + 1
+    assert max(map(abs, found["x"] + found["y"])) <= 1
+    assert sum(one["size"] for one in found["groups"]) == NUM_FILES + 1
+    assert set(found["clusters"]) == set(range(len(found["groups"])))
+    rows = {row["id"] for row in listed(server)}
+    assert set(found["ids"]) == rows
+
+
+def downloaded(server, **body):
+    return server.client.post("/v1/items/download", json=body)
+
+
+def test_chosen_images_come_as_a_zip_file(server, folder, files):
+    keys = [row_id(str(file)) for file in files[:4]]
+    keys.append(row_id(str(folder / "more.tar"), "inside/three.png"))
+    moved = files[2].with_suffix(".moved")
+    shutil.move(files[2], moved)
+    try:
+        reply = downloaded(server, ids=[*keys, keys[0], "unknown"])
+    finally:
+        shutil.move(moved, files[2])
+    assert reply.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        assert names == [*(files[n].name for n in (0, 1, 3)), "three.png", "left-out.txt"]
+        assert archive.read(files[1].name) == files[1].read_bytes()
+        assert archive.read("three.png") == files[3].read_bytes()
+        assert str(files[2]) in archive.read("left-out.txt").decode()
+
+
+def test_chosen_rows_come_as_csv(server, files):
+    reply = downloaded(server, ids=[row_id(str(file)) for file in files[:3]], format="csv")
+    rows = list(csv.DictReader(io.StringIO(reply.text)))
+    assert [row["uri"] for row in rows] == [str(file) for file in files[:3]]
+    assert [row["number"] for row in rows] == ["0", "1", "2"]
+    assert downloaded(server, ids=["unknown"], format="csv").status_code == 404
+    assert downloaded(server, ids=[]).status_code == 422
+    assert downloaded(server, ids=["a"] * 2001).status_code == 422
+
+
+def test_a_zip_file_is_bounded_in_bytes(server, files, monkeypatch):
+    monkeypatch.setattr(download, "_MAX_BYTES", files[0].stat().st_size)
+    assert downloaded(server, ids=[row_id(str(files[0]))]).status_code == 200
+    two = downloaded(server, ids=[row_id(str(file)) for file in files[:2]])
+    assert (two.status_code, two.json()["error"]["code"]) == (400, "too_large")
 
 
 def test_images_behind_a_network_are_not_brought_unless_told(folder):

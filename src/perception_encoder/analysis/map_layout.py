@@ -10,6 +10,8 @@ Knows nothing of images or files.
 from __future__ import annotations
 
 import importlib.util
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +28,9 @@ _PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbors an image stays 
 _NEIGHBORS: Final = 3 * _PERPLEXITY
 _FEWEST: Final = 8  # fewer are placed by their two main directions alone
 _START_SPREAD: Final = 1e-4  # what t-SNE wants to begin from
+_STEPS: Final = (250, 500)  # openTSNE's own, of both phases
+_REPORT_EVERY: Final = 25  # steps
+_REPORTS: Final = sum(_STEPS) // _REPORT_EVERY
 MAX_IMAGES: Final = 100_000
 """Of a larger index so many are placed, drawn by lot: more takes hours, and is not looked at."""
 
@@ -42,7 +47,13 @@ def require_projection() -> None:
         )
 
 
-def project(vectors: RankedVectors, chosen: Numbers, *, seed: int = 0) -> NDArray[np.float32]:
+def project(
+    vectors: RankedVectors,
+    chosen: Numbers,
+    *,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> NDArray[np.float32]:
     """Return (C, 2) float32: a place for each chosen image, within -1 and 1, the middle at 0.
 
     The same vectors and seed give the same places on the same machine.
@@ -51,6 +62,7 @@ def project(vectors: RankedVectors, chosen: Numbers, *, seed: int = 0) -> NDArra
         vectors: of the index's images.
         chosen: (C,) their numbers, ascending.
         seed: for what is drawn by lot.
+        progress: called with the share that is done, from 0 to 1; what it raises ends the work.
 
     Raises:
         BackendUnavailableError: openTSNE is not installed.
@@ -60,7 +72,7 @@ def project(vectors: RankedVectors, chosen: Numbers, *, seed: int = 0) -> NDArra
     start = points[:, :2]
     if len(points) < _FEWEST or not start.any():
         return _fitted(start)
-    return _fitted(_tsne(points, start, seed))
+    return _fitted(_tsne(points, start, seed, progress))
 
 
 def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
@@ -85,7 +97,9 @@ def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
     return points
 
 
-def _tsne(points: Embeddings, start: Embeddings, seed: int) -> NDArray[np.float32]:
+def _tsne(
+    points: Embeddings, start: Embeddings, seed: int, progress: Callable[[float], None] | None
+) -> NDArray[np.float32]:
     import faiss
     import openTSNE
 
@@ -101,7 +115,20 @@ def _tsne(points: Embeddings, start: Embeddings, seed: int) -> NDArray[np.float3
         perplexity=min(_PERPLEXITY, num_neighbors / 3), knn_index=neighbors
     )
     begun = start / start.std(axis=0)[0] * _START_SPREAD
-    tsne = openTSNE.TSNE(random_state=seed, initialization=begun)
+    num_calls = itertools.count(1)
+
+    def report(*_: object) -> None:
+        if progress is not None:
+            progress(next(num_calls) / _REPORTS)
+
+    tsne = openTSNE.TSNE(
+        random_state=seed,
+        initialization=begun,
+        early_exaggeration_iter=_STEPS[0],
+        n_iter=_STEPS[1],
+        callbacks=report,
+        callbacks_every_iters=_REPORT_EVERY,
+    )
     return np.asarray(tsne.fit(affinities=affinities), np.float32)
 
 

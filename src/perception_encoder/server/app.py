@@ -24,7 +24,7 @@ from perception_encoder.server.core.facets import Summaries
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import ServedIndexes
-from perception_encoder.server.core.jobs import DuplicateJobs
+from perception_encoder.server.core.jobs import IndexJobs
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.served_models import ServedModels
@@ -151,7 +151,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         indexes=indexes,
         queries=Queries(served_models, pools.searches),
         thumbnails=thumbnails,
-        duplicates=DuplicateJobs(thumbnails.original, pools.searches),
+        jobs=IndexJobs(pools.searches),
         summaries=Summaries(pools.searches, pools.scans),
         pools=pools,
         access=AccessControl(settings.access),
@@ -195,7 +195,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.queries.close()
         await services.served_models.close()
         await services.images.close()
-        services.duplicates.close()
+        services.jobs.close()
         services.pools.close()
 
 

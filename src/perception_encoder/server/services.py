@@ -10,7 +10,7 @@ from perception_encoder.server.core.facets import Summaries
 from perception_encoder.server.core.frames import release_frames
 from perception_encoder.server.core.images import ImageLoader
 from perception_encoder.server.core.indexes import ServedIndexes
-from perception_encoder.server.core.jobs import DuplicateJobs
+from perception_encoder.server.core.jobs import IndexJobs
 from perception_encoder.server.core.model_worker import image_names
 from perception_encoder.server.core.pools import Pools, all_of
 from perception_encoder.server.core.queries import Queries
@@ -43,7 +43,7 @@ class Services:
         indexes: the indexes; see `core.indexes`.
         queries: terms to a query's vector, and what scores mean.
         thumbnails: small copies of indexes' images, kept on disk.
-        duplicates: searches for duplicates, which requests share.
+        jobs: analyses of indexes in the background, shared by requests.
         summaries: facets and folders of the indexes, shared by requests.
         pools: the threads that wait for disks and compute searches.
         access: keys, sessions and rates.
@@ -56,7 +56,7 @@ class Services:
     indexes: ServedIndexes
     queries: Queries
     thumbnails: Thumbnails
-    duplicates: DuplicateJobs
+    jobs: IndexJobs
     summaries: Summaries
     pools: Pools
     access: AccessControl

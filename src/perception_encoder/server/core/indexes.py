@@ -145,14 +145,18 @@ class ServedIndex:
         """
         index = self.fresh()
         if listing == Listing():
-            rows, count = _first_rows(index, offset, limit), index.count()
-        else:
-            order = self._order(index, listing)
-            ids = order.slice(offset, limit).to_pylist()
-            found = index.by_ids(ids)
-            rows, count = [found[key][0] for key in ids if key in found], len(order)
+            rows = _first_rows(index, offset, limit)
+            self._remember(rows)
+            return rows, index.count()
+        order = self._order(index, listing)
+        return self.rows(order.slice(offset, limit).to_pylist()), len(order)
+
+    def rows(self, ids: Sequence[str]) -> list[Row]:
+        """Return the rows of ids in their order, without those that the index lacks."""
+        found = self.index.by_ids(ids)
+        rows = [found[key][0] for key in ids if key in found]
         self._remember(rows)
-        return rows, count
+        return rows
 
     def _order(self, index: Index, listing: Listing) -> pa.Array:
         """Return the ids of a listing in its order; read once for each state of the index."""

@@ -7,7 +7,7 @@ there. Knows no HTTP.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,6 @@ from perception_encoder.search.calibration import (
     stored_calibration,
 )
 from perception_encoder.search.grammar import QueryTerm, combine
-from perception_encoder.search.null_distribution import background_prompts
 from perception_encoder.search.queries import Query
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.model_worker import ModelWorker
@@ -31,7 +30,7 @@ from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
 
-_PROMPT_SECONDS: Final = 3.0  # a classification waits for the prompts, then does without
+_TEXTS_SECONDS: Final = 3.0  # a request waits for `embed_once`, then does without
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Queries:
         self._served_models = served_models
         self._searches = searches
         self._calibrating: dict[str, asyncio.Task[None]] = {}
-        self._prompts: dict[str, asyncio.Task[Embeddings]] = {}  # by the model's fingerprint
+        self._embedding: dict[tuple[str, str], asyncio.Task[Embeddings]] = {}
 
     async def read(self, served: ServedIndex, terms: Sequence[Term]) -> Query:
         """Find a query's vector.
@@ -108,27 +107,28 @@ class Queries:
             task.add_done_callback(lambda _: self._calibrating.pop(served.name, None))
         return known
 
-    async def prompts(self, worker: ModelWorker) -> Embeddings | None:
-        """Return the embeddings of the prompts that `fit_labels` compares with.
+    async def embed_once(
+        self, worker: ModelWorker, texts: Callable[[], list[str]]
+    ) -> Embeddings | None:
+        """Return the embeddings of a fixed list of texts, such as `background_prompts`.
 
         They are embedded once for each model. None while that takes longer than a few seconds, and
-        where the model is too busy.
+        where the model is too busy or reads no text.
         """
-        key = worker.identity.fingerprint
-        if key not in self._prompts:
-            task = asyncio.create_task(worker.embed_texts(background_prompts()))
-            self._prompts[key] = task
-        task = self._prompts[key]
-        done, _ = await asyncio.wait([task], timeout=_PROMPT_SECONDS)
+        key = (worker.identity.fingerprint, texts.__name__)
+        if key not in self._embedding:
+            self._embedding[key] = asyncio.create_task(worker.embed_texts(texts()))
+        task = self._embedding[key]
+        done, _ = await asyncio.wait([task], timeout=_TEXTS_SECONDS)
         if done and (task.cancelled() or task.exception() is not None):
-            self._prompts.pop(key, None)  # the next request tries again
+            self._embedding.pop(key, None)  # the next request tries again
             return None
         return task.result() if done else None
 
     async def close(self) -> None:
         """Wait for what is being found out."""
-        for prompts in self._prompts.values():
-            prompts.cancel()
+        for embedding in self._embedding.values():
+            embedding.cancel()
         for task in list(self._calibrating.values()):
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -1,7 +1,10 @@
-"""Replies that are read from a file while they are sent, as fast as the client takes them."""
+"""Replies that are read from files while they are sent, as fast as the client takes them."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Final
 
 from fastapi import Response
@@ -17,7 +20,28 @@ PART_BYTES: Final = 128 * 1024
 """So much of a reply is in memory, and as much again waits for the client to take it."""
 
 
-class ImageResponse(Response):
+class StoredImageResponse(Response):
+    """A reply whose parts are read while it is sent. An error while reading cuts it off."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send it."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        try:
+            async with contextlib.aclosing(self.read_parts(is_head="pe.is_head" in scope)) as parts:
+                async for part in parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+        except (ImageError, ServingError) as err:
+            logger.warning("a reply was cut off: %s", err)
+            return  # incomplete, so its connection is closed
+        await send({"type": "http.response.body", "body": b""})
+
+    def read_parts(self, *, is_head: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the body, part by part; nothing for HEAD."""
+        raise NotImplementedError
+
+
+class ImageResponse(StoredImageResponse):
     """A reply with a stored image; it closes the image's file.
 
     Args:
@@ -35,17 +59,112 @@ class ImageResponse(Response):
         self._image = image
         self._reads = reads
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         with self._image.file:
-            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            await send(start)
-            num_bytes = 0 if "pe.is_head" in scope else self._image.num_bytes
-            try:
-                for place in range(0, num_bytes, PART_BYTES):
-                    part = await self._reads.run(self._image.read, place, PART_BYTES)
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-            except (ImageError, ServingError) as err:
-                logger.warning("a reply had to end before its end: %s", err)
-                return  # incomplete, so its connection is closed
-            await send({"type": "http.response.body", "body": b""})
+            await super().__call__(scope, receive, send)
+
+    async def read_parts(self, *, is_head: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the image, part by part."""
+        for place in range(0, 0 if is_head else self._image.num_bytes, PART_BYTES):
+            yield await self._reads.run(self._image.read, place, PART_BYTES)
+
+
+class ZipResponse(StoredImageResponse):
+    """A zip file of stored images, not compressed again.
+
+    Args:
+        images: the name of each, and what opens it.
+        reads: where they are read.
+        max_bytes: of all images; further ones are left out.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[tuple[str, Callable[[], StoredImage]]],
+        reads: WorkPool,
+        max_bytes: int,
+    ) -> None:
+        headers = {"Content-Disposition": 'attachment; filename="images.zip"'}
+        super().__init__(None, headers=headers, media_type="application/zip")
+        del self.headers["content-length"]
+        self._images = images
+        self._reads = reads
+        self._max_bytes = max_bytes
+
+    async def read_parts(self, *, is_head: bool) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
+        """Yield the zip file, part by part."""
+        sink, names, left_out = _Sink(), set[str](), list[str]()
+        num_bytes = 0
+        with zipfile.ZipFile(sink, "w") as archive:
+            for name, open_image in self._images:
+                try:
+                    image = await open_stored(self._reads, open_image)
+                except (ImageError, ServingError) as err:
+                    left_out.append(f"{name}: {err}")
+                    continue
+                with image.file:
+                    num_bytes += image.num_bytes
+                    if num_bytes > self._max_bytes:
+                        left_out.append(f"{name}: the images have too many bytes together")
+                        continue
+                    info = zipfile.ZipInfo(_name_in_zip(name, names))
+                    with archive.open(info, "w", force_zip64=True) as entry:
+                        for place in range(0, image.num_bytes, PART_BYTES):
+                            entry.write(await self._reads.run(image.read, place, PART_BYTES))
+                            yield sink.take()
+            if left_out:
+                archive.writestr("left-out.txt", "\n".join(left_out).encode("utf-8", "replace"))
+        yield sink.take()
+
+
+async def open_stored(reads: WorkPool, open_image: Callable[[], StoredImage]) -> StoredImage:
+    """Open an image in a thread; one that opens after its request has ended is closed at once."""
+    is_awaited = True
+
+    def open_or_close() -> StoredImage:
+        image = open_image()
+        if not is_awaited:
+            image.file.close()
+        return image
+
+    try:
+        return await reads.run(open_or_close)
+    except BaseException:
+        is_awaited = False
+        raise
+
+
+class _Sink:
+    """What zipfile writes to; it cannot be sought, so sizes follow each image."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: `take` returns what is sent."""
+
+    def close(self) -> None:
+        """Do nothing: there is no file."""
+
+    def take(self) -> bytes:
+        """Return what was written since the last call."""
+        content = b"".join(self._parts)
+        self._parts.clear()
+        return content
+
+
+def _name_in_zip(name: str, taken: set[str]) -> str:
+    """Return a file name without folders, unlike those taken, and take it."""
+    base = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", re.split(r"[/\\]", name)[-1]) or "image"
+    stem, dot, suffix = base.rpartition(".")
+    chosen, number = base, 2
+    while chosen.lower() in taken:
+        chosen = f"{stem} ({number}).{suffix}" if dot else f"{base} ({number})"
+        number += 1
+    taken.add(chosen.lower())
+    return chosen

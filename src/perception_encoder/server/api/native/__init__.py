@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.server.api.base import Api
-from perception_encoder.server.api.native import compare, embed, indexes, items, search
+from perception_encoder.server.api.native import (
+    analyses,
+    compare,
+    download,
+    embed,
+    indexes,
+    items,
+    search,
+)
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -18,7 +26,9 @@ def _build(services: "Services") -> "APIRouter":
         compare.add_routes,
         search.add_routes,
         items.add_routes,
-        items.add_duplicate_routes,
+        download.add_routes,
+        analyses.add_routes,
+        analyses.add_cluster_routes,
         indexes.add_routes,
         indexes.add_model_routes,
         indexes.add_session_route,

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
 from perception_encoder.search.calibration import fit_labels
+from perception_encoder.search.null_distribution import background_prompts
 from perception_encoder.server.api.native.embed import (
     IMAGE,
     Input,
@@ -105,7 +106,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         async with services.served_models.use(body.model) as worker:
             classifier = await _classifier(worker, body.labels, body.templates)
             embedded = await worker.embed_images(loaded)
-            prompts = await services.queries.prompts(worker)
+            prompts = await services.queries.embed_once(worker, background_prompts)
         found = classifier.classify(embedded.vectors)
         fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
         orders = found.order.tolist()

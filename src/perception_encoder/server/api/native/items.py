@@ -2,33 +2,30 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Annotated, Any, Final, ParamSpec, TypeVar
+from functools import partial
+from typing import Annotated, Final, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
-from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
-from perception_encoder.server.api.native.replies import DuplicatesReply, ItemReply, ItemsReply
+from perception_encoder.server.api.native.replies import ItemReply, ItemsReply
 from perception_encoder.server.api.native.search import MOST_HITS, FilterBody, described
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.images import ENOUGH, content_type
 from perception_encoder.server.core.indexes import Listing, Sort
-from perception_encoder.server.core.jobs import TierName
 from perception_encoder.server.core.thumbnails import CONTENT_TYPE
 from perception_encoder.server.http.errors import ApiError, field_path
 from perception_encoder.server.http.requests import (
     BINARY,
-    OrAbsent,
     json_reply,
     parse_json,
     validate,
 )
-from perception_encoder.server.http.streaming import ImageResponse
+from perception_encoder.server.http.streaming import ImageResponse, open_stored
 from perception_encoder.server.services import Services
-from perception_encoder.sources import StoredImage
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -38,6 +35,7 @@ _KEEP: Final = "private, max-age=86400"
 _FILTERS: Final = TypeAdapter(list[FilterBody])
 DEEPEST: Final = 2**40
 
+Filters = Annotated[str | None, Query(description="JSON: a list of filters as in POST /v1/search.")]
 IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; default: the first.")]
 
 
@@ -53,16 +51,14 @@ def add_routes(router: APIRouter, services: Services) -> None:
         index: IndexName = None,
         offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 50,
-        filters: Annotated[
-            str | None, Query(description="JSON: a list of filters as in POST /v1/search.")
-        ] = None,
+        filters: Filters = None,
         sort: Annotated[
             Sort, Query(description="index: as stored; date and size are those of the file.")
         ] = "index",
         descending: bool = False,
     ) -> Response:
         served = services.indexes.get(index)
-        where = await services.pools.searches.run(served.where, parsed_filters(filters))
+        where = await services.pools.searches.run(served.where, parse_filters(filters))
         listing = Listing(where, sort, descending)
         pool = services.pools.searches if listing == Listing() else services.pools.scans
         rows, total = await pool.run(served.page, listing, offset, limit)
@@ -116,7 +112,12 @@ def add_routes(router: APIRouter, services: Services) -> None:
     )
     async def image_(item: str, index: IndexName = None) -> Response:
         row = await services.pools.searches.run(_row, services, index, item)
-        image = await _open_image(services, row)
+        try:
+            image = await open_stored(
+                services.pools.files, partial(services.thumbnails.open_original, row)
+            )
+        except ImageError as err:
+            raise ApiError(404, "no_image", str(err)) from err
         with contextlib.ExitStack() as closed_on_error:
             closed_on_error.enter_context(image.file)
             kind = content_type(await _read_file(services, image.read, 0, ENOUGH))
@@ -126,7 +127,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         return ImageResponse(image, services.pools.files, kind, {"Cache-Control": _KEEP})
 
 
-def parsed_filters(written: str | None) -> list[Filter]:
+def parse_filters(written: str | None) -> list[Filter]:
     """Read the filters of a query string.
 
     Raises:
@@ -143,23 +144,6 @@ def parsed_filters(written: str | None) -> list[Filter]:
     raise QueryError(f"filters{place}: {first['msg']}")
 
 
-async def _open_image(services: Services, row: Row) -> StoredImage:
-    """Open a row's image; one that opens after its request has ended is closed at once."""
-    is_awaited = True
-
-    def open_original() -> StoredImage:
-        image = services.thumbnails.open_original(row)
-        if not is_awaited:
-            image.file.close()
-        return image
-
-    try:
-        return await _read_file(services, open_original)
-    except BaseException:
-        is_awaited = False
-        raise
-
-
 async def _read_file(
     services: Services, read: Callable[P, ResultT], *args: P.args, **kwargs: P.kwargs
 ) -> ResultT:
@@ -174,59 +158,3 @@ def _row(services: Services, index: str | None, item: str) -> Row:
         return services.indexes.get(index).row(item)
     except QueryError as err:
         raise ApiError(404, "unknown_item", str(err)) from err
-
-
-def add_duplicate_routes(router: APIRouter, services: Services) -> None:
-    """Add the route."""
-
-    @router.get(
-        "/v1/duplicates",
-        summary="Groups of images of which one is enough",
-        description=(
-            "The first request for an index as it is now begins the work and answers 202 with "
-            '`"state": "running"`; ask again until it is "done". Nothing is deleted.'
-        ),
-        responses={
-            200: {"model": DuplicatesReply},
-            202: {"model": DuplicatesReply, "description": "Being worked on."},
-        },
-    )
-    async def duplicates(
-        index: IndexName = None,
-        tier: Annotated[TierName, Query(description="How far to go, each with those before.")] = (
-            "near"
-        ),
-        threshold: OrAbsent[Annotated[float, Field(gt=0, le=1)]] = None,
-        offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    ) -> Response:
-        served = services.indexes.get(index)
-        found = await services.duplicates.get(served, tier, threshold)
-        if found is None:
-            return json_reply({"index": served.name, "state": "running"}, status=202)
-        groups = found.groups[offset : offset + limit]
-        end = offset + limit
-        return json_reply(
-            {
-                "index": served.name,
-                "state": "done",
-                "num_images": found.num_images,
-                "num_groups": len(found.groups),
-                "num_redundant": sum(len(group.others) for group in found.groups),
-                "groups": [_group(group) for group in groups],
-                "offset": offset,
-                "next_offset": end if end < len(found.groups) else None,
-            }
-        )
-
-
-def _group(group: DuplicateGroup) -> dict[str, Any]:
-    return {
-        "tier": group.tier,
-        "keep": described(group.kept),
-        "others": [_other(other) for other in group.others],
-    }
-
-
-def _other(other: Duplicate) -> dict[str, Any]:
-    return {**described(other.row), "tier": other.tier, "score": other.score}

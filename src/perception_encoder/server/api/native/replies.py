@@ -235,17 +235,76 @@ class DuplicateGroupReply(BaseModel):
     others: list[DuplicateItem]
 
 
-class DuplicatesReply(BaseModel):
-    """Groups of duplicates, or only the state while they are looked for."""
+class JobProgressReply(BaseModel):
+    """What a job is doing."""
+
+    stage: str
+    share: float | None = Field(description="Of the stage, from 0 to 1; null: unknown.")
+    seconds: float
+
+
+class JobReply(BaseModel):
+    """The state of a job; the other fields are there once it is done."""
 
     index: str
     state: Literal["running", "done"]
+    progress: JobProgressReply | None = None
+
+
+class DuplicatesReply(JobReply):
+    """Groups of duplicates."""
+
     num_images: int = 0
     num_groups: int = 0
     num_redundant: int = 0
     groups: list[DuplicateGroupReply] = []
     offset: int = 0
     next_offset: int | None = None
+
+
+class ClusterSummary(BaseModel):
+    """Images that look alike."""
+
+    name: str | None = Field(description="Everyday words; null where they are not known.")
+    size: int
+    tightness: float = Field(description="Mean cosine with the center.")
+
+
+class ClusterWithExamples(ClusterSummary):
+    """A cluster and some of its images."""
+
+    examples: list[ItemReply]
+
+
+class ClustersReply(JobReply):
+    """Clusters, the largest first."""
+
+    num_images: int = 0
+    num_damaged: int = Field(default=0, description="Left out: their vectors are damaged.")
+    silhouette: float | None = Field(
+        default=None, description="How distinct they are, from -1 to 1; null where k was given."
+    )
+    clusters: list[ClusterWithExamples] = []
+
+
+class ClusterItemsReply(JobReply):
+    """A page of a cluster's images."""
+
+    items: list[ItemReply] = []
+    total: int = 0
+    offset: int = 0
+    next_offset: int | None = None
+
+
+class MapReply(JobReply):
+    """Places of images, from -1 to 1; x to the right, y upwards."""
+
+    num_images: int = 0
+    ids: list[str] = []
+    x: list[float] = []
+    y: list[float] = []
+    clusters: list[int] = Field(default=[], description="Of each image, the place in groups.")
+    groups: list[ClusterSummary] = []
 
 
 class ModelReply(BaseModel):

@@ -1,4 +1,4 @@
-"""Searches for duplicates: shared, one at a time, bounded, and ended when nobody wants them."""
+"""Jobs over indexes: shared, one at a time, bounded, and ended when no request wants them."""
 
 import asyncio
 import threading
@@ -9,9 +9,11 @@ import pytest
 from perception_encoder.analysis.duplicates import Duplicates
 from perception_encoder.errors import IndexStorageError, QueueFullError
 from perception_encoder.index import Index, Row
-from perception_encoder.server.core import jobs as duplicates
+from perception_encoder.server.core import analyses
+from perception_encoder.server.core import jobs as index_jobs
+from perception_encoder.server.core.analyses import DuplicateSearch
 from perception_encoder.server.core.indexes import ServedIndex
-from perception_encoder.server.core.jobs import DuplicateJobs
+from perception_encoder.server.core.jobs import IndexJobs, JobProgress, JobResult
 from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.types import ModelIdentity
 
@@ -47,8 +49,8 @@ class Search:
 @pytest.fixture
 def search(monkeypatch):
     made = Search()
-    monkeypatch.setattr(duplicates, "find_duplicates", made)
-    monkeypatch.setattr(duplicates, "_AT_ONCE_SECONDS", 0.02)
+    monkeypatch.setattr(analyses, "find_duplicates", made)
+    monkeypatch.setattr(index_jobs, "_PATIENCE_SECONDS", 0.02)
     yield made
     made.is_open.set()
 
@@ -69,8 +71,23 @@ def served(index):
     return ServedIndex("t", index.path)
 
 
-def jobs() -> DuplicateJobs:
-    return DuplicateJobs(lambda _: b"", WorkPool("searches", num_threads=2))
+def jobs() -> IndexJobs:
+    return IndexJobs(WorkPool("searches", num_threads=2))
+
+
+def read(_: Row) -> bytes:
+    return b""
+
+
+async def get(made: IndexJobs, served, tier, threshold) -> Duplicates | None:
+    """The duplicates; None while the job is running."""
+    job = await made.get(served, DuplicateSearch.of(tier, threshold, read))
+    if isinstance(job, JobResult):
+        return job.value
+    assert isinstance(job, JobProgress)
+    assert job.seconds >= 0
+    assert job.stage in ("waiting", "starting", "comparing images")
+    return None
 
 
 async def until(condition) -> None:
@@ -83,9 +100,9 @@ def test_equal_requests_share_one_search(search, served):
     async def run() -> None:
         made = jobs()
         asked = [("near", None), ("near", 0.98), ("near", None)] * 5
-        assert await asyncio.gather(*(made.get(served, *one) for one in asked)) == [None] * 15
+        assert await asyncio.gather(*(get(made, served, *one) for one in asked)) == [None] * 15
         search.is_open.set()
-        results = [await made.get(served, *one) for one in asked]
+        results = [await get(made, served, *one) for one in asked]
         assert all(one is results[0] for one in results)
         assert search.asked == [("near duplicate", 0.98)]
         made.close()
@@ -97,7 +114,7 @@ def test_thresholds_of_tiers_that_have_none_make_no_other_search(search, served)
     async def run() -> None:
         made = jobs()
         for threshold in (None, 0.5, 0.7):
-            assert await made.get(served, "bytes", threshold) is None
+            assert await get(made, served, "bytes", threshold) is None
         assert len(search.asked) == 1
         made.close()
 
@@ -109,7 +126,7 @@ def test_one_search_runs_at_a_time_and_only_a_few_wait(search, served):
         made = jobs()
         thresholds = [n / 100 for n in range(1, 61)]
         replies = await asyncio.gather(
-            *(made.get(served, "near", one) for one in thresholds), return_exceptions=True
+            *(get(made, served, "near", one) for one in thresholds), return_exceptions=True
         )
         refused = [one for one in replies if isinstance(one, QueueFullError)]
         assert len(refused) == 52
@@ -119,7 +136,7 @@ def test_one_search_runs_at_a_time_and_only_a_few_wait(search, served):
         search.is_open.set()
         for threshold in thresholds:  # there is room again, and results make room for others
             async with asyncio.timeout(20):
-                while await made.get(served, "near", threshold) is None:
+                while await get(made, served, "near", threshold) is None:
                     pass
         assert search.most_running == 1
         assert len(made._jobs) <= 8
@@ -131,13 +148,13 @@ def test_one_search_runs_at_a_time_and_only_a_few_wait(search, served):
 def test_a_search_goes_on_when_whoever_asked_is_gone(search, served):
     async def run() -> None:
         made = jobs()
-        request = asyncio.create_task(made.get(served, "near", None))
+        request = asyncio.create_task(get(made, served, "near", None))
         await until(lambda: search.num_running)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
         search.is_open.set()
         await until(lambda: not search.num_running)
-        found = await made.get(served, "near", None)
+        found = await get(made, served, "near", None)
         assert found is not None
         assert found.num_images == 1
         assert len(search.asked) == 1
@@ -151,14 +168,14 @@ def test_a_search_that_nobody_asks_for_any_more_ends_and_can_be_asked_for_again(
 ):
     async def run() -> None:
         made = jobs()
-        assert await made.get(served, "near", None) is None
-        assert await made.get(served, "near", 0.5) is None  # waits
-        monkeypatch.setattr(duplicates, "_ABANDONED_SECONDS", 0.0)
+        assert await get(made, served, "near", None) is None
+        assert await get(made, served, "near", 0.5) is None  # waits
+        monkeypatch.setattr(index_jobs, "_ABANDONED_SECONDS", 0.0)
         await until(lambda: search.num_ended == 1 and not search.num_running)
-        monkeypatch.setattr(duplicates, "_ABANDONED_SECONDS", 60.0)
+        monkeypatch.setattr(index_jobs, "_ABANDONED_SECONDS", 60.0)
         search.is_open.set()
         async with asyncio.timeout(20):
-            while await made.get(served, "near", None) is None:
+            while await get(made, served, "near", None) is None:
                 pass
         assert search.asked.count(("near duplicate", 0.5)) <= 1
         made.close()
@@ -169,15 +186,15 @@ def test_a_search_that_nobody_asks_for_any_more_ends_and_can_be_asked_for_again(
 def test_a_search_of_what_an_index_was_before_ends(search, served, index):
     async def run() -> None:
         made = jobs()
-        assert await made.get(served, "near", None) is None
+        assert await get(made, served, "near", None) is None
         await until(lambda: search.num_running)
         add(index, "b")
         served._looked = -1e9
-        assert await made.get(served, "near", None) is None
+        assert await get(made, served, "near", None) is None
         await until(lambda: search.num_ended == 1)
         search.is_open.set()
         async with asyncio.timeout(20):
-            while (found := await made.get(served, "near", None)) is None:
+            while (found := await get(made, served, "near", None)) is None:
                 pass
         assert found.num_images == 2
         made.close()
@@ -191,9 +208,9 @@ def test_a_search_that_fails_is_told_and_tried_again(search, served):
         search.fails = True
         search.is_open.set()
         with pytest.raises(IndexStorageError):
-            await made.get(served, "near", None)
+            await get(made, served, "near", None)
         search.fails = False
-        assert await made.get(served, "near", None) is not None
+        assert await get(made, served, "near", None) is not None
         made.close()
 
     asyncio.run(run())
@@ -202,8 +219,8 @@ def test_a_search_that_fails_is_told_and_tried_again(search, served):
 def test_closing_ends_all_searches(search, served):
     async def run() -> None:
         made = jobs()
-        assert await made.get(served, "near", None) is None
-        assert await made.get(served, "near", 0.5) is None
+        assert await get(made, served, "near", None) is None
+        assert await get(made, served, "near", 0.5) is None
         made.close()
         await until(lambda: search.num_ended == 1)
         assert len(search.asked) == 1

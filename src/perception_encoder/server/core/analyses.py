@@ -1,0 +1,202 @@
+"""Analyses of a whole index for the page: duplicates, clusters, a map.
+
+Each is a value that says what is asked for, so equal ones share a job, and runs in a job's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.analysis.clusters import Clusters, find_clusters, typical_members
+from perception_encoder.analysis.damaged_vectors import damaged_rows, without
+from perception_encoder.analysis.duplicate_ranking import Numbers, RankedVectors
+from perception_encoder.analysis.duplicates import (
+    NEAR_DUPLICATE,
+    SIMILAR,
+    Duplicates,
+    Tier,
+    find_duplicates,
+)
+from perception_encoder.analysis.map_layout import project
+from perception_encoder.index import Index, Row
+from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Report: TypeAlias = Callable[[str, float | None], None]
+"""Notes the stage of a job and the share of it that is done; raises where the job is to end."""
+
+TierName: TypeAlias = Literal["bytes", "pixels", "near", "similar"]
+
+MAX_CLUSTERS: Final = 200
+MAX_EXAMPLES: Final = 24
+MAX_MAP_IMAGES: Final = 20_000
+"""Placed on a map, drawn at random from a larger index: t-SNE of so many takes minutes."""
+
+_TIERS: Final[dict[TierName, Tier]] = {
+    "bytes": "identical bytes",
+    "pixels": "identical pixels",
+    "near": "near duplicate",
+    "similar": "similar",
+}
+_CUTOFFS: Final[dict[TierName, float]] = {"near": NEAR_DUPLICATE, "similar": SIMILAR}
+
+
+@dataclass(frozen=True)
+class DuplicateSearch:
+    """A search for duplicates.
+
+    Attributes:
+        tier: how far to go.
+        cutoff: the lowest cosine of duplicates; None for tiers that compare no embeddings.
+        read: returns an image's encoded bytes.
+    """
+
+    tier: TierName
+    cutoff: float | None
+    read: Callable[[Row], bytes] = field(compare=False)
+
+    @classmethod
+    def of(cls, tier: TierName, cutoff: float | None, read: Callable[[Row], bytes]) -> Self:
+        """Fill in the tier's usual cutoff, so that equal searches are equal values."""
+        usual = _CUTOFFS.get(tier)
+        return cls(tier, usual if usual is None or cutoff is None else cutoff, read)
+
+    def run(self, index: Index, report: Report) -> Duplicates:
+        """Find the duplicates; raises as `find_duplicates`."""
+        return find_duplicates(
+            index,
+            self.read,
+            tier=_TIERS[self.tier],
+            threshold=self.cutoff,
+            checkpoint=lambda: report("comparing images", None),
+        )
+
+
+@dataclass(frozen=True)
+class ClusterFigures:
+    """K clusters of an index, the largest first.
+
+    Attributes:
+        sizes: how many images each has.
+        tightness: the mean cosine of each one's images with its center.
+        centers: (K, E) float32, unit length.
+        silhouette: how distinct they are, from -1 to 1; None where their number was given.
+        num_images: that take part.
+        num_damaged: left out, as their vectors are damaged.
+    """
+
+    sizes: list[int]
+    tightness: list[float]
+    centers: Embeddings
+    silhouette: float | None
+    num_images: int
+    num_damaged: int
+
+
+@dataclass(frozen=True)
+class ClusterResult:
+    """Clusters and their images.
+
+    Attributes:
+        figures: of the K clusters.
+        members: of each, the ids of its images, the most central first.
+        examples: of each, ids of up to `MAX_EXAMPLES` unlike images among the most central.
+    """
+
+    figures: ClusterFigures
+    members: list[pa.Array]
+    examples: list[list[str]]
+
+
+@dataclass(frozen=True)
+class ClusterSearch:
+    """A search for clusters: `num_clusters` of them, or as many as are distinct."""
+
+    num_clusters: int | None
+    where: str | None
+
+    def run(self, index: Index, report: Report) -> ClusterResult:
+        """Find the clusters; raises as `find_clusters`."""
+        found, where, figures = _find_clusters(index, self.num_clusters, self.where, report)
+        report("choosing examples", None)
+        examples = typical_members(index, found, MAX_EXAMPLES, where=where)
+        ids = _ids(index, found, where)
+        return ClusterResult(
+            figures,
+            [ids.take(cluster.members) for cluster in found.clusters],
+            [ids.take(chosen).to_pylist() for chosen in examples],
+        )
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """Places of images in the plane.
+
+    Attributes:
+        figures: of the clusters.
+        ids: of the C images that have a place.
+        places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
+        labels: (C,) int64, of each image the number of its cluster.
+    """
+
+    figures: ClusterFigures
+    ids: list[str]
+    places: NDArray[np.float32]
+    labels: Numbers
+
+
+@dataclass(frozen=True)
+class MapLayout:
+    """A map of an index, with its clusters."""
+
+    where: str | None
+
+    def run(self, index: Index, report: Report) -> MapResult:
+        """Place the images; raises as `project` and `find_clusters`."""
+        found, where, figures = _find_clusters(index, None, self.where, report)
+        numbers = np.arange(len(found.images))
+        if len(numbers) > MAX_MAP_IMAGES:
+            numbers = np.sort(np.random.default_rng(0).permutation(numbers)[:MAX_MAP_IMAGES])
+        report("placing images", 0.0)
+        places = project(
+            RankedVectors(index, found.images, where),
+            numbers,
+            progress=lambda share: report("placing images", share),
+        )
+        ids = _ids(index, found, where).take(numbers)
+        return MapResult(figures, ids.to_pylist(), places, found.labels[numbers])
+
+
+def _find_clusters(
+    index: Index, num_clusters: int | None, where: str | None, report: Report
+) -> tuple[Clusters, str | None, ClusterFigures]:
+    """Return the clusters, the condition that they were found with, and their figures."""
+    damaged = damaged_rows(index, where, lambda: report("reading embeddings", None))
+    where = without(damaged, where)
+    report("finding clusters", None)
+    found = find_clusters(index, num_clusters=num_clusters, where=where)
+    figures = ClusterFigures(
+        sizes=[cluster.size for cluster in found.clusters],
+        tightness=[cluster.tightness for cluster in found.clusters],
+        centers=found.centers if found.clusters else np.empty((0, 0), np.float32),
+        silhouette=found.silhouette,
+        num_images=len(found.images),
+        num_damaged=len(damaged),
+    )
+    return found, where, figures
+
+
+def _ids(index: Index, found: Clusters, where: str | None) -> pa.Array:
+    """Return the ids of the clustered images, by their numbers."""
+    import pyarrow as pa
+
+    batches = [batch["id"] for batch in index.scan(["id"], where=where)]
+    in_order = pa.concat_arrays(batches) if batches else pa.array([], pa.string())
+    return in_order.take(np.argsort(found.images.numbers))
