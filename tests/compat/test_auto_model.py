@@ -254,7 +254,7 @@ def test_what_is_known_of_a_model(name):
     assert metadata.model_id == f"perception-encoder/{name}"
     assert metadata.model_architecture == "perception-encoder"
     (package,) = metadata.model_packages
-    (file,) = package.package_artifacts
+    (file,) = package.package_artefacts
     assert file.download_url.startswith("https://")
     assert file.download_url.endswith(file.file_handle)
 

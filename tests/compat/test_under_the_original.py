@@ -97,11 +97,11 @@ def test_the_originals_automodel_opens_the_folder_with_this_backend(under_origin
         "assert type(model).__module__ == 'perception_encoder.integrations.roboflow_model'\n"
         "assert (model.model.image_size, str(model.device)) == (48, 'cpu')\n"
         "images = list(np.load('images.npz').values())\n"
-        "images = model.embed_images(images)\n"
+        "embeddings = model.embed_images(images)\n"
         f"texts = model.embed_text({TEXTS!r})\n"
         f"both = model.compare_embeddings(images, {TEXTS!r})\n"
-        "assert isinstance(images, torch.Tensor) and images.dtype == torch.float32\n"
-        "np.savez('vectors.npz', images=images, texts=texts, both=both)\n"
+        "assert isinstance(embeddings, torch.Tensor) and embeddings.dtype == torch.float32\n"
+        "np.savez('vectors.npz', images=embeddings, texts=texts, both=both)\n"
     )
     under_original(code, folder=folder)
     found = np.load(folder / "vectors.npz")

@@ -82,7 +82,7 @@ def _from_registry(model_id: str, api_key: str | None, **_: Any) -> ModelMetadat
     package = ModelPackageMetadata(
         package_id=_PACKAGE_ID,
         backend=BackendType.TORCH,
-        package_artifacts=files,
+        package_artefacts=files,
         quantization=Quantization.FP32,
         dynamic_batch_size_supported=True,
         trusted_source=True,

@@ -32,7 +32,7 @@ class ModelPackageMetadata:
 
     package_id: str
     backend: BackendType
-    package_artifacts: list[FileDownloadSpecs]
+    package_artefacts: list[FileDownloadSpecs]
     quantization: Quantization | None = None
     dynamic_batch_size_supported: bool | None = None
     static_batch_size: int | None = None

@@ -117,7 +117,7 @@ class AutoModel:
         folder = _cache_folder(weights_provider, metadata.model_id, package.package_id)
         download_files_to_directory(
             folder,
-            [(f.file_handle, f.download_url, f.md5_hash) for f in package.package_artifacts],
+            [(f.file_handle, f.download_url, f.md5_hash) for f in package.package_artefacts],
             verify_hash_while_download=verify_hash_while_download,
             download_files_without_hash=download_files_without_hash,
         )
@@ -130,7 +130,7 @@ class AutoModel:
         model_id: str,
         weights_provider: str = DEFAULT_PROVIDER,
         api_key: str | None = None,
-        pull_artifacts_size: bool = False,
+        pull_artefacts_size: bool = False,
         weights_provider_extra_query_params: list[tuple[str, str]] | None = None,
         weights_provider_extra_headers: dict[str, str] | None = None,
     ) -> None:
@@ -147,7 +147,7 @@ class AutoModel:
             weights_provider_extra_query_params=weights_provider_extra_query_params,
             weights_provider_extra_headers=weights_provider_extra_headers,
         )
-        show_model(metadata, model_id, weights_provider, with_sizes=pull_artifacts_size)
+        show_model(metadata, model_id, weights_provider, with_sizes=pull_artefacts_size)
 
     @classmethod
     def describe_model_package(
@@ -156,7 +156,7 @@ class AutoModel:
         package_id: str,
         weights_provider: str = DEFAULT_PROVIDER,
         api_key: str | None = None,
-        pull_artifacts_size: bool = True,
+        pull_artefacts_size: bool = True,
         weights_provider_extra_query_params: list[tuple[str, str]] | None = None,
         weights_provider_extra_headers: dict[str, str] | None = None,
     ) -> None:
@@ -175,7 +175,7 @@ class AutoModel:
             weights_provider_extra_headers=weights_provider_extra_headers,
         )
         package = requests.chosen_package(metadata.model_packages, package_id, allow_untrusted=True)
-        show_package(metadata, package, model_id, with_sizes=pull_artifacts_size)
+        show_package(metadata, package, model_id, with_sizes=pull_artefacts_size)
 
     @classmethod
     def describe_compute_environment(cls) -> None:

@@ -11,7 +11,7 @@ _TIMEOUT_SECONDS = 10.0
 def show_model(metadata: ModelMetadata, asked_for: str, provider: str, *, with_sizes: bool) -> None:
     """Print a model and its packages; sizes are asked of the servers that have the files."""
     from rich.console import Console
-    from rich.index import Table
+    from rich.table import Table
 
     packages = Table(title="Model packages", show_lines=True)
     for title in ("ID", "backend", "batch size", "quantization", "size", "trusted"):
@@ -46,7 +46,7 @@ def show_package(
             "Backend": cells["backend"],
             "Batch size": cells["batch size"],
             "Quantization": cells["quantization"],
-            "Package files": len(package.package_artifacts),
+            "Package files": len(package.package_artefacts),
             "Package size": cells["size"],
             "Trusted source": cells["trusted"],
         },
@@ -88,7 +88,7 @@ def _size(package: ModelPackageMetadata) -> str:
     import httpx2
 
     num_bytes = 0
-    for file in package.package_artifacts:
+    for file in package.package_artefacts:
         try:
             reply = httpx2.head(file.download_url, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
             reply.raise_for_status()
@@ -104,7 +104,7 @@ def _with_alias(model_id: str, asked_for: str) -> str:
 
 def _show(title: str, rows: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.index import Table
+    from rich.table import Table
 
     index = Table(title=title, show_header=False, box=None)
     index.add_column(no_wrap=True, style="bold green4")
