@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command import lines, output, pe, pe_process
+from command import lines, output, pe, pe_inside, pe_process
 from PIL import Image, ImageDraw
 
 COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
@@ -47,9 +47,34 @@ def test_help_and_version_need_nothing_heavy(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
     assert output(pe("--version", folder=tmp_path)).strip().count(".") == 2
-    commands = output(pe("--help", folder=tmp_path)).partition("Commands:\n")[2]
-    assert "best first." in commands
-    assert "..." not in commands  # no summary is cut
+
+
+def test_help_groups_commands_and_cuts_no_summary() -> None:
+    shown = pe_inside("-h").out.decode()
+    assert shown == pe_inside("--help").out.decode()
+    commands = shown.partition("Search your images:\n")[2]
+    assert "with a web page for\n              searching." in commands
+    assert "..." not in commands
+    assert "Find the images" in pe_inside("search", "-h").out.decode()
+    assert "Add the" in pe_inside("indexes", "import", "-h").out.decode()
+
+
+def test_a_misspelled_command_or_option_gets_a_suggestion() -> None:
+    assert "Did you mean 'search'" in pe_inside("serch", "dog").err
+    assert "--sheet" in pe_inside("search", "dog", "--shet=x.png").err
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("pe se", ["search", "serve"]), ("pe embed --model PE-Core-L", ["PE-Core-L14-336"])],
+)
+def test_shells_complete_commands_and_models(
+    typed: str, completed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_PE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert pe_inside().out.decode().split() == completed
 
 
 def test_running_again_reads_only_what_changed(folder: Path) -> None:
@@ -267,7 +292,7 @@ def test_the_demo_runs_the_main_job(tmp_path: Path) -> None:
     assert len(answers) == 5
     for heading, *hits in answers:
         assert heading
-        assert len(hits) == 6
+        assert len(hits) == 5
     with Image.open(tmp_path / "out" / "hits.png") as sheet:
         assert sheet.width > 1000
     assert (tmp_path / "out" / "gallery.lance").is_dir()

@@ -47,7 +47,7 @@ def check(ended: Ended) -> None:
     """Make sure of a clear end: a failure says why, and nothing is a bug's trace."""
     assert ended.code in (0, 1, 2), ended
     assert "Traceback" not in ended.err
-    assert "not foreseen" not in ended.err
+    assert "this is a bug" not in ended.err
     assert not ended.code or ended.err.strip()
 
 

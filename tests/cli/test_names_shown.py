@@ -9,7 +9,7 @@ import pytest
 from command import Ended, pe_inside
 from PIL import Image
 
-from perception_encoder.cli.output import json_text, printable
+from perception_encoder.cli.output import escape, json_text
 
 WILD = ("emoji \U0001f600.png", "esc\x1b[31m\nforged.png", "bidi\u202egnp.png", "c1\x9b2J.png")
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -160,5 +160,5 @@ def test_json_is_strict_whatever_it_holds() -> None:
 
 def test_letters_and_joiners_stay_as_they_are() -> None:
     family = "\U0001f468\u200d\U0001f469 café עברית\u200f"
-    assert printable(family) == family
-    assert printable("a\tb\r\n\x1b]0;x\x07\udcff") == r"a\tb\r\n\x1b]0;x\x07\udcff"
+    assert escape(family) == family
+    assert escape("a\tb\r\n\x1b]0;x\x07\udcff") == r"a\tb\r\n\x1b]0;x\x07\udcff"

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.cli.output import json_text, printable
+from perception_encoder.cli.output import escape, json_text
 from perception_encoder.cli.text_files import read_list
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -25,7 +25,7 @@ LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\u
 
 @given(ANY_TEXT)
 def test_what_people_read_has_no_control_characters(text: str) -> None:
-    shown = printable(text)
+    shown = escape(text)
     assert not UNSAFE.search(shown)
     assert UNSAFE.search(text) or shown == text
 

@@ -147,7 +147,7 @@ def bench(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the models on this machine: speed, memory, and what a precision changes.
+    """Measure speed, memory and precision of the models on this machine.
 
     Weights that are not here are made up, not downloaded: speed and memory do not depend on them.
     Everything takes a while, the largest model most of it.

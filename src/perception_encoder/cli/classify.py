@@ -111,7 +111,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Say which of some labels fits each image best, without training.
+    """Assign labels to images by zero-shot classification, without training.
 
     Without sources the vectors of an index are classified, and no image is read. A probability
     says how a label stands against the others, not whether any of them fits. The exit code is 1

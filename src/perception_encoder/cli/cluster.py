@@ -47,7 +47,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     model: IndexModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Group an index's images by what they look like.
+    """Group the images of an index by what they show.
 
     Every image is in the cluster whose center is nearest; tightness is the mean cosine with it.
     The largest cluster comes first, and in it the most central image; the last ones of a cluster

@@ -28,7 +28,7 @@ def compare(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Print the cosine of the first item with each of the others, best first.
+    """Print how similar images and texts are to a first one.
 
     An argument that is the name of an image is an image, anything else is a text. One of the
     others that cannot be used is reported, and the exit code is 1.

@@ -26,7 +26,7 @@ def demo(
         Path, typer.Argument(help="Where the index and the image of the hits are written.")
     ] = Path("demo"),
 ) -> None:
-    """Embed a gallery with pe-nano, store it in an index, search it, and draw the hits."""
+    """Index and search the bundled images, without network, and draw the hits."""
     from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
     from perception_encoder.index import Index
     from perception_encoder.indexing import Run

@@ -54,7 +54,7 @@ def doctor(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show versions, devices, the chosen backend and precision, and the caches.
+    """Show versions, devices, backends and caches, or verify an index.
 
     Examples:
         pe doctor --golden dog.jpeg

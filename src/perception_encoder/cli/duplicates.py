@@ -81,7 +81,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do move.")] = False,
 ) -> None:
-    """Group images of which one is enough: identical bytes, identical pixels, near duplicates.
+    """Find duplicate and nearly identical images, and choose which to keep.
 
     Each group keeps one image, and every other was compared with that one. Nothing is ever
     deleted; --paths and -0 print the others only, without those inside archives. These two,

@@ -60,7 +60,7 @@ def embed(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Embed images (or texts with --text) as unit vectors.
+    """Write the embeddings of images or texts to a file or to stdout.
 
     An item that cannot be embedded is reported, and the exit code is 1; the others are written. A
     .npy has a row for each item in their order: NaN for those. The other formats name their items

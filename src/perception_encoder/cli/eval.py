@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.cli.command import Command
+from perception_encoder.cli.command import Command, CommandGroup, keep_examples
 from perception_encoder.cli.label_options import (
     LabelsFileOption,
     ModelComparison,
@@ -25,7 +25,7 @@ from perception_encoder.cli.options import (
     PrecisionOption,
     PreprocessOption,
 )
-from perception_encoder.cli.output import examples_kept, say, write_json
+from perception_encoder.cli.output import say, write_json
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.accuracy import Accuracy
@@ -49,14 +49,16 @@ _Models = Annotated[
 ]
 
 app = typer.Typer(
-    help="Say how good models are on your own data.",
+    name="eval",
+    cls=CommandGroup,
+    help="Measure zero-shot classification and retrieval on your own data.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
 @app.command(cls=Command)
-@examples_kept
+@keep_examples
 def classification(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,
     model: _Models = None,
@@ -140,7 +142,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
 
 
 @app.command(cls=Command)
-@examples_kept
+@keep_examples
 def retrieval(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,
     model: _Models = None,

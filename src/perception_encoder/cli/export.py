@@ -35,7 +35,7 @@ def export(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model as graphs that run without torch, on onnxruntime or OpenVINO.
+    """Export a model to ONNX, OpenVINO, or a package for Roboflow's inference_models.
 
     The graphs are compared with the model before they are kept; what was measured is printed. The
     folder is a model like any other: give it to --model. So is a roboflow-package, which Roboflow's

@@ -102,7 +102,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed images into an index, and skip what it has already.
+    """Embed images into an index; images that are in it already are skipped.
 
     Unchanged files are not read again, copies and renamed files reuse their vector, a bad file is
     reported and the others go on. A run that was stopped or killed goes on where it was. The exit
@@ -151,7 +151,7 @@ def errors(
     paths: PathsOption = False,
     null: NullOption = False,
 ) -> None:
-    """List the images that could not be brought into an index, and why.
+    """List the images that could not be indexed, and why.
 
     Example:
         pe errors --paths | xargs ls -l

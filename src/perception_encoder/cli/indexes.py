@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from perception_encoder.cli.command import Command
+from perception_encoder.cli.command import Command, CommandGroup, keep_examples
 from perception_encoder.cli.options import (
     DeviceOption,
     IndexOption,
@@ -16,7 +16,6 @@ from perception_encoder.cli.options import (
 )
 from perception_encoder.cli.output import (
     check_text_name,
-    examples_kept,
     say,
     write_json,
     write_line,
@@ -29,14 +28,16 @@ if TYPE_CHECKING:
 LayoutChoice = Literal["clip-retrieval", "parquet", "npy", "faiss"]
 
 app = typer.Typer(
-    help="Look at an index, write it in other programs' formats, and read these.",
+    name="indexes",
+    cls=CommandGroup,
+    help="List, describe, export, import and remove indexes.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
 @app.command(cls=Command)
-@examples_kept
+@keep_examples
 def info(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
     """Show an index's model, size, versions and columns.
 
@@ -58,7 +59,7 @@ def info(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command("export", cls=Command)
-@examples_kept
+@keep_examples
 def export_(
     out: Annotated[Path, typer.Argument(help="A new folder; for parquet, a new file.")],
     layout: Annotated[
@@ -99,7 +100,7 @@ def export_(
 
 
 @app.command("import", cls=Command)
-@examples_kept
+@keep_examples
 def import_(
     source: Annotated[
         Path, typer.Argument(help="What `pe indexes export`, clip-retrieval or others wrote.")

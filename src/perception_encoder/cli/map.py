@@ -39,7 +39,7 @@ def map(
     model: IndexModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw an index as a map: images that look alike lie near each other.
+    """Draw an index as a map that places similar images near each other.
 
     A .png has the images themselves, side by side, with the names of clusters where --names gives
     words. An .html is one page to open from disk: zoom, point at an image, click to open its file;

@@ -12,7 +12,7 @@ def list_models(
     cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models: id, size, image side, vector length, license, and whether it is here."""
+    """List the models: size, accuracy, license, and whether each is on this machine."""
     from perception_encoder.checkpoints import is_cached
     from perception_encoder.registry import MODELS
 
@@ -59,7 +59,7 @@ def download(
         str | None, typer.Option(help="Branch, tag or commit of the hub repository.")
     ] = None,
 ) -> None:
-    """Download models into the hub's cache, so that they work offline afterwards."""
+    """Download models into the Hugging Face cache, for use without network."""
     from perception_encoder.checkpoints import locate
 
     for name in names:

@@ -29,7 +29,7 @@ def optimize(
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Join the index's small files, drop its old versions and build its searcher anew.
+    """Compact an index, drop its old versions and rebuild its searcher.
 
     Worth doing after large changes: `pe index` writes many small files, and rows that the searcher
     does not know are read from the index for every query. Nothing is lost when it is interrupted.

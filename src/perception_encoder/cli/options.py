@@ -5,12 +5,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from perception_encoder import settings
-from perception_encoder.cli.command import Command
 from perception_encoder.cli.output import check_text_name
 
 if TYPE_CHECKING:
@@ -21,9 +20,23 @@ BackendChoice = Literal["auto", "torch", "openvino", "onnx"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 PreprocessChoice = Literal["standard", "reference", "fast"]
 
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the registered model ids that begin so, for the completion of shells."""
+    from perception_encoder.registry import MODELS
+
+    return [entry.id for entry in MODELS if entry.id.startswith(incomplete)]
+
+
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", envvar="PE_MODEL", help="Model id, hub repository or path."),
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="PE_MODEL",
+        autocompletion=complete_model,
+        help="Model id, Hugging Face repository or path.",
+    ),
 ]
 DeviceOption = Annotated[
     str,
@@ -72,7 +85,14 @@ JsonOption = Annotated[
 ]
 IndexModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", envvar="PE_MODEL", help="Default: the model of the index."),
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="PE_MODEL",
+        autocompletion=complete_model,
+        help="Model id, Hugging Face repository or path.  [default: the model of the index]",
+        show_default=False,
+    ),
 ]
 WhereOption = Annotated[
     str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
@@ -81,8 +101,6 @@ PathsOption = Annotated[bool, typer.Option("--paths", help="Only the paths.")]
 NullOption = Annotated[bool, typer.Option("-0", help="Only the paths, each ended by NUL.")]
 DEFAULT_MODEL = settings.DEFAULT_MODEL
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks"]
-
-_WHEN_BARE: Final = {"--unique": "--unique=0.95", "--preview": "--preview=auto"}
 
 
 def open_model(
@@ -122,20 +140,6 @@ def check_moving(folder: Path | None, *, dry_run: bool, yes: bool) -> None:
 def find_index(path: str | None) -> str:
     """The index that was named, or this user's own."""
     return check_text_name(path if path is not None else str(settings.default_index()))
-
-
-class BareOptions(Command):
-    """A command where `--unique` and `--preview` need no value, and take one after `=` only.
-
-    So a query that comes next is never taken for the value.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Write the values out that were left out."""
-        end = args.index("--") if "--" in args else len(args)
-        args = [_WHEN_BARE.get(word, word) for word in args[:end]] + args[end:]
-        rest: list[str] = super().parse_args(ctx, args)
-        return rest
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ NUL.
 """
 
 import codecs
-import inspect
 import io
 import json
 import math
@@ -15,17 +14,13 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import typer
 
 from perception_encoder.cli.text_files import STREAMS
-
-_Command = TypeVar("_Command", bound=Callable[..., None])
-_AS_IT_IS = "\b\n"  # click leaves a paragraph that begins so without filling its lines
-
 
 # `json.dumps` makes an encoder for each call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -43,7 +38,7 @@ _ESCAPED: Final = "control characters in names"
 _noted: Final = Counter[str]()
 
 
-def printable(text: str) -> str:
+def escape(text: str) -> str:
     r"""Escape what would steer a terminal, break a line or cannot be encoded: `\x1b`, `\n`."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
@@ -51,7 +46,7 @@ def printable(text: str) -> str:
 def say(*lines: str) -> None:
     """Tell the person something, each line on its own; never part of the data."""
     for line in lines:
-        sys.stderr.write(printable(line) + "\n")
+        sys.stderr.write(escape(line) + "\n")
 
 
 def json_text(record: object) -> str:
@@ -79,7 +74,7 @@ def write_json(record: dict[str, Any]) -> None:
 def write_line(*lines: str) -> None:
     """Write what people read, each line on its own."""
     for line in lines:
-        sys.stdout.write(printable(line) + "\n")
+        sys.stdout.write(escape(line) + "\n")
 
 
 def write_path(name: str, *, null: bool) -> None:
@@ -87,16 +82,14 @@ def write_path(name: str, *, null: bool) -> None:
     if null:
         sys.stdout.buffer.write(_as_bytes(name) + b"\0")
         return
-    shown = printable(name)
+    shown = escape(name)
     _noted[_ESCAPED] += shown != name
     sys.stdout.write(shown + "\n")
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write aligned columns; those that hold nothing but numbers to the right."""
-    columns = [
-        [title, *(printable(row[place]) for row in rows)] for place, title in enumerate(header)
-    ]
+    columns = [[title, *(escape(row[place]) for row in rows)] for place, title in enumerate(header)]
     lines = zip(*(_aligned(column) for column in columns), strict=True)
     for line in lines:
         write_line("  ".join(line).rstrip())
@@ -139,7 +132,7 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
     return lacking.encode("ascii", "backslashreplace").decode(), error.end
 
 
-def say_what_was_replaced() -> None:
+def warn_of_escapes() -> None:
     """Note on stderr what stdout shows otherwise than it is."""
     for what, count in _noted.items():
         if count:
@@ -187,18 +180,6 @@ def _aligned(column: Sequence[str]) -> list[str]:
 def _is_number(text: str) -> bool:
     digits = text.removeprefix("-").replace(",", "").replace(".", "", 1)
     return digits.isdecimal()
-
-
-def examples_kept(command: _Command) -> _Command:
-    """Keep the lines of the docstring's examples apart in the help."""
-    text = inspect.getdoc(command) or ""
-    command.__doc__ = text.replace("\n\nExample", f"\n\n{_AS_IT_IS}Example")
-    return command
-
-
-def summary(command: Callable[..., None]) -> str:
-    """The docstring's first paragraph, whole: click cuts it at the terminal's width."""
-    return (inspect.getdoc(command) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def check_file(path: Path | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tqdm import tqdm
 
-from perception_encoder.cli.output import printable, say
+from perception_encoder.cli.output import escape, say
 from perception_encoder.indexing import Progress
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ProgressDisplay:
 
     def say(self, message: str) -> None:
         """Write a line without breaking the bar."""
-        tqdm.write(printable(message), file=sys.stderr)
+        tqdm.write(escape(message), file=sys.stderr)
 
 
 def format_progress(progress: Progress, seconds: float) -> str:
@@ -147,7 +147,7 @@ class _Steps:
 
     def _line(self) -> str:
         share = f", {self._done:,} of {self._total:,}" if self._total else ""
-        return printable(self._step) + share
+        return escape(self._step) + share
 
 
 def draw_sheet(path: Path, rows: Sequence[SheetRow], described: str) -> None:

@@ -47,7 +47,7 @@ def search(
     *,
     flags: SearchFlags,
 ) -> None:
-    """Find the images of an index that fit a query, best first.
+    """Find the images that match a text, an image, or a sum of both.
 
     An image may be a file, a web address, @ and the end of an indexed name (or its id), or - for
     the image on stdin. With --queries, a line that cannot be answered is reported, and the exit
@@ -82,7 +82,7 @@ def similar(
     *,
     flags: SearchFlags,
 ) -> None:
-    """Find the images of an index that look like one, which is itself left out.
+    """Find the images that look like a given image.
 
     Of an image that is in the index and has not changed, the vector is taken from there: no model
     is loaded.

@@ -149,7 +149,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         Literal["text", "json"], typer.Option(envvar="PE_LOG_FORMAT", help="Of the log on stderr.")
     ] = "text",
 ) -> None:
-    """Answer over HTTP: vectors, similarities, labels, and search in indexes.
+    """Serve models and indexes over HTTP, with a web page for searching.
 
     Examples:
         pe serve
