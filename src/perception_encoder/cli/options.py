@@ -25,7 +25,8 @@ def complete_model(incomplete: str) -> list[str]:
     """Return the registered model ids that begin so, for the completion of shells."""
     from perception_encoder.registry import MODELS
 
-    return [entry.id for entry in MODELS if entry.id.startswith(incomplete)]
+    names = [entry.id.removeprefix("perception-encoder/") for entry in MODELS]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 ModelOption = Annotated[
