@@ -100,17 +100,17 @@ def drawings_server(tmp_path_factory, gallery):
     folder = tmp_path_factory.mktemp("drawings")
     files = sorted(gallery.glob("*.webp"))[:120]
     images = folder / "images"
-    images.mkdir()
+    copies = images / "copies"
+    copies.mkdir(parents=True)
     for file in files:
         shutil.copy(file, images)
-    shutil.copy(images / "cat.webp", images / "cat (copy).webp")
+    shutil.copy(images / "cat.webp", copies / "cat (copy).webp")
     with Image.open(images / "castle.webp") as castle:
-        castle.convert("RGB").save(images / "castle-again.png")
+        castle.convert("RGB").save(copies / "castle-again.png")
     index = folder / "drawings.lance"
-    make_index(index, AutoModel.from_pretrained("pe-nano"), sorted(images.iterdir()))
-    make_index(
-        folder / "few.lance", AutoModel.from_pretrained("pe-nano"), sorted(images.iterdir())[:5]
-    )
+    paths = sorted(path for path in images.rglob("*") if path.is_file())
+    make_index(index, AutoModel.from_pretrained("pe-nano"), paths)
+    make_index(folder / "few.lance", AutoModel.from_pretrained("pe-nano"), paths[:5])
     settings = ServerSettings(
         indexes=(str(index), str(folder / "few.lance")), cache_folder=folder / "thumbnails"
     )

@@ -166,6 +166,17 @@ def test_many_images_are_looked_through_without_many_elements(open_page, many):
     expect(page.locator('.tile[data-at="0"] img.is-drawn')).to_be_visible()
 
 
+def test_the_slider_goes_to_any_image(open_page, many):
+    page = open_page(f"{many.url}/?sort=name")
+    wait_for_results(page)
+    slider = page.get_by_role("slider", name="Position in the images")
+    slider.fill("4321")
+    expect(page.locator('.tile[data-at="4321"]')).to_be_in_viewport()
+    until(page, lambda: abs(int(slider.input_value()) - 4321) < 20)
+    page.evaluate("scrollTo(0, 0)")
+    until(page, lambda: slider.input_value() == "0")
+
+
 def test_nothing_jumps_while_images_come(open_page, many):
     page = open_page(f"{many.url}/?q=a+cat")
     page.evaluate(SHIFTS)

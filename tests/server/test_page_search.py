@@ -1,5 +1,6 @@
 """Searching on the page, as a person does, in a real browser."""
 
+import csv
 import io
 import json
 import re
@@ -188,6 +189,67 @@ def test_filters_come_from_the_columns_and_go_one_by_one(page, drawings_server):
     expect(page.locator("#filter-chips li")).to_have_count(0)
     page.go_back()
     expect(page.locator("#filter-chips li")).to_have_count(1)
+
+
+def test_images_of_one_folder(page):
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Folder").select_option("copies (2)")
+    expect(page.get_by_role("status").filter(has_text="2 images")).to_be_visible()
+    assert sorted(names(page)) == ["castle-again.png", "cat (copy).webp"]
+    page.get_by_role("button", name="Remove the filter: folder: images/copies").click()
+    expect(page.get_by_label("Folder")).to_have_value("")
+
+
+def test_images_are_sorted(page, drawings_server):
+    page.get_by_label("Sort").select_option("Largest file first")
+    listing = {"sort": "size", "descending": True, "limit": 5}
+    items = drawings_server.client.get("/v1/items", params=listing).json()["items"]
+    largest = [item["name"].rpartition("/")[2] for item in items]
+    expect(page.locator(".tile .name").first).to_have_text(largest[0])
+    assert names(page, 5) == largest
+    assert "sort=-size" in page.url
+    page.reload()
+    wait_for_results(page)
+    assert names(page, 5) == largest
+
+
+def test_several_images_are_selected_by_mouse(page):
+    bar = page.get_by_role("region", name="Selection")
+    page.locator(".tile").nth(1).hover()
+    page.locator(".tile").nth(1).get_by_role("checkbox").check()
+    page.locator(".tile a").nth(4).click(modifiers=["Shift"])
+    page.locator(".tile a").nth(2).click(modifiers=["ControlOrMeta"])
+    expect(bar).to_contain_text("3 images selected")
+    shown = names(page)
+    chosen = [shown[1], shown[3], shown[4]]
+    expect(page.locator(".tile.is-selected .name")).to_have_text(chosen)
+    with page.expect_download() as download:
+        bar.get_by_role("button", name="Export CSV").click()
+    with download.value.path().open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"].rpartition("/")[2] for row in rows] == chosen
+    assert rows[0]["number"] == "1"
+    bar.get_by_role("button", name="Clear").click()
+    expect(bar).to_be_hidden()
+
+
+def test_several_images_are_selected_by_keys(page, drawings_server):
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.c = text; }; }")
+    page.keyboard.press("/")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowLeft")
+    bar = page.get_by_role("region", name="Selection")
+    expect(bar.get_by_role("status")).to_have_text("2 images selected")
+    bar.get_by_role("button", name="Copy paths").click()
+    expect(bar.get_by_role("button", name="Copied")).to_be_visible()
+    items = drawings_server.client.get("/v1/items", params={"limit": 2}).json()["items"]
+    assert page.evaluate("window.c").splitlines() == [item["name"] for item in items]
+    page.locator(".tile a").first.focus()
+    page.keyboard.press("Escape")
+    expect(bar).to_be_hidden()
 
 
 def test_filters_that_nothing_meets_say_so_and_can_be_cleared(open_page, drawings_server):

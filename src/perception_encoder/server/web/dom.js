@@ -90,9 +90,12 @@ export function copyButton(label, text) {
   return button;
 }
 
-/** Hands a text to the person as a file. */
-export function download(name, text) {
-  const url = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
-  h("a", { href: url, download: name }).click();
+/** Saves what an address holds as a file. */
+export const downloadFrom = (url, name) => h("a", { href: url, download: name }).click();
+
+/** Saves a text as a file. */
+export function download(name, text, type = "text/plain") {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  downloadFrom(url, name);
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

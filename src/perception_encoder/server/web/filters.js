@@ -1,4 +1,4 @@
-// Filters from the index's columns: values to tick, texts to look for, ranges of numbers and times.
+// Filters from the index's folders and columns: values to tick, texts, ranges of numbers and times.
 
 import { get } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
@@ -44,8 +44,12 @@ export function startFilters(apply) {
       filledFor = `${name} ${rows}`;
       panel.replaceChildren(h("span", { class: "spinner" }));
       try {
-        const { columns } = await get(`v1/indexes/${encodeURIComponent(name)}/facets`);
-        panel.replaceChildren(...controls(columns, () => now, change));
+        const path = `v1/indexes/${encodeURIComponent(name)}`;
+        const [{ columns }, { folders }] = await Promise.all([
+          get(`${path}/facets`),
+          get(`${path}/folders`),
+        ]);
+        panel.replaceChildren(...controls(columns, folders, () => now, change));
       } catch (failure) {
         filledFor = null;
         panel.replaceChildren(h("p", {}, failure.message));
@@ -66,8 +70,8 @@ export function startFilters(apply) {
   };
 }
 
-function controls(columns, now, change) {
-  const made = [];
+function controls(columns, folders, now, change) {
+  const made = folders.length > 1 ? [ofFolder(folders, now, change)] : [];
   for (const [column, facet] of Object.entries(columns)) {
     const control = facet.values
       ? ofValues(column, facet, now, change)
@@ -162,6 +166,41 @@ function ofValues(column, { kind, values, has_more: hasMore }, now, change) {
   return group;
 }
 
+/** One folder of all; `folders` begins with the one that holds the others, if there is such a one. */
+function ofFolder(folders, now, change) {
+  const [{ path: root }] = folders;
+  const isWithin = folders.every(({ path }) => path === root || path.startsWith(`${root}/`));
+  const below = isWithin ? folders.slice(1) : folders;
+  const keyOf = ({ column, op, value }) => JSON.stringify([column, op, value]);
+  const select = h(
+    "select",
+    { "aria-label": "Folder", onchange: send },
+    h("option", { value: "" }, "All folders"),
+    below.map(({ path, images, filter }) =>
+      h(
+        "option",
+        { value: keyOf(filter) },
+        `${isWithin ? path.slice(root.length + 1) : path} (${count(images)})`,
+      ),
+    ),
+  );
+
+  function send() {
+    const others = now().filters.filter((one) => !isFolder(one));
+    const chosen = folders.find(({ filter }) => keyOf(filter) === select.value);
+    change(chosen ? [...others, chosen.filter] : others);
+  }
+
+  const group = h("fieldset", { data: { column: "" } }, h("legend", {}, "Folder"), select);
+  group.addEventListener("follow", () => {
+    const chosen = now().filters.find(isFolder);
+    select.value = chosen ? keyOf(chosen) : "";
+  });
+  return group;
+}
+
+const isFolder = ({ op }) => op === "starts_with";
+
 function ofRange(column, { kind, min, max }, now, change) {
   if (min === null || min === max) return null;
   const form =
@@ -248,6 +287,7 @@ function chip(text, remove) {
 function inWords({ column, op, value }) {
   const name = (NAMES[column] ?? column).split(",")[0];
   if (op === "is_null") return `${name}: none`;
+  if (op === "starts_with") return `folder: ${value.split("/").filter(Boolean).slice(-2).join("/")}`;
   if (op === "has") return `${name}: any`;
   if (op === "in") return `${name}: ${value.map(shown).join(", ")}`;
   let written = shown(value);

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { Layout } from "./justified.js";
-import { tile } from "./tile.js";
+import { markSelected, tile } from "./tile.js";
 
 const GAP = 10;
 const CAPTION = 30;
@@ -22,13 +22,15 @@ export class Grid {
 
   /**
    * @param {HTMLElement} root empty; it gets a list inside.
-   * @param {object} told
-   * @param {(item: object) => string} told.href where a tile leads.
-   * @param {(at: number) => void} told.open a tile was chosen.
-   * @param {() => void} told.needMore the end is near.
+   * @param {object} page
+   * @param {(item: object) => string} page.href where a tile leads.
+   * @param {(at: number) => void} page.open opens the image at a position.
+   * @param {() => void} page.needMore the end is near.
+   * @param {() => void} page.moved another part of the images is in the window.
+   * @param {Selection} page.selection
    */
-  constructor(root, { href, open, needMore }) {
-    Object.assign(this, { root, href, open, needMore });
+  constructor(root, { href, open, needMore, moved, selection }) {
+    Object.assign(this, { root, href, open, needMore, moved, selection });
     this.list = h("div", { role: "list", "aria-label": "Images" });
     this.above = h("div", { "aria-hidden": "true" });
     root.append(this.above, this.list);
@@ -57,6 +59,31 @@ export class Grid {
 
   item(at) {
     return this.#items[at];
+  }
+
+  /** The position of the first image in the window. */
+  get first() {
+    if (!this.#layout?.length) return 0;
+    const top = document.querySelector("header.frame").offsetHeight;
+    const [first] = this.#layout.between(top - this.root.getBoundingClientRect().top, 0);
+    const { rows } = this.#layout;
+    return (rows[first].tiles ?? rows[first + 1]?.tiles ?? [{ at: 0 }])[0].at;
+  }
+
+  /** Scrolls to the row of a position. */
+  reveal(at) {
+    if (!this.length) return;
+    const { top } = this.#boxOf(Math.min(at, this.length - 1));
+    const head = document.querySelector("header.frame").offsetHeight + GAP;
+    scrollTo({ top: this.root.getBoundingClientRect().top + scrollY + top - head });
+    this.draw();
+  }
+
+  /** Shows again which tiles are selected. */
+  markSelected() {
+    for (const [at, element] of this.#drawn)
+      markSelected(element, this.selection.has(this.#items[at]));
+    this.root.classList.toggle("has-selection", this.selection.size > 0);
   }
 
   placeOf(id) {
@@ -105,6 +132,7 @@ export class Grid {
     const [first, end] = this.#layout.between(top - BEYOND * screen, top + (1 + BEYOND) * screen);
     this.#drawRows(first, end);
     if (this.#layout.bottom < top + (1 + AHEAD) * screen) this.needMore();
+    this.moved();
   }
 
   /** Moves the focus to a tile, wherever it is. */
@@ -193,6 +221,7 @@ export class Grid {
       at,
       total: this.total,
       box,
+      isSelected: this.selection.has(item),
     });
     element.box = box;
     if (at === this.#active) element.querySelector("a").tabIndex = 0;
@@ -256,15 +285,30 @@ export class Grid {
   }
 
   #onClick(event) {
-    const link = event.target.closest("a");
-    if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
-    event.preventDefault();
-    this.open(Number(link.closest(".tile").dataset.at));
+    const element = event.target.closest(".tile");
+    if (!element) return;
+    const at = Number(element.dataset.at);
+    const isCheck = event.target.matches("input");
+    if (event.shiftKey) this.selection.extend(this.#items, this.#active, at);
+    else if (isCheck || event.metaKey || event.ctrlKey) this.selection.toggle(this.#items, at);
+    else this.open(at);
+    if (!isCheck) event.preventDefault();
+    else this.#focusTile(at);
+    this.#activate(at);
   }
 
   #onKey(event) {
-    if (event.metaKey || event.ctrlKey || event.altKey) return;
+    if (event.altKey) return;
     const at = this.#active;
+    if (event.key === " ") this.selection.toggle(this.#items, at);
+    else if (event.key === "Escape" && this.selection.size) this.selection.clear();
+    else if (event.key === "a" && (event.metaKey || event.ctrlKey)) this.selection.add(this.#items);
+    else if (event.metaKey || event.ctrlKey || !this.#move(event, at)) return;
+    event.preventDefault();
+  }
+
+  /** Follows a key that moves; with Shift the selection follows, too. */
+  #move(event, at) {
     const to = {
       ArrowLeft: () => at - 1,
       ArrowRight: () => at + 1,
@@ -273,9 +317,11 @@ export class Grid {
       Home: () => 0,
       End: () => this.#items.length - 1,
     }[event.key]?.();
-    if (to === undefined) return;
-    event.preventDefault();
-    this.focus(Math.min(this.#items.length - 1, Math.max(0, to)));
+    if (to === undefined) return false;
+    const target = Math.min(this.#items.length - 1, Math.max(0, to));
+    if (event.shiftKey) this.selection.extend(this.#items, at, target);
+    this.focus(target);
+    return true;
   }
 
   /** The tile above or below: the one whose middle is nearest. */

@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { terms } from "./query.js";
-import { hasQuery } from "./state.js";
+import { hasQuery, SORTS } from "./state.js";
 
 const FIRST = 60; // a screen or two
 const FURTHER = 300;
@@ -14,7 +14,6 @@ export class Results {
   items = [];
   total = null; // how many there will be, where that is known
   cutoffs = null; // {strong, weak}: cosines from which on hits have those labels
-  milliseconds = 0;
   #offset = 0;
   #vector = null;
   #controller = new AbortController();
@@ -28,7 +27,6 @@ export class Results {
     this.state = state;
     this.index = index;
     this.isSearch = hasQuery(state) || Boolean(state.not.trim());
-    if (!this.isSearch && !state.filters.length) this.total = index.rows;
   }
 
   get isDone() {
@@ -63,13 +61,12 @@ export class Results {
   }
 
   async #load() {
-    const started = performance.now();
     const reply = this.isSearch ? await this.#search() : await this.#browse();
-    this.milliseconds = performance.now() - started;
     const found = reply.hits ?? reply.items;
     this.items.push(...found);
     this.#offset = reply.next_offset;
     if (this.isDone) this.total = this.items.length;
+    else if (reply.total !== undefined) this.total = reply.total;
     return found;
   }
 
@@ -80,7 +77,7 @@ export class Results {
     const body = {
       index: index.name,
       terms: isFirst ? await terms(state, index.model, signal) : [{ vector: this.#vector }],
-      k: isFirst ? FIRST : FURTHER,
+      k: this.#pageSize(),
       offset: this.#offset,
       filters: state.filters,
       unique: state.fold ? ALIKE : null,
@@ -94,15 +91,17 @@ export class Results {
     return reply;
   }
 
+  /** Pages grow, so that a far jump takes few requests. */
+  #pageSize() {
+    return this.#offset === 0 ? FIRST : Math.min(MOST, Math.max(FURTHER, this.#offset));
+  }
+
   #browse() {
     const { state, index } = this;
-    const limit = this.#offset === 0 ? FIRST : Math.min(MOST, Math.max(FURTHER, this.#offset));
+    const limit = this.#pageSize();
     const filters = state.filters.length ? JSON.stringify(state.filters) : null;
-    return get(
-      "v1/items",
-      { index: index.name, offset: this.#offset, limit, filters },
-      this.#controller,
-    );
+    const asked = { index: index.name, offset: this.#offset, limit, filters };
+    return get("v1/items", { ...asked, ...SORTS[state.sort][1] }, this.#controller);
   }
 
   /** What a cosine means; later pages are asked for by vector, and know less than the first. */

@@ -1,9 +1,9 @@
 // The search: from the form to results in the grid. The address bar is the truth; the form and the
 // results follow it.
 
-import { $, settled } from "./dom.js";
+import { $, h, settled } from "./dom.js";
 import { startFilters } from "./filters.js";
-import { count, counted } from "./format.js";
+import { count, counted, fileName, score, time } from "./format.js";
 import { Grid } from "./grid.js";
 import { indexOf } from "./indexes.js";
 import { failureMessage, message, noIndex } from "./messages.js";
@@ -11,7 +11,10 @@ import { showChip } from "./image-chip.js";
 import { keep } from "./images.js";
 import { Results } from "./results.js";
 import { address, go, state } from "./router.js";
-import { EMPTY, hasBoth, hasQuery, resultsKey } from "./state.js";
+import { scrubber } from "./scrubber.js";
+import { Selection } from "./selection.js";
+import { selectionBar } from "./selection-bar.js";
+import { EMPTY, hasBoth, hasQuery, resultsKey, SORTS } from "./state.js";
 
 const REMEMBERED = 6; // results that the back button finds as they were
 const LEARNING = [700, 2000, 5000]; // milliseconds until labels are asked for again
@@ -39,10 +42,23 @@ class SearchView {
 
   constructor(root) {
     this.root = root;
+    this.selection = new Selection(() => {
+      this.grid.markSelected();
+      bar.follow();
+    });
+    const bar = selectionBar($("#selection-bar"), this.selection, () => this.#results.index.name);
     this.grid = new Grid($("#results"), {
       href: (item) => address({ ...state(), item: item.id }),
       open: (at) => go({ item: this.grid.item(at).id }),
       needMore: () => this.more(),
+      moved: () => this.scrubber.follow(),
+      selection: this.selection,
+    });
+    this.scrubber = scrubber($("#scrubber-row"), {
+      total: () => this.#results?.total ?? this.grid.length,
+      position: () => this.grid.first,
+      describe: (at) => describe(this.grid.item(at), state()),
+      go: (at) => this.#goTo(at),
     });
     this.filters = startFilters((filters, fold) => go({ filters, fold }));
     this.#startForm();
@@ -82,6 +98,14 @@ class SearchView {
     }
   }
 
+  /** Shows a position, and loads what comes before it. */
+  async #goTo(at) {
+    const results = this.#results;
+    while (results === this.#results && at >= this.grid.length && !results.isDone && !this.#failed)
+      await this.more();
+    if (results === this.#results) this.grid.reveal(at);
+  }
+
   async #find(now, key) {
     const known = this.#kept.get(key);
     const index = await indexOf(now);
@@ -98,6 +122,7 @@ class SearchView {
     if (!known) await results.more();
     if (key !== this.#key) return results.cancel();
     this.#results = results;
+    this.selection.clear();
     $("#results").classList.remove("is-stale");
     $("#results-message").replaceChildren();
     this.grid.show(results.items, { index: index.name, total: results.total });
@@ -130,11 +155,10 @@ class SearchView {
   #count() {
     const { items, isSearch, total, isDone, cutoffs } = this.#results;
     const status = $("#results-status");
+    $("#sort-row").hidden = isSearch || !items.length;
     if (!items.length) status.textContent = "";
-    else if (!isSearch) {
-      status.textContent =
-        total === null ? `${count(items.length)} or more images` : counted(total, "image");
-    } else if (!cutoffs) {
+    else if (!isSearch) status.textContent = counted(total, "image");
+    else if (!cutoffs) {
       status.textContent = isDone ? counted(items.length, "image") : "The best first";
     } else {
       status.textContent = summary(items, isDone);
@@ -195,6 +219,7 @@ class SearchView {
     this.#write("#not", now.not);
     $("#balance-row").hidden = !hasBoth(now);
     $("#balance").value = now.balance;
+    $("#sort").value = now.sort;
     $("#balance").setAttribute("aria-valuetext", `image ${Math.round(100 * now.balance)} %`);
   }
 
@@ -232,6 +257,9 @@ class SearchView {
         go({ ...EMPTY, index: state().index, filters: state().filters, fold: state().fold });
       }
     });
+    const orders = Object.entries(SORTS);
+    $("#sort").append(...orders.map(([value, [label]]) => h("option", { value }, label)));
+    $("#sort").addEventListener("change", (event) => go({ sort: event.target.value }));
     $("#choose-image").addEventListener("click", () => $("#image-file").click());
     $("#image-file").addEventListener("change", async (event) => {
       const [file] = event.target.files;
@@ -239,6 +267,15 @@ class SearchView {
       if (file) go({ image: await keep(file), like: null, item: null });
     });
   }
+}
+
+/** What the slider says of a position. */
+function describe(item, { sort }) {
+  if (!item) return "";
+  if (item.score !== undefined) return `score ${score(item.score)}`;
+  return sort.endsWith("date") && item.modified
+    ? time(item.modified)
+    : fileName(item.member ?? item.uri);
 }
 
 function summary(items, isDone) {

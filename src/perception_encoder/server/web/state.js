@@ -10,10 +10,21 @@ export const EMPTY = Object.freeze({
   balance: 0.5, // of text and image: 0 is the text alone, 1 the image alone
   filters: Object.freeze([]), // {column, op, value}, as POST /v1/search takes them
   fold: false, // near copies under the best of them
+  sort: "", // of images without a query: see SORTS
   item: null, // open in the viewer
   tier: "near", // of duplicates
   labels: "",
   template: "",
+});
+
+/** Orders of images without a query, as GET /v1/items takes them; "" is that of the index. */
+export const SORTS = Object.freeze({
+  "": ["As indexed", {}],
+  name: ["Name", { sort: "name" }],
+  "-date": ["Newest first", { sort: "date", descending: true }],
+  date: ["Oldest first", { sort: "date" }],
+  "-size": ["Largest file first", { sort: "size", descending: true }],
+  size: ["Smallest file first", { sort: "size" }],
 });
 
 const NAMES = {
@@ -23,6 +34,7 @@ const NAMES = {
   not: "not",
   like: "like",
   image: "image",
+  sort: "sort",
   item: "item",
   tier: "tier",
   labels: "labels",
@@ -36,6 +48,7 @@ export function parse(search) {
   for (const [key, name] of Object.entries(NAMES)) state[key] = given.get(name) ?? EMPTY[key];
   if (!["search", "duplicates", "classify", "index"].includes(state.view)) state.view = "search";
   if (!["bytes", "pixels", "near", "similar"].includes(state.tier)) state.tier = EMPTY.tier;
+  if (!(state.sort in SORTS)) state.sort = EMPTY.sort;
   const balance = Number.parseFloat(given.get("balance"));
   if (balance >= 0 && balance <= 1) state.balance = balance;
   state.fold = given.has("fold");
@@ -71,7 +84,7 @@ export const hasBoth = (state) => Boolean(state.query.trim() && (state.like || s
 export const resultsKey = (state) =>
   write({
     ...EMPTY,
-    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold"]),
+    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold", "sort"]),
   });
 
 function pick(state, keys) {

@@ -9,15 +9,17 @@ const NARROW = 76; // pixels; no name fits below an image of that width
 /**
  * Makes a tile: a link that opens the image.
  * @param {object} item as the server describes it.
- * @param {{index: string, href: string, at: number, total: number|null, box: object}} place
+ * @param {object} place its index, address, position, number of all images, box, and whether it is selected
  */
-export function tile(item, { index, href, at, total, box }) {
-  const image = h("span", { class: "frame-of" }, drawn(item, index, box));
+export function tile(item, { index, href, at, total, box, isSelected }) {
+  const image = h("span", { class: "frame-of" }, thumbnailOf(item, index, box));
   if (item.also?.length) {
     image.append(h("span", { class: "also", title: "Near copies" }, `+${item.also.length}`));
   }
   image.style.height = `${box.height}px`;
   const link = h("a", { href, tabindex: -1, title: item.name }, image, caption(item, box.width));
+  const name = spoken(item.member ?? item.uri);
+  const check = h("input", { type: "checkbox", tabindex: -1, "aria-label": `Select ${name}` });
   const element = h(
     "div",
     {
@@ -28,11 +30,19 @@ export function tile(item, { index, href, at, total, box }) {
       data: { at },
     },
     link,
+    check,
   );
+  markSelected(element, isSelected);
   element.style.left = `${box.left}px`;
   element.style.top = `${box.top}px`;
   element.style.width = `${box.width}px`;
   return element;
+}
+
+/** Shows whether a tile is selected. */
+export function markSelected(element, isSelected) {
+  element.classList.toggle("is-selected", isSelected);
+  element.querySelector("input").checked = isSelected;
 }
 
 function caption(item, width) {
@@ -53,7 +63,7 @@ function caption(item, width) {
   return h("span", { class: "caption" }, parts);
 }
 
-function drawn(item, index, box) {
+function thumbnailOf(item, index, box) {
   const sharp = Math.max(box.width, box.height) * Math.min(devicePixelRatio, 2);
   const image = h("img", {
     alt: spoken(item.member ?? item.uri),
