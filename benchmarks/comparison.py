@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine_process import Backend, Measured, Spec, Task, measure, open_backends
-from benchmarks.made_models import Place
+from benchmarks.backend_process import Backend, Measured, Spec, Task, measure, open_backends
+from benchmarks.random_models import Place
 
 KINDS = ("ours", "default", "best")
 

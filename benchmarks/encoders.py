@@ -22,9 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.backend_process import Spec, Task
 from benchmarks.comparison import compared, with_fractions
-from benchmarks.engine_process import Spec, Task
-from benchmarks.made_models import (
+from benchmarks.random_models import (
     B16,
     CAPTIONS,
     OPEN_CLIP_NAMES,

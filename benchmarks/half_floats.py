@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.made_vectors import MadeVectors
 from benchmarks.report import write_report
+from benchmarks.synthetic_vectors import SyntheticVectors
 
 K = 10
 NUM_ROWS = 50_000
@@ -25,7 +25,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     from perception_encoder import AutoModel
 
-    made = MadeVectors(1024)
+    made = SyntheticVectors(1024)
     queries = np.concatenate([made.image_queries(100), made.word_queries(100)])
     model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
     gallery = model.embed_images(sorted(GALLERY.glob("*.webp")))

@@ -1,9 +1,9 @@
 """Which index should the searcher be? Kinds of faiss index, side by side, at several sizes.
 
-Vectors and queries are those of `made_vectors`. Every kind is built, written, opened and asked in a
-process of its own, so that its peak memory is its own. `build_s` is everything from the vectors to
-the file: training (a sample of 64 vectors a list), assigning, encoding, writing. Queries come one
-at a time; kinds with few bits fetch more candidates than asked for (`refine`) and score them again
+Vectors and queries are those of `synthetic_vectors`. Every kind is built, written, opened and asked
+in a process of its own, so that its peak memory is its own. `build_s` is everything from the
+vectors to the file: training (a sample of 64 vectors a list), assigning, encoding, writing. Queries
+come one at a time; kinds with few bits fetch more candidates than asked for (`refine`) and score them again
 with the float16 vectors, and that time counts. recall@10 is against exact search, for images and
 for words. The second part asks how to look at every vector: exact scans, with as many threads.
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.exact_scans import BLOCK, SCANS, K
-from benchmarks.made_vectors import MadeVectors
+from benchmarks.synthetic_vectors import SyntheticVectors
 
 RESULTS = Path(__file__).parent / "results" / "index_experiments.json"
 EMBED_DIM = 1024
@@ -140,7 +140,7 @@ def _make(size: int, folder: Path) -> dict:
     vectors_path, truth_path = folder / f"{size}.npy", folder / f"{size}-truth.npy"
     if truth_path.exists():
         return {}
-    made = MadeVectors(EMBED_DIM)
+    made = SyntheticVectors(EMBED_DIM)
     queries = np.concatenate([made.image_queries(NUM_QUERIES), made.word_queries(NUM_QUERIES)])
     np.save(folder / "queries.npy", queries)
     stored = np.lib.format.open_memmap(vectors_path, "w+", np.float16, (size, EMBED_DIM))

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.made_models import random_folder
+from benchmarks.random_models import random_folder
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
 from perception_encoder.embedder import EmbeddingModel

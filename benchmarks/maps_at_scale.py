@@ -1,6 +1,6 @@
 """How long do clusters and maps of large indexes take, and how much memory?
 
-Made vectors (`made_vectors`) in an index; each job in a process of its own.
+Synthetic vectors (`synthetic_vectors`) in an index; each job in a process of its own.
 
     python -m benchmarks.maps_at_scale [--cluster 100000 1000000] [--map 10000 100000] [--dim 1024]
 """
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.made_vectors import MadeVectors
 from benchmarks.report import write_report
+from benchmarks.synthetic_vectors import SyntheticVectors
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
 
@@ -65,7 +65,7 @@ def make_index(path: str, num_rows: int, embed_dim: int) -> None:
     identity = ModelIdentity("pe-nano", "0123456789abcdef", "standard", embed_dim)
     index = Index.create(path, identity)
     start = 0
-    for block in MadeVectors(embed_dim).blocks(num_rows):
+    for block in SyntheticVectors(embed_dim).blocks(num_rows):
         rows = [Row(uri=f"/images/{start + place:08}.jpg") for place in range(len(block))]
         index.append(rows, block)
         start += len(block)

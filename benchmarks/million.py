@@ -1,6 +1,6 @@
 """How quickly does an index of a million vectors fill, open and answer, beside other ways to do it?
 
-Made, clustered vectors of E = 1024 (`made_vectors.py`). Each phase is a process of its own, one
+Clustered vectors of E = 1024 (`synthetic_vectors.py`). Each phase is a process of its own, one
 after the other on an idle machine, so that its peak memory is its own: our index (ingest, optimize,
 exact, approximate and filtered queries, a cold process), a numpy float32 product, LanceDB's own
 search and usearch. One query at a time, as a person asks; recall@10 is against numpy's product.
@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.made_vectors import BLOCK_ROWS, MadeVectors
 from benchmarks.report import write_report
+from benchmarks.synthetic_vectors import BLOCK_ROWS, SyntheticVectors
 
 EMBED_DIM = 1024
 NUM_ROWS = 1_000_000
@@ -101,7 +101,7 @@ def ratios(figures: dict[str, Any]) -> dict[str, float]:
 
 def phase_make(folder: Path, num_rows: int) -> dict[str, Any]:
     """Write rows.npy, float32, and queries.npy and earlier.npy: half images, half words."""
-    made = MadeVectors(EMBED_DIM)
+    made = SyntheticVectors(EMBED_DIM)
     rows = np.lib.format.open_memmap(
         folder / "rows.npy", mode="w+", dtype=np.float32, shape=(num_rows, EMBED_DIM)
     )

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.made_models import B16, CAPTIONS, random_folder
+from benchmarks.random_models import B16, CAPTIONS, random_folder
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
 from perception_encoder.types import BackendName, Embeddings, Precision

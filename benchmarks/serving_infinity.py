@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.http_load import Requests, load
-from benchmarks.made_models import Place, prepare_clip
+from benchmarks.random_models import Place, prepare_clip
 from benchmarks.report import write_report
 from benchmarks.serving import CONNECTIONS, free_port, images, running, served, texts
 

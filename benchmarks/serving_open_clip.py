@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.http_load import Requests, load
-from benchmarks.made_models import B16, OPEN_CLIP_NAMES, Place, prepare, weights_file
+from benchmarks.random_models import B16, OPEN_CLIP_NAMES, Place, prepare, weights_file
 from benchmarks.report import write_report
 from benchmarks.serving import (
     CONNECTIONS,

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.made_models import B16, random_folder
+from benchmarks.random_models import B16, random_folder
 from benchmarks.report import write_report
 
 GALLERY = Path(__file__).parent.parent / "src/perception_encoder/data/gallery"

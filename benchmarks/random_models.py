@@ -14,8 +14,8 @@ import numpy as np
 import tokenizers
 from PIL import Image
 
+from benchmarks.backend_process import Backend, BackendError, Spec
 from benchmarks.decoding_images import TWELVE, enlarged, photos_in
-from benchmarks.engine_process import Backend, BackendError, Spec
 from perception_encoder import AutoModel
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer

@@ -1,6 +1,6 @@
 """Writes the tables of docs/reference/benchmarks.md from benchmarks/results/encoders.json.
 
-python -m benchmarks.tables
+python -m benchmarks.markdown_tables
 """
 
 import json
@@ -12,7 +12,7 @@ from benchmarks.plots import TITLES, short
 from benchmarks.report import RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs/reference/benchmarks.md"
-MARK = "<!-- encoders.json, written by benchmarks/tables.py -->"
+MARK = "<!-- encoders.json, written by benchmarks/markdown_tables.py -->"
 MORE_TITLES = {
     "images_fp32": "Prepared images in fp32, PE-Core-B16",
     "texts_fp32": "Captions in fp32, PE-Core-B16",

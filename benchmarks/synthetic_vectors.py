@@ -25,7 +25,7 @@ _DECAY = 0.5  # of the spectrum: axis i has standard deviation (i + 1) ** -_DECA
 _IMAGES, _WORDS = 1 << 20, 1 << 21  # numbers of blocks that no row uses
 
 
-class MadeVectors:
+class SyntheticVectors:
     """A mixture of a size that is known in advance.
 
     Args:
