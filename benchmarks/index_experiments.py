@@ -3,9 +3,10 @@
 Vectors and queries are those of `synthetic_vectors`. Every kind is built, written, opened and asked
 in a process of its own, so that its peak memory is its own. `build_s` is everything from the
 vectors to the file: training (a sample of 64 vectors a list), assigning, encoding, writing. Queries
-come one at a time; kinds with few bits fetch more candidates than asked for (`refine`) and score them again
-with the float16 vectors, and that time counts. recall@10 is against exact search, for images and
-for words. The second part asks how to look at every vector: exact scans, with as many threads.
+come one at a time; kinds with few bits fetch more candidates than asked for (`refine`) and score
+them again with the float16 vectors, and that time counts. recall@10 is against exact search, for
+images and for words. The second part asks how to look at every vector: exact scans, with as many
+threads.
 
     python -m benchmarks.index_experiments [--sizes 10000 100000 1000000] [--only ivf-fp16 …]
 """

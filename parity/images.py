@@ -39,14 +39,14 @@ def _color(folder: Path) -> None:
 
 def _gray(folder: Path) -> None:
     """One channel: 8 bits, 1 bit."""
-    _make("gray", 70, 50, 1).save(folder / "grey.png")
+    _make("grey", 70, 50, 1).save(folder / "grey.png")
     _make("bilevel", 60, 44, 1).convert("1").save(folder / "bilevel.png")
 
 
 def _alpha(folder: Path) -> None:
     """Alpha that varies: resizing before the conversion to RGB is not the same as after."""
     _make("rgba", 50, 40, 4).save(folder / "rgba.png")
-    gray, alpha = _make("gray-alpha", 40, 30, 1), _make("gray-alpha/alpha", 40, 30, 1)
+    gray, alpha = _make("grey-alpha", 40, 30, 1), _make("grey-alpha/alpha", 40, 30, 1)
     Image.merge("LA", (gray, alpha)).save(folder / "grey_alpha.png")
 
 

@@ -10,7 +10,7 @@ TEMPLATES = (
     "a {}",
     "the {}",
     "a drawing of {}",
-    "an image of {}",
+    "a picture of {}",
     "an icon of {}",
     "{} icon",
     "a cartoon of a {}",
@@ -64,7 +64,7 @@ def all_texts(concepts: list[dict[str, Any]], items: list[dict[str, Any]]) -> li
     texts += [tag for c in concepts for tag in c["tags"]]
     texts += [item["name"] for item in items if item["concept"] < 0]
     texts += [word for item in items for word in item.get("keywords", [])]
-    texts += [t.format("image") for t in TEMPLATES for _ in range(20)]
+    texts += [t.format("picture") for t in TEMPLATES for _ in range(20)]
     texts += [t.format("one", "other") for t, _ in PLACES for _ in range(20)]
     texts += [f"{name} on a {name} background" for name in COLORS for _ in range(20)]
     return texts
@@ -80,5 +80,5 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "pink": (244, 160, 190),
     "brown": (130, 88, 56),
     "black": (20, 20, 22),
-    "gray": (140, 140, 144),
+    "grey": (140, 140, 144),
 }
