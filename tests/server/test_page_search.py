@@ -156,6 +156,28 @@ def test_more_like_an_image_from_the_viewer_and_back(page, drawings_server):
     assert names(page) == before
 
 
+def test_an_image_is_zoomed_and_moved(page):
+    page.locator(".tile a").first.click()
+    image = page.locator(".stage img")
+    expect(image).to_be_visible()
+    fits = image.bounding_box()
+    page.get_by_role("button", name="Zoom in").click()
+    for _ in range(3):
+        page.keyboard.press("+")
+    zoomed = image.bounding_box()
+    assert zoomed["width"] == pytest.approx(fits["width"] * 1.4**4, rel=0.01)
+    heading = page.get_by_role("dialog").get_by_role("heading").first.text_content()
+    page.keyboard.press("ArrowRight")  # moves the image, not on to the next one
+    assert image.bounding_box()["x"] < zoomed["x"]
+    assert page.get_by_role("dialog").get_by_role("heading").first.text_content() == heading
+    page.mouse.move(300, 300)
+    page.mouse.wheel(0, 4000)
+    expect(page.locator(".stage.is-zoomed")).to_have_count(0)
+    assert image.bounding_box() == fits
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("dialog").get_by_role("heading", name=heading)).to_have_count(0)
+
+
 def test_the_original_can_be_had_byte_for_byte(page, gallery):
     search(page, "a cat")
     page.locator(".tile a").first.click()

@@ -7,10 +7,12 @@ import { fileName, meaning, score, spoken } from "./format.js";
 import { indexOf } from "./indexes.js";
 import { address, depth, go, onState, state } from "./router.js";
 import { EMPTY } from "./state.js";
+import { zoomable, zoomButtons } from "./zoom.js";
 
 const LARGE = 2048;
 const SMALL = 512; // what the grid has loaded already, shown until the large one is there
 const NEARLY = 8; // items before the end at which more are loaded
+const PAN = 80; // pixels
 
 /**
  * Starts the viewer.
@@ -20,6 +22,7 @@ const NEARLY = 8; // items before the end at which more are loaded
 export function startViewer(dialog, neighbors) {
   let shown = null;
   let openedAt = 0;
+  let zooming = null;
 
   async function show(id) {
     const index = await indexOf(state());
@@ -30,7 +33,7 @@ export function startViewer(dialog, neighbors) {
         (await get(`v1/items/${encodeURIComponent(id)}`, { index: index?.name }));
       if (state().item !== id) return;
       shown = id;
-      fill(dialog, item, {
+      zooming = fill(dialog, item, {
         index: index.name,
         at,
         hasNext: Boolean(neighbors.item(at + 1)),
@@ -86,15 +89,25 @@ export function startViewer(dialog, neighbors) {
   });
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by) {
-      event.preventDefault();
-      step(by);
-    }
+    const [x, y] = ARROWS[event.key] ?? [0, 0];
+    const isZoom = zooming?.key(event) || ((x || y) && zooming?.pan(PAN * x, PAN * y));
+    if (!isZoom && x) step(x);
+    if (isZoom || x) event.preventDefault();
   });
 }
 
+const ARROWS = {
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+  ArrowUp: [0, -1],
+  ArrowDown: [0, 1],
+};
+
 function fill(dialog, item, { index, at, hasNext, step }) {
+  const image = large(item, index);
+  const stage = h("div", { class: "stage" }, image);
+  const zooming = zoomable(stage, image, () => sharpen(image, item, index));
+  stage.append(zoomButtons(zooming.zoom));
   const arrow = (name, label, by, enabled) =>
     h(
       "button",
@@ -107,14 +120,12 @@ function fill(dialog, item, { index, at, hasNext, step }) {
       },
       icon(name),
     );
+  stage.append(
+    arrow("left", "Previous image", -1, at > 0),
+    arrow("right", "Next image", 1, hasNext),
+  );
   dialog.replaceChildren(
-    h(
-      "div",
-      { class: "stage" },
-      large(item, index),
-      arrow("left", "Previous image", -1, at > 0),
-      arrow("right", "Next image", 1, hasNext),
-    ),
+    stage,
     panel(item, index),
     h(
       "button",
@@ -122,11 +133,12 @@ function fill(dialog, item, { index, at, hasNext, step }) {
       icon("close"),
     ),
   );
+  return zooming;
 }
 
 function large(item, index) {
   const size = { width: item.width ?? 512, height: item.height ?? 512 };
-  const image = h("img", { alt: spoken(item.member ?? item.uri), ...size });
+  const image = h("img", { alt: spoken(item.member ?? item.uri), draggable: "false", ...size });
   image.src = thumbnail(item.id, index, SMALL);
   if (Math.max(size.width, size.height) > SMALL) {
     const better = new Image();
@@ -145,6 +157,17 @@ function large(item, index) {
       ),
     );
   return image;
+}
+
+/** Loads the stored image where it has more pixels than what is shown. */
+function sharpen(image, item, index) {
+  if (Math.max(item.width ?? 0, item.height ?? 0) <= LARGE || image.dataset.isSharp) return;
+  image.dataset.isSharp = "";
+  const better = new Image();
+  better.onload = () => {
+    image.src = better.src;
+  };
+  better.src = original(item.id, index);
 }
 
 function panel(item, index) {
