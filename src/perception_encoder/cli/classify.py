@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -39,8 +39,7 @@ from perception_encoder.cli.output import check_sheet, say
 if TYPE_CHECKING:
     from perception_encoder.analysis.labels import Labels
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
-    from perception_encoder.embedder import EmbeddingModel
-    from perception_encoder.index import Outcome, Row
+    from perception_encoder.index import Index, Outcome, Row
     from perception_encoder.indexing import Progress
     from perception_encoder.indexing.stream import EmbeddedImages
     from perception_encoder.sources import Source
@@ -67,8 +66,16 @@ def classify(  # noqa: PLR0913  one parameter for each option
     k: Annotated[int, typer.Option("-k", min=1, help="So many labels of each image.")] = 1,
     min_probability: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Leave images without a label below this."),
+        typer.Option(min=0, max=1, help="Give no label to images whose best label has less."),
     ] = 0.0,
+    min_fit: Annotated[
+        Literal["strong", "weak", "none"] | None,
+        typer.Option(
+            help="Give no label to images whose best label fits less.  [default: weak for one "
+            "label, none for several]",
+            show_default=False,
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Show only images with this label; - for those without."),
@@ -113,11 +120,15 @@ def classify(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Assign labels to images by zero-shot classification, without training.
 
-    Without sources the vectors of an index are classified, and no image is read. A probability
-    says how a label stands against the others, not whether any of them fits. The exit code is 1
-    where an image could not be read.
+    Without sources, the embeddings of an index are classified, and no image is read.
+
+    A probability compares a label with the other labels: one of them is likely even if none fits.
+    "fit" compares a label with unrelated prompts: strong, weak, or - if it does not fit. A single
+    label is a yes-or-no question, answered by its fit. The exit code is 1 if an image could not be
+    read.
 
     Examples:
+        pe classify ~/Pictures --labels cat
         pe classify ~/Pictures --labels "cat,dog,red car"
         pe classify --index images.lance --labels cat,dog --where "width > 800" --sheet labels.png
         pe classify . --labels-file pets.txt --only cat --paths -0 | xargs -0 cp -t cats
@@ -134,11 +145,17 @@ def classify(  # noqa: PLR0913  one parameter for each option
     named = _labels(labels, labels_file, only or ())
     templates = checked_templates(template)
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
+    from perception_encoder.backends import ComputeOptions
+    from perception_encoder.cli.progress import show_steps
+    from perception_encoder.index import Index
     from perception_encoder.indexing import Progress
     from perception_encoder.indexing.stream import embed_items, items_of
+    from perception_encoder.search.null_distribution import load_prompts
+    from perception_encoder.search.query_model import open_index_model
     from perception_encoder.sources import SourceOptions, open_sources
     from perception_encoder.sources.item import notes_of
 
+    index: Index | None = None
     progress: Progress | None = None
     blocks: Iterator[EmbeddedImages]
     opened: list[Source] = []
@@ -158,11 +175,14 @@ def classify(  # noqa: PLR0913  one parameter for each option
         progress = Progress()
         blocks = embed_items(loaded, items_of(opened), batch_size=batch_size, progress=progress)
     else:
-        loaded, blocks = _opened_index(find_index(index_path), model, device, where)
+        index = Index.open(find_index(index_path))
+        loaded = open_index_model(index, model, ComputeOptions(device=device))
+        blocks = _read_index(index, where)
     classifier = ZeroShotClassifier.from_model(loaded, named, templates)
     wanted = ClassifyOutput(
         k=k,
         min_probability=min_probability,
+        min_fit=min_fit or ("weak" if len(named) == 1 else "none"),
         only=frozenset(only or ()),
         as_json=as_json,
         paths=paths,
@@ -171,7 +191,9 @@ def classify(  # noqa: PLR0913  one parameter for each option
         move_to=move_to,
         dry_run=dry_run,
     )
-    results = Results(classifier.labels, wanted)
+    with show_steps("embedding prompts to compare labels with"):
+        prompts = load_prompts(loaded, index)
+    results = Results(classifier.labels, wanted, prompts)
     _classify(blocks, classifier, results, progress)
     for note in notes_of(opened):
         say(f"pe: {note}")
@@ -192,31 +214,21 @@ def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labe
     return named
 
 
-def _opened_index(
-    path: str, model: str | None, device: str, where: str | None
-) -> "tuple[EmbeddingModel, Iterator[EmbeddedImages]]":
-    """Open an index's model for its texts, and read the index's vectors a block at a time."""
+def _read_index(index: "Index", where: str | None) -> "Iterator[EmbeddedImages]":
+    """Read the embeddings of an index, a block at a time."""
     import numpy as np
 
     from perception_encoder.analysis.damaged_vectors import is_damaged
-    from perception_encoder.backends import ComputeOptions
-    from perception_encoder.index import Index
     from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
     from perception_encoder.indexing.stream import EmbeddedImages
-    from perception_encoder.search.query_model import open_index_model
 
-    index = Index.open(path)
     columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
-
-    def blocks() -> "Iterator[EmbeddedImages]":
-        for batch in index.scan([*columns, VECTOR], where=where):
-            rows, vectors = list(rows_of(batch)), vectors_of(batch)
-            damaged = is_damaged(vectors)
-            failed = [_failure(rows[place]) for place in np.flatnonzero(damaged).tolist()]
-            usable = np.flatnonzero(~damaged).tolist()
-            yield EmbeddedImages([rows[place] for place in usable], vectors[usable], failed)
-
-    return open_index_model(index, model, ComputeOptions(device=device)), blocks()
+    for batch in index.scan([*columns, VECTOR], where=where):
+        rows, vectors = list(rows_of(batch)), vectors_of(batch)
+        damaged = is_damaged(vectors)
+        failed = [_failure(rows[place]) for place in np.flatnonzero(damaged).tolist()]
+        usable = np.flatnonzero(~damaged).tolist()
+        yield EmbeddedImages([rows[place] for place in usable], vectors[usable], failed)
 
 
 def _failure(row: "Row") -> "Outcome":
@@ -236,13 +248,14 @@ def _classify(
     from perception_encoder.cli.progress import ProgressDisplay
 
     step = max(1, _SCORES_AT_ONCE // len(classifier.labels))
-    # On a terminal the lines themselves tell how far it is; a bar would come between them.
+    # On a terminal the results themselves show the progress; a bar would break them.
     shown = None if sys.stdout.isatty() else progress
     with nullcontext() if shown is None else ProgressDisplay(shown) as display:
         for block in blocks:
             for start in range(0, len(block.rows), step):
-                part = slice(start, start + step)
-                results.add(block.rows[part], classifier.classify(block.vectors[part]))
+                vectors = block.vectors[start : start + step]
+                rows = block.rows[start : start + step]
+                results.add(rows, vectors, classifier.classify(vectors))
             results.add_failed(block.failed, say if display is None else display.say)
             if display is not None:
                 display.update()

@@ -1,47 +1,54 @@
-"""Shows what `pe classify` finds: lines, JSON or paths as they come, counts and a sheet at the end.
+"""Results of `pe classify`: lines, JSON or paths as they come, counts and a sheet at the end.
 
-Of any number of images only the counts are kept, the few that are drawn, and names to be moved.
+Only the counts, the images for the sheet and the names to move are kept in memory.
 """
+
+from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from perception_encoder.cli.output import images, say, write_json, write_line, write_path
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.zero_shot import LabelScore, LabelScores
     from perception_encoder.index import Outcome, Row
+    from perception_encoder.search.calibration import Label
+    from perception_encoder.types import Embeddings
 
 _SHOWN_FAILURES: Final = 10
 _SHOWN_COUNTS: Final = 20
 _SHEET_LABELS: Final = 40
 _SHEET_IMAGES: Final = 10
 NO_LABEL: Final = "-"
+FITS: Final = ("strong", "weak", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifyOutput:
-    """What of the results is shown, and how.
+    """Which results are written, and how.
 
     Attributes:
         k: labels of each image.
-        min_probability: of the best label; below it an image has none.
+        min_probability: an image whose best label has less gets no label.
+        min_fit: an image whose best label fits less gets no label.
         only: labels whose images are shown, `NO_LABEL` among them; empty for all.
-        as_json: one object a line.
-        paths: names only, and without `only` those of images with a label.
+        as_json: write one object a line.
+        paths: write names only; without `only`, those of images with a label.
         null: NUL ends a name, not a newline.
-        sheet: where to draw.
-        move_to: where images are moved into a folder for each label; then moves are written in
-            place of results.
-        dry_run: only show what would be moved.
+        sheet: the contact sheet to draw.
+        move_to: the folder to move images into, in a folder for each label; moves are then written
+            instead of results.
+        dry_run: only show the moves.
     """
 
     k: int
     min_probability: float
+    min_fit: Label
     only: frozenset[str]
     as_json: bool
     paths: bool
@@ -51,43 +58,62 @@ class ClassifyOutput:
     dry_run: bool
 
 
-class _Drawn(NamedTuple):
-    """An image that may come on the sheet; the first that came wins among equals."""
+class _SheetCandidate(NamedTuple):
+    """An image that may be drawn on the sheet; of equal ones the first counts."""
 
-    probability: float
+    score: float
     order: int
-    row: "Row"
+    row: Row
+
+
+_Best: TypeAlias = "Sequence[tuple[LabelScore, Label]]"
 
 
 class Results:
-    """Writes results as they come; `finish` says how many there were."""
+    """Writes results as they come; `finish` reports the counts.
 
-    def __init__(self, labels: Sequence[str], wanted: ClassifyOutput) -> None:
+    Args:
+        labels: all of them.
+        wanted: which results to write.
+        prompts: (P, E) unrelated prompts that tell how well a label fits.
+    """
+
+    def __init__(self, labels: Sequence[str], wanted: ClassifyOutput, prompts: Embeddings) -> None:
         self._wanted = wanted
+        self._prompts = prompts
+        self._is_single = len(labels) == 1
         self._width = max(len("label"), *map(len, labels))
         self._counts = Counter[str](dict.fromkeys(labels, 0))
-        self._drawn: dict[str, list[_Drawn]] = defaultdict(list)
+        self._fits: dict[str, Counter[str]] = defaultdict(Counter)
+        self._candidates: dict[str, list[_SheetCandidate]] = defaultdict(list)
         self._to_move: list[tuple[Row, LabelScore]] = []
         self._has_header = False
         self.num_failed = 0
 
-    def add(self, rows: "Sequence[Row]", found: "LabelScores") -> None:
+    def add(self, rows: Sequence[Row], vectors: Embeddings, found: LabelScores) -> None:
         """Write the labels of some images."""
-        for row, best in zip(rows, found.best(self._wanted.k), strict=True):
-            is_sure = best[0].probability >= self._wanted.min_probability
-            label = best[0].label if is_sure else NO_LABEL
+        import numpy as np
+
+        from perception_encoder.search.calibration import fit_labels
+
+        labels = found.best(self._wanted.k)
+        scores = np.array([[one.score for one in best] for best in labels], np.float32)
+        fits = fit_labels(scores.reshape(len(rows), -1), vectors, self._prompts)
+        for row, best, fit in zip(rows, labels, fits, strict=True):
+            label = best[0].label if self._is_sure(best[0], fit[0]) else NO_LABEL
             if self._wanted.sheet is not None:
-                self._keep(label, best[0].probability, row)
+                self._keep(label, best[0].score, row)
             self._counts[label] += 1
+            self._fits[label][fit[0]] += 1
             if not self._is_wanted(label):
                 continue
             if self._wanted.move_to is None:
-                self._write(row, best, label)
-            elif is_sure:
+                self._write(row, list(zip(best, fit, strict=True)), label)
+            elif label != NO_LABEL:
                 self._to_move.append((row, best[0]))  # later: sources may still be listing
 
-    def add_failed(self, failures: "Sequence[Outcome]", tell: Callable[[str], None]) -> None:
-        """Tell of images that could not be read, by that function."""
+    def add_failed(self, failures: Sequence[Outcome], tell: Callable[[str], None]) -> None:
+        """Report images that could not be read; `tell` writes a line to stderr."""
         for failure in failures:
             self.num_failed += 1
             if self.num_failed <= _SHOWN_FAILURES:
@@ -97,13 +123,17 @@ class Results:
                 write_json({"uri": failure.uri, "member": failure.member, **problem})
 
     def finish(self) -> None:
-        """Draw the sheet, move images, and say how many each label has."""
-        if self._wanted.sheet is not None and self._drawn:
+        """Draw the sheet, move images, and report how many each label has."""
+        if self._wanted.sheet is not None and self._candidates:
             self._draw(self._wanted.sheet)
         if self._wanted.move_to is not None:
             self._move(self._wanted.move_to)
         counts = self._counts.most_common()
-        listed = [f"{count:,} {label}" for label, count in counts if label != NO_LABEL]
+        listed = [
+            f"{count:,} {label}{self._list_fits(label)}"
+            for label, count in counts
+            if label != NO_LABEL
+        ]
         if len(listed) > _SHOWN_COUNTS:
             listed = [*listed[:_SHOWN_COUNTS], f"and {len(listed) - _SHOWN_COUNTS} more labels"]
         unsure = self._counts[NO_LABEL]
@@ -111,12 +141,23 @@ class Results:
         rest += f"; {self.num_failed:,} failed" if self.num_failed else ""
         say(f"{images(self._counts.total())}: {', '.join(listed)}{rest}")
 
+    def _list_fits(self, label: str) -> str:
+        fits = self._fits[label]
+        named = [f"{fits[name]:,} {name}" for name in ("strong", "weak") if fits[name]]
+        if fits["none"]:
+            named.append(f"{fits['none']:,} unlikely")
+        return f" ({', '.join(named)})" if named else ""
+
+    def _is_sure(self, best: LabelScore, fit: Label) -> bool:
+        is_fit = FITS.index(fit) <= FITS.index(self._wanted.min_fit)
+        return is_fit and best.probability >= self._wanted.min_probability
+
     def _is_wanted(self, label: str) -> bool:
         if self._wanted.only:
             return label in self._wanted.only
         return label != NO_LABEL or not self._wanted.paths
 
-    def _write(self, row: "Row", best: "Sequence[LabelScore]", label: str) -> None:
+    def _write(self, row: Row, best: _Best, label: str) -> None:
         if self._wanted.paths:
             write_path(row.name, null=self._wanted.null)
         elif self._wanted.as_json:
@@ -124,11 +165,12 @@ class Results:
         else:
             if not self._has_header:
                 self._has_header = True
-                write_line(f"probability  {'label'.ljust(self._width)}  image")
-            shown = best if label != NO_LABEL else [best[0]._replace(label=NO_LABEL)]
-            for one in shown:
-                name = one.label.ljust(self._width)
-                write_line(f"{one.probability:11.3f}  {name}  {row.name}")
+                measure = "cosine" if self._is_single else "probability"
+                write_line(f"{measure}  fit     {'label'.ljust(self._width)}  image")
+            for one, fit in best if label != NO_LABEL else best[:1]:
+                number = f"{one.score:6.3f}" if self._is_single else f"{one.probability:11.3f}"
+                name = (one.label if label != NO_LABEL else NO_LABEL).ljust(self._width)
+                write_line(f"{number}  {fit if fit != 'none' else '-':6}  {name}  {row.name}")
 
     def _move(self, folder: Path) -> None:
         from perception_encoder.analysis.moving import MANIFEST, sort_into
@@ -150,10 +192,10 @@ class Results:
             elif num_moved:
                 say(f"{images(num_moved)} moved, written down in {folder / MANIFEST}")
 
-    def _keep(self, label: str, probability: float, row: "Row") -> None:
-        """Keep the likeliest images of a label."""
-        heap = self._drawn[label]
-        heapq.heappush(heap, _Drawn(probability, -self._counts.total(), row))
+    def _keep(self, label: str, score: float, row: Row) -> None:
+        """Keep the images nearest to a label."""
+        heap = self._candidates[label]
+        heapq.heappush(heap, _SheetCandidate(score, -self._counts.total(), row))
         if len(heap) > _SHEET_IMAGES:
             heapq.heappop(heap)
 
@@ -162,23 +204,23 @@ class Results:
         from perception_encoder.analysis.thumbnails import short_name, stored_image
         from perception_encoder.cli.progress import draw_sheet
 
-        labels = [label for label in self._counts if self._drawn.get(label)]
+        labels = [label for label in self._counts if self._candidates.get(label)]
         shown = [label for label, _ in self._counts.most_common() if label in labels]
         shown = sorted(shown[:_SHEET_LABELS], key=labels.index)
         rows = [
             SheetRow(
                 [
-                    SheetHit(stored_image(one.row), one.probability, short_name(one.row))
-                    for one in sorted(self._drawn[label], reverse=True)
+                    SheetHit(stored_image(one.row), one.score, short_name(one.row))
+                    for one in sorted(self._candidates[label], reverse=True)
                 ],
                 text=f"{'no label' if label == NO_LABEL else label} ({self._counts[label]:,})",
             )
             for label in shown
         ]
-        draw_sheet(path, rows, f"the likeliest images of {len(rows)} of {len(labels)} labels")
+        draw_sheet(path, rows, f"the nearest images of {len(rows)} of {len(labels)} labels")
 
 
-def _record(row: "Row", best: "Sequence[LabelScore]", label: str) -> dict[str, Any]:
+def _record(row: Row, best: _Best, label: str) -> dict[str, Any]:
     return {
         "uri": row.uri,
         "member": row.member,
@@ -188,7 +230,8 @@ def _record(row: "Row", best: "Sequence[LabelScore]", label: str) -> dict[str, A
                 "label": one.label,
                 "score": round(one.score, 6),
                 "probability": round(one.probability, 6),
+                "fit": fit,
             }
-            for one in best
+            for one, fit in best
         ],
     }

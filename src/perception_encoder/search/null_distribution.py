@@ -95,6 +95,14 @@ def embedded_prompts(model: "EmbeddingModel") -> Embeddings:
     return model.embed_text(background_prompts(), show_progress=False)
 
 
+def load_prompts(model: "EmbeddingModel", index: Index | None = None) -> Embeddings:
+    """Return the embedded prompts: those that are kept beside an index, or new ones."""
+    background = load_background(index) if index is not None else None
+    if background is not None and background.prompts is not None:
+        return background.prompts
+    return embedded_prompts(model)
+
+
 def load_background(index: Index) -> NullDistribution | None:
     """Return the background that is kept beside the index, if it is still good."""
     if is_remote(index.path):
