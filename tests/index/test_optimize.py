@@ -131,10 +131,10 @@ def test_it_refuses_while_another_writes(tmp_path: Path) -> None:
 OPTIMIZE = """
 import sys
 from perception_encoder.index.optimize import optimize_index
-from perception_encoder.index.searcher.build import Sizes
+from perception_encoder.index.searcher.build import SearcherSizes
 import faiss, lance
 print("begins", flush=True)
-optimize_index(sys.argv[1], None, sizes=Sizes(copy=1, lists=1))
+optimize_index(sys.argv[1], None, sizes=SearcherSizes(copy=1, lists=1))
 print("done", flush=True)
 """
 

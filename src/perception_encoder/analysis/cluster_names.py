@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from perception_encoder.analysis.whole_file import whole_file
+from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ExchangeError, QueryError
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR
@@ -174,7 +174,7 @@ def write_labeled(
     start = 0
     # Arrow takes no name that is not valid Unicode, but any open file.
     with (
-        whole_file(path, ExchangeError) as partial,
+        atomic_write(path, ExchangeError) as partial,
         partial.open("wb") as file,
         pq.ParquetWriter(file, schema) as writer,
     ):

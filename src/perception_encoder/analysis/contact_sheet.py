@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from perception_encoder.analysis.text_layout import TextLayout
 from perception_encoder.analysis.thumbnails import SheetImage, read_thumbnails, save_image
-from perception_encoder.analysis.whole_file import whole_file
+from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def contact_sheet(
     path = Path(path)
     if path.suffix.lower() in PAGE_SUFFIXES:
         page = write_html(rows, tile=tile, progress=progress)
-        with whole_file(path, ImageWriteError) as partial:
+        with atomic_write(path, ImageWriteError) as partial:
             partial.write_text(page, encoding="utf-8")
         return [path]
     saved = []

@@ -21,7 +21,7 @@ from PIL import Image
 
 from perception_encoder.analysis.duplicate_ranking import Numbers
 from perception_encoder.analysis.thumbnails import SheetImage, read_tiles
-from perception_encoder.analysis.whole_file import whole_file
+from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageWriteError
 from perception_encoder.index import Row
 
@@ -102,7 +102,7 @@ def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathL
         "sheets": list(atlas.sheets()),
     }
     text = _filled(data)
-    with whole_file(path, ImageWriteError) as partial:
+    with atomic_write(path, ImageWriteError) as partial:
         partial.write_text(text, encoding="utf-8")
     return atlas.num_gone
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from PIL import Image
 
-from perception_encoder.analysis.whole_file import whole_file
+from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.images import num_usable_cores
@@ -107,7 +107,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
             f"{name}: the image cannot be saved: {err}; choose a name that ends in .png or .jpg",
             item=name,
         ) from err
-    with whole_file(path, ImageWriteError) as partial:
+    with atomic_write(path, ImageWriteError) as partial:
         partial.write_bytes(encoded.getbuffer())
 
 

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.backends.graph_files import GraphFolder, checksums, is_whole, looks_whole
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.errors import BackendUnavailableError
@@ -82,12 +82,8 @@ class GraphCache:
             if stamp == _stamp(weights):
                 note = self._note(weights, config)
                 note.parent.mkdir(parents=True, exist_ok=True)
-                passing = note.with_name(f"{note.name}.{os.getpid()}")
-                try:
-                    passing.write_text(json.dumps(_note_of(stamp, known)))
-                    passing.replace(note)
-                except OSError:  # a full disk keeps the empty file
-                    passing.unlink(missing_ok=True)
+                with atomic_write(note) as temporary:
+                    temporary.write_text(json.dumps(_note_of(stamp, known)))
 
     def folder(self, key: str, name: str, build: Callable[[Path], None]) -> GraphFolder:
         """Return a graph's files, which are compared with their checksums when they are opened.
@@ -175,16 +171,12 @@ def _remove_unused(kept: Path) -> None:
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
     for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed: gigabytes
         shutil.rmtree(left, ignore_errors=True)
-    passing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        build(passing)
-        record = checksums(passing)
-        (passing / _RECORD).write_text(json.dumps(record))
-        if folder.exists():  # damaged; who has it open keeps what is mapped
+    with atomic_write(folder) as temporary:
+        temporary.mkdir()
+        build(temporary)
+        (temporary / _RECORD).write_text(json.dumps(checksums(temporary)))
+        if folder.exists():  # damaged; processes that have it open keep what is mapped
             shutil.rmtree(folder)
-        passing.rename(folder)
-    finally:
-        shutil.rmtree(passing, ignore_errors=True)
 
 
 def _is_whole(folder: Path, *, thorough: bool = False) -> bool:

@@ -1,11 +1,11 @@
 """Draws speed against accuracy, so that a model can be chosen by eye. Measures nothing."""
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.bench.figures import BenchRow
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 
@@ -89,18 +89,8 @@ def plot_speed(rows: Sequence[BenchRow], path: str | os.PathLike[str], *, title:
     _dress(axes, title)
     figure.supxlabel(_SOURCE, x=0.012, ha="left", color=_SOFT_INK, fontsize=8)
     target = Path(path)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format=target.suffix.removeprefix("."))
-    partial = target.with_name(f".pe-{os.getpid()}.part")
-    try:
-        partial.write_bytes(drawn.getvalue())
-        partial.replace(target)
-    except OSError as err:
-        raise ImageWriteError(
-            f"{target}: the plot cannot be saved: {err.strerror or err}", item=str(target)
-        ) from err
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(target, ImageWriteError) as temporary:
+        figure.savefig(temporary, dpi=150, format=target.suffix.removeprefix("."))
 
 
 def _dress(axes: "Axes", title: str) -> None:

@@ -184,10 +184,11 @@ def _shown(row: "Row") -> tuple[str, str, str]:
 
 def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
     from perception_encoder.analysis.removal import removal_script
-    from perception_encoder.analysis.whole_file import whole_file
+    from perception_encoder.atomic import atomic_write
+    from perception_encoder.errors import OutputError
 
     script = removal_script(groups)
-    with whole_file(path) as partial_file:
+    with atomic_write(path, OutputError) as partial_file:
         partial_file.write_text(script, encoding="utf-8")
     say(f"{path}: read it, then run it with sh; nothing has been removed")
     num_lines = sum(not line.startswith("#") for line in script.splitlines() if line)

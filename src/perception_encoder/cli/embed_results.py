@@ -36,9 +36,10 @@ def write_vectors(
         for place in kept:
             write_json({"item": names[place], "vector": vectors[place].tolist()})
         return
-    from perception_encoder.analysis.whole_file import whole_file
+    from perception_encoder.atomic import atomic_write
+    from perception_encoder.errors import OutputError
 
-    with whole_file(out) as path:
+    with atomic_write(out, OutputError) as path:
         if chosen == "npy":
             _write_npy(path, vectors)
         elif chosen == "jsonl":

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.checksums import FileSum, sum_of_file
 from perception_encoder.index.rows import Row
@@ -91,14 +92,8 @@ class Journal:
             return
         present = files_of(dataset)
         known = {name: of for name, of in self.files().items() if name in present}
-        passing = f"{self._name}.{os.getpid()}"
-        try:
-            with open(passing, "w", encoding="utf-8") as file:
-                file.writelines(self._lines(dataset, present.keys() - known.keys(), known))
-            os.replace(passing, self._name)
-        finally:
-            if os.path.exists(passing):
-                os.unlink(passing)
+        with atomic_write(self._name) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(self._lines(dataset, present.keys() - known.keys(), known))
 
     def remove(self) -> None:
         """Forget everything: another index is about to be made here."""

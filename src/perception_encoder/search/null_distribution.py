@@ -6,7 +6,6 @@ lost or deleted at any time. Knows nothing of labels or of real queries.
 """
 
 import hashlib
-import os
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR, vectors_of
 from perception_encoder.index.storage import beside, is_remote
@@ -122,7 +122,6 @@ def store_background(index: Index, background: NullDistribution) -> None:
     if is_remote(index.path):
         return
     path = _path(index)
-    passing = path.with_name(f"{path.name}.{os.getpid()}")
     fields = {
         name: value
         for name in NullDistribution.__slots__
@@ -130,12 +129,8 @@ def store_background(index: Index, background: NullDistribution) -> None:
     }
     with suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        try:
-            with passing.open("wb") as file:
-                np.savez(file, made_for=_made_for(index), **fields)
-            passing.replace(path)
-        finally:
-            passing.unlink(missing_ok=True)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, made_for=_made_for(index), **fields)
 
 
 def is_outdated(background: NullDistribution, num_rows: int, *, num_changed: int = 0) -> bool:

@@ -5,12 +5,12 @@ fingerprint. As long as that file has not changed, texts are embedded straight f
 """
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.auto import AutoModel, open_for_texts
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.backends.graph_cache import stamp_of
@@ -92,9 +92,8 @@ def note_weights(index: Index, name: str) -> None:
     path = Path(beside(index.path, "weights.json"))
     with suppress(OSError):  # a folder that cannot be written only costs time
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(_note_of(checkpoint, index.identity.fingerprint)))
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(_note_of(checkpoint, index.identity.fingerprint)))
 
 
 def _open_noted(index: Index, name: str, options: ComputeOptions) -> EmbeddingModel | None:

@@ -285,7 +285,8 @@ def test_the_stated_model_is_checked(tmp_path: Path, layout: Layout) -> None:
     source = open_source(tmp_path / "out")
     with pytest.raises(IndexMismatchError, match=r"pe-nano.*another"):
         import_index(source, tmp_path / "b", identity=OTHER)
-    Index.create(tmp_path / "c", OTHER)
+    vector = np.eye(1, OTHER.embed_dim, dtype=np.float32)
+    Index.create(tmp_path / "c", OTHER).append([Row("/i/0.jpg")], vector)
     with pytest.raises(IndexMismatchError, match=r"another.*pe-nano"):
         import_index(source, tmp_path / "c")
     assert import_index(source, tmp_path / "b", identity=IDENTITY).num_added == 20
@@ -584,5 +585,5 @@ def test_a_full_disk_is_an_error_that_names_the_export(tmp_path: Path, layout: L
     done = subprocess.run(
         [sys.executable, "-c", code, layout], cwd=tmp_path, capture_output=True, check=True
     )
-    assert f"{tmp_path / 'out'} cannot be written".encode() in done.stdout
+    assert f"{tmp_path / 'out'}: cannot be written".encode() in done.stdout
     assert os.listdir(tmp_path) == ["a"]

@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ExchangeError, IndexMismatchError, PerceptionEncoderError
 from perception_encoder.index.exact import UNIT_TOLERANCE
 from perception_encoder.index.exchange import clip_retrieval
@@ -22,7 +23,7 @@ from perception_encoder.index.exchange.streams import (
     RowBlock,
     RowExport,
     RowReader,
-    whole,
+    check_target,
 )
 from perception_encoder.index.index import Index
 from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
@@ -233,14 +234,18 @@ def export_index(
     metadata = tuple(name for name in index.schema.names if name not in ours)
     provenance = Provenance(index.identity, index.vector_dtype, metadata)
     outgoing = RowExport(index, where, num_rows, provenance, progress)
-    with whole(os.fspath(path), is_folder=layout != "parquet") as target:
+    path = os.path.abspath(path)
+    check_target(path)
+    with atomic_write(path, ExchangeError) as temporary:
+        target = str(temporary)
         if layout == "parquet":
             parquet_file.write_file(outgoing, target)
-        elif layout == "clip-retrieval":
-            clip_retrieval.write_folder(outgoing, target, part_rows)
-            provenance.save(target)
         else:
-            line_files.write_folder(outgoing, target, layout)
+            os.mkdir(target)
+            if layout == "clip-retrieval":
+                clip_retrieval.write_folder(outgoing, target, part_rows)
+            else:
+                line_files.write_folder(outgoing, target, layout)
             provenance.save(target)
     if outgoing.left_out:
         logger.warning(

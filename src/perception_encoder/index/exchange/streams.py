@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from perception_encoder._version import __version__
-from perception_encoder.errors import ExchangeError, PerceptionEncoderError
+from perception_encoder.errors import ExchangeError
 from perception_encoder.index.index import Index
 from perception_encoder.index.rows import Row
 from perception_encoder.index.schema import VECTOR, VectorDtype, vectors_of
@@ -196,38 +194,13 @@ class RowReader:
         return self.read(max(1, _BLOCK_BYTES // (4 * max(1, self.embed_dim))))
 
 
-@contextmanager
-def whole(path: str, *, is_folder: bool) -> Iterator[str]:
-    """Give a name to write to, and rename it when the block is done.
-
-    Until then, and for good if the process is killed, it is a hidden `.NAME.part-PID` beside it.
+def check_target(path: str) -> None:
+    """Check that an export can be written to `path`.
 
     Raises:
-        ExchangeError: something is there already, or writing fails.
+        ExchangeError: something is there already, or its folder does not exist.
     """
-    path = os.path.abspath(path)
-    parent, name = os.path.split(path)
     if os.path.lexists(path):
         raise ExchangeError(f"{path} exists already; choose another name, or remove it")
-    if not os.path.isdir(parent):
-        raise ExchangeError(f"{parent}: no such folder; make it first")
-    partial = os.path.join(parent, f".{name}.part-{os.getpid()}")
-    try:
-        _remove(partial)
-        if is_folder:
-            os.mkdir(partial)
-        yield partial
-        os.rename(partial, path)
-    except PerceptionEncoderError:
-        raise
-    except OSError as err:
-        raise ExchangeError(f"{path} cannot be written: {err}; check space and rights") from err
-    finally:
-        _remove(partial)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
-        os.unlink(path)
+    if not os.path.isdir(os.path.dirname(path)):
+        raise ExchangeError(f"{os.path.dirname(path)}: no such folder; create it first")

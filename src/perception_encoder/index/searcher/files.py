@@ -25,6 +25,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.index.checksums import BLOCK_BYTES, Sums, checksum_of, sums_of_file
 from perception_encoder.index.storage import beside, is_remote, storage_errors
 
@@ -246,12 +247,9 @@ class SearcherFolder:
         """
         name = os.path.join(self._path, _HEADER)
         with storage_errors(self._path):
-            with open(f"{name}.new", "w", encoding="utf-8") as file:
-                found = dataclasses.asdict(header)
-                json.dump({**found, "checksum": _checksum(found)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(f"{name}.new", name)
+            found = dataclasses.asdict(header)
+            with atomic_write(name, sync=True) as temporary:
+                temporary.write_text(json.dumps({**found, "checksum": _checksum(found)}))
         self._clean(keep=header.token)
 
     def remove(self) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from pydantic import ConfigDict, Field, model_validator
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexBusyError, IndexNotFoundError
 from perception_encoder.index import Index, MetadataValue, Row
@@ -173,9 +174,8 @@ def _save(image: Image.Image, path: Path) -> str:
     """Write a PNG, unless it is there, and return the SHA-256 of the file."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        passing = path.with_name(f".{path.name}.{os.getpid()}")
-        image.save(passing, "PNG", compress_level=1)
-        passing.replace(path)
+        with atomic_write(path) as temporary:
+            image.save(temporary, "PNG", compress_level=1)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
 import tempfile
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Final
 
 from PIL import Image
 
+from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageUnreadableError
 from perception_encoder.index import Row
 from perception_encoder.index.storage import is_remote
@@ -125,14 +125,11 @@ class Thumbnails:
 
     def _keep(self, path: Path, content: bytes) -> None:
         """Store a copy so that others see it whole or not at all; failing only costs time."""
-        passing = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            passing.write_bytes(content + _digest(content))
-            passing.replace(path)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content + _digest(content))
         except OSError as err:
-            with contextlib.suppress(OSError):
-                passing.unlink(missing_ok=True)
             if not self._has_warned:
                 self._has_warned = True
                 logger.warning(
