@@ -191,6 +191,8 @@ def lancedb(made: dict[str, Any]) -> None:
         vector: Vector(texts.ndims(), nullable=True) = texts.VectorField(default=None)
 
     captions = lancedb.connect("lancedb").create_table("captions", schema=Caption)
+    old = get_registry().get("perception-encoder").create(name="pe-nano", source="pictures")
+    assert old.source == "images"  # as tables of 0.1 store it
     captions.add([{"text": "a red heart"}, {"text": None}], on_bad_vectors="null")
     rows = captions.to_arrow().to_pylist()
     assert close(rows[0]["vector"], RED_HEART)

@@ -22,6 +22,7 @@ import numpy as np
 from lancedb.embeddings import EmbeddingFunction, register
 from lancedb.embeddings.utils import url_retrieve
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.integrations.opening import check_weights, opened
@@ -51,6 +52,11 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
     source: Literal["images", "texts"] = "images"
     batch_size: int = 32
     fingerprint: str | None = None
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _read_old_name(cls, source: Any) -> Any:
+        return "images" if source == "pictures" else source  # as tables of 0.1 store it
 
     def ndims(self) -> int:
         """Return E, the length of a vector."""

@@ -44,12 +44,12 @@ class CoarseSearch:
             OSError: there is no such file.
         """
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["projection"], arrays["centers"])
+            return cls(arrays["projection"], arrays["centres"])
 
     def save(self, path: str) -> None:
         """Write an .npz file, whatever the path ends with."""
         with open(path, "wb") as file:
-            np.savez(file, projection=self.projection, centers=self.centers)
+            np.savez(file, projection=self.projection, centres=self.centers)  # as in format 2
 
     def nearest(self, query: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
         """Return the numbers of the lists whose centers are nearest to a query, best first."""
