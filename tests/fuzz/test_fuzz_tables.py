@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.sources import Item, SourceOptions, open_sources
-from perception_encoder.sources.text_rows import number_in
+from perception_encoder.sources.text_rows import parse_number
 
 _ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])
 _TEXTS = st.text(
@@ -56,11 +56,11 @@ def test_csv_as_the_csv_module_writes_it_comes_back(
     assert [item.uri for item in items] == [f"/no/{n}.png" for n in range(len(rows))]
     for place, name in enumerate(("first", "second")):
         cells = [row[place] for row in rows]
-        numbers = [number_in(cell) for cell in cells if cell]
+        numbers = [parse_number(cell) for cell in cells if cell]
         is_text = any(isinstance(number, str) for number in numbers)
         for item, cell in zip(items, cells, strict=True):
             value = item.metadata[name]
-            expected = (cell if is_text else number_in(cell)) if cell else None
+            expected = (cell if is_text else parse_number(cell)) if cell else None
             assert value == expected
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perception_encoder.errors import ImageError
 from perception_encoder.index import Row
 from perception_encoder.sources import Item, SourceOptions, open_sources
-from perception_encoder.sources.item import notes_of
+from perception_encoder.sources.item import collect_notes
 
 _STEMS = st.sampled_from(["a", "b", "a.b", "a.b.c", "22.00", "22.01", "d/a", "./a", "é", "e\u0301"])
 _IMAGES = st.tuples(_STEMS, st.sampled_from([".png", ".jpg", ".PNG"])).map("".join)
@@ -97,6 +97,6 @@ def test_each_image_gets_its_own_caption_in_any_order(
 
 
 def left_out(source: object, what: str) -> int:
-    notes = " ".join(notes_of([source]))  # type: ignore[list-item]
+    notes = " ".join(collect_notes([source]))  # type: ignore[list-item]
     found = re.search(rf"([\d,]+) {what}", notes)
     return int(found[1].replace(",", "")) if found else 0

@@ -8,7 +8,7 @@ from small_models import CORE, FP32_ON_CPU, CountingBackend, open_tiny, save_dra
 
 from perception_encoder.backends import open_random_backend
 from perception_encoder.indexing import Progress
-from perception_encoder.indexing.stream import embed_items, items_of
+from perception_encoder.indexing.stream import embed_items, iter_items
 from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
@@ -22,7 +22,7 @@ def test_vectors_come_in_the_order_of_the_images_and_bad_ones_stop_nobody(
     backend.concurrency = concurrency
     progress = Progress()
     with open_tiny(backend=backend) as model:
-        items = items_of(open_sources([str(tmp_path)], SourceOptions()))
+        items = iter_items(open_sources([str(tmp_path)], SourceOptions()))
         blocks = list(embed_items(model, items, batch_size=batch_size, progress=progress))
         expected = model.embed_images([*paths[:4], *paths[5:]])
     assert [row.uri for block in blocks for row in block.rows] == [
@@ -58,6 +58,6 @@ def test_only_a_window_of_the_images_is_listed_ahead(tmp_path: Path) -> None:
 def test_an_image_that_overlapping_sources_name_comes_once(tmp_path: Path) -> None:
     paths = save_drawings(tmp_path, 3)
     sources = open_sources([str(paths[1]), str(tmp_path), str(paths[1])], SourceOptions())
-    assert [item.uri for item in items_of(sources)] == [
+    assert [item.uri for item in iter_items(sources)] == [
         str(paths[n]) for n in (1, 0, 2)
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from threading import Event, Timer
 import pytest
 from small_models import save_drawings
 
-from perception_encoder.indexing import changes_of
+from perception_encoder.indexing import watch_changes
 from perception_encoder.sources import SourceOptions
 
 
@@ -23,7 +23,7 @@ def stop():
 def test_changes_count_from_the_call_on_though_nobody_looks_yet(tmp_path, stop):
     """As when the first run over a folder takes long, and has passed where something is added."""
     old, gone = save_drawings(tmp_path, 2)
-    bursts = changes_of([str(tmp_path)], SourceOptions(), stop=stop)
+    bursts = watch_changes([str(tmp_path)], SourceOptions(), stop=stop)
     gone.unlink()
     (tmp_path / "new.png").write_bytes(old.read_bytes())
     (changed,) = next(bursts)

@@ -12,7 +12,7 @@ from source_samples import open_one
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.sources import Item
-from perception_encoder.sources.item import notes_of
+from perception_encoder.sources.item import collect_notes
 from perception_encoder.sources.parquet_cells import (
     MAX_PAGE_BYTES,
     bound_repeated_bytes,
@@ -44,7 +44,7 @@ def peak_of(items: Iterable[Item]) -> tuple[list[Item], int]:
 def listed(path: Path) -> tuple[list[Item], str]:
     source = open_one(path)
     items = list(source.items())
-    return items, " ".join(notes_of([source]))
+    return items, " ".join(collect_notes([source]))
 
 
 @pytest.fixture

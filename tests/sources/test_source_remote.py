@@ -23,7 +23,7 @@ from perception_encoder.errors import (
     SourceNotFoundError,
 )
 from perception_encoder.sources import SourceOptions, open_sources, read_image
-from perception_encoder.sources.network import modified
+from perception_encoder.sources.network import modified_time
 
 BUCKET = "images"
 
@@ -296,7 +296,7 @@ def test_no_network_means_no_request(put):
     ],
 )
 def test_times_are_understood_however_a_store_tells_them(info, expected):
-    assert modified(info) == expected
+    assert modified_time(info) == expected
 
 
 def test_an_archive_without_end_marker_is_whole(memory, tmp_path):

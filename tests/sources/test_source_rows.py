@@ -14,13 +14,13 @@ from perception_encoder.errors import ImageError, ImageUnreadableError, SourceEr
 from perception_encoder.sources import Item, SourceOptions, open_sources, read_image
 from perception_encoder.sources import columns as metadata_module
 from perception_encoder.sources import text_rows as text_lines
-from perception_encoder.sources.item import notes_of
+from perception_encoder.sources.item import collect_notes
 
 
 def listed(path: Path, **options: str) -> tuple[list[Item], str]:
     source = open_one(path, **options)
     items = list(source.items())
-    return items, " ".join(notes_of([source]))
+    return items, " ".join(collect_notes([source]))
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -12,7 +12,7 @@ from source_samples import open_one
 from perception_encoder.errors import ImageTooLargeError, ImageUnreadableError
 from perception_encoder.index import MetadataValue
 from perception_encoder.sources import tar_samples
-from perception_encoder.sources.item import Item, notes_of
+from perception_encoder.sources.item import Item, collect_notes
 from perception_encoder.sources.tar_members import TarListing, open_tar
 
 Members = Sequence[tuple[str, bytes]]
@@ -32,7 +32,7 @@ def listed(path: Path) -> tuple[list[Item], str]:
     """What an archive holds, and what its listing says of the rest."""
     source = open_one(path)
     items = list(source.items())
-    return items, " ".join(notes_of([source]))
+    return items, " ".join(collect_notes([source]))
 
 
 def metadata(items: Sequence[Item]) -> dict[str | None, dict[str, MetadataValue]]:

@@ -9,7 +9,7 @@ from perception_encoder.errors import ImageError, SourceError
 from perception_encoder.index import MetadataValue
 from perception_encoder.sources import Item
 from perception_encoder.sources.item import is_broken
-from perception_encoder.sources.patterns import suffix
+from perception_encoder.sources.patterns import suffix_of
 
 _LABEL: Final = "label"  # of the .cls members of archives, and of most indexes
 _CAPTION: Final = "caption"  # of the .txt members of archives, and of most indexes
@@ -56,7 +56,7 @@ def class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
         Nothing where no file of this machine says so.
     """
     first = next(iter(items), None)
-    if first is None or suffix(first.uri) != ".parquet" or not os.path.isfile(first.uri):
+    if first is None or suffix_of(first.uri) != ".parquet" or not os.path.isfile(first.uri):
         return []
     import pyarrow.parquet as pq
 

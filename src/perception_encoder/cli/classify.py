@@ -149,11 +149,11 @@ def classify(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index
     from perception_encoder.indexing import Progress
-    from perception_encoder.indexing.stream import embed_items, items_of
+    from perception_encoder.indexing.stream import embed_items, iter_items
     from perception_encoder.search.null_distribution import load_prompts
     from perception_encoder.search.query_model import open_index_model
     from perception_encoder.sources import SourceOptions, open_sources
-    from perception_encoder.sources.item import notes_of
+    from perception_encoder.sources.item import collect_notes
 
     index: Index | None = None
     progress: Progress | None = None
@@ -173,7 +173,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
             preprocess=preprocess,
         )
         progress = Progress()
-        blocks = embed_items(loaded, items_of(opened), batch_size=batch_size, progress=progress)
+        blocks = embed_items(loaded, iter_items(opened), batch_size=batch_size, progress=progress)
     else:
         index = Index.open(find_index(index_path))
         loaded = open_index_model(index, model, ComputeOptions(device=device))
@@ -195,7 +195,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         prompts = load_prompts(loaded, index)
     results = Results(classifier.labels, wanted, prompts)
     _classify(blocks, classifier, results, progress)
-    for note in notes_of(opened):
+    for note in collect_notes(opened):
         say(f"pe: {note}")
     if results.num_failed:
         raise typer.Exit(1)

@@ -68,8 +68,8 @@ def _write_parquet(path: Path, names: Sequence[str], vectors: "Embeddings") -> N
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from perception_encoder.sources.item import shown
+    from perception_encoder.sources.item import escape_name
 
     column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
     with path.open("wb") as file:  # Arrow itself takes no name that is not valid Unicode
-        pq.write_table(pa.table({"item": list(map(shown, names)), "vector": column}), file)
+        pq.write_table(pa.table({"item": list(map(escape_name, names)), "vector": column}), file)

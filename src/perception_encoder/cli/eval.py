@@ -98,12 +98,12 @@ def classification(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.analysis.labels import labels_named, labels_of_classes
     from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.cli.eval_results import accuracy_record, write_accuracies
-    from perception_encoder.indexing.stream import items_of
+    from perception_encoder.indexing.stream import iter_items
 
     templates = checked_templates(template)
     given, gap = read_labels_file(labels_file) if labels_file is not None else ({}, None)
     opened = _opened(sources, column, exclude)
-    items = list(items_of(opened))
+    items = list(iter_items(opened))
     _say_notes(opened)
     classes = classes_of(items, label_column)
     trial = ModelComparison(
@@ -219,9 +219,9 @@ def _opened(
 
 def _say_notes(sources: "Sequence[Source]") -> None:
     """Say what sources have left out, once they have been listed."""
-    from perception_encoder.sources.item import notes_of
+    from perception_encoder.sources.item import collect_notes
 
-    for note in notes_of(sources):
+    for note in collect_notes(sources):
         say(f"pe: {note}")
 
 

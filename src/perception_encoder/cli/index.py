@@ -115,7 +115,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     """
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.index import OutcomeLog
-    from perception_encoder.indexing import FailedItems, RunOptions, changes_of
+    from perception_encoder.indexing import FailedItems, RunOptions, watch_changes
     from perception_encoder.sources import SourceOptions, open_sources
 
     if not sources and not retry_failed:
@@ -137,7 +137,7 @@ def index(  # noqa: PLR0913  one parameter for each option
     )
     with _work(path, model, compute, preprocess, ray, ray_cores, batch_size) as work:
         # Watched from before the run: it may take hours, and have passed what changes meanwhile.
-        bursts = changes_of(sources or [], options) if watch else ()
+        bursts = watch_changes(sources or [], options) if watch else ()
         has_failed = _run(work, opened, run_options, as_json=as_json)
         for changes in bursts:  # for ever; each deletion has been seen, so all of them are pruned
             _run(work, changes, replace(run_options, prunes_all=True), as_json=as_json)

@@ -17,7 +17,7 @@ from perception_encoder.distributed.worker import WorkerSetup
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import WorkerCrashedError
 from perception_encoder.index import Outcome
-from perception_encoder.indexing.prepare import ListedItem, PreparedImage, failure
+from perception_encoder.indexing.prepare import ListedItem, PreparedImage, make_failure
 from perception_encoder.types import Embeddings, ModelIdentity, Pixels, PreprocessName, TokenIds
 
 _TRIES: Final = 3  # of a single image with which workers died
@@ -126,7 +126,7 @@ class RemotePreparation:
                     return self._workers.ask(partial(_embedded_by, [listed], donor_of))[0]
                 except WorkerCrashedError as err:
                     reason = err
-        return failure(
+        return make_failure(
             listed.item,
             WorkerCrashedError(
                 f"{_TRIES} workers ended while they had this image: {reason}; look at it alone"

@@ -20,7 +20,7 @@ from perception_encoder.auto import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Outcome
-from perception_encoder.indexing.prepare import ListedItem, PreparedImage, encoded, prepare
+from perception_encoder.indexing.prepare import ListedItem, PreparedImage, encode_batch, prepare
 from perception_encoder.sources import Item
 from perception_encoder.types import (
     BackendKind,
@@ -111,7 +111,7 @@ class Worker:
             for one in found
             if isinstance(one, PreparedImage) and one.donor is None
         }
-        computed = dict(zip(new, encoded(self._model, list(new.values())), strict=True))
+        computed = dict(zip(new, encode_batch(self._model, list(new.values())), strict=True))
         return [
             _with_vector(one, computed[str(one.row.sha256)])
             if isinstance(one, PreparedImage) and one.donor is None

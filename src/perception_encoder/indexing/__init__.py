@@ -7,7 +7,7 @@ from perception_encoder._lazy import lazily
 if TYPE_CHECKING:
     from perception_encoder.indexing.commit import Progress
     from perception_encoder.indexing.run import Run, RunOptions
-    from perception_encoder.indexing.watch import FailedItems, changes_of
+    from perception_encoder.indexing.watch import FailedItems, watch_changes
 
 __getattr__ = lazily(
     __name__,
@@ -16,7 +16,7 @@ __getattr__ = lazily(
         "Progress": "perception_encoder.indexing.commit",
         "Run": "perception_encoder.indexing.run",
         "RunOptions": "perception_encoder.indexing.run",
-        "changes_of": "perception_encoder.indexing.watch",
+        "watch_changes": "perception_encoder.indexing.watch",
     },
 )
 
@@ -25,5 +25,5 @@ __all__ = [
     "Progress",
     "Run",
     "RunOptions",
-    "changes_of",
+    "watch_changes",
 ]

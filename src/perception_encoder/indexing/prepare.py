@@ -89,11 +89,11 @@ def prepare(
             metadata=item.metadata,
         )
     except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
-        return failure(item, err, _milliseconds_since(started))
+        return make_failure(item, err, _milliseconds_since(started))
     return PreparedImage(item, row, resized, donor, is_new, _milliseconds_since(started))
 
 
-def failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
+def make_failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
     """Return the outcome of an item that could not be brought into the index, and why."""
     name, message = item_name(item.uri, item.member), str(err)
     if not isinstance(err, PerceptionEncoderError | OSError | ValueError | MemoryError):
@@ -242,7 +242,7 @@ class Computer:
         for item in images:
             if item.row.sha256 not in waiting:
                 new.setdefault(str(item.row.sha256), item)
-        computed = dict(zip(new, encoded(self._model, list(new.values())), strict=True))
+        computed = dict(zip(new, encode_batch(self._model, list(new.values())), strict=True))
         vectors = {content: embedded.vector for content, embedded in waiting.items()}
         rows, seconds = [], 0.0
         for item in images:
@@ -258,7 +258,7 @@ class Computer:
         return rows, seconds
 
 
-def encoded(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[PreparedImage]:
+def encode_batch(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[PreparedImage]:
     """Give items their vectors in the place of their pixels; in one batch, those without one."""
     images = [item for item in items if item.vector is None]
     if not images:

@@ -27,7 +27,7 @@ from perception_encoder.indexing.prepare import (
 )
 from perception_encoder.sources import Source
 from perception_encoder.sources.columns import MAX_COLUMNS
-from perception_encoder.sources.item import ReportingSource, notes_of
+from perception_encoder.sources.item import ReportingSource, collect_notes
 
 _PATIENCE_SECONDS: Final = 1.0  # an incomplete batch waits so long for slow sources
 _DELETED_AT_ONCE: Final = 1000
@@ -118,7 +118,7 @@ class Run:
                 finally:
                     rest = committer.close()
                     self._count(rest)
-                    self.progress.notes += notes_of(self._sources)
+                    self.progress.notes += collect_notes(self._sources)
                     self.progress.notes += _of_repeated(feed.num_repeated)
                     self.progress.notes += _of_metadata(committer.left_out)
                     self.progress.notes += _of_columns(committer.columns_left_out)

@@ -40,7 +40,7 @@ class EmbeddedImages:
     failed: Sequence[Outcome] = ()
 
 
-def items_of(sources: Iterable[Source]) -> Iterator[Item]:
+def iter_items(sources: Iterable[Source]) -> Iterator[Item]:
     """List each image once, also where sources overlap."""
     seen = set[bytes]()
     for source in sources:

@@ -11,7 +11,7 @@ from perception_encoder.errors import SourceNotFoundError
 from perception_encoder.index import Outcome
 from perception_encoder.index.rows import clamp_time
 from perception_encoder.sources import Item, Source, SourceOptions, open_sources, read_image
-from perception_encoder.sources.item import broken, is_table, is_tar, scheme
+from perception_encoder.sources.item import is_table, is_tar, make_broken_item, scheme_of
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -53,7 +53,7 @@ class ChangedFiles:
         ) and self._folder.covers(uri, member)
 
 
-def changes_of(
+def watch_changes(
     names: Sequence[str], options: SourceOptions, *, stop: Event | None = None
 ) -> Iterator[list[Source]]:
     """Watch folders from now on; yield each burst of changes as sources, for ever.
@@ -116,9 +116,9 @@ class FailedItems:
         """List them in the order in which they failed."""
         for failure in self._failures:
             if failure.member is None and (is_tar(failure.uri) or is_table(failure.uri)):
-                yield broken(failure.uri, _named_anew(failure.message))
+                yield make_broken_item(failure.uri, _named_anew(failure.message))
                 continue
-            is_remote = bool(scheme(failure.uri))
+            is_remote = bool(scheme_of(failure.uri))
             yield Item(
                 failure.uri,
                 partial(read_image, failure.uri, failure.member, failure.offset, failure.bytes),

@@ -17,11 +17,11 @@ from perception_encoder.preprocess.files import MAX_FILE_BYTES, open_regular_fil
 from perception_encoder.sources.item import (
     Item,
     SourceOptions,
-    absolute,
-    broken,
+    find_name_problem,
     is_web,
-    name_problem,
-    scheme,
+    make_absolute,
+    make_broken_item,
+    scheme_of,
 )
 from perception_encoder.sources.network import Remote, RemoteEntry, Web
 
@@ -78,14 +78,14 @@ def open_local_image(path: str, *, item: str, part: tuple[int, int] | None = Non
     return StoredImage(file, *(part or (0, num_bytes)), item)
 
 
-def file_item(path: str) -> Item:
+def make_file_item(path: str) -> Item:
     """Return the item of a file, with its size and time where it has any.
 
     Args:
         path: absolute.
     """
-    if (problem := name_problem(path)) is not None:
-        return broken(path, problem)
+    if (problem := find_name_problem(path)) is not None:
+        return make_broken_item(path, problem)
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # `read` meets it again and says which
@@ -209,7 +209,7 @@ class FileAccess:
 
     def __reduce__(self) -> "tuple[Callable[[SourceOptions], FileAccess], tuple[SourceOptions]]":
         """Pickle it as its options: connections stay where they are."""
-        return access_by, (self._options,)
+        return get_access, (self._options,)
 
     def item(self, name: str, folder: str = "") -> Item:
         """Return the item of an image that a list or table names.
@@ -218,11 +218,11 @@ class FileAccess:
             name: a path or URL.
             folder: what a relative path is relative to.
         """
-        uri = absolute(name, folder)
-        if not scheme(uri):
-            return file_item(uri)
-        if (problem := name_problem(uri)) is not None:
-            return broken(uri, problem, is_remote=True)
+        uri = make_absolute(name, folder)
+        if not scheme_of(uri):
+            return make_file_item(uri)
+        if (problem := find_name_problem(uri)) is not None:
+            return make_broken_item(uri, problem, is_remote=True)
         return Item(uri, partial(self.read, uri), is_remote=True)
 
     def entry_item(self, entry: RemoteEntry) -> Item:
@@ -241,7 +241,7 @@ class FileAccess:
         Raises:
             ImageError: it cannot be read.
         """
-        if not scheme(uri):
+        if not scheme_of(uri):
             return read_file(uri)
         self._check_network(uri)
         if is_web(uri):
@@ -255,7 +255,7 @@ class FileAccess:
             ImageTruncatedError: the file ends inside the part.
             ImageError: it cannot be read.
         """
-        if not scheme(uri):
+        if not scheme_of(uri):
             return read_range(uri, offset, num_bytes, item=item)
         self._check_network(uri)
         return self.remote.read_range(uri, offset, num_bytes, item=item)
@@ -266,7 +266,7 @@ class FileAccess:
         Raises:
             ImageError: it cannot be read.
         """
-        if not scheme(uri):
+        if not scheme_of(uri):
             return open_file(uri)
         self._check_network(uri)
         return self.remote.open(uri)
@@ -277,10 +277,10 @@ class FileAccess:
         Raises:
             ImageError: it cannot be found.
         """
-        if scheme(uri):
+        if scheme_of(uri):
             entry = self.entry(uri)
             return FileInfo(entry.bytes, entry.mtime)
-        item = file_item(uri)
+        item = make_file_item(uri)
         return FileInfo(item.bytes, item.mtime)
 
     def entry(self, url: str) -> RemoteEntry:
@@ -309,6 +309,6 @@ class FileAccess:
 
 
 @lru_cache(maxsize=4)
-def access_by(options: SourceOptions) -> FileAccess:
+def get_access(options: SourceOptions) -> FileAccess:
     """Return this process's access by those options, which keeps its connections."""
     return FileAccess(options)

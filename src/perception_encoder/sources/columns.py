@@ -14,7 +14,13 @@ from perception_encoder.errors import ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue
 from perception_encoder.index.schema import FACTS, VECTOR
 from perception_encoder.sources.access import FileAccess
-from perception_encoder.sources.item import Item, broken, is_unicode, scheme, shown
+from perception_encoder.sources.item import (
+    Item,
+    escape_name,
+    is_unicode,
+    make_broken_item,
+    scheme_of,
+)
 
 ColumnKind: TypeAlias = Literal["name", "bytes", "struct", "other"]
 """Of a column that may hold images: paths or URLs, encoded images, or {bytes, path}."""
@@ -40,7 +46,7 @@ MAX_TEXT: Final = 2**20
 """Characters of one value: rows wait in memory by the thousand until they are written."""
 
 
-def image_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | None) -> str:
+def find_image_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | None) -> str:
     """Return the column with the images.
 
     Args:
@@ -106,10 +112,10 @@ def split_row_key(member: str) -> tuple[str, int] | None:
 
 def folder_of(table: str) -> str:
     """Return the folder or URL that a table's relative paths begin at."""
-    return table.rpartition("/")[0] if scheme(table) else os.path.dirname(table)
+    return table.rpartition("/")[0] if scheme_of(table) else os.path.dirname(table)
 
 
-def named_item(
+def make_named_item(
     access: FileAccess, table: str, name: str, metadata: Mapping[str, MetadataValue], key: str
 ) -> Item:
     """Return the item of an image whose path or URL is in a table.
@@ -119,11 +125,11 @@ def named_item(
     names it.
     """
     if len(name) > _MAX_NAME:
-        return broken(
+        return make_broken_item(
             table,
             f"the cell holds a text of {len(name):,} characters, which is no path or URL",
             member=key,
-            is_remote=bool(scheme(table)),
+            is_remote=bool(scheme_of(table)),
         )
     item = access.item(name, folder_of(table))
     if not item.is_remote and item.bytes is None and os.path.isfile(name):
@@ -131,7 +137,7 @@ def named_item(
     return replace(item, metadata=metadata)
 
 
-def stored_item(
+def make_stored_item(
     table: str,
     key: str,
     read: Callable[[], bytes],
@@ -140,21 +146,21 @@ def stored_item(
 ) -> Item:
     """Return the item of an image whose bytes are in a table."""
     return Item(
-        table, read, member=key, mtime=mtime, metadata=metadata, is_remote=bool(scheme(table))
+        table, read, member=key, mtime=mtime, metadata=metadata, is_remote=bool(scheme_of(table))
     )
 
 
-def empty_item(table: str, key: str) -> Item:
+def make_empty_item(table: str, key: str) -> Item:
     """Return the item of a cell that holds nothing usable."""
-    return broken(
+    return make_broken_item(
         table,
         "the cell holds no path, URL or bytes; fill it, or drop the row",
         member=key,
-        is_remote=bool(scheme(table)),
+        is_remote=bool(scheme_of(table)),
     )
 
 
-def from_base64(text: str, item: str) -> bytes:
+def decode_base64(text: str, item: str) -> bytes:
     """Return what a text in base64, or a `data:` URL with one, stands for.
 
     Raises:
@@ -194,8 +200,8 @@ class MetadataColumns:
         return column
 
     def value(self, value: object) -> MetadataValue:
-        """Return what of a scalar can be stored, see `plain`; None of a text that is too long."""
-        value = plain(value)
+        """Return the value to store, see `to_metadata_value`; None for a text that is too long."""
+        value = to_metadata_value(value)
         if isinstance(value, str) and len(value) > MAX_TEXT:
             self._num_long += 1
             return None
@@ -235,7 +241,7 @@ class MetadataColumns:
         return {column: self.value(values[name]) for name, column in columns.items()}
 
     def _new_column(self, name: str) -> str:
-        column = _NOT_IN_NAMES.sub("_", shown(name)).lstrip("_")[:_MAX_LENGTH] or "column"
+        column = _NOT_IN_NAMES.sub("_", escape_name(name)).lstrip("_")[:_MAX_LENGTH] or "column"
         while column.lower() in _RESERVED or column in self._taken:
             column += "_"
         self._taken.add(column)
@@ -249,12 +255,12 @@ def is_scalar(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-def plain(value: object) -> MetadataValue:
+def to_metadata_value(value: object) -> MetadataValue:
     """Return a scalar as a table can store it; of several texts each becomes a line."""
     if isinstance(value, list):
         value = "\n".join(one for one in value if one) or None
     if isinstance(value, str):
-        return value if is_unicode(value) else shown(value)
+        return value if is_unicode(value) else escape_name(value)
     if isinstance(value, int) and value not in _INT64:
         return float(value) if abs(value) < 10**300 else math.copysign(math.inf, value)
     assert value is None or isinstance(value, bool | int | float)

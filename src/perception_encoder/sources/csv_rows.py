@@ -1,10 +1,10 @@
-"""Rows of CSV files, one after the other. Knows no images.
+"""Rows of CSV files.
 
-A record that cannot be read costs its first line only: what follows is read as if it began anew. So
-a quote that is never closed is told, with its line, and swallows no rows.
+A record that cannot be read costs only its first line: reading continues with the next one. So a
+quote that is never closed is reported with its line, and the rows after it are kept. `pyarrow.csv`
+swallows them, and the size limit of the `csv` module belongs to the whole process.
 """
 
-import csv
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from perception_encoder.sources.text_rows import (
     MAX_ROW_BYTES,
     TOO_LARGE,
     TextRow,
-    encoding_at,
+    detect_encoding,
     read_lines,
 )
 
@@ -27,7 +27,7 @@ _NEVER_CLOSED: Final = "a quote is opened and never closed"
 
 
 class CsvHeader(NamedTuple):
-    """What a file's first line says of the others."""
+    """What is needed to read one row of a file."""
 
     names: list[str]
     separator: str
@@ -37,46 +37,96 @@ class CsvHeader(NamedTuple):
 class CsvFile:
     """A CSV file, read once from its beginning.
 
-    Commas, semicolons and tabs are understood as separators: the one that the first line has most
-    of; in a .tsv, tabs. Bytes that are not UTF-8 stay in the text as surrogates.
+    The separator is a comma, semicolon or tab: the most frequent one in the first line, or a tab in
+    a .tsv file. Bytes that are not UTF-8 stay in the text as surrogates.
 
     Args:
-        stream: can be sought in.
-        is_tsv: whether its name ends so.
+        stream: a seekable file.
+        is_tsv: whether the file's name ends with `.tsv`.
 
     Raises:
-        SourceError: the first line cannot be read, or names a column twice.
+        SourceError: the first line cannot be read, or has a column twice.
     """
 
     def __init__(self, stream: IO[bytes], *, is_tsv: bool) -> None:
-        # The limit of cells is the process's; a smaller one that somebody has set would be ours.
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-        encoding = encoding_at(stream)
-        self._records = _Records(stream, encoding, is_tsv=is_tsv)
-        first = next(iter(self._records), None)
+        encoding = detect_encoding(stream)
+        self._lines = _iter_lines(stream, encoding)
+        self._again = deque[_Line]()  # lines that a failed record has taken
+        self._separator = _find_separator(self._peek(), is_tsv=is_tsv)
+        self._records = self._iter_records()
+        first = next(self._records, None)
         if first is not None and first.problem is not None:
-            raise SourceError(f"the columns' names cannot be read: {first.problem}")
-        names = _checked([] if first is None else first.cells)
-        self.header = CsvHeader(names, self._records.separator, encoding)
+            raise SourceError(f"the column names cannot be read: {first.problem}")
+        names = _column_names([] if first is None else first.cells)
+        self.header = CsvHeader(names, self._separator, encoding)
 
     def rows(self) -> Iterator[TextRow]:
-        """Yield the rows below the line with the columns' names."""
+        """Yield the rows below the column names."""
         for number, record in enumerate(self._records):
-            yield _row(self.header, number, record)
+            yield _make_row(self.header, number, record)
+
+    def _peek(self) -> str:
+        """Return the first line that is not blank, without consuming it."""
+        for line in self._lines:
+            self._again.append(line)
+            if line.text is None or line.text.strip():
+                return line.text or ""
+        return ""
+
+    def _iter_records(self) -> Iterator["_Record"]:
+        while (line := self._next_line()) is not None:
+            taken = [line]
+            try:
+                cells = _read_cells(self._texts(taken), self._separator)
+            except _RecordError as err:
+                self._again.extendleft(reversed(taken[1:]))
+                problem = f"{err} (line {line.number:,})"
+                yield _Record([], problem, line.offset, line.num_bytes, line.number)
+                continue
+            if cells:  # a blank line has none
+                num_bytes = sum(one.num_bytes for one in taken)
+                yield _Record(cells, None, line.offset, num_bytes, line.number)
+
+    def _texts(self, taken: "list[_Line]") -> Iterator[str]:
+        """Yield the first line's text, and then the next lines, which are added to `taken`."""
+        first = taken[0]
+        if first.text is None:
+            raise _RecordError(first.problem)
+        yield first.text
+        num_bytes = first.num_bytes
+        while (line := self._next_line()) is not None:
+            taken.append(line)
+            num_bytes += line.num_bytes
+            if line.text is None or num_bytes > MAX_ROW_BYTES:
+                raise _RecordError(_NEVER_CLOSED)
+            yield line.text
+
+    def _next_line(self) -> "_Line | None":
+        return self._again.popleft() if self._again else next(self._lines, None)
 
 
-def csv_row(header: CsvHeader, number: int, data: bytes) -> TextRow:
+def read_csv_row(header: CsvHeader, number: int, data: bytes) -> TextRow:
     """Read one row again from its bytes."""
-    text = data.decode(header.encoding, _errors_of(header.encoding))
+    lines = iter(_split_lines(data.decode(header.encoding, _errors_of(header.encoding))))
     try:
-        cells = next(csv.reader(_lines_of(text), delimiter=header.separator, strict=True), [])
-    except csv.Error as err:
-        return TextRow(number, problem=f"the line cannot be read: {err}")
-    return _row(header, number, _Record(cells, None, 0, len(data), 0))
+        cells = _read_cells(lines, header.separator)
+    except _RecordError as err:
+        return TextRow(number, problem=str(err))
+    return _make_row(header, number, _Record(cells, None, 0, len(data), 0))
+
+
+class _Line(NamedTuple):
+    """A line's text, or the problem with it; its place in the file; its number from 1."""
+
+    text: str | None
+    problem: str | None
+    offset: int
+    num_bytes: int
+    number: int
 
 
 class _Record(NamedTuple):
-    """Cells, or why there are none; where they are in the file, and their line from 1."""
+    """The cells of a record, or the problem with it; its place; the number of its first line."""
 
     cells: list[str]
     problem: str | None
@@ -85,125 +135,81 @@ class _Record(NamedTuple):
     line: int
 
 
-class _TextLine(NamedTuple):
-    text: str | None
-    problem: str | None
-    offset: int
-    num_bytes: int
-    number: int
+class _RecordError(Exception):
+    """A record cannot be read."""
 
 
-class _BadLineError(Exception):
-    """A line that ends the record it would belong to."""
+def _read_cells(lines: Iterator[str], separator: str) -> list[str]:
+    """Split a record into its cells; quotes make it continue on the next lines."""
+    line = next(lines, "")
+    if '"' not in line:  # nearly all
+        line = line.rstrip("\r\n")
+        return line.split(separator) if line else []
+    cells, start = list[str](), 0
+    while True:
+        if line.startswith('"', start):
+            cell, line, start = _read_quoted(lines, line, start + 1, separator)
+        else:
+            end = line.find(separator, start)
+            end = len(line.rstrip("\r\n")) if end < 0 else end
+            cell, start = line[start:end], end
+        cells.append(cell)
+        if not line.startswith(separator, start):
+            return cells
+        start += 1
 
 
-class _Records:
-    """Iterates over the records of a file; blank lines are none."""
-
-    def __init__(self, stream: IO[bytes], encoding: str, *, is_tsv: bool) -> None:
-        self._lines = _text_lines(stream, encoding)
-        self._again = deque[_TextLine]()
-        self._consumed: list[_TextLine] = []
-        self.separator = _separator(self._first_text(), is_tsv=is_tsv)
-
-    def __iter__(self) -> Iterator[_Record]:
-        while True:
-            record = self._next()
-            if record is None:
-                return
-            if record.cells or record.problem is not None:
-                yield record
-
-    def _first_text(self) -> str:
-        for line in self._lines:
-            self._again.append(line)
-            if line.text is None or line.text.strip():
-                return line.text or ""
-        return ""
-
-    def _next(self) -> _Record | None:
-        line = self._again.popleft() if self._again else next(self._lines, None)
-        if line is None:
-            return None
-        if line.text is not None and (cells := self._cells_of(line.text)) is not None:
-            return _Record(cells, None, line.offset, line.num_bytes, line.number)
-        self._again.appendleft(line)
-        return self._next_of_lines()
-
-    def _cells_of(self, text: str) -> list[str] | None:
-        """Return a record that is one line, as nearly all are; None if it needs a closer look."""
-        num_quotes = text.count('"')
-        if not num_quotes:
-            text = text.rstrip("\r\n")
-            return text.split(self.separator) if text else []
-        if num_quotes % 2:
-            return None
-        try:
-            return next(csv.reader((text,), delimiter=self.separator, strict=True), [])
-        except csv.Error:
-            return None
-
-    def _next_of_lines(self) -> _Record | None:
-        self._consumed = []
-        problem, cells = None, None
-        try:
-            cells = next(csv.reader(self._feed(), delimiter=self.separator, strict=True), None)
-        except csv.Error as err:
-            is_open = str(err).startswith("unexpected end")
-            problem = _NEVER_CLOSED if is_open else f"the line cannot be read: {err}"
-        except _BadLineError as err:
-            problem = str(err)
-        if not self._consumed:
-            return None
-        if problem is not None:
-            self._again.extendleft(reversed(self._consumed[1:]))
-            del self._consumed[1:]
-        first, size = self._consumed[0], sum(line.num_bytes for line in self._consumed)
-        if problem is not None:
-            problem = f"{problem} (line {first.number:,})"
-        return _Record(cells or [], problem, first.offset, size, first.number)
-
-    def _feed(self) -> Iterator[str]:
-        """Yield the lines of one record, as far as they are asked for."""
-        num_bytes = 0
-        while (
-            line := self._again.popleft() if self._again else next(self._lines, None)
-        ) is not None:
-            self._consumed.append(line)
-            num_bytes += line.num_bytes
-            if line.text is None or num_bytes > MAX_ROW_BYTES:
-                is_first = len(self._consumed) == 1
-                raise _BadLineError(str(line.problem) if is_first else _NEVER_CLOSED)
-            yield line.text
+def _read_quoted(
+    lines: Iterator[str], line: str, start: int, separator: str
+) -> tuple[str, str, int]:
+    """Return a cell that began before `start`, the line that it ends on, and its end there."""
+    parts = list[str]()
+    while True:
+        end = line.find('"', start)
+        if end < 0:
+            parts.append(line[start:])
+            following = next(lines, None)
+            if following is None:
+                raise _RecordError(_NEVER_CLOSED)
+            line, start = following, 0
+            continue
+        parts.append(line[start:end])
+        start = end + 1
+        if not line.startswith('"', start):
+            break
+        parts.append('"')
+        start += 1
+    if line[start : start + 1] not in ("", separator, "\r", "\n"):
+        raise _RecordError(f"the line cannot be read: {separator!r} expected after '\"'")
+    return "".join(parts), line, start
 
 
-def _text_lines(stream: IO[bytes], encoding: str) -> Iterator[_TextLine]:
+def _iter_lines(stream: IO[bytes], encoding: str) -> Iterator[_Line]:
     number = 0
     for line in read_lines(stream, encoding):
         number += 1
         if line.data is None:
-            yield _TextLine(None, TOO_LARGE, line.offset, line.num_bytes, number)
+            yield _Line(None, TOO_LARGE, line.offset, line.num_bytes, number)
             continue
         try:
             text = line.data.decode(encoding, _errors_of(encoding))
         except UnicodeDecodeError as err:
             problem = f"the line is not valid UTF-16: {err.reason}"
-            yield _TextLine(None, problem, line.offset, line.num_bytes, number)
+            yield _Line(None, problem, line.offset, line.num_bytes, number)
             continue
         if "\r" not in text.rstrip("\r\n"):
-            yield _TextLine(text, None, line.offset, line.num_bytes, number)
+            yield _Line(text, None, line.offset, line.num_bytes, number)
             continue
-        parts, end = _lines_of(text), line.offset + line.num_bytes
-        offset = end - len(line.data)
-        for place, part in enumerate(parts):
+        offset = line.offset + line.num_bytes - len(line.data)
+        for is_later, part in enumerate(_split_lines(text)):
+            number += is_later > 0
             size = len(part.encode(encoding, _errors_of(encoding)))
-            yield _TextLine(part, None, offset, size, number)
+            yield _Line(part, None, offset, size, number)
             offset += size
-            number += place + 1 < len(parts)
 
 
-def _lines_of(text: str) -> list[str]:
-    """Split a line where old files of Macs do, which have nothing but CR."""
+def _split_lines(text: str) -> list[str]:
+    """Split a line at CR, which ended lines on old Macs."""
     return [part for part in _LONE_CR.split(text) if part]
 
 
@@ -211,28 +217,28 @@ def _errors_of(encoding: str) -> str:
     return "surrogateescape" if encoding == "utf-8" else "strict"
 
 
-def _separator(first: str, *, is_tsv: bool) -> str:
-    bare = _QUOTED.sub("", first)
-    if is_tsv and "\t" in bare:
+def _find_separator(first: str, *, is_tsv: bool) -> str:
+    unquoted = _QUOTED.sub("", first)
+    if is_tsv and "\t" in unquoted:
         return "\t"
-    return max(_SEPARATORS, key=bare.count)
+    return max(_SEPARATORS, key=unquoted.count)
 
 
-def _checked(names: list[str]) -> list[str]:
-    """Return the columns' names; of those that are empty, all but the first are numbered.
+def _column_names(cells: list[str]) -> list[str]:
+    """Return the column names; all empty ones but the first are numbered.
 
     Raises:
         SourceError: a name is there twice.
     """
-    found = [
-        name or (f"column {place}" if "" in names[: place - 1] else "")
-        for place, name in enumerate(names, start=1)
+    names = [
+        name or (f"column {number}" if "" in cells[: number - 1] else "")
+        for number, name in enumerate(cells, start=1)
     ]
-    check_unique(found)
-    return found
+    check_unique(names)
+    return names
 
 
-def _row(header: CsvHeader, number: int, record: _Record) -> TextRow:
+def _make_row(header: CsvHeader, number: int, record: _Record) -> TextRow:
     if record.problem is not None:
         return TextRow(number, problem=record.problem)
     if len(record.cells) != len(header.names):

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from perception_encoder.errors import ImageError
-from perception_encoder.sources.access import FileAccess, file_item
-from perception_encoder.sources.item import Item, broken, name_problem
+from perception_encoder.sources.access import FileAccess, make_file_item
+from perception_encoder.sources.item import Item, find_name_problem, make_broken_item
 from perception_encoder.sources.network import RemoteEntry
-from perception_encoder.sources.patterns import Selection, is_image, system_note
+from perception_encoder.sources.patterns import Selection, describe_system_folders, is_image
 
 _Identity: TypeAlias = tuple[int, int]
 
@@ -53,10 +53,10 @@ class FolderSource:
                     if folder != self._top and isinstance(err, FileNotFoundError):
                         continue  # deleted since it was met
                     self._unread.add(folder)
-                    yield broken(folder, f"the folder cannot be read: {err.strerror}")
+                    yield make_broken_item(folder, f"the folder cannot be read: {err.strerror}")
                     continue
                 for name in found.files:
-                    yield file_item(os.path.join(folder, name))
+                    yield make_file_item(os.path.join(folder, name))
                 folders += (os.path.join(folder, name) for name in reversed(found.folders))
                 starts += (os.path.join(folder, name) for name in found.links)
 
@@ -78,7 +78,7 @@ class FolderSource:
 
     def notes(self) -> list[str]:
         """Say which folders of systems were left out."""
-        return system_note(self.name, self._system)
+        return describe_system_folders(self.name, self._system)
 
     def leaves_out(self, uri: str, member: str | None) -> bool:
         """Say whether this file is left out by a pattern, or lies in a system's folder."""
@@ -181,7 +181,9 @@ class RemoteFolderSource:
                 entries = sorted(self._access.folder(folder), key=lambda entry: entry.url)
             except ImageError as err:
                 self._unread.add(folder)
-                yield broken(folder, f"the folder cannot be listed: {err}", is_remote=True)
+                yield make_broken_item(
+                    folder, f"the folder cannot be listed: {err}", is_remote=True
+                )
                 continue
             yield from self._items(entries)
             folders += (
@@ -200,7 +202,7 @@ class RemoteFolderSource:
 
     def notes(self) -> list[str]:
         """Say which folders of systems were left out."""
-        return system_note(self.name, self._system)
+        return describe_system_folders(self.name, self._system)
 
     def leaves_out(self, uri: str, member: str | None) -> bool:
         """Say whether this file is left out by a pattern, or lies in a system's folder."""
@@ -220,10 +222,10 @@ class RemoteFolderSource:
         for entry in entries:
             if entry.is_folder or not self._selection.lists(self._relative(entry.url)):
                 continue
-            if (problem := name_problem(entry.url)) is None:
+            if (problem := find_name_problem(entry.url)) is None:
                 yield self._access.entry_item(entry)
             else:
-                yield broken(entry.url, problem, is_remote=True)
+                yield make_broken_item(entry.url, problem, is_remote=True)
 
     def _relative(self, url: str) -> str:
         return url.removeprefix(self._top).rstrip("/")

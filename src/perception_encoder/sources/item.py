@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.index import MetadataValue, item_name, row_id
 from perception_encoder.index.rows import clamp_time
-from perception_encoder.sources.patterns import suffix
+from perception_encoder.sources.patterns import suffix_of
 
 _HAS_NUL: Final = "the name holds a NUL character, which no file system knows; rename it"
 NOT_UNICODE: Final = "the name is not valid Unicode and cannot be stored; rename the file"
@@ -101,14 +101,16 @@ class ReportingSource(Source, Protocol):
         ...
 
 
-def notes_of(sources: Iterable[Source]) -> list[str]:
+def collect_notes(sources: Iterable[Source]) -> list[str]:
     """Return what sources have to say when they have been listed."""
     return [
         note for source in sources if isinstance(source, ReportingSource) for note in source.notes()
     ]
 
 
-def broken(uri: str, message: str, *, member: str | None = None, is_remote: bool = False) -> Item:
+def make_broken_item(
+    uri: str, message: str, *, member: str | None = None, is_remote: bool = False
+) -> Item:
     """Return the item of something that could not be listed; its `read` raises the message.
 
     Args:
@@ -117,9 +119,9 @@ def broken(uri: str, message: str, *, member: str | None = None, is_remote: bool
         member: its name inside the archive or table at uri.
         is_remote: it lies behind a network.
     """
-    uri, member = shown(uri), None if member is None else shown(member)
+    uri, member = escape_name(uri), None if member is None else escape_name(member)
     item = item_name(uri, member)
-    reason = shown(message).removeprefix(f"{uri}: ")
+    reason = escape_name(message).removeprefix(f"{uri}: ")
     return Item(uri, partial(_refuse, item, reason), member, is_remote=is_remote)
 
 
@@ -128,11 +130,11 @@ def _refuse(item: str, reason: str) -> NoReturn:
 
 
 def is_broken(item: Item) -> bool:
-    """Say whether an item is of `broken`."""
+    """Say whether an item is of `make_broken_item`."""
     return isinstance(item.read, partial) and item.read.func is _refuse
 
 
-def name_problem(name: str) -> str | None:
+def find_name_problem(name: str) -> str | None:
     """Say why a name cannot be stored, if it cannot."""
     if not is_unicode(name):
         return NOT_UNICODE
@@ -148,7 +150,7 @@ def is_unicode(name: str) -> bool:
     return True
 
 
-def shown(name: str) -> str:
+def escape_name(name: str) -> str:
     r"""Return the name with what is not valid Unicode written as `\udcff`, and NUL as `\x00`."""
     return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
@@ -179,7 +181,7 @@ class SourceOptions:
     allow_network: bool = True
 
 
-def scheme(name: str) -> str:
+def scheme_of(name: str) -> str:
     """Return `s3` of `s3://bucket/key`, and nothing of a path."""
     found = _SCHEME.match(name)
     return found[1].lower() if found else ""
@@ -187,7 +189,7 @@ def scheme(name: str) -> str:
 
 def is_web(name: str) -> bool:
     """Say whether a name is an http or https URL."""
-    return scheme(name) in ("http", "https")
+    return scheme_of(name) in ("http", "https")
 
 
 def is_tar(name: str) -> bool:
@@ -202,20 +204,20 @@ def is_packed(name: str) -> bool:
 
 def is_table(name: str) -> bool:
     """Say whether a name ends like a table's that can hold images."""
-    return suffix(name) in TABLE_SUFFIXES
+    return suffix_of(name) in TABLE_SUFFIXES
 
 
-def absolute(name: str, folder: str = "") -> str:
+def make_absolute(name: str, folder: str = "") -> str:
     """Return the absolute path or the URL of a name.
 
     Args:
         name: a path, or a URL; `file://` URLs become paths.
         folder: what a relative path is relative to; a path or a URL.
     """
-    if scheme(name) == "file":
+    if scheme_of(name) == "file":
         return os.path.abspath(unquote(urlsplit(name).path))
-    if scheme(name):
+    if scheme_of(name):
         return name
-    if scheme(folder) and not name.startswith("/"):
+    if scheme_of(folder) and not name.startswith("/"):
         return f"{folder.rstrip('/')}/{name}"
     return os.path.abspath(os.path.join(folder, name))

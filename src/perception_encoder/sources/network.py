@@ -23,7 +23,7 @@ from perception_encoder.errors import (
     ImageUnreadableError,
     SourceError,
 )
-from perception_encoder.sources.item import scheme
+from perception_encoder.sources.item import scheme_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -152,7 +152,7 @@ class Remote:
 
         if "::" in url:
             raise SourceError(f"{url}: chained URLs are not supported; unpack or copy it first")
-        protocol = scheme(url)
+        protocol = scheme_of(url)
         with self._lock:
             try:
                 if protocol not in self._systems:
@@ -187,11 +187,11 @@ def _entry(system: Any, info: dict[str, Any]) -> RemoteEntry:
         system.unstrip_protocol(info["name"]),
         info["type"] == "directory",
         info.get("size"),
-        modified(info),
+        modified_time(info),
     )
 
 
-def modified(info: dict[str, Any]) -> int | None:
+def modified_time(info: dict[str, Any]) -> int | None:
     """Return when a file was changed last; each protocol's package tells it in its own way."""
     value = next((info[name] for name in _TIMES if info.get(name) is not None), None)
     if isinstance(value, str):

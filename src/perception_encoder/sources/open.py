@@ -17,22 +17,22 @@ from perception_encoder.errors import (
 )
 from perception_encoder.errors import SourceNotFoundError as NotFound
 from perception_encoder.index import item_name
-from perception_encoder.sources.access import FileAccess, StoredImage, access_by, open_local_image
+from perception_encoder.sources.access import FileAccess, StoredImage, get_access, open_local_image
 from perception_encoder.sources.folder import FolderSource, RemoteFolderSource
 from perception_encoder.sources.item import (
     Item,
     Source,
     SourceOptions,
-    absolute,
     is_table,
     is_tar,
     is_web,
-    scheme,
+    make_absolute,
+    scheme_of,
 )
 from perception_encoder.sources.network import RemoteEntry
 from perception_encoder.sources.patterns import MAGIC, Excludes, Selection, expand_braces
 from perception_encoder.sources.tables import TableSource, read_row
-from perception_encoder.sources.tars import TarSource, read_member, size_at
+from perception_encoder.sources.tars import TarSource, find_member_size, read_member
 from perception_encoder.sources.text_rows import encoding_of
 
 _CHUNK_BYTES: Final = 2**16
@@ -232,8 +232,8 @@ class _Opener:
                 yield from self._pattern(name, one)
 
     def _pattern(self, name: str, one: str) -> Iterator[_File | Source]:
-        path = absolute(one) if scheme(one) == "file" else one
-        if scheme(path):
+        path = make_absolute(one) if scheme_of(one) == "file" else one
+        if scheme_of(path):
             yield from self._remote(name, path)
         elif os.path.exists(path):
             yield self._local(name, path)
@@ -366,7 +366,7 @@ def read_image(
         ImageNotFoundError: the file is gone, or has no such member any more.
         ImageError: it cannot be read.
     """
-    access = access_by(SourceOptions(allow_network=allow_network))
+    access = get_access(SourceOptions(allow_network=allow_network))
     if member is None:
         return access.read(uri, num_bytes)
     if is_tar(uri):
@@ -388,13 +388,15 @@ def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage 
         ImageNotFoundError: the file is gone.
         ImageError: it cannot be read.
     """
-    if scheme(uri):
+    if scheme_of(uri):
         return None
     if member is None:
         return open_local_image(uri, item=uri)
     if not is_tar(uri) or offset is None:
         return None
-    num_bytes = size_at(access_by(SourceOptions(allow_network=False)), uri, member, offset)
+    num_bytes = find_member_size(
+        get_access(SourceOptions(allow_network=False)), uri, member, offset
+    )
     if num_bytes is None:
         return None
     return open_local_image(uri, item=item_name(uri, member), part=(offset, num_bytes))

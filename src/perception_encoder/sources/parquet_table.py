@@ -22,13 +22,13 @@ from perception_encoder.sources.columns import (
     ColumnKind,
     MetadataColumns,
     check_unique,
-    empty_item,
     folder_of,
-    named_item,
+    make_empty_item,
+    make_named_item,
+    make_stored_item,
     row_key,
-    stored_item,
 )
-from perception_encoder.sources.item import Item, absolute
+from perception_encoder.sources.item import Item, make_absolute
 from perception_encoder.sources.parquet_cells import (
     CellReader,
     OpenParquet,
@@ -92,11 +92,11 @@ class ParquetTable:
                         key = row_key(column, number)
                         if not is_named:
                             read = partial(self._read, cells, column, number)
-                            yield stored_item(self._uri, key, read, facts.mtime, metadata)
+                            yield make_stored_item(self._uri, key, read, facts.mtime, metadata)
                         elif name:
-                            yield named_item(self._access, self._uri, name, metadata, key)
+                            yield make_named_item(self._access, self._uri, name, metadata, key)
                         else:
-                            yield empty_item(self._uri, key)
+                            yield make_empty_item(self._uri, key)
                         number += 1
                 except Exception as err:  # noqa: BLE001 — raised below, after the other rows
                     problems.append(f"rows from {number:,} on ({err})")
@@ -227,7 +227,7 @@ class ParquetTable:
             return data
         path = cell.get("path") if isinstance(cell, dict) else None
         if path:
-            return self._access.read(absolute(path, folder_of(self._uri)))
+            return self._access.read(make_absolute(path, folder_of(self._uri)))
         raise ImageUnreadableError(f"{item}: the cell is empty; drop the row", item=item)
 
     def _gone(self, column: str, number: int) -> ImageNotFoundError:

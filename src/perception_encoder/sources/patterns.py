@@ -38,10 +38,10 @@ _MAX_BRACES: Final = 100  # of one pattern: each is a level of recursion
 
 def is_image(name: str) -> bool:
     """Say whether a name ends like an image's."""
-    return suffix(name) in IMAGE_SUFFIXES
+    return suffix_of(name) in IMAGE_SUFFIXES
 
 
-def suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
     """Return how a name ends, in small letters: `.jpg` of `a.JPG`."""
     return posixpath.splitext(name)[1].lower()
 
@@ -55,7 +55,7 @@ class Excludes:
             body = pattern.rstrip("/")
             if not body:
                 continue
-            regex = glob_regex(body.removeprefix("/"))
+            regex = translate_glob(body.removeprefix("/"))
             if "/" not in body:
                 regex = f"(?:.*/)?{regex}"
             (folders_only if pattern.endswith("/") else anywhere).append(regex)
@@ -138,11 +138,11 @@ class Selection:
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        return re.compile(glob_regex(self.glob or ""), re.DOTALL)
+        return re.compile(translate_glob(self.glob or ""), re.DOTALL)
 
     @cached_property
     def _names_suffix(self) -> bool:
-        end = suffix(self.glob or "")
+        end = suffix_of(self.glob or "")
         return bool(end) and not MAGIC.search(end)
 
     @cached_property
@@ -150,7 +150,7 @@ class Selection:
         """One regex for each part of the glob, up to the first `**`, which is None."""
         levels: list[re.Pattern[str] | None] = []
         for part in (self.glob or "").split("/"):
-            levels.append(None if part == "**" else re.compile(glob_regex(part), re.DOTALL))
+            levels.append(None if part == "**" else re.compile(translate_glob(part), re.DOTALL))
             if part == "**":
                 break
         return levels
@@ -168,7 +168,7 @@ class Selection:
         return not self.include_hidden and path[path.rfind("/") + 1 :].startswith(".")
 
 
-def glob_regex(pattern: str) -> str:
+def translate_glob(pattern: str) -> str:
     """Translate a glob into a regular expression for whole paths.
 
     `*` and `?` stop at slashes; `**` as a whole part stands for any number of parts.
@@ -237,7 +237,7 @@ def _class_regex(inside: str) -> str | None:
     return f"(?!/)[{'^' if is_negated else ''}{chars}]"
 
 
-def system_note(name: str, left_out: Counter[str]) -> list[str]:
+def describe_system_folders(name: str, left_out: Counter[str]) -> list[str]:
     """Say which of `SYSTEM_FOLDERS` a search has met, by their names; hidden ones go unsaid."""
     shown = {folder: n for folder, n in left_out.items() if not folder.startswith(".")}
     if not shown:

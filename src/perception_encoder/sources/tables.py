@@ -21,26 +21,26 @@ from perception_encoder.sources.columns import (
     ColumnKind,
     ColumnTypes,
     MetadataColumns,
-    empty_item,
-    from_base64,
-    image_column,
+    decode_base64,
+    find_image_column,
     is_base64,
     is_scalar,
-    named_item,
+    make_empty_item,
+    make_named_item,
+    make_stored_item,
     row_key,
     split_row_key,
-    stored_item,
 )
-from perception_encoder.sources.csv_rows import CsvFile, CsvHeader, csv_row
-from perception_encoder.sources.item import Item, broken, is_unicode, scheme
+from perception_encoder.sources.csv_rows import CsvFile, CsvHeader, read_csv_row
+from perception_encoder.sources.item import Item, is_unicode, make_broken_item, scheme_of
 from perception_encoder.sources.parquet_table import ParquetTable
-from perception_encoder.sources.patterns import suffix
+from perception_encoder.sources.patterns import suffix_of
 from perception_encoder.sources.text_rows import (
     TextRow,
-    encoding_at,
-    json_row,
-    json_rows,
-    number_in,
+    detect_encoding,
+    parse_json_row,
+    parse_number,
+    read_json_rows,
 )
 
 _SAMPLE: Final = 100
@@ -57,8 +57,8 @@ class TextTable:
     def __init__(self, uri: str, access: FileAccess) -> None:
         self._uri = uri
         self._access = access
-        self._is_remote = bool(scheme(uri))
-        self._is_csv = suffix(uri) in (".csv", ".tsv")
+        self._is_remote = bool(scheme_of(uri))
+        self._is_csv = suffix_of(uri) in (".csv", ".tsv")
         self._header: CsvHeader | None = None
         self._names = MetadataColumns()
         self._num_not_text = 0
@@ -123,16 +123,16 @@ class TextTable:
     def _item(self, row: TextRow, column: str, kinds: ColumnTypes, mtime: int | None) -> Item:
         key = row_key(column, row.number)
         if row.problem is not None:
-            return broken(self._uri, row.problem, member=key, is_remote=self._is_remote)
+            return make_broken_item(self._uri, row.problem, member=key, is_remote=self._is_remote)
         cell = row.values.get(column)
         metadata = kinds.fit(self._metadata(row, column, as_numbers=False))
         if _stored(cell, column) is not None:
             read = partial(self._read_line, column, row.number, row.offset, row.num_bytes)
-            return stored_item(self._uri, key, read, mtime, metadata)
+            return make_stored_item(self._uri, key, read, mtime, metadata)
         name = cell.get("path") if isinstance(cell, Mapping) else cell
         if isinstance(name, str) and name:
-            return named_item(self._access, self._uri, name, metadata, key)
-        return empty_item(self._uri, key)
+            return make_named_item(self._access, self._uri, name, metadata, key)
+        return make_empty_item(self._uri, key)
 
     def _metadata(
         self, row: TextRow, column: str, *, as_numbers: bool = True
@@ -155,7 +155,7 @@ class TextTable:
                     self._num_not_text += 1
                     value = None
                 elif as_numbers:
-                    value = number_in(value)
+                    value = parse_number(value)
             found[own] = self._names.value(value)
         return found
 
@@ -164,11 +164,11 @@ class TextTable:
         item = item_name(self._uri, key)
         line = self._access.read_range(self._uri, offset, num_bytes, item=item)
         if self._header is not None:
-            row = csv_row(self._header, number, line)
+            row = read_csv_row(self._header, number, line)
         else:
             with self._access.open(self._uri) as stream:
-                encoding = encoding_at(stream)
-            row = json_row(number, line, encoding)
+                encoding = detect_encoding(stream)
+            row = parse_json_row(number, line, encoding)
         return self._decode(row.values.get(column), key)
 
     def _decode(self, cell: object, key: str) -> bytes:
@@ -179,11 +179,11 @@ class TextTable:
             raise ImageUnreadableError(
                 f"{item}: the row holds no bytes any more; index the table again", item=item
             )
-        return from_base64(text, item)
+        return decode_base64(text, item)
 
     def _kind(self, column: str, value: object) -> ColumnKind:
         if isinstance(value, str):
-            if self._is_csv and not isinstance(number_in(value), str):
+            if self._is_csv and not isinstance(parse_number(value), str):
                 return "other"
             return "bytes" if is_base64(column) else "name"
         return "struct" if isinstance(value, dict) and {"bytes", "path"} & set(value) else "other"
@@ -193,10 +193,10 @@ class TextTable:
             # Files on stores do not read lines up to a size.
             stream = io.BufferedReader(cast("io.RawIOBase", opened)) if self._is_remote else opened
             if not self._is_csv:
-                yield from json_rows(stream)
+                yield from read_json_rows(stream)
                 return
             try:
-                file = CsvFile(stream, is_tsv=suffix(self._uri) == ".tsv")
+                file = CsvFile(stream, is_tsv=suffix_of(self._uri) == ".tsv")
             except SourceError as err:
                 raise SourceError(f"{self._uri}: {err}") from err
             self._header = file.header
@@ -281,15 +281,15 @@ class TableSource:
         self._damaged.clear()
         self._notes.clear()
         for uri in self._uris:
-            table = table_at(uri, self._access)
+            table = open_table(uri, self._access)
             try:
-                yield from table.items(image_column(uri, table.kinds(), self._column))
+                yield from table.items(find_image_column(uri, table.kinds(), self._column))
                 self._notes += [f"{uri}: {note}" for note in table.notes()]
             except Exception as err:  # noqa: BLE001 — one table must not end the run
                 self._damaged.add(uri)
                 is_ours = isinstance(err, ImageError | SourceError)
                 reason = str(err) if is_ours else f"the table is damaged: {err}; fetch it again"
-                yield broken(uri, reason, is_remote=bool(scheme(uri)))
+                yield make_broken_item(uri, reason, is_remote=bool(scheme_of(uri)))
 
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
         """Say whether `items` would list this row; of images elsewhere that is never known."""
@@ -304,12 +304,12 @@ class TableSource:
         return uri not in self._known and self._leaves_out(uri)
 
     def _find_column(self, uri: str) -> str:
-        return image_column(uri, table_at(uri, self._access).kinds(), self._column)
+        return find_image_column(uri, open_table(uri, self._access).kinds(), self._column)
 
 
-def table_at(uri: str, access: FileAccess) -> Table:
+def open_table(uri: str, access: FileAccess) -> Table:
     """Return the table in a file, by how its name ends."""
-    return ParquetTable(uri, access) if suffix(uri) == ".parquet" else TextTable(uri, access)
+    return ParquetTable(uri, access) if suffix_of(uri) == ".parquet" else TextTable(uri, access)
 
 
 def read_row(access: FileAccess, uri: str, member: str) -> bytes:
@@ -323,4 +323,4 @@ def read_row(access: FileAccess, uri: str, member: str) -> bytes:
     if key is None:
         item = item_name(uri, member)
         raise ImageNotFoundError(f"{item}: no image of a row is named so", item=item)
-    return table_at(uri, access).read_row(*key)
+    return open_table(uri, access).read_row(*key)

@@ -12,10 +12,10 @@ from tarfile import HeaderError, ReadError
 from typing import IO, Any, Final, Self, cast
 
 from perception_encoder.sources.columns import MetadataColumns
-from perception_encoder.sources.item import name_problem
+from perception_encoder.sources.item import find_name_problem
 from perception_encoder.sources.patterns import SYSTEM_FOLDERS, is_image
 from perception_encoder.sources.tar_samples import Sample, TarMember, TarSamples
-from perception_encoder.sources.text_rows import decoded, parse_json
+from perception_encoder.sources.text_rows import decode_text, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def open_tar(stream: IO[bytes], *, is_packed: bool) -> tarfile.TarFile:
     return tarfile.open(fileobj=stream, mode="r:*" if is_packed else "r:", tarinfo=_StrictInfo)
 
 
-def all_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def iter_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the members in their order, keeping none in memory.
 
     Raises:
@@ -112,13 +112,13 @@ def all_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def regular_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def iter_regular_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the members that are files with bytes of their own.
 
     Raises:
-        tarfile.TarError, OSError: as `all_members`.
+        tarfile.TarError, OSError: as `iter_members`.
     """
-    return (member for member in all_members(archive) if _is_regular(member))
+    return (member for member in iter_members(archive) if _is_regular(member))
 
 
 class TarListing:
@@ -140,7 +140,7 @@ class TarListing:
             OSError: reading failed.
         """
         try:
-            for member in all_members(self._archive):
+            for member in iter_members(self._archive):
                 self._take(member)
                 yield from map(self._finished, self._samples.ready())
         except Exception:
@@ -173,7 +173,7 @@ class TarListing:
             self._take_text(member, ending)
 
     def _take_image(self, image: TarMember) -> None:
-        image.problem = name_problem(image.name)
+        image.problem = find_name_problem(image.name)
         if image.problem is None and not self._samples.add_image(image):
             stem, dot, ending = image.name.rpartition(".")
             image.problem = (
@@ -190,7 +190,7 @@ class TarListing:
         if member.size <= _MAX_SIBLING_BYTES:
             file = self._archive.extractfile(member)
             assert file is not None  # a regular member
-            text = decoded(file.read())
+            text = decode_text(file.read())
             try:
                 values = None if text is None else _values_of(text.strip(), ending)
             except (ValueError, RecursionError) as err:

@@ -17,13 +17,13 @@ from perception_encoder.index import item_name
 from perception_encoder.preprocess.files import MAX_FILE_BYTES
 from perception_encoder.sources.access import FileAccess, check_size
 from perception_encoder.sources.forward import ForwardReader
-from perception_encoder.sources.item import Item, broken, is_packed, scheme
+from perception_encoder.sources.item import Item, is_packed, make_broken_item, scheme_of
 from perception_encoder.sources.patterns import is_image
 from perception_encoder.sources.tar_members import (
     TarListing,
     describe_left_out,
+    iter_regular_members,
     open_tar,
-    regular_members,
 )
 from perception_encoder.sources.tar_samples import TarMember
 
@@ -72,7 +72,7 @@ class TarSource:
             except Exception as err:  # noqa: BLE001 — one archive must not end the run
                 self._damaged.add(uri)
                 reason = str(err) if isinstance(err, ImageError) else _described(err)
-                yield broken(uri, reason, is_remote=bool(scheme(uri)))
+                yield make_broken_item(uri, reason, is_remote=bool(scheme_of(uri)))
 
     def covers(self, uri: str, member: str | None) -> bool:
         """Say whether `items` would list this member, if its archive still had it."""
@@ -121,7 +121,9 @@ class TarSource:
         packed: ForwardReader[bytes] | None,
     ) -> Item:
         if image.problem is not None:
-            return broken(uri, image.problem, member=image.name, is_remote=bool(scheme(uri)))
+            return make_broken_item(
+                uri, image.problem, member=image.name, is_remote=bool(scheme_of(uri))
+            )
         item = item_name(uri, image.name)
         place = (uri, image.offset, image.bytes)
         return Item(
@@ -134,7 +136,7 @@ class TarSource:
             bytes=image.bytes,
             mtime=mtime,
             metadata=image.metadata,
-            is_remote=bool(scheme(uri)),
+            is_remote=bool(scheme_of(uri)),
         )
 
 
@@ -153,7 +155,7 @@ def read_member(access: FileAccess, uri: str, member: str, offset: int | None) -
         ImageError: it cannot be read.
     """
     item = item_name(uri, member)
-    num_bytes = None if offset is None else size_at(access, uri, member, offset)
+    num_bytes = None if offset is None else find_member_size(access, uri, member, offset)
     if offset is not None and num_bytes is not None:
         return access.read_range(uri, offset, num_bytes, item=item)
     try:
@@ -161,7 +163,7 @@ def read_member(access: FileAccess, uri: str, member: str, offset: int | None) -
             access.open(uri) as stream,
             open_tar(stream, is_packed=is_packed(uri)) as archive,
         ):
-            for found in regular_members(archive):
+            for found in iter_regular_members(archive):
                 if found.name == member:
                     return _content(archive, found, item)
     except ImageError:
@@ -171,7 +173,7 @@ def read_member(access: FileAccess, uri: str, member: str, offset: int | None) -
     raise ImageNotFoundError(f"{item}: the archive has no such member any more", item=item)
 
 
-def size_at(access: FileAccess, uri: str, member: str, offset: int) -> int | None:
+def find_member_size(access: FileAccess, uri: str, member: str, offset: int) -> int | None:
     """Return the size of a member, if its header is still right before the offset."""
     try:
         block = access.read_range(uri, offset - _BLOCK, _BLOCK, item=uri)
@@ -188,7 +190,7 @@ def size_at(access: FileAccess, uri: str, member: str, offset: int) -> int | Non
 def _unpack(access: FileAccess, uri: str, start: int) -> Iterator[bytes]:
     """Read the images of a packed archive from the given number on."""
     with access.open(uri) as stream, open_tar(stream, is_packed=True) as archive:
-        images = (found for found in regular_members(archive) if is_image(found.name))
+        images = (found for found in iter_regular_members(archive) if is_image(found.name))
         for number, found in enumerate(images):
             if number >= start:
                 # What is too large is not read, and nobody asks for it.

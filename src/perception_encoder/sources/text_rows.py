@@ -50,16 +50,16 @@ def encoding_of(head: bytes) -> str:
     return "utf-8"
 
 
-def without_mark(data: bytes, encoding: str) -> bytes:
+def strip_bom(data: bytes, encoding: str) -> bytes:
     """Return the first line without its byte order mark."""
     return data.removeprefix("\ufeff".encode(encoding))
 
 
-def decoded(data: bytes) -> str | None:
+def decode_text(data: bytes) -> str | None:
     """Return a whole text, or None if it is neither UTF-8 nor UTF-16."""
     encoding = encoding_of(data[:2])
     try:
-        return without_mark(data, encoding).decode(encoding)
+        return strip_bom(data, encoding).decode(encoding)
     except UnicodeDecodeError:
         return None
 
@@ -72,7 +72,7 @@ def read_lines(stream: IO[bytes], encoding: str) -> Iterator[Line]:
         if not num_bytes:
             return
         if data is not None and offset == 0:
-            data = without_mark(data, encoding)
+            data = strip_bom(data, encoding)
         yield Line(data, offset, num_bytes)
         offset += num_bytes
 
@@ -117,33 +117,33 @@ class TextRow:
     num_bytes: int = 0
 
 
-def encoding_at(stream: IO[bytes]) -> str:
+def detect_encoding(stream: IO[bytes]) -> str:
     """Tell the encoding of a file that can be sought in, and go back to its beginning."""
     encoding = encoding_of(stream.read(2))
     stream.seek(0)
     return encoding
 
 
-def json_rows(stream: IO[bytes]) -> Iterator[TextRow]:
+def read_json_rows(stream: IO[bytes]) -> Iterator[TextRow]:
     """Yield the objects that stand one on each line."""
     number = 0
-    encoding = encoding_at(stream)
+    encoding = detect_encoding(stream)
     for line in read_lines(stream, encoding):
         if line.data is None:
             yield TextRow(number, problem=TOO_LARGE)
         elif not line.data.strip(_BLANK):
             continue
         else:
-            yield json_row(number, line.data, encoding, line.offset, line.num_bytes)
+            yield parse_json_row(number, line.data, encoding, line.offset, line.num_bytes)
         number += 1
 
 
-def json_row(
+def parse_json_row(
     number: int, line: bytes, encoding: str, offset: int = 0, num_bytes: int = 0
 ) -> TextRow:
     """Read one line, which is there in the file."""
     try:
-        values = parse_json(without_mark(line, encoding).decode(encoding))
+        values = parse_json(strip_bom(line, encoding).decode(encoding))
     except (ValueError, RecursionError) as err:
         return TextRow(number, problem=f"the line is no JSON: {err}")
     if not isinstance(values, dict):
@@ -172,7 +172,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _JSON: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def number_in(cell: object) -> MetadataValue:
+def parse_number(cell: object) -> MetadataValue:
     """Return the number that a CSV cell spells, or else its text.
 
     "007" is a text, and so is a number that would not be the same any more: of 20 digits, or 1e999.
