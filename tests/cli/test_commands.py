@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command import lines, output, pe, pe_inside, pe_process
+from command import PE, lines, output, pe, pe_inside, pe_process, surroundings
 from PIL import Image, ImageDraw
 
 COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
@@ -284,6 +285,35 @@ def test_a_full_disk_is_an_error_and_a_closed_pipe_is_none(tmp_path: Path) -> No
     closed = version(writing)
     os.close(writing)
     assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_an_index_of_photos_by_the_bundled_model_is_noticed(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.png"):
+        Image.new("RGB", (60, 60), "red").save(tmp_path / name)
+    pe("index", ".", "--index", "t.lance", folder=tmp_path)
+    for command in (["search", "red"], ["cluster"], ["classify", "-l", "red"]):
+        shown = pe(*command, "--index", "t.lance", folder=tmp_path).stderr
+        assert shown.count("this index holds photos") == 1
+        assert f"pe index {tmp_path} --model PE-Core-S16-384" in shown
+    pe("index", "c.png", "--index", "drawings.lance", folder=tmp_path)
+    assert "photos" not in pe("search", "red", "--index", "drawings.lance", folder=tmp_path).stderr
+
+
+def test_a_new_index_asks_for_its_model_on_a_terminal(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "a.png")
+    ours, theirs = pty.openpty()
+    environment = surroundings(tmp_path) | {"HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen(
+        [*PE, "index", "a.png"], cwd=tmp_path, env=environment,
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.write(ours, b"3\n2\n")
+    assert process.wait(60) == 0
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    assert "PE-Core-S16-384" in shown
+    assert "1 embedded" in shown
+    assert "pe-nano" in pe("indexes", "info", folder=tmp_path).stdout
 
 
 def test_the_demo_runs_the_main_job(tmp_path: Path) -> None:

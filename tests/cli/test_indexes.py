@@ -43,7 +43,7 @@ def test_an_index_goes_out_and_comes_back(folder: Path) -> None:
         "indexes", "export", "out.parquet", "--format", "parquet", "--index", "t.lance",
         "--where", "uri NOT LIKE '%drawing3%'", folder=folder,
     )  # fmt: skip
-    assert "out.parquet: 4 vectors of pe-nano" in out.stderr
+    assert "out.parquet: 4 embeddings of pe-nano" in out.stderr
     back = pe("indexes", "import", "out.parquet", "--index", "new/back.lance", folder=folder)
     assert "4 rows added, 0 replaced (parquet)" in back.stderr
     before, after = (Index.open(folder / name) for name in ("t.lance", "new/back.lance"))
@@ -67,5 +67,23 @@ def test_a_foreign_folder_needs_its_model_named(folder: Path) -> None:
     assert "name it with --model" in refused.stderr
     done = pe("indexes", "import", "f", "--index", "f.lance", "--model", "pe-nano", folder=folder)
     assert "5 rows added" in done.stderr
-    assert "5 vectors were not of unit length" in done.stderr
+    assert "5 embeddings were normalized" in done.stderr
     assert Index.open(folder / "f.lance").identity == Index.open(folder / "t.lance").identity
+
+
+def test_indexes_are_listed_and_removed(folder: Path, tmp_path: Path) -> None:
+    pe("index", str(folder / "images"), "--index", "old.lance", folder=tmp_path)
+    before = set(tmp_path.iterdir())
+    (tmp_path / "other.lance").mkdir()
+    listed = pe("indexes", "list", "--json", folder=tmp_path)
+    assert [json.loads(line)["rows"] for line in listed.stdout.splitlines()] == [5]
+    assert "left out: " in listed.stderr
+    assert "pe-nano" in pe("indexes", "list", folder=tmp_path).stdout
+    kept = pe("indexes", "remove", "old.lance", folder=tmp_path, given="n\n", returns=1)
+    assert "5 images embedded by pe-nano" in kept.stderr
+    assert (tmp_path / "old.lance").is_dir()
+    pe("indexes", "remove", "old.lance", "--yes", folder=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if "old.lance" in path.name], before
+    none = pe("indexes", "remove", "images", "--yes", folder=folder, returns=1)
+    assert "pe: " in none.stderr
+    assert (folder / "images").is_dir()

@@ -262,7 +262,7 @@ def test_it_is_said_when_there_is_nothing_like_it(
     only = ["--where", f"id = '{furthest['id']}'"]
     far = run(gallery, monkeypatch, "search", query, *only)
     assert far.exit_code == 0
-    assert "nothing like it here" in far.stderr
+    assert "none is likely" in far.stderr
     assert len(far.stdout.splitlines()) == 2
     none = run(gallery, monkeypatch, "search", query, *only, "--threshold", "weak", "--json")
     assert (none.exit_code, none.stdout) == (0, "")

@@ -33,6 +33,21 @@ def test_it_starts_with_the_bundled_model_and_searches_an_index(tmp_path):
     assert not (tmp_path / "intel").exists()
 
 
+def test_it_serves_the_default_index_and_opens_the_page(tmp_path):
+    pe_ending("index", str(GALLERY / "cat.webp"), folder=tmp_path)
+    opener = tmp_path / "browser"
+    opener.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/opened\n")
+    opener.chmod(0o755)
+    with serving("--open", folder=tmp_path, BROWSER=f"{opener} %s") as (client, _):
+        (served,) = client.get("/v1/indexes").json()["data"]
+        assert served["rows"] == 1
+        for _ in range(100):
+            if (tmp_path / "opened").exists():
+                break
+            time.sleep(0.05)
+        assert str(client.base_url).rstrip("/") in (tmp_path / "opened").read_text()
+
+
 def test_told_to_end_it_answers_what_it_has_accepted(tmp_path):
     with serving(folder=tmp_path, PE_LOG_FORMAT="json") as (client, process):
         url = str(client.base_url)
@@ -101,4 +116,4 @@ def test_every_option_is_an_environment_variable(tmp_path):
     parts = [part for part in re.split(r" (?=--[a-z])", text) if not part.endswith(" /")]
     without = [part for part in parts if "[env var: PE_" not in part]
     assert len(parts) > 25
-    assert {part.split()[0] for part in without} <= {"--help", "--new-key", "-m,"}
+    assert {part.split()[0] for part in without} <= {"--help", "--new-key", "--open", "-m,"}

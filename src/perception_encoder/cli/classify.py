@@ -16,6 +16,7 @@ from perception_encoder.cli.label_options import (
     checked_templates,
     read_labels,
 )
+from perception_encoder.cli.model_choice import ABOUT_DEFAULT_MODEL, warn_of_photo_index
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
@@ -45,10 +46,6 @@ if TYPE_CHECKING:
     from perception_encoder.sources import Source
 
 _SCORES_AT_ONCE = 2**20  # a block of an index is large, and there may be thousands of labels
-_ABOUT_THE_DEFAULT = (
-    f"{DEFAULT_MODEL} knows drawings, not photos; for these: --model PE-Core-S16-384 "
-    "(`pe models` lists all)"
-)
 
 
 def classify(  # noqa: PLR0913  one parameter for each option
@@ -163,7 +160,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         options = SourceOptions(exclude=tuple(exclude or ()), null_separated=null, column=column)
         opened = open_sources(sources, options)  # before the model: a wrong name shows at once
         if model is None:
-            say(_ABOUT_THE_DEFAULT)
+            say(f"classified by {ABOUT_DEFAULT_MODEL}")
         loaded = open_model(
             model or DEFAULT_MODEL,
             device=device,
@@ -176,6 +173,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         blocks = embed_items(loaded, iter_items(opened), batch_size=batch_size, progress=progress)
     else:
         index = Index.open(find_index(index_path))
+        warn_of_photo_index(index)
         loaded = open_index_model(index, model, ComputeOptions(device=device))
         blocks = _read_index(index, where)
     classifier = ZeroShotClassifier.from_model(loaded, named, templates)

@@ -12,6 +12,7 @@ from perception_encoder.cli.cluster_options import (
     named_clusters,
     say_what_was_found,
 )
+from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import (
     DeviceOption,
     IndexModelOption,
@@ -65,6 +66,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     check_sheet(sheet)
     check_file(parquet)
     index = Index.open(find_index(index_path))
+    warn_of_photo_index(index)
     named = named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )
@@ -118,7 +120,7 @@ def _draw(path: Path, named: "NamedClusters", index: "Index") -> None:
     from perception_encoder.analysis.clusters import typical_members
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
     from perception_encoder.analysis.thumbnails import short_name, stored_image
-    from perception_encoder.cli.progress import draw_sheet
+    from perception_encoder.cli.progress import draw_sheet, show_steps
 
     found = named.found
 
@@ -126,7 +128,8 @@ def _draw(path: Path, named: "NamedClusters", index: "Index") -> None:
         return SheetHit(stored_image(row), score, short_name(row))
 
     rows = []
-    typical = typical_members(index, found, _SHEET_IMAGES, where=named.where)
+    with show_steps("choosing images for the sheet"):
+        typical = typical_members(index, found, _SHEET_IMAGES, where=named.where)
     for place, central in enumerate(typical[:_SHEET_CLUSTERS]):
         cluster = found.clusters[place]
         size = "1 image" if cluster.size == 1 else f"{cluster.size} images"

@@ -47,17 +47,19 @@ def named_clusters(
     from perception_encoder.analysis.clusters import cluster_index
     from perception_encoder.analysis.damaged_vectors import REASON
     from perception_encoder.backends import ComputeOptions
+    from perception_encoder.cli.progress import show_steps
     from perception_encoder.search.query_model import open_index_model
 
     # Before the work: a wrong name is reported at once.
     words = [] if names is None else _words(names, index, where)
-    named = cluster_index(
-        index,
-        lambda: open_index_model(index, model, ComputeOptions(device=device)),
-        num_clusters=num_clusters,
-        words=words,
-        where=where,
-    )
+    with show_steps(f"grouping up to {images(index.count())}"):
+        named = cluster_index(
+            index,
+            lambda: open_index_model(index, model, ComputeOptions(device=device)),
+            num_clusters=num_clusters,
+            words=words,
+            where=where,
+        )
     for row in named.damaged[:_SHOWN_DAMAGED]:
         say(f"pe: {row.name}: {REASON}")
     return named

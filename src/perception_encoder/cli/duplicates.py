@@ -101,16 +101,19 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     check_file(script)
     check_sheet(sheet)
     from perception_encoder.analysis.duplicates import find_duplicates
+    from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index
 
-    found = find_duplicates(
-        Index.open(find_index(index_path)),
-        _read,
-        tier=_TIERS[tier],
-        threshold=threshold,
-        keep=keep,
-        where=where,
-    )
+    index = Index.open(find_index(index_path))
+    with show_steps(f"comparing {images(index.count())}"):
+        found = find_duplicates(
+            index,
+            _read,
+            tier=_TIERS[tier],
+            threshold=threshold,
+            keep=keep,
+            where=where,
+        )
     if move_to is not None:
         _move(found.groups, move_to, dry_run=dry_run, as_json=as_json)
     elif paths or null:

@@ -66,8 +66,8 @@ def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
         say(f"{which}nothing found")
     elif answer.found[0].label == "none" and is_first_page:
         say(
-            f"{which}nothing like it here: these are the nearest, but no nearer than what has "
-            "nothing to do with this index"
+            f"{which}none is likely: these are the nearest images, but unrelated queries find "
+            "images as near"
         )
 
 

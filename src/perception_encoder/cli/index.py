@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perception_encoder.cli.model_choice import choose_model
 from perception_encoder.cli.options import (
-    DEFAULT_MODEL,
     BackendOption,
     BatchSizeOption,
     ColumnOption,
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from perception_encoder.indexing.prepare import Preparation
     from perception_encoder.sources import Source
 
-_ABOUT_THE_DEFAULT = (
-    f"a new index of {DEFAULT_MODEL}, which knows drawings, not photos; "
-    "for these: --model PE-Core-S16-384 (`pe models` lists all)"
-)
 _SHOWN_FAILURES = 10  # one by one; `pe errors` lists all
 
 
@@ -211,8 +207,7 @@ def _work(
         name, preprocess = name or expected.model_id, preprocess or expected.preprocess
         refuse_another(index, name)
     if name is None:
-        name = DEFAULT_MODEL
-        say(_ABOUT_THE_DEFAULT)
+        name = choose_model()
     with on_cluster(
         ray, name, options, preprocess=preprocess, cores=ray_cores, expected=expected
     ) as place:
@@ -236,8 +231,7 @@ def _opened(
         model = open_index_model(index, name, options, preprocess=preprocess)
         return _Work(model, index, model_name=name or index.identity.model_id)
     if name is None:
-        name = DEFAULT_MODEL
-        say(_ABOUT_THE_DEFAULT)
+        name = choose_model()
     model = open_model(
         name,
         device=options.device,

@@ -1,10 +1,14 @@
-"""`pe indexes`: what an index is, and its way into other programs' files and back."""
+"""`pe indexes`: list, describe, export, import and remove indexes."""
 
+from __future__ import annotations
+
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from perception_encoder import settings
 from perception_encoder.cli.command import Command, CommandGroup, keep_examples
 from perception_encoder.cli.options import (
     DeviceOption,
@@ -16,6 +20,7 @@ from perception_encoder.cli.options import (
 )
 from perception_encoder.cli.output import (
     check_text_name,
+    images,
     say,
     write_json,
     write_line,
@@ -23,9 +28,9 @@ from perception_encoder.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from perception_encoder.index.optimize import IndexDescription
+    from collections.abc import Iterator
 
-LayoutChoice = Literal["clip-retrieval", "parquet", "npy", "faiss"]
+    from perception_encoder.index.optimize import IndexDescription
 
 app = typer.Typer(
     name="indexes",
@@ -34,6 +39,44 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+
+@app.command("list", cls=Command)
+@keep_examples
+def list_(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders that hold indexes.  [default: this folder and your data folder]",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the indexes in some folders: path, images, model and size.
+
+    Example:
+        pe indexes list ~/indexes
+    """
+    found = list(_iter_indexes(folders or [Path(), settings.data_folder()]))
+    if as_json:
+        for index in found:
+            write_json(_to_record(index))
+    elif found:
+        write_table(
+            ["index", "images", "model", "MB"],
+            [
+                [
+                    index.path,
+                    f"{index.num_rows:,}",
+                    index.identity.model_id,
+                    f"{((index.num_bytes or 0) + (index.searcher_bytes or 0)) / 1e6:,.1f}",
+                ]
+                for index in found
+            ],
+        )
+    else:
+        say("no indexes found; make one: pe index FOLDER")
 
 
 @app.command(cls=Command)
@@ -47,12 +90,13 @@ def info(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
     from perception_encoder.index.optimize import describe_index
 
     index = describe_index(find_index(index_path))
+    record = _to_record(index)
     if as_json:
-        write_json(_facts(index))
+        write_json(record)
         return
-    facts = _facts(index)
-    del facts["columns"]
-    write_table(["what", "value"], [[name, _shown(value)] for name, value in facts.items()])
+    del record["columns"]
+    rows = [[name, "-" if value is None else str(value)] for name, value in record.items()]
+    write_table(["what", "value"], rows)
     write_line("")
     columns = [[c.name, c.type, "metadata" if c.is_metadata else ""] for c in index.columns]
     write_table(["column", "type", ""], columns)
@@ -63,23 +107,23 @@ def info(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
 def export_(
     out: Annotated[Path, typer.Argument(help="A new folder; for parquet, a new file.")],
     layout: Annotated[
-        LayoutChoice,
+        Literal["clip-retrieval", "parquet", "npy", "faiss"],
         typer.Option(
             "--format",
             help="clip-retrieval: img_emb/*.npy and metadata/*.parquet. parquet: one file, for "
-            "embedding-atlas and DuckDB. npy, faiss: vectors and rows.jsonl.",
+            "embedding-atlas and DuckDB. npy, faiss: embeddings and rows.jsonl.",
         ),
     ],
     index_path: IndexOption = None,
     where: WhereOption = None,
     part_rows: Annotated[
-        int, typer.Option(min=1, help="Rows of one part of clip-retrieval's folders.")
+        int, typer.Option(min=1, help="Rows in one part of clip-retrieval's folders.")
     ] = 1_000_000,
 ) -> None:
-    """Write an index's vectors and rows for other programs.
+    """Write the embeddings and rows of an index for other programs.
 
-    The files say which model made the vectors. They appear when all is written; what is there
-    already is not overwritten.
+    The files name the model of the embeddings. They appear once all is written, and nothing is
+    overwritten.
 
     Examples:
         pe indexes export images.parquet --format parquet
@@ -96,26 +140,26 @@ def export_(
         num_rows = export_index(
             index, out, layout, where=where, part_rows=part_rows, progress=bar.update
         )
-    say(f"{out}: {num_rows} vectors of {index.identity.model_id}")
+    say(f"{out}: {num_rows} embeddings of {index.identity.model_id}")
 
 
 @app.command("import", cls=Command)
 @keep_examples
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="What `pe indexes export`, clip-retrieval or others wrote.")
+        Path, typer.Argument(help="Files of `pe indexes export`, clip-retrieval or others.")
     ],
     index_path: IndexOption = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Whose vectors they are, where the files do not say."),
+        typer.Option("--model", "-m", help="The model of the embeddings, if no file names it."),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Add the vectors of files to an index, without embedding anything.
+    """Add the embeddings in files to an index, without embedding anything.
 
-    Takes the formats of `pe indexes export`. Vectors that are not of unit length are brought to it;
-    an image that is in the index already gets the new row.
+    Reads the formats of `pe indexes export`. Embeddings are normalized to unit length. A row
+    replaces the one of the same image.
 
     Examples:
         pe indexes import laion --index laion.lance --model PE-Core-B16-224
@@ -137,14 +181,49 @@ def import_(
         done = import_index(incoming, path, identity=identity, progress=bar.update)
     say(f"{path}: {done.num_added} rows added, {done.num_replaced} replaced ({incoming.layout})")
     if done.num_normalized:
-        say(f"{done.num_normalized} vectors were not of unit length and have been brought to it")
+        say(f"{done.num_normalized} embeddings were normalized to unit length")
     for name, count in done.left_out.items():
         say(f"{name}: {count} values do not fit the index's column and were left out")
     if incoming.dropped:
         say(f"columns that an index cannot hold were left out: {', '.join(incoming.dropped)}")
 
 
-def _facts(index: "IndexDescription") -> dict[str, Any]:
+@app.command(cls=Command)
+@keep_examples
+def remove(
+    path: Annotated[Path, typer.Argument(help="The index: a local folder.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete an index. The images that it was made from stay.
+
+    Example:
+        pe indexes remove old.lance
+    """
+    from perception_encoder.index.optimize import describe_index
+    from perception_encoder.index.storage import writing
+
+    index = describe_index(check_text_name(str(path)))
+    described = f"{path}: {images(index.num_rows)} embedded by {index.identity.model_id}"
+    if not yes and not typer.confirm(f"{described}. Delete this index?", err=True):
+        raise typer.Exit(1)
+    with writing(str(path)):  # fails while another process writes
+        shutil.rmtree(path)
+    say(f"{described}: deleted")
+
+
+def _iter_indexes(folders: list[Path]) -> Iterator[IndexDescription]:
+    from perception_encoder.errors import IndexError_
+    from perception_encoder.index.optimize import describe_index
+
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob("*.lance"))}
+    for path in paths.values():
+        try:
+            yield describe_index(str(path))
+        except IndexError_ as err:  # another program's Lance dataset, or a damaged index
+            say(f"left out: {err}")
+
+
+def _to_record(index: IndexDescription) -> dict[str, Any]:
     return {
         "path": index.path,
         "rows": index.num_rows,
@@ -164,7 +243,3 @@ def _facts(index: "IndexDescription") -> dict[str, Any]:
             for column in index.columns
         ],
     }
-
-
-def _shown(value: object) -> str:
-    return "-" if value is None else str(value)

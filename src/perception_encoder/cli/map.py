@@ -1,7 +1,7 @@
 """`pe map`: an index's images in the plane, alike ones near each other."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from perception_encoder.cli.cluster_options import (
     named_clusters,
     say_what_was_found,
 )
+from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import (
     DeviceOption,
     IndexModelOption,
@@ -23,8 +24,6 @@ from perception_encoder.cli.output import check_file, images, say
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.index_map import WrittenMap
-
-_MANY: Final = 5_000
 
 
 def map(
@@ -54,6 +53,7 @@ def map(
     """
     from perception_encoder.analysis.index_map import MAP_SUFFIXES, write_map
     from perception_encoder.analysis.map_layout import map_index, require_projection
+    from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index
 
     if out.suffix.lower() not in MAP_SUFFIXES:
@@ -62,16 +62,18 @@ def map(
 
     require_projection()
     index = Index.open(find_index(index_path))
+    warn_of_photo_index(index)
     named = named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )
-    if len(named.found.images) > _MANY:
-        say(f"placing {len(named.found.images)} images; a hundred thousand take minutes")
-    placed = map_index(index, named.found.images, where=named.where, seed=seed)
+    with show_steps(f"placing {images(len(named.found.images))}"):
+        placed = map_index(index, named.found.images, where=named.where, seed=seed)
     if not len(placed.numbers):
         say("there are no images to place")
         raise typer.Exit(1)
-    _say_what_is_shown(out, write_map(out, index, named, placed))
+    with show_steps(f"drawing {out}"):
+        written = write_map(out, index, named, placed)
+    _say_what_is_shown(out, written)
     say_what_was_found(named)
     finish(named)
 

@@ -115,15 +115,17 @@ def open_model(
 ) -> "EmbeddingModel":
     """Open the model that the options name."""
     from perception_encoder.auto import AutoModel
+    from perception_encoder.cli.progress import show_steps
 
-    return AutoModel.from_pretrained(
-        name,
-        device=device,
-        backend=backend,
-        precision=precision,
-        compile=compiled,
-        preprocess=preprocess,
-    )
+    with show_steps(f"opening {name}", updates=False):
+        return AutoModel.from_pretrained(
+            name,
+            device=device,
+            backend=backend,
+            precision=precision,
+            compile=compiled,
+            preprocess=preprocess,
+        )
 
 
 def check_moving(folder: Path | None, *, dry_run: bool, yes: bool) -> None:

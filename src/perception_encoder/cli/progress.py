@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.contact_sheet import SheetRow
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
+_SECONDS_BETWEEN_STEPS: Final = 10.0
 _SECONDS_UNTIL_SHOWN: Final = 1.0  # what ends earlier reports nothing
 _SECONDS_BETWEEN_UPDATES: Final = 0.5
 
@@ -30,7 +31,7 @@ class ProgressDisplay:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bar = tqdm(unit=" images", disable=None, file=sys.stderr)
+        self._bar = tqdm(unit=" images", disable=None, file=sys.stderr, postfix="starting")
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -92,16 +93,17 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def show_steps(what: str) -> Iterator[Callable[[str, int, int], None]]:
+def show_steps(what: str, *, updates: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """Show work that takes over a second: its name, its present step and the time it has taken.
 
     Args:
         what: the work, such as "grouping 3,000 images".
+        updates: keep the line up to date; False where a library may show bars of its own.
 
     Yields:
         A function that takes (step, done, total); total is 0 if unknown. Calling it is optional.
     """
-    steps = _Steps(what)
+    steps = _Steps(what, updates=updates)
     shower = threading.Thread(target=steps.show, daemon=True)
     shower.start()
     try:
@@ -114,8 +116,9 @@ def show_steps(what: str) -> Iterator[Callable[[str, int, int], None]]:
 class _Steps:
     """The state of `show_steps`; a thread shows it, since libraries report rarely or never."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, updates: bool) -> None:
         self._step = what
+        self._updates = updates
         self._done = self._total = 0
         self._started = time.monotonic()
         self.ended = threading.Event()
@@ -126,10 +129,12 @@ class _Steps:
     def show(self) -> None:
         if self.ended.wait(_SECONDS_UNTIL_SHOWN):
             return
-        is_terminal = sys.stderr.isatty()
+        is_terminal = sys.stderr.isatty() and self._updates
         if not is_terminal:
             say(f"{self._line()} …")
-        pause = _SECONDS_BETWEEN_UPDATES if is_terminal else _SECONDS_BETWEEN_LINES
+        if not self._updates:
+            return
+        pause = _SECONDS_BETWEEN_UPDATES if is_terminal else _SECONDS_BETWEEN_STEPS
         is_over = False
         while not is_over:
             if is_terminal:

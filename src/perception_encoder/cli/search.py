@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 import typer
 
 from perception_encoder.cli.hits import Answer, show
+from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import SearchFlags, find_index, with_search_options
 from perception_encoder.cli.output import check_sheet, say
 from perception_encoder.cli.text_files import problem_of, read_list
@@ -105,6 +106,7 @@ def _answer(queries: Sequence[_Written], flags: SearchFlags, *, leave_out_own: b
     check_sheet(flags.sheet)
     options = _options(flags)
     index = Index.open(find_index(flags.index_path))
+    warn_of_photo_index(index)
 
     @cache
     def open_the_model() -> "EmbeddingModel":

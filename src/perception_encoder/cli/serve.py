@@ -1,12 +1,15 @@
 """`pe serve`: models and indexes over HTTP."""
 
+import webbrowser
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
 from perception_encoder import settings
+from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
@@ -15,9 +18,6 @@ from perception_encoder.cli.options import (
     PrecisionOption,
 )
 from perception_encoder.cli.output import say, write_line
-
-if TYPE_CHECKING:
-    pass
 
 _MIB: Final = 2**20
 
@@ -42,7 +42,11 @@ def serve(  # noqa: PLR0913  one parameter for each option
     ] = None,
     index: Annotated[
         list[str] | None,
-        typer.Option(envvar="PE_INDEX", help="Table to search; repeat it for several."),
+        typer.Option(
+            envvar="PE_INDEX",
+            help="Index to search; repeat it for several.  [default: the one in your data folder]",
+            show_default=False,
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(envvar="PE_HOST", help="Address to listen on.")
@@ -145,6 +149,9 @@ def serve(  # noqa: PLR0913  one parameter for each option
         Path | None,
         typer.Option(envvar="PE_THUMBNAILS", help="Folder for small copies of images."),
     ] = None,
+    opens_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in the web browser.")
+    ] = False,
     log_format: Annotated[
         Literal["text", "json"], typer.Option(envvar="PE_LOG_FORMAT", help="Of the log on stderr.")
     ] = "text",
@@ -210,15 +217,38 @@ def serve(  # noqa: PLR0913  one parameter for each option
                 max_items=max_items,
                 max_connections=max_connections,
             ),
-            indexes=tuple(index or ()),
+            indexes=tuple(index) if index else _find_default_index(),
             cache_folder=thumbnails or settings.cache_folder() / "thumbnails",
             serve_page=page,
         ),
         host=host,
         port=port,
         log_format=log_format,
-        announce=say,
+        announce=partial(_announce, opens_page=opens_page),
     )
+
+
+def _announce(message: str, *, opens_page: bool) -> None:
+    """Report the address. The socket listens already, so a browser only waits for the answer."""
+    say(message)
+    if opens_page:
+        webbrowser.open(message.rpartition(" ")[2])
+
+
+def _find_default_index() -> tuple[str, ...]:
+    """Return this user's own index, if there is one."""
+    from perception_encoder.errors import IndexError_, IndexNotFoundError
+    from perception_encoder.index import Index
+
+    path = str(settings.default_index())
+    try:
+        warn_of_photo_index(Index.open(path))
+    except IndexNotFoundError:
+        return ()
+    except IndexError_ as err:
+        say(f"pe: not served: {err}")
+        return ()
+    return (path,)
 
 
 def _show(key: str) -> None:
