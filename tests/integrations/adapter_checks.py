@@ -106,7 +106,10 @@ def chroma(made: dict[str, Any]) -> None:
     from chromadb.utils.data_loaders import ImageLoader
     from chromadb.utils.embedding_functions import config_to_embedding_function
 
-    from perception_encoder.integrations.chroma import ImageFileLoader, PerceptionEncoderFunction
+    from perception_encoder.integrations.chroma import (
+        ImageFileLoader,
+        PerceptionEncoderEmbeddingFunction,
+    )
 
     collection = made["collection"]
     assert made["found"]["ids"] == [["castle"]]
@@ -119,11 +122,11 @@ def chroma(made: dict[str, Any]) -> None:
     assert found["ids"] == [["heart"]]
     rows = collection.get(ids=["words"], include=["embeddings"])["embeddings"]
     assert close(rows[0], RED_HEART)
-    mixed = PerceptionEncoderFunction(nano)(["a red heart", image, "a cat"])
+    mixed = PerceptionEncoderEmbeddingFunction(nano)(["a red heart", image, "a cat"])
     assert len(mixed) == 3
     assert close(mixed[0], RED_HEART)
     assert close(mixed[1], nano.embed_image(image, input_color_format="rgb")[0])
-    function = PerceptionEncoderFunction(NAME, preprocess="reference")
+    function = PerceptionEncoderEmbeddingFunction(NAME, preprocess="reference")
     again = config_to_embedding_function({"name": function.name(), "config": function.get_config()})
     assert again.get_config() == function.get_config()
     change = functools.partial(collection.modify, configuration={"embedding_function": function})
@@ -191,7 +194,7 @@ def lancedb(made: dict[str, Any]) -> None:
         vector: Vector(texts.ndims(), nullable=True) = texts.VectorField(default=None)
 
     captions = lancedb.connect("lancedb").create_table("captions", schema=Caption)
-    old = get_registry().get("perception-encoder").create(name="pe-nano", source="pictures")
+    old = function.create(name="pe-nano", source="pictures")
     assert old.source == "images"  # as tables of 0.1 store it
     captions.add([{"text": "a red heart"}, {"text": None}], on_bad_vectors="null")
     rows = captions.to_arrow().to_pylist()

@@ -1,11 +1,11 @@
 """Any model as Chroma's `EmbeddingFunction`, and a loader of image files; needs `chromadb`.
 
     import chromadb
-    from perception_encoder.integrations.chroma import PerceptionEncoderFunction, ImageFileLoader
+    from perception_encoder.integrations.chroma import ImageFileLoader, PerceptionEncoderEmbeddingFunction
 
     collection = chromadb.PersistentClient("db").create_collection(
         "images",
-        embedding_function=PerceptionEncoderFunction("pe-nano"),
+        embedding_function=PerceptionEncoderEmbeddingFunction("pe-nano"),
         data_loader=ImageFileLoader(),
     )
     collection.add(ids=["cat"], uris=["cat.webp"])
