@@ -1,12 +1,12 @@
 """Any model as Chroma's `EmbeddingFunction`, and a loader of image files; needs `chromadb`.
 
     import chromadb
-    from perception_encoder.integrations.chroma import ImageFileLoader, PerceptionEncoderEmbeddingFunction
+    from perception_encoder.integrations import chroma
 
     collection = chromadb.PersistentClient("db").create_collection(
         "images",
-        embedding_function=PerceptionEncoderEmbeddingFunction("pe-nano"),
-        data_loader=ImageFileLoader(),
+        embedding_function=chroma.PerceptionEncoderEmbeddingFunction("pe-nano"),
+        data_loader=chroma.ImageFileLoader(),
     )
     collection.add(ids=["cat"], uris=["cat.webp"])
 
