@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # What pip does in a tenth of its time. Compiling to bytecode is left to imports: most is never imported.
 UV := $(BIN)/uv pip install --quiet --system-certs
 
-.PHONY: install demo test fuzz test-without-torch clients original workflows adapters check docs dist format parity peers nano clean
+.PHONY: install demo test fuzz test-without-torch coverage clients original workflows adapters check docs dist format parity peers nano clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
@@ -27,6 +27,15 @@ demo: install
 PROCESSES ?= 2
 test: install clients original workflows adapters
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
+
+# Lines and branches of the package that the suite runs, in build/coverage. Fails below the floor that
+# pyproject.toml sets. Tracing makes the suite slower, so it is a target of its own.
+coverage: install clients original workflows adapters
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet --directory build/coverage/html --fail-under 0
+	$(BIN)/coverage report
 
 # Random inputs for every reader of untrusted data; `make test` tries a hundred of each kind.
 EXAMPLES ?= 10000

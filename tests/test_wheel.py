@@ -1,6 +1,5 @@
 """The wheels that people install: made of this tree, put alone into an empty environment."""
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -8,7 +7,8 @@ import venv
 from pathlib import Path
 
 import pytest
-from cli.command import output, surroundings
+from child_processes import build_environment
+from cli.command import output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -42,7 +42,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 def test_the_wheel_alone_runs_the_demo(installed, tmp_path):
-    environment = surroundings(tmp_path, HF_ASSETS_CACHE=os.environ["HF_ASSETS_CACHE"])
+    environment = build_environment(tmp_path)
     done = subprocess.run(
         [installed / "bin" / "pe", "demo"], cwd=tmp_path, env=environment,
         capture_output=True, text=True, check=False,

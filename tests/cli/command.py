@@ -22,6 +22,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import httpx2
+from child_processes import build_environment
 from huggingface_hub import constants
 
 from perception_encoder.auto import AutoModel
@@ -40,7 +41,7 @@ def pe(
     """Run `pe` in a folder, in this process."""
     with (
         chdir(folder),
-        patch.dict(os.environ, surroundings(folder, **environment), clear=True),
+        patch.dict(os.environ, build_environment(folder, **environment), clear=True),
         patch.object(constants, "HF_HUB_OFFLINE", True),
     ):
         ended = pe_inside(*arguments, given=given.encode())
@@ -58,7 +59,7 @@ def pe_process(
         text=True,
         capture_output=True,
         check=False,
-        env=surroundings(folder, **environment),
+        env=build_environment(folder, **environment),
     )
 
 
@@ -138,7 +139,7 @@ def started(
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=surroundings(folder, **environment),
+        env=build_environment(folder, **environment),
     )
 
 
@@ -168,19 +169,6 @@ def serving(
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
-
-
-def surroundings(home: Path, **environment: str) -> dict[str, str]:
-    """Return the environment of a process."""
-    return {
-        "PATH": os.environ["PATH"],
-        # See conftest.py.
-        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
-        "HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"],
-        "HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        **environment,
-    }
 
 
 def output(finished: subprocess.CompletedProcess[str]) -> str:

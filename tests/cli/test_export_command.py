@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import lines, output, pe, pe_ending, surroundings
+from child_processes import build_environment
+from command import lines, output, pe, pe_ending
 from documentation.blocks import python_blocks
 from small_models import save_drawings
 
@@ -58,7 +59,7 @@ def without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
         text=True,
         capture_output=True,
         check=False,
-        env=surroundings(folder, PYTHONPATH=paths),
+        env=build_environment(folder, PYTHONPATH=paths),
     )
 
 

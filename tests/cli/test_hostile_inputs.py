@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import PE, Ended, pe_inside, surroundings
+from child_processes import build_environment
+from command import PE, Ended, pe_inside
 from PIL import Image
 
 INDEX = ("--index", "t.lance")
@@ -315,7 +316,7 @@ def test_closed_streams_are_no_error_and_no_file_gets_their_output(
     command = f'exec "$@" {closed}'
     arguments = (*PE, "-v", "embed", "-t", "a", "-o", str(tmp_path / "v.npy"))
     done = subprocess.run(
-        ["sh", "-c", command, "sh", *arguments], check=False, env=surroundings(tmp_path)
+        ["sh", "-c", command, "sh", *arguments], check=False, env=build_environment(tmp_path)
     )
     assert done.returncode == 0
     assert (tmp_path / "v.npy").stat().st_size == 128 + 192 * 4

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from command import PE, lines, output, pe, started, surroundings
+from child_processes import build_environment
+from command import PE, lines, output, pe, started
 from small_models import drawing, save_drawings
 
 from perception_encoder.index import Index, writing
@@ -309,7 +310,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> N
         capture_output=True,
         text=True,
         check=True,
-        env=surroundings(tmp_path),
+        env=build_environment(tmp_path),
     )
     assert shown.stdout == ""
     told = [line for line in shown.stderr.splitlines() if " of 8 images" in line]

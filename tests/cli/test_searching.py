@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import terminal_decoders as decode
-from command import PE, lines, pe, pe_inside, surroundings
+from child_processes import build_environment
+from command import PE, lines, pe, pe_inside
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner, Result
 
@@ -73,7 +74,7 @@ sys.exit(code or (f"loaded {heavy}" if heavy else 0))
 def test_what_is_in_the_index_is_found_without_a_model(folder: Path, item: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, "similar", item, "--index", "t.lance", "--json"],
-        cwd=folder, capture_output=True, text=True, check=False, env=surroundings(folder),
+        cwd=folder, capture_output=True, text=True, check=False, env=build_environment(folder),
     )  # fmt: skip
     found = lines(done)
     assert len(found) == 5
@@ -174,7 +175,7 @@ def test_a_terminal_is_asked_what_it_can_and_how_large_it_is(folder: Path) -> No
     process = subprocess.Popen(
         [*PE, "search", "@d/red.png", "-k5", "--preview", "--index", "t.lance"],
         cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
-        env=surroundings(folder, TERM="xterm-kitty"),
+        env=build_environment(folder, TERM="xterm-kitty"),
     )  # fmt: skip
     os.close(theirs)
     seen = b""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from child_processes import build_environment
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORIGINAL = REPOSITORY / ".original"
 OURS = REPOSITORY / "compat" / "inference_models" / "src"
@@ -18,11 +20,5 @@ def run_python(code: str, *, folder: Path, path: list[Path]) -> subprocess.Compl
         text=True,
         capture_output=True,
         check=False,
-        env={
-            "PATH": os.environ["PATH"],
-            "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
-            "HOME": str(folder),
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join(map(str, path)),
-        },
+        env=build_environment(folder, PYTHONPATH=os.pathsep.join(map(str, path))),
     )

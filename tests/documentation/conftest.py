@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli.command import pe_ending, serving, surroundings
+from child_processes import build_environment
+from cli.command import pe_ending, serving
 from PIL import Image
 
 from perception_encoder.registry import MODELS
@@ -36,7 +37,6 @@ STAND_INS = {
     **{f"image{number}.jpg": "castle" for number in range(100)},
 }
 ADDRESS = "127.0.0.1:9001"
-GRAPHS = {"HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"]}  # made once for all tests
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _fill(folder: Path) -> None:
             image.convert("RGB").save(folder / name)
     (folder / "queries.txt").write_text("a red heart\na dog\n")
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    pe_ending("index", "images", "--index", "images.lance", folder=folder, returns=1, **GRAPHS)
+    pe_ending("index", "images", "--index", "images.lance", folder=folder, returns=1)
     (images / "broken.png").unlink()
     shutil.copytree(folder / "images.lance", folder / "photos.lance")
     for entry in MODELS:
@@ -90,7 +90,7 @@ def reader(fresh_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) ->
     folder = fresh_folder()
     monkeypatch.chdir(folder)
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return Reader(folder, surroundings(folder, PATH=programs, **GRAPHS))
+    return Reader(folder, build_environment(folder, PATH=programs))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, 
             if not addresses:
                 home = tmp_path_factory.mktemp("server")
                 shutil.copytree(folder / "images.lance", home / "images.lance")
-                server = serving("--index", "images.lance", folder=home, **GRAPHS)
+                server = serving("--index", "images.lance", folder=home)
                 client, _ = until_the_end.enter_context(server)
                 addresses.append(f"127.0.0.1:{client.base_url.port}")
             return text.replace(ADDRESS, addresses[0])

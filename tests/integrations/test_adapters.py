@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from child_processes import build_environment
 from documentation.blocks import REPOSITORY, blocks_of
 
 from perception_encoder import AutoModel
@@ -51,15 +52,7 @@ def check(folder: Path) -> Callable[[dict[str, str]], dict[str, str]]:
             capture_output=True,
             check=False,
             timeout=200,
-            env={
-                "PATH": os.environ["PATH"],
-                "OMP_WAIT_POLICY": "PASSIVE",
-                "HOME": str(folder),
-                "HF_HUB_OFFLINE": "1",
-                "HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"],
-                "ANONYMIZED_TELEMETRY": "False",
-                "PYTHONPATH": str(ADAPTERS),
-            },
+            env=build_environment(folder, ANONYMIZED_TELEMETRY="False", PYTHONPATH=str(ADAPTERS)),
         )
         assert done.returncode == 0, done.stderr[-5000:]
         return json.loads((folder / "outcomes.json").read_text())

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child_processes import build_environment
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
@@ -36,14 +37,10 @@ def start_engine(
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={
-            "PATH": os.environ["PATH"],
-            "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"],
-            "HF_ASSETS_CACHE": os.environ["HF_ASSETS_CACHE"],
-            "HF_HUB_OFFLINE": "1",
-            "HOME": str(folder),
-            "MPLCONFIGDIR": str(folder),
-            "PYTHONPATH": os.pathsep.join(map(str, folders)),
-            "WORKFLOWS_PLUGINS": "perception_encoder.integrations.workflows",
-        },
+        env=build_environment(
+            folder,
+            MPLCONFIGDIR=str(folder),
+            PYTHONPATH=os.pathsep.join(map(str, folders)),
+            WORKFLOWS_PLUGINS="perception_encoder.integrations.workflows",
+        ),
     )
