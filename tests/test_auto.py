@@ -1,11 +1,14 @@
 import logging
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from small_models import CORE, TOKENIZER, drawing, open_tiny
 
-from perception_encoder import AutoModel, EmbeddingModel
+from perception_encoder import AutoModel, EmbeddingModel, list_models
 from perception_encoder.errors import (
     BackendUnavailableError,
     CacheError,
@@ -113,3 +116,27 @@ def test_a_model_without_its_vocabulary_still_embeds_images(folder, tmp_path, ca
     assert "text cannot be embedded" in caplog.text
     assert model.embed_image(IMAGE).shape == (1, CORE.embed_dim)
     assert TOKENIZER.vocab_size == CORE.text.vocab_size
+
+
+def count_dimensions(model, text):
+    return model.embed_text(text).shape[1]
+
+
+def test_a_model_is_pickled_by_its_name_and_works_in_a_process_pool(folder):
+    named = AutoModel.from_pretrained("pe-nano", device="cpu")
+    again = pickle.loads(pickle.dumps(named))
+    assert again.identity == named.identity
+    assert again.device == named.device == "cpu"
+    assert pickle.loads(pickle.dumps(named)) is again  # opened once in a process
+    by_path = pickle.loads(pickle.dumps(AutoModel.from_pretrained(folder, preprocess="fast")))
+    assert (by_path.config, by_path.processor.name) == (CORE, "fast")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(count_dimensions, named, "a cat").result() == 192
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(open_tiny())
+
+
+def test_models_are_listed_by_their_ids():
+    assert "perception-encoder/PE-Core-B16-224" in list_models()
+    assert "pe-nano" in list_models(cached=True)
+    assert len(list_models(cached=True)) < len(list_models())

@@ -24,7 +24,8 @@ def loaded_by(code: str) -> set[str]:
     "code",
     [
         "import perception_encoder; perception_encoder.__version__",
-        "from perception_encoder import AutoModel, EmbeddingModel",
+        "from perception_encoder import AutoModel, EmbeddingModel, ImageIndex, list_models",
+        "from perception_encoder import FewShotClassifier, ZeroShotClassifier, ImageError",
         "import perception_encoder.preprocess, perception_encoder.registry, "
         "perception_encoder.checkpoints, perception_encoder.backends, perception_encoder.errors",
         "import inference_models",
@@ -34,9 +35,21 @@ def test_importing_loads_nothing_heavy(code):
     assert loaded_by(code) == set()
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_the_package_lists_its_public_names_and_no_others():
     import perception_encoder
+    from perception_encoder import errors
 
     with pytest.raises(AttributeError, match="has no attribute 'Automodel'"):
         _ = perception_encoder.Automodel
-    assert set(perception_encoder.__all__) == {"AutoModel", "EmbeddingModel", "__version__"}
+    names = {
+        "AutoModel", "EmbeddingModel", "FewShotClassifier", "ImageIndex", "ZeroShotClassifier",
+        "__version__", "list_models",
+    }  # fmt: skip
+    own = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.PerceptionEncoderError)
+    }
+    assert set(dir(perception_encoder)) == set(perception_encoder.__all__) == names | own
+    for name in perception_encoder.__all__:
+        assert getattr(perception_encoder, name)

@@ -1,9 +1,9 @@
 """`AutoModel.from_pretrained`: one door to every model, from a name, a file or a folder."""
 
 import os
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from perception_encoder.backends import (
     Backend,
@@ -11,7 +11,7 @@ from perception_encoder.backends import (
     open_backend,
     open_random_backend,
 )
-from perception_encoder.checkpoints import Checkpoint, locate
+from perception_encoder.checkpoints import Checkpoint, is_cached, locate
 from perception_encoder.checkpoints.hub import bundled_folder
 from perception_encoder.checkpoints.locate import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
@@ -22,7 +22,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess import DEFAULT_MAX_PIXELS, ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.registry import ModelConfig, find
+from perception_encoder.registry import MODELS, ModelConfig, find
 from perception_encoder.types import BackendName, Precision, PreprocessName
 
 
@@ -86,11 +86,47 @@ class AutoModel:
             compile=compile,
         )
         if random_weights:
-            return _open_random(model_name_or_path, options, preprocess, max_pixels, cache)
-        checkpoint = locate(
-            model_name_or_path, model=model, revision=revision, local_files_only=local_files_only
+            opened = _open_random(model_name_or_path, options, preprocess, max_pixels, cache)
+        else:
+            checkpoint = locate(
+                model_name_or_path,
+                model=model,
+                revision=revision,
+                local_files_only=local_files_only,
+            )
+            opened = _open(checkpoint, options, preprocess, max_pixels, cache)
+        name = os.fspath(model_name_or_path)
+        opened.reopen = partial(
+            _reopen,
+            os.path.abspath(name) if os.path.exists(name) else name,
+            model=model,
+            device=options.device,
+            backend=backend,
+            precision=precision,
+            compile=compile,
+            preprocess=preprocess,
+            max_pixels=max_pixels,
+            cache=None if cache is None else os.path.abspath(cache),
+            revision=revision,
+            local_files_only=local_files_only,
+            random_weights=random_weights,
         )
-        return _open(checkpoint, options, preprocess, max_pixels, cache)
+        return opened
+
+
+@lru_cache(maxsize=4)
+def _reopen(name: str, **options: Any) -> EmbeddingModel:
+    """Open a model that was pickled; a process that unpickles it often opens it once."""
+    return AutoModel.from_pretrained(name, **options)
+
+
+def list_models(*, cached: bool = False) -> list[str]:
+    """Return the ids of all registered models, as `AutoModel.from_pretrained` takes them.
+
+    Args:
+        cached: only models whose weights are on this machine.
+    """
+    return [entry.id for entry in MODELS if not cached or is_cached(entry) is not None]
 
 
 def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:

@@ -40,7 +40,7 @@ Everything else is below, and each message says what happened, to which item, an
     ├── RemoteError                 a server that was asked refused, failed, or was not reached
     ├── ClusterError                machines that should share the work cannot: not reached, too
     │                               small, or with other weights
-    └── IndexError_                 the vector index
+    └── ImageIndexError             an index
         ├── IndexNotFoundError          nothing at that path
         ├── IndexExistsError            something is at that path already (also a FileExistsError)
         ├── IndexStorageError           reading or writing failed: disk full, no permission, damage
@@ -222,33 +222,33 @@ class ClusterError(PerceptionEncoderError):
     """A Ray cluster cannot be used: not reached, too few cores or GPUs, no or other weights."""
 
 
-class IndexError_(PerceptionEncoderError):
-    """Base of the vector index's errors (named so as not to hide the builtin)."""
+class ImageIndexError(PerceptionEncoderError):
+    """Base of the errors of an index."""
 
 
-class IndexNotFoundError(IndexError_):
+class IndexNotFoundError(ImageIndexError):
     """There is no index at the given path."""
 
 
-class IndexExistsError(IndexError_, FileExistsError):
+class IndexExistsError(ImageIndexError, FileExistsError):
     """An index was to be made where there is one already, or where other things lie."""
 
 
-class IndexStorageError(IndexError_, OSError):
+class IndexStorageError(ImageIndexError, OSError):
     """The index could not be read or written: disk full, no permission, damaged files."""
 
 
-class IndexBusyError(IndexError_):
+class IndexBusyError(ImageIndexError):
     """Another process is writing to the index."""
 
 
-class IndexMismatchError(IndexError_):
+class IndexMismatchError(ImageIndexError):
     """The index was made by another model, other weights or another preprocessing."""
 
 
-class ExchangeError(IndexError_):
+class ExchangeError(ImageIndexError):
     """An export that cannot be written, or files that cannot be read as an index."""
 
 
-class QueryError(IndexError_):
+class QueryError(ImageIndexError):
     """A search query cannot be understood."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perception_encoder.errors import IndexError_
+from perception_encoder.errors import ImageIndexError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.search.null_distribution import (
@@ -89,7 +89,7 @@ def answers(copy: Path, ask: Callable[[Path], Any]) -> Any:
     message = str(copy)
     try:
         return ask(copy)
-    except IndexError_ as err:
+    except ImageIndexError as err:
         message = str(err)
         return None
     finally:

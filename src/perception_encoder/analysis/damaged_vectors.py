@@ -6,8 +6,8 @@ them would make clusters, maps and cosines wrong without a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,37 @@ def damaged_rows(index: Index, where: str | None, checkpoint: Checkpoint = go_on
                 f"{found[0].name}; make the index anew"
             )
     return found
+
+
+class ReadBlock(NamedTuple):
+    """Neighboring rows of an index.
+
+    Attributes:
+        rows: N of them; of metadata nothing is read.
+        vectors: (N, E) float32, unit length.
+        damaged: rows among them whose embeddings are damaged.
+    """
+
+    rows: list[Row]
+    vectors: Embeddings
+    damaged: list[Row]
+
+
+def read_blocks(index: Index, where: str | None = None) -> Iterator[ReadBlock]:
+    """Read an index's rows with their embeddings; those that are damaged are set apart.
+
+    Raises:
+        QueryError: the condition is wrong.
+    """
+    columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
+    for batch in index.scan([*columns, VECTOR], where=where):
+        rows, vectors = list(rows_of(batch)), vectors_of(batch)
+        is_bad = is_damaged(vectors)
+        yield ReadBlock(
+            [rows[place] for place in np.flatnonzero(~is_bad).tolist()],
+            vectors[~is_bad],
+            [rows[place] for place in np.flatnonzero(is_bad).tolist()],
+        )
 
 
 def without(rows: list[Row], where: str | None) -> str | None:

@@ -58,15 +58,24 @@ def write_map(
         ValueError: another suffix.
         ImageWriteError, ExchangeError: the file cannot be written.
     """
+    check_suffix(path)
     out = Path(path)
     suffix = out.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return _draw_image(out, clusters, placed)
     if suffix in PAGE_SUFFIXES:
         return _write_page(out, index, clusters, placed)
-    if suffix in TABLE_SUFFIXES:
-        return _write_table(out, index, clusters, placed)
-    raise ValueError(f"{out}: the name of a map ends in .png, .html or .parquet")
+    return _write_table(out, index, clusters, placed)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that is no map's.
+
+    Raises:
+        ValueError: the suffix is none of `MAP_SUFFIXES`.
+    """
+    if Path(path).suffix.lower() not in MAP_SUFFIXES:
+        raise ValueError(f"{path}: the name of a map ends in .png, .html or .parquet")
 
 
 def _draw_image(out: Path, clusters: NamedClusters, placed: IndexMap) -> WrittenMap:

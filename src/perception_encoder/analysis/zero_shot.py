@@ -19,6 +19,7 @@ from perception_encoder.vectors import cosine_similarity, normalize_rows
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.embedder.options import ImageBatch
 
 PLACE: Final = "{}"
 """Where a name goes in a template."""
@@ -133,33 +134,104 @@ class LabelScores:
         ]
 
 
-class ZeroShotClassifier:
-    """Says which of some labels fit images best, without training.
-
-        classifier = ZeroShotClassifier.from_model(model, ["cat", "dog"], ["a photo of a {}"])
-        classifier.classify(model.embed_images(["rex.jpg"])).best()  # [[LabelScore('dog', …)]]
+class LabelClassifier:
+    """Gives images the labels whose embeddings are nearest.
 
     Args:
-        prompts: of the labels.
-        embeddings: (T, E) float, the prompts' vectors, of any length.
+        labels: L of them.
+        vectors: (L, E) float32, one embedding for each, of any length.
         logit_scale: what a cosine is multiplied by before the softmax; the model knows it.
+        model: embeds the images that `predict` is given.
 
     Attributes:
-        labels: L of them.
+        labels: as given.
         vectors: (L, E) float32 of unit length.
     """
 
-    def __init__(self, prompts: Prompts, embeddings: Embeddings, logit_scale: float) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        vectors: Embeddings,
+        logit_scale: float,
+        model: "EmbeddingModel | None" = None,
+    ) -> None:
+        self.labels: Final = tuple(labels)
+        self.vectors: Final = normalize_rows(vectors)
+        self._logit_scale = logit_scale
+        self._model = model
+
+    def classify(self, vectors: Embeddings) -> LabelScores:
+        """Compare embeddings of images with the labels.
+
+        Args:
+            vectors: (N, E) float, of any length.
+
+        Raises:
+            ValueError: embeddings of another E.
+        """
+        scores = cosine_similarity(vectors, self.vectors)  # (N, L)
+        logits = self._logit_scale * scores
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return LabelScores(self.labels, scores, shares)
+
+    def predict(self, images: "ImageBatch") -> list[str]:
+        """Return the best label of each image.
+
+        Args:
+            images: as in `EmbeddingModel.embed_images`.
+
+        Raises:
+            ImageError: an image cannot be used.
+            ValueError: the classifier was made without a model.
+        """
+        return [best.label for (best,) in self._classify_images(images).best()]
+
+    def predict_proba(self, images: "ImageBatch") -> NDArray[np.float32]:
+        """Return (N, L) float32, the probabilities of the labels; rows sum to 1.
+
+        Raises:
+            ImageError, ValueError: as `predict`.
+        """
+        return self._classify_images(images).probabilities
+
+    def _classify_images(self, images: "ImageBatch") -> LabelScores:
+        if self._model is None:
+            raise ValueError(
+                "this classifier has no model to embed images with: make it with from_model, or "
+                "give embeddings to classify"
+            )
+        return self.classify(self._model.embed_images(images))
+
+
+class ZeroShotClassifier(LabelClassifier):
+    """Gives images the labels whose texts fit them best, without training.
+
+        classifier = ZeroShotClassifier.from_model(model, ["cat", "dog"], ["a photo of a {}"])
+        classifier.predict(["rex.jpg"])  # ["dog"]
+
+    Args:
+        prompts: of the labels.
+        embeddings: (T, E) float, the prompts' embeddings, of any length.
+        logit_scale: as for `LabelClassifier`.
+        model: as for `LabelClassifier`.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        embeddings: Embeddings,
+        logit_scale: float,
+        model: "EmbeddingModel | None" = None,
+    ) -> None:
         if len(embeddings) != len(prompts.texts):
-            raise ValueError(f"{len(prompts.texts)} prompts, but {len(embeddings)} vectors")
-        self.labels: Final = prompts.labels
+            raise ValueError(f"{len(prompts.texts)} prompts, but {len(embeddings)} embeddings")
         ends = (*prompts.starts[1:], len(prompts.texts))
         rows = normalize_rows(np.asarray(embeddings, np.float32))
         means = [
             rows[start:end].mean(axis=0) for start, end in zip(prompts.starts, ends, strict=True)
         ]
-        self.vectors: Final = normalize_rows(np.stack(means))
-        self._logit_scale = logit_scale
+        super().__init__(prompts.labels, np.stack(means), logit_scale, model)
 
     @classmethod
     def from_model(
@@ -171,7 +243,7 @@ class ZeroShotClassifier:
         """Embed the prompts of some labels.
 
         Args:
-            model: whose vectors will be classified; it must read texts.
+            model: embeds the images that are classified; it must read texts.
             labels: as in `Prompts.of`: names, or `{"pet": ["cat", "dog"], …}`.
             templates: sentences with {} where a name goes.
 
@@ -180,19 +252,4 @@ class ZeroShotClassifier:
             TokenizerNotFoundError, UnsupportedOperationError: as `EmbeddingModel.embed_text`.
         """
         prompts = Prompts.of(labels, templates)
-        return cls(prompts, model.embed_text(prompts.texts), model.logit_scale)
-
-    def classify(self, vectors: Embeddings) -> LabelScores:
-        """Compare images with the labels.
-
-        Args:
-            vectors: (N, E) float, of images, of any length.
-
-        Raises:
-            ValueError: vectors of another E.
-        """
-        scores = cosine_similarity(vectors, self.vectors)  # (N, L)
-        logits = self._logit_scale * scores
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-        return LabelScores(self.labels, scores, shares)
+        return cls(prompts, model.embed_text(prompts.texts), model.logit_scale, model)

@@ -214,19 +214,12 @@ def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labe
 
 def _read_index(index: "Index", where: str | None) -> "Iterator[EmbeddedImages]":
     """Read the embeddings of an index, a block at a time."""
-    import numpy as np
-
-    from perception_encoder.analysis.damaged_vectors import is_damaged
-    from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
+    from perception_encoder.analysis.damaged_vectors import read_blocks
     from perception_encoder.indexing.stream import EmbeddedImages
 
-    columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
-    for batch in index.scan([*columns, VECTOR], where=where):
-        rows, vectors = list(rows_of(batch)), vectors_of(batch)
-        damaged = is_damaged(vectors)
-        failed = [_failure(rows[place]) for place in np.flatnonzero(damaged).tolist()]
-        usable = np.flatnonzero(~damaged).tolist()
-        yield EmbeddedImages([rows[place] for place in usable], vectors[usable], failed)
+    for block in read_blocks(index, where):
+        failed = [_failure(row) for row in block.damaged]
+        yield EmbeddedImages(block.rows, block.vectors, failed)
 
 
 def _failure(row: "Row") -> "Outcome":

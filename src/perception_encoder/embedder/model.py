@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, Unpack, overload
@@ -49,6 +49,8 @@ class EmbeddingModel:
         config: the model's numbers; `config.embed_dim` is E.
         backend: the backend; `backend.device` and `backend.precision` tell what it chose.
         processor: how images become pixels.
+        reopen: opens the same model in another process; None where it was not opened by a name.
+            A model with it can be pickled.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class EmbeddingModel:
         self.config = config
         self.backend = backend
         self.processor = processor
+        self.reopen: Callable[[], EmbeddingModel] | None = None
         self._tokenizer = tokenizer
         self._cache: EmbeddingCache | None = None
         if cache is not None:
@@ -346,6 +349,11 @@ class EmbeddingModel:
         return self.config.embed_dim
 
     @property
+    def device(self) -> str:
+        """Where the model computes, such as "cpu", "cuda:0" or "mps"."""
+        return self.backend.device
+
+    @property
     def logit_scale(self) -> float:
         """What a cosine is multiplied by before a softmax over labels."""
         return self.backend.logit_scale
@@ -420,6 +428,15 @@ class EmbeddingModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Callable[[], EmbeddingModel], tuple[()]]:
+        """Pickle the model's name and options, not its weights."""
+        if self.reopen is None:
+            raise TypeError(
+                f"{self!r} cannot be pickled: only a model that AutoModel.from_pretrained opened "
+                "from a name or path can be opened again in another process"
+            )
+        return self.reopen, ()
 
     def __repr__(self) -> str:
         backend = self.backend

@@ -148,6 +148,14 @@ def fit_labels(
     return names
 
 
+def label_prompts(index: Index, model: "EmbeddingModel") -> Embeddings:
+    """Return the prompts that `fit_labels` compares with: the index's own if it stores them."""
+    background = load_background(index)
+    if background is None or background.prompts is None:
+        return embedded_prompts(model)
+    return background.prompts
+
+
 def can_be_calibrated(index: Index) -> bool:
     """Whether the index has enough images, and lies where the result can be kept."""
     return not is_remote(index.path) and index.count() >= _FEWEST_ROWS

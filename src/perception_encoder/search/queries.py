@@ -4,11 +4,13 @@ The model is opened only if something is left to embed, and what is left of all 
 together. Knows nothing about searching.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -20,9 +22,9 @@ from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row, row_id
 from perception_encoder.index.condition_tokens import shortened
 from perception_encoder.index.rows import clamp_time
-from perception_encoder.search.grammar import STDIN, QueryTerm, combine
+from perception_encoder.search.grammar import STDIN, QueryTerm, combine, image_term, parse_query
 from perception_encoder.sources.item import is_unicode
-from perception_encoder.types import Embeddings
+from perception_encoder.types import ColorFormat, Embeddings
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = "coalesce(uri || '/' || member, uri)"  # `item_name` in SQL
 _NUM_SHOWN: Final = 5
-QueryImage: TypeAlias = str | Callable[[], bytes]
-"""The path of an image, or what reads it."""
+_StoredImage: TypeAlias = str | Callable[[], bytes]
+"""The path of an image, or a function that reads its file."""
+
+QueryImage: TypeAlias = "ImageInput | Callable[[], bytes]"
+QueryInput: TypeAlias = "str | os.PathLike[str] | ImageInput | list[tuple[float, QueryInput]]"
+"""What `read_query` takes."""
 
 _Term: TypeAlias = tuple[str, str]
 """A term's kind and value."""
@@ -140,7 +146,7 @@ class Query:
 def read_queries(
     index: Index,
     queries: Sequence[Sequence[QueryTerm]],
-    open_model: "Callable[[], EmbeddingModel]",
+    open_model: Callable[[], EmbeddingModel],
     *,
     read_stdin: Callable[[], bytes] | None = None,
 ) -> list[Query]:
@@ -169,6 +175,71 @@ def read_queries(
     return [known.query(terms) for terms in queries]
 
 
+def read_query(
+    index: Index,
+    query: QueryInput,
+    open_model: Callable[[], EmbeddingModel],
+    *,
+    input_color_format: ColorFormat = "bgr",
+) -> Query:
+    """Read a query of any kind.
+
+    Args:
+        index: the index that will be searched.
+        query: a string as `parse_query` reads it; a path; an image in memory, as
+            `EmbeddingModel.embed_image` takes it; an (E,) or (1, E) embedding; or a sum of these,
+            as a list of (weight, query) pairs.
+        open_model: as in `read_queries`.
+        input_color_format: channel order of arrays.
+
+    Raises:
+        QueryError, ImageError, IndexMismatchError: as `read_queries`.
+        TypeError: the query is of another type.
+    """
+    if isinstance(query, str):
+        return read_queries(index, [parse_query(query)], open_model)[0]
+    if isinstance(query, os.PathLike):
+        return read_queries(index, [[image_term(os.fspath(query))]], open_model)[0]
+    if isinstance(query, list):
+        parts = [
+            (weight, read_query(index, part, open_model, input_color_format=input_color_format))
+            for weight, part in map(_checked_pair, query)
+        ]
+        return _sum_of(parts)
+    embed_dim = index.identity.embed_dim
+    if isinstance(query, np.ndarray) and query.shape in ((embed_dim,), (1, embed_dim)):
+        return Query((), combine(query.reshape(1, -1), [1.0]))
+    model = open_model()
+    index.check(model.identity)
+    vector = model.embed_image(query, input_color_format=input_color_format)[0]
+    if isinstance(query, np.ndarray) and query.ndim == 3 and input_color_format == "rgb":
+        query = query[..., ::-1]  # whoever draws the query takes arrays for BGR
+    return Query((QueryTerm(1.0, "image", ""),), vector, image=query)
+
+
+def _checked_pair(pair: object) -> tuple[float, QueryInput]:
+    if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], int | float):
+        return pair
+    raise TypeError(f"a sum is a list of (weight, query) pairs; got {pair!r} in it")
+
+
+def _sum_of(parts: Sequence[tuple[float, Query]]) -> Query:
+    if not parts:
+        raise QueryError("the query is empty; give a text, an image or an item")
+    weights = [weight for weight, _ in parts]
+    queries = [query for _, query in parts]
+    return Query(
+        tuple(
+            replace(term, weight=weight * term.weight)
+            for weight, query in parts
+            for term in query.terms
+        ),
+        combine(np.stack([query.vector for query in queries]), weights),
+        frozenset().union(*(query.own for query in queries)),
+        next((query.image for query in queries if query.image is not None), None),
+    )
+
+
 class _Known:
     """What is known of terms: their vectors, rows and images."""
 
@@ -177,7 +248,7 @@ class _Known:
     ) -> None:
         self.vectors: dict[_Term, Embeddings] = {}
         self.ids: dict[_Term, str] = {}
-        self.images: dict[_Term, QueryImage] = {}
+        self.images: dict[_Term, _StoredImage] = {}
         files: dict[str, list[_Term]] = {}
         for term in terms:
             kind, value = term
@@ -212,7 +283,7 @@ class _Known:
 
 
 def _embedded(
-    model: "EmbeddingModel", terms: Sequence[_Term], opened: dict[_Term, QueryImage]
+    model: EmbeddingModel, terms: Sequence[_Term], opened: dict[_Term, _StoredImage]
 ) -> dict[_Term, Embeddings]:
     texts = [term for term in terms if term[0] == "text"]
     images = [term for term in terms if term[0] == "image"]
@@ -227,7 +298,7 @@ def _embedded(
     return vectors
 
 
-def _input(model: "EmbeddingModel", image: QueryImage, name: str) -> "ImageInput":
+def _input(model: EmbeddingModel, image: _StoredImage, name: str) -> ImageInput:
     """Return a path as it is, and what has to be fetched as (S, S, 3) uint8 RGB: that is small."""
     if isinstance(image, str):
         return image

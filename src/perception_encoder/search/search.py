@@ -5,15 +5,18 @@ Knows nothing of how queries are written or embedded; that is in `queries`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index import Hit, Index
+from perception_encoder.index import Hit, Index, MetadataValue
 from perception_encoder.search.calibration import Calibration, Cutoffs, Label
 from perception_encoder.search.queries import Query
 from perception_encoder.types import Embeddings
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _ROUNDING: Final = 5e-4  # of a cosine, where vectors are stored in float16
 _SHORTEST_LIST: Final = 64  # hits that are asked for at least; longer lists double
@@ -86,11 +89,47 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """A hit, those that were folded under it, best first, and how well it fits if that is known."""
+    """One result of a search.
+
+    Attributes:
+        hit: the image that was found.
+        also: near-duplicates that were folded under it, best first.
+        label: how well it fits; None where that is not known.
+    """
 
     hit: Hit
     also: tuple[Hit, ...] = ()
     label: Label | None = None
+
+    @property
+    def uri(self) -> str:
+        """The path or URL of the image, or of the archive that holds it."""
+        return self.hit.uri
+
+    @property
+    def member(self) -> str | None:
+        """The image's name inside an archive; None for a plain file."""
+        return self.hit.member
+
+    @property
+    def score(self) -> float:
+        """The cosine with the query, from -1 to 1."""
+        return self.hit.score
+
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]:
+        """What else the index knows of the image."""
+        return self.hit.metadata
+
+    def image(self) -> "Image.Image":
+        """Load the image: upright, RGB.
+
+        Raises:
+            ImageError: the image is gone or cannot be read.
+        """
+        from perception_encoder.sources import load_image
+
+        return load_image(self.hit)
 
 
 def search(

@@ -1,12 +1,12 @@
 """What is done after rows have changed, so that no search has to wait for it."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
-from perception_encoder.index import Index
+from perception_encoder.index import Index, writing
 from perception_encoder.search.calibration import keep_calibrated
 from perception_encoder.search.query_model import note_weights
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 VERSIONS_KEPT: Final = datetime.timedelta(days=1)
 """Older versions of an index are removed when it is optimized."""
+
+_AT_ONCE: Final = 1000  # rows removed in one commit
 
 
 def prepare_for_search(
@@ -48,3 +50,31 @@ def prepare_for_search(
     if index.needs_optimize():
         on_optimize()
         index.optimize(older_than=VERSIONS_KEPT)
+
+
+def remove_rows(index: Index, ids: Iterable[str], where: str | None = None) -> int:
+    """Remove rows from an index; the images stay where they are.
+
+    Args:
+        index: the index.
+        ids: of rows.
+        where: an SQL condition: rows that meet it are removed too.
+
+    Returns:
+        How many rows were removed.
+
+    Raises:
+        QueryError: the condition is wrong.
+        IndexBusyError: another process is writing to the index.
+        IndexStorageError: the index cannot be written.
+    """
+    chosen = set(ids)
+    with writing(index.path):
+        index.refresh()
+        if where is not None:
+            chosen.update(row.id for row in index.rows(where=where))
+        ordered = sorted(chosen)
+        return sum(
+            index.delete(ordered[start : start + _AT_ONCE])
+            for start in range(0, len(ordered), _AT_ONCE)
+        )

@@ -12,7 +12,7 @@ from perception_encoder._lazy import lazily
 if TYPE_CHECKING:
     from perception_encoder.sources.access import StoredImage
     from perception_encoder.sources.item import Item, Source, SourceOptions
-    from perception_encoder.sources.open import open_image, open_sources, read_image
+    from perception_encoder.sources.open import load_image, open_image, open_sources, read_image
 
 __getattr__ = lazily(
     __name__,
@@ -21,6 +21,7 @@ __getattr__ = lazily(
         "Source": "perception_encoder.sources.item",
         "SourceOptions": "perception_encoder.sources.item",
         "StoredImage": "perception_encoder.sources.access",
+        "load_image": "perception_encoder.sources.open",
         "open_image": "perception_encoder.sources.open",
         "open_sources": "perception_encoder.sources.open",
         "read_image": "perception_encoder.sources.open",
@@ -32,6 +33,7 @@ __all__ = [
     "Source",
     "SourceOptions",
     "StoredImage",
+    "load_image",
     "open_image",
     "open_sources",
     "read_image",

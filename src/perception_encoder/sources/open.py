@@ -1,5 +1,7 @@
 """From the names people give to sources: decides what each one is by its looks."""
 
+from __future__ import annotations
+
 import codecs
 import os
 import sys
@@ -7,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import IO, Final, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias
 
 from perception_encoder.errors import (
     ImageError,
@@ -34,6 +36,11 @@ from perception_encoder.sources.patterns import MAGIC, Excludes, Selection, expa
 from perception_encoder.sources.tables import TableSource, read_row
 from perception_encoder.sources.tars import TarSource, find_member_size, read_member
 from perception_encoder.sources.text_rows import encoding_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from perception_encoder.index import Hit, Row
 
 _CHUNK_BYTES: Final = 2**16
 _MARK_BYTES: Final = 3
@@ -375,6 +382,19 @@ def read_image(
         return read_row(access, uri, member)
     item = item_name(uri, member)
     raise ImageUnreadableError(f"{item}: neither a tar archive nor a table", item=item)
+
+
+def load_image(row: Row | Hit) -> Image.Image:
+    """Load the image of a row as a viewer shows it: upright, RGB.
+
+    Raises:
+        ImageError: the image is gone or cannot be read.
+    """
+    from perception_encoder.preprocess import decode_image
+    from perception_encoder.preprocess.modes import to_rgb, upright
+
+    data = read_image(row.uri, row.member, row.offset)
+    return to_rgb(upright(decode_image(data, item=row.name)), item=row.name)
 
 
 def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage | None:

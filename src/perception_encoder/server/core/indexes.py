@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from perception_encoder.errors import IndexError_, IndexNotFoundError, QueryError
+from perception_encoder.errors import ImageIndexError, IndexNotFoundError, QueryError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
@@ -65,7 +65,7 @@ class ServedIndex:
         self.index: Final = Index.open(path)
         self._lock = threading.Lock()
         self._looked = time.monotonic()
-        self._failure: IndexError_ | None = None
+        self._failure: ImageIndexError | None = None
         self._state = self.index.state
         self._rows: OrderedDict[str, Row] = OrderedDict()
         self._orders: OrderedDict[tuple[tuple[int, str], Listing], pa.Array] = OrderedDict()
@@ -99,7 +99,7 @@ class ServedIndex:
         try:
             self.index.refresh()
             state = self.index.state
-        except IndexError_ as err:
+        except ImageIndexError as err:
             with self._lock:
                 self._failure = copy.copy(err)  # without the frames that it came through
                 self._rows.clear()

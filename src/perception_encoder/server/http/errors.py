@@ -87,7 +87,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (errors.UnknownModelError, 404, "unknown_model"),
     (errors.IndexNotFoundError, 404, "unknown_index"),
     (errors.IndexMismatchError, 409, "index_of_another_model"),
-    (errors.IndexError_, 503, "index_unavailable"),
+    (errors.ImageIndexError, 503, "index_unavailable"),
     (errors.CheckpointError, 503, "model_unavailable"),
     (errors.DownloadError, 503, "model_unavailable"),
     (errors.BackendUnavailableError, 503, "model_unavailable"),

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from perception_encoder.errors import IndexError_
+from perception_encoder.errors import ImageIndexError
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.server.api.native.replies import (
     FacetsReply,
@@ -91,7 +91,7 @@ def _summary(served: ServedIndex) -> dict[str, Any]:
     num_rows, error = None, None
     try:
         num_rows = served.fresh().count()
-    except IndexError_ as err:
+    except ImageIndexError as err:
         error = str(err)
     return {
         "name": served.name,

@@ -1,0 +1,575 @@
+"""`ImageIndex`: images on disk as an index that is searched, classified, clustered and drawn.
+
+A facade: every method calls a function of `indexing`, `search`, `analysis` or `index`, which the
+command line calls too.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from perception_encoder.analysis.clusters import NamedClusters, cluster_index
+from perception_encoder.analysis.damaged_vectors import read_blocks
+from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
+from perception_encoder.analysis.zero_shot import (
+    DEFAULT_TEMPLATE,
+    LabelClassifier,
+    ZeroShotClassifier,
+)
+from perception_encoder.auto import AutoModel
+from perception_encoder.backends import ComputeOptions
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import IndexNotFoundError
+from perception_encoder.index import Index, Outcome, OutcomeLog, Row
+from perception_encoder.results import (
+    AddReport,
+    ClassifiedImage,
+    ClassifiedImages,
+    SearchHits,
+    thumbnails_html,
+)
+from perception_encoder.search.calibration import Label, fit_labels, label_prompts, load_calibration
+from perception_encoder.search.grammar import image_term
+from perception_encoder.search.null_distribution import SAME
+from perception_encoder.search.queries import (
+    QueryInput,
+    find_item,
+    read_queries,
+    read_query,
+)
+from perception_encoder.search.query_model import open_index_model, refuse_another
+from perception_encoder.search.search import SearchOptions, search
+from perception_encoder.search.upkeep import prepare_for_search, remove_rows
+from perception_encoder.sources import read_image
+
+if TYPE_CHECKING:
+    from perception_encoder.analysis.duplicate_ranking import Keep
+    from perception_encoder.analysis.duplicates import Tier
+    from perception_encoder.analysis.index_map import WrittenMap
+    from perception_encoder.index.exchange import Layout
+    from perception_encoder.indexing import Run
+    from perception_encoder.types import BackendName, ColorFormat, Precision, PreprocessName
+
+_NUM_SHOWN: Final = 12  # thumbnails of an index in a notebook
+_COLUMN: Final = "column:"
+
+
+class ImageIndex:
+    """An index of images: a folder (a Lance dataset) with one embedding for each image.
+
+        index = ImageIndex("photos.lance", model="PE-Core-S16-384")
+        index.add("~/Photos")
+        index.search("a dog on the beach", k=5)
+
+    The index is created with its first image. An object sees the rows that were there when it was
+    opened, and those that it added; `refresh` shows what other processes have added since.
+
+    Args:
+        path: a folder, or a URI such as `s3://bucket/photos.lance`.
+        model: the model that embeds images and queries: a name as for `AutoModel`, or an open
+            model. It may be left out for an index that exists.
+        device: where the model computes, if it is given by name.
+        backend: likewise.
+        precision: likewise.
+        preprocess: likewise.
+
+    Raises:
+        IndexNotFoundError: there is no index at the path, and no model to create one.
+        IndexMismatchError: the index holds images of another model.
+        IndexStorageError: the index cannot be read.
+        UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
+            `AutoModel.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: str | os.PathLike[str] | EmbeddingModel | None = None,
+        *,
+        device: str = "auto",
+        backend: BackendName | Literal["auto"] = "auto",
+        precision: Precision | Literal["auto"] = "auto",
+        preprocess: PreprocessName | None = None,
+    ) -> None:
+        location = os.fspath(path)
+        if "://" not in location:
+            location = os.path.expanduser(location)
+        self._options = ComputeOptions(device=device, backend=backend, precision=precision)
+        self._preprocess = preprocess
+        self._lock = threading.Lock()
+        self._model, self._name = None, None
+        if isinstance(model, EmbeddingModel):
+            self._model = model
+        elif model is not None:
+            self._name = os.fspath(model)
+        self._is_own = self._model is None
+        self._index = self._opened(location)
+
+    @property
+    def path(self) -> str:
+        """Where the index is stored."""
+        return self._index.path
+
+    @property
+    def model(self) -> EmbeddingModel:
+        """The model; it is opened when it is needed.
+
+        Raises:
+            IndexMismatchError: it is not the index's.
+            UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
+                `AutoModel.from_pretrained`.
+        """
+        with self._lock:
+            if self._model is None:
+                self._model = open_index_model(
+                    self._index, self._name, self._options, preprocess=self._preprocess
+                )
+            return self._model
+
+    def add(
+        self,
+        *sources: str | os.PathLike[str],
+        exclude: Sequence[str] = (),
+        include_hidden: bool = False,
+        column: str | None = None,
+        prune: bool = False,
+        retry_failed: bool = False,
+        wait: bool = False,
+        batch_size: int = 32,
+        show_progress: bool | None = None,
+    ) -> AddReport:
+        """Embed images and store them. Images that are in the index and unchanged are skipped.
+
+        An interrupted call loses at most the last uncommitted batch; the next call goes on there.
+
+        Args:
+            *sources: folders, image files, globs, tars (`shards/{00..12}.tar`), tables (.csv,
+                .jsonl, .parquet), URLs such as `s3://bucket/folder`.
+            exclude: names and paths to leave out, as in .gitignore.
+            include_hidden: also take names that begin with a dot.
+            column: a table's column of images, paths or URLs.
+            prune: remove the rows of images that are gone from their source.
+            retry_failed: try again what failed before; just that, if there are no sources.
+            wait: for another process that is writing to the index to end.
+            batch_size: images computed at once.
+            show_progress: draw a progress bar; None draws one on a terminal and in a notebook.
+
+        Returns:
+            How many images were embedded, skipped and so on, and which failed.
+
+        Raises:
+            SourceError: a source does not exist or cannot be used.
+            IndexBusyError: another process is writing to the index.
+            IndexStorageError: the index cannot be written; what was committed is kept.
+            ValueError: no sources, and nothing to retry.
+        """
+        from perception_encoder.indexing import FailedItems, Run, RunOptions
+        from perception_encoder.sources import SourceOptions, open_sources
+
+        if not sources and not retry_failed:
+            raise ValueError("name a source: a folder, a file, a glob, a table or a URL")
+        options = SourceOptions(
+            exclude=tuple(exclude), include_hidden=include_hidden, column=column
+        )
+        names = [_expanded(os.fspath(source)) for source in sources]
+        opened = open_sources(names, options) if names else [FailedItems(self.errors())]
+        run = Run(
+            self.model,
+            self._index,
+            opened,
+            RunOptions(
+                batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
+            ),
+        )
+        started = time.monotonic()
+        failed = [one for one in _shown(run, show_progress) if one.status == "failed"]
+        counts = Counter(run.progress.counts)
+        prepare_for_search(
+            self._index,
+            self.model,
+            num_changed=counts["embedded"] + counts["reused"] + counts["pruned"],
+            model_name=self._name,
+        )
+        return AddReport(counts, failed, run.progress.notes, time.monotonic() - started)
+
+    def search(
+        self,
+        query: QueryInput,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        unique: float | bool | None = None,
+        threshold: float | Literal["strong", "weak"] | None = None,
+        offset: int = 0,
+        exact: bool = False,
+        input_color_format: ColorFormat = "bgr",
+    ) -> SearchHits:
+        """Find the images that fit a query best.
+
+        Args:
+            query: a text; a path or URL of an image; "@name" of an indexed image; a sum such as
+                "@dog.jpg + snow - grass" or "2:sunset + beach.jpg"; a `Path`; a PIL image, array
+                or tensor; an (E,) embedding; or a list of (weight, query) pairs of these.
+            k: how many hits, at most.
+            where: an SQL condition on the columns, such as "width > 800".
+            unique: fold near-duplicates under the best hit of them: True, or their lowest cosine.
+            threshold: the lowest cosine of a hit, or its lowest label.
+            offset: how many of the best hits to leave out, for the pages after the first.
+            exact: compare with every embedding, also where the index has a faster way.
+            input_color_format: channel order of arrays ("bgr" is what OpenCV gives).
+
+        Raises:
+            QueryError: the query or the condition is wrong, or an item is not in the index.
+            ImageError: the image cannot be used.
+            ValueError: k, offset, threshold or unique is out of range.
+        """
+        options = _search_options(k, where, unique, threshold, offset, exact=exact)
+        return self._search(query, options, input_color_format)
+
+    def similar(
+        self,
+        image: QueryInput,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        unique: float | bool | None = None,
+        threshold: float | Literal["strong", "weak"] | None = None,
+        input_color_format: ColorFormat = "bgr",
+    ) -> SearchHits:
+        """Find the images that look like one, which is itself left out.
+
+        Args:
+            image: the path or URL of an image, "@name" of an indexed image, or an image in memory.
+            k: how many hits, at most.
+            where: see `search`, and so are the others.
+            unique: see `search`.
+            threshold: see `search`.
+            input_color_format: see `search`.
+
+        Raises:
+            QueryError, ImageError, ValueError: as `search`.
+        """
+        options = _search_options(k, where, unique, threshold)
+        if not isinstance(image, str | os.PathLike):
+            return self._search(image, options, input_color_format)
+        term = image_term(os.fspath(image))
+        (query,) = read_queries(self._index, [[term]], self._open_model)
+        return self._answer(query, options, leave_out_own=True)
+
+    def duplicates(
+        self,
+        tier: Tier = "near duplicate",
+        *,
+        threshold: float | None = None,
+        keep: Keep = "resolution",
+        where: str | None = None,
+    ) -> Duplicates:
+        """Find images of which one is enough; nothing is deleted.
+
+        Args:
+            tier: how far to go: "identical bytes", "identical pixels", "near duplicate", "similar".
+            threshold: the lowest cosine of near duplicates (0.98) or similar images (0.9).
+            keep: which image of a group is kept.
+            where: an SQL condition; other rows do not take part.
+
+        Raises:
+            QueryError: the condition is wrong.
+            ValueError: the threshold is out of range.
+        """
+        return find_duplicates(
+            self._index, _read, tier=tier, threshold=threshold, keep=keep, where=where
+        )
+
+    def classify(
+        self,
+        labels: Sequence[str] | Mapping[str, Sequence[str]] | LabelClassifier,
+        templates: Iterable[str] = (DEFAULT_TEMPLATE,),
+        *,
+        where: str | None = None,
+    ) -> ClassifiedImages:
+        """Give each image the label that fits it best. No image is read.
+
+        Args:
+            labels: names; for each label the texts that stand for it; or a classifier, such as a
+                `FewShotClassifier`, whose results have no `fit`.
+            templates: sentences with {} where a label goes, such as "a photo of a {}".
+            where: an SQL condition; other rows are left out.
+
+        Returns:
+            The images in the order of the index. Those with a damaged embedding are left out.
+
+        Raises:
+            QueryError: the condition is wrong.
+            ValueError: no labels, or a template without {}.
+        """
+        classifier, prompts = labels, None
+        if not isinstance(classifier, LabelClassifier):
+            classifier = ZeroShotClassifier.from_model(self.model, classifier, templates)
+            prompts = label_prompts(self._index, self.model)
+        images: list[ClassifiedImage] = []
+        for block in read_blocks(self._index, where):
+            scores = classifier.classify(block.vectors)
+            best = [label for (label,) in scores.best()]
+            fits: Sequence[Label | None] = [None] * len(best)
+            if prompts is not None:
+                cosines = scores.scores.max(axis=1, keepdims=True, initial=-1)
+                fits = [fit for (fit,) in fit_labels(cosines, block.vectors, prompts)]
+            images += [
+                ClassifiedImage(row, *label, fit=fit)
+                for row, label, fit in zip(block.rows, best, fits, strict=True)
+            ]
+        return ClassifiedImages(images)
+
+    def cluster(
+        self,
+        k: int | None = None,
+        *,
+        names: str | Sequence[str] | None = None,
+        where: str | None = None,
+    ) -> NamedClusters:
+        """Divide the images into groups that look alike.
+
+        Args:
+            k: how many groups; None chooses the number that sets them apart best.
+            names: words to name the groups by: "everyday" for about 350 of this package,
+                "column:NAME" for the words of a column, or a list.
+            where: an SQL condition; other rows do not take part.
+
+        Raises:
+            QueryError: the condition is wrong, or there is no such column.
+            ValueError: k below 1.
+        """
+        return cluster_index(
+            self._index,
+            self._open_model,
+            num_clusters=k,
+            words=self._words(names, where),
+            where=where,
+        )
+
+    def map(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        k: int | None = None,
+        names: str | Sequence[str] | None = None,
+        where: str | None = None,
+        seed: int = 0,
+    ) -> WrittenMap:
+        """Write a map on which images that look alike are near each other.
+
+        Args:
+            path: an .html page to zoom and click in, a .png (or .jpg, .webp) of the images, or a
+                .parquet table of positions and clusters.
+            k: see `cluster`.
+            names: see `cluster`.
+            where: see `cluster`.
+            seed: another seed gives another map.
+
+        Raises:
+            BackendUnavailableError: the extra `map` is not installed.
+            ImageWriteError, ExchangeError: the file cannot be written.
+            QueryError: as `cluster`.
+            ValueError: as `cluster`, or another suffix.
+        """
+        from perception_encoder.analysis.index_map import check_suffix, write_map
+        from perception_encoder.analysis.map_layout import map_index, require_projection
+
+        check_suffix(path)
+        require_projection()
+        clusters = self.cluster(k, names=names, where=where)
+        placed = map_index(self._index, clusters.found.images, where=clusters.where, seed=seed)
+        return write_map(path, self._index, clusters, placed)
+
+    def export(
+        self, path: str | os.PathLike[str], layout: Layout = "parquet", *, where: str | None = None
+    ) -> int:
+        """Write embeddings and rows for other programs.
+
+        Args:
+            path: a new file for "parquet", a new folder for the others.
+            layout: "parquet", "npy", "faiss" or "clip-retrieval".
+            where: an SQL condition; other rows are left out.
+
+        Returns:
+            How many rows were written.
+
+        Raises:
+            ExchangeError: something is there already, or it cannot be written.
+            QueryError: the condition is wrong.
+        """
+        from perception_encoder.index.exchange import export_index
+
+        return export_index(self._index, path, layout, where=where)
+
+    def remove(self, *items: str | os.PathLike[str], where: str | None = None) -> int:
+        """Remove images from the index; the files stay.
+
+        Args:
+            *items: ids, names, paths, or unique ends of names, with or without an @.
+            where: an SQL condition: all rows that meet it are removed too.
+
+        Returns:
+            How many rows were removed.
+
+        Raises:
+            QueryError: an item is not in the index, or the condition is wrong.
+            IndexBusyError: another process is writing to the index.
+            IndexStorageError: the index cannot be written.
+        """
+        names = [os.fspath(item).removeprefix("@") for item in items]
+        ids = [find_item(self._index, name)[0].id for name in names]
+        return remove_rows(self._index, ids, where)
+
+    def errors(self) -> list[Outcome]:
+        """Return the images that could not be indexed, with `uri`, `reason` and `message`."""
+        return list(OutcomeLog(self.path).latest(["failed"]))
+
+    def refresh(self) -> None:
+        """See the rows that other processes have added or removed."""
+        self._index.refresh()
+
+    def rows(self, *, where: str | None = None) -> Iterator[Row]:
+        """Yield the rows that meet an SQL condition.
+
+        Raises:
+            QueryError: the condition is wrong.
+        """
+        return self._index.rows(where=where)
+
+    def close(self) -> None:
+        """Free the model's memory, unless the model was given open."""
+        with self._lock:
+            if self._is_own and self._model is not None:
+                self._model.close()
+                self._model = None
+
+    def __len__(self) -> int:
+        return self._index.count()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._index.rows()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        model_id = self._index.identity.model_id
+        return f"ImageIndex({self.path!r}, model={model_id!r}, {len(self):,} images)"
+
+    def _repr_html_(self) -> str:
+        rows = list(islice(self, _NUM_SHOWN))
+        names = [os.path.basename(row.member or row.uri) for row in rows]
+        return f"<p>{html.escape(repr(self))}</p>{thumbnails_html(rows, names)}"
+
+    def _opened(self, path: str) -> Index:
+        """Open the index, or prepare one that the first image creates."""
+        try:
+            index = Index.open(path)
+        except IndexNotFoundError as err:
+            if self._model is None and self._name is None:
+                raise IndexNotFoundError(
+                    f"there is no index at {path}; name a model to create one: "
+                    f'ImageIndex({path!r}, model="PE-Core-S16-384")'
+                ) from err
+        else:
+            if index.count() or (self._model is None and self._name is None):
+                if self._model is not None:
+                    index.check(self._model.identity)
+                elif self._name is not None:
+                    refuse_another(index, self._name)
+                return index
+        if self._model is None:
+            assert self._name is not None
+            self._model = AutoModel.from_pretrained(
+                self._name,
+                device=self._options.device,
+                backend=self._options.backend,
+                precision=self._options.precision,
+                preprocess=self._preprocess,
+            )
+        return Index.open_or_prepare(path, self._model.identity)
+
+    def _open_model(self) -> EmbeddingModel:
+        return self.model
+
+    def _search(
+        self, query: QueryInput, options: SearchOptions, color_format: ColorFormat
+    ) -> SearchHits:
+        read = read_query(self._index, query, self._open_model, input_color_format=color_format)
+        return self._answer(read, options)
+
+    def _answer(
+        self, query: Any, options: SearchOptions, *, leave_out_own: bool = False
+    ) -> SearchHits:
+        calibration = None
+        if query.terms:  # an embedding may stand for a text or an image
+            calibration = load_calibration(self._index, [query], self._open_model)
+        (found,) = search(
+            self._index, [query], options, calibration=calibration, leave_out_own=leave_out_own
+        )
+        return SearchHits(found, query)
+
+    def _words(self, names: str | Sequence[str] | None, where: str | None) -> Sequence[str]:
+        from perception_encoder.analysis.cluster_names import column_words, everyday_words
+
+        if names is None:
+            return ()
+        if not isinstance(names, str):
+            return list(dict.fromkeys(names))
+        if names == "everyday":
+            return everyday_words()
+        if names.startswith(_COLUMN):
+            return column_words(self._index, names.removeprefix(_COLUMN), where=where)
+        raise ValueError(
+            f'names must be "everyday", "column:NAME" or a list of words, got {names!r}'
+        )
+
+
+def _search_options(
+    k: int,
+    where: str | None,
+    unique: float | bool | None,
+    threshold: float | Literal["strong", "weak"] | None,
+    offset: int = 0,
+    *,
+    exact: bool = False,
+) -> SearchOptions:
+    cosine = {True: SAME, False: None}[unique] if isinstance(unique, bool) else unique
+    return SearchOptions(
+        k=k, offset=offset, threshold=threshold, where=where, exact=exact, unique=cosine
+    )
+
+
+def _shown(run: Run, show_progress: bool | None) -> Iterator[Outcome]:
+    """Do a run and draw its progress."""
+    from tqdm.auto import tqdm  # a widget in notebooks, else a line on stderr
+
+    disable = None if show_progress is None else not show_progress
+    with tqdm(unit=" images", disable=disable, leave=False) as bar:
+        for outcome in run.outcomes():
+            bar.total = run.progress.num_listed
+            bar.n = run.progress.num_done
+            bar.update(0)
+            yield outcome
+
+
+def _read(row: Row) -> bytes:
+    return read_image(row.uri, row.member, row.offset)
+
+
+def _expanded(source: str) -> str:
+    return os.path.expanduser(source) if source.startswith("~") else source
