@@ -17,7 +17,7 @@ from child_processes import build_environment
 from command import PE, lines, output, pe, started
 from small_models import drawing, save_drawings
 
-from perception_encoder.index import Index, writing
+from perception_encoder.index import Index, write_lock
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_what_sources_leave_out_is_said_by_every_command(tmp_path: Path) -> None
 def test_a_busy_index_is_refused_and_waited_for(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "t.lance", tmp_path / "t.lance")
     drawing(77).save(tmp_path / "new.png")
-    with writing(str(tmp_path / "t.lance")):
+    with write_lock(str(tmp_path / "t.lance")):
         refused = pe("index", ".", "--index", "t.lance", folder=tmp_path)
         assert refused.returncode == 1
         assert f"process {os.getpid()} (since" in refused.stderr

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from perception_encoder.distributed.cluster import WorkerPlan, connected, plan
+from perception_encoder.distributed.cluster import WorkerPlan, connect, plan_workers
 from perception_encoder.errors import ClusterError
 
 HEAD = {"CPU": 0.0, "memory": 1e9}
@@ -29,7 +29,7 @@ EIGHT_GPUS = {"CPU": 128.0, "GPU": 8.0}
 def test_each_gpu_has_a_worker_or_each_node_where_there_is_none(
     nodes: list[dict[str, float]], device: str, cores: int | None, expected: WorkerPlan
 ) -> None:
-    assert plan(nodes, device, cores) == expected
+    assert plan_workers(nodes, device, cores) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_can_never_be_scheduled_is_refused(
     nodes: list[dict[str, float]], device: str, cores: int | None, message: str
 ) -> None:
     with pytest.raises(ClusterError, match=message):
-        plan(nodes, device, cores)
+        plan_workers(nodes, device, cores)
 
 
 def test_without_a_cluster_or_ray_the_way_to_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,12 +53,12 @@ def test_without_a_cluster_or_ray_the_way_to_one_is_told(monkeypatch: pytest.Mon
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
         with (
             pytest.raises(ClusterError, match=f"nobody answers at {address}.*ray start --head"),
-            connected(address),
+            connect(address),
         ):
             pass
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(ClusterError, match=r"pip install 'perception-encoder\[ray\]'"),
-        connected("auto"),
+        connect("auto"),
     ):
         pass

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
+from perception_encoder.index.known_rows import DigestMap, digests_of, digests_of_column
 
 _HEX = st.text("0123456789abcdef", min_size=32, max_size=64)
 
@@ -57,4 +57,4 @@ def test_a_hundred_thousand_entries_are_all_found_again() -> None:
 @given(st.lists(_HEX | st.text(max_size=40)), st.integers(0, 3))
 def test_a_column_has_the_digests_of_its_texts(texts: list[str], offset: int) -> None:
     column = pa.array(["0" * 32] * offset + texts, pa.string())[offset:]
-    assert digests_in(column).tolist() == digests_of(texts).tolist()
+    assert digests_of_column(column).tolist() == digests_of(texts).tolist()

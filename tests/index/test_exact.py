@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from perception_encoder.index.exact import ExactSearch, unit_vectors
+from perception_encoder.index.exact import ExactSearch, check_unit_vectors
 
 
 def random_unit(rng: np.random.Generator, rows: int, embed_dim: int) -> NDArray[np.float32]:
@@ -96,4 +96,4 @@ def test_vectors_that_are_no_unit_vectors_are_refused(
     vectors: NDArray[np.float64], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        unit_vectors(vectors, 4, "vectors")
+        check_unit_vectors(vectors, 4, "vectors")

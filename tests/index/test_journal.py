@@ -10,8 +10,8 @@ import pytest
 
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index import Index, Row
-from perception_encoder.index.checksums import BLOCK_BYTES, block_sums, sum_of_file
-from perception_encoder.index.commits import Journal, damaged_files, files_of
+from perception_encoder.index.checksums import BLOCK_BYTES, sum_blocks, sum_file
+from perception_encoder.index.commits import Journal, files_of, find_damaged_files
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.types import ModelIdentity
 
@@ -37,7 +37,9 @@ def manifests(path: Path) -> list[Path]:
 
 
 def lost(path: Path) -> list[tuple[str, str]]:
-    return [(one.name, one.reason) for one in damaged_files(lance.dataset(str(path)), str(path))]
+    return [
+        (one.name, one.reason) for one in find_damaged_files(lance.dataset(str(path)), str(path))
+    ]
 
 
 # The last version
@@ -196,18 +198,18 @@ def test_optimizing_does_not_copy_damage_into_files_that_look_good(path: Path) -
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 5])
 def test_any_changed_byte_changes_the_sum_of_its_block(tmp_path: Path, size: int) -> None:
     data = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    sums = block_sums(data)
+    sums = sum_blocks(data)
     assert len(sums) == -(-size // BLOCK_BYTES)
     file = tmp_path / "file"
     data.tofile(file)
-    before = sum_of_file(str(file))
+    before = sum_file(str(file))
     for place in {0, size // 2, size - 1} if size else ():
         for change in (1, 128, 255):
             other = data.copy()
             other[place] ^= change
-            assert np.flatnonzero(block_sums(other) != sums).tolist() == [place // BLOCK_BYTES]
+            assert np.flatnonzero(sum_blocks(other) != sums).tolist() == [place // BLOCK_BYTES]
             other.tofile(file)
-            assert sum_of_file(str(file)) != before
+            assert sum_file(str(file)) != before
 
 
 def test_swapped_pages_and_pages_of_zeros_change_the_sum() -> None:
@@ -216,11 +218,11 @@ def test_swapped_pages_and_pages_of_zeros_change_the_sum() -> None:
     swapped, zeroed = pages.copy(), pages.copy()
     swapped[[1, 2]] = pages[[2, 1]]
     zeroed[3] = 0
-    sums = {int(block_sums(one.reshape(-1))[0]) for one in (pages, swapped, zeroed)}
+    sums = {int(sum_blocks(one.reshape(-1))[0]) for one in (pages, swapped, zeroed)}
     assert len(sums) == 3
 
 
 def test_sums_are_the_same_in_every_version_of_numpy() -> None:
     """They are stored: a change of the weights would condemn every index there is."""
     data = np.arange(BLOCK_BYTES + 3, dtype=np.uint64).astype(np.uint8)
-    assert block_sums(data).tolist() == [3051363008039723104, 8150160412494245632]
+    assert sum_blocks(data).tolist() == [3051363008039723104, 8150160412494245632]

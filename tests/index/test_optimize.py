@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from perception_encoder.errors import IndexBusyError
-from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
-from perception_encoder.index.optimize import OptimizeReport, needs_optimizing, optimize_index
+from perception_encoder.index import Index, Outcome, OutcomeLog, Row, write_lock
+from perception_encoder.index.optimize import OptimizeReport, needs_optimize, optimize_index
 from perception_encoder.index.searcher.build import SearcherSizes
 from perception_encoder.types import ModelIdentity
 
@@ -112,19 +112,19 @@ def test_it_says_when_it_is_worth_while(tmp_path: Path) -> None:
     index.optimize()
     assert not index.needs_optimize()
     sizes = SearcherSizes(copy=1, lists=1 << 40)
-    assert needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
+    assert needs_optimize(lance.dataset(index.path), index.path, sizes=sizes)
     optimize_index(index.path, None, sizes=sizes)
-    assert not needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
+    assert not needs_optimize(lance.dataset(index.path), index.path, sizes=sizes)
     for number, expected in ((12, False), (12, True)):
         new = [Row(uri=f"new {index.count()} {row}") for row in range(number)]
         index.append(new, unit(number))
-        found = needs_optimizing(lance.dataset(index.path), index.path, sizes=sizes)
+        found = needs_optimize(lance.dataset(index.path), index.path, sizes=sizes)
         assert found is expected
 
 
 def test_it_refuses_while_another_writes(tmp_path: Path) -> None:
     index = make(tmp_path / "t", commits=2)
-    with writing(index.path), pytest.raises(IndexBusyError):
+    with write_lock(index.path), pytest.raises(IndexBusyError):
         index.optimize()
 
 

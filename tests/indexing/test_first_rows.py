@@ -15,7 +15,7 @@ from small_models import CORE, open_tiny, save_drawings
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexMismatchError
-from perception_encoder.index import Index, OutcomeLog, Row, writing
+from perception_encoder.index import Index, OutcomeLog, Row, write_lock
 from perception_encoder.indexing import FailedItems, Run, RunOptions
 from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.types import ModelIdentity
@@ -146,7 +146,7 @@ def test_two_runs_that_prepared_one_index_fill_it_one_after_the_other(
     save_drawings(folder, 4)
     first, second = prepared(place, model), prepared(place, model)
     found: list[Counter[str]] = []
-    with writing(str(place)):
+    with write_lock(str(place)):
         threads = [
             threading.Thread(
                 target=lambda index=index: found.append(run(model, index, folder, wait=True)[0])
@@ -168,7 +168,7 @@ def test_a_run_waits_for_one_that_leaves_nothing(
     index = prepared(place, model)
     found: list[Counter[str]] = []
     waits = threading.Thread(target=lambda: found.append(run(model, index, folder, wait=True)[0]))
-    with writing(str(place)):
+    with write_lock(str(place)):
         waits.start()
     waits.join(60)
     assert found == [{"embedded": 1}]

@@ -20,7 +20,7 @@ from small_models import CORE, CountingBackend, drawing, open_tiny, save_drawing
 from perception_encoder.backends.select import Replicas
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexStorageError
-from perception_encoder.index import Index, Outcome, OutcomeLog, writing
+from perception_encoder.index import Index, Outcome, OutcomeLog, write_lock
 from perception_encoder.indexing import FailedItems, Run, RunOptions, commit
 from perception_encoder.indexing.feed import Feed
 from perception_encoder.preprocess import ImageProcessor
@@ -448,7 +448,7 @@ def test_a_second_run_on_the_index_is_refused_and_searches_go_on(
 ) -> None:
     files = save_drawings(folder, 2)
     run(model, index, folder)
-    with writing(index.path):
+    with write_lock(index.path):
         with pytest.raises(IndexBusyError, match="--wait"):
             run(model, index, folder)
         assert len(Index.open(index.path).search(model.embed_image(files[0]), k=5)[0]) == 2

@@ -17,7 +17,7 @@ from PIL import Image
 from server.serving import in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
-from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, writing
+from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, write_lock
 from perception_encoder.search.grammar import combine
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.api.native import download
@@ -334,7 +334,7 @@ def test_status_follows_a_run_in_another_process(server, folder, files):
     path = str(folder / "few.lance")
     before = server.client.get("/v1/indexes/few/status").json()
     assert before["is_being_written"] is False
-    with writing(path):
+    with write_lock(path):
         assert server.client.get("/v1/indexes/few/status").json()["is_being_written"] is True
     model = open_tiny()
     Index.open(path).add([Row(str(files[20]))], model.embed_images([files[20]]))

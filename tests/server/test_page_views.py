@@ -12,7 +12,7 @@ from server.pages import bring, search, wait_for_results
 from server.serving import make_index, running
 from small_models import open_tiny, save_drawings
 
-from perception_encoder.index import Index, Outcome, OutcomeLog, Row, writing
+from perception_encoder.index import Index, Outcome, OutcomeLog, Row, write_lock
 from perception_encoder.indexing import Run
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
@@ -190,7 +190,7 @@ def test_the_state_of_an_index_is_live_while_somebody_writes(open_page, tmp_path
 
         def write():
             Index.open(index).add(more, vectors)
-            with writing(str(index)):
+            with write_lock(str(index)):
                 may_end.wait(30)
 
         writer = threading.Thread(target=write)

@@ -11,7 +11,7 @@ import pytest
 from server.serving import image, make_index, running
 from small_models import open_tiny
 
-from perception_encoder.index import Index, Row, writing
+from perception_encoder.index import Index, Row, write_lock
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.core import indexes
 from perception_encoder.types import ModelIdentity
@@ -155,8 +155,8 @@ def test_status_knows_who_writes_without_taking_the_lock(served):
 
     assert is_being_written() is False
     code = (
-        "import sys; from perception_encoder.index import writing\n"
-        "with writing(sys.argv[1]):\n print('held', flush=True); sys.stdin.read()"
+        "import sys; from perception_encoder.index import write_lock\n"
+        "with write_lock(sys.argv[1]):\n print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)],
@@ -171,7 +171,7 @@ def test_status_knows_who_writes_without_taking_the_lock(served):
         assert contents(path) == before
         process.stdin.close()
     assert is_being_written() is False
-    with writing(str(path)):  # by this process
+    with write_lock(str(path)):  # by this process
         assert is_being_written() is True
 
 

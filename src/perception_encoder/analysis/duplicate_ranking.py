@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from perception_encoder.analysis.damaged_vectors import REASON, Checkpoint, go_on, is_damaged
 from perception_encoder.errors import IndexStorageError
 from perception_encoder.index import Index, Row
-from perception_encoder.index.known_rows import HEX_DIGITS, digests_in
+from perception_encoder.index.known_rows import HEX_DIGITS, digests_of_column
 from perception_encoder.index.schema import VECTOR, vectors_of
 from perception_encoder.types import Embeddings
 
@@ -90,7 +90,7 @@ def rank_images(
     batches = []
     for batch in index.scan(["sha256", *names], where=where):
         checkpoint()
-        contents.append(digests_in(batch["sha256"].fill_null("0" * HEX_DIGITS)))
+        contents.append(digests_of_column(batch["sha256"].fill_null("0" * HEX_DIGITS)))
         has_content.append(batch["sha256"].is_valid().to_numpy(zero_copy_only=False))
         columns = [batch[name].cast(schema.field(name).type) for name in names]
         batches.append(pa.record_batch(columns, schema=schema))

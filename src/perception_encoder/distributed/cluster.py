@@ -29,7 +29,7 @@ _KNOCKING_SECONDS: Final = 10.0
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
+def connect(address: str) -> Iterator[None]:
     """Be connected to a cluster; a program that is connected already stays so.
 
     Args:
@@ -80,7 +80,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCKING_SECONDS).close()
 
 
-def nodes() -> list[dict[str, float]]:
+def list_nodes() -> list[dict[str, float]]:
     """Return the resources of the cluster's living nodes."""
     import ray
 
@@ -145,7 +145,9 @@ class WorkerPlan(NamedTuple):
         return f"{workers} of {'1 GPU and ' * self.gpus}{cores}"
 
 
-def plan(nodes: Sequence[Mapping[str, float]], device: str, cores: int | None) -> WorkerPlan:
+def plan_workers(
+    nodes: Sequence[Mapping[str, float]], device: str, cores: int | None
+) -> WorkerPlan:
     """Divide a cluster's nodes among workers: one for each GPU, where there is none one a node.
 
     Args:

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from perception_encoder.auto import open_around
 from perception_encoder.backends import ComputeOptions
-from perception_encoder.distributed.cluster import WorkerPlan, Workers, connected, nodes, plan
+from perception_encoder.distributed.cluster import (
+    WorkerPlan,
+    Workers,
+    connect,
+    list_nodes,
+    plan_workers,
+)
 from perception_encoder.distributed.worker import WorkerSetup
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import WorkerCrashedError
@@ -31,8 +37,8 @@ class RunPlacement:
         model: for a `Run`; computes on the workers.
     """
 
-    def __init__(self, plan: WorkerPlan, workers: Workers, model: EmbeddingModel) -> None:
-        self.plan = plan
+    def __init__(self, plan_workers: WorkerPlan, workers: Workers, model: EmbeddingModel) -> None:
+        self.plan = plan_workers
         self.model = model
         self._workers = workers
 
@@ -69,8 +75,8 @@ def on_cluster(
             `AutoModel.from_pretrained`, on a worker or here.
     """
     options = options or ComputeOptions()
-    with connected(address):
-        planned = plan(nodes(), options.device, cores)
+    with connect(address):
+        planned = plan_workers(list_nodes(), options.device, cores)
         with closing(Workers(planned, name, options, preprocess, expected)) as workers:
             backend = _WorkersBackend(workers, workers.start())
             model = open_around(backend, name, preprocess=preprocess)

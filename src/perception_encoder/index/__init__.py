@@ -5,7 +5,7 @@ from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.outcomes import Outcome, OutcomeLog, Status
 from perception_encoder.index.rows import FileState, Hit, MetadataValue, Row, item_name, row_id
 from perception_encoder.index.schema import VectorDtype
-from perception_encoder.index.storage import writing
+from perception_encoder.index.storage import write_lock
 
 __all__ = [
     "FileState",
@@ -20,5 +20,5 @@ __all__ = [
     "VectorDtype",
     "item_name",
     "row_id",
-    "writing",
+    "write_lock",
 ]

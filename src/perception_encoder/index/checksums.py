@@ -49,7 +49,7 @@ class FileSum(NamedTuple):
     checksum: int
 
 
-def block_sums(octets: NDArray[np.uint8]) -> Sums:
+def sum_blocks(octets: NDArray[np.uint8]) -> Sums:
     """Return the sums of (N,) bytes, which begin where a block does."""
     whole = len(octets) // BLOCK_BYTES * BLOCK_BYTES
     words = octets[:whole].view("<u8").reshape(-1, BLOCK_BYTES // _WORD)
@@ -61,7 +61,7 @@ def block_sums(octets: NDArray[np.uint8]) -> Sums:
     return np.append(sums, np.einsum("w,w->", last.view("<u8"), _WEIGHTS))
 
 
-def sums_of_file(path: str, progress: Callable[[int], object] = lambda _: None) -> Sums:
+def sum_blocks_of_file(path: str, progress: Callable[[int], object] = lambda _: None) -> Sums:
     """Return the sums of a file's blocks.
 
     Args:
@@ -77,19 +77,19 @@ def sums_of_file(path: str, progress: Callable[[int], object] = lambda _: None) 
         while count := file.readinto(
             buffer.data
         ):  # a short read is the end of a file of this machine
-            found.append(block_sums(buffer[:count]))
+            found.append(sum_blocks(buffer[:count]))
             progress(count)
     return np.concatenate(found)
 
 
-def sum_of_file(path: str, progress: Callable[[int], object] = lambda _: None) -> FileSum:
-    """Return what a file is known by; `progress` as in `sums_of_file`.
+def sum_file(path: str, progress: Callable[[int], object] = lambda _: None) -> FileSum:
+    """Return what a file is known by; `progress` as in `sum_blocks_of_file`.
 
     Raises:
         OSError: it cannot be read.
     """
     size = os.path.getsize(path)
-    return FileSum(size, checksum_of(sums_of_file(path, progress)))
+    return FileSum(size, checksum_of(sum_blocks_of_file(path, progress)))
 
 
 def checksum_of(sums: Sums) -> int:
@@ -172,7 +172,7 @@ class CheckedFile:
     def _check_blocks(self, first: int, last: int) -> None:
         if self._sums is None:
             return
-        found = block_sums(self.octets[first * BLOCK_BYTES : last * BLOCK_BYTES])
+        found = sum_blocks(self.octets[first * BLOCK_BYTES : last * BLOCK_BYTES])
         if not np.array_equal(found, self._sums[first:last]):
             wrong = first + int(np.flatnonzero(found != self._sums[first:last])[0])
             raise SearcherDamageError(

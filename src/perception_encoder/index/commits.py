@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
-from perception_encoder.index.checksums import FileSum, sum_of_file
+from perception_encoder.index.checksums import FileSum, sum_file
 from perception_encoder.index.rows import Row
-from perception_encoder.index.schema import identity_of, new_fields, to_arrow, with_fields
+from perception_encoder.index.schema import add_fields, find_new_fields, identity_of, to_arrow
 from perception_encoder.index.storage import (
-    beside,
     create_dataset,
     is_remote,
     open_dataset,
+    sidecar_path,
     storage_errors,
 )
 from perception_encoder.types import Embeddings
@@ -64,7 +64,7 @@ class Journal:
     _name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self._name = beside(self.path, "journal")
+        self._name = sidecar_path(self.path, "journal")
 
     def add(self, dataset: lance.LanceDataset, files: Iterable[str]) -> None:
         """Note a commit that has just been made.
@@ -137,7 +137,7 @@ class Journal:
         if entry is None:
             return 0
         try:
-            found = sum_of_file(os.path.join(self.path, entry.manifest))
+            found = sum_file(os.path.join(self.path, entry.manifest))
         except OSError:  # an older one may have been dropped; whoever opens the newest will see
             return entry.version
         if found != entry.manifest_sum:
@@ -185,8 +185,8 @@ class Journal:
         )
         if manifest is None:
             return
-        manifest_sum = sum_of_file(self._below(manifest))
-        sums = [*(known or {}).items(), *((name, sum_of_file(self._below(name))) for name in files)]
+        manifest_sum = sum_file(self._below(manifest))
+        sums = [*(known or {}).items(), *((name, sum_file(self._below(name))) for name in files)]
         for start in range(0, max(1, len(sums)), _FILES_A_LINE):
             part = dict(sums[start : start + _FILES_A_LINE])
             yield _line(JournalEntry(version, manifest, manifest_sum, part))
@@ -215,7 +215,7 @@ class DamagedFile(NamedTuple):
     reason: str
 
 
-def damaged_files(
+def find_damaged_files(
     dataset: lance.LanceDataset, path: str, progress: Callable[[int], object] = lambda _: None
 ) -> Iterator[DamagedFile]:
     """Yield the files of a version that are missing, or not as the journal says.
@@ -233,7 +233,7 @@ def damaged_files(
         try:
             if not os.path.exists(below):
                 yield DamagedFile(name, fragment, "missing")
-            elif name in known and sum_of_file(below, progress) != known[name]:
+            elif name in known and sum_file(below, progress) != known[name]:
                 yield DamagedFile(name, fragment, "not as it was written")
         except OSError as err:
             yield DamagedFile(name, fragment, f"cannot be read: {err}")
@@ -318,7 +318,7 @@ def open_latest(path: str) -> lance.LanceDataset:
 
 
 @contextmanager
-def committing(dataset: lance.LanceDataset, path: str) -> Iterator[None]:
+def journaled_commit(dataset: lance.LanceDataset, path: str) -> Iterator[None]:
     """Note in the journal what is committed through the dataset within the block.
 
     Raises:
@@ -330,7 +330,7 @@ def committing(dataset: lance.LanceDataset, path: str) -> Iterator[None]:
         Journal(path).add(dataset, sorted(files_of(dataset).keys() - before.keys()))
 
 
-def laid_out(
+def lay_out(
     dataset: lance.LanceDataset, path: str, rows: Sequence[Row], vectors: Embeddings
 ) -> pa.Table:
     """Lay rows and vectors out for the latest version, which gets the columns that they need.
@@ -339,10 +339,10 @@ def laid_out(
         ValueError: metadata does not fit.
         IndexStorageError: writing failed.
     """
-    fields = new_fields(rows, dataset.schema)
-    index = to_arrow(rows, vectors, with_fields(dataset.schema, fields))
+    fields = find_new_fields(rows, dataset.schema)
+    index = to_arrow(rows, vectors, add_fields(dataset.schema, fields))
     if fields:
-        with committing(dataset, path):
+        with journaled_commit(dataset, path):
             dataset.add_columns(fields)
     return index
 
@@ -354,7 +354,7 @@ def check_files(dataset: lance.LanceDataset, path: str) -> None:
         IndexStorageError: some are damaged.
     """
     with storage_errors(path):
-        damaged = [f"{one.name} ({one.reason})" for one in damaged_files(dataset, path)]
+        damaged = [f"{one.name} ({one.reason})" for one in find_damaged_files(dataset, path)]
     if damaged:
         raise IndexStorageError(
             f"{path}: damaged files: {', '.join(damaged[:_SHOWN])}"

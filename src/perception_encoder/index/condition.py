@@ -28,9 +28,9 @@ from perception_encoder.index.condition_tokens import (
     Token,
     check_size,
     check_value_count,
+    condition_error,
     read_tokens,
-    shortened,
-    wrong_at,
+    shorten,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Columns:
             found = sorted(column for column in self._names if alike(column) == alike(name))
             if len(found) > 1:
                 raise QueryError(
-                    f"{shortened(name)} could be the column {' or '.join(map(repr, found))}; write "
+                    f"{shorten(name)} could be the column {' or '.join(map(repr, found))}; write "
                     "it in the capitals and the Unicode form of one of them"
                 )
             if found:
@@ -184,7 +184,7 @@ class _Reader:
         return self._tokens[number].keyword if 0 <= number < len(self._tokens) else ""
 
     def _wrong(self, token: Token, reason: str) -> QueryError:
-        return wrong_at(self._condition, token.position, reason)
+        return condition_error(self._condition, token.position, reason)
 
     def _write_operand(self, text: str) -> None:
         self._operand = len(self._written)
@@ -197,7 +197,7 @@ class _Reader:
             if self._condition[token.position] == '"':
                 text = token.value[:40].replace("'", "''")
                 hint += f" (double quotes name a column; a text is written '{text}')"
-            raise self._wrong(token, f"there is no column {shortened(token.value)}{hint}")
+            raise self._wrong(token, f"there is no column {shorten(token.value)}{hint}")
         self._write_operand(f"`{name}`")
 
     def _write_word(self, number: int, token: Token) -> None:
@@ -241,13 +241,13 @@ class _Reader:
             digits = f"-{digits}"
         column = self._compared_column()
         if column is not None and not _is_number(column.type):
-            raise self._wrong(token, f"{shortened(digits)} is a number, {_described(column)}")
+            raise self._wrong(token, f"{shorten(digits)} is a number, {_described(column)}")
         if digits.lstrip("-").isdigit():
             self._write_operand(self._integer(token, int(digits)))
             return
         value = float(digits)
         if not math.isfinite(value):
-            raise self._wrong(token, f"{shortened(digits)} is beyond what a float64 can hold")
+            raise self._wrong(token, f"{shorten(digits)} is beyond what a float64 can hold")
         self._write_operand(f"CAST({value!r} AS DOUBLE)")
 
     def _before(self, number: int) -> str:
@@ -260,7 +260,7 @@ class _Reader:
         if value not in _INT64:
             raise self._wrong(
                 token,
-                f"{shortened(str(value))} does not fit 64 bits; write it with a decimal point to "
+                f"{shorten(str(value))} does not fit 64 bits; write it with a decimal point to "
                 "compare it as a float64",
             )
         return str(value) if value in _INT32 else f"CAST('{value}' AS BIGINT)"
@@ -303,7 +303,7 @@ class _Reader:
             self._write_operand(f"TIMESTAMP {_quoted(token.value)}")
             return
         elif column is not None and not _is_text(column.type):
-            raise self._wrong(token, f"{shortened(token.value)} is text, {_described(column)}")
+            raise self._wrong(token, f"{shorten(token.value)} is text, {_described(column)}")
         forms = [_quoted(form) for form in forms_of(token.value)]
         if len(forms) > 1 and self._is_in_list() and before in ("(", ","):
             self._written.append(", ".join(forms))
@@ -365,7 +365,7 @@ class _Reader:
         if year is None or len(year[1]) > 6 or int(year[1]) not in YEARS:
             raise self._wrong(
                 token,
-                f"{shortened(token.value)} is no time from {YEARS.start} to {YEARS.stop - 1}; "
+                f"{shorten(token.value)} is no time from {YEARS.start} to {YEARS.stop - 1}; "
                 "write one such as '2024-05-31' or '2024-05-31T12:00:00'",
             )
 

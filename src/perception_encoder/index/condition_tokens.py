@@ -89,7 +89,7 @@ def check_size(condition: str) -> None:
         num_bytes = len(condition.encode())
     except UnicodeEncodeError as err:
         raise QueryError(
-            f"the condition {shortened(condition)} is not valid Unicode at character "
+            f"the condition {shorten(condition)} is not valid Unicode at character "
             f"{err.start + 1}; write that character anew"
         ) from err
     if num_bytes > MAX_CONDITION_BYTES:
@@ -112,17 +112,17 @@ def check_value_count(num_values: int) -> None:
         )
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """Return a text for messages: quoted, without its middle where it is long, and printable."""
     if len(text) > _SHOWN:
         text = f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
     return ascii(text) if any("\ud800" <= letter <= "\udfff" for letter in text) else repr(text)
 
 
-def wrong_at(condition: str, position: int, reason: str) -> QueryError:
+def condition_error(condition: str, position: int, reason: str) -> QueryError:
     """Return the error that says what is wrong at a place of a condition."""
     return QueryError(
-        f"the condition {shortened(condition)} is wrong at character {position + 1}: {reason}"
+        f"the condition {shorten(condition)} is wrong at character {position + 1}: {reason}"
     )
 
 
@@ -134,7 +134,7 @@ def _tokens(condition: str) -> Iterator[Token]:
             continue
         found = _TOKEN.match(condition, position)
         if found is None:
-            raise wrong_at(condition, position, _explained(condition[position]))
+            raise condition_error(condition, position, _explained(condition[position]))
         if found.lastgroup != "space":
             yield _token(found, condition)
         position = found.end()
@@ -148,7 +148,7 @@ def _token(found: re.Match[str], condition: str) -> Token:
         value = value[1:-1].replace(quote * 2, quote)
     following = condition[found.end() : found.end() + 1]
     if kind == "number" and (following.isalnum() or following in ("_", ".")) and following:
-        raise wrong_at(
+        raise condition_error(
             condition,
             found.start(),
             f"{value[:20] + following!r} is no number; a column whose name begins with a digit is "
@@ -189,7 +189,7 @@ class _Limits:
             self._opened.append(token)
         elif word in _CLOSING:
             if not self._opened or self._opened.pop().value != _CLOSING[word]:
-                raise wrong_at(self._condition, token.position, f"{word!r} closes nothing")
+                raise condition_error(self._condition, token.position, f"{word!r} closes nothing")
         elif word == ",":
             self._num_values += 1
         elif word == "AND" and self._open_betweens:
@@ -206,7 +206,7 @@ class _Limits:
         """Make sure that every parenthesis has been closed."""
         if self._opened:
             last = self._opened[-1]
-            raise wrong_at(self._condition, last.position, f"{last.value!r} is not closed")
+            raise condition_error(self._condition, last.position, f"{last.value!r} is not closed")
 
     def _check(self) -> None:
         check_value_count(self._num_values)

@@ -25,7 +25,7 @@ _FEW_QUERIES = 4
 Key = TypeVar("Key")
 
 
-def unit_vectors(vectors: Embeddings, embed_dim: int, name: str) -> Embeddings:
+def check_unit_vectors(vectors: Embeddings, embed_dim: int, name: str) -> Embeddings:
     """Return the vectors as (N, E) float32 after checking that they are of unit length.
 
     Args:

@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Final, Self
 
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexNotFoundError
 from perception_encoder.index.commits import (
-    committing,
     create,
     create_or_replace_empty,
-    laid_out,
+    journaled_commit,
+    lay_out,
     open_latest,
 )
-from perception_encoder.index.exact import unit_vectors
+from perception_encoder.index.exact import check_unit_vectors
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.optimize import OptimizeReport, optimize_index
 from perception_encoder.index.rows import Hit, Row, fit_metadata
 from perception_encoder.index.schema import (
     VectorDtype,
-    described_mismatch,
-    described_replacement,
+    describe_mismatch,
+    describe_replacement,
     identity_of,
     index_schema,
     vector_dtype_of,
 )
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import Snapshot
-from perception_encoder.index.storage import check_free, empty_dataset, writing
+from perception_encoder.index.storage import check_free, empty_dataset, write_lock
 from perception_encoder.types import Embeddings, ModelIdentity
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Index:
             if index.is_created:
                 break
             try:
-                with writing(index.path):  # two that create at once could overwrite each other
+                with write_lock(index.path):  # two that create at once could overwrite each other
                     index.refresh()
                     index.ensure_created()
             except IndexBusyError:
@@ -167,7 +167,7 @@ class Index:
             IndexMismatchError: they may not; the message names both and what to do.
         """
         if identity != self.identity:
-            raise IndexMismatchError(described_mismatch(self.path, self.identity, identity))
+            raise IndexMismatchError(describe_mismatch(self.path, self.identity, identity))
 
     def refresh(self) -> None:
         """See what other processes have committed, also where they made the index anew.
@@ -212,8 +212,8 @@ class Index:
             return
         self.ensure_created()
         dataset = self._latest()
-        index = laid_out(dataset, self.path, [rows[place] for place in places], vectors[places])
-        with committing(dataset, self.path):
+        index = lay_out(dataset, self.path, [rows[place] for place in places], vectors[places])
+        with journaled_commit(dataset, self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(index)
         self._adopt(dataset)
@@ -238,8 +238,8 @@ class Index:
             return
         self.ensure_created()
         dataset = self._latest()
-        index = laid_out(dataset, self.path, rows, vectors)
-        with committing(dataset, self.path):
+        index = lay_out(dataset, self.path, rows, vectors)
+        with journaled_commit(dataset, self.path):
             dataset.insert(index)
         self._adopt(dataset)
 
@@ -265,7 +265,7 @@ class Index:
             return 0
         condition = f"id IN ({quoted})"
         dataset = self._latest()
-        with committing(dataset, self.path):
+        with journaled_commit(dataset, self.path):
             num_rows = int(dataset.count_rows(filter=condition))
             dataset.delete(condition)
         self._adopt(dataset)
@@ -353,7 +353,7 @@ class Index:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        queries = unit_vectors(queries, self.identity.embed_dim, "queries")
+        queries = check_unit_vectors(queries, self.identity.embed_dim, "queries")
         return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
 
     def optimize(self, older_than: datetime.timedelta | None = None) -> OptimizeReport:
@@ -396,12 +396,12 @@ class Index:
         if found != self.identity:
             if not self._is_created and not dataset.count_rows():
                 raise IndexNotFoundError(f"{self.path} is an index without rows")
-            described = described_replacement if self._is_created else described_mismatch
+            described = describe_replacement if self._is_created else describe_mismatch
             raise IndexMismatchError(described(self.path, found, self.identity))
         return dataset
 
     def _checked(self, rows: Sequence[Row], vectors: Embeddings) -> Embeddings:
-        vectors = unit_vectors(vectors, self.identity.embed_dim, "vectors")
+        vectors = check_unit_vectors(vectors, self.identity.embed_dim, "vectors")
         if len(rows) != len(vectors):
             raise ValueError(f"{len(rows)} rows, but {len(vectors)} vectors")
         return vectors

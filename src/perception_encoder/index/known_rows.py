@@ -43,7 +43,7 @@ def digests_of(texts: Sequence[str]) -> NDArray[np.uint64]:
     return _digests(np.frombuffer(joined, np.uint8))
 
 
-def digests_in(column: pa.StringArray) -> NDArray[np.uint64]:
+def digests_of_column(column: pa.StringArray) -> NDArray[np.uint64]:
     """Return the `digests_of` a column without nulls, with no Python object for each."""
     if not len(column):
         return digests_of([])
@@ -239,10 +239,10 @@ def _read(batch: pa.RecordBatch) -> _Block:
 
     columns = [batch["bytes"], batch["mtime"].cast(pa.int64())]
     return _Block(
-        digests_in(batch["id"]),
+        digests_of_column(batch["id"]),
         np.stack([column.fill_null(_UNKNOWN).to_numpy() for column in columns], axis=1),
         batch["sha256"].is_valid().to_numpy(zero_copy_only=False),
-        digests_in(batch["sha256"].drop_null()),
+        digests_of_column(batch["sha256"].drop_null()),
     )
 
 

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from perception_encoder.index.commits import Journal, check_files, committing, open_latest
+from perception_encoder.index.commits import Journal, check_files, journaled_commit, open_latest
 from perception_encoder.index.schema import FACTS, VECTOR, identity_of, vector_dtype_of
 from perception_encoder.index.searcher.build import DEFAULT_SIZES, SearcherSizes, build_searcher
 from perception_encoder.index.searcher.files import Header, SearcherFolder
-from perception_encoder.index.searcher.fragments import described
+from perception_encoder.index.searcher.fragments import list_fragments
 from perception_encoder.index.searcher.searcher import Searchers
-from perception_encoder.index.storage import beside, is_remote, storage_errors, writing
+from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors, write_lock
 from perception_encoder.types import ModelIdentity
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def optimize_index(
 ) -> OptimizeReport:
     """See `Index.optimize`; `sizes` says from where on a searcher is worth its while."""
     started = time.monotonic()
-    with writing(path), storage_errors(path):
+    with write_lock(path), storage_errors(path):
         dataset = open_latest(path)
         before = len(dataset.get_fragments())
         check_files(dataset, path)  # before they are copied, and get new checksums
-        with committing(dataset, path):
+        with journaled_commit(dataset, path):
             dataset.optimize.compact_files()
         removed = freed = 0
         if older_than is not None:
@@ -96,12 +96,12 @@ def optimize_index(
         )
 
 
-def needs_optimizing(
+def needs_optimize(
     dataset: lance.LanceDataset, path: str, *, sizes: SearcherSizes = DEFAULT_SIZES
 ) -> bool:
     """See `Index.needs_optimize`."""
     with storage_errors(path):
-        fragments = described(dataset)
+        fragments = list_fragments(dataset)
         if sum(fragment.num_rows < _SMALL_ROWS for fragment in fragments) > _MANY_SMALL:
             return True
         embed_dim = int(dataset.schema.field(VECTOR).type.list_size)
@@ -126,7 +126,7 @@ def _renewed(
         return None, 0.0
     searchers = Searchers(path)
     present = searchers.current()
-    if present is not None and list(present.header.fragments) == described(dataset):
+    if present is not None and list(present.header.fragments) == list_fragments(dataset):
         return present.header, 0.0
     header = build_searcher(
         dataset,
@@ -204,7 +204,7 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
             vector_dtype=vector_dtype_of(schema),
             made_by=schema.metadata.get(_PREFIX + b"version", b"unknown").decode(),
             num_bytes=_size(location),
-            searcher_bytes=_size(beside(location, "searcher")),
+            searcher_bytes=_size(sidecar_path(location, "searcher")),
             version=dataset.version,
             num_versions=len(dataset.versions()),
             num_fragments=len(dataset.get_fragments()),

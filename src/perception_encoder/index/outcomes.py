@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
+from perception_encoder.index.known_rows import DigestMap, digests_of, digests_of_column
 from perception_encoder.index.rows import MetadataValue, clamp_time, row_id
-from perception_encoder.index.storage import beside, storage_errors
+from perception_encoder.index.storage import sidecar_path, storage_errors
 
 if TYPE_CHECKING:
     import lance
@@ -77,7 +77,7 @@ class OutcomeLog:
     """The outcomes of an index at `path`, which need not have any yet."""
 
     def __init__(self, path: str) -> None:
-        self.path: Final = beside(path, "outcomes.lance")
+        self.path: Final = sidecar_path(path, "outcomes.lance")
 
     def append(self, outcomes: Sequence[Outcome], run: str) -> None:
         """Add outcomes, in one commit.
@@ -229,7 +229,9 @@ def _with_latest(
 def _latest_rows(dataset: lance.LanceDataset) -> NDArray[np.bool_]:
     """Say of each row, in the dataset's order, whether it is the last about its item."""
     batches = dataset.to_batches(columns=["id"], batch_size=_BLOCK_ROWS)
-    digests = np.concatenate([digests_of([]), *(digests_in(batch["id"]) for batch in batches)])
+    digests = np.concatenate(
+        [digests_of([]), *(digests_of_column(batch["id"]) for batch in batches)]
+    )
     last = DigestMap()
     last.add(digests, np.arange(len(digests)))
     is_latest = np.zeros(len(digests), np.bool_)

@@ -117,10 +117,10 @@ def _damaged(path: str, reason: str) -> IndexStorageError:
     )
 
 
-def described_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) -> str:
+def describe_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) -> str:
     """Say why an index and a model do not belong together, and what to do."""
     if stored.model_id != asked.model_id:
-        return described_other_model(path, stored, asked.model_id, _described(asked))
+        return describe_other_model(path, stored, asked.model_id, _described(asked))
     return _mismatch(
         path,
         stored,
@@ -130,7 +130,7 @@ def described_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) -
     )
 
 
-def described_other_model(
+def describe_other_model(
     path: str, stored: ModelIdentity, model_id: str, description: str = ""
 ) -> str:
     """Say that an index is not of that model, of which the id may be all that is known."""
@@ -143,7 +143,7 @@ def described_other_model(
     )
 
 
-def described_replacement(path: str, found: ModelIdentity, opened: ModelIdentity) -> str:
+def describe_replacement(path: str, found: ModelIdentity, opened: ModelIdentity) -> str:
     """Say that another model's index has taken the place of one that is open, and what to do."""
     return (
         f"the index at {path} was replaced while it was open: it holds vectors of "
@@ -162,7 +162,7 @@ def can_be_metadata(name: str) -> bool:
     return not (name.lower() in _RESERVED or name[:1] in ("", "_") or "." in name or "`" in name)
 
 
-def new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
+def find_new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
     """Return the columns that the rows need and the index does not have yet.
 
     Raises:
@@ -188,7 +188,7 @@ def new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
     return fields
 
 
-def with_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:
+def add_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:
     """Return the schema with columns added at its end."""
     for field in fields:
         schema = schema.append(field)

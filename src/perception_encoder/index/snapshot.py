@@ -16,14 +16,14 @@ import numpy as np
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import read_condition
-from perception_encoder.index.condition_tokens import shortened
+from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.nearest import ROW_ID, NearestSearch
-from perception_encoder.index.optimize import needs_optimizing
+from perception_encoder.index.optimize import needs_optimize
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.index.searcher.searcher import Searchers
-from perception_encoder.index.storage import plain, storage_errors
+from perception_encoder.index.storage import shorten_error, storage_errors
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Snapshot:
 
     def needs_optimize(self) -> bool:
         """See `Index.needs_optimize`."""
-        return needs_optimizing(self._dataset, self._path)
+        return needs_optimize(self._dataset, self._path)
 
     def _row_columns(self) -> list[str]:
         return [name for name in self._dataset.schema.names if name not in ("id", VECTOR)]
@@ -183,12 +183,12 @@ def _showing(where: str | None) -> Iterator[None]:
     try:
         yield
     except _ConditionError as err:
-        raise QueryError(f"the condition {shortened(str(where))} is wrong: {err}") from err
+        raise QueryError(f"the condition {shorten(str(where))} is wrong: {err}") from err
 
 
 def _reason(err: Exception, where: str) -> str:
     """Return what Lance says, without the condition and the layers that it wraps around it."""
-    reason = plain(err)
+    reason = shorten_error(err)
     for before in ("statement: SELECT 1 FROM t WHERE", "sql filter:", "filter expression"):
         reason = re.sub(rf"Error \w+ {before} {re.escape(where)}(:| \()\s*", "", reason)
     return _LAYERS.sub("", reason)[:_MAX_REASON].strip()

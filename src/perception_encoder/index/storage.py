@@ -101,7 +101,7 @@ def open_dataset(path: str) -> lance.LanceDataset:
             ) from err
 
 
-def beside(path: str, name: str) -> str:
+def sidecar_path(path: str, name: str) -> str:
     """Return where something that belongs to an index lies: inside its folder, apart from Lance's.
 
     So it is moved, copied and deleted with the index. Lance leaves folders of others alone.
@@ -125,7 +125,7 @@ def storage_errors(path: str) -> Iterator[None]:
         if not isinstance(err, _STORAGE_ERRORS) and not _is_panic(err):
             raise
         raise IndexStorageError(
-            f"{path}: reading or writing the index failed: {plain(err)[:_MAX_REASON]}; check space "
+            f"{path}: reading or writing the index failed: {shorten_error(err)[:_MAX_REASON]}; check space "
             f"and permissions, and for damaged files with: pe doctor --index {shlex.quote(path)}. "
             "What was committed before is kept"
         ) from err
@@ -136,7 +136,7 @@ def _is_panic(err: BaseException) -> bool:
     return type(err).__name__ == "PanicException"
 
 
-def plain(err: BaseException) -> str:
+def shorten_error(err: BaseException) -> str:
     """Return Lance's message without the places in its source code, to go on after it."""
     return _RUST_PLACE.sub("", str(err)).removeprefix("Invalid user input: ").rstrip(". \n")
 
@@ -152,7 +152,7 @@ def _is_free(path: str) -> bool:
 
 
 @contextmanager
-def writing(path: str, *, wait: bool = False) -> Iterator[None]:
+def write_lock(path: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the index's write lock.
 
     Folders that were made for the lock alone are removed again.
@@ -170,7 +170,7 @@ def writing(path: str, *, wait: bool = False) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
-    name = beside(path, "lock")
+    name = sidecar_path(path, "lock")
     with storage_errors(path):
         lock = FileLock(name, timeout=_WAIT_FOR_EVER if wait else _SECONDS_TO_WAIT)
         try:
@@ -202,9 +202,9 @@ def is_being_written(path: str) -> bool | None:
     try:
         import fcntl
     except ImportError:  # Windows
-        return _is_locked(beside(path, "lock"))
+        return _is_locked(sidecar_path(path, "lock"))
     try:
-        descriptor = os.open(beside(path, "lock"), os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(sidecar_path(path, "lock"), os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     except OSError:

@@ -16,15 +16,15 @@ import numpy as np
 
 from perception_encoder.errors import IndexStorageError
 from perception_encoder.index.checksums import SearcherDamageError
-from perception_encoder.index.commits import Journal, damaged_files, files_of, open_latest
+from perception_encoder.index.commits import Journal, files_of, find_damaged_files, open_latest
 from perception_encoder.index.exact import UNIT_TOLERANCE
-from perception_encoder.index.known_rows import digests_in, digests_of
+from perception_encoder.index.known_rows import digests_of, digests_of_column
 from perception_encoder.index.outcomes import OutcomeLog
 from perception_encoder.index.rows import item_name, row_id
 from perception_encoder.index.schema import VECTOR, identity_of, vectors_of
 from perception_encoder.index.searcher.files import SearcherFolder
 from perception_encoder.index.searcher.searcher import Searcher
-from perception_encoder.index.storage import beside, is_remote, storage_errors
+from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors
 
 if TYPE_CHECKING:
     import lance
@@ -129,7 +129,7 @@ class _Checking:
         total = sum(os.path.getsize(name) for name in present if os.path.exists(name))
         counted = _Counted("files", total, self.progress)
         num_rows = {part.fragment_id: part.count_rows() for part in self.dataset.get_fragments()}
-        for one in damaged_files(self.dataset, self.path, counted.add):
+        for one in find_damaged_files(self.dataset, self.path, counted.add):
             self.problems.append(
                 Problem(
                     one.name,
@@ -204,7 +204,7 @@ class _Checking:
             for _ in log.latest():
                 pass
         except IndexStorageError as err:
-            remedy = f"delete {beside(self.path, 'outcomes.lance')}; no row is lost"
+            remedy = f"delete {sidecar_path(self.path, 'outcomes.lance')}; no row is lost"
             reason = f"cannot be read: {err.__cause__}"
             self.problems.append(Problem("_pe/outcomes.lance", reason, remedy))
 
@@ -234,7 +234,7 @@ class _Rows:
         """Look at a block of rows."""
         uris, members, ids = (batch[name].to_pylist() for name in ("uri", "member", "id"))
         rows = list(zip(uris, members, ids, strict=True))
-        self._keys.append(digests_in(batch["id"]))
+        self._keys.append(digests_of_column(batch["id"]))
         for uri, member, key in rows:
             if key != row_id(uri, member):
                 self._add("their id is not that of their name", uri, member)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.pipeline import map_ahead
-from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, writing
+from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, write_lock
 from perception_encoder.index.known_rows import RowLocation
 from perception_encoder.indexing.commit import CommittedItem, Committer, Progress
 from perception_encoder.indexing.feed import Feed
@@ -100,7 +100,7 @@ class Run:
             IndexStorageError: it cannot be read or written; what was committed is kept.
         """
         self._index.check(self._model.identity)
-        with writing(self._index.path, wait=self._options.wait):
+        with write_lock(self._index.path, wait=self._options.wait):
             self._index.refresh()
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import forms_of
-from perception_encoder.index.condition_tokens import shortened
+from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 from perception_encoder.types import Embeddings
 
@@ -210,7 +210,7 @@ def _terms(pieces: Sequence[_Piece], query: str, *, allow_files: bool) -> Iterat
 
 def _term(words: Sequence[_Piece], sign: float, query: str, *, allow_files: bool) -> QueryTerm:
     weight, text = _split_weight(" ".join(word.text for word in words))
-    where = f"at character {words[0].position + 1} of the query {shortened(query)}"
+    where = f"at character {words[0].position + 1} of the query {shorten(query)}"
     if not math.isfinite(weight):
         raise QueryError(f"{where}: the weight is too large")
     if not text:
@@ -244,7 +244,7 @@ def _file(path: str) -> str | None:
 def _check_nul(query: str) -> None:
     if "\0" in query:
         raise QueryError(
-            f"the query {shortened(query)} holds a NUL at character {query.index(chr(0)) + 1}, "
+            f"the query {shorten(query)} holds a NUL at character {query.index(chr(0)) + 1}, "
             "which no text, path or name can; leave it out"
         )
 
@@ -259,7 +259,7 @@ def _checked_text(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as err:
         raise QueryError(
-            f"the query's term {shortened(text)} is not valid Unicode at character "
+            f"the query's term {shorten(text)} is not valid Unicode at character "
             f"{err.start + 1}; write that character anew"
         ) from err
     return text

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from perception_encoder.atomic import atomic_write
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR, vectors_of
-from perception_encoder.index.storage import beside, is_remote
+from perception_encoder.index.storage import is_remote, sidecar_path
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -180,4 +180,4 @@ def _made_for(index: Index) -> str:
 
 
 def _path(index: Index) -> Path:
-    return Path(beside(index.path, "background.npz"))
+    return Path(sidecar_path(index.path, "background.npz"))

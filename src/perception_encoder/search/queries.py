@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row, row_id
-from perception_encoder.index.condition_tokens import shortened
+from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.index.rows import clamp_time
 from perception_encoder.search.grammar import STDIN, QueryTerm, combine, image_term, parse_query
 from perception_encoder.sources.item import is_unicode
@@ -79,7 +79,7 @@ def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
         if found:
             return index.by_ids([found[0].id])[found[0].id]
     raise QueryError(
-        f"{index.path} has no item whose name ends in {shortened(name)}; look it up with "
+        f"{index.path} has no item whose name ends in {shorten(name)}; look it up with "
         "`pe search`, or put the words in double quotes if they are meant as a text"
     )
 

@@ -23,8 +23,8 @@ from perception_encoder.errors import (
     UnsupportedOperationError,
 )
 from perception_encoder.index import Index
-from perception_encoder.index.schema import described_other_model
-from perception_encoder.index.storage import beside, is_remote
+from perception_encoder.index.schema import describe_other_model
+from perception_encoder.index.storage import is_remote, sidecar_path
 from perception_encoder.registry import find
 from perception_encoder.types import PreprocessName
 
@@ -81,7 +81,7 @@ def refuse_another(index: Index, name: str) -> None:
     with suppress(UnknownModelError):
         model_id = find(name).id
         if model_id != index.identity.model_id:
-            raise IndexMismatchError(described_other_model(index.path, index.identity, model_id))
+            raise IndexMismatchError(describe_other_model(index.path, index.identity, model_id))
 
 
 def note_weights(index: Index, name: str) -> None:
@@ -89,7 +89,7 @@ def note_weights(index: Index, name: str) -> None:
     checkpoint = locate(name, local_files_only=True)
     if checkpoint.path.suffix != _SUFFIX or is_remote(index.path):
         return
-    path = Path(beside(index.path, "weights.json"))
+    path = Path(sidecar_path(index.path, "weights.json"))
     with suppress(OSError):  # a folder that cannot be written only costs time
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as temporary:
@@ -124,7 +124,9 @@ def _read_note(index: Index) -> dict[str, Any] | None:
     if is_remote(index.path):
         return None
     try:
-        note: dict[str, Any] = json.loads(Path(beside(index.path, "weights.json")).read_bytes())
+        note: dict[str, Any] = json.loads(
+            Path(sidecar_path(index.path, "weights.json")).read_bytes()
+        )
     except (OSError, ValueError):  # none yet, or half of one
         return None
     return note

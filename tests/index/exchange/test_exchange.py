@@ -37,8 +37,8 @@ from perception_encoder.index.exchange import (
     import_index,
     open_source,
 )
-from perception_encoder.index.exchange.vector_files import faiss_file, npy_file
-from perception_encoder.index.storage import writing
+from perception_encoder.index.exchange.vector_files import create_faiss, create_npy
+from perception_encoder.index.storage import write_lock
 from perception_encoder.types import ModelIdentity
 
 OTHER = ModelIdentity("another", "0" * 16, "standard", 6)
@@ -168,7 +168,7 @@ def test_the_parquet_file_is_what_embedding_atlas_and_duckdb_read(tmp_path: Path
 @pytest.mark.parametrize(("count", "embed_dim"), [(0, 3), (1, 1), (7, 5)])
 def test_faiss_reads_our_file_as_its_own(tmp_path: Path, count: int, embed_dim: int) -> None:
     vectors = unit(count, embed_dim)
-    with faiss_file(str(tmp_path / "ours"), count, embed_dim) as file:
+    with create_faiss(str(tmp_path / "ours"), count, embed_dim) as file:
         for vector in vectors:
             file.write(vector[None])
     flat = faiss.IndexFlatIP(embed_dim)
@@ -183,7 +183,7 @@ def test_numpy_reads_our_file_as_its_own(
     tmp_path: Path, count: int, embed_dim: int, dtype: VectorDtype
 ) -> None:
     vectors = unit(count, embed_dim).astype(dtype)
-    with npy_file(str(tmp_path / "ours"), count, embed_dim, dtype) as file:
+    with create_npy(str(tmp_path / "ours"), count, embed_dim, dtype) as file:
         file.write(vectors)
     np.save(tmp_path / "theirs", vectors)
     read = np.load(tmp_path / "ours")
@@ -511,7 +511,7 @@ def test_what_is_no_index_says_what_would_be(tmp_path: Path, name: str) -> None:
 def test_an_import_waits_for_nobody(tmp_path: Path) -> None:
     export_index(make_index(tmp_path / "a"), tmp_path / "out", "npy")
     Index.create(tmp_path / "b", IDENTITY)
-    with writing(str(tmp_path / "b")), pytest.raises(IndexBusyError):
+    with write_lock(str(tmp_path / "b")), pytest.raises(IndexBusyError):
         import_index(open_source(tmp_path / "out"), tmp_path / "b")
 
 

@@ -11,7 +11,7 @@ from searcher_indexes import COPY, build, by_definition, clustered, make_index, 
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, VectorDtype
-from perception_encoder.index.searcher.scan import as_float32
+from perception_encoder.index.searcher.scan import to_float32
 
 
 @pytest.mark.parametrize("vector_dtype", ["float16", "float32"])
@@ -172,7 +172,7 @@ def test_another_process_s_new_searcher_is_taken_up(tmp_path: Path) -> None:
 def test_every_finite_half_float_becomes_the_same_float32():
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     finite = halves[np.isfinite(halves)]
-    floats = as_float32(finite.reshape(2, -1))
+    floats = to_float32(finite.reshape(2, -1))
     assert floats.dtype == np.float32
     np.testing.assert_array_equal(floats.ravel(), finite.astype(np.float32))
     assert np.array_equal(np.signbit(floats.ravel()), np.signbit(finite))

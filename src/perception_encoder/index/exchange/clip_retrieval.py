@@ -15,14 +15,14 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import ExchangeError
-from perception_encoder.index.exchange.rows import IMAGE_PATH, RowColumns, row_columns
+from perception_encoder.index.exchange.rows import IMAGE_PATH, RowColumns, match_columns
 from perception_encoder.index.exchange.streams import (
     RowBlock,
     RowExport,
     RowReader,
     read_provenance,
 )
-from perception_encoder.index.exchange.vector_files import NpyArray, npy_file
+from perception_encoder.index.exchange.vector_files import NpyArray, create_npy
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def write_folder(index: RowExport, folder: str, part_rows: int) -> None:
         num_rows = min(part_rows, index.num_rows - number * part_rows)
         vectors_path, rows_path = _part_paths(folder, number, num_parts)
         with (
-            npy_file(vectors_path, num_rows, index.embed_dim, "float16") as file,
+            create_npy(vectors_path, num_rows, index.embed_dim, "float16") as file,
             pq.ParquetWriter(rows_path, schema) as writer,
         ):
             for _, rows, vectors in pieces:
@@ -79,7 +79,7 @@ def open_folder(folder: str) -> RowReader:
         dims.add(vectors.embed_dim)
     if len(dims) != 1:
         raise ExchangeError(f"{folder}: its parts have vectors of different lengths: {dims}")
-    columns = row_columns(pq.read_schema(parts[0][1]), provenance, parts[0][1])
+    columns = match_columns(pq.read_schema(parts[0][1]), provenance, parts[0][1])
     return RowReader(
         path=folder,
         layout=LAYOUT,

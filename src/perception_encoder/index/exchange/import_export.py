@@ -26,9 +26,9 @@ from perception_encoder.index.exchange.streams import (
     check_target,
 )
 from perception_encoder.index.index import Index
-from perception_encoder.index.known_rows import DigestMap, digests_in, digests_of
-from perception_encoder.index.schema import FACTS, VECTOR, VectorDtype, described_mismatch
-from perception_encoder.index.storage import writing
+from perception_encoder.index.known_rows import DigestMap, digests_of, digests_of_column
+from perception_encoder.index.schema import FACTS, VECTOR, VectorDtype, describe_mismatch
+from perception_encoder.index.storage import write_lock
 from perception_encoder.types import Embeddings, ModelIdentity
 
 _SHORTEST: Final = 1e-6
@@ -90,7 +90,7 @@ def import_index(
     dtype: VectorDtype = source.provenance.vector_dtype if source.provenance else "float16"
     for _ in _blocks(source):
         pass
-    with writing(location):
+    with write_lock(location):
         index = Index.open_or_prepare(location, identity, vector_dtype=dtype)
         index.ensure_created()
         known = _Known(index)
@@ -132,7 +132,7 @@ class _Known:
     def __init__(self, index: Index) -> None:
         self._ids = DigestMap()
         for batch in index.scan(["id"]):
-            self._add(digests_in(batch["id"]))
+            self._add(digests_of_column(batch["id"]))
 
     def add(self, ids: Iterable[str]) -> None:
         self._add(digests_of(list(ids)))
@@ -160,7 +160,7 @@ def _commit(index: Index, known: _Known, block: RowBlock) -> int:
 def _agreed(source: RowReader, identity: ModelIdentity | None) -> ModelIdentity:
     stated = None if source.provenance is None else source.provenance.identity
     if stated is not None and identity is not None and stated != identity:
-        raise IndexMismatchError(described_mismatch(source.path, stated, identity))
+        raise IndexMismatchError(describe_mismatch(source.path, stated, identity))
     agreed = stated or identity
     if agreed is None:
         raise ExchangeError(

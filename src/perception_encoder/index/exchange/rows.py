@@ -33,15 +33,15 @@ IMAGE_PATH: Final = "image_path"
 """What clip-retrieval and what reads its folders call the place of an image."""
 
 
-def row_line(row: Row) -> str:
+def format_row_line(row: Row) -> str:
     """Return a row as one line, with its end; metadata that JSON cannot hold is null."""
     record: dict[str, Any] = {"id": row.id}
     record |= {name: getattr(row, name) for name in FACTS if getattr(row, name) is not None}
-    record |= {name: value if holds(value) else None for name, value in row.metadata.items()}
+    record |= {name: value if can_be_json(value) else None for name, value in row.metadata.items()}
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def holds(value: MetadataValue) -> bool:
+def can_be_json(value: MetadataValue) -> bool:
     """Whether JSON has a way to write the value: it has none for NaN and the infinities."""
     return not isinstance(value, float) or math.isfinite(value)
 
@@ -152,7 +152,7 @@ class RowColumns:
         return rows_of(pa.record_batch(columns))
 
 
-def row_columns(schema: pa.Schema, provenance: Provenance | None, path: str) -> RowColumns:
+def match_columns(schema: pa.Schema, provenance: Provenance | None, path: str) -> RowColumns:
     """Sort a file's columns.
 
     Raises:

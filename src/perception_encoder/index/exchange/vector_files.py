@@ -18,11 +18,11 @@ import numpy as np
 from perception_encoder.errors import ExchangeError
 from perception_encoder.index.exchange.rows import (
     RowColumns,
+    can_be_json,
     count_lines,
-    holds,
+    format_row_line,
+    match_columns,
     read_row_lines,
-    row_columns,
-    row_line,
 )
 from perception_encoder.index.exchange.streams import (
     RowBlock,
@@ -81,7 +81,7 @@ class VectorFile:
         self._file.close()
 
 
-def npy_file(path: str, num_rows: int, embed_dim: int, dtype: VectorDtype) -> VectorFile:
+def create_npy(path: str, num_rows: int, embed_dim: int, dtype: VectorDtype) -> VectorFile:
     """Begin a `.npy` of (num_rows, embed_dim)."""
     described = {
         "descr": np.dtype(dtype).newbyteorder("<").str,
@@ -95,7 +95,7 @@ def npy_file(path: str, num_rows: int, embed_dim: int, dtype: VectorDtype) -> Ve
     return VectorFile(path, start + header.encode("ascii"), dtype)
 
 
-def faiss_file(path: str, num_rows: int, embed_dim: int) -> VectorFile:
+def create_faiss(path: str, num_rows: int, embed_dim: int) -> VectorFile:
     """Begin what `faiss.write_index` writes of an `IndexFlatIP`, without building it in memory."""
     header = _FAISS_FLAT_INNER_PRODUCT + struct.pack(
         "<iqqq?iQ",
@@ -153,15 +153,17 @@ def write_folder(index: RowExport, folder: str, layout: VectorLayout) -> None:
     """Write both files into an empty folder: npy in the index's own type, faiss as float32."""
     path = os.path.join(folder, VECTORS[layout])
     if layout == "npy":
-        file = npy_file(path, index.num_rows, index.embed_dim, index.index.vector_dtype)
+        file = create_npy(path, index.num_rows, index.embed_dim, index.index.vector_dtype)
     else:
-        file = faiss_file(path, index.num_rows, index.embed_dim)
+        file = create_faiss(path, index.num_rows, index.embed_dim)
     with file, open(os.path.join(folder, ROWS), "w", encoding="utf-8") as lines:
         for rows, vectors in index.blocks():
             file.write(vectors)
             for row in rows_of(rows):
-                lines.write(row_line(row))
-                index.left_out.update(k for k, value in row.metadata.items() if not holds(value))
+                lines.write(format_row_line(row))
+                index.left_out.update(
+                    k for k, value in row.metadata.items() if not can_be_json(value)
+                )
 
 
 def open_folder(folder: str, layout: VectorLayout) -> RowReader:
@@ -256,7 +258,7 @@ def open_file(path: str) -> RowReader:
             )
         first = next(file.iter_batches(1, columns=[VECTOR]), None)
     provenance = provenance_of(schema, path)
-    columns = row_columns(schema, provenance, path)
+    columns = match_columns(schema, provenance, path)
     if first is not None:
         embed_dim = _matrix(first[VECTOR], path).shape[1]
     else:

@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VectorDtype
 from perception_encoder.index.searcher.files import Header, SearcherFolder, Tuning
-from perception_encoder.index.searcher.fragments import Mask, RowPositions, described
+from perception_encoder.index.searcher.fragments import Mask, RowPositions, list_fragments
 from perception_encoder.index.searcher.lists import CoarseSearch
-from perception_encoder.index.searcher.scan import as_float32
-from perception_encoder.index.searcher.searcher import Searcher, candidates_for
+from perception_encoder.index.searcher.scan import to_float32
+from perception_encoder.index.searcher.searcher import Searcher, num_candidates
 from perception_encoder.index.searcher.train import (
     HalfFloats,
     ListFiller,
+    choose_num_lists,
+    choose_sample,
     copy_vectors,
-    lists_for,
-    products_in_blocks,
     read_blocks,
     read_rows,
-    sample_of,
+    set_block_sizes,
     train,
 )
 from perception_encoder.types import Embeddings
@@ -178,7 +178,7 @@ def build_searcher(
         OSError, ValueError, RuntimeError: reading or writing failed.
     """
     started = time.monotonic()
-    fragments = tuple(described(dataset))
+    fragments = tuple(list_fragments(dataset))
     num_bytes = 2 * embed_dim * sum(part.num_rows - part.num_deleted for part in fragments)
     if num_bytes < sizes.copy or num_bytes == 0:
         folder.remove()
@@ -195,7 +195,7 @@ def build_searcher(
     alive = copy_vectors(dataset, fragments, path, embed_dim)
     logger.info("%s: copied %d vectors in %.1f s", path, len(alive), time.monotonic() - started)
     if num_bytes >= sizes.lists:
-        with products_in_blocks():
+        with set_block_sizes():
             header = _with_lists(header, folder, alive)
     header = dataclasses.replace(
         folder.finished(header), build_seconds=round(time.monotonic() - started, 1)
@@ -208,9 +208,9 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     """Make the lists' files; return the header as before where they would not save time."""
     vectors = folder.path(header.token, "vectors")
     started = time.monotonic()
-    chosen = sample_of(np.flatnonzero(alive))
+    chosen = choose_sample(np.flatnonzero(alive))
     sample = read_rows(vectors, chosen, header.embed_dim)
-    trained = train(sample, lists_for(int(np.count_nonzero(alive))))
+    trained = train(sample, choose_num_lists(int(np.count_nonzero(alive))))
     logger.info("%s: trained in %.1f s", vectors, time.monotonic() - started)
     started = time.monotonic()
     calibration = ListTuning(sample, chosen, trained.mean)
@@ -218,7 +218,7 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     for first, block in read_blocks(vectors, header.embed_dim):
         here = alive[first : first + len(block)]
         numbers = first + np.flatnonzero(here)
-        rows = as_float32(block if here.all() else block[here])
+        rows = to_float32(block if here.all() else block[here])
         if len(rows):
             filler.add(rows, numbers)
             calibration.add(rows, numbers)
@@ -242,7 +242,7 @@ def _looking_into(searcher: Searcher) -> LookInto:
 
     def look_into(queries: Embeddings, k: int, probes: int) -> list[RowPositions]:
         def ask(query: Embeddings) -> RowPositions:
-            return searcher.look_into(query, candidates_for(k), probes, None).numbers
+            return searcher.look_into(query, num_candidates(k), probes, None).numbers
 
         with ThreadPoolExecutor() as pool:
             return list(pool.map(ask, queries))

@@ -26,8 +26,8 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 
 from perception_encoder.atomic import atomic_write
-from perception_encoder.index.checksums import BLOCK_BYTES, Sums, checksum_of, sums_of_file
-from perception_encoder.index.storage import beside, is_remote, storage_errors
+from perception_encoder.index.checksums import BLOCK_BYTES, Sums, checksum_of, sum_blocks_of_file
+from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class SearcherFolder:
 
     def __init__(self, find_index: str) -> None:
         self._is_remote = is_remote(find_index)
-        self._path = beside(find_index, "searcher")
+        self._path = sidecar_path(find_index, "searcher")
 
     def path(self, token: str, end: str) -> str:
         """Return where one of the data files lies."""
@@ -208,7 +208,7 @@ class SearcherFolder:
         with storage_errors(self._path):
             names = sorted(os.listdir(self._path))
             ends = [name.removeprefix(f"{token}.") for name in names if name.startswith(token)]
-            sums = np.concatenate([sums_of_file(self.path(token, end)) for end in ends])
+            sums = np.concatenate([sum_blocks_of_file(self.path(token, end)) for end in ends])
             sums.astype("<u8").tofile(self.path(token, _SUMS))
             for end in (*ends, _SUMS):
                 _sync(self.path(token, end))

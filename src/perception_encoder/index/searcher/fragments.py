@@ -36,7 +36,7 @@ ReadIds: TypeAlias = "Callable[[list[lance.LanceFragment], str | None], RowIds]"
 """Gives the ids of the rows of fragments that are not deleted and meet a condition."""
 
 
-def described(dataset: lance.LanceDataset) -> list[CoveredFragment]:
+def list_fragments(dataset: lance.LanceDataset) -> list[CoveredFragment]:
     """Return the fragments of a version of the index whose vectors lie in one file each."""
     field = next(field.id() for field in dataset.lance_schema.fields() if field.name() == VECTOR)
     found = []
@@ -72,7 +72,7 @@ class Coverage:
         )
         self._ids: NDArray[np.int64] = np.array([fragment.id for fragment in fragments], np.int64)
         self._order = np.argsort(self._ids)
-        present = {fragment.id: fragment for fragment in described(dataset)}
+        present = {fragment.id: fragment for fragment in list_fragments(dataset)}
         self._kept = {
             fragment.id: number
             for number, fragment in enumerate(fragments)

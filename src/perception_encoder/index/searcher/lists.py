@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perception_encoder.index.checksums import CheckedFile
 from perception_encoder.index.exact import product
 from perception_encoder.index.searcher.fragments import RowPositions
-from perception_encoder.index.searcher.scan import ScanHits, Selector, merged
+from perception_encoder.index.searcher.scan import ScanHits, Selector, merge_hits
 
 _QUERY_BITS: Final = 4  # how finely a query is rounded; 8 find no more and take longer
 
@@ -129,7 +129,7 @@ class Lists:
         ]
         found = [self._look_into(own, query, number, selector)]  # sooner than a thread wakes up
         found += [part.result() for part in waiting]
-        return merged(found, number).numbers
+        return merge_hits(found, number).numbers
 
     def _check(self, lists: NDArray[np.int64]) -> None:
         for number in lists[~self._is_checked[lists]].tolist():

@@ -59,7 +59,7 @@ class MappedVectors:
             SearcherDamageError: they are not what was written.
         """
         self._file.check_rows(numbers, self._row_bytes)
-        return as_float32(self.matrix[numbers])
+        return to_float32(self.matrix[numbers])
 
     def nearest(self, queries: Embeddings, k: int, mask: Mask | None) -> list[ScanHits]:
         """Return for each query the k rows of the largest products.
@@ -76,7 +76,9 @@ class MappedVectors:
         selector = Selector(mask)
         scans = [_Scan(self._quantizer, queries, k, selector) for _ in range(self._num_threads)]
         list(self._pool.map(lambda scan: scan.look_at(self._checked(chunks)), scans))
-        return [merged([scan.heaps[query] for scan in scans], k) for query in range(len(queries))]
+        return [
+            merge_hits([scan.heaps[query] for scan in scans], k) for query in range(len(queries))
+        ]
 
     def _chunks(self, mask: Mask | None) -> Iterator[tuple[int, int]]:
         num_rows = len(self.matrix)
@@ -95,7 +97,7 @@ class MappedVectors:
             yield start, self.matrix[start:end]
 
 
-def as_float32(halves: NDArray[np.float16]) -> Embeddings:
+def to_float32(halves: NDArray[np.float16]) -> Embeddings:
     """Return finite half floats as float32, exactly, in a fifth of the time numpy's own cast takes.
 
     Sign, exponent and fraction are moved to their places in a float32, whose exponent then counts
@@ -109,7 +111,7 @@ def as_float32(halves: NDArray[np.float16]) -> Embeddings:
     return floats
 
 
-def merged(parts: Sequence[ScanHits], k: int) -> ScanHits:
+def merge_hits(parts: Sequence[ScanHits], k: int) -> ScanHits:
     """Return the best k of several answers to one query; row -1 stands for none."""
     scores = np.concatenate([part.scores for part in parts])
     numbers = np.concatenate([part.numbers for part in parts])

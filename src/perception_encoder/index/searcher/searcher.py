@@ -30,7 +30,7 @@ _MORE: Final = 8
 _HALF_FLOAT: Final = 2.0**-10  # twice what rounding a unit vector to float16 can change a product
 
 
-def candidates_for(k: int) -> int:
+def num_candidates(k: int) -> int:
     """How many rows to score again for the best k; their codes tell only roughly."""
     return 100 + 5 * k
 
@@ -100,7 +100,7 @@ class Searcher:
         tuning = self.tuning(k)
         if tuning is None or self.lists is None:
             return None
-        found = self.look_into(query, candidates_for(k), tuning.probes, mask)
+        found = self.look_into(query, num_candidates(k), tuning.probes, mask)
         return None if len(found.scores) < k else self._promising(found, k, threshold)
 
     def look_into(self, query: Embeddings, number: int, probes: int, mask: Mask | None) -> ScanHits:

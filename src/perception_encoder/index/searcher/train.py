@@ -113,19 +113,19 @@ def _copy_fragment(
     file.write(bytes(2 * embed_dim * (len(alive) - end)))
 
 
-def lists_for(num_rows: int) -> int:
+def choose_num_lists(num_rows: int) -> int:
     """How many lists so many rows should have."""
     return min(num_rows, max(1, round(_LISTS_PER_ROOT * math.sqrt(num_rows))))
 
 
-def sample_of(rows: RowPositions) -> RowPositions:
+def choose_sample(rows: RowPositions) -> RowPositions:
     """Choose the rows to learn from, in ascending order."""
-    number = min(len(rows), SAMPLE_PER_LIST * lists_for(len(rows)), _MAX_SAMPLE)
+    number = min(len(rows), SAMPLE_PER_LIST * choose_num_lists(len(rows)), _MAX_SAMPLE)
     return np.sort(np.random.default_rng(_SEED).choice(rows, number, replace=False))
 
 
 @contextmanager
-def products_in_blocks() -> Iterator[None]:
+def set_block_sizes() -> Iterator[None]:
     """Let faiss compare vectors with centers in blocks of another shape than its own.
 
     With 4,000 centers of 256 numbers a vector then takes 11 us instead of 16 to 24. The setting is

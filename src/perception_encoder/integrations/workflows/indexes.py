@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from perception_encoder.errors import IndexStorageError
-from perception_encoder.index import Index, writing
+from perception_encoder.index import Index, write_lock
 from perception_encoder.types import ModelIdentity
 
 
@@ -79,7 +79,7 @@ class Indexes:
         """
         with self._lock:
             turn = self._turns.setdefault(index.path, threading.Lock())
-        with turn, writing(index.path, wait=True):
+        with turn, write_lock(index.path, wait=True):
             yield
 
     def check_read(self, path: str) -> None:
