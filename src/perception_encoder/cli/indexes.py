@@ -200,13 +200,13 @@ def remove(
         pe indexes remove old.lance
     """
     from perception_encoder.index.optimize import describe_index
-    from perception_encoder.index.storage import writing
+    from perception_encoder.index.storage import write_lock
 
     index = describe_index(check_text_name(str(path)))
     described = f"{path}: {images(index.num_rows)} embedded by {index.identity.model_id}"
     if not yes and not typer.confirm(f"{described}. Delete this index?", err=True):
         raise typer.Exit(1)
-    with writing(str(path)):  # fails while another process writes
+    with write_lock(str(path)):  # fails while another process writes
         shutil.rmtree(path)
     say(f"{described}: deleted")
 

@@ -124,10 +124,11 @@ def storage_errors(path: str) -> Iterator[None]:
     except BaseException as err:
         if not isinstance(err, _STORAGE_ERRORS) and not _is_panic(err):
             raise
+        reason = shorten_error(err)[:_MAX_REASON]
         raise IndexStorageError(
-            f"{path}: reading or writing the index failed: {shorten_error(err)[:_MAX_REASON]}; check space "
-            f"and permissions, and for damaged files with: pe doctor --index {shlex.quote(path)}. "
-            "What was committed before is kept"
+            f"{path}: reading or writing the index failed: {reason}; check the free space and the "
+            f"permissions, and look for damaged files with: pe doctor --index {shlex.quote(path)}. "
+            "Rows committed before are kept"
         ) from err
 
 
