@@ -488,7 +488,7 @@ def test_an_index_that_cannot_be_written_says_so_and_still_opens(
     data = Path(index.path, "data")
     data.rename(data.with_name("data-away"))
     data.write_text("in the way")  # for root, no permission is ever missing
-    with pytest.raises(IndexStorageError, match="What was committed before is kept"):
+    with pytest.raises(IndexStorageError, match="Rows committed before are kept"):
         run(model, index, folder)
     data.unlink()
     data.with_name("data-away").rename(data)

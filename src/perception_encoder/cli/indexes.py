@@ -212,14 +212,14 @@ def remove(
 
 
 def _iter_indexes(folders: list[Path]) -> Iterator[IndexDescription]:
-    from perception_encoder.errors import IndexError_
+    from perception_encoder.errors import ImageIndexError
     from perception_encoder.index.optimize import describe_index
 
     paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob("*.lance"))}
     for path in paths.values():
         try:
             yield describe_index(str(path))
-        except IndexError_ as err:  # another program's Lance dataset, or a damaged index
+        except ImageIndexError as err:  # another program's Lance dataset, or a damaged index
             say(f"left out: {err}")
 
 

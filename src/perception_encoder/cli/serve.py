@@ -237,7 +237,7 @@ def _announce(message: str, *, opens_page: bool) -> None:
 
 def _find_default_index() -> tuple[str, ...]:
     """Return this user's own index, if there is one."""
-    from perception_encoder.errors import IndexError_, IndexNotFoundError
+    from perception_encoder.errors import ImageIndexError, IndexNotFoundError
     from perception_encoder.index import Index
 
     path = str(settings.default_index())
@@ -245,7 +245,7 @@ def _find_default_index() -> tuple[str, ...]:
         warn_of_photo_index(Index.open(path))
     except IndexNotFoundError:
         return ()
-    except IndexError_ as err:
+    except ImageIndexError as err:
         say(f"pe: not served: {err}")
         return ()
     return (path,)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
-from perception_encoder.index import Index, writing
+from perception_encoder.index import Index, write_lock
 from perception_encoder.search.calibration import keep_calibrated
 from perception_encoder.search.query_model import note_weights
 
@@ -69,7 +69,7 @@ def remove_rows(index: Index, ids: Iterable[str], where: str | None = None) -> i
         IndexStorageError: the index cannot be written.
     """
     chosen = set(ids)
-    with writing(index.path):
+    with write_lock(index.path):
         index.refresh()
         if where is not None:
             chosen.update(row.id for row in index.rows(where=where))
