@@ -1,6 +1,7 @@
 """The page's other views: duplicates, labels, the state of an index; keys and errors."""
 
 import re
+import shlex
 import subprocess
 import tarfile
 import threading
@@ -11,7 +12,10 @@ from playwright.sync_api import expect
 from server.pages import bring, search, wait_for_results
 from server.serving import make_index, running
 from small_models import open_tiny, save_drawings
+from typer.testing import CliRunner
 
+from perception_encoder import AutoModel
+from perception_encoder.cli.main import app
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, write_lock
 from perception_encoder.indexing import Run
 from perception_encoder.server import ServerSettings
@@ -151,6 +155,17 @@ def test_labels_become_bars(open_page, drawings_server, gallery):
     expect(bars).to_have_count(3)
 
 
+def test_one_label_is_answered_with_yes_or_no(open_page, drawings_server, gallery):
+    page = open_page(f"{drawings_server.url}/?view=classify&labels=a+banana")
+    bring(page, gallery / "banana.webp")
+    expect(page.locator(".answer strong")).to_have_text("Yes")
+    expect(page.locator(".share")).to_have_count(0)
+    page.get_by_label("Labels").fill("a suitcase")
+    expect(page.locator(".answer strong")).to_have_text("No")
+    page.get_by_label("Labels").fill("a suitcase, a bus")
+    expect(page.locator(".answer")).to_have_text("None of these labels is likely.")
+
+
 def test_an_image_of_the_index_can_be_classified(open_page, drawings_server):
     page = open_page(drawings_server.url)
     wait_for_results(page)
@@ -163,6 +178,43 @@ def test_an_image_of_the_index_can_be_classified(open_page, drawings_server):
     item = re.search(r"like=([0-9a-f]+)", page.url)[1]
     row = drawings_server.client.get(f"/v1/items/{item}").json()
     assert row["name"].endswith(f"/{name}")
+
+
+def test_photos_with_pe_nano_get_a_notice_and_commands(open_page, tmp_path):
+    model = AutoModel.from_pretrained("pe-nano")
+    photos = save_drawings(tmp_path, 3, ".jpg")
+    index = tmp_path / "my photos.lance"
+    make_index(index, model, photos)
+    with running(ServerSettings(indexes=(str(index),)), open_model=lambda _: model) as server:
+        page = open_page(server.url)
+        notice = page.get_by_role("note", name="Notice")
+        expect(notice).to_contain_text("pe-nano, which knows drawings, not photos")
+        other = f"--index '{tmp_path}/my photos-PE-Core-S16-384.lance'"
+        expect(notice.locator("pre")).to_have_text(
+            f"pe index {tmp_path} {other} --model PE-Core-S16-384\npe serve {other}"
+        )
+        notice.get_by_role("button", name="Close the notice").click()
+        expect(notice).to_be_hidden()
+        page.get_by_role("link", name="Index").click()
+        expect(page.locator(".commands code").first).to_have_text(
+            f"pe index ~/Pictures --index '{index}'"
+        )
+
+
+def test_the_page_and_the_command_line_agree_on_duplicates(duplicates, tmp_path):
+    command = duplicates.locator(".same-command code").text_content()
+    _, _, *arguments = shlex.split(command)
+    script = tmp_path / "remove.sh"
+    arguments[-1] = str(script)
+    assert CliRunner().invoke(app, ["duplicates", *arguments]).exit_code == 0
+    with duplicates.expect_download() as download:
+        duplicates.get_by_role("button", name="Script", exact=True).click()
+    removed = [
+        re.findall(r"^[^#\n]*rm -- (\S+|'[^']+')", text, re.MULTILINE)
+        for text in (script.read_text(), download.value.path().read_text())
+    ]
+    assert [one.strip("'") for one in removed[0]] == [one.strip("'") for one in removed[1]]
+    assert len(removed[0]) == 2
 
 
 def test_the_state_of_an_index_is_live_while_somebody_writes(open_page, tmp_path):

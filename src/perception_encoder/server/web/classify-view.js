@@ -2,6 +2,7 @@
 
 import { original, post, thumbnail } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
+import { score } from "./format.js";
 import { indexOf } from "./indexes.js";
 import { failureMessage } from "./messages.js";
 import { addressOf, find, keep } from "./images.js";
@@ -9,6 +10,8 @@ import { go, state } from "./router.js";
 
 const MOST = 100; // bars
 const PAUSE = 350; // milliseconds after the last key
+const AGAIN = 2000; // milliseconds until the fit of labels is asked for again
+const MOST_TRIES = 5;
 
 export function startClassify(root) {
   const view = new ClassifyView(root);
@@ -27,6 +30,7 @@ export const labelsOf = (written) => [
 
 class ClassifyView {
   #asked = null; // what the bars answer
+  #tries = 0;
   #subject = null;
   #bars = new Map(); // label → element
 
@@ -160,10 +164,24 @@ class ClassifyView {
       const [result] = (await post("v1/classify", body)).results;
       if (key !== this.#asked) return;
       if (result.error) this.#fail(new Error(result.error.message));
-      else this.#draw(result.labels);
+      else {
+        this.#draw(result.labels);
+        this.#askAgain(result.labels, key);
+      }
     } catch (failure) {
       if (key === this.#asked) this.#fail(failure);
     }
+  }
+
+  /** How well labels fit is not known in a server's first seconds. */
+  #askAgain(labels, key) {
+    if (labels[0].fit !== null || this.#tries >= MOST_TRIES) return;
+    this.#tries += 1;
+    setTimeout(() => {
+      if (key !== this.#asked) return;
+      this.#asked = null;
+      this.show(state());
+    }, AGAIN);
   }
 
   #fail(failure) {
@@ -177,14 +195,21 @@ class ClassifyView {
   }
 
   #draw(labels) {
+    if (labels.length === 1) {
+      this.#answer(labels[0]);
+      return;
+    }
     const shown = labels.slice(0, MOST);
-    const rows = shown.map(({ label, probability, score }) => {
-      const row = this.#bars.get(label) ?? bar(label);
-      row.fill(probability, score);
-      return [label, row];
+    const rows = shown.map((one) => {
+      const row = this.#bars.get(one.label) ?? bar(one.label);
+      row.fill(one);
+      return [one.label, row];
     });
     this.#bars = new Map(rows);
+    const [best] = shown;
+    const isNone = shown.every(({ fit }) => fit === "none");
     this.output.replaceChildren(
+      isNone ? h("p", { class: "answer" }, "None of these labels is likely.") : "",
       h(
         "ol",
         { class: "bars" },
@@ -193,13 +218,37 @@ class ClassifyView {
       h(
         "p",
         { class: "soft bars-note" },
-        "Shares among these labels; the number at the end is the cosine.",
+        "A percentage compares a label with the other labels; a mark compares it with unrelated texts. The last number is the cosine.",
       ),
     );
-    const [best] = shown;
-    this.status.textContent = `Best: ${best.label}, ${percent(best.probability)}`;
+    this.status.textContent = isNone
+      ? "None of these labels is likely"
+      : `Best: ${best.label}, ${percent(best.probability)}`;
+  }
+
+  /** A single label is a yes-or-no question; a percentage of one label says nothing. */
+  #answer({ label, fit, score: cosine }) {
+    this.#bars.clear();
+    const [word, meaning] = ANSWERS[fit] ?? ["Not known yet", "the model is still being calibrated"];
+    this.output.replaceChildren(
+      h(
+        "p",
+        { class: "answer" },
+        h("span", { class: `mark ${fit ?? ""}` }),
+        h("strong", {}, word),
+        h("span", {}, `${label}: ${meaning}`),
+        h("span", { class: "soft cosine" }, `cosine ${score(cosine)}`),
+      ),
+    );
+    this.status.textContent = `${word}. ${label}: ${meaning}`;
   }
 }
+
+const ANSWERS = {
+  strong: ["Yes", "strong match"],
+  weak: ["Perhaps", "weak match"],
+  none: ["No", "unlikely"],
+};
 
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
@@ -207,13 +256,17 @@ function bar(label) {
   const track = h("span", { class: "track" }, h("span", { class: "fill" }));
   const share = h("span", { class: "share" });
   const cosine = h("span", { class: "soft cosine" });
-  const element = h("li", {}, h("span", { class: "label" }, label), share, cosine, track);
+  const fits = h("span", { class: "fit" });
+  const element = h("li", {}, h("span", { class: "label" }, label), fits, share, cosine, track);
   return {
     element,
-    fill(probability, score) {
+    fill({ probability, score: value, fit }) {
       track.firstChild.style.width = `${100 * probability}%`;
       share.textContent = percent(probability);
-      cosine.textContent = score.toFixed(2);
+      cosine.textContent = score(value);
+      const meaning = ANSWERS[fit]?.[1] ?? "";
+      fits.replaceChildren(h("span", { class: `mark ${fit ?? ""}` }), h("span", {}, meaning));
+      fits.hidden = !fit;
     },
   };
 }

@@ -80,7 +80,7 @@ export function copyButton(label, text) {
     h("span", {}, label),
   );
   button.addEventListener("click", async () => {
-    await copy(typeof text === "function" ? text() : text);
+    await copy(typeof text === "function" ? await text() : text);
     const shown = $("span", button);
     shown.textContent = "Copied";
     setTimeout(() => {

@@ -1,10 +1,12 @@
 // The review of duplicates: groups side by side, what to keep of each, and a script to take away.
 
-import { get, thumbnail } from "./api.js";
+import { thumbnail } from "./api.js";
+import { removeDuplicates } from "./commands.js";
 import { startCompare } from "./compare.js";
 import { $, announce, copyButton, download, h, icon } from "./dom.js";
 import { bytes, count, counted, fileName, pixels, spoken } from "./format.js";
 import { indexOf } from "./indexes.js";
+import { finished } from "./jobs.js";
 import { failureMessage, message, noIndex } from "./messages.js";
 import { keepList, removalScript } from "./removal-script.js";
 import { Review } from "./review.js";
@@ -23,7 +25,7 @@ const KINDS = {
   similar: "similar",
 };
 const PAGE = 50;
-const ASK_AGAIN = 900; // milliseconds
+const MOST = 500; // groups of one request
 
 export function startDuplicates(root) {
   const view = new DuplicatesView(root);
@@ -34,7 +36,7 @@ class DuplicatesView {
   #key = null;
   #groups = [];
   #review = new Review();
-  #loading = false;
+  #loading = null; // a promise
   #next = null;
 
   constructor(root) {
@@ -54,7 +56,7 @@ class DuplicatesView {
       copyButton("Copy script", () => this.#script()),
       h(
         "button",
-        { type: "button", class: "quiet", onclick: () => download("remove.sh", this.#script()) },
+        { type: "button", class: "quiet", onclick: async () => download("remove.sh", await this.#script()) },
         icon("download"),
         "Script",
       ),
@@ -63,12 +65,16 @@ class DuplicatesView {
         {
           type: "button",
           class: "quiet",
-          onclick: () => download("keep.txt", keepList(this.#decided())),
+          onclick: async () => {
+            await this.#all();
+            download("keep.txt", keepList(this.#decided()));
+          },
         },
         icon("download"),
         "Keep list",
       ),
     );
+    this.command = h("p", { class: "same-command soft", hidden: true });
     this.list = h("ol", { class: "groups" });
     this.end = h("div", { class: "more" });
     root.append(
@@ -87,6 +93,7 @@ class DuplicatesView {
         ),
         h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "How alike"), tiers),
         h("div", { class: "duplicates-bar" }, this.summary, this.actions),
+        this.command,
         this.list,
         this.end,
       ),
@@ -105,9 +112,10 @@ class DuplicatesView {
     this.#key = key;
     this.#next = 0;
     this.#groups = [];
-    this.#loading = false;
+    this.#loading = null;
     this.list.replaceChildren();
     this.actions.hidden = true;
+    this.command.hidden = true;
     await this.#more();
   }
 
@@ -115,19 +123,27 @@ class DuplicatesView {
     if (this.#loading) this.#key = null; // asks again when it is shown again
   }
 
-  async #more() {
-    if (this.#loading || this.#next === null || !this.#key) return;
-    this.#loading = true;
+  /** Loads the groups that have not been shown yet; a script is of all. */
+  async #all() {
+    while (this.#next !== null && this.#key) await this.#more(MOST);
+  }
+
+  async #more(limit = PAGE) {
+    if (this.#loading) return this.#loading;
+    if (this.#next === null || !this.#key) return undefined;
     const key = this.#key;
-    try {
-      await this.#load(key);
-    } catch (failure) {
-      if (key !== this.#key) return;
-      this.#next = null;
-      this.summary.textContent = "";
-      this.end.replaceChildren(failureMessage(failure, () => this.#again()));
-    }
-    if (key === this.#key) this.#loading = false;
+    const loading = this.#load(key, limit)
+      .catch((failure) => {
+        if (key !== this.#key) return;
+        this.#next = null;
+        this.summary.textContent = "";
+        this.end.replaceChildren(failureMessage(failure, () => this.#again()));
+      })
+      .finally(() => {
+        if (this.#loading === loading) this.#loading = null;
+      });
+    this.#loading = loading;
+    return loading;
   }
 
   #again() {
@@ -135,7 +151,7 @@ class DuplicatesView {
     this.show(state());
   }
 
-  async #load(key) {
+  async #load(key, limit) {
     const index = await indexOf(state());
     if (!index) {
       this.#next = null;
@@ -143,14 +159,19 @@ class DuplicatesView {
       return;
     }
     this.end.replaceChildren(h("span", { class: "spinner" }));
-    const asked = { index: index.name, tier: state().tier, offset: this.#next, limit: PAGE };
-    let reply = await get("v1/duplicates", asked);
-    while (reply.state === "running" && key === this.#key) {
-      this.summary.textContent = `Looking at ${counted(index.rows, "image")}…`;
-      await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
-      if (key === this.#key) reply = await get("v1/duplicates", asked);
-    }
-    if (key !== this.#key) return;
+    const isWanted = () => key === this.#key;
+    const say = (text) => {
+      this.summary.textContent = `${counted(index.rows, "image")}: ${text}`;
+    };
+    const asked = { index: index.name, tier: state().tier, offset: this.#next, limit };
+    const reply = await finished("v1/duplicates", asked, say, isWanted);
+    if (!reply) return;
+    const command = removeDuplicates(index.path, state().tier);
+    this.command.replaceChildren(
+      "The same on the command line: ",
+      h("code", {}, command),
+      copyButton("Copy", command),
+    );
     this.#next = reply.next_offset;
     this.found = reply;
     this.#groups.push(...reply.groups);
@@ -158,6 +179,7 @@ class DuplicatesView {
     this.end.replaceChildren();
     if (!this.#groups.length) this.end.append(this.#none(reply));
     this.actions.hidden = !this.#groups.length;
+    this.command.hidden = !this.#groups.length;
     this.#sumUp();
   }
 
@@ -165,7 +187,10 @@ class DuplicatesView {
     const looser =
       state().tier === "similar"
         ? []
-        : [["Look for similar ones", () => go({ tier: "similar" }), true]];
+        : [
+            ["Look for near copies", () => go({ tier: "near" }), true],
+            ["Look for similar ones", () => go({ tier: "similar" })],
+          ].slice(state().tier === "near" ? 1 : 0);
     return message({
       title: "No duplicates",
       text: `None among ${counted(number, "image")}, at this setting.`,
@@ -177,18 +202,20 @@ class DuplicatesView {
     return this.#review.decided(this.#groups);
   }
 
-  #script() {
+  async #script() {
+    await this.#all();
     return removalScript(this.#decided());
   }
 
   #sumUp() {
     const removed = this.#decided().flatMap((group) => group.removed);
+    const { num_groups: number = 0, num_redundant: redundant = 0 } = this.found;
+    const shown = this.#groups.reduce((sum, group) => sum + group.others.length, 0);
+    const going = redundant - shown + removed.length; // what is not shown yet goes as it was found
     const space = removed.reduce((sum, item) => sum + (item.bytes ?? 0), 0);
-    const { num_groups: number = 0 } = this.found;
-    const shown =
-      this.#groups.length < number ? `, ${count(this.#groups.length)} shown so far` : "";
+    const isWhole = this.#groups.length === number;
     this.summary.textContent = this.#groups.length
-      ? `${counted(number, "group")}${shown}. ${counted(removed.length, "image")} would go, ${bytes(space)}.`
+      ? `${counted(number, "group")}. ${counted(going, "image")} would go${isWhole ? `, ${bytes(space)}` : ""}.`
       : "";
   }
 

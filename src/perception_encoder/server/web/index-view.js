@@ -1,7 +1,8 @@
 // What an index holds and what is being done to it, live while `pe index` writes.
 
 import { get } from "./api.js";
-import { $, announce, h } from "./dom.js";
+import { addImages, listErrors, optimize, retryFailed } from "./commands.js";
+import { $, announce, copyButton, h } from "./dom.js";
 import { bytes, count, counted } from "./format.js";
 import { indexOf } from "./indexes.js";
 import { failureMessage, noIndex } from "./messages.js";
@@ -126,7 +127,7 @@ class IndexView {
           : "Up to date. Run pe index again to add new images; it skips what it has.",
       ),
       outcomes(status.outcomes),
-      failures(status),
+      failures(status, this.#facts.path),
       this.#about(),
     );
   }
@@ -134,14 +135,12 @@ class IndexView {
   #about() {
     const facts = this.#facts;
     const rows = [
+      ["Path", facts.path],
       ["Model", facts.model],
       ["Preprocessing", facts.preprocess],
       ["Embeddings", `${facts.dimensions} × ${facts.vector_dtype}`],
       ["Dataset", bytes(facts.bytes)],
-      [
-        "Searcher",
-        facts.searcher_bytes ? bytes(facts.searcher_bytes) : "not built yet; pe optimize builds it",
-      ],
+      ["Searcher", facts.searcher_bytes ? bytes(facts.searcher_bytes) : "not built yet"],
       ["Version", `${facts.version}, ${counted(facts.versions_kept, "version")} kept`],
       ["Made by", facts.made_by && `perception-encoder ${facts.made_by}`],
       ["Columns", facts.columns.map(({ name }) => name).join(", ")],
@@ -156,6 +155,17 @@ class IndexView {
         rows
           .filter(([, value]) => value)
           .map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]),
+      ),
+      h(
+        "dl",
+        { class: "commands" },
+        [
+          ["Add images", addImages(facts.path)],
+          ["Compact it and build its searcher", optimize(facts.path)],
+        ].map(([name, command]) => [
+          h("dt", {}, name),
+          h("dd", {}, h("code", {}, command), copyButton("Copy", command)),
+        ]),
       ),
     );
   }
@@ -206,7 +216,7 @@ function part(status, share) {
   return element;
 }
 
-function failures({ failures: shown, outcomes: counts }) {
+function failures({ failures: shown, outcomes: counts }, path) {
   if (!shown.length) return "";
   const more = counts.failed > shown.length ? `, ${count(shown.length)} of them here` : "";
   return h(
@@ -216,9 +226,9 @@ function failures({ failures: shown, outcomes: counts }) {
     h(
       "p",
       { class: "soft" },
-      h("code", {}, "pe errors"),
+      h("code", {}, listErrors(path)),
       " lists them all; ",
-      h("code", {}, "pe index --retry-failed"),
+      h("code", {}, retryFailed(path)),
       " tries again.",
     ),
     h(

@@ -9,13 +9,21 @@ let known = null;
 /** The indexes, the default first; asked for once, and again after `forget`. */
 export function indexes() {
   known ??= get("v1/indexes")
-    .then((reply) => reply.data)
+    .then(({ data }) => {
+      paths = data.map(({ path }) => path);
+      return data;
+    })
     .catch((failure) => {
       known = null;
       throw failure;
     });
   return known;
 }
+
+let paths = ["images.lance"];
+
+/** Where the server's indexes were when they were last asked for. */
+export const knownPaths = () => paths;
 
 export const forget = () => {
   known = null;

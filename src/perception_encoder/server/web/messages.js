@@ -1,6 +1,8 @@
 // What a view shows when it has no results, and what to do about it.
 
+import { addImages, serve } from "./commands.js";
 import { copyButton, h } from "./dom.js";
+import { knownPaths } from "./indexes.js";
 
 /** A message: a heading, a sentence, perhaps a command to copy and buttons. */
 export function message({ title, text, command = null, actions = [] }) {
@@ -25,7 +27,7 @@ export function failureMessage(failure, again) {
     return message({
       title: "The server does not answer",
       text: "It may have been stopped.",
-      command: "pe serve --index images.lance",
+      command: serve(knownPaths()),
       actions,
     });
   }
@@ -48,5 +50,5 @@ export const noIndex = () =>
   message({
     title: "No images yet",
     text: "Make an index of a folder of images, then start the server with it.",
-    command: "pe index ~/Pictures --index images.lance\npe serve --index images.lance",
+    command: `${addImages("images.lance")}\n${serve(["images.lance"])}`,
   });

@@ -27,7 +27,7 @@ export const keepList = (groups) =>
 
 function removal(kept, item) {
   if (!isFile(item)) return `# in an archive or at a URL, stays: ${plain(item.name)}`;
-  const guard = kept.find((one) => isFile(one) && !hasControl(one.uri));
+  const guard = kept.find(({ uri }) => !uri.includes("://") && !hasControl(uri));
   if (hasControl(item.uri))
     return `# control characters in a name, remove by hand: ${plain(item.name)}`;
   const check = guard ? `[ -f ${quoted(guard.uri)} ] && ` : "";

@@ -1,6 +1,7 @@
 // The search: from the form to results in the grid. The address bar is the truth; the form and the
 // results follow it.
 
+import { addImages } from "./commands.js";
 import { $, h, settled } from "./dom.js";
 import { startFilters } from "./filters.js";
 import { count, counted, fileName, score, time } from "./format.js";
@@ -9,6 +10,7 @@ import { indexOf } from "./indexes.js";
 import { failureMessage, message, noIndex } from "./messages.js";
 import { showChip } from "./image-chip.js";
 import { keep } from "./images.js";
+import { showNotice } from "./nano-notice.js";
 import { Results } from "./results.js";
 import { address, go, state } from "./router.js";
 import { scrubber } from "./scrubber.js";
@@ -128,6 +130,7 @@ class SearchView {
     this.grid.show(results.items, { index: index.name, total: results.total });
     scrollTo({ top: known?.top ?? 0 });
     this.#count();
+    showNotice($("#notice"), index, results.items);
     if (!results.items.length) this.#say(this.#nothing(now, index));
     else if (results.isSearch && !results.cutoffs) this.#learn(results);
   }
@@ -177,7 +180,7 @@ class SearchView {
       return message({
         title: "This index is empty",
         text: "Images appear here while they are being indexed.",
-        command: "pe index ~/Pictures",
+        command: addImages(index.path),
       });
     }
     return message({ title: "Nothing found", text: "Try another query." });

@@ -12,7 +12,7 @@ export const EMPTY = Object.freeze({
   fold: false, // near copies under the best of them
   sort: "", // of images without a query: see SORTS
   item: null, // open in the viewer
-  tier: "near", // of duplicates
+  tier: "pixels", // of duplicates
   labels: "",
   template: "",
 });

@@ -1,5 +1,6 @@
 """Indexes: which there are, what columns and values they have, and what a run is doing to them."""
 
+import os
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -95,6 +96,7 @@ def _summary(served: ServedIndex) -> dict[str, Any]:
         error = str(err)
     return {
         "name": served.name,
+        "path": _absolute(served.path),
         "rows": num_rows,
         "model": served.identity.model_id,
         "dimensions": served.identity.embed_dim,
@@ -107,6 +109,7 @@ def _described(served: ServedIndex) -> dict[str, Any]:
     kinds = served.kinds()
     return {
         "name": served.name,
+        "path": _absolute(served.path),
         "rows": index.num_rows,
         "model": index.identity.model_id,
         "fingerprint": index.identity.fingerprint,
@@ -128,6 +131,11 @@ def _described(served: ServedIndex) -> dict[str, Any]:
             for column in index.columns
         ],
     }
+
+
+def _absolute(path: str) -> str:
+    """Return what commands in any folder can be given; a URI stays as it is."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def add_model_routes(router: APIRouter, services: Services) -> None:

@@ -132,6 +132,7 @@ class IndexSummary(BaseModel):
     """An index in short."""
 
     name: str
+    path: str = Field(description="On the server.")
     rows: int | None = Field(description="null where the index cannot be read.")
     model: str
     dimensions: int
@@ -157,6 +158,7 @@ class IndexReply(BaseModel):
     """An index: its model, size, versions and columns."""
 
     name: str
+    path: str = Field(description="On the server.")
     rows: int
     model: str
     dimensions: int

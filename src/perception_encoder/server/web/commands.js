@@ -1,0 +1,27 @@
+// Commands for a terminal that go with what the page shows, with the paths of its indexes.
+
+/** A word of a POSIX shell's command line. */
+export const quoted = (text) =>
+  /^[\w@%+=:,./~-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`;
+
+const command = (...words) => words.filter(Boolean).join(" ");
+
+export const addImages = (path, folder = "~/Pictures") =>
+  command("pe index", quoted(folder), "--index", quoted(path));
+
+export const retryFailed = (path) => command("pe index --retry-failed --index", quoted(path));
+
+export const listErrors = (path) => command("pe errors --index", quoted(path));
+
+export const optimize = (path) => command("pe optimize --index", quoted(path));
+
+export const serve = (paths) => command("pe serve", ...paths.map((path) => `--index ${quoted(path)}`));
+
+export const removeDuplicates = (path, tier) =>
+  command("pe duplicates --index", quoted(path), "--tier", tier, "--script remove.sh");
+
+/** Indexes a folder anew with another model, beside the old index. */
+export function indexAnew(path, folder, model) {
+  const other = path.replace(/(\.lance)?\/?$/, `-${model}.lance`);
+  return `${command(addImages(other, folder), "--model", model)}\n${serve([other])}`;
+}
