@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from perception_encoder.bench import EdgeOptions, child
 from perception_encoder.bench.edge import Limits
-from perception_encoder.cli.bench import bench_edge as write_edge
+from perception_encoder.cli.bench import measure_edge
 from perception_encoder.cli.main import app
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.export.pretrained import export_pretrained
@@ -105,7 +105,7 @@ def test_the_index_has_a_line_for_a_row_and_dashes_for_a_model_without_text(
     cells = line[header.index("backend") :].split()
     assert cells[:2] == ["torch", "fp32"]
     assert cells.count("-") == 3  # texts/s, 1 text, texts agree
-    assert "made up" not in finished.stderr
+    assert "random weights" not in finished.stderr
 
 
 def test_what_a_backend_cannot_do_is_left_out_and_said(bench, core: Path) -> None:
@@ -122,7 +122,7 @@ def test_weights_that_are_not_here_are_made_up_and_that_is_said(bench) -> None:
     asked = ("--model", "PE-Spatial-T16-512", "--backend", "torch", "--precision", "fp32")
     finished = bench(*asked)
     assert output(finished).splitlines()[1].startswith("PE-Spatial-T16-512  torch")
-    assert "PE-Spatial-T16-512 are not on this machine and were made up" in finished.stderr
+    assert "PE-Spatial-T16-512: measured with random weights" in finished.stderr
 
 
 def test_mistakes_are_found_before_anything_is_measured(core: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_what_a_small_machine_cannot_hold_is_a_row_that_says_so(
         limits=Limits(num_cores=1, memory_bytes=48 * 2**20),
         is_quick=True,
     )
-    write_edge(options, {}, as_json=False)
+    measure_edge(options, {}, as_json=False)
     written = capsys.readouterr()
     header, row, *_ = written.out.splitlines()
     assert row[header.index("backend") :].split()[:6] == ["onnx", "fp32", "-", "-", "-", "-"]

@@ -95,8 +95,8 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         write_line("  ".join(line).rstrip())
 
 
-def short(value: float | None) -> str:
-    """Three figures, as a person reads them; a dash for none."""
+def format_number(value: float | None) -> str:
+    """Return a number with three significant digits; a dash for None."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
