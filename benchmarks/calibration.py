@@ -165,7 +165,7 @@ def summary(rows: list[dict], cosine: float) -> dict:
 
 
 def markdown(report: dict) -> str:
-    """The index of docs/guides/search.md: shares in percent."""
+    """Return the table of docs/reference/benchmarks.md: shares in percent."""
     lines = [
         "| query | left out | rows | strong, of present · absent | none, of present · absent "
         "| right: strong · weak · none | akin: strong · weak · none "

@@ -1,11 +1,11 @@
 """What do models cost on one core with 1 GiB of memory, and which fit?
 
-    python -m benchmarks.edge prepare --work /tmp/edge      # exports with made-up weights: 12 GB
+    python -m benchmarks.edge prepare --work /tmp/edge      # exports with random weights: 12 GB
     python -m benchmarks.edge measure --work /tmp/edge [--model PE-Core-T16-384] [--backend onnx]
-    python -m benchmarks.edge index                         # into docs/guides/edge.md
+    python -m benchmarks.edge table                         # into docs/reference/benchmarks.md
 
-The same as `pe bench --profile edge`, in two steps, because making graphs takes longer than running
-them. What is not named keeps its figures in the results.
+The same as `pe bench --profile edge`, in two steps, because exporting takes longer than
+running. What is not named keeps its figures in the results.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from perception_encoder.bench import EDGE_MODELS, EdgeOptions, SkippedCase, benc
 from perception_encoder.export.pretrained import export_pretrained
 
 NAME = "edge"
-PAGE = Path(__file__).parent.parent / "docs/guides/edge.md"
+PAGE = Path(__file__).parent.parent / "docs/reference/benchmarks.md"
 MARK = "<!-- edge.json, written by benchmarks/edge.py -->"
 # Backend, precision it runs in, precision it is stored in.
 CASES = (
@@ -43,12 +43,12 @@ HEADER = (
 def main() -> None:
     """Do one of the three steps."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("step", choices=["prepare", "measure", "index"])
+    parser.add_argument("step", choices=["prepare", "measure", "table"])
     parser.add_argument("--work", type=Path, help="Folder of the exports.")
     parser.add_argument("--model", action="append", choices=EDGE_MODELS)
     parser.add_argument("--backend", action="append", choices=["onnx", "openvino"])
     arguments = parser.parse_args()
-    if arguments.step == "index":
+    if arguments.step == "table":
         write_table()
         return
     for model in arguments.model or EDGE_MODELS:
@@ -102,7 +102,7 @@ def measure(model: str, precision: Any, exported: Path) -> None:
 
 
 def write_table() -> None:
-    """Replace what stands between the two marks of the guide."""
+    """Replace what stands between the two marks of the page."""
     report = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
     lines = ["| " + " | ".join(HEADER) + " |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in report["rows"].values()]
@@ -110,14 +110,14 @@ def write_table() -> None:
     versions = ", ".join(
         f"{name} {report['versions'][name]}" for name in ("onnxruntime", "openvino")
     )
-    index = "\n".join(lines) + f"\n\n{' and '.join(dates)}; {report['machine']}; {versions}."
+    table = "\n".join(lines) + f"\n\n{' and '.join(dates)}; {report['machine']}; {versions}."
     page = PAGE.read_text(encoding="utf-8")
-    page = re.sub(f"{MARK}.*{MARK}", lambda _: f"{MARK}\n\n{index}\n\n{MARK}", page, flags=re.S)
+    page = re.sub(f"{MARK}.*{MARK}", lambda _: f"{MARK}\n\n{table}\n\n{MARK}", page, flags=re.S)
     PAGE.write_text(page, encoding="utf-8")
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """One row of the index."""
+    """Return one row of the table."""
     files = (row["image_file_bytes"], row["text_file_bytes"])
     return [
         row["model"].removeprefix("PE-Core-"),

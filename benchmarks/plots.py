@@ -1,4 +1,4 @@
-"""Draws docs/images/encoders.png from benchmarks/results/encoders.json: backends beside peers.
+"""Draws docs/images/encoders.png and speed.png from benchmarks/results/encoders.json.
 
 python -m benchmarks.plots
 """
@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import RESULTS
 
-IMAGE = Path(__file__).parent.parent / "docs/images/encoders.png"
+IMAGES = Path(__file__).parent.parent / "docs/images"
 TITLES = {
-    "images": "Prepared images, PE-Core-B16",
+    "images": "Images, PE-Core-B16",
     "texts": "Captions, PE-Core-B16",
     "jpegs": "12-megapixel JPEG files, PE-Core-T16",
     "one_text": "One caption at a time, PE-Core-B16",
@@ -25,18 +25,27 @@ OURS, PEER, INK, SOFT_INK = "#0072b2", "#b8bec6", "#1b1f24", "#69717c"
 BAR_INCHES, PANEL_INCHES = 0.27, 0.85
 
 
+SHORT = ("images", "texts")
+"""The panels of the README's chart."""
+
+
 def main() -> None:
-    """Draw the rows that are in the results, two panels side by side."""
+    """Draw all panels, and the short chart."""
     report = json.loads((RESULTS / "encoders.json").read_text(encoding="utf-8"))
+    draw_panels([name for name in TITLES if name in report["rows"]], report, "encoders.png")
+    draw_panels(list(SHORT), report, "speed.png")
+
+
+def draw_panels(names: list[str], report: dict[str, Any], file: str) -> None:
+    """Draw rows of the results, two panels side by side, into a file of docs/images."""
     rows = report["rows"]
-    names = [name for name in TITLES if name in rows]
     pairs = [names[start : start + 2] for start in range(0, len(names), 2)]
     most = [max(len(rows[name]["backends"]) for name in pair) for pair in pairs]
     heights = [PANEL_INCHES + BAR_INCHES * count for count in most]
     figure = Figure(figsize=(12, sum(heights) + 0.5), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
     figure.suptitle(
-        f"Items a second, and times the first peer's default · {report['machine']}",
+        f"Items per second, and speedup over the other library's default · {report['machine']}",
         x=0.01,
         ha="left",
         color=SOFT_INK,
@@ -47,13 +56,13 @@ def main() -> None:
         axes.set_visible(False)
     for place, name in enumerate(names):
         draw(grid.flat[place], TITLES[name], rows[name]["backends"], most[place // 2])
-    figure.savefig(IMAGE, dpi=130)
+    figure.savefig(IMAGES / file, dpi=130)
 
 
 def draw(axes: Axes, title: str, backends: dict[str, dict[str, Any]], most: int) -> None:
-    """One row of the results: bars as long as a backend is fast, the fastest on top.
+    """Draw one row of the results, the fastest backend on top.
 
-    `most` is the number of bars beside this panel, so that all bars are equally thick.
+    `most` is the number of bars of the longer panel in this line: all bars get the same height.
     """
     in_order = sorted(backends.items(), key=lambda item: item[1]["rate"])
     rates = [figures["rate"] for _, figures in in_order]
@@ -71,7 +80,7 @@ def draw(axes: Axes, title: str, backends: dict[str, dict[str, Any]], most: int)
 
 
 def short(rate: float) -> str:
-    """Three figures."""
+    """Format with three significant digits."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 

@@ -1,6 +1,6 @@
-"""Writes docs/reference/cli.md and settings.md from the command line itself: `make docs` runs it.
+"""Writes docs/reference/cli.md and settings.md from the command line's own options.
 
-The two pages are made anew for every build and are not kept in git, so they cannot be out of date.
+`make docs` runs it for every build. The two pages are not kept in git.
 """
 
 import html
@@ -18,40 +18,40 @@ SHELF = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
 CLI_HEAD = """# The command line
 
-What `pe COMMAND --help` says, of every command. stdout is data, stderr is talk. The exit code is 0
-when all was done, 1 after an error or where an item failed, 2 for wrong usage, 130 after Ctrl-C.
-SIGTERM ends a command as Ctrl-C does.
+All commands with their options, as `pe COMMAND --help` prints them. Results go to stdout; progress
+and logs go to stderr. The exit code is 0 for success, 1 after an error or a failed item, 2 for
+wrong usage, 130 after Ctrl-C.
 
-Before the command: `-v` says more on stderr, `--version` prints the version.
+Options before the command: `-v` logs more to stderr, `--version` prints the version.
 """
 
 SETTINGS_HEAD = """# Settings
 
-There is no settings file. What is set is an option of a command, and the options of the model, the
-index and the server are environment variables too. An option that is given wins over its variable.
-Several values in one variable are separated by spaces; a switch is on with `1`, off with `0`.
+There is no settings file. Options of the model, the index and the server are environment variables
+too; an option on the command line wins. Several values in one variable are separated by spaces. A
+switch is on with `1` and off with `0`.
 
 """
 
 OTHER_SETTINGS = """
-## Variables of others that are honored
+## Other variables
 
-| variable | what it does here |
+| variable | effect |
 |---|---|
-| `XDG_DATA_HOME` | where the index lies that is used when `--index` names none (Linux) |
-| `XDG_CACHE_HOME` | where small copies of images are kept (Linux) |
-| `HF_HOME`, `HF_HUB_CACHE` | where downloaded weights are kept |
-| `HF_ASSETS_CACHE` | where graphs that backends make of weights are kept |
-| `HF_HUB_OFFLINE` | `1`: nothing is downloaded |
+| `XDG_DATA_HOME` | folder of the default index (Linux) |
+| `XDG_CACHE_HOME` | folder of thumbnails (Linux) |
+| `HF_HOME`, `HF_HUB_CACHE` | folder of downloaded weights |
+| `HF_ASSETS_CACHE` | folder of exported graphs |
+| `HF_HUB_OFFLINE` | `1`: never download |
 | `HF_ENDPOINT` | a mirror of the hub |
-| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | the way to images on the web |
+| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | proxies for images on the web |
 | `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, … | the account for `s3://` |
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its words, such as ("pe", "indexes", "info"), and its parser's options."""
+    """One command: its words, such as ("pe", "indexes", "info"), and its parser."""
 
     words: tuple[str, ...]
     parser: Any
@@ -59,17 +59,17 @@ class Command:
 
     @property
     def name(self) -> str:
-        """The words as they are typed."""
+        """The words, as typed."""
         return " ".join(self.words)
 
     def parameters(self) -> list[Any]:
-        """Arguments and options that are shown, in the order of the help."""
+        """Return the visible arguments and options, in the order of the help."""
         shown = self.parser.get_params(self.context)
         return [one for one in shown if one.name != "help" and not getattr(one, "hidden", False)]
 
 
 def commands() -> Iterator[Command]:
-    """Every command that does something, those of groups too."""
+    """Yield every command, also those of groups."""
     root = typer.main.get_command(app)
     yield from _below(root, ("pe",), root.make_context("pe", [], resilient_parsing=True))
 
@@ -84,7 +84,7 @@ def _below(group: Any, words: tuple[str, ...], context: Any) -> Iterator[Command
 
 
 def cli_page() -> str:
-    """The page of all commands, as Markdown."""
+    """Return the page of all commands, as Markdown."""
     return "\n".join([CLI_HEAD, *map(_command_section, commands())])
 
 
@@ -102,7 +102,7 @@ def _command_section(command: Command) -> str:
 
 
 def settings_page() -> str:
-    """The page of environment variables, as Markdown."""
+    """Return the page of environment variables, as Markdown."""
     found: dict[str, list[tuple[Command, Any]]] = {}
     for command in commands():
         for one in command.parser.get_params(command.context):
@@ -128,7 +128,7 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line of text for an index: nothing in it is markup."""
+    """Return text as one line for a table cell, without markup."""
     return re.sub(r"([|*_\[])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
