@@ -21,9 +21,9 @@ from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.report import write_report
-from perception_encoder.analysis.duplicate_ranking import rank_images
-from perception_encoder.analysis.map_layout import map_index
-from perception_encoder.analysis.spherical_clustering import find_centers, nearest_center
+from perception_encoder.analysis.index_map import map_index
+from perception_encoder.analysis.ranked_images import rank_images
+from perception_encoder.analysis.spherical_kmeans import find_centers, nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
 

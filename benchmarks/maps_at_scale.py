@@ -23,8 +23,8 @@ from perception_encoder.types import ModelIdentity
 JOBS = {
     "cluster": "from perception_encoder.analysis.clusters import find_clusters\n"
     "told = len(find_clusters(index).clusters)",
-    "map": "from perception_encoder.analysis.duplicate_ranking import rank_images\n"
-    "from perception_encoder.analysis.map_layout import map_index\n"
+    "map": "from perception_encoder.analysis.ranked_images import rank_images\n"
+    "from perception_encoder.analysis.index_map import map_index\n"
     "told = len(map_index(index, rank_images(index, 'first', None)).places)",
 }
 CHILD = """

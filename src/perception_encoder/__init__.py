@@ -62,8 +62,7 @@ from perception_encoder.errors import (
 )
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.few_shot import FewShotClassifier
-    from perception_encoder.analysis.zero_shot import ZeroShotClassifier
+    from perception_encoder.analysis.classifiers import FewShotClassifier, ZeroShotClassifier
     from perception_encoder.auto import AutoModel, list_models
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.image_index import ImageIndex
@@ -73,9 +72,9 @@ __getattr__ = lazily(
     {
         "AutoModel": "perception_encoder.auto",
         "EmbeddingModel": "perception_encoder.embedder",
-        "FewShotClassifier": "perception_encoder.analysis.few_shot",
+        "FewShotClassifier": "perception_encoder.analysis.classifiers",
         "ImageIndex": "perception_encoder.image_index",
-        "ZeroShotClassifier": "perception_encoder.analysis.zero_shot",
+        "ZeroShotClassifier": "perception_encoder.analysis.classifiers",
         "list_models": "perception_encoder.auto",
     },
 )

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from perception_encoder.analysis.clusters import NamedClusters, cluster_index
-from perception_encoder.analysis.damaged_vectors import read_blocks
-from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
-from perception_encoder.analysis.zero_shot import (
+from perception_encoder.analysis.classifiers import (
     DEFAULT_TEMPLATE,
     LabelClassifier,
     ZeroShotClassifier,
 )
+from perception_encoder.analysis.clusters import NamedClusters, cluster_index
+from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
+from perception_encoder.analysis.ranked_images import read_blocks
 from perception_encoder.auto import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
@@ -50,9 +50,9 @@ from perception_encoder.search.upkeep import prepare_for_search, remove_rows
 from perception_encoder.sources import read_image
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.duplicate_ranking import Keep
     from perception_encoder.analysis.duplicates import Tier
     from perception_encoder.analysis.index_map import WrittenMap
+    from perception_encoder.analysis.ranked_images import Keep
     from perception_encoder.index.exchange import Layout
     from perception_encoder.indexing import Run
     from perception_encoder.types import BackendName, ColorFormat, Precision, PreprocessName
@@ -379,8 +379,12 @@ class ImageIndex:
             QueryError: as `cluster`.
             ValueError: as `cluster`, or another suffix.
         """
-        from perception_encoder.analysis.index_map import check_suffix, write_map
-        from perception_encoder.analysis.map_layout import map_index, require_projection
+        from perception_encoder.analysis.index_map import (
+            check_suffix,
+            map_index,
+            require_projection,
+            write_map,
+        )
 
         check_suffix(path)
         require_projection()

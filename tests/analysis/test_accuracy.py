@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.accuracy import Accuracy, AccuracyTally, compare
-from perception_encoder.analysis.zero_shot import LabelScores
+from perception_encoder.analysis.classifiers import LabelScores
+from perception_encoder.analysis.evaluation import Accuracy, AccuracyTally, compare
 
 
 def accuracy_of(scores: np.ndarray, truth: list[int], *, parts: int = 1) -> Accuracy:

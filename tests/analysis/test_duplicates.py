@@ -14,8 +14,8 @@ from PIL import Image
 from small_models import drawing
 
 from perception_encoder.analysis import near_pairs
-from perception_encoder.analysis.duplicate_ranking import Keep, rank_images
 from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
+from perception_encoder.analysis.ranked_images import Keep, rank_images
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
-from perception_encoder.analysis.removal import Move, move_redundant, removal_script
+from perception_encoder.analysis.file_moves import Move, move_redundant, removal_script
 from perception_encoder.index import Row
 
 

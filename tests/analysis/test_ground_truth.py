@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_models import drawing
 
-from perception_encoder.analysis.ground_truth import (
+from perception_encoder.analysis.labels import (
     caption_columns,
     captions_of,
     class_names,

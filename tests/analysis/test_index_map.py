@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perception_encoder.analysis import map_layout as index_map
+from perception_encoder.analysis import index_map
 from perception_encoder.analysis.clusters import find_clusters
-from perception_encoder.analysis.duplicate_ranking import rank_images
+from perception_encoder.analysis.index_map import map_index
 from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
-from perception_encoder.analysis.map_layout import map_index
+from perception_encoder.analysis.ranked_images import rank_images
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.measures import mean_of_shares, paired_difference, wilson
+from perception_encoder.analysis.evaluation import mean_of_shares, paired_difference, wilson
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis import measures as ranks
-from perception_encoder.analysis.measures import ranks_among, ranks_in
+from perception_encoder.analysis import evaluation as ranks
+from perception_encoder.analysis.evaluation import ranks_among, ranks_in
 
 VECTORS = np.array([[3, 4], [4, 3], [-3, 4], [0, 5], [5, 0]], np.float32)  # of length 5
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.retrieval import Pairs, retrieval
+from perception_encoder.analysis.evaluation import Pairs, retrieval
 
 
 def test_equal_captions_and_identical_images_are_one() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples
 
-from perception_encoder.analysis.spherical_clustering import (
+from perception_encoder.analysis.spherical_kmeans import (
     best_number,
     group_sums,
     joined_labels,

@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
-from perception_encoder.analysis.moving import sort_into
-from perception_encoder.analysis.zero_shot import LabelScore
+from perception_encoder.analysis.classifiers import LabelScore
+from perception_encoder.analysis.file_moves import sort_into
 from perception_encoder.index import Row
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_models import drawing, open_tiny
 
 from perception_encoder.analysis import ZeroShotClassifier
-from perception_encoder.analysis.zero_shot import Prompts
+from perception_encoder.analysis.classifiers import Prompts
 
 LABELS = {"pet": ["cat", "dog"], "car": ["red car"]}
 TEMPLATES = ["a {}", "the {} and its {}"]

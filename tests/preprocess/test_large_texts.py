@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_models import CONTEXT_LENGTH, TOKENIZER, open_tiny
 
-from perception_encoder.analysis.zero_shot import Prompts
+from perception_encoder.analysis.classifiers import Prompts
 from perception_encoder.errors import TextTooLargeError
 from perception_encoder.preprocess import tokenizer as cleaning
 from perception_encoder.preprocess.tokenizer import MAX_TEXT_BYTES, SEGMENT

@@ -1,7 +1,7 @@
 """What can be made of vectors and hits beyond a list: labels, and images of results."""
 
+from perception_encoder.analysis.classifiers import LabelScore, LabelScores, ZeroShotClassifier
 from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
-from perception_encoder.analysis.zero_shot import LabelScore, LabelScores, ZeroShotClassifier
 
 __all__ = [
     "LabelScore",

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.cluster_names import ClusterName, name_clusters
-from perception_encoder.analysis.damaged_vectors import damaged_rows, without
-from perception_encoder.analysis.duplicate_ranking import (
+from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,
     RankedVectors,
+    damaged_rows,
     rank_images,
+    without,
 )
-from perception_encoder.analysis.spherical_clustering import find_centers, nearest_center
+from perception_encoder.analysis.spherical_kmeans import find_centers, nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
 

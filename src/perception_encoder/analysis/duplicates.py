@@ -17,14 +17,17 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.damaged_vectors import REASON, Checkpoint, damaged_rows, go_on
-from perception_encoder.analysis.duplicate_ranking import (
+from perception_encoder.analysis.near_pairs import NearPairs, near_pairs, star_cover
+from perception_encoder.analysis.ranked_images import (
+    REASON,
+    Checkpoint,
     Keep,
     Numbers,
     RankedImages,
+    damaged_rows,
+    go_on,
     rank_images,
 )
-from perception_encoder.analysis.near_pairs import NearPairs, near_pairs, star_cover
 from perception_encoder.errors import ImageError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.rows import clamp_time

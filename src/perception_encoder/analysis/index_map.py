@@ -1,22 +1,45 @@
-"""Maps of an index in three formats: an image, an HTML page, and a table of positions."""
+"""Places in the plane for vectors, so that images that look alike lie near each other.
+
+Vectors are brought to their main directions first, block by block, so memory grows with 500 bytes a
+image and not with E; then t-SNE (openTSNE) places them. It keeps neighbors about as well as
+scikit-learn's t-SNE and UMAP do (`benchmarks/results/clusters.json`), but its time grows with the
+number of images and not its square, and it is 13 MB to install where UMAP's compiler is 200 MB.
+Knows nothing of images or files.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perception_encoder.analysis.cluster_names import write_labeled
 from perception_encoder.analysis.clusters import NamedClusters
 from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
-from perception_encoder.analysis.map_layout import IndexMap
 from perception_encoder.analysis.map_page import MapGroup, MapPage, write_page
+from perception_encoder.analysis.ranked_images import Numbers, RankedImages, RankedVectors
 from perception_encoder.analysis.thumbnails import stored_image
+from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.index import Index
+from perception_encoder.types import Embeddings
 
+_DIRECTIONS: Final = 128
+_PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbors an image stays near
+_NEIGHBORS: Final = 3 * _PERPLEXITY
+_FEWEST: Final = 8  # fewer are placed by their two main directions alone
+_START_SPREAD: Final = 1e-4  # what t-SNE wants to begin from
+_STEPS: Final = (250, 500)  # openTSNE's own, of both phases
+_REPORT_EVERY: Final = 25  # steps
+_REPORTS: Final = sum(_STEPS) // _REPORT_EVERY
+MAX_IMAGES: Final = 100_000
+"""Of a larger index so many are placed, drawn by lot: more takes hours, and is not looked at."""
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 PAGE_SUFFIXES: Final = (".html", ".htm")
 TABLE_SUFFIXES: Final = (".parquet",)
@@ -26,6 +49,147 @@ MAP_SUFFIXES: Final = (*IMAGE_SUFFIXES, *PAGE_SUFFIXES, *TABLE_SUFFIXES)
 _TILE: Final = 64  # pixels
 _LARGEST_TILE: Final = 160
 _WIDTH: Final = 1600  # pixels of a map with few images
+
+
+def require_projection() -> None:
+    """Say at once, before the work begins, what is missing.
+
+    Raises:
+        BackendUnavailableError: openTSNE is not installed.
+    """
+    if importlib.util.find_spec("openTSNE") is None:
+        raise BackendUnavailableError(
+            "maps need openTSNE; install it: pip install 'perception-encoder[map]'"
+        )
+
+
+def project(
+    vectors: RankedVectors,
+    chosen: Numbers,
+    *,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return (C, 2) float32: a place for each chosen image, within -1 and 1, the middle at 0.
+
+    The same vectors and seed give the same places on the same machine.
+
+    Args:
+        vectors: of the index's images.
+        chosen: (C,) their numbers, ascending.
+        seed: for what is drawn by lot.
+        progress: called with the share that is done, from 0 to 1; what it raises ends the work.
+
+    Raises:
+        BackendUnavailableError: openTSNE is not installed.
+    """
+    require_projection()
+    points = _main_directions(vectors, chosen)
+    start = points[:, :2]
+    if len(points) < _FEWEST or not start.any():
+        return _fitted(start)
+    return _fitted(_tsne(points, start, seed, progress))
+
+
+def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
+    """Return (C, d) float32: the vectors' differences from their mean, along d directions."""
+    embed_dim = vectors.embed_dim
+    total, products = np.zeros(embed_dim), np.zeros((embed_dim, embed_dim))
+    for _, block in vectors.blocks(chosen):
+        total += block.sum(axis=0, dtype=np.float64)
+        products += block.T @ block
+    mean = total / max(1, len(chosen))
+    spread = products / max(1, len(chosen)) - np.outer(mean, mean)
+    directions = np.linalg.eigh(spread)[1][:, ::-1][:, :_DIRECTIONS]
+    # A direction and its opposite are as good: the one whose largest part is positive.
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(directions.shape[1])])
+    points = np.empty((len(chosen), max(2, directions.shape[1])), np.float32)
+    points[:, directions.shape[1] :] = 0
+    for numbers, block in vectors.blocks(chosen):
+        places = np.searchsorted(chosen, numbers)
+        points[places, : directions.shape[1]] = (block - mean) @ directions
+    points[np.abs(points) < 1e-6] = 0  # equal vectors are at one place, without rounding
+    return points
+
+
+def _tsne(
+    points: Embeddings, start: Embeddings, seed: int, progress: Callable[[float], None] | None
+) -> NDArray[np.float32]:
+    import faiss
+    import openTSNE
+
+    num_neighbors = min(_NEIGHBORS, len(points) - 1)
+    index = faiss.IndexFlatL2(points.shape[1])
+    index.add(points)
+    squares, found = index.search(points, num_neighbors + 1)
+    # Itself is the first; where it is not, an equal vector is, which stands for it.
+    neighbors = openTSNE.nearest_neighbors.PrecomputedNeighbors(
+        found[:, 1:].astype(np.int32), np.sqrt(np.maximum(squares[:, 1:], 0))
+    )
+    affinities = openTSNE.affinity.PerplexityBasedNN(
+        perplexity=min(_PERPLEXITY, num_neighbors / 3), knn_index=neighbors
+    )
+    begun = start / start.std(axis=0)[0] * _START_SPREAD
+    num_calls = itertools.count(1)
+
+    def report(*_: object) -> None:
+        if progress is not None:
+            progress(next(num_calls) / _REPORTS)
+
+    tsne = openTSNE.TSNE(
+        random_state=seed,
+        initialization=begun,
+        early_exaggeration_iter=_STEPS[0],
+        n_iter=_STEPS[1],
+        callbacks=report,
+        callbacks_every_iters=_REPORT_EVERY,
+    )
+    return np.asarray(tsne.fit(affinities=affinities), np.float32)
+
+
+def _fitted(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Move and scale places, in their proportions, so that they fill the square from -1 to 1."""
+    if not len(places):
+        return places
+    low, high = places.min(axis=0), places.max(axis=0)
+    reach = max(float((high - low).max()) / 2, np.finfo(np.float32).tiny)
+    return np.asarray(np.clip((places - (low + high) / 2) / reach, -1, 1), np.float32)
+
+
+@dataclass(frozen=True)
+class IndexMap:
+    """Where images are.
+
+    Attributes:
+        numbers: (C,) int64 ascending, the numbers of the images that have a place.
+        places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
+    """
+
+    numbers: Numbers
+    places: NDArray[np.float32]
+
+
+def map_index(
+    index: Index, images: RankedImages, *, where: str | None = None, seed: int = 0
+) -> IndexMap:
+    """Give each image a place, in any case the same for the same index and seed.
+
+    Args:
+        index: the index.
+        images: of it.
+        where: the condition that `images` was made with.
+        seed: for what is drawn by lot.
+
+    Raises:
+        BackendUnavailableError: the extra `map` is not installed.
+    """
+    numbers = np.arange(len(images))
+    if len(images) > MAX_IMAGES:
+        drawn = np.random.default_rng(seed).choice(len(images), MAX_IMAGES, replace=False)
+        numbers = np.sort(drawn)
+    vectors = RankedVectors(index, images, where)
+    return IndexMap(numbers, project(vectors, numbers, seed=seed))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from perception_encoder.analysis.duplicate_ranking import Numbers
+from perception_encoder.analysis.ranked_images import Numbers
 from perception_encoder.analysis.text_layout import TextLayout
 from perception_encoder.analysis.thumbnails import SheetImage, read_tiles, save_image
 

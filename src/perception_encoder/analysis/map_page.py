@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception_encoder.analysis.duplicate_ranking import Numbers
+from perception_encoder.analysis.ranked_images import Numbers
 from perception_encoder.analysis.thumbnails import SheetImage, read_tiles
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageWriteError

@@ -16,8 +16,13 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.damaged_vectors import Checkpoint, go_on
-from perception_encoder.analysis.duplicate_ranking import Numbers, RankedImages, RankedVectors
+from perception_encoder.analysis.ranked_images import (
+    Checkpoint,
+    Numbers,
+    RankedImages,
+    RankedVectors,
+    go_on,
+)
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 

@@ -38,8 +38,8 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import check_sheet, say
 
 if TYPE_CHECKING:
+    from perception_encoder.analysis.classifiers import ZeroShotClassifier
     from perception_encoder.analysis.labels import Labels
-    from perception_encoder.analysis.zero_shot import ZeroShotClassifier
     from perception_encoder.index import Index, Outcome, Row
     from perception_encoder.indexing import Progress
     from perception_encoder.indexing.stream import EmbeddedImages
@@ -141,7 +141,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     check_moving(move_to, dry_run=dry_run, yes=yes)
     named = _labels(labels, labels_file, only or ())
     templates = checked_templates(template)
-    from perception_encoder.analysis.zero_shot import ZeroShotClassifier
+    from perception_encoder.analysis.classifiers import ZeroShotClassifier
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index
@@ -214,7 +214,7 @@ def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labe
 
 def _read_index(index: "Index", where: str | None) -> "Iterator[EmbeddedImages]":
     """Read the embeddings of an index, a block at a time."""
-    from perception_encoder.analysis.damaged_vectors import read_blocks
+    from perception_encoder.analysis.ranked_images import read_blocks
     from perception_encoder.indexing.stream import EmbeddedImages
 
     for block in read_blocks(index, where):
@@ -223,7 +223,7 @@ def _read_index(index: "Index", where: str | None) -> "Iterator[EmbeddedImages]"
 
 
 def _failure(row: "Row") -> "Outcome":
-    from perception_encoder.analysis.damaged_vectors import REASON
+    from perception_encoder.analysis.ranked_images import REASON
     from perception_encoder.index import Outcome
 
     message = f"{row.name}: {REASON}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from perception_encoder.cli.output import images, say, write_json, write_line, write_path
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.zero_shot import LabelScore, LabelScores
+    from perception_encoder.analysis.classifiers import LabelScore, LabelScores
     from perception_encoder.index import Outcome, Row
     from perception_encoder.search.calibration import Label
     from perception_encoder.types import Embeddings
@@ -173,7 +173,7 @@ class Results:
                 write_line(f"{number}  {fit if fit != 'none' else '-':6}  {name}  {row.name}")
 
     def _move(self, folder: Path) -> None:
-        from perception_encoder.analysis.moving import MANIFEST, sort_into
+        from perception_encoder.analysis.file_moves import MANIFEST, sort_into
 
         num_moved = 0
         try:

@@ -25,7 +25,7 @@ from perception_encoder.cli.output import check_file, check_sheet, say, write_js
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.clusters import NamedClusters
-    from perception_encoder.analysis.duplicate_ranking import Numbers
+    from perception_encoder.analysis.ranked_images import Numbers
     from perception_encoder.index import Index, Row
 
 _SHEET_IMAGES = 10

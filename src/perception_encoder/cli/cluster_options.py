@@ -45,7 +45,7 @@ def named_clusters(
 ) -> "NamedClusters":
     """Find the clusters of an index, and name them if there are words."""
     from perception_encoder.analysis.clusters import cluster_index
-    from perception_encoder.analysis.damaged_vectors import REASON
+    from perception_encoder.analysis.ranked_images import REASON
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.search.query_model import open_index_model
@@ -107,7 +107,7 @@ def _words(names: str, index: "Index", where: str | None) -> list[str]:
 
 def _distinct(silhouette: float) -> str:
     """Say a silhouette in words, by the bounds of Kaufman and Rousseeuw (1990)."""
-    from perception_encoder.analysis.spherical_clustering import APART
+    from perception_encoder.analysis.spherical_kmeans import APART
 
     if silhouette > 0.5:
         return "well apart"

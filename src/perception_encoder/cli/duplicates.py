@@ -141,7 +141,7 @@ def _read(row: "Row") -> bytes:
 
 
 def _write_paths(groups: "Sequence[DuplicateGroup]", *, null: bool) -> None:
-    from perception_encoder.analysis.moving import can_be_moved
+    from perception_encoder.analysis.file_moves import can_be_moved
 
     rows = [other.row for group in groups for other in group.others]
     for row in rows:
@@ -186,7 +186,7 @@ def _shown(row: "Row") -> tuple[str, str, str]:
 
 
 def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
-    from perception_encoder.analysis.removal import removal_script
+    from perception_encoder.analysis.file_moves import removal_script
     from perception_encoder.atomic import atomic_write
     from perception_encoder.errors import OutputError
 
@@ -203,8 +203,7 @@ def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
 def _move(
     groups: "Sequence[DuplicateGroup]", folder: Path, *, dry_run: bool, as_json: bool
 ) -> None:
-    from perception_encoder.analysis.moving import MANIFEST
-    from perception_encoder.analysis.removal import move_redundant
+    from perception_encoder.analysis.file_moves import MANIFEST, move_redundant
 
     num_moved = 0
     try:

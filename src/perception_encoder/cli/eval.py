@@ -28,8 +28,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import say, write_json
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.accuracy import Accuracy
-    from perception_encoder.analysis.retrieval import Retrieval
+    from perception_encoder.analysis.evaluation import Accuracy, Retrieval
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.sources import Source
 
@@ -93,10 +92,14 @@ def classification(  # noqa: PLR0913  one parameter for each option
     """
     import numpy as np
 
-    from perception_encoder.analysis.accuracy import AccuracyTally
-    from perception_encoder.analysis.ground_truth import class_names, classes_of
-    from perception_encoder.analysis.labels import labels_named, labels_of_classes
-    from perception_encoder.analysis.zero_shot import ZeroShotClassifier
+    from perception_encoder.analysis.classifiers import ZeroShotClassifier
+    from perception_encoder.analysis.evaluation import AccuracyTally
+    from perception_encoder.analysis.labels import (
+        class_names,
+        classes_of,
+        labels_named,
+        labels_of_classes,
+    )
     from perception_encoder.cli.eval_results import accuracy_record, write_accuracies
     from perception_encoder.indexing.stream import iter_items
 
@@ -174,9 +177,9 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     """
     import numpy as np
 
-    from perception_encoder.analysis.ground_truth import caption_columns, captions_of
-    from perception_encoder.analysis.retrieval import Pairs
-    from perception_encoder.analysis.retrieval import retrieval as evaluate
+    from perception_encoder.analysis.evaluation import Pairs
+    from perception_encoder.analysis.evaluation import retrieval as evaluate
+    from perception_encoder.analysis.labels import caption_columns, captions_of
     from perception_encoder.cli.eval_results import retrieval_record, write_retrievals
 
     opened = _opened(sources, column, exclude)

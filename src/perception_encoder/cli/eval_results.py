@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from perception_encoder.cli.output import say, write_line, write_table
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.accuracy import Accuracy
-    from perception_encoder.analysis.measures import Share
-    from perception_encoder.analysis.retrieval import Retrieval
+    from perception_encoder.analysis.evaluation import Accuracy, Retrieval, Share
 
 _SHOWN: Final = 5  # of the worst classes and of confusions
 _WILSON: Final = "95 %, Wilson"
@@ -101,7 +99,7 @@ def retrieval_record(one: "Retrieval") -> dict[str, Any]:
 
 def _write_comparisons(results: "Mapping[str, Accuracy]") -> None:
     """Compare each model with the first, image by image."""
-    from perception_encoder.analysis.accuracy import compare
+    from perception_encoder.analysis.evaluation import compare
 
     (first, base), *others = results.items()
     lines = []

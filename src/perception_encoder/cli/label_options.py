@@ -92,7 +92,7 @@ def _checked(labels: "Labels") -> "Labels":
 
 def checked_templates(templates: list[str] | None) -> list[str]:
     """Return the templates, or the one that is used where none is given."""
-    from perception_encoder.analysis.zero_shot import DEFAULT_TEMPLATE
+    from perception_encoder.analysis.classifiers import DEFAULT_TEMPLATE
 
     templates = templates or [DEFAULT_TEMPLATE]
     for template in templates:
@@ -134,7 +134,7 @@ class ModelComparison:
 
     def say_left_out(self, what: str) -> None:
         """Tell of images of which it is not known what is right."""
-        from perception_encoder.analysis.ground_truth import unlisted
+        from perception_encoder.analysis.labels import unlisted
 
         for problem in unlisted(self._left_out):
             self._num_unlisted += 1

@@ -51,8 +51,12 @@ def map(
         pe map map.html --where "width > 800"
         pe map map.parquet && embedding-atlas map.parquet --x x --y y
     """
-    from perception_encoder.analysis.index_map import MAP_SUFFIXES, write_map
-    from perception_encoder.analysis.map_layout import map_index, require_projection
+    from perception_encoder.analysis.index_map import (
+        MAP_SUFFIXES,
+        map_index,
+        require_projection,
+        write_map,
+    )
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
-from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
+from perception_encoder.analysis.classifiers import Prompts, ZeroShotClassifier
 from perception_encoder.integrations.workflows.block import (
     CLASSIFICATION_KIND,
     FLOAT_ZERO_TO_ONE_KIND,

@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.clusters import Clusters, find_clusters, typical_members
-from perception_encoder.analysis.damaged_vectors import damaged_rows, without
-from perception_encoder.analysis.duplicate_ranking import Numbers, RankedVectors
 from perception_encoder.analysis.duplicates import (
     NEAR_DUPLICATE,
     SIMILAR,
@@ -22,7 +20,8 @@ from perception_encoder.analysis.duplicates import (
     Tier,
     find_duplicates,
 )
-from perception_encoder.analysis.map_layout import project
+from perception_encoder.analysis.index_map import project
+from perception_encoder.analysis.ranked_images import Numbers, RankedVectors, damaged_rows, without
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from perception_encoder.analysis.cluster_names import everyday_words, name_clusters
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
-from perception_encoder.analysis.map_layout import require_projection
+from perception_encoder.analysis.index_map import require_projection
 from perception_encoder.errors import BackendUnavailableError, PerceptionEncoderError
 from perception_encoder.server.api.native.items import (
     DEEPEST,

@@ -5,7 +5,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
-from perception_encoder.analysis.zero_shot import Prompts, ZeroShotClassifier
+from perception_encoder.analysis.classifiers import Prompts, ZeroShotClassifier
 from perception_encoder.search.calibration import fit_labels
 from perception_encoder.search.null_distribution import background_prompts
 from perception_encoder.server.api.native.embed import (

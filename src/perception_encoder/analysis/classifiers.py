@@ -20,6 +20,8 @@ from perception_encoder.vectors import cosine_similarity, normalize_rows
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.embedder.options import ImageBatch
+    from perception_encoder.preprocess import ImageInput
+
 
 PLACE: Final = "{}"
 """Where a name goes in a template."""
@@ -253,3 +255,60 @@ class ZeroShotClassifier(LabelClassifier):
         """
         prompts = Prompts.of(labels, templates)
         return cls(prompts, model.embed_text(prompts.texts), model.logit_scale, model)
+
+
+class FewShotClassifier(LabelClassifier):
+    """Gives images the labels whose examples they resemble most.
+
+        examples = {"cat": ["tom.jpg", "felix.jpg"], "dog": ["rex.jpg"]}
+        classifier = FewShotClassifier.from_model(model, examples)
+        classifier.predict(["unknown.jpg"])  # ["cat"]
+
+    Args:
+        labels: N labels, one for each example.
+        embeddings: (N, E) float, the examples' embeddings, of any length.
+        logit_scale: as for `LabelClassifier`.
+        model: as for `LabelClassifier`.
+
+    Raises:
+        ValueError: no examples, or not as many labels as embeddings.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        embeddings: Embeddings,
+        logit_scale: float,
+        model: "EmbeddingModel | None" = None,
+    ) -> None:
+        if not len(labels) or len(labels) != len(embeddings):
+            raise ValueError(
+                f"{len(labels)} labels and {len(embeddings)} embeddings: give at least one "
+                "example, and a label for each"
+            )
+        names = list(dict.fromkeys(labels))
+        numbers = np.array([names.index(label) for label in labels])
+        rows = normalize_rows(np.asarray(embeddings, np.float32))
+        means = np.stack([rows[numbers == number].mean(axis=0) for number in range(len(names))])
+        super().__init__(names, means, logit_scale, model)
+
+    @classmethod
+    def from_model(
+        cls, model: "EmbeddingModel", examples: Mapping[str, Sequence["ImageInput"]]
+    ) -> Self:
+        """Embed the examples.
+
+        Args:
+            model: embeds the examples and the images that are classified.
+            examples: the images of each label, as `EmbeddingModel.embed_images` takes them.
+
+        Raises:
+            ImageError: an example cannot be used.
+            ValueError: a label has no examples.
+        """
+        for label, images in examples.items():
+            if not len(images):
+                raise ValueError(f"the label {label!r} has no examples")
+        labels = [label for label, images in examples.items() for _ in images]
+        images = [image for images in examples.values() for image in images]
+        return cls(labels, model.embed_images(images), model.logit_scale, model)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.duplicate_ranking import Numbers
+from perception_encoder.analysis.ranked_images import Numbers
 from perception_encoder.types import Embeddings
 
 MAX_POINTS: Final = 8192
