@@ -1,3 +1,5 @@
+import hashlib
+import io
 import json
 import logging
 import os
@@ -37,8 +39,6 @@ def hub(monkeypatch, tmp_path) -> Iterator[FakeHub]:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        # A chunk that is not complete is not kept; the real ones have 10 MB.
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
         yield hub
 
 
@@ -56,6 +56,25 @@ def test_a_model_is_downloaded_into_the_hubs_own_cache_and_then_never_asked_for_
     hub.requests.clear()
     assert download(B16) == path
     assert hub.requests == []
+
+
+def test_a_terminal_shows_the_progress(hub, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    hub.put(TIMM, SAFETENSORS, CONTENT)
+    download(B16)
+    assert f"{SAFETENSORS}: 100%" in terminal.getvalue()
+
+
+def test_a_partial_file_of_another_program_is_neither_used_nor_changed(hub, tmp_path):
+    hub.put(TIMM, SAFETENSORS, CONTENT)
+    blobs = tmp_path / "hub" / "models--timm--PE-Core-B-16" / "blobs"
+    blobs.mkdir(parents=True)
+    other = blobs / f"{hashlib.sha256(CONTENT).hexdigest()}.incomplete"
+    other.write_bytes(b"half")
+    assert download(B16).read_bytes() == CONTENT
+    assert other.read_bytes() == b"half"
 
 
 def test_what_another_program_downloaded_is_used(hub):
@@ -348,13 +367,13 @@ def test_hf_endpoint_hf_home_and_hf_hub_offline_are_honored(tmp_path):
         assert process.returncode == 1
         assert "OfflineError: perception-encoder/PE-Core-B16-224" in errors
         assert hub.requests == []
-        process = start(hub, tmp_path, TQDM_POSITION="-1")  # draws bars outside terminals too
+        process = start(hub, tmp_path)
         output, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert Path(output.strip()).read_bytes() == CONTENT
         assert tmp_path / "hub" in Path(output.strip()).parents
         assert "LICENSE.PE" in errors
-        assert SAFETENSORS in errors  # the progress bar
+        assert SAFETENSORS not in errors  # no progress bar outside a terminal
         hub.requests.clear()
         process = start(hub, tmp_path, HF_HUB_OFFLINE="1")
         assert process.communicate(timeout=60)[0] == output

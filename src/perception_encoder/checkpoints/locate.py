@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from perception_encoder.checkpoints import hub
 from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
     OPEN_CLIP_WEIGHTS_NAMES,
@@ -22,7 +21,14 @@ from perception_encoder.checkpoints.folder import (
     read_beside,
     read_folder,
 )
-from perception_encoder.checkpoints.hub import WEIGHTS_NAME, bundled_folder, download
+from perception_encoder.checkpoints.hub import (
+    WEIGHTS_NAME,
+    NotOnHubError,
+    bundled_folder,
+    download,
+    fetch,
+    find_cached,
+)
 from perception_encoder.checkpoints.open_clip_config import OPEN_CLIP_CONFIG_NAME
 from perception_encoder.errors import CheckpointError, DownloadError, UnknownModelError
 from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find
@@ -66,14 +72,14 @@ def find_tokenizer(
             "%s: %s has no %s, so text cannot be embedded", config.id, folder, TOKENIZER_NAME
         )
         return None
-    found = hub.cached(_CLIP_REPO, TOKENIZER_NAME, cache_dir=cache_dir) or installed_vocabulary()
+    found = find_cached(_CLIP_REPO, TOKENIZER_NAME, cache_dir=cache_dir) or installed_vocabulary()
     if found is not None:
         return found
     try:
-        return hub.fetch(
+        return fetch(
             _CLIP_REPO, TOKENIZER_NAME, local_files_only=local_files_only, cache_dir=cache_dir
         )
-    except (DownloadError, hub.NotOnHubError) as err:
+    except (DownloadError, NotOnHubError) as err:
         logger.warning("%s: no vocabulary, so text cannot be embedded: %s", config.id, err)
         return None
 
@@ -206,13 +212,13 @@ def _from_repository(repo: str, revision: str | None, reach: _Reach) -> Checkpoi
 
     def first_of(names: Sequence[str], at: str | None) -> Path | None:
         for name in names:
-            path = hub.cached(repo, name, revision=at, cache_dir=reach.cache_dir)
+            path = find_cached(repo, name, revision=at, cache_dir=reach.cache_dir)
             if path is not None:
                 return path
         for name in names:
             try:
-                return hub.fetch(repo, name, revision=at, **asdict(reach))
-            except hub.NotOnHubError as err:
+                return fetch(repo, name, revision=at, **asdict(reach))
+            except NotOnHubError as err:
                 refusals.append(str(err))
         return None
 
