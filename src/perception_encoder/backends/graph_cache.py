@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GRAPH_FORMAT: Final = 1
+"""Part of every graph's name. Raise it with each change to the code that builds graphs, so that
+cached graphs are built again. A test compares that code with a stored digest."""
+
 _RECORD: Final = "files.json"
 _KEPT_SECONDS: Final = 60 * 24 * 3600  # after it was last opened
 

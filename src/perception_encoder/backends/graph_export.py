@@ -5,10 +5,9 @@ one that differs too much is not kept. Knows nothing about where models come fro
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from perception_encoder.backends.base import Backend
 from perception_encoder.backends.graph_cache import KnownWeights
 from perception_encoder.backends.graph_files import GraphFolder, checksums
+from perception_encoder.backends.samples import CalibrationSamples, iter_calibration_images
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import (
@@ -33,25 +33,9 @@ from perception_encoder.checkpoints.staging import staged
 from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.model import DualEncoder
-from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import BackendName, Pixels, Precision, PreprocessName, TokenIds
-
-_EVERY: Final = 6  # 56 of the 333
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationSamples:
-    """What an export is tried on; images like those that the model will see.
-
-    Attributes:
-        pixels: (B, S, S, 3) uint8, RGB.
-        token_ids: (B, L) int64; not read where the model reads no text.
-    """
-
-    pixels: Pixels
-    token_ids: TokenIds
+from perception_encoder.types import BackendName, Pixels, Precision, PreprocessName
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +175,7 @@ def _write(
     from perception_encoder.backends.openvino_write import with_halved_rotation, write_openvino
 
     changed = with_halved_rotation(model)
-    images = calibration or partial(calibration_images, model.config)
+    images = calibration or partial(iter_calibration_images, model.config)
     parts = [graphs.image_name, *([graphs.text_name] if model.config.text is not None else [])]
     for name in parts:
         write_openvino(changed, folder / name, Path(name).stem, graphs.precision, images)
@@ -261,12 +245,3 @@ def _put_in_place(new: Path, folder: Path) -> None:
             path.unlink()
     for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG_NAME):
         path.rename(folder / path.name)
-
-
-def calibration_images(config: ModelConfig) -> Iterator[Pixels]:
-    """Yield drawings from all over the gallery, (1, S, S, 3) uint8 each."""
-    processor = ImageProcessor(config.image, config.vision.image_size)
-    with as_file(files("perception_encoder").joinpath("data/gallery")) as folder:
-        paths = sorted(folder.glob("*.webp"))
-        for path in paths[::_EVERY]:
-            yield processor(path)[None]

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.backends.base import ComputeOptions
-from perception_encoder.backends.graph_cache import GraphCache
 from perception_encoder.backends.graph_files import DATA_SUFFIX, GraphFolder
-from perception_encoder.backends.onnx_graphs import cached_graphs
-from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import ExportedFiles
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import (
@@ -28,7 +24,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig
-from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
+from perception_encoder.types import BackendKind, Embeddings, Pixels, TokenIds
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -68,30 +64,6 @@ class OnnxBackend:
         self.precision = graphs.precision
         self.fingerprint = graphs.fingerprint
         self.logit_scale = graphs.logit_scale
-
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "OnnxBackend":
-        """Open an exported folder, or weights, whose graphs are made unless they were before.
-
-        Raises:
-            BackendUnavailableError: as the class; the folder's graphs have another precision; or
-                graphs have to be made and cannot be.
-            CheckpointError: the weights do not fit their model.
-        """
-        graphs = checkpoint.graphs
-        if graphs is None:
-            choose_provider("cpu")  # refuses where onnxruntime is not installed
-            precision: Precision = "fp32" if options.precision == "auto" else options.precision
-            cache = GraphCache(options.graph_cache)
-            folder, graphs = cached_graphs(checkpoint, cache, precision)
-            return cls(folder, checkpoint.config, graphs, options.device)
-        if options.precision not in ("auto", graphs.precision):
-            raise BackendUnavailableError(
-                f"{checkpoint.path.parent} was exported in {graphs.precision}, so it cannot run in "
-                f"{options.precision}; open it with precision='auto', or export the model anew"
-            )
-        files = GraphFolder(checkpoint.path.parent, lambda: graphs.checksums)
-        return cls(files, checkpoint.config, graphs, options.device)
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """See `Backend.encode_image`."""

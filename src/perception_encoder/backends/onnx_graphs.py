@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -22,9 +21,20 @@ from typing import Final
 import numpy as np
 
 from perception_encoder._version import __version__
-from perception_encoder.backends.graph_cache import GraphCache, known_weights, require_torch
-from perception_encoder.backends.graph_export import calibration_images
+from perception_encoder.backends.base import ComputeOptions
+from perception_encoder.backends.graph_cache import (
+    GRAPH_FORMAT,
+    GraphCache,
+    known_weights,
+    require_torch,
+)
 from perception_encoder.backends.graph_files import GraphFolder
+from perception_encoder.backends.onnx_backend import OnnxBackend, choose_provider
+from perception_encoder.backends.samples import (
+    CalibrationSamples,
+    iter_calibration_images,
+    random_token_rows,
+)
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import ExportedFiles
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
@@ -35,16 +45,29 @@ logger = logging.getLogger(__name__)
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _NUM_SAMPLES: Final = 4
-_SOURCES: Final = (  # what decides a graph, beside versions
-    "model/blocks.py",
-    "model/graphs.py",
-    "model/rope.py",
-    "model/dual_encoder.py",
-    "model/vision.py",
-    "backends/onnx_write.py",
-    "backends/onnx_write.py",
-    "backends/onnx_write.py",
-)
+
+
+def open_onnx(checkpoint: Checkpoint, options: ComputeOptions) -> OnnxBackend:
+    """Open an exported folder, or weights whose graphs are built unless they are cached.
+
+    Raises:
+        BackendUnavailableError: onnxruntime is not installed or has no such device; the folder's
+            graphs have another precision; or graphs have to be built and cannot be.
+        CheckpointError: the weights do not fit their model.
+    """
+    graphs = checkpoint.graphs
+    if graphs is None:
+        choose_provider("cpu")  # raises if onnxruntime is not installed
+        precision: Precision = "fp32" if options.precision == "auto" else options.precision
+        folder, graphs = cached_graphs(checkpoint, GraphCache(options.graph_cache), precision)
+        return OnnxBackend(folder, checkpoint.config, graphs, options.device)
+    if options.precision not in ("auto", graphs.precision):
+        raise BackendUnavailableError(
+            f"{checkpoint.path.parent} was exported in {graphs.precision}, so it cannot run in "
+            f"{options.precision}; open it with precision='auto', or export the model anew"
+        )
+    files = GraphFolder(checkpoint.path.parent, lambda: graphs.checksums)
+    return OnnxBackend(files, checkpoint.config, graphs, options.device)
 
 
 def cached_graphs(
@@ -59,7 +82,7 @@ def cached_graphs(
     """
     known = known_weights(checkpoint, cache)
     graphs = ExportedFiles("onnx", precision, known.fingerprint, known.logit_scale)
-    decides = (checkpoint.config.to_dict(), version("onnxruntime"), __version__, _sources())
+    decides = (checkpoint.config.to_dict(), version("onnxruntime"), __version__, GRAPH_FORMAT)
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
     name = checkpoint.config.id.replace("/", "-")
     key = f"onnx/{name}-{known.fingerprint}-{precision}"
@@ -104,28 +127,15 @@ def _make(checkpoint: Checkpoint, graphs: ExportedFiles, folder: Path) -> None:
         )
     import torch
 
-    from perception_encoder.backends.graph_export import CalibrationSamples, write_graphs
+    from perception_encoder.backends.graph_export import write_graphs
     from perception_encoder.checkpoints.load import load_model
 
     config = checkpoint.config
-    token_ids = np.empty((0, 2), np.int64)
-    if config.text is not None:
-        length, end = config.text.context_length, config.text.vocab_size - 1
-        token_ids = np.random.default_rng(0).integers(0, end - 1, (_NUM_SAMPLES, length))
-        token_ids[:, -1] = end
-    pixels = np.concatenate(list(islice(calibration_images(config), _NUM_SAMPLES)))
+    pixels = np.concatenate(list(islice(iter_calibration_images(config), _NUM_SAMPLES)))
     loaded = on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
     if loaded.fingerprint != graphs.fingerprint:
         raise CheckpointError(
             f"{checkpoint.path} was changed while the model was open; open it again"
         )
-    samples = CalibrationSamples(pixels, token_ids)
+    samples = CalibrationSamples(pixels, random_token_rows(config, _NUM_SAMPLES))
     on_usable_thread(lambda: write_graphs(loaded, config, folder, graphs, samples))
-
-
-def _sources() -> str:
-    """Name the code that makes graphs: between releases, a version says too little."""
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update(files("perception_encoder").joinpath(name).read_bytes())
-    return digest.hexdigest()

@@ -20,6 +20,7 @@ from perception_encoder.backends.openvino_graphs import (
     GraphSource,
     graphs_of,
     graphs_of_random,
+    import_without_telemetry,
 )
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
@@ -195,6 +196,7 @@ class _Graph:
 
 
 def _compiled(source: "Path | ov.Model", output: str, precision: Precision) -> "ov.CompiledModel":
+    import_without_telemetry("openvino")
     import openvino as ov
 
     core = ov.Core()
@@ -224,6 +226,7 @@ def _check(options: ComputeOptions) -> Precision:
             f"the openvino backend runs on the CPU, not on {options.device!r}; use device='cpu', "
             "or backend='torch'"
         )
+    import_without_telemetry("openvino")
     import openvino as ov
 
     with _FIRST_CALL:

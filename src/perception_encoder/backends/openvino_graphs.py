@@ -4,28 +4,30 @@ Imports torch only when a graph has to be made.
 """
 
 import hashlib
+import importlib
 import json
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from perception_encoder._version import __version__
 from perception_encoder.backends.graph_cache import (
+    GRAPH_FORMAT,
     GraphCache,
     KnownWeights,
     known_weights,
     read_weights,
     require_torch,
 )
-from perception_encoder.backends.graph_export import calibration_images
 from perception_encoder.backends.graph_files import GraphFolder
+from perception_encoder.backends.samples import iter_calibration_images
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.watched import WatchedFile, unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
@@ -45,15 +47,25 @@ _Compiled = TypeVar("_Compiled")
 _FILE: Final = "graph.xml"
 _WEIGHTS: Final = "graph.bin"
 _STORED: Final[dict[Precision, Precision]] = {"bf16": "fp16"}  # the same file serves both
-_SOURCES: Final = (  # what decides a graph, beside versions
-    "model/blocks.py",
-    "model/graphs.py",
-    "model/rope.py",
-    "model/dual_encoder.py",
-    "model/vision.py",
-    "backends/graph_export.py",
-    "backends/openvino_write.py",
-)
+
+
+def import_without_telemetry(package: str) -> None:
+    """Import OpenVINO or NNCF such that they find no `openvino_telemetry`.
+
+    With that package they report their use to Google Analytics, unasked, from a forked process. It
+    is hidden during the import only, so other code can import it before and after. Its own opt-out
+    is a file in the user's home, which is not ours to write.
+    """
+    if package in sys.modules:  # the host program imported it, and decides about its reports
+        return
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module(package)
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
 
 
 class GraphSource(Protocol):
@@ -101,7 +113,7 @@ class CachedGraphs:
             CheckpointError: the weights have changed since the model was opened.
         """
         stored = _STORED.get(self.precision, self.precision)
-        decides = (self.config.to_dict(), version("openvino"), __version__, _sources())
+        decides = (self.config.to_dict(), version("openvino"), __version__, GRAPH_FORMAT)
         digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
         name = self.config.id.replace("/", "-")
         key = f"openvino/{name}-{self.known.fingerprint}-{stored}-{digest}"
@@ -142,7 +154,7 @@ class CachedGraphs:
         from perception_encoder.backends.openvino_write import build_openvino, with_halved_rotation
 
         loaded = self.load()
-        images = partial(calibration_images, self.config)
+        images = partial(iter_calibration_images, self.config)
         with unchanged(loaded.watched):
             model = with_halved_rotation(loaded.model)
             return build_openvino(model, part, self.precision, images), loaded.watched
@@ -220,11 +232,3 @@ def graphs_of_random(
         return LoadedModel(random_model(config), known.fingerprint, known.logit_scale)
 
     return CachedGraphs(cache, config, known, precision, load), known
-
-
-def _sources() -> str:
-    """Name the code that makes graphs: between releases, a version says too little."""
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update(files("perception_encoder").joinpath(name).read_bytes())
-    return digest.hexdigest()

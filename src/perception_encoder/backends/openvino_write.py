@@ -5,6 +5,8 @@ channels of queries and keys are sorted so that rotary pairs lie in two halves, 
 computes in one step instead of five.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import logging
@@ -13,13 +15,13 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import openvino as ov
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perception_encoder.backends.openvino_graphs import import_without_telemetry
 from perception_encoder.backends.torch_compile import copy_sharing_weights
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.model import DualEncoder
@@ -27,6 +29,9 @@ from perception_encoder.model.blocks import Block, Rotation, SelfAttention
 from perception_encoder.model.graphs import FeatureGraph, TextGraph, VisionGraph
 from perception_encoder.model.rope import rope_table
 from perception_encoder.types import Pixels, Precision
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 # Scores of attention, the patches, pooling and projection are a few percent of the work, and what
 # they lose is not made good by any later layer: docs/reference/experiments.md.
@@ -56,6 +61,7 @@ def quantize(graph: ov.Model, images: Iterable[Pixels]) -> ov.Model:
     if not batches:
         raise ValueError("int8 needs images to measure ranges on")
     require_nncf()
+    import_without_telemetry("nncf")
     import nncf
 
     with _silence():
@@ -91,6 +97,7 @@ def with_int8_weights(graph: ov.Model) -> ov.Model:
         BackendUnavailableError: nncf is not installed.
     """
     require_nncf()
+    import_without_telemetry("nncf")
     import nncf
 
     with _silence():
@@ -147,6 +154,9 @@ def save_openvino(graph: ov.Model, path: Path, precision: Precision) -> None:
     Raises:
         OSError: the files cannot be written, because the disk is full for instance.
     """
+    import_without_telemetry("openvino")
+    import openvino as ov
+
     try:
         ov.save_model(graph, path, compress_to_fp16=precision != "fp32")
     except RuntimeError as err:  # OpenVINO's "iostream error" names neither the file nor the reason
@@ -291,6 +301,9 @@ class _Features(nn.Module):
 
 
 def _traced(graph: nn.Module, sample: Tensor, shape: list[int], names: list[str]) -> ov.Model:
+    import_without_telemetry("openvino")
+    import openvino as ov
+
     with warnings.catch_warnings(), torch.inference_mode():
         # Checks of shapes, which tracing fixes; parts of torch that openvino should not use.
         warnings.simplefilter("ignore")

@@ -139,9 +139,9 @@ def _open(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
 
         return OpenVinoBackend.load(checkpoint, options)
     if options.backend == "onnx":
-        from perception_encoder.backends.onnx_backend import OnnxBackend
+        from perception_encoder.backends.onnx_graphs import open_onnx
 
-        return OnnxBackend.load(checkpoint, options)
+        return open_onnx(checkpoint, options)
     _require_torch(options)
     from perception_encoder.backends.torch_backend import TorchBackend
 
@@ -207,9 +207,9 @@ def _open_export(checkpoint: Checkpoint, backend: BackendName, options: ComputeO
         from perception_encoder.backends.openvino_backend import OpenVinoBackend
 
         return OpenVinoBackend.load(checkpoint, options)
-    from perception_encoder.backends.onnx_backend import OnnxBackend
+    from perception_encoder.backends.onnx_graphs import open_onnx
 
-    return OnnxBackend.load(checkpoint, options)
+    return open_onnx(checkpoint, options)
 
 
 def _require_torch(options: ComputeOptions) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from perception_encoder.auto import AutoModel
+from perception_encoder.backends.samples import load_captions
 from perception_encoder.bench.measure import (
     Effort,
     best_rate,
@@ -20,7 +21,6 @@ from perception_encoder.bench.measure import (
 )
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import BackendUnavailableError
-from perception_encoder.export.samples import captions
 from perception_encoder.types import BackendKind, Precision
 
 _BATCHES: Final = (1, 4)  # larger ones take more memory, and win little on one core
@@ -93,7 +93,7 @@ def _with_texts(model: EmbeddingModel, job: EdgeJob, effort: Effort) -> EdgeFigu
     """Both towers, as in a server: what takes memory for images is done once, before texts."""
     encoder_of(model)(prepared(model, max(_BATCHES)))
     model.processor(Path(job.camera_image).read_bytes())
-    text = captions()[0]
+    text = load_captions()[0]
     seconds = median_seconds(lambda: model.embed_text(text), effort)
     return EdgeFigures(
         backend=model.backend.name,

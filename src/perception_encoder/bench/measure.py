@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.auto import AutoModel
+from perception_encoder.backends.samples import load_captions, load_drawings
 from perception_encoder.bench.figures import Drift, Figures
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import TokenizerNotFoundError
-from perception_encoder.export.samples import captions, drawings
 from perception_encoder.types import BackendName, Pixels, Precision
 from perception_encoder.vectors import normalize_rows
 
@@ -109,7 +109,7 @@ def _timed(model: EmbeddingModel, job: BenchJob, open_seconds: float, effort: Ef
     )
     text_ms = text_rate = text_batch = None
     if reads_text(model):
-        texts = captions()
+        texts = load_captions()
         one_text = median_seconds(lambda: model.embed_text(texts[0]), effort)
         text_ms = 1000 * one_text
         text_rate, text_batch = best_rate(
@@ -167,7 +167,7 @@ def best_rate(
 
 def prepared(model: EmbeddingModel, count: int) -> Pixels:
     """(count, S, S, 3) uint8 of the gallery."""
-    return np.stack([model.processor(data) for data in drawings(count)])
+    return np.stack([model.processor(data) for data in load_drawings(count)])
 
 
 def encoder_of(model: EmbeddingModel) -> Callable[[Pixels], NDArray[np.float32]]:
@@ -195,7 +195,7 @@ def _write_vectors(model: EmbeddingModel, path: Path, seconds: float) -> None:
     per_image = (time.perf_counter() - started) / least
     count = int(min(most, max(least, seconds / per_image)))
     images += [encode(pixels[start : start + least]) for start in range(least, count, least)]
-    texts = model.embed_text(captions()) if reads_text(model) else np.empty((0, 1), np.float32)
+    texts = model.embed_text(load_captions()) if reads_text(model) else np.empty((0, 1), np.float32)
     rows = np.concatenate(images)
     np.savez(path, images=rows.reshape(len(rows), -1), texts=texts)
 

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from perception_encoder.backends.samples import (
+    CalibrationSamples,
+    load_captions,
+    load_drawings,
+    random_token_rows,
+)
 from perception_encoder.checkpoints import Checkpoint, locate
 from perception_encoder.errors import BackendUnavailableError, ImageError, SourceError
-from perception_encoder.export.samples import captions, drawings
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.registry import ModelConfig
 from perception_encoder.sources import SourceOptions, open_sources
-from perception_encoder.types import BackendName, Pixels, Precision, PreprocessName, TokenIds
+from perception_encoder.types import BackendName, Pixels, Precision, PreprocessName
 
 if TYPE_CHECKING:
     from perception_encoder.backends.graph_export import ExportDrift
@@ -116,7 +120,7 @@ def export_pretrained(
         raise BackendUnavailableError(
             f"exporting needs {' and '.join(missing)}: pip install 'perception-encoder[{extra}]'"
         )
-    from perception_encoder.backends.graph_export import CalibrationSamples, export_graphs
+    from perception_encoder.backends.graph_export import export_graphs
 
     checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
     config = checkpoint.config
@@ -124,7 +128,7 @@ def export_pretrained(
     processor = ImageProcessor(config.image, config.vision.image_size, preprocess=preprocess)
     tokenizer = _tokenizer(checkpoint)
     if calibration is None:
-        pixels, measured = np.stack([processor(data) for data in drawings(_NUM_SAMPLES)]), None
+        pixels, measured = np.stack([processor(data) for data in load_drawings(_NUM_SAMPLES)]), None
     else:
         found = prepared_images(calibration, processor, _NUM_SAMPLES + _NUM_CALIBRATION)
         pixels, measured = found[:_NUM_SAMPLES], found[_NUM_SAMPLES:]
@@ -137,7 +141,9 @@ def export_pretrained(
         tokenizer=tokenizer,
         samples=CalibrationSamples(
             pixels,
-            tokenizer(captions()[:_NUM_SAMPLES]) if tokenizer else _made_up_rows(config),
+            tokenizer(load_captions()[:_NUM_SAMPLES])
+            if tokenizer
+            else random_token_rows(config, _NUM_SAMPLES),
         ),
         calibration=None if measured is None else lambda: (row[None] for row in measured),
     )
@@ -148,13 +154,3 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     if text is None or checkpoint.tokenizer is None:
         return None
     return Tokenizer.from_file(checkpoint.tokenizer, text.context_length)
-
-
-def _made_up_rows(config: ModelConfig) -> TokenIds:
-    """Token rows for a model whose vocabulary was not found; none where it reads no text."""
-    if config.text is None:
-        return np.empty((0, 2), np.int64)
-    length, end = config.text.context_length, config.text.vocab_size - 1
-    rows = np.random.default_rng(0).integers(0, end - 1, (_NUM_SAMPLES, length))
-    rows[:, -1] = end
-    return rows
