@@ -58,6 +58,18 @@ def photos() -> list[Path]:
     return found
 
 
+@pytest.fixture(scope="session")
+def exporting_once() -> Iterator[None]:
+    """Export each model to ONNX once in this session: for modules that export the same again."""
+    if not HAS_TORCH:
+        yield
+        return
+    from onnx_exports import exporting_once
+
+    with exporting_once():
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Escape what a test has printed where it is no Unicode: xdist sends reports as UTF-8."""

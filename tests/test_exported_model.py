@@ -14,6 +14,8 @@ from cli.command import lines, pe_ending, serving
 
 from perception_encoder import AutoModel
 
+pytestmark = pytest.mark.usefixtures("exporting_once")
+
 GALLERY = Path(__file__).resolve().parents[1] / "src" / "perception_encoder" / "data" / "gallery"
 NAMES = ["red-heart", "green-apple", "yellow-star", "cat", "blue-square", "banana", "castle"]
 

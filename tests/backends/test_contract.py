@@ -13,6 +13,8 @@ from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.export.pretrained import export_pretrained
 
+pytestmark = pytest.mark.usefixtures("exporting_once")
+
 BACKENDS = ["torch", "openvino", "onnx", *(["torch on cuda"] if torch.cuda.is_available() else [])]
 LAST_LAYER_ONLY = ["onnx"]
 CONFIGS = [CORE, CLIP, WITHOUT_TEXT, WITHOUT_POOLING]

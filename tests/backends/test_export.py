@@ -24,6 +24,8 @@ from perception_encoder.errors import (
 from perception_encoder.export.pretrained import export_pretrained
 from perception_encoder.model.blocks import SelfAttention
 
+pytestmark = pytest.mark.usefixtures("exporting_once")
+
 GALLERY = Path(str(files("perception_encoder"))) / "data/gallery"
 
 

@@ -19,6 +19,8 @@ from perception_encoder.checkpoints import locate
 from perception_encoder.errors import CheckpointError, PerceptionEncoderError
 from perception_encoder.export.pretrained import export_pretrained
 
+pytestmark = pytest.mark.usefixtures("exporting_once")
+
 BACKENDS = ("openvino", "onnx")
 
 

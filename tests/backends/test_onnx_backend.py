@@ -19,6 +19,8 @@ from perception_encoder.errors import (
 )
 from perception_encoder.export.pretrained import export_pretrained
 
+pytestmark = pytest.mark.usefixtures("exporting_once")
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):

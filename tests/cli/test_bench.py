@@ -19,6 +19,8 @@ from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.export.pretrained import export_pretrained
 from perception_encoder.registry.config import image_operations
 
+pytestmark = pytest.mark.usefixtures("exporting_once")
+
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory) -> Path:

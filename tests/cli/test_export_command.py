@@ -15,6 +15,8 @@ from small_models import save_drawings
 
 from perception_encoder import AutoModel
 
+pytestmark = pytest.mark.usefixtures("exporting_once")
+
 TEXTS = ["a cat", "Red Heart", "a dog left of a red car"]
 
 # What an environment lacks that has `perception-encoder[onnx]` alone.
