@@ -102,7 +102,7 @@ def test_a_wrong_line_among_queries_is_named(folder: Path) -> None:
     assert refused.returncode == 1
     assert "pe: -, line 2: at character 3" in refused.stderr
     image = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given="-\n")
-    assert "-, line 1: - stands for an image" in image.stderr
+    assert "-, line 1: - is the image on stdin" in image.stderr
 
 
 def test_the_image_on_stdin_is_searched_for(folder: Path) -> None:

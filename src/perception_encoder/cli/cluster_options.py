@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perception_encoder.cli.output import images, say
-from perception_encoder.cli.text_files import lines_of, read_text
+from perception_encoder.cli.text_files import read_text, split_lines
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.clusters import NamedClusters
@@ -98,7 +98,7 @@ def _words(names: str, index: "Index", where: str | None) -> list[str]:
 
         words = everyday_words()
     else:
-        lines = (line.strip() for line in lines_of(read_text(path)))
+        lines = (line.strip() for line in split_lines(read_text(path)))
         words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not words:
         raise typer.BadParameter(f"--names {names}: there are no words in it")

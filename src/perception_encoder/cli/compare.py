@@ -13,7 +13,7 @@ from perception_encoder.cli.options import (
     open_model,
 )
 from perception_encoder.cli.output import say, write_json, write_table
-from perception_encoder.cli.text_files import problem_of
+from perception_encoder.cli.text_files import find_problem
 from perception_encoder.errors import ImageError, TextError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _check(item: str, number: int) -> None:
     Raises:
         TextError: it is not valid, or an encoded image.
     """
-    if not _is_image(item) and (problem := problem_of(item, f"argument {number}")):
+    if not _is_image(item) and (problem := find_problem(item, f"argument {number}")):
         raise TextError(problem)
 
 

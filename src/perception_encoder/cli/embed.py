@@ -19,7 +19,7 @@ from perception_encoder.cli.options import (
     open_model,
 )
 from perception_encoder.cli.output import check_file, say
-from perception_encoder.cli.text_files import problem_of, read_list
+from perception_encoder.cli.text_files import find_problem, read_list
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -111,7 +111,7 @@ def _embedded_texts(
     problems = {
         position: problem
         for position, one in enumerate(given)
-        if (problem := problem_of(one.value, one.place(position)))
+        if (problem := find_problem(one.value, one.place(position)))
     }
     usable = [position for position in range(len(given)) if position not in problems]
     embedded = model.embed_text(

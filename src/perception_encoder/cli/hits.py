@@ -1,79 +1,152 @@
-"""Shows what searches found: an index, JSON lines or paths; a sheet, a preview, or a viewer."""
+"""The output of `pe search` and `pe similar`: a table, JSON, paths, a sheet, a preview."""
 
+from __future__ import annotations
+
+import functools
+import inspect
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_type_hints
 
-from perception_encoder.cli.options import SearchFlags
+import typer
+
+from perception_encoder.cli.options import (
+    DeviceOption,
+    IndexModelOption,
+    IndexOption,
+    JsonOption,
+    NullOption,
+    PathsOption,
+    PreviewChoice,
+    WhereOption,
+)
 from perception_encoder.cli.output import say, write_json, write_line, write_path, write_table
 from perception_encoder.errors import PerceptionEncoderError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from perception_encoder.index import Hit
     from perception_encoder.search.queries import Query
     from perception_encoder.search.search import SearchResult
 
+_UNSAFE_IN_NAMES: Final = re.compile(r"[^\w.-]+")
+_MAX_NAME: Final = 80  # characters of a temporary file's name
 
-_SHOWN_LABELS: Final = {"strong": "strong", "weak": "weak", "none": "-"}
-_UNFIT: Final = re.compile(r"[^\w.-]+")
-_LONGEST_NAME: Final = 80
+
+@dataclass(frozen=True, slots=True)
+class SearchFlags:
+    """The options that `pe search` and `pe similar` share."""
+
+    index_path: IndexOption = None
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of hits, at most.")] = 10
+    offset: Annotated[
+        int, typer.Option(min=0, help="Skip this many of the best hits, for the next page.")
+    ] = 0
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="Lowest cosine of a hit, such as 0.3; or its label: strong or weak."),
+    ] = None
+    where: WhereOption = None
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every embedding, even of a large index.")
+    ] = False
+    unique: Annotated[
+        float | None,
+        typer.Option(metavar="[=COSINE]", help="Show near duplicates as one hit [0.95]."),
+    ] = None
+    as_json: JsonOption = False
+    paths: PathsOption = False
+    null: NullOption = False
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw the query and its hits: .png, .jpg, .webp or .html.")
+    ] = None
+    preview: Annotated[
+        PreviewChoice | None,
+        typer.Option(
+            metavar="[=PROTOCOL]",
+            help="Show the hits in the terminal: kitty, iterm2, sixel or blocks.",
+        ),
+    ] = None
+    open_hits: Annotated[
+        bool, typer.Option("--open", help="Open the hits in this machine's viewer.")
+    ] = False
+    model: IndexModelOption = None
+    device: DeviceOption = "auto"
+
+
+def with_search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command whose last parameter is `flags: SearchFlags` an option for each field."""
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        flags = SearchFlags(**{name: values.pop(name) for name in shared})
+        command(**values, flags=flags)
+
+    shared = _resolve_parameters(SearchFlags)
+    own = _resolve_parameters(command)
+    del own["flags"]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [one.replace(kind=kind) for one in (*own.values(), *shared.values())]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _resolve_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function, or fields of a dataclass, with evaluated annotations."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    return {name: one.replace(annotation=hints[name]) for name, one in parameters.items()}
 
 
 class Answer(NamedTuple):
-    """A query and what it found; `written` tells several apart, and is None for a single one."""
+    """The hits of a query; `written` is its line in a file of queries."""
 
-    query: "Query"
-    found: "Sequence[SearchResult]"
+    query: Query
+    found: Sequence[SearchResult]
     written: str | None = None
 
 
-def show(answers: Sequence[Answer], flags: SearchFlags) -> None:
-    """Show the hits of each query in every form that the flags ask for."""
+def write_answers(answers: Sequence[Answer], flags: SearchFlags) -> None:
+    """Write the hits of each query in every form that the flags ask for."""
     for answer in answers:
         if flags.null or flags.paths:
-            _write_paths(answer.found, null=flags.null)
+            for one in answer.found:
+                write_path(one.hit.name, null=flags.null)
         elif flags.as_json:
             _write_json(answer)
         elif answer.found:
             _write_table(answer)
-        _say_what_it_means(answer, is_first_page=flags.offset == 0)
+        _report_poor_hits(answer, is_first_page=flags.offset == 0)
     if flags.sheet is not None:
-        _draw(flags.sheet, answers)
+        _draw_sheet(flags.sheet, answers)
+    hits = [one.hit for answer in answers for one in answer.found]
     if flags.preview is not None:
         from perception_encoder.analysis.thumbnails import short_name, stored_image
         from perception_encoder.cli.preview import PreviewTile, preview
 
-        hits = [found.hit for answer in answers for found in answer.found]
         preview(
             [PreviewTile(stored_image(hit), f"{hit.score:.3f} {short_name(hit)}") for hit in hits],
             flags.preview,
         )
     if flags.open_hits:
-        open_images([found.hit for answer in answers for found in answer.found])
+        open_images(hits)
 
 
-def _say_what_it_means(answer: Answer, *, is_first_page: bool) -> None:
-    """Say on stderr if there are no hits, or none that is better than those of other queries."""
+def _report_poor_hits(answer: Answer, *, is_first_page: bool) -> None:
+    """Report that there are no hits, or that unrelated queries find hits as good."""
     which = f"{answer.written}: " if answer.written is not None else ""
     if not answer.found:
         say(f"{which}nothing found")
     elif answer.found[0].label == "none" and is_first_page:
-        say(
-            f"{which}none is likely: these are the nearest images, but unrelated queries find "
-            "images as near"
-        )
-
-
-def _write_paths(found: "Sequence[SearchResult]", *, null: bool) -> None:
-    for one in found:
-        write_path(one.hit.name, null=null)
+        say(f"{which}none is likely; unrelated queries find images that are just as near")
 
 
 def _write_json(answer: Answer) -> None:
@@ -102,12 +175,12 @@ def _write_table(answer: Answer) -> None:
     rows = []
     for found in answer.found:
         copies = f"  +{len(found.also)}" if found.also else ""
-        label = [_SHOWN_LABELS[found.label]] if found.label is not None else []
+        label = ["-" if found.label == "none" else str(found.label)] if has_labels else []
         rows.append([f"{found.hit.score:.4f}", *label, found.hit.name + copies])
     write_table(["score", *(["label"] if has_labels else []), "image"], rows)
 
 
-def _draw(path: Path, answers: Sequence[Answer]) -> None:
+def _draw_sheet(path: Path, answers: Sequence[Answer]) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
     from perception_encoder.analysis.thumbnails import short_name, stored_image
     from perception_encoder.cli.progress import draw_sheet
@@ -125,16 +198,20 @@ def _draw(path: Path, answers: Sequence[Answer]) -> None:
     draw_sheet(path, rows, f"{queries} and {num_hits} hits")
 
 
-def open_images(hits: "Sequence[Hit]") -> None:
-    """Open the hits, best first; one that cannot be read is told of and left out.
+def open_images(hits: Sequence[Hit]) -> None:
+    """Open the hits in a viewer, best first; report and skip those that cannot be read.
 
     Raises:
         PerceptionEncoderError: there is no viewer.
     """
-    command = _viewer()
-    folder = cache(lambda: Path(tempfile.mkdtemp(prefix="pe-")))  # not made before it is needed
-    paths = [path for number, hit in enumerate(hits, 1) if (path := _path(hit, number, folder))]
-    for path in paths:
+    command = _find_viewer()
+
+    @functools.cache
+    def make_folder() -> Path:  # only if it is needed
+        return Path(tempfile.mkdtemp(prefix="pe-"))
+
+    paths = [_save_image(hit, number, make_folder) for number, hit in enumerate(hits, 1)]
+    for path in filter(None, paths):
         if command is None:
             os.startfile(path)  # type: ignore[attr-defined,unused-ignore]  # Windows only
         else:
@@ -147,21 +224,22 @@ def open_images(hits: "Sequence[Hit]") -> None:
             )
 
 
-def _viewer() -> str | None:
-    """Return the command that opens a file; None where Windows does it itself."""
+def _find_viewer() -> str | None:
+    """Return the command that opens a file; None on Windows, which has a function for it."""
     if sys.platform == "win32":
         return None
     name = "open" if sys.platform == "darwin" else "xdg-open"
     found = shutil.which(name)
     if found is None:
         raise PerceptionEncoderError(
-            f"--open needs the program {name}, which is not here; use --paths with a viewer of "
-            "yours, or --sheet"
+            f"--open needs the program {name}, which is not installed; use --sheet, or --paths "
+            "with a viewer of your choice"
         )
     return found
 
 
-def _path(hit: "Hit", number: int, folder: Callable[[], Path]) -> str | None:
+def _save_image(hit: Hit, number: int, make_folder: Callable[[], Path]) -> str | None:
+    """Return the path of a hit's file; an image in an archive or on the web is saved as one."""
     from perception_encoder.preprocess import decode_image
     from perception_encoder.preprocess.files import IMAGE_SUFFIXES
     from perception_encoder.sources import read_image
@@ -172,11 +250,11 @@ def _path(hit: "Hit", number: int, folder: Callable[[], Path]) -> str | None:
         return hit.uri
     try:
         data = read_image(hit.uri, hit.member, hit.offset)
-        found = decode_image(data, item=name).format
+        kind = decode_image(data, item=name).format
     except (PerceptionEncoderError, OSError) as err:
         say(f"not opened: {err}")
         return None
-    stem = _UNFIT.sub("_", stem)[:_LONGEST_NAME]
-    path = folder() / f"{number}-{stem}.{(found or 'png').lower()}"
+    stem = _UNSAFE_IN_NAMES.sub("_", stem)[:_MAX_NAME]
+    path = make_folder() / f"{number}-{stem}.{(kind or 'png').lower()}"
     path.write_bytes(data)
     return str(path)

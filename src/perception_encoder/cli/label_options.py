@@ -14,7 +14,7 @@ from perception_encoder.cli.options import (
     open_model,
 )
 from perception_encoder.cli.output import images, say
-from perception_encoder.cli.text_files import problem_of, read_text
+from perception_encoder.cli.text_files import find_problem, read_text
 from perception_encoder.errors import SourceError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _checked(labels: "Labels") -> "Labels":
     """
     for label, names in labels.items():
         for name in (label, *names):
-            if problem := problem_of(name, f"the label {label[:_SHOWN]!a}"):
+            if problem := find_problem(name, f"the label {label[:_SHOWN]!a}"):
                 raise ValueError(problem)
     return labels
 
@@ -96,7 +96,7 @@ def checked_templates(templates: list[str] | None) -> list[str]:
 
     templates = templates or [DEFAULT_TEMPLATE]
     for template in templates:
-        if problem := problem_of(template, f"--template {template[:_SHOWN]!a}"):
+        if problem := find_problem(template, f"--template {template[:_SHOWN]!a}"):
             raise typer.BadParameter(problem)
         if "{}" not in template:
             raise typer.BadParameter(f"--template {template!r} needs {{}} where the label goes")

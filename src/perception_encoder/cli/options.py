@@ -1,11 +1,9 @@
-"""Options that several commands share, and how they open a model."""
+"""Options that several commands share, and opening the model that they name."""
 
-import functools
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,10 +13,12 @@ from perception_encoder.cli.output import check_text_name
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
 
+DEFAULT_MODEL = settings.DEFAULT_MODEL
 
 BackendChoice = Literal["auto", "torch", "openvino", "onnx"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 PreprocessChoice = Literal["standard", "reference", "fast"]
+PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks"]
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -39,51 +39,6 @@ ModelOption = Annotated[
         help="Model id, Hugging Face repository or path.",
     ),
 ]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        envvar="PE_DEVICE", help="auto, cpu, cuda, cuda:1, mps; several: cuda:0,1 or cuda:all."
-    ),
-]
-BackendOption = Annotated[BackendChoice, typer.Option(envvar="PE_BACKEND", help="Backend.")]
-PrecisionOption = Annotated[
-    PrecisionChoice, typer.Option(envvar="PE_PRECISION", help="Number format of the model.")
-]
-CompileOption = Annotated[
-    bool,
-    typer.Option(
-        "--compile",
-        envvar="PE_COMPILE",
-        help="Compile torch's towers: a minute or more at the start; meant for long runs on a GPU.",
-    ),
-]
-PreprocessOption = Annotated[
-    PreprocessChoice | None,
-    typer.Option(
-        envvar="PE_PREPROCESS",
-        help="standard; reference: bit for bit the original; fast: large images in less time.",
-    ),
-]
-BatchSizeOption = Annotated[
-    int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Images or texts computed at once.")
-]
-IndexOption = Annotated[
-    str | None,
-    typer.Option(
-        "--index",
-        envvar="PE_INDEX",
-        help="Table of vectors: a folder, or s3://bucket/name; default: in your data folder.",
-    ),
-]
-ExcludeOption = Annotated[
-    list[str] | None, typer.Option(help="Leave out: a name or path, as in .gitignore.")
-]
-ColumnOption = Annotated[
-    str | None, typer.Option(help="An index's column of images, paths or URLs.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line; NaN and infinities are null.")
-]
 IndexModelOption = Annotated[
     str | None,
     typer.Option(
@@ -95,13 +50,62 @@ IndexModelOption = Annotated[
         show_default=False,
     ),
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        envvar="PE_DEVICE",
+        help="auto, cpu, cuda, cuda:1 or mps; several GPUs: cuda:0,1 or cuda:all.",
+    ),
+]
+BackendOption = Annotated[
+    BackendChoice, typer.Option(envvar="PE_BACKEND", help="Library that runs the model.")
+]
+PrecisionOption = Annotated[
+    PrecisionChoice, typer.Option(envvar="PE_PRECISION", help="Number format of the model.")
+]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        envvar="PE_COMPILE",
+        help="Compile the torch model: takes a minute or more, pays off in long runs on a GPU.",
+    ),
+]
+PreprocessOption = Annotated[
+    PreprocessChoice | None,
+    typer.Option(
+        envvar="PE_PREPROCESS",
+        help="reference: bit for bit as the original; fast: decodes large images in less time.",
+    ),
+]
+BatchSizeOption = Annotated[
+    int, typer.Option(envvar="PE_BATCH_SIZE", min=1, help="Images or texts in one batch.")
+]
+IndexOption = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        envvar="PE_INDEX",
+        help="Index: a folder, or s3://bucket/name.  [default: the one in your data folder]",
+        show_default=False,
+    ),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Skip a name or path, written as in .gitignore; repeat it for several."),
+]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(help="Column of a .parquet, .csv or .jsonl file with images, paths or URLs."),
+]
 WhereOption = Annotated[
     str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
 ]
-PathsOption = Annotated[bool, typer.Option("--paths", help="Only the paths.")]
-NullOption = Annotated[bool, typer.Option("-0", help="Only the paths, each ended by NUL.")]
-DEFAULT_MODEL = settings.DEFAULT_MODEL
-PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks"]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Write one JSON object a line; NaN and infinity are null.")
+]
+PathsOption = Annotated[bool, typer.Option("--paths", help="Write only the paths.")]
+NullOption = Annotated[bool, typer.Option("-0", help="Write only the paths, each followed by NUL.")]
 
 
 def open_model(
@@ -112,8 +116,8 @@ def open_model(
     precision: PrecisionChoice = "auto",
     compiled: bool = False,
     preprocess: PreprocessChoice | None = None,
-) -> "EmbeddingModel":
-    """Open the model that the options name."""
+) -> EmbeddingModel:
+    """Open the model that the options name, and report it if that takes long."""
     from perception_encoder.auto import AutoModel
     from perception_encoder.cli.progress import show_steps
 
@@ -128,76 +132,22 @@ def open_model(
         )
 
 
+def find_index(path: str | None) -> str:
+    """Return the named index, or this user's default one."""
+    return check_text_name(path if path is not None else str(settings.default_index()))
+
+
 def check_moving(folder: Path | None, *, dry_run: bool, yes: bool) -> None:
-    """Refuse to move files unless that is wanted for sure."""
+    """Refuse to move files without --yes or --dry-run.
+
+    Raises:
+        typer.BadParameter: the options do not fit together, or the folder is a file.
+    """
     if folder is not None and not (dry_run or yes):
         raise typer.BadParameter("--move-to moves files: look with --dry-run, then add --yes")
     if folder is None and (dry_run or yes):
         raise typer.BadParameter("--dry-run and --yes go with --move-to")
     if folder is not None:
-        check_text_name(str(folder))  # it is written down
+        check_text_name(str(folder))  # it is written into the list of moves
         if folder.exists() and not folder.is_dir():
             raise typer.BadParameter(f"{folder}: this is a file; name a folder")
-
-
-def find_index(path: str | None) -> str:
-    """The index that was named, or this user's own."""
-    return check_text_name(path if path is not None else str(settings.default_index()))
-
-
-@dataclass(frozen=True, slots=True)
-class SearchFlags:
-    """The shared options as they were given."""
-
-    index_path: IndexOption = None
-    k: Annotated[int, typer.Option("-k", min=1, help="How many hits, at most.")] = 10
-    offset: Annotated[
-        int, typer.Option(min=0, help="Leave out so many of the best: the next page.")
-    ] = 0
-    threshold: Annotated[
-        str | None,
-        typer.Option(help="The lowest cosine of a hit, such as 0.3; or its label: strong, weak."),
-    ] = None
-    where: WhereOption = None
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Look at every vector, also of a large index.")
-    ] = False
-    unique: Annotated[
-        float | None,
-        typer.Option(
-            metavar="[=COSINE]", help="Fold near-duplicates under the best hit of them [0.95]."
-        ),
-    ] = None
-    as_json: JsonOption = False
-    paths: PathsOption = False
-    null: NullOption = False
-    sheet: Annotated[
-        Path | None, typer.Option(help="Draw the query and its hits as one image.")
-    ] = None
-    preview: Annotated[
-        PreviewChoice | None,
-        typer.Option(
-            metavar="[=PROTOCOL]", help="Show the hits here: kitty, iterm2, sixel, blocks."
-        ),
-    ] = None
-    open_hits: Annotated[
-        bool, typer.Option("--open", help="Open the hits in this machine's viewer.")
-    ] = False
-    model: IndexModelOption = None
-    device: DeviceOption = "auto"
-
-
-def with_search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command whose last parameter is `flags: SearchFlags` an option for each field."""
-    shared = inspect.signature(SearchFlags).parameters
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        flags = SearchFlags(**{name: values.pop(name) for name in shared})
-        command(**values, flags=flags)
-
-    own = [p for name, p in inspect.signature(command).parameters.items() if name != "flags"]
-    parameters = [*own, *(p.replace(kind=own[-1].kind) for p in shared.values())]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run

@@ -46,7 +46,7 @@ def read_list(file: Path, *, null: bool = False) -> list[str]:
     """Return the lines of a file, or of standard input for `-`; empty ones too.
 
     A line that is no text spoils no other. Its bytes come as Python has them in file names, so that
-    a list of names may have any; `problem_of` tells where a text was wanted.
+    a list of names may have any; `find_problem` tells where a text was wanted.
 
     Args:
         file: a path, or `-`.
@@ -64,10 +64,10 @@ def read_list(file: Path, *, null: bool = False) -> list[str]:
         text = _decoded(data, encoding, name)
     if null:
         return text.removesuffix("\0").split("\0") if text else []
-    return lines_of(_with_lf(text))
+    return split_lines(_with_lf(text))
 
 
-def problem_of(text: str, item: str) -> str:
+def find_problem(text: str, item: str) -> str:
     """Say why a text cannot be embedded; nothing if it can. `item` is what the message calls it."""
     from perception_encoder.preprocess.image_strings import refuse_image
 
@@ -82,7 +82,7 @@ def problem_of(text: str, item: str) -> str:
     return ""
 
 
-def lines_of(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     """Return the lines of a text; LF ends a line, and nothing else does."""
     return text.removesuffix("\n").split("\n") if text else []
 
