@@ -26,9 +26,8 @@ import uvicorn
 
 from benchmarks.report import write_report
 from benchmarks.startup import GALLERY, pe
-from perception_encoder.server.http.logs import shorten_pauses
 from perception_encoder.server.options import ServerSettings
-from perception_encoder.server.run import uvicorn_config
+from perception_encoder.server.run import freeze_objects, uvicorn_config
 
 RUNS = 25
 NUM_CONNECTIONS = 64
@@ -86,8 +85,8 @@ def searches(index: Path) -> dict[str, Any]:
 
 def collections(*, is_frozen: bool) -> dict[str, Any]:
     """Return the milliseconds of each generation's collections while a server is asked."""
-    when_started = shorten_pauses if is_frozen else (lambda: None)
-    server = uvicorn.Server(uvicorn_config(ServerSettings(), when_started=when_started))
+    on_ready = freeze_objects if is_frozen else (lambda: None)
+    server = uvicorn.Server(uvicorn_config(ServerSettings(), on_ready=on_ready))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -14,7 +14,7 @@ from perception_encoder.client import AsyncClient, Client, ClientOptions, Search
 from perception_encoder.errors import ImageNotFoundError, RemoteError
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
-from perception_encoder.server.http.requests import json_reply
+from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.options import AccessSettings
 from perception_encoder.vectors import normalize_rows
 

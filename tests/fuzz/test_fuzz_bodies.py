@@ -109,7 +109,7 @@ PARTS = st.lists(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(parts=PARTS, end=st.sampled_from([b"--x--", b"--x--\r\nmore"]))
+@given(parts=PARTS, end=st.sampled_from([b"--x--", b"--x--\r\nmore", b"--x", b""]))
 def test_any_form_has_a_reply(server, forms, parts, end):
     content = b""
     for name, file, more, value in parts:

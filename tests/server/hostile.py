@@ -54,6 +54,7 @@ BODIES = {
     "/knn-service#image": {"image": URI, "num_images": 1},
     "/knn-service#vector": {"embedding_input": [1.0] * 24},
     "/metadata#404": {"ids": ["x"], "indice_name": "a"},
+    "/v1/items/download#404": {"ids": ["x"], "index": "a", "format": "csv"},
     "/perception_encoder/embed_text": {
         "text": ["a cat"], "id": "1", "model_id": "pe-nano", "api_key": "k",
         "perception_encoder_version_id": "pe-nano",

@@ -18,8 +18,8 @@ from small_models import drawing, open_tiny
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Index, Row
 from perception_encoder.server import ServerSettings, create_app
+from perception_encoder.server.api.base import Services
 from perception_encoder.server.http import connection as protocol
-from perception_encoder.server.services import Services
 
 START_SECONDS = 60
 

@@ -4,18 +4,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel
 from server.serving import data_uri, image, running
+from small_models import open_tiny
 
 from perception_encoder.errors import QueryError
-from perception_encoder.server import ServerSettings
-from perception_encoder.server.api.base import Api, direct_routes
+from perception_encoder.server import ServerSettings, create_app
+from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.http.requests import json_reply
+from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.options import AccessSettings
-from perception_encoder.server.services import Services
 
 KEY = "a-key-of-some-length"
 
@@ -26,10 +26,10 @@ class Body(BaseModel):
     api_key: str | None = None
 
 
-def build(services: Services) -> APIRouter:
-    router = API.router()
+def build(services: Services) -> ApiRoutes:
+    routes = API.routes(services)
 
-    @router.post("/mine/embed")
+    @routes.post("/mine/embed")
     async def embed(request: Request, body: Body) -> Response:
         services.access.admit(request, [body.api_key])
         async with services.served_models.use(None) as worker:
@@ -37,7 +37,7 @@ def build(services: Services) -> APIRouter:
             texts = await worker.embed_texts(body.texts)
         return json_reply({"images": images.require(), "texts": texts})
 
-    @router.post("/mine/fail/{how}")
+    @routes.post("/mine/fail/{how}")
     async def fail(how: str) -> Response:
         if how == "api":
             raise ApiError(418, "teapot", "short and stout")
@@ -45,7 +45,7 @@ def build(services: Services) -> APIRouter:
             raise QueryError("no such thing")
         raise RuntimeError("with a secret")
 
-    return router
+    return routes
 
 
 def error_body(answer: ApiError, err: Exception) -> Any:
@@ -55,33 +55,38 @@ def error_body(answer: ApiError, err: Exception) -> Any:
 API = Api("mine", build, error_body=error_body, needs_key=False)
 
 
-def test_only_routes_that_need_nothing_of_the_framework_take_the_short_way():
-    router = Api("short", build).router()
+def test_only_routes_that_need_nothing_of_the_framework_are_direct():
+    services = create_app(ServerSettings(), open_model=lambda _: open_tiny()).state.services
+    routes = Api("short", build).routes(services)
 
-    @router.post("/short")
+    @routes.post("/short")
     async def short(request: Request) -> Response:
         return json_reply(await request.json())
 
-    @router.post("/guarded", dependencies=[Depends(lambda: None)])
+    @routes.post("/guarded", dependencies=[Depends(lambda: None)])
     async def guarded(request: Request) -> Response:
         return json_reply(await request.json())
 
-    @router.post("/in/{part}")
+    @routes.post("/in/{part}")
     async def with_part(request: Request) -> Response:
         return json_reply(request.path_params)
 
-    @router.post("/body")
+    @routes.post("/body")
     async def with_body(request: Request, body: Body) -> Response:
         return json_reply([request.method, body.texts])
 
-    @router.post("/plain")
+    @routes.post("/plain")
     def plain(request: Request) -> Response:
         return json_reply(request.method)
 
-    assert [place for place, _ in direct_routes(router)] == [("POST", "/short")]
+    @routes.get("/nothing")
+    async def without_parameters() -> Response:
+        return json_reply([])
+
+    assert [route.path for route in routes if route.is_direct] == ["/short", "/nothing"]
 
 
-def test_what_holds_for_every_request_holds_on_the_short_way():
+def test_what_holds_for_every_request_holds_for_direct_routes():
     access = AccessSettings(key_hashes=(hashed(KEY),), max_body_bytes=1000)
     with running(ServerSettings(access=access)) as server:
 
@@ -105,7 +110,7 @@ def test_what_holds_for_every_request_holds_on_the_short_way():
 
 
 def with_mine(app: FastAPI) -> None:
-    app.include_router(build(app.state.services))
+    app.router.routes += build(app.state.services)
 
 
 @pytest.fixture(scope="module")

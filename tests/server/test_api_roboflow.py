@@ -14,7 +14,7 @@ from small_models import CLIP, CORE, drawing, open_tiny
 from perception_encoder import AutoModel
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
-from perception_encoder.server.http.requests import json_reply
+from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.options import AccessSettings, ModelSettings
 from perception_encoder.vectors import cosine_similarity
 

@@ -5,8 +5,7 @@ import os
 import pytest
 from cli.command import pe
 
-from perception_encoder.server.http.access import hashed, new_key
-from perception_encoder.server.http.key_files import read_keys
+from perception_encoder.server.http.access import hashed, new_key, read_keys
 
 FIRST, SECOND = new_key(), new_key()
 BOTH = (hashed(FIRST), hashed(SECOND))

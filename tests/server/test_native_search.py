@@ -20,7 +20,7 @@ from small_models import open_tiny, save_drawings
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, write_lock
 from perception_encoder.search.grammar import combine
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.api.native import download
+from perception_encoder.server.api.native import items as download
 
 NUM_FILES = 40
 

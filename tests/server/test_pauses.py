@@ -11,12 +11,12 @@ from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings, create_app
 from perception_encoder.server.http.metrics import Metrics
-from perception_encoder.server.http.middleware import Edge
+from perception_encoder.server.http.middleware import RequestMiddleware
 from perception_encoder.server.options import AccessSettings
 
 CHILD = """
 import gc, weakref
-from perception_encoder.server.http.logs import shorten_pauses
+from perception_encoder.server.run import freeze_objects
 class Node: pass
 def ring():
     node = Node()
@@ -24,7 +24,7 @@ def ring():
     return weakref.ref(node)
 gc.disable()  # collections happen where this asks for them
 kept, early = [[number] for number in range(100_000)], ring()
-shorten_pauses()
+freeze_objects()
 frozen = gc.get_freeze_count()
 assert frozen >= len(kept)
 assert early() is None  # garbage is not kept
@@ -53,7 +53,7 @@ def test_what_is_there_once_the_models_are_open_is_left_alone():
     app = create_app(
         ServerSettings(),
         open_model=lambda _: open_tiny(),
-        when_started=lambda: seen.append(app.state.services.served_models.states()[0].is_loaded),
+        on_ready=lambda: seen.append(app.state.services.served_models.states()[0].is_loaded),
     )
 
     async def start():
@@ -64,6 +64,26 @@ def test_what_is_there_once_the_models_are_open_is_left_alone():
 
     asyncio.run(start())
     assert seen == [True]
+
+
+def test_a_program_that_runs_the_app_keeps_its_own_frozen_objects():
+    app = create_app(ServerSettings(), open_model=lambda _: open_tiny())
+    interval = sys.getswitchinterval()
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        assert before
+
+        async def start():
+            async with app.router.lifespan_context(app):
+                while not app.state.services.served_models.is_ready:
+                    await asyncio.sleep(0.01)
+
+        asyncio.run(start())  # opens a model and closes it
+        assert gc.get_freeze_count() > before // 2
+        assert sys.getswitchinterval() == interval
+    finally:
+        gc.unfreeze()
 
 
 class Mark:
@@ -77,7 +97,7 @@ async def answer(_scope, receive, send):
 
 
 def test_a_request_is_gone_when_it_is_answered():
-    edge = Edge(answer, AccessSettings(), Metrics())
+    middleware = RequestMiddleware(answer, AccessSettings(), Metrics())
 
     async def ask():
         mark, is_read, gone = Mark(), False, asyncio.Event()
@@ -93,7 +113,7 @@ def test_a_request_is_gone_when_it_is_answered():
             pass
 
         scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "mark": mark}
-        await edge(scope, receive, send)
+        await middleware(scope, receive, send)
         await asyncio.sleep(0.01)
         return weakref.ref(mark)
 

@@ -18,7 +18,7 @@ from server.serving import Running, image, in_base64, running
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import hashed
 from perception_encoder.server.http.connection import TimedProtocol
-from perception_encoder.server.http.early_keys import MOST_WITHOUT_KEY
+from perception_encoder.server.http.requests import MOST_WITHOUT_KEY
 from perception_encoder.server.options import AccessSettings
 
 MIB = 2**20

@@ -9,7 +9,7 @@ import pytest
 from server.serving import running
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.requests import json_reply
+from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.options import ModelSettings
 
 

@@ -19,7 +19,7 @@ from perception_encoder.errors import ImageTruncatedError
 from perception_encoder.index import Row
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http import connection as lingering
-from perception_encoder.server.http.streaming import PART_BYTES
+from perception_encoder.server.http.replies import PART_BYTES
 from perception_encoder.sources import StoredImage
 
 SIDE = 1500

@@ -265,7 +265,7 @@ def _hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
         OSError: the file cannot be read.
         BadParameter: a line of it is no key and no hash.
     """
-    from perception_encoder.server.http.key_files import read_keys
+    from perception_encoder.server.http.access import read_keys
 
     try:
         return read_keys(file, keys)

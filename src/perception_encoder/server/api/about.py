@@ -1,20 +1,36 @@
-"""GET / and /info: what this server is. One reply for the clients of two APIs.
+"""What the server is and whether it works: GET /, /info, /healthz, /readiness and /metrics.
 
-`inference-sdk` wants `name`, `version` and `uuid` of /info; clients of text-embeddings-inference
-want what it says of the model. None of it is secret; no key is asked for.
+/info answers clients of two APIs: `inference-sdk` reads `name`, `version` and `uuid`, clients of
+text-embeddings-inference read the rest. Only /metrics needs a key.
 """
 
+import asyncio
 import uuid
 from typing import Any, Final
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict
 
 from perception_encoder._version import __version__
-from perception_encoder.server.api.base import Api
+from perception_encoder.errors import PerceptionEncoderError
+from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.core.served_models import ModelState
-from perception_encoder.server.http.requests import json_reply
-from perception_encoder.server.services import Services
+from perception_encoder.server.http.replies import json_reply
+
+_ANSWER_SECONDS: Final = 10.0
+
+
+class ServerState(BaseModel):
+    """Whether the server can be used, and why not."""
+
+    status: str
+    reason: str | None = None
+
+
+_STATES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": ServerState},
+    503: {"model": ServerState, "description": "It cannot be used now."},
+}
 
 
 class RootReply(BaseModel):
@@ -46,11 +62,11 @@ class InfoReply(BaseModel):
     tokenization_workers: int
 
 
-def _build(services: Services) -> APIRouter:
-    router = API.router()
+def _build(services: Services) -> ApiRoutes:
+    routes = API.routes(services)
     this_server = str(uuid.uuid4())
 
-    @router.get("/", summary="What this is", responses={200: {"model": RootReply}})
+    @routes.get("/", summary="What this is", responses={200: {"model": RootReply}})
     async def root() -> Response:
         return json_reply(
             {
@@ -61,7 +77,7 @@ def _build(services: Services) -> APIRouter:
             }
         )
 
-    @router.get(
+    @routes.get(
         "/info",
         summary="The server and its default model",
         responses={200: {"model": InfoReply}},
@@ -83,7 +99,47 @@ def _build(services: Services) -> APIRouter:
             }
         )
 
-    return router
+    @routes.get("/healthz", summary="Whether the loaded models answer", responses=_STATES)
+    async def healthz() -> Response:
+        reason = await _find_fault(services)
+        if reason is not None:
+            return json_reply({"status": "unhealthy", "reason": reason}, status=503)
+        return json_reply({"status": "healthy"})
+
+    @routes.get("/readiness", summary="Whether the models are loaded", responses=_STATES)
+    async def readiness() -> Response:
+        if not services.served_models.is_ready:
+            return json_reply({"status": "not ready"}, status=503)
+        return json_reply({"status": "ready"})
+
+    @routes.get(
+        "/metrics",
+        summary="For Prometheus",
+        needs_key=True,
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        return Response(
+            services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    return routes
+
+
+async def _find_fault(services: Services) -> str | None:
+    """Return why a model cannot be used; None where every loaded model answers."""
+    for state in services.served_models.states():
+        if state.error is not None:
+            return f"{state.name} cannot be opened: {state.error}"
+        if state.worker is None:
+            continue
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await state.worker.check()
+        except (PerceptionEncoderError, TimeoutError) as err:
+            return str(err) or f"{state.name} gave no answer in {_ANSWER_SECONDS:g} s"
+    return None
 
 
 def _model(state: ModelState) -> dict[str, Any]:
@@ -99,4 +155,4 @@ def _model(state: ModelState) -> dict[str, Any]:
     }
 
 
-API: Final = Api("about", _build, description="What the server is.", needs_key=False)
+API: Final = Api("about", _build, description="The server and its state.", needs_key=False)

@@ -1,93 +1,134 @@
-"""How an API joins the server: its routes, and what its errors look like.
+"""How an API joins the server: its routes, who may use them, and the shape of its errors.
 
 An API module exports `API = Api("name", build, error_body=…)` and is listed in `app`:
 
-    def build(services: Services) -> APIRouter:
-        router = API.router()
+    def build(services: Services) -> ApiRoutes:
+        routes = API.routes(services)
 
-        @router.post("/v9/embed")
-        async def embed(body: Body) -> Response: ...
+        @routes.post("/v9/embed")
+        async def embed(request: Request) -> Response: ...
 
-        return router
+        return routes
 
-In a route raise `ApiError`, or let this package's own errors through: the router turns both into
-replies of the API's shape, with the status of `problems.as_api_error`. Nothing else is needed
-for limits on bodies, clients that go away, request ids, metrics, logs and security headers.
+In a route raise `ApiError`, or let this package's own errors through: the route answers both in the
+API's shape, with the status of `errors.as_api_error`. Limits on bodies, clients that go away,
+request ids, metrics, logs and security headers need nothing from the route.
 """
 
-import logging
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request, Response
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from perception_encoder.server.core.frames import release_frames
-from perception_encoder.server.http.early_keys import with_key_of_body
-from perception_encoder.server.http.errors import ApiError, as_api_error
-from perception_encoder.server.http.requests import (
-    DirectRoute,
-    Handler,
-    json_reply,
-    takes_the_request_alone,
-)
+from perception_encoder.errors import ImageError
+from perception_encoder.server.core.facets import Summaries
+from perception_encoder.server.core.images import ImageLoader, image_names
+from perception_encoder.server.core.indexes import ServedIndexes
+from perception_encoder.server.core.jobs import IndexJobs
+from perception_encoder.server.core.pools import Pools, release_frames
+from perception_encoder.server.core.queries import Queries
+from perception_encoder.server.core.served_models import ServedModels
+from perception_encoder.server.core.thumbnails import Thumbnails
+from perception_encoder.server.http.access import AccessControl
+from perception_encoder.server.http.errors import ApiError
+from perception_encoder.server.http.metrics import Metrics
+from perception_encoder.server.http.replies import ErrorBody, ErrorReply, error_reply, native_error
+from perception_encoder.server.http.requests import read_key_of_body
+from perception_encoder.server.options import ServerSettings
 
-if TYPE_CHECKING:
-    from perception_encoder.server.services import Services
-
-logger = logging.getLogger(__name__)
-
-ErrorBody: TypeAlias = Callable[[ApiError, Exception], Any]
-"""Makes a reply's JSON body of the answer and the error behind it (`RequestValidationError` for a
-body of a wrong form, one of this package's, or the `ApiError` itself)."""
-
-
-class ErrorItem(BaseModel):
-    """What is wrong with one image or text of a request."""
-
-    index: int
-    code: str
-    message: str
+Endpoint: TypeAlias = Callable[..., Awaitable[Response]]
+EndpointT = TypeVar("EndpointT", bound=Endpoint)
 
 
-class ErrorDetail(BaseModel):
-    """What happened, to which items, and what to do; `code` is for programs."""
+@dataclass(frozen=True)
+class Services:
+    """Everything behind the routes.
 
-    code: str
-    message: str
-    items: list[ErrorItem] | None = None
+        async with services.served_models.use(body.model) as worker:  # None: the default model
+            texts = await worker.embed_texts(["a cat"])  # (1, E) float32, unit length
+            images = await worker.embed_images(await services.load_images(references))
+            vectors = images.require()  # raises the first bad image's error, or:
+            images.errors  # {position: ImageError}
 
+    Attributes:
+        settings: of the server.
+        served_models: the models.
+        images: loads the images that requests name.
+        indexes: the indexes.
+        queries: turns terms into a query's vector, and calibrates scores.
+        thumbnails: small copies of indexes' images, kept on disk.
+        jobs: analyses of indexes in the background, shared by requests.
+        summaries: facets and folders of the indexes, shared by requests.
+        pools: the threads that wait for disks and compute searches.
+        access: keys, sessions and rates.
+        metrics: counters.
+    """
 
-class ErrorReply(BaseModel):
-    """The reply to a request that cannot be answered."""
+    settings: ServerSettings
+    served_models: ServedModels
+    images: ImageLoader
+    indexes: ServedIndexes
+    queries: Queries
+    thumbnails: Thumbnails
+    jobs: IndexJobs
+    summaries: Summaries
+    pools: Pools
+    access: AccessControl
+    metrics: Metrics
 
-    error: ErrorDetail
+    async def load_images(
+        self, references: Sequence[str | bytes], names: Sequence[str] | None = None
+    ) -> list[bytes | ImageError]:
+        """Return the encoded images of a request, in order; an error stands for a bad one.
 
+        Args:
+            references: bytes, data URIs, base64, or URLs where they are enabled.
+            names: what errors call each; "image 0", "image 1", … by default.
 
-def native_error(answer: ApiError, _: Exception) -> Any:
-    """Return {"error": {"code", "message", "items"?}}."""
-    return answer.native()
+        Raises:
+            ApiError: 400, more than `max_items`.
+        """
+        self.check_count(len(references), "images")
+        names = image_names(len(references)) if names is None else names
+        return await self.images.load_all(references, names)
+
+    def check_count(self, count: int, what: str) -> None:
+        """Refuse a request of more items than one may have.
+
+        Raises:
+            ApiError: 400.
+        """
+        most = self.settings.access.max_items
+        if count > most:
+            raise ApiError(
+                400, "too_many_items", f"{count} {what} are more than the {most} of one request"
+            )
 
 
 @dataclass(frozen=True)
 class Api:
-    """One kind of client.
+    """The API of one kind of client.
 
     Attributes:
         name: in metrics, logs and the OpenAPI document's tags.
         build: makes the routes.
-        error_body: the JSON of an error's reply.
-        error_model: what it looks like, for the OpenAPI document.
+        error_body: makes the JSON body of an error's reply.
+        error_model: the form of that body, for the OpenAPI document.
         description: of its clients, for the OpenAPI document.
-        needs_key: whether every route asks for a key, before the body is read. A single route of
-            another API does so with `dependencies=[Depends(admitted)]`.
+        needs_key: whether routes ask for a key, before the body is read.
         key_in_query: whether the key may also come as `?api_key=`.
-        key_in_body: whether it may also be `api_key` of a JSON body; see `early_keys`.
+        key_in_body: whether it may also be `api_key` of a JSON body.
     """
 
     name: str
-    build: "Callable[[Services], APIRouter]"
+    build: Callable[[Services], ApiRoutes]
     error_body: ErrorBody = native_error
     error_model: type[BaseModel] = ErrorReply
     description: str = ""
@@ -95,85 +136,98 @@ class Api:
     key_in_query: bool = False
     key_in_body: bool = False
 
-    def router(self) -> APIRouter:
-        """Return an empty router whose errors have this API's shape."""
-        api = self
+    def routes(self, services: Services) -> ApiRoutes:
+        """Return an empty collection of routes."""
+        return ApiRoutes(self, services.access)
 
-        def answering(
-            handle: Handler, *, needs_key: bool
-        ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            async def answer(request: Request) -> Response:
-                request.scope["pe.api"] = api.name
-                try:
-                    if needs_key:  # here: FastAPI reads bodies before it looks at dependencies
-                        request = await api._admit(request)
-                    return await handle(request)
-                except Exception as err:  # noqa: BLE001  the edge: every error has a reply
-                    reply = error_reply(request, err, api.error_body)
-                    release_frames(err)
-                    return reply
 
-            return answer
+class ApiRoutes(list["ApiRoute"]):
+    """The routes of an API, added by decorators that take what `fastapi.routing.APIRoute` takes."""
 
-        class Route(DirectRoute):
-            def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-                needs_key = any(one.dependency is admitted for one in self.dependencies)
-                self.answer = answering(self._handle, needs_key=needs_key)
-                return answering(super().get_route_handler(), needs_key=needs_key)
+    def __init__(self, api: Api, access: AccessControl) -> None:
+        super().__init__()
+        self.api = api
+        self._access = access
 
-            async def _handle(self, request: Request) -> Response:
-                response: Response = await self.endpoint(request)
-                return response
+    def get(self, path: str, **options: Any) -> Callable[[EndpointT], EndpointT]:
+        """Add a GET route; `needs_key` overrides that of the API."""
+        return self._add("GET", path, **options)
 
-        dependencies = [Depends(admitted)] if self.needs_key else []
-        return APIRouter(route_class=Route, tags=[self.name], dependencies=dependencies)
+    def post(self, path: str, **options: Any) -> Callable[[EndpointT], EndpointT]:
+        """Add a POST route; `needs_key` overrides that of the API."""
+        return self._add("POST", path, **options)
+
+    def _add(self, method: str, path: str, **options: Any) -> Callable[[EndpointT], EndpointT]:
+        def add(endpoint: EndpointT) -> EndpointT:
+            self.append(ApiRoute(path, endpoint, self.api, self._access, method, **options))
+            return endpoint
+
+        return add
+
+
+class ApiRoute(APIRoute):
+    """A route that checks the key before the body is read, and answers errors as its API does.
+
+    An endpoint without parameters but the request is called as it is, without FastAPI's search for
+    parameters (`is_direct`).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Endpoint,
+        api: Api,
+        access: AccessControl,
+        method: str,
+        *,
+        needs_key: bool | None = None,
+        **options: Any,
+    ) -> None:
+        self._api = api
+        self._access = access
+        self.needs_key = api.needs_key if needs_key is None else needs_key
+        parameters = list(inspect.signature(endpoint).parameters)
+        self.is_direct = (
+            "{" not in path
+            and parameters in ([], ["request"])
+            and inspect.iscoroutinefunction(endpoint)
+            and not options.get("dependencies")
+        )
+        self._direct = endpoint if parameters else lambda _: endpoint()
+        super().__init__(path, endpoint, methods=[method], tags=[api.name], **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        return partial(
+            self._answer, self._direct if self.is_direct else super().get_route_handler()
+        )
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request of a direct route."""
+        return await self._answer(self._direct, request)
+
+    async def _answer(self, endpoint: Endpoint, request: Request) -> Response:
+        request.scope["pe.api"] = self._api.name
+        request.scope["pe.route"] = self.path
+        try:
+            if self.needs_key:
+                request = await self._admit(request)
+            return await endpoint(request)
+        except Exception as err:  # noqa: BLE001  every error has a reply
+            reply = error_reply(request, err, self._api.error_body)
+            release_frames(err)
+            return reply
 
     async def _admit(self, request: Request) -> Request:
-        """Let a request pass that has an accepted key; return it with all of its body to read.
+        """Check the key of a request; return it with all of its body to read.
 
         Raises:
             ApiError: 401 or 429, as `AccessControl.admit`.
         """
-        services: Services = request.app.state.services
-        access = services.access
-        further = [request.query_params.get("api_key")] if self.key_in_query else []
-        if self.key_in_body and access.needs_key and not access.knows(request, further):
-            request, key = await with_key_of_body(request)
+        further = [request.query_params.get("api_key")] if self._api.key_in_query else []
+        is_unknown = self._access.needs_key and not self._access.knows(request, further)
+        if is_unknown and self._api.key_in_body:
+            request, key = await read_key_of_body(request)
             further.append(key)
-        access.admit(request, further)
+        self._access.admit(request, further)
         return request
-
-
-def direct_routes(router: APIRouter) -> Iterator[tuple[tuple[str, str], DirectRoute]]:
-    """Yield the method and path of each route of an API that can be answered directly."""
-    for route in router.routes:
-        if not isinstance(route, DirectRoute):
-            continue
-        has_others = any(one.dependency is not admitted for one in route.dependencies)
-        if takes_the_request_alone(route) and not has_others:
-            yield from (((method, route.path), route) for method in route.methods or ())
-
-
-async def admitted(request: Request) -> None:
-    """Let a request pass that has an accepted key; a route's dependency.
-
-    Where an API answers, it has admitted the request already, before its body was read: there
-    this marks the routes. It waits for nothing; a plain function would be handed to a thread.
-    """
-    if "pe.caller" not in request.scope:
-        services: Services = request.app.state.services
-        services.access.admit(request)
-
-
-def error_reply(request: Request, err: Exception, body: ErrorBody = native_error) -> Response:
-    """Return the reply to an error, and log it if nobody expected it."""
-    answer = as_api_error(err)
-    request.scope["pe.error"] = answer.code
-    if answer.status_code >= 500 and not isinstance(err, ApiError):
-        logger.error(
-            "request %s: %s",
-            request.scope.get("pe.request_id"),
-            err,
-            exc_info=err if answer.code == "internal" else None,
-        )
-    return json_reply(body(answer, err), status=answer.status_code, headers=answer.headers)

@@ -9,28 +9,26 @@ import time
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import ImageError, ServingError
 from perception_encoder.index import Row
 from perception_encoder.search.search import SearchOptions
-from perception_encoder.server.api.base import Api
-from perception_encoder.server.api.native.embed import check_texts
-from perception_encoder.server.api.native.search import MOST_HITS, described
+from perception_encoder.server.api.base import Api, ApiRoutes, Services
+from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.pools import FILE_SECONDS, all_of
 from perception_encoder.server.core.queries import Term
 from perception_encoder.server.http.errors import ApiError
+from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import (
     ListOf,
     OrAbsent,
     RequestBody,
     json_body,
-    json_reply,
     read_body,
 )
-from perception_encoder.server.services import Services
 from perception_encoder.types import Embeddings
 
 _SAME: Final = 0.94  # the cosine from which on clip-retrieval takes two images for one
@@ -90,16 +88,16 @@ class ClipRetrievalError(BaseModel):
     message: str
 
 
-def _build(services: Services) -> APIRouter:
-    router = API.router()
+def _build(services: Services) -> ApiRoutes:
+    routes = API.routes(services)
 
-    @router.get(
+    @routes.get(
         "/indices-list", summary="The indexes' names", responses={200: {"model": list[str]}}
     )
     async def indices() -> Response:
         return json_reply([served.name for served in services.indexes])
 
-    @router.post(
+    @routes.post(
         "/knn-service",
         summary="Search an index",
         responses={200: {"model": list[KnnHit]}},
@@ -123,7 +121,7 @@ def _build(services: Services) -> APIRouter:
             [{**others, "id": hit.id, "similarity": hit.score} for hit, others in replies]
         )
 
-    @router.post(
+    @routes.post(
         "/metadata",
         summary="Columns of items",
         responses={200: {"model": list[ItemColumns]}},
@@ -137,7 +135,7 @@ def _build(services: Services) -> APIRouter:
         replies = zip(body.ids, columns, strict=True)
         return json_reply([{"id": key, "metadata": one} for key, one in replies])
 
-    return router
+    return routes
 
 
 async def _term(services: Services, body: KnnBody) -> Term:
@@ -200,7 +198,7 @@ async def _image(services: Services, row: Row) -> str | None:
 
 
 def _row_columns(row: Row, image: str | None) -> dict[str, Any]:
-    columns: dict[str, Any] = dict(described(row)["metadata"])
+    columns: dict[str, Any] = dict(describe_row(row)["metadata"])
     columns |= {"width": row.width, "height": row.height}
     if row.uri.startswith(("http://", "https://")) and row.member is None:
         columns.setdefault("url", row.uri)

@@ -17,11 +17,10 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from perception_encoder.server.api.base import Api
+from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.services import Services
 
 _START: Final = "index.html"
 _TYPES: Final = {
@@ -51,23 +50,23 @@ class _File:
     caching: str
 
 
-def _build(services: Services) -> APIRouter:
-    router = API.router()
+def _build(services: Services) -> ApiRoutes:
+    routes = API.routes(services)
     if not services.settings.serve_page:
-        return router
+        return routes
     files = _load_files()
 
-    @router.get("/", include_in_schema=False)
+    @routes.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         return _reply(request, files[_START])
 
-    @router.get("/web/{path:path}", include_in_schema=False)
+    @routes.get("/web/{path:path}", include_in_schema=False)
     async def file(request: Request, path: str) -> Response:
         if path not in files:
             raise ApiError(404, "unknown_route", "the page has no such file")
         return _reply(request, files[path])
 
-    return router
+    return routes
 
 
 def _load_files() -> dict[str, _File]:

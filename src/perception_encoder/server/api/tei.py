@@ -7,27 +7,32 @@ An input that is a data URI is embedded as the image that it holds.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import QueueFullError
 from perception_encoder.preprocess.image_strings import image_in_text
-from perception_encoder.server.api.base import Api
-from perception_encoder.server.api.native.embed import Input, embed_inputs, items_of
-from perception_encoder.server.core.embeddings import VectorForm, shaped
+from perception_encoder.server.api.base import Api, ApiRoutes, Services
+from perception_encoder.server.api.common import (
+    EmbeddedInputs,
+    Input,
+    VectorForm,
+    embed_inputs,
+    items_of,
+    shaped,
+)
 from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError
+from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import (
     Dimensions,
     ListOf,
     OrAbsent,
     RequestBody,
     json_body,
-    json_reply,
     read_body,
 )
-from perception_encoder.server.services import Services
 
 
 class TeiEmbedBody(RequestBody):
@@ -47,32 +52,32 @@ class TeiEmbedBody(RequestBody):
     )
 
 
-def _build(services: Services) -> APIRouter:
-    router = API.router()
+def _build(services: Services) -> ApiRoutes:
+    routes = API.routes(services)
 
-    @router.post(
+    @routes.post(
         "/embed",
         summary="Texts and images to a list of embeddings",
         responses={200: {"model": list[list[float]]}},
         openapi_extra=json_body(TeiEmbedBody),
     )
-    @router.post("/", summary="As POST /embed", include_in_schema=False)
+    @routes.post("/", summary="As POST /embed", include_in_schema=False)
     async def embed(request: Request) -> Response:
         body = await read_body(request, TeiEmbedBody)
         inputs, names = items_of("inputs", body.inputs)
         _check(services, body, len(inputs))
         read = [_input(one) for one in inputs]
         async with services.served_models.use() as worker:
-            if body.truncate is False:
-                await _check_lengths(worker, read, names)
-            vectors = await embed_inputs(services, worker, read, names)
-        return json_reply(shaped(vectors, VectorForm(body.dimensions)))
+            embedded = await embed_inputs(services, worker, read, names)
+        if body.truncate is False:
+            _check_lengths(worker, embedded, names)
+        return json_reply(shaped(embedded.vectors, VectorForm(body.dimensions)))
 
-    @router.get("/health", summary="Whether the server answers", response_class=Response)
+    @routes.get("/health", summary="Whether the server answers", response_class=Response)
     async def health() -> Response:
         return Response(status_code=200 if services.served_models.is_ready else 503)
 
-    return router
+    return routes
 
 
 def _input(text: str) -> Input:
@@ -100,13 +105,9 @@ def _check(services: Services, body: TeiEmbedBody, count: int) -> None:
         raise ApiError(422, "invalid_request", message)
 
 
-async def _check_lengths(
-    worker: ModelWorker, inputs: Sequence[Input], names: Sequence[str]
-) -> None:
-    most = worker.model.tokenizer.context_length
-    places = [n for n, one in enumerate(inputs) if one.text is not None]
-    counts = await worker.count_tokens([inputs[n].text or "" for n in places])
-    for place, count in zip(places, counts, strict=True):
+def _check_lengths(worker: ModelWorker, embedded: EmbeddedInputs, names: Sequence[str]) -> None:
+    for place, count in embedded.token_counts.items():
+        most = worker.model.tokenizer.context_length
         if count > most:
             raise ApiError(
                 413,

@@ -1,11 +1,10 @@
 """A bounded queue in front of one computation: requests of many connections share its batches.
 
-Items wait in the order they came. A batch leaves when it is full, when its first item has waited
-long enough, or when nothing else is to be expected: nothing is on its way, and the batch before had
-no more items either. A lone request is never delayed. Sizes of batches are few, since backends keep
-memory for each that they have seen: what is left over goes into the next one. A large request
-is fed in parts: it neither needs room for all of its items at once nor keeps others waiting for
-them. Knows nothing of images or HTTP.
+Items wait in the order they came. A batch starts when it is full, when its first item has waited
+long enough, or when no other item is expected: none is being prepared, and the batch before had no
+more items either. A lone request is never delayed. Batches have few sizes, since backends keep
+memory for each size that they have seen; the rest goes into the next batch. A large request enters
+the queue in parts, so it needs no room for all of its items and does not keep others waiting.
 """
 
 import asyncio
@@ -22,13 +21,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
-from perception_encoder.server.core.batch_jobs import Job, deliver
 from perception_encoder.server.core.pools import all_of, begin, cancel
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
 
 ItemT = TypeVar("ItemT")
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[ItemT]):
+    """An item that waits, and who waits for it since when (`time.monotonic`)."""
+
+    item: ItemT
+    future: "asyncio.Future[NDArray[np.float32]]"
+    loop: asyncio.AbstractEventLoop
+    since: float
+
+
+def deliver(
+    batch: Sequence[Job[ItemT]], outcomes: Sequence[NDArray[np.float32] | Exception]
+) -> None:
+    """Hand outcomes over to the event loops that wait for them, with one wake-up for each."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job[ItemT], object]]] = {}
+    for pair in zip(batch, outcomes, strict=True):
+        by_loop.setdefault(pair[0].loop, []).append(pair)
+    for loop, pairs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, pairs)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            logger.debug("results of %d items came too late", len(pairs))
+
+
+def _settle(pairs: "Sequence[tuple[Job[ItemT], object]]") -> None:
+    for job, outcome in pairs:
+        if job.future.done():
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            assert isinstance(outcome, np.ndarray)
+            job.future.set_result(outcome)
+
+
 ResultT = TypeVar("ResultT")
 
 PART: Final = 64

@@ -3,11 +3,18 @@
 One way for every API. Never a path of this machine, never a pickle. Nothing is decoded here.
 """
 
+import asyncio
 import re
+from collections.abc import Sequence
 from typing import Final, Protocol
 
-from perception_encoder.errors import ImageEmptyError, ImageReferenceError
+from perception_encoder.errors import ImageEmptyError, ImageError, ImageReferenceError
 from perception_encoder.preprocess.image_strings import decode_base64, decode_data_uri, trim
+from perception_encoder.server.core.pools import all_of, release_frames
+
+_LOADED_AT_ONCE: Final = 8  # images of a request: half of those that are fetched at once
+_MAX_LOADED_BYTES: Final = 512 << 20
+"""Of all images of a request. URLs are short: a body of some kilobytes could name gigabytes."""
 
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _BEGINNINGS: Final = (
@@ -84,6 +91,44 @@ class ImageLoader:
             )
         return data
 
+    async def load_all(
+        self, references: Sequence[str | bytes], names: Sequence[str]
+    ) -> list[bytes | ImageError]:
+        """Return the encoded images of a request, in order; an error stands for a bad one.
+
+        Args:
+            references: as in `load`.
+            names: of the images, in errors.
+        """
+        if len(references) == 1:  # most requests: no task needed
+            return [await self._load_or_error(references[0], names[0])]
+        turns = asyncio.Semaphore(_LOADED_AT_ONCE)
+        left = _MAX_LOADED_BYTES
+
+        async def load(reference: str | bytes, name: str) -> bytes | ImageError:
+            nonlocal left
+            async with turns:
+                if left >= 0:
+                    loaded = await self._load_or_error(reference, name)
+                    left -= len(loaded) if isinstance(loaded, bytes) else 0
+            if left >= 0:
+                return loaded
+            return ImageReferenceError(
+                f"{name}: the images of one request may have {_MAX_LOADED_BYTES:,} bytes; "
+                "send fewer at a time",
+                item=name,
+                reason="too large",
+            )
+
+        return await all_of(map(load, references, names))
+
+    async def _load_or_error(self, reference: str | bytes, name: str) -> bytes | ImageError:
+        try:
+            return await self.load(reference, item=name)
+        except ImageError as err:
+            release_frames(err)
+            return err
+
     async def close(self) -> None:
         """End all connections."""
         if self._fetcher is not None:
@@ -103,6 +148,11 @@ class ImageLoader:
                 )
             return await self._fetcher.fetch(reference, item=item)
         return decode_base64(reference, item=item)
+
+
+def image_names(count: int) -> list[str]:
+    """Return what errors call the images of a request, by their positions."""
+    return [f"image {position}" for position in range(count)]
 
 
 def content_type(data: bytes) -> str | None:

@@ -5,6 +5,8 @@ with others. Long texts are tokenized on another one, so that nobody else waits 
 but its size can be wrong with a text. Knows no HTTP.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,15 +17,14 @@ from numpy.typing import NDArray
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
-from perception_encoder.server.core.frames import release_frames
-from perception_encoder.server.core.pools import WorkPool
+from perception_encoder.server.core.images import image_names
+from perception_encoder.server.core.pools import WorkPool, release_frames
 from perception_encoder.types import Embeddings, ModelIdentity
 
 _RECENT_SECONDS: Final = 5.0
 _LONG_TEXT: Final = 512
 """Characters from which on a text is tokenized before it joins a batch: odd ones of this length
 take a millisecond or two, of which a batch can bear 64."""
-_CHUNK: Final = 16  # texts that are counted at once, so that requests take turns
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class EmbeddedBatch:
         for position in sorted(self.errors):
             raise self.errors[position]
         return self.vectors
+
+
+@dataclass(eq=False)
+class _QueuedText:
+    """A text in the queue, and its token ids once it has been tokenized."""
+
+    text: str
+    token_ids: list[int] | None = None
 
 
 class ModelWorker:
@@ -77,7 +86,7 @@ class ModelWorker:
         self._images: Batcher[NDArray[np.uint8]] = Batcher(
             f"images of {name}", self._encode_images, limits, observe("image")
         )
-        self._texts: Batcher[str | list[int]] = Batcher(
+        self._texts: Batcher[_QueuedText] = Batcher(
             f"texts of {name}", self._encode_texts, limits, observe("text")
         )
 
@@ -131,7 +140,16 @@ class ModelWorker:
         return EmbeddedBatch(vectors, errors)
 
     async def embed_texts(self, texts: Sequence[str]) -> Embeddings:
-        """Embed texts: (N, E) float32 of unit length. What does not fit the context is cut.
+        """Embed texts: (N, E) float32 of unit length; see `embed_and_count`."""
+        return (await self.embed_and_count(texts))[0]
+
+    async def embed_and_count(self, texts: Sequence[str]) -> tuple[Embeddings, list[int]]:
+        """Embed texts, and count their tokens. What does not fit the context is cut.
+
+        Returns:
+            (N, E) float32 of unit length; and the number of tokens of each text, start and end
+            included. Of a text of thousands of characters only more than the model reads are
+            counted.
 
         Raises:
             QueueFullError: too much is waiting.
@@ -140,30 +158,19 @@ class ModelWorker:
             UnsupportedOperationError: the model reads no text.
         """
         self.model.tokenizer.check_sizes(texts)
+        items = [_QueuedText(text) for text in texts]
         vectors = np.zeros((len(texts), self.embed_dim), np.float32)
 
         async def embed(place: QueueSlot, position: int) -> Embeddings:
-            return await self._embed_text(place, texts[position])
+            item = items[position]
+            if len(item.text) >= _LONG_TEXT:
+                encoded = await self._tokenizers.run(self.model.tokenizer.encode, [item.text])
+                item.token_ids = encoded[0]
+            return await self._texts.run(place, item)
 
         for position, vector in enumerate(await self._texts.run_all(len(texts), embed)):
             vectors[position] = vector
-        return vectors
-
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, start and end included.
-
-        Of a text of thousands of characters only more than the model reads are counted.
-
-        Raises:
-            TextTooLargeError: a text has more than `MAX_TEXT_BYTES`.
-            UnsupportedOperationError: the model reads no text.
-        """
-        self.model.tokenizer.check_sizes(texts)
-        counts: list[int] = []
-        for start in range(0, len(texts), _CHUNK):
-            rows = await self._tokenized(texts[start : start + _CHUNK])
-            counts += map(len, rows)
-        return counts
+        return vectors, [len(item.token_ids or ()) for item in items]
 
     async def check(self) -> None:
         """Make sure that the model answers.
@@ -202,24 +209,12 @@ class ModelWorker:
             return err
         return await self._images.run(place, pixels)
 
-    async def _embed_text(self, place: QueueSlot, text: str) -> Embeddings:
-        if len(text) < _LONG_TEXT:
-            return await self._texts.run(place, text)
-        return await self._texts.run(place, (await self._tokenized([text]))[0])
-
-    async def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        return await self._tokenizers.run(self.model.tokenizer.encode, texts)
-
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
         return self.model.embed_pixels(np.stack(pixels))
 
-    def _encode_texts(self, texts: Sequence[str | list[int]]) -> Embeddings:
-        tokenizer = self.model.tokenizer
-        short = iter(tokenizer.encode([text for text in texts if isinstance(text, str)]))
-        rows = [next(short) if isinstance(text, str) else text for text in texts]
-        return self.model.embed_tokens(rows)
-
-
-def image_names(count: int) -> list[str]:
-    """Return what errors call the images of a request, by their positions."""
-    return [f"image {position}" for position in range(count)]
+    def _encode_texts(self, texts: Sequence[_QueuedText]) -> Embeddings:
+        short = [item for item in texts if item.token_ids is None]
+        encoded = self.model.tokenizer.encode([item.text for item in short])
+        for item, token_ids in zip(short, encoded, strict=True):
+            item.token_ids = token_ids
+        return self.model.embed_tokens([item.token_ids or [] for item in texts])

@@ -1,7 +1,8 @@
-"""Threads for one kind of work each, so that work that hangs stops no other kind. Knows no HTTP.
+"""Lets go of what a request held, as soon as it ends.
 
-Whoever waits may give up, at a time limit or because a client is gone; a thread cannot. So a place
-is free again when its thread has ended, and never before.
+An error keeps the frames that it passed, and their variables: the request's body among them. A
+frame that keeps its error in turn (`err = …; raise err from cause`, as FastAPI does for bodies of a
+wrong form) makes a ring of the two, which only the collector of cycles would find, much later.
 """
 
 import asyncio
@@ -17,7 +18,6 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
 from perception_encoder.preprocess.images import num_usable_cores
-from perception_encoder.server.core.frames import release_frames
 
 ThreadResultT = TypeVar("ThreadResultT")
 
@@ -28,6 +28,21 @@ ResultT = TypeVar("ResultT")
 _SLOW_SECONDS: Final = 1.0
 """Work that takes longer no longer counts against those that are usually done at once."""
 TaskResultT = TypeVar("TaskResultT")
+
+
+def release_frames(err: BaseException) -> None:
+    """Cut an error that was dealt with, and those behind it, off from the frames they passed."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [err]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = None
+        waiting += (one.__cause__, one.__context__)
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
 
 
 class DaemonThreads:

@@ -5,7 +5,6 @@ files or downloads. Knows no HTTP.
 """
 
 import asyncio
-import gc
 import logging
 import math
 import os
@@ -128,7 +127,8 @@ class ServedModels:
     """The models by name. All methods but `states` belong to one event loop.
 
     Attributes:
-        is_ready: whether what was to be opened at the start has been.
+        is_ready: whether the models are open that are opened at the start.
+        on_closed: called after a model was closed.
 
     Args:
         specs: ids, files or folders; the first is the default.
@@ -165,6 +165,7 @@ class ServedModels:
         self._open_model = open_model
         self._limits = limits
         self._observe = observe
+        self.on_closed: Callable[[], None] = lambda: None
         self._unload_after = unload_after_seconds
         self._max_bytes = max_bytes
         # What waits has a place in a queue of a model, so these two need no limit of their own.
@@ -354,7 +355,7 @@ class ServedModels:
         worker, slot.worker = slot.worker, None
         if worker is not None:
             await asyncio.to_thread(worker.close, _CLOSE_SECONDS)
-            gc.unfreeze()  # `server.pauses`: cycles of what was frozen may be garbage now
+            self.on_closed()
             logger.info("closed %s", slot.name)
 
     async def _tidy(self, idle_seconds: float) -> None:

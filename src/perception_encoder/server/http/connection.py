@@ -162,7 +162,9 @@ class TimedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._connection.forget()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()  # also of a connection that was reset
+        if self.timeout_keep_alive_task is not None:  # also of a connection that was reset
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         if self.cycle is not None:
             # Each of them knows the protocol; without that the two are freed when they are done.
             for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):

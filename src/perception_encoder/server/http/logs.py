@@ -5,7 +5,6 @@ bodies are never written. What clients choose (paths, names of files in errors) 
 it neither begins a line of its own nor moves a terminal's cursor.
 """
 
-import gc
 import json
 import logging
 from datetime import UTC, datetime
@@ -87,13 +86,3 @@ def log_config(form: Literal["text", "json"]) -> dict[str, Any]:
             "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
         },
     }
-
-
-def shorten_pauses() -> None:
-    """Collect what is garbage, and leave what is left alone from now on, for the whole process.
-
-    Once, before requests come: of what is frozen while they are answered, cycles would stay for
-    ever. Closing a model unfreezes everything (`core.served_models`).
-    """
-    gc.collect()
-    gc.freeze()

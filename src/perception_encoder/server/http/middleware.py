@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from perception_encoder.server.core.frames import release_frames
+from perception_encoder.server.core.pools import release_frames
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.logs import one_line
 from perception_encoder.server.http.metrics import Metrics
@@ -39,7 +39,7 @@ _HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 _GONE: Final = 499  # in logs and metrics: the client did not wait for the reply
 
 
-class Edge:
+class RequestMiddleware:
     """ASGI middleware around the whole app."""
 
     def __init__(self, app: ASGIApp, settings: AccessSettings, metrics: Metrics) -> None:
@@ -69,7 +69,7 @@ class Edge:
     def _note(self, method: str, scope: Scope, exchange: "_Exchange") -> None:
         seconds = time.perf_counter() - exchange.started
         api = str(scope.get("pe.api", "none"))
-        route = str(getattr(scope.get("route"), "path", "none"))
+        route = str(scope.get("pe.route", "none"))
         self._metrics.requests.labels(api, route, str(exchange.status)).inc()
         self._metrics.seconds.labels(api, route).observe(seconds)
         if (code := scope.get("pe.error")) is not None:

@@ -6,16 +6,13 @@ pairs are not JSON and refused. `null` means "not given" for every field that ma
 """
 
 import codecs
-import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
-import orjson
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -27,17 +24,22 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, from_json
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import FormData, Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from perception_encoder.server.http.errors import ApiError
+from perception_encoder.server.options import AccessSettings
 
 _ESCAPED_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _ABOUT: Final = frozenset(("title", "description", "default"))
 _NULL: Final = {"type": "null"}
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
-_INT64: Final = 2**63
-_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+MOST_WITHOUT_KEY: Final = 64 * 1024
+"""Bytes of a body that are read before its key is known. Clients that put their key into the body
+(`inference-sdk`) write it before the images."""
+_MORE_FIELDS = 16  # beside one for each item
 
 
 class RequestBody(BaseModel):
@@ -65,9 +67,6 @@ class RequestBody(BaseModel):
             fields[name] = _nullable(fields[name])
         return schema
 
-
-BINARY: Final = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
-"""What the OpenAPI document says of content that is bytes."""
 
 BODIES: Final[dict[str, type[RequestBody]]] = {}
 """The forms of bodies by their names in the OpenAPI document."""
@@ -190,62 +189,76 @@ def json_body(kind: type[RequestBody]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-class DirectRoute(APIRoute):
-    """A route that may be answered directly; `answer` does it, errors included."""
+async def read_key_of_body(request: Request) -> tuple[Request, str | None]:
+    """Read how a JSON body begins, and return its `api_key`.
 
-    answer: Handler
+    Returns:
+        The request, whose body can be read from its start again; and the key, None where the first
+        `MOST_WITHOUT_KEY` bytes hold none.
 
-
-class ShortWay:
-    """ASGI middleware, the innermost: answers direct routes, and passes on everything else."""
-
-    def __init__(self, app: ASGIApp, routes: Mapping[tuple[str, str], DirectRoute]) -> None:
-        self._app = app
-        self._routes = routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        route = None
-        if scope["type"] == "http":
-            route = self._routes.get((scope["method"], scope["path"]))
-        if route is None:
-            await self._app(scope, receive, send)
-            return
-        scope["route"] = route
-        response = await route.answer(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-
-def takes_the_request_alone(route: APIRoute) -> bool:
-    """Say whether a route's path is fixed and its function reads everything from the request."""
-    parameters = list(inspect.signature(route.endpoint).parameters)
-    is_coroutine = inspect.iscoroutinefunction(route.endpoint)
-    return is_coroutine and "{" not in route.path and parameters == ["request"]
-
-
-def json_reply(
-    body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    r"""Return a JSON reply; contiguous numpy arrays become lists, float32 in their shortest form.
-
-    Every reply is JSON that strict parsers read: numbers that are not finite become null, halves of
-    surrogate pairs in names and quoted texts are escaped ("caf\udce9.jpg"), integers beyond 64
-    bits and whatever else JSON has no form for become strings.
+    Raises:
+        ClientDisconnect: the client went away.
     """
+    messages: list[Message] = []
+    num_bytes, is_whole = 0, False
+    while num_bytes < MOST_WITHOUT_KEY and not is_whole:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        messages.append(message)
+        num_bytes += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+    beginning = b"".join(message.get("body", b"") for message in messages)[:MOST_WITHOUT_KEY]
+    receive = request.receive
+    messages.reverse()
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return Request(request.scope, again), _key_in(beginning)
+
+
+def _key_in(beginning: bytes) -> str | None:
     try:
-        content = orjson.dumps(body, option=_OPTIONS)
-    except orjson.JSONEncodeError:
-        content = orjson.dumps(_valid(body), option=_OPTIONS, default=str)
-    return Response(content, status, dict(headers or {}), "application/json")
+        body: Any = from_json(beginning, allow_partial=True)
+    except ValueError:
+        return None
+    key = body.get("api_key") if isinstance(body, dict) else None
+    return key if isinstance(key, str) else None
 
 
-def _valid(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, int) and not -_INT64 <= value < 2 * _INT64:
-        return str(value)
-    if isinstance(value, Mapping):
-        return {_valid(str(key)): _valid(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_valid(one) for one in value]
-    return value
+async def read_form(request: Request, limits: AccessSettings) -> FormData:
+    """Return the fields and files of a multipart body; close it when they are read.
+
+    Raises:
+        ApiError: 400, it is no multipart body, has too many parts, or does not come to its end.
+    """
+    parser = _Parser(
+        request.headers,
+        request.stream(),
+        max_files=limits.max_items,
+        max_fields=limits.max_items + _MORE_FIELDS,
+        max_part_size=limits.max_body_bytes,
+    )
+    try:
+        return await parser.parse()
+    except MultiPartException as err:
+        raise ApiError(400, "invalid_request", f"the multipart body: {err.message}") from err
+
+
+class _Parser(MultiPartParser):
+    """Refuses a body that ends before its final boundary."""
+
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], **limits: int):
+        super().__init__(headers, self._whole(stream), **limits)
+        self._is_whole = False
+
+    def on_end(self) -> None:
+        """Note that the final boundary came."""
+        self._is_whole = True
+
+    async def _whole(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for part in stream:
+            yield part
+        if not self._is_whole:  # raised from here it also closes the files that have begun
+            raise MultiPartException("it is cut off, without a final boundary; send it again")

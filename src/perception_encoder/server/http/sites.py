@@ -11,18 +11,14 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from perception_encoder.server.api.base import error_reply, native_error
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.options import AccessSettings
-
-if TYPE_CHECKING:
-    from perception_encoder.server.api.base import Api
 
 _Headers: TypeAlias = dict[str, str]
 
@@ -132,31 +128,27 @@ class Sites:
         return _ANY in self.origins or origin in self.origins
 
 
-class SiteGuard:
+class SiteMiddleware:
     """ASGI middleware: answers what comes by way of another site, and passes on everything else.
 
     Args:
         app: answers the rest.
         sites: decides.
-        api_of: whose errors a request's client reads; None where no API answers it.
+        refuse: makes the reply to a request that is refused.
     """
 
-    def __init__(self, app: ASGIApp, sites: Sites, api_of: "Callable[[Scope], Api | None]") -> None:
+    def __init__(
+        self, app: ASGIApp, sites: Sites, refuse: Callable[[Scope, ApiError], Response]
+    ) -> None:
         self._app = app
         self._sites = sites
-        self._api_of = api_of
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         refusal = self._sites.refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self._app(scope, receive, send)
-            return
-        api = self._api_of(scope)
-        if api is not None:
-            scope["pe.api"] = api.name
-        body = native_error if api is None else api.error_body
-        await error_reply(Request(scope), refusal, body)(scope, receive, send)
+        app = self._app if refusal is None else self._refuse(scope, refusal)
+        await app(scope, receive, send)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,40 +1,24 @@
-"""Our own routes, below /v1: everything that this package can do."""
+"""The package's own API, below /v1: everything that the package can do."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from perception_encoder.server.api.base import Api
-from perception_encoder.server.api.native import (
-    analyses,
-    compare,
-    download,
-    embed,
-    indexes,
-    items,
-    search,
-)
-
-if TYPE_CHECKING:
-    from fastapi import APIRouter
-
-    from perception_encoder.server.services import Services
+from perception_encoder.server.api.base import Api, ApiRoutes, Services
+from perception_encoder.server.api.native import analyses, embed, indexes, items, search
 
 
-def _build(services: "Services") -> "APIRouter":
-    router = API.router()
-    for add_routes in (
-        embed.add_routes,
-        compare.add_routes,
-        search.add_routes,
-        items.add_routes,
-        download.add_routes,
-        analyses.add_routes,
-        analyses.add_cluster_routes,
-        indexes.add_routes,
-        indexes.add_model_routes,
-        indexes.add_session_route,
-    ):
-        add_routes(router, services)
-    return router
+def _build(services: Services) -> ApiRoutes:
+    routes = API.routes(services)
+    embed.add_routes(routes, services)
+    embed.add_compare_routes(routes, services)
+    search.add_routes(routes, services)
+    items.add_routes(routes, services)
+    items.add_download_route(routes, services)
+    analyses.add_routes(routes, services)
+    analyses.add_cluster_routes(routes, services)
+    indexes.add_routes(routes, services)
+    indexes.add_model_routes(routes, services)
+    indexes.add_session_route(routes, services)
+    return routes
 
 
 API: Final = Api("native", _build, description="Everything that this package can do.")

@@ -5,13 +5,15 @@ import logging
 from typing import Annotated, Any, Final
 
 import numpy as np
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import Field
 
 from perception_encoder.analysis.cluster_names import everyday_words, name_clusters
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.analysis.index_map import require_projection
 from perception_encoder.errors import BackendUnavailableError, PerceptionEncoderError
+from perception_encoder.server.api.base import ApiRoutes, Services
+from perception_encoder.server.api.common import MOST_HITS, describe_row
 from perception_encoder.server.api.native.items import (
     DEEPEST,
     Filters,
@@ -24,7 +26,6 @@ from perception_encoder.server.api.native.replies import (
     DuplicatesReply,
     MapReply,
 )
-from perception_encoder.server.api.native.search import MOST_HITS, described
 from perception_encoder.server.core.analyses import (
     MAX_CLUSTERS,
     MAX_EXAMPLES,
@@ -37,8 +38,8 @@ from perception_encoder.server.core.analyses import (
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.jobs import JobProgress
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.http.requests import OrAbsent, json_reply
-from perception_encoder.server.services import Services
+from perception_encoder.server.http.replies import json_reply
+from perception_encoder.server.http.requests import OrAbsent
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ NumClusters = Annotated[
 ]
 
 
-def add_routes(router: APIRouter, services: Services) -> None:
+def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the routes of duplicates and of the map."""
 
-    @router.get(
+    @routes.get(
         "/v1/duplicates",
         summary="Groups of images of which one is enough",
         description=f"{_AS_JOB} Nothing is deleted.",
@@ -89,7 +90,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
             }
         )
 
-    @router.get(
+    @routes.get(
         "/v1/map",
         summary="Places in the plane for an index's images, alike ones near each other",
         description=(
@@ -124,10 +125,10 @@ def add_routes(router: APIRouter, services: Services) -> None:
         )
 
 
-def add_cluster_routes(router: APIRouter, services: Services) -> None:
+def add_cluster_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the routes."""
 
-    @router.get(
+    @routes.get(
         "/v1/clusters",
         summary="Groups of images that look alike, the largest first",
         description=_AS_JOB,
@@ -152,7 +153,7 @@ def add_cluster_routes(router: APIRouter, services: Services) -> None:
         rows = {row.id: row for row in await services.pools.searches.run(served.rows, wanted)}
         groups = await _describe_clusters(services, served, figures)
         for group, ids in zip(groups, chosen, strict=True):
-            group["examples"] = [described(rows[key]) for key in ids if key in rows]
+            group["examples"] = [describe_row(rows[key]) for key in ids if key in rows]
         return json_reply(
             {
                 "index": served.name,
@@ -164,7 +165,7 @@ def add_cluster_routes(router: APIRouter, services: Services) -> None:
             }
         )
 
-    @router.get(
+    @routes.get(
         "/v1/clusters/{number}",
         summary="The images of a cluster, the most central first",
         description=f"`number` counts from 0 in the order of GET /v1/clusters. {_AS_JOB}",
@@ -194,7 +195,7 @@ def add_cluster_routes(router: APIRouter, services: Services) -> None:
             {
                 "index": served.name,
                 "state": "done",
-                "items": [described(row) for row in rows],
+                "items": [describe_row(row) for row in rows],
                 "total": len(ids),
                 "offset": offset,
                 "next_offset": end if end < len(ids) else None,
@@ -237,10 +238,10 @@ async def _describe_clusters(
 def _describe_group(group: DuplicateGroup) -> dict[str, Any]:
     return {
         "tier": group.tier,
-        "keep": described(group.kept),
+        "keep": describe_row(group.kept),
         "others": [_describe_duplicate(other) for other in group.others],
     }
 
 
 def _describe_duplicate(other: Duplicate) -> dict[str, Any]:
-    return {**described(other.row), "tier": other.tier, "score": other.score}
+    return {**describe_row(other.row), "tier": other.tier, "score": other.score}

@@ -1,45 +1,49 @@
 """POST /v1/embed: images and texts to vectors; as JSON, multipart or one image's bytes."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 
-from perception_encoder.errors import ImageError, PerceptionEncoderError, TextTooLargeError
-from perception_encoder.preprocess.image_strings import image_in_text
-from perception_encoder.preprocess.tokenizer import check_text_size
-from perception_encoder.server.api.native.replies import EmbedReply
-from perception_encoder.server.core.embeddings import (
+from perception_encoder.analysis.classifiers import Prompts, ZeroShotClassifier
+from perception_encoder.errors import ImageError
+from perception_encoder.search.calibration import fit_labels
+from perception_encoder.search.null_distribution import background_prompts
+from perception_encoder.server.api.base import ApiRoutes, Services
+from perception_encoder.server.api.common import (
+    IMAGE,
     Dtype,
     Encoding,
+    Input,
     VectorForm,
     as_npy,
+    check_field,
+    embed_inputs,
     for_json,
+    names_of,
     shaped,
 )
+from perception_encoder.server.api.native.replies import ClassifyReply, EmbedReply, SimilarityReply
 from perception_encoder.server.core.model_worker import ModelWorker
-from perception_encoder.server.http.errors import ApiError, ItemProblem, item_problem, items_error
-from perception_encoder.server.http.forms import read_form
+from perception_encoder.server.http.errors import ApiError, item_problem, items_error
+from perception_encoder.server.http.replies import BINARY, json_reply
 from perception_encoder.server.http.requests import (
-    BINARY,
     Dimensions,
     ListOf,
     RequestBody,
     json_body,
-    json_reply,
     parse_body,
+    read_body,
+    read_form,
     validate,
 )
-from perception_encoder.server.services import Services
-from perception_encoder.types import Embeddings
+from perception_encoder.server.options import MIB
+from perception_encoder.vectors import cosine_similarity
 
 ItemT = TypeVar("ItemT")
 
-IMAGE: Final = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
-"""In examples: an image of one pixel."""
 _MULTIPART: Final = {
     "type": "object",
     "properties": {
@@ -61,94 +65,8 @@ _REQUEST_ID: Final = {
     "description": "Comes back in the reply and stands in the server's log.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
-
-
-class Input(RequestBody):
-    """An image or a text."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: str | None = Field(default=None, description="Words.")
-    image: str | None = Field(
-        default=None, description="Base64, a data URI, or a URL where enabled."
-    )
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.text is None) == (self.image is None):
-            raise ValueError("give either text or image")
-        return self
-
-
-async def embed_inputs(
-    services: Services, worker: ModelWorker, inputs: Sequence[Input], names: Sequence[str]
-) -> Embeddings:
-    """Return (N, E) float32 of unit length, in the order of the inputs.
-
-    Args:
-        services: of the server.
-        worker: the model.
-        inputs: images and texts.
-        names: what errors call each of them.
-
-    Raises:
-        ApiError: 400, some cannot be used; `items` names each by its place among the inputs.
-    """
-    texts = [n for n, one in enumerate(inputs) if one.text is not None]
-    images = [n for n, one in enumerate(inputs) if one.image is not None]
-    check_texts((n, inputs[n].text or "", names[n]) for n in texts)
-    vectors = np.zeros((len(inputs), worker.embed_dim), np.float32)
-    if images:
-        image_names = [names[n] for n in images]
-        loaded = await services.load_images([inputs[n].image or "" for n in images], image_names)
-        embedded = await worker.embed_images(loaded, image_names)
-        if embedded.errors:
-            failed: dict[int, PerceptionEncoderError] = {
-                images[place]: err for place, err in embedded.errors.items()
-            }
-            raise items_error(failed, len(inputs))
-        vectors[images] = embedded.vectors
-    if texts:
-        vectors[texts] = await worker.embed_texts([inputs[n].text or "" for n in texts])
-    return vectors
-
-
-def check_texts(texts: Iterable[tuple[int, str, str]]) -> None:
-    """Refuse texts that are too large, and encoded images, whose characters mean nothing.
-
-    Args:
-        texts: each with its position among the request's items, and what errors call it.
-
-    Raises:
-        ApiError: 400 that names the first.
-    """
-    for position, text, name in texts:
-        try:
-            check_text_size(text, name, position)
-        except TextTooLargeError as err:
-            problem = ItemProblem(position, "text_too_large", str(err), name)
-            raise ApiError(400, problem.code, problem.message, items=(problem,)) from err
-        if (kind := image_in_text(text)) is not None:
-            message = f"{name}: this is the {kind} of an image, not a text; send it as an image"
-            problem = ItemProblem(position, "image_as_text", message, name)
-            raise ApiError(400, problem.code, message, items=(problem,))
-
-
-def items_of(field: str, value: ItemT | list[ItemT]) -> tuple[list[ItemT], list[str]]:
-    """Return the items of a field that holds one or a list, and what errors call each."""
-    if isinstance(value, list):
-        return value, names_of(field, len(value))
-    return [value], [field]
-
-
-def names_of(field: str, count: int) -> list[str]:
-    """Return what errors call the items of a list: "input[0]", "input[1]", …."""
-    return [f"{field}[{position}]" for position in range(count)]
-
-
-def check_field(field: str, texts: Sequence[str]) -> None:
-    """Refuse a list of texts; raises as `check_texts`."""
-    check_texts((n, text, f"{field}[{n}]") for n, text in enumerate(texts))
+_MAX_CHARACTERS: Final = 64 * MIB  # of prompts, and of a reply: as much as a body may have
+_CHARACTERS_OF_A_SCORE: Final = 64
 
 
 class NativeEmbedBody(RequestBody):
@@ -188,10 +106,10 @@ class _Parts(BaseModel):
     files: list[bytes] = []
 
 
-def add_routes(router: APIRouter, services: Services) -> None:
+def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the route."""
 
-    @router.post(
+    @routes.post(
         "/v1/embed",
         summary="Images and texts to vectors",
         openapi_extra={
@@ -301,3 +219,134 @@ async def _parts_of(form: FormData) -> _Parts:
     finally:
         await form.close()
     return _Parts(options=validate(NativeEmbedBody.model_validate, fields), files=files)
+
+
+class SimilarityBody(RequestBody):
+    """Two lists; every one of the first is compared with every one of the second."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {"a": [{"image": IMAGE}], "b": [{"text": "a cat"}, {"text": "a dog"}]}
+        },
+    )
+
+    model: str | None = None
+    a: ListOf[Input] = Field(min_length=1)
+    b: ListOf[Input] = Field(min_length=1)
+
+
+class ClassifyBody(RequestBody):
+    """Images, and labels of which one fits each best."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"images": [IMAGE], "labels": ["cat", "dog"]}},
+    )
+
+    model: str | None = None
+    images: ListOf[str] = Field(min_length=1, description="Base64, data URIs, or URLs.")
+    labels: ListOf[str] = Field(min_length=1)
+    templates: ListOf[str] = Field(
+        default=["{}"],
+        min_length=1,
+        max_length=100,
+        description="Sentences with {} for the label; a label's vector is the mean of its own.",
+    )
+
+
+def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
+    """Add the routes."""
+
+    @routes.post(
+        "/v1/similarity",
+        summary="Cosines of two lists of images and texts",
+        responses={200: {"model": SimilarityReply}},
+        openapi_extra=json_body(SimilarityBody),
+    )
+    async def similarity(request: Request) -> Response:
+        body = await read_body(request, SimilarityBody)
+        services.check_count(len(body.a) + len(body.b), "items")
+        names = names_of("a", len(body.a)) + names_of("b", len(body.b))
+        async with services.served_models.use(body.model) as worker:
+            embedded = await embed_inputs(services, worker, [*body.a, *body.b], names)
+        vectors = embedded.vectors
+        scores = cosine_similarity(vectors[: len(body.a)], vectors[len(body.a) :])
+        return json_reply({"model": worker.name, "similarity": scores})
+
+    @routes.post(
+        "/v1/classify",
+        summary="Which label fits each image",
+        description=(
+            "`probability` is the softmax over the labels: the best of them is likely even where "
+            "none fits. `fit` compares each label with unrelated prompts: strong, weak or none. A "
+            "bad image has an `error`."
+        ),
+        responses={200: {"model": ClassifyReply}},
+        openapi_extra=json_body(ClassifyBody),
+    )
+    async def classify(request: Request) -> Response:
+        body = await read_body(request, ClassifyBody)
+        check_field("labels", body.labels)
+        check_field("templates", body.templates)
+        services.check_count(len(body.labels) * len(body.templates), "labels times templates")
+        _check_reply(body)
+        loaded = await services.load_images(body.images)
+        async with services.served_models.use(body.model) as worker:
+            classifier = await _classifier(worker, body.labels, body.templates)
+            embedded = await worker.embed_images(loaded)
+            prompts = await services.queries.embed_once(worker, background_prompts)
+        found = classifier.classify(embedded.vectors)
+        fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
+        orders = found.order.tolist()
+        results: list[dict[str, Any]] = []
+        for index in range(len(loaded)):
+            if index in embedded.errors:
+                problem = item_problem(index, embedded.errors[index])
+                error = {"code": problem.code, "message": problem.message}
+                results.append({"index": index, "labels": [], "error": error})
+                continue
+            results.append(
+                {
+                    "index": index,
+                    "labels": [
+                        {
+                            "label": body.labels[n],
+                            "score": found.scores[index, n],
+                            "probability": found.probabilities[index, n],
+                            "fit": None if fits is None else fits[index][n],
+                        }
+                        for n in orders[index]
+                    ],
+                }
+            )
+        return json_reply({"model": worker.name, "results": results})
+
+
+def _check_reply(body: ClassifyBody) -> None:
+    """Refuse a request whose reply would be out of all proportion: it names all labels each time.
+
+    Raises:
+        ApiError: 400.
+    """
+    one = sum(map(len, body.labels)) + _CHARACTERS_OF_A_SCORE * len(body.labels)
+    if one * len(body.images) > _MAX_CHARACTERS:
+        message = (
+            f"the reply would have more than {_MAX_CHARACTERS:,} characters ({len(body.images)} "
+            f"images times {len(body.labels)} labels); send fewer images or labels at once"
+        )
+        raise ApiError(400, "too_large", message)
+
+
+async def _classifier(
+    worker: ModelWorker, labels: list[str], templates: list[str]
+) -> ZeroShotClassifier:
+    """Embed the labels in the worker's batches."""
+    if not all("{}" in template for template in templates):
+        raise ApiError(400, "invalid_request", "templates: each needs {} where the label goes")
+    if sum(map(len, labels)) * len(templates) > _MAX_CHARACTERS:
+        message = f"labels times templates: more than {_MAX_CHARACTERS:,} characters; send fewer"
+        raise ApiError(400, "too_large", message)
+    prompts = Prompts.of(labels, templates)
+    vectors = await worker.embed_texts(prompts.texts)
+    return ZeroShotClassifier(prompts, vectors, worker.logit_scale)

@@ -3,10 +3,11 @@
 import os
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from perception_encoder.errors import ImageIndexError
 from perception_encoder.index.optimize import describe_index
+from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.native.replies import (
     FacetsReply,
     FoldersReply,
@@ -20,14 +21,13 @@ from perception_encoder.server.core.facets import list_facets, list_folders, rea
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.served_models import ModelState
 from perception_encoder.server.http.access import COOKIE
-from perception_encoder.server.http.requests import json_reply
-from perception_encoder.server.services import Services
+from perception_encoder.server.http.replies import json_reply
 
 
-def add_routes(router: APIRouter, services: Services) -> None:
+def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the routes."""
 
-    @router.get(
+    @routes.get(
         "/v1/indexes",
         summary="The indexes of this server, the default first",
         responses={200: {"model": IndexesReply}},
@@ -36,7 +36,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         data = [await services.pools.searches.run(_summary, served) for served in services.indexes]
         return json_reply({"data": data})
 
-    @router.get(
+    @routes.get(
         "/v1/indexes/{name}",
         summary="An index's model, size, versions and columns",
         responses={200: {"model": IndexReply}},
@@ -45,7 +45,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         served = services.indexes.get(name)
         return json_reply(await services.pools.searches.run(_described, served))
 
-    @router.get(
+    @routes.get(
         "/v1/indexes/{name}/status",
         summary="What is being done to an index; cheap to ask again and again",
         description=(
@@ -58,7 +58,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         served = services.indexes.get(name)
         return json_reply(await services.pools.searches.run(read_status, served))
 
-    @router.get(
+    @routes.get(
         "/v1/indexes/{name}/facets",
         summary="What an index's columns hold, to choose filters from",
         description=(
@@ -72,7 +72,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         found = await services.summaries.get(served, list_facets)
         return json_reply({"index": served.name, "columns": found})
 
-    @router.get(
+    @routes.get(
         "/v1/indexes/{name}/folders",
         summary="The folders of an index's images, by path",
         description=(
@@ -138,10 +138,10 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def add_model_routes(router: APIRouter, services: Services) -> None:
+def add_model_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the routes."""
 
-    @router.get(
+    @routes.get(
         "/v1/models",
         summary="The models of this server, the default first, then their aliases",
         responses={200: {"model": ModelsReply}},
@@ -153,7 +153,7 @@ def add_model_routes(router: APIRouter, services: Services) -> None:
         data += [{**described(state), "id": alias} for state in states for alias in state.aliases]
         return json_reply({"object": "list", "data": data})
 
-    @router.get(
+    @routes.get(
         "/v1/models/{name:path}", summary="One model", responses={200: {"model": ModelReply}}
     )
     async def model(name: str) -> Response:
@@ -196,10 +196,10 @@ def described(state: ModelState) -> dict[str, Any]:
     return facts
 
 
-def add_session_route(router: APIRouter, services: Services) -> None:
+def add_session_route(routes: ApiRoutes, services: Services) -> None:
     """Add the route."""
 
-    @router.post(
+    @routes.post(
         "/v1/session",
         status_code=204,
         summary="Begin a session for a browser",

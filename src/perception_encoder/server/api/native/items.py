@@ -1,31 +1,43 @@
 """Items of an index: a page of rows, one row, its image and small copies of it."""
 
 import contextlib
-from collections.abc import Callable
+import csv
+import io
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Final, ParamSpec, TypeVar
+from typing import Annotated, Final, Literal, ParamSpec, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from perception_encoder.errors import ImageError, QueryError
 from perception_encoder.index import Row
+from perception_encoder.server.api.base import ApiRoutes, Services
+from perception_encoder.server.api.common import MOST_HITS, describe_row
 from perception_encoder.server.api.native.replies import ItemReply, ItemsReply
-from perception_encoder.server.api.native.search import MOST_HITS, FilterBody, described
+from perception_encoder.server.api.native.search import FilterBody
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.images import ENOUGH, content_type
-from perception_encoder.server.core.indexes import Listing, Sort
+from perception_encoder.server.core.indexes import Listing, ServedIndex, Sort
 from perception_encoder.server.core.thumbnails import CONTENT_TYPE
 from perception_encoder.server.http.errors import ApiError, field_path
-from perception_encoder.server.http.requests import (
+from perception_encoder.server.http.replies import (
     BINARY,
+    ImageResponse,
+    ZipResponse,
     json_reply,
+    open_stored,
+)
+from perception_encoder.server.http.requests import (
+    ListOf,
+    RequestBody,
+    json_body,
     parse_json,
+    read_body,
     validate,
 )
-from perception_encoder.server.http.streaming import ImageResponse, open_stored
-from perception_encoder.server.services import Services
+from perception_encoder.server.options import MIB
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -37,12 +49,15 @@ DEEPEST: Final = 2**40
 
 Filters = Annotated[str | None, Query(description="JSON: a list of filters as in POST /v1/search.")]
 IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; default: the first.")]
+_MAX_ITEMS: Final = 2000
+_MAX_BYTES: Final = 2048 * MIB  # of all images of a zip file
+_CSV_COLUMNS: Final = ("name", "uri", "member", "width", "height", "bytes", "modified", "sha256")
 
 
-def add_routes(router: APIRouter, services: Services) -> None:
+def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the routes."""
 
-    @router.get(
+    @routes.get(
         "/v1/items",
         summary="Rows of an index",
         responses={200: {"model": ItemsReply}},
@@ -65,21 +80,21 @@ def add_routes(router: APIRouter, services: Services) -> None:
         return json_reply(
             {
                 "index": served.name,
-                "items": [described(row) for row in rows],
+                "items": [describe_row(row) for row in rows],
                 "total": total,
                 "offset": offset,
                 "next_offset": offset + limit if offset + limit < total else None,
             }
         )
 
-    @router.get("/v1/items/{item}", summary="One row", responses={200: {"model": ItemReply}})
+    @routes.get("/v1/items/{item}", summary="One row", responses={200: {"model": ItemReply}})
     async def item_(item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
         return json_reply(
-            described(await services.pools.searches.run(_row, services, served.name, item))
+            describe_row(await services.pools.searches.run(_row, services, served.name, item))
         )
 
-    @router.get(
+    @routes.get(
         "/v1/items/{item}/thumbnail",
         summary="A small JPEG of an item's image",
         response_class=Response,
@@ -104,7 +119,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         headers = {"ETag": tag, "Cache-Control": _KEEP}
         return Response(content, media_type=CONTENT_TYPE, headers=headers)
 
-    @router.get(
+    @routes.get(
         "/v1/items/{item}/image",
         summary="An item's image as it is stored",
         response_class=Response,
@@ -158,3 +173,68 @@ def _row(services: Services, index: str | None, item: str) -> Row:
         return services.indexes.get(index).row(item)
     except QueryError as err:
         raise ApiError(404, "unknown_item", str(err)) from err
+
+
+class DownloadBody(RequestBody):
+    """Items of an index, and the form in which they are wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"ids": ["0" * 32], "format": "csv"}}
+    )
+
+    index: str | None = Field(
+        default=None, description="One of GET /v1/indexes; default: the first."
+    )
+    ids: ListOf[str] = Field(min_length=1, max_length=_MAX_ITEMS)
+    format: Literal["zip", "csv"] = Field(
+        default="zip", description="zip: the images as they are stored; csv: their columns."
+    )
+
+
+def add_download_route(routes: ApiRoutes, services: Services) -> None:
+    """Add the route."""
+
+    @routes.post(
+        "/v1/items/download",
+        summary="Chosen images as a zip file, or their columns as CSV",
+        description="Images that cannot be read are listed in `left-out.txt` of the zip file.",
+        response_class=Response,
+        responses={200: {"content": {"application/zip": BINARY, "text/csv": BINARY}}},
+        openapi_extra=json_body(DownloadBody),
+    )
+    async def download(request: Request) -> Response:
+        body = await read_body(request, DownloadBody)
+        served = services.indexes.get(body.index)
+        rows = await services.pools.searches.run(_known_rows, served, body.ids)
+        if body.format == "csv":
+            headers = {"Content-Disposition": 'attachment; filename="images.csv"'}
+            return Response(_write_csv(rows), media_type="text/csv", headers=headers)
+        num_bytes = sum(row.bytes or 0 for row in rows)
+        if num_bytes > _MAX_BYTES:
+            message = f"the images have {num_bytes:,} bytes, the limit is {_MAX_BYTES:,}"
+            raise ApiError(400, "too_large", f"{message}; choose fewer")
+        images = [
+            (row.member or row.uri, partial(services.thumbnails.open_original, row)) for row in rows
+        ]
+        return ZipResponse(images, services.pools.files, _MAX_BYTES)
+
+
+def _known_rows(served: ServedIndex, ids: Sequence[str]) -> list[Row]:
+    served.fresh()
+    rows = served.rows(list(dict.fromkeys(ids)))
+    if not rows:
+        raise ApiError(404, "unknown_item", f"the index {served.name} has none of these items")
+    return rows
+
+
+def _write_csv(rows: Sequence[Row]) -> bytes:
+    """Return a table of the rows, in UTF-8: a column for each fact and each metadata name."""
+    names = dict.fromkeys([*_CSV_COLUMNS, *(name for row in rows for name in row.metadata)])
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(names))
+    writer.writeheader()
+    for row in rows:
+        reply = describe_row(row)
+        facts = {name: reply[name] for name in _CSV_COLUMNS}
+        writer.writerow({**reply["metadata"], **facts})
+    return out.getvalue().encode("utf-8", "backslashreplace")

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from perception_encoder.server.core.embeddings import Dtype
+from perception_encoder.server.api.common import Dtype
 from perception_encoder.server.core.filters import Kind
 
 

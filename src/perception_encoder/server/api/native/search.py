@@ -2,79 +2,41 @@
 
 import base64
 import binascii
-import datetime
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index import Hit, Row
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.search.calibration import Cutoffs
 from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.queries import find_item
 from perception_encoder.search.search import SearchOptions, SearchResult
-from perception_encoder.server.api.native.embed import check_texts
+from perception_encoder.server.api.base import ApiRoutes, Services
+from perception_encoder.server.api.common import MOST_HITS, as_base64, check_texts, describe_row
 from perception_encoder.server.api.native.replies import SearchReply
-from perception_encoder.server.core.embeddings import as_base64
 from perception_encoder.server.core.filters import Filter, FilterValue, Operator
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.queries import Term
-from perception_encoder.server.http.requests import (
-    ListOf,
-    RequestBody,
-    json_body,
-    json_reply,
-    read_body,
-)
-from perception_encoder.server.services import Services
+from perception_encoder.server.http.replies import json_reply
+from perception_encoder.server.http.requests import ListOf, RequestBody, json_body, read_body
 from perception_encoder.types import Embeddings
 
-MOST_HITS: Final = 1000
 MOST_DEEP: Final = 10_000
 _MAX_TERMS: Final = 32
 _MAX_WEIGHT: Final = 100.0
 
 
-def described(item: Row | Hit) -> dict[str, Any]:
-    """Return a row as JSON, without its vector."""
-    return {
-        "id": item.id,
-        "name": item.name,
-        "uri": item.uri,
-        "member": item.member,
-        "width": item.width,
-        "height": item.height,
-        "bytes": item.bytes,
-        "modified": None if item.mtime is None else _moment(item.mtime),
-        "sha256": item.sha256,
-        "metadata": {name: _plain(value) for name, value in item.metadata.items()},
-    }
-
-
 def described_hit(found: SearchResult) -> dict[str, Any]:
     """Return a hit as JSON, with what was folded under it."""
     return {
-        **described(found.hit),
+        **describe_row(found.hit),
         "score": found.hit.score,
         "label": found.label,
-        "also": [{**described(hit), "score": hit.score} for hit in found.also],
+        "also": [{**describe_row(hit), "score": hit.score} for hit in found.also],
     }
-
-
-def _moment(nanoseconds: int) -> str | None:
-    try:
-        moment = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
-    except (OverflowError, ValueError, OSError):  # a wild file time
-        return None
-    return moment.isoformat(timespec="seconds")
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON can hold: metadata of other programs' indexes may be anything."""
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 class FilterBody(RequestBody):
@@ -163,10 +125,10 @@ class SearchBody(RequestBody):
     include_own: bool = Field(default=False, description="Items of the query may be hits of it.")
 
 
-def add_routes(router: APIRouter, services: Services) -> None:
+def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the route."""
 
-    @router.post(
+    @routes.post(
         "/v1/search",
         summary="Search an index",
         description=(

@@ -5,26 +5,21 @@ a caller's mistake with 500, this answers 400 and says what was wrong. docs/guid
 the list of differences.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from perception_encoder.server.api.base import Api
+from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.roboflow import embed, models
 from perception_encoder.server.api.roboflow.models import CLIP, PERCEPTION_ENCODER, error_body
 from perception_encoder.server.api.roboflow.schemas import RoboflowError
 
-if TYPE_CHECKING:
-    from fastapi import APIRouter
 
-    from perception_encoder.server.services import Services
-
-
-def _build(services: "Services") -> "APIRouter":
-    router = API.router()
+def _build(services: Services) -> ApiRoutes:
+    routes = API.routes(services)
     for kind in (PERCEPTION_ENCODER, CLIP):
-        embed.add_routes(router, services, kind)
-        embed.add_compare_route(router, services, kind)
-    models.add_routes(router, services)
-    return router
+        embed.add_routes(routes, services, kind)
+        embed.add_compare_route(routes, services, kind)
+    models.add_routes(routes, services)
+    return routes
 
 
 API: Final = Api(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from perception_encoder.errors import (
     ImageEmptyError,
@@ -13,19 +13,21 @@ from perception_encoder.errors import (
     ImageTooLargeError,
     PerceptionEncoderError,
 )
-from perception_encoder.server.api.native.embed import check_texts, items_of, names_of
-from perception_encoder.server.api.roboflow.bodies import (
+from perception_encoder.server.api.base import ApiRoutes, Services
+from perception_encoder.server.api.common import check_texts, items_of, names_of
+from perception_encoder.server.api.roboflow.models import Kind, lend, reply
+from perception_encoder.server.api.roboflow.schemas import (
     CompareBody,
     EmbedImageBody,
     EmbedTextBody,
     ImageObject,
+    InferenceEmbeddings,
+    InferenceSimilarity,
 )
-from perception_encoder.server.api.roboflow.models import Kind, lend, reply
-from perception_encoder.server.api.roboflow.schemas import InferenceEmbeddings, InferenceSimilarity
-from perception_encoder.server.core.model_worker import ModelWorker, image_names
+from perception_encoder.server.core.images import image_names
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError, item_problem
 from perception_encoder.server.http.requests import json_body, read_body
-from perception_encoder.server.services import Services
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import cosine_similarity
 
@@ -134,10 +136,10 @@ def _cause(err: PerceptionEncoderError, is_url: bool) -> str:
     return f"{known} ({err})"
 
 
-def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
+def add_routes(routes: ApiRoutes, services: Services, kind: Kind) -> None:
     """Add the routes of one kind of model."""
 
-    @router.post(
+    @routes.post(
         f"/{kind.prefix}/embed_image",
         summary="Images to embeddings",
         responses={200: {"model": InferenceEmbeddings}},
@@ -151,7 +153,7 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
             vectors = await embed_images(services, lent.worker, images, names)
             return reply(request, body, lent, embeddings=vectors)
 
-    @router.post(
+    @routes.post(
         f"/{kind.prefix}/embed_text",
         summary="Texts to embeddings",
         responses={200: {"model": InferenceEmbeddings}},
@@ -167,10 +169,10 @@ def add_routes(router: APIRouter, services: Services, kind: Kind) -> None:
             return reply(request, body, lent, embeddings=vectors)
 
 
-def add_compare_route(router: APIRouter, services: Services, kind: Kind) -> None:
+def add_compare_route(routes: ApiRoutes, services: Services, kind: Kind) -> None:
     """Add the route of one kind of model."""
 
-    @router.post(
+    @routes.post(
         f"/{kind.prefix}/compare",
         summary="One image or text against others",
         description="Plain cosines: a list in the order of the prompts, or one for each name.",

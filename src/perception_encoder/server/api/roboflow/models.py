@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from perception_encoder.errors import UnknownModelError
-from perception_encoder.server.api.roboflow.bodies import Body, ModelBody
-from perception_encoder.server.api.roboflow.schemas import ModelRegistry
+from perception_encoder.server.api.base import ApiRoutes, Services
+from perception_encoder.server.api.roboflow.schemas import Body, ModelBody, ModelRegistry
 from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.core.served_models import ModelState
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.http.requests import json_body, json_reply, read_body
-from perception_encoder.server.services import Services
+from perception_encoder.server.http.replies import json_reply
+from perception_encoder.server.http.requests import json_body, read_body
 
 _NOT_FOUND = (
     "Requested Roboflow resource not found. Make sure that workspace, project or model you "
@@ -197,14 +197,14 @@ def _headers(lent: RequestedModel, seconds: float) -> dict[str, str]:
     return headers
 
 
-def add_routes(router: APIRouter, services: Services) -> None:
+def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the routes."""
 
-    @router.get("/model/registry", summary="The models in memory", responses=_REPLY)
+    @routes.get("/model/registry", summary="The models in memory", responses=_REPLY)
     async def registry() -> Response:
         return _registry(services)
 
-    @router.post(
+    @routes.post(
         "/model/add", summary="Load a model", responses=_REPLY, openapi_extra=json_body(ModelBody)
     )
     async def add(request: Request) -> Response:
@@ -212,7 +212,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         await services.served_models.load(resolve(services, body.model_id))
         return _registry(services)
 
-    @router.post(
+    @routes.post(
         "/model/remove",
         summary="Unload a model",
         responses=_REPLY,
@@ -223,7 +223,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         await services.served_models.unload(resolve(services, body.model_id))
         return _registry(services)
 
-    @router.post("/model/clear", summary="Unload every model that nobody uses", responses=_REPLY)
+    @routes.post("/model/clear", summary="Unload every model that nobody uses", responses=_REPLY)
     async def clear() -> Response:
         await services.served_models.unload_all()
         return _registry(services)

@@ -1,23 +1,107 @@
-"""Replies that are read from files while they are sent, as fast as the client takes them."""
+"""Replies: JSON, errors, and images that are read from files while they are sent."""
 
 import contextlib
 import logging
 import re
 import zipfile
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final, TypeAlias
 
-from fastapi import Response
+import orjson
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from perception_encoder.errors import ImageError, ServingError
 from perception_encoder.server.core.pools import WorkPool
+from perception_encoder.server.http.errors import ApiError, as_api_error
 from perception_encoder.sources import StoredImage
 
 logger = logging.getLogger(__name__)
 
+_INT64: Final = 2**63
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+BINARY: Final = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+"""What the OpenAPI document says of content that is bytes."""
+
+ErrorBody: TypeAlias = Callable[[ApiError, Exception], Any]
+"""Makes a reply's JSON body of the answer and the error behind it (`RequestValidationError` for a
+body of a wrong form, one of this package's, or the `ApiError` itself)."""
+
+
 PART_BYTES: Final = 128 * 1024
 """So much of a reply is in memory, and as much again waits for the client to take it."""
+
+
+def json_reply(
+    body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    r"""Return a JSON reply; contiguous numpy arrays become lists, float32 in their shortest form.
+
+    Every reply is JSON that strict parsers read: numbers that are not finite become null, halves of
+    surrogate pairs in names and quoted texts are escaped ("caf\udce9.jpg"), integers beyond 64
+    bits and whatever else JSON has no form for become strings.
+    """
+    try:
+        content = orjson.dumps(body, option=_OPTIONS)
+    except orjson.JSONEncodeError:
+        content = orjson.dumps(_valid(body), option=_OPTIONS, default=str)
+    return Response(content, status, dict(headers or {}), "application/json")
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int) and not -_INT64 <= value < 2 * _INT64:
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_valid(str(key)): _valid(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(one) for one in value]
+    return value
+
+
+class ErrorItem(BaseModel):
+    """What is wrong with one image or text of a request."""
+
+    index: int
+    code: str
+    message: str
+
+
+class ErrorDetail(BaseModel):
+    """What happened, to which items, and what to do; `code` is for programs."""
+
+    code: str
+    message: str
+    items: list[ErrorItem] | None = None
+
+
+class ErrorReply(BaseModel):
+    """The reply to a request that cannot be answered."""
+
+    error: ErrorDetail
+
+
+def native_error(answer: ApiError, _: Exception) -> Any:
+    """Return {"error": {"code", "message", "items"?}}."""
+    return answer.native()
+
+
+def error_reply(request: Request, err: Exception, body: ErrorBody = native_error) -> Response:
+    """Return the reply to an error, and log it if nobody expected it."""
+    answer = as_api_error(err)
+    request.scope["pe.error"] = answer.code
+    if answer.status_code >= 500 and not isinstance(err, ApiError):
+        logger.error(
+            "request %s: %s",
+            request.scope.get("pe.request_id"),
+            err,
+            exc_info=err if answer.code == "internal" else None,
+        )
+    return json_reply(body(answer, err), status=answer.status_code, headers=answer.headers)
 
 
 class StoredImageResponse(Response):

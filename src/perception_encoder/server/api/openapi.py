@@ -7,13 +7,12 @@ clients read no definitions inside of others.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from perception_encoder.server.api.base import Api, admitted
+from perception_encoder.server.api.base import Api, ApiRoute, ApiRoutes
 from perception_encoder.server.http.requests import BODIES
 
 _REFERENCE: Final = "#/components/schemas/{model}"
@@ -42,12 +41,12 @@ _SCHEMES: Final = {
 }
 
 
-def describe(app: FastAPI, apis: Sequence[tuple[Api, APIRouter]], *, needs_key: bool) -> None:
+def describe(app: FastAPI, apis: Sequence[ApiRoutes], *, needs_key: bool) -> None:
     """Have an app answer GET /openapi.json with the document of all APIs.
 
     Args:
         app: with all routes.
-        apis: each with its routes.
+        apis: the routes of each.
         needs_key: whether the server has keys; without, they are optional in the document.
     """
 
@@ -59,9 +58,7 @@ def describe(app: FastAPI, apis: Sequence[tuple[Api, APIRouter]], *, needs_key: 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _document(
-    app: FastAPI, apis: Sequence[tuple[Api, APIRouter]], needs_key: bool
-) -> dict[str, Any]:
+def _document(app: FastAPI, apis: Sequence[ApiRoutes], needs_key: bool) -> dict[str, Any]:
     found = get_openapi(
         title=app.title,
         summary=app.summary,
@@ -69,9 +66,9 @@ def _document(
         routes=app.routes,
         license_info=_LICENSE,
         servers=[{"url": "/"}],
-        tags=[{"name": one.name, "description": one.description} for one, _ in apis],
+        tags=[{"name": one.api.name, "description": one.api.description} for one in apis],
     )
-    models: set[type[BaseModel]] = {*BODIES.values(), *(one.error_model for one, _ in apis)}
+    models: set[type[BaseModel]] = {*BODIES.values(), *(one.api.error_model for one in apis)}
     _, forms = models_json_schema(
         [(one, "validation") for one in sorted(models, key=lambda one: one.__name__)],
         ref_template=_REFERENCE,
@@ -81,24 +78,23 @@ def _document(
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours is each API's
         components["schemas"].pop(name, None)
     components["securitySchemes"] = _SCHEMES
-    for api, router in apis:
-        for route in router.routes:
-            if isinstance(route, APIRoute) and route.include_in_schema:
-                _complete(found["paths"][route.path_format], route, api, needs_key)
+    for routes in apis:
+        for route in routes:
+            if route.include_in_schema:
+                _complete(found["paths"][route.path_format], route, routes.api, needs_key)
     components["schemas"] = dict(sorted(components["schemas"].items()))
     return found
 
 
-def _complete(operations: dict[str, Any], route: APIRoute, api: Api, needs_key: bool) -> None:
+def _complete(operations: dict[str, Any], route: ApiRoute, api: Api, needs_key: bool) -> None:
     """Add to a route's operations what FastAPI does not know."""
     operations.pop("head", None)  # the same without a body
-    asks = api.key_in_query or any(one.dependency is admitted for one in route.dependencies)
     for method in {name.upper() for name in operations} & (route.methods or set()):
         operation = operations[method.lower()]
-        statuses = set(_WITH_KEY if asks else (400, 403))
+        statuses = set(_WITH_KEY if route.needs_key else (400, 403))
         if "requestBody" in operation:
             statuses.add(413)
-        operation["security"] = _security(api, needs_key) if asks else []
+        operation["security"] = _security(api, needs_key) if route.needs_key else []
         error = {"$ref": _REFERENCE.format(model=api.error_model.__name__)}
         for status in sorted(statuses):
             known = operation["responses"].setdefault(str(status), {})

@@ -1,0 +1,1 @@
+"""HTTP: connections, middleware, bodies of requests, replies, keys, metrics and logs."""
