@@ -61,7 +61,7 @@ def test_clusters_as_json_an_index_a_sheet_and_parquet(pe: Run) -> None:
     scores = [image["score"] for image in found[0]["images"]]
     assert scores == sorted(scores, reverse=True)
     assert found[0]["tightness"] == pytest.approx(np.mean(scores), abs=1e-3)
-    assert "3 clusters of 16 images; well apart" in done.stderr
+    assert "3 clusters of 16 images; well separated" in done.stderr
     with Image.open("c.png") as sheet:
         assert sheet.width <= 1640
     rows = pq.read_table("c.parquet", columns=["uri", "cluster", "cluster_name"]).to_pylist()
@@ -108,11 +108,12 @@ def test_maps_as_an_image_a_page_and_parquet(pe: Run, folder: Path) -> None:
 
 
 def test_what_cannot_be_is_said(pe: Run, folder: Path) -> None:
-    assert "has to end in .png, .html or .parquet" in pe("map", "map.gif", returns=2).stderr
+    assert "must end in .png, .html or .parquet" in pe("map", "map.gif", returns=2).stderr
     assert "no such folder" in pe("map", "none/map.png", returns=2).stderr
     (folder / "none.txt").write_text("# nothing\n")
     said = pe("cluster", "--names", "none.txt", returns=2).stderr
     assert "no words" in " ".join(said.split())
     nobody = pe("cluster", "--where", "width > 9000")
-    assert (nobody.stdout, nobody.stderr) == ("", "there are no images to group\n")
+    assert nobody.stdout == ""
+    assert nobody.stderr.endswith("there are no images to group\n")
     assert "no images to place" in pe("map", "m.png", "--where", "width > 9000", returns=1).stderr

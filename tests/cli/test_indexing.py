@@ -179,7 +179,7 @@ def test_ctrl_c_ends_soon_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: 
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on from here" in talk
+    assert "the same command continues from here" in talk
     assert "Traceback" not in talk
     num_kept = Index.open(tmp_path / "t.lance").count()
     assert 0 < num_kept < 60

@@ -9,7 +9,7 @@ import pytest
 from command import Ended, pe_inside
 from PIL import Image
 
-from perception_encoder.cli.output import escape, json_text
+from perception_encoder.cli.output import escape, to_json
 
 WILD = ("emoji \U0001f600.png", "esc\x1b[31m\nforged.png", "bidi\u202egnp.png", "c1\x9b2J.png")
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -150,11 +150,11 @@ def test_an_index_and_a_folder_to_move_to_need_a_name_that_is_text(tmp_path: Pat
 
 
 def test_json_is_strict_whatever_it_holds() -> None:
-    text = json_text(
+    text = to_json(
         {"a": float("nan"), "b": [float("inf"), {"c": (-float("inf"), 1.5)}], "d": "\udce9\ud83d"}
     )
     assert text == r'{"a": null, "b": [null, {"c": [null, 1.5]}], "d": "\\udce9\\ud83d"}'
-    (record,) = Ended(0, json_text({"n": "\x1b\x7f\x9b\u202e\u2028é😀"}).encode(), "").records()
+    (record,) = Ended(0, to_json({"n": "\x1b\x7f\x9b\u202e\u2028é😀"}).encode(), "").records()
     assert record == {"n": "\x1b\x7f\x9b\u202e\u2028é😀"}
 
 

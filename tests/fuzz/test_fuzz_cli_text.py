@@ -10,7 +10,7 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.cli.output import escape, json_text
+from perception_encoder.cli.output import escape, to_json
 from perception_encoder.cli.text_files import read_list
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -32,7 +32,7 @@ def test_what_people_read_has_no_control_characters(text: str) -> None:
 
 @given(VALUES)
 def test_json_is_strict_and_exact(value: object) -> None:
-    text = json_text(value)
+    text = to_json(value)
     text.encode()
     assert not UNSAFE.search(text)
 

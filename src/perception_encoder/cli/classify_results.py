@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from perception_encoder.cli.output import images, say, write_json, write_line, write_path
+from perception_encoder.cli.output import format_images, say, write_json, write_line, write_path
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.classifiers import LabelScore, LabelScores
@@ -139,7 +139,7 @@ class Results:
         unsure = self._counts[NO_LABEL]
         rest = f"; {unsure:,} without a label" if unsure else ""
         rest += f"; {self.num_failed:,} failed" if self.num_failed else ""
-        say(f"{images(self._counts.total())}: {', '.join(listed)}{rest}")
+        say(f"{format_images(self._counts.total())}: {', '.join(listed)}{rest}")
 
     def _list_fits(self, label: str) -> str:
         fits = self._fits[label]
@@ -188,9 +188,9 @@ class Results:
                     write_line(f"{move.source} -> {move.target}")
         finally:  # also where the disk is full half way
             if self._wanted.dry_run:
-                say(f"{images(num_moved)} would move into {folder}; nothing was touched")
+                say(f"{format_images(num_moved)} would move into {folder}; nothing was touched")
             elif num_moved:
-                say(f"{images(num_moved)} moved, written down in {folder / MANIFEST}")
+                say(f"{format_images(num_moved)} moved, written down in {folder / MANIFEST}")
 
     def _keep(self, label: str, score: float, row: Row) -> None:
         """Keep the images nearest to a label."""

@@ -1,17 +1,12 @@
-"""`pe cluster`: groups of an index's images that look alike."""
+"""`pe cluster`: groups of similar images in an index."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from perception_encoder.cli.cluster_options import (
-    ClustersOption,
-    NamesOption,
-    finish,
-    named_clusters,
-    say_what_was_found,
-)
 from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import (
     DeviceOption,
@@ -21,15 +16,44 @@ from perception_encoder.cli.options import (
     WhereOption,
     find_index,
 )
-from perception_encoder.cli.output import check_file, check_sheet, say, write_json, write_table
+from perception_encoder.cli.output import (
+    check_file,
+    check_sheet,
+    format_images,
+    say,
+    write_json,
+    write_table,
+)
+from perception_encoder.cli.text_files import read_text, split_lines
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.clusters import NamedClusters
     from perception_encoder.analysis.ranked_images import Numbers
     from perception_encoder.index import Index, Row
 
-_SHEET_IMAGES = 10
-_SHEET_CLUSTERS = 100
+ClustersOption = Annotated[
+    int | None,
+    typer.Option(
+        "-k",
+        min=1,
+        help="Number of clusters.  [default: the smallest that separates the images about as "
+        "well as the best]",
+        show_default=False,
+    ),
+]
+NamesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORDS",
+        help="Name each cluster by the word that distinguishes it: from a file, one a line; from "
+        "the texts in a column, `column:caption`; or from 350 common words, `everyday`.",
+    ),
+]
+_EVERYDAY: Final = "everyday"
+_COLUMN: Final = "column:"
+_MAX_DAMAGED: Final = 10  # of those reported one by one
+_SHEET_IMAGES: Final = 10
+_SHEET_CLUSTERS: Final = 100
 
 
 def cluster(  # noqa: PLR0913  one parameter for each option
@@ -40,20 +64,20 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     as_json: JsonOption = False,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw the clusters as one image, a row of central images for each."),
+        typer.Option(help="Draw the central images of each cluster: .png, .jpg, .webp or .html."),
     ] = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="Write every image's cluster, name and score.")
+        Path | None, typer.Option(help="Write the cluster, name and score of every image.")
     ] = None,
     model: IndexModelOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Group the images of an index by what they show.
 
-    Every image is in the cluster whose center is nearest; tightness is the mean cosine with it.
-    The largest cluster comes first, and in it the most central image; the last ones of a cluster
-    are those that fit it least. With --json a cluster is a line, with all of its images. The
-    same index gives the same clusters.
+    Each image belongs to the cluster with the nearest center. Tightness is the mean cosine with
+    the center. The largest cluster comes first, and in it the most central image; the last images
+    of a cluster fit it least. With --json, each line is a cluster with all its images. The same
+    index gives the same clusters.
 
     Examples:
         pe cluster --sheet clusters.png
@@ -67,7 +91,7 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     check_file(parquet)
     index = Index.open(find_index(index_path))
     warn_of_photo_index(index)
-    named = named_clusters(
+    named = find_named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )
     if as_json:
@@ -75,28 +99,112 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     elif named.found.clusters:
         _write_table(named)
     if sheet is not None and named.found.clusters:
-        _draw(sheet, named, index)
+        _draw_sheet(sheet, named, index)
     if parquet is not None:
         from perception_encoder.analysis.cluster_names import write_labeled
 
         write_labeled(index, named.where, named.columns(), parquet)
-        say(f"{parquet}: {len(named.found.images)} images")
-    say_what_was_found(named)
-    finish(named)
+        say(f"{parquet}: {format_images(len(named.found.images))}")
+    report_clusters(named)
+    exit_if_damaged(named)
 
 
-def _write_json(named: "NamedClusters") -> None:
-    for place, cluster in enumerate(named.found.clusters):
-        record: dict[str, Any] = {"cluster": place + 1}
+def find_named_clusters(
+    index: Index,
+    *,
+    num_clusters: int | None,
+    names: str | None,
+    where: str | None,
+    model: str | None,
+    device: str,
+) -> NamedClusters:
+    """Find the clusters of an index; name them if --names gives words."""
+    from perception_encoder.analysis.clusters import cluster_index
+    from perception_encoder.analysis.ranked_images import REASON
+    from perception_encoder.backends import ComputeOptions
+    from perception_encoder.cli.progress import show_steps
+    from perception_encoder.search.query_model import open_index_model
+
+    words = [] if names is None else _read_words(names, index, where)  # reports a wrong name first
+    with show_steps(f"grouping up to {format_images(index.count())}"):
+        named = cluster_index(
+            index,
+            lambda: open_index_model(index, model, ComputeOptions(device=device)),
+            num_clusters=num_clusters,
+            words=words,
+            where=where,
+        )
+    for row in named.damaged[:_MAX_DAMAGED]:
+        say(f"pe: {row.name}: {REASON}")
+    return named
+
+
+def report_clusters(named: NamedClusters) -> None:
+    """Report the number of clusters and, if it was chosen here, how well they are separated."""
+    found = named.found
+    number = len(found.clusters)
+    if not number:
+        say("there are no images to group")
+        return
+    clusters = "1 cluster" if number == 1 else f"{number} clusters"
+    text = f"{clusters} of {format_images(len(found.images))}"
+    if found.silhouette is not None:
+        separation = _describe_separation(found.silhouette)
+        text += f"; {separation} (silhouette {found.silhouette:.2f})"
+        text += "; -k N makes as many as you want"
+    say(text)
+
+
+def exit_if_damaged(named: NamedClusters) -> None:
+    """Report images that were left out as their embeddings are damaged.
+
+    Raises:
+        typer.Exit: there are some; the exit code is 1.
+    """
+    if named.damaged:
+        say(f"{format_images(len(named.damaged))} left out, as their vectors are damaged")
+        raise typer.Exit(1)
+
+
+def _read_words(names: str, index: Index, where: str | None) -> list[str]:
+    path = Path(names).expanduser()
+    if names.startswith(_COLUMN) and not path.exists():
+        from perception_encoder.analysis.cluster_names import column_words
+
+        words = column_words(index, names.removeprefix(_COLUMN), where=where)
+    elif names == _EVERYDAY and not path.exists():
+        from perception_encoder.analysis.cluster_names import everyday_words
+
+        words = everyday_words()
+    else:
+        lines = (line.strip() for line in split_lines(read_text(path)))
+        words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if not words:
+        raise typer.BadParameter(f"--names {names}: there are no words in it")
+    return words
+
+
+def _describe_separation(silhouette: float) -> str:
+    """Describe a silhouette by the bounds of Kaufman and Rousseeuw (1990)."""
+    from perception_encoder.analysis.spherical_kmeans import APART
+
+    if silhouette > 0.5:
+        return "well separated"
+    return "separated" if silhouette > APART else "overlapping"
+
+
+def _write_json(named: NamedClusters) -> None:
+    for position, cluster in enumerate(named.found.clusters):
+        record: dict[str, Any] = {"cluster": position + 1}
         if named.names:
-            name = named.names[place]
+            name = named.names[position]
             words = dict(zip(name.words, name.scores, strict=True))
             record |= {"name": name.text, "words": words}
         record |= {"size": cluster.size, "tightness": round(cluster.tightness, 4)}
-        write_json(record | {"images": _images(named, cluster.members)})
+        write_json(record | {"images": _to_records(named, cluster.members)})
 
 
-def _images(named: "NamedClusters", members: "Numbers") -> list[dict[str, Any]]:
+def _to_records(named: NamedClusters, members: Numbers) -> list[dict[str, Any]]:
     facts = named.found.images.facts.select(["uri", "member"]).take(members)
     scores = named.found.scores[members].tolist()
     return [
@@ -105,18 +213,18 @@ def _images(named: "NamedClusters", members: "Numbers") -> list[dict[str, Any]]:
     ]
 
 
-def _write_table(named: "NamedClusters") -> None:
-    lines = []
-    for place, cluster in enumerate(named.found.clusters):
-        name = [named.title(place)] if named.names else []
+def _write_table(named: NamedClusters) -> None:
+    rows = []
+    for position, cluster in enumerate(named.found.clusters):
+        name = [named.title(position)] if named.names else []
         (central,) = named.found.rows(cluster.members[:1])
         numbers = [str(cluster.size), f"{cluster.tightness:.3f}"]
-        lines.append([str(place + 1), *name, *numbers, central.name])
+        rows.append([str(position + 1), *name, *numbers, central.name])
     title = ["name"] if named.names else []
-    write_table(["cluster", *title, "images", "tightness", "most central"], lines)
+    write_table(["cluster", *title, "images", "tightness", "most central"], rows)
 
 
-def _draw(path: Path, named: "NamedClusters", index: "Index") -> None:
+def _draw_sheet(path: Path, named: NamedClusters, index: Index) -> None:
     from perception_encoder.analysis.clusters import typical_members
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
     from perception_encoder.analysis.thumbnails import short_name, stored_image
@@ -124,16 +232,15 @@ def _draw(path: Path, named: "NamedClusters", index: "Index") -> None:
 
     found = named.found
 
-    def drawn(row: "Row", score: float) -> SheetHit:
+    def to_hit(row: Row, score: float) -> SheetHit:
         return SheetHit(stored_image(row), score, short_name(row))
 
     rows = []
     with show_steps("choosing images for the sheet"):
         typical = typical_members(index, found, _SHEET_IMAGES, where=named.where)
-    for place, central in enumerate(typical[:_SHEET_CLUSTERS]):
-        cluster = found.clusters[place]
-        size = "1 image" if cluster.size == 1 else f"{cluster.size} images"
-        hits = map(drawn, found.rows(central), found.scores[central].tolist())
-        rows.append(SheetRow(list(hits), text=f"{named.title(place)}: {size}"))
+    for position, central in enumerate(typical[:_SHEET_CLUSTERS]):
+        size = format_images(found.clusters[position].size)
+        hits = map(to_hit, found.rows(central), found.scores[central].tolist())
+        rows.append(SheetRow(list(hits), text=f"{named.title(position)}: {size}"))
     is_all = len(found.clusters) <= _SHEET_CLUSTERS
     draw_sheet(path, rows, f"the {'' if is_all else f'{_SHEET_CLUSTERS} largest '}clusters")

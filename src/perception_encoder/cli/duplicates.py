@@ -20,7 +20,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import (
     check_file,
     check_sheet,
-    images,
+    format_images,
     say,
     write_json,
     write_line,
@@ -105,7 +105,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.index import Index
 
     index = Index.open(find_index(index_path))
-    with show_steps(f"comparing {images(index.count())}"):
+    with show_steps(f"comparing {format_images(index.count())}"):
         found = find_duplicates(
             index,
             _read,
@@ -197,7 +197,7 @@ def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
     num_lines = sum(not line.startswith("#") for line in script.splitlines() if line)
     num_left = sum(len(group.others) for group in groups) - num_lines
     if num_left:
-        say(f"{images(num_left)} stay, as comments in it say why")
+        say(f"{format_images(num_left)} stay, as comments in it say why")
 
 
 def _move(

@@ -1,12 +1,12 @@
-"""`pe embed`: vectors of images and texts to a file or to stdout."""
+"""`pe embed`: embeddings of images and texts, to stdout or to a file that is written as a whole."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from perception_encoder.cli.embed_results import Format, write_vectors
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
@@ -18,22 +18,26 @@ from perception_encoder.cli.options import (
     PreprocessOption,
     open_model,
 )
-from perception_encoder.cli.output import check_file, say
+from perception_encoder.cli.output import check_file, say, to_json, write_json
 from perception_encoder.cli.text_files import find_problem, read_list
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.types import Embeddings
 
+Format = Literal["jsonl", "npy", "parquet"]
 
-class Given(NamedTuple):
+
+class InputItem(NamedTuple):
     """A text or a file name; `line` of standard input, 0 for an argument."""
 
     value: str
     line: int = 0
 
-    def place(self, position: int) -> str:
-        """What messages call it where its value says nothing."""
+    def describe(self, position: int) -> str:
+        """Name the item in a message; its value may be empty."""
         return f"standard input, line {self.line}" if self.line else f"item {position + 1}"
 
 
@@ -48,10 +52,15 @@ def embed(  # noqa: PLR0913  one parameter for each option
         typer.Option("--out", "-o", help="File to write: .npy, .jsonl or .parquet."),
     ] = None,
     output_format: Annotated[
-        Format | None, typer.Option("--format", help="Default: by the file's name, else jsonl.")
+        Format | None,
+        typer.Option(
+            "--format", help="[default: that of the file's name, or jsonl]", show_default=False
+        ),
     ] = None,
-    null: Annotated[bool, typer.Option("-0", help="stdin is separated by NUL.")] = False,
-    dim: Annotated[int | None, typer.Option(min=1, help="Keep this many numbers.")] = None,
+    null: Annotated[bool, typer.Option("-0", help="Items on stdin are separated by NUL.")] = False,
+    dim: Annotated[
+        int | None, typer.Option(min=1, help="Truncate embeddings to this many dimensions.")
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -62,19 +71,20 @@ def embed(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Write the embeddings of images or texts to a file or to stdout.
 
-    An item that cannot be embedded is reported, and the exit code is 1; the others are written. A
-    .npy has a row for each item in their order: NaN for those. The other formats name their items
-    and leave those out. Each line of stdin is an item; an empty one is an empty text, but no file.
+    Embeddings have unit length. An item that cannot be embedded is reported, the others are
+    written, and the exit code is 1. A .npy has one row for each item, in order, with NaN for those
+    that failed; the other formats name their items and leave those out. Each line of stdin is an
+    item; an empty line is an empty text, but no file.
 
     Examples:
         pe embed *.jpg -o vectors.npy
         find . -name '*.png' -print0 | pe embed -0 - -o vectors.parquet
         pe embed --text "a red heart" "a dog"
     """
-    given = _expand(items or ["-"], null=null)
-    if not given:
+    inputs = _expand(items or ["-"], null=null)
+    if not inputs:
         raise typer.BadParameter("nothing to embed: give files, texts, or lines on stdin")
-    chosen = output_format or _format_of(out)
+    chosen = output_format or _find_format(out)
     if out is None and chosen != "jsonl":
         raise typer.BadParameter(f"--format {chosen} needs a file: add --out")
     check_file(out)
@@ -86,74 +96,135 @@ def embed(  # noqa: PLR0913  one parameter for each option
         compiled=compiled,
         preprocess=preprocess,
     )
-    embedded = _embedded_texts if text else _embedded_images
-    vectors, problems = embedded(loaded, given, batch_size, dim)
+    embed_inputs = _embed_texts if text else _embed_images
+    embeddings, problems = embed_inputs(loaded, inputs, batch_size, dim)
     for problem in problems.values():
         say(f"pe: {problem}")
-    kept = [position for position in range(len(given)) if position not in problems]
+    kept = [position for position in range(len(inputs)) if position not in problems]
     if kept:
-        write_vectors([one.value for one in given], vectors, kept, out, chosen)
+        _write(inputs, embeddings, kept, out, chosen)
         if out is not None:
-            say(f"{len(kept)} vectors of {vectors.shape[1]} numbers in {out}")
+            say(f"{out}: {len(kept)} embeddings of {embeddings.shape[1]} dimensions")
     if problems:
-        if len(given) > 1:
+        if len(inputs) > 1:
             rows = "; their rows are NaN" if kept and chosen == "npy" else ""
-            say(f"pe: {len(problems)} of {len(given)} items not embedded{rows}")
+            say(f"pe: {len(problems)} of {len(inputs)} items not embedded{rows}")
         raise typer.Exit(1)
 
 
-def _embedded_texts(
-    model: "EmbeddingModel", given: Sequence[Given], batch_size: int, dim: int | None
-) -> "tuple[Embeddings, dict[int, str]]":
-    """Embed texts; return NaN and the reason for those that are none."""
-    import numpy as np
-
-    problems = {
-        position: problem
-        for position, one in enumerate(given)
-        if (problem := find_problem(one.value, one.place(position)))
-    }
-    usable = [position for position in range(len(given)) if position not in problems]
-    embedded = model.embed_text(
-        [given[position].value for position in usable], batch_size=batch_size, truncate_dim=dim
-    )
-    vectors = np.full((len(given), embedded.shape[1]), np.nan, np.float32)
-    vectors[usable] = embedded
-    return vectors, problems
-
-
-def _embedded_images(
-    model: "EmbeddingModel", given: Sequence[Given], batch_size: int, dim: int | None
-) -> "tuple[Embeddings, dict[int, str]]":
-    """Embed images; return NaN and the reason for those that cannot be used."""
-    vectors, failures = model.embed_images(
-        [one.value for one in given], batch_size=batch_size, truncate_dim=dim, errors="skip"
-    )
-    problems = {position: str(failure) for position, failure in failures.items()}
-    for position in problems:
-        if not given[position].value:
-            problems[position] = (
-                f"{given[position].place(position)}: empty; the name of a file is missing"
-            )
-    return vectors, problems
-
-
-def _expand(items: list[str], *, null: bool) -> list[Given]:
-    """Replace "-" by what stdin holds, a line for an item."""
-    given: list[Given] = []
+def _expand(items: list[str], *, null: bool) -> list[InputItem]:
+    """Replace "-" with the lines of stdin."""
+    inputs: list[InputItem] = []
     for item in items:
         if item == "-":
-            listed = read_list(Path(item), null=null)
-            given += [Given(line, number) for number, line in enumerate(listed, 1)]
+            lines = read_list(Path(item), null=null)
+            inputs += [InputItem(line, number) for number, line in enumerate(lines, 1)]
         else:
-            given.append(Given(item))
-    return given
+            inputs.append(InputItem(item))
+    return inputs
 
 
-def _format_of(out: Path | None) -> Format:
+def _find_format(out: Path | None) -> Format:
     if out is None:
         return "jsonl"
     formats: dict[str, Format] = {".npy": "npy", ".jsonl": "jsonl", ".parquet": "parquet"}
     if out.suffix not in formats:
         raise typer.BadParameter(f"{out.name}: the name must end in {', '.join(formats)}")
     return formats[out.suffix]
+
+
+def _embed_texts(
+    model: EmbeddingModel, inputs: Sequence[InputItem], batch_size: int, dim: int | None
+) -> tuple[Embeddings, dict[int, str]]:
+    """Return (N, E) embeddings, NaN for invalid texts, and the problem at each such position."""
+    import numpy as np
+
+    problems = {
+        position: problem
+        for position, one in enumerate(inputs)
+        if (problem := find_problem(one.value, one.describe(position)))
+    }
+    usable = [position for position in range(len(inputs)) if position not in problems]
+    embedded = model.embed_text(
+        [inputs[position].value for position in usable], batch_size=batch_size, truncate_dim=dim
+    )
+    embeddings = np.full((len(inputs), embedded.shape[1]), np.nan, np.float32)
+    embeddings[usable] = embedded
+    return embeddings, problems
+
+
+def _embed_images(
+    model: EmbeddingModel, inputs: Sequence[InputItem], batch_size: int, dim: int | None
+) -> tuple[Embeddings, dict[int, str]]:
+    """Return (N, E) embeddings, NaN for unusable images, and the problem at each such position."""
+    embeddings, failures = model.embed_images(
+        [one.value for one in inputs], batch_size=batch_size, truncate_dim=dim, errors="skip"
+    )
+    problems = {position: str(failure) for position, failure in failures.items()}
+    for position in problems:
+        if not inputs[position].value:
+            problems[position] = f"{inputs[position].describe(position)}: empty, not a file name"
+    return embeddings, problems
+
+
+def _write(
+    inputs: Sequence[InputItem],
+    embeddings: Embeddings,
+    kept: Sequence[int],
+    out: Path | None,
+    chosen: Format,
+) -> None:
+    """Write embeddings in a format.
+
+    Args:
+        inputs: N items.
+        embeddings: (N, E) float32, NaN where an item failed.
+        kept: positions of the items that did not fail; a `.npy` gets all N rows nevertheless.
+        out: the file; None for stdout.
+        chosen: the format.
+
+    Raises:
+        OutputError: the file cannot be written; an earlier one stays as it was.
+    """
+    names = [inputs[position].value for position in kept]
+    if out is None:
+        for name, embedding in zip(names, embeddings[kept], strict=True):
+            write_json({"item": name, "vector": embedding.tolist()})
+        return
+    from perception_encoder.atomic import atomic_write
+    from perception_encoder.errors import OutputError
+
+    with atomic_write(out, OutputError) as path:
+        if chosen == "npy":
+            _write_npy(path, embeddings)
+        elif chosen == "jsonl":
+            _write_lines(path, names, embeddings[kept])
+        else:
+            _write_parquet(path, names, embeddings[kept])
+
+
+def _write_npy(path: Path, embeddings: Embeddings) -> None:
+    import numpy as np
+
+    # Not `np.save`: on a full disk it truncates the rows and raises nothing.
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(embeddings)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.ascontiguousarray(embeddings).data)
+
+
+def _write_lines(path: Path, names: Sequence[str], embeddings: Embeddings) -> None:
+    with path.open("w", encoding="utf-8") as lines:
+        for name, embedding in zip(names, embeddings, strict=True):
+            lines.write(to_json({"item": name, "vector": embedding.tolist()}) + "\n")
+
+
+def _write_parquet(path: Path, names: Sequence[str], embeddings: Embeddings) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from perception_encoder.sources.item import escape_name
+
+    column = pa.FixedSizeListArray.from_arrays(embeddings.ravel(), embeddings.shape[1])
+    with path.open("wb") as file:  # Arrow itself takes no name that is not valid Unicode
+        pq.write_table(pa.table({"item": list(map(escape_name, names)), "vector": column}), file)

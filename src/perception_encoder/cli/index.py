@@ -1,12 +1,13 @@
-"""`pe index` and `pe errors`: bring images into an index, and see what could not be brought."""
+"""`pe index` and `pe errors`: embed images into an index, and list those that failed."""
+
+from __future__ import annotations
 
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -29,9 +30,11 @@ from perception_encoder.cli.options import (
     find_index,
     open_model,
 )
-from perception_encoder.cli.output import say, write_json, write_path, write_table
+from perception_encoder.cli.output import format_images, say, write_json, write_path, write_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
@@ -39,14 +42,14 @@ if TYPE_CHECKING:
     from perception_encoder.indexing.prepare import Preparation
     from perception_encoder.sources import Source
 
-_SHOWN_FAILURES = 10  # one by one; `pe errors` lists all
+_MAX_FAILURES: Final = 10  # of those reported one by one; `pe errors` lists all
 
 
 def index(  # noqa: PLR0913  one parameter for each option
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders, files, globs, tars, .parquet, .csv or .jsonl indexes, URLs such as "
+            help="Folders, files, globs, tars, .parquet, .csv or .jsonl files, URLs such as "
             "s3://bucket/folder; - reads names from stdin."
         ),
     ] = None,
@@ -55,23 +58,25 @@ def index(  # noqa: PLR0913  one parameter for each option
     include_hidden: Annotated[
         bool,
         typer.Option(
-            "--include-hidden", help="Also names that begin with a dot, and @eaDir and its like."
+            "--include-hidden", help="Include names that begin with a dot, @eaDir and the like."
         ),
     ] = False,
-    null: Annotated[bool, typer.Option("-0", help="stdin is separated by NUL.")] = False,
+    null: Annotated[bool, typer.Option("-0", help="Names on stdin are separated by NUL.")] = False,
     column: ColumnOption = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove rows of images that have gone.")
+        bool, typer.Option("--prune", help="Remove the rows of images that no longer exist.")
     ] = False,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Try what failed before; just that, if no source."),
+        typer.Option(
+            "--retry-failed", help="Retry images that failed before; without sources only those."
+        ),
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Then follow changes of the folders until Ctrl-C.")
+        bool, typer.Option("--watch", help="Then follow changes in the folders until Ctrl-C.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for another run on the index to end.")
+        bool, typer.Option("--wait", help="Wait for another run on this index to end.")
     ] = False,
     model: IndexModelOption = None,
     device: DeviceOption = "auto",
@@ -93,16 +98,17 @@ def index(  # noqa: PLR0913  one parameter for each option
         typer.Option(
             "--ray-cores",
             min=1,
-            help="CPU cores of each worker there; default: its share of the smallest machine.",
+            help="CPU cores of each Ray worker.  [default: its share of the smallest machine]",
+            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed images into an index; images that are in it already are skipped.
 
-    Unchanged files are not read again, copies and renamed files reuse their vector, a bad file is
-    reported and the others go on. A run that was stopped or killed goes on where it was. The exit
-    code is 1 where any image failed: `pe errors` lists them.
+    Unchanged files are not read again, and copies and renamed files reuse their embedding. A file
+    that cannot be read is reported and skipped; the exit code is then 1, and `pe errors` lists
+    these files. The same command continues a run that was interrupted or killed.
 
     Examples:
         pe index ~/Pictures --index images.lance
@@ -116,27 +122,26 @@ def index(  # noqa: PLR0913  one parameter for each option
 
     if not sources and not retry_failed:
         raise typer.BadParameter("name a source: a folder, a file, an index, or - for stdin")
-    options = SourceOptions(
+    source_options = SourceOptions(
         exclude=tuple(exclude or ()),
         include_hidden=include_hidden,
         null_separated=null,
         column=column,
     )
-    opened = open_sources(sources or [], options)  # before the model: a wrong name shows at once
+    opened = open_sources(sources or [], source_options)  # reports a wrong name before the model
     path = find_index(index_path)
     if not sources:
-        failures = list(OutcomeLog(path).latest(["failed"]))
-        opened = [FailedItems(failures)]
+        opened = [FailedItems(list(OutcomeLog(path).latest(["failed"])))]
     compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
-    run_options = RunOptions(
+    options = RunOptions(
         batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
     )
-    with _work(path, model, compute, preprocess, ray, ray_cores, batch_size) as work:
-        # Watched from before the run: it may take hours, and have passed what changes meanwhile.
-        bursts = watch_changes(sources or [], options) if watch else ()
-        has_failed = _run(work, opened, run_options, as_json=as_json)
-        for changes in bursts:  # for ever; each deletion has been seen, so all of them are pruned
-            _run(work, changes, replace(run_options, prunes_all=True), as_json=as_json)
+    with _open_target(path, model, compute, preprocess, ray, ray_cores, batch_size) as target:
+        # From before the run, so that changes during it are seen, too.
+        changes = watch_changes(sources or [], source_options) if watch else ()
+        has_failed = _run(target, opened, options, as_json=as_json)
+        for changed in changes:  # endless; every deletion is seen, so all of them are pruned
+            _run(target, changed, replace(options, prunes_all=True), as_json=as_json)
     if has_failed:
         raise typer.Exit(1)
 
@@ -161,77 +166,74 @@ def errors(
             write_path(failure.uri, null=null)
     elif as_json:
         for failure in failures:
-            write_json(_record(failure))
+            write_json(_to_record(failure))
     elif failures:
-        write_table(
-            ["reason", "message"], [[failure.reason, failure.message] for failure in failures]
-        )
+        write_table(["reason", "message"], [[one.reason, one.message] for one in failures])
         retry = f"pe index --retry-failed --index {shlex.quote(index.path)}"
-        say(f"{len(failures)} failed; try them again: {retry}")
+        say(f"{len(failures)} failed; to retry them: {retry}")
     else:
         say(f"{index.path}: nothing failed")
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """A model, its index, and where items are prepared if not in this process."""
+class IndexTarget:
+    """A model and the index that it fills.
 
-    model: "EmbeddingModel"
-    index: "Index"
-    open_preparing: "Callable[[], Preparation] | None" = None
+    Attributes:
+        open_preparing: prepares items on a cluster; None for this process.
+        model_name: the name that the model was opened by in this process.
+    """
+
+    model: EmbeddingModel
+    index: Index
+    open_preparing: Callable[[], Preparation] | None = None
     model_name: str | None = None
-    """What the model was opened by in this process."""
 
 
 @contextmanager
-def _work(
+def _open_target(
     path: str,
     name: str | None,
-    options: "ComputeOptions",
+    options: ComputeOptions,
     preprocess: PreprocessChoice | None,
     ray: str | None,
     ray_cores: int | None,
     batch_size: int,
-) -> "Iterator[_Work]":
-    """Open the model, here or on a cluster, and the index."""
+) -> Iterator[IndexTarget]:
+    """Open the model, here or on a Ray cluster, and the index."""
     if ray is None:
-        yield _opened(path, name, options, preprocess)
+        yield _open_local(path, name, options, preprocess)
         return
     from perception_encoder.distributed import on_cluster
     from perception_encoder.index import Index
     from perception_encoder.search.query_model import refuse_another
 
-    expected = None
-    if (index := _index_at(path)) is not None:
+    index, expected = _find_existing(path), None
+    if index is not None:
         expected = index.identity
         name, preprocess = name or expected.model_id, preprocess or expected.preprocess
         refuse_another(index, name)
-    if name is None:
-        name = choose_model()
+    name = name or choose_model()
     with on_cluster(
         ray, name, options, preprocess=preprocess, cores=ray_cores, expected=expected
-    ) as place:
-        say(f"pe: {place.plan} at {ray}")
-        index = index or Index.open_or_prepare(path, place.model.identity)
-        yield _Work(place.model, index, lambda: place.preparing(batch_size))
+    ) as cluster:
+        say(f"pe: {cluster.plan} at {ray}")
+        index = index or Index.open_or_prepare(path, cluster.model.identity)
+        yield IndexTarget(cluster.model, index, lambda: cluster.preparing(batch_size))
 
 
-def _opened(
-    path: str,
-    name: str | None,
-    options: "ComputeOptions",
-    preprocess: PreprocessChoice | None,
-) -> _Work:
+def _open_local(
+    path: str, name: str | None, options: ComputeOptions, preprocess: PreprocessChoice | None
+) -> IndexTarget:
     """Open the model and the index. The model of an index that has rows is the default."""
     from perception_encoder.index import Index
     from perception_encoder.search.query_model import open_index_model
 
-    index = _index_at(path)
+    index = _find_existing(path)
     if index is not None and (index.count() or name is None):
         model = open_index_model(index, name, options, preprocess=preprocess)
-        return _Work(model, index, model_name=name or index.identity.model_id)
-    if name is None:
-        name = choose_model()
+        return IndexTarget(model, index, model_name=name or index.identity.model_id)
+    name = name or choose_model()
     model = open_model(
         name,
         device=options.device,
@@ -240,10 +242,10 @@ def _opened(
         compiled=options.compile,
         preprocess=preprocess,
     )
-    return _Work(model, Index.open_or_prepare(path, model.identity), model_name=name)
+    return IndexTarget(model, Index.open_or_prepare(path, model.identity), model_name=name)
 
 
-def _index_at(path: str) -> "Index | None":
+def _find_existing(path: str) -> Index | None:
     from perception_encoder.errors import IndexNotFoundError
     from perception_encoder.index import Index
 
@@ -254,69 +256,61 @@ def _index_at(path: str) -> "Index | None":
 
 
 def _run(
-    work: _Work,
-    sources: "Sequence[Source]",
-    options: "RunOptions",
-    *,
-    as_json: bool,
+    target: IndexTarget, sources: Sequence[Source], options: RunOptions, *, as_json: bool
 ) -> bool:
-    """Do one run, tell of it, and return whether anything failed."""
-    from perception_encoder.cli.progress import ProgressDisplay
+    """Do one run and report it; return whether anything failed."""
+    from perception_encoder.cli.progress import ProgressDisplay, show_steps
     from perception_encoder.indexing import Run
     from perception_encoder.search.upkeep import prepare_for_search
 
-    model, index = work.model, work.index
-    run = Run(model, index, sources, options, open_preparing=work.open_preparing)
-    started = time.monotonic()
+    index = target.index
+    run = Run(target.model, index, sources, options, open_preparing=target.open_preparing)
+    counts, started = run.progress.counts, time.monotonic()
     try:
         with ProgressDisplay(run.progress) as display:
             for outcome in run.outcomes():
-                if outcome.status == "failed" and run.progress.counts["failed"] <= _SHOWN_FAILURES:
+                if outcome.status == "failed" and counts["failed"] <= _MAX_FAILURES:
                     display.say(f"pe: {outcome.message}")
                 if as_json:
-                    write_json(_record(outcome))
+                    write_json(_to_record(outcome))
                 display.update()
     except KeyboardInterrupt:
-        say("pe: stopped; the same command goes on from here")
+        say("pe: interrupted; the same command continues from here")
         raise
     finally:
         for note in run.progress.notes:
             say(f"pe: {note}")
-        say(_summary(run, index, time.monotonic() - started))
-    sys.stdout.flush()  # who reads the lines of --watch need not wait for more
-    counts = run.progress.counts
-    prepare_for_search(
-        index,
-        model,
-        num_changed=counts["embedded"] + counts["reused"] + counts["pruned"],
-        model_name=work.model_name,
-        on_optimize=lambda: say(
-            f"{index.path}: being optimized for search; Ctrl-C leaves it as it is"
-        ),
-    )
-    return run.progress.counts["failed"] > 0
+        say(_summarize(run, index, time.monotonic() - started))
+    sys.stdout.flush()  # for readers of --watch --json
+    with show_steps(f"preparing {index.path} for searches; Ctrl-C skips this"):
+        prepare_for_search(
+            index,
+            target.model,
+            num_changed=counts["embedded"] + counts["reused"] + counts["pruned"],
+            model_name=target.model_name,
+        )
+    return counts["failed"] > 0
 
 
-def _summary(run: "Run", index: "Index", seconds: float) -> str:
+def _summarize(run: Run, index: Index, seconds: float) -> str:
     counts = run.progress.counts
     if not index.is_created:
         failed = counts["failed"]
         why = f"none of {failed:,} images could be read" if failed else "no images were found"
         return f"{index.path}: {why}, so no index was created; {seconds:.1f} s"
     listed = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts) if counts[name])
-    held = index.count()
-    images = "1 image" if held == 1 else f"{held:,} images"
-    text = f"{index.path}: {listed or 'no images found'}; {images} in the index"
+    text = f"{index.path}: {listed or 'no images found'}"
+    text += f"; {format_images(index.count())} in the index"
     if counts["vanished"]:
-        text += " (--prune removes those that have vanished)"
+        text += " (--prune removes the vanished ones)"
     text += f"; {seconds:.1f} s"
     if counts["failed"]:
-        text += f"; see the failures: pe errors --index {shlex.quote(index.path)}"
+        text += f"; to list the failures: pe errors --index {shlex.quote(index.path)}"
     return text
 
 
-def _record(outcome: "Outcome") -> dict[str, object]:
-    """Return an outcome as JSON, without what it has nothing to say about."""
+def _to_record(outcome: Outcome) -> dict[str, object]:
+    """Return an outcome as JSON, without empty fields."""
     fields = {
         "uri": outcome.uri,
         "member": outcome.member,

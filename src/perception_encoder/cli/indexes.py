@@ -20,7 +20,7 @@ from perception_encoder.cli.options import (
 )
 from perception_encoder.cli.output import (
     check_text_name,
-    images,
+    format_images,
     say,
     write_json,
     write_line,
@@ -203,7 +203,7 @@ def remove(
     from perception_encoder.index.storage import write_lock
 
     index = describe_index(check_text_name(str(path)))
-    described = f"{path}: {images(index.num_rows)} embedded by {index.identity.model_id}"
+    described = f"{path}: {format_images(index.num_rows)} embedded by {index.identity.model_id}"
     if not yes and not typer.confirm(f"{described}. Delete this index?", err=True):
         raise typer.Exit(1)
     with write_lock(str(path)):  # fails while another process writes

@@ -13,7 +13,7 @@ from perception_encoder.cli.options import (
     PreprocessChoice,
     open_model,
 )
-from perception_encoder.cli.output import images, say
+from perception_encoder.cli.output import format_images, say
 from perception_encoder.cli.text_files import find_problem, read_text
 from perception_encoder.errors import SourceError
 
@@ -144,7 +144,7 @@ class ModelComparison:
             say(f"pe: and {more:,} more that could not be read")
         count = len(self._left_out) - self._num_unlisted
         if count:
-            say(f"{images(count)} without a {what} left out")
+            say(f"{format_images(count)} without a {what} left out")
         if not self._items:
             raise SourceError(f"there are no images with a {what} to measure with")
 
@@ -179,6 +179,6 @@ class ModelComparison:
     def finish(self) -> None:
         """Say how many images failed; the exit code is then 1."""
         if self._failed:
-            say(f"{images(len(self._failed))} could not be read: they do not count")
+            say(f"{format_images(len(self._failed))} could not be read: they do not count")
         if self._failed or self._num_unlisted:
             raise typer.Exit(1)

@@ -49,7 +49,7 @@ def say(*lines: str) -> None:
         sys.stderr.write(escape(line) + "\n")
 
 
-def json_text(record: object) -> str:
+def to_json(record: object) -> str:
     r"""Return a value as JSON that every parser reads.
 
     NaN and infinities are null. Characters that would steer a terminal are escaped, as JSON allows.
@@ -65,7 +65,7 @@ def json_text(record: object) -> str:
 
 def write_json(record: dict[str, Any]) -> None:
     """Write one JSON object as one line."""
-    text = json_text(record)
+    text = to_json(record)
     if not _is_unicode(sys.stdout.encoding):
         text = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
     sys.stdout.write(text + "\n")
@@ -102,8 +102,8 @@ def format_number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def images(count: int) -> str:
-    """Say how many."""
+def format_images(count: int) -> str:
+    """Return "1 image" or "1,234 images"."""
     return "1 image" if count == 1 else f"{count:,} images"
 
 
