@@ -90,7 +90,7 @@ def answers(data: dict, by: str, size: int, seed: int, kind: str) -> list[dict]:
     from perception_encoder.search import Query, SearchOptions
     from perception_encoder.search.calibration import calibrate
     from perception_encoder.search.grammar import QueryTerm
-    from perception_encoder.search.search import search
+    from perception_encoder.search.ranking import search
 
     inside, outside = split(data, by, size, seed)
     if kind == "text":

@@ -26,7 +26,7 @@ def main() -> None:
     """Try it and write the results."""
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     from perception_encoder import AutoModel
-    from perception_encoder.search.null_distribution import embedded_prompts
+    from perception_encoder.search.null_distribution import embed_prompts
 
     model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
     files = [
@@ -36,7 +36,7 @@ def main() -> None:
     ]
     images = model.embed_images(files)
     scores = images @ model.embed_text([path.stem.replace("-", " ") for path in files]).T
-    background = images @ embedded_prompts(model).T  # (N, 200)
+    background = images @ embed_prompts(model).T  # (N, 200)
     generator = np.random.default_rng(0)
     figures = {}
     for count in NUM_LABELS:

@@ -35,9 +35,13 @@ from perception_encoder.results import (
     SearchHits,
     thumbnails_html,
 )
-from perception_encoder.search.calibration import Label, fit_labels, label_prompts, load_calibration
-from perception_encoder.search.grammar import image_term
-from perception_encoder.search.null_distribution import SAME
+from perception_encoder.search.calibration import (
+    Label,
+    ensure_calibration,
+    fit_labels,
+)
+from perception_encoder.search.grammar import parse_image
+from perception_encoder.search.null_distribution import SAME, load_prompts
 from perception_encoder.search.queries import (
     QueryInput,
     find_item,
@@ -45,7 +49,7 @@ from perception_encoder.search.queries import (
     read_query,
 )
 from perception_encoder.search.query_model import open_index_model, refuse_another
-from perception_encoder.search.search import SearchOptions, search
+from perception_encoder.search.ranking import SearchOptions, search
 from perception_encoder.search.upkeep import prepare_for_search, remove_rows
 from perception_encoder.sources import read_image
 
@@ -259,7 +263,7 @@ class ImageIndex:
         options = _search_options(k, where, unique, threshold)
         if not isinstance(image, str | os.PathLike):
             return self._search(image, options, input_color_format)
-        term = image_term(os.fspath(image))
+        term = parse_image(os.fspath(image))
         (query,) = read_queries(self._index, [[term]], self._open_model)
         return self._answer(query, options, leave_out_own=True)
 
@@ -312,7 +316,7 @@ class ImageIndex:
         classifier, prompts = labels, None
         if not isinstance(classifier, LabelClassifier):
             classifier = ZeroShotClassifier.from_model(self.model, classifier, templates)
-            prompts = label_prompts(self._index, self.model)
+            prompts = load_prompts(self.model, self._index)
         images: list[ClassifiedImage] = []
         for block in read_blocks(self._index, where):
             scores = classifier.classify(block.vectors)
@@ -521,23 +525,23 @@ class ImageIndex:
     ) -> SearchHits:
         calibration = None
         if query.terms:  # an embedding may stand for a text or an image
-            calibration = load_calibration(self._index, [query], self._open_model)
+            calibration = ensure_calibration(self._index, [query], self._open_model)
         (found,) = search(
             self._index, [query], options, calibration=calibration, leave_out_own=leave_out_own
         )
         return SearchHits(found, query)
 
     def _words(self, names: str | Sequence[str] | None, where: str | None) -> Sequence[str]:
-        from perception_encoder.analysis.cluster_names import column_words, everyday_words
+        from perception_encoder.analysis.cluster_names import load_everyday_words, read_column_words
 
         if names is None:
             return ()
         if not isinstance(names, str):
             return list(dict.fromkeys(names))
         if names == "everyday":
-            return everyday_words()
+            return load_everyday_words()
         if names.startswith(_COLUMN):
-            return column_words(self._index, names.removeprefix(_COLUMN), where=where)
+            return read_column_words(self._index, names.removeprefix(_COLUMN), where=where)
         raise ValueError(
             f'names must be "everyday", "column:NAME" or a list of words, got {names!r}'
         )

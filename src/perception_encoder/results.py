@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
-from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
-from perception_encoder.analysis.thumbnails import read_tiles, short_name, stored_image
+from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, save_contact_sheet
+from perception_encoder.analysis.thumbnails import image_source_of, read_tiles, short_name_of
 from perception_encoder.index import Hit, Outcome, Row
 from perception_encoder.search.calibration import Label
-from perception_encoder.search.search import SearchResult
+from perception_encoder.search.ranking import SearchResult
 from perception_encoder.sources import load_image
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class ImageResults(Sequence[_T]):
         Raises:
             ImageWriteError: the file cannot be written.
         """
-        return contact_sheet(self._sheet_rows(), path)
+        return save_contact_sheet(self._sheet_rows(), path)
 
     def _repr_html_(self) -> str:
         shown = self._images[:_NUM_SHOWN]
@@ -176,7 +176,9 @@ class SearchHits(ImageResults[SearchResult]):
         return type(self)(images, self._query)
 
     def _sheet_rows(self) -> list[SheetRow]:
-        hits = [SheetHit(stored_image(one.hit), one.score, short_name(one.hit)) for one in self]
+        hits = [
+            SheetHit(image_source_of(one.hit), one.score, short_name_of(one.hit)) for one in self
+        ]
         if self._query is None:
             return [SheetRow(hits)]
         return [SheetRow(hits, text=self._query.text, image=self._query.image)]
@@ -194,7 +196,10 @@ class ClassifiedImages(ImageResults[ClassifiedImage]):
         rows = []
         for label, count in self.counts.most_common():
             best = sorted((one for one in self if one.label == label), key=lambda one: -one.score)
-            hits = [SheetHit(stored_image(one.row), one.score, short_name(one.row)) for one in best]
+            hits = [
+                SheetHit(image_source_of(one.row), one.score, short_name_of(one.row))
+                for one in best
+            ]
             rows.append(SheetRow(hits[:_PER_LABEL], text=f"{label} ({count:,})"))
         return rows or [SheetRow([])]
 
@@ -202,7 +207,7 @@ class ClassifiedImages(ImageResults[ClassifiedImage]):
 def thumbnails_html(rows: Sequence[Row | Hit], captions: Sequence[str]) -> str:
     """Return an HTML fragment that shows images in lines, each with a caption."""
     tiles = []
-    images = read_tiles(map(stored_image, rows), _SIDE)
+    images = read_tiles(map(image_source_of, rows), _SIDE)
     for row, image, caption in zip(rows, images, captions, strict=True):
         title = html.escape(row.name, quote=True)
         source = f'<img src="{_data_url(image)}" alt="{title}">' if image else "<i>unreadable</i>"
@@ -227,7 +232,7 @@ def _row_of(one: SearchResult | ClassifiedImage) -> Row | Hit:
 def _describe(one: SearchResult | ClassifiedImage, *, short: bool = False) -> str:
     row = _row_of(one)
     facts = [f"{one.score:.3f}", *([one.label] if one.label is not None else [])]
-    return " ".join([*facts, short_name(row) if short else row.name])
+    return " ".join([*facts, short_name_of(row) if short else row.name])
 
 
 def _record(one: SearchResult | ClassifiedImage) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.analysis.classifiers import LabelScores
-from perception_encoder.analysis.evaluation import Accuracy, AccuracyTally, compare
+from perception_encoder.analysis.evaluation import Accuracy, AccuracyTally, compare_accuracies
 
 
 def accuracy_of(scores: np.ndarray, truth: list[int], *, parts: int = 1) -> Accuracy:
@@ -68,12 +68,12 @@ def test_two_models_are_compared_image_by_image() -> None:
     right, wrong = [1.0, 0.0], [0.0, 1.0]
     one = accuracy_of(np.array([right, right, right, wrong, right], np.float32), [0] * 5)
     other = accuracy_of(np.array([right, wrong, wrong, right, right], np.float32), [0] * 5, parts=2)
-    found = compare(one, other)
+    found = compare_accuracies(one, other)
     assert (found.num_only_one, found.num_only_other) == (2, 1)
     assert found.difference.value == pytest.approx(one.top1.value - other.top1.value)
     assert found.difference.low < 0 < found.difference.high
     with pytest.raises(ValueError, match="4 and 5 images do not compare"):
-        compare(accuracy_of(np.array([right] * 4, np.float32), [0] * 4), other)
+        compare_accuracies(accuracy_of(np.array([right] * 4, np.float32), [0] * 4), other)
 
 
 def test_nothing_has_no_accuracy() -> None:

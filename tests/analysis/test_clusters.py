@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from perception_encoder.analysis import clusters
-from perception_encoder.analysis.clusters import Clusters, find_clusters, typical_members
+from perception_encoder.analysis.clusters import Clusters, find_clusters, find_typical_members
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
@@ -146,11 +146,11 @@ def test_typical_images_are_central_and_not_the_same_again_and_again(tmp_path):
     index = index_of(tmp_path, remote_rows(23), vectors)
     found = find_clusters(index, num_clusters=1)
     assert set(found.clusters[0].members[:20]) == set(range(20))
-    (typical,) = typical_members(index, found, 3)
+    (typical,) = find_typical_members(index, found, 3)
     assert [found.images.row(number).uri for number in typical] == [
         row.uri for row in np.array(remote_rows(23), object)[[0, 20, 21]]
     ]
-    (more,) = typical_members(index, found, 6)
+    (more,) = find_typical_members(index, found, 6)
     assert len(more) == 6
     assert {20, 21, 22} < set(more.tolist())
 

@@ -5,7 +5,7 @@ import pytest
 from duplicate_samples import index_of
 
 from perception_encoder.analysis import cluster_names as module
-from perception_encoder.analysis.cluster_names import column_words
+from perception_encoder.analysis.cluster_names import read_column_words
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Row
 
@@ -21,10 +21,10 @@ def test_words_that_tell_texts_apart_come_by_how_many_texts_have_them(tmp_path, 
         for number, caption in enumerate(CAPTIONS)
     ]
     index = index_of(tmp_path, rows, np.eye(8, dtype=np.float32))
-    assert column_words(index, "caption") == ["café", "cat", "hat"]
-    assert column_words(index, "caption", where="width < 2") == []  # in all of two
-    assert column_words(index, "uri") == []
+    assert read_column_words(index, "caption") == ["café", "cat", "hat"]
+    assert read_column_words(index, "caption", where="width < 2") == []  # in all of two
+    assert read_column_words(index, "uri") == []
     with pytest.raises(QueryError, match=r"no column of text 'title'; it has id, uri, .*caption"):
-        column_words(index, "title")
+        read_column_words(index, "title")
     monkeypatch.setattr(module, "MOST_WORDS", 2)
-    assert column_words(index, "caption") == ["café", "cat"]
+    assert read_column_words(index, "caption") == ["café", "cat"]

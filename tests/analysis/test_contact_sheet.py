@@ -12,8 +12,8 @@ from perception_encoder.analysis.contact_sheet import (
     SheetLayout,
     SheetPage,
     SheetRow,
-    contact_sheet,
     draw_pages,
+    save_contact_sheet,
 )
 from perception_encoder.errors import ImageNotFoundError, ImageWriteError
 
@@ -168,7 +168,7 @@ def test_any_words_stay_inside_their_tile(text: str) -> None:
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.JPG", "sheet.webp"])
 def test_the_ending_decides_the_format(tmp_path: Path, name: str) -> None:
     rows = [SheetRow([SheetHit(plain(RED), 0.5)], text="red")]
-    assert contact_sheet(rows, tmp_path / name, tile=64) == [tmp_path / name]
+    assert save_contact_sheet(rows, tmp_path / name, tile=64) == [tmp_path / name]
     with Image.open(tmp_path / name) as saved:
         assert saved.size == SheetLayout(64).place(rows)[0].size
         assert len(saved.convert("RGB").getcolors(1 << 20) or []) > 3
@@ -177,7 +177,7 @@ def test_the_ending_decides_the_format(tmp_path: Path, name: str) -> None:
 def test_a_long_sheet_is_saved_as_pages(tmp_path: Path) -> None:
     rows = [SheetRow([SheetHit(plain(RED), 0.5)] * 5, text="red")] * 15
     drawn = []
-    names = contact_sheet(rows, tmp_path / "sheet.png", progress=lambda: drawn.append(1))
+    names = save_contact_sheet(rows, tmp_path / "sheet.png", progress=lambda: drawn.append(1))
     assert [name.name for name in names] == ["sheet.png", "sheet-2.png"]
     assert all(name.exists() for name in names)
     assert len(drawn) == 75
@@ -189,7 +189,7 @@ def test_a_sheet_may_be_an_html_page(tmp_path: Path) -> None:
         SheetRow([SheetHit(tmp_path / "gone.png", None)]),
         SheetRow([], text="nothing"),
     ]
-    (name,) = contact_sheet(rows, tmp_path / "sheet.html", tile=64)
+    (name,) = save_contact_sheet(rows, tmp_path / "sheet.html", tile=64)
     page = name.read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 2
     assert "&lt;b&gt;.png" in page
@@ -201,7 +201,7 @@ def test_a_sheet_may_be_an_html_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sheet.xyz", "sheet", "no folder/sheet.png"])
 def test_what_cannot_be_saved_is_told(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImageWriteError, match=name):
-        contact_sheet([SheetRow([], text="red")], tmp_path / name)
+        save_contact_sheet([SheetRow([], text="red")], tmp_path / name)
 
 
 def test_nonsense_is_refused() -> None:

@@ -201,9 +201,9 @@ def test_cells_give_the_pairs_that_comparing_all_gives(
     images = rank_images(index, "resolution", where)
     options = {"threshold": threshold, "where": where}
     chosen = np.arange(2, len(images))
-    exact = near_pairs.near_pairs(index, images, chosen, **options)
+    exact = near_pairs.find_near_pairs(index, images, chosen, **options)
     monkeypatch.setattr(near_pairs, "MAX_EXACT", 100)
-    divided = near_pairs.near_pairs(index, images, chosen, **options)
+    divided = near_pairs.find_near_pairs(index, images, chosen, **options)
 
     def scores(pairs: near_pairs.NearPairs) -> dict[tuple[int, int], float]:
         ends = zip(pairs.earlier.tolist(), pairs.later.tolist(), strict=True)

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
-from perception_encoder.analysis.file_moves import Move, move_redundant, removal_script
+from perception_encoder.analysis.file_moves import (
+    MovedDuplicate,
+    build_removal_script,
+    move_duplicates,
+)
 from perception_encoder.index import Row
 
 
@@ -37,14 +41,14 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_script_removes_just_the_redundant_whatever_their_names(tmp_path: Path) -> None:
     kept, *others = files(tmp_path, "kept 'one'.png", *ODD)
-    done = run(removal_script([group(kept, *others)]), tmp_path)
+    done = run(build_removal_script([group(kept, *others)]), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(os.listdir(tmp_path)) == ["kept 'one'.png", "remove.sh"]
 
 
 def test_each_line_of_the_script_stands_alone_and_needs_the_kept_image(tmp_path: Path) -> None:
     a, b, c, d = files(tmp_path, "a.png", "b.png", "c.png", "d.png")
-    script = removal_script([group(a, b), group(c, d)])
+    script = build_removal_script([group(a, b), group(c, d)])
     b.unlink()
     c.unlink()
     run(script, tmp_path)
@@ -58,7 +62,9 @@ def test_what_a_script_must_not_touch_is_a_comment(tmp_path: Path) -> None:
     (reversed_name,) = files(tmp_path, "cat\u202egnp.sh")  # shown as "cathsg.png"
     member = Row(uri=str(tmp_path / "all.tar"), member="x.png")
     remote = Row(uri="https://host/x.png")
-    script = removal_script([group(kept, bad, member, remote), group(tmp_path, reversed_name)])
+    script = build_removal_script(
+        [group(kept, bad, member, remote), group(tmp_path, reversed_name)]
+    )
     assert all(line.startswith("#") for line in script.splitlines() if line)
     assert "cat\\u202egnp.sh" in script
     assert "kept\\nrm -rf x.png" in script
@@ -69,14 +75,14 @@ def test_what_a_script_must_not_touch_is_a_comment(tmp_path: Path) -> None:
 
 def test_a_copy_of_an_image_at_a_url_can_be_removed(tmp_path: Path) -> None:
     (other,) = files(tmp_path, "x.png")
-    run(removal_script([group(Row(uri="https://host/x.png"), other)]), tmp_path)
+    run(build_removal_script([group(Row(uri="https://host/x.png"), other)]), tmp_path)
     assert not other.exists()
 
 
 def test_moving_overwrites_nothing_and_can_be_undone(tmp_path: Path) -> None:
     kept, *others = files(tmp_path, "kept.png", "1/x.png", "2/x.png", "3/x.png", "4/moved.jsonl")
     (target,) = files(tmp_path, "away/x.png")
-    moves = list(move_redundant([group(kept, *others)], str(tmp_path / "away")))
+    moves = list(move_duplicates([group(kept, *others)], str(tmp_path / "away")))
     assert [Path(move.target).name for move in moves] == [
         "x (2).png", "x (3).png", "x (4).png", "moved (2).jsonl",
     ]  # fmt: skip
@@ -96,12 +102,12 @@ def test_a_dry_run_says_the_same_and_touches_nothing(tmp_path: Path) -> None:
     kept, *others = files(tmp_path, "kept.png", "1/x.png", "2/x.png")
     groups = [group(kept, *others)]
     before = sorted(map(str, tmp_path.rglob("*")))
-    planned = list(move_redundant(groups, str(tmp_path / "away"), dry_run=True))
+    planned = list(move_duplicates(groups, str(tmp_path / "away"), dry_run=True))
     assert sorted(map(str, tmp_path.rglob("*"))) == before
-    assert list(move_redundant(groups, str(tmp_path / "away"))) == planned
+    assert list(move_duplicates(groups, str(tmp_path / "away"))) == planned
 
 
-def problems(moves: list[Move]) -> list[str]:
+def problems(moves: list[MovedDuplicate]) -> list[str]:
     assert not any(move.target for move in moves if move.problem)
     return [move.problem for move in moves]
 
@@ -114,7 +120,7 @@ def test_what_cannot_be_moved_stays_and_says_why(tmp_path: Path) -> None:
     member = Row(uri=str(tmp_path / "all.tar"), member="x.png")
     orphan = group(tmp_path / "no such.png", last)
     moves = list(
-        move_redundant([group(kept, inside, gone, member), orphan], str(tmp_path / "away"))
+        move_duplicates([group(kept, inside, gone, member), orphan], str(tmp_path / "away"))
     )
     found = problems(moves)
     assert found[0] == "is in that folder already"
@@ -133,7 +139,7 @@ def test_moving_to_another_disk_keeps_content_and_times(tmp_path: Path) -> None:
     os.utime(other, ns=(10**18, 10**18))
     target = other_disk / f"{tmp_path.name}-{os.getpid()}"
     try:
-        (move,) = move_redundant([group(kept, other)], str(target))
+        (move,) = move_duplicates([group(kept, other)], str(target))
         assert Path(move.target).read_text(encoding="utf-8") == "image x.png"
         assert Path(move.target).stat().st_mtime_ns == 10**18
         assert not other.exists()
@@ -144,5 +150,5 @@ def test_moving_to_another_disk_keeps_content_and_times(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error_before_anything_moves(tmp_path: Path) -> None:
     kept, other, file = files(tmp_path, "kept.png", "x.png", "a file")
     with pytest.raises(OSError, match="a file"):
-        list(move_redundant([group(kept, other)], str(file)))
+        list(move_duplicates([group(kept, other)], str(file)))
     assert other.exists()

@@ -11,11 +11,11 @@ import pytest
 from small_models import drawing
 
 from perception_encoder.analysis.labels import (
-    caption_columns,
-    captions_of,
-    class_names,
-    classes_of,
-    unlisted,
+    find_caption_columns,
+    iter_unlisted,
+    read_captions,
+    read_class_names,
+    read_classes,
 )
 from perception_encoder.errors import SourceError
 from perception_encoder.sources import Item, SourceOptions, open_sources
@@ -27,7 +27,7 @@ def items_at(*names: Path | str) -> list[Item]:
 
 
 def classes_by_name(items: list[Item], column: str | None = None) -> dict[str, str | None]:
-    classes = classes_of(items, column)
+    classes = read_classes(items, column)
     return {Path(item.member or item.uri).name: classes.get(item.id) for item in items}
 
 
@@ -61,8 +61,8 @@ def test_an_archive_says_its_classes_by_members_or_by_folders(tmp_path: Path) ->
     items = items_at(tmp_path / "set.tar")
     assert classes_by_name(items) == {"0.png": "3", "1.png": None, "2.png": "cat"}
     assert classes_by_name(items, "kind") == {"0.png": "bird", "1.png": None, "2.png": None}
-    assert captions_of(items[0], caption_columns(items, [])) == ["a jay", "a bird"]
-    assert captions_of(items[1], ["caption"]) == []
+    assert read_captions(items[0], find_caption_columns(items, [])) == ["a jay", "a bird"]
+    assert read_captions(items[1], ["caption"]) == []
 
 
 def test_an_index_says_them_in_columns(tmp_path: Path) -> None:
@@ -71,12 +71,12 @@ def test_an_index_says_them_in_columns(tmp_path: Path) -> None:
     index.write_text("image,label,first,second\na.png,7,one,\na.png,,two,2\n", encoding="utf-8")
     items = items_at(index)
     assert [item.metadata["label"] for item in items] == [7, None]
-    assert [captions_of(item, ["first", "second"]) for item in items] == [["one"], ["two", "2"]]
+    assert [read_captions(item, ["first", "second"]) for item in items] == [["one"], ["two", "2"]]
     with pytest.raises(SourceError, match=r"'caption'.*label, first, second"):
-        caption_columns(items, [])
+        find_caption_columns(items, [])
     lines = tmp_path / "set.jsonl"
     lines.write_text('{"image": "a.png", "caption": ["a jay", "a bird"]}\n', encoding="utf-8")
-    assert captions_of(items_at(lines)[0], ["caption"]) == ["a jay", "a bird"]
+    assert read_captions(items_at(lines)[0], ["caption"]) == ["a jay", "a bird"]
 
 
 def test_a_parquet_file_of_the_hub_names_its_numbers(tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_a_parquet_file_of_the_hub_names_its_numbers(tmp_path: Path) -> None:
     for name, metadata in (("named", about), ("plain", None), ("odd", {"huggingface": "[1]"})):
         pq.write_table(index.replace_schema_metadata(metadata), tmp_path / f"{name}.parquet")
     items = items_at(tmp_path / "named.parquet")
-    assert list(classes_of(items).values()) == ["1", "0"]
-    assert class_names(items) == ["cat", "red_car"]
+    assert list(read_classes(items).values()) == ["1", "0"]
+    assert read_class_names(items) == ["cat", "red_car"]
     files = [tmp_path / name for name in ("plain.parquet", "odd.parquet", "a.png")]
     for others in (
-        class_names(items, "image"), class_names(items, "kind"), class_names([]),
-        *(class_names(items_at(file)) for file in files),
+        read_class_names(items, "image"), read_class_names(items, "kind"), read_class_names([]),
+        *(read_class_names(items_at(file)) for file in files),
     ):  # fmt: skip
         assert others == []
 
@@ -101,5 +101,5 @@ def test_what_could_not_be_listed_is_said(tmp_path: Path) -> None:
     draw(tmp_path / "cat" / "a.png")
     (tmp_path / "cut.tar").write_bytes(b"no archive" * 200)
     items = items_at(tmp_path, tmp_path / "cut.tar")
-    (problem,) = unlisted(items)
+    (problem,) = iter_unlisted(items)
     assert "cut.tar: the archive is damaged" in str(problem)

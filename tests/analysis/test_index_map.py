@@ -10,7 +10,7 @@ from PIL import Image
 from perception_encoder.analysis import index_map
 from perception_encoder.analysis.clusters import find_clusters
 from perception_encoder.analysis.index_map import map_index
-from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
+from perception_encoder.analysis.map_image import Caption, build_grid, draw_map
 from perception_encoder.analysis.ranked_images import rank_images
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 
@@ -75,7 +75,7 @@ def test_without_its_package_the_error_names_the_extra(tmp_path, monkeypatch):
 @settings(max_examples=40)
 def test_no_two_images_share_a_cell(count, spread, max_side, seed):
     places = np.random.default_rng(seed).uniform(-1, 1, (count, 2)).astype(np.float32) * spread
-    grid = grid_of(places, max_side)
+    grid = build_grid(places, max_side)
     assert grid.columns <= max_side
     assert grid.rows <= max_side
     assert len(grid.shown) == len(np.unique(grid.cells, axis=0)) == len(set(grid.shown.tolist()))
@@ -92,7 +92,7 @@ def test_of_too_many_images_those_shown_come_from_everywhere():
     middles = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
     labels = np.repeat(np.arange(4), (3000, 1000, 100, 20))
     places = (middles[labels] + 0.1 * rng.normal(size=(len(labels), 2))).astype(np.float32)
-    grid = grid_of(places, 20)
+    grid = build_grid(places, 20)
     shown = np.bincount(labels[grid.shown], minlength=4)
     assert 150 <= shown.sum() <= 400 / 1.7
     assert shown.min() >= 10
@@ -101,7 +101,7 @@ def test_of_too_many_images_those_shown_come_from_everywhere():
 def test_cells_keep_what_is_left_and_what_is_above():
     x, y = np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 4))
     places = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
-    grid = grid_of(places)
+    grid = build_grid(places)
     left, right = grid.cells[places[:, 0] < -0.9], grid.cells[places[:, 0] > 0.9]
     assert left[:, 0].max() < right[:, 0].min()
     high, low = grid.cells[places[:, 1] > 0.9], grid.cells[places[:, 1] < -0.9]
@@ -113,7 +113,7 @@ def test_a_drawn_map_shows_each_image_in_its_cell_and_names_over_groups(tmp_path
     colors = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
     images = [Image.new("RGB", (30, 30), color) for color in colors]
     corners = np.array([[-1, 1], [1, 1], [-1, -1], [1, -1]], np.float32)
-    grid = grid_of(corners)
+    grid = build_grid(corners)
     wide = draw_map(
         [*images[:3], str(tmp_path / "gone.png")], grid, [], tmp_path / "a.png", tile=40
     )

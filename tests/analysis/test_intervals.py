@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.evaluation import mean_of_shares, paired_difference, wilson
+from perception_encoder.analysis.evaluation import (
+    estimate_difference,
+    estimate_mean_share,
+    estimate_share,
+)
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -13,13 +17,15 @@ def test_the_ends_of_wilson_are_shares_from_which_the_observed_is_just_likely(
     case: tuple[int, int],
 ) -> None:
     hits, count = case
-    share = wilson(hits, count)
+    share = estimate_share(hits, count)
     assert 0 <= share.low <= share.value == hits / count <= share.high <= 1
     for end in (share.low, share.high):
         distance = 1.959964 * np.sqrt(end * (1 - end) / count)
         assert abs(share.value - end) == pytest.approx(distance, abs=1e-6)
     # 81 of 100, in indexes: 0.7222 to 0.8749.
-    assert (wilson(81, 100).low, wilson(81, 100).high) == pytest.approx((0.7222, 0.8749), abs=1e-4)
+    assert (estimate_share(81, 100).low, estimate_share(81, 100).high) == pytest.approx(
+        (0.7222, 0.8749), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,7 +43,7 @@ def test_the_interval_of_a_mean_holds_the_true_mean_as_often_as_it_says(
 ) -> None:
     cases = np.array(counts)
     trials = np.random.default_rng(0).binomial(cases, shares, (1000, len(counts)))
-    found = [mean_of_shares(hits, cases) for hits in trials]
+    found = [estimate_mean_share(hits, cases) for hits in trials]
     assert found[0].value == pytest.approx((trials[0] / cases).mean())
     held = np.mean([one.low <= np.mean(shares) <= one.high for one in found])
     assert held >= 0.93  # of 0.95: a thousand trials are a sample too
@@ -53,7 +59,7 @@ def test_the_interval_of_a_difference_holds_the_true_one_as_often_as_it_says(
 ) -> None:
     shares = [both, only_first, only_second, 1 - both - only_first - only_second]
     trials = np.random.default_rng(0).multinomial(count, np.maximum(shares, 0), 1000)
-    found = [paired_difference(int(one), int(other), count) for _, one, other, _ in trials]
+    found = [estimate_difference(int(one), int(other), count) for _, one, other, _ in trials]
     truth = only_first - only_second
     assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.93
     assert found[0].value == pytest.approx((trials[0][1] - trials[0][2]) / count)
@@ -62,9 +68,9 @@ def test_the_interval_of_a_difference_holds_the_true_one_as_often_as_it_says(
 
 def test_there_is_no_share_of_nothing() -> None:
     with pytest.raises(ValueError, match="no cases"):
-        wilson(0, 0)
+        estimate_share(0, 0)
     with pytest.raises(ValueError, match="no cases"):
-        paired_difference(0, 0, 0)
+        estimate_difference(0, 0, 0)
     for counts in ([], [3, 0]):
         with pytest.raises(ValueError, match="at least one case"):
-            mean_of_shares(np.zeros(len(counts), np.int64), np.array(counts, np.int64))
+            estimate_mean_share(np.zeros(len(counts), np.int64), np.array(counts, np.int64))

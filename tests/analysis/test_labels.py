@@ -3,15 +3,15 @@
 import pytest
 
 from perception_encoder.analysis.labels import (
-    labels_in,
-    labels_named,
-    labels_of_classes,
-    listed_labels,
+    match_classes,
+    name_labels,
+    parse_label_list,
+    parse_labels,
 )
 
 
 def test_labels_with_commas() -> None:
-    assert listed_labels(" cat,dog ,red car,") == {
+    assert parse_label_list(" cat,dog ,red car,") == {
         "cat": ("cat",), "dog": ("dog",), "red car": ("red car",)
     }  # fmt: skip
 
@@ -30,9 +30,9 @@ def test_a_file_of_lines_or_json() -> None:
     expected = {
         "cat": ("cat",), "pet": ("dog", "hamster", "a goldfish"), "C# book": ("C# book",)
     }  # fmt: skip
-    assert labels_in(LINES) == expected | {"n01440764": ("tench",)}
-    assert labels_in(JSON) == expected
-    assert labels_in('["cat", "12:30"]') == {"cat": ("cat",), "12:30": ("12:30",)}
+    assert parse_labels(LINES) == expected | {"n01440764": ("tench",)}
+    assert parse_labels(JSON) == expected
+    assert parse_labels('["cat", "12:30"]') == {"cat": ("cat",), "12:30": ("12:30",)}
 
 
 @pytest.mark.parametrize(
@@ -52,23 +52,23 @@ def test_a_file_of_lines_or_json() -> None:
 )
 def test_what_is_wrong_with_a_file_is_said(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        labels_in(text)
+        parse_labels(text)
 
 
 def test_classes_are_labels_themselves_unless_some_are_given() -> None:
-    labels, numbers = labels_of_classes(["red_car", "cat", "red_car"])
+    labels, numbers = match_classes(["red_car", "cat", "red_car"])
     assert labels == {"cat": ("cat",), "red_car": ("red car",)}
     assert numbers == [1, 0, 1]
 
 
 def test_a_class_that_is_a_number_is_the_number_of_a_label() -> None:
     given = {"tench": ("tench",), "goldfish": ("goldfish",), "7": ("seven",)}
-    assert labels_of_classes(["1", "0", "goldfish", "7"], given) == (given, [1, 0, 1, 2])
+    assert match_classes(["1", "0", "goldfish", "7"], given) == (given, [1, 0, 1, 2])
     for classes in (["3"], ["carp"]):
         with pytest.raises(ValueError, match=f"'{classes[0]}' is not among the labels"):
-            labels_of_classes(classes, given)
-    named = labels_named(["red_car", "_"])
+            match_classes(classes, given)
+    named = name_labels(["red_car", "_"])
     assert named == {"red_car": ("red car",), "_": ("_",)}
-    assert labels_of_classes(["1", "0"], named)[1] == [1, 0]
+    assert match_classes(["1", "0"], named)[1] == [1, 0]
     with pytest.raises(ValueError, match="are numbers"):
-        labels_of_classes(["0", "12"])
+        match_classes(["0", "12"])

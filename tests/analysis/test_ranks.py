@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.analysis import evaluation as ranks
-from perception_encoder.analysis.evaluation import ranks_among, ranks_in
+from perception_encoder.analysis.evaluation import rank_candidates, rank_right_columns
 
 VECTORS = np.array([[3, 4], [4, 3], [-3, 4], [0, 5], [5, 0]], np.float32)  # of length 5
 
 
 def test_a_tie_counts_against_the_model() -> None:
     scores = np.array([[0.5, 0.5, 0.1], [0.2, 0.9, 0.9], [0.3, 0.2, 0.1]], np.float32)
-    found, others = ranks_in(scores, [[0], [0], [0, 2]])
+    found, others = rank_right_columns(scores, [[0], [0], [0, 2]])
     assert found.tolist() == [1, 2, 0]
     assert others.tolist() == [1, 1, 1]
 
 
 def test_of_several_that_are_right_the_best_counts() -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
-    assert ranks_in(scores.copy(), [[3, 1]])[0].tolist() == [1]
-    assert ranks_in(scores.copy(), [[3, 2]])[0].tolist() == [2]
-    assert ranks_in(np.empty((0, 4), np.float32), [])[0].tolist() == []
+    assert rank_right_columns(scores.copy(), [[3, 1]])[0].tolist() == [1]
+    assert rank_right_columns(scores.copy(), [[3, 2]])[0].tolist() == [2]
+    assert rank_right_columns(np.empty((0, 4), np.float32), [])[0].tolist() == []
 
 
 @st.composite
@@ -54,7 +54,7 @@ def test_ranks_are_those_of_a_search_by_hand(
         expected.append(sum(score >= best for score in wrong))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "_BLOCK_BYTES", block_bytes)
-        found = ranks_among(VECTORS[queries] / 5, VECTORS[candidates] / 5, right)
+        found = rank_candidates(VECTORS[queries] / 5, VECTORS[candidates] / 5, right)
     assert found.tolist() == expected
 
 
@@ -69,6 +69,6 @@ def test_never_more_than_a_block_of_scores_is_made() -> None:
     vectors = np.eye(30, dtype=np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "_BLOCK_BYTES", 4 * 30 * 8)
-        found = ranks_among(vectors.view(Seen), vectors, [[n] for n in range(30)])
+        found = rank_candidates(vectors.view(Seen), vectors, [[n] for n in range(30)])
     assert found.tolist() == [0] * 30
     assert shapes == [(8, 30), (8, 30), (8, 30), (6, 30)]

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.evaluation import Pairs, retrieval
+from perception_encoder.analysis.evaluation import CaptionPairs, measure_retrieval
 
 
 def test_equal_captions_and_identical_images_are_one() -> None:
-    pairs = Pairs.of(
+    pairs = CaptionPairs.of(
         ["sha-1", "sha-2", "sha-1", "sha-3", "sha-4"],
         [["A dog", "a cat"], ["a  DOG "], ["a pet", "a dog"], [], ["", "a fish"]],
     )
@@ -26,10 +26,10 @@ def unit(rows: list[list[float]]) -> np.ndarray:
 
 def test_recall_counted_by_hand() -> None:
     """Of three images the third is nearer to the captions of the second than to its own."""
-    pairs = Pairs.of(["p", "q", "r"], [["p1", "p2"], ["q1"], ["r1"]])
+    pairs = CaptionPairs.of(["p", "q", "r"], [["p1", "p2"], ["q1"], ["r1"]])
     images = unit([[1, 0, 0], [0, 1, 0], [0, 0.9, 0.5]])
     texts = unit([[1, 0, 0], [0, 1, 0.1], [0, 1, 0.2], [0, 0, 1]])  # p2 fits q best
-    found = retrieval(pairs, images, texts)
+    found = measure_retrieval(pairs, images, texts)
     assert (found.num_images, found.num_texts) == (3, 4)
     # p1 finds p. p2 finds q. q1 finds q. r1 finds r.
     assert found.text_to_image[1].value == 3 / 4
@@ -40,9 +40,9 @@ def test_recall_counted_by_hand() -> None:
 
 
 def test_a_model_that_tells_nothing_apart_finds_nothing() -> None:
-    pairs = Pairs.of([str(n) for n in range(12)], [[f"text {n}"] for n in range(12)])
+    pairs = CaptionPairs.of([str(n) for n in range(12)], [[f"text {n}"] for n in range(12)])
     same = unit([[1, 2, 3]] * 12)
-    found = retrieval(pairs, same, same)
+    found = measure_retrieval(pairs, same, same)
     assert [share.value for share in found.text_to_image.values()] == [0, 0, 0]
     assert [share.value for share in found.image_to_text.values()] == [0, 0, 0]
 
@@ -52,12 +52,12 @@ def test_without_ties_recall_is_that_of_clip_benchmark(num_captions: list[int], 
     """The share of queries with at least one right result among the first k of a sorted list."""
     count = len(num_captions)
     captions = [[f"{n} {m}" for m in range(num)] for n, num in enumerate(num_captions)]
-    pairs = Pairs.of([str(n) for n in range(count)], captions)
+    pairs = CaptionPairs.of([str(n) for n in range(count)], captions)
     generator = np.random.default_rng(seed)
     images = unit(generator.normal(size=(count, 16)))
     texts = unit(generator.normal(size=(len(pairs.texts), 16)))
     owner = np.repeat(np.arange(count), num_captions)
-    found = retrieval(pairs, images, texts)
+    found = measure_retrieval(pairs, images, texts)
     scores = texts @ images.T
     for k in (1, 5, 10):
         first = np.argsort(-scores, axis=1)[:, :k]

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from perception_encoder.analysis.classifiers import LabelScore
-from perception_encoder.analysis.file_moves import sort_into
+from perception_encoder.analysis.file_moves import sort_files
 from perception_encoder.index import Row
 
 
@@ -20,10 +20,10 @@ def test_names_that_are_taken_get_a_number_and_moves_are_written_down(tmp_path: 
     rows = [file_at(tmp_path / name / "one.png", name) for name in ("a", "b")]
     (tmp_path / "out" / "cat").mkdir(parents=True)
     (tmp_path / "out" / "cat" / "one.png").write_text("old", encoding="utf-8")
-    dry = list(sort_into(str(tmp_path / "out"), [(row, cat) for row in rows], dry_run=True))
+    dry = list(sort_files(str(tmp_path / "out"), [(row, cat) for row in rows], dry_run=True))
     assert sorted(os.listdir(tmp_path / "out")) == ["cat"]
     assert all(os.path.exists(row.uri) for row in rows)
-    done = list(sort_into(str(tmp_path / "out"), [(row, cat) for row in rows]))
+    done = list(sort_files(str(tmp_path / "out"), [(row, cat) for row in rows]))
     assert done == dry
     written = {path.name: path.read_text() for path in (tmp_path / "out" / "cat").iterdir()}
     assert written == {"one.png": "old", "one (2).png": "a", "one (3).png": "b"}
@@ -42,7 +42,7 @@ def test_what_is_no_file_of_its_own_stays(tmp_path: Path) -> None:
         Row(uri=str(tmp_path / "x.tar"), member="a.png"), Row(uri="https://example.org/a.png"),
         Row(uri=str(tmp_path / "link.png")), Row(uri=str(tmp_path / "gone.png")), file,
     ]  # fmt: skip
-    moves = list(sort_into(str(tmp_path), [(row, label) for row in rows]))
+    moves = list(sort_files(str(tmp_path), [(row, label) for row in rows]))
     assert [move.problem for move in moves] == [
         "is in an archive or at a URL", "is in an archive or at a URL",
         "is a link to another file", "has gone", "is in that folder already",
@@ -56,7 +56,7 @@ def test_a_label_leads_to_no_folder_outside(tmp_path: Path) -> None:
         (file_at(tmp_path / f"{number}.png"), LabelScore(label, 0.3, 0.9))
         for number, label in enumerate(labels)
     ]
-    moves = list(sort_into(str(tmp_path / "out"), labeled))
+    moves = list(sort_files(str(tmp_path / "out"), labeled))
     assert [Path(move.target).parent.relative_to(tmp_path / "out").name for move in moves] == [
         "_.", "_._.._up", "_etc", "a_b", "_hidden", "C:_x",
     ]  # fmt: skip

@@ -15,8 +15,8 @@ from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.search.null_distribution import (
     NullDistribution,
-    load_background,
-    store_background,
+    load_null_distribution,
+    store_null_distribution,
 )
 from perception_encoder.types import ModelIdentity
 
@@ -155,7 +155,7 @@ def test_a_damaged_background_is_none_or_as_it_was(
     kept = file.read_bytes()
     file.write_bytes(damaged(kept, *damage))
     try:
-        found = load_background(index)
+        found = load_null_distribution(index)
     finally:
         file.write_bytes(kept)
     if found is not None:
@@ -171,5 +171,5 @@ def background(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, NullDis
     index = Index.create(path, ModelIdentity("pe-nano", "0" * 16, "standard", 8))
     index.add([Row(f"u{number}") for number in range(60)], vectors)
     made = NullDistribution.of(index, vectors[:20])
-    store_background(index, made)
+    store_null_distribution(index, made)
     return index, made

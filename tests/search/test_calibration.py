@@ -18,16 +18,16 @@ from perception_encoder.search.calibration import (
     Cutoffs,
     calibrate,
     can_be_calibrated,
-    keep_calibrated,
-    stored_calibration,
+    read_calibration,
+    update_calibration,
 )
 from perception_encoder.search.grammar import QueryTerm
 from perception_encoder.search.null_distribution import (
     NUM_QUERIES,
     NullDistribution,
-    load_background,
+    load_null_distribution,
 )
-from perception_encoder.search.search import search
+from perception_encoder.search.ranking import search
 from perception_encoder.types import Embeddings, ModelIdentity
 
 E = 32
@@ -206,44 +206,44 @@ def tiny_index(folder: Path, opener: Opener, count: int = 60) -> Index:
 def test_prompts_are_embedded_once_for_an_index(tmp_path: Path, opener: Opener) -> None:
     index = tiny_index(tmp_path, opener)
     one = made(1, 1, index.identity.embed_dim)[0]
-    assert stored_calibration(index, [image(one)]) is None
+    assert read_calibration(index, [image(one)]) is None
     first = calibrate(index, opener, [image(one)])
     assert opener.num_opened == 0  # images need no prompts
-    kept = stored_calibration(Index.open(index.path), [image(one)])
+    kept = read_calibration(Index.open(index.path), [image(one)])
     assert kept is not None
     assert kept.cutoffs(image(one)) == first.cutoffs(image(one))
-    assert stored_calibration(index, [words(one)]) is None
+    assert read_calibration(index, [words(one)]) is None
     calibrate(index, opener, [words(one)])
     assert opener.num_opened == 1
-    assert stored_calibration(index, [words(one), image(one)]) is not None
+    assert read_calibration(index, [words(one), image(one)]) is not None
     index.add([Row(f"/more/{n}") for n in range(7)], made(2, 7, index.identity.embed_dim))
-    assert stored_calibration(index, [words(one)]) is None  # too much has changed
+    assert read_calibration(index, [words(one)]) is None  # too much has changed
     calibrate(index, opener)
     assert opener.num_opened == 1
-    assert stored_calibration(index, [words(one)]) is not None
+    assert read_calibration(index, [words(one)]) is not None
 
 
 def test_a_few_more_rows_do_not_outdate_it(tmp_path: Path, opener: Opener) -> None:
     index = tiny_index(tmp_path, opener)
     calibrate(index, opener)
     index.add([Row("/one/more")], made(2, 1, index.identity.embed_dim))
-    assert stored_calibration(index, [words(made(1, 1)[0])]) is not None
+    assert read_calibration(index, [words(made(1, 1)[0])]) is not None
 
 
 def test_a_run_calibrates_where_it_changed_much(tmp_path: Path, opener: Opener) -> None:
     index = tiny_index(tmp_path, opener)
     embed_dim = index.identity.embed_dim
     query = words(made(1, 1, embed_dim)[0])
-    keep_calibrated(index, opener.model, num_changed=60)
-    first = stored_calibration(index, [query])
+    update_calibration(index, opener.model, num_changed=60)
+    first = read_calibration(index, [query])
     assert first is not None
     index.add([Row(f"/p/{n:05}.png") for n in range(60)], made(9, 60, embed_dim))
-    keep_calibrated(index, opener.model, num_changed=3)
-    same = stored_calibration(index, [query])
+    update_calibration(index, opener.model, num_changed=3)
+    same = read_calibration(index, [query])
     assert same is not None
     assert same.cutoffs(query) == first.cutoffs(query)
-    keep_calibrated(index, opener.model, num_changed=60)  # all replaced, none more or less
-    another = stored_calibration(index, [query])
+    update_calibration(index, opener.model, num_changed=60)  # all replaced, none more or less
+    another = read_calibration(index, [query])
     assert another is not None
     assert another.cutoffs(query) != first.cutoffs(query)
 
@@ -255,15 +255,15 @@ def test_a_damaged_or_foreign_file_is_as_good_as_none(tmp_path: Path, opener: Op
     whole = path.read_bytes()
     for damaged in (b"", b"no archive", whole[:-40], whole[:300] + b"\0" * 99 + whole[399:]):
         path.write_bytes(damaged)
-        assert load_background(index) is None
+        assert load_null_distribution(index) is None
     path.write_bytes(whole)
-    assert load_background(index) is not None
+    assert load_null_distribution(index) is not None
     other = tmp_path / "other"
     other.mkdir()
     stranger = make_index(other, made(0, 60), ModelIdentity("m", "f", "standard", E))
     (other / "t.lance" / "_pe").mkdir(exist_ok=True)
     (other / "t.lance" / "_pe" / path.name).write_bytes(whole)
-    assert load_background(stranger) is None
+    assert load_null_distribution(stranger) is None
 
 
 def test_an_index_that_cannot_be_written_beside_is_calibrated_all_the_same(
@@ -274,7 +274,7 @@ def test_an_index_that_cannot_be_written_beside_is_calibrated_all_the_same(
     (tmp_path / "t.lance" / "_pe").write_bytes(b"in the way")
     calibration = calibrate(index, opener)
     assert calibration.cutoffs(words(made(1, 1)[0])).strong > 0
-    assert load_background(index) is None
+    assert load_null_distribution(index) is None
 
 
 def test_another_model_is_refused(tmp_path: Path, opener: Opener) -> None:
@@ -287,12 +287,12 @@ def test_another_model_is_refused(tmp_path: Path, opener: Opener) -> None:
 def test_small_indexes_have_no_labels(tmp_path: Path, opener: Opener, count: int) -> None:
     index = tiny_index(tmp_path, opener, count)
     assert not can_be_calibrated(index)
-    keep_calibrated(index, opener.model, num_changed=count)
-    assert load_background(index) is None
+    update_calibration(index, opener.model, num_changed=count)
+    assert load_null_distribution(index) is None
     calibrate(index, opener)  # and yet nothing breaks
 
 
 def test_prompts_are_as_many_as_promised_and_differ() -> None:
-    prompts = background._prompts()
+    prompts = background.read_prompts()
     assert len(prompts) == len(set(prompts)) == NUM_QUERIES
     assert all(prompt == prompt.strip() != "" for prompt in prompts)

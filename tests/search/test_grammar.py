@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import QueryError
-from perception_encoder.search.grammar import STDIN, QueryTerm, combine, image_term, parse_query
+from perception_encoder.search.grammar import (
+    STDIN,
+    QueryTerm,
+    combine_vectors,
+    parse_image,
+    parse_query,
+)
 
 
 def text(value: str, weight: float = 1.0) -> QueryTerm:
@@ -148,13 +154,13 @@ def test_a_minus_alone_is_the_image_on_stdin() -> None:
 def test_one_image_is_read_whatever_its_name(tmp_path: Path) -> None:
     odd = tmp_path / "@a - b"
     odd.write_bytes(b"")
-    assert image_term(str(odd)) == image(str(odd))
-    assert image_term("@a - b") == image("@a - b")
-    assert image_term("@c - d") == item("c - d")
-    assert image_term("http://h/a") == image("http://h/a")
-    assert image_term("-") == image(STDIN)
+    assert parse_image(str(odd)) == image(str(odd))
+    assert parse_image("@a - b") == image("@a - b")
+    assert parse_image("@c - d") == item("c - d")
+    assert parse_image("http://h/a") == image("http://h/a")
+    assert parse_image("-") == image(STDIN)
     with pytest.raises(QueryError, match=r"none\.jpg: no such file"):
-        image_term("none.jpg")
+        parse_image("none.jpg")
 
 
 @pytest.mark.usefixtures("pool")
@@ -214,7 +220,7 @@ def test_every_sum_written_out_is_read_back(words: list[str], data: st.DataObjec
 @pytest.mark.parametrize("embed_dim", [2, 7])
 def test_combined_terms_are_a_unit_vector_in_their_direction(embed_dim: int) -> None:
     vectors = np.eye(embed_dim, dtype=np.float32)[:2]
-    combined = combine(vectors, [3.0, -4.0])
+    combined = combine_vectors(vectors, [3.0, -4.0])
     assert combined.dtype == np.float32
     np.testing.assert_allclose(combined[:2], [0.6, -0.8], rtol=1e-6)
     np.testing.assert_array_equal(combined[2:], 0)
@@ -224,12 +230,12 @@ def test_terms_that_cancel_out_are_refused() -> None:
     vectors = np.array([[0.6, 0.8], [0.6, 0.8]], np.float32)
     for weights in ([1, -1], [0, 0]):
         with pytest.raises(QueryError, match="cancel"):
-            combine(vectors, weights)
+            combine_vectors(vectors, weights)
 
 
 def test_combining_needs_one_weight_for_each_vector() -> None:
     with pytest.raises(ValueError, match=r"\(2, 2\) and \(3,\)"):
-        combine(np.eye(2, dtype=np.float32), [1, 2, 3])
+        combine_vectors(np.eye(2, dtype=np.float32), [1, 2, 3])
 
 
 def test_paths_are_kept_as_written(pool: Path) -> None:
@@ -251,7 +257,7 @@ def test_texts_about_data_are_texts() -> None:
 
 @pytest.mark.parametrize("query", ["a\0", "\0", "@a\0", "2:\0", "~\0", "x\0.png", "http://h/\0"])
 def test_a_nul_is_an_error_that_says_where(query: str) -> None:
-    for read in (parse_query, image_term):
+    for read in (parse_query, parse_image):
         with pytest.raises(QueryError, match=f"NUL at character {query.index(chr(0)) + 1}"):
             read(query)
 
@@ -266,7 +272,7 @@ def test_a_file_whose_name_is_no_unicode_is_an_image_all_the_same(tmp_path: Path
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     Path(name).write_bytes(b"")
     assert parse_query(name) == (QueryTerm(1.0, "image", name),)
-    assert image_term(name) == QueryTerm(1.0, "image", name)
+    assert parse_image(name) == QueryTerm(1.0, "image", name)
 
 
 @pytest.mark.parametrize("typed", ["NFC", "NFD"])
@@ -279,7 +285,7 @@ def test_a_file_is_found_in_whichever_unicode_form_it_was_typed(
     name = str(tmp_path / unicodedata.normalize(typed, "café.png"))
     expected = QueryTerm(1.0, "image", path)
     assert parse_query(name) == (expected,)
-    assert image_term(name) == expected
+    assert parse_image(name) == expected
     assert parse_query(f"{name} + cat")[0] == expected
     assert parse_query([name, "-", "cat"])[0] == expected
 

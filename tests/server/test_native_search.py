@@ -18,7 +18,7 @@ from server.serving import in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, write_lock
-from perception_encoder.search.grammar import combine
+from perception_encoder.search.grammar import combine_vectors
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.api.native import items as download
 
@@ -99,7 +99,7 @@ def test_words_and_an_image_with_weights_and_words_that_are_not_wanted(server, f
     vectors = np.concatenate([
         model.embed_text("a cat"), model.embed_images([files[5]]), model.embed_text("t")
     ])  # fmt: skip
-    query = combine(vectors, [2, 1, -0.5])
+    query = combine_vectors(vectors, [2, 1, -0.5])
     expected = Index.open(folder / "drawings.lance").search(query[None], k=4)[0]
     found = searched(server, terms=terms, k=4)["hits"]
     assert [hit["id"] for hit in found] == [hit.id for hit in expected]

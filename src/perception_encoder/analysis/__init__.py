@@ -1,7 +1,7 @@
 """What can be made of vectors and hits beyond a list: labels, and images of results."""
 
 from perception_encoder.analysis.classifiers import LabelScore, LabelScores, ZeroShotClassifier
-from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, contact_sheet
+from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, save_contact_sheet
 
 __all__ = [
     "LabelScore",
@@ -9,5 +9,5 @@ __all__ = [
     "SheetHit",
     "SheetRow",
     "ZeroShotClassifier",
-    "contact_sheet",
+    "save_contact_sheet",
 ]

@@ -104,14 +104,14 @@ def _shortest(own: tuple[str, ...], chosen: Sequence[tuple[str, ...]]) -> str:
 
 
 @cache
-def everyday_words() -> list[str]:
+def load_everyday_words() -> list[str]:
     """Return about 350 words for things in images."""
     text = files("perception_encoder").joinpath("data/everyday_words.txt").read_text("utf-8")
     lines = (line.strip() for line in text.splitlines())
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
-def column_words(index: Index, column: str, *, where: str | None = None) -> list[str]:
+def read_column_words(index: Index, column: str, *, where: str | None = None) -> list[str]:
     """Return the words that come in a column's texts, in most texts first, `MOST_WORDS` at most.
 
     Left out are words of less than three letters, those that only join others ("with"), and those
@@ -148,7 +148,7 @@ def column_words(index: Index, column: str, *, where: str | None = None) -> list
     return [word for _, word in sorted(usable)[:MOST_WORDS]]
 
 
-def write_labeled(
+def write_rows_with(
     index: Index, where: str | None, columns: Mapping[str, pa.Array], path: str | os.PathLike[str]
 ) -> None:
     """Write the file; it appears, or replaces the one that is there, when it is whole.

@@ -20,11 +20,11 @@ from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,
     RankedVectors,
-    damaged_rows,
+    exclude_rows,
+    find_damaged_rows,
     rank_images,
-    without,
 )
-from perception_encoder.analysis.spherical_kmeans import find_centers, nearest_center
+from perception_encoder.analysis.spherical_kmeans import find_centers, find_nearest_center
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
 
@@ -118,14 +118,16 @@ def find_clusters(
     scores = np.empty(len(images), np.float32)
     if not len(images):
         return Clusters((), images, labels, scores, None)
-    centers = find_centers(vectors.read(sample_of(len(images), vectors.embed_dim)), num_clusters)
+    centers = find_centers(
+        vectors.read(choose_sample(len(images), vectors.embed_dim)), num_clusters
+    )
     for numbers, block in vectors.blocks(np.arange(len(images))):
-        labels[numbers], scores[numbers] = nearest_center(block, centers.vectors)
+        labels[numbers], scores[numbers] = find_nearest_center(block, centers.vectors)
     clusters, places = _in_order(centers.vectors, labels, scores)
     return Clusters(clusters, images, places[labels], scores, centers.silhouette)
 
 
-def sample_of(num_images: int, embed_dim: int) -> Numbers:
+def choose_sample(num_images: int, embed_dim: int) -> Numbers:
     """Return the numbers of those to learn from, ascending: all, if they are not too many."""
     room = max(1, SAMPLE_BYTES // (4 * embed_dim))
     if num_images <= room:
@@ -155,7 +157,7 @@ def _in_order(
     return clusters, places
 
 
-def typical_members(
+def find_typical_members(
     index: Index, found: Clusters, count: int, *, where: str | None = None
 ) -> list[Numbers]:
     """Return, for each cluster, numbers of up to `count` of its images, the most central first.
@@ -279,8 +281,8 @@ def cluster_index(
         QueryError: the condition is wrong.
         ValueError: num_clusters below 1.
     """
-    damaged = damaged_rows(index, where)
-    where = without(damaged, where)
+    damaged = find_damaged_rows(index, where)
+    where = exclude_rows(damaged, where)
     found = find_clusters(index, num_clusters=num_clusters, where=where)
     names: list[ClusterName] = []
     if words and found.clusters:

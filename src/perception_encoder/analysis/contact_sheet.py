@@ -161,7 +161,7 @@ class SheetLayout:
         return SheetBlock(row, box(left, top), hits)
 
 
-def contact_sheet(
+def save_contact_sheet(
     rows: Sequence[SheetRow],
     path: str | os.PathLike[str],
     *,

@@ -17,15 +17,15 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.near_pairs import NearPairs, near_pairs, star_cover
+from perception_encoder.analysis.near_pairs import NearPairs, find_near_pairs, find_star_cover
 from perception_encoder.analysis.ranked_images import (
-    REASON,
+    DAMAGE_REASON,
     Checkpoint,
     Keep,
     Numbers,
     RankedImages,
-    damaged_rows,
-    go_on,
+    do_nothing,
+    find_damaged_rows,
     rank_images,
 )
 from perception_encoder.errors import ImageError
@@ -53,7 +53,9 @@ anything is removed."""
 SIMILAR: Final = 0.90
 
 
-def pixel_digests(rows: Iterable[Row], read: ReadImage) -> Iterator[bytes | ImageError | OSError]:
+def iter_pixel_digests(
+    rows: Iterable[Row], read: ReadImage
+) -> Iterator[bytes | ImageError | OSError]:
     """Yield for each row a digest of its size and pixels, or why there is none."""
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(lambda row: _digest(row, read), rows)
@@ -70,7 +72,7 @@ def _digest(row: Row, read: ReadImage) -> bytes | ImageError | OSError:
     return digest.digest()
 
 
-class OwnFiles:
+class CheckedFiles:
     """Looks at files, and remembers which it has seen; ask in order of preference."""
 
     def __init__(self) -> None:
@@ -154,7 +156,7 @@ def find_duplicates(
     threshold: float | None = None,
     keep: Keep = "resolution",
     where: str | None = None,
-    checkpoint: Checkpoint = go_on,
+    checkpoint: Checkpoint = do_nothing,
 ) -> Duplicates:
     """Find groups of images of which one is enough.
 
@@ -199,7 +201,7 @@ class _Search:
         self._index = index
         self._images = images
         self._read = read
-        self._files = OwnFiles()
+        self._files = CheckedFiles()
         self._left_out: list[UnreadableImage] = []
         self._usable = np.ones(len(images), np.bool_)
         self._is_checked = np.zeros(len(images), np.bool_)
@@ -213,7 +215,7 @@ class _Search:
         """Compare what differs in content, and look whether the files of near ones are there."""
         is_first = self._content == np.arange(len(self._content))
         chosen = np.flatnonzero(self._usable & is_first & self._is_comparable(where))
-        pairs = near_pairs(
+        pairs = find_near_pairs(
             self._index,
             self._images,
             chosen,
@@ -233,7 +235,7 @@ class _Search:
         rows = (self._images.row(number) for number in candidates)
         first: dict[bytes, int] = {}
         joined = np.arange(len(self._pixels))
-        for number, digest in zip(candidates, pixel_digests(rows, self._read), strict=True):
+        for number, digest in zip(candidates, iter_pixel_digests(rows, self._read), strict=True):
             self._checkpoint()
             if isinstance(digest, bytes):
                 joined[number] = first.setdefault(digest, number)
@@ -246,7 +248,7 @@ class _Search:
         """Join what is near; images with equal pixels count as one."""
         pairs = pairs.among(self._usable)
         ends = self._pixels[pairs.earlier], self._pixels[pairs.later]
-        cover = star_cover(*ends, pairs.scores, len(self._pixels), self._checkpoint)
+        cover = find_star_cover(*ends, pairs.scores, len(self._pixels), self._checkpoint)
         self._kept = cover.kept[self._pixels]
         self._scores = cover.scores[self._pixels]
 
@@ -295,12 +297,12 @@ class _Search:
         An image with a damaged vector still takes part by its bytes.
         """
         is_whole = np.ones(len(self._images), np.bool_)
-        damaged = damaged_rows(self._index, where, self._checkpoint)
+        damaged = find_damaged_rows(self._index, where, self._checkpoint)
         if damaged:
             ids = {row.id for row in damaged}
             numbers = range(len(self._images))
             is_whole[[n for n in numbers if self._images.row(n).id in ids]] = False
-        self._left_out += [UnreadableImage(row, REASON) for row in damaged]
+        self._left_out += [UnreadableImage(row, DAMAGE_REASON) for row in damaged]
         return is_whole
 
     def _leave_out(self, number: int, reason: str) -> None:

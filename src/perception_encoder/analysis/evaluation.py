@@ -30,7 +30,7 @@ class Share:
     high: float
 
 
-def wilson(num_hits: int, count: int) -> Share:
+def estimate_share(num_hits: int, count: int) -> Share:
     """Return a share of independent cases with Wilson's score interval.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
@@ -49,7 +49,7 @@ def wilson(num_hits: int, count: int) -> Share:
     return Share(share, max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach)))
 
 
-def mean_of_shares(num_hits: NDArray[np.int64], counts: NDArray[np.int64]) -> Share:
+def estimate_mean_share(num_hits: NDArray[np.int64], counts: NDArray[np.int64]) -> Share:
     """Return the mean of several groups' shares, with a normal interval.
 
     Each group adds the variance of its share to that of the mean, computed with two hits and two
@@ -74,7 +74,7 @@ def mean_of_shares(num_hits: NDArray[np.int64], counts: NDArray[np.int64]) -> Sh
     return Share(mean, max(0.0, mean - reach), min(1.0, mean + reach))
 
 
-def paired_difference(num_only_first: int, num_only_second: int, count: int) -> Share:
+def estimate_difference(num_only_first: int, num_only_second: int, count: int) -> Share:
     """Return by how much the first of two shares of the same cases is larger.
 
     Only cases that are hits of one and not of the other tell them apart, so this says more than two
@@ -99,7 +99,7 @@ def paired_difference(num_only_first: int, num_only_second: int, count: int) -> 
     return Share(value, max(-1.0, min(value, middle - reach)), min(1.0, max(value, middle + reach)))
 
 
-def ranks_in(
+def rank_right_columns(
     scores: NDArray[np.float32], right: Sequence[Sequence[int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the best of the right ones in each row.
@@ -121,7 +121,7 @@ def ranks_in(
     return (scores >= best[:, None] - _TIE).sum(axis=1), scores.argmax(axis=1)
 
 
-def ranks_among(
+def rank_candidates(
     queries: Embeddings, candidates: Embeddings, right: Sequence[Sequence[int]]
 ) -> NDArray[np.int64]:
     """Rank all candidates for each query by cosine, and find the best of the right ones.
@@ -140,7 +140,7 @@ def ranks_among(
     step = max(1, _BLOCK_BYTES // (4 * len(candidates)))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
-        ranks[block], _ = ranks_in(queries[block] @ candidates.T, right[block])
+        ranks[block], _ = rank_right_columns(queries[block] @ candidates.T, right[block])
     return ranks
 
 
@@ -172,7 +172,7 @@ class Accuracy:
         top1: the right label is the best one; with Wilson's interval.
         top5: it is among the five best; None where there are no more than five.
         mean_recall: the mean over classes of their recall, so that a class counts as much as
-            another however many images it has; with the interval of `mean_of_shares`.
+            another however many images it has; with the interval of `estimate_mean_share`.
         classes: those that have images, the worst first.
         confusions: the most frequent first.
         is_right: (N,) bool, of each image in its order whether its label is.
@@ -193,7 +193,7 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        difference: by how much the one's top-1 is larger, with the interval of `paired_difference`.
+        difference: by how much the one's top-1 is larger, see `estimate_difference`.
         num_only_one: images that only the one got right.
         num_only_other: images that only the other got right.
     """
@@ -203,7 +203,7 @@ class Comparison:
     num_only_other: int
 
 
-def compare(one: Accuracy, other: Accuracy) -> Comparison:
+def compare_accuracies(one: Accuracy, other: Accuracy) -> Comparison:
     """Compare two models image by image.
 
     Raises:
@@ -216,7 +216,7 @@ def compare(one: Accuracy, other: Accuracy) -> Comparison:
         )
     num_only_one = int((one.is_right & ~other.is_right).sum())
     num_only_other = int((other.is_right & ~one.is_right).sum())
-    difference = paired_difference(num_only_one, num_only_other, one.num_images)
+    difference = estimate_difference(num_only_one, num_only_other, one.num_images)
     return Comparison(difference, num_only_one, num_only_other)
 
 
@@ -242,7 +242,7 @@ class AccuracyTally:
             found: how well the labels fit them.
             truth: (N,) the number of each one's right label.
         """
-        ranks, others = ranks_in(found.scores.copy(), truth[:, None].tolist())
+        ranks, others = rank_right_columns(found.scores.copy(), truth[:, None].tolist())
         self._counts += np.bincount(truth, minlength=len(self._labels))
         self._hits += np.bincount(truth[ranks == 0], minlength=len(self._labels))
         self._num_in_top += int((ranks < _TOP).sum())
@@ -268,9 +268,9 @@ class AccuracyTally:
         return Accuracy(
             num_images=count,
             num_labels=len(self._labels),
-            top1=wilson(int(hits.sum()), count),
-            top5=wilson(self._num_in_top, count) if len(self._labels) > _TOP else None,
-            mean_recall=mean_of_shares(hits, counts),
+            top1=estimate_share(int(hits.sum()), count),
+            top5=estimate_share(self._num_in_top, count) if len(self._labels) > _TOP else None,
+            mean_recall=estimate_mean_share(hits, counts),
             classes=tuple(sorted(classes, key=lambda one: (one.recall, -one.num_images))),
             confusions=tuple(
                 Confusion(self._labels[truth], self._labels[other], times)
@@ -283,7 +283,7 @@ class AccuracyTally:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class CaptionPairs:
     """Which images and captions belong together.
 
     Attributes:
@@ -348,7 +348,7 @@ class Retrieval:
     image_to_text: Mapping[int, Share]
 
 
-def retrieval(pairs: Pairs, images: Embeddings, texts: Embeddings) -> Retrieval:
+def measure_retrieval(pairs: CaptionPairs, images: Embeddings, texts: Embeddings) -> Retrieval:
     """Search for every caption among the images, and for every image among the captions.
 
     Args:
@@ -370,5 +370,5 @@ def retrieval(pairs: Pairs, images: Embeddings, texts: Embeddings) -> Retrieval:
 def _recall(
     queries: Embeddings, candidates: Embeddings, right: Sequence[Sequence[int]]
 ) -> dict[int, Share]:
-    ranks = ranks_among(queries, candidates, right)
-    return {k: wilson(int(np.count_nonzero(ranks < k)), len(ranks)) for k in RECALL_AT}
+    ranks = rank_candidates(queries, candidates, right)
+    return {k: estimate_share(int(np.count_nonzero(ranks < k)), len(ranks)) for k in RECALL_AT}

@@ -35,7 +35,7 @@ def can_be_moved(row: Row) -> bool:
     return row.member is None and "://" not in row.uri
 
 
-def free_name(folder: str, name: str, taken: set[str]) -> str:
+def choose_free_name(folder: str, name: str, taken: set[str]) -> str:
     """Return a path for a file of that name, with a number in it where the name is taken.
 
     Args:
@@ -53,7 +53,7 @@ def free_name(folder: str, name: str, taken: set[str]) -> str:
 
 
 def move_file(source: str, target: str, manifest: str, why: Mapping[str, Any]) -> str:
-    """Move one file, also to another disk.
+    """MovedDuplicate one file, also to another disk.
 
     Args:
         source: the file.
@@ -119,7 +119,7 @@ class SortedFile:
     problem: str = ""
 
 
-def sort_into(
+def sort_files(
     folder: str, labeled: Iterable[tuple[Row, LabelScore]], *, dry_run: bool = False
 ) -> Iterator[SortedFile]:
     """Move images into folders that are named as their labels, and yield what became of each.
@@ -144,7 +144,7 @@ def sort_into(
         if problem:
             yield SortedFile(row.name, "", best.label, problem)
             continue
-        target = free_name(home, os.path.basename(row.uri), taken)
+        target = choose_free_name(home, os.path.basename(row.uri), taken)
         if not dry_run and not (problem := _made(home)):
             why = {"label": best.label, "probability": best.probability}
             problem = move_file(row.uri, target, os.path.join(folder, MANIFEST), why)
@@ -174,7 +174,7 @@ def _sorting_obstacle(row: Row, home: str) -> str:
 
 
 @dataclass(frozen=True)
-class Move:
+class MovedDuplicate:
     """A redundant image's way: `target` is empty where `problem` says why it stays."""
 
     source: str
@@ -183,7 +183,7 @@ class Move:
     problem: str = ""
 
 
-def removal_script(groups: Sequence[DuplicateGroup]) -> str:
+def build_removal_script(groups: Sequence[DuplicateGroup]) -> str:
     """Return a shell script that would remove the redundant images, each by a line of its own."""
     lines = [_HEAD]
     for group in groups:
@@ -194,10 +194,10 @@ def removal_script(groups: Sequence[DuplicateGroup]) -> str:
     return "".join(lines)
 
 
-def move_redundant(
+def move_duplicates(
     groups: Sequence[DuplicateGroup], folder: str, *, dry_run: bool = False
-) -> Iterator[Move]:
-    """Move redundant images into a folder, and yield what became of each.
+) -> Iterator[MovedDuplicate]:
+    """MovedDuplicate redundant images into a folder, and yield what became of each.
 
     An image keeps its name, with a number where that is taken. Before each move a line is added to
     the folder's `moved.jsonl`: from, to, kept, tier, score; where `from` still exists the move did
@@ -220,9 +220,9 @@ def move_redundant(
         for other in group.others:
             problem = _removal_obstacle(group.kept, other.row, folder)
             if problem:
-                yield Move(other.row.uri, "", group.kept, problem)
+                yield MovedDuplicate(other.row.uri, "", group.kept, problem)
                 continue
-            target = free_name(folder, os.path.basename(other.row.uri), taken)
+            target = choose_free_name(folder, os.path.basename(other.row.uri), taken)
             if not dry_run:
                 why = {
                     "kept": {"uri": group.kept.uri, "member": group.kept.member},
@@ -230,7 +230,7 @@ def move_redundant(
                     "score": other.score,
                 }
                 problem = move_file(other.row.uri, target, manifest, why)
-            yield Move(other.row.uri, "" if problem else target, group.kept, problem)
+            yield MovedDuplicate(other.row.uri, "" if problem else target, group.kept, problem)
 
 
 def _removal(kept: Row, other: Duplicate) -> str:

@@ -20,12 +20,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.cluster_names import write_labeled
+from perception_encoder.analysis.cluster_names import write_rows_with
 from perception_encoder.analysis.clusters import NamedClusters
-from perception_encoder.analysis.map_image import Caption, draw_map, grid_of
+from perception_encoder.analysis.map_image import Caption, build_grid, draw_map
 from perception_encoder.analysis.map_page import MapGroup, MapPage, write_page
 from perception_encoder.analysis.ranked_images import Numbers, RankedImages, RankedVectors
-from perception_encoder.analysis.thumbnails import stored_image
+from perception_encoder.analysis.thumbnails import image_source_of
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
@@ -63,7 +63,7 @@ def require_projection() -> None:
         )
 
 
-def project(
+def project_vectors(
     vectors: RankedVectors,
     chosen: Numbers,
     *,
@@ -189,7 +189,7 @@ def map_index(
         drawn = np.random.default_rng(seed).choice(len(images), MAX_IMAGES, replace=False)
         numbers = np.sort(drawn)
     vectors = RankedVectors(index, images, where)
-    return IndexMap(numbers, project(vectors, numbers, seed=seed))
+    return IndexMap(numbers, project_vectors(vectors, numbers, seed=seed))
 
 
 @dataclass(frozen=True)
@@ -243,13 +243,13 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
 
 
 def _draw_image(out: Path, clusters: NamedClusters, placed: IndexMap) -> WrittenMap:
-    grid = grid_of(placed.places)
+    grid = build_grid(placed.places)
     labels = clusters.found.labels[placed.numbers]
     captions = [
         Caption(name.text, np.flatnonzero(labels == place))
         for place, name in enumerate(clusters.names)
     ]
-    images = [stored_image(row) for row in clusters.found.rows(placed.numbers)]
+    images = [image_source_of(row) for row in clusters.found.rows(placed.numbers)]
     tile = min(_LARGEST_TILE, max(_TILE, _WIDTH // max(grid.columns, grid.rows, 1)))
     num_unreadable = draw_map(images, grid, captions, out, tile=tile)
     return WrittenMap(len(clusters.found.images), len(grid.shown), num_unreadable)
@@ -262,7 +262,7 @@ def _write_page(out: Path, index: Index, clusters: NamedClusters, placed: IndexM
         MapGroup(clusters.title(place), cluster.size)
         for place, cluster in enumerate(found.clusters)
     ]
-    grid = grid_of(placed.places)
+    grid = build_grid(placed.places)
     is_grid = len(grid.shown) == len(rows)
     page = MapPage(
         title=Path(index.path).name,
@@ -274,7 +274,7 @@ def _write_page(out: Path, index: Index, clusters: NamedClusters, placed: IndexM
         is_named=bool(clusters.names),
         cell=grid.cell if is_grid else 0,
     )
-    num_unreadable = write_page(page, [stored_image(row) for row in rows], out)
+    num_unreadable = write_page(page, [image_source_of(row) for row in rows], out)
     return WrittenMap(len(found.images), len(rows), num_unreadable)
 
 
@@ -290,5 +290,5 @@ def _write_table(out: Path, index: Index, clusters: NamedClusters, placed: Index
         "y": pa.array(y, pa.float32(), from_pandas=True),
         **clusters.columns(),
     }
-    write_labeled(index, clusters.where, columns, out)
+    write_rows_with(index, clusters.where, columns, out)
     return WrittenMap(len(numbers), len(placed.numbers))

@@ -26,7 +26,7 @@ _LABEL: Final = "label"  # of the .cls members of archives, and of most indexes
 _CAPTION: Final = "caption"  # of the .txt members of archives, and of most indexes
 
 
-def listed_labels(text: str) -> Labels:
+def parse_label_list(text: str) -> Labels:
     """Read labels with commas between them.
 
     Raises:
@@ -35,7 +35,7 @@ def listed_labels(text: str) -> Labels:
     return _collected((name, (name,)) for name in _names(text))
 
 
-def labels_in(text: str) -> Labels:
+def parse_labels(text: str) -> Labels:
     """Read a file of labels.
 
     One a line, `label` or `label: name, name`; or a JSON object, `{"label": ["name", "name"]}`, or
@@ -50,7 +50,7 @@ def labels_in(text: str) -> Labels:
     return _collected(_of_lines(text))
 
 
-def gap_in(text: str) -> int | None:
+def find_gap(text: str) -> int | None:
     """Return the number of the first empty line that has a label after it, in a file of lines.
 
     Where classes are numbers they mean lines, and an empty line that is left out would shift them.
@@ -105,7 +105,7 @@ def _without_repeats(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
     return labels
 
 
-def labels_named(names: Iterable[str]) -> Labels:
+def name_labels(names: Iterable[str]) -> Labels:
     """Make labels of names that data gives its classes; the model reads them with spaces for `_`.
 
     Raises:
@@ -115,9 +115,7 @@ def labels_named(names: Iterable[str]) -> Labels:
     return _without_repeats(pairs)
 
 
-def labels_of_classes(
-    classes: Sequence[str], given: Labels | None = None
-) -> tuple[Labels, list[int]]:
+def match_classes(classes: Sequence[str], given: Labels | None = None) -> tuple[Labels, list[int]]:
     """Find the label of each image's class.
 
     Args:
@@ -135,7 +133,7 @@ def labels_of_classes(
         found = sorted(set(classes))
         if all(name.isdecimal() for name in found):
             raise ValueError("the classes are numbers: give their names, in order, as labels")
-        given = labels_named(found)
+        given = name_labels(found)
     number_of = {label: number for number, label in enumerate(given)}
     for name in set(classes) - set(number_of):
         if not name.isdecimal() or len(name) > _MOST_DIGITS or int(name) >= len(given):
@@ -144,7 +142,7 @@ def labels_of_classes(
     return given, [number_of[name] for name in classes]
 
 
-def classes_of(items: Sequence[Item], column: str | None = None) -> dict[str, str]:
+def read_classes(items: Sequence[Item], column: str | None = None) -> dict[str, str]:
     """Return the class that each image is said to have, by its id.
 
     Args:
@@ -171,7 +169,7 @@ def classes_of(items: Sequence[Item], column: str | None = None) -> dict[str, st
     return classes
 
 
-def class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
+def read_class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
     """Return the names of classes that are numbers, in order, where the first index has them.
 
     Parquet files that Hugging Face's `datasets` wrote say in their schema what the numbers of a
@@ -179,7 +177,7 @@ def class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
 
     Args:
         items: of sources.
-        column: as in `classes_of`.
+        column: as in `read_classes`.
 
     Returns:
         Nothing where no file of this machine says so.
@@ -197,7 +195,7 @@ def class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
         return []
 
 
-def unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
+def iter_unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
     """Say what could not be listed: a folder, an archive or row that is damaged."""
     for item in items:
         is_unread = item.bytes is None and item.member is None and not item.is_remote
@@ -208,13 +206,13 @@ def unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
                 yield err
 
 
-def captions_of(item: Item, columns: Sequence[str]) -> list[str]:
+def read_captions(item: Item, columns: Sequence[str]) -> list[str]:
     """Return the captions of an image: those in the columns, each line for one."""
     texts = [_text(item.metadata.get(column)) for column in columns]
     return [line.strip() for text in texts if text for line in text.splitlines() if line.strip()]
 
 
-def caption_columns(items: Iterable[Item], wanted: Sequence[str]) -> Sequence[str]:
+def find_caption_columns(items: Iterable[Item], wanted: Sequence[str]) -> Sequence[str]:
     """Return the columns that hold captions.
 
     Args:

@@ -58,7 +58,7 @@ class Grid:
         return np.asarray(from_middle * [1, -1], np.float32)
 
 
-def grid_of(places: NDArray[np.float32], max_side: int = MAX_SIDE) -> Grid:
+def build_grid(places: NDArray[np.float32], max_side: int = MAX_SIDE) -> Grid:
     """Give each place a cell near it; where there are too many, some that stand for the others.
 
     Args:

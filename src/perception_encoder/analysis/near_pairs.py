@@ -21,7 +21,7 @@ from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,
     RankedVectors,
-    go_on,
+    do_nothing,
 )
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
@@ -62,7 +62,7 @@ class CellGroup:
         return np.searchsorted(self.numbers, members)
 
 
-def cells_in_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> Iterator[CellGroup]:
+def iter_cell_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> Iterator[CellGroup]:
     """Yield all cells with more than one member, as many at a time as memory allows.
 
     Each group is one pass over the index.
@@ -158,14 +158,14 @@ class NearPairs:
         )
 
 
-def near_pairs(
+def find_near_pairs(
     index: Index,
     images: RankedImages,
     chosen: Numbers,
     *,
     threshold: float,
     where: str | None,
-    checkpoint: Checkpoint = go_on,
+    checkpoint: Checkpoint = do_nothing,
 ) -> NearPairs:
     """Find the pairs with a cosine of at least the threshold.
 
@@ -186,7 +186,7 @@ def near_pairs(
     if len(chosen) <= MAX_EXACT:
         comparison.compare(chosen, vectors.read(chosen))
         return comparison.result()
-    for group in cells_in_groups(vectors, chosen, comparison.floor):
+    for group in iter_cell_groups(vectors, chosen, comparison.floor):
         for members in group.cells:
             for start in range(0, len(members), MAX_EXACT):  # all is one cell, if all are alike
                 part = members[start : start + MAX_EXACT]
@@ -269,12 +269,12 @@ class StarCover(NamedTuple):
     scores: NDArray[np.float32]
 
 
-def star_cover(
+def find_star_cover(
     first: Numbers,
     second: Numbers,
     scores: NDArray[np.float32],
     num_items: int,
-    checkpoint: Checkpoint = go_on,
+    checkpoint: Checkpoint = do_nothing,
 ) -> StarCover:
     """Choose what is kept.
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 Checkpoint: TypeAlias = Callable[[], None]
 """Is called between blocks of work; what it raises ends the work."""
-REASON: Final = "its vector in the index is damaged (not of unit length); make the index anew"
+DAMAGE_REASON: Final = (
+    "its vector in the index is damaged (not of unit length); make the index anew"
+)
 MOST_DAMAGED: Final = 500
 """So many rows can be left out by a condition; an index with more is damaged as a whole."""
 
@@ -51,7 +53,7 @@ _ORDERS: Final[dict[Keep, tuple[tuple[str, str], ...]]] = {
 _UNKNOWN: Final = -1
 
 
-def go_on() -> None:
+def do_nothing() -> None:
     """Let the work go on: the checkpoint of whoever has none."""
 
 
@@ -63,7 +65,9 @@ def is_damaged(vectors: Embeddings) -> NDArray[np.bool_]:
         return ~is_unit
 
 
-def damaged_rows(index: Index, where: str | None, checkpoint: Checkpoint = go_on) -> list[Row]:
+def find_damaged_rows(
+    index: Index, where: str | None, checkpoint: Checkpoint = do_nothing
+) -> list[Row]:
     """Read all vectors, and return the rows of those that are damaged.
 
     Args:
@@ -121,7 +125,7 @@ def read_blocks(index: Index, where: str | None = None) -> Iterator[ReadBlock]:
         )
 
 
-def without(rows: list[Row], where: str | None) -> str | None:
+def exclude_rows(rows: list[Row], where: str | None) -> str | None:
     """Return a condition that leaves some rows out beside what another one leaves out."""
     if not rows:
         return where
@@ -156,7 +160,7 @@ class RankedImages:
 
 
 def rank_images(
-    index: Index, keep: Keep, where: str | None, checkpoint: Checkpoint = go_on
+    index: Index, keep: Keep, where: str | None, checkpoint: Checkpoint = do_nothing
 ) -> RankedImages:
     """Read the images that meet a condition and put them in order.
 
@@ -246,7 +250,7 @@ class RankedVectors:
         index: Index,
         images: RankedImages,
         where: str | None,
-        checkpoint: Checkpoint = go_on,
+        checkpoint: Checkpoint = do_nothing,
     ) -> None:
         self.checkpoint: Final = checkpoint
         self.embed_dim: Final = index.identity.embed_dim
@@ -282,5 +286,5 @@ class RankedVectors:
                 damaged = np.flatnonzero(is_damaged(vectors))
                 if damaged.size:
                     row = self._images.row(int(numbers[rows[damaged[0]]]))
-                    raise IndexStorageError(f"{self._index.path}: {row.name}: {REASON}")
+                    raise IndexStorageError(f"{self._index.path}: {row.name}: {DAMAGE_REASON}")
                 yield numbers[rows], vectors

@@ -46,7 +46,7 @@ class ClusterMerge(NamedTuple):
     joined: int
 
 
-def merges(sums: Embeddings) -> Iterator[ClusterMerge]:
+def iter_merges(sums: Embeddings) -> Iterator[ClusterMerge]:
     """Yield the G - 1 steps that lead from G groups to one.
 
     Takes about G³ operations and G² · 16 bytes.
@@ -80,7 +80,7 @@ def merges(sums: Embeddings) -> Iterator[ClusterMerge]:
         yield ClusterMerge(kept, joined)
 
 
-def joined_labels(labels: Numbers, steps: list[ClusterMerge]) -> Numbers:
+def merge_labels(labels: Numbers, steps: list[ClusterMerge]) -> Numbers:
     """Return (R,) int64 labels from 0 on after some steps, of (R,) labels of the first groups."""
     groups = np.arange(labels.max(initial=-1) + 1)
     for step in steps:
@@ -96,7 +96,7 @@ class ClusterCount(NamedTuple):
     silhouette: float
 
 
-def best_number(
+def choose_cluster_count(
     vectors: Embeddings, labels: Numbers, steps: Sequence[ClusterMerge], most: int
 ) -> ClusterCount:
     """Choose how many groups to make.
@@ -108,7 +108,7 @@ def best_number(
         most: the largest number to think of.
     """
     num_groups = len(steps) + 1
-    sums = group_sums(vectors, labels, num_groups)
+    sums = sum_groups(vectors, labels, num_groups)
     points = np.arange(0, len(vectors), -(-len(vectors) // MAX_POINTS))
     products = vectors[points] @ sums.T  # (P, G)
     counts = np.bincount(labels, minlength=num_groups).astype(np.float32)
@@ -119,7 +119,7 @@ def best_number(
     for left, step in zip(range(num_groups, 1, -1), steps, strict=True):
         if left <= most and left < len(vectors):  # each alone says nothing
             columns = np.flatnonzero(is_left)
-            found = silhouettes(
+            found = compute_silhouettes(
                 products[:, columns], counts[columns], np.searchsorted(columns, own)
             )
             choices.append(ClusterCount(left, float(found.mean())))
@@ -137,7 +137,7 @@ def best_number(
     return chosen
 
 
-def silhouettes(
+def compute_silhouettes(
     products: NDArray[np.float32], counts: NDArray[np.float32], labels: Numbers
 ) -> NDArray[np.float32]:
     """Return (P,) float32: the silhouettes of P images among K groups, K at least 2.
@@ -158,7 +158,7 @@ def silhouettes(
     return np.where(sizes > 1, (outside - inside) / larger, 0).astype(np.float32)
 
 
-def group_sums(vectors: Embeddings, labels: Numbers, num_groups: int) -> Embeddings:
+def sum_groups(vectors: Embeddings, labels: Numbers, num_groups: int) -> Embeddings:
     """Return (G, E) float32: the sum of each group's vectors; zeros for one without any."""
     sums = np.zeros((num_groups, vectors.shape[1]), np.float32)
     np.add.at(sums, labels, vectors)
@@ -192,17 +192,19 @@ def find_centers(vectors: Embeddings, num_groups: int | None) -> ClusterCenters:
         return ClusterCenters(_trained(vectors, wanted), None)
     labels = _small_groups(vectors, num_small)
     num_small = int(labels.max()) + 1
-    steps = list(merges(group_sums(vectors, labels, num_small)))
+    steps = list(iter_merges(sum_groups(vectors, labels, num_small)))
     silhouette = None
     if num_groups is None:
         most = min(MAX_CHOSEN, math.ceil(math.sqrt(len(vectors))))
-        wanted, silhouette = best_number(vectors, labels, steps, most)
-    labels = joined_labels(labels, steps[: max(0, num_small - wanted)])
-    begun = group_sums(vectors, labels, int(labels.max()) + 1)
+        wanted, silhouette = choose_cluster_count(vectors, labels, steps, most)
+    labels = merge_labels(labels, steps[: max(0, num_small - wanted)])
+    begun = sum_groups(vectors, labels, int(labels.max()) + 1)
     return ClusterCenters(_trained(vectors, len(begun), _unit(begun)), silhouette)
 
 
-def nearest_center(vectors: Embeddings, centers: Embeddings) -> tuple[Numbers, NDArray[np.float32]]:
+def find_nearest_center(
+    vectors: Embeddings, centers: Embeddings
+) -> tuple[Numbers, NDArray[np.float32]]:
     """Return (R,) int64 the nearest of the centers, the first of equals, and (R,) the cosines."""
     import faiss
 
@@ -216,7 +218,7 @@ def _small_groups(vectors: Embeddings, most: int) -> Numbers:
     """Return (R,) int64 labels from 0 on, each of which some vector has."""
     if len(vectors) <= most:
         return np.arange(len(vectors))
-    labels, _ = nearest_center(vectors, _trained(vectors, most))
+    labels, _ = find_nearest_center(vectors, _trained(vectors, most))
     found: Numbers = np.unique(labels, return_inverse=True)[1]
     return found
 

@@ -34,7 +34,7 @@ SheetImage: TypeAlias = ImageInput | Callable[[], bytes]
 """An image, or a function that reads its file when it is drawn and raises ImageError or OSError."""
 
 
-def stored_image(row: Row | Hit) -> SheetImage:
+def image_source_of(row: Row | Hit) -> SheetImage:
     """Return the path of an indexed file, or a function that reads an image stored elsewhere."""
     from perception_encoder.sources import read_image
 
@@ -42,12 +42,12 @@ def stored_image(row: Row | Hit) -> SheetImage:
     return row.uri if is_file else partial(read_image, row.uri, row.member, row.offset)
 
 
-def short_name(row: Row | Hit) -> str:
+def short_name_of(row: Row | Hit) -> str:
     """Return an image's file name without folder and suffix."""
     return Path(row.member or row.uri).stem
 
 
-def thumbnail(image: SheetImage, side: int, *, item: str = "") -> Image.Image:
+def make_thumbnail(image: SheetImage, side: int, *, item: str = "") -> Image.Image:
     """Fit an image into a square of `side` pixels; keeps its proportions, returns RGB.
 
     Raises:
@@ -113,6 +113,6 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
 def _try_thumbnail(image: SheetImage, side: int, name: str) -> Image.Image | ImageError | OSError:
     try:
-        return thumbnail(image, side, item=name)
+        return make_thumbnail(image, side, item=name)
     except (ImageError, OSError) as err:
         return err

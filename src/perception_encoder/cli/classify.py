@@ -223,10 +223,10 @@ def _read_index(index: "Index", where: str | None) -> "Iterator[EmbeddedImages]"
 
 
 def _failure(row: "Row") -> "Outcome":
-    from perception_encoder.analysis.ranked_images import REASON
+    from perception_encoder.analysis.ranked_images import DAMAGE_REASON
     from perception_encoder.index import Outcome
 
-    message = f"{row.name}: {REASON}"
+    message = f"{row.name}: {DAMAGE_REASON}"
     return Outcome(row.uri, "failed", member=row.member, reason="DamagedVector", message=message)
 
 

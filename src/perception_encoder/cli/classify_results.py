@@ -173,11 +173,11 @@ class Results:
                 write_line(f"{number}  {fit if fit != 'none' else '-':6}  {name}  {row.name}")
 
     def _move(self, folder: Path) -> None:
-        from perception_encoder.analysis.file_moves import MANIFEST, sort_into
+        from perception_encoder.analysis.file_moves import MANIFEST, sort_files
 
         num_moved = 0
         try:
-            for move in sort_into(str(folder), self._to_move, dry_run=self._wanted.dry_run):
+            for move in sort_files(str(folder), self._to_move, dry_run=self._wanted.dry_run):
                 if move.problem:
                     say(f"{move.source}: stays: it {move.problem}")
                     continue
@@ -201,7 +201,7 @@ class Results:
 
     def _draw(self, path: Path) -> None:
         from perception_encoder.analysis import SheetHit, SheetRow
-        from perception_encoder.analysis.thumbnails import short_name, stored_image
+        from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
         from perception_encoder.cli.progress import draw_sheet
 
         labels = [label for label in self._counts if self._candidates.get(label)]
@@ -210,7 +210,7 @@ class Results:
         rows = [
             SheetRow(
                 [
-                    SheetHit(stored_image(one.row), one.score, short_name(one.row))
+                    SheetHit(image_source_of(one.row), one.score, short_name_of(one.row))
                     for one in sorted(self._candidates[label], reverse=True)
                 ],
                 text=f"{'no label' if label == NO_LABEL else label} ({self._counts[label]:,})",

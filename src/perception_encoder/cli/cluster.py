@@ -101,9 +101,9 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     if sheet is not None and named.found.clusters:
         _draw_sheet(sheet, named, index)
     if parquet is not None:
-        from perception_encoder.analysis.cluster_names import write_labeled
+        from perception_encoder.analysis.cluster_names import write_rows_with
 
-        write_labeled(index, named.where, named.columns(), parquet)
+        write_rows_with(index, named.where, named.columns(), parquet)
         say(f"{parquet}: {format_images(len(named.found.images))}")
     report_clusters(named)
     exit_if_damaged(named)
@@ -120,7 +120,7 @@ def find_named_clusters(
 ) -> NamedClusters:
     """Find the clusters of an index; name them if --names gives words."""
     from perception_encoder.analysis.clusters import cluster_index
-    from perception_encoder.analysis.ranked_images import REASON
+    from perception_encoder.analysis.ranked_images import DAMAGE_REASON
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.cli.progress import show_steps
     from perception_encoder.search.query_model import open_index_model
@@ -135,7 +135,7 @@ def find_named_clusters(
             where=where,
         )
     for row in named.damaged[:_MAX_DAMAGED]:
-        say(f"pe: {row.name}: {REASON}")
+        say(f"pe: {row.name}: {DAMAGE_REASON}")
     return named
 
 
@@ -169,13 +169,13 @@ def exit_if_damaged(named: NamedClusters) -> None:
 def _read_words(names: str, index: Index, where: str | None) -> list[str]:
     path = Path(names).expanduser()
     if names.startswith(_COLUMN) and not path.exists():
-        from perception_encoder.analysis.cluster_names import column_words
+        from perception_encoder.analysis.cluster_names import read_column_words
 
-        words = column_words(index, names.removeprefix(_COLUMN), where=where)
+        words = read_column_words(index, names.removeprefix(_COLUMN), where=where)
     elif names == _EVERYDAY and not path.exists():
-        from perception_encoder.analysis.cluster_names import everyday_words
+        from perception_encoder.analysis.cluster_names import load_everyday_words
 
-        words = everyday_words()
+        words = load_everyday_words()
     else:
         lines = (line.strip() for line in split_lines(read_text(path)))
         words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
@@ -225,19 +225,19 @@ def _write_table(named: NamedClusters) -> None:
 
 
 def _draw_sheet(path: Path, named: NamedClusters, index: Index) -> None:
-    from perception_encoder.analysis.clusters import typical_members
+    from perception_encoder.analysis.clusters import find_typical_members
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
-    from perception_encoder.analysis.thumbnails import short_name, stored_image
+    from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
     from perception_encoder.cli.progress import draw_sheet, show_steps
 
     found = named.found
 
     def to_hit(row: Row, score: float) -> SheetHit:
-        return SheetHit(stored_image(row), score, short_name(row))
+        return SheetHit(image_source_of(row), score, short_name_of(row))
 
     rows = []
     with show_steps("choosing images for the sheet"):
-        typical = typical_members(index, found, _SHEET_IMAGES, where=named.where)
+        typical = find_typical_members(index, found, _SHEET_IMAGES, where=named.where)
     for position, central in enumerate(typical[:_SHEET_CLUSTERS]):
         size = format_images(found.clusters[position].size)
         hits = map(to_hit, found.rows(central), found.scores[central].tolist())

@@ -27,12 +27,12 @@ def demo(
     ] = Path("demo"),
 ) -> None:
     """Index and search the bundled images, without network, and draw the hits."""
-    from perception_encoder.analysis import SheetHit, SheetRow, contact_sheet
+    from perception_encoder.analysis import SheetHit, SheetRow, save_contact_sheet
     from perception_encoder.index import Index
     from perception_encoder.indexing import Run
     from perception_encoder.search import SearchOptions, read_queries
     from perception_encoder.search.grammar import parse_query
-    from perception_encoder.search.search import search
+    from perception_encoder.search.ranking import search
     from perception_encoder.sources import SourceOptions, open_sources
 
     started = time.monotonic()
@@ -58,6 +58,6 @@ def demo(
             for hit in hits:
                 write_line(f"  {hit.score:.3f}  {hit.label}")
             rows.append(SheetRow(hits, text=query.text, image=query.image))
-        contact_sheet(rows, sheet)
+        save_contact_sheet(rows, sheet)
     seconds = time.monotonic() - started
     say("", f"{sheet}: the queries and their hits; {seconds:.1f} s in all")

@@ -186,11 +186,11 @@ def _shown(row: "Row") -> tuple[str, str, str]:
 
 
 def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
-    from perception_encoder.analysis.file_moves import removal_script
+    from perception_encoder.analysis.file_moves import build_removal_script
     from perception_encoder.atomic import atomic_write
     from perception_encoder.errors import OutputError
 
-    script = removal_script(groups)
+    script = build_removal_script(groups)
     with atomic_write(path, OutputError) as partial_file:
         partial_file.write_text(script, encoding="utf-8")
     say(f"{path}: read it, then run it with sh; nothing has been removed")
@@ -203,11 +203,11 @@ def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
 def _move(
     groups: "Sequence[DuplicateGroup]", folder: Path, *, dry_run: bool, as_json: bool
 ) -> None:
-    from perception_encoder.analysis.file_moves import MANIFEST, move_redundant
+    from perception_encoder.analysis.file_moves import MANIFEST, move_duplicates
 
     num_moved = 0
     try:
-        for move in move_redundant(groups, str(folder), dry_run=dry_run):
+        for move in move_duplicates(groups, str(folder), dry_run=dry_run):
             if move.problem:
                 say(f"{move.source}: stays: it {move.problem}")
                 continue

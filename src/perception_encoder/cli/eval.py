@@ -95,10 +95,10 @@ def classification(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.analysis.classifiers import ZeroShotClassifier
     from perception_encoder.analysis.evaluation import AccuracyTally
     from perception_encoder.analysis.labels import (
-        class_names,
-        classes_of,
-        labels_named,
-        labels_of_classes,
+        match_classes,
+        name_labels,
+        read_class_names,
+        read_classes,
     )
     from perception_encoder.cli.eval_results import accuracy_record, write_accuracies
     from perception_encoder.indexing.stream import iter_items
@@ -108,7 +108,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
     opened = _opened(sources, column, exclude)
     items = list(iter_items(opened))
     _say_notes(opened)
-    classes = classes_of(items, label_column)
+    classes = read_classes(items, label_column)
     trial = ModelComparison(
         items, classes, ModelOptions(device, backend, precision, preprocess), batch_size
     )
@@ -119,8 +119,8 @@ def classification(  # noqa: PLR0913  one parameter for each option
             "numbers mean; write a label there, or remove the line"
         )
     try:
-        labels, numbers = labels_of_classes(
-            list(classes.values()), given or labels_named(class_names(items, label_column))
+        labels, numbers = match_classes(
+            list(classes.values()), given or name_labels(read_class_names(items, label_column))
         )
     except ValueError as err:
         raise typer.BadParameter(f"{err} (--labels-file)") from err
@@ -177,18 +177,17 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     """
     import numpy as np
 
-    from perception_encoder.analysis.evaluation import Pairs
-    from perception_encoder.analysis.evaluation import retrieval as evaluate
-    from perception_encoder.analysis.labels import caption_columns, captions_of
+    from perception_encoder.analysis.evaluation import CaptionPairs, measure_retrieval
+    from perception_encoder.analysis.labels import find_caption_columns, read_captions
     from perception_encoder.cli.eval_results import retrieval_record, write_retrievals
 
     opened = _opened(sources, column, exclude)
     rows = [item for source in opened for item in source.items()]
     _say_notes(opened)
-    columns = caption_columns(rows, caption_column or [])
+    columns = find_caption_columns(rows, caption_column or [])
     captions: dict[str, list[str]] = {}
     for row in rows:
-        captions.setdefault(row.id, []).extend(captions_of(row, columns))
+        captions.setdefault(row.id, []).extend(read_captions(row, columns))
     unique = {row.id: row for row in rows}
     captions = {key: texts for key, texts in captions.items() if texts}
     chosen = ModelOptions(device, backend, precision, preprocess)
@@ -199,8 +198,10 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
         blocks = list(trial.blocks(loaded))
         known = [row for block in blocks for row in block.rows]
         vectors = np.concatenate([block.vectors for block in blocks])
-        pairs = Pairs.of([str(row.sha256) for row in known], [captions[row.id] for row in known])
-        return evaluate(pairs, vectors[list(pairs.places)], loaded.embed_text(pairs.texts))
+        pairs = CaptionPairs.of(
+            [str(row.sha256) for row in known], [captions[row.id] for row in known]
+        )
+        return measure_retrieval(pairs, vectors[list(pairs.places)], loaded.embed_text(pairs.texts))
 
     results = {}
     for name, loaded in trial.models(model):

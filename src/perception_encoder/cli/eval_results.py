@@ -99,12 +99,12 @@ def retrieval_record(one: "Retrieval") -> dict[str, Any]:
 
 def _write_comparisons(results: "Mapping[str, Accuracy]") -> None:
     """Compare each model with the first, image by image."""
-    from perception_encoder.analysis.evaluation import compare
+    from perception_encoder.analysis.evaluation import compare_accuracies
 
     (first, base), *others = results.items()
     lines = []
     for name, one in others:
-        found = compare(one, base)
+        found = compare_accuracies(one, base)
         lines.append(
             [
                 name,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from perception_encoder.index import Hit
     from perception_encoder.search.queries import Query
-    from perception_encoder.search.search import SearchResult
+    from perception_encoder.search.ranking import SearchResult
 
 _UNSAFE_IN_NAMES: Final = re.compile(r"[^\w.-]+")
 _MAX_NAME: Final = 80  # characters of a temporary file's name
@@ -129,11 +129,14 @@ def write_answers(answers: Sequence[Answer], flags: SearchFlags) -> None:
         _draw_sheet(flags.sheet, answers)
     hits = [one.hit for answer in answers for one in answer.found]
     if flags.preview is not None:
-        from perception_encoder.analysis.thumbnails import short_name, stored_image
+        from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
         from perception_encoder.cli.preview import PreviewTile, preview
 
         preview(
-            [PreviewTile(stored_image(hit), f"{hit.score:.3f} {short_name(hit)}") for hit in hits],
+            [
+                PreviewTile(image_source_of(hit), f"{hit.score:.3f} {short_name_of(hit)}")
+                for hit in hits
+            ],
             flags.preview,
         )
     if flags.open_hits:
@@ -182,12 +185,15 @@ def _write_table(answer: Answer) -> None:
 
 def _draw_sheet(path: Path, answers: Sequence[Answer]) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
-    from perception_encoder.analysis.thumbnails import short_name, stored_image
+    from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
     from perception_encoder.cli.progress import draw_sheet
 
     rows = [
         SheetRow(
-            [SheetHit(stored_image(one.hit), one.hit.score, short_name(one.hit)) for one in found],
+            [
+                SheetHit(image_source_of(one.hit), one.hit.score, short_name_of(one.hit))
+                for one in found
+            ],
             text=query.text,
             image=query.image,
         )

@@ -52,7 +52,7 @@ _SHOWN_FAILURES: Final = 10
 
 def read_labels(labels: str | None, file: Path | None) -> "Labels | None":
     """Return the labels that the options give; None where none does."""
-    from perception_encoder.analysis.labels import listed_labels
+    from perception_encoder.analysis.labels import parse_label_list
 
     if labels is not None and file is not None:
         raise typer.BadParameter("give --labels or --labels-file, not both")
@@ -61,18 +61,18 @@ def read_labels(labels: str | None, file: Path | None) -> "Labels | None":
     if labels is None:
         return None
     try:
-        return _checked(listed_labels(labels))
+        return _checked(parse_label_list(labels))
     except ValueError as err:
         raise typer.BadParameter(f"--labels: {err}") from err
 
 
 def read_labels_file(file: Path) -> "tuple[Labels, int | None]":
     """Return a file's labels, and the first empty line before one, by which numbers shift."""
-    from perception_encoder.analysis.labels import gap_in, labels_in
+    from perception_encoder.analysis.labels import find_gap, parse_labels
 
     text = read_text(file)
     try:
-        return _checked(labels_in(text)), gap_in(text)
+        return _checked(parse_labels(text)), find_gap(text)
     except ValueError as err:
         raise typer.BadParameter(f"{file}: {err}") from err
 
@@ -134,9 +134,9 @@ class ModelComparison:
 
     def say_left_out(self, what: str) -> None:
         """Tell of images of which it is not known what is right."""
-        from perception_encoder.analysis.labels import unlisted
+        from perception_encoder.analysis.labels import iter_unlisted
 
-        for problem in unlisted(self._left_out):
+        for problem in iter_unlisted(self._left_out):
             self._num_unlisted += 1
             if self._num_unlisted <= _SHOWN_FAILURES:
                 say(f"pe: {problem}")

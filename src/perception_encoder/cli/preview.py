@@ -243,13 +243,13 @@ def _strip(images: Sequence[PreviewTile], step: int, width: int, height: int) ->
     """Draw images in a row, each in a box of its own; RGBA, clear where there is none."""
     from PIL import Image
 
-    from perception_encoder.analysis.thumbnails import thumbnail
+    from perception_encoder.analysis.thumbnails import make_thumbnail
 
     strip = Image.new("RGBA", (step * len(images), height))
     side = min(width, height)
     for number, shown in enumerate(images):
         try:
-            image = thumbnail(shown.image, side, item=shown.caption)
+            image = make_thumbnail(shown.image, side, item=shown.caption)
         except (ImageError, OSError) as err:
             logger.warning("%s", err)
             image = Image.new("RGB", (side, side), _BROKEN)

@@ -157,7 +157,7 @@ class _Steps:
 
 def draw_sheet(path: Path, rows: Sequence[SheetRow], described: str) -> None:
     """Draw a contact sheet, show how far it is, and report what was saved."""
-    from perception_encoder.analysis.contact_sheet import contact_sheet
+    from perception_encoder.analysis.contact_sheet import save_contact_sheet
 
     total = sum(len(row.hits) + (row.image is not None) for row in rows)
     with show_steps(f"drawing {path}") as report:
@@ -168,6 +168,6 @@ def draw_sheet(path: Path, rows: Sequence[SheetRow], described: str) -> None:
             num_drawn += 1
             report(f"drawing {path}", num_drawn, total)
 
-        saved = contact_sheet(rows, path, progress=count)
+        saved = save_contact_sheet(rows, path, progress=count)
     pages = f", {len(saved)} pages up to {saved[-1].name}" if len(saved) > 1 else ""
     say(f"{path}: {described}{pages}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from perception_encoder.index import Index
     from perception_encoder.search.grammar import QueryTerm
     from perception_encoder.search.queries import Query
-    from perception_encoder.search.search import SearchOptions
+    from perception_encoder.search.ranking import SearchOptions
 
 _STDIN: Final = "-"
 _LABELS: Final = ("strong", "weak")
@@ -93,10 +93,10 @@ def similar(
         pe similar cat.png
         pe similar @cat.webp --unique --sheet hits.png
     """
-    from perception_encoder.search.grammar import image_term
+    from perception_encoder.search.grammar import parse_image
 
     try:
-        term = image_term(image)
+        term = parse_image(image)
     except QueryError as err:
         raise typer.BadParameter(str(err)) from err
     _answer([ParsedQuery(_check_terms((term,)))], flags, leave_out_own=True)
@@ -107,8 +107,8 @@ def _answer(
 ) -> int:
     """Answer queries; return how many could not be answered."""
     from perception_encoder.index import Index
-    from perception_encoder.search.calibration import load_calibration
-    from perception_encoder.search.search import search
+    from perception_encoder.search.calibration import ensure_calibration
+    from perception_encoder.search.ranking import search
 
     check_sheet(flags.sheet)
     options = _search_options(flags)
@@ -128,7 +128,7 @@ def _answer(
         return len(queries)
     calibration = None
     if not (flags.paths or flags.null) or flags.threshold in _LABELS:
-        calibration = load_calibration(index, embedded, open_model, on_calibrate=_say_calibrating)
+        calibration = ensure_calibration(index, embedded, open_model, on_calibrate=_say_calibrating)
     found = search(index, embedded, options, calibration=calibration, leave_out_own=leave_out_own)
     texts = [query.text for query in answered]
     write_answers([Answer(*one) for one in zip(embedded, found, texts, strict=True)], flags)
@@ -166,7 +166,7 @@ def _say_calibrating() -> None:
 
 
 def _search_options(flags: SearchFlags) -> SearchOptions:
-    from perception_encoder.search.search import SearchOptions
+    from perception_encoder.search.ranking import SearchOptions
 
     try:
         return SearchOptions(

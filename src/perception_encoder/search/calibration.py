@@ -27,10 +27,10 @@ from perception_encoder.search.null_distribution import (
     NUM_QUERIES,
     SAME,
     NullDistribution,
-    embedded_prompts,
+    embed_prompts,
     is_outdated,
-    load_background,
-    store_background,
+    load_null_distribution,
+    store_null_distribution,
 )
 from perception_encoder.search.queries import Query
 from perception_encoder.types import Embeddings
@@ -133,7 +133,7 @@ def fit_labels(
     Args:
         scores: (N, L) float32, cosines of N images with L labels.
         images: (N, E) float32, unit length.
-        prompts: (P, E) float32, unit length, from `embedded_prompts`.
+        prompts: (P, E) float32, unit length, from `embed_prompts`.
 
     Returns:
         (N, L) labels.
@@ -148,22 +148,14 @@ def fit_labels(
     return names
 
 
-def label_prompts(index: Index, model: "EmbeddingModel") -> Embeddings:
-    """Return the prompts that `fit_labels` compares with: the index's own if it stores them."""
-    background = load_background(index)
-    if background is None or background.prompts is None:
-        return embedded_prompts(model)
-    return background.prompts
-
-
 def can_be_calibrated(index: Index) -> bool:
     """Whether the index has enough images, and lies where the result can be kept."""
     return not is_remote(index.path) and index.count() >= _FEWEST_ROWS
 
 
-def stored_calibration(index: Index, queries: Sequence[Query]) -> Calibration | None:
+def read_calibration(index: Index, queries: Sequence[Query]) -> Calibration | None:
     """Return the calibration that is kept beside the index, if it will do for these queries."""
-    background = load_background(index)
+    background = load_null_distribution(index)
     if background is None or is_outdated(background, index.count()):
         return None
     if background.prompts is None and any(map(_needs_prompts, queries)):
@@ -171,7 +163,7 @@ def stored_calibration(index: Index, queries: Sequence[Query]) -> Calibration | 
     return Calibration(background)
 
 
-def load_calibration(
+def ensure_calibration(
     index: Index,
     queries: Sequence[Query],
     open_model: "Callable[[], EmbeddingModel]",
@@ -191,7 +183,7 @@ def load_calibration(
     """
     if not can_be_calibrated(index):
         return None
-    calibration = stored_calibration(index, queries)
+    calibration = read_calibration(index, queries)
     if calibration is None:
         on_calibrate()
         calibration = calibrate(index, open_model, queries)
@@ -215,18 +207,18 @@ def calibrate(
         IndexMismatchError: the model is not the index's.
         IndexStorageError: the index cannot be read.
     """
-    known = load_background(index)
+    known = load_null_distribution(index)
     prompts = known.prompts if known is not None else None
     if prompts is None and (queries is None or any(map(_needs_prompts, queries))):
         model = open_model()
         index.check(model.identity)
-        prompts = embedded_prompts(model)
+        prompts = embed_prompts(model)
     background = NullDistribution.of(index, prompts)
-    store_background(index, background)
+    store_null_distribution(index, background)
     return Calibration(background)
 
 
-def keep_calibrated(index: Index, model: "EmbeddingModel", *, num_changed: int) -> None:
+def update_calibration(index: Index, model: "EmbeddingModel", *, num_changed: int) -> None:
     """Calibrate after a run where it is needed, so that no search has to wait for it.
 
     Args:
@@ -239,7 +231,7 @@ def keep_calibrated(index: Index, model: "EmbeddingModel", *, num_changed: int) 
     """
     if not can_be_calibrated(index):
         return
-    known = load_background(index)
+    known = load_null_distribution(index)
     if (
         known is None
         or known.prompts is None

@@ -100,7 +100,7 @@ def parse_query(query: str | Sequence[str], *, allow_files: bool = True) -> tupl
     return tuple(_terms(pieces, text, allow_files=allow_files))
 
 
-def image_term(name: str) -> QueryTerm:
+def parse_image(name: str) -> QueryTerm:
     """Read a query that is one image or item, with nothing else in it.
 
     Args:
@@ -122,7 +122,7 @@ def image_term(name: str) -> QueryTerm:
     )
 
 
-def combine(vectors: Embeddings, weights: ArrayLike) -> Embeddings:
+def combine_vectors(vectors: Embeddings, weights: ArrayLike) -> Embeddings:
     """Add the terms' vectors up and bring the sum to unit length.
 
     Args:

@@ -75,7 +75,7 @@ class NullDistribution:
 
         Args:
             index: the index.
-            prompts: from `embedded_prompts`; None leaves the prompts out.
+            prompts: from `embed_prompts`; None leaves the prompts out.
         """
         num_rows = index.count()
         sample = _sample(index, num_rows)
@@ -90,20 +90,20 @@ class NullDistribution:
         return cls(num_rows, sample, images, scores, prompts, np.array(best, np.float32))
 
 
-def embedded_prompts(model: "EmbeddingModel") -> Embeddings:
+def embed_prompts(model: "EmbeddingModel") -> Embeddings:
     """Embed the prompts of the background: (NUM_QUERIES, E) float32."""
-    return model.embed_text(background_prompts(), show_progress=False)
+    return model.embed_text(read_prompts(), show_progress=False)
 
 
 def load_prompts(model: "EmbeddingModel", index: Index | None = None) -> Embeddings:
     """Return the embedded prompts: those that are kept beside an index, or new ones."""
-    background = load_background(index) if index is not None else None
+    background = load_null_distribution(index) if index is not None else None
     if background is not None and background.prompts is not None:
         return background.prompts
-    return embedded_prompts(model)
+    return embed_prompts(model)
 
 
-def load_background(index: Index) -> NullDistribution | None:
+def load_null_distribution(index: Index) -> NullDistribution | None:
     """Return the background that is kept beside the index, if it is still good."""
     if is_remote(index.path):
         return None
@@ -117,7 +117,7 @@ def load_background(index: Index) -> NullDistribution | None:
         return None
 
 
-def store_background(index: Index, background: NullDistribution) -> None:
+def store_null_distribution(index: Index, background: NullDistribution) -> None:
     """Keep the background beside the index; where that cannot be written, nothing happens."""
     if is_remote(index.path):
         return
@@ -166,7 +166,7 @@ def _unit(vectors: NDArray[np.float16]) -> Embeddings:
 
 
 @cache
-def background_prompts() -> list[str]:
+def read_prompts() -> list[str]:
     """Return prompts for what next to no collection has."""
     path = files("perception_encoder").joinpath("data/background_prompts.txt")
     return path.read_text(encoding="utf-8").splitlines()
@@ -174,7 +174,7 @@ def background_prompts() -> list[str]:
 
 def _made_for(index: Index) -> str:
     """Name what decides the background's numbers, besides the rows."""
-    prompts = hashlib.sha256("\n".join(background_prompts()).encode()).hexdigest()[:16]
+    prompts = hashlib.sha256("\n".join(read_prompts()).encode()).hexdigest()[:16]
     identity = index.identity
     return f"1 {identity.model_id} {identity.fingerprint} {identity.preprocess} {prompts}"
 

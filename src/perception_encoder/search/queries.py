@@ -22,7 +22,13 @@ from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row, row_id
 from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.index.rows import clamp_time
-from perception_encoder.search.grammar import STDIN, QueryTerm, combine, image_term, parse_query
+from perception_encoder.search.grammar import (
+    STDIN,
+    QueryTerm,
+    combine_vectors,
+    parse_image,
+    parse_query,
+)
 from perception_encoder.sources.item import is_unicode
 from perception_encoder.types import ColorFormat, Embeddings
 
@@ -199,7 +205,7 @@ def read_query(
     if isinstance(query, str):
         return read_queries(index, [parse_query(query)], open_model)[0]
     if isinstance(query, os.PathLike):
-        return read_queries(index, [[image_term(os.fspath(query))]], open_model)[0]
+        return read_queries(index, [[parse_image(os.fspath(query))]], open_model)[0]
     if isinstance(query, list):
         parts = [
             (weight, read_query(index, part, open_model, input_color_format=input_color_format))
@@ -208,7 +214,7 @@ def read_query(
         return _sum_of(parts)
     embed_dim = index.identity.embed_dim
     if isinstance(query, np.ndarray) and query.shape in ((embed_dim,), (1, embed_dim)):
-        return Query((), combine(query.reshape(1, -1), [1.0]))
+        return Query((), combine_vectors(query.reshape(1, -1), [1.0]))
     model = open_model()
     index.check(model.identity)
     vector = model.embed_image(query, input_color_format=input_color_format)[0]
@@ -234,7 +240,7 @@ def _sum_of(parts: Sequence[tuple[float, Query]]) -> Query:
             for weight, query in parts
             for term in query.terms
         ),
-        combine(np.stack([query.vector for query in queries]), weights),
+        combine_vectors(np.stack([query.vector for query in queries]), weights),
         frozenset().union(*(query.own for query in queries)),
         next((query.image for query in queries if query.image is not None), None),
     )
@@ -276,7 +282,7 @@ class _Known:
         vectors = np.stack([self.vectors[key] for key in keys])
         return Query(
             tuple(terms),
-            combine(vectors, [term.weight for term in terms]),
+            combine_vectors(vectors, [term.weight for term in terms]),
             frozenset(self.ids[key] for key in keys if key in self.ids),
             next((self.images[key] for key in keys if key in self.images), None),
         )

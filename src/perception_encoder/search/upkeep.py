@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.index import Index, write_lock
-from perception_encoder.search.calibration import keep_calibrated
+from perception_encoder.search.calibration import update_calibration
 from perception_encoder.search.query_model import note_weights
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def prepare_for_search(
         note_weights(index, model_name)
     # Labels are calibrated by texts. A model that reads none can still search by images.
     with suppress(TokenizerNotFoundError, UnsupportedOperationError):
-        keep_calibrated(index, model, num_changed=num_changed)
+        update_calibration(index, model, num_changed=num_changed)
     if index.needs_optimize():
         on_optimize()
         index.optimize(older_than=VERSIONS_KEPT)

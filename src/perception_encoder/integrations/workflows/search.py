@@ -18,10 +18,10 @@ from perception_encoder.integrations.workflows.block import (
     listed,
     vectors_of,
 )
-from perception_encoder.search.calibration import can_be_calibrated, stored_calibration
+from perception_encoder.search.calibration import can_be_calibrated, read_calibration
 from perception_encoder.search.grammar import QueryTerm
 from perception_encoder.search.queries import Query
-from perception_encoder.search.search import SearchOptions, SearchResult, search
+from perception_encoder.search.ranking import SearchOptions, SearchResult, search
 
 
 class SearchManifest(Manifest):
@@ -102,9 +102,7 @@ class SearchBlock(ModelBlock):
             Query(terms=(_term(item),), vector=vector)
             for item, vector in zip(items, vectors, strict=True)
         ]
-        known = (
-            stored_calibration(opened_index, queries) if can_be_calibrated(opened_index) else None
-        )
+        known = read_calibration(opened_index, queries) if can_be_calibrated(opened_index) else None
         options = SearchOptions(k=k, threshold=threshold, where=where)
         found = search(opened_index, queries, options, calibration=known)
         return as_given([_result(hits) for hits in found], data)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from perception_encoder.errors import ImageError, ServingError
 from perception_encoder.index import Row
-from perception_encoder.search.search import SearchOptions
+from perception_encoder.search.ranking import SearchOptions
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row
 from perception_encoder.server.core.indexes import ServedIndex

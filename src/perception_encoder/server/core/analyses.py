@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.analysis.clusters import Clusters, find_clusters, typical_members
+from perception_encoder.analysis.clusters import Clusters, find_clusters, find_typical_members
 from perception_encoder.analysis.duplicates import (
     NEAR_DUPLICATE,
     SIMILAR,
@@ -20,8 +20,13 @@ from perception_encoder.analysis.duplicates import (
     Tier,
     find_duplicates,
 )
-from perception_encoder.analysis.index_map import project
-from perception_encoder.analysis.ranked_images import Numbers, RankedVectors, damaged_rows, without
+from perception_encoder.analysis.index_map import project_vectors
+from perception_encoder.analysis.ranked_images import (
+    Numbers,
+    RankedVectors,
+    exclude_rows,
+    find_damaged_rows,
+)
 from perception_encoder.index import Index, Row
 from perception_encoder.types import Embeddings
 
@@ -125,7 +130,7 @@ class ClusterSearch:
         """Find the clusters; raises as `find_clusters`."""
         found, where, figures = _find_clusters(index, self.num_clusters, self.where, report)
         report("choosing examples", None)
-        examples = typical_members(index, found, MAX_EXAMPLES, where=where)
+        examples = find_typical_members(index, found, MAX_EXAMPLES, where=where)
         ids = _ids(index, found, where)
         return ClusterResult(
             figures,
@@ -164,7 +169,7 @@ class MapLayout:
         if len(numbers) > MAX_MAP_IMAGES:
             numbers = np.sort(np.random.default_rng(0).permutation(numbers)[:MAX_MAP_IMAGES])
         report("placing images", 0.0)
-        places = project(
+        places = project_vectors(
             RankedVectors(index, found.images, where),
             numbers,
             progress=lambda share: report("placing images", share),
@@ -177,8 +182,8 @@ def _find_clusters(
     index: Index, num_clusters: int | None, where: str | None, report: Report
 ) -> tuple[Clusters, str | None, ClusterFigures]:
     """Return the clusters, the condition that they were found with, and their figures."""
-    damaged = damaged_rows(index, where, lambda: report("reading embeddings", None))
-    where = without(damaged, where)
+    damaged = find_damaged_rows(index, where, lambda: report("reading embeddings", None))
+    where = exclude_rows(damaged, where)
     report("finding clusters", None)
     found = find_clusters(index, num_clusters=num_clusters, where=where)
     figures = ClusterFigures(

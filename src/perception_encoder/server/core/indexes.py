@@ -19,7 +19,7 @@ from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.queries import Query
-from perception_encoder.search.search import SearchOptions, SearchResult, search
+from perception_encoder.search.ranking import SearchOptions, SearchResult, search
 from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
 from perception_encoder.types import Embeddings, ModelIdentity
 

@@ -18,9 +18,9 @@ from perception_encoder.search.calibration import (
     Calibration,
     calibrate,
     can_be_calibrated,
-    stored_calibration,
+    read_calibration,
 )
-from perception_encoder.search.grammar import QueryTerm, combine
+from perception_encoder.search.grammar import QueryTerm, combine_vectors
 from perception_encoder.search.queries import Query
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.model_worker import ModelWorker
@@ -88,7 +88,7 @@ class Queries:
         await self._embed(served, terms, vectors)
         return Query(
             terms=tuple(_query_term(term) for term in terms),
-            vector=combine(vectors, [term.weight for term in terms]),
+            vector=combine_vectors(vectors, [term.weight for term in terms]),
             own=frozenset(terms[number].item or "" for number in items),
         )
 
@@ -100,7 +100,7 @@ class Queries:
         index = served.index
         if not await self._searches.run(can_be_calibrated, index):
             return None
-        known = await self._searches.run(stored_calibration, index, [query])
+        known = await self._searches.run(read_calibration, index, [query])
         if known is None and served.name not in self._calibrating:
             task = asyncio.create_task(self._calibrate(served))
             self._calibrating[served.name] = task
@@ -110,7 +110,7 @@ class Queries:
     async def embed_once(
         self, worker: ModelWorker, texts: Callable[[], list[str]]
     ) -> Embeddings | None:
-        """Return the embeddings of a fixed list of texts, such as `background_prompts`.
+        """Return the embeddings of a fixed list of texts, such as `read_prompts`.
 
         They are embedded once for each model. None while that takes longer than a few seconds, and
         where the model is too busy or reads no text.

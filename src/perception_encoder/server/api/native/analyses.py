@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import Query, Response
 from pydantic import Field
 
-from perception_encoder.analysis.cluster_names import everyday_words, name_clusters
+from perception_encoder.analysis.cluster_names import load_everyday_words, name_clusters
 from perception_encoder.analysis.duplicates import Duplicate, DuplicateGroup
 from perception_encoder.analysis.index_map import require_projection
 from perception_encoder.errors import BackendUnavailableError, PerceptionEncoderError
@@ -223,9 +223,9 @@ async def _describe_clusters(
     names: list[str | None] = [None] * len(figures.sizes)
     try:
         async with services.served_models.use(served.identity.model_id) as worker:
-            words = await services.queries.embed_once(worker, everyday_words)
+            words = await services.queries.embed_once(worker, load_everyday_words)
         if words is not None and names:
-            named = name_clusters(figures.centers, everyday_words(), words)
+            named = name_clusters(figures.centers, load_everyday_words(), words)
             names = [one.text for one in named]
     except PerceptionEncoderError as err:
         logger.info("%s: clusters have no names: %s", served.name, err)

@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from perception_encoder.analysis.classifiers import Prompts, ZeroShotClassifier
 from perception_encoder.errors import ImageError
 from perception_encoder.search.calibration import fit_labels
-from perception_encoder.search.null_distribution import background_prompts
+from perception_encoder.search.null_distribution import read_prompts
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import (
     IMAGE,
@@ -295,7 +295,7 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
         async with services.served_models.use(body.model) as worker:
             classifier = await _classifier(worker, body.labels, body.templates)
             embedded = await worker.embed_images(loaded)
-            prompts = await services.queries.embed_once(worker, background_prompts)
+            prompts = await services.queries.embed_once(worker, read_prompts)
         found = classifier.classify(embedded.vectors)
         fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
         orders = found.order.tolist()

@@ -13,7 +13,7 @@ from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.search.calibration import Cutoffs
 from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.queries import find_item
-from perception_encoder.search.search import SearchOptions, SearchResult
+from perception_encoder.search.ranking import SearchOptions, SearchResult
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, as_base64, check_texts, describe_row
 from perception_encoder.server.api.native.replies import SearchReply

@@ -22,7 +22,7 @@ _ROUNDING: Final = 5e-4  # of a cosine, where vectors are stored in float16
 _SHORTEST_LIST: Final = 64  # hits that are asked for at least; longer lists double
 
 
-def fold(
+def fold_near_duplicates(
     hits: Sequence[Hit], vectors: Mapping[str, Embeddings], *, cosine: float, num_groups: int
 ) -> list[list[Hit]]:
     """Group a ranking.
@@ -218,4 +218,6 @@ def _grouped(
         return [[[hit] for hit in hits[:num_groups]] for hits in ranked]
     rows = index.by_ids(hit.id for hits in ranked for hit in hits)
     vectors = {key: vector for key, (_, vector) in rows.items()}
-    return [fold(hits, vectors, cosine=unique, num_groups=num_groups) for hits in ranked]
+    return [
+        fold_near_duplicates(hits, vectors, cosine=unique, num_groups=num_groups) for hits in ranked
+    ]
