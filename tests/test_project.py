@@ -44,6 +44,7 @@ def test_one_version_is_named_everywhere() -> None:
     version = perception_encoder.__version__
     assert f"\nversion: {version}\n" in read("CITATION.cff")
     assert f'\nversion = "{version}"\n' in read("compat/inference_models/pyproject.toml")
+    assert f"version {version}." in read("docs/index.md")
 
 
 def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
@@ -34,8 +35,17 @@ def main() -> None:
         take_page(Path("map.html").absolute())
         for name in ("clusters", "map"):
             with Image.open(f"{name}.png") as image:
-                image.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
-                image.save(OUT / f"{name}.webp", quality=85)
+                shown = first_clusters(image.convert("RGB")) if name == "clusters" else image
+                shown.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+                shown.save(OUT / f"{name}.webp", quality=85)
+
+
+def first_clusters(sheet: Image.Image, count: int = 3) -> Image.Image:
+    """The sheet down to the line below its first clusters."""
+    pixels = np.asarray(sheet.crop((sheet.width // 10, 0, sheet.width * 9 // 10, sheet.height)))
+    is_line = (pixels == pixels[:, :1]).all(axis=(1, 2)) & (pixels[:, 0] < 255).all(axis=1)
+    lines = np.flatnonzero(is_line & ~np.roll(is_line, 1))
+    return sheet.crop((0, 0, sheet.width, int(lines[count - 1])))
 
 
 def words_of_the_guide() -> str:

@@ -100,7 +100,7 @@ def _dress(axes: "Axes", title: str) -> None:
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold", pad=12)
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.14)
-    axes.set_xlabel("images a second", color=_INK)
+    axes.set_xlabel("images per second", color=_INK)
     axes.set_ylabel("ImageNet-1k zero-shot, %", color=_INK)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
