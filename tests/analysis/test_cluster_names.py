@@ -1,7 +1,7 @@
 """Names of clusters, where images and words lie apart, as those of real models do."""
 
 import numpy as np
-from duplicate_samples import unit
+from analysis.duplicate_samples import unit
 
 from perception_encoder.analysis.cluster_names import name_clusters
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from duplicate_samples import index_of, remote_rows, unit
+from analysis.duplicate_samples import index_of, remote_rows, unit
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from duplicate_samples import index_of
+from analysis.duplicate_samples import index_of
 
 from perception_encoder.analysis import cluster_names as module
 from perception_encoder.analysis.cluster_names import read_column_words

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from duplicate_samples import around, index_of, read, refuse, remote_rows, row_of, unit
+from analysis.duplicate_samples import around, index_of, read, refuse, remote_rows, row_of, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

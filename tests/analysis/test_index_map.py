@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from duplicate_samples import index_of, remote_rows, unit
+from analysis.duplicate_samples import index_of, remote_rows, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -1,7 +1,7 @@
 """Silhouettes against scikit-learn's, which compares every pair."""
 
 import numpy as np
-from duplicate_samples import unit
+from analysis.duplicate_samples import unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples

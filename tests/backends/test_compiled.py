@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from backend_inputs import pixels, token_rows
+from backends.backend_inputs import pixels, token_rows
 from small_models import CLIP, CORE, FP32_ON_CPU
 
 from perception_encoder.backends import open_random_backend

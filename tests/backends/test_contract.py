@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from backend_inputs import pixels, token_rows, unit
+from backends.backend_inputs import pixels, token_rows, unit
 from small_models import CLIP, CORE, FP32_ON_CPU, WITHOUT_POOLING, WITHOUT_TEXT, open_tiny
 
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend

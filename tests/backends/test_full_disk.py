@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from backend_inputs import pixels, token_rows
+from backends.backend_inputs import pixels, token_rows
 from small_models import CORE, open_tiny
 
 from perception_encoder.backends import ComputeOptions, open_backend

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from backend_inputs import pixels, token_rows
+from backends.backend_inputs import pixels, token_rows
 from small_models import CORE, WITHOUT_POOLING, open_tiny
 
 from perception_encoder.backends import Backend, ComputeOptions, graph_files, open_backend

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from backend_inputs import pixels, token_rows, unit
+from backends.backend_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU, WITHOUT_POOLING, open_tiny
 
 from perception_encoder import AutoModel

@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from backend_inputs import pixels, token_rows, unit
+from backends.backend_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU
 
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend

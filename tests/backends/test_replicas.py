@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from backend_inputs import pixels, token_rows
+from backends.backend_inputs import pixels, token_rows
 from small_models import CORE, FP32_ON_CPU, CountingBackend
 
 from perception_encoder.backends import ComputeOptions, open_random_backend

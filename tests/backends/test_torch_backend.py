@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from backend_inputs import pixels, token_rows, unit
+from backends.backend_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU
 
 from perception_encoder.backends import ComputeOptions, open_random_backend

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_samples import LANG, meta, native, timm
+from checkpoints.checkpoint_samples import LANG, meta, native, timm
+from checkpoints.test_locate import tiny_open_clip
 from config_samples import OPEN_CLIP_CLIP, OPEN_CLIP_PE, timm_config
 from safetensors.torch import save_file
-from test_locate import tiny_open_clip
 
 from perception_encoder import AutoModel
 from perception_encoder.checkpoints import locate

@@ -1,6 +1,15 @@
 import pytest
 import torch
-from checkpoint_samples import CLIP, CORE, LANG, checkpoint, meta, native, open_clip, timm
+from checkpoints.checkpoint_samples import (
+    CLIP,
+    CORE,
+    LANG,
+    checkpoint,
+    meta,
+    native,
+    open_clip,
+    timm,
+)
 from safetensors.torch import save_file
 
 from perception_encoder.checkpoints.load import load_model, random_model

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkpoint_samples import CORE
-from hub_server import COMMIT, OLD_COMMIT, FakeHub, serve
+from checkpoints.checkpoint_samples import CORE
+from checkpoints.hub_server import COMMIT, OLD_COMMIT, FakeHub, serve
 
 from perception_encoder.checkpoints import download, is_cached, locate
 from perception_encoder.checkpoints.load import load_model, random_model

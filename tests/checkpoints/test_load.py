@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import (
+from checkpoints.checkpoint_samples import (
     CLIP,
     CORE,
     CORE_WITHOUT_CLASS_TOKEN,
@@ -244,8 +244,8 @@ def test_loading_does_not_import_torchs_compiler(tmp_path):
 import subprocess
 import sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from checkpoint_samples import CORE, checkpoint
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from checkpoints.checkpoint_samples import CORE, checkpoint
 from perception_encoder.checkpoints.load import load_model
 load_model(checkpoint(CORE, Path({str(path)!r})))
 print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import CLIP, CORE, meta, native, open_clip
+from checkpoints.checkpoint_samples import CLIP, CORE, meta, native, open_clip
 from config_samples import OPEN_CLIP_CLIP, OPEN_CLIP_PE
 from safetensors.torch import save_file
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_samples import CORE, checkpoint, meta, native, open_clip
+from checkpoints.checkpoint_samples import CORE, checkpoint, meta, native, open_clip
 from safetensors.torch import save_file
 
 from perception_encoder.backends import ComputeOptions, open_backend

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import CORE, meta, native
+from checkpoints.checkpoint_samples import CORE, meta, native
 from safetensors.torch import save_file
 
 from perception_encoder.checkpoints.tensors import open_tensors

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import CORE, LANG, checkpoint, meta, native, state_of
+from checkpoints.checkpoint_samples import CORE, LANG, checkpoint, meta, native, state_of
 
 from perception_encoder.checkpoints import locate
 from perception_encoder.checkpoints.load import from_tensors, load_model, random_model

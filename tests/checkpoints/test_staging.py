@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoint_samples import CORE
-from test_save import WORDS
+from checkpoints.checkpoint_samples import CORE
+from checkpoints.test_save import WORDS
 
 from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command import pe_inside
+from cli.command import pe_inside
 from PIL import Image
 
 

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 import small_models
-from command import lines, output, pe, pe_ending
+from cli.command import lines, output, pe, pe_ending
 from typer.testing import CliRunner
 
 from perception_encoder.bench import EdgeOptions, child

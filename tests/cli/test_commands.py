@@ -11,7 +11,8 @@ from typing import IO
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command import PE, lines, output, pe, pe_inside, pe_process, surroundings
+from child_processes import build_environment
+from cli.command import PE, lines, output, pe, pe_inside, pe_process
 from PIL import Image, ImageDraw
 
 COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
@@ -302,7 +303,7 @@ def test_an_index_of_photos_by_the_bundled_model_is_noticed(tmp_path: Path) -> N
 def test_a_new_index_asks_for_its_model_on_a_terminal(tmp_path: Path) -> None:
     Image.new("RGB", (60, 60), "red").save(tmp_path / "a.png")
     ours, theirs = pty.openpty()
-    environment = surroundings(tmp_path) | {"HF_HUB_OFFLINE": "0"}
+    environment = build_environment(tmp_path) | {"HF_HUB_OFFLINE": "0"}
     process = subprocess.Popen(
         [*PE, "index", "a.png"], cwd=tmp_path, env=environment,
         stdin=theirs, stdout=theirs, stderr=theirs,

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import pe_inside
+from cli.command import pe_inside
 from PIL import Image
 
 DAMAGED = {"2.png", "5.png", "7.png", "8.png"}

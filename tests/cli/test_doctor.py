@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import pe
+from cli.command import pe
 
 from perception_encoder.cli.doctor import golden_verdict
 from perception_encoder.index import Index, Row

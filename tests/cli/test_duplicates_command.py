@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from command import pe_ending
+from cli.command import pe_ending
 from PIL import Image
 from small_models import drawing
 

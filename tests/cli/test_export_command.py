@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from child_processes import build_environment
-from command import lines, output, pe, pe_ending
+from cli.command import lines, output, pe, pe_ending
 from documentation.blocks import python_blocks
 from small_models import save_drawings
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from child_processes import build_environment
-from command import PE, Ended, pe_inside
+from cli.command import PE, Ended, pe_inside
 from PIL import Image
 
 INDEX = ("--index", "t.lance")

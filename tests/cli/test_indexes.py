@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import pe_ending as pe
+from cli.command import pe_ending as pe
 from small_models import save_drawings
 
 from perception_encoder.index import Index

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from child_processes import build_environment
-from command import PE, lines, output, pe, started
+from cli.command import PE, lines, output, pe, started
 from small_models import drawing, save_drawings
 
 from perception_encoder.index import Index, write_lock

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Ended, pe_inside
+from cli.command import Ended, pe_inside
 from PIL import Image
 
 from perception_encoder.cli.output import escape, to_json

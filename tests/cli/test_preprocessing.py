@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from command import lines
-from command import pe_ending as pe
+from cli.command import lines
+from cli.command import pe_ending as pe
 from PIL import Image
 from small_models import drawing
 

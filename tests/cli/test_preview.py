@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
+import cli.terminal_decoders as decode
 import numpy as np
 import pytest
-import terminal_decoders as decode
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 

@@ -14,11 +14,11 @@ import termios
 from importlib.resources import files
 from pathlib import Path
 
+import cli.terminal_decoders as decode
 import numpy as np
 import pytest
-import terminal_decoders as decode
 from child_processes import build_environment
-from command import PE, lines, pe, pe_inside
+from cli.command import PE, lines, pe, pe_inside
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner, Result
 

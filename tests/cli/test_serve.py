@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from command import output, pe, pe_ending, serving
+from cli.command import output, pe, pe_ending, serving
 
 from perception_encoder.server.http.access import hashed, new_key
 

@@ -1,7 +1,7 @@
 """`pe serve --alias`: what it cannot make sense of it says before it listens."""
 
 import pytest
-from command import pe_ending
+from cli.command import pe_ending
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import pe_inside
+from cli.command import pe_inside
 from PIL import Image
 
 

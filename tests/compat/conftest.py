@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from original_package import ORIGINAL, run_python
+from compat.original_package import ORIGINAL, run_python
 
 
 @pytest.fixture(scope="session")

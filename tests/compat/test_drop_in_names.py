@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from compat.original_package import OURS, run_python
 from inference_models import errors
-from original_package import OURS, run_python
 
 MODULES = {
     "inference_models": "AutoModel TextImageEmbeddingModel BackendType ColorFormat Quantization",

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import torch
+from compat.original_package import REPOSITORY
 from documentation.blocks import python_blocks
-from original_package import REPOSITORY
 from small_models import drawing
 
 import perception_encoder

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from cli.command import pe_ending
+from compat.original_package import ORIGINAL, OURS, run_python
 from inference_models import AutoModel, BackendType, Quantization, errors
-from original_package import ORIGINAL, OURS, run_python
 from small_models import as_bgr, drawing
 
 import perception_encoder

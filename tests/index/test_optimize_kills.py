@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killed_optimize import work
+from index.killed_optimize import work
 from numpy.typing import NDArray
 
 from perception_encoder.index import Hit, Index, Row

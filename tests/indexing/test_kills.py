@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killed_run import work
+from indexing.killed_run import work
 from numpy.typing import NDArray
 from small_models import drawing, open_tiny
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from preprocess_images import FORMATS, encode, scene
+from preprocess.preprocess_images import FORMATS, encode, scene
 
 
 def calls_of(function: Callable[[], object]) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from costly_images import chunk, tiff
 from PIL import Image
-from preprocess_images import encode, png, scene
+from preprocess.costly_images import chunk, tiff
+from preprocess.preprocess_images import encode, png, scene
 
 from perception_encoder.preprocess import ImageProcessor, decode_image
 from perception_encoder.preprocess.modes import to_rgb, upright

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from preprocess_images import random_rgb
+from preprocess.preprocess_images import random_rgb
 
 from perception_encoder.errors import ImageValueError
 from perception_encoder.preprocess import decode_image

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from preprocess_images import FORMATS, encode, scene
+from preprocess.preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.errors import (
     ImageDecodeError,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, WebPImagePlugin
-from preprocess_images import FORMATS, encode, png, scene
+from preprocess.preprocess_images import FORMATS, encode, png, scene
 
 from perception_encoder.errors import (
     ImageDecodeError,

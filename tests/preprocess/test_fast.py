@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
-from preprocess_images import encode, random_rgb
+from preprocess.preprocess_images import encode, random_rgb
 
 from perception_encoder.errors import ImageTooLargeError, ImageTruncatedError
 from perception_encoder.preprocess import ImageProcessor

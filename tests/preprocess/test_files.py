@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from preprocess_images import FORMATS
+from preprocess.preprocess_images import FORMATS
 
 from perception_encoder.errors import (
     ImageEmptyError,

@@ -9,7 +9,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image
-from preprocess_images import FORMATS, encode, scene
+from preprocess.preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError
 from perception_encoder.preprocess import decode_image

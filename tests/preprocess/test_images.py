@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from preprocess_images import FORMATS, encode, random_rgb, scene
+from preprocess.preprocess_images import FORMATS, encode, random_rgb, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError, ImageValueError
 from perception_encoder.preprocess import ImageProcessor, split_batch

@@ -9,9 +9,17 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from costly_images import calls_of, chunk, scans, segment, tiff, with_chunks, with_segments
 from PIL import Image
-from preprocess_images import FORMATS, encode, png, scene
+from preprocess.costly_images import (
+    calls_of,
+    chunk,
+    scans,
+    segment,
+    tiff,
+    with_chunks,
+    with_segments,
+)
+from preprocess.preprocess_images import FORMATS, encode, png, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError
 from perception_encoder.preprocess import decode_image, png_chunks

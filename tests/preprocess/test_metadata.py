@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from costly_images import chunk, segment, tiff, with_chunks, with_segments
 from PIL import Image
-from preprocess_images import FORMATS, encode, scene
+from preprocess.costly_images import chunk, segment, tiff, with_chunks, with_segments
+from preprocess.preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.modes import to_rgb, upright

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from preprocess_images import encode, png, random_rgb, scene
+from preprocess.preprocess_images import encode, png, random_rgb, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageValueError
 from perception_encoder.preprocess import decode_image

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
-from preprocess_images import random_rgb, scene
+from preprocess.preprocess_images import random_rgb, scene
 
 from perception_encoder.preprocess.resize import resize
 from perception_encoder.registry import ImageConfig

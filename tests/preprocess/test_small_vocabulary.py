@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from preprocess.strings import texts
 
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from tests.preprocess.strings import texts
 from training.pe_nano.tokenizer import train_tokenizer
 
 SOME = texts()[::4]

@@ -8,10 +8,10 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preprocess.strings import digest, texts
 
 from perception_encoder.preprocess import vocabulary
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from tests.preprocess.strings import digest, texts
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokens.npz"
 START_ID, END_ID = 49406, 49407

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_samples import open_one
+from sources.source_samples import open_one
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.sources import Item

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from source_samples import below, listed, open_one, write
+from sources.source_samples import below, listed, open_one, write
 
 from perception_encoder.errors import (
     ImageNotFoundError,

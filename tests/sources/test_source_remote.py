@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
-from source_samples import open_one, write_tar
+from sources.source_samples import open_one, write_tar
 
 from perception_encoder.errors import (
     ImageNotFoundError,

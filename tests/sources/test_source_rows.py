@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_samples import open_one
+from sources.source_samples import open_one
 
 from perception_encoder.errors import ImageError, ImageUnreadableError, SourceError
 from perception_encoder.sources import Item, SourceOptions, open_sources, read_image

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_samples import listed, open_one, write
+from sources.source_samples import listed, open_one, write
 
 from perception_encoder.errors import (
     ImageNotFoundError,

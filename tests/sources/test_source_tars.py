@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_samples import listed, open_one, write, write_tar
+from sources.source_samples import listed, open_one, write, write_tar
 
 from perception_encoder.errors import (
     ImageNotFoundError,

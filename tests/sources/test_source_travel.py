@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_samples import listed, write, write_tar
+from sources.source_samples import listed, write, write_tar
 
 from perception_encoder.errors import ImageUnreadableError
 from perception_encoder.sources import Item, forward

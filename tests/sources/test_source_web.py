@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from local_http import serve_requests
-from source_samples import open_one, write
+from sources.source_samples import open_one, write
 
 from perception_encoder.errors import ImageUnreadableError, SourceError
 from perception_encoder.sources import SourceOptions, open_sources, read_image

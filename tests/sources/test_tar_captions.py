@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from source_samples import open_one
+from sources.source_samples import open_one
 
 from perception_encoder.errors import ImageTooLargeError, ImageUnreadableError
 from perception_encoder.index import MetadataValue

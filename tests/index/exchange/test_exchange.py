@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from exchange_samples import IDENTITY, contents, make_index, odd_rows, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from index.exchange.exchange_samples import IDENTITY, contents, make_index, odd_rows, unit
 from numpy.typing import NDArray
 
 from perception_encoder.errors import (

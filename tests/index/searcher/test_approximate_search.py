@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from searcher_indexes import (
+from index.searcher.searcher_indexes import (
     COPY,
     LISTS,
     Floats,

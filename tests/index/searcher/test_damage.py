@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from searcher_indexes import LISTS, build, by_definition, clustered, make_index, told
+from index.searcher.searcher_indexes import LISTS, build, by_definition, clustered, make_index, told
 
 from perception_encoder.index import Index
 from perception_encoder.index.searcher.searcher import Searchers

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from searcher_indexes import COPY, build, by_definition, clustered, make_index, rows_named, told
+from index.searcher.searcher_indexes import (
+    COPY,
+    build,
+    by_definition,
+    clustered,
+    make_index,
+    rows_named,
+    told,
+)
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, VectorDtype

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 from documentation.blocks import python_blocks
+from integrations.workflows.workflow_engine import start_engine
 from server.serving import running
-from workflow_engine import start_engine
 
 import perception_encoder
 from perception_encoder import AutoModel
