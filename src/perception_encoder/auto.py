@@ -94,7 +94,9 @@ class AutoModel:
                 revision=revision,
                 local_files_only=local_files_only,
             )
-            opened = _open(checkpoint, options, preprocess, max_pixels, cache)
+            opened = open_checkpoint(
+                checkpoint, options, preprocess=preprocess, max_pixels=max_pixels, cache=cache
+            )
         name = os.fspath(model_name_or_path)
         opened.reopen = partial(
             _reopen,
@@ -164,7 +166,7 @@ def open_for_texts(
     options = options or ComputeOptions()
     texts = NumpyTextBackend(checkpoint, fingerprint)
     backend = TextFirstBackend(texts, partial(open_backend, checkpoint, options))
-    return _open(checkpoint, options, preprocess, DEFAULT_MAX_PIXELS, None, backend)
+    return open_checkpoint(checkpoint, options, preprocess=preprocess, backend=backend)
 
 
 def open_around(
@@ -180,17 +182,31 @@ def open_around(
     Raises:
         UnknownModelError, CheckpointError, DownloadError: as `AutoModel.from_pretrained`.
     """
-    return _open(locate(name), ComputeOptions(), preprocess, DEFAULT_MAX_PIXELS, None, backend)
+    return open_checkpoint(locate(name), preprocess=preprocess, backend=backend)
 
 
-def _open(
+def open_checkpoint(
     checkpoint: Checkpoint,
-    options: ComputeOptions,
-    preprocess: PreprocessName | None,
-    max_pixels: int,
-    cache: str | os.PathLike[str] | None,
+    options: ComputeOptions | None = None,
+    *,
+    preprocess: PreprocessName | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    cache: str | os.PathLike[str] | None = None,
     backend: Backend | None = None,
 ) -> EmbeddingModel:
+    """Open a model that `locate` has found.
+
+    Args:
+        checkpoint: the model's files.
+        options: where and how to compute.
+        preprocess: as in `AutoModel.from_pretrained`.
+        max_pixels: as in `AutoModel.from_pretrained`.
+        cache: as in `AutoModel.from_pretrained`.
+        backend: one that runs already; None opens one.
+
+    Raises:
+        CheckpointError, BackendUnavailableError, CacheError: as `AutoModel.from_pretrained`.
+    """
     config = checkpoint.config
     processor = ImageProcessor(
         config.image,
@@ -199,8 +215,24 @@ def _open(
         max_pixels=max_pixels,
     )
     tokenizer = _tokenizer(config, checkpoint.tokenizer)
-    backend = backend or open_backend(checkpoint, options)
-    return EmbeddingModel(config, backend, processor, tokenizer, checkpoint=checkpoint, cache=cache)
+    opened = EmbeddingModel(
+        config,
+        backend or open_backend(checkpoint, options or ComputeOptions()),
+        processor,
+        tokenizer,
+        checkpoint=checkpoint,
+        cache=cache,
+    )
+    if backend is None:
+        opened.reopen = partial(
+            open_checkpoint,
+            checkpoint,
+            options,
+            preprocess=preprocess,
+            max_pixels=max_pixels,
+            cache=None if cache is None else os.path.abspath(cache),
+        )
+    return opened
 
 
 def _open_random(

@@ -199,7 +199,6 @@ class ImageIndex:
             self._index,
             self.model,
             num_changed=counts["embedded"] + counts["reused"] + counts["pruned"],
-            model_name=self._name,
         )
         return AddReport(counts, failed, run.progress.notes, time.monotonic() - started)
 

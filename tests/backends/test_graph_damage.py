@@ -13,7 +13,6 @@ from backends.backend_inputs import pixels, token_rows
 from small_models import CORE, WITHOUT_POOLING, open_tiny
 
 from perception_encoder.backends import Backend, ComputeOptions, graph_files, open_backend
-from perception_encoder.backends.graph_cache import GraphCache, KnownWeights, stamp_of
 from perception_encoder.backends.graph_files import checksum
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import CheckpointError, PerceptionEncoderError
@@ -135,30 +134,6 @@ def test_a_changed_configuration_says_what_to_do(saved, tmp_path):
     del config["checksum"]
     (folder / "config.json").write_text(json.dumps(config))
     assert locate(folder).config.image.mean == (0.4, 0.5, 0.5)
-
-
-def test_a_byte_anywhere_in_the_note_of_weights_is_noticed(tmp_path):
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"some")
-    cache, known = GraphCache(tmp_path / "cache"), KnownWeights("0123456789abcdef", 99.5)
-    cache.note(weights, CORE, stamp_of(weights), known)
-    assert cache.known(weights, CORE) == known
-    (note,) = (tmp_path / "cache" / "weights").iterdir()
-    content = note.read_bytes()
-    for position in range(len(content)):
-        damaged = bytearray(content)
-        damaged[position] ^= 0x01
-        note.write_bytes(damaged)
-        assert cache.known(weights, CORE) in (None, known), damaged.decode()
-
-
-def test_what_is_known_of_weights_is_of_one_configuration(tmp_path):
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"some")
-    cache = GraphCache(tmp_path / "cache")
-    cache.note(weights, CORE, stamp_of(weights), KnownWeights("0123456789abcdef", 99.5))
-    image = dataclasses.replace(CORE.image, mean=(0.1, 0.1, 0.1))
-    assert cache.known(weights, dataclasses.replace(CORE, image=image)) is None
 
 
 def test_a_damaged_graph_is_reported_and_made_once(saved, tmp_path, caplog, monkeypatch):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from small_models import CLIP, CORE, drawing, open_tiny
 
+from perception_encoder.backends import ComputeOptions
 from perception_encoder.errors import IndexMismatchError
 from perception_encoder.index import Index
-from perception_encoder.search.query_model import note_weights, open_index_model
+from perception_encoder.search.query_model import open_index_model
 
 _LOADED = """
 import sys
@@ -50,17 +51,18 @@ def test_the_second_query_needs_no_backend_until_the_weights_change(
 
 
 def test_a_note_that_is_damaged_or_cannot_be_written_only_costs_time(
-    index: Index, model_folder: Path
+    index: Index, model_folder: Path, tmp_path: Path
 ) -> None:
-    note = Path(index.path, "_pe", "weights.json")
-    note_weights(index, str(model_folder))
+    options = ComputeOptions(graph_cache=tmp_path / "cache")
+    assert open_index_model(index, str(model_folder), options).backend.name != "numpy"
+    (note,) = (tmp_path / "cache" / "weights").glob("*.json")
     note.write_text("{half")
-    assert open_index_model(index, str(model_folder)).backend.name != "numpy"
-    assert open_index_model(index, str(model_folder)).backend.name == "numpy"
+    assert open_index_model(index, str(model_folder), options).backend.name != "numpy"
+    assert open_index_model(index, str(model_folder), options).backend.name == "numpy"
     note.unlink()
     note.mkdir()
     (note / "in the way").touch()
-    assert open_index_model(index, str(model_folder)).backend.name != "numpy"
+    assert open_index_model(index, str(model_folder), options).backend.name != "numpy"
 
 
 def test_images_and_texts_have_the_vectors_of_the_whole_model(
@@ -78,7 +80,7 @@ def test_images_and_texts_have_the_vectors_of_the_whole_model(
 def test_another_models_weights_are_refused(
     index: Index, model_folder: Path, tmp_path: Path
 ) -> None:
-    note_weights(index, str(model_folder))
+    open_index_model(index, str(model_folder))
     other = Path(open_tiny(CLIP).save_pretrained(tmp_path / "other"))
     with pytest.raises(IndexMismatchError, match="tiny/clip"):
         open_index_model(index, str(other))

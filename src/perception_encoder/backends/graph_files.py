@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from perception_encoder.checkpoints.watched import WatchedFile
+from perception_encoder.checkpoints.mapped import WatchedFile
 from perception_encoder.errors import CheckpointError
 
 DATA_SUFFIX: Final = ".data"  # of the file of weights beside an ONNX graph

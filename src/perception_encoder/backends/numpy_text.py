@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.mapped import MappedTensors, unchanged
 from perception_encoder.checkpoints.names import recognize
-from perception_encoder.checkpoints.tensors import MappedTensors
-from perception_encoder.checkpoints.watched import unchanged
 from perception_encoder.errors import UnsupportedOperationError
 from perception_encoder.registry import TextConfig
 from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds

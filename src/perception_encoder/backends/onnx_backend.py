@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.graph_files import DATA_SUFFIX, GraphFolder
 from perception_encoder.checkpoints.folder import ExportedFiles
-from perception_encoder.checkpoints.watched import WatchedFile, unchanged
+from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
 from perception_encoder.errors import (
     BackendUnavailableError,
     CheckpointError,

@@ -22,12 +22,7 @@ import numpy as np
 
 from perception_encoder._version import __version__
 from perception_encoder.backends.base import ComputeOptions
-from perception_encoder.backends.graph_cache import (
-    GRAPH_FORMAT,
-    GraphCache,
-    known_weights,
-    require_torch,
-)
+from perception_encoder.backends.graph_cache import GRAPH_FORMAT, GraphCache
 from perception_encoder.backends.graph_files import GraphFolder
 from perception_encoder.backends.onnx_backend import OnnxBackend, choose_provider
 from perception_encoder.backends.samples import (
@@ -37,6 +32,7 @@ from perception_encoder.backends.samples import (
 )
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import ExportedFiles
+from perception_encoder.checkpoints.known_weights import identify_weights, require_torch
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.forking import on_usable_thread
 from perception_encoder.types import Precision
@@ -80,7 +76,7 @@ def cached_graphs(
             neither the cache nor the folder for temporary files can be written.
         CheckpointError: the weights do not fit their model, or the graphs differ too much from it.
     """
-    known = known_weights(checkpoint, cache)
+    known = identify_weights(checkpoint, cache.path)
     graphs = ExportedFiles("onnx", precision, known.fingerprint, known.logit_scale)
     decides = (checkpoint.config.to_dict(), version("onnxruntime"), __version__, GRAPH_FORMAT)
     digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.backends.base import ComputeOptions
-from perception_encoder.backends.graph_cache import GraphCache, KnownWeights
+from perception_encoder.backends.graph_cache import GraphCache
 from perception_encoder.backends.openvino_graphs import (
     ExportedGraphs,
     GraphSource,
@@ -23,7 +23,8 @@ from perception_encoder.backends.openvino_graphs import (
     import_without_telemetry,
 )
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.watched import WatchedFile, unchanged
+from perception_encoder.checkpoints.known_weights import KnownWeights
+from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig

@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from perception_encoder._version import __version__
-from perception_encoder.backends.graph_cache import (
-    GRAPH_FORMAT,
-    GraphCache,
-    KnownWeights,
-    known_weights,
-    read_weights,
-    require_torch,
-)
+from perception_encoder.backends.graph_cache import GRAPH_FORMAT, GraphCache
 from perception_encoder.backends.graph_files import GraphFolder
 from perception_encoder.backends.samples import iter_calibration_images
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.watched import WatchedFile, unchanged
+from perception_encoder.checkpoints.known_weights import (
+    KnownWeights,
+    identify_weights,
+    read_weights,
+    require_torch,
+)
+from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.forking import on_usable_thread
 from perception_encoder.registry import ModelConfig
@@ -209,7 +208,7 @@ def graphs_of(
             )
         return loaded
 
-    known = known_weights(checkpoint, cache)
+    known = identify_weights(checkpoint, cache.path)
     return CachedGraphs(cache, checkpoint.config, known, precision, load), known
 
 

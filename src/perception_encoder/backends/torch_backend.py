@@ -26,8 +26,13 @@ from perception_encoder.backends.torch_devices import (
     choose_precision,
 )
 from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.known_weights import (
+    KnownWeights,
+    file_signature,
+    store_known_weights,
+)
 from perception_encoder.checkpoints.load import load_model, logit_scale_of, random_model
-from perception_encoder.checkpoints.watched import WatchedFile, unchanged
+from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.forking import on_usable_thread
 from perception_encoder.model import DualEncoder
@@ -111,7 +116,10 @@ class TorchBackend:
     def _load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "TorchBackend":
         device = choose_device(options.device)
         precision = choose_precision(options.precision, device)
+        signature = file_signature(checkpoint.path)
         loaded = load_model(checkpoint, dtype=DTYPES[precision])
+        known = KnownWeights(loaded.fingerprint, loaded.logit_scale)
+        store_known_weights(checkpoint, signature, known, options.graph_cache)
         return cls(
             loaded.model,
             device,

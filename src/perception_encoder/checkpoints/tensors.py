@@ -6,20 +6,15 @@ Knows nothing about models or tensor names, beyond what training scripts wrap ar
 """
 
 import hashlib
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from perception_encoder.checkpoints.watched import WatchedFile
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import MODELS, ModelConfig
@@ -33,8 +28,6 @@ _DAMAGE = (
     RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError,
     zipfile.BadZipFile,
 )  # fmt: skip
-_DTYPES: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_MAX_HEADER: Final = 100_000_000  # as the format's own reader
 _RUN = 32  # consecutive values read at the start, middle and end of each tensor
 _DIGITS = 16
 
@@ -137,64 +130,6 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if all(key.startswith(_PARALLEL_PREFIX) for key in tensors):
         return {key.removeprefix(_PARALLEL_PREFIX): tensor for key, tensor in tensors.items()}
     return dict(tensors)
-
-
-class MappedTensors:
-    """The floating-point tensors of a file; nothing is read before it is used.
-
-    Attributes:
-        watched: the file, to be checked whenever a tensor is used.
-
-    Raises:
-        CheckpointError: no safetensors file, or a damaged one.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.watched = WatchedFile(path)
-        try:
-            self._data: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
-            length = int.from_bytes(self._data[:8].tobytes(), "little")
-            header = json.loads(self._data[8 : 8 + min(length, _MAX_HEADER)].tobytes())
-            header.pop("__metadata__", None)
-            self._start = 8 + length
-            places = sorted(tuple(entry["data_offsets"]) for entry in header.values())
-            # Tensors lie one after the other, as the format's own reader demands, too.
-            ends = [0, *(end for _, end in places)]
-            fits = [begin for begin, _ in places] == ends[:-1]
-            is_whole = self._start + ends[-1] == len(self._data)
-        except (OSError, ValueError, TypeError, LookupError, AttributeError) as err:
-            raise CheckpointError(f"{path}: not a safetensors file, or damaged ({err})") from err
-        if not (fits and is_whole):
-            raise CheckpointError(
-                f"{path}: damaged: the file ends before its tensors do, or they are not where its "
-                "header says. Copy it again"
-            )
-        self._path = path
-        self._entries: dict[str, dict[str, Any]] = header
-
-    def keys(self) -> list[str]:
-        """Return the tensors' names."""
-        return list(self._entries)
-
-    def __getitem__(self, name: str) -> NDArray[np.floating[Any]]:
-        """Return a tensor: a view of the file; bfloat16, which numpy lacks, as a float32 copy.
-
-        Raises:
-            CheckpointError: there is none of that name, or it is damaged or holds no floats.
-        """
-        try:
-            entry = self._entries[name]
-            begin, end = entry["data_offsets"]
-            flat = self._data[self._start + begin : self._start + end]
-            stored = flat.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        except (KeyError, TypeError, ValueError) as err:
-            raise CheckpointError(
-                f"{self._path}: has no usable tensor {name!r} ({err!r}); it is another model's, or "
-                "damaged"
-            ) from err
-        if entry["dtype"] == "BF16":  # the upper half of a float32
-            return (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored
 
 
 def weights_fingerprint(model: DualEncoder) -> str:

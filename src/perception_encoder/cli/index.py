@@ -181,13 +181,11 @@ class IndexTarget:
 
     Attributes:
         open_preparing: prepares items on a cluster; None for this process.
-        model_name: the name that the model was opened by in this process.
     """
 
     model: EmbeddingModel
     index: Index
     open_preparing: Callable[[], Preparation] | None = None
-    model_name: str | None = None
 
 
 @contextmanager
@@ -232,7 +230,7 @@ def _open_local(
     index = _find_existing(path)
     if index is not None and (index.count() or name is None):
         model = open_index_model(index, name, options, preprocess=preprocess)
-        return IndexTarget(model, index, model_name=name or index.identity.model_id)
+        return IndexTarget(model, index)
     name = name or choose_model()
     model = open_model(
         name,
@@ -242,7 +240,7 @@ def _open_local(
         compiled=options.compile,
         preprocess=preprocess,
     )
-    return IndexTarget(model, Index.open_or_prepare(path, model.identity), model_name=name)
+    return IndexTarget(model, Index.open_or_prepare(path, model.identity))
 
 
 def _find_existing(path: str) -> Index | None:
@@ -287,7 +285,6 @@ def _run(
             index,
             target.model,
             num_changed=counts["embedded"] + counts["reused"] + counts["pruned"],
-            model_name=target.model_name,
         )
     return counts["failed"] > 0
 

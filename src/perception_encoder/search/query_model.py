@@ -1,20 +1,17 @@
-"""Opens an index's model, without loading a backend where that can be spared.
+"""Open an index's model, without a backend if that is enough.
 
-When a model has been opened in full, the file of its weights is noted beside the index with its
-fingerprint. As long as that file has not changed, texts are embedded straight from it.
+Opening a model in full notes which file holds its weights. As long as that file is unchanged, texts
+are embedded straight from it.
 """
 
-import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from perception_encoder.atomic import atomic_write
-from perception_encoder.auto import AutoModel, open_for_texts
+from perception_encoder.auto import open_checkpoint, open_for_texts
 from perception_encoder.backends import ComputeOptions
-from perception_encoder.backends.graph_cache import stamp_of
 from perception_encoder.checkpoints import Checkpoint, locate
+from perception_encoder.checkpoints.known_weights import find_known_weights
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import (
     CheckpointError,
@@ -24,11 +21,8 @@ from perception_encoder.errors import (
 )
 from perception_encoder.index import Index
 from perception_encoder.index.schema import describe_other_model
-from perception_encoder.index.storage import is_remote, sidecar_path
 from perception_encoder.registry import find
 from perception_encoder.types import PreprocessName
-
-_SUFFIX = ".safetensors"
 
 
 def open_index_model(
@@ -55,18 +49,11 @@ def open_index_model(
     name, options = name or identity.model_id, options or ComputeOptions()
     refuse_another(index, name)
     index.check(replace(identity, preprocess=preprocess or identity.preprocess))
-    model = _open_noted(index, name, options)
+    checkpoint = locate(name)
+    model = _open_for_texts(index, checkpoint, options)
     if model is None:
-        model = AutoModel.from_pretrained(
-            name,
-            device=options.device,
-            backend=options.backend,
-            precision=options.precision,
-            compile=options.compile,
-            preprocess=identity.preprocess,
-        )
+        model = open_checkpoint(checkpoint, options, preprocess=identity.preprocess)
         index.check(model.identity)
-        note_weights(index, name)
     return model
 
 
@@ -84,22 +71,12 @@ def refuse_another(index: Index, name: str) -> None:
             raise IndexMismatchError(describe_other_model(index.path, index.identity, model_id))
 
 
-def note_weights(index: Index, name: str) -> None:
-    """Note that the model of that name, as its file is now, has the index's weights."""
-    checkpoint = locate(name, local_files_only=True)
-    if checkpoint.path.suffix != _SUFFIX or is_remote(index.path):
-        return
-    path = Path(sidecar_path(index.path, "weights.json"))
-    with suppress(OSError):  # a folder that cannot be written only costs time
-        path.parent.mkdir(exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(_note_of(checkpoint, index.identity.fingerprint)))
-
-
-def _open_noted(index: Index, name: str, options: ComputeOptions) -> EmbeddingModel | None:
-    """Open the model for texts if its file is the one that was noted; None if it is not."""
-    checkpoint, identity = locate(name), index.identity
-    if _note_of(checkpoint, identity.fingerprint) != _read_note(index):
+def _open_for_texts(
+    index: Index, checkpoint: Checkpoint, options: ComputeOptions
+) -> EmbeddingModel | None:
+    """Open a checkpoint for texts; None if its file is not known to hold the index's weights."""
+    known, identity = find_known_weights(checkpoint, options.graph_cache), index.identity
+    if known is None or known.fingerprint != identity.fingerprint:
         return None
     try:
         return open_for_texts(
@@ -110,23 +87,3 @@ def _open_noted(index: Index, name: str, options: ComputeOptions) -> EmbeddingMo
         )
     except (CheckpointError, UnsupportedOperationError):  # the backend reports what is wrong
         return None
-
-
-def _note_of(checkpoint: Checkpoint, fingerprint: str) -> dict[str, Any]:
-    return {
-        "file": stamp_of(checkpoint.path),
-        "config": checkpoint.config.digest(),
-        "fingerprint": fingerprint,
-    }
-
-
-def _read_note(index: Index) -> dict[str, Any] | None:
-    if is_remote(index.path):
-        return None
-    try:
-        note: dict[str, Any] = json.loads(
-            Path(sidecar_path(index.path, "weights.json")).read_bytes()
-        )
-    except (OSError, ValueError):  # none yet, or half of one
-        return None
-    return note

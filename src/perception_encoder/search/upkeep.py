@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.index import Index, write_lock
 from perception_encoder.search.calibration import update_calibration
-from perception_encoder.search.query_model import note_weights
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -24,16 +23,14 @@ def prepare_for_search(
     model: "EmbeddingModel",
     *,
     num_changed: int,
-    model_name: str | None = None,
     on_optimize: Callable[[], object] = lambda: None,
 ) -> None:
-    """Note the weights, calibrate, and optimize the index where that is needed.
+    """Calibrate and optimize the index where that is needed.
 
     Args:
         index: the index.
         model: whose embeddings it holds.
         num_changed: how many rows were added, replaced or removed; with 0 nothing is done.
-        model_name: the name that the model was opened by; None notes no weights.
         on_optimize: called before an optimization, which may take minutes.
 
     Raises:
@@ -42,8 +39,6 @@ def prepare_for_search(
     """
     if not num_changed:
         return
-    if model_name is not None:
-        note_weights(index, model_name)
     # Labels are calibrated by texts. A model that reads none can still search by images.
     with suppress(TokenizerNotFoundError, UnsupportedOperationError):
         update_calibration(index, model, num_changed=num_changed)

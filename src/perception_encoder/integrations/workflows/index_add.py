@@ -37,7 +37,6 @@ from perception_encoder.integrations.workflows.block import (
 from perception_encoder.integrations.workflows.indexes import Indexes
 from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
 from perception_encoder.preprocess.arrays import array_to_image, tensor_to_image
-from perception_encoder.search.query_model import note_weights
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +74,8 @@ def open_for_adding(
     try:
         index = indexes.open(path)
     except IndexNotFoundError:
-        name = model or DEFAULT_MODEL
-        opened = models.get(name)
+        opened = models.get(model or DEFAULT_MODEL)
         index = indexes.open_or_create(path, opened.identity)
-        note_weights(index, name)
         return index, opened
     return index, models.of_index(index, model)
 

@@ -11,10 +11,10 @@ from small_models import CORE, open_tiny
 
 from perception_encoder import AutoModel
 from perception_encoder.auto import open_for_texts
-from perception_encoder.checkpoints import locate, watched
+from perception_encoder.checkpoints import locate, mapped
 from perception_encoder.checkpoints.load import random_model
+from perception_encoder.checkpoints.mapped import WatchedFile
 from perception_encoder.checkpoints.save import save_model
-from perception_encoder.checkpoints.watched import WatchedFile
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import CheckpointError
 
@@ -143,7 +143,7 @@ def test_a_check_reads_nothing_of_an_unchanged_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(bytes(10_000))
     file = WatchedFile(path)
-    monkeypatch.setattr(watched, "_read_at", lambda *_: pytest.fail("the file was read"))
+    monkeypatch.setattr(mapped, "_read_at", lambda *_: pytest.fail("the file was read"))
     for _ in range(3):
         file.check()
 
