@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -251,6 +253,10 @@ def test_several_images_are_selected_by_mouse(page):
         rows = list(csv.DictReader(file))
     assert [row["name"].rpartition("/")[2] for row in rows] == chosen
     assert rows[0]["number"] == "1"
+    with page.expect_download() as download:
+        bar.get_by_role("button", name="Download").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert sorted(Path(name).name for name in archive.namelist()) == sorted(chosen)
     bar.get_by_role("button", name="Clear").click()
     expect(bar).to_be_hidden()
 

@@ -138,6 +138,39 @@ def test_a_script_removes_files_of_odd_names_and_only_those(duplicates, tmp_path
     assert (tmp_path / "it's.png").exists(), "the image to keep had vanished"
 
 
+def test_a_cluster_leads_to_all_of_its_images(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?view=clusters&k=5")
+    clusters = page.locator(".cluster")
+    expect(clusters).to_have_count(5, timeout=60_000)
+    sizes = [int(text.split()[0]) for text in clusters.locator(".soft").all_text_contents()]
+    assert sum(sizes) == 122
+    clusters.nth(1).get_by_role("link", name="Show all").click()
+    expect(page.get_by_role("status").filter(has_text=f"{sizes[1]} images")).to_be_visible()
+    page.get_by_role("button", name="Remove the filter: cluster 2").click()
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
+    page.get_by_role("link", name="Clusters").click()
+    clusters.first.locator(".examples a").first.click()
+    expect(page.get_by_role("dialog", name="Image")).to_be_visible()
+
+
+def test_an_image_is_opened_from_the_map(open_page, drawings_server):
+    page = open_page(f"{drawings_server.url}/?view=map")
+    canvas = page.locator("canvas")
+    expect(canvas).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("img", name="Map of 122 images")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    whole = canvas.screenshot()
+    page.get_by_role("button", name="Zoom in").click()
+    page.wait_for_load_state("networkidle")
+    assert canvas.screenshot() != whole
+    canvas.press("Enter")  # the image in the middle
+    viewer = page.get_by_role("dialog", name="Image")
+    expect(viewer).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    expect(canvas).to_be_focused()
+
+
 def test_labels_become_bars(open_page, drawings_server, gallery):
     page = open_page(f"{drawings_server.url}/?view=classify")
     bring(page, gallery / "banana.webp")

@@ -93,9 +93,10 @@ export function copyButton(label, text) {
 /** Saves what an address holds as a file. */
 export const downloadFrom = (url, name) => h("a", { href: url, download: name }).click();
 
-/** Saves a text as a file. */
-export function download(name, text, type = "text/plain") {
-  const url = URL.createObjectURL(new Blob([text], { type }));
+/** Saves a text or bytes as a file. */
+export function save(name, content, type = "text/plain") {
+  const blob = content instanceof Blob ? content : new Blob([content], { type });
+  const url = URL.createObjectURL(blob);
   downloadFrom(url, name);
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

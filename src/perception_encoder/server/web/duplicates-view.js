@@ -3,7 +3,7 @@
 import { thumbnail } from "./api.js";
 import { removeDuplicates } from "./commands.js";
 import { startCompare } from "./compare.js";
-import { $, announce, copyButton, download, h, icon } from "./dom.js";
+import { $, announce, copyButton, h, icon, save } from "./dom.js";
 import { bytes, count, counted, fileName, pixels, spoken } from "./format.js";
 import { indexOf } from "./indexes.js";
 import { finished } from "./jobs.js";
@@ -56,7 +56,7 @@ class DuplicatesView {
       copyButton("Copy script", () => this.#script()),
       h(
         "button",
-        { type: "button", class: "quiet", onclick: async () => download("remove.sh", await this.#script()) },
+        { type: "button", class: "quiet", onclick: async () => save("remove.sh", await this.#script()) },
         icon("download"),
         "Script",
       ),
@@ -67,7 +67,7 @@ class DuplicatesView {
           class: "quiet",
           onclick: async () => {
             await this.#all();
-            download("keep.txt", keepList(this.#decided()));
+            save("keep.txt", keepList(this.#decided()));
           },
         },
         icon("download"),

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
 import { bytes, count } from "./format.js";
+import { go } from "./router.js";
 
 const NAMES = {
   width: "Width, pixels",
@@ -263,10 +264,16 @@ const day = (date) => {
 
 const shown = (value) => (value === true ? "yes" : value === false ? "no" : String(value));
 
-function showChips({ filters, fold }, change) {
-  const chips = filters.map((filter) =>
-    chip(inWords(filter), () => change(filters.filter((one) => one !== filter))),
-  );
+function showChips({ filters, fold, cluster }, change) {
+  const chips = [];
+  if (cluster) {
+    const text = `cluster ${Number(cluster) + 1}`;
+    chips.push(chip(text, () => go({ cluster: "", k: "" })));
+  }
+  for (const filter of filters) {
+    const others = filters.filter((one) => one !== filter);
+    chips.push(chip(inWords(filter), () => change(others)));
+  }
   if (fold) chips.push(chip("near copies folded", () => change(filters, false)));
   $("#filter-chips").replaceChildren(...chips);
 }

@@ -1,10 +1,12 @@
 // Starts the page: tabs, indexes, the views, and the keys that work everywhere.
 
 import { startClassify } from "./classify-view.js";
+import { startClusters } from "./clusters-view.js";
 import { $ } from "./dom.js";
 import { startDuplicates } from "./duplicates-view.js";
 import { startIndexView } from "./index-view.js";
 import { showChoice, startChoice } from "./indexes.js";
+import { startMap } from "./map-view.js";
 import { keep, startTaking } from "./images.js";
 import { address, go, onState, start, state, tabState } from "./router.js";
 import { startSearch } from "./search-view.js";
@@ -14,6 +16,8 @@ import { startViewer } from "./viewer.js";
 
 const TITLES = {
   search: "Images",
+  clusters: "Clusters",
+  map: "Map",
   duplicates: "Duplicates",
   classify: "Classify",
   index: "Index",
@@ -70,6 +74,8 @@ startTabs();
 const search = startSearch($("#view-search"));
 startViews({
   search,
+  clusters: startClusters($("#view-clusters")),
+  map: startMap($("#view-map")),
   duplicates: startDuplicates($("#view-duplicates")),
   classify: startClassify($("#view-classify")),
   index: startIndexView($("#view-index")),

@@ -1,6 +1,7 @@
 // Pages of images, one after the other: hits of a query, or the whole index when there is none.
 
 import { get, post } from "./api.js";
+import { finished } from "./jobs.js";
 import { terms } from "./query.js";
 import { hasQuery, SORTS } from "./state.js";
 
@@ -13,6 +14,7 @@ const ALIKE = 0.95; // cosine of near copies that are folded
 export class Results {
   items = [];
   total = null; // how many there will be, where that is known
+  progress = () => {}; // is told how far long work is
   cutoffs = null; // {strong, weak}: cosines from which on hits have those labels
   #offset = 0;
   #vector = null;
@@ -62,6 +64,7 @@ export class Results {
 
   async #load() {
     const reply = this.isSearch ? await this.#search() : await this.#browse();
+    if (!reply) throw new DOMException("given up", "AbortError");
     const found = reply.hits ?? reply.items;
     this.items.push(...found);
     this.#offset = reply.next_offset;
@@ -96,9 +99,15 @@ export class Results {
     return this.#offset === 0 ? FIRST : Math.min(MOST, Math.max(FURTHER, this.#offset));
   }
 
-  #browse() {
+  async #browse() {
     const { state, index } = this;
     const limit = this.#pageSize();
+    if (state.cluster) {
+      const path = `v1/clusters/${state.cluster}`;
+      const asked = { index: index.name, k: state.k, offset: this.#offset, limit };
+      const { signal } = this.#controller;
+      return finished(path, asked, this.progress, () => !signal.aborted);
+    }
     const filters = state.filters.length ? JSON.stringify(state.filters) : null;
     const asked = { index: index.name, offset: this.#offset, limit, filters };
     return get("v1/items", { ...asked, ...SORTS[state.sort][1] }, this.#controller);

@@ -1,5 +1,6 @@
-// Moves from state to state: the address bar, the back button, and who wants to know.
+// Moves from state to state: the address bar, the back button, links, and listeners.
 
+import { h } from "./dom.js";
 import { EMPTY, parse, write } from "./state.js";
 
 let current = parse(location.search);
@@ -10,8 +11,18 @@ export const state = () => current;
 
 export const onState = (listener) => listeners.add(listener);
 
-/** An address for a state, relative to where the page lies. */
+/** An address for a state, relative to where the page is. */
 export const address = (next) => write(next) || "?";
+
+/** A link to a state; a plain click goes there without loading the page again. */
+export function linkTo(target, properties, ...children) {
+  const onclick = (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    go(target);
+  };
+  return h("a", { href: address(target), onclick, ...properties }, ...children);
+}
 
 /**
  * Goes to a state.

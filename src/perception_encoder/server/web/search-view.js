@@ -62,7 +62,7 @@ class SearchView {
       describe: (at) => describe(this.grid.item(at), state()),
       go: (at) => this.#goTo(at),
     });
-    this.filters = startFilters((filters, fold) => go({ filters, fold }));
+    this.filters = startFilters((filters, fold) => go({ filters, fold, cluster: "", k: "" }));
     this.#startForm();
   }
 
@@ -121,6 +121,9 @@ class SearchView {
     showChip($("#search-image"), now, index.name, () => go({ like: null, image: null }));
     const results = known?.results ?? new Results(now, index);
     $("#results").classList.add("is-stale");
+    results.progress = (text) => {
+      if (key === this.#key) $("#results-status").textContent = text;
+    };
     if (!known) await results.more();
     if (key !== this.#key) return results.cancel();
     this.#results = results;
@@ -158,7 +161,7 @@ class SearchView {
   #count() {
     const { items, isSearch, total, isDone, cutoffs } = this.#results;
     const status = $("#results-status");
-    $("#sort-row").hidden = isSearch || !items.length;
+    $("#sort-row").hidden = isSearch || !items.length || Boolean(state().cluster);
     if (!items.length) status.textContent = "";
     else if (!isSearch) status.textContent = counted(total, "image");
     else if (!cutoffs) {
@@ -237,7 +240,7 @@ class SearchView {
     const submit = (options) => {
       const query = $("#query").value;
       const not = $("#not").value;
-      if (query !== state().query || not !== state().not) go({ query, not, item: null }, options);
+      if (query !== state().query || not !== state().not) go({ query, not, item: null, cluster: "", k: "" }, options);
       else if (this.#failed) this.show(state());
     };
     $("#search-form").addEventListener("submit", (event) => {
@@ -267,7 +270,7 @@ class SearchView {
     $("#image-file").addEventListener("change", async (event) => {
       const [file] = event.target.files;
       event.target.value = "";
-      if (file) go({ image: await keep(file), like: null, item: null });
+      if (file) go({ image: await keep(file), like: null, item: null, cluster: "", k: "" });
     });
   }
 }

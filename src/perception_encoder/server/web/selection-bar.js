@@ -1,11 +1,8 @@
 // What can be done with the selected images: copy their paths, download them, export a list.
 
-import { original } from "./api.js";
-import { announce, copyButton, download, downloadFrom, h, icon } from "./dom.js";
+import { original, post } from "./api.js";
+import { announce, copyButton, downloadFrom, h, icon, save } from "./dom.js";
 import { counted, fileName } from "./format.js";
-
-const PAUSE = 250; // milliseconds between downloads; browsers drop some of those at once
-const MOST = 50; // images that are downloaded one after the other
 
 /**
  * Makes the bar. It is hidden while nothing is selected.
@@ -16,29 +13,42 @@ export function selectionBar(root, selection, indexName) {
   const button = (mark, label, act) =>
     h("button", { type: "button", class: "quiet", onclick: act }, icon(mark), h("span", {}, label));
   const number = h("strong", { role: "status", "aria-live": "polite" });
-  const fetchAll = button("download", "Download", () => downloadAll(selection.items, indexName()));
+  const fetchAll = button("download", "Download", async () => {
+    fetchAll.disabled = true;
+    number.textContent = `Preparing ${counted(selection.size, "image")}…`;
+    const failure = await downloadAll(selection.items, indexName());
+    fetchAll.disabled = false;
+    follow();
+    if (failure) number.textContent = failure.message;
+  });
   root.append(
     number,
     copyButton("Copy paths", () => selection.items.map((item) => item.name).join("\n")),
     fetchAll,
-    button("table", "Export CSV", () => download("images.csv", asCsv(selection.items), "text/csv")),
+    button("table", "Export CSV", () => save("images.csv", asCsv(selection.items), "text/csv")),
     button("close", "Clear", () => selection.clear()),
   );
-  return {
-    follow() {
-      root.hidden = !selection.size;
-      number.textContent = selection.size ? `${counted(selection.size, "image")} selected` : "";
-      fetchAll.disabled = selection.size > MOST;
-      fetchAll.title = fetchAll.disabled ? `Up to ${MOST} images can be downloaded at once` : "";
-    },
-  };
+  function follow() {
+    root.hidden = !selection.size;
+    number.textContent = selection.size ? `${counted(selection.size, "image")} selected` : "";
+  }
+  return { follow };
 }
 
+/** Saves one image as it is, several as a zip file; returns the failure, if there is one. */
 async function downloadAll(items, index) {
-  announce(`Downloading ${counted(items.length, "image")}`);
-  for (const item of items) {
-    downloadFrom(original(item.id, index), fileName(item.member ?? item.uri));
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+  if (items.length === 1) {
+    const [{ id, member, uri }] = items;
+    downloadFrom(original(id, index), fileName(member ?? uri));
+    return null;
+  }
+  try {
+    const reply = await post("v1/items/download", { index, ids: items.map(({ id }) => id) });
+    save("images.zip", await reply.blob());
+    announce("Downloaded");
+    return null;
+  } catch (failure) {
+    return failure;
   }
 }
 

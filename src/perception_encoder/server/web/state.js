@@ -1,7 +1,9 @@
 // What the page shows, as one value, and that value as a query string. Knows no elements.
 
+export const VIEWS = ["search", "clusters", "map", "duplicates", "classify", "index"];
+
 export const EMPTY = Object.freeze({
-  view: "search", // or "duplicates", "classify", "index"
+  view: "search", // one of VIEWS
   index: null, // an index's name; null: the server's first
   query: "",
   not: "", // texts to stay away from, separated by commas
@@ -12,6 +14,8 @@ export const EMPTY = Object.freeze({
   fold: false, // near copies under the best of them
   sort: "", // of images without a query: see SORTS
   item: null, // open in the viewer
+  cluster: "", // the number of a cluster whose images are shown
+  k: "", // how many clusters; "": as many as are distinct
   tier: "pixels", // of duplicates
   labels: "",
   template: "",
@@ -35,6 +39,8 @@ const NAMES = {
   like: "like",
   image: "image",
   sort: "sort",
+  cluster: "cluster",
+  k: "k",
   item: "item",
   tier: "tier",
   labels: "labels",
@@ -46,7 +52,9 @@ export function parse(search) {
   const given = new URLSearchParams(search);
   const state = { ...EMPTY };
   for (const [key, name] of Object.entries(NAMES)) state[key] = given.get(name) ?? EMPTY[key];
-  if (!["search", "duplicates", "classify", "index"].includes(state.view)) state.view = "search";
+  if (!VIEWS.includes(state.view)) state.view = "search";
+  if (!/^\d{0,6}$/.test(state.cluster)) state.cluster = "";
+  if (!/^\d{0,4}$/.test(state.k)) state.k = "";
   if (!["bytes", "pixels", "near", "similar"].includes(state.tier)) state.tier = EMPTY.tier;
   if (!(state.sort in SORTS)) state.sort = EMPTY.sort;
   const balance = Number.parseFloat(given.get("balance"));
@@ -84,7 +92,7 @@ export const hasBoth = (state) => Boolean(state.query.trim() && (state.like || s
 export const resultsKey = (state) =>
   write({
     ...EMPTY,
-    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold", "sort"]),
+    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold", "sort", "cluster", "k"]),
   });
 
 function pick(state, keys) {

@@ -5,7 +5,7 @@ import { details } from "./details.js";
 import { $, announce, h, icon } from "./dom.js";
 import { fileName, meaning, score, spoken } from "./format.js";
 import { indexOf } from "./indexes.js";
-import { address, depth, go, onState, state } from "./router.js";
+import { depth, go, linkTo, onState, state } from "./router.js";
 import { EMPTY } from "./state.js";
 import { zoomable, zoomButtons } from "./zoom.js";
 
@@ -174,20 +174,7 @@ function panel(item, index) {
   const name = fileName(item.member ?? item.uri);
   const carried = { ...EMPTY, index: state().index, filters: state().filters };
   const link = (target, mark, label, isMain) =>
-    h(
-      "a",
-      {
-        class: isMain ? "button primary" : "button",
-        href: address(target),
-        onclick: (event) => {
-          if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-          event.preventDefault();
-          go(target);
-        },
-      },
-      icon(mark),
-      label,
-    );
+    linkTo(target, { class: isMain ? "button primary" : "button" }, icon(mark), label);
   return h(
     "aside",
     { class: "about" },
