@@ -24,7 +24,7 @@ def test_words_that_tell_texts_apart_come_by_how_many_texts_have_them(tmp_path, 
     assert read_column_words(index, "caption") == ["café", "cat", "hat"]
     assert read_column_words(index, "caption", where="width < 2") == []  # in all of two
     assert read_column_words(index, "uri") == []
-    with pytest.raises(QueryError, match=r"no column of text 'title'; it has id, uri, .*caption"):
+    with pytest.raises(QueryError, match=r"no text column 'title'; it has id, uri, .*caption"):
         read_column_words(index, "title")
     monkeypatch.setattr(module, "MOST_WORDS", 2)
     assert read_column_words(index, "caption") == ["café", "cat"]

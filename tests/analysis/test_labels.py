@@ -39,7 +39,7 @@ def test_a_file_of_lines_or_json() -> None:
     ("text", "message"),
     [
         ("# nothing\n", "no labels"),
-        ("cat\ndog\ncat: kitten", "'cat' comes twice"),
+        ("cat\ndog\ncat: kitten", "'cat' occurs twice"),
         ("cat:\n", "'cat' has no names"),
         (": cat\n", "has no names"),
         ('{"cat": [', "no JSON"),

@@ -132,7 +132,7 @@ def test_paths_of_one_label_are_fit_for_xargs(classify: Run, folder: Path) -> No
 
 def test_below_a_probability_there_is_no_label(classify: Run) -> None:
     options = ("--index", "t.lance", "-l", "red,red", "--min-probability", "0.6")
-    assert "comes twice" in classify(*options, returns=2).stderr
+    assert "occurs twice" in classify(*options, returns=2).stderr
     same = ("--index", "t.lance", "--labels", "red, Red", "--min-probability", "0.6")
     assert set(by_name(classify(*same, "--json")).values()) == {None}
     done = classify(*same, "--sheet", "unsure.png")

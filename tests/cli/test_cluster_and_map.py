@@ -85,7 +85,7 @@ def test_clusters_are_named_by_the_words_of_a_column(pe: Run) -> None:
         (name,) = stems(found["images"])
         assert found["name"].split(",")[0] in name.split("-")
     said = pe("cluster", "--names", "column:width", returns=1)
-    assert "no column of text 'width'; it has id, uri" in str(said.exception)
+    assert "no text column 'width'; it has id, uri" in str(said.exception)
 
 
 def test_maps_as_an_image_a_page_and_parquet(pe: Run, folder: Path) -> None:

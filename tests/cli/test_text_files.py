@@ -49,7 +49,7 @@ def test_labels_synonyms_and_names_are_read_in_any_encoding(folder: Path, encode
         (b"red\n\x89PNG\r\n\x1a\n\0\0", "labels.txt, line 2: not valid UTF-8"),
         (b"red\nbl\0ue\n", "labels.txt, line 2: a NUL character"),
         (b"\xff\xfer\0e\0d", "labels.txt, line 1: not valid UTF-16"),
-        (b'{"a": ["x"], "a": ["y"]}', "the label 'a' comes twice"),
+        (b'{"a": ["x"], "a": ["y"]}', "the label 'a' occurs twice"),
         (b'{"a": ["\\ud800"]}', "this is not valid UTF-8"),
         (b'["a\\u0000"]', "this holds a NUL character"),
     ],

@@ -1,10 +1,9 @@
-"""Names clusters by the words that set each of them apart from the others.
+"""Names clusters by the words that distinguish them from the other clusters.
 
-Plain cosines of words with a center would give every cluster the same names: what all images of a
-index have in common outweighs how they differ, some words are near to everything, and images and
-words lie in different parts of the space (Liang et al. 2022, "Mind the gap"). So the mean of all
-centers is taken from each center, and the mean of all words from each word; what is left is how a
-cluster differs from the others, and a word from other words. Knows arrays and strings only.
+The cosines of words and centers would give every cluster the same names: all images of an index
+have much in common, some words are near to everything, and the embeddings of images and texts
+occupy different parts of the space (Liang et al. 2022, "Mind the gap"). So the mean of all centers
+is subtracted from each center, and the mean of all words from each word.
 """
 
 from __future__ import annotations
@@ -35,27 +34,26 @@ _TINY: Final = 1e-6
 MOST_WORDS: Final = 1000
 
 _WORD: Final = re.compile(r"[^\W\d_]{3,}")
-_LARGEST_SHARE: Final = 0.5  # of the texts; a word in more of them tells nothing apart
-_FEWEST: Final = 2  # texts with the word, so that a slip of the pen is no name
-_JOINING: Final = (
+_LARGEST_SHARE: Final = 0.5  # of the texts; a word in more of them distinguishes nothing
+_FEWEST: Final = 2  # texts with the word, so that a misspelling is no name
+_STOP_WORDS: Final = (
     "about above after all also and another any are around behind below beside between both but "
     "can down each for from front has have her his image img into its jpeg jpg left like many more "
-    "most near next not off one other out over photo image png right several showing side small "
+    "most near next not off one other out over photo picture png right several showing side small "
     "some that the their them there these they this those through together top two under various "
     "very view was webp were which while who with without you your"
 )
-_FILLERS: Final = frozenset(_JOINING.split())
 
 
 @dataclass(frozen=True)
 class ClusterName:
-    """What a cluster may be called.
+    """The name of a cluster.
 
     Attributes:
-        text: its best word, and further ones as far as other clusters share it: "cat, kitten".
-        words: the best `NUM_WORDS`, the best first.
-        scores: of each, from -1 to 1, how much the word's difference from other words is the
-            cluster's from other clusters.
+        text: the best word, with further words as long as another cluster has the same: "cat,
+            kitten".
+        words: the `NUM_WORDS` best words, the best first.
+        scores: of each word, the cosine of its contrast with the cluster's, from -1 to 1.
     """
 
     text: str
@@ -70,8 +68,8 @@ def name_clusters(
 
     Args:
         centers: (K, E) float32, unit length.
-        words: W of them, at least one.
-        word_vectors: (W, E) float32, unit length, the words as the index's model embeds them.
+        words: W words, at least one.
+        word_vectors: (W, E) float32, unit length, their embeddings by the index's model.
     """
     scores = _contrast(centers) @ _contrast(word_vectors).T  # (K, W)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :NUM_WORDS]
@@ -87,7 +85,7 @@ def name_clusters(
 
 
 def _contrast(vectors: Embeddings) -> Embeddings:
-    """Return the directions in which vectors differ from their mean; as they are if none does."""
+    """Return the normalized differences from the mean; the vectors themselves if all are equal."""
     differences = vectors - vectors.mean(axis=0)
     lengths = np.linalg.norm(differences, axis=1, keepdims=True)
     if not (lengths > _TINY).any():
@@ -96,7 +94,7 @@ def _contrast(vectors: Embeddings) -> Embeddings:
 
 
 def _shortest(own: tuple[str, ...], chosen: Sequence[tuple[str, ...]]) -> str:
-    """Return as many of a cluster's words as it takes until no other's begin so."""
+    """Return the fewest of a cluster's words that no other cluster begins with."""
     for length in range(1, len(own)):
         if sum(other[:length] == own[:length] for other in chosen) == 1:
             return ", ".join(own[:length])
@@ -112,26 +110,24 @@ def load_everyday_words() -> list[str]:
 
 
 def read_column_words(index: Index, column: str, *, where: str | None = None) -> list[str]:
-    """Return the words that come in a column's texts, in most texts first, `MOST_WORDS` at most.
+    """Return the words in a column's texts, the most frequent first, at most `MOST_WORDS`.
 
-    Left out are words of less than three letters, those that only join others ("with"), and those
-    that are in a single text or in more than half of all.
+    Left out are words of less than three letters, stop words, and words in a single text or in more
+    than half of all texts.
 
     Args:
         index: the index.
-        column: of text; of "uri", for example, the words of folders and files.
-        where: an SQL condition; other rows do not count.
+        column: a text column; "uri" gives the words of folders and files.
+        where: an SQL condition; other rows are left out.
 
     Raises:
-        QueryError: there is no such column of text, or the condition is wrong.
+        QueryError: there is no such text column, or the condition is wrong.
     """
     from pyarrow import types
 
     texts = [field.name for field in index.schema if types.is_string(field.type)]
     if column not in texts:
-        raise QueryError(
-            f"{index.path} has no column of text {column!r}; it has {', '.join(texts)}"
-        )
+        raise QueryError(f"{index.path} has no text column {column!r}; it has {', '.join(texts)}")
     counts: Counter[str] = Counter()
     num_texts = 0
     for batch in index.scan([column], where=where):
@@ -140,10 +136,11 @@ def read_column_words(index: Index, column: str, *, where: str | None = None) ->
                 num_texts += 1
                 counts.update(set(_WORD.findall(text.lower())))
     most = num_texts * _LARGEST_SHARE
+    stop_words = set(_STOP_WORDS.split())
     usable = [
         (-count, word)
         for word, count in counts.items()
-        if _FEWEST <= count <= most and word not in _FILLERS
+        if _FEWEST <= count <= most and word not in stop_words
     ]
     return [word for _, word in sorted(usable)[:MOST_WORDS]]
 

@@ -1,4 +1,11 @@
-"""Shares of cases with the interval in which the true share lies, at 95 %. Pure arithmetic."""
+"""Measures of a model on labeled or captioned images, with 95 % confidence intervals.
+
+Accuracy is computed as in CLIP_benchmark (LAION-AI/CLIP_benchmark @082089f,
+metrics/zeroshot_classification.py), except that ties count against the model. Retrieval is computed
+as in its metrics/zeroshot_retrieval.py: recall@k is the share of queries with at least one right
+result among the first k. Scores are plain cosines; Meta's fork multiplies them by a softmax over
+all queries (facebookresearch/perception_models, apps/pe/clip_benchmark): its figures may be higher.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,18 +19,16 @@ from numpy.typing import NDArray
 from perception_encoder.analysis.classifiers import LabelScores
 from perception_encoder.types import Embeddings
 
-_Z: Final = 1.959963984540054  # of the normal distribution, 95 % two-sided
-_TIE: Final = 1e-6
-"""Cosines in float32 that are nearer than this are equal, as rounding differs by as much."""
-
-_BLOCK_BYTES: Final = 64 << 20  # of scores in memory
-_TOP: Final = 5
 RECALL_AT: Final = (1, 5, 10)
+_TOP: Final = 5
+_Z: Final = 1.959963984540054  # quantile of the normal distribution, 95 % two-sided
+_TIE: Final = 1e-6  # float32 cosines that differ by less are equal
+_BLOCK_BYTES: Final = 64 << 20  # of scores in memory
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share in [0, 1], or the difference of two, and the ends of its interval."""
+    """A share in [0, 1], or the difference of two shares, and the ends of its interval."""
 
     value: float
     low: float
@@ -33,11 +38,11 @@ class Share:
 def estimate_share(num_hits: int, count: int) -> Share:
     """Return a share of independent cases with Wilson's score interval.
 
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
-    Unlike the textbook's, it is of use near 0 and 1 and with few cases.
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927). It
+    also holds near 0 and 1 and for few cases.
 
     Raises:
-        ValueError: no cases.
+        ValueError: there are no cases.
     """
     if count < 1:
         raise ValueError("a share of no cases is not defined")
@@ -45,25 +50,25 @@ def estimate_share(num_hits: int, count: int) -> Share:
     square = _Z * _Z / count
     middle = (share + square / 2) / (1 + square)
     reach = _Z * ((share * (1 - share) + square / 4) / count) ** 0.5 / (1 + square)
-    # At the ends rounding could put the share itself outside.
+    # Rounding could leave the share itself outside.
     return Share(share, max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach)))
 
 
 def estimate_mean_share(num_hits: NDArray[np.int64], counts: NDArray[np.int64]) -> Share:
-    """Return the mean of several groups' shares, with a normal interval.
+    """Return the mean of the shares of several groups, with a normal interval.
 
-    Each group adds the variance of its share to that of the mean, computed with two hits and two
-    misses more than there were: A. Agresti and B. A. Coull, "Approximate is better than exact for
-    interval estimation of binomial proportions" (1998). Without these a group that is all hits
-    would seem to be known for sure, as it does to a bootstrap: of two groups of two cases that are
-    hits in nine of ten, its intervals hold the true mean in 4 of 10 trials, these in 99 of 100.
+    The variance of a group's share is computed with two more hits and two more misses: A. Agresti
+    and B. A. Coull, "Approximate is better than exact for interval estimation of binomial
+    proportions" (1998). Otherwise a group of hits only would have no variance, as in a bootstrap:
+    for two groups of two cases with a true share of 0.9, bootstrap intervals hold the true mean in
+    4 of 10 trials, these in 99 of 100.
 
     Args:
-        num_hits: (G,) of each group.
-        counts: (G,) its cases, at least one each.
+        num_hits: (G,) hits of each group.
+        counts: (G,) cases of each group, at least one.
 
     Raises:
-        ValueError: no groups, or one without cases.
+        ValueError: there are no groups, or one has no cases.
     """
     if not len(counts) or counts.min() < 1:
         raise ValueError("a mean of shares needs groups with at least one case each")
@@ -75,19 +80,19 @@ def estimate_mean_share(num_hits: NDArray[np.int64], counts: NDArray[np.int64]) 
 
 
 def estimate_difference(num_only_first: int, num_only_second: int, count: int) -> Share:
-    """Return by how much the first of two shares of the same cases is larger.
+    """Return the difference of two shares of the same cases.
 
-    Only cases that are hits of one and not of the other tell them apart, so this says more than two
-    intervals side by side. The interval is that of A. Agresti and Y. Min, "Simple improved
-    confidence intervals for comparing matched proportions" (2005).
+    Its interval is narrower than those of the two shares suggest, because only cases that are hits
+    of one alone count: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing
+    matched proportions" (2005).
 
     Args:
         num_only_first: cases that are hits of the first only.
-        num_only_second: of the second only.
+        num_only_second: cases that are hits of the second only.
         count: all cases.
 
     Raises:
-        ValueError: no cases.
+        ValueError: there are no cases.
     """
     if count < 1:
         raise ValueError("a share of no cases is not defined")
@@ -102,15 +107,15 @@ def estimate_difference(num_only_first: int, num_only_second: int, count: int) -
 def rank_right_columns(
     scores: NDArray[np.float32], right: Sequence[Sequence[int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find the best of the right ones in each row.
+    """Rank the best right column of each row.
 
     Args:
         scores: (N, L); they are overwritten.
-        right: for each row the columns that are right, at least one.
+        right: the right columns of each row, at least one.
 
     Returns:
-        (N,): how many wrong ones score as high as the best right one or higher, so 0 is a hit at
-        the first place. (N,): the column of the best wrong one.
+        (N,): the number of wrong columns that score at least as high, so 0 is the first rank.
+        (N,): the best wrong column.
     """
     counts = [len(columns) for columns in right]
     rows = np.repeat(np.arange(len(scores)), counts)
@@ -124,17 +129,17 @@ def rank_right_columns(
 def rank_candidates(
     queries: Embeddings, candidates: Embeddings, right: Sequence[Sequence[int]]
 ) -> NDArray[np.int64]:
-    """Rank all candidates for each query by cosine, and find the best of the right ones.
+    """Rank the best right candidate of each query by cosine.
 
-    Never more than 64 MB of cosines are in memory, or one row of them.
+    At most 64 MB of cosines are in memory, or one row of them.
 
     Args:
         queries: (Q, E) float32 of unit length.
         candidates: (C, E) float32 of unit length.
-        right: for each query the candidates that are right, at least one.
+        right: the right candidates of each query, at least one.
 
     Returns:
-        (Q,): how many wrong ones come before it.
+        (Q,): the number of wrong candidates that come before it.
     """
     ranks = np.empty(len(queries), np.int64)
     step = max(1, _BLOCK_BYTES // (4 * len(candidates)))
@@ -146,7 +151,7 @@ def rank_candidates(
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """One class: its images, and which share of them was given its label."""
+    """A class, the number of its images, and the share of them that got its label."""
 
     label: str
     num_images: int
@@ -155,7 +160,7 @@ class ClassRecall:
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many images of a class were given another label."""
+    """The number of images of a class that got another label."""
 
     label: str
     taken_for: str
@@ -167,15 +172,14 @@ class Accuracy:
     """How good a model is at a set of classes.
 
     Attributes:
-        num_images: that were classified.
-        num_labels: that there were to choose from.
-        top1: the right label is the best one; with Wilson's interval.
-        top5: it is among the five best; None where there are no more than five.
-        mean_recall: the mean over classes of their recall, so that a class counts as much as
-            another however many images it has; with the interval of `estimate_mean_share`.
-        classes: those that have images, the worst first.
+        num_images: number of classified images.
+        num_labels: number of labels.
+        top1: share of images whose best label is right, with Wilson's interval.
+        top5: share of images whose label is among the five best; None for up to five labels.
+        mean_recall: mean recall of the classes, each of equal weight; see `estimate_mean_share`.
+        classes: the classes that have images, the worst first.
         confusions: the most frequent first.
-        is_right: (N,) bool, of each image in its order whether its label is.
+        is_right: (N,) bool: whether the best label of each image is right.
     """
 
     num_images: int
@@ -193,9 +197,9 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        difference: by how much the one's top-1 is larger, see `estimate_difference`.
-        num_only_one: images that only the one got right.
-        num_only_other: images that only the other got right.
+        difference: top-1 of the first minus top-1 of the second, see `estimate_difference`.
+        num_only_one: number of images that only the first got right.
+        num_only_other: number of images that only the second got right.
     """
 
     difference: Share
@@ -207,12 +211,12 @@ def compare_accuracies(one: Accuracy, other: Accuracy) -> Comparison:
     """Compare two models image by image.
 
     Raises:
-        ValueError: they did not see the same number of images.
+        ValueError: the numbers of images differ.
     """
     if len(one.is_right) != len(other.is_right):
         raise ValueError(
-            f"{len(one.is_right)} and {len(other.is_right)} images do not compare: both models "
-            "have to see the same"
+            f"{len(one.is_right)} and {len(other.is_right)} images: measure both models on the "
+            "same images"
         )
     num_only_one = int((one.is_right & ~other.is_right).sum())
     num_only_other = int((other.is_right & ~one.is_right).sum())
@@ -221,10 +225,10 @@ def compare_accuracies(one: Accuracy, other: Accuracy) -> Comparison:
 
 
 class AccuracyTally:
-    """Counts right and wrong labels while images go by.
+    """Counts right and wrong labels, block by block.
 
     Args:
-        labels: of the classifier.
+        labels: the labels of the classifier.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -236,11 +240,11 @@ class AccuracyTally:
         self._confusions = Counter[tuple[int, int]]()
 
     def add(self, found: LabelScores, truth: NDArray[np.int64]) -> None:
-        """Take N images into account.
+        """Count N images.
 
         Args:
-            found: how well the labels fit them.
-            truth: (N,) the number of each one's right label.
+            found: the scores of their labels.
+            truth: (N,) the position of the right label of each.
         """
         ranks, others = rank_right_columns(found.scores.copy(), truth[:, None].tolist())
         self._counts += np.bincount(truth, minlength=len(self._labels))
@@ -251,10 +255,10 @@ class AccuracyTally:
         self._confusions.update(zip(truth[wrong].tolist(), others[wrong].tolist(), strict=True))
 
     def accuracy(self) -> Accuracy:
-        """Return what was counted.
+        """Return the measures of all images.
 
         Raises:
-            ValueError: no images.
+            ValueError: there are no images.
         """
         count = int(self._counts.sum())
         has_images = self._counts > 0
@@ -284,13 +288,16 @@ class AccuracyTally:
 
 @dataclass(frozen=True)
 class CaptionPairs:
-    """Which images and captions belong together.
+    """Images and captions that belong together.
+
+    Equal captions are one text, and identical images are one image with the captions of all, so
+    that a model does not have to tell them apart.
 
     Attributes:
-        places: of P images that differ, where each was first among those that were given.
-        texts: T captions that differ.
-        texts_of: for each image the numbers of its captions.
-        images_of: for each caption the numbers of its images.
+        places: the first position of each of P different images.
+        texts: T different captions.
+        texts_of: the captions of each image, as positions in `texts`.
+        images_of: the images of each caption, as positions in `places`.
     """
 
     places: tuple[int, ...]
@@ -300,11 +307,12 @@ class CaptionPairs:
 
     @classmethod
     def of(cls, contents: Sequence[str], captions: Sequence[Sequence[str]]) -> Self:
-        """Join what is the same.
+        """Merge equal images and equal captions.
 
         Args:
-            contents: of each image what tells it from others, such as its SHA-256.
-            captions: its captions; case and spaces do not count. An image without any is left out.
+            contents: the SHA-256 of each image, or another name of its content.
+            captions: the captions of each image; they are equal if only case and spaces differ.
+                Images without captions are left out.
         """
         places, texts = dict[str, int](), dict[str, str]()
         pairs = dict[tuple[str, str], None]()  # in order, each once
@@ -335,11 +343,11 @@ class Retrieval:
     """How good a model is at a set of images with captions.
 
     Attributes:
-        num_images: that differ.
-        num_texts: captions that differ.
-        text_to_image: recall by k: the share of captions that find one of their images among
-            the first k; with Wilson's interval, which takes captions for independent.
-        image_to_text: the share of images that find one of their captions, likewise.
+        num_images: number of different images.
+        num_texts: number of different captions.
+        text_to_image: recall by k: the share of captions with one of their images among the first
+            k results, with Wilson's interval, which treats captions as independent.
+        image_to_text: likewise, the share of images with one of their captions.
     """
 
     num_images: int
@@ -349,15 +357,15 @@ class Retrieval:
 
 
 def measure_retrieval(pairs: CaptionPairs, images: Embeddings, texts: Embeddings) -> Retrieval:
-    """Search for every caption among the images, and for every image among the captions.
+    """Measure how well captions find their images, and images their captions.
 
     Args:
-        pairs: what belongs together.
+        pairs: the images and captions that belong together.
         images: (P, E) float32 of unit length, of `pairs.places`.
         texts: (T, E) float32 of unit length, of `pairs.texts`.
 
     Raises:
-        ValueError: no pairs.
+        ValueError: there are no pairs.
     """
     return Retrieval(
         num_images=len(images),

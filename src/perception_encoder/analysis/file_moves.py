@@ -1,6 +1,7 @@
-"""Moves files into a folder so that every move can be undone, and nothing is overwritten.
+"""Moves images into folders by label or as duplicates, or writes a script that removes duplicates.
 
-Each move is written down before it is made. Knows nothing of why files are moved.
+Nothing is deleted or overwritten. Each move is recorded in the folder's `moved.jsonl` before it is
+made, so every move can be undone. Images inside archives and at URLs stay where they are.
 """
 
 import errno
@@ -20,8 +21,8 @@ from perception_encoder.index import Row
 
 MANIFEST: Final = "moved.jsonl"
 _NOT_IN_NAMES: Final = re.compile(r"[/\\\0]|^\.")
-_REVERSING: Final = frozenset(
-    ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # of text's direction
+_REVERSING: Final = frozenset(  # Unicode's classes of characters that reverse the direction of text
+    ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 )
 _HEAD: Final = """\
 #!/bin/sh
@@ -30,18 +31,118 @@ _HEAD: Final = """\
 """
 
 
+@dataclass(frozen=True)
+class SortedFile:
+    """An image and its new path; `target` is empty where `problem` says why it stays."""
+
+    source: str
+    target: str
+    label: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class MovedDuplicate:
+    """A duplicate and its new path; `target` is empty where `problem` says why it stays."""
+
+    source: str
+    target: str
+    kept: Row
+    problem: str = ""
+
+
+def sort_files(
+    folder: str, labeled: Iterable[tuple[Row, LabelScore]], *, dry_run: bool = False
+) -> Iterator[SortedFile]:
+    """Move images into folders that are named after their labels.
+
+    An image keeps its name; a number is added where the name is taken. Lines of the manifest have
+    from, to, label and probability.
+
+    Args:
+        folder: holds the labels' folders; it is created if it does not exist.
+        labeled: images with their labels.
+        dry_run: change nothing, and yield what would be done.
+
+    Raises:
+        OSError: the manifest cannot be written.
+    """
+    folder = os.path.abspath(folder)
+    taken = set[str]()
+    for row, best in labeled:
+        home = os.path.join(folder, _NOT_IN_NAMES.sub("_", best.label))
+        problem = _find_sorting_problem(row, home)
+        if problem:
+            yield SortedFile(row.name, "", best.label, problem)
+            continue
+        target = choose_free_name(home, os.path.basename(row.uri), taken)
+        if not dry_run and not (problem := _make_folder(home)):
+            facts = {"label": best.label, "probability": best.probability}
+            problem = move_file(row.uri, target, os.path.join(folder, MANIFEST), facts)
+        yield SortedFile(row.uri, "" if problem else target, best.label, problem)
+
+
+def move_duplicates(
+    groups: Sequence[DuplicateGroup], folder: str, *, dry_run: bool = False
+) -> Iterator[MovedDuplicate]:
+    """Move duplicates into a folder. The index keeps their rows until it is updated.
+
+    An image keeps its name; a number is added where the name is taken. Lines of the manifest have
+    from, to, kept, tier and score.
+
+    Args:
+        groups: the duplicates.
+        folder: it is created if it does not exist.
+        dry_run: change nothing, and yield what would be done.
+
+    Raises:
+        OSError: the folder or its manifest cannot be written.
+    """
+    folder = os.path.abspath(folder)
+    manifest = os.path.join(folder, MANIFEST)
+    taken = {manifest}
+    if not dry_run:
+        os.makedirs(folder, exist_ok=True)
+    for group in groups:
+        for other in group.others:
+            problem = _find_moving_problem(group.kept, other.row, folder)
+            if problem:
+                yield MovedDuplicate(other.row.uri, "", group.kept, problem)
+                continue
+            target = choose_free_name(folder, os.path.basename(other.row.uri), taken)
+            if not dry_run:
+                facts = {
+                    "kept": {"uri": group.kept.uri, "member": group.kept.member},
+                    "tier": other.tier,
+                    "score": other.score,
+                }
+                problem = move_file(other.row.uri, target, manifest, facts)
+            yield MovedDuplicate(other.row.uri, "" if problem else target, group.kept, problem)
+
+
+def build_removal_script(groups: Sequence[DuplicateGroup]) -> str:
+    """Return a shell script that removes duplicates, one a line."""
+    lines = [_HEAD]
+    for group in groups:
+        kept = group.kept
+        facts = f"{kept.width or '?'} x {kept.height or '?'}, {kept.bytes or '?'} bytes"
+        lines.append(f"\n# keep: {_escape(kept.name)} ({facts})\n")
+        lines += [_build_removal(kept, other) for other in group.others]
+    return "".join(lines)
+
+
 def can_be_moved(row: Row) -> bool:
     """Whether the image is a file of its own on this machine."""
     return row.member is None and "://" not in row.uri
 
 
 def choose_free_name(folder: str, name: str, taken: set[str]) -> str:
-    """Return a path for a file of that name, with a number in it where the name is taken.
+    """Return a path in a folder that no file has; a number is added to a name that is taken.
 
     Args:
-        folder: where it will be.
-        name: that it has.
-        taken: paths that are spoken for; the returned one is added.
+        folder: of the path.
+        name: of the file.
+        taken: further paths that are taken; the returned one is added.
     """
     stem, suffix = os.path.splitext(name)
     target, number = os.path.join(folder, name), 1
@@ -52,26 +153,26 @@ def choose_free_name(folder: str, name: str, taken: set[str]) -> str:
     return target
 
 
-def move_file(source: str, target: str, manifest: str, why: Mapping[str, Any]) -> str:
-    """MovedDuplicate one file, also to another disk.
+def move_file(source: str, target: str, manifest: str, facts: Mapping[str, Any]) -> str:
+    """Move one file, also to another disk.
 
     Args:
         source: the file.
-        target: its new path; nothing may be there.
-        manifest: a file of JSON lines, which gets one with `from`, `to` and the reasons first:
-            where `from` still exists the move did not happen.
-        why: what else the line says.
+        target: its new path, where no file may be.
+        manifest: a file of JSON lines. A line with `from`, `to` and the facts is added first; if
+            `from` still exists later, the move did not happen.
+        facts: what else the line holds.
 
     Returns:
-        What prevented it, or nothing.
+        Why the file was not moved; empty if it was.
 
     Raises:
         OSError: the manifest cannot be written.
     """
-    record = {"from": source, "to": target, **why}
+    record = {"from": source, "to": target, **facts}
     _append(manifest, (json.dumps(record, ensure_ascii=False) + "\n").encode())
     try:
-        # Somebody may have taken the name just now: this fails then, and nothing is overwritten.
+        # Fails if the name has been taken since, so that nothing is overwritten.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except OSError as err:
         return f"cannot be moved: {err}"
@@ -84,7 +185,7 @@ def move_file(source: str, target: str, manifest: str, why: Mapping[str, Any]) -
 
 
 def _append(path: str, line: bytes) -> None:
-    """Add a line to a file and see it on the disk; on a full disk nothing of it is left."""
+    """Append a line and flush it to the disk; on a full disk nothing of it is left."""
     with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
@@ -97,7 +198,7 @@ def _append(path: str, line: bytes) -> None:
 
 
 def _replace(source: str, target: str) -> None:
-    """Put a file in the place of our empty one, also on another disk."""
+    """As `os.replace`, also between disks."""
     try:
         os.replace(source, target)
     except OSError as err:
@@ -109,50 +210,8 @@ def _replace(source: str, target: str) -> None:
         os.unlink(source)
 
 
-@dataclass(frozen=True)
-class SortedFile:
-    """An image's way: `target` is empty where `problem` says why it stays."""
-
-    source: str
-    target: str
-    label: str
-    problem: str = ""
-
-
-def sort_files(
-    folder: str, labeled: Iterable[tuple[Row, LabelScore]], *, dry_run: bool = False
-) -> Iterator[SortedFile]:
-    """Move images into folders that are named as their labels, and yield what became of each.
-
-    An image keeps its name, with a number where that is taken. Before each move a line is added to
-    the folder's `moved.jsonl`: from, to, label, probability; where `from` still exists the move did
-    not happen.
-
-    Args:
-        folder: holds the labels' folders; made where it does not exist.
-        labeled: images with their labels.
-        dry_run: touch nothing, and yield what would be done.
-
-    Raises:
-        OSError: the manifest cannot be written.
-    """
-    folder = os.path.abspath(folder)
-    taken = set[str]()
-    for row, best in labeled:
-        home = os.path.join(folder, _NOT_IN_NAMES.sub("_", best.label))
-        problem = _sorting_obstacle(row, home)
-        if problem:
-            yield SortedFile(row.name, "", best.label, problem)
-            continue
-        target = choose_free_name(home, os.path.basename(row.uri), taken)
-        if not dry_run and not (problem := _made(home)):
-            why = {"label": best.label, "probability": best.probability}
-            problem = move_file(row.uri, target, os.path.join(folder, MANIFEST), why)
-        yield SortedFile(row.uri, "" if problem else target, best.label, problem)
-
-
-def _made(folder: str) -> str:
-    """Make a folder, or say why it cannot be: a label may be too long for a name."""
+def _make_folder(folder: str) -> str:
+    """Create a folder; return why it cannot be created, such as a label that is too long."""
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as err:
@@ -160,107 +219,47 @@ def _made(folder: str) -> str:
     return ""
 
 
-def _sorting_obstacle(row: Row, home: str) -> str:
-    """Say why an image stays where it is."""
+def _find_sorting_problem(row: Row, home: str) -> str:
     if not can_be_moved(row):
         return "is in an archive or at a URL"
     if os.path.islink(row.uri):
         return "is a link to another file"
     if not os.path.exists(row.uri):
         return "has gone"
-    if os.path.realpath(os.path.dirname(row.uri)) == os.path.realpath(home):
-        return "is in that folder already"
-    return ""
+    return _find_folder_problem(row, home)
 
 
-@dataclass(frozen=True)
-class MovedDuplicate:
-    """A redundant image's way: `target` is empty where `problem` says why it stays."""
-
-    source: str
-    target: str
-    kept: Row
-    problem: str = ""
-
-
-def build_removal_script(groups: Sequence[DuplicateGroup]) -> str:
-    """Return a shell script that would remove the redundant images, each by a line of its own."""
-    lines = [_HEAD]
-    for group in groups:
-        kept = group.kept
-        facts = f"{kept.width or '?'} x {kept.height or '?'}, {kept.bytes or '?'} bytes"
-        lines.append(f"\n# keep: {_in_comment(kept.name)} ({facts})\n")
-        lines += [_removal(kept, other) for other in group.others]
-    return "".join(lines)
-
-
-def move_duplicates(
-    groups: Sequence[DuplicateGroup], folder: str, *, dry_run: bool = False
-) -> Iterator[MovedDuplicate]:
-    """MovedDuplicate redundant images into a folder, and yield what became of each.
-
-    An image keeps its name, with a number where that is taken. Before each move a line is added to
-    the folder's `moved.jsonl`: from, to, kept, tier, score; where `from` still exists the move did
-    not happen.
-
-    Args:
-        groups: what was found.
-        folder: made where it does not exist.
-        dry_run: touch nothing, and yield what would be done.
-
-    Raises:
-        OSError: the folder or its manifest cannot be written.
-    """
-    folder = os.path.abspath(folder)
-    manifest = os.path.join(folder, MANIFEST)
-    taken = {manifest}
-    if not dry_run:
-        os.makedirs(folder, exist_ok=True)
-    for group in groups:
-        for other in group.others:
-            problem = _removal_obstacle(group.kept, other.row, folder)
-            if problem:
-                yield MovedDuplicate(other.row.uri, "", group.kept, problem)
-                continue
-            target = choose_free_name(folder, os.path.basename(other.row.uri), taken)
-            if not dry_run:
-                why = {
-                    "kept": {"uri": group.kept.uri, "member": group.kept.member},
-                    "tier": other.tier,
-                    "score": other.score,
-                }
-                problem = move_file(other.row.uri, target, manifest, why)
-            yield MovedDuplicate(other.row.uri, "" if problem else target, group.kept, problem)
-
-
-def _removal(kept: Row, other: Duplicate) -> str:
-    why = f"{other.tier}, {other.score:.4f}"
-    name = _in_comment(other.row.name)
-    if not can_be_moved(other.row):
-        return f"# in an archive or at a URL, stays: {name} ({why})\n"
-    if any(map(_is_control, kept.uri + other.row.uri)):  # a line break would end the line
-        return f"# control characters in a name, remove by hand: {name} ({why})\n"
-    guard = "" if "://" in kept.uri else f"[ -f {shlex.quote(kept.uri)} ] && "
-    return f"{guard}rm -- {shlex.quote(other.row.uri)}  # {why}\n"
-
-
-def _in_comment(text: str) -> str:
-    return "".join(ascii(sign)[1:-1] if _is_control(sign) else sign for sign in text)
-
-
-def _is_control(sign: str) -> bool:
-    """Whether it may end a line, or hide or reverse what stands in it."""
-    return unicodedata.category(sign) in ("Cc", "Zl", "Zp") or (
-        unicodedata.bidirectional(sign) in _REVERSING
-    )
-
-
-def _removal_obstacle(kept: Row, row: Row, folder: str) -> str:
-    """Say why an image stays where it is."""
+def _find_moving_problem(kept: Row, row: Row, folder: str) -> str:
     if not can_be_moved(row):
         return "is in an archive or at a URL"
     if "://" not in kept.uri and not os.path.exists(kept.uri):
         return f"is needed: {kept.uri} has gone"
+    return _find_folder_problem(row, folder)
+
+
+def _find_folder_problem(row: Row, folder: str) -> str:
     if os.path.realpath(os.path.dirname(row.uri)) == os.path.realpath(folder):
         return "is in that folder already"
     return ""
+
+
+def _build_removal(kept: Row, other: Duplicate) -> str:
+    reason = f"{other.tier}, {other.score:.4f}"
+    name = _escape(other.row.name)
+    if not can_be_moved(other.row):
+        return f"# in an archive or at a URL, stays: {name} ({reason})\n"
+    if any(map(_is_unsafe, kept.uri + other.row.uri)):  # a line break would end the line
+        return f"# control characters in a name, remove by hand: {name} ({reason})\n"
+    guard = "" if "://" in kept.uri else f"[ -f {shlex.quote(kept.uri)} ] && "
+    return f"{guard}rm -- {shlex.quote(other.row.uri)}  # {reason}\n"
+
+
+def _escape(text: str) -> str:
+    return "".join(ascii(sign)[1:-1] if _is_unsafe(sign) else sign for sign in text)
+
+
+def _is_unsafe(sign: str) -> bool:
+    """Whether a character may end a line, or hide or reverse text."""
+    return unicodedata.category(sign) in ("Cc", "Zl", "Zp") or (
+        unicodedata.bidirectional(sign) in _REVERSING
+    )

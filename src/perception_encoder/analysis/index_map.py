@@ -1,10 +1,10 @@
-"""Places in the plane for vectors, so that images that look alike lie near each other.
+"""Maps of an index: similar images are near each other in the plane.
 
-Vectors are brought to their main directions first, block by block, so memory grows with 500 bytes a
-image and not with E; then t-SNE (openTSNE) places them. It keeps neighbors about as well as
-scikit-learn's t-SNE and UMAP do (`benchmarks/results/clusters.json`), but its time grows with the
-number of images and not its square, and it is 13 MB to install where UMAP's compiler is 200 MB.
-Knows nothing of images or files.
+Embeddings are projected on their principal directions block by block, which takes 500 bytes an
+image whatever E is; then t-SNE (openTSNE) places them. openTSNE keeps neighbors about as well as
+scikit-learn's t-SNE and UMAP (`benchmarks/results/clusters.json`). Its time grows linearly with the
+number of images, and it takes 13 MB, where UMAP's compiler takes 200 MB. A map is written as an
+image, an HTML page, or a table of positions.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
 _DIRECTIONS: Final = 128
-_PERPLEXITY: Final = 30  # openTSNE's own: of how many neighbors an image stays near
+_PERPLEXITY: Final = 30  # openTSNE's default: about the number of neighbors that stay near
 _NEIGHBORS: Final = 3 * _PERPLEXITY
-_FEWEST: Final = 8  # fewer are placed by their two main directions alone
-_START_SPREAD: Final = 1e-4  # what t-SNE wants to begin from
-_STEPS: Final = (250, 500)  # openTSNE's own, of both phases
+_FEWEST: Final = 8  # fewer images are placed by their two principal directions alone
+_START_SPREAD: Final = 1e-4  # standard deviation of t-SNE's initial positions
+_STEPS: Final = (250, 500)  # openTSNE's defaults for its two phases
 _REPORT_EVERY: Final = 25  # steps
 _REPORTS: Final = sum(_STEPS) // _REPORT_EVERY
 MAX_IMAGES: Final = 100_000
-"""Of a larger index so many are placed, drawn by lot: more takes hours, and is not looked at."""
+"""Of a larger index, a random sample of this size is placed: more takes hours."""
+
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 PAGE_SUFFIXES: Final = (".html", ".htm")
 TABLE_SUFFIXES: Final = (".parquet",)
@@ -52,7 +53,7 @@ _WIDTH: Final = 1600  # pixels of a map with few images
 
 
 def require_projection() -> None:
-    """Say at once, before the work begins, what is missing.
+    """Make sure that maps can be made, before the work begins.
 
     Raises:
         BackendUnavailableError: openTSNE is not installed.
@@ -70,15 +71,15 @@ def project_vectors(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return (C, 2) float32: a place for each chosen image, within -1 and 1, the middle at 0.
+    """Return (C, 2) float32: the position of each chosen image, from -1 to 1, centered at 0.
 
-    The same vectors and seed give the same places on the same machine.
+    The same embeddings and seed give the same positions on the same machine.
 
     Args:
-        vectors: of the index's images.
-        chosen: (C,) their numbers, ascending.
-        seed: for what is drawn by lot.
-        progress: called with the share that is done, from 0 to 1; what it raises ends the work.
+        vectors: reads the embeddings.
+        chosen: (C,) numbers of images, ascending.
+        seed: of the random generator.
+        progress: called with the share that is done, from 0 to 1; it may raise to end the work.
 
     Raises:
         BackendUnavailableError: openTSNE is not installed.
@@ -92,7 +93,7 @@ def project_vectors(
 
 
 def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
-    """Return (C, d) float32: the vectors' differences from their mean, along d directions."""
+    """Return (C, d) float32: the centered embeddings along their d principal directions."""
     embed_dim = vectors.embed_dim
     total, products = np.zeros(embed_dim), np.zeros((embed_dim, embed_dim))
     for _, block in vectors.blocks(chosen):
@@ -101,7 +102,7 @@ def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
     mean = total / max(1, len(chosen))
     spread = products / max(1, len(chosen)) - np.outer(mean, mean)
     directions = np.linalg.eigh(spread)[1][:, ::-1][:, :_DIRECTIONS]
-    # A direction and its opposite are as good: the one whose largest part is positive.
+    # The sign of a direction is arbitrary: its largest component is made positive.
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, np.arange(directions.shape[1])])
     points = np.empty((len(chosen), max(2, directions.shape[1])), np.float32)
@@ -109,7 +110,7 @@ def _main_directions(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
     for numbers, block in vectors.blocks(chosen):
         places = np.searchsorted(chosen, numbers)
         points[places, : directions.shape[1]] = (block - mean) @ directions
-    points[np.abs(points) < 1e-6] = 0  # equal vectors are at one place, without rounding
+    points[np.abs(points) < 1e-6] = 0  # so that equal embeddings have equal positions
     return points
 
 
@@ -123,7 +124,7 @@ def _tsne(
     index = faiss.IndexFlatL2(points.shape[1])
     index.add(points)
     squares, found = index.search(points, num_neighbors + 1)
-    # Itself is the first; where it is not, an equal vector is, which stands for it.
+    # The first neighbor is the image itself, or one with an equal embedding.
     neighbors = openTSNE.nearest_neighbors.PrecomputedNeighbors(
         found[:, 1:].astype(np.int32), np.sqrt(np.maximum(squares[:, 1:], 0))
     )
@@ -149,7 +150,7 @@ def _tsne(
 
 
 def _fitted(places: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Move and scale places, in their proportions, so that they fill the square from -1 to 1."""
+    """Move and scale positions, keeping proportions, to fill the square from -1 to 1."""
     if not len(places):
         return places
     low, high = places.min(axis=0), places.max(axis=0)
@@ -159,11 +160,11 @@ def _fitted(places: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class IndexMap:
-    """Where images are.
+    """The positions of images.
 
     Attributes:
-        numbers: (C,) int64 ascending, the numbers of the images that have a place.
-        places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
+        numbers: (C,) int64 ascending, the numbers of the images that have a position.
+        places: (C, 2) float32, their positions: x to the right and y upwards, from -1 to 1.
     """
 
     numbers: Numbers
@@ -173,13 +174,13 @@ class IndexMap:
 def map_index(
     index: Index, images: RankedImages, *, where: str | None = None, seed: int = 0
 ) -> IndexMap:
-    """Give each image a place, in any case the same for the same index and seed.
+    """Place the images of an index; the same index and seed give the same positions.
 
     Args:
         index: the index.
-        images: of it.
+        images: its images.
         where: the condition that `images` was made with.
-        seed: for what is drawn by lot.
+        seed: of the random generator.
 
     Raises:
         BackendUnavailableError: the extra `map` is not installed.
@@ -194,12 +195,12 @@ def map_index(
 
 @dataclass(frozen=True)
 class WrittenMap:
-    """What a map shows.
+    """The numbers of images on a map.
 
     Attributes:
-        num_images: of the index that were to be placed.
-        num_shown: of these, on the map.
-        num_unreadable: of these, gray because they could not be read.
+        num_images: images of the index.
+        num_shown: images on the map.
+        num_unreadable: images on the map that are gray because they could not be read.
     """
 
     num_images: int
@@ -233,7 +234,7 @@ def write_map(
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Refuse a name that is no map's.
+    """Check that the suffix of a path is one of a map.
 
     Raises:
         ValueError: the suffix is none of `MAP_SUFFIXES`.

@@ -1,9 +1,9 @@
-"""Labels as people write them: `cat,dog,red car`, or a file of one a line or of JSON.
+"""Labels and captions: as users write them, and as sources state them for their images.
+
+A list is `cat,dog,red car`. A file has one label a line, or is JSON:
 
     cat
-    pet: dog, hamster, a goldfish     # what the model reads in place of "pet"
-
-Knows nothing of models.
+    pet: dog, hamster, a goldfish     # the names that the model reads in place of "pet"
 """
 
 import json
@@ -18,19 +18,19 @@ from perception_encoder.sources.item import is_broken
 from perception_encoder.sources.patterns import suffix_of
 
 Labels: TypeAlias = dict[str, tuple[str, ...]]
-"""The names that the model reads, by the label that results have."""
+"""The names that the model reads, by the label that results show."""
 
 _COMMENT: Final = "#"
-_MOST_DIGITS: Final = 9  # of a class's number; Python refuses to read thousands of them
-_LABEL: Final = "label"  # of the .cls members of archives, and of most indexes
-_CAPTION: Final = "caption"  # of the .txt members of archives, and of most indexes
+_MAX_DIGITS: Final = 9  # of a class number; Python refuses to parse thousands of digits
+_LABEL: Final = "label"  # the column of an archive's .cls members, and of most tables
+_CAPTION: Final = "caption"  # the column of an archive's .txt members, and of most tables
 
 
 def parse_label_list(text: str) -> Labels:
-    """Read labels with commas between them.
+    """Read labels separated by commas.
 
     Raises:
-        ValueError: there is none, or one comes twice.
+        ValueError: there are no labels, or one occurs twice.
     """
     return _collected((name, (name,)) for name in _names(text))
 
@@ -38,12 +38,12 @@ def parse_label_list(text: str) -> Labels:
 def parse_labels(text: str) -> Labels:
     """Read a file of labels.
 
-    One a line, `label` or `label: name, name`; or a JSON object, `{"label": ["name", "name"]}`, or
-    a JSON list. Empty lines, and what follows a `#` at a line's start or after a space, are left
-    out.
+    Lines are `label` or `label: name, name`. A file may also be a JSON object
+    (`{"label": ["name", "name"]}`) or a JSON list. Empty lines are left out, and so is text after a
+    `#` at the start of a line or after a space.
 
     Raises:
-        ValueError: there is none, one comes twice, one has no names, or the JSON is damaged.
+        ValueError: there are no labels, one occurs twice or has no names, or the JSON is invalid.
     """
     if text.lstrip().startswith(("{", "[")):
         return _collected(_of_json(text))
@@ -51,9 +51,9 @@ def parse_labels(text: str) -> Labels:
 
 
 def find_gap(text: str) -> int | None:
-    """Return the number of the first empty line that has a label after it, in a file of lines.
+    """Return the number of the first empty line before a label; None if there is none.
 
-    Where classes are numbers they mean lines, and an empty line that is left out would shift them.
+    Class numbers count lines, so an empty line that is left out would shift them.
     """
     if text.lstrip().startswith(("{", "[")):
         return None
@@ -62,7 +62,7 @@ def find_gap(text: str) -> int | None:
 
 
 def _of_lines(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for line in text.split("\n"):  # `splitlines` would cut names at other signs too
+    for line in text.split("\n"):  # splitlines also splits at other separators
         written = f" {line}".partition(f" {_COMMENT}")[0].strip()
         if not written:
             continue
@@ -72,9 +72,9 @@ def _of_lines(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _of_json(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     try:
-        found = json.loads(text, object_pairs_hook=tuple)  # a label that comes twice stays twice
+        found = json.loads(text, object_pairs_hook=tuple)  # keeps labels that occur twice
     except (ValueError, RecursionError) as err:
-        raise ValueError(f"this is no JSON: {err}") from err
+        raise ValueError(f"invalid JSON: {err}") from err
     pairs = found if isinstance(found, tuple) else [(label, label) for label in found]
     for label, names in pairs:
         listed = [names] if isinstance(names, str) else names
@@ -98,7 +98,7 @@ def _without_repeats(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
     labels: Labels = {}
     for label, names in pairs:
         if label in labels:
-            raise ValueError(f"the label {label!r} comes twice")
+            raise ValueError(f"the label {label!r} occurs twice")
         if not label or not names:
             raise ValueError(f"the label {label!r} has no names")
         labels[label] = names
@@ -106,10 +106,10 @@ def _without_repeats(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> Labels:
 
 
 def name_labels(names: Iterable[str]) -> Labels:
-    """Make labels of names that data gives its classes; the model reads them with spaces for `_`.
+    """Return labels for class names; the model reads spaces in place of `_`.
 
     Raises:
-        ValueError: one comes twice, or is empty.
+        ValueError: a name occurs twice, or is empty.
     """
     pairs = ((name, (name.replace("_", " ").strip() or name,)) for name in names)
     return _without_repeats(pairs)
@@ -119,15 +119,15 @@ def match_classes(classes: Sequence[str], given: Labels | None = None) -> tuple[
     """Find the label of each image's class.
 
     Args:
-        classes: of each image; the names that data gives them, such as those of folders.
-        given: the labels. A class that is a number and no label is the number of one, from 0.
-            Where there are none, each class is one.
+        classes: the class of each image, such as the name of its folder.
+        given: the labels; None makes each class a label. A class that is not a label but a number
+            is the position of a label, from 0.
 
     Returns:
-        The labels, and for each image the number of its own.
+        The labels, and the position of each image's label.
 
     Raises:
-        ValueError: a class has no label, or there are nothing but numbers.
+        ValueError: a class has no label, or there are no labels and all classes are numbers.
     """
     if not given:
         found = sorted(set(classes))
@@ -136,23 +136,20 @@ def match_classes(classes: Sequence[str], given: Labels | None = None) -> tuple[
         given = name_labels(found)
     number_of = {label: number for number, label in enumerate(given)}
     for name in set(classes) - set(number_of):
-        if not name.isdecimal() or len(name) > _MOST_DIGITS or int(name) >= len(given):
+        if not name.isdecimal() or len(name) > _MAX_DIGITS or int(name) >= len(given):
             raise ValueError(f"the class {name!r} is not among the labels")
         number_of[name] = int(name)
     return given, [number_of[name] for name in classes]
 
 
 def read_classes(items: Sequence[Item], column: str | None = None) -> dict[str, str]:
-    """Return the class that each image is said to have, by its id.
+    """Return the class of each image that has one, by the image's id.
 
     Args:
-        items: of sources.
-        column: the metadata that holds it. None takes `label` where an image has that, else the
-            name of the folder in which it lies, here or in its archive. A folder that has folders
-            of images in it is none.
-
-    Returns:
-        The classes of those that have one.
+        items: images of sources.
+        column: the metadata column of the class. None takes the column `label`, or else the name
+            of the folder or of the archive's folder that holds the image, unless that folder has
+            folders of images itself.
     """
     folders = {item.id: _folder_of(item) for item in items}
     above = set[str]()
@@ -170,17 +167,16 @@ def read_classes(items: Sequence[Item], column: str | None = None) -> dict[str, 
 
 
 def read_class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
-    """Return the names of classes that are numbers, in order, where the first index has them.
+    """Return the names of numbered classes, in order, as stated by the first Parquet file.
 
-    Parquet files that Hugging Face's `datasets` wrote say in their schema what the numbers of a
-    `ClassLabel` column mean.
+    Hugging Face's `datasets` stores the names of a `ClassLabel` column in the schema.
 
     Args:
-        items: of sources.
+        items: images of sources.
         column: as in `read_classes`.
 
     Returns:
-        Nothing where no file of this machine says so.
+        An empty list if the file is not local, or states no names.
     """
     first = next(iter(items), None)
     if first is None or suffix_of(first.uri) != ".parquet" or not os.path.isfile(first.uri):
@@ -196,7 +192,7 @@ def read_class_names(items: Iterable[Item], column: str | None = None) -> list[s
 
 
 def iter_unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
-    """Say what could not be listed: a folder, an archive or row that is damaged."""
+    """Yield the errors of folders, archives and rows that could not be listed."""
     for item in items:
         is_unread = item.bytes is None and item.member is None and not item.is_remote
         if is_unread or is_broken(item):
@@ -207,7 +203,7 @@ def iter_unlisted(items: Iterable[Item]) -> Iterator[ImageError | OSError]:
 
 
 def read_captions(item: Item, columns: Sequence[str]) -> list[str]:
-    """Return the captions of an image: those in the columns, each line for one."""
+    """Return the captions of an image: each line of each column is one."""
     texts = [_text(item.metadata.get(column)) for column in columns]
     return [line.strip() for text in texts if text for line in text.splitlines() if line.strip()]
 
@@ -216,8 +212,8 @@ def find_caption_columns(items: Iterable[Item], wanted: Sequence[str]) -> Sequen
     """Return the columns that hold captions.
 
     Args:
-        items: of the sources.
-        wanted: the columns that were asked for; `caption` if none.
+        items: images of sources.
+        wanted: the columns that were asked for; if empty, `caption`.
 
     Raises:
         SourceError: no image has such a column.
@@ -228,13 +224,13 @@ def find_caption_columns(items: Iterable[Item], wanted: Sequence[str]) -> Sequen
         if column not in known:
             raise SourceError(
                 f"no image has a column {column!r}; name the one with captions "
-                f"(--caption-column); what there is: {', '.join(known) or 'none'}"
+                f"(--caption-column); available: {', '.join(known) or 'none'}"
             )
     return columns
 
 
 def _folder_of(item: Item) -> str:
-    """Return the folder's path, on this machine or with that of its archive; "" for none."""
+    """Return the path of an image's folder, inside its archive if it is in one; "" for none."""
     if item.member is None:
         return os.path.dirname(item.uri)
     inner = os.path.dirname(item.member)

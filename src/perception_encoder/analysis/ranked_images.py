@@ -1,7 +1,8 @@
-"""Rows of an index whose vectors say nothing: NaN, zeros, or not of unit length.
+"""All images of an index, ranked by preference, and their embeddings, read block by block.
 
-No program of ours writes such vectors. Damage of the files does, and so may other programs. One of
-them would make clusters, maps and cosines wrong without a word.
+Duplicates, clusters and maps name images by their rank: of two images the preferred one has the
+smaller number. Columns take about 200 bytes an image. Embeddings that are not of unit length (NaN,
+zeros, damaged files) would falsify all results, so they are found and set apart.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ if TYPE_CHECKING:
 
 
 Checkpoint: TypeAlias = Callable[[], None]
-"""Is called between blocks of work; what it raises ends the work."""
-DAMAGE_REASON: Final = (
-    "its vector in the index is damaged (not of unit length); make the index anew"
-)
-MOST_DAMAGED: Final = 500
-"""So many rows can be left out by a condition; an index with more is damaged as a whole."""
+"""A function that is called between blocks of work, and raises to end it."""
 
-_TOLERANCE: Final = 1e-2  # as at writing; rounding to float16 stays far below
 Keep: TypeAlias = Literal["resolution", "size", "oldest", "newest", "first"]
-"""The image with the most pixels, the most bytes, the earliest or latest change, or the first by
-path."""
+"""The preferred image: with the most pixels, the most bytes, the earliest or latest change, or the
+first by path."""
 
 Numbers: TypeAlias = NDArray[np.int64]
 """(R,) int64: numbers of images."""
 
+DAMAGE_REASON: Final = (
+    "its vector in the index is damaged (not of unit length); make the index anew"
+)
+MOST_DAMAGED: Final = 500
+"""The most damaged rows that a condition leaves out; with more the whole index is damaged."""
+
+_TOLERANCE: Final = 1e-2  # of a length; rounding to float16 changes it far less
 _FACTS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime")
 _BY_PATH: Final = (("uri", "ascending"), ("member", "ascending"))
 _BY_PIXELS: Final = ("pixels", "descending")
@@ -54,7 +56,7 @@ _UNKNOWN: Final = -1
 
 
 def do_nothing() -> None:
-    """Let the work go on: the checkpoint of whoever has none."""
+    """Do nothing: the default checkpoint."""
 
 
 def is_damaged(vectors: Embeddings) -> NDArray[np.bool_]:
@@ -68,12 +70,12 @@ def is_damaged(vectors: Embeddings) -> NDArray[np.bool_]:
 def find_damaged_rows(
     index: Index, where: str | None, checkpoint: Checkpoint = do_nothing
 ) -> list[Row]:
-    """Read all vectors, and return the rows of those that are damaged.
+    """Read all embeddings, and return the rows whose embedding is damaged.
 
     Args:
         index: the index.
         where: an SQL condition; other rows are left out.
-        checkpoint: called for each block; may raise to end the reading.
+        checkpoint: called before each block.
 
     Raises:
         IndexStorageError: there are more than `MOST_DAMAGED`.
@@ -98,9 +100,9 @@ class ReadBlock(NamedTuple):
     """Neighboring rows of an index.
 
     Attributes:
-        rows: N of them; of metadata nothing is read.
-        vectors: (N, E) float32, unit length.
-        damaged: rows among them whose embeddings are damaged.
+        rows: N rows with uri, member and offset only.
+        vectors: (N, E) float32, their embeddings, unit length.
+        damaged: the rows of the block whose embedding is damaged.
     """
 
     rows: list[Row]
@@ -109,7 +111,7 @@ class ReadBlock(NamedTuple):
 
 
 def read_blocks(index: Index, where: str | None = None) -> Iterator[ReadBlock]:
-    """Read an index's rows with their embeddings; those that are damaged are set apart.
+    """Yield the rows and embeddings of an index block by block.
 
     Raises:
         QueryError: the condition is wrong.
@@ -126,7 +128,7 @@ def read_blocks(index: Index, where: str | None = None) -> Iterator[ReadBlock]:
 
 
 def exclude_rows(rows: list[Row], where: str | None) -> str | None:
-    """Return a condition that leaves some rows out beside what another one leaves out."""
+    """Return a condition that is met where `where` is met, except by these rows."""
     if not rows:
         return where
     ids = ", ".join(f"'{row.id}'" for row in rows)
@@ -136,14 +138,14 @@ def exclude_rows(rows: list[Row], where: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class RankedImages:
-    """What is known of R images, the most preferred first.
+    """The columns of R images, the most preferred first.
 
     Attributes:
-        facts: R rows of columns named as `Row`'s fields.
-        contents: (R,) int64: the first image with the same bytes; its own number where there is
-            no other, or its content is not known.
+        facts: R rows of columns named like the fields of `Row`.
+        contents: (R,) int64: the number of the first image with the same bytes; an image's own
+            number where its content is unique or unknown.
         shapes: (R,) int64: equal for images of equal width and height.
-        numbers: (R,) int64: of the index's rows, in its order, the images' numbers.
+        numbers: (R,) int64: the image number of each row, in the order of the index.
     """
 
     facts: pa.Table
@@ -155,17 +157,17 @@ class RankedImages:
         return len(self.contents)
 
     def row(self, number: int) -> Row:
-        """Return an image's row, without its content's digest and its metadata."""
+        """Return an image's row without its digest and metadata."""
         return Row(**{name: self.facts[name][number].as_py() for name in self.facts.column_names})
 
 
 def rank_images(
     index: Index, keep: Keep, where: str | None, checkpoint: Checkpoint = do_nothing
 ) -> RankedImages:
-    """Read the images that meet a condition and put them in order.
+    """Read the images that meet a condition, and rank them.
 
-    What is not known (a size, a time) comes last. Ties are broken by pixels, bytes and path, so the
-    order depends on the images only, not on how the index came about.
+    Unknown sizes and times come last. Ties are broken by pixels, bytes and path, so the order
+    depends on the images only, not on the order of the index.
 
     Raises:
         QueryError: the condition is wrong.
@@ -197,7 +199,7 @@ def rank_images(
 
 
 def _wide(field: pa.Field) -> pa.Field:
-    """Return a column's type here: texts of any total length, times as plain nanoseconds."""
+    """Return the field with large strings, and times as int64 nanoseconds."""
     import pyarrow as pa
 
     wide = {pa.string(): pa.large_string()}.get(field.type, pa.int64())
@@ -205,7 +207,7 @@ def _wide(field: pa.Field) -> pa.Field:
 
 
 def _order(facts: pa.Table, keep: Keep) -> Numbers:
-    """Return (R,) int64: the rows' places in the index, the most preferred first."""
+    """Return (R,) int64: the positions of the rows in the index, the most preferred first."""
     import pyarrow.compute as pc
 
     pixels = pc.multiply(facts["width"], facts["height"])
@@ -222,7 +224,7 @@ def _shapes(facts: pa.Table) -> Numbers:
 
 
 def _first_equal(digests: NDArray[np.uint64], is_known: NDArray[np.bool_]) -> Numbers:
-    """Return, of each of the (R, 2) digests, the number of the first that is equal."""
+    """Return (R,) int64: the number of the first digest equal to each of the (R, 2) digests."""
     first = np.arange(len(digests))
     known = np.flatnonzero(is_known)
     if known.size == 0:
@@ -236,13 +238,13 @@ def _first_equal(digests: NDArray[np.uint64], is_known: NDArray[np.bool_]) -> Nu
 
 
 class RankedVectors:
-    """Vectors by the images' numbers; each reading is one pass over the index.
+    """Reads embeddings by image number; each reading is one pass over the index.
 
     Args:
         index: the index.
-        images: of it.
+        images: its images.
         where: the condition that `images` was made with.
-        checkpoint: is called for each block.
+        checkpoint: called before each block.
     """
 
     def __init__(
@@ -259,7 +261,7 @@ class RankedVectors:
         self._where = where
 
     def read(self, wanted: Numbers) -> Embeddings:
-        """Return (C, E) float32: the vectors of the wanted images, (C,), in that order."""
+        """Return (C, E) float32: the embeddings of C images, in their order."""
         places = np.empty(len(self._images), np.int64)
         places[wanted] = np.arange(len(wanted))
         vectors = np.empty((len(wanted), self.embed_dim), np.float32)
@@ -268,10 +270,10 @@ class RankedVectors:
         return vectors
 
     def blocks(self, wanted: Numbers) -> Iterator[tuple[Numbers, Embeddings]]:
-        """Yield the wanted images' numbers and vectors, in the index's order.
+        """Yield the numbers and embeddings of the wanted images, in the order of the index.
 
         Raises:
-            IndexStorageError: one of them is damaged; see `damaged_vectors`.
+            IndexStorageError: an embedding is damaged.
         """
         is_wanted = np.zeros(len(self._images), np.bool_)
         is_wanted[wanted] = True
