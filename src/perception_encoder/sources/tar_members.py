@@ -4,10 +4,14 @@ By the webdataset convention, members that share a name belong together: `0001.j
 `0001.txt` (see `tar_samples`).
 """
 
+import bz2
+import gzip
 import logging
+import lzma
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from tarfile import HeaderError, ReadError
 from typing import IO, Any, Final, Self, cast
 
@@ -20,15 +24,16 @@ from perception_encoder.sources.text_rows import decode_text, parse_json
 logger = logging.getLogger(__name__)
 
 _MAX_SIBLING_BYTES: Final = 2**20
-_MAX_HEADER_BYTES: Final = 2**20  # of the long names and PAX records before one member
-_MAX_SPARSE_BLOCKS: Final = 2**16  # of a header in GNU's old format: 32 MB
+_MAX_HEADER_BYTES: Final = 2**21  # of one member, with long names, PAX records and sparse maps
 _MAX_LABEL_DIGITS: Final = 18  # what fits 64 bits; longer labels are texts
 _SIBLINGS: Final = frozenset(("json", "txt", "cls"))
 _ENDS: Final = ("EOFHeaderError", "EmptyHeaderError")  # how `tarfile` meets a proper end
-_BEFORE_MEMBERS: Final = (
-    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)  # fmt: skip
+_UNPACKERS: Final[dict[bytes, Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+_MAGIC_BYTES: Final = 6
 _SENTENCES: Final = {
     "captions": "members with captions or metadata (no image of their name, too far from it, or a "
     "name that comes twice)",
@@ -38,76 +43,86 @@ _SENTENCES: Final = {
 }
 
 
-class _StrictInfo(tarfile.TarInfo):
-    """Headers of a bounded size, of which a damaged one is an error.
+class _HeaderStream:
+    """A seekable stream that limits how much `tarfile` reads for one header.
 
-    `tarfile` takes a damaged header for the archive's end, and reads headers of any size at once.
+    Long names, PAX records and maps of sparse members may claim any size.
     """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._left: int | None = None  # bytes of the present header; None between headers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as a file does.
+
+        Raises:
+            tarfile.ReadError: the header is too large.
+        """
+        if self._left is not None:
+            self._left -= size
+            if size < 0 or self._left < 0:
+                raise ReadError(f"a header of more than {_MAX_HEADER_BYTES:,} bytes")
+        return self._stream.read(size)
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Limit what is read within the block; a block inside another one shares its limit."""
+        before = self._left
+        if before is None:
+            self._left = _MAX_HEADER_BYTES
+        try:
+            yield
+        finally:
+            if before is None:
+                self._left = None
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """A member's header; a damaged one is an error, not the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        start = tarfile.offset
         try:
-            return super().fromtarfile(tarfile)
+            with cast("_HeaderStream", tarfile.fileobj).limited():
+                return super().fromtarfile(tarfile)
         except HeaderError as err:
             if type(err).__name__ in _ENDS:
                 raise
-            raise ReadError(f"{err} at byte {tarfile.offset:,}") from err
-
-    def _proc_member(self, tarfile: tarfile.TarFile) -> Any:
-        if self.size < 0:  # the next header would be looked for before this one, for ever
-            raise ReadError(f"a member of negative size at byte {self.offset:,}")
-        if self.type in _BEFORE_MEMBERS and self.size > _MAX_HEADER_BYTES:
-            raise ReadError(
-                f"a header of {self.size:,} bytes at byte {self.offset:,}, the limit is "
-                f"{_MAX_HEADER_BYTES:,}"
-            )
-        found = cast("Any", super())._proc_member(tarfile)
-        if found.size < 0:  # as PAX records say
-            raise ReadError(f"a member of negative size at byte {self.offset:,}")
-        return found
-
-    def _proc_sparse(self, tarfile: tarfile.TarFile) -> Any:
-        """Skip the map of a sparse member, which is not read here, and may have no end."""
-        _, is_extended, size = cast("Any", self)._sparse_structs
-        stream, num_blocks = cast("IO[bytes]", tarfile.fileobj), 0
-        while is_extended:
-            block = stream.read(512)
-            num_blocks += 1
-            if len(block) < 512 or num_blocks > _MAX_SPARSE_BLOCKS:
-                raise ReadError(f"a sparse member without end at byte {self.offset:,}")
-            is_extended = bool(block[504])
-        cast("Any", self).sparse = []
-        self.offset_data = stream.tell()
-        archive = cast("Any", tarfile)
-        archive.offset = self.offset_data + cast("Any", self)._block(self.size)
-        self.size = size
-        return self
-
-    def _proc_gnusparse_10(self, member: Any, _headers: object, _archive: object) -> None:
-        member.sparse = []  # likewise
+            raise ReadError(f"{err} at byte {start:,}") from err
 
 
 def open_tar(stream: IO[bytes], *, is_packed: bool) -> tarfile.TarFile:
-    """Open an archive for reading its headers one after the other.
+    """Open an archive to read its headers in order.
 
     Raises:
-        tarfile.TarError: it is none.
+        tarfile.TarError, OSError, EOFError: it is no archive.
     """
-    return tarfile.open(fileobj=stream, mode="r:*" if is_packed else "r:", tarinfo=_StrictInfo)
+    if is_packed:
+        head = stream.read(_MAGIC_BYTES)
+        stream.seek(0)
+        unpack = next((one for magic, one in _UNPACKERS.items() if head.startswith(magic)), None)
+        stream = stream if unpack is None else unpack(stream)
+    file = cast("IO[bytes]", _HeaderStream(stream))
+    return tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictInfo)
 
 
 def iter_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members in their order, keeping none in memory.
+    """Yield the members in order, without keeping them in memory.
 
     Raises:
         tarfile.TarError: the archive is damaged or ends too early.
-        OSError: reading failed.
+        OSError, EOFError: reading failed.
     """
     last = -1
     while (member := archive.next()) is not None:
         cast("Any", archive).members.clear()  # else the archive keeps all of them
-        if member.offset <= last:
-            raise ReadError(f"the members go in circles at byte {member.offset:,}")
+        if member.offset <= last or member.size < 0:
+            raise ReadError(f"a member of negative size at byte {member.offset:,}")
         last = member.offset
         yield member
 
