@@ -52,7 +52,7 @@ def test_without_a_cluster_or_ray_the_way_to_one_is_told(monkeypatch: pytest.Mon
     pytest.importorskip("ray")
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
         with (
-            pytest.raises(ClusterError, match=f"nobody answers at {address}.*ray start --head"),
+            pytest.raises(ClusterError, match=f"no answer at {address}.*ray start --head"),
             connect(address),
         ):
             pass

@@ -61,6 +61,6 @@ def test_a_file_that_only_the_lister_sees_fails_and_says_where(
     assert isinstance(kept, PreparedImage)
     assert isinstance(gone, Outcome)
     assert gone.reason == "ImageNotFoundError"
-    assert "must be there under the same path as where it was listed" in gone.message
+    assert "where it must have the same path as on the machine that listed it" in gone.message
     assert isinstance(away, Outcome)
     assert "must be there" not in away.message  # whoever listed it has not seen it either

@@ -16,6 +16,7 @@ from perception_encoder.sources.item import Item, collect_notes
 from perception_encoder.sources.tar_members import TarListing, open_tar
 
 Members = Sequence[tuple[str, bytes]]
+_TOO_LARGE = r"(a header of more than 2,097,152 bytes|negative size)"
 
 
 def write(path: Path, members: Members, mode: str = "w") -> Path:
@@ -257,7 +258,7 @@ def test_a_header_that_asks_for_too_much_ends_the_listing_and_is_told(
         file.truncate(2**20 * 6)  # sparse: reading it as the header says would take all memory
     good, damaged = listed(path)[0]
     assert good.read() == b"abc"
-    with pytest.raises(ImageUnreadableError, match="(a header of more than 2,097,152 bytes|negative size)"):
+    with pytest.raises(ImageUnreadableError, match=_TOO_LARGE):
         damaged.read()
 
 
@@ -270,7 +271,7 @@ def test_a_sparse_map_without_end_is_told(tmp_path: Path) -> None:
     path.write_bytes(GOOD + bytes(block) + (bytes(504) + b"\1" + bytes(7)) * 70_000)
     good, damaged = listed(path)[0]
     assert good.read() == b"abc"
-    with pytest.raises(ImageUnreadableError, match="(a header of more than 2,097,152 bytes|negative size)"):
+    with pytest.raises(ImageUnreadableError, match=_TOO_LARGE):
         damaged.read()
 
 

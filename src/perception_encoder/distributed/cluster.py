@@ -1,14 +1,22 @@
-"""Being connected to a Ray cluster, without the habits of Ray that a command cannot have."""
+"""Connects to a Ray cluster and keeps a set of workers there.
+
+Workers are Ray actors: Ray places them, moves arguments and results, and restarts those that died.
+Two things are left to do here: wait for a free worker, and give lost work to another one. Ray's own
+pools do not fit. `ActorPool` serves one thread and puts a dead actor back into the pool; Ray Data
+reads the source and writes the index itself, but here one process must do both, as it knows what
+the index has and only one process may write. Ray tasks would open the model once per process.
+"""
 
 import logging
 import queue
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, Final, NamedTuple, TextIO, TypeAlias, TypeVar, cast
 
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.distributed.worker import Worker, WorkerSetup
@@ -20,21 +28,22 @@ logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 _Handle: TypeAlias = Any  # of an actor
 
-_SLOTS: Final = 2  # calls at once to a worker: one reads while the other computes
-_GLANCE_SECONDS: Final = 0.2
-_PAUSE_SECONDS: Final = 0.5
-PLACING_SECONDS: Final = 60.0  # for Ray to find room for the first worker
-RETURN_SECONDS: Final = 300.0  # for a worker that died to come back: a machine may have to boot
-_KNOCKING_SECONDS: Final = 10.0
+_SLOTS: Final = 2  # concurrent calls to a worker: one reads while the other computes
+_POLL_SECONDS: Final = 0.2
+_RETRY_SECONDS: Final = 0.5
+PLACING_SECONDS: Final = 60.0  # for Ray to place the first worker
+RETURN_SECONDS: Final = 300.0  # for a worker that died to restart: a machine may have to boot
+_CONNECT_SECONDS: Final = 10.0
+_RAY_PRINTER: Final = "ray_listen_error_messages"  # the thread that reports dead machines
 
 
 @contextmanager
 def connect(address: str) -> Iterator[None]:
-    """Be connected to a cluster; a program that is connected already stays so.
+    """Connect to a cluster for the block. An existing connection is used and kept.
 
     Args:
-        address: "auto" for the cluster that this machine belongs to, "HOST:PORT" of the head of
-            one that it belongs to, "ray://HOST:PORT" from elsewhere.
+        address: "auto" for the cluster of this machine, "HOST:PORT" of that cluster's head, or
+            "ray://HOST:PORT" from another machine.
 
     Raises:
         ClusterError: Ray is not installed, or no cluster answers.
@@ -46,16 +55,16 @@ def connect(address: str) -> Iterator[None]:
             f"Ray cannot be imported ({err}); install it: pip install 'perception-encoder[ray]'"
         ) from err
     try:
-        _knock(address)
+        _check_port(address)
     except OSError as err:
         raise ClusterError(
-            f"nobody answers at {address} ({err}); start a cluster with: ray start --head"
+            f"no answer at {address} ({err}); start a cluster with: ray start --head"
         ) from err
     if ray.is_initialized():
         yield
         return
     try:
-        with _own_signals():
+        with _keep_signal_handler():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as err:
         raise ClusterError(
@@ -63,75 +72,65 @@ def connect(address: str) -> Iterator[None]:
             "must have this Ray's version and the same token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
         ) from err
     try:
-        with _own_stdout():
+        with redirect_stdout(cast("TextIO", _DataStdout())):
             yield
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """See whether anybody listens at HOST:PORT, as Ray itself would try for minutes.
+def _check_port(address: str) -> None:
+    """Check that HOST:PORT answers; Ray itself would try for minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: it does not.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCKING_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 def list_nodes() -> list[dict[str, float]]:
-    """Return the resources of the cluster's living nodes."""
+    """Return the resources of each node that is alive."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def first_line(err: Exception) -> str:
-    """Return what an error of Ray says first; whole stories follow."""
+    """Return the first line of an error's message; Ray adds pages of logs."""
     return str(err).strip().split("\n")[0]
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the handler of SIGTERM, which Ray replaces by one that exits at once."""
+def _keep_signal_handler() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces by one that exits at once."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
-@contextmanager
-def _own_stdout() -> Iterator[None]:
-    """Send what Ray tells of dying machines to stderr, in short: stdout is for data.
+class _DataStdout:
+    """The present stdout for all threads but the one of Ray that reports dead machines."""
 
-    Ray has no setting for that. Where a version of it has no such function, nothing is changed.
-    """
-    import ray._private.worker as rays
+    def __init__(self) -> None:
+        self._stdout = sys.stdout
 
-    tell = getattr(rays, "print_to_stdstream", None)
-    if tell is None:
-        yield
-        return
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)
 
-    def tell_on_stderr(data: dict[str, Any], **options: Any) -> None:
-        lines = [line.split("\n")[0] for line in data["lines"]]  # pages of logs follow
-        tell({**data, "lines": lines, "is_err": True}, **options)
-
-    rays.print_to_stdstream = tell_on_stderr
-    try:
-        yield
-    finally:
-        rays.print_to_stdstream = tell
+    def write(self, text: str) -> int:
+        is_ray = threading.current_thread().name == _RAY_PRINTER
+        return (sys.stderr if is_ray else self._stdout).write(text)
 
 
 class WorkerPlan(NamedTuple):
-    """Workers that are alike.
+    """The number and size of the workers, which are all alike.
 
     Attributes:
-        number: of them.
+        number: how many workers.
         cores: CPU cores of each.
-        gpus: of each: 1, or 0 where the backend computes on the CPU.
+        gpus: GPUs of each: 1, or 0 where the backend computes on the CPU.
     """
 
     number: int
@@ -139,7 +138,7 @@ class WorkerPlan(NamedTuple):
     gpus: int
 
     def __str__(self) -> str:
-        """Say it to a person."""
+        """Describe the plan in words."""
         workers = "1 worker" if self.number == 1 else f"{self.number} workers"
         cores = "1 CPU core" if self.cores == 1 else f"{self.cores} CPU cores"
         return f"{workers} of {'1 GPU and ' * self.gpus}{cores}"
@@ -148,15 +147,15 @@ class WorkerPlan(NamedTuple):
 def plan_workers(
     nodes: Sequence[Mapping[str, float]], device: str, cores: int | None
 ) -> WorkerPlan:
-    """Divide a cluster's nodes among workers: one for each GPU, where there is none one a node.
+    """Divide the nodes of a cluster among workers: one per GPU, or one per node without GPUs.
 
     Args:
-        nodes: the resources of each, as Ray names them.
+        nodes: the resources of each node, by Ray's names.
         device: "auto", "cpu" or "cuda".
-        cores: of each worker; None for as many as the smallest node can give.
+        cores: CPU cores of each worker; None for as many as the smallest node has.
 
     Raises:
-        ClusterError: no node has room for one.
+        ClusterError: no node has room for a worker.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ClusterError(
@@ -169,7 +168,7 @@ def plan_workers(
             f"none of the cluster's {len(nodes)} nodes has a GPU; start Ray on machines that have "
             "one (ray start --num-gpus=1), or let the CPUs compute (--device cpu)"
         )
-    # Of each usable node: for how many workers it has GPUs, and its cores.
+    # For each usable node: its number of GPUs, and its cores.
     usable = [
         (int(node["GPU"]) if gpus else None, int(node["CPU"]))
         for node in nodes
@@ -190,14 +189,14 @@ def plan_workers(
 
 
 class Workers:
-    """Workers of one model; any number of threads may ask them.
+    """Workers of one model, for any number of threads.
 
     Args:
-        plan: how many, of what size.
+        plan: their number and size.
         name: the model, which each worker opens for itself.
         options: where and how they compute.
         preprocess: as in `AutoModel.from_pretrained`.
-        expected: the index's model; None for whatever the first one has opened.
+        expected: the index's model; None for the model of the first worker.
     """
 
     def __init__(
@@ -214,11 +213,11 @@ class Workers:
         self._plan = plan
         self._expected = expected
         self._first: WorkerSetup | None = None
-        self._free: queue.Queue[_Handle] = queue.Queue()
+        self._free: queue.Queue[_Handle] = queue.Queue()  # each worker once per free slot
         self._lock = threading.Lock()
         self._num_present = self._num_gone = 0  # slots that can be used, or never again
-        self._failure: Exception | None = None  # why one is gone
-        self._end: Exception | None = None  # why nobody is to be asked any more
+        self._failure: Exception | None = None  # of a worker that is gone
+        self._end: Exception | None = None  # ends the run
         actor = ray.remote(Worker).options(
             num_cpus=plan.cores,
             num_gpus=plan.gpus,
@@ -230,11 +229,11 @@ class Workers:
         ]
 
     def start(self) -> WorkerSetup:
-        """Wait for the first worker, and return what it has opened; others join when they can.
+        """Wait for the first worker and return its setup; the others join when they are ready.
 
         Raises:
-            ClusterError: there is no room for any, or they have another model than expected.
-            PerceptionEncoderError: what opening the model raised.
+            ClusterError: there is no room for any, or the model is not the expected one.
+            PerceptionEncoderError: opening the model failed.
         """
         import ray
 
@@ -249,27 +248,45 @@ class Workers:
                 "others are done, or ask for less (--ray-cores)"
             )
         for handle in self._handles:
-            self._welcome(handle, _SLOTS)
-        self._free.put(self._taken())
+            self._add_when_ready(handle, _SLOTS)
+        self._free.put(self._take())
         assert self._first is not None
         return self._first
 
-    def ask(self, question: Callable[[_Handle], _Answer]) -> _Answer:
-        """Put a question to a free worker.
+    def ask(self, call: Callable[[_Handle], _Answer], *, tries: int = 1) -> _Answer:
+        """Call a free worker.
 
         Args:
-            question: calls the worker's methods and gets their results.
+            call: calls the worker's methods and gets their results.
+            tries: how many workers may be lost during the call.
 
         Raises:
-            WorkerCrashedError: it was lost on the way; another one may be asked.
-            ClusterError: none is left, or one that came has another model.
+            WorkerCrashedError: so many workers were lost.
+            ClusterError: no worker is left, or a new one has another model.
             Exception: what the worker raised.
         """
+        for left in reversed(range(tries)):
+            try:
+                return self._ask_once(call)
+            except WorkerCrashedError:
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def close(self) -> None:
+        """Stop the workers."""
+        import ray
+
+        self._end = self._end or ClusterError("the workers have been closed")
+        for handle in self._handles:
+            ray.kill(handle)
+
+    def _ask_once(self, call: Callable[[_Handle], _Answer]) -> _Answer:
         from ray.exceptions import RayError, RayTaskError
 
-        worker, is_lost = self._taken(), False
+        worker, is_lost = self._take(), False
         try:
-            return question(worker)
+            return call(worker)
         except RayTaskError as err:
             raise _cause(err) from err
         except RayError as err:
@@ -277,36 +294,28 @@ class Workers:
             raise WorkerCrashedError(f"a worker was lost ({first_line(err)})") from err
         finally:
             if is_lost:
-                self._lose(worker)
+                self._remove(worker)
             else:
                 self._free.put(worker)
 
-    def close(self) -> None:
-        """End the workers."""
-        import ray
-
-        self._end = self._end or ClusterError("the workers have been closed")
-        for handle in self._handles:
-            ray.kill(handle)
-
-    def _taken(self) -> _Handle:
-        """Return a free worker that lives and has the right model."""
+    def _take(self) -> _Handle:
+        """Return a free worker that is alive and has the right model."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
         while True:
-            worker = self._waited_for()
+            worker = self._wait_for_free()
             try:
                 self._check(ray.get(worker.open.remote()))
             except RayTaskError as err:
                 self._give_up(1, _cause(err), was_present=True)
-            except RayError:  # its machine went while it was free: nothing is lost with it
-                self._lose(worker)
+            except RayError:  # its machine went while it was free: no work is lost
+                self._remove(worker)
             else:
                 return worker
 
-    def _waited_for(self) -> _Handle:
-        """Wait for a free worker, as long as one is at work or may come back."""
+    def _wait_for_free(self) -> _Handle:
+        """Wait for a free worker while one is busy or may restart."""
         waited = 0.0
         while True:
             if self._end is not None:
@@ -315,41 +324,42 @@ class Workers:
                 raise self._failure
             if waited > RETURN_SECONDS:
                 raise ClusterError(
-                    "all workers are lost, and Ray could not start one again in "
-                    f"{RETURN_SECONDS:.0f} s; the same command goes on from here"
+                    "all workers are lost, and Ray could not restart one within "
+                    f"{RETURN_SECONDS:.0f} s; run the same command again to continue"
                 )
             try:
-                return self._free.get(timeout=_GLANCE_SECONDS)
+                return self._free.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                # Opening the model for the first time may take as long as it takes.
-                is_deserted = self._num_present == 0 and self._first is not None
-                waited = waited + _GLANCE_SECONDS if is_deserted else 0.0
+                # The first opening of the model may take any time.
+                is_empty = self._num_present == 0 and self._first is not None
+                waited = waited + _POLL_SECONDS if is_empty else 0.0
 
-    def _lose(self, worker: _Handle) -> None:
+    def _remove(self, worker: _Handle) -> None:
         with self._lock:
             self._num_present -= 1
-        self._welcome(worker, 1)
+        self._add_when_ready(worker, 1)
 
-    def _welcome(self, worker: _Handle, num_slots: int) -> None:
-        """Wait, beside everything else, until a worker is there, and let it be asked."""
-        threading.Thread(target=self._wait_for, args=(worker, num_slots), daemon=True).start()
+    def _add_when_ready(self, worker: _Handle, num_slots: int) -> None:
+        """Start a thread that waits for a worker and then adds its free slots."""
+        threading.Thread(target=self._add, args=(worker, num_slots), daemon=True).start()
 
-    def _wait_for(self, worker: _Handle, num_slots: int) -> None:
+    def _add(self, worker: _Handle, num_slots: int) -> None:
         import ray
         from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
         until = time.monotonic() + RETURN_SECONDS
         while True:
             try:
-                opened = ray.get(worker.open.remote())
+                setup = ray.get(worker.open.remote())
+                break
             except RayTaskError as err:
                 return self._give_up(num_slots, _cause(err))
             except RayError as err:
-                # Ray starts it again, once it knows that a machine is dead and has room on another.
+                # Ray restarts it once it notices the dead machine and has room on another.
                 if isinstance(err, ActorUnavailableError) and time.monotonic() < until:
-                    time.sleep(_PAUSE_SECONDS)
+                    time.sleep(_RETRY_SECONDS)
                     continue
-                reason = str(err).strip().split("\n")[-1].strip()  # of what was raised there
+                reason = str(err).strip().split("\n")[-1].strip()  # the error that was raised there
                 return self._give_up(
                     num_slots,
                     ClusterError(
@@ -357,34 +367,34 @@ class Workers:
                         "version of perception-encoder"
                     ),
                 )
-            with self._lock:
-                self._first = self._first or opened
-                self._num_present += num_slots
-            for _ in range(num_slots):
-                self._free.put(worker)
-            return None
+        with self._lock:
+            self._first = self._first or setup
+            self._num_present += num_slots
+        for _ in range(num_slots):
+            self._free.put(worker)
+        return None
 
-    def _check(self, opened: WorkerSetup) -> None:
-        """See whether a worker computes what the others do; if not, nobody is asked any more.
+    def _check(self, setup: WorkerSetup) -> None:
+        """Check that a worker computes the same as the others; if not, the run ends.
 
         Raises:
             ClusterError: it does not.
         """
         first = self._first
-        assert first is not None  # it came before any was free
+        assert first is not None  # set before any worker is free
         expected, whose = first.identity, f"on {first.machine} it"
         if self._expected is not None:
             expected, whose = self._expected, "that of the index"
-        if opened.identity != expected:
+        if setup.identity != expected:
             self._end = ClusterError(
-                f"the model on {opened.machine} is {_named(opened.identity)}, and {whose} is "
-                f"{_named(expected)}; all must have the same weights"
+                f"the model on {setup.machine} is {_describe(setup.identity)}, and {whose} is "
+                f"{_describe(expected)}; all must have the same weights"
             )
             raise self._end
-        if opened.precision != first.precision:
+        if setup.precision != first.precision:
             self._end = ClusterError(
-                f"{opened.machine} would compute in {opened.precision} and {first.machine} in "
-                f"{first.precision}; name one with --precision"
+                f"{setup.machine} would compute in {setup.precision} and {first.machine} in "
+                f"{first.precision}; choose one with --precision"
             )
             raise self._end
 
@@ -398,10 +408,10 @@ class Workers:
 
 
 def _cause(err: Any) -> Exception:
-    """Return what the worker raised, as it was raised there."""
+    """Return the exception that the worker raised."""
     cause = getattr(err, "cause", None)
     return cause if isinstance(cause, Exception) else ClusterError(first_line(err))
 
 
-def _named(identity: ModelIdentity) -> str:
+def _describe(identity: ModelIdentity) -> str:
     return f"{identity.model_id} with weights {identity.fingerprint} ({identity.preprocess})"

@@ -1,4 +1,4 @@
-"""Joins workers to a run: they stand in the place of its threads and of its backend."""
+"""Runs an indexing run on the workers of a Ray cluster, in place of local threads and backend."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,15 +26,15 @@ from perception_encoder.index import Outcome
 from perception_encoder.indexing.prepare import ListedItem, PreparedImage, make_failure
 from perception_encoder.types import Embeddings, ModelIdentity, Pixels, PreprocessName, TokenIds
 
-_TRIES: Final = 3  # of a single image with which workers died
+_TRIES: Final = 3  # calls for one image before it fails
 
 
 class RunPlacement:
-    """A model whose backend is on a cluster, and where runs prepare their items.
+    """A model whose backend is a cluster.
 
     Attributes:
-        plan: how many workers of what size there are.
-        model: for a `Run`; computes on the workers.
+        plan: the number and size of the workers.
+        model: the model for a `Run`; it computes on the workers.
     """
 
     def __init__(self, plan_workers: WorkerPlan, workers: Workers, model: EmbeddingModel) -> None:
@@ -43,7 +43,7 @@ class RunPlacement:
         self._workers = workers
 
     def preparing(self, batch_size: int) -> "RemotePreparation":
-        """Return what a `Run` opens with `open_preparing`; workers get so many items at once."""
+        """Return the `Preparation` for a `Run`; a worker gets `batch_size` items at once."""
         return RemotePreparation(self._workers, batch_size)
 
 
@@ -60,13 +60,14 @@ def on_cluster(
     """Open a model on the workers of a Ray cluster.
 
     Args:
-        address: "auto" for the cluster that this machine belongs to, "HOST:PORT", or
-            "ray://HOST:PORT" from elsewhere.
+        address: "auto" for the cluster of this machine, "HOST:PORT", or "ray://HOST:PORT" from
+            another machine.
         name: the model, as in `AutoModel.from_pretrained`; every machine must find it.
         options: where and how workers compute; the device is "auto", "cpu" or "cuda".
         preprocess: as in `AutoModel.from_pretrained`.
-        cores: CPU cores of each worker; None for as many as the smallest node can give.
-        expected: the index's model, where there is an index; else all must have the first one's.
+        cores: CPU cores of each worker; None for as many as the smallest node has.
+        expected: the model of an existing index. Without it, all workers must have the model of
+            the first one.
 
     Raises:
         ClusterError: Ray is not installed, no cluster answers, it has no room, or its machines
@@ -84,13 +85,13 @@ def on_cluster(
 
 
 class RemotePreparation:
-    """A `Preparation`: workers read, decode and embed, and this process waits for them.
+    """A `Preparation`: workers read, decode and embed.
 
-    A chunk that is lost with its worker is divided and given to others, so that in the end a
-    image that no worker survives is the only one that fails.
+    If a worker dies, its items are tried one by one on other workers. So an image that kills
+    workers is the only one that fails.
 
     Args:
-        workers: who is asked.
+        workers: the workers to use.
         chunk_size: see `Preparation`.
     """
 
@@ -99,51 +100,42 @@ class RemotePreparation:
         self.window = (2 + workers.num_slots) * chunk_size
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers.num_slots, "ask")
-        self._suspecting = Lock()
+        self._alone = Lock()
 
     def submit(
         self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
     ) -> Future[list[PreparedImage | Outcome]]:
         """See `Preparation.submit`."""
-        return self._pool.submit(self._embedded, chunk, donor_of)
+        return self._pool.submit(self._embed, chunk, donor_of)
 
     def close(self) -> None:
         """See `Preparation.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _embedded(
+    def _embed(
         self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
     ) -> list[PreparedImage | Outcome]:
         try:
-            return self._workers.ask(partial(_embedded_by, chunk, donor_of))
+            return self._workers.ask(partial(_embed_chunk, chunk, donor_of))
         except WorkerCrashedError:
-            if len(chunk) == 1:
-                return [self._suspect(chunk[0], donor_of)]
-        half = len(chunk) // 2
-        return self._embedded(chunk[:half], donor_of) + self._embedded(chunk[half:], donor_of)
+            # One image at a time, so that two of them do not kill each other's worker.
+            with self._alone:
+                return [self._embed_one(listed, donor_of) for listed in chunk]
 
-    def _suspect(
+    def _embed_one(
         self, listed: ListedItem, donor_of: Callable[[str], str | None]
     ) -> PreparedImage | Outcome:
-        """Try an image with which a worker died; one at a time, so that only the guilty fail."""
-        with self._suspecting:
-            for _ in range(_TRIES - 1):
-                try:
-                    return self._workers.ask(partial(_embedded_by, [listed], donor_of))[0]
-                except WorkerCrashedError as err:
-                    reason = err
-        return make_failure(
-            listed.item,
-            WorkerCrashedError(
-                f"{_TRIES} workers ended while they had this image: {reason}; look at it alone"
-            ),
-        )
+        try:
+            return self._workers.ask(partial(_embed_chunk, [listed], donor_of), tries=_TRIES)[0]
+        except WorkerCrashedError as err:
+            message = f"{_TRIES} workers ended while they had this image: {err}; look at it alone"
+            return make_failure(listed.item, WorkerCrashedError(message))
 
 
-def _embedded_by(
+def _embed_chunk(
     chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None], worker: Any
 ) -> list[PreparedImage | Outcome]:
-    """Have one worker read and embed a chunk; the bytes that it has read stay where they are."""
+    """Read and embed a chunk on one worker; the encoded images stay on its machine."""
     import ray
 
     items = [listed.item for listed in chunk]
@@ -155,7 +147,7 @@ def _embedded_by(
 
 
 class _WorkersBackend:
-    """A `Backend`: what little a run computes beside its items is computed by workers too."""
+    """A `Backend` on the workers, for the few calls of a run beside its items."""
 
     concurrency = 1  # items come with their vectors
 
@@ -183,16 +175,11 @@ class _WorkersBackend:
         return found
 
     def close(self) -> None:
-        """Leave the workers: they are closed by who has opened them."""
+        """Do nothing: `on_cluster` closes the workers."""
 
     def _call(self, method: str, *arguments: object) -> Any:
         import ray
 
-        for _ in range(_TRIES):
-            try:
-                return self._workers.ask(
-                    lambda worker: ray.get(getattr(worker, method).remote(*arguments))
-                )
-            except WorkerCrashedError as err:
-                lost = err
-        raise lost
+        return self._workers.ask(
+            lambda worker: ray.get(getattr(worker, method).remote(*arguments)), tries=_TRIES
+        )

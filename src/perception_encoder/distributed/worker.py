@@ -1,7 +1,7 @@
-"""What one machine of a cluster does for a run: it reads, prepares and embeds. Knows no cluster.
+"""A worker on one machine of a cluster: it reads, prepares and embeds items of a run.
 
-A chunk of items takes two calls, as only the run knows which contents have a vector already: `read`
-says what they are, and `embed` does the rest.
+A chunk of items takes two calls: `read` returns the hashes of the contents, the run looks up which
+of them have a vector already, and `embed` does the rest.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from perception_encoder.types import (
 )
 
 Content: TypeAlias = NDArray[np.uint8]
-"""(N,) uint8: an encoded image, in a form that Ray hands on without copying it."""
+"""(N,) uint8: an encoded image; Ray passes arrays on without a copy."""
 
 _READERS: Final = 16  # they wait for a disk or network, not for a core
 
 
 class WorkerSetup(NamedTuple):
-    """What a worker has opened, and on which machine."""
+    """The model that a worker has opened, and on which machine."""
 
     identity: ModelIdentity
     backend: BackendKind
@@ -49,13 +49,13 @@ class WorkerSetup(NamedTuple):
 
 
 class Worker:
-    """A model on one machine; two threads use it, so that one reads while the other computes.
+    """A model on one machine. Two threads use it: one reads while the other computes.
 
     Args:
         name: the model, as in `AutoModel.from_pretrained`; found on this machine.
         options: where and how to compute.
         preprocess: as in `AutoModel.from_pretrained`.
-        num_cores: how many images to decode at once.
+        num_cores: the number of images to decode at once.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Worker:
         self._opening, self._reading = threading.Lock(), threading.Lock()
 
     def open(self) -> WorkerSetup:
-        """Open the model, if it is not open yet.
+        """Open the model unless it is open.
 
         Raises:
             UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as
@@ -83,9 +83,9 @@ class Worker:
         )
 
     def read(self, items: Sequence[Item]) -> tuple[list[str | None], list[Content | None]]:
-        """Read items, and return the SHA-256 and the bytes of each; None where that failed."""
-        with self._reading:  # one chunk after the other: what can only be read forwards is
-            contents = list(self._readers.map(_content, items))
+        """Return the SHA-256 and the bytes of each item; None where reading failed."""
+        with self._reading:  # one chunk at a time: packed archives can only be read forwards
+            contents = list(self._readers.map(_read_content, items))
         hashes = [None if one is None else hashlib.sha256(one.data).hexdigest() for one in contents]
         return hashes, contents
 
@@ -99,13 +99,13 @@ class Worker:
 
         Args:
             chunk: the items.
-            contents: from `read`; what could not be read is tried again, and says why.
-            donors: of contents that have a vector, the keys of rows with them.
+            contents: from `read`; what could not be read is read again, to report the error.
+            donors: by SHA-256, the id of a row that has the vector of that content.
 
         Returns:
-            Of each item what was prepared, with its vector unless it has a donor; or its failure.
+            For each item, what was prepared, with its vector unless it has a donor; or its failure.
         """
-        found = list(self._decoders.map(self._prepared, chunk, contents, [donors] * len(chunk)))
+        found = list(self._decoders.map(self._prepare, chunk, contents, [donors] * len(chunk)))
         new = {
             str(one.row.sha256): one
             for one in found
@@ -143,7 +143,7 @@ class Worker:
             preprocess=self._preprocess,
         )
 
-    def _prepared(
+    def _prepare(
         self, listed: ListedItem, content: Content | None, donors: Mapping[str, str]
     ) -> PreparedImage | Outcome:
         item = listed.item
@@ -151,20 +151,20 @@ class Worker:
         found = prepare(read, self._model.processor, donors.get, is_new=listed.is_new)
         if isinstance(found, PreparedImage):
             return replace(found, item=item)
-        # The list says when the file was changed, so whoever listed it has seen it.
+        # An item with a time existed on the machine that listed it.
         if found.reason == "ImageNotFoundError" and item.mtime is not None and not item.is_remote:
             hint = (
-                f"{found.message}; it was read on {_machine()}, and must be there under the same "
-                "path as where it was listed"
+                f"{found.message}; it was read on {_machine()}, where it must have the same path "
+                "as on the machine that listed it"
             )
             return replace(found, message=hint)
         return found
 
 
-def _content(item: Item) -> Content | None:
+def _read_content(item: Item) -> Content | None:
     try:
         return np.frombuffer(item.read(), np.uint8)
-    except Exception:  # noqa: BLE001  `embed` meets it again and tells
+    except Exception:  # noqa: BLE001  `embed` meets it again and reports it
         return None
 
 
