@@ -19,7 +19,7 @@ from perception_encoder.index.exact import ExactSearch, product
 from perception_encoder.index.rows import Hit, Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.index.searcher.fragments import RowIds
-from perception_encoder.index.searcher.scan import ScanHits
+from perception_encoder.index.searcher.kernels import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
 from perception_encoder.types import Embeddings
 

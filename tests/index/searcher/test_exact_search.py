@@ -19,7 +19,7 @@ from index.searcher.searcher_indexes import (
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, VectorDtype
-from perception_encoder.index.searcher.scan import to_float32
+from perception_encoder.index.searcher.candidates import to_float32
 
 
 @pytest.mark.parametrize("vector_dtype", ["float16", "float32"])

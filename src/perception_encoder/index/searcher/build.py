@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VectorDtype
+from perception_encoder.index.searcher.candidates import CoarseSearch, to_float32
 from perception_encoder.index.searcher.files import Header, SearcherFolder, Tuning
 from perception_encoder.index.searcher.fragments import Mask, RowPositions, list_fragments
-from perception_encoder.index.searcher.lists import CoarseSearch
-from perception_encoder.index.searcher.scan import to_float32
+from perception_encoder.index.searcher.kernels import set_block_sizes
 from perception_encoder.index.searcher.searcher import Searcher, num_candidates
 from perception_encoder.index.searcher.train import (
     HalfFloats,
@@ -32,7 +32,6 @@ from perception_encoder.index.searcher.train import (
     copy_vectors,
     read_blocks,
     read_rows,
-    set_block_sizes,
     train,
 )
 from perception_encoder.types import Embeddings

@@ -16,10 +16,10 @@ import numpy as np
 
 from perception_encoder.index.checksums import CheckedFile, SearcherDamageError
 from perception_encoder.index.exact import SLACK, product
+from perception_encoder.index.searcher.candidates import CoarseSearch, Lists, MappedVectors
 from perception_encoder.index.searcher.files import Header, SearcherFolder, Stamp, Tuning
 from perception_encoder.index.searcher.fragments import Coverage, Mask, ReadIds
-from perception_encoder.index.searcher.lists import CoarseSearch, Lists
-from perception_encoder.index.searcher.scan import MappedVectors, ScanHits, Selector
+from perception_encoder.index.searcher.kernels import ScanHits, make_selector
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Searcher:
     def look_into(self, query: Embeddings, number: int, probes: int, mask: Mask | None) -> ScanHits:
         """Return that many rows of the lists nearest to a query, (E,), best first."""
         assert self.lists is not None  # or there is no tuning
-        numbers = self.lists.candidates(query, number, probes, Selector(mask))
+        numbers = self.lists.candidates(query, number, probes, make_selector(mask))
         if numbers.size and numbers.max() >= self.header.num_rows:
             raise SearcherDamageError("its lists hold rows that there are not")
         scores = product(self._vectors.rows(numbers), query)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -16,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VECTOR
+from perception_encoder.index.searcher.candidates import CoarseSearch
 from perception_encoder.index.searcher.files import CoveredFragment
 from perception_encoder.index.searcher.fragments import Mask, RowPositions
-from perception_encoder.index.searcher.lists import CoarseSearch
+from perception_encoder.index.searcher.kernels import add_to_lists, make_projection
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
 _ITERATIONS: Final = 4
 _SEED: Final = 1
-_BLOCK: Final = (512, 4096)  # of vectors by centers
 
 
 def copy_vectors(
@@ -124,27 +123,6 @@ def choose_sample(rows: RowPositions) -> RowPositions:
     return np.sort(np.random.default_rng(_SEED).choice(rows, number, replace=False))
 
 
-@contextmanager
-def set_block_sizes() -> Iterator[None]:
-    """Let faiss compare vectors with centers in blocks of another shape than its own.
-
-    With 4,000 centers of 256 numbers a vector then takes 11 us instead of 16 to 24. The setting is
-    of the whole process and changes no result.
-    """
-    import faiss
-
-    settings: Any = faiss.cvar
-    names = ("distance_compute_blas_query_bs", "distance_compute_blas_database_bs")
-    before = [getattr(settings, name) for name in names]
-    for name, value in zip(names, _BLOCK, strict=True):
-        setattr(settings, name, value)
-    try:
-        yield
-    finally:
-        for name, value in zip(names, before, strict=True):
-            setattr(settings, name, value)
-
-
 @dataclass(frozen=True)
 class TrainedLists:
     """What was learned from the sample.
@@ -208,7 +186,7 @@ class ListFiller:
         import faiss
 
         num_lists, embed_dim = trained.centers.shape
-        self._projection = _transform(trained.coarse.projection)
+        self._projection = make_projection(trained.coarse.projection)
         self._centers = faiss.IndexFlatIP(trained.coarse.centers.shape[1])
         self._centers.add(trained.coarse.centers)
         self._quantizer = faiss.IndexFlatIP(embed_dim)
@@ -220,18 +198,11 @@ class ListFiller:
         self.list_of = np.full(num_rows, -1, np.int32)
 
     def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
-        """Put a block of rows into their lists: (R, E) float32, and (R,) their numbers."""
-        import faiss
-
+        """Put (R, E) float32 rows into their lists; (R,) are their numbers."""
         projected = self._projection.apply(vectors)
         lists = np.ascontiguousarray(self._centers.search(projected, 1)[1][:, 0])
         self.list_of[numbers] = lists
-        self._index.add_core(
-            len(vectors),
-            faiss.swig_ptr(np.ascontiguousarray(vectors)),
-            faiss.swig_ptr(np.ascontiguousarray(numbers)),
-            faiss.swig_ptr(lists),
-        )
+        add_to_lists(self._index, vectors, numbers, lists)
 
     def write(self, path: str) -> None:
         """Write the lists.
@@ -242,21 +213,6 @@ class ListFiller:
         import faiss
 
         faiss.write_index(self._index, path)
-
-
-def _transform(projection: NDArray[np.float32]) -> Any:
-    """Return the projection, (E, d), as faiss applies it.
-
-    numpy's product would do as well, but its threads wait without sleeping and take the cores from
-    faiss's, which come next: a third of the time of filling the lists.
-    """
-    import faiss
-
-    made: Any = faiss.LinearTransform  # its types know another constructor
-    transform = made(*projection.shape, False)
-    faiss.copy_array_to_vector(np.ascontiguousarray(projection.T).ravel(), transform.A)
-    transform.is_trained = True
-    return transform
 
 
 def _means(sample: HalfFloats, lists: NDArray[np.int64], num_lists: int) -> Embeddings:

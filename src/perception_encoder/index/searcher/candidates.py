@@ -1,0 +1,232 @@
+"""Finds rows that may be nearest to a query: among all rows, or in the lists nearest to it.
+
+The scan looks at every row of a float16 matrix in a mapped file. Lists are approximate: each
+gathers the rows around a center, as codes of one bit per number (faiss's IndexIVFRaBitQ). Lists
+are chosen among fewer dimensions, those in which the vectors differ most; comparing all dimensions
+would take most of the time. Scores are rough, and the caller computes them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception_encoder.index.checksums import CheckedFile
+from perception_encoder.index.exact import product
+from perception_encoder.index.searcher.fragments import Mask, RowPositions
+from perception_encoder.index.searcher.kernels import (
+    RowScanner,
+    ScanHits,
+    Selector,
+    find_list,
+    make_selector,
+    read_mapped_index,
+    search_lists,
+)
+from perception_encoder.types import Embeddings
+
+_CHUNK_BYTES: Final = 4 << 20  # small enough to stay in a cache for the next query
+
+
+class MappedVectors:
+    """The matrix, (R, E) float16, of a mapped file.
+
+    Raises:
+        ValueError: the file has another size.
+    """
+
+    def __init__(self, file: CheckedFile, num_rows: int, embed_dim: int) -> None:
+        self._file = file
+        self._row_bytes = 2 * embed_dim
+        self.matrix: Final[NDArray[np.float16]] = file.octets.view(np.float16).reshape(
+            num_rows, embed_dim
+        )
+        self._num_threads = _count_threads()
+        self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
+
+    def rows(self, numbers: RowPositions) -> Embeddings:
+        """Return some rows as (N, E) float32.
+
+        Raises:
+            SearcherDamageError: they are not as they were written.
+        """
+        self._file.check_rows(numbers, self._row_bytes)
+        return to_float32(self.matrix[numbers])
+
+    def nearest(self, queries: Embeddings, k: int, mask: Mask | None) -> list[ScanHits]:
+        """Return the k rows with the largest product for each query, or fewer.
+
+        Args:
+            queries: (Q, E) float32.
+            k: how many rows.
+            mask: the rows that take part; None for all.
+
+        Raises:
+            SearcherDamageError: the rows are not as they were written.
+        """
+        chunks = iter(list(self._chunks(mask)))  # a free thread takes the next one
+        selector = make_selector(mask)
+
+        def scan(scanner: RowScanner) -> None:
+            for start, end in chunks:
+                self._file.check(start * self._row_bytes, end * self._row_bytes)
+                scanner.scan(self.matrix[start:end], start)
+
+        scanners = [RowScanner(queries, k, selector) for _ in range(self._num_threads)]
+        list(self._pool.map(scan, scanners))
+        return [
+            merge_hits([scanner.hits[query] for scanner in scanners], k)
+            for query in range(len(queries))
+        ]
+
+    def _chunks(self, mask: Mask | None) -> Iterator[tuple[int, int]]:
+        num_rows = len(self.matrix)
+        step = max(1, _CHUNK_BYTES // self._row_bytes)
+        for start in range(0, num_rows, step):
+            end = min(start + step, num_rows)
+            if mask is None or mask[start:end].any():
+                yield start, end
+
+
+@dataclass(frozen=True)
+class CoarseSearch:
+    """Chooses the lists for a query.
+
+    Attributes:
+        projection: (E, d) float32: orthogonal directions.
+        centers: (num_lists, d) float32, unit length.
+    """
+
+    projection: NDArray[np.float32]
+    centers: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read what `save` wrote; the file has been checked.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["projection"], arrays["centers"])
+
+    def save(self, path: str) -> None:
+        """Write an .npz file to exactly this path."""
+        with open(path, "wb") as file:
+            np.savez(file, projection=self.projection, centers=self.centers)
+
+    def nearest(self, query: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
+        """Return the numbers of the lists with the nearest centers, best first."""
+        scores = product(self.centers, product(self.projection.T, query))
+        probes = min(probes, len(scores))
+        nearest = np.argpartition(-scores, probes - 1)[:probes]
+        return nearest[np.argsort(-scores[nearest])].astype(np.int64)
+
+
+class Lists:
+    """The lists in a mapped file.
+
+    Args:
+        file: written by `ListFiller`.
+        start: where the lists begin in it; 0 if that is not known yet.
+        coarse: chooses lists.
+        num_rows: the number of rows that the searcher covers.
+
+    Raises:
+        SearcherDamageError: the file is damaged.
+        ValueError: it belongs to another index.
+    """
+
+    def __init__(self, file: CheckedFile, start: int, coarse: CoarseSearch, num_rows: int) -> None:
+        self._coarse = coarse
+        self._file = file
+        file.check(0, start)
+        self._index = index = read_mapped_index(file.octets)
+        self._is_checked = np.zeros(index.nlist, np.bool_)
+        found = (index.d, index.nlist)
+        expected = (coarse.projection.shape[0], len(coarse.centers))
+        self._num_threads = _count_threads()
+        self._pool = ThreadPoolExecutor(self._num_threads, "pe-search")
+        if found != expected or index.ntotal > num_rows:
+            raise ValueError(f"the lists are of another shape: {found}, not {expected}")
+
+    @property
+    def num_lists(self) -> int:
+        """The number of lists."""
+        return len(self._coarse.centers)
+
+    @property
+    def start(self) -> int:
+        """Where the lists begin in their file."""
+        return min(
+            (start for start, end in map(self._find, range(self._index.nlist)) if end), default=0
+        )
+
+    def candidates(
+        self, query: NDArray[np.float32], number: int, probes: int, selector: Selector
+    ) -> RowPositions:
+        """Return rows that may be near to a query, the most promising first.
+
+        Args:
+            query: (E,) float32.
+            number: at most so many rows.
+            probes: how many lists to search.
+            selector: the rows that take part.
+
+        Raises:
+            SearcherDamageError: the lists are not as they were written.
+        """
+        query = np.ascontiguousarray(query)
+        lists = self._coarse.nearest(query, probes)
+        self._check(lists)
+        shares = (lists[thread :: self._num_threads] for thread in range(self._num_threads))
+        own, *others = (np.ascontiguousarray(share) for share in shares if len(share))
+        waiting = [
+            self._pool.submit(search_lists, self._index, query, share, number, selector)
+            for share in others
+        ]
+        hits = [search_lists(self._index, query, own, number, selector)]  # before a thread wakes up
+        hits += [part.result() for part in waiting]
+        return merge_hits(hits, number).numbers
+
+    def _check(self, lists: NDArray[np.int64]) -> None:
+        for number in lists[~self._is_checked[lists]].tolist():
+            self._file.check(*self._find(number))
+            self._is_checked[number] = True
+
+    def _find(self, number: int) -> tuple[int, int]:
+        return find_list(self._index, number, self._file.octets)
+
+
+def to_float32(halves: NDArray[np.float16]) -> Embeddings:
+    """Return finite half floats as float32, exactly, in a fifth of the time of NumPy's cast.
+
+    Sign, exponent and fraction are moved to their places in a float32, whose exponent then counts
+    from 127 instead of 15.
+    """
+    bits = halves.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= ~0x70000000  # copies of the sign
+    floats = bits.view(np.float32)
+    floats *= np.float32(2.0**112)
+    return floats
+
+
+def merge_hits(parts: Sequence[ScanHits], k: int) -> ScanHits:
+    """Return the best k of several results for one query; row -1 stands for none."""
+    scores = np.concatenate([part.scores for part in parts])
+    numbers = np.concatenate([part.numbers for part in parts])
+    order = np.lexsort((numbers, -scores))
+    order = order[numbers[order] >= 0][:k]
+    return ScanHits(scores[order], numbers[order])
+
+
+def _count_threads() -> int:
+    import faiss
+
+    return max(1, int(faiss.omp_get_max_threads()))
