@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from cli.command import pe
 
-from perception_encoder.cli.doctor import golden_verdict
+from perception_encoder.cli.doctor import compare_golden
 from perception_encoder.index import Index, Row
 from perception_encoder.types import ModelIdentity
 
 
 @pytest.mark.parametrize(
     ("noise", "is_right", "words"),
-    [(0.0, True, "the very vector"), (0.003, True, "another encoding"), (0.05, False, "NOT")],
+    [(0.0, True, "identical"), (0.003, True, "another encoding"), (0.05, False, "NOT")],
 )
 def test_the_verdict_tells_equal_near_and_wrong_apart(
     noise: float, is_right: bool, words: str
@@ -26,7 +26,7 @@ def test_the_verdict_tells_equal_near_and_wrong_apart(
     assert np.linalg.norm(expected) == pytest.approx(1, abs=1e-4)
     disturbed = expected + np.random.default_rng(0).normal(0, noise, 1024)
     vector = (disturbed / np.linalg.norm(disturbed)).astype(np.float32)
-    verdict = golden_verdict(vector, expected, 1e-3)
+    verdict = compare_golden(vector, expected, 1e-3)
     assert verdict[0] is is_right
     assert words in verdict[1]
 
@@ -41,7 +41,7 @@ def index(tmp_path: Path) -> Path:
 def test_an_index_that_is_whole_is_told_so(index: Path) -> None:
     done = pe("doctor", "--index", "t", folder=index.parent)
     assert done.returncode == 0
-    assert "2 rows in 1 files are as they were written; 1 files were compared" in done.stderr
+    assert "2 rows in 1 files are unchanged; 1 files match" in done.stderr
     assert done.stdout == ""
 
 

@@ -77,7 +77,7 @@ def test_several_models_see_the_same_images(evaluate: Run) -> None:
     lines = evaluate("classification", "set", "-m", "pe-nano", "-m", folder).stdout.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["pe-nano", folder]
     assert lines[1].split()[1:] == lines[2].split()[1:]
-    assert lines[4] == "against pe-nano, image by image"
+    assert lines[4] == "compared with pe-nano, image by image"
     assert lines[6].split() == [folder, "0.0", "(-28.0", "to", "28.0)", "0", "0"]  # of five
 
 
@@ -100,7 +100,7 @@ def test_people_see_what_is_taken_for_what(evaluate: Run, folder: Path) -> None:
     assert "against" not in text
     worst = text.partition("pe-nano: worst classes\n")[2].splitlines()
     assert worst[1].split() == ["blue", "2", "0.0"]
-    confused = text.partition("most often taken for another\n")[2].splitlines()
+    confused = text.partition("most frequent confusions\n")[2].splitlines()
     assert ["blue", "x", "2"] in [line.split() for line in confused]
 
 

@@ -32,7 +32,8 @@ def test_labels_synonyms_and_names_are_read_in_any_encoding(folder: Path, encode
     ended = pe_inside("classify", "red.png", "--labels-file", "labels.txt", "-k", "9", "--json")
     (found,) = ended.records()
     assert {one["label"] for one in found["labels"]} == {"red", "kühl"}  # type: ignore[attr-defined]
-    (folder / "labels.json").write_bytes(encode(json.dumps({"kühl": ["blue"]}, ensure_ascii=False)))
+    labels = {"kühl": ["blue"], "warm": ["red"]}
+    (folder / "labels.json").write_bytes(encode(json.dumps(labels, ensure_ascii=False)))
     (found,) = pe_inside("classify", "blue.png", "--labels-file", "labels.json", "--json").records()
     assert found["label"] == "kühl"
     assert pe_inside("index", ".", "--index", "t.lance").code == 0

@@ -1,5 +1,7 @@
 """`pe classify`: which of some labels fits each image best, without training."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -9,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from perception_encoder.cli.classify_results import NO_LABEL, ClassifyOutput, Results
-from perception_encoder.cli.label_options import (
+from perception_encoder.cli.labels import (
     LabelsFileOption,
     LabelsOption,
     TemplateOption,
-    checked_templates,
+    check_templates,
     read_labels,
 )
 from perception_encoder.cli.model_choice import ABOUT_DEFAULT_MODEL, warn_of_photo_index
@@ -140,7 +142,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     check_sheet(sheet)
     check_moving(move_to, dry_run=dry_run, yes=yes)
     named = _labels(labels, labels_file, only or ())
-    templates = checked_templates(template)
+    templates = check_templates(template)
     from perception_encoder.analysis.classifiers import ZeroShotClassifier
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.cli.progress import show_steps
@@ -199,7 +201,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         raise typer.Exit(1)
 
 
-def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labels":
+def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> Labels:
     """Read the labels, and check those that alone are wanted."""
     named = read_labels(labels, file)
     if named is None:
@@ -212,7 +214,7 @@ def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> "Labe
     return named
 
 
-def _read_index(index: "Index", where: str | None) -> "Iterator[EmbeddedImages]":
+def _read_index(index: Index, where: str | None) -> Iterator[EmbeddedImages]:
     """Read the embeddings of an index, a block at a time."""
     from perception_encoder.analysis.ranked_images import read_blocks
     from perception_encoder.indexing.stream import EmbeddedImages
@@ -222,7 +224,7 @@ def _read_index(index: "Index", where: str | None) -> "Iterator[EmbeddedImages]"
         yield EmbeddedImages(block.rows, block.vectors, failed)
 
 
-def _failure(row: "Row") -> "Outcome":
+def _failure(row: Row) -> Outcome:
     from perception_encoder.analysis.ranked_images import DAMAGE_REASON
     from perception_encoder.index import Outcome
 
@@ -231,10 +233,10 @@ def _failure(row: "Row") -> "Outcome":
 
 
 def _classify(
-    blocks: "Iterator[EmbeddedImages]",
-    classifier: "ZeroShotClassifier",
+    blocks: Iterator[EmbeddedImages],
+    classifier: ZeroShotClassifier,
     results: Results,
-    progress: "Progress | None",
+    progress: Progress | None,
 ) -> None:
     from perception_encoder.cli.progress import ProgressDisplay
 

@@ -1,4 +1,6 @@
-"""`pe compare`: how alike images and texts are."""
+"""`pe compare`: how similar images and texts are."""
+
+from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="An image file, or a text.")],
+    first: Annotated[str, typer.Argument(help="An image file or a text.")],
     others: Annotated[list[str], typer.Argument(help="Image files or texts to compare with.")],
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
@@ -30,21 +32,22 @@ def compare(
 ) -> None:
     """Print how similar images and texts are to a first one.
 
-    An argument that is the name of an image is an image, anything else is a text. One of the
-    others that cannot be used is reported, and the exit code is 1.
+    Prints cosines, best first. An argument that names an image file is an image, anything else is
+    a text. An item that cannot be embedded is reported, and the exit code is 1.
 
     Examples:
         pe compare dog.jpg "a dog" "a cat" "a truck"
         pe compare dog.jpg other.jpg
     """
-    _check(first, 1)
+    _check_text(first, 1)
     loaded = open_model(model, device=device)
-    vector = _embedded(loaded, first)
+    embedding = _embed(loaded, first)
     scores: list[tuple[float, str]] = []
     for number, item in enumerate(others, 2):
         try:
-            _check(item, number)
-            scores.append((float(loaded.similarity(vector, _embedded(loaded, item))[0, 0]), item))
+            _check_text(item, number)
+            cosine = loaded.similarity(embedding, _embed(loaded, item))[0, 0]
+            scores.append((float(cosine), item))
         except (ImageError, TextError) as err:
             say(f"pe: {err}")
     ranked = sorted(scores, key=lambda pair: -pair[0])
@@ -60,22 +63,22 @@ def compare(
         raise typer.Exit(1)
 
 
-def _check(item: str, number: int) -> None:
-    """Refuse a text that is none.
+def _check_text(item: str, number: int) -> None:
+    """Refuse a text that cannot be embedded.
 
     Raises:
-        TextError: it is not valid, or an encoded image.
+        TextError: it is not valid text, or an encoded image.
     """
     if not _is_image(item) and (problem := find_problem(item, f"argument {number}")):
         raise TextError(problem)
 
 
-def _embedded(model: "EmbeddingModel", item: str) -> "Embeddings":
+def _embed(model: EmbeddingModel, item: str) -> Embeddings:
     return model.embed_image(item) if _is_image(item) else model.embed_text(item)
 
 
 def _is_image(item: str) -> bool:
-    """A file, or a name that ends as images do: a missing one is then reported as such."""
+    """Return whether the item is a file, or has an image's suffix: a missing one is reported."""
     from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 
     return os.path.isfile(item) or os.path.splitext(item)[1].lower() in IMAGE_SUFFIXES

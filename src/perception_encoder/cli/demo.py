@@ -1,32 +1,38 @@
-"""`pe demo`: the main job end to end on the bundled images, without network."""
+"""`pe demo`: index and search the bundled images, without network."""
+
+from __future__ import annotations
 
 import time
 from collections import Counter
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from perception_encoder.cli.options import open_model
-from perception_encoder.cli.output import check_text_name, say, write_line
+from perception_encoder.cli.output import check_text_name, format_images, say, write_line
 
-_QUERIES: tuple[tuple[str, ...], ...] = (
+_QUERIES: Final[tuple[tuple[str, ...], ...]] = (
     ("red heart",),
     ("an animal",),
     ("umbrella above a dog",),
     ("@cat.webp",),
     ("@yellow-heart.webp", "+", "purple"),
 )
-_HITS = 5
+_NUM_HITS: Final = 5
 
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(help="Where the index and the image of the hits are written.")
+        Path, typer.Argument(help="Folder for the index and the contact sheet.")
     ] = Path("demo"),
 ) -> None:
-    """Index and search the bundled images, without network, and draw the hits."""
+    """Index and search the bundled images, without network, and draw the hits.
+
+    Example:
+        pe demo && open demo/hits.png
+    """
     from perception_encoder.analysis import SheetHit, SheetRow, save_contact_sheet
     from perception_encoder.index import Index
     from perception_encoder.indexing import Run
@@ -48,13 +54,13 @@ def demo(
         counts = Counter(outcome.status for outcome in run.outcomes())
         listed = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         say(f"images of the gallery: {listed} in {time.monotonic() - began:.1f} s")
-        say(f"{index_folder}: {index.count()} vectors in a Lance index")
+        say(f"{index_folder}: an index of {format_images(index.count())}")
         queries = read_queries(index, [parse_query(words) for words in _QUERIES], lambda: model)
-        answers = search(index, queries, SearchOptions(k=_HITS), leave_out_own=True)
+        answers = search(index, queries, SearchOptions(k=_NUM_HITS), leave_out_own=True)
         rows = []
-        for words, query, found in zip(_QUERIES, queries, answers, strict=True):
-            write_line("", " ".join(words))
-            hits = [SheetHit(f.hit.uri, f.hit.score, Path(f.hit.uri).stem) for f in found]
+        for terms, query, found in zip(_QUERIES, queries, answers, strict=True):
+            write_line("", " ".join(terms))
+            hits = [SheetHit(one.hit.uri, one.hit.score, Path(one.hit.uri).stem) for one in found]
             for hit in hits:
                 write_line(f"  {hit.score:.3f}  {hit.label}")
             rows.append(SheetRow(hits, text=query.text, image=query.image))

@@ -1,11 +1,13 @@
-"""`pe doctor`: what is installed, what the backend would choose, and whether it is exact."""
+"""`pe doctor`: versions, devices and caches; checks of an index, or of a model's embedding."""
+
+from __future__ import annotations
 
 import dataclasses
 import json
 import platform
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PACKAGES = [
+_PACKAGES: Final = [
     "numpy",
     "pillow",
     "tokenizers",
@@ -31,24 +33,24 @@ _PACKAGES = [
     "onnxruntime",
     "pillow-heif",
 ]
-_GOLDEN_MODEL = "PE-Core-B16-224"
-_GOLDEN = "data/golden/pe_core_b16_dog.json"
-_SAME_SCENE = 0.97
+_GOLDEN_MODEL: Final = "PE-Core-B16-224"
+_GOLDEN: Final = "data/golden/pe_core_b16_dog.json"
+_SAME_SCENE: Final = 0.97  # cosine of two encodings of one photo
 
 
 def doctor(
     golden: Annotated[
         Path | None,
         typer.Option(
-            help="The dog.jpeg of Roboflow's inference tests: compare PE-Core-B16's vector of it "
-            "with the one their tests keep. Downloads the model."
+            help="dog.jpeg of Roboflow's inference tests: compare its embedding by PE-Core-B16 "
+            "with the one in their tests. Downloads the model."
         ),
     ] = None,
     index: Annotated[
         str | None,
         typer.Option(
-            help="Verify an index instead: its files by their checksums, every row, the searcher. "
-            "Nothing is changed. Exit code 1: something is damaged."
+            help="Verify this index instead: checksums of its files, every row, the searcher. "
+            "Changes nothing; the exit code is 1 if something is damaged."
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -63,17 +65,21 @@ def doctor(
     if index is not None:
         _verify(index, as_json=as_json)
         return
-    facts = _facts(device)
+    environment = _describe_environment(device)
     if as_json:
-        write_json(facts)
+        write_json(environment)
     else:
-        write_table(["what", "value"], [[name, str(value)] for name, value in facts.items()])
+        write_table(["what", "value"], [[name, value] for name, value in environment.items()])
     if golden is not None:
         _compare_golden(golden, device)
 
 
 def _verify(path: str, *, as_json: bool) -> None:
-    """Exit 1 where something of an index is damaged."""
+    """Report what is damaged in an index.
+
+    Raises:
+        typer.Exit: something is; the exit code is 1.
+    """
     from tqdm import tqdm
 
     from perception_encoder.index.verify import verify_index
@@ -99,17 +105,17 @@ def _verify(path: str, *, as_json: bool) -> None:
         say(f"{path}: {len(found.problems)} problems")
         raise typer.Exit(1)
     say(
-        f"{path}: {found.num_rows:,} rows in {found.num_files} files are as they were written; "
-        f"{found.num_compared} files were compared with checksums"
+        f"{path}: {found.num_rows:,} rows in {found.num_files} files are unchanged; "
+        f"{found.num_compared} files match their checksums"
     )
     if found.num_compared < found.num_files:
         say(
-            "the others have none (another program or an earlier version wrote them); pe optimize "
-            "adds them"
+            "the others have no checksums, as another program or an earlier version wrote them; "
+            "pe optimize adds them"
         )
 
 
-def _facts(device: str) -> dict[str, str]:
+def _describe_environment(device: str) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     from huggingface_hub import constants
@@ -142,37 +148,41 @@ def _facts(device: str) -> dict[str, str]:
 
 
 def _compare_golden(image: Path, device: str) -> None:
-    """Exit 1 where B16 does not give the vector that Roboflow's integration test keeps."""
+    """Compare the embedding of an image with the one in Roboflow's integration test.
+
+    Raises:
+        typer.Exit: they differ; the exit code is 1.
+    """
     import numpy as np
 
     with open_model(_GOLDEN_MODEL, device=device, precision="fp32") as model:
-        vector = model.embed_image(image)[0]
+        embedding = model.embed_image(image)[0]
     record = json.loads(files("perception_encoder").joinpath(_GOLDEN).read_text(encoding="utf-8"))
     expected = np.array(record["values"], np.float32)
-    is_right, verdict = golden_verdict(vector, expected, float(record["tolerance_abs"]))
+    is_right, verdict = compare_golden(embedding, expected, float(record["tolerance_abs"]))
     say(f"{_GOLDEN_MODEL} on {image.name}: {verdict}")
     if not is_right:
         raise typer.Exit(1)
 
 
-def golden_verdict(
-    vector: "NDArray[np.float32]", expected: "NDArray[np.float32]", tolerance: float
+def compare_golden(
+    embedding: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float
 ) -> tuple[bool, str]:
-    """Tell whether a vector is the recorded one, and in words how near it is.
+    """Return whether an embedding is the recorded one, and a sentence about the difference.
 
-    The record is of one JPEG file. Another encoding of the same photo gives a vector close to it,
-    so the cosine decides; whether the very numbers agree is said beside it.
+    The record is of one JPEG file. Another encoding of the same photo gives an embedding close to
+    it, so the cosine decides.
 
     Args:
-        vector: (E,) of unit length.
+        embedding: (E,) of unit length.
         expected: (E,) of unit length.
-        tolerance: the largest difference of a number that counts as equal.
+        tolerance: the largest difference in a dimension that counts as equal.
     """
-    difference = float(abs(vector - expected).max())
-    cosine = float(vector @ expected)
+    difference = float(abs(embedding - expected).max())
+    cosine = float(embedding @ expected)
     measured = f"cosine {cosine:.5f}, largest difference {difference:.1e}: "
     if difference <= tolerance:
-        return True, measured + "the very vector that was recorded"
+        return True, measured + "identical to the recorded embedding"
     if cosine >= _SAME_SCENE:
-        return True, measured + "the recorded scene, in another encoding of the photo"
-    return False, measured + "NOT what was recorded; the weights or the image are others"
+        return True, measured + "the recorded photo, in another encoding"
+    return False, measured + "NOT the recorded embedding; the weights or the image differ"

@@ -1,5 +1,7 @@
 """`pe duplicates`: what an index has more than once, and which of it to keep."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 TierChoice = Literal["bytes", "pixels", "near", "similar"]
 KeepChoice = Literal["resolution", "size", "oldest", "newest", "first"]
 
-_TIERS: "dict[TierChoice, Tier]" = {
+_TIERS: dict[TierChoice, Tier] = {
     "bytes": "identical bytes",
     "pixels": "identical pixels",
     "near": "near duplicate",
@@ -134,13 +136,13 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
         )
 
 
-def _read(row: "Row") -> bytes:
+def _read(row: Row) -> bytes:
     from perception_encoder.sources import read_image
 
     return read_image(row.uri, row.member, row.offset)
 
 
-def _write_paths(groups: "Sequence[DuplicateGroup]", *, null: bool) -> None:
+def _write_paths(groups: Sequence[DuplicateGroup], *, null: bool) -> None:
     from perception_encoder.analysis.file_moves import can_be_moved
 
     rows = [other.row for group in groups for other in group.others]
@@ -152,7 +154,7 @@ def _write_paths(groups: "Sequence[DuplicateGroup]", *, null: bool) -> None:
         say(f"{num_inside} in archives or at URLs are not listed: --json does")
 
 
-def _write_json(groups: "Sequence[DuplicateGroup]") -> None:
+def _write_json(groups: Sequence[DuplicateGroup]) -> None:
     for group in groups:
         write_json(
             {
@@ -166,12 +168,12 @@ def _write_json(groups: "Sequence[DuplicateGroup]") -> None:
         )
 
 
-def _facts(row: "Row") -> dict[str, Any]:
+def _facts(row: Row) -> dict[str, Any]:
     names = ("uri", "member", "width", "height", "bytes", "mtime")
     return {name: getattr(row, name) for name in names}
 
 
-def _write_table(groups: "Sequence[DuplicateGroup]") -> None:
+def _write_table(groups: Sequence[DuplicateGroup]) -> None:
     lines = []
     for number, group in enumerate(groups, start=1):
         lines.append([str(number), "keep", "", *_shown(group.kept)])
@@ -181,11 +183,11 @@ def _write_table(groups: "Sequence[DuplicateGroup]") -> None:
     write_table(["group", "tier", "score", "pixels", "bytes", "image"], lines)
 
 
-def _shown(row: "Row") -> tuple[str, str, str]:
+def _shown(row: Row) -> tuple[str, str, str]:
     return f"{row.width or '?'}x{row.height or '?'}", str(row.bytes or "?"), row.name
 
 
-def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
+def _write_script(path: Path, groups: Sequence[DuplicateGroup]) -> None:
     from perception_encoder.analysis.file_moves import build_removal_script
     from perception_encoder.atomic import atomic_write
     from perception_encoder.errors import OutputError
@@ -200,9 +202,7 @@ def _write_script(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
         say(f"{format_images(num_left)} stay, as comments in it say why")
 
 
-def _move(
-    groups: "Sequence[DuplicateGroup]", folder: Path, *, dry_run: bool, as_json: bool
-) -> None:
+def _move(groups: Sequence[DuplicateGroup], folder: Path, *, dry_run: bool, as_json: bool) -> None:
     from perception_encoder.analysis.file_moves import MANIFEST, move_duplicates
 
     num_moved = 0
@@ -226,11 +226,11 @@ def _move(
             )
 
 
-def _draw(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
+def _draw(path: Path, groups: Sequence[DuplicateGroup]) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
     from perception_encoder.cli.progress import draw_sheet
 
-    def drawn(other: "Duplicate") -> SheetHit:
+    def drawn(other: Duplicate) -> SheetHit:
         return SheetHit(partial(_read, other.row), other.score, f"{other.tier} {_name(other.row)}")
 
     rows = [
@@ -247,11 +247,11 @@ def _draw(path: Path, groups: "Sequence[DuplicateGroup]") -> None:
     )
 
 
-def _name(row: "Row") -> str:
+def _name(row: Row) -> str:
     return Path(row.member or row.uri).name
 
 
-def _sum_up(found: "Duplicates") -> None:
+def _sum_up(found: Duplicates) -> None:
     for left_out in found.left_out:
         say(f"left out: {left_out.row.uri} {left_out.reason}")
     others = [other for group in found.groups for other in group.others]

@@ -1,4 +1,6 @@
-"""`pe export`: a model as a folder for other programs, or to run without torch."""
+"""`pe export`: a model as graphs that run without torch, or as a package for Roboflow."""
+
+from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,17 +8,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from perception_encoder.cli.options import JsonOption, PreprocessChoice
+from perception_encoder.cli.options import JsonOption, PreprocessChoice, complete_model
 from perception_encoder.cli.output import check_text_name, say, write_json, write_line
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Model id, hub repository or path.")],
-    folder: Annotated[Path, typer.Argument(help="Where the export goes.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=complete_model, help="Model id, Hugging Face repository or path."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder for the export.")],
     format_: Annotated[
         Literal["onnx", "openvino", "roboflow-package"],
         typer.Option(
-            "--format", help="roboflow-package: the weights as they are, for inference_models."
+            "--format", help="roboflow-package: the unchanged weights, for inference_models."
         ),
     ] = "onnx",
     precision: Annotated[
@@ -24,24 +31,26 @@ def export(
         typer.Option(help="fp16: half the size; int8: a quarter, and faster on CPUs."),
     ] = "fp32",
     preprocess: Annotated[
-        PreprocessChoice | None, typer.Option(help="Default: what the model was saved with.")
+        PreprocessChoice | None,
+        typer.Option(help="[default: what the model was saved with]", show_default=False),
     ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of images like yours: OpenVINO's int8 fits its ranges to them. "
-            "Default: bundled drawings."
+            help="Folder of images like yours, to which OpenVINO's int8 fits its ranges.  "
+            "[default: bundled drawings]",
+            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export a model to ONNX, OpenVINO, or a package for Roboflow's inference_models.
 
-    The graphs are compared with the model before they are kept; what was measured is printed. The
-    folder is a model like any other: give it to --model. So is a roboflow-package, which Roboflow's
-    AutoModel.from_pretrained opens with this backend.
+    The graphs are compared with the model before they are saved, and the drift is printed. The
+    folder works with --model like any other model. So does a roboflow-package, which Roboflow's
+    AutoModel.from_pretrained opens, too.
 
-    Example:
+    Examples:
         pe export PE-Core-T16-384 t16-onnx --precision int8
         pe index photos --model t16-onnx
         pe export PE-Core-B16-224 b16 --format openvino --precision int8 --calibration photos
@@ -50,19 +59,21 @@ def export(
     check_text_name(str(folder))
     if format_ == "roboflow-package":
         if calibration is not None:
-            raise typer.BadParameter("a roboflow-package measures nothing; leave --calibration out")
+            raise typer.BadParameter("a roboflow-package has no graphs; leave --calibration out")
         _export_package(model, folder, precision, preprocess, as_json=as_json)
         return
+    from perception_encoder.cli.progress import show_steps
     from perception_encoder.export.pretrained import export_pretrained
 
-    drifts = export_pretrained(
-        model,
-        folder,
-        backend=format_,
-        precision=precision,
-        preprocess=preprocess,
-        calibration=calibration,
-    )
+    with show_steps(f"exporting {model}", updates=False):
+        drifts = export_pretrained(
+            model,
+            folder,
+            backend=format_,
+            precision=precision,
+            preprocess=preprocess,
+            calibration=calibration,
+        )
     if as_json:
         write_json(
             {
@@ -93,7 +104,7 @@ def _export_package(
 
     if precision != "fp32":
         raise typer.BadParameter(
-            "a roboflow-package has the weights as they are; leave --precision out"
+            "a roboflow-package has the unchanged weights; leave --precision out"
         )
     export_roboflow_package(model, folder, preprocess=preprocess)
     if as_json:

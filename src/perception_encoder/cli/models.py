@@ -1,23 +1,29 @@
-"""`pe models` and `pe download`: what there is, what is here, and getting the rest."""
+"""`pe models` and `pe download`: the registered models, and downloading them."""
+
+from __future__ import annotations
 
 from typing import Annotated
 
 import typer
 
-from perception_encoder.cli.options import JsonOption
+from perception_encoder.cli.options import JsonOption, complete_model
 from perception_encoder.cli.output import say, write_json, write_line, write_table
 
 
 def list_models(
-    cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
+    cached: Annotated[bool, typer.Option("--cached", help="Only models on this machine.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models: size, accuracy, license, and whether each is on this machine."""
+    """List the models: size, accuracy, license, and whether each is on this machine.
+
+    Example:
+        pe models --cached
+    """
     from perception_encoder.checkpoints import is_cached
     from perception_encoder.registry import MODELS
 
-    here = {entry.id: is_cached(entry) for entry in MODELS}
-    entries = [entry for entry in MODELS if not cached or here[entry.id] is not None]
+    cache = {entry.id: is_cached(entry) for entry in MODELS}
+    entries = [entry for entry in MODELS if not cached or cache[entry.id] is not None]
     if as_json:
         for entry in entries:
             write_json(
@@ -32,7 +38,7 @@ def list_models(
                     "license": entry.license.spdx,
                     "license_url": entry.license.url,
                     "license_notice": entry.license.notice,
-                    "cached": str(here[entry.id]) if here[entry.id] else None,
+                    "cached": str(cache[entry.id]) if cache[entry.id] else None,
                 }
             )
         return
@@ -44,7 +50,7 @@ def list_models(
             str(entry.config.embed_dim or "features"),
             str(entry.imagenet_accuracy or "-"),
             entry.license.spdx,
-            "yes" if here[entry.id] else "no",
+            "yes" if cache[entry.id] else "no",
         ]
         for entry in entries
     ]
@@ -54,16 +60,25 @@ def list_models(
 
 
 def download(
-    names: Annotated[list[str], typer.Argument(help="Registered ids or hub repositories.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            autocompletion=complete_model, help="Model ids or Hugging Face repositories."
+        ),
+    ],
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the hub repository.")
+        str | None, typer.Option(help="Branch, tag or commit of the repository.")
     ] = None,
 ) -> None:
-    """Download models into the Hugging Face cache, for use without network."""
+    """Download models into the Hugging Face cache, for use without network.
+
+    Example:
+        pe download PE-Core-S16-384
+    """
     from perception_encoder.checkpoints import locate
 
     for name in names:
         checkpoint = locate(name, revision=revision)
         write_line(str(checkpoint.path))
         if checkpoint.config.text is not None and checkpoint.tokenizer is None:
-            say(f"{name}: no vocabulary was found; it can embed images, not words")
+            say(f"{name}: no tokenizer was found; it can embed images, but no texts")

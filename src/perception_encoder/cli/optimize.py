@@ -1,17 +1,19 @@
-"""`pe optimize`: keep an index quick and small."""
+"""`pe optimize`: compact an index and rebuild its searcher."""
+
+from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from perception_encoder.cli.options import IndexOption, JsonOption, find_index
 from perception_encoder.cli.output import say, write_json
 
-_HOW = {
-    "none": "none is needed; searching reads the index",
-    "exact": "exact; every vector is looked at",
+_SEARCHERS: Final = {
+    "none": "not needed, the index is small",
+    "exact": "exact, compares every embedding",
     "approximate": "approximate",
 }
 
@@ -23,24 +25,26 @@ def optimize(
         typer.Option(
             min=0,
             max=36_500,
-            help="Drop versions of the index that are older; 0 keeps the present one only, and "
-            "breaks searches that run just now.",
+            help="Drop older versions of the index. 0 keeps only the current one, and breaks "
+            "searches that are running.",
         ),
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Compact an index, drop its old versions and rebuild its searcher.
 
-    Worth doing after large changes: `pe index` writes many small files, and rows that the searcher
-    does not know are read from the index for every query. Nothing is lost when it is interrupted.
+    Do it after large changes: `pe index` writes many small files, and rows that are not in the
+    searcher are read from the index for every query. Nothing is lost if it is interrupted.
 
     Example:
         pe optimize --index images.lance
     """
+    from perception_encoder.cli.progress import show_steps
     from perception_encoder.index import Index
 
     index = Index.open(find_index(index_path))
-    done = index.optimize(older_than=datetime.timedelta(days=keep_days))
+    with show_steps(f"optimizing {index.path}"):
+        done = index.optimize(older_than=datetime.timedelta(days=keep_days))
     if as_json:
         write_json(dataclasses.asdict(done))
         return
@@ -49,7 +53,7 @@ def optimize(
         f"{done.fragments_before}); {done.versions_removed} old versions dropped, "
         f"{done.bytes_freed / 1e6:.1f} MB freed; {done.seconds:.1f} s"
     )
-    detail = "" if done.recall is None else f", {done.recall:.1%} of the true best 10 are found"
+    detail = "" if done.recall is None else f", finds {done.recall:.1%} of the true best 10"
     size = f", {done.searcher_bytes / 1e6:.1f} MB" if done.searcher_bytes else ""
     built = f", built in {done.build_seconds:.1f} s" if done.build_seconds else ""
-    say(f"searcher: {_HOW[done.searcher]}{detail}{size}{built}")
+    say(f"searcher: {_SEARCHERS[done.searcher]}{detail}{size}{built}")

@@ -5,6 +5,8 @@ terminal or breaks a line: it is escaped. JSON is exact and always valid, and so
 NUL.
 """
 
+from __future__ import annotations
+
 import codecs
 import io
 import json

@@ -3,6 +3,8 @@
 It is talk, so it goes to stderr. Knows nothing of indexes or models.
 """
 
+from __future__ import annotations
+
 import base64
 import io
 import logging
@@ -32,7 +34,7 @@ _OPAQUE: Final = 128  # of 255: terminals that know no half transparency draw fr
 _CUBE_LEVELS: Final = (0, 95, 135, 175, 215, 255)  # of the 256 colors' 6 x 6 x 6 cube
 
 
-def kitty(image: "Image", columns: int, rows: int) -> str:
+def kitty(image: Image, columns: int, rows: int) -> str:
     """Return an image for terminals that speak kitty's graphics protocol, scaled to cells."""
     data = base64.b64encode(_png(image)).decode()
     head = f"a=T,f=100,q=2,c={columns},r={rows},"  # q=2: the terminal shall not answer
@@ -43,14 +45,14 @@ def kitty(image: "Image", columns: int, rows: int) -> str:
     )
 
 
-def iterm2(image: "Image", columns: int, rows: int) -> str:
+def iterm2(image: Image, columns: int, rows: int) -> str:
     """Return an image for iTerm2, WezTerm and others with its protocol, scaled to cells."""
     data = _png(image)
     head = f"inline=1;size={len(data)};width={columns};height={rows};preserveAspectRatio=1"
     return f"\x1b]1337;File={head}:{base64.b64encode(data).decode()}\x07"
 
 
-def sixel(image: "Image") -> str:
+def sixel(image: Image) -> str:
     """Return an image for terminals that draw sixels, pixel for pixel, in up to 255 colors."""
     import numpy as np
     from PIL.Image import Dither
@@ -68,7 +70,7 @@ def sixel(image: "Image") -> str:
     return f'\x1bP0;1;0q"1;1;{image.width};{image.height}{colors}{bands}\x1b\\'
 
 
-def blocks(image: "Image", *, is_true_color: bool) -> str:
+def blocks(image: Image, *, is_true_color: bool) -> str:
     """Return an image as colored half-block letters: one column and half a line a pixel.
 
     Args:
@@ -93,20 +95,20 @@ def blocks(image: "Image", *, is_true_color: bool) -> str:
     return "\n".join(lines)
 
 
-def _png(image: "Image") -> bytes:
+def _png(image: Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
-def _opaque(image: "Image") -> "NDArray[np.bool_]":
+def _opaque(image: Image) -> NDArray[np.bool_]:
     """(H, W): which pixels are drawn at all."""
     import numpy as np
 
     return np.asarray(image.convert("RGBA"))[:, :, 3] >= _OPAQUE
 
 
-def _sixel_lines(band: "NDArray[np.int16]") -> Iterator[str]:
+def _sixel_lines(band: NDArray[np.int16]) -> Iterator[str]:
     """Yield, for each color of a band of up to 6 rows, its letters from left to right."""
     import numpy as np
 
@@ -158,7 +160,7 @@ _BROKEN: Final = "#9aa0a6"
 class PreviewTile:
     """An image, or what reads it, and the words under it."""
 
-    image: "ImageInput | Callable[[], bytes]"
+    image: ImageInput | Callable[[], bytes]
     caption: str
 
 
@@ -239,7 +241,7 @@ def _width(sign: str) -> int:
     return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
-def _strip(images: Sequence[PreviewTile], step: int, width: int, height: int) -> "Image":
+def _strip(images: Sequence[PreviewTile], step: int, width: int, height: int) -> Image:
     """Draw images in a row, each in a box of its own; RGBA, clear where there is none."""
     from PIL import Image
 
@@ -259,7 +261,7 @@ def _strip(images: Sequence[PreviewTile], step: int, width: int, height: int) ->
 
 
 def _encoded(
-    strip: "Image", protocol: Protocol, size: tuple[int, int], *, is_true_color: bool
+    strip: Image, protocol: Protocol, size: tuple[int, int], *, is_true_color: bool
 ) -> str:
     if protocol == "kitty":
         return kitty(strip, *size)

@@ -1,5 +1,7 @@
 """`pe serve`: models and indexes over HTTP."""
 
+from __future__ import annotations
+
 import webbrowser
 from collections.abc import Iterable
 from functools import partial

@@ -4,6 +4,8 @@ UTF-8, or UTF-16 with its mark, as Windows writes it; lines end with LF, CR LF o
 its empty lines, so that positions hold.
 """
 
+from __future__ import annotations
+
 import codecs
 import os
 import re
