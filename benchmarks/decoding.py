@@ -42,7 +42,7 @@ from benchmarks.decoding_images import (
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
 from perception_encoder.preprocess import ImageProcessor, decode_image
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 from perception_encoder.registry import ImageConfig
 
 SIDES = (224, 384)

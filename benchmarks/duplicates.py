@@ -23,7 +23,7 @@ from PIL import Image, ImageEnhance
 
 from perception_encoder import AutoModel, EmbeddingModel
 from perception_encoder.preprocess.decode import decode_image
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "duplicates.json"

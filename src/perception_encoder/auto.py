@@ -160,8 +160,7 @@ def open_for_texts(
         CheckpointError: the file is no safetensors file, or damaged.
         UnsupportedOperationError: the model reads no text.
     """
-    from perception_encoder.backends.numpy_text import NumpyTextBackend
-    from perception_encoder.backends.text_first import TextFirstBackend
+    from perception_encoder.backends.numpy_text import NumpyTextBackend, TextFirstBackend
 
     options = options or ComputeOptions()
     texts = NumpyTextBackend(checkpoint, fingerprint)

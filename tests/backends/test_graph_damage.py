@@ -12,8 +12,8 @@ import pytest
 from backends.backend_inputs import pixels, token_rows
 from small_models import CORE, WITHOUT_POOLING, open_tiny
 
-from perception_encoder.backends import Backend, ComputeOptions, graph_files, open_backend
-from perception_encoder.backends.graph_files import checksum
+from perception_encoder.backends import Backend, ComputeOptions, graph_cache, open_backend
+from perception_encoder.backends.graph_cache import checksum
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import CheckpointError, PerceptionEncoderError
 from perception_encoder.export.pretrained import export_pretrained
@@ -39,7 +39,7 @@ def exported(saved) -> Path:
 def checked(request, monkeypatch):
     """Small files are checked before they are opened, large ones while they are."""
     if request.param == "meanwhile":
-        monkeypatch.setattr(graph_files, "_SMALL_BYTES", -1)
+        monkeypatch.setattr(graph_cache, "_SMALL_BYTES", -1)
 
 
 def embeddings(backend: Backend) -> list[np.ndarray]:
@@ -137,7 +137,7 @@ def test_a_changed_configuration_says_what_to_do(saved, tmp_path):
 
 
 def test_a_damaged_graph_is_reported_and_made_once(saved, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(graph_files, "_SMALL_BYTES", -1)
+    monkeypatch.setattr(graph_cache, "_SMALL_BYTES", -1)
     caplog.set_level(logging.WARNING)
     options = ComputeOptions(backend="openvino", precision="fp32", graph_cache=tmp_path)
     open_backend(locate(saved), options).encode_text(token_rows(1))

@@ -19,7 +19,7 @@ from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.checkpoints.tensors import weights_fingerprint
 from perception_encoder.errors import CheckpointError
-from perception_encoder.model.graphs import Normalize
+from perception_encoder.model.dual_encoder import Normalize
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.preprocess.vocabulary import build
 from perception_encoder.registry import MODELS, ImageConfig, ModelConfig, find

@@ -9,14 +9,13 @@ from checkpoints.checkpoint_samples import CORE
 from checkpoints.test_save import WORDS
 
 from perception_encoder.checkpoints.load import random_model
-from perception_encoder.checkpoints.save import save_model
-from perception_encoder.checkpoints.staging import staged
+from perception_encoder.checkpoints.save import save_model, staged
 from perception_encoder.errors import CheckpointError, CheckpointWriteError
 
 _KILLED = """
 import os, sys
 from pathlib import Path
-from perception_encoder.checkpoints.staging import staged
+from perception_encoder.checkpoints.save import staged
 with staged(Path(sys.argv[1])) as new:
     (new / "model.safetensors").write_bytes(b"half")
     (new / "config.json").write_bytes(b"half")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from perception_encoder.errors import ImageError
 from perception_encoder.preprocess import decode_image
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 
 MAX_PIXELS = 1_000_000
 # 24 bytes a pixel, as stated, and what the interpreter and the decoders' threads need.

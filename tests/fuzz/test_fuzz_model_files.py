@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CORE, open_tiny
 
-from perception_encoder.backends import graph_files
-from perception_encoder.backends.graph_files import GraphFolder, checksums
+from perception_encoder.backends import graph_cache
+from perception_encoder.backends.graph_cache import GraphFolder, checksums
 from perception_encoder.backends.numpy_text import NumpyTextBackend
 from perception_encoder.checkpoints import locate
 from perception_encoder.checkpoints.load import load_model
@@ -173,7 +173,7 @@ def test_a_graph_is_opened_with_the_bytes_that_were_written(
     (target / name).write_bytes(harm(content, int(place * len(content))))
     files = GraphFolder(target, lambda: recorded, write)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph_files, "_SMALL_BYTES", small)
+        patch.setattr(graph_cache, "_SMALL_BYTES", small)
         opened, _ = files.opened(list(contents), lambda: [
             (target / file).read_bytes() for file in contents
         ])  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from small_models import CLIP, CORE, WITHOUT_POOLING
 
 from perception_encoder.checkpoints.load import random_model
-from perception_encoder.model.graphs import (
+from perception_encoder.model.dual_encoder import (
     FeatureGraph,
     ImageGraph,
     Normalize,

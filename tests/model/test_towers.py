@@ -8,7 +8,7 @@ import torch
 
 from perception_encoder.checkpoints.load import random_model
 from perception_encoder.model import DualEncoder
-from perception_encoder.model.rope import rope_table
+from perception_encoder.model.blocks import rope_table
 from perception_encoder.model.vision import patch_rows
 from perception_encoder.registry import ModelConfig, TextConfig, VisionConfig
 

@@ -13,7 +13,7 @@ from preprocess.costly_images import chunk, tiff
 from preprocess.preprocess_images import encode, png, scene
 
 from perception_encoder.preprocess import ImageProcessor, decode_image
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 from perception_encoder.registry import ImageConfig
 
 WHITE = (255, 255, 255)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.model.graphs import Normalize
+from perception_encoder.model.dual_encoder import Normalize
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.registry import find
 

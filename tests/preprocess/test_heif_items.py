@@ -13,7 +13,7 @@ from preprocess.preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError
 from perception_encoder.preprocess import decode_image
-from perception_encoder.preprocess.coded_frames import av1_pixels, hevc_frames
+from perception_encoder.preprocess.heif import av1_pixels, hevc_frames
 from perception_encoder.preprocess.jpeg2000 import iter_boxes
 
 CODECS = {"AVIF": b"av01", "HEIC": b"hvc1"}

@@ -22,7 +22,7 @@ from preprocess.costly_images import (
 from preprocess.preprocess_images import FORMATS, encode, png, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError
-from perception_encoder.preprocess import decode_image, png_chunks
+from perception_encoder.preprocess import decode_image, metadata
 from perception_encoder.preprocess import limits as limits_module
 from perception_encoder.preprocess.limits import MAX_SCANS, MAX_SIDE, MAX_STRIPS
 
@@ -98,8 +98,8 @@ def test_a_jpeg_of_endless_tables_is_refused():
 
 
 def test_a_png_of_endless_chunks_is_refused(monkeypatch: pytest.MonkeyPatch):
-    assert png_chunks._MAX_CHUNKS >= 2**30 // 8192, "a file of libpng's chunks must fit"
-    monkeypatch.setattr(png_chunks, "_MAX_CHUNKS", 1000)
+    assert metadata._MAX_CHUNKS >= 2**30 // 8192, "a file of libpng's chunks must fit"
+    monkeypatch.setattr(metadata, "_MAX_CHUNKS", 1000)
     assert "1,000 chunks" in refusal(with_chunks(chunk(b"IDAT", b"") * 1001))
     assert "1,000 chunks" in refusal(with_chunks(chunk(b"teSt", b"") * 1001, before=b"IEND"))
     assert decode_image(with_chunks(chunk(b"teSt", b"") * 900)).size == (40, 28)
@@ -258,7 +258,7 @@ def test_a_plain_ppm_is_read_in_blocks(monkeypatch: pytest.MonkeyPatch):
     for separator in (b" ", b"\n # long comment without an end in its block\n"):
         data = plain(2, values, 255, separator)
         for size in (1, 7, 64):
-            monkeypatch.setattr("perception_encoder.preprocess.netpbm._BLOCK", size)
+            monkeypatch.setattr("perception_encoder.preprocess.pillow_formats._BLOCK", size)
             np.testing.assert_array_equal(np.asarray(decode_image(data)), values)
 
 

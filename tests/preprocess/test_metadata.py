@@ -11,7 +11,7 @@ from preprocess.costly_images import chunk, segment, tiff, with_chunks, with_seg
 from preprocess.preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.preprocess import decode_image
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 
 BOMB = zlib.compress(bytes(5_000_000))
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'

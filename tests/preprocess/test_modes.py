@@ -9,7 +9,7 @@ from preprocess.preprocess_images import encode, png, random_rgb, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageValueError
 from perception_encoder.preprocess import decode_image
-from perception_encoder.preprocess.modes import convert_to_rgb, to_rgb, upright
+from perception_encoder.preprocess.transforms import convert_to_rgb, to_rgb, upright
 
 ORIENTATION = 0x0112
 # What the EXIF standard says must be done to the stored rows and columns.

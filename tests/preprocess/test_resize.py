@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from preprocess.preprocess_images import random_rgb, scene
 
-from perception_encoder.preprocess.resize import resize
+from perception_encoder.preprocess.transforms import resize
 from perception_encoder.registry import ImageConfig
 
 SQUASH = ImageConfig(resize="squash", interpolation="bilinear")
@@ -56,7 +56,7 @@ def test_resizing_only_the_kept_part_gives_nearly_the_same(
 ):
     image = scene(*size).filter(ImageFilter.GaussianBlur(2)).convert(mode)
     whole = resize(image, image_size=56, config=CENTER_CROP)
-    monkeypatch.setattr("perception_encoder.preprocess.resize._MAX_WHOLE_PIXELS", 0)
+    monkeypatch.setattr("perception_encoder.preprocess.transforms._MAX_WHOLE_PIXELS", 0)
     part = resize(image, image_size=56, config=CENTER_CROP)
     assert part.mode == whole.mode
     assert np.abs(np.asarray(part).astype(int) - np.asarray(whole)).max() <= 2

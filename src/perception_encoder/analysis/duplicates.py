@@ -32,7 +32,7 @@ from perception_encoder.errors import ImageError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.rows import clamp_time
 from perception_encoder.preprocess.decode import decode_image
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 
 ReadImage: TypeAlias = Callable[[Row], bytes]
 """Returns an image's encoded bytes; raises ImageError or OSError."""

@@ -19,7 +19,7 @@ from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.images import num_usable_cores
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 
 if TYPE_CHECKING:
     from perception_encoder.index import Hit, Row

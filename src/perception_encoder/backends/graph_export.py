@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception_encoder.backends.base import Backend
-from perception_encoder.backends.graph_files import GraphFolder, checksums
+from perception_encoder.backends.graph_cache import GraphFolder, checksums
 from perception_encoder.backends.samples import CalibrationSamples, iter_calibration_images
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.checkpoints import Checkpoint
@@ -30,7 +30,7 @@ from perception_encoder.checkpoints.folder import (
 from perception_encoder.checkpoints.known_weights import KnownWeights
 from perception_encoder.checkpoints.load import LoadedModel, load_model
 from perception_encoder.checkpoints.mapped import unchanged
-from perception_encoder.checkpoints.staging import staged
+from perception_encoder.checkpoints.save import staged
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer

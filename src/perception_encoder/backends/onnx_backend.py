@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.backends.graph_files import DATA_SUFFIX, GraphFolder
+from perception_encoder.backends.graph_cache import DATA_SUFFIX, GraphFolder
 from perception_encoder.checkpoints.folder import ExportedFiles
 from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
 from perception_encoder.errors import (

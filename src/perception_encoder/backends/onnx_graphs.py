@@ -22,8 +22,7 @@ import numpy as np
 
 from perception_encoder._version import __version__
 from perception_encoder.backends.base import ComputeOptions
-from perception_encoder.backends.graph_cache import GRAPH_FORMAT, GraphCache
-from perception_encoder.backends.graph_files import GraphFolder
+from perception_encoder.backends.graph_cache import GRAPH_FORMAT, GraphCache, GraphFolder
 from perception_encoder.backends.onnx_backend import OnnxBackend, choose_provider
 from perception_encoder.backends.samples import (
     CalibrationSamples,

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.onnx import ops
 
-from perception_encoder.backends.graph_files import DATA_SUFFIX
+from perception_encoder.backends.graph_cache import DATA_SUFFIX
 from perception_encoder.backends.torch_compile import copy_sharing_weights
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.blocks import Block, Rotation, SelfAttention
-from perception_encoder.model.graphs import TextGraph, VisionGraph
+from perception_encoder.model.dual_encoder import TextGraph, VisionGraph
 from perception_encoder.types import Precision
 
 _SMALL = 1024  # numbers; biases and norms stay as they are

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from perception_encoder._version import __version__
-from perception_encoder.backends.graph_cache import GRAPH_FORMAT, GraphCache
-from perception_encoder.backends.graph_files import GraphFolder
+from perception_encoder.backends.graph_cache import GRAPH_FORMAT, GraphCache, GraphFolder
 from perception_encoder.backends.samples import iter_calibration_images
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.known_weights import (

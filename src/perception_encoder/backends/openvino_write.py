@@ -25,9 +25,8 @@ from perception_encoder.backends.openvino_graphs import import_without_telemetry
 from perception_encoder.backends.torch_compile import copy_sharing_weights
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.model import DualEncoder
-from perception_encoder.model.blocks import Block, Rotation, SelfAttention
-from perception_encoder.model.graphs import FeatureGraph, TextGraph, VisionGraph
-from perception_encoder.model.rope import rope_table
+from perception_encoder.model.blocks import Block, Rotation, SelfAttention, rope_table
+from perception_encoder.model.dual_encoder import FeatureGraph, TextGraph, VisionGraph
 from perception_encoder.types import Pixels, Precision
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.forking import on_usable_thread
 from perception_encoder.model import DualEncoder
-from perception_encoder.model.graphs import FeatureGraph, ImageGraph, TextGraph
+from perception_encoder.model.dual_encoder import FeatureGraph, ImageGraph, TextGraph
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
 

@@ -78,8 +78,8 @@ def measure_edge(request: dict[str, Any]) -> dict[str, Any] | None:
     from perception_encoder.bench.edge import Limits, impose
 
     impose(Limits(**request["limits"]))
-    from perception_encoder.bench.edge_measure import EdgeJob
-    from perception_encoder.bench.edge_measure import measure_edge as measured
+    from perception_encoder.bench.measure import EdgeJob
+    from perception_encoder.bench.measure import measure_edge as measured
 
     figures = measured(EdgeJob(**request["job"]))
     return None if figures is None else asdict(figures)

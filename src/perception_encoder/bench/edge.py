@@ -12,11 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
-from perception_encoder.bench.camera_image import write_camera_image
 from perception_encoder.bench.child import run_task
-from perception_encoder.bench.edge_measure import EdgeFigures, EdgeJob
 from perception_encoder.bench.figures import EdgeRow, Memory, SkippedCase
-from perception_encoder.bench.subject import BenchSubject, find_subject, is_installed
+from perception_encoder.bench.measure import EdgeFigures, EdgeJob
+from perception_encoder.bench.subject import (
+    BenchSubject,
+    find_subject,
+    is_installed,
+    write_camera_image,
+)
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.registry import find

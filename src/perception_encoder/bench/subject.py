@@ -1,18 +1,28 @@
 """Finds what is to be measured, or makes weights up for it: nothing is downloaded."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import sys
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from PIL import Image
+
+from perception_encoder.backends.samples import load_drawings
 from perception_encoder.bench.child import run_task
 from perception_encoder.checkpoints import is_cached, locate
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.registry import ModelConfig, ModelEntry
 
 _BYTES_OF_A_WEIGHT: Final = 4  # float32: what is read, or made up
+_CAMERA_SIZE: Final = (4000, 3000)
+_CAMERA_TILE: Final = 500
+_CAMERA_NOISE: Final = 6  # levels: what a sensor adds, and what makes such files 3 to 5 MB
 
 
 @dataclass(frozen=True)
@@ -61,3 +71,16 @@ def _memory_bytes() -> int | None:
     if sys.platform == "win32":
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def write_camera_image(path: Path) -> None:
+    """Write a JPEG file of 12 megapixels: many drawings and a sensor's noise, quality 90."""
+    width, height = _CAMERA_SIZE
+    places = [(x, y) for y in range(0, height, _CAMERA_TILE) for x in range(0, width, _CAMERA_TILE)]
+    image = Image.new("RGB", _CAMERA_SIZE)
+    for place, data in zip(places, load_drawings(len(places)), strict=True):
+        tile = Image.open(BytesIO(data)).convert("RGB").resize((_CAMERA_TILE, _CAMERA_TILE))
+        image.paste(tile, place)
+    noise = np.random.default_rng(0).normal(0, _CAMERA_NOISE, (height, width, 1))
+    levels = (np.asarray(image) + noise.astype(np.float32)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(levels).save(path, "JPEG", quality=90)

@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from perception_encoder.checkpoints.foreign_configs import (
+    OPEN_CLIP_CONFIG_NAME,
+    from_open_clip,
+    from_timm,
+)
 from perception_encoder.checkpoints.hub import WEIGHTS_NAME
-from perception_encoder.checkpoints.open_clip_config import OPEN_CLIP_CONFIG_NAME, from_open_clip
-from perception_encoder.checkpoints.timm_config import from_timm
 from perception_encoder.errors import CheckpointError
 from perception_encoder.registry import ModelConfig, find
 from perception_encoder.types import BackendName, Precision, PreprocessName

@@ -21,6 +21,7 @@ from perception_encoder.checkpoints.folder import (
     read_beside,
     read_folder,
 )
+from perception_encoder.checkpoints.foreign_configs import OPEN_CLIP_CONFIG_NAME
 from perception_encoder.checkpoints.hub import (
     WEIGHTS_NAME,
     NotOnHubError,
@@ -29,7 +30,6 @@ from perception_encoder.checkpoints.hub import (
     fetch,
     find_cached,
 )
-from perception_encoder.checkpoints.open_clip_config import OPEN_CLIP_CONFIG_NAME
 from perception_encoder.errors import CheckpointError, DownloadError, UnknownModelError
 from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find
 from perception_encoder.types import PreprocessName

@@ -32,7 +32,7 @@ from perception_encoder.integrations.opening import (
     opened,
 )
 from perception_encoder.preprocess.decode import decode_image
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 
 
 @register_embedding_function

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perception_encoder.model.blocks import NORM_EPS, AttentionPool, Block, Rotation
-from perception_encoder.model.rope import rope_table
+from perception_encoder.model.blocks import NORM_EPS, AttentionPool, Block, Rotation, rope_table
 from perception_encoder.registry.config import VisionConfig
 
 

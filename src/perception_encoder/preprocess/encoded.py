@@ -35,9 +35,8 @@ from perception_encoder.errors import (
     ImageUnreadableError,
 )
 from perception_encoder.preprocess.files import open_regular_file
-from perception_encoder.preprocess.heif_items import check_heif
+from perception_encoder.preprocess.heif import check_heif
 from perception_encoder.preprocess.jpeg2000 import check_jpeg2000, without_false_alpha
-from perception_encoder.preprocess.jpeg_segments import trim_jpeg
 from perception_encoder.preprocess.limits import (
     MAX_SCANS,
     LimitedStream,
@@ -45,10 +44,8 @@ from perception_encoder.preprocess.limits import (
     check_size,
     whole,
 )
-from perception_encoder.preprocess.metadata import without_metadata
-from perception_encoder.preprocess.netpbm import PpmImageFile
-from perception_encoder.preprocess.png_chunks import trim_png
-from perception_encoder.preprocess.tiff_layout import TiffImageFile
+from perception_encoder.preprocess.metadata import trim_jpeg, trim_png, without_metadata
+from perception_encoder.preprocess.pillow_formats import PpmImageFile, TiffImageFile
 
 # Streams are ours: of a file, Pillow wants to read, seek and tell.
 _Decoder: TypeAlias = Callable[[Any, str], ImageFile.ImageFile]

@@ -20,8 +20,13 @@ from perception_encoder.preprocess.decode import (
     describe,
 )
 from perception_encoder.preprocess.encoded import DecodedImage
-from perception_encoder.preprocess.modes import convert_to_rgb, to_opaque, turn_of, upright_size
-from perception_encoder.preprocess.resize import resize
+from perception_encoder.preprocess.transforms import (
+    convert_to_rgb,
+    resize,
+    to_opaque,
+    turn_of,
+    upright_size,
+)
 from perception_encoder.registry import ImageConfig
 from perception_encoder.types import ColorFormat, PreprocessName
 

@@ -391,7 +391,7 @@ def load_image(row: Row | Hit) -> Image.Image:
         ImageError: the image is gone or cannot be read.
     """
     from perception_encoder.preprocess import decode_image
-    from perception_encoder.preprocess.modes import to_rgb, upright
+    from perception_encoder.preprocess.transforms import to_rgb, upright
 
     data = read_image(row.uri, row.member, row.offset)
     return to_rgb(upright(decode_image(data, item=row.name)), item=row.name)

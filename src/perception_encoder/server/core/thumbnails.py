@@ -21,7 +21,7 @@ from perception_encoder.index import Row
 from perception_encoder.index.storage import is_remote
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.files import read_image_file
-from perception_encoder.preprocess.modes import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, upright
 from perception_encoder.sources import StoredImage, open_image, read_image
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from perception_encoder.errors import CheckpointError, UnknownModelError
 from perception_encoder.registry import (
     ImageConfig,
     ModelConfig,
+    ModelEntry,
     TextConfig,
     VisionConfig,
     find,
@@ -123,6 +124,7 @@ _PREPROCESS_DEFAULTS: Final[Mapping[str, Any]] = {
     "resize_mode": "shortest",
     "fill_color": 0,  # of borders, which neither resize_mode has
 }
+_CHANNELS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -298,3 +300,41 @@ def _one_side(part: _Part, field: str) -> int:
     if len(set(sides)) != 1:
         raise part.refuse(field, "a square")
     return int(sides[0])
+
+
+def from_timm(data: Mapping[str, Any]) -> ModelEntry | None:
+    """Return the registered model of a parsed config.json; None where it is of no such model.
+
+    Raises:
+        CheckpointError: the file does not say what timm publishes.
+    """
+    published, arguments = data.get("pretrained_cfg") or {}, data.get("model_args") or {}
+    if not isinstance(published, Mapping) or not isinstance(arguments, Mapping):
+        return None
+    try:
+        entry = find(f"timm/{data['architecture']}.{published.get('tag') or 'fb'}")
+    except (KeyError, UnknownModelError):
+        return None
+    side = entry.config.vision.image_size
+    expected: dict[str, tuple[Any, ...]] = {
+        "mean": (list(entry.config.image.mean),),
+        "std": (list(entry.config.image.std),),
+        "interpolation": ("bicubic", "bilinear"),
+        "input_size": ([_CHANNELS, side, side],),
+        "crop_pct": (1.0,),
+    }
+    for field, values in expected.items():
+        if field in published and published[field] not in values:
+            raise _refused(f"pretrained_cfg.{field}", published[field], values)
+    for field, value in arguments.items():
+        if field != "img_size" or value not in (side, [side, side]):
+            raise _refused(f"model_args.{field}", value, ("none",))
+    return entry
+
+
+def _refused(field: str, value: object, values: tuple[Any, ...]) -> CheckpointError:
+    return CheckpointError(
+        f"config.json: {field} is {value!r}; timm publishes {' or '.join(map(repr, values))}, and "
+        "nothing else can be opened here. Use timm, or give the weights' path with model= to "
+        "open them as the registered model"
+    )
