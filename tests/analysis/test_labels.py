@@ -42,7 +42,7 @@ def test_a_file_of_lines_or_json() -> None:
         ("cat\ndog\ncat: kitten", "'cat' occurs twice"),
         ("cat:\n", "'cat' has no names"),
         (": cat\n", "has no names"),
-        ('{"cat": [', "no JSON"),
+        ('{"cat": [', "invalid JSON"),
         ('{"cat": 3}', "'cat'"),
         ('{"cat": [3]}', "list of names"),
         ('{"cat": []}', "'cat' has no names"),

@@ -1,8 +1,10 @@
-"""Zero-shot classification: labels in words as vectors, and how images compare with them.
+"""Classifiers that give an image the label with the nearest embedding.
 
-A label's vector is the mean of the unit vectors of its prompts (each of its names in each
-template), brought to unit length again, as `build_zero_shot_classifier` of open_clip makes it. What
-embeds prompts and images is the caller's, unless `ZeroShotClassifier.from_model` is used.
+Zero-shot: the embedding of a label is the normalized mean of its prompts' unit embeddings, that is
+of each of its names in each template, as in open_clip's `build_zero_shot_classifier`. Few-shot: it
+is the normalized mean of its examples' unit embeddings. In the bundled gallery (10 kinds of
+drawings, 1 to 6 examples of each) the latter is as accurate as logistic regression with its best
+penalty, and more accurate than ridge regression and the nearest example.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,21 +26,21 @@ if TYPE_CHECKING:
 
 
 PLACE: Final = "{}"
-"""Where a name goes in a template."""
+"""The placeholder of a name in a template."""
 
 DEFAULT_TEMPLATE: Final = PLACE
-"""What is written is what the model reads. Whether a sentence such as "a photo of a {}" helps
-depends on the model: `pe eval` tells."""
+"""The model reads the name alone. Whether a sentence such as "a photo of a {}" is more accurate
+depends on the model: measure it with `pe eval`."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts that stand for labels.
+    """The texts of labels.
 
     Attributes:
-        labels: L of them, as results call them.
-        texts: T prompts; those of a label follow one another.
-        starts: where the prompts of each label begin.
+        labels: L labels, as results show them.
+        texts: T prompts; the prompts of a label are neighbors.
+        starts: the position of the first prompt of each label.
     """
 
     labels: tuple[str, ...]
@@ -54,11 +56,12 @@ class Prompts:
         """Put every name of every label into every template.
 
         Args:
-            labels: names; or for each label the names that the model reads in its place.
-            templates: sentences with {} where a name goes.
+            labels: labels that are names, or the names of each label.
+            templates: sentences with {} in place of the name.
 
         Raises:
-            ValueError: no labels, a label without names, no templates, or one without {}.
+            ValueError: there are no labels or templates, a label has no names, or a template has
+                no {}.
             TextTooLargeError: a prompt has more than `MAX_TEXT_BYTES`.
         """
         named = labels if isinstance(labels, Mapping) else [(label, [label]) for label in labels]
@@ -81,7 +84,7 @@ class Prompts:
 
 
 def _prompt(template: str, name: str) -> str:
-    """Put a name into a template; its size is checked before memory is taken for it."""
+    """Put a name into a template, unless the prompt would be too long."""
     num_chars = len(template) + template.count(PLACE) * (len(name) - len(PLACE))
     if num_chars > MAX_TEXT_BYTES:
         raise TextTooLargeError(
@@ -92,7 +95,7 @@ def _prompt(template: str, name: str) -> str:
 
 
 class LabelScore(NamedTuple):
-    """How well a label fits an image: the cosine, and the label's share of the softmax."""
+    """A label of an image: its cosine, and its share of the softmax over all labels."""
 
     label: str
     score: float
@@ -101,13 +104,13 @@ class LabelScore(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How well each of L labels fits each of N images.
+    """The scores of L labels for N images.
 
-    A probability says how a label stands against the other labels, not whether it fits: where none
-    fits, one of them is likely all the same.
+    A probability compares a label with the other labels. Where no label fits, one of them has a
+    high probability all the same.
 
     Attributes:
-        labels: as the classifier has them.
+        labels: L labels.
         scores: (N, L) float32, cosines in [-1, 1].
         probabilities: (N, L) float32, rows that sum to 1.
     """
@@ -118,12 +121,12 @@ class LabelScores:
 
     @property
     def order(self) -> NDArray[np.int64]:
-        """(N, L): the labels' numbers, best first; those that fit equally well in their order."""
+        """(N, L) int64: the positions of the labels, best first."""
         return np.argsort(-self.scores, axis=1, kind="stable")
 
     def best(self, k: int = 1) -> list[list[LabelScore]]:
-        """Return for each image the k labels that fit best, best first."""
-        # Sorting a thousand labels to have one takes longer than all else.
+        """Return the k best labels of each image, best first."""
+        # Sorting a thousand labels to get one would take most of the time.
         first = self.scores.argmax(axis=1)[:, None] if k == 1 else self.order[:, :k]
         scores, probabilities = (
             np.take_along_axis(values, first, axis=1).tolist()
@@ -247,7 +250,7 @@ class ZeroShotClassifier(LabelClassifier):
         Args:
             model: embeds the images that are classified; it must read texts.
             labels: as in `Prompts.of`: names, or `{"pet": ["cat", "dog"], …}`.
-            templates: sentences with {} where a name goes.
+            templates: sentences with {} in place of the name.
 
         Raises:
             ValueError: as `Prompts.of`.

@@ -1,9 +1,8 @@
-"""Groups of an index's images that look alike, each with its size and its most typical images.
+"""Clusters of an index: groups of images that look alike.
 
-Every image belongs to the group whose center is nearest. Centers are learned from at most
-`SAMPLE_BYTES` of vectors; then one pass over the index puts each image into its group, block by
-block, so memory does not grow with it but for 200 bytes an image (of 64 groups, a million vectors
-of E = 1024 are 130 GFLOP more than reading them). Knows nothing of files, models or words.
+Every image belongs to the cluster whose center is nearest. Centers are learned from a sample of at
+most `SAMPLE_BYTES`; then one pass over the index assigns the images, which takes 200 bytes an image
+(for 64 clusters, a million embeddings of E = 1024 take 130 GFLOP).
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
 
 SAMPLE_BYTES: Final = 256 << 20
-"""Of vectors to learn centers from: 65,536 of E = 1024."""
+"""The size of the sample that centers are learned from: 65,536 embeddings of E = 1024."""
+
+SAME: Final = 0.95
+"""The cosine from which two images count as the same, as for `pe search --unique`."""
 
 _SEED: Final = 0
-SAME: Final = 0.95
-"""From this cosine on two images are taken for the same one, as `pe search --unique` does."""
-
-_CANDIDATES: Final = 8  # looked at for each image that is wanted
+_CANDIDATES: Final = 8  # for each typical image that is asked for
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Cluster:
     """Images that look alike.
 
     Attributes:
-        members: (S,) int64, numbers of its images, the most central first.
-        tightness: the mean cosine of its images with its center.
+        members: (S,) int64, the numbers of its images, the most central first.
+        tightness: the mean cosine of its images with the center.
         center: (E,) float32, unit length.
     """
 
@@ -59,21 +58,21 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """How many images it has."""
+        """The number of its images."""
         return len(self.members)
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """All images of an index, or of a condition, in groups.
+    """The images of an index in clusters.
 
     Attributes:
-        clusters: K of them, the largest first.
-        images: R of them, by path.
-        labels: (R,) int64, of each image the place of its cluster in `clusters`.
-        scores: (R,) float32, its cosine with that cluster's center.
-        silhouette: how well the clusters are set apart, from -1 to 1, where their number was chosen
-            by it; None where it was given.
+        clusters: K clusters, the largest first.
+        images: R images, by path.
+        labels: (R,) int64, the position of each image's cluster in `clusters`.
+        scores: (R,) float32, the cosine of each image with its cluster's center.
+        silhouette: how well the clusters are separated, from -1 to 1; None where their number was
+            given.
     """
 
     clusters: tuple[Cluster, ...]
@@ -88,30 +87,29 @@ class Clusters:
         return np.stack([cluster.center for cluster in self.clusters])
 
     def rows(self, numbers: Numbers) -> list[Row]:
-        """Return images' rows, without their contents' digests and their metadata."""
+        """Return the rows of images, without digests and metadata."""
         return [self.images.row(number) for number in numbers.tolist()]
 
 
 def find_clusters(
     index: Index, *, num_clusters: int | None = None, where: str | None = None
 ) -> Clusters:
-    """Divide an index's images into groups that look alike.
+    """Divide the images of an index into clusters.
 
-    The same images with the same vectors give the same groups, whatever their order in the index.
+    The same images give the same clusters, whatever their order in the index.
 
     Args:
         index: the index.
-        num_clusters: how many. None: of 1 to √R, at most 100, the number with the best mean
-            silhouette, or the smallest within one standard error of it (`silhouette`). There may be
-            fewer than asked for: a cluster is left out that no image is nearest to.
-        where: an SQL condition; other rows do not take part.
+        num_clusters: the number of clusters; clusters without images are left out. None chooses it
+            by the silhouette, up to √R and 100.
+        where: an SQL condition; other rows are left out.
 
     Raises:
         QueryError: the condition is wrong.
         ValueError: num_clusters below 1.
     """
     if num_clusters is not None and num_clusters < 1:
-        raise ValueError(f"at least 1 cluster has to be asked for, got {num_clusters}")
+        raise ValueError(f"the number of clusters must be at least 1, got {num_clusters}")
     images = rank_images(index, "first", where)
     vectors = RankedVectors(index, images, where)
     labels = np.empty(len(images), np.int64)
@@ -123,12 +121,12 @@ def find_clusters(
     )
     for numbers, block in vectors.blocks(np.arange(len(images))):
         labels[numbers], scores[numbers] = find_nearest_center(block, centers.vectors)
-    clusters, places = _in_order(centers.vectors, labels, scores)
+    clusters, places = _sort_clusters(centers.vectors, labels, scores)
     return Clusters(clusters, images, places[labels], scores, centers.silhouette)
 
 
 def choose_sample(num_images: int, embed_dim: int) -> Numbers:
-    """Return the numbers of those to learn from, ascending: all, if they are not too many."""
+    """Return the numbers of the images to learn centers from, ascending."""
     room = max(1, SAMPLE_BYTES // (4 * embed_dim))
     if num_images <= room:
         return np.arange(num_images)
@@ -136,11 +134,11 @@ def choose_sample(num_images: int, embed_dim: int) -> Numbers:
     return np.sort(chosen)
 
 
-def _in_order(
+def _sort_clusters(
     centers: Embeddings, labels: Numbers, scores: NDArray[np.float32]
 ) -> tuple[tuple[Cluster, ...], Numbers]:
-    """Return the clusters that have images, the largest first, and each center's place there."""
-    order = np.lexsort((-scores, labels))  # stable: of equal scores the first by path
+    """Return the clusters that have images, the largest first, and the position of each center."""
+    order = np.lexsort((-scores, labels))  # stable: equal scores are ordered by path
     found, starts = np.unique(labels[order], return_index=True)
     members = np.split(order, starts[1:])
     by_size = sorted(range(len(found)), key=lambda place: (-len(members[place]), place))
@@ -160,15 +158,15 @@ def _in_order(
 def find_typical_members(
     index: Index, found: Clusters, count: int, *, where: str | None = None
 ) -> list[Numbers]:
-    """Return, for each cluster, numbers of up to `count` of its images, the most central first.
+    """Return the numbers of up to `count` typical images of each cluster, the most central first.
 
-    Images that look like one that is there already come only where there are no others among the
-    most central. One pass over the index.
+    Near-duplicates are left out as long as there are other central images. This takes one pass over
+    the index.
 
     Args:
         index: the index.
         found: its clusters.
-        count: how many images for each.
+        count: the most images of a cluster.
         where: the condition that `found` was made with.
     """
     central = [cluster.members[: count * _CANDIDATES] for cluster in found.clusters]
@@ -177,12 +175,13 @@ def find_typical_members(
     wanted = np.sort(np.concatenate(central))
     vectors = RankedVectors(index, found.images, where).read(wanted)
     return [
-        members[_unlike(vectors[np.searchsorted(wanted, members)], count)] for members in central
+        members[_choose_different(vectors[np.searchsorted(wanted, members)], count)]
+        for members in central
     ]
 
 
-def _unlike(vectors: Embeddings, count: int) -> Numbers:
-    """Return up to `count` places, in order, those first that are unlike all before them."""
+def _choose_different(vectors: Embeddings, count: int) -> Numbers:
+    """Return up to `count` positions, ascending; near-duplicates of earlier ones come last."""
     is_new = np.ones(len(vectors), np.bool_)
     for place, products in enumerate(vectors @ vectors.T):
         if is_new[place]:

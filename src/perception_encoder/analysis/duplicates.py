@@ -1,8 +1,7 @@
-"""Finds images that an index has more than once, and says which of each group to keep.
+"""Finds duplicates in an index, and chooses the image to keep of each group. Deletes nothing.
 
-Four tiers, each looser than the one before: identical bytes; identical pixels (another file, the
-same image); near duplicates (re-encoded, resized, slightly cut: vectors nearly equal); similar.
-Deletes nothing. Knows indexes and images, not how results are shown.
+There are four tiers, each looser than the one before: identical bytes; identical pixels in another
+file; near duplicates (re-encoded, resized, slightly cropped: nearly equal embeddings); similar.
 """
 
 import hashlib
@@ -35,28 +34,31 @@ from perception_encoder.preprocess.decode import decode_image
 from perception_encoder.preprocess.transforms import to_rgb, upright
 
 ReadImage: TypeAlias = Callable[[Row], bytes]
-"""Returns an image's encoded bytes; raises ImageError or OSError."""
+"""A function that returns an image's encoded bytes, and raises ImageError or OSError."""
+
+Tier: TypeAlias = Literal["identical bytes", "identical pixels", "near duplicate", "similar"]
+TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
+"""The tiers, from the strictest to the loosest."""
+
+NEAR_DUPLICATE: Final = 0.98
+"""The lowest cosine of near duplicates, measured with pe-nano (`benchmarks/duplicates.py`).
+
+All copies that were re-encoded at quality 30 to 95 or resized to 50 to 200 % reach it, 99 % of
+copies cropped by 1 %, and 92 % of copies cropped by 2 % (0.99 loses nearly a third of these). None
+of 55,278 pairs of different drawings and of 78 of photos reach 0.95. Another model may need another
+value: look at a few groups before you remove anything."""
+
+SIMILAR: Final = 0.90
+"""The lowest cosine of similar images."""
 
 _THREADS: Final = 4  # a large photo takes 0.3 GB while it is decoded
 _DIGEST_BYTES: Final = 16
-Tier: TypeAlias = Literal["identical bytes", "identical pixels", "near duplicate", "similar"]
-TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
-"""From the strictest to the loosest."""
-
-NEAR_DUPLICATE: Final = 0.98
-"""Measured with pe-nano (`benchmarks/duplicates.py`): all copies re-encoded at quality 30 to 95 or
-resized to 50 to 200 % reach it, 99 % of those cut by 1 % and 92 % of those cut by 2 % (0.99 loses
-nearly a third of these). None of 55,278 pairs of different drawings and of 78 of photos does, nor
-do they reach 0.95. An index of another model may want another one: look at a few groups before
-anything is removed."""
-
-SIMILAR: Final = 0.90
 
 
 def iter_pixel_digests(
     rows: Iterable[Row], read: ReadImage
 ) -> Iterator[bytes | ImageError | OSError]:
-    """Yield for each row a digest of its size and pixels, or why there is none."""
+    """Yield a digest of the size and pixels of each row's image, or the error of reading it."""
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(lambda row: _digest(row, read), rows)
 
@@ -73,13 +75,13 @@ def _digest(row: Row, read: ReadImage) -> bytes | ImageError | OSError:
 
 
 class CheckedFiles:
-    """Looks at files, and remembers which it has seen; ask in order of preference."""
+    """Checks that files are as indexed, and that no file is checked under two names."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, int], str] = {}
 
-    def objection(self, row: Row) -> str | None:
-        """Say why the row cannot be counted on; None if it can. URLs are taken at their word."""
+    def find_problem(self, row: Row) -> str | None:
+        """Return why the row's file cannot be used; None if it can. URLs are not checked."""
         if "://" in row.uri:
             return None
         if row.member is None and os.path.islink(row.uri):
@@ -101,7 +103,7 @@ class CheckedFiles:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """An image that is redundant: how it relates to its group's kept one, and their cosine."""
+    """A redundant image, its relation to the kept image of its group, and their cosine."""
 
     row: Row
     tier: Tier
@@ -110,7 +112,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images of which one is enough; each of the others was compared with `kept` itself."""
+    """Duplicates: the image to keep, and the others, each compared with `kept` itself."""
 
     kept: Row
     others: tuple[Duplicate, ...]
@@ -123,7 +125,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """An image that may have duplicates but was left out, and why."""
+    """An image that was left out, and the reason."""
 
     row: Row
     reason: str
@@ -131,15 +133,15 @@ class UnreadableImage:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found.
+    """The duplicates of an index.
 
     Attributes:
-        groups: the strictest tier first, then by the kept image's path.
-        left_out: images that cannot be counted on: vanished, changed, unreadable, links, or with
-            a damaged vector.
-        num_images: how many images took part.
-        num_crowded: how many images are kept although not all images near them could be looked
-            at; a second run after removing the others may find them redundant, too.
+        groups: the strictest tier first, then by the path of the kept image.
+        left_out: images that have vanished or changed, are unreadable or links, or have a damaged
+            embedding.
+        num_images: number of compared images.
+        num_crowded: number of kept images with more near images than were compared. After the
+            others have been removed, another search may find them redundant too.
     """
 
     groups: tuple[DuplicateGroup, ...]
@@ -158,20 +160,20 @@ def find_duplicates(
     where: str | None = None,
     checkpoint: Checkpoint = do_nothing,
 ) -> Duplicates:
-    """Find groups of images of which one is enough.
+    """Find groups of duplicates.
 
-    Images are decoded only where vectors are nearly equal and sizes are equal, each once. Time
-    and memory are those of `near_pairs`; identical bytes alone take one pass over narrow columns.
+    An image is decoded only if another one has the same size and a nearly equal embedding. Time and
+    memory are those of `find_near_pairs`; identical bytes take one pass over narrow columns.
 
     Args:
         index: the index.
         read: returns an image's encoded bytes.
         tier: the loosest relation that counts.
-        threshold: the lowest cosine of that tier if it is "near duplicate" (default 0.98) or
-            "similar" (default 0.9); the other two need none.
+        threshold: the lowest cosine of "near duplicate" (default 0.98) or "similar" (default 0.9);
+            unused for the other tiers.
         keep: which image of a group is kept; ties are broken by pixels, bytes and path.
-        where: an SQL condition; other rows do not take part.
-        checkpoint: is called between blocks of work; what it raises ends the search.
+        where: an SQL condition; other rows are left out.
+        checkpoint: called between blocks of work.
 
     Raises:
         QueryError: the condition is wrong.
@@ -192,7 +194,7 @@ def find_duplicates(
 
 
 class _Search:
-    """Joins images, from the strictest tier on: `kept[n]` is the one that stands for n."""
+    """Joins images, the strictest tier first: `kept[n]` is the image that is kept for n."""
 
     def __init__(
         self, index: Index, images: RankedImages, read: ReadImage, checkpoint: Checkpoint
@@ -212,7 +214,7 @@ class _Search:
         self._scores = np.ones(len(images), np.float32)
 
     def near(self, threshold: float, where: str | None) -> NearPairs:
-        """Compare what differs in content, and look whether the files of near ones are there."""
+        """Compare images of different content, and check the files of near ones."""
         is_first = self._content == np.arange(len(self._content))
         chosen = np.flatnonzero(self._usable & is_first & self._is_comparable(where))
         pairs = find_near_pairs(
@@ -230,7 +232,7 @@ class _Search:
         return pairs.among(self._usable)
 
     def join_equal_pixels(self, pairs: NearPairs) -> None:
-        """Decode the images that may be equal, and join those that are."""
+        """Decode images that may be equal, and join equal ones."""
         candidates = np.flatnonzero(pairs.may_be_equal).tolist()
         rows = (self._images.row(number) for number in candidates)
         first: dict[bytes, int] = {}
@@ -245,7 +247,7 @@ class _Search:
         self._pixels = self._kept = joined[self._content]
 
     def join_near(self, pairs: NearPairs) -> None:
-        """Join what is near; images with equal pixels count as one."""
+        """Join near images; images with equal pixels count as one."""
         pairs = pairs.among(self._usable)
         ends = self._pixels[pairs.earlier], self._pixels[pairs.later]
         cover = find_star_cover(*ends, pairs.scores, len(self._pixels), self._checkpoint)
@@ -272,7 +274,7 @@ class _Search:
         return Duplicates(tuple(groups), tuple(self._left_out), len(self._images), num_crowded)
 
     def _join_copies(self) -> Numbers:
-        """Return, for each image, the first with its content whose file is there."""
+        """Return the first image with the content of each image whose file is usable."""
         contents = self._images.contents
         num_copies = np.bincount(contents, minlength=len(contents))
         copies = np.flatnonzero(num_copies[contents] > 1)
@@ -287,14 +289,14 @@ class _Search:
         for number in numbers[~self._is_checked[numbers]].tolist():
             self._checkpoint()
             self._is_checked[number] = True
-            objection = self._files.objection(self._images.row(number))
-            if objection is not None:
-                self._leave_out(number, objection)
+            problem = self._files.find_problem(self._images.row(number))
+            if problem is not None:
+                self._leave_out(number, problem)
 
     def _is_comparable(self, where: str | None) -> NDArray[np.bool_]:
-        """Look at all vectors, report the damaged ones, and return (R,) which are whole.
+        """Return (R,) bool: whether each embedding is whole; damaged ones are reported.
 
-        An image with a damaged vector still takes part by its bytes.
+        An image with a damaged embedding is still compared by its bytes.
         """
         is_whole = np.ones(len(self._images), np.bool_)
         damaged = find_damaged_rows(self._index, where, self._checkpoint)

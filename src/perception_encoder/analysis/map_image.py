@@ -1,7 +1,4 @@
-"""A map of an index as one image: its images on a grid, alike ones near, names over groups.
-
-Knows nothing of models or indexes: it is given images and places.
-"""
+"""A map of an index as one image: thumbnails on a grid, and the names of clusters over them."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from perception_encoder.analysis.text_layout import TextLayout
 from perception_encoder.analysis.thumbnails import SheetImage, read_tiles, save_image
 
 MAX_SIDE: Final = 48
-_ROOM: Final = 1.7  # cells for each image: some stay empty, and gaps between groups show
+_ROOM: Final = 1.7  # cells for each image; the empty ones show as gaps between clusters
 _FINEST: Final = 5000
 _PAPER: Final = "#ffffff"
 _INK: Final = "#1b1f24"
@@ -32,13 +29,13 @@ _GAP_SHARE: Final = 16  # of a tile's side between tiles
 
 @dataclass(frozen=True)
 class Grid:
-    """Which image is in which cell.
+    """The cells of images on a grid.
 
     Attributes:
-        columns: of the grid.
-        rows: of the grid.
-        shown: (S,) int64, the places that have a cell.
-        cells: (S, 2) int64, of each the column and the row, row 0 at the top.
+        columns: number of columns.
+        rows: number of rows.
+        shown: (S,) int64, the numbers of the images that have a cell.
+        cells: (S, 2) int64, the column and row of each; row 0 is at the top.
     """
 
     columns: int
@@ -48,18 +45,18 @@ class Grid:
 
     @property
     def cell(self) -> float:
-        """Side of a cell, where the longer side of the grid is the length from -1 to 1."""
+        """Side of a cell, if the longer side of the grid spans -1 to 1."""
         return 2 / max(self.columns, self.rows, 1)
 
     @property
     def middles(self) -> NDArray[np.float32]:
-        """(S, 2) float32: the cells' middles, x to the right and y upwards, the grid's at 0."""
+        """(S, 2) float32: the centers of the cells, x to the right and y upwards, around 0."""
         from_middle = (self.cells + 0.5 - np.array([self.columns, self.rows]) / 2) * self.cell
         return np.asarray(from_middle * [1, -1], np.float32)
 
 
 def build_grid(places: NDArray[np.float32], max_side: int = MAX_SIDE) -> Grid:
-    """Give each place a cell near it; where there are too many, some that stand for the others.
+    """Give each position a cell near it; if there are too many, an evenly spread part of them.
 
     Args:
         places: (C, 2) float32, x to the right and y upwards.
@@ -82,10 +79,7 @@ def build_grid(places: NDArray[np.float32], max_side: int = MAX_SIDE) -> Grid:
 
 
 def _spread_sample(within: NDArray[np.float64], most: int) -> Numbers:
-    """Choose places from all parts: those nearest to the middles of the cells of another grid.
-
-    It is the finest of which no more than `most` cells have a place.
-    """
+    """Choose at most `most` positions: those nearest to the centers of an auxiliary grid's cells."""
     best: Numbers = np.zeros(1, np.int64)
     side = 1.0
     while True:
@@ -99,12 +93,12 @@ def _spread_sample(within: NDArray[np.float64], most: int) -> Numbers:
             return best
         best = np.sort(order[is_first])
         side *= 1.15
-        if side > _FINEST:  # so many are at one place
+        if side > _FINEST:  # many are at one position
             return best
 
 
 def _nearest_free(wanted: NDArray[np.float64], columns: int, rows: int) -> NDArray[np.int64]:
-    """Return cells of their own for all: those with the least sum of squared distances."""
+    """Return a different cell for each position, with the least sum of squared distances."""
     from scipy.optimize import linear_sum_assignment
 
     middles = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
@@ -114,11 +108,11 @@ def _nearest_free(wanted: NDArray[np.float64], columns: int, rows: int) -> NDArr
 
 @dataclass(frozen=True)
 class Caption:
-    """A name over the middle of a group.
+    """A name over the middle of a cluster.
 
     Attributes:
         text: the name.
-        members: (M,) int64, which of the grid's places belong to the group.
+        members: (M,) int64, the numbers of its images.
     """
 
     text: str
@@ -136,17 +130,17 @@ def draw_map(
     """Draw the images that have a cell, and save them as one image.
 
     Args:
-        images: for every place of the grid; only those that have a cell are read.
-        grid: where they go.
-        captions: the most important first; one that would cover another is left out.
-        path: where to save; the ending decides the format.
+        images: all images; only those with a cell are read.
+        grid: their cells.
+        captions: the most important first; captions that would cover others are left out.
+        path: the file; its suffix decides the format.
         tile: side of a cell, pixels.
 
     Returns:
-        How many images could not be read; their cells are gray.
+        The number of images that could not be read; their cells are gray.
 
     Raises:
-        ImageWriteError: it cannot be saved there.
+        ImageWriteError: the file cannot be written.
     """
     size = (grid.columns * tile + 2 * _MARGIN, grid.rows * tile + 2 * _MARGIN)
     canvas = Image.new("RGB", size, _PAPER)
@@ -184,7 +178,7 @@ def _write_captions(
         lettering = TextLayout(caption.text, letters)
         text = lettering.shortened(canvas.width / 3)
         half = lettering.width(text) / 2 + letters / 2
-        # On the member nearest to the middle, which may itself lie among others.
+        # At the member nearest to the median, which itself may be among other clusters.
         x, y = own[((own - np.median(own, axis=0)) ** 2).sum(axis=1).argmin()]
         x = min(max(x, half), canvas.width - half)
         box = (x - half, y - letters * 0.8, x + half, y + letters * 0.8)

@@ -1,7 +1,6 @@
-"""A map of an index as one page that opens from disk: zoom, point at an image, open its file.
+"""A map of an index as one HTML page: zoom, point at an image, click to open its file.
 
-The page holds everything it shows: small copies of the images, many to a sheet, so that 20,000
-are a few files inside it, not 20,000. Its code is `map_page.html`. Knows nothing of models.
+The page needs no network. It embeds thumbnails in a few large sheets. Its code is `map_page.html`.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _TEMPLATE: Final = Path(__file__).with_name("map_page.html")
 _DATA: Final = "/*DATA*/null"
 _SHEET_SIDE: Final = 2048
 _QUALITY: Final = 72
-_SIDES: Final = ((4_000, 96), (12_000, 64), (40_000, 40))  # up to so many images, so large copies
+_SIDES: Final = ((4_000, 96), (12_000, 64), (40_000, 40))  # most images, pixels of a thumbnail
 _SMALLEST: Final = 24
 _RESOLUTION: Final = 65_535
 
 
 @dataclass(frozen=True)
 class MapGroup:
-    """A cluster: what it is called, and how many images it has."""
+    """The name of a cluster, and the number of its images."""
 
     title: str
     size: int
@@ -44,18 +43,18 @@ class MapGroup:
 
 @dataclass(frozen=True)
 class MapPage:
-    """What the page shows.
+    """The content of the page.
 
     Attributes:
-        title: what the map is of.
+        title: the title of the map.
         rows: C images.
-        places: (C, 2) float32, x to the right and y upwards, from -1 to 1.
-        labels: (C,) int64, of each its place in `groups`.
-        scores: (C,) float32, how central each is in its group; where there is no room for all, the
-            most central are shown first.
+        places: (C, 2) float32, their positions: x to the right and y upwards, from -1 to 1.
+        labels: (C,) int64, the position of each image's cluster in `groups`.
+        scores: (C,) float32, how central each image is in its cluster; the most central are shown
+            first where there is no room for all.
         groups: the clusters.
-        is_named: whether their titles say something, so that they are written on the map.
-        cell: where no two places are nearer than this, so that all images have room; else 0.
+        is_named: whether the map shows the titles of clusters.
+        cell: the least distance of two positions, if all images have room; else 0.
     """
 
     title: str
@@ -69,18 +68,18 @@ class MapPage:
 
 
 def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathLike[str]) -> int:
-    """Write the page; it appears, or replaces the one that is there, when it is whole.
+    """Write the page; an existing file is replaced when all is written.
 
     Args:
-        page: what it shows.
+        page: the content.
         images: the images of `page.rows`, in that order.
-        path: of the file.
+        path: the file.
 
     Returns:
-        How many images could not be read; they are gray.
+        The number of images that could not be read; they are gray.
 
     Raises:
-        ImageWriteError: it cannot be written there.
+        ImageWriteError: the file cannot be written.
     """
     side = next((side for most, side in _SIDES if len(images) <= most), _SMALLEST)
     atlas = _Atlas(side)
@@ -90,7 +89,7 @@ def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathL
         "title": page.title,
         "names": [_name(row) for row in page.rows],
         "addresses": [_address(row) for row in page.rows],
-        "places": _levels(page.places),
+        "places": _quantize(page.places),
         "labels": page.labels.tolist(),
         "order": np.argsort(-page.scores, kind="stable").tolist(),
         "groups": [[group.title, group.size] for group in page.groups],
@@ -101,18 +100,18 @@ def write_page(page: MapPage, images: Sequence[SheetImage], path: str | os.PathL
         "sizes": atlas.sizes,
         "sheets": list(atlas.sheets()),
     }
-    text = _filled(data)
+    text = _fill_template(data)
     with atomic_write(path, ImageWriteError) as partial:
         partial.write_text(text, encoding="utf-8")
     return atlas.num_gone
 
 
 class _Atlas:
-    """Small images in rows and columns of a few large ones; each sheet is packed when full."""
+    """Thumbnails in rows and columns of sheets; a sheet is encoded when it is full."""
 
     def __init__(self, side: int) -> None:
         self.sizes: Final[list[int]] = []
-        """Width and height of each image, one after the other; 0 of what could not be read."""
+        """Width and height of each thumbnail in turn; 0 for images that could not be read."""
         self.num_gone = 0
         self._side = side
         self._columns = _SHEET_SIDE // side
@@ -146,15 +145,15 @@ class _Atlas:
         self._packed.append(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")
 
 
-def _filled(data: dict[str, Any]) -> str:
-    """Put the data into the page; `<` is escaped, as a name may hold the end of a script."""
+def _fill_template(data: dict[str, Any]) -> str:
+    """Insert the data into the page; `<` is escaped, since a name may hold `</script>`."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     head, tail = _TEMPLATE.read_text(encoding="utf-8").split(_DATA)
     return head + text + tail
 
 
-def _levels(places: NDArray[np.float32]) -> list[int]:
-    """Return x and y of each place, one after the other, y downwards, as whole numbers."""
+def _quantize(places: NDArray[np.float32]) -> list[int]:
+    """Return x and y of each position in turn, as integers, y downwards."""
     flipped = places * np.array([1, -1], np.float32)
     levels = np.rint((flipped + 1) / 2 * _RESOLUTION).astype(np.int64)
     return [int(level) for level in levels.ravel()]
@@ -165,7 +164,7 @@ def _name(row: Row) -> str:
 
 
 def _address(row: Row) -> str:
-    """Return the URL that opens an image; nothing for one inside an archive."""
+    """Return the URL of an image; empty for an image inside an archive."""
     if row.member is not None:
         return ""
     if "://" in row.uri:

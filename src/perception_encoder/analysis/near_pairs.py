@@ -1,10 +1,10 @@
-"""Which images of an index lie near each other: pairs of numbers, never a matrix of all pairs.
+"""Finds pairs of images with near embeddings, without a matrix of all pairs.
 
-Up to `MAX_EXACT` images every two are compared, block by block: R² · E / 2 multiplications (under
-a minute for 50,000 vectors of E = 1024 on two cores) and R · E · 4 bytes. With more, every two that
-share a cell of the space are (`cells`): about R^1.5 · E · 10 multiplications and 0.5 GB of vectors
-whatever R is (a million of E = 512: 5 minutes on two cores, 1.6 GB in all). Of each
-image at most `MAX_PARTNERS` pairs are kept, 20 bytes each. Knows nothing of files.
+Up to `MAX_EXACT` images, all pairs are compared block by block: R² · E / 2 multiplications (under a
+minute for 50,000 embeddings of E = 1024 on two cores) and R · E · 4 bytes. Beyond that, only images
+in a common cell of the space are compared: about R^1.5 · E · 10 multiplications and 0.5 GB of
+embeddings (a million of E = 512: 5 minutes on two cores, 1.6 GB in all). At most `MAX_PARTNERS`
+pairs of an image are kept, 20 bytes each.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
 _MARGIN: Final = 0.15
-_CELLS_PER_ROOT: Final = 2  # cells = 2 √R: dividing and comparing then take about as long
+_CELLS_PER_ROOT: Final = 2  # with 2 √R cells, assigning and comparing take equally long
 _SAMPLES_PER_CELL: Final = 20
 _ROUNDS: Final = 8
 _SEED: Final = 0
-_GROUP_BYTES: Final = 512 << 20  # of vectors in memory
+_GROUP_BYTES: Final = 512 << 20  # of embeddings in memory
 MAX_EXACT: Final = 50_000
 MAX_PARTNERS: Final = 64
 
 SAME_IMAGE: Final = 0.99
-"""Equal pixels give equal vectors but for rounding: float16 in the index, bf16 in the backend, and
-another batch. All of it together stays far above this cosine."""
+"""Embeddings of equal pixels have at least this cosine: rounding to float16 in the index and bf16
+in the backend, in different batches, changes it far less."""
 
-_BLOCK: Final = 2048  # images; a block of products has 16 MB
+_BLOCK: Final = 2048  # images; a block of products takes 16 MB
 _COVER_BLOCK: Final = 65_536  # pairs
 
 
 @dataclass(frozen=True)
 class CellGroup:
-    """Some cells, and the vectors of all their members.
+    """Some cells and the embeddings of their members.
 
     Attributes:
-        cells: each cell's members, ascending.
-        numbers: (G,) int64 ascending, the members of all.
-        vectors: (G, E) float32, theirs.
+        cells: the members of each cell, ascending.
+        numbers: (G,) int64 ascending, the members of all cells.
+        vectors: (G, E) float32, their embeddings.
     """
 
     cells: list[Numbers]
@@ -58,19 +58,19 @@ class CellGroup:
     vectors: Embeddings
 
     def places(self, members: Numbers) -> Numbers:
-        """Return where in `vectors` some members' are."""
+        """Return the positions of some members in `vectors`."""
         return np.searchsorted(self.numbers, members)
 
 
 def iter_cell_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> Iterator[CellGroup]:
     """Yield all cells with more than one member, as many at a time as memory allows.
 
-    Each group is one pass over the index.
+    Each group takes one pass over the index.
 
     Args:
-        vectors: of the index's images.
-        chosen: (C,) ascending, the images that take part.
-        cosine: pairs of at least this cosine are to share a cell.
+        vectors: reads the embeddings.
+        chosen: (C,) numbers of images, ascending.
+        cosine: pairs of at least this cosine share a cell, except for about one of 1000.
     """
     margin = _MARGIN * float(np.sqrt(2 - 2 * cosine))
     room = max(1, _GROUP_BYTES // (4 * vectors.embed_dim))
@@ -92,7 +92,7 @@ def _group(vectors: RankedVectors, cells: list[Numbers]) -> CellGroup:
 
 
 def _members(vectors: RankedVectors, chosen: Numbers, margin: float) -> list[Numbers]:
-    """Return the members of each cell that has at least two."""
+    """Return the members of each cell with at least two."""
     centers = _centers(vectors, chosen)  # (cells, E)
     parts = []
     for numbers, block in vectors.blocks(chosen):
@@ -108,7 +108,7 @@ def _members(vectors: RankedVectors, chosen: Numbers, margin: float) -> list[Num
 
 
 def _centers(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
-    """Return the cells' centers, unit length: k-means of a sample."""
+    """Return the centers of the cells, unit length, by k-means of a sample."""
     import faiss
 
     num_cells = max(1, min(len(chosen), int(_CELLS_PER_ROOT * len(chosen) ** 0.5)))
@@ -121,7 +121,7 @@ def _centers(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
         spherical=True,
         seed=_SEED,
         min_points_per_centroid=1,
-        max_points_per_centroid=len(sample),  # of all that were read
+        max_points_per_centroid=len(sample),
     )
     kmeans.train(sample)
     return np.asarray(kmeans.centroids, np.float32)
@@ -129,15 +129,15 @@ def _centers(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of images whose vectors are near; a pair may be there twice.
+    """Pairs of images with near embeddings; a pair may occur twice.
 
     Attributes:
-        earlier: (P,) int64, the number of the pair's preferred image.
-        later: (P,) int64, of the other.
+        earlier: (P,) int64, the number of the preferred image of each pair.
+        later: (P,) int64, the number of the other image.
         scores: (P,) float32, their cosine.
-        may_be_equal: (R,) bool: there is an image of the same width and height with nearly the
-            same vector.
-        is_crowded: (R,) bool: not all near ones that are preferred to it are among the pairs.
+        may_be_equal: (R,) bool: whether another image has the same width and height and a nearly
+            equal embedding.
+        is_crowded: (R,) bool: whether pairs of the image were left out.
     """
 
     earlier: Numbers
@@ -147,7 +147,7 @@ class NearPairs:
     is_crowded: NDArray[np.bool_]
 
     def among(self, usable: NDArray[np.bool_]) -> NearPairs:
-        """Return the pairs of which both images are usable; (R,) bool."""
+        """Return the pairs of usable images, given (R,) bool."""
         kept = usable[self.earlier] & usable[self.later]
         return NearPairs(
             self.earlier[kept],
@@ -169,17 +169,17 @@ def find_near_pairs(
 ) -> NearPairs:
     """Find the pairs with a cosine of at least the threshold.
 
-    Of the near ones that are preferred to an image the most preferred `MAX_PARTNERS` are kept, so
-    that a crowd of alike images agrees on which is the best of them. Of more than `MAX_EXACT`
-    images only those that share a cell are compared: of 1000 pairs about one is missed.
+    An image keeps its pairs with the `MAX_PARTNERS` most preferred images, so that all images of a
+    large group have a pair with the best of them. Of more than `MAX_EXACT` images only those in a
+    common cell are compared, which misses about one pair of 1000.
 
     Args:
         index: the index.
-        images: of `index`, under the same condition.
-        chosen: (C,) ascending; only these take part.
+        images: its images.
+        chosen: (C,) numbers of the images to compare, ascending.
         threshold: the lowest cosine.
         where: the condition that `images` was made with.
-        checkpoint: is called between blocks.
+        checkpoint: called between blocks.
     """
     comparison = _Comparison(images.shapes, threshold, checkpoint)
     vectors = RankedVectors(index, images, where, checkpoint)
@@ -188,7 +188,7 @@ def find_near_pairs(
         return comparison.result()
     for group in iter_cell_groups(vectors, chosen, comparison.floor):
         for members in group.cells:
-            for start in range(0, len(members), MAX_EXACT):  # all is one cell, if all are alike
+            for start in range(0, len(members), MAX_EXACT):  # a cell may hold all images
                 part = members[start : start + MAX_EXACT]
                 comparison.compare(part, group.vectors[group.places(part)])
             if len(members) > MAX_EXACT:
@@ -197,7 +197,7 @@ def find_near_pairs(
 
 
 class _Comparison:
-    """Compares sets of images, and gathers the near pairs of them all."""
+    """Compares sets of images, and collects their near pairs."""
 
     def __init__(self, shapes: Numbers, threshold: float, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -209,7 +209,7 @@ class _Comparison:
         self._parts: list[tuple[Numbers, Numbers, NDArray[np.float32]]] = []
 
     def compare(self, numbers: Numbers, vectors: Embeddings) -> None:
-        """Compare each image with all that are preferred to it, those in their order.
+        """Compare each image with the images that are preferred to it.
 
         Args:
             numbers: (C,) ascending.
@@ -222,7 +222,9 @@ class _Comparison:
                 self._checkpoint()
                 products = block @ vectors[start : start + _BLOCK].T
                 if start == first:
-                    products[np.triu_indices(len(block))] = -np.inf  # itself, and pairs seen twice
+                    products[
+                        np.triu_indices(len(block))
+                    ] = -np.inf  # the image itself, and repetitions
                 rows, columns = np.nonzero(products >= self.floor)
                 scores = np.minimum(products[rows, columns], 1)
                 earlier, later = numbers[start + columns], numbers[first + rows]
@@ -248,12 +250,12 @@ class _Comparison:
 def _first_few(
     rows: NDArray[np.intp], is_near: NDArray[np.bool_], num_partners: Numbers
 ) -> NDArray[np.bool_]:
-    """Return which near pairs are among the first `MAX_PARTNERS` of their row, and count them.
+    """Return (P,) bool: whether a near pair is among the first `MAX_PARTNERS` of its row.
 
     Args:
-        rows: (P,) ascending, the pairs' rows in the block.
-        is_near: (P,) bool; the others do not count.
-        num_partners: (B,) how many each row of the block has already; added to.
+        rows: (P,) ascending, the row of each pair in the block.
+        is_near: (P,) bool: whether the pair counts.
+        num_partners: (B,) the pairs that each row has already; the new ones are added.
     """
     before: Numbers = np.cumsum(is_near) - is_near  # near pairs of all rows before each pair
     of_row: Numbers = before - before[np.searchsorted(rows, rows)]
@@ -263,7 +265,7 @@ def _first_few(
 
 
 class StarCover(NamedTuple):
-    """For each of R numbers, (R,) int64 the kept one it belongs to, and (R,) float32 its score."""
+    """(R,) int64, the kept item that each item belongs to, and (R,) float32, their score."""
 
     kept: Numbers
     scores: NDArray[np.float32]
@@ -276,14 +278,14 @@ def find_star_cover(
     num_items: int,
     checkpoint: Checkpoint = do_nothing,
 ) -> StarCover:
-    """Choose what is kept.
+    """Choose the items to keep, so that every other item has a pair with a kept one.
 
     Args:
-        first: (P,) int64, one end of each pair; pairs may repeat or join an item to itself.
-        second: (P,) int64, the other end.
-        scores: (P,) float32.
-        num_items: how many items there are; a smaller number is preferred.
-        checkpoint: is called between blocks of pairs.
+        first: (P,) int64, one item of each pair; pairs may repeat, or join an item to itself.
+        second: (P,) int64, the other item.
+        scores: (P,) float32, their scores.
+        num_items: number of items; smaller numbers are preferred.
+        checkpoint: called between blocks of pairs.
 
     Returns:
         The cover; an item that is kept belongs to itself, with score 1.

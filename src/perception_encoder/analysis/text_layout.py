@@ -1,8 +1,8 @@
-"""Text that goes into images: which font has its signs, where its lines break. Draws nothing.
+"""Fonts and line breaks for text in images.
 
-Pillow's own font scales and is always there, but knows ASCII only. Texts with other letters take
-the usual system font that has most of them; of what is still missing, accents are dropped, and the
-rest becomes question marks.
+Pillow's built-in font has ASCII characters only. Other texts take the common system font that has
+most of their characters. Characters that are still missing lose their accents, or become question
+marks.
 """
 
 import unicodedata
@@ -17,7 +17,7 @@ _SYSTEM_FONTS: Final = (
     "meiryo.ttc",
 )  # fmt: skip
 _BUILT_IN: Final = ""
-_UNASSIGNED: Final = "\U0010fffd"  # drawn by every font as its sign for what it does not have
+_UNASSIGNED: Final = "\U0010fffd"  # every font draws its glyph for missing characters
 _ELLIPSIS: Final = "…"
 
 
@@ -25,30 +25,32 @@ class TextLayout:
     """A text in a font that can draw it.
 
     Args:
-        text: anything; white space is squeezed, control characters are dropped.
-        size: of the letters, pixels.
+        text: the text; white space is collapsed, and control characters are dropped.
+        size: of the font, pixels.
     """
 
     def __init__(self, text: str, size: int) -> None:
         printable = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
         composed = unicodedata.normalize("NFC", printable)
         name = _best_font(composed)
-        self.text: Final = "".join(sign if _has(name, sign) else _bare(sign) for sign in composed)
+        self.text: Final = "".join(
+            sign if _has(name, sign) else _strip_accents(sign) for sign in composed
+        )
         self.font: Final = _font(name, size)
 
     def width(self, text: str) -> float:
-        """Return how wide a part of the text is, pixels."""
+        """Return the width of a part of the text, pixels."""
         return self.font.getlength(text)
 
     def lines(self, width: float, max_lines: int) -> list[str]:
-        """Break the text into lines of at most that width, at spaces where possible.
+        """Break the text into lines of at most that width, at spaces if possible.
 
-        The last line ends in an ellipsis if there is more than fits.
+        The last line ends in an ellipsis if the text is longer.
         """
         lines: list[str] = []
         rest = self.text
         while rest and len(lines) < max_lines:
-            length = self._fitting(rest, width)
+            length = self._count_fitting(rest, width)
             if length < len(rest):
                 space = rest.rfind(" ", 0, length + 1)
                 length = space if space > 0 else length
@@ -59,10 +61,10 @@ class TextLayout:
         return lines
 
     def shortened(self, width: float) -> str:
-        """Return the text in one line, its middle left out if it is too wide: ends tell files."""
+        """Return the text as one line; if it is too wide, its middle is replaced by an ellipsis."""
         if self.width(self.text) <= width:
             return self.text
-        kept = self._fitting(self.text, width) + self._fitting(self.text[::-1], width)
+        kept = self._count_fitting(self.text, width) + self._count_fitting(self.text[::-1], width)
         kept = min(kept, len(self.text) - 1)
         while kept > 0:
             head = (kept + 1) // 2
@@ -72,22 +74,22 @@ class TextLayout:
             kept -= 1
         return _ELLIPSIS
 
-    def _fitting(self, text: str, width: float) -> int:
-        """Return how many of the text's first signs fit, at least one."""
+    def _count_fitting(self, text: str, width: float) -> int:
+        """Return the number of first characters that fit, at least one."""
         length = 1
         while length < len(text) and self.width(text[: length + 1]) <= width:
             length += 1
         return length
 
     def _cut(self, text: str, width: float) -> str:
-        text = text[: self._fitting(text, width)]
+        text = text[: self._count_fitting(text, width)]
         while text and self.width(text + _ELLIPSIS) > width:
             text = text[:-1]
         return text.rstrip() + _ELLIPSIS
 
 
 def _best_font(text: str) -> str:
-    """Return the font that lacks the fewest of a text's signs; the built-in one if it has all."""
+    """Return the font with the most characters of a text, preferably the built-in one."""
     signs = dict.fromkeys(text)
     best, fewest = _BUILT_IN, len(signs) + 1
     for name in (_BUILT_IN, *_SYSTEM_FONTS):
@@ -99,8 +101,8 @@ def _best_font(text: str) -> str:
     return best
 
 
-def _bare(sign: str) -> str:
-    """Return a letter without its accents, or a question mark if that is not ASCII either."""
+def _strip_accents(sign: str) -> str:
+    """Return a letter without its accents, or a question mark if it is not ASCII then."""
     letters = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
     return letters if letters and letters.isprintable() else "?"
 
