@@ -15,7 +15,7 @@ from perception_encoder.export.roboflow import export_roboflow_package
 
 NAME = "docs/guides/inference-models.md"
 PAGE = (REPOSITORY / NAME).read_text(encoding="utf-8")
-DROP_IN, UNDER = python_blocks(NAME)
+DROP_IN, _, UNDER = python_blocks(NAME)
 
 
 def test_the_drop_ins_snippet_runs(tmp_path, monkeypatch):
@@ -26,9 +26,9 @@ def test_the_drop_ins_snippet_runs(tmp_path, monkeypatch):
         drawing(seed).save(name)
     names = {}
     exec(DROP_IN, names)
-    assert torch.allclose(names["cosines"], names["vectors"] @ names["words"].T, atol=1e-6)
+    assert torch.allclose(names["cosines"], names["embeddings"] @ names["texts"].T, atol=1e-6)
     again = nano.embed_images(names["images"])
-    assert np.abs(names["vectors"].numpy() - again).max() <= 2e-5
+    assert np.abs(names["embeddings"].numpy() - again).max() <= 2e-5
 
 
 def test_the_folders_snippet_runs_under_the_original(under_original, tmp_path):
