@@ -208,7 +208,7 @@ def test_json_lines_hold_images_as_base64_too(tmp_path):
     assert third.uri == "/a.png"
     with pytest.raises(ImageUnreadableError, match="image:3: the cell holds no path"):
         fourth.read()
-    with pytest.raises(ImageUnreadableError, match="image:4: the text is no base64"):
+    with pytest.raises(ImageUnreadableError, match="image:4: the text is not base64"):
         fifth.read()
     assert read_image(str(table), "image:1") == b"image"
 
@@ -273,9 +273,9 @@ def test_lines_that_cannot_be_read_cost_only_themselves(tmp_path):
     first, broken, array, last = listed(lines)
     assert (first.uri, last.uri) == ("/a", "/b")
     assert [item.member for item in (broken, array)] == ["path:1", "path:2"]
-    with pytest.raises(ImageUnreadableError, match="path:1: the line is no JSON"):
+    with pytest.raises(ImageUnreadableError, match="path:1: the line is not JSON"):
         broken.read()
-    with pytest.raises(ImageUnreadableError, match="path:2: the line is no JSON object"):
+    with pytest.raises(ImageUnreadableError, match="path:2: the line is not a JSON object"):
         array.read()
 
 

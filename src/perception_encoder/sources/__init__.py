@@ -1,8 +1,7 @@
 """Where images come from: folders, lists, archives, tables, object stores and the web.
 
-Every source lists items lazily, in an order that stays the same; nothing of an image is read
-before its item's `read` is called. `read_image` reads an indexed one again. Names come when they
-are used: a query of words reads no images.
+Every source lists its items lazily and always in the same order. An image is read when its item's
+`read` is called; `read_image` reads the image of a row again. Modules are imported on first use.
 """
 
 from typing import TYPE_CHECKING

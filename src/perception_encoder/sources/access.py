@@ -1,4 +1,4 @@
-"""The bytes at a path or URL, wherever it leads. Knows nothing of archives and tables."""
+"""Reads the bytes at a path or URL, on this machine or on a network."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from perception_encoder.sources.network import Remote, RemoteEntry, Web
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An encoded image in an open file, read part by part; close the file when that is done.
+    """An encoded image in an open file, to be read in parts. The caller closes the file.
 
     Attributes:
         file: the file.
@@ -43,7 +43,7 @@ class StoredImage:
     item: str
 
     def read(self, start: int, num_bytes: int) -> bytes:
-        """Read a part of the image, from `start` on; less only at its end.
+        """Read a part of the image from `start`; only the last part may be shorter.
 
         Raises:
             ImageTruncatedError: the file has become shorter.
@@ -60,7 +60,7 @@ class StoredImage:
 
 
 def open_local_image(path: str, *, item: str, part: tuple[int, int] | None = None) -> StoredImage:
-    """Open an image to be read part by part.
+    """Open an image to read it in parts.
 
     Args:
         path: of its file.
@@ -79,7 +79,7 @@ def open_local_image(path: str, *, item: str, part: tuple[int, int] | None = Non
 
 
 def make_file_item(path: str) -> Item:
-    """Return the item of a file, with its size and time where it has any.
+    """Return the item of a file, with its size and time if it exists.
 
     Args:
         path: absolute.
@@ -88,7 +88,7 @@ def make_file_item(path: str) -> Item:
         return make_broken_item(path, problem)
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # `read` meets it again and says which
+    except (OSError, ValueError):  # `read` reports it
         return Item(path, partial(read_file, path))
     return Item(path, partial(read_file, path), bytes=status.st_size, mtime=status.st_mtime_ns)
 
@@ -149,7 +149,7 @@ def read_range(path: str, offset: int, num_bytes: int, *, item: str) -> bytes:
 
 
 def check_size(num_bytes: int, *, item: str) -> None:
-    """Refuse an image inside an archive or table by its size alone, as files of that size are.
+    """Refuse an image of an archive or table that is larger than an image file may be.
 
     Raises:
         ImageTooLargeError: larger than `MAX_FILE_BYTES`.
@@ -165,7 +165,7 @@ def check_size(num_bytes: int, *, item: str) -> None:
 def _read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
     parts = []
     while num_bytes > 0 and (part := os.pread(descriptor, num_bytes, offset)):
-        parts.append(part)  # one read brings 2 GiB at most
+        parts.append(part)  # one read returns at most 2 GiB
         offset += len(part)
         num_bytes -= len(part)
     return b"".join(parts)
@@ -173,7 +173,7 @@ def _read_at(descriptor: int, offset: int, num_bytes: int) -> bytes:
 
 @contextmanager
 def _naming(path: str, item: str) -> Iterator[None]:
-    """Name the file too where the item is a part of it, and what a source can be."""
+    """Add the file to errors about a part of it, and a hint to errors about a folder."""
     try:
         yield
     except ImageNotFoundError as err:
@@ -199,7 +199,7 @@ class FileInfo(NamedTuple):
 
 
 class FileAccess:
-    """Reads paths and URLs by one set of options. Any number of threads may share it."""
+    """Reads paths and URLs with one set of options. Threads may share it."""
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
@@ -208,7 +208,7 @@ class FileAccess:
         self.remote = Remote(max_bytes=options.max_bytes)
 
     def __reduce__(self) -> "tuple[Callable[[SourceOptions], FileAccess], tuple[SourceOptions]]":
-        """Pickle it as its options: connections stay where they are."""
+        """Pickle the options only; connections cannot be moved."""
         return get_access, (self._options,)
 
     def item(self, name: str, folder: str = "") -> Item:
@@ -216,7 +216,7 @@ class FileAccess:
 
         Args:
             name: a path or URL.
-            folder: what a relative path is relative to.
+            folder: the base of a relative path.
         """
         uri = make_absolute(name, folder)
         if not scheme_of(uri):
@@ -226,7 +226,7 @@ class FileAccess:
         return Item(uri, partial(self.read, uri), is_remote=True)
 
     def entry_item(self, entry: RemoteEntry) -> Item:
-        """Return the item of an image that a store has listed."""
+        """Return the item of an image in a store's listing."""
         return Item(
             entry.url,
             partial(self.read, entry.url, entry.bytes),
@@ -236,7 +236,7 @@ class FileAccess:
         )
 
     def read(self, uri: str, num_bytes: int | None = None) -> bytes:
-        """Read a whole file, whose size is given where known.
+        """Read a whole file; its size saves a request if it is known.
 
         Raises:
             ImageError: it cannot be read.
@@ -261,7 +261,7 @@ class FileAccess:
         return self.remote.read_range(uri, offset, num_bytes, item=item)
 
     def open(self, uri: str) -> IO[bytes]:
-        """Open an archive or table; it can be sought in.
+        """Open an archive or table as a seekable file.
 
         Raises:
             ImageError: it cannot be read.
@@ -284,16 +284,16 @@ class FileAccess:
         return FileInfo(item.bytes, item.mtime)
 
     def entry(self, url: str) -> RemoteEntry:
-        """Return what a store tells of one file or folder.
+        """Return what a store knows of one file or folder.
 
         Raises:
-            ImageError: there is none, or it cannot be reached.
+            ImageError: it does not exist, or cannot be reached.
         """
         self._check_network(url)
         return self.remote.entry(url)
 
     def folder(self, url: str) -> list[RemoteEntry]:
-        """Return what lies directly in a folder on a store, in no order.
+        """Return the entries of a folder on a store, in no order.
 
         Raises:
             ImageError: it cannot be listed.
@@ -304,11 +304,11 @@ class FileAccess:
     def _check_network(self, uri: str) -> None:
         if not self._allow_network:
             raise ImageUnreadableError(
-                f"{uri}: lies behind a network, which may not be used here", item=uri
+                f"{uri}: is on a network, which may not be used here", item=uri
             )
 
 
 @lru_cache(maxsize=4)
 def get_access(options: SourceOptions) -> FileAccess:
-    """Return this process's access by those options, which keeps its connections."""
+    """Return this process's shared access with these options, which keeps its connections."""
     return FileAccess(options)

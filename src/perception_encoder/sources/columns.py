@@ -23,7 +23,7 @@ from perception_encoder.sources.item import (
 )
 
 ColumnKind: TypeAlias = Literal["name", "bytes", "struct", "other"]
-"""Of a column that may hold images: paths or URLs, encoded images, or {bytes, path}."""
+"""The content of a column: paths or URLs, encoded images, {bytes, path}, or something else."""
 
 _NAMES: Final = (
     "image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes",
@@ -39,23 +39,23 @@ _MAX_LENGTH: Final = 255
 _MAX_REMEMBERED: Final = 100_000  # names that have no column, to count each once
 
 MAX_COLUMNS: Final = 256
-"""Of metadata, in one source and in an index: writing takes, and every search reads, time for each
-column (30,000 took five minutes to index and two to search)."""
+"""Metadata columns of one source and of an index. Each costs time in every write and search: with
+30,000, indexing took five minutes and a search two."""
 
 MAX_TEXT: Final = 2**20
-"""Characters of one value: rows wait in memory by the thousand until they are written."""
+"""Characters of one value. Thousands of rows wait in memory until they are written."""
 
 
 def find_image_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str | None) -> str:
     """Return the column with the images.
 
     Args:
-        table: names it in errors.
-        kinds: what each column holds, by name.
-        wanted: the column that was asked for.
+        table: the table's name in errors.
+        kinds: the kind of each column.
+        wanted: the column that the user chose.
 
     Raises:
-        SourceError: there is none, or not the one that was asked for.
+        SourceError: there is none, or the chosen one does not exist or holds no images.
     """
     known = ", ".join(kinds) or "none"
     if wanted is not None:
@@ -84,7 +84,7 @@ def find_image_column(table: str, kinds: Mapping[str, ColumnKind], wanted: str |
 
 
 def check_unique(names: Sequence[str]) -> None:
-    """Refuse columns of one name, as all values of one of them would be lost.
+    """Refuse two columns with one name, as the values of one would be lost.
 
     Raises:
         SourceError: a name is there twice.
@@ -95,23 +95,23 @@ def check_unique(names: Sequence[str]) -> None:
 
 
 def is_base64(column: str) -> bool:
-    """Say whether the text in a column of this name is images in base64, not their names."""
+    """Whether text in a column of this name is images as base64."""
     return column.lower() in _BASE64
 
 
 def row_key(column: str, number: int) -> str:
-    """Return the member name of an image that lies in a table itself: `image:123`."""
+    """Return the member name of an image that is stored in a table: `image:123`."""
     return f"{column}:{number}"
 
 
 def split_row_key(member: str) -> tuple[str, int] | None:
-    """Return the column and row number of a member name, or None if it is no row's."""
+    """Return the column and the row number in a member name, or None."""
     column, _, number = member.rpartition(":")
     return (column, int(number)) if column and number.isdecimal() else None
 
 
 def folder_of(table: str) -> str:
-    """Return the folder or URL that a table's relative paths begin at."""
+    """Return the folder or URL that the relative paths in a table refer to."""
     return table.rpartition("/")[0] if scheme_of(table) else os.path.dirname(table)
 
 
@@ -120,9 +120,8 @@ def make_named_item(
 ) -> Item:
     """Return the item of an image whose path or URL is in a table.
 
-    A relative path is relative to the table's folder, or to the current folder where the image
-    is there and not in the table's. What is longer than any path is an item that says so; `key`
-    names it.
+    A relative path refers to the table's folder, or else to the current folder. A text that is too
+    long for a path becomes an item, named by `key`, that cannot be read.
     """
     if len(name) > _MAX_NAME:
         return make_broken_item(
@@ -144,14 +143,14 @@ def make_stored_item(
     mtime: int | None,
     metadata: Mapping[str, MetadataValue],
 ) -> Item:
-    """Return the item of an image whose bytes are in a table."""
+    """Return the item of an image that is stored in a table."""
     return Item(
         table, read, member=key, mtime=mtime, metadata=metadata, is_remote=bool(scheme_of(table))
     )
 
 
 def make_empty_item(table: str, key: str) -> Item:
-    """Return the item of a cell that holds nothing usable."""
+    """Return the item of a cell without an image."""
     return make_broken_item(
         table,
         "the cell holds no path, URL or bytes; fill it, or drop the row",
@@ -161,27 +160,27 @@ def make_empty_item(table: str, key: str) -> Item:
 
 
 def decode_base64(text: str, item: str) -> bytes:
-    """Return what a text in base64, or a `data:` URL with one, stands for.
+    """Decode a text in base64, or a `data:` URL.
 
     Raises:
-        ImageUnreadableError: it is no base64.
+        ImageUnreadableError: it is not base64.
     """
     try:
         body = text.partition(",")[2] if text.startswith("data:") else text
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as err:
         raise ImageUnreadableError(
-            f"{item}: the text is no base64 ({err}); write the table again", item=item
+            f"{item}: the text is not base64 ({err}); write the table again", item=item
         ) from err
 
 
 class MetadataColumns:
-    """Gives the names of a source's metadata the names of their columns, the same in every row.
+    """Maps the names of a source's metadata to columns, the same for every row.
 
-    Names of our own columns get a `_` at their end; dots and backticks, which conditions cannot
-    hold, become `_`; a `_` at the start goes; so does what is beyond 255 characters. Of two names
-    that would be one column, the later gets a `_` too. After `MAX_COLUMNS` there are no more, and
-    texts beyond `MAX_TEXT` characters are left out.
+    Names of the index's own columns get a `_` at the end. Dots and backticks, which conditions
+    cannot contain, become `_`. A leading `_` and what is beyond 255 characters are removed. If two
+    names would share a column, the later gets a `_` as well. Names after `MAX_COLUMNS` and texts
+    longer than `MAX_TEXT` are left out.
     """
 
     def __init__(self) -> None:
@@ -191,7 +190,7 @@ class MetadataColumns:
         self._num_long = 0
 
     def column(self, name: str) -> str | None:
-        """Return a name's column, or None where there are too many already."""
+        """Return the column of a name, or None if there are too many."""
         column = self._columns.get(name)
         if column is None and len(self._taken) < MAX_COLUMNS:
             column = self._columns[name] = self._new_column(name)
@@ -208,11 +207,11 @@ class MetadataColumns:
         return value
 
     def count_anew(self) -> None:
-        """Forget which values were left out, as they come again."""
+        """Reset the count of values that were left out."""
         self._num_long = 0
 
     def notes(self) -> list[str]:
-        """Say what was left out."""
+        """Describe what was left out."""
         notes = []
         if self._num_long:
             notes.append(
@@ -233,7 +232,7 @@ class MetadataColumns:
         return {name: column for name, column in found if column is not None}
 
     def scalars(self, values: Mapping[str, object]) -> dict[str, MetadataValue]:
-        """Return what of the values can be metadata, by column.
+        """Return the values that can be metadata, by column.
 
         Mappings, bytes, and lists of anything but texts are left out.
         """
@@ -249,14 +248,14 @@ class MetadataColumns:
 
 
 def is_scalar(value: object) -> bool:
-    """Say whether a value can be metadata: one of a kind, or texts, such as several captions."""
+    """Whether a value can be metadata: a scalar, or a list of texts such as captions."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(one, str) for one in value)
     return value is None or isinstance(value, str | int | float)
 
 
 def to_metadata_value(value: object) -> MetadataValue:
-    """Return a scalar as a table can store it; of several texts each becomes a line."""
+    """Return a value as an index can store it; a list of texts becomes lines."""
     if isinstance(value, list):
         value = "\n".join(one for one in value if one) or None
     if isinstance(value, str):
@@ -268,16 +267,16 @@ def to_metadata_value(value: object) -> MetadataValue:
 
 
 class ColumnTypes:
-    """Finds one type for each column of a table whose rows are typed one by one.
+    """Finds one type for each column from the values of all rows.
 
-    Of numbers with and without a fraction the column is one of floats; any other mixture is text.
+    A mixture of integers and floats is float; any other mixture is text.
     """
 
     def __init__(self) -> None:
         self._kinds: dict[str, type[bool | int | float | str]] = {}
 
     def see(self, values: Mapping[str, MetadataValue]) -> None:
-        """Take a row's values into account."""
+        """Add the values of a row."""
         for name, value in values.items():
             if value is None:
                 continue
@@ -288,7 +287,7 @@ class ColumnTypes:
             self._kinds[name] = kind
 
     def fit(self, values: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
-        """Return a row's values in their columns' types."""
+        """Convert the values of a row to the types of their columns."""
         return {
             name: value if value is None else self._kinds.get(name, str)(value)
             for name, value in values.items()

@@ -1,8 +1,8 @@
-"""Images of a folder and of all folders below it. Knows nothing of what is inside a file.
+"""Images in a folder and all folders below it, on this machine or on an object store.
 
-Links to folders are followed, but each real folder is listed once: under its own path where that
-lies below the top, else under the first link to it. So a link that turns in a circle ends, and a
-new link never renames what is indexed already. A link to a folder above the top is not followed.
+Links to folders are followed, but each folder is listed once: under its own path if that is below
+the top, else under the first link to it. So circles end, and a new link never renames images that
+are indexed. A link to a folder above the top is not followed.
 """
 
 import os
@@ -21,7 +21,7 @@ _Identity: TypeAlias = tuple[int, int]
 
 
 class FolderSource:
-    """A folder of this machine, searched with all below it.
+    """A folder of this machine, with all folders below it.
 
     Args:
         name: as it was given.
@@ -38,12 +38,12 @@ class FolderSource:
         self._system = Counter[str]()
 
     def items(self) -> Iterator[Item]:
-        """List the images: of each folder its own in sorted order, then its folders'."""
+        """List the images: first those of a folder, sorted, then those of its folders."""
         self._unread.clear()
         self._system.clear()
         seen = _with_parents(self._top)
         starts = deque([self._top])
-        while starts:  # first the top, then the links that were met on the way
+        while starts:  # first the top, then the links below it
             folders = [starts.popleft()]
             while folders:
                 folder = folders.pop()
@@ -51,7 +51,7 @@ class FolderSource:
                     found = self._scan(folder, seen)
                 except OSError as err:
                     if folder != self._top and isinstance(err, FileNotFoundError):
-                        continue  # deleted since it was met
+                        continue  # deleted since it was listed
                     self._unread.add(folder)
                     yield make_broken_item(folder, f"the folder cannot be read: {err.strerror}")
                     continue
@@ -61,7 +61,7 @@ class FolderSource:
                 starts += (os.path.join(folder, name) for name in found.links)
 
     def covers(self, uri: str, member: str | None) -> bool:
-        """Say whether `items` would list this file, going by its path alone."""
+        """Whether `items` would list this file, by its path alone."""
         if member is not None or not uri.startswith(self._prefix):
             return False
         parent = os.path.dirname(uri)
@@ -71,17 +71,17 @@ class FolderSource:
             parent, above = os.path.dirname(parent), parent
             if parent == above:
                 break
-        # The failure of a folder is over when it has been read.
+        # A folder that failed before and can be read now is covered.
         return self._selection.covers(self._relative(uri)) or (
             os.path.isdir(uri) and uri not in self._unread
         )
 
     def notes(self) -> list[str]:
-        """Say which folders of systems were left out."""
+        """Describe the system folders that were skipped."""
         return describe_system_folders(self.name, self._system)
 
     def leaves_out(self, uri: str, member: str | None) -> bool:
-        """Say whether this file is left out by a pattern, or lies in a system's folder."""
+        """Whether this file is skipped by a pattern, or is in a system folder."""
         if member is not None or not uri.startswith(self._prefix):
             return False
         return self._selection.leaves_out(self._relative(uri))
@@ -117,7 +117,7 @@ class FolderSource:
         elif self._selection.lists(path):
             found.files.append(entry.name)
         elif entry.is_symlink() and not is_image(path) and not os.path.exists(entry.path):
-            self._unread.add(entry.path)  # may have led to a folder on a disk that is away
+            self._unread.add(entry.path)  # may lead to a folder on a disk that is not mounted
 
     def _relative(self, path: str) -> str:
         return path[len(self._prefix) :]
@@ -139,7 +139,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _with_parents(folder: str) -> set[_Identity]:
-    """Return which folders lie above this one."""
+    """Return the folders above this one."""
     identities = set[_Identity]()
     above = os.path.realpath(folder)
     while (parent := os.path.dirname(above)) != above:
@@ -153,11 +153,11 @@ def _with_parents(folder: str) -> set[_Identity]:
 
 
 class RemoteFolderSource:
-    """A prefix, listed folder by folder.
+    """A folder on an object store, with all folders below it.
 
     Args:
         name: as it was given.
-        top: the URL of the prefix, as its store spells it.
+        top: the folder's URL as the store spells it.
         selection: which of its files to list.
         access: lists and reads it.
     """
@@ -171,7 +171,7 @@ class RemoteFolderSource:
         self._system = Counter[str]()
 
     def items(self) -> Iterator[Item]:
-        """List the images: of each folder its own in sorted order, then its folders'."""
+        """List the images: first those of a folder, sorted, then those of its folders."""
         self._unread.clear()
         self._system.clear()
         folders = [self._top]
@@ -193,7 +193,7 @@ class RemoteFolderSource:
             )
 
     def covers(self, uri: str, member: str | None) -> bool:
-        """Say whether `items` would list this file, going by its URL alone."""
+        """Whether `items` would list this file, by its URL alone."""
         if member is not None or not uri.startswith(self._top):
             return False
         if any(uri.startswith(folder) for folder in self._unread):
@@ -201,11 +201,11 @@ class RemoteFolderSource:
         return self._selection.covers(self._relative(uri))
 
     def notes(self) -> list[str]:
-        """Say which folders of systems were left out."""
+        """Describe the system folders that were skipped."""
         return describe_system_folders(self.name, self._system)
 
     def leaves_out(self, uri: str, member: str | None) -> bool:
-        """Say whether this file is left out by a pattern, or lies in a system's folder."""
+        """Whether this file is skipped by a pattern, or is in a system folder."""
         if member is not None or not uri.startswith(self._top):
             return False
         return self._selection.leaves_out(self._relative(uri))

@@ -1,4 +1,4 @@
-"""Reads by number from what can only be read forwards, for several threads at once."""
+"""Random access, from several threads, to what can only be read forwards."""
 
 import threading
 import uuid
@@ -12,18 +12,18 @@ _NUM_RECEIVED: Final = 8
 
 
 class ForwardReader(Generic[Chunk]):
-    """Keeps the chunks read last, as threads ask in nearly but not exactly the order of numbers.
+    """Keeps the last chunks, as threads ask for them in nearly the order of their numbers.
 
-    Asking for one that has been dropped again starts over, which is right but slow. Pickled, it
-    loses what it kept; all that one process unpickles of the same reader are one there.
+    A chunk that has been dropped is read again from the start, which is slow. A pickled reader
+    loses its chunks; all copies that one process unpickles are one object there.
 
     Args:
-        start: reads chunks from the given number on. It may end before the last of all; it is
-            then started again.
-        num_kept: chunks that are kept.
-        size_of: the size of a chunk, by which fewer may be kept.
-        max_size: of the chunks that are kept; the last is, whatever its size.
-        key: names it in all processes; a new one if None.
+        start: reads chunks from the given number on. It may end before the last chunk; it is
+            then called again.
+        num_kept: how many chunks are kept.
+        size_of: the size of a chunk, for `max_size`.
+        max_size: the largest total size of the kept chunks; the last chunk is always kept.
+        key: identifies the reader in all processes; a new one if None.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ForwardReader(Generic[Chunk]):
         self._next = -1
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Pickle it as how it starts."""
+        """Pickle the arguments only."""
         arguments = (self._key, self._start, self._num_kept, self._size_of, self._max_size)
         return _received, arguments
 
@@ -55,7 +55,7 @@ class ForwardReader(Generic[Chunk]):
         """Return a chunk.
 
         Raises:
-            EOFError: there is none of this number.
+            EOFError: there is no chunk of this number.
             Exception: whatever reading raises.
         """
         with self._lock:
@@ -76,7 +76,7 @@ class ForwardReader(Generic[Chunk]):
             if chunk is None:
                 raise EOFError(f"there is no chunk {number}")
         except BaseException:
-            self._next = -1  # the next one begins anew
+            self._next = -1  # the next call starts again
             self._chunks = iter(())
             raise
         if (before := self._kept.pop(self._next, None)) is not None:  # read again after a restart
@@ -109,7 +109,7 @@ def _received(
     size_of: Callable[[Chunk], int] | None,
     max_size: int,
 ) -> ForwardReader[Chunk]:
-    """Return this process's reader of that key, which may be further on already."""
+    """Return this process's reader with that key."""
     with _readers_lock:
         reader = _readers.pop(key, None) or ForwardReader(
             start, num_kept=num_kept, size_of=size_of, max_size=max_size, key=key

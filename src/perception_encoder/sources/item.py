@@ -1,14 +1,15 @@
-"""What a source lists and what every source can do. Knows no files, archives or networks."""
+"""The interface of sources, the items that they list, and helpers for names and URLs."""
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NoReturn, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
-from perception_encoder.errors import ImageUnreadableError
+from perception_encoder.errors import ImageError, ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue, item_name, row_id
 from perception_encoder.index.rows import clamp_time
 from perception_encoder.sources.patterns import suffix_of
@@ -23,22 +24,21 @@ _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+)(?:::.*)?://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image that a source names, before anything of it is read.
+    """One image of a source, before it is read.
 
-    Something that a source could not list (a folder without permission, the rest of a damaged
-    archive, a name that is not valid Unicode) is an item too, and its `read` says why.
+    What a source cannot list (a folder without permission, the rest of a damaged archive, a name
+    that is not valid Unicode) is also an item; its `read` raises the reason.
 
     Attributes:
         uri: absolute path or URL of the file that holds it; always valid Unicode.
-        read: reads the encoded image, from any thread; raises `ImageError` or `OSError`. It can
-            be pickled, so that another machine may read.
+    read: reads the encoded image, from any thread; raises `ImageError` or `OSError`. It
+            can be pickled and called on another machine.
         member: its name inside the archive or table at uri.
         offset: where its bytes begin in the file at uri (members of uncompressed tars).
         bytes: size of the encoded image, where known before reading.
-        mtime: of the file at uri, nanoseconds since 1970, where known; a wild one is clamped, so
-            that all that is compared with it and written of it is the same.
-        metadata: what the source says of it; the names can be columns of a table.
-        is_remote: reading waits for a network.
+        mtime: of the file at uri, nanoseconds since 1970, where known; clamped to 64 bits.
+        metadata: what the source knows of it, by column name.
+        is_remote: whether reading needs a network.
     """
 
     uri: str
@@ -56,53 +56,50 @@ class Item:
 
     @property
     def id(self) -> str:
-        """The key of its row, see `row_id`."""
+        """The id of its row, see `row_id`."""
         return row_id(self.uri, self.member)
 
 
 class Source(Protocol):
-    """Where images come from, as one argument of a command names it."""
+    """A source of images, such as one argument of a command."""
 
     @property
     def name(self) -> str:
-        """As it was given; for messages."""
+        """Its name in messages, as the user wrote it."""
         ...
 
     def items(self) -> Iterator[Item]:
-        """List the images, in an order that stays the same, holding only a few in memory.
+        """List the images, always in the same order, with only a few in memory.
 
-        Never raises for what it finds: what cannot be listed is an item whose `read` raises. The
-        same id may come twice (an image that is named twice).
+        It never raises for what it finds: what cannot be listed is an item whose `read` raises.
+        The same id may come twice.
         """
         ...
 
     def covers(self, uri: str, member: str | None) -> bool:
-        """Say whether `items` would have listed this one, if it still existed.
+        """Whether `items` would list this image if it existed. Call it after `items` has ended.
 
-        To be asked when `items` has ended. In doubt, as below a folder that could not be read, the
-        answer is no: an image must not be taken for gone because a disk was.
+        In doubt the answer is no, as below a folder that could not be read: an image is not gone
+        because its disk is.
         """
         ...
 
 
 @runtime_checkable
 class ReportingSource(Source, Protocol):
-    """A source that tells of what it has left out. Both are asked when `items` has ended."""
+    """A source that reports what it has skipped. Call both methods after `items` has ended."""
 
     def notes(self) -> list[str]:
-        """Say what `items` has left out, and how many: sentences for a person."""
+        """Return sentences on what `items` has skipped, with counts."""
         ...
 
     def leaves_out(self, uri: str, member: str | None) -> bool:
-        """Say whether `items` would list this one, were it not for what it was told to leave out.
-
-        In doubt the answer is no.
-        """
+        """Whether `items` skips this image only because of the options. In doubt no."""
         ...
 
 
 def collect_notes(sources: Iterable[Source]) -> list[str]:
-    """Return what sources have to say when they have been listed."""
+    """Return the notes of all sources that have been listed."""
     return [
         note for source in sources if isinstance(source, ReportingSource) for note in source.notes()
     ]
@@ -111,13 +108,13 @@ def collect_notes(sources: Iterable[Source]) -> list[str]:
 def make_broken_item(
     uri: str, message: str, *, member: str | None = None, is_remote: bool = False
 ) -> Item:
-    """Return the item of something that could not be listed; its `read` raises the message.
+    """Return an item for something that cannot be listed; its `read` raises the message.
 
     Args:
-        uri: what it is about, in any spelling.
-        message: what happened and what to do; the name before it may be left out.
+        uri: the file or folder; need not be valid Unicode.
+        message: what happened and what to do, with or without the name before it.
         member: its name inside the archive or table at uri.
-        is_remote: it lies behind a network.
+        is_remote: whether it is on a network.
     """
     uri, member = escape_name(uri), None if member is None else escape_name(member)
     item = item_name(uri, member)
@@ -130,19 +127,78 @@ def _refuse(item: str, reason: str) -> NoReturn:
 
 
 def is_broken(item: Item) -> bool:
-    """Say whether an item is of `make_broken_item`."""
+    """Whether an item was made by `make_broken_item`."""
     return isinstance(item.read, partial) and item.read.func is _refuse
 
 
+class ContainerSource(ABC):
+    """Files that hold many images each, such as archives or tables.
+
+    Args:
+        name: their name in messages.
+        uris: absolute paths or URLs.
+        once_held: whether the name would match a file that no longer exists.
+        leaves_out: whether a file that the name matches is excluded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        uris: Sequence[str],
+        once_held: Callable[[str], bool] = lambda _: False,
+        leaves_out: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self.name = name
+        self._uris = uris
+        self._known = frozenset(uris)
+        self._once_held = once_held
+        self._leaves_out = leaves_out
+        self._notes: list[str] = []
+        self._damaged = set[str]()
+
+    def items(self) -> Iterator[Item]:
+        """List the images of each file in its order."""
+        self._damaged.clear()
+        self._notes.clear()
+        for uri in self._uris:
+            try:
+                yield from self._list(uri)
+            except Exception as err:  # noqa: BLE001 — one damaged file must not end the run
+                self._damaged.add(uri)
+                is_ours = isinstance(err, ImageError | SourceError)
+                reason = str(err) if is_ours else self._describe(err)
+                yield make_broken_item(uri, reason, is_remote=bool(scheme_of(uri)))
+
+    def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
+        """Whether `items` would list this member if its file had it."""
+        return uri not in self._damaged and (uri in self._known or self._once_held(uri))
+
+    def notes(self) -> list[str]:
+        """Describe what was skipped in the files."""
+        return list(self._notes)
+
+    def leaves_out(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
+        """Whether the file is excluded by a pattern."""
+        return uri not in self._known and self._leaves_out(uri)
+
+    @abstractmethod
+    def _list(self, uri: str) -> Iterator[Item]:
+        """List the images of one file; what it skips is added to `_notes`."""
+
+    @abstractmethod
+    def _describe(self, err: Exception) -> str:
+        """Return the reason why a file cannot be listed."""
+
+
 def find_name_problem(name: str) -> str | None:
-    """Say why a name cannot be stored, if it cannot."""
+    """Return why a name cannot be stored, or None."""
     if not is_unicode(name):
         return NOT_UNICODE
     return _HAS_NUL if "\0" in name else None
 
 
 def is_unicode(name: str) -> bool:
-    """Say whether a name can be stored. Names of files in an old encoding cannot."""
+    """Whether a name can be stored. File names in an old encoding cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -151,25 +207,24 @@ def is_unicode(name: str) -> bool:
 
 
 def escape_name(name: str) -> str:
-    r"""Return the name with what is not valid Unicode written as `\udcff`, and NUL as `\x00`."""
+    r"""Return the name with invalid Unicode written as `\udcff`, and NUL as `\x00`."""
     return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """Settings of `open_sources`; each source takes what concerns it.
+    """Settings of `open_sources`.
 
     Attributes:
-        exclude: patterns of files and folders to leave out, as in .gitignore: one without a slash
-            meets a name at any depth (`node_modules`, `*.tmp.jpg`), one with a slash a path below
-            the folder that is searched (`raw/**`), one with a slash at its end only folders.
-        include_hidden: list files and folders whose names begin with a dot, and the folders that
-            systems keep beside images (`select.SYSTEM_FOLDERS`).
+        exclude: patterns of files and folders to skip, as in .gitignore: without a slash they
+            match a name at any depth (`node_modules`, `*.tmp.jpg`), with a slash a path below the
+            source (`raw/**`), with a slash at the end only folders.
+        include_hidden: also list names that begin with a dot, and `patterns.SYSTEM_FOLDERS`.
         null_separated: names on standard input end with NUL instead of a newline.
         column: the column of a table that holds the images, their paths or URLs.
-        timeout_seconds: of one wait for an answer from a network.
-        max_bytes: size above which an image is not brought over a network.
-        allow_network: False refuses every read that would need a network.
+        timeout_seconds: for one response from a network.
+        max_bytes: the largest image to fetch from a network.
+        allow_network: whether a network may be used.
     """
 
     exclude: tuple[str, ...] = ()
@@ -182,28 +237,28 @@ class SourceOptions:
 
 
 def scheme_of(name: str) -> str:
-    """Return `s3` of `s3://bucket/key`, and nothing of a path."""
+    """Return `s3` of `s3://bucket/key`, and "" of a path."""
     found = _SCHEME.match(name)
     return found[1].lower() if found else ""
 
 
 def is_web(name: str) -> bool:
-    """Say whether a name is an http or https URL."""
+    """Whether a name is an http or https URL."""
     return scheme_of(name) in ("http", "https")
 
 
 def is_tar(name: str) -> bool:
-    """Say whether a name ends like a tar archive's, packed or not."""
+    """Whether a name has the suffix of a tar archive, compressed or not."""
     return name.lower().endswith(_TAR_ENDINGS)
 
 
 def is_packed(name: str) -> bool:
-    """Say whether a tar archive is compressed, so that it must be read from its start."""
+    """Whether a tar archive is compressed, so that it must be read from its start."""
     return not name.lower().endswith(".tar")
 
 
 def is_table(name: str) -> bool:
-    """Say whether a name ends like a table's that can hold images."""
+    """Whether a name has the suffix of a table."""
     return suffix_of(name) in TABLE_SUFFIXES
 
 

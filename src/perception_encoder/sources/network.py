@@ -37,12 +37,12 @@ _TIMES: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
 _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 0.3
 _MAX_REDIRECTS: Final = 5
-_WHOLE: Final = 5  # a whole image may take so many times the wait for one answer
-_PASSING: Final = frozenset((429, 500, 502, 503, 504))
+_WHOLE: Final = 5  # timeouts for a whole image
+_TEMPORARY: Final = frozenset((429, 500, 502, 503, 504))
 
 
 class RemoteEntry(NamedTuple):
-    """A file or folder as a listing tells of it; size in bytes, time in ns since 1970."""
+    """A file or folder of a listing; size in bytes, time in ns since 1970."""
 
     url: str
     is_folder: bool
@@ -51,10 +51,10 @@ class RemoteEntry(NamedTuple):
 
 
 class Remote:
-    """Files of all protocols that fsspec knows; one connection for each.
+    """Files of all protocols of fsspec, with one connection for each.
 
     Args:
-        max_bytes: refuse to read more.
+        max_bytes: the largest file to read.
     """
 
     def __init__(self, *, max_bytes: int) -> None:
@@ -64,10 +64,10 @@ class Remote:
         self._turns = threading.Lock()
 
     def check(self, url: str) -> None:
-        """See whether the URL's protocol can be spoken here.
+        """Check that the URL's protocol is available.
 
         Raises:
-            SourceError: a protocol that is unknown, or whose package is not installed.
+            SourceError: the protocol is unknown, or its package is not installed.
         """
         self._connect(url)
 
@@ -77,10 +77,10 @@ class Remote:
         return cast("str", system.unstrip_protocol(path))
 
     def entry(self, url: str) -> RemoteEntry:
-        """Return what the store tells of one file or folder.
+        """Return what the store knows of one file or folder.
 
         Raises:
-            ImageNotFoundError: there is none.
+            ImageNotFoundError: it does not exist.
             ImageUnreadableError: no permission, no connection, or another failure.
         """
         with _failures(url):
@@ -88,20 +88,20 @@ class Remote:
             return _entry(system, system.info(path))
 
     def folder(self, url: str) -> list[RemoteEntry]:
-        """Return what lies directly in a folder, in no order.
+        """Return the entries of a folder, in no order.
 
         Raises:
             ImageError: as for `entry`.
         """
         with _failures(url):
             system, path = self._connect(url)
-            system.invalidate_cache(path)  # somebody may have added to it since
+            system.invalidate_cache(path)  # it may have changed
             found = system.ls(path, detail=True)
-            own = path.rstrip("/")  # stores may list a folder's own empty object in it
+            own = path.rstrip("/")  # some stores list a folder in itself
             return [_entry(system, info) for info in found if info["name"].rstrip("/") != own]
 
     def read(self, url: str, num_bytes: int | None) -> bytes:
-        """Read a whole file, whose size is given where known.
+        """Read a whole file; its size saves a request if it is known.
 
         Raises:
             ImageError: as for `entry`, or larger than `max_bytes`.
@@ -109,7 +109,7 @@ class Remote:
         with _failures(url):
             system, path = self._connect(url)
             self._check_size(url, num_bytes or 0)
-            with self._turn(system):
+            with self._exclusive(system):
                 if num_bytes is not None:
                     return cast("bytes", system.cat_file(path))
                 with system.open(path, "rb") as file:
@@ -129,7 +129,7 @@ class Remote:
             self._check_size(item, num_bytes)
             if num_bytes == 0:
                 return b""
-            with self._turn(system):
+            with self._exclusive(system):
                 data = cast("bytes", system.cat_file(path, start=offset, end=offset + num_bytes))
             if len(data) < num_bytes:
                 raise ImageTruncatedError(
@@ -138,7 +138,7 @@ class Remote:
             return data
 
     def open(self, url: str) -> IO[bytes]:
-        """Open a file for reading; it can be sought in.
+        """Open a file as a seekable stream.
 
         Raises:
             ImageError: as for `entry`.
@@ -156,7 +156,7 @@ class Remote:
         with self._lock:
             try:
                 if protocol not in self._systems:
-                    # Not fsspec's own instance, of which there would be one for every thread.
+                    # fsspec caches one instance per thread; one is enough.
                     self._systems[protocol], _ = fsspec.core.url_to_fs(
                         url, skip_instance_cache=True
                     )
@@ -171,8 +171,8 @@ class Remote:
         system = self._systems[protocol]
         return system, system._strip_protocol(url)
 
-    def _turn(self, system: Any) -> AbstractContextManager[object]:
-        """Let one thread at a time use a connection that cannot be shared."""
+    def _exclusive(self, system: Any) -> AbstractContextManager[object]:
+        """Give one thread at a time a connection that cannot be shared."""
         return nullcontext() if system.async_impl else self._turns
 
     def _check_size(self, item: str, num_bytes: int) -> None:
@@ -192,7 +192,7 @@ def _entry(system: Any, info: dict[str, Any]) -> RemoteEntry:
 
 
 def modified_time(info: dict[str, Any]) -> int | None:
-    """Return when a file was changed last; each protocol's package tells it in its own way."""
+    """Return the time of the last change; each protocol's package has its own key for it."""
     value = next((info[name] for name in _TIMES if info.get(name) is not None), None)
     if isinstance(value, str):
         try:
@@ -225,11 +225,11 @@ def _failures(item: str) -> Iterator[None]:
 
 
 class Web:
-    """Fetches over one pool of connections. Proxies are those of the environment.
+    """Fetches images over one pool of connections, with the proxies of the environment.
 
     Args:
-        timeout_seconds: of one wait for an answer; a whole image may take five times that.
-        max_bytes: refuse more.
+        timeout_seconds: for one response; a whole image may take five times as long.
+        max_bytes: the largest image to fetch.
     """
 
     def __init__(self, *, timeout_seconds: float, max_bytes: int) -> None:
@@ -239,13 +239,13 @@ class Web:
         self._made: httpx2.Client | None = None
 
     def fetch(self, url: str) -> bytes:
-        """Return what a URL answers with.
+        """Return the body of a URL's response.
 
-        Failures that may pass (a busy server, a lost connection) are tried again twice.
+        Temporary failures (a busy server, a lost connection) are retried twice.
 
         Raises:
-            ImageUnreadableError: no answer in time, a status other than success, too many
-                redirects, more than `max_bytes`, or not a URL.
+            ImageUnreadableError: no response in time, an error status, too many redirects, more
+                than `max_bytes`, or an invalid URL.
         """
         import httpx2
 
@@ -254,7 +254,7 @@ class Web:
                 return self._fetch_once(url)
             except httpx2.HTTPStatusError as err:
                 status = err.response.status_code
-                if not left or status not in _PASSING:
+                if not left or status not in _TEMPORARY:
                     reason = f"the server answered {status} {err.response.reason_phrase}".rstrip()
                     raise _failed(url, f"{reason}; check the URL") from err
             except httpx2.TransportError as err:
@@ -267,7 +267,7 @@ class Web:
 
     def _fetch_once(self, url: str) -> bytes:
         until = time.monotonic() + _WHOLE * self._timeout_seconds
-        # An image is packed already, and the size that is announced is then the one that comes.
+        # Images are compressed already, and Content-Length is then their size.
         with self._client().stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
             answer.raise_for_status()
             self._check_size(url, int(answer.headers.get("Content-Length", 0)))

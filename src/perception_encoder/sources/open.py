@@ -1,4 +1,4 @@
-"""From the names people give to sources: decides what each one is by its looks."""
+"""Opens sources by name, and images by the columns of their rows."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ _FileKind: TypeAlias = Literal["image", "tar", "table"]
 
 
 class NamedSource:
-    """Images named as arguments.
+    """Images that are named one by one.
 
     Args:
-        name: what to call them in messages.
-        makers: make their items, in order.
+        name: their name in messages.
+        makers: create their items, in order.
     """
 
     def __init__(self, name: str, makers: Sequence[Callable[[], Item]]) -> None:
@@ -75,17 +75,17 @@ class NamedSource:
             yield make()
 
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
-        """Say no: an image that is named is listed, whether it exists or not."""
+        """Return False: a named image is listed whether it exists or not."""
         return False
 
 
 class ListSource:
-    """Names of images, one a line, read as they come.
+    """Images named in a stream, one per line, read as they arrive.
 
     Args:
-        stream: the list; it can be read once.
-        item_of: makes the item of one absolute path or URL.
-        null_separated: names end with NUL instead of a newline.
+        stream: the list, which is read once.
+        item_of: creates the item of a path or URL.
+        null_separated: whether names end with NUL instead of a newline.
     """
 
     name = "-"
@@ -101,18 +101,18 @@ class ListSource:
         """List the images in the list's order.
 
         Raises:
-            SourceError: it is no list of names.
+            SourceError: it is not a list of names.
         """
         for name in self._names():
             if name:
                 yield self._item_of(name)
 
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
-        """Say no: a list does not tell what it has left out."""
+        """Return False: what a list leaves out is unknown."""
         return False
 
     def _names(self) -> Iterator[str]:
-        # read1 gives what there is, so that names are used while their writer still works.
+        # read1 returns what is there, so names are used while the writer still runs.
         read = getattr(self._stream, "read1", self._stream.read)
         head = read(_CHUNK_BYTES)
         while 0 < len(head) < _MARK_BYTES and (more := read(_CHUNK_BYTES)):
@@ -136,7 +136,7 @@ class ListSource:
         yield self._stripped(rest + _end_of(decoder))
 
     def _encoding_of(self, head: bytes) -> str:
-        # A name of one letter and the NUL that ends it look like UTF-16.
+        # A name of one letter and its NUL look like UTF-16.
         is_short = self._is_null_separated and not head.startswith(_MARKS)
         return "utf-8" if is_short else encoding_of(head)
 
@@ -153,10 +153,10 @@ def _end_of(decoder: codecs.IncrementalDecoder) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file that a name means: neighbors of one kind become one source."""
+    """A file that a name stands for. Neighbors of one kind become one source."""
 
     kind: _FileKind
-    name: str  # as it was given, before braces and globs
+    name: str  # as the user wrote it, with braces and globs
     uri: str
     item: Callable[[], Item]
     once_held: Callable[[str], bool] = lambda _: False
@@ -166,24 +166,23 @@ class _File:
 def open_sources(
     names: Sequence[str], options: SourceOptions, stdin: IO[bytes] | None = None
 ) -> list[Source]:
-    """Find out what each name is.
+    """Open the sources with these names.
 
-    A name is a folder, an image, a tar archive, a table (parquet, CSV, JSON lines), a list of
-    names on standard input (`-`), a glob, the URL of any of these on a store that fsspec knows, or
-    the http URL of an image. Braces stand for several names. What exists under just that name
-    wins over a pattern.
+    A name is a folder, an image, a tar archive, a table (Parquet, CSV, JSON lines), `-` for a list
+    of names on standard input, a glob, the URL of any of these on a store of fsspec, or the http
+    URL of an image. Braces stand for several names. An existing file wins over a pattern.
 
     Args:
-        names: as people write them.
-        options: how to read them.
-        stdin: what `-` reads; sys.stdin by default.
+        names: the names, as users write them.
+        options: how to list and read them.
+        stdin: the stream for `-`; sys.stdin by default.
 
     Returns:
-        The sources in the order of their names. Images, archives or tables that are named one
-        after the other are one source.
+        The sources, in the order of their names. Consecutive images, archives or tables are one
+        source.
 
     Raises:
-        SourceNotFoundError: there is no such file, folder or URL.
+        SourceNotFoundError: a file, folder or URL does not exist.
         SourceError: a table without images, or a URL that cannot be used here.
     """
     return list(_Opener(options, stdin).open(names))
@@ -211,7 +210,7 @@ class _Opener:
                 yield from (part for part in parts if not isinstance(part, _File))
 
     def _joined(self, files: Sequence[_File]) -> Source:
-        """Make one source of neighbors of one kind."""
+        """Return one source for consecutive files of one kind."""
         names = list(dict.fromkeys(file.name for file in files))
         name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         if files[0].kind == "image":
@@ -220,9 +219,9 @@ class _Opener:
         once_held = _any_of([file.once_held for file in files])
         leaves_out = _any_of([file.leaves_out for file in files])
         if files[0].kind == "tar":
-            return TarSource(name, uris, self._access, once_held, leaves_out)
+            return TarSource(self._access, name, uris, once_held, leaves_out)
         column = self._options.column
-        table = TableSource(name, uris, self._access, column, once_held, leaves_out)
+        table = TableSource(self._access, column, name, uris, once_held, leaves_out)
         table.check()
         return table
 
@@ -296,7 +295,7 @@ class _Opener:
     def _matches(
         self, name: str, folder: FolderSource | RemoteFolderSource, glob: str
     ) -> Iterator[_File | Source]:
-        """Yield the archives or tables that a glob means, or else its images as one source."""
+        """Yield the archives or tables that match a glob, or else its images as one source."""
         kind = _kind(glob)
         if kind == "image":
             yield folder
@@ -316,7 +315,7 @@ class _Opener:
             yield _File(kind, name, item.uri, make, once_held, leaves_out)
 
     def _selection(self, glob: str | None) -> Selection:
-        # A glob that spells a dot at a name's start means hidden ones.
+        # A glob with a dot at the start of a name means hidden ones.
         hidden = self._options.include_hidden or (glob is not None and "/." in f"/{glob}")
         return Selection(Excludes(self._options.exclude), hidden, glob)
 
@@ -335,11 +334,11 @@ def _kind(uri: str) -> _FileKind:
 def _split_glob(
     pattern: str, is_folder: Callable[[str], bool] = lambda _: False
 ) -> tuple[str, str]:
-    """Split a glob into the folder that holds all matches and the rest.
+    """Split a glob into the folder of all matches and the rest.
 
     Args:
-        pattern: its parts that look like globs may all be names of folders; the rest is then "".
-        is_folder: says whether there is a folder of just that name, though it looks like a glob.
+        pattern: the glob. The rest is "" if all of it names a folder.
+        is_folder: whether a folder has exactly this name, though it looks like a glob.
     """
     parts = pattern.split("/")
     globs = (
@@ -360,14 +359,14 @@ def read_image(
     *,
     allow_network: bool = True,
 ) -> bytes:
-    """Return the encoded image of a row.
+    """Read the encoded image of a row.
 
     Args:
         uri: of the row.
         member: of the row.
-        offset: of the row; with it a member of a tar is read without looking for it.
-        num_bytes: of the row; it saves a question to a store.
-        allow_network: whether an image may be brought over a network.
+        offset: of the row; with it a member of a tar archive is read without a search.
+        num_bytes: of the row; it saves a request to a store.
+        allow_network: whether a network may be used.
 
     Raises:
         ImageNotFoundError: the file is gone, or has no such member any more.
@@ -398,11 +397,11 @@ def load_image(row: Row | Hit) -> Image.Image:
 
 
 def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage | None:
-    """Open the encoded image of a row, to read it part by part; arguments as of `read_image`.
+    """Open the encoded image of a row to read it in parts; arguments as for `read_image`.
 
     Returns:
-        None where it can only be read whole: behind a network, in a table, in a packed archive, or
-        in an archive that was written anew.
+        None if it can only be read whole: on a network, in a table, in a compressed archive, or in
+        an archive that has been rewritten.
 
     Raises:
         ImageNotFoundError: the file is gone.

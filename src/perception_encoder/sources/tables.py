@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Final, Protocol, cast
 
 from perception_encoder.errors import (
-    ImageError,
     ImageNotFoundError,
     ImageUnreadableError,
     SourceError,
@@ -32,7 +31,13 @@ from perception_encoder.sources.columns import (
     split_row_key,
 )
 from perception_encoder.sources.csv_rows import CsvFile, CsvHeader, read_csv_row
-from perception_encoder.sources.item import Item, is_unicode, make_broken_item, scheme_of
+from perception_encoder.sources.item import (
+    ContainerSource,
+    Item,
+    is_unicode,
+    make_broken_item,
+    scheme_of,
+)
 from perception_encoder.sources.parquet_table import ParquetTable
 from perception_encoder.sources.patterns import suffix_of
 from perception_encoder.sources.text_rows import (
@@ -47,7 +52,7 @@ _SAMPLE: Final = 100
 
 
 class TextTable:
-    """One file of rows.
+    """A CSV or JSON lines file that names images, or holds them as base64.
 
     Args:
         uri: absolute path or URL.
@@ -64,19 +69,19 @@ class TextTable:
         self._num_not_text = 0
 
     def kinds(self) -> dict[str, ColumnKind]:
-        """Return what each column holds, going by the first rows."""
+        """Return the kind of each column by the first rows."""
         kinds: dict[str, ColumnKind] = {}
         with closing(self._rows()) as rows:
             for row in islice(rows, _SAMPLE):
                 for name, value in row.values.items():
                     if kinds.get(name, "other") == "other" and value is not None:
                         kinds[name] = self._kind(name, value)
-        # A column of which nothing is known but its name may well be the one.
+        # A column that is empty so far may hold the images.
         names = self._header.names if self._header is not None else kinds
         return {name: kinds.get(name, "name") for name in names}
 
     def items(self, column: str) -> Iterator[Item]:
-        """Yield the images that a column holds or names; the file is read twice.
+        """Yield the images that a column holds or names. The file is read twice, to find types.
 
         Raises:
             ImageError: the file cannot be read.
@@ -92,7 +97,7 @@ class TextTable:
             yield self._item(row, column, kinds, mtime)
 
     def notes(self) -> list[str]:
-        """Say which values were left out."""
+        """Describe the values that were skipped."""
         notes = self._names.notes()
         if self._num_not_text:
             notes.append(
@@ -101,10 +106,10 @@ class TextTable:
         return notes
 
     def read_row(self, column: str, number: int) -> bytes:
-        """Read the image in a row again.
+        """Read the image of a row.
 
         Raises:
-            ImageNotFoundError: the file has no such row or column any more.
+            ImageNotFoundError: the row or column is gone.
             ImageError: it cannot be read.
         """
         key = row_key(column, number)
@@ -137,12 +142,12 @@ class TextTable:
     def _metadata(
         self, row: TextRow, column: str, *, as_numbers: bool = True
     ) -> dict[str, MetadataValue]:
-        """Return a row's values by their columns' names.
+        """Return the metadata of a row by column.
 
         Args:
             row: of the file.
-            column: of the images.
-            as_numbers: what a CSV cell spells, rather than its text.
+            column: the column with the images.
+            as_numbers: convert CSV cells to the numbers in them.
         """
         values = {
             name: value for name, value in row.values.items() if name != column and is_scalar(value)
@@ -190,7 +195,7 @@ class TextTable:
 
     def _rows(self) -> Generator[TextRow]:
         with self._access.open(self._uri) as opened:
-            # Files on stores do not read lines up to a size.
+            # Files of stores cannot read lines of a limited size.
             stream = io.BufferedReader(cast("io.RawIOBase", opened)) if self._is_remote else opened
             if not self._is_csv:
                 yield from read_json_rows(stream)
@@ -204,7 +209,7 @@ class TextTable:
 
 
 def _stored(cell: object, column: str) -> str | None:
-    """Return the base64 text in a cell, if it holds any."""
+    """Return the base64 text in a cell, or None."""
     text = cell.get("bytes") if isinstance(cell, Mapping) else cell
     is_stored = isinstance(cell, Mapping) or is_base64(column)
     if isinstance(text, str) and text and (is_stored or text.startswith("data:")):
@@ -213,10 +218,10 @@ def _stored(cell: object, column: str) -> str | None:
 
 
 class Table(Protocol):
-    """One file of rows, whatever its format."""
+    """One table in a file of any format."""
 
     def kinds(self) -> Mapping[str, ColumnKind]:
-        """Return what each column holds."""
+        """Return the kind of each column."""
         ...
 
     def items(self, column: str) -> Iterator[Item]:
@@ -224,99 +229,69 @@ class Table(Protocol):
         ...
 
     def notes(self) -> list[str]:
-        """Say what `items` has left out, when it has ended."""
+        """Describe what `items` has skipped; to be called after it."""
         ...
 
     def read_row(self, column: str, number: int) -> bytes:
-        """Read the image in a row again."""
+        """Read the image of a row."""
         ...
 
 
-class TableSource:
-    """Tables on this machine or elsewhere.
+class TableSource(ContainerSource):
+    """Tables on this machine or on a network.
 
     Args:
-        name: as they were given.
-        uris: absolute paths or URLs.
         access: reads them.
         column: the column with the images; found by its name or type if None.
-        once_held: says which other tables the name would have meant, had they existed.
-        leaves_out: says which other tables the name means that are to be left out.
+        name, uris, once_held, leaves_out: see `ContainerSource`.
     """
 
     def __init__(
         self,
-        name: str,
-        uris: Sequence[str],
         access: FileAccess,
         column: str | None,
+        name: str,
+        uris: Sequence[str],
         once_held: Callable[[str], bool] = lambda _: False,
         leaves_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        self.name = name
-        self._uris = uris
-        self._known = frozenset(uris)
+        super().__init__(name, uris, once_held, leaves_out)
         self._access = access
         self._column = column
-        self._once_held = once_held
-        self._leaves_out = leaves_out
-        self._notes: list[str] = []
-        self._damaged = set[str]()
 
     def check(self) -> None:
-        """See whether the first table has images; one that is damaged is met again in `items`.
+        """Check that the first table has images. `items` reports a damaged table.
 
         Raises:
-            SourceError: no column holds any.
+            SourceError: no column holds images.
         """
+        uri = self._uris[0]
         try:
-            self._find_column(self._uris[0])
+            find_image_column(uri, open_table(uri, self._access).kinds(), self._column)
         except SourceError:
             raise
         except Exception:  # noqa: BLE001 — `items` reports it, and goes on to the next table
             return
 
-    def items(self) -> Iterator[Item]:
-        """List the images of each table in its own order."""
-        self._damaged.clear()
-        self._notes.clear()
-        for uri in self._uris:
-            table = open_table(uri, self._access)
-            try:
-                yield from table.items(find_image_column(uri, table.kinds(), self._column))
-                self._notes += [f"{uri}: {note}" for note in table.notes()]
-            except Exception as err:  # noqa: BLE001 — one table must not end the run
-                self._damaged.add(uri)
-                is_ours = isinstance(err, ImageError | SourceError)
-                reason = str(err) if is_ours else f"the table is damaged: {err}; fetch it again"
-                yield make_broken_item(uri, reason, is_remote=bool(scheme_of(uri)))
+    def _describe(self, err: Exception) -> str:
+        return f"the table is damaged: {err}; fetch it again"
 
-    def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
-        """Say whether `items` would list this row; of images elsewhere that is never known."""
-        return uri not in self._damaged and (uri in self._known or self._once_held(uri))
-
-    def notes(self) -> list[str]:
-        """Say what of the tables was left out."""
-        return list(self._notes)
-
-    def leaves_out(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
-        """Say whether the table is left out by a pattern."""
-        return uri not in self._known and self._leaves_out(uri)
-
-    def _find_column(self, uri: str) -> str:
-        return find_image_column(uri, open_table(uri, self._access).kinds(), self._column)
+    def _list(self, uri: str) -> Iterator[Item]:
+        table = open_table(uri, self._access)
+        yield from table.items(find_image_column(uri, table.kinds(), self._column))
+        self._notes += [f"{uri}: {note}" for note in table.notes()]
 
 
 def open_table(uri: str, access: FileAccess) -> Table:
-    """Return the table in a file, by how its name ends."""
+    """Open the table in a file, by its suffix."""
     return ParquetTable(uri, access) if suffix_of(uri) == ".parquet" else TextTable(uri, access)
 
 
 def read_row(access: FileAccess, uri: str, member: str) -> bytes:
-    """Read the image in a table's row again.
+    """Read the image of a table's row.
 
     Raises:
-        ImageNotFoundError: the table, or the row in it, is gone.
+        ImageNotFoundError: the table or the row is gone.
         ImageError: it cannot be read.
     """
     key = split_row_key(member)

@@ -1,4 +1,4 @@
-"""Lists the images of a tar archive with what is beside them. Knows nothing of where it is.
+"""Lists the images of a tar archive with their captions and metadata.
 
 By the webdataset convention, members that share a name belong together: `0001.jpg`, `0001.json`,
 `0001.txt` (see `tar_samples`).
@@ -128,7 +128,7 @@ def iter_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def iter_regular_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members that are files with bytes of their own.
+    """Yield the members that are regular files.
 
     Raises:
         tarfile.TarError, OSError: as `iter_members`.
@@ -137,7 +137,7 @@ def iter_regular_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 class TarListing:
-    """Lists the images of an archive, and counts what is left out."""
+    """Lists the images of an archive and counts what is skipped."""
 
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive = archive
@@ -151,7 +151,8 @@ class TarListing:
         """Yield the images in the archive's order.
 
         Raises:
-            tarfile.TarError: the archive is damaged or ends too early; what was whole came before.
+            tarfile.TarError: the archive is damaged or ends too early; images before that were
+                yielded.
             OSError: reading failed.
         """
         try:
@@ -200,7 +201,7 @@ class TarListing:
             self._samples.add_refused(image)
 
     def _take_text(self, member: tarfile.TarInfo, ending: str) -> None:
-        """Read what a member says of an image."""
+        """Read a member with a caption or metadata."""
         values = None
         if member.size <= _MAX_SIBLING_BYTES:
             file = self._archive.extractfile(member)
@@ -222,15 +223,15 @@ class TarListing:
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
-    """Say what was left out, and how many."""
+    """Describe what was skipped, with counts."""
     return ", ".join(f"{left_out[key]:,} {_SENTENCES[key]}" for key in _SENTENCES if left_out[key])
 
 
 def _values_of(text: str, ending: str) -> dict[str, object] | None:
-    """Read a member's text; None if it is JSON but no object.
+    """Parse a member's text; None if it is JSON but not an object.
 
     Raises:
-        ValueError, RecursionError: it is no JSON.
+        ValueError, RecursionError: it is not JSON.
     """
     if ending == "txt":
         return {"caption": text}

@@ -1,10 +1,9 @@
-"""Which captions of an archive belong to which of its images. Knows no archives and no formats.
+"""Matches the captions of an archive with its images.
 
-`a.txt` belongs to `a.png` (also if the base names have dots), `a.png.json` to `a.png`, wherever
-they are. By the webdataset convention it also belongs to an `a.seg.png` that has nothing of its
-own, but only where nothing of another name up to its first dot is between them. Images wait for
-their captions, a bounded number of them; what comes too late, or twice, is counted and never given
-to another image.
+`a.txt` belongs to `a.png`, and `a.png.json` to `a.png`, wherever they are. By the webdataset
+convention `a.txt` also belongs to an `a.seg.png` without captions of its own, but only if no member
+with another name (up to the first dot) is between them. A bounded number of images wait for their
+captions. A caption that comes too late or twice is counted and given to no image.
 """
 
 import unicodedata
@@ -16,11 +15,11 @@ from typing import Final, NamedTuple
 from perception_encoder.index import MetadataValue
 
 MAX_WAITING: Final = 10_000
-"""Images that wait for captions, as many as a shard of webdataset usually has: about 10 MB."""
+"""Images that wait for captions: as many as a usual shard of webdataset has, about 10 MB."""
 MAX_WAITING_BYTES: Final = 64 * 2**20
-"""Of captions and other metadata whose images have not come yet."""
+"""Of captions and metadata that wait for their images."""
 
-_ENTRY_BYTES: Final = 500  # what keeping one costs, whatever its size
+_ENTRY_BYTES: Final = 500  # overhead of one caption
 
 
 @dataclass(slots=True)
@@ -33,7 +32,7 @@ class TarMember:
         offset: where its bytes begin in the (unpacked) archive.
         bytes: its size.
         metadata: from the members that belong to it.
-        problem: why it cannot be used, if it cannot.
+        problem: why it cannot be used, or None.
     """
 
     name: str
@@ -45,7 +44,7 @@ class TarMember:
 
 
 class Sample(NamedTuple):
-    """An image and what the members beside it say, by key."""
+    """An image and its values from other members, by key."""
 
     image: TarMember
     values: dict[str, object]
@@ -53,7 +52,7 @@ class Sample(NamedTuple):
 
 @dataclass(slots=True)
 class _Beside:
-    """What the members of one name without its ending say, by ending, and which were used."""
+    """Values of the members with one stem, by suffix, and which suffixes were used."""
 
     run: int
     values: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -62,7 +61,7 @@ class _Beside:
 
 
 class _Waiting(NamedTuple):
-    """An image, the run of members it came in, and whose values it takes: the last name's win."""
+    """An image, its run of members, and the stems whose values it takes; the last one wins."""
 
     image: TarMember
     run: int
@@ -71,7 +70,7 @@ class _Waiting(NamedTuple):
 
 
 class TarSamples:
-    """Joins images and captions as they come; images come out in their order."""
+    """Matches images and captions as they arrive; yields the images in their order."""
 
     def __init__(self) -> None:
         self._waiting: deque[_Waiting] = deque()
@@ -87,28 +86,28 @@ class TarSamples:
         self.num_left_over = 0
 
     def add_image(self, image: TarMember) -> bool:
-        """Take an image; False if there was one of this name, which may have its captions."""
-        own = (stem := _without_ending(name := _normal(image.name)), name)
+        """Add an image; return False if there was one of this name."""
+        own = (stem := _strip_suffix(name := _normal(image.name)), name)
         if hash(name) in self._names:
             self._ambiguous.update(own)
             return False
         self._names.add(hash(name))
         self._begin(name, "image")
-        shared = tuple(dict.fromkeys((_key_of(name), _without_ending(stem))))
+        shared = tuple(dict.fromkeys((_key_of(name), _strip_suffix(stem))))
         waiting = _Waiting(image, self._run, tuple(one for one in shared if one not in own), own)
         self._waiting.append(waiting)
         self._wanted.update(waiting.shared + waiting.own)
         return True
 
     def add_refused(self, image: TarMember) -> None:
-        """Take an image that cannot be used, so that it comes out in its place."""
+        """Add an image that cannot be used, to be yielded in its place."""
         self._waiting.append(_Waiting(image, -1, (), ()))
 
     def add_text(self, name: str, ending: str, values: dict[str, object], num_bytes: int) -> None:
-        """Take what a member says of an image."""
+        """Add the values of a member with captions or metadata."""
         name = _normal(name)
         self._begin(name, "text")
-        stem = _without_ending(name)
+        stem = _strip_suffix(name)
         if stem in self._wanted and not self._run_has["image"]:
             self._is_sorted = False  # its image came in an earlier run
         beside = self._beside.get(stem)
@@ -126,7 +125,7 @@ class TarSamples:
         self._num_bytes += num_bytes
 
     def ready(self) -> Iterator[Sample]:
-        """Yield the images that have their captions, or cannot wait any longer."""
+        """Yield the images that have their captions or cannot wait longer."""
         while self._waiting:
             first = self._waiting[0]
             is_complete = first.run < 0 or (
@@ -139,7 +138,7 @@ class TarSamples:
             yield self._pop()
 
     def rest(self) -> Iterator[Sample]:
-        """Yield what waits, and count the captions for which no image came."""
+        """Yield the images that wait, and count the captions without an image."""
         while self._waiting:
             yield self._pop()
         for beside in self._beside.values():
@@ -147,7 +146,7 @@ class TarSamples:
         self._beside.clear()
 
     def _begin(self, name: str, kind: str) -> None:
-        """Note which members follow one another; captions apart from images are no sorted order."""
+        """Track runs of members; an archive with captions apart from images is not sorted."""
         key = _key_of(name)
         if key != self._key:
             if self._run_has["text"] and not self._run_has["image"]:
@@ -168,10 +167,10 @@ class TarSamples:
         return Sample(image, values)
 
     def _values_for(self, names: Sequence[str], run: int | None = None) -> dict[str, object]:
-        """Return what is said under these names, where it was said in that run.
+        """Return the values under these stems, from that run if one is given.
 
-        Of two members of one ending the later name's counts, and the other one stays unused. What
-        a .json says counts more than a .txt or .cls.
+        Of two members with one suffix the later stem wins; the other stays unused. Values of a
+        .json win over those of a .txt or .cls.
         """
         chosen: dict[str, _Beside] = {}
         for name in names:
@@ -185,7 +184,7 @@ class TarSamples:
         return values
 
     def _forget(self, name: str, run: int) -> None:
-        """Drop what no waiting image takes; in the run that goes on another one may come."""
+        """Drop values that no waiting image takes; the present run may bring another image."""
         beside = self._beside.get(name)
         if beside is not None and beside.used and run != self._run:
             self._num_bytes -= beside.num_bytes
@@ -194,18 +193,18 @@ class TarSamples:
 
 
 def _normal(name: str) -> str:
-    """Return a name as archivers of all systems would have written it."""
+    """Return a name in the form that is the same on all systems."""
     return unicodedata.normalize("NFC", name.removeprefix("./"))
 
 
 def _key_of(name: str) -> str:
-    """Return a name up to the first dot of its last part, as webdataset does."""
+    """Return a name up to the first dot of its last part, the key of webdataset."""
     start = name.rfind("/") + 1
     dot = name.find(".", start + 1)
     return name if dot < 0 else name[:dot]
 
 
-def _without_ending(name: str) -> str:
+def _strip_suffix(name: str) -> str:
     start = name.rfind("/") + 1
     dot = name.rfind(".", start + 1)
     return name if dot < 0 else name[:dot]

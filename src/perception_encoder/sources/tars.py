@@ -1,4 +1,4 @@
-"""Images in tar archives, listed from their headers and read without unpacking."""
+"""Images in tar archives, listed from the headers and read without unpacking the archive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from perception_encoder.index import item_name
 from perception_encoder.preprocess.files import MAX_FILE_BYTES
 from perception_encoder.sources.access import FileAccess, check_size
 from perception_encoder.sources.forward import ForwardReader
-from perception_encoder.sources.item import Item, is_packed, make_broken_item, scheme_of
+from perception_encoder.sources.item import (
+    ContainerSource,
+    Item,
+    is_packed,
+    make_broken_item,
+    scheme_of,
+)
 from perception_encoder.sources.patterns import is_image
 from perception_encoder.sources.tar_members import (
     TarListing,
@@ -34,62 +40,33 @@ _MAX_PADDING: Final = 64 * 2**20
 _MAX_KEPT_BYTES: Final = 256 * 2**20  # of images that wait for their threads
 
 
-class TarSource:
-    """Archives on this machine or elsewhere.
+class TarSource(ContainerSource):
+    """Archives on this machine or on a network.
 
     Args:
-        name: as they were given.
-        uris: absolute paths or URLs.
         access: reads them.
-        once_held: says which other archives the name would have meant, had they existed.
-        leaves_out: says which other archives the name means that are to be left out.
+        name, uris, once_held, leaves_out: see `ContainerSource`.
     """
 
     def __init__(
         self,
+        access: FileAccess,
         name: str,
         uris: Sequence[str],
-        access: FileAccess,
         once_held: Callable[[str], bool] = lambda _: False,
         leaves_out: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        self.name = name
-        self._uris = uris
-        self._known = frozenset(uris)
+        super().__init__(name, uris, once_held, leaves_out)
         self._access = access
-        self._once_held = once_held
-        self._leaves_out = leaves_out
-        self._notes: list[str] = []
-        self._damaged = set[str]()
-
-    def items(self) -> Iterator[Item]:
-        """List the images of each archive in its own order."""
-        self._damaged.clear()
-        self._notes.clear()
-        for uri in self._uris:
-            try:
-                yield from self._images(uri)
-            except Exception as err:  # noqa: BLE001 — one archive must not end the run
-                self._damaged.add(uri)
-                reason = str(err) if isinstance(err, ImageError) else _described(err)
-                yield make_broken_item(uri, reason, is_remote=bool(scheme_of(uri)))
 
     def covers(self, uri: str, member: str | None) -> bool:
-        """Say whether `items` would list this member, if its archive still had it."""
-        if uri in self._damaged:
-            return False
-        is_ours = uri in self._known or self._once_held(uri)
-        return is_ours and (member is None or is_image(member))
+        """Whether `items` would list this member if its archive had it."""
+        return super().covers(uri, member) and (member is None or is_image(member))
 
-    def notes(self) -> list[str]:
-        """Say what of the archives was left out."""
-        return list(self._notes)
+    def _describe(self, err: Exception) -> str:
+        return _describe(err)
 
-    def leaves_out(self, uri: str, member: str | None) -> bool:  # noqa: ARG002 — the Protocol's
-        """Say whether the archive is left out by a pattern."""
-        return uri not in self._known and self._leaves_out(uri)
-
-    def _images(self, uri: str) -> Iterator[Item]:
+    def _list(self, uri: str) -> Iterator[Item]:
         mtime = self._access.facts(uri).mtime
         packed = None
         if is_packed(uri):
@@ -141,17 +118,17 @@ class TarSource:
 
 
 def read_member(access: FileAccess, uri: str, member: str, offset: int | None) -> bytes:
-    """Read one image of an archive again.
+    """Read one image of an archive.
 
     Args:
         access: reads the archive.
         uri: of the archive.
         member: its name in it.
-        offset: where its bytes began. If the archive was written anew since and something else is
-            there, or if it is None, the archive is searched from its start.
+        offset: where its bytes began. If something else is there now, or if it is None, the
+            archive is searched from its start.
 
     Raises:
-        ImageNotFoundError: the archive, or the member in it, is gone.
+        ImageNotFoundError: the archive or the member is gone.
         ImageError: it cannot be read.
     """
     item = item_name(uri, member)
@@ -169,18 +146,18 @@ def read_member(access: FileAccess, uri: str, member: str, offset: int | None) -
     except ImageError:
         raise
     except Exception as err:
-        raise ImageUnreadableError(f"{item}: {_described(err)}", item=item) from err
+        raise ImageUnreadableError(f"{item}: {_describe(err)}", item=item) from err
     raise ImageNotFoundError(f"{item}: the archive has no such member any more", item=item)
 
 
 def find_member_size(access: FileAccess, uri: str, member: str, offset: int) -> int | None:
-    """Return the size of a member, if its header is still right before the offset."""
+    """Return the size of a member if its header is right before the offset, else None."""
     try:
         block = access.read_range(uri, offset - _BLOCK, _BLOCK, item=uri)
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (ImageError, tarfile.TarError, ValueError):  # the search from the start says more
         return None
-    # A long name is in another header, and this one has its first 100 bytes or so.
+    # A long name is in another header; this one has about its first 100 bytes.
     is_same = header.name == member or (
         len(member.encode()) > 100 and member.startswith(header.name[:90])
     )
@@ -188,22 +165,22 @@ def find_member_size(access: FileAccess, uri: str, member: str, offset: int) -> 
 
 
 def _unpack(access: FileAccess, uri: str, start: int) -> Iterator[bytes]:
-    """Read the images of a packed archive from the given number on."""
+    """Yield the images of a compressed archive from the given number on."""
     with access.open(uri) as stream, open_tar(stream, is_packed=True) as archive:
         images = (found for found in iter_regular_members(archive) if is_image(found.name))
         for number, found in enumerate(images):
             if number >= start:
-                # What is too large is not read, and nobody asks for it.
+                # An image that is too large is never asked for.
                 is_small = found.size <= MAX_FILE_BYTES
                 yield _content(archive, found, item_name(uri, found.name)) if is_small else b""
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """Read a packed archive to its very end, where its checksum is.
+    """Read a compressed archive to its end, where its checksum is.
 
     Raises:
-        OSError: it does not agree with what was read.
-        tarfile.ReadError: far more comes than an archive is filled up with.
+        OSError: the checksum is wrong.
+        tarfile.ReadError: much more follows than the padding of an archive.
     """
     file = cast("IO[bytes]", archive.fileobj)
     num_bytes = 0
@@ -220,7 +197,7 @@ def _read_packed(reader: ForwardReader[bytes], number: int, num_bytes: int, item
     except ImageError:
         raise
     except Exception as err:
-        raise ImageUnreadableError(f"{item}: {_described(err)}", item=item) from err
+        raise ImageUnreadableError(f"{item}: {_describe(err)}", item=item) from err
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, item: str) -> bytes:
@@ -235,7 +212,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, item: str) -> by
     return data
 
 
-def _described(err: Exception) -> str:
+def _describe(err: Exception) -> str:
     return (
         f"the archive is damaged or cut off ({type(err).__name__}: {err}); "
         "what came before is whole; fetch it again"

@@ -15,7 +15,7 @@ from typing import IO, Any, Final, NamedTuple
 from perception_encoder.index import MetadataValue
 
 MAX_ROW_BYTES: Final = 64 * 2**20
-"""The largest line, and the largest row of a CSV file: an image of 48 MB as base64."""
+"""The largest line or CSV row: an image of 48 MB as base64."""
 
 TOO_LARGE: Final = f"the line is larger than {MAX_ROW_BYTES:,} bytes"
 
@@ -28,10 +28,10 @@ _FLOAT: Final = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
 class Line(NamedTuple):
-    """One line.
+    """One line of a file.
 
     Attributes:
-        data: its bytes with their end, without a byte order mark; None if there are too many.
+        data: its bytes with the line ending, without a byte order mark; None if it is too large.
         offset: where it begins in the file.
         num_bytes: its size in the file.
     """
@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 
 def encoding_of(head: bytes) -> str:
-    """Tell the encoding of a text by its first bytes: UTF-8, or UTF-16 of either order."""
+    """Return the encoding of a text by its first bytes: UTF-8, or UTF-16 in either byte order."""
     if head.startswith(codecs.BOM_UTF16_LE) or (head[1:2] == b"\0" and head[:1] != b"\0"):
         return "utf-16-le"
     if head.startswith(codecs.BOM_UTF16_BE) or (head[:1] == b"\0" and head[1:2] != b"\0"):
@@ -51,12 +51,12 @@ def encoding_of(head: bytes) -> str:
 
 
 def strip_bom(data: bytes, encoding: str) -> bytes:
-    """Return the first line without its byte order mark."""
+    """Return data without a byte order mark."""
     return data.removeprefix("\ufeff".encode(encoding))
 
 
 def decode_text(data: bytes) -> str | None:
-    """Return a whole text, or None if it is neither UTF-8 nor UTF-16."""
+    """Decode a whole text; None if it is neither UTF-8 nor UTF-16."""
     encoding = encoding_of(data[:2])
     try:
         return strip_bom(data, encoding).decode(encoding)
@@ -65,7 +65,7 @@ def decode_text(data: bytes) -> str | None:
 
 
 def read_lines(stream: IO[bytes], encoding: str) -> Iterator[Line]:
-    """Yield the lines of a file, from its beginning."""
+    """Yield the lines of a file from its beginning."""
     offset = 0
     while True:
         data, num_bytes = _read_line(stream, encoding)
@@ -78,7 +78,7 @@ def read_lines(stream: IO[bytes], encoding: str) -> Iterator[Line]:
 
 
 def _read_line(stream: IO[bytes], encoding: str) -> tuple[bytes | None, int]:
-    """Return a line, or None of one that is too large, and how many bytes were read."""
+    """Return a line, or None if it is too large, and the number of bytes read."""
     data, num_bytes = bytearray(), 0
     while piece := stream.readline(_MAX_PIECE):
         if encoding == "utf-16-le" and piece.endswith(b"\n"):
@@ -93,19 +93,19 @@ def _read_line(stream: IO[bytes], encoding: str) -> tuple[bytes | None, int]:
 
 
 def _is_whole(data: bytearray, num_bytes: int, encoding: str) -> bool:
-    """Whether data ends with a line's end; in UTF-16 that is a whole character."""
+    """Whether data ends with a line ending, which is a whole character in UTF-16."""
     end = "\n".encode(encoding)
     return data.endswith(end) and num_bytes % len(end) == 0
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """One row.
+    """One row of a table.
 
     Attributes:
-        number: from 0, in the file's order, damaged ones included.
+        number: its number from 0, damaged rows included.
         values: by column; empty cells are None.
-        problem: why the row cannot be used, if it cannot.
+        problem: why it cannot be used, or None.
         offset: where it begins in the file.
         num_bytes: its size in the file.
     """
@@ -118,14 +118,14 @@ class TextRow:
 
 
 def detect_encoding(stream: IO[bytes]) -> str:
-    """Tell the encoding of a file that can be sought in, and go back to its beginning."""
+    """Return the encoding of a seekable file, which is rewound."""
     encoding = encoding_of(stream.read(2))
     stream.seek(0)
     return encoding
 
 
 def read_json_rows(stream: IO[bytes]) -> Iterator[TextRow]:
-    """Yield the objects that stand one on each line."""
+    """Yield the JSON objects of a file, one per line."""
     number = 0
     encoding = detect_encoding(stream)
     for line in read_lines(stream, encoding):
@@ -141,21 +141,21 @@ def read_json_rows(stream: IO[bytes]) -> Iterator[TextRow]:
 def parse_json_row(
     number: int, line: bytes, encoding: str, offset: int = 0, num_bytes: int = 0
 ) -> TextRow:
-    """Read one line, which is there in the file."""
+    """Parse one line."""
     try:
         values = parse_json(strip_bom(line, encoding).decode(encoding))
     except (ValueError, RecursionError) as err:
-        return TextRow(number, problem=f"the line is no JSON: {err}")
+        return TextRow(number, problem=f"the line is not JSON: {err}")
     if not isinstance(values, dict):
-        return TextRow(number, problem="the line is no JSON object")
+        return TextRow(number, problem="the line is not a JSON object")
     return TextRow(number, values, offset=offset, num_bytes=num_bytes)
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON in which no object has a key twice: of these, one value would be lost.
+    """Parse JSON. A key that an object has twice is an error, as one value would be lost.
 
     Raises:
-        ValueError: it is no JSON, or has a key twice.
+        ValueError: it is not JSON, or has a key twice.
         RecursionError: it is nested too deeply.
     """
     return _JSON.decode(text)
@@ -173,9 +173,9 @@ _JSON: Final = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def parse_number(cell: object) -> MetadataValue:
-    """Return the number that a CSV cell spells, or else its text.
+    """Return the number in a CSV cell, or else its text.
 
-    "007" is a text, and so is a number that would not be the same any more: of 20 digits, or 1e999.
+    "007" is a text, and so is a number that would change: one of 20 digits, or 1e999.
     """
     if cell is None:
         return None
