@@ -45,7 +45,7 @@ def test_groups_as_json_an_index_and_a_sheet(folder: Path) -> None:
     ]
     assert group["others"][0]["score"] == 1
     assert 0.98 <= group["others"][2]["score"] < 1
-    assert "1 group: of 5 images 3 are redundant (2 identical pixels, 1 near" in done.stderr
+    assert "1 group: 3 of 5 images are redundant (2 identical pixels, 1 near" in done.stderr
     with Image.open(folder / "groups.png") as sheet:
         assert sheet.width > sheet.height > 100
     index = pe("duplicates", "--tier", "bytes", "--keep", "first", folder=folder).stdout
@@ -56,7 +56,7 @@ def test_groups_as_json_an_index_and_a_sheet(folder: Path) -> None:
 
 def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None:
     done = pe("duplicates", "-0", "--tier", "near", folder=folder)
-    assert "not looked for" not in done.stderr
+    assert "not included" not in done.stderr
     names = [Path(path).name for path in done.stdout.split("\0")[:-1]]
     assert names == ["large.png", "it's small.png"]
     assert "1 in archives or at URLs are not listed" in done.stderr
@@ -67,7 +67,7 @@ def test_paths_are_fit_for_xargs_and_never_name_an_archive(folder: Path) -> None
 def test_what_is_listed_for_removal_has_equal_pixels_unless_more_is_wanted(folder: Path) -> None:
     safe = pe("duplicates", "--paths", "--script", "safe.sh", folder=folder)
     assert safe.stdout == f"{folder / 'images' / 'large.png'}\n"
-    assert "near duplicates were not looked for" in safe.stderr
+    assert "near duplicates are not included" in safe.stderr
     assert (folder / "safe.sh").read_text(encoding="utf-8").count(" && rm -- ") == 1
 
 

@@ -93,7 +93,7 @@ class SheetLayout:
     @property
     def between(self) -> int:
         """Between two blocks side by side."""
-        return self.gap + self.gap // 2
+        return 3 * self.gap
 
     @property
     def font_size(self) -> int:
@@ -107,7 +107,7 @@ class SheetLayout:
 
     def block_width(self, num_columns: int) -> int:
         """Width of a query with so many hits beside it."""
-        return self.tile + 2 * self.gap + num_columns * (self.tile + self.gap)
+        return self.tile + self.gap + num_columns * (self.tile + self.gap)
 
     def num_columns(self, num_hits: int) -> int:
         """Hits in a line, so that all lines are about equally long."""
@@ -153,7 +153,7 @@ class SheetLayout:
         def box(x: int, y: int) -> Box:
             return x, y, x + self.tile, y + self.tile
 
-        first, step = left + self.tile + 3 * self.gap, self.tile + self.gap
+        first, step = left + self.tile + 2 * self.gap, self.tile + self.gap
         hits = [
             box(first + number % columns * step, top + number // columns * self.line_height)
             for number in range(max(1, len(row.hits)))

@@ -1,4 +1,4 @@
-"""`pe classify`: which of some labels fits each image best, without training."""
+"""`pe classify`: labels for images, by zero-shot classification."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -34,6 +34,7 @@ from perception_encoder.cli.options import (
     PreprocessOption,
     WhereOption,
     check_moving,
+    complete_model,
     find_index,
     open_model,
 )
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from perception_encoder.indexing.stream import EmbeddedImages
     from perception_encoder.sources import Source
 
-_SCORES_AT_ONCE = 2**20  # a block of an index is large, and there may be thousands of labels
+_SCORES_AT_ONCE: Final = 2**20  # a block of an index is large, and there may be thousands of labels
 
 
 def classify(  # noqa: PLR0913  one parameter for each option
@@ -55,14 +56,15 @@ def classify(  # noqa: PLR0913  one parameter for each option
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images, folders, globs, tars, indexes, URLs; - reads names from stdin. "
-            "Without any, the images of --index."
+            help="Images, folders, globs, tars, tables, URLs; - reads names from stdin.  "
+            "[default: the images of --index]",
+            show_default=False,
         ),
     ] = None,
     labels: LabelsOption = None,
     labels_file: LabelsFileOption = None,
     template: TemplateOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="So many labels of each image.")] = 1,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of labels for each image.")] = 1,
     min_probability: Annotated[
         float,
         typer.Option(min=0, max=1, help="Give no label to images whose best label has less."),
@@ -77,7 +79,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Show only images with this label; - for those without."),
+        typer.Option(help="Show only images with this label, - for none; repeat it for several."),
     ] = None,
     index_path: IndexOption = None,
     where: WhereOption = None,
@@ -86,27 +88,29 @@ def classify(  # noqa: PLR0913  one parameter for each option
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: Annotated[
-        bool, typer.Option("-0", help="NUL in place of newlines: on stdin, and with --paths.")
+        bool, typer.Option("-0", help="NUL instead of newlines, on stdin and with --paths.")
     ] = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw the likeliest images of each label as one image.")
+        Path | None,
+        typer.Option(help="Draw the nearest images of each label: .png, .jpg, .webp or .html."),
     ] = None,
     move_to: Annotated[
         Path | None,
-        typer.Option(help="Move images into a folder for each label in here; needs --yes."),
+        typer.Option(help="Move images into this folder, one folder a label; needs --yes."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --move-to: only show what would move.")
+        bool, typer.Option("--dry-run", help="With --move-to: only show the moves.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do move.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --move-to: move the files.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
             envvar="PE_MODEL",
-            help="Model id, hub repository or path. [default: the index's model; for images "
-            f"{DEFAULT_MODEL}]",
+            autocompletion=complete_model,
+            help="Model id, Hugging Face repository or path.  [default: the model of the index; "
+            f"with sources {DEFAULT_MODEL}]",
             show_default=False,
         ),
     ] = None,
@@ -136,12 +140,12 @@ def classify(  # noqa: PLR0913  one parameter for each option
     source = context.get_parameter_source("index_path")
     is_named = source is not None and source.name == "COMMANDLINE"  # not by PE_INDEX
     if sources and (is_named or where):
-        raise typer.BadParameter("--index and --where are for an index's images: name no others")
+        raise typer.BadParameter("--index and --where are for an index's images: name no sources")
     if not sources and (exclude or column or (null and not paths)):
-        raise typer.BadParameter("--exclude, --column and -0 go with images that are named")
+        raise typer.BadParameter("--exclude, --column and -0 need sources")
     check_sheet(sheet)
     check_moving(move_to, dry_run=dry_run, yes=yes)
-    named = _labels(labels, labels_file, only or ())
+    named = _read_labels(labels, labels_file, only or ())
     templates = check_templates(template)
     from perception_encoder.analysis.classifiers import ZeroShotClassifier
     from perception_encoder.backends import ComputeOptions
@@ -201,13 +205,13 @@ def classify(  # noqa: PLR0913  one parameter for each option
         raise typer.Exit(1)
 
 
-def _labels(labels: str | None, file: Path | None, only: Sequence[str]) -> Labels:
-    """Read the labels, and check those that alone are wanted."""
+def _read_labels(labels: str | None, file: Path | None, only: Sequence[str]) -> Labels:
+    """Read the labels; check that those of --only are among them."""
     named = read_labels(labels, file)
     if named is None:
-        raise typer.BadParameter("say what there is to choose from: --labels cat,dog")
+        raise typer.BadParameter("name the labels to choose from: --labels cat,dog")
     if NO_LABEL in named:
-        raise typer.BadParameter(f"the label {NO_LABEL!r} stands for none; give it another name")
+        raise typer.BadParameter(f"the label {NO_LABEL!r} means no label; give it another name")
     for label in only:
         if label not in (*named, NO_LABEL):
             raise typer.BadParameter(f"--only {label}: it is not among the labels")
@@ -220,11 +224,11 @@ def _read_index(index: Index, where: str | None) -> Iterator[EmbeddedImages]:
     from perception_encoder.indexing.stream import EmbeddedImages
 
     for block in read_blocks(index, where):
-        failed = [_failure(row) for row in block.damaged]
+        failed = [_to_outcome(row) for row in block.damaged]
         yield EmbeddedImages(block.rows, block.vectors, failed)
 
 
-def _failure(row: Row) -> Outcome:
+def _to_outcome(row: Row) -> Outcome:
     from perception_encoder.analysis.ranked_images import DAMAGE_REASON
     from perception_encoder.index import Outcome
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from perception_encoder.search.calibration import Label
     from perception_encoder.types import Embeddings
 
-_SHOWN_FAILURES: Final = 10
-_SHOWN_COUNTS: Final = 20
+_MAX_FAILURES: Final = 10
+_MAX_COUNTS: Final = 20
 _SHEET_LABELS: Final = 40
 _SHEET_IMAGES: Final = 10
 NO_LABEL: Final = "-"
@@ -116,7 +116,7 @@ class Results:
         """Report images that could not be read; `tell` writes a line to stderr."""
         for failure in failures:
             self.num_failed += 1
-            if self.num_failed <= _SHOWN_FAILURES:
+            if self.num_failed <= _MAX_FAILURES:
                 tell(f"pe: {failure.message}")
             if self._wanted.as_json:
                 problem = {"error": failure.reason, "message": failure.message}
@@ -134,8 +134,8 @@ class Results:
             for label, count in counts
             if label != NO_LABEL
         ]
-        if len(listed) > _SHOWN_COUNTS:
-            listed = [*listed[:_SHOWN_COUNTS], f"and {len(listed) - _SHOWN_COUNTS} more labels"]
+        if len(listed) > _MAX_COUNTS:
+            listed = [*listed[:_MAX_COUNTS], f"and {len(listed) - _MAX_COUNTS} more labels"]
         unsure = self._counts[NO_LABEL]
         rest = f"; {unsure:,} without a label" if unsure else ""
         rest += f"; {self.num_failed:,} failed" if self.num_failed else ""
@@ -186,11 +186,11 @@ class Results:
                     write_json({"from": move.source, "to": move.target, "label": move.label})
                 else:
                     write_line(f"{move.source} -> {move.target}")
-        finally:  # also where the disk is full half way
+        finally:  # also after an error half way
             if self._wanted.dry_run:
                 say(f"{format_images(num_moved)} would move into {folder}; nothing was touched")
             elif num_moved:
-                say(f"{format_images(num_moved)} moved, written down in {folder / MANIFEST}")
+                say(f"{format_images(num_moved)} moved, listed in {folder / MANIFEST}")
 
     def _keep(self, label: str, score: float, row: Row) -> None:
         """Keep the images nearest to a label."""

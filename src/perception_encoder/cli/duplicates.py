@@ -1,4 +1,4 @@
-"""`pe duplicates`: what an index has more than once, and which of it to keep."""
+"""`pe duplicates`: duplicate images in an index, and which of them to keep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 TierChoice = Literal["bytes", "pixels", "near", "similar"]
 KeepChoice = Literal["resolution", "size", "oldest", "newest", "first"]
 
-_TIERS: dict[TierChoice, Tier] = {
+_TIERS: Final[dict[TierChoice, Tier]] = {
     "bytes": "identical bytes",
     "pixels": "identical pixels",
     "near": "near duplicate",
     "similar": "similar",
 }
-_SHEET_GROUPS = 100
-_SHEET_OTHERS = 12
+_SHEET_GROUPS: Final = 100
+_SHEET_OTHERS: Final = 12
 
 
 def duplicates(  # noqa: PLR0913  one parameter for each option
@@ -52,43 +52,43 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     tier: Annotated[
         TierChoice | None,
         typer.Option(
-            help="How far to go: each one includes those before it. [default: near; pixels where "
-            "files are listed to be removed or moved]",
+            help="How similar duplicates are; each tier includes those before it.  [default: near, "
+            "or pixels with options that list or move files]",
             show_default=False,
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="The lowest cosine of near (0.98) or, with --tier similar, of it (0.9)."),
+        typer.Option(help="Lowest cosine of near duplicates [0.98], or of similar images [0.9]."),
     ] = None,
     keep: Annotated[
         KeepChoice,
-        typer.Option(help="Which image of a group stays; ties: pixels, bytes, then path."),
+        typer.Option(help="Which image of a group to keep; ties: pixels, bytes, then path."),
     ] = "resolution",
     where: WhereOption = None,
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: NullOption = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw the groups as one image, kept ones on the left.")
+        Path | None,
+        typer.Option(help="Draw the groups, kept images on the left: .png, .jpg, .webp or .html."),
     ] = None,
     script: Annotated[
-        Path | None, typer.Option(help="Write a shell script that would remove the others.")
+        Path | None, typer.Option(help="Write a shell script that removes the other images.")
     ] = None,
     move_to: Annotated[
-        Path | None, typer.Option(help="Move the others into this folder; needs --yes.")
+        Path | None, typer.Option(help="Move the other images into this folder; needs --yes.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --move-to: only show what would move.")
+        bool, typer.Option("--dry-run", help="With --move-to: only show the moves.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do move.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --move-to: move the files.")] = False,
 ) -> None:
     """Find duplicate and nearly identical images, and choose which to keep.
 
-    Each group keeps one image, and every other was compared with that one. Nothing is ever
-    deleted; --paths and -0 print the others only, without those inside archives. These two,
-    --script and --move-to take near duplicates only if --tier says so, as those are what the model
-    takes for the same: look at them first.
+    Each group keeps one image; the others were compared with it. Nothing is ever deleted. --paths
+    and -0 list the other images, without those inside archives. Near duplicates are a judgment of
+    the model: --paths, -0, --script and --move-to include them only with --tier near.
 
     Examples:
         pe duplicates
@@ -127,11 +127,11 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     if script is not None:
         _write_script(script, found.groups)
     if sheet is not None and found.groups:
-        _draw(sheet, found.groups)
-    _sum_up(found)
+        _draw_sheet(sheet, found.groups)
+    _report(found)
     if is_cautious:
         say(
-            "near duplicates were not looked for: look at them with `pe duplicates`, then add "
+            "near duplicates are not included: look at them with `pe duplicates`, then add "
             "--tier near"
         )
 
@@ -149,9 +149,9 @@ def _write_paths(groups: Sequence[DuplicateGroup], *, null: bool) -> None:
     for row in rows:
         if can_be_moved(row):
             write_path(row.uri, null=null)
-    num_inside = sum(not can_be_moved(row) for row in rows)
-    if num_inside:
-        say(f"{num_inside} in archives or at URLs are not listed: --json does")
+    num_packed = sum(not can_be_moved(row) for row in rows)
+    if num_packed:
+        say(f"{num_packed} in archives or at URLs are not listed: --json does")
 
 
 def _write_json(groups: Sequence[DuplicateGroup]) -> None:
@@ -159,16 +159,16 @@ def _write_json(groups: Sequence[DuplicateGroup]) -> None:
         write_json(
             {
                 "tier": group.tier,
-                "keep": _facts(group.kept),
+                "keep": _to_record(group.kept),
                 "others": [
-                    {**_facts(other.row), "tier": other.tier, "score": other.score}
+                    {**_to_record(other.row), "tier": other.tier, "score": other.score}
                     for other in group.others
                 ],
             }
         )
 
 
-def _facts(row: Row) -> dict[str, Any]:
+def _to_record(row: Row) -> dict[str, Any]:
     names = ("uri", "member", "width", "height", "bytes", "mtime")
     return {name: getattr(row, name) for name in names}
 
@@ -176,14 +176,14 @@ def _facts(row: Row) -> dict[str, Any]:
 def _write_table(groups: Sequence[DuplicateGroup]) -> None:
     lines = []
     for number, group in enumerate(groups, start=1):
-        lines.append([str(number), "keep", "", *_shown(group.kept)])
+        lines.append([str(number), "keep", "", *_to_cells(group.kept)])
         lines += [
-            ["", other.tier, f"{other.score:.4f}", *_shown(other.row)] for other in group.others
+            ["", other.tier, f"{other.score:.4f}", *_to_cells(other.row)] for other in group.others
         ]
     write_table(["group", "tier", "score", "pixels", "bytes", "image"], lines)
 
 
-def _shown(row: Row) -> tuple[str, str, str]:
+def _to_cells(row: Row) -> tuple[str, str, str]:
     return f"{row.width or '?'}x{row.height or '?'}", str(row.bytes or "?"), row.name
 
 
@@ -195,11 +195,11 @@ def _write_script(path: Path, groups: Sequence[DuplicateGroup]) -> None:
     script = build_removal_script(groups)
     with atomic_write(path, OutputError) as partial_file:
         partial_file.write_text(script, encoding="utf-8")
-    say(f"{path}: read it, then run it with sh; nothing has been removed")
+    say(f"{path}: read it, then run it with sh; nothing is removed yet")
     num_lines = sum(not line.startswith("#") for line in script.splitlines() if line)
     num_left = sum(len(group.others) for group in groups) - num_lines
     if num_left:
-        say(f"{format_images(num_left)} stay, as comments in it say why")
+        say(f"{format_images(num_left)} stay; comments in it say why")
 
 
 def _move(groups: Sequence[DuplicateGroup], folder: Path, *, dry_run: bool, as_json: bool) -> None:
@@ -216,27 +216,29 @@ def _move(groups: Sequence[DuplicateGroup], folder: Path, *, dry_run: bool, as_j
                 write_json({"from": move.source, "to": move.target, "keep": move.kept.name})
             else:
                 write_line(f"{move.source} -> {move.target}")
-    finally:  # also where the disk is full half way
+    finally:  # also after an error half way
         if dry_run:
-            say(f"{num_moved} would move to {folder}; nothing was touched")
+            say(f"{format_images(num_moved)} would move to {folder}; nothing was touched")
         elif num_moved:
             say(
-                f"{num_moved} moved to {folder}, written down in {folder / MANIFEST}; "
-                "pe index --prune takes them out of the index"
+                f"{format_images(num_moved)} moved to {folder}, listed in {folder / MANIFEST}; "
+                "pe index --prune removes them from the index"
             )
 
 
-def _draw(path: Path, groups: Sequence[DuplicateGroup]) -> None:
+def _draw_sheet(path: Path, groups: Sequence[DuplicateGroup]) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
     from perception_encoder.cli.progress import draw_sheet
 
-    def drawn(other: Duplicate) -> SheetHit:
-        return SheetHit(partial(_read, other.row), other.score, f"{other.tier} {_name(other.row)}")
+    def to_hit(other: Duplicate) -> SheetHit:
+        return SheetHit(
+            partial(_read, other.row), other.score, f"{_name(other.row)} ({other.tier})"
+        )
 
     rows = [
         SheetRow(
-            [drawn(other) for other in group.others[:_SHEET_OTHERS]],
-            text=_name(group.kept),
+            [to_hit(other) for other in group.others[:_SHEET_OTHERS]],
+            text=f"keep {_name(group.kept)}",
             image=partial(_read, group.kept),
         )
         for group in groups[:_SHEET_GROUPS]
@@ -251,23 +253,23 @@ def _name(row: Row) -> str:
     return Path(row.member or row.uri).name
 
 
-def _sum_up(found: Duplicates) -> None:
+def _report(found: Duplicates) -> None:
     for left_out in found.left_out:
         say(f"left out: {left_out.row.uri} {left_out.reason}")
     others = [other for group in found.groups for other in group.others]
     if not others:
-        say(f"no duplicates among {found.num_images} images")
+        say(f"no duplicates among {format_images(found.num_images)}")
         return
     counts = Counter(other.tier for other in others)
     listed = ", ".join(f"{counts[tier]} {tier}" for tier in _TIERS.values() if counts[tier])
     megabytes = sum(other.row.bytes or 0 for other in others) / 1e6
     groups = "1 group" if len(found.groups) == 1 else f"{len(found.groups)} groups"
     say(
-        f"{groups}: of {found.num_images} images {len(others)} are "
-        f"redundant ({listed}), {megabytes:.1f} MB"
+        f"{groups}: {len(others)} of {format_images(found.num_images)} are redundant ({listed}), "
+        f"{megabytes:.1f} MB"
     )
     if found.num_crowded:
         say(
-            f"{found.num_crowded} of the kept have too many images near them to look at all: "
-            "when the redundant have gone and the index is up to date, run this again"
+            f"{found.num_crowded} of the kept images have too many near images to compare all; "
+            "remove the redundant ones, run pe index --prune, then this again"
         )
