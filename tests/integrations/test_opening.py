@@ -9,42 +9,42 @@ from small_models import drawing
 from perception_encoder import AutoModel
 from perception_encoder.errors import IndexMismatchError, UnknownModelError
 from perception_encoder.integrations import opening
-from perception_encoder.integrations.opening import check_weights, embed_mixed, opened
+from perception_encoder.integrations.opening import check_weights, embed_mixed, open_shared
 
 
 @pytest.fixture(scope="module")
 def nano():
-    yield opened("pe-nano", device="cpu", precision="fp32")
+    yield open_shared("pe-nano", device="cpu", precision="fp32")
     opening._KEPT.clear()
 
 
 def test_a_name_is_opened_once_whoever_asks_and_however_it_is_spelled_out(nano, tmp_path):
     folder = nano.save_pretrained(tmp_path / "model")
     with ThreadPoolExecutor(8) as pool:
-        models = set(pool.map(lambda _: opened(folder, device="cpu"), range(8)))
+        models = set(pool.map(lambda _: open_shared(folder, device="cpu"), range(8)))
     assert len(models) == 1
     (model,) = models
-    assert opened(str(folder), device="cpu", preprocess="standard") is model
-    assert opened(folder, device="cpu", preprocess="reference") is not model
-    assert opened(model) is model
+    assert open_shared(str(folder), device="cpu", preprocess="standard") is model
+    assert open_shared(folder, device="cpu", preprocess="reference") is not model
+    assert open_shared(model) is model
 
 
 def test_names_that_were_not_asked_for_lately_are_let_go(nano, tmp_path):
     first = nano.save_pretrained(tmp_path / "first")
-    kept = opened(first, device="cpu")
-    assert opened(first, device="cpu") is kept
+    kept = open_shared(first, device="cpu")
+    assert open_shared(first, device="cpu") is kept
     for number in range(8):
         (tmp_path / f"{number}").symlink_to(first)
-        opened(tmp_path / f"{number}", device="cpu")
-    assert opened(first, device="cpu") is not kept
+        open_shared(tmp_path / f"{number}", device="cpu")
+    assert open_shared(first, device="cpu") is not kept
 
 
 def test_what_cannot_be_opened_says_so_each_time(nano):
     for _ in range(2):
         with pytest.raises(UnknownModelError):
-            opened("pe-nan")
+            open_shared("pe-nan")
     with pytest.raises(TypeError, match="precision cannot change it"):
-        opened(nano, precision="bf16")
+        open_shared(nano, precision="bf16")
 
 
 def test_other_weights_are_refused(nano):

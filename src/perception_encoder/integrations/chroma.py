@@ -29,7 +29,7 @@ from perception_encoder.integrations.opening import (
     OpenOptions,
     check_weights,
     embed_mixed,
-    opened,
+    open_shared,
 )
 from perception_encoder.preprocess.decode import decode_image
 from perception_encoder.preprocess.transforms import to_rgb, upright
@@ -104,7 +104,7 @@ class PerceptionEncoderEmbeddingFunction(EmbeddingFunction[Embeddable]):  # type
             )
 
     def _model(self) -> EmbeddingModel:
-        model = opened(self._source, **self._options)
+        model = open_shared(self._source, **self._options)
         check_weights(model, self._fingerprint)
         return model
 

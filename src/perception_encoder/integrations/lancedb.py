@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.integrations.opening import check_weights, opened
+from perception_encoder.integrations.opening import check_weights, open_shared
 from perception_encoder.preprocess.image_strings import decode_data_uri, image_in_text
 from perception_encoder.types import BackendName, Precision, PreprocessName
 
@@ -129,7 +129,7 @@ class PerceptionEncoderFunction(EmbeddingFunction):  # type: ignore[misc]
         }
 
     def _model(self) -> EmbeddingModel:
-        model = opened(
+        model = open_shared(
             self.name,
             device=self.device,
             backend=self.backend,

@@ -12,7 +12,7 @@ from typing import Unpack
 
 from langchain_core.embeddings import Embeddings
 
-from perception_encoder.integrations.opening import ModelLike, OpenOptions, opened
+from perception_encoder.integrations.opening import ModelLike, OpenOptions, open_shared
 
 
 class PerceptionEncoderEmbeddings(Embeddings):  # type: ignore[misc]
@@ -33,7 +33,7 @@ class PerceptionEncoderEmbeddings(Embeddings):  # type: ignore[misc]
     def __init__(
         self, model: ModelLike, *, batch_size: int = 32, **options: Unpack[OpenOptions]
     ) -> None:
-        self.model = opened(model, **options)
+        self.model = open_shared(model, **options)
         self.batch_size = batch_size
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

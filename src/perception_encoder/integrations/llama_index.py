@@ -17,7 +17,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.embeddings import MultiModalEmbedding
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.integrations.opening import ModelLike, opened
+from perception_encoder.integrations.opening import ModelLike, open_shared
 from perception_encoder.types import BackendName, Precision, PreprocessName
 
 
@@ -47,7 +47,7 @@ class PerceptionEncoderEmbedding(MultiModalEmbedding):  # type: ignore[misc]
             self._model = model_name
         else:
             super().__init__(model_name=os.fspath(model_name), **fields)
-            self._model = opened(
+            self._model = open_shared(
                 self.model_name,
                 device=self.device,
                 backend=self.backend,

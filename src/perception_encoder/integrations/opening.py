@@ -1,7 +1,7 @@
-"""How the adapters of other libraries get their model, and embed words and images side by side.
+"""What adapters for other libraries share: models by name, and mixed texts and images.
 
-Libraries that keep an adapter's settings with an index make the adapter anew at every call. So a
-model that is asked for by name is opened once in a process and shared.
+Libraries that store an adapter's settings with an index create the adapter anew at every call, so a
+model is opened once in a process and shared.
 """
 
 import os
@@ -22,7 +22,7 @@ ModelLike: TypeAlias = str | os.PathLike[str] | EmbeddingModel
 _Key: TypeAlias = tuple[object, ...]
 
 _NUM_KEPT: Final = 8
-_KEPT: Final[dict[_Key, EmbeddingModel]] = {}  # what was asked for last stands last
+_KEPT: Final[dict[_Key, EmbeddingModel]] = {}  # most recently used last
 _LOCK: Final = threading.Lock()
 
 
@@ -37,11 +37,10 @@ class OpenOptions(TypedDict, total=False):
     local_files_only: bool
 
 
-def opened(model: ModelLike, **options: Unpack[OpenOptions]) -> EmbeddingModel:
-    """Return the model of that name, opened with these options; the same object every time.
+def open_shared(model: ModelLike, **options: Unpack[OpenOptions]) -> EmbeddingModel:
+    """Return the model of a name, opened with these options; the same object every time.
 
-    At least the four that were asked for last stay open. A model that is given is returned as it
-    is.
+    At least the four models used last stay open. A model object is returned as it is.
 
     Raises:
         TypeError: options for a model that is open already.
@@ -56,7 +55,7 @@ def opened(model: ModelLike, **options: Unpack[OpenOptions]) -> EmbeddingModel:
     key = _key(name, options)
     with _LOCK:  # two threads that ask for one model at once get one
         found = _KEPT.pop(key, None) or AutoModel.from_pretrained(name, **options)
-        # An index gives the preprocessing by its name, where the one who made it gave none.
+        # An index stores the name of the preprocessing, also where the default was used.
         named = _key(name, {**options, "preprocess": found.processor.name})
         _KEPT.pop(named, None)
         _KEPT[key] = _KEPT[named] = found
@@ -78,11 +77,11 @@ def _key(name: str, options: OpenOptions) -> _Key:
 
 
 def check_weights(model: EmbeddingModel, expected: str | None) -> None:
-    """Refuse a model whose weights are not those that an index was made with.
+    """Refuse a model whose weights differ from those that an index was made with.
 
     Args:
-        model: the one that was opened by the name that the index gives.
-        expected: the fingerprint that the index gives; None where it gives none.
+        model: opened by the name that the index stores.
+        expected: the fingerprint that the index stores; None where it stores none.
 
     Raises:
         IndexMismatchError: the weights differ.
@@ -99,7 +98,7 @@ def check_weights(model: EmbeddingModel, expected: str | None) -> None:
 def embed_mixed(
     model: EmbeddingModel, items: Sequence[Any], is_text: Sequence[bool], **options: Any
 ) -> Embeddings:
-    """Embed texts and images that stand in one list.
+    """Embed texts and images of one list.
 
     Args:
         model: reads both.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.integrations.opening import ModelLike, OpenOptions, embed_mixed, opened
+from perception_encoder.integrations.opening import ModelLike, OpenOptions, embed_mixed, open_shared
 from perception_encoder.preprocess.arrays import is_tensor
 from perception_encoder.preprocess.image_strings import decode_data_uri, image_in_text
 from perception_encoder.types import Embeddings
@@ -70,7 +70,7 @@ class SentenceTransformer:
             UnknownModelError, CheckpointError, DownloadError, BackendUnavailableError: as for
                 `AutoModel.from_pretrained`.
         """
-        self.model: EmbeddingModel = opened(model_name_or_path, **options)
+        self.model: EmbeddingModel = open_shared(model_name_or_path, **options)
         self.prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
         self.truncate_dim = truncate_dim

@@ -19,8 +19,7 @@ from perception_encoder.errors import (
     UnsupportedOperationError,
 )
 from perception_encoder.index import Index, Row
-from perception_encoder.integrations.workflows.indexes import Indexes
-from perception_encoder.integrations.workflows.models import Models
+from perception_encoder.integrations.workflows.models import Indexes, Models
 from perception_encoder.integrations.workflows.provider import PerceptionEncoderModels
 from perception_encoder.preprocess import ImageProcessor
 
@@ -57,13 +56,13 @@ def test_texts_are_remembered_and_keep_their_order():
     opened = TinyModels()
     models = Models(opened)
     model = models.get("a")
-    first = models.text_vectors(model, ["a cat", "a dog", "a cat"])
-    again = models.text_vectors(model, ["a dog", "a tree", "a cat"])
+    first = models.embed_texts(model, ["a cat", "a dog", "a cat"])
+    again = models.embed_texts(model, ["a dog", "a tree", "a cat"])
     assert opened.backends[0].num_texts == 3
     assert np.array_equal(first[2], first[0])
     assert np.array_equal(again[[2, 0]], first[:2])
     assert np.allclose(again, model.embed_text(["a dog", "a tree", "a cat"]), atol=1e-5)
-    models.text_vectors(models.get("b"), ["a cat"])
+    models.embed_texts(models.get("b"), ["a cat"])
     assert opened.backends[1].num_texts == 1
 
 

@@ -8,20 +8,21 @@ Works with `roboflow-workflows`, which has had the execution engine since 2026, 
 
 from typing import Any, Final
 
-from perception_encoder.integrations.workflows.indexes import shared_indexes
-from perception_encoder.integrations.workflows.models import shared_models
+from perception_encoder.integrations.workflows.models import get_shared_indexes, get_shared_models
 
 
 def load_blocks() -> list[type[Any]]:
     """Return the blocks; called by the execution engine whenever a workflow is compiled."""
-    from perception_encoder.integrations.workflows.embedding import EmbeddingBlock
+    from perception_encoder.integrations.workflows.blocks import (
+        EmbeddingBlock,
+        SearchBlock,
+        ZeroShotBlock,
+    )
     from perception_encoder.integrations.workflows.index_add import IndexAddBlock
-    from perception_encoder.integrations.workflows.search import SearchBlock
-    from perception_encoder.integrations.workflows.zero_shot import ZeroShotBlock
 
     return [EmbeddingBlock, ZeroShotBlock, SearchBlock, IndexAddBlock]
 
 
 # What blocks are given where the host says nothing of it. A host gives its own as the init
 # parameters "perception_encoder.integrations.workflows.models" and ".indexes".
-REGISTERED_INITIALIZERS: Final = {"models": shared_models, "indexes": shared_indexes}
+REGISTERED_INITIALIZERS: Final = {"models": get_shared_models, "indexes": get_shared_indexes}

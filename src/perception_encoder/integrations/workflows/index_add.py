@@ -1,7 +1,4 @@
-"""Brings images of a workflow into an index: their names, their rows, one commit for a batch.
-
-Knows nothing of blocks and their fields.
-"""
+"""The block `pe_index_add@v1`: adds images of a workflow to an index, one commit for a batch."""
 
 import hashlib
 import logging
@@ -22,7 +19,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexBusyError, IndexNotFoundError
 from perception_encoder.index import Index, MetadataValue, Row
 from perception_encoder.index.rows import clamp_time
-from perception_encoder.integrations.workflows.block import (
+from perception_encoder.integrations.workflows.engine import (
     BOOLEAN_KIND,
     IMAGE_KIND,
     STRING_KIND,
@@ -30,12 +27,11 @@ from perception_encoder.integrations.workflows.block import (
     ModelBlock,
     OutputDefinition,
     Selector,
+    embed_workflow_images,
     image_of,
-    image_vectors,
-    spread,
+    repeat_for_images,
 )
-from perception_encoder.integrations.workflows.indexes import Indexes
-from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Models
+from perception_encoder.integrations.workflows.models import DEFAULT_MODEL, Indexes, Models
 from perception_encoder.preprocess.arrays import array_to_image, tensor_to_image
 
 logger = logging.getLogger(__name__)
@@ -45,12 +41,12 @@ _VERSIONS_KEPT: Final = timedelta(days=1)  # as `pe index` does
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image for an index, and what is to be written of it.
+    """An image to add to an index.
 
     Attributes:
         image: of the workflow.
-        uri: what it is called in the index; None for the file or URL that it was read from, or
-            else a name made of its pixels.
+        uri: its name in the index; None for the file or URL that it was read from, or else a
+            digest of its pixels.
         metadata: becomes columns.
     """
 
@@ -62,7 +58,7 @@ class NewImage:
 def open_for_adding(
     indexes: Indexes, models: Models, path: str, model: str | None
 ) -> tuple[Index, EmbeddingModel]:
-    """Open an index and its model; a new index gets the model that is named, or the default.
+    """Open an index and its model; a new index gets the given model, or the default.
 
     Raises:
         IndexMismatchError: the index holds another model's vectors.
@@ -92,11 +88,11 @@ def add_images(
     An image whose uri the index has replaces that row; of two with one uri the later counts.
 
     Args:
-        indexes: that have it.
+        indexes: the indexes of the process.
         index: the index.
         model: its model.
         images: what to add.
-        folder: where the images are saved as PNG, whose paths are their uris then.
+        folder: where to save the images as PNG; their paths become their uris.
 
     Returns:
         The row of each, and whether the index had none of that uri.
@@ -106,7 +102,7 @@ def add_images(
         ValueError: metadata that is no text, number or truth value.
         IndexStorageError: writing failed; the rows are as before.
     """
-    vectors = image_vectors(model, [image.image for image in images])
+    vectors = embed_workflow_images(model, [image.image for image in images])
     rows = [_row(image, folder) for image in images]
     with indexes.writing(index):
         index.refresh()
@@ -119,7 +115,7 @@ def add_images(
             index.path, count, name,
         )  # fmt: skip
     if index.needs_optimize():
-        with suppress(IndexBusyError):  # whoever writes next sees to it
+        with suppress(IndexBusyError):  # the next writer optimizes
             index.optimize(older_than=_VERSIONS_KEPT)
     return [(row, row.id not in known) for row in rows]
 
@@ -153,7 +149,7 @@ def _as_pillow(image: Any) -> Image.Image:
 
 
 def _digest(image: Image.Image) -> str:
-    """Return a name of the pixels: 32 hex digits."""
+    """Return a digest of the pixels: 32 hex digits."""
     digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -186,16 +182,16 @@ def _plain(name: str, value: Any) -> MetadataValue:
 
 
 class IndexAddManifest(Manifest):
-    """What a workflow writes for this block."""
+    """The fields of the block in a workflow."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "name": "Perception Encoder: add to index",
             "version": "v1",
-            "short_description": "Images into an index, to be searched later.",
+            "short_description": "Adds images to an index, to be searched later.",
             "long_description": "Embeds a batch of images and adds it to an index in one commit; "
-            "the index is made if there is none. `pe search`, `pe serve` and the block `pe_search` "
-            "read it. With `folder` the images are saved too, so that hits can be looked at.",
+            "it creates the index if there is none. `pe search`, `pe serve` and the block "
+            "`pe_search` read it. With `folder` the images are saved too, to be looked at.",
             "license": "Apache-2.0",
             "block_type": "sink",
         }
@@ -209,13 +205,13 @@ class IndexAddManifest(Manifest):
     )
     uri: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="What the image is called in the index. By default the file or URL that it "
-        "was read from; of a crop, a name made of its pixels.",
+        description="The image's name in the index. Defaults to the file or URL that it was "
+        "read from; for a crop, to a digest of its pixels.",
         examples=["$inputs.path"],
     )
     folder: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="Where the images are saved as PNG; their paths are their uris then.",
+        description="A folder to save the images to, as PNG; their paths become their uris.",
         examples=["crops"],
     )
     metadata: dict[str, Selector() | str | int | float | bool] = Field(
@@ -225,7 +221,7 @@ class IndexAddManifest(Manifest):
     )
     model: Selector(kind=[STRING_KIND]) | str | None = Field(
         default=None,
-        description="The model of a new index; an old one knows its own.",
+        description="The model of a new index; an existing one stores its own.",
         examples=["PE-Core-B16-224", "$inputs.model"],
     )
     disable_sink: Selector(kind=[BOOLEAN_KIND]) | bool = Field(
@@ -240,17 +236,17 @@ class IndexAddManifest(Manifest):
 
     @classmethod
     def get_parameters_accepting_batches(cls) -> list[str]:
-        """Name the fields that come as batches."""
+        """Return the fields that come as batches."""
         return ["images"]
 
     @classmethod
     def get_parameters_accepting_batches_and_scalars(cls) -> list[str]:
-        """Name the fields that come as batches, or as single values."""
+        """Return the fields that come as batches or as single values."""
         return ["uri", "metadata"]
 
     @classmethod
     def describe_outputs(cls) -> list[OutputDefinition]:
-        """Say what the block gives."""
+        """Return the outputs."""
         return [
             OutputDefinition(name="uri", kind=[STRING_KIND]),
             OutputDefinition(name="id", kind=[STRING_KIND]),
@@ -282,10 +278,12 @@ class IndexAddBlock(ModelBlock):
             self._indexes.check_write(folder)
         opened_index, opened = open_for_adding(self._indexes, self._models, index, model)
         count = len(images)
-        columns = {name: spread(value, count) for name, value in metadata.items()}
+        columns = {name: repeat_for_images(value, count) for name, value in metadata.items()}
         new = [
             NewImage(image, name, {key: values[n] for key, values in columns.items()})
-            for n, (image, name) in enumerate(zip(images, spread(uri, count), strict=True))
+            for n, (image, name) in enumerate(
+                zip(images, repeat_for_images(uri, count), strict=True)
+            )
         ]
         added = add_images(self._indexes, opened_index, opened, new, folder)
         return [{"uri": row.uri, "id": row.id, "is_new": is_new} for row, is_new in added]

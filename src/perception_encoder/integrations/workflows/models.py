@@ -1,24 +1,27 @@
-"""The models that the blocks of a process share. Knows nothing of workflows.
+"""Models and indexes that the blocks of a process share. Knows nothing of workflows.
 
-A workflow is compiled anew for every request in some hosts, so models belong to the process.
+Some hosts compile a workflow anew for every request, so both belong to the process. Roboflow's
+hosts say whether blocks may use local storage, and under which folder they may write. A workflow
+can come from anyone, so models and indexes at paths keep to that.
 """
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
 
 from perception_encoder.auto import AutoModel
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import UnknownModelError
-from perception_encoder.index import Index
+from perception_encoder.errors import IndexStorageError, UnknownModelError
+from perception_encoder.index import Index, write_lock
 from perception_encoder.registry import find
-from perception_encoder.types import Embeddings, PreprocessName
+from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
 
 DEFAULT_MODEL: Final = "PE-Core-L14-336"  # that of the stock block
 
@@ -36,8 +39,8 @@ class Models:
     """Opens each model once; methods may be called from any thread.
 
     Args:
-        open_model: how. With `functools.partial(AutoModel.from_pretrained, device="cuda")` blocks
-            compute elsewhere or otherwise than by default.
+        open_model: opens a model; for another device give
+            `functools.partial(AutoModel.from_pretrained, device="cuda")`.
     """
 
     def __init__(self, open_model: OpenModel = AutoModel.from_pretrained) -> None:
@@ -86,8 +89,8 @@ class Models:
         index.check(model.identity)
         return model
 
-    def text_vectors(self, model: EmbeddingModel, texts: Sequence[str]) -> Embeddings:
-        """Embed texts, and remember them: labels and prompts come again with every frame.
+    def embed_texts(self, model: EmbeddingModel, texts: Sequence[str]) -> Embeddings:
+        """Embed texts, cached: labels and prompts are the same for every frame.
 
         Args:
             model: one that this object opened.
@@ -96,7 +99,7 @@ class Models:
         Returns:
             (N, E) float32 of unit length.
         """
-        keys = [(id(model), text) for text in texts]  # models are never closed, so ids stay theirs
+        keys = [(id(model), text) for text in texts]  # models are never closed
         with self._texts_lock:
             known = {key: self._texts[key] for key in keys if key in self._texts}
         new = list(dict.fromkeys(key for key in keys if key not in known))
@@ -113,14 +116,128 @@ class Models:
 
 
 @cache
-def shared_models() -> Models:
-    """Return the models of this process, opened as the machine does best."""
+def get_shared_models() -> Models:
+    """Return the models of this process."""
     return Models()
 
 
 def _one_spelling(name: str) -> str:
-    """Return a registered model's id; what is a path, or unknown, stays."""
+    """Return a registered model's id; a path or an unknown name as it is."""
     if not os.path.exists(name):
         with suppress(UnknownModelError):
             return find(name).id
     return name
+
+
+class Indexes:
+    """Opens each index once; methods may be called from any thread.
+
+    Args:
+        local_storage: whether blocks may use the host's files at all.
+        write_folder: where they may write; None for anywhere.
+    """
+
+    def __init__(self, *, local_storage: bool = True, write_folder: str | None = None) -> None:
+        self._local_storage: Final = local_storage
+        self._write_folder: Final = None if write_folder is None else Path(write_folder).resolve()
+        self._lock = threading.Lock()
+        self._opened: dict[str, Index] = {}
+        self._turns: dict[str, threading.Lock] = {}
+
+    def open(self, path: str) -> Index:
+        """Return an index with all rows that are committed.
+
+        Raises:
+            IndexNotFoundError: there is none at that path.
+            IndexStorageError: it cannot be read, or blocks may not read files here.
+        """
+        self.check_read(path)
+        path = _absolute(path)
+        with self._lock:
+            index = self._opened.get(path)
+            if index is None:
+                index = self._opened[path] = Index.open(path)
+                return index
+        index.refresh()
+        return index
+
+    def open_or_create(self, path: str, identity: ModelIdentity) -> Index:
+        """Return the index; it is created if there is none.
+
+        Raises:
+            IndexMismatchError: it holds another model's vectors.
+            IndexExistsError: something that is no index is there.
+            IndexStorageError: it cannot be written, or blocks may not write there.
+        """
+        self.check_write(path)
+        path = _absolute(path)
+        with self._lock:
+            index = self._opened.get(path)
+            if index is None:
+                index = Index.open_or_create(path, identity)
+                self._opened[path] = index
+        index.check(identity)
+        return index
+
+    @contextmanager
+    def writing(self, index: Index) -> Iterator[None]:
+        """Hold the index's write lock; wait for other threads and processes first.
+
+        Threads of this process queue for it, since the lock is a file that is polled.
+
+        Raises:
+            IndexStorageError: the index's folder cannot be written.
+        """
+        with self._lock:
+            turn = self._turns.setdefault(index.path, threading.Lock())
+        with turn, write_lock(index.path, wait=True):
+            yield
+
+    def check_read(self, path: str) -> None:
+        """Check that blocks may read files.
+
+        Raises:
+            IndexStorageError: they may not.
+        """
+        if not self._local_storage:
+            raise IndexStorageError(
+                f"{path}: blocks may not use this host's files "
+                "(ALLOW_WORKFLOW_BLOCKS_ACCESSING_LOCAL_STORAGE)"
+            )
+
+    def check_write(self, path: str) -> None:
+        """Check that blocks may write to a path.
+
+        Raises:
+            IndexStorageError: they may not.
+        """
+        self.check_read(path)
+        folder = self._write_folder
+        if folder is not None and not Path(_absolute(path)).resolve().is_relative_to(folder):
+            raise IndexStorageError(
+                f"{path}: blocks may write under {folder} only (WORKFLOW_BLOCKS_WRITE_DIRECTORY)"
+            )
+
+    def check_model(self, name: str) -> None:
+        """Check that a model's name is not a path that blocks may not read.
+
+        Raises:
+            IndexStorageError: it does.
+        """
+        if os.path.exists(name):
+            self.check_read(name)
+
+
+@cache
+def get_shared_indexes() -> Indexes:
+    """Return the indexes of this process, limited to what its host allows."""
+    from perception_encoder.integrations.workflows.engine import (
+        ALLOWS_LOCAL_STORAGE,
+        WRITE_FOLDER,
+    )
+
+    return Indexes(local_storage=ALLOWS_LOCAL_STORAGE, write_folder=WRITE_FOLDER)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from perception_encoder.errors import UnsupportedOperationError
-from perception_encoder.integrations.workflows.models import Models, shared_models
+from perception_encoder.integrations.workflows.models import Models, get_shared_models
 from perception_encoder.types import ColorFormat
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class PerceptionEncoderModels:
         names: Mapping[str, str] | None = None,
         others: Any = None,
     ) -> None:
-        self._models = models or shared_models()
+        self._models = models or get_shared_models()
         self._names = dict(names or {})
         self._others = others
 

@@ -1,8 +1,7 @@
-"""The names of the execution engine that blocks are made of, from whichever package has them.
+"""The classes of the execution engine that blocks are built from.
 
-`roboflow-workflows` has the backend now; in `inference` up to 1.5 it lies inside. Newer `inference`
-requires `roboflow-workflows`. In tensor mode, a setting of the process, embeddings and
-classifications are kinds of the same names whose values are tensors.
+They come from `roboflow-workflows`, or from `inference` up to 1.5, which contained the engine. In
+tensor mode, a setting of the process, embeddings and classifications are tensors.
 """
 
 import importlib
@@ -14,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.integrations.workflows.indexes import Indexes
-from perception_encoder.integrations.workflows.models import Models
+from perception_encoder.integrations.workflows.models import Indexes, Models
 from perception_encoder.types import Embeddings
 
 _HAS_OWN_PACKAGE: Final = find_spec("roboflow_workflows") is not None
@@ -58,15 +56,15 @@ else:
     CLASSIFICATION_KIND = _types.CLASSIFICATION_PREDICTION_KIND
 
 COMPATIBILITY: Final = ">=1.5.0,<2.0.0"
-"""Backends that hand batches or single values over, as the blocks say they take them."""
+"""Versions of the engine that pass batches or single values, as blocks declare."""
 
 
 class Manifest(WorkflowBlockManifest):
-    """What a workflow writes for a block of ours."""
+    """The fields of one of our blocks in a workflow."""
 
     @classmethod
     def get_execution_engine_compatibility(cls) -> str:
-        """Say which backends can run the block."""
+        """Return the versions of the engine that can run the block."""
         return COMPATIBILITY
 
 
@@ -85,7 +83,7 @@ class ModelBlock(WorkflowBlock):
 
     @classmethod
     def get_init_parameters(cls) -> list[str]:
-        """Name what the block is made with."""
+        """Return the names of the arguments of `__init__`."""
         return ["models", "indexes"]
 
     @classmethod
@@ -94,18 +92,18 @@ class ModelBlock(WorkflowBlock):
         return cls.manifest
 
 
-def listed(data: Any) -> list[Any]:
-    """Return a batch's items, or the one item that is no batch."""
+def list_items(data: Any) -> list[Any]:
+    """Return the items of a batch, or a single item as a list."""
     return list(data) if isinstance(data, Batch) else [data]
 
 
-def as_given(results: list[dict[str, Any]], data: Any) -> Any:
-    """Return a block's results in the form that the backend wants for this input."""
+def match_input(results: list[dict[str, Any]], data: Any) -> Any:
+    """Return the results of a batch, or the result of a single input."""
     return results if isinstance(data, Batch) else results[0]
 
 
-def spread(value: Any, count: int) -> list[Any]:
-    """Return a value for each of so many images: those of a batch, or one for all.
+def repeat_for_images(value: Any, count: int) -> list[Any]:
+    """Return a value for each of `count` images: those of a batch, or one for all.
 
     Raises:
         ValueError: a batch of another length.
@@ -118,7 +116,7 @@ def spread(value: Any, count: int) -> list[Any]:
 
 
 def image_of(image: Any) -> Any:
-    """Return the form of an image that exists already, so that nothing is converted.
+    """Return an image in the form that it has already, tensor or array.
 
     Returns:
         A (C, H, W) tensor, RGB; or an (H, W, 3) or (H, W) array, BGR.
@@ -128,7 +126,7 @@ def image_of(image: Any) -> Any:
     return image.numpy_image
 
 
-def image_vectors(model: EmbeddingModel, images: Sequence[Any]) -> Embeddings:
+def embed_workflow_images(model: EmbeddingModel, images: Sequence[Any]) -> Embeddings:
     """Embed images of a workflow together.
 
     Returns:
@@ -141,7 +139,7 @@ def image_vectors(model: EmbeddingModel, images: Sequence[Any]) -> Embeddings:
     return model.embed_images(arrays, input_color_format="bgr", show_progress=False)
 
 
-def vectors_of(models: Models, model: EmbeddingModel, items: Sequence[Any]) -> Embeddings:
+def embed_items(models: Models, model: EmbeddingModel, items: Sequence[Any]) -> Embeddings:
     """Embed images and texts, in their order, each kind together.
 
     Returns:
@@ -158,13 +156,13 @@ def vectors_of(models: Models, model: EmbeddingModel, items: Sequence[Any]) -> E
         raise TypeError(f"expected images or strings, got {type(wrong).__name__}")
     vectors = np.empty((len(items), model.identity.embed_dim), np.float32)
     if images:
-        vectors[images] = image_vectors(model, [items[n] for n in images])
+        vectors[images] = embed_workflow_images(model, [items[n] for n in images])
     if texts:
-        vectors[texts] = models.text_vectors(model, [items[n] for n in texts])
+        vectors[texts] = models.embed_texts(model, [items[n] for n in texts])
     return vectors
 
 
-def as_embeddings(vectors: NDArray[np.float32]) -> list[Any]:
+def convert_embeddings(vectors: NDArray[np.float32]) -> list[Any]:
     """Return rows as the kind `embedding`: lists of numbers, or tensors in tensor mode."""
     if not TENSOR_MODE:
         return list(vectors.tolist())
