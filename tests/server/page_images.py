@@ -1,4 +1,4 @@
-"""Takes the images of docs/guides/page.md: the page over the bundled gallery, in Chromium.
+"""Takes the screenshots of docs/guides/page.md: the page over the bundled gallery, in Chromium.
 
 PYTHONPATH=.:tests python -m server.page_images    # needs chromium
 """
@@ -24,19 +24,28 @@ COPIES = {"airplane": 0.7, "alarm-clock": 1.4, "bee": 0.8, "castle": 0.6}
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "drawings"
-        shutil.copytree(GALLERY, folder, ignore=shutil.ignore_patterns("*.md", "*.json"))
-        for name, scale in COPIES.items():
-            with Image.open(folder / f"{name}.webp") as image:
-                side = round(image.width * scale)
-                image.convert("RGB").resize((side, side)).save(folder / f"{name} (copy).jpg")
-        index = f"{work}/drawings.lance"
-        command = [sys.executable, "-m", "perception_encoder.cli", "index", str(folder)]
-        subprocess.run([*command, "--index", index], check=True)
-        settings = ServerSettings(indexes=(index,), cache_folder=Path(work) / "thumbnails")
-        with running(settings, open_model=AutoModel.from_pretrained) as server:
-            take_all(server.url)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary).with_name("pictures")  # the screenshots show paths
+        work.symlink_to(temporary)
+        try:
+            take_all_of(work)
+        finally:
+            work.unlink()
+
+
+def take_all_of(work: Path) -> None:
+    folder = work / "drawings"
+    shutil.copytree(GALLERY, folder, ignore=shutil.ignore_patterns("*.md", "*.json"))
+    for name, scale in COPIES.items():
+        with Image.open(folder / f"{name}.webp") as image:
+            side = round(image.width * scale)
+            image.convert("RGB").resize((side, side)).save(folder / f"{name} (copy).jpg")
+    index = f"{work}/drawings.lance"
+    command = [sys.executable, "-m", "perception_encoder.cli", "index", str(folder)]
+    subprocess.run([*command, "--index", index], check=True)
+    settings = ServerSettings(indexes=(index,), cache_folder=work / "thumbnails")
+    with running(settings, open_model=AutoModel.from_pretrained) as server:
+        take_all(server.url)
 
 
 def take_all(url: str) -> None:
@@ -51,8 +60,17 @@ def take_all(url: str) -> None:
         take(page, "viewer")
         page.get_by_role("link", name="Classify", exact=True).last.click()
         page.get_by_label("Labels").fill("red heart, a heart, love, teapot, an animal")
-        page.locator(".bars li").first.wait_for()
+        page.locator(".bars .mark.strong").first.wait_for()
         take(page, "classify")
+        page = opened(browser, f"{url}/?view=clusters")
+        page.locator(".cluster").first.wait_for(timeout=60_000)
+        page.get_by_role("heading", name="Cluster 1", exact=True).wait_for(
+            state="hidden", timeout=60_000
+        )
+        take(page, "clusters")
+        page = opened(browser, f"{url}/?view=map")
+        page.locator("canvas").wait_for(timeout=60_000)
+        take(page, "map")
         page = opened(browser, f"{url}/?view=duplicates&tier=near")
         page.locator(".group").first.wait_for(timeout=60_000)
         take(page, "duplicates")

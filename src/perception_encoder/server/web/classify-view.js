@@ -12,6 +12,7 @@ const MOST = 100; // bars
 const PAUSE = 350; // milliseconds after the last key
 const AGAIN = 2000; // milliseconds until the fit of labels is asked for again
 const MOST_TRIES = 5;
+const PATIENCE = 500; // milliseconds until the page says that it is busy
 
 export function startClassify(root) {
   const view = new ClassifyView(root);
@@ -157,6 +158,10 @@ class ClassifyView {
       this.output.replaceChildren();
       return;
     }
+    const busy = setTimeout(() => {
+      if (key === this.#asked && !this.#bars.size)
+        this.output.replaceChildren(h("p", { class: "answer soft" }, "Comparing…"));
+    }, PATIENCE);
     try {
       const image = await encoded(now, index);
       if (!image || key !== this.#asked) return;
@@ -170,6 +175,8 @@ class ClassifyView {
       }
     } catch (failure) {
       if (key === this.#asked) this.#fail(failure);
+    } finally {
+      clearTimeout(busy);
     }
   }
 

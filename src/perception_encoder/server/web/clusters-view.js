@@ -63,6 +63,7 @@ class ClustersView {
     this.#key = key;
     this.#isDone = false;
     this.list.replaceChildren();
+    this.status.textContent = "Starting…";
     this.end.replaceChildren(h("div", { class: "more" }, h("span", { class: "spinner" })));
     try {
       await this.#find(now, key);
@@ -78,6 +79,7 @@ class ClustersView {
   async #find(now, key, tries = 0) {
     const index = await indexOf(now);
     if (!index) {
+      this.status.textContent = "";
       this.end.replaceChildren(noIndex());
       return;
     }

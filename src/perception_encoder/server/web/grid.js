@@ -150,6 +150,11 @@ export class Grid {
     this.#focusTile(at);
   }
 
+  /** Moves the focus to the tile that had it last. */
+  focusActive() {
+    this.#focusTile(this.#active);
+  }
+
   #focusTile(at) {
     this.#drawn.get(at)?.querySelector("a").focus({ preventScroll: true });
   }

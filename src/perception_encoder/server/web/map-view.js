@@ -65,6 +65,7 @@ class MapView {
     this.#isDone = false;
     this.stage.hidden = true;
     this.end.replaceChildren();
+    this.status.textContent = "Starting…";
     try {
       await this.#make(now, key);
     } catch (failure) {
@@ -79,6 +80,7 @@ class MapView {
   async #make(now, key, tries = 0) {
     const index = await indexOf(now);
     if (!index) {
+      this.status.textContent = "";
       this.end.replaceChildren(noIndex());
       return;
     }

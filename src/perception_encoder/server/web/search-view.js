@@ -19,6 +19,7 @@ import { selectionBar } from "./selection-bar.js";
 import { EMPTY, hasBoth, hasQuery, resultsKey, SORTS } from "./state.js";
 
 const REMEMBERED = 6; // results that the back button finds as they were
+const PATIENCE = 500; // milliseconds until the page says that it is busy
 const LEARNING = [700, 2000, 5000]; // milliseconds until labels are asked for again
 
 /** Starts the view; returns what the rest of the page needs of it. */
@@ -48,7 +49,10 @@ class SearchView {
       this.grid.markSelected();
       bar.follow();
     });
-    const bar = selectionBar($("#selection-bar"), this.selection, () => this.#results.index.name);
+    const bar = selectionBar($("#selection-bar"), this.selection, {
+      indexName: () => this.#results.index.name,
+      cleared: () => this.grid.focusActive(),
+    });
     this.grid = new Grid($("#results"), {
       href: (item) => address({ ...state(), item: item.id }),
       open: (at) => go({ item: this.grid.item(at).id }),
@@ -76,10 +80,16 @@ class SearchView {
     this.#leave();
     this.#key = key;
     this.#failed = false;
+    const busy = setTimeout(() => {
+      const text = hasQuery(now) ? "Searching…" : "Loading images…";
+      if (key === this.#key) $("#results-status").textContent = text;
+    }, PATIENCE);
     try {
       await this.#find(now, key);
     } catch (failure) {
       if (key === this.#key) this.#fail(failure);
+    } finally {
+      clearTimeout(busy);
     }
   }
 

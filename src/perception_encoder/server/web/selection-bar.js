@@ -7,9 +7,11 @@ import { counted, fileName } from "./format.js";
 /**
  * Makes the bar. It is hidden while nothing is selected.
  * @param {Selection} selection
- * @param {() => string} indexName
+ * @param {object} page
+ * @param {() => string} page.indexName
+ * @param {() => void} page.cleared moves the focus, which would be lost with the bar.
  */
-export function selectionBar(root, selection, indexName) {
+export function selectionBar(root, selection, { indexName, cleared }) {
   const button = (mark, label, act) =>
     h("button", { type: "button", class: "quiet", onclick: act }, icon(mark), h("span", {}, label));
   const number = h("strong", { role: "status", "aria-live": "polite" });
@@ -26,7 +28,10 @@ export function selectionBar(root, selection, indexName) {
     copyButton("Copy paths", () => selection.items.map((item) => item.name).join("\n")),
     fetchAll,
     button("table", "Export CSV", () => save("images.csv", asCsv(selection.items), "text/csv")),
-    button("close", "Clear", () => selection.clear()),
+    button("close", "Clear", () => {
+      selection.clear();
+      cleared();
+    }),
   );
   function follow() {
     root.hidden = !selection.size;
