@@ -23,7 +23,7 @@ def search(
     best = ExactSearch[int](queries, k, threshold)
     start = 0
     for block in np.array_split(vectors, blocks):
-        best.look_at(block, lambda row, start=start: start + row)
+        best.add(block, lambda row, start=start: start + row)
         start += len(block)
     return [[tuple(scored) for scored in result] for result in best.results()]
 

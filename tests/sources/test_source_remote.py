@@ -275,11 +275,11 @@ def test_protocols_that_cannot_be_spoken_are_named_with_their_package(monkeypatc
 def test_no_network_means_no_request(put):
     put(**{"a/1.jpg": b"1"})
     for name in (f"s3://{BUCKET}/a", f"s3://{BUCKET}/a/1.jpg"):
-        with pytest.raises(SourceError, match="behind a network, which may not be used"):
+        with pytest.raises(SourceError, match="on a network, which may not be used"):
             open_one(name, allow_network=False)
-    with pytest.raises(ImageUnreadableError, match="behind a network"):
+    with pytest.raises(ImageUnreadableError, match="on a network"):
         read_image(f"s3://{BUCKET}/a/1.jpg", allow_network=False)
-    with pytest.raises(ImageUnreadableError, match="behind a network"):
+    with pytest.raises(ImageUnreadableError, match="on a network"):
         read_image(f"s3://{BUCKET}/a.tar", "1.jpg", 512, allow_network=False)
 
 

@@ -1,4 +1,4 @@
-"""The vector index and its search. Importing this loads neither Lance nor Arrow; opening does."""
+"""The vector index and its search. Lance and Arrow are loaded when an index is opened."""
 
 from perception_encoder.index.index import Index
 from perception_encoder.index.known_rows import KnownRows

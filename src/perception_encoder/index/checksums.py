@@ -1,9 +1,8 @@
-"""Checksums of files, block by block, at the speed of reading memory. Knows no file's meaning.
+"""Checksums of the blocks of files, and mapped files that are checked where they are read.
 
-A block's sum is that of its 64-bit words, each times an odd weight of its own place, modulo 2^64.
-So any change within one word changes it for sure, and any other (a page of zeros, swapped pages)
-but for one chance in 2^64. numpy computes it three times as fast as zlib's CRC-32: 7 GB/s a core
-against 2.5.
+The sum of a block adds its 64-bit words, each times an odd weight of its position, modulo 2^64. Any
+change within one word changes the sum; any other change (a page of zeros, swapped pages) goes
+unnoticed with a chance of 2^-64. NumPy computes it at 7 GB/s per core, zlib's CRC-32 at 2.5.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_BYTES: Final = 1 << 16
-"""Of one sum; what a disk reads at once for one row, more or less."""
+"""Bytes of one sum: about what a disk reads for one row."""
 
 Sums: TypeAlias = NDArray[np.uint64]
-"""(B,) uint64: of the blocks of a file, the last of which may be shorter."""
+"""(B,) uint64: the sums of a file's blocks; the last block may be shorter."""
 
 _WORD: Final = 8
 _READ_BYTES: Final = 64 * BLOCK_BYTES
@@ -28,7 +27,7 @@ Octets = NDArray[np.uint8]
 
 
 def _weights() -> NDArray[np.uint64]:
-    """Odd numbers from a generator written out here: they must never change (SplitMix64)."""
+    """Return odd numbers from SplitMix64. They must never change."""
     state = np.arange(1, BLOCK_BYTES // _WORD + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -39,18 +38,18 @@ _WEIGHTS: Final = _weights()
 
 
 class SearcherDamageError(Exception):
-    """A searcher turned out to be wrong; never leaves the index, which does without it then."""
+    """A searcher is damaged. The index handles it and searches without the searcher."""
 
 
 class FileSum(NamedTuple):
-    """What a file is known by: its size, bytes, and a checksum of all of it."""
+    """A file's size in bytes and the checksum of its content."""
 
     size: int
     checksum: int
 
 
 def sum_blocks(octets: NDArray[np.uint8]) -> Sums:
-    """Return the sums of (N,) bytes, which begin where a block does."""
+    """Return the sums of (N,) bytes that begin at a block."""
     whole = len(octets) // BLOCK_BYTES * BLOCK_BYTES
     words = octets[:whole].view("<u8").reshape(-1, BLOCK_BYTES // _WORD)
     sums: Sums = np.einsum("bw,w->b", words, _WEIGHTS)
@@ -66,7 +65,7 @@ def sum_blocks_of_file(path: str, progress: Callable[[int], object] = lambda _: 
 
     Args:
         path: of the file.
-        progress: told of how many bytes were read since the last call.
+        progress: called with the number of bytes read since the last call.
 
     Raises:
         OSError: it cannot be read.
@@ -83,7 +82,7 @@ def sum_blocks_of_file(path: str, progress: Callable[[int], object] = lambda _: 
 
 
 def sum_file(path: str, progress: Callable[[int], object] = lambda _: None) -> FileSum:
-    """Return what a file is known by; `progress` as in `sum_blocks_of_file`.
+    """Return the size and checksum of a file; `progress` as in `sum_blocks_of_file`.
 
     Raises:
         OSError: it cannot be read.
@@ -93,19 +92,19 @@ def sum_file(path: str, progress: Callable[[int], object] = lambda _: None) -> F
 
 
 def checksum_of(sums: Sums) -> int:
-    """Return one number for all blocks, in their order."""
+    """Return one checksum of all block sums."""
     return zlib.crc32(sums.astype("<u8").tobytes())
 
 
 class CheckedFile:
-    """A mapped file.
+    """A mapped file whose blocks are checked before their first use. Threads may share it.
 
     Args:
         path: of the file.
-        sums: of its blocks; None while a searcher is being built, whose files were just written.
+        sums: of its blocks; None for a file that was just written.
 
     Attributes:
-        octets: (N,) uint8, mapped; to be checked before they are looked at.
+        octets: (N,) uint8, mapped; check them before use.
 
     Raises:
         OSError: it cannot be mapped.
@@ -123,27 +122,27 @@ class CheckedFile:
 
     @property
     def checked_share(self) -> float:
-        """Of the blocks, how many have been checked."""
+        """The share of the blocks that have been checked."""
         return float(self._is_checked.mean())
 
     def check(self, start: int, end: int) -> None:
-        """Make sure of the bytes from `start` to before `end`.
+        """Check the bytes from `start` to before `end`.
 
         Raises:
-            SearcherDamageError: they are not what was written.
+            SearcherDamageError: they are not as they were written.
         """
         first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
         waiting = first + np.flatnonzero(~self._is_checked[first:last])
         if waiting.size == last - first:
-            self._check_blocks(first, last)  # all of them: quicker in one go
+            self._check_blocks(first, last)  # all at once is faster
         else:
             self._check_each(waiting)
 
     def check_rows(self, numbers: NDArray[np.int64], row_bytes: int) -> None:
-        """Make sure of some rows of equal length.
+        """Check some rows of equal length.
 
         Raises:
-            SearcherDamageError: they are not what was written.
+            SearcherDamageError: they are not as they were written.
         """
         if self._is_checked.all():
             return
@@ -156,10 +155,10 @@ class CheckedFile:
         self._check_each(touched[~self._is_checked[touched]])
 
     def check_all(self) -> None:
-        """Make sure of all of it.
+        """Check the whole file.
 
         Raises:
-            SearcherDamageError: it is not what was written.
+            SearcherDamageError: it is not as it was written.
         """
         step = 64
         for first in range(0, len(self._is_checked), step):

@@ -1,11 +1,9 @@
-"""What this package has committed to an index: its last version, and checksums of its files.
+"""Opens and commits versions of an index, and keeps a journal of them.
 
-Lance's files carry no checksums, and without its newest manifest Lance opens the version before. So
-each commit adds a line to `_pe/journal`: the version, its manifest, and the files that are new.
-Files of an index never change, so their checksums hold for as long as they are there. Lines of a
-crash, and commits of other programs, may be missing: what is not here is not checked.
-
-Indexes on object storage have no journal.
+Lance's files have no checksums, and without its newest manifest Lance opens an older version. So
+each commit adds a line to `_pe/journal`: the version, its manifest, and the checksums of the new
+files. Files of an index never change. After a crash, or a commit of another program, lines are
+missing; files without a line are not checked. Indexes on object storage have no journal.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ _SHOWN: Final = 5  # damaged files in a message
 
 
 class JournalEntry(NamedTuple):
-    """A commit: the number of the version, its manifest's file, and the files that came with it."""
+    """A commit: its version, its manifest, and its new files."""
 
     version: int
     manifest: str
@@ -67,9 +65,7 @@ class Journal:
         self._name = sidecar_path(self.path, "journal")
 
     def add(self, dataset: lance.LanceDataset, files: Iterable[str]) -> None:
-        """Note a commit that has just been made.
-
-        Where that fails the commit is as good; it is only not checked later.
+        """Add a commit. If that fails, the commit is valid but is not checked later.
 
         Args:
             dataset: the version.
@@ -83,10 +79,10 @@ class Journal:
             logger.warning("%s cannot be written (%s); the commit is not checked", self._name, err)
 
     def rewrite(self, dataset: lance.LanceDataset) -> None:
-        """Forget files that the version does not have any more, and add those that are missing.
+        """Drop files that the version no longer has, and add those that are missing.
 
         Raises:
-            OSError: it cannot be written; it is as before.
+            OSError: the journal cannot be written; it is as before.
         """
         if is_remote(self.path):
             return
@@ -96,12 +92,12 @@ class Journal:
             file.writelines(self._lines(dataset, present.keys() - known.keys(), known))
 
     def remove(self) -> None:
-        """Forget everything: another index is about to be made here."""
+        """Delete the journal, before another index is created here."""
         if not is_remote(self.path) and os.path.exists(self._name):
             os.remove(self._name)
 
     def last(self) -> JournalEntry | None:
-        """Return the last commit that was noted; None where none was, or it cannot be read."""
+        """Return the last commit; None if there is none or the journal cannot be read."""
         if is_remote(self.path):
             return None
         try:
@@ -113,7 +109,7 @@ class Journal:
         return next((entry for line in reversed(lines) if (entry := _entry(line))), None)
 
     def files(self) -> dict[str, FileSum]:
-        """Return the checksums that were noted, by files' paths below the index's folder."""
+        """Return the checksums by path, relative to the index's folder."""
         found: dict[str, FileSum] = {}
         try:
             with open(self._name, "rb") as file:
@@ -125,10 +121,10 @@ class Journal:
         return found
 
     def check_manifest(self) -> int:
-        """Make sure that the last version's manifest is as it was written; return its number.
+        """Check the manifest of the last version and return its number.
 
         Returns:
-            0 where none was noted.
+            0 if the journal is empty.
 
         Raises:
             IndexStorageError: it is damaged.
@@ -138,7 +134,7 @@ class Journal:
             return 0
         try:
             found = sum_file(os.path.join(self.path, entry.manifest))
-        except OSError:  # an older one may have been dropped; whoever opens the newest will see
+        except OSError:  # old versions may be gone; opening the newest one reports it
             return entry.version
         if found != entry.manifest_sum:
             raise IndexStorageError(
@@ -149,7 +145,7 @@ class Journal:
         return entry.version
 
     def check_version(self, version: int, last: int) -> None:
-        """Make sure that the version that was found is not older than the last.
+        """Check that an opened version is not older than the last commit.
 
         Raises:
             IndexStorageError: it is.
@@ -166,7 +162,7 @@ class Journal:
         os.makedirs(os.path.dirname(self._name), exist_ok=True)
         with open(self._name, "ab+") as file:
             if file.tell() and not self._ends_a_line(file):
-                lines.insert(0, "\n")  # after a line that a crash has cut
+                lines.insert(0, "\n")  # after a line that a crash cut off
             file.write("".join(lines).encode())
 
     def _ends_a_line(self, file: Any) -> bool:
@@ -196,7 +192,7 @@ class Journal:
 
 
 def files_of(dataset: lance.LanceDataset) -> dict[str, int]:
-    """Return the files of a version, below the index's folder, with their fragments' numbers."""
+    """Return the files of a version, relative to the index's folder, with their fragment ids."""
     found: dict[str, int] = {}
     for fragment in dataset.get_fragments():
         metadata = fragment.metadata
@@ -208,7 +204,7 @@ def files_of(dataset: lance.LanceDataset) -> dict[str, int]:
 
 
 class DamagedFile(NamedTuple):
-    """A file of an index that is not as it was written: below the folder, its fragment, and why."""
+    """A damaged file: its path in the index's folder, its fragment id, and the reason."""
 
     name: str
     fragment: int
@@ -218,7 +214,7 @@ class DamagedFile(NamedTuple):
 def find_damaged_files(
     dataset: lance.LanceDataset, path: str, progress: Callable[[int], object] = lambda _: None
 ) -> Iterator[DamagedFile]:
-    """Yield the files of a version that are missing, or not as the journal says.
+    """Yield the files of a version that are missing or differ from the journal.
 
     Args:
         dataset: the version.
@@ -240,7 +236,7 @@ def find_damaged_files(
 
 
 def _manifests(version: int) -> tuple[str, str]:
-    """How Lance calls a version's manifest: since 0.16, and before."""
+    """Return the names of a version's manifest: since Lance 0.16, and before."""
     return f"_versions/{_MAX_VERSION - version:020}.manifest", f"_versions/{version}.manifest"
 
 
@@ -250,7 +246,7 @@ def _line(entry: JournalEntry) -> str:
 
 
 def _entry(line: bytes) -> JournalEntry | None:
-    """Read a line; None where it is no whole one."""
+    """Parse a line; None if it is not complete."""
     text, _, checksum = line.rpartition(b"\t")
     if not text or checksum != f"{zlib.crc32(text):08x}".encode():
         return None
@@ -267,12 +263,12 @@ def create(path: str, schema: pa.Schema) -> lance.LanceDataset:
     """Create an empty index.
 
     Raises:
-        IndexExistsError: one, or something else, is there.
+        IndexExistsError: an index, or something else, is there.
         IndexStorageError: it cannot be written.
     """
     dataset = create_dataset(path, schema)
     with storage_errors(path):
-        Journal(path).remove()  # of one that was deleted here before
+        Journal(path).remove()  # of a deleted index
     return dataset
 
 
@@ -299,10 +295,10 @@ def create_or_replace_empty(path: str, schema: pa.Schema) -> lance.LanceDataset:
 
 
 def open_latest(path: str) -> lance.LanceDataset:
-    """Open the latest version, and make sure that it is the last one that was committed.
+    """Open the latest version, and check that it is the last commit.
 
     Raises:
-        IndexNotFoundError: there is none.
+        IndexNotFoundError: there is no index.
         IndexStorageError: it cannot be read, or is damaged.
     """
     journal = Journal(path)
@@ -319,7 +315,7 @@ def open_latest(path: str) -> lance.LanceDataset:
 
 @contextmanager
 def journaled_commit(dataset: lance.LanceDataset, path: str) -> Iterator[None]:
-    """Note in the journal what is committed through the dataset within the block.
+    """Add to the journal what is committed with the dataset in the block.
 
     Raises:
         IndexStorageError: writing failed.
@@ -333,7 +329,7 @@ def journaled_commit(dataset: lance.LanceDataset, path: str) -> Iterator[None]:
 def lay_out(
     dataset: lance.LanceDataset, path: str, rows: Sequence[Row], vectors: Embeddings
 ) -> pa.Table:
-    """Lay rows and vectors out for the latest version, which gets the columns that they need.
+    """Return rows and vectors as a table of the latest version, adding columns to it as needed.
 
     Raises:
         ValueError: metadata does not fit.
@@ -348,7 +344,7 @@ def lay_out(
 
 
 def check_files(dataset: lance.LanceDataset, path: str) -> None:
-    """Compare the files of a version with their checksums, where the journal has them.
+    """Compare the files of a version with their checksums in the journal.
 
     Raises:
         IndexStorageError: some are damaged.

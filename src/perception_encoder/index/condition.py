@@ -1,11 +1,10 @@
-"""SQL conditions as people write them, made ones that Lance reads as they are meant.
+"""Translates SQL conditions as users write them into conditions that Lance understands.
 
     "Label" = 'a' AND width > 4.5  ->  (`Label` = 'a' AND `width` > CAST(4.5 AS DOUBLE))
 
-Double quotes and backticks name a column, single quotes are text. A name may be written in another
-Unicode form or in other capitals if that is no other column's. Text finds what is stored in the
-composed and in the decomposed form. Numbers are compared by value, whatever the column's type.
-What Lance would misread is an error. Knows the columns' names and types, and no rows.
+Double quotes and backticks name a column, single quotes are text. Names match in any case and
+Unicode form, unless two columns fit. Text matches its composed and its decomposed form. Numbers are
+compared by value, whatever the type of the column. What Lance would misread is an error.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ __all__ = [
 ]
 
 YEARS: Final = range(1678, 2262)
-"""Of times that can be compared: stored are nanoseconds since 1970 in 64 bits."""
+"""Years that can be compared: times are stored as nanoseconds since 1970 in 64 bits."""
 
 _INT32: Final = range(-(2**31), 2**31)
 _INT64: Final = range(-(2**63), 2**63)
@@ -75,17 +74,17 @@ _BEFORE_SIGNED: Final = _COMPARISONS | frozenset(
 
 
 class Columns:
-    """Finds columns by what people call them."""
+    """Finds columns by the names that users write."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._names: frozenset[str] = frozenset(schema.names)
 
     def find(self, name: str) -> str | None:
-        """Return the column that a name means; None where there is none.
+        """Return the column that a name means, or None.
 
         Raises:
-            QueryError: there are several.
+            QueryError: several columns fit.
         """
         if name in _HIDDEN:
             return name
@@ -103,7 +102,7 @@ class Columns:
         return None
 
     def hint(self, name: str) -> str:
-        """Return how to go on after a name that is no column's."""
+        """Return a hint for an unknown name."""
         names = self._schema.names
         close = difflib.get_close_matches(_folded(name)[:100], map(_folded, names), n=3)
         if close:
@@ -112,14 +111,14 @@ class Columns:
         return f"; there are: {', '.join(names[:30])}{', …' if len(names) > 30 else ''}"
 
     def field(self, name: str) -> pa.Field | None:
-        """Return the column of exactly that name."""
+        """Return the column with exactly this name."""
         if name not in self._names:
             return None
         field: pa.Field = self._schema.field(name)
         return field
 
     def has_parts(self, name: str) -> bool:
-        """Whether it is a column of records."""
+        """Whether the column holds structs."""
         from pyarrow import types
 
         return name in self._names and types.is_struct(self._schema.field(name).type)
@@ -134,21 +133,21 @@ def _folded(name: str) -> str:
 
 
 def read_condition(condition: str, schema: pa.Schema) -> str:
-    """Return the condition in Lance's words.
+    """Translate a condition for Lance.
 
     Args:
-        condition: what a person wrote.
+        condition: as the user wrote it.
         schema: of the index.
 
     Raises:
-        QueryError: it is beyond the limits, names a column that is not there, or says what Lance
-            would take for something else. Whether its types fit is not looked at.
+        QueryError: the condition exceeds the limits, names an unknown column, or would be misread
+            by Lance. Types are checked only for plain comparisons.
     """
     return _Reader(condition, schema).read()
 
 
 def forms_of(text: str) -> list[str]:
-    """Return a text and its composed and decomposed Unicode forms, without repetitions."""
+    """Return a text, its composed and its decomposed Unicode form, without duplicates."""
     if text.isascii():
         return [text]
     forms = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
@@ -156,18 +155,18 @@ def forms_of(text: str) -> list[str]:
 
 
 class _Reader:
-    """Writes the tokens of one condition down again, one after another."""
+    """Translates the tokens of one condition in order."""
 
     def __init__(self, condition: str, schema: pa.Schema) -> None:
         self._condition = condition
         self._tokens = read_tokens(condition)
         self._columns = Columns(schema)
         self._written: list[str] = []
-        self._opened: list[int] = []  # places of functions and parentheses in what is written
-        self._operand = 0  # place where the last operand begins
+        self._opened: list[int] = []  # positions of functions and parentheses in the result
+        self._operand = 0  # position where the last operand begins
 
     def read(self) -> str:
-        """Write all of it."""
+        """Return the translated condition."""
         writers: dict[Kind, Callable[[int, Token], None]] = {
             "text": self._write_text,
             "name": self._write_column,
@@ -177,10 +176,10 @@ class _Reader:
         }
         for number, token in enumerate(self._tokens):
             writers[token.kind](number, token)
-        return f"({' '.join(self._written)})"  # nothing may follow what is complete
+        return f"({' '.join(self._written)})"  # nothing can follow it
 
     def _keyword(self, number: int) -> str:
-        """Return the token of that number as `Token.keyword` does; empty beyond either end."""
+        """Return `Token.keyword` of the token at an index; "" beyond either end."""
         return self._tokens[number].keyword if 0 <= number < len(self._tokens) else ""
 
     def _wrong(self, token: Token, reason: str) -> QueryError:
@@ -220,13 +219,13 @@ class _Reader:
         return self._tokens[number].kind if number < len(self._tokens) else None
 
     def _check_null(self, number: int, token: Token) -> None:
-        """Refuse what is true of no row: in SQL nothing is equal to NULL, and nothing differs."""
+        """Refuse comparisons with NULL, which are true for no row in SQL."""
         is_compared = _COMPARISONS & {self._keyword(number - 1), self._keyword(number + 1)}
         if is_compared or self._is_in_list():
             raise self._wrong(token, "nothing is equal to NULL; write IS NULL or IS NOT NULL")
 
     def _is_in_list(self) -> bool:
-        """Whether the innermost parenthesis is that of an IN."""
+        """Whether the innermost parenthesis belongs to an IN."""
         return bool(self._opened) and self._written[self._opened[-1]] == "IN"
 
     def _write_number(self, number: int, token: Token) -> None:
@@ -315,23 +314,23 @@ class _Reader:
             self._write_operand(forms[0])
 
     def _becomes_time(self, number: int) -> bool:
-        """Whether the token of that number is converted, by CAST or `::`."""
+        """Whether the token at an index is converted, by CAST or `::`."""
         is_cast = self._keyword(number + 1) in ("AS", "::")
         return is_cast and self._keyword(number + 2) in _TIMES
 
     def _compared_column(self) -> pa.Field | None:
-        """Return the column that a value written next is compared with, if that is plain."""
+        """Return the column that the next value is compared with, if the comparison is plain."""
         place = self._opened[-1] if self._is_in_list() else len(self._written) - 1
         if place < 1 or self._written[place] not in _COMPARISONS | {"IN", "BETWEEN"}:
             return None
         place -= 2 if self._written[place - 1] == "NOT" else 1
         name = self._written[place] if place >= 0 else ""
         if place > 0 and self._written[place - 1] not in _BEFORE_OPERAND:
-            return None  # it is a part of something
+            return None  # part of an expression
         return self._columns.field(name.strip("`")) if name.startswith("`") else None
 
     def _is_compared(self, number: int) -> bool:
-        """Whether the text is the right side of a comparison whose left side is one operand."""
+        """Whether the text is compared with a single operand."""
         operator = self._keyword(number - 1)
         if operator not in ("=", "==", "<>", "!=", "LIKE", "ILIKE"):
             return False
@@ -339,19 +338,19 @@ class _Reader:
         return left in _BEFORE_OPERAND and self._keyword(number + 1) in ("", ")", ",", "AND", "OR")
 
     def _ends_a_match(self, number: int) -> bool:
-        """Whether the text is the last argument of a function that looks for it."""
+        """Whether the text is the last argument of a matching function."""
         if not self._opened or self._keyword(number + 1) != ")":
             return False
         return self._written[self._opened[-1]].lower() in _MATCHES
 
     def _write_any(self, start: int, forms: list[str], end: str) -> None:
-        """Write what stands there since `start` once for each form, and so that one is enough."""
+        """Repeat the result since `start` for each form of a text, joined so that one suffices."""
         beginning = self._written[start:]
         is_negative = not end and (beginning[-1] in _NEGATIVE or "NOT" in beginning[-2:-1])
         joined = (" AND " if is_negative else " OR ").join(
             " ".join([*beginning, form]) + end for form in forms
         )
-        if end:  # the token after this one writes it once more
+        if end:  # the next token writes it again
             joined = joined.removesuffix(end)
             del self._written[start:]
             self._written += ["(", joined, ")"]
@@ -365,7 +364,7 @@ class _Reader:
         if year is None or len(year[1]) > 6 or int(year[1]) not in YEARS:
             raise self._wrong(
                 token,
-                f"{shorten(token.value)} is no time from {YEARS.start} to {YEARS.stop - 1}; "
+                f"{shorten(token.value)} is not a time from {YEARS.start} to {YEARS.stop - 1}; "
                 "write one such as '2024-05-31' or '2024-05-31T12:00:00'",
             )
 
@@ -383,7 +382,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _described(column: pa.Field) -> str:
-    """Say what a column holds, and how that is written."""
+    """Describe the type of a column and how to write its values."""
     from pyarrow import types
 
     kind = column.type

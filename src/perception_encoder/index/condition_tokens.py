@@ -1,8 +1,8 @@
-"""Cuts a condition on an index's columns into tokens, within limits. Knows no columns.
+"""Splits a condition into tokens, within limits.
 
-Lance reads conditions with a parser that recurses without a bound (a thousand `+` end the process)
-ignores what follows a complete condition (`n = 1_000` is `n = 1`), and aborts at placeholders. So
-whatever goes there is read here first.
+Lance's parser recurses without a bound (a thousand `+` crash the process), ignores what follows a
+complete condition (`n = 1_000` becomes `n = 1`), and aborts at placeholders. So every condition is
+checked here first.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Final, Literal, NamedTuple, TypeAlias, cast
 from perception_encoder.errors import QueryError
 
 MAX_CONDITION_BYTES: Final = 1 << 20
-"""Of the text of a condition, in UTF-8. Ten thousand values of a hundred bytes fit."""
+"""Bytes of a condition in UTF-8. Ten thousand values of a hundred bytes fit."""
 
 MAX_CONDITION_VALUES: Final = 10_000
-"""Of all lists of a condition together. So many take 0.15 s to plan; a million, 15 s and 1.2 GB."""
+"""Values in all lists of a condition. Planning takes 0.15 s; for a million, 15 s and 1.2 GB."""
 
 MAX_CONDITION_TERMS: Final = 1_000
-"""That AND and OR join: 0.1 s to plan."""
+"""Terms joined by AND and OR. Planning takes 0.1 s."""
 
 MAX_CONDITION_DEPTH: Final = 20
-"""Of parentheses and NOTs. Lance's parser gives up at 50, and takes minutes for some of 40."""
+"""Depth of parentheses and NOTs. Lance's parser fails at 50, and may take minutes at 40."""
 
 MAX_CONDITION_OPERATORS: Final = 50
-"""In one term. Each is a level of recursion; a thousand overflow the stack and end the process."""
+"""Operators in one term. Each is a level of recursion; a thousand overflow the stack."""
 
 _SHOWN: Final = 60  # characters of a condition in messages
 
@@ -46,11 +46,11 @@ _OPERATOR_WORDS: Final = frozenset(("NOT", "IN", "IS", "LIKE", "ILIKE", "BETWEEN
 
 
 Kind: TypeAlias = Literal["text", "name", "number", "word", "sign"]
-"""Of a token; a name has quotes, a word has none."""
+"""The kind of a token; a name is quoted, a word is not."""
 
 
 class Token(NamedTuple):
-    """One token: texts and names without their quotes, words and signs as they were written."""
+    """One token: texts and names without quotes, words and signs as written."""
 
     kind: Kind
     value: str
@@ -58,15 +58,15 @@ class Token(NamedTuple):
 
     @property
     def keyword(self) -> str:
-        """A word in capitals or a sign; empty for all others."""
+        """A word in upper case or a sign; "" for other kinds."""
         return self.value.upper() if self.kind in ("word", "sign") else ""
 
 
 def read_tokens(condition: str) -> list[Token]:
-    """Cut a condition into its tokens.
+    """Split a condition into its tokens.
 
     Raises:
-        QueryError: it is larger or deeper than the limits, or no tokens of a condition.
+        QueryError: it exceeds the limits, or is not made of tokens.
     """
     check_size(condition)
     limits, tokens = _Limits(condition), []
@@ -80,7 +80,7 @@ def read_tokens(condition: str) -> list[Token]:
 
 
 def check_size(condition: str) -> None:
-    """Make sure that a condition is Unicode and not larger than the limit.
+    """Check that a condition is valid Unicode of at most `MAX_CONDITION_BYTES`.
 
     Raises:
         QueryError: it is not.
@@ -100,10 +100,10 @@ def check_size(condition: str) -> None:
 
 
 def check_value_count(num_values: int) -> None:
-    """Make sure that the lists of a condition are not longer than the limit.
+    """Check the number of values in the lists of a condition.
 
     Raises:
-        QueryError: they are.
+        QueryError: there are more than `MAX_CONDITION_VALUES`.
     """
     if num_values > MAX_CONDITION_VALUES:
         raise QueryError(
@@ -113,14 +113,14 @@ def check_value_count(num_values: int) -> None:
 
 
 def shorten(text: str) -> str:
-    """Return a text for messages: quoted, without its middle where it is long, and printable."""
+    """Return a text for messages: quoted, printable, and without its middle if it is long."""
     if len(text) > _SHOWN:
         text = f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
     return ascii(text) if any("\ud800" <= letter <= "\udfff" for letter in text) else repr(text)
 
 
 def condition_error(condition: str, position: int, reason: str) -> QueryError:
-    """Return the error that says what is wrong at a place of a condition."""
+    """Return the error for a position in a condition."""
     return QueryError(
         f"the condition {shorten(condition)} is wrong at character {position + 1}: {reason}"
     )
@@ -170,7 +170,7 @@ def _explained(character: str) -> str:
 
 
 class _Limits:
-    """Counts what Lance can read only so much of, and finds partners of parentheses."""
+    """Counts what is limited, and matches parentheses."""
 
     def __init__(self, condition: str) -> None:
         self._condition = condition
@@ -203,7 +203,7 @@ class _Limits:
         self._check()
 
     def end(self) -> None:
-        """Make sure that every parenthesis has been closed."""
+        """Check that every parenthesis is closed."""
         if self._opened:
             last = self._opened[-1]
             raise condition_error(self._condition, last.position, f"{last.value!r} is not closed")

@@ -1,9 +1,8 @@
-"""Exact nearest neighbors by looking at every vector, a block at a time. Knows nothing of indexes.
+"""Exact nearest neighbors: every vector is compared, a block at a time.
 
-Two vectors that are equal get equal scores, wherever they lie, and ties are broken by key: the
-answer depends on what is in the index, not on the order in which it came there. A matrix product
-alone does not give that (its rounding depends on a row's place in the block), so it only proposes,
-and the few that matter are scored again.
+Equal vectors get equal scores, and ties are broken by key. So the result depends on the content of
+the index, not on the order of its rows. The rounding of a matrix product depends on a row's place
+in the block, so the product only finds candidates, which are scored again.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from perception_encoder.types import Embeddings
 
 SLACK: Final = 2e-4
-"""More than float32 can be wrong about the difference of two cosines: 2 · E · 2^-24 (E = 1280)."""
+"""Above the error of float32 in the difference of two cosines: 2 · E · 2^-24 (E = 1280)."""
 
 UNIT_TOLERANCE: Final = 1e-2
 """How far from 1 the length of a stored or given vector may be."""
@@ -26,12 +25,12 @@ Key = TypeVar("Key")
 
 
 def check_unit_vectors(vectors: Embeddings, embed_dim: int, name: str) -> Embeddings:
-    """Return the vectors as (N, E) float32 after checking that they are of unit length.
+    """Return vectors as (N, E) float32 after checking that they have unit length.
 
     Args:
         vectors: (N, E), any float type.
-        embed_dim: the E they must have.
-        name: names them in errors.
+        embed_dim: the expected E.
+        name: their name in errors.
 
     Raises:
         ValueError: another shape, NaN, or a length that is not 1.
@@ -51,24 +50,24 @@ def check_unit_vectors(vectors: Embeddings, embed_dim: int, name: str) -> Embedd
 
 
 def product(vectors: Embeddings, query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(R, E) and (E,) to (R,) in this thread.
+    """Return the products of (R, E) rows and an (E,) query, (R,), computed in this thread.
 
-    Such a product waits for memory, not for arithmetic: threads gain nothing. Those of BLAS wait
-    for more work without sleeping, and so take the cores from whatever comes next: 95 % of queries
-    took 14 ms rather than 8 (a million rows, two cores), and 7 times as long on a busy machine.
+    The product is limited by memory, so threads gain nothing. The threads of BLAS wait without
+    sleeping and take the cores from what comes next: the 95th percentile of queries was 14 ms
+    instead of 8 (a million rows, two cores), and 7 times as long on a busy machine.
     """
     return np.einsum("re,e->r", vectors, query)  # type: ignore[no-any-return]
 
 
 class ScoredBlock(NamedTuple, Generic[Key]):
-    """A result: the cosine, and the key of the vector it belongs to."""
+    """A result: the cosine and the key of the vector."""
 
     score: float
     key: Key
 
 
 class ExactSearch(Generic[Key]):
-    """Keeps the best k of every query while blocks of vectors go by.
+    """Keeps the best k vectors of each query while blocks of vectors are added.
 
     Args:
         queries: (Q, E) float32, unit length; Q is at least 1.
@@ -83,13 +82,13 @@ class ExactSearch(Generic[Key]):
         self._threshold = -np.inf if threshold is None else threshold
         self._best: list[list[ScoredBlock[Key]]] = [[] for _ in queries]
 
-    def look_at(self, vectors: Embeddings, key_of: Callable[[int], Key]) -> None:
-        """Let one block of vectors, (R, E) float32, compete.
+    def add(self, vectors: Embeddings, key_of: Callable[[int], Key]) -> None:
+        """Add a block of vectors, (R, E) float32.
 
         Args:
             vectors: unit length.
-            key_of: the key of the block's vector of that number; asked for the promising ones
-                only. Keys can be ordered and differ from each other.
+            key_of: returns the key of a row of the block; called for candidates only. Keys are
+                unique and can be ordered.
         """
         proposals = _products(vectors, self._queries)  # (R, Q)
         for query in range(len(self._queries)):
@@ -107,11 +106,11 @@ class ExactSearch(Generic[Key]):
             self._best[query] = best[: self._k]
 
     def results(self) -> list[list[ScoredBlock[Key]]]:
-        """Return, for each query, at most k results, best first."""
+        """Return at most k results for each query, best first."""
         return self._best
 
     def _promising(self, query: int, scores: NDArray[np.float32]) -> NDArray[np.intp]:
-        """Return the rows that may belong to the best k, a few too many rather than one too few."""
+        """Return the rows that may belong to the best k, and a few more."""
         floor = self._threshold
         best = self._best[query]
         if len(best) == self._k:

@@ -1,7 +1,7 @@
-"""Search in one version of the index, with the help of a searcher where there is one.
+"""Search in one version of the index, with a searcher if there is one.
 
-Whatever proposes a row, its score is computed here from the index's own vector. So answers of exact
-search are the same with and without a searcher, and a searcher that is wrong is found out.
+Scores are always computed here from the index's own vectors. So exact search returns the same with
+and without a searcher, and a wrong searcher is noticed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
-ROW_ID: Final = "_rowid"  # Lance's number of a row, valid within one version
+ROW_ID: Final = "_rowid"  # Lance's id of a row, valid within one version
 
 
 class Scan(Protocol):
@@ -48,7 +48,7 @@ class NearestSearch:
 
     Args:
         dataset: the version.
-        scan: reads it, conditions in Lance's words.
+        scan: reads it; conditions are translated for Lance.
         searchers: of the index.
     """
 
@@ -90,7 +90,7 @@ class NearestSearch:
     def _searcher(self) -> BoundSearcher | None:
         searcher = self._searchers.current()
         embed_dim = self._dataset.schema.field(VECTOR).type.list_size
-        if searcher is None or searcher.header.embed_dim != embed_dim:  # of another index before
+        if searcher is None or searcher.header.embed_dim != embed_dim:  # of an earlier index
             return None
         with self._lock:
             if self._bound is None or self._bound[0] is not searcher:
@@ -104,8 +104,8 @@ class NearestSearch:
         return np.concatenate([np.empty(0, np.int64), *parts])
 
 
-class _Place(NamedTuple):
-    """A row as the search names it; the order of two places breaks ties."""
+class _RowKey(NamedTuple):
+    """Identifies a row; its order breaks ties."""
 
     uri: str
     member: str
@@ -113,7 +113,7 @@ class _Place(NamedTuple):
 
 
 class _Best:
-    """The best rows so far, and what has been read of them."""
+    """The best rows so far, with the columns that have been read."""
 
     def __init__(
         self,
@@ -126,21 +126,21 @@ class _Best:
         self._dataset = dataset
         self._scan = scan
         self._columns = [name for name in dataset.schema.names if name not in ("id", VECTOR)]
-        self._search = ExactSearch[_Place](queries, k, threshold)
+        self._search = ExactSearch[_RowKey](queries, k, threshold)
         self._rows: dict[int, Row] = {}
 
     def add_all(self, where: str | None, fragments: list[lance.LanceFragment] | None) -> None:
-        """Let every row of fragments that meets a condition compete; None is all of them."""
+        """Add all rows of the fragments (None for all) that meet a condition."""
         for batch in self._scan(["uri", "member", VECTOR, ROW_ID], where, fragments=fragments):
-            self._search.look_at(vectors_of(batch), partial(_place, batch))
+            self._search.add(vectors_of(batch), partial(_key_in_batch, batch))
 
     def add_proposed(
         self, queries: Embeddings, proposed: list[ScanHits], searcher: BoundSearcher
     ) -> None:
-        """Let the rows compete that a searcher proposes, and see whether it scored them rightly.
+        """Add the rows that a searcher proposes, after checking its scores.
 
         Raises:
-            SearcherDamageError: it did not.
+            SearcherDamageError: its scores are wrong.
         """
         numbers = np.unique(np.concatenate([found.numbers for found in proposed]))
         if numbers.size == 0:
@@ -153,12 +153,12 @@ class _Best:
             if np.any(np.abs(scores - found.scores) > searcher.slack):
                 raise SearcherDamageError("its vectors are not the index's")
         self._rows |= zip(row_ids, rows_of(batch), strict=True)
-        self._search.look_at(vectors, lambda row: _place_of(self._rows[row_ids[row]], row_ids[row]))
+        self._search.add(vectors, lambda row: _key_of_row(self._rows[row_ids[row]], row_ids[row]))
 
     def _read_rows(self, positions: NDArray[np.int64]) -> pa.RecordBatch:
-        """Return whole rows, in the order asked for.
+        """Return whole rows, in the given order.
 
-        Reading by place takes half as long as by a condition on the row's id.
+        Reading by position takes half as long as by a condition on the id.
         """
         index = self._dataset.take(positions.tolist(), columns=[*self._columns, VECTOR])
         return index.combine_chunks().to_batches()[0]
@@ -176,10 +176,10 @@ class _Best:
         return [[Hit.of(self._rows[one.key.row_id], one.score) for one in best] for best in results]
 
 
-def _place(batch: pa.RecordBatch, number: int) -> _Place:
+def _key_in_batch(batch: pa.RecordBatch, number: int) -> _RowKey:
     uri, member, row_id = (batch[name][number].as_py() for name in ("uri", "member", ROW_ID))
-    return _Place(uri, member or "", row_id)
+    return _RowKey(uri, member or "", row_id)
 
 
-def _place_of(row: Row, row_id: int) -> _Place:
-    return _Place(row.uri, row.member or "", row_id)
+def _key_of_row(row: Row, row_id: int) -> _RowKey:
+    return _RowKey(row.uri, row.member or "", row_id)
