@@ -42,7 +42,7 @@ from benchmarks.decoding_images import (
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
 from perception_encoder.preprocess import ImageProcessor, decode_image
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 from perception_encoder.registry import ImageConfig
 
 SIDES = (224, 384)
@@ -138,7 +138,9 @@ def ways(data: bytes, side: int) -> dict[str, Callable[[], object]]:
         for name in ("standard", "reference", "fast")
     }
     found["standard, turned before the resize"] = lambda: np.array(
-        to_rgb(upright(decode_image(data)), item="").resize((side, side), Image.Resampling.BILINEAR)
+        to_rgb(turn_upright(decode_image(data)), item="").resize(
+            (side, side), Image.Resampling.BILINEAR
+        )
     )
     for times in (1.5, 3):
         found[f"decoded to {times} times"] = partial(_drafted, data, side, times)

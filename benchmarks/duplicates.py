@@ -23,7 +23,7 @@ from PIL import Image, ImageEnhance
 
 from perception_encoder import AutoModel, EmbeddingModel
 from perception_encoder.preprocess.decode import decode_image
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "duplicates.json"
@@ -62,7 +62,7 @@ def main() -> None:
 
 def _measure(model: EmbeddingModel, folder: Path) -> dict:
     paths = sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".jpeg", ".png", ".webp"))
-    images = [to_rgb(upright(decode_image(path)), item=path.name) for path in paths]
+    images = [to_rgb(turn_upright(decode_image(path)), item=path.name) for path in paths]
     originals = model.embed_images(images, show_progress=False)
     between = (originals @ originals.T)[np.triu_indices(len(originals), 1)]
     changed = {}

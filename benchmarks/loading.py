@@ -87,10 +87,10 @@ def _make(model: str, path: Path, _: str) -> dict:
     from safetensors.torch import load_file
 
     from perception_encoder.checkpoints.load import empty_model
-    from perception_encoder.checkpoints.names import recognize
+    from perception_encoder.checkpoints.names import recognize_scheme
     from perception_encoder.registry import find
 
-    scheme = recognize(["visual.conv1.weight"])
+    scheme = recognize_scheme(["visual.conv1.weight"])
     shapes = {}
     for name, parameter in empty_model(find(model).config).named_parameters():
         key, transform = scheme.source(name)

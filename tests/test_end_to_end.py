@@ -20,7 +20,7 @@ from perception_encoder.backends import ComputeOptions
 from perception_encoder.backends.openvino_backend import OpenVinoBackend
 from perception_encoder.backends.torch_backend import TorchBackend
 from perception_encoder.checkpoints import locate
-from perception_encoder.checkpoints.load import from_tensors
+from perception_encoder.checkpoints.load import build_from_tensors
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess import ImageProcessor
@@ -40,7 +40,7 @@ def towers(request: pytest.FixtureRequest) -> tuple[str, DualEncoder]:
     golden_name, model_id = MODELS[request.param]
     keys = formula.load_golden(golden_name).keys["openclip"]
     tensors = {k: torch.from_numpy(v) for k, v in formula.formula_state(keys).items()}
-    return request.param, from_tensors(find(model_id).config, tensors)
+    return request.param, build_from_tensors(find(model_id).config, tensors)
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,7 @@ def _attention_rate(shape: tuple[int, ...], device: str, seconds: float) -> dict
 def with_cudnn(call: Callable[[int], object], size: int, seconds: float) -> dict[str, float]:
     """Items a second with cuDNN's attention switched off, as our backend has it, and allowed."""
     off = rate(call, size, seconds)
-    with mock.patch.object(cuda_streams, "without_cudnn_attention", nullcontext):
+    with mock.patch.object(cuda_streams, "disable_cudnn_attention", nullcontext):
         call(size)
         on = rate(call, size, seconds)
     return {"size": size, "off": off, "on": on}

@@ -34,7 +34,7 @@ def renew_in_children(one: Renewable) -> None:
     _RENEWED.add(one)
 
 
-def on_usable_thread(call: Callable[[], _Result]) -> _Result:
+def run_on_usable_thread(call: Callable[[], _Result]) -> _Result:
     """Call something that uses OpenMP: here, but in a forked process on a thread made there."""
     if not _CHILD or getattr(_LOCAL, "is_usable", False):
         return call()

@@ -3,8 +3,9 @@
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
-DEFAULT_MODEL = "pe-nano"
+DEFAULT_MODEL: Final = "pe-nano"
 
 
 def _home() -> Path:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from perception_encoder.backends.torch_compile import without_cudnn_attention
+from perception_encoder.backends.torch_compile import disable_cudnn_attention
 
 
 @pytest.fixture(params=[True, False], ids=["on before", "off before"])
@@ -21,7 +21,7 @@ def test_it_is_off_until_the_last_call_ends_and_then_as_it_was(before):
     all_run, first_ended = threading.Barrier(3), threading.Event()
 
     def call(number):
-        with without_cudnn_attention():
+        with disable_cudnn_attention():
             all_run.wait(timeout=20)
             if number:
                 first_ended.wait(timeout=20)
@@ -35,6 +35,6 @@ def test_it_is_off_until_the_last_call_ends_and_then_as_it_was(before):
 
 
 def test_a_call_that_fails_sets_it_back(before):
-    with pytest.raises(ValueError, match="no such layer"), without_cudnn_attention():
+    with pytest.raises(ValueError, match="no such layer"), disable_cudnn_attention():
         raise ValueError("no such layer")
     assert torch.backends.cuda.cudnn_sdp_enabled() == before

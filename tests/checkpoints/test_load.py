@@ -20,8 +20,8 @@ from checkpoints.checkpoint_samples import (
 from safetensors.torch import save_file
 from torch import Tensor
 
-from perception_encoder.checkpoints.load import from_tensors, load_model
-from perception_encoder.checkpoints.remap import plan
+from perception_encoder.checkpoints.load import build_from_tensors, load_model
+from perception_encoder.checkpoints.remap import plan_parameters
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig
@@ -70,7 +70,7 @@ def test_the_loaded_model_computes_what_the_saved_one_did(tmp_path):
     state = native(CORE)
     pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
     loaded = load_model(checkpoint(CORE, write(open_clip(state), tmp_path / "w.safetensors")))
-    expected = from_tensors(CORE, state).encode_image(pixels)
+    expected = build_from_tensors(CORE, state).encode_image(pixels)
     # Not equal to the last bit: the file's tensors begin at other addresses, and so do sums.
     torch.testing.assert_close(loaded.model.encode_image(pixels), expected, atol=2e-5, rtol=0)
 
@@ -116,13 +116,13 @@ def test_a_vision_model_takes_the_vision_tower_of_a_file_with_both(spell, tmp_pa
 @pytest.mark.parametrize("key", ["attn_mask", "context_length", "vocab_size"])
 def test_buffers_that_nothing_reads_are_ignored(key):
     state = native(CLIP)
-    assert_equal(from_tensors(CLIP, {**meta(state), key: torch.zeros(3)}), state)
+    assert_equal(build_from_tensors(CLIP, {**meta(state), key: torch.zeros(3)}), state)
 
 
 def test_a_logit_scale_of_one_element_is_a_scalar():
     state = native(CORE)
     spelled = {**open_clip(state), "logit_scale": state["logit_scale"].reshape(1)}
-    assert_equal(from_tensors(CORE, spelled), state)
+    assert_equal(build_from_tensors(CORE, spelled), state)
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_listed_in_the_files_own_names(tmp_path):
@@ -146,47 +146,49 @@ def test_an_error_lists_ten_names_and_counts_the_rest():
     for key in [key for key in tensors if "resblocks.1." in key]:
         del tensors[key]
     with pytest.raises(CheckpointError, match=r"12 missing: .* and 2 more"):
-        from_tensors(CORE, tensors)
+        build_from_tensors(CORE, tensors)
 
 
 def test_every_single_tensor_of_every_format_is_needed():
     for config, spell in ((CORE, meta), (CORE, open_clip), (CLIP, meta), (LANG, timm)):
         state = native(config)
         tensors, shapes = spell(state), {name: tuple(t.shape) for name, t in state.items()}
-        plan(tensors, shapes)
+        plan_parameters(tensors, shapes)
         for key in tensors.keys() - {"visual.trunk.head.bias"}:
             rest = {other: tensor for other, tensor in tensors.items() if other != key}
             with pytest.raises(CheckpointError):
-                plan(rest, shapes)
+                plan_parameters(rest, shapes)
 
 
 def test_weights_of_another_size_of_model_are_refused():
     with pytest.raises(CheckpointError, match="misshapen"):
-        from_tensors(CORE, meta(native(CORE_WITHOUT_CLASS_TOKEN)))
+        build_from_tensors(CORE, meta(native(CORE_WITHOUT_CLASS_TOKEN)))
 
 
 def test_a_projection_bias_is_accepted_only_where_it_is_zero():
     tensors = open_clip(native(CORE))
     tensors["visual.trunk.head.bias"][3] = 0.5
     with pytest.raises(CheckpointError, match=r"unexpected: visual\.trunk\.head\.bias"):
-        from_tensors(CORE, tensors)
+        build_from_tensors(CORE, tensors)
 
 
 def test_a_vision_file_does_not_pass_for_a_model_with_text():
     with pytest.raises(CheckpointError, match=r"text\.token_embedding\.weight|text\."):
-        from_tensors(CORE, bare_meta({k: t for k, t in native(CORE).items() if "vision" in k}))
+        build_from_tensors(
+            CORE, bare_meta({k: t for k, t in native(CORE).items() if "vision" in k})
+        )
 
 
 def test_foreign_weights_are_named_as_such():
     with pytest.raises(CheckpointError, match=r"not the weights of .* among its 1 tensors.*fc\.w"):
-        from_tensors(CORE, {"fc.w": torch.zeros(2)})
+        build_from_tensors(CORE, {"fc.w": torch.zeros(2)})
 
 
 def test_integer_weights_are_refused():
     tensors = meta(native(CORE))
     tensors["visual.ln_pre.bias"] = torch.zeros(64, dtype=torch.int8)
     with pytest.raises(CheckpointError, match=r"visual\.ln_pre\.bias is torch\.int8"):
-        from_tensors(CORE, tensors)
+        build_from_tensors(CORE, tensors)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

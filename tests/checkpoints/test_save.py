@@ -6,7 +6,7 @@ import torch
 from checkpoints.checkpoint_samples import CORE, LANG, checkpoint, meta, native, state_of
 
 from perception_encoder.checkpoints import locate
-from perception_encoder.checkpoints.load import from_tensors, load_model, random_model
+from perception_encoder.checkpoints.load import build_from_tensors, load_model, random_model
 from perception_encoder.checkpoints.save import save_model
 from perception_encoder.errors import CheckpointError
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def test_a_model_whose_tensors_share_a_files_memory_can_be_saved(tmp_path):
     torch.save(meta(native(CORE)), tmp_path / "w.pt")
     model = load_model(checkpoint(CORE, tmp_path / "w.pt")).model
     save_model(model, tmp_path / "mine", None)
-    save_model(from_tensors(CORE, meta(native(CORE))), tmp_path / "mine2", None)
+    save_model(build_from_tensors(CORE, meta(native(CORE))), tmp_path / "mine2", None)
     for folder in ("mine", "mine2"):
         saved = load_model(checkpoint(CORE, tmp_path / folder / "model.safetensors")).model
         for name, tensor in native(CORE).items():

@@ -9,14 +9,14 @@ from checkpoints.checkpoint_samples import CORE
 from checkpoints.test_save import WORDS
 
 from perception_encoder.checkpoints.load import random_model
-from perception_encoder.checkpoints.save import save_model, staged
+from perception_encoder.checkpoints.save import save_model, stage_folder
 from perception_encoder.errors import CheckpointError, CheckpointWriteError
 
 _KILLED = """
 import os, sys
 from pathlib import Path
-from perception_encoder.checkpoints.save import staged
-with staged(Path(sys.argv[1])) as new:
+from perception_encoder.checkpoints.save import stage_folder
+with stage_folder(Path(sys.argv[1])) as new:
     (new / "model.safetensors").write_bytes(b"half")
     (new / "config.json").write_bytes(b"half")
     os._exit(9)
@@ -36,9 +36,9 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
 
 
 def test_what_another_process_writes_now_is_left_alone(tmp_path):
-    with staged(tmp_path / "sm") as first:
+    with stage_folder(tmp_path / "sm") as first:
         (first / "file").write_text("mine")
-        with staged(tmp_path / "sm") as second:
+        with stage_folder(tmp_path / "sm") as second:
             assert first != second
         assert (first / "file").read_text() == "mine"
     assert names(tmp_path) == set()

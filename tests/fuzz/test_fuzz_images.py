@@ -16,7 +16,7 @@ from PIL import Image
 
 from perception_encoder.errors import ImageError
 from perception_encoder.preprocess import decode_image
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 
 MAX_PIXELS = 1_000_000
 # 24 bytes a pixel, as stated, and what the interpreter and the decoders' threads need.
@@ -131,7 +131,9 @@ def use(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of malformed metadata
         try:
-            image = to_rgb(upright(decode_image(data, max_pixels=MAX_PIXELS, item="it")), item="it")
+            image = to_rgb(
+                turn_upright(decode_image(data, max_pixels=MAX_PIXELS, item="it")), item="it"
+            )
         except ImageError as err:
             error = err
         else:

@@ -50,7 +50,7 @@ def assert_as_whole(text: str) -> None:
     whole = row_of_all(text)
     for length, tokenizer in TOKENIZERS.items():
         np.testing.assert_array_equal(tokenizer(text), tokenizer.pad([whole]))
-        assert tokenizer.truncated(text) == [len(whole) > length]
+        assert tokenizer.find_truncated(text) == [len(whole) > length]
 
 
 @given(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from perception_encoder.checkpoints.load import from_tensors
+from perception_encoder.checkpoints.load import build_from_tensors
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig, TextConfig, VisionConfig, find
 
@@ -74,7 +74,7 @@ def load(name: str, naming: str) -> tuple[DualEncoder, formula.Golden]:
     golden = formula.load_golden(name)
     state = formula.formula_state(golden.keys[naming])
     tensors = {key: torch.from_numpy(value) for key, value in state.items()}
-    return from_tensors(config_of(name, golden.config), tensors), golden
+    return build_from_tensors(config_of(name, golden.config), tensors), golden
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case), scope="module")

@@ -13,7 +13,7 @@ from preprocess.costly_images import chunk, tiff
 from preprocess.preprocess_images import encode, png, scene
 
 from perception_encoder.preprocess import ImageProcessor, decode_image
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 from perception_encoder.registry import ImageConfig
 
 WHITE = (255, 255, 255)
@@ -21,7 +21,7 @@ COLORS = np.asarray(scene(8, 6))
 
 
 def shown(data: bytes) -> np.ndarray:
-    return np.asarray(to_rgb(upright(decode_image(data)), item="x"))
+    return np.asarray(to_rgb(turn_upright(decode_image(data)), item="x"))
 
 
 def with_alpha(alpha: int | np.ndarray) -> np.ndarray:

@@ -92,8 +92,8 @@ def test_every_turn_of_a_shrunk_jpeg_stays_near_standard(
 ):
     data = turned(smooth(*shape), orientation)
     assert decode_scaled(data, min_side=60).image.size != shape
-    fast = ImageProcessor(config, 30, preprocess="fast").measured(data)
-    standard = ImageProcessor(config, 30).measured(data)
+    fast = ImageProcessor(config, 30, preprocess="fast").resize_measured(data)
+    standard = ImageProcessor(config, 30).resize_measured(data)
     assert difference(fast.pixels, standard.pixels).max() <= 3
     assert (fast.width, fast.height) == (standard.width, standard.height)
     assert (fast.width, fast.height) == (shape if orientation < 5 else shape[::-1])
@@ -194,7 +194,7 @@ def test_a_cut_jpeg_is_truncated_also_where_most_of_it_is_left_out(progressive: 
 
 def test_the_callers_image_is_not_shrunk():
     image = Image.open(io.BytesIO(jpeg(smooth(400, 300))))
-    fast = ImageProcessor(PE, 16, preprocess="fast").measured(image)
+    fast = ImageProcessor(PE, 16, preprocess="fast").resize_measured(image)
     assert image.size == (400, 300) == (fast.width, fast.height)
     assert np.asarray(image).shape == (300, 400, 3)
 
@@ -218,5 +218,5 @@ def test_the_reported_size_is_that_of_the_upright_image(name: str, tmp_path: Pat
             encode(smooth(300, 200), "TIFF", exif=exif_of(orientation)),
         ):
             path.write_bytes(data)
-            measured = ImageProcessor(PE, 16, preprocess=name).measured(path)
-            assert (measured.width, measured.height) == size
+            resize_measured = ImageProcessor(PE, 16, preprocess=name).resize_measured(path)
+            assert (resize_measured.width, resize_measured.height) == size

@@ -51,7 +51,7 @@ def test_only_the_beginning_of_a_large_text_is_repaired(repaired, fragment):
     assert (row[0], row[-1], len(row)) == (TOKENIZER.start_id, TOKENIZER.end_id, CONTEXT_LENGTH)
     assert row[1] == TOKENIZER("cat")[0][1]
     assert sum(repaired) <= SEGMENT
-    assert TOKENIZER.truncated(text) == [True]
+    assert TOKENIZER.find_truncated(text) == [True]
 
 
 @pytest.mark.parametrize("nothing", [" ", "\n", "\0", "\u0345", "\ufeff", "\x1b[0m", "&#32;"])
@@ -59,7 +59,7 @@ def test_words_after_much_that_is_no_word_are_found(nothing):
     num = MAX_TEXT_BYTES // len(nothing.encode()) // 8
     text = nothing * num + " cat " + nothing * num
     assert TOKENIZER(text).tolist() == TOKENIZER("cat").tolist()
-    assert TOKENIZER.truncated(text) == [False]
+    assert TOKENIZER.find_truncated(text) == [False]
 
 
 @pytest.mark.parametrize("line", ["\n", "\0\n", "\ufeff\n", " \t\r\n"])
@@ -87,7 +87,7 @@ def test_a_text_is_refused_only_above_the_limit():
 def test_nothing_of_a_text_above_the_limit_is_cleaned(monkeypatch):
     monkeypatch.setattr(cleaning, "_repaired", None)
     with pytest.raises(TextTooLargeError):
-        TOKENIZER.truncated("é" * (60 << 20))
+        TOKENIZER.find_truncated("é" * (60 << 20))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from preprocess.costly_images import chunk, segment, tiff, with_chunks, with_seg
 from preprocess.preprocess_images import FORMATS, encode, scene
 
 from perception_encoder.preprocess import decode_image
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 
 BOMB = zlib.compress(bytes(5_000_000))
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
@@ -21,7 +21,7 @@ TURN_RIGHT = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x112, 3, 1, 6) + b
 def shown(data: bytes) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of malformed tags
-        return np.asarray(to_rgb(upright(decode_image(data)), item="x"))
+        return np.asarray(to_rgb(turn_upright(decode_image(data)), item="x"))
 
 
 PNG_CHUNKS = {

@@ -9,7 +9,7 @@ from preprocess.preprocess_images import encode, png, random_rgb, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageValueError
 from perception_encoder.preprocess import decode_image
-from perception_encoder.preprocess.transforms import convert_to_rgb, to_rgb, upright
+from perception_encoder.preprocess.transforms import convert_to_rgb, to_rgb, turn_upright
 
 ORIENTATION = 0x0112
 # What the EXIF standard says must be done to the stored rows and columns.
@@ -32,7 +32,7 @@ def exif_of(orientation: int) -> Image.Exif:
 
 
 def shown(image: object, **options: object) -> np.ndarray:
-    return np.asarray(to_rgb(upright(decode_image(image, **options)), item="test"))
+    return np.asarray(to_rgb(turn_upright(decode_image(image, **options)), item="test"))
 
 
 @pytest.mark.parametrize("orientation", TURNED)
@@ -243,7 +243,7 @@ def test_other_color_spaces_become_their_rgb(mode: str, tolerance: int):
 
 def test_ordinary_rgb_is_not_copied():
     image = Image.fromarray(random_rgb(5, 4))
-    assert upright(image) is image
+    assert turn_upright(image) is image
     assert to_rgb(image, item="test") is image
 
 

@@ -70,7 +70,7 @@ def test_rows_hold_start_words_end_and_zeros(items, context_length):
     assert np.array_equal(full[:, :width], trimmed)
     assert not full[:, width:].any()
     assert (full[:, 0] == START_ID).all()
-    for row, cut in zip(full, tokenizer.truncated(items), strict=True):
+    for row, cut in zip(full, tokenizer.find_truncated(items), strict=True):
         last = np.flatnonzero(row)[-1]
         assert row[last] == END_ID
         assert last == context_length - 1 or not cut
@@ -108,7 +108,7 @@ def test_only_a_text_that_loses_words_counts_as_truncated(context_length):
     fits = " ".join(["cat"] * (context_length - 2))
     tokenizer = clip(context_length)
 
-    assert tokenizer.truncated([fits, f"{fits} dog", ""]) == [False, True, False]
+    assert tokenizer.find_truncated([fits, f"{fits} dog", ""]) == [False, True, False]
     rows = tokenizer([fits, f"{fits} dog"])
     assert rows.shape == (2, context_length)
     assert np.array_equal(rows[0], rows[1])

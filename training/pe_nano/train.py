@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perception_encoder.checkpoints.folder import own_config
+from perception_encoder.checkpoints.folder import format_config
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
@@ -198,7 +198,7 @@ class Run:
         state = {name: value.half().cpu() for name, value in self.average.state_dict().items()}
         save_file(state, self.args.out / "model.safetensors")
         self.tokenizer.save(self.args.out / "tokenizer.json")
-        config = own_config(self.model.config, "standard")
+        config = format_config(self.model.config, "standard")
         (self.args.out / "config.json").write_text(config, encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ from perception_encoder.errors import ImageError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.rows import clamp_time
 from perception_encoder.preprocess.decode import decode_image
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 
 ReadImage: TypeAlias = Callable[[Row], bytes]
 """A function that returns an image's encoded bytes, and raises ImageError or OSError."""
@@ -65,7 +65,7 @@ def iter_pixel_digests(
 
 def _digest(row: Row, read: ReadImage) -> bytes | ImageError | OSError:
     try:
-        image = to_rgb(upright(decode_image(read(row), item=row.name)), item=row.name)
+        image = to_rgb(turn_upright(decode_image(read(row), item=row.name)), item=row.name)
     except (ImageError, OSError) as err:
         return err
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)

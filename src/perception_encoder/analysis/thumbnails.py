@@ -19,7 +19,7 @@ from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.images import num_usable_cores
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 
 if TYPE_CHECKING:
     from perception_encoder.index import Hit, Row
@@ -56,7 +56,7 @@ def make_thumbnail(image: SheetImage, side: int, *, item: str = "") -> Image.Ima
     """
     source = image() if callable(image) else image
     decoded = decode_scaled(source, item=item or None, min_side=side).image
-    small = to_rgb(upright(decoded), item=item)
+    small = to_rgb(turn_upright(decoded), item=item)
     scale = min(side / max(small.size), _MAX_ENLARGEMENT)
     size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
     return small.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

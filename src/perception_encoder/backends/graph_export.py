@@ -24,13 +24,13 @@ from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
     TOKENIZER_NAME,
     ExportedFiles,
+    format_config,
     is_export,
-    own_config,
 )
 from perception_encoder.checkpoints.known_weights import KnownWeights
 from perception_encoder.checkpoints.load import LoadedModel, load_model
-from perception_encoder.checkpoints.mapped import unchanged
-from perception_encoder.checkpoints.save import staged
+from perception_encoder.checkpoints.mapped import require_unchanged
+from perception_encoder.checkpoints.save import stage_folder
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -100,7 +100,7 @@ def export_graphs(
         )
     loaded = load_model(checkpoint, dtype=torch.float32)
     graphs = ExportedFiles(backend, precision, loaded.fingerprint, loaded.logit_scale)
-    with staged(folder) as passing:
+    with stage_folder(folder) as passing:
         new = passing / folder.name
         new.mkdir()
         drifts = write_graphs(
@@ -109,7 +109,7 @@ def export_graphs(
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
         graphs = replace(graphs, checksums=checksums(new))
-        config = own_config(checkpoint.config, preprocess, graphs)
+        config = format_config(checkpoint.config, preprocess, graphs)
         (new / CONFIG_NAME).write_text(config, encoding="utf-8")
         _put_in_place(new, folder)
     return drifts
@@ -145,7 +145,7 @@ def write_graphs(
         raise BackendUnavailableError(
             f"graphs cannot be made in {graphs.precision!r}; use one of {', '.join(_BOUNDS)}"
         )
-    with unchanged(loaded.watched):
+    with require_unchanged(loaded.watched):
         _write(loaded.model, folder, graphs, calibration)
     towers = TorchBackend(
         loaded.model,
@@ -172,9 +172,9 @@ def _write(
 
         write_onnx(model, folder, graphs.image_name, graphs.text_name, precision=graphs.precision)
         return
-    from perception_encoder.backends.openvino_write import with_halved_rotation, write_openvino
+    from perception_encoder.backends.openvino_write import halve_rotation, write_openvino
 
-    changed = with_halved_rotation(model)
+    changed = halve_rotation(model)
     images = calibration or partial(iter_calibration_images, model.config)
     parts = [graphs.image_name, *([graphs.text_name] if model.config.text is not None else [])]
     for name in parts:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.base import Backend
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.mapped import MappedTensors, unchanged
-from perception_encoder.checkpoints.names import recognize
+from perception_encoder.checkpoints.mapped import MappedTensors, require_unchanged
+from perception_encoder.checkpoints.names import recognize_scheme
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import TextConfig
@@ -47,7 +47,7 @@ class NumpyTextBackend:
             raise UnsupportedOperationError(f"{checkpoint.config.id} reads no text")
         self._config: TextConfig = checkpoint.config.text
         self._tensors = MappedTensors(checkpoint.path)
-        self._scheme = recognize(self._tensors.keys())
+        self._scheme = recognize_scheme(self._tensors.keys())
         self.fingerprint = fingerprint
         self.logit_scale = float(np.exp(self._weights("logit_scale")))
 
@@ -57,7 +57,7 @@ class NumpyTextBackend:
         Raises:
             CheckpointError: the file was overwritten since it was opened.
         """
-        with unchanged([self._tensors.watched]):
+        with require_unchanged([self._tensors.watched]):
             return self._encoded(token_ids)
 
     def _encoded(self, token_ids: TokenIds) -> Embeddings:

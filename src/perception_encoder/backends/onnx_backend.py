@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.graph_cache import DATA_SUFFIX, GraphFolder
 from perception_encoder.checkpoints.folder import ExportedFiles
-from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
+from perception_encoder.checkpoints.mapped import WatchedFile, require_unchanged
 from perception_encoder.errors import (
     BackendUnavailableError,
     CheckpointError,
@@ -132,7 +132,7 @@ class _Graph:
         session = self._opened()
         if not len(batch):  # some operators refuse it
             return np.empty((0, *row_shape), np.float32)
-        with unchanged(self._watched):
+        with require_unchanged(self._watched):
             (result,) = session.run([output], {session.get_inputs()[0].name: batch})
         rows: NDArray[np.float32] = result
         return rows

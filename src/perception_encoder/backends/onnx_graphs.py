@@ -33,7 +33,7 @@ from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.folder import ExportedFiles
 from perception_encoder.checkpoints.known_weights import identify_weights, require_torch
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
-from perception_encoder.forking import on_usable_thread
+from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.types import Precision
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def open_onnx(checkpoint: Checkpoint, options: ComputeOptions) -> OnnxBackend:
     if graphs is None:
         choose_provider("cpu")  # raises if onnxruntime is not installed
         precision: Precision = "fp32" if options.precision == "auto" else options.precision
-        folder, graphs = cached_graphs(checkpoint, GraphCache(options.graph_cache), precision)
+        folder, graphs = load_cached_graphs(checkpoint, GraphCache(options.graph_cache), precision)
         return OnnxBackend(folder, checkpoint.config, graphs, options.device)
     if options.precision not in ("auto", graphs.precision):
         raise BackendUnavailableError(
@@ -65,7 +65,7 @@ def open_onnx(checkpoint: Checkpoint, options: ComputeOptions) -> OnnxBackend:
     return OnnxBackend(files, checkpoint.config, graphs, options.device)
 
 
-def cached_graphs(
+def load_cached_graphs(
     checkpoint: Checkpoint, cache: GraphCache, precision: Precision
 ) -> tuple[GraphFolder, ExportedFiles]:
     """Return the files of a checkpoint's graphs, made where the cache lacks them.
@@ -127,10 +127,10 @@ def _make(checkpoint: Checkpoint, graphs: ExportedFiles, folder: Path) -> None:
 
     config = checkpoint.config
     pixels = np.concatenate(list(islice(iter_calibration_images(config), _NUM_SAMPLES)))
-    loaded = on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
+    loaded = run_on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
     if loaded.fingerprint != graphs.fingerprint:
         raise CheckpointError(
             f"{checkpoint.path} was changed while the model was open; open it again"
         )
     samples = CalibrationSamples(pixels, random_token_rows(config, _NUM_SAMPLES))
-    on_usable_thread(lambda: write_graphs(loaded, config, folder, graphs, samples))
+    run_on_usable_thread(lambda: write_graphs(loaded, config, folder, graphs, samples))

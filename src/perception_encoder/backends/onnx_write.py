@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -25,8 +26,8 @@ from perception_encoder.model.blocks import Block, Rotation, SelfAttention
 from perception_encoder.model.dual_encoder import TextGraph, VisionGraph
 from perception_encoder.types import Precision
 
-_SMALL = 1024  # numbers; biases and norms stay as they are
-OPSET = 23  # the first with Attention and RotaryEmbedding
+_SMALL: Final = 1024  # numbers; biases and norms stay as they are
+OPSET: Final = 23  # the first with Attention and RotaryEmbedding
 
 
 class OnnxAttention(nn.Module):
@@ -53,7 +54,7 @@ class OnnxAttention(nn.Module):
         return self.out(mixed)  # type: ignore[no-any-return]
 
 
-def with_onnx_attention(model: DualEncoder) -> DualEncoder:
+def use_onnx_attention(model: DualEncoder) -> DualEncoder:
     """Return the model with every block's attention so; the weights are shared, not copied."""
     changed = copy_sharing_weights(model)
     for module in changed.modules():
@@ -176,7 +177,7 @@ def write_onnx(
             quarter, multiplied as whole numbers.
     """
     config = model.config
-    model = with_onnx_attention(model)
+    model = use_onnx_attention(model)
     batch = torch.export.Dim("batch")
     side = config.vision.image_size
     pooled = ["embeddings"] if config.embed_dim is not None else []

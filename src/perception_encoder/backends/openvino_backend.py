@@ -18,13 +18,13 @@ from perception_encoder.backends.graph_cache import GraphCache
 from perception_encoder.backends.openvino_graphs import (
     ExportedGraphs,
     GraphSource,
-    graphs_of,
-    graphs_of_random,
+    build_random_graphs,
+    find_graphs,
     import_without_telemetry,
 )
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.known_weights import KnownWeights
-from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
+from perception_encoder.checkpoints.mapped import WatchedFile, require_unchanged
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig
@@ -97,7 +97,7 @@ class OpenVinoBackend:
             known = KnownWeights(exported.fingerprint, exported.logit_scale)
             source = ExportedGraphs(checkpoint.path.parent, exported.checksums)
             return cls(checkpoint.config, source, known, precision)
-        graphs, known = graphs_of(checkpoint, GraphCache(options.graph_cache), precision)
+        graphs, known = find_graphs(checkpoint, GraphCache(options.graph_cache), precision)
         return cls(checkpoint.config, graphs, known, precision)
 
     @classmethod
@@ -108,7 +108,7 @@ class OpenVinoBackend:
             BackendUnavailableError: as `load`.
         """
         precision = _check(options)
-        graphs, known = graphs_of_random(config, GraphCache(options.graph_cache), precision)
+        graphs, known = build_random_graphs(config, GraphCache(options.graph_cache), precision)
         return cls(config, graphs, known, precision)
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
@@ -190,7 +190,7 @@ class _Graph:
         self._lock = threading.Lock()
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        with self._lock, unchanged(self._watched):
+        with self._lock, require_unchanged(self._watched):
             results = self._request.infer([batch], share_inputs=True, share_outputs=True)
             rows: NDArray[np.float32] = results[0].copy()  # the next call writes over it
         return rows

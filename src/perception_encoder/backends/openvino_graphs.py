@@ -27,9 +27,9 @@ from perception_encoder.checkpoints.known_weights import (
     read_weights,
     require_torch,
 )
-from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
+from perception_encoder.checkpoints.mapped import WatchedFile, require_unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
-from perception_encoder.forking import on_usable_thread
+from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import Precision
 
@@ -141,20 +141,20 @@ class CachedGraphs:
         graph, watched = self._build(part)
         from perception_encoder.backends.openvino_write import save_openvino
 
-        with unchanged(watched):
+        with require_unchanged(watched):
             save_openvino(graph, folder / _FILE, self.precision)
 
     def _build(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
         require_torch()
-        return on_usable_thread(partial(self._built, part))
+        return run_on_usable_thread(partial(self._built, part))
 
     def _built(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
-        from perception_encoder.backends.openvino_write import build_openvino, with_halved_rotation
+        from perception_encoder.backends.openvino_write import build_openvino, halve_rotation
 
         loaded = self.load()
         images = partial(iter_calibration_images, self.config)
-        with unchanged(loaded.watched):
-            model = with_halved_rotation(loaded.model)
+        with require_unchanged(loaded.watched):
+            model = halve_rotation(loaded.model)
             return build_openvino(model, part, self.precision, images), loaded.watched
 
 
@@ -189,7 +189,7 @@ class ExportedGraphs:
         return files.opened((path.name, f"{part}.bin"), lambda: compiled(path))
 
 
-def graphs_of(
+def find_graphs(
     checkpoint: Checkpoint, cache: GraphCache, precision: Precision
 ) -> tuple[CachedGraphs, KnownWeights]:
     """Return the graphs of a checkpoint; its weights are read only where they are not known yet.
@@ -211,7 +211,7 @@ def graphs_of(
     return CachedGraphs(cache, checkpoint.config, known, precision, load), known
 
 
-def graphs_of_random(
+def build_random_graphs(
     config: ModelConfig, cache: GraphCache, precision: Precision
 ) -> tuple[CachedGraphs, KnownWeights]:
     """Return the graphs of a model with made-up weights, which are drawn anew each time.

@@ -87,7 +87,7 @@ def _last_products(graph: ov.Model) -> list[str]:
     return [node.get_friendly_name() for node in ends if node.get_type_name() == "MatMul"]
 
 
-def with_int8_weights(graph: ov.Model) -> ov.Model:
+def compress_to_int8(graph: ov.Model) -> ov.Model:
     """Keep a graph's matrices in int8: what reads one text waits for memory.
 
     Where the CPU multiplies int8, the backend rounds what they are multiplied with at run time.
@@ -177,7 +177,7 @@ def build_openvino(
     counted from 0; "text", `token_ids` (B, L) int64 to `embeddings` (B, E).
 
     Args:
-        model: in float32, on the CPU, as `with_halved_rotation` returns it.
+        model: in float32, on the CPU, as `halve_rotation` returns it.
         part: as above.
         precision: "fp32"; "bf16" and "fp16" store float16, which keeps more digits than bf16;
             "int8" multiplies images' numbers in 8 bits and stores those of texts so.
@@ -191,7 +191,7 @@ def build_openvino(
     graph = _text_graph(model) if part == "text" else _image_graph(model, part)
     outputs = [output.get_any_name() for output in graph.outputs]
     if precision == "int8":
-        graph = with_int8_weights(graph) if part == "text" else quantize(graph, images())
+        graph = compress_to_int8(graph) if part == "text" else quantize(graph, images())
     # Tracing calls the inputs after its own variables, such as "pixels.1".
     (parameter,) = graph.get_parameters()
     _name(parameter, "token_ids" if part == "text" else "pixels")
@@ -226,7 +226,7 @@ def _image_graph(model: DualEncoder, part: str) -> ov.Model:
     return _traced(graph, sample, [-1, side, side, 3], names)
 
 
-def with_halved_rotation(model: DualEncoder) -> DualEncoder:
+def halve_rotation(model: DualEncoder) -> DualEncoder:
     """Return the model with a `HalvedAttention` in every block that turns its queries and keys.
 
     All other weights are shared; the model itself stays as it is, to compare the graph with.

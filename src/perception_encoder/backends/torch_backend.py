@@ -32,9 +32,9 @@ from perception_encoder.checkpoints.known_weights import (
     store_known_weights,
 )
 from perception_encoder.checkpoints.load import load_model, logit_scale_of, random_model
-from perception_encoder.checkpoints.mapped import WatchedFile, unchanged
+from perception_encoder.checkpoints.mapped import WatchedFile, require_unchanged
 from perception_encoder.errors import BackendUnavailableError
-from perception_encoder.forking import on_usable_thread
+from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.dual_encoder import FeatureGraph, ImageGraph, TextGraph
 from perception_encoder.registry import ModelConfig
@@ -80,7 +80,7 @@ class TorchBackend:
             BackendUnavailableError: it cannot be compiled here.
             CheckpointError: a file was overwritten meanwhile.
         """
-        with unchanged(watched):
+        with require_unchanged(watched):
             model = model.to(device)
         self._watched = watched if device.type == "cpu" else ()  # elsewhere it is a copy
         image, text = ImageGraph(model), TextGraph(model)
@@ -110,7 +110,7 @@ class TorchBackend:
                 cannot be compiled.
             CheckpointError: the weights do not fit their model.
         """
-        return on_usable_thread(partial(cls._load, checkpoint, options))
+        return run_on_usable_thread(partial(cls._load, checkpoint, options))
 
     @classmethod
     def _load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "TorchBackend":
@@ -137,7 +137,7 @@ class TorchBackend:
         Raises:
             BackendUnavailableError: as `load`.
         """
-        return on_usable_thread(partial(cls._with_random_weights, config, options))
+        return run_on_usable_thread(partial(cls._with_random_weights, config, options))
 
     @classmethod
     def _with_random_weights(cls, config: ModelConfig, options: ComputeOptions) -> "TorchBackend":
@@ -209,12 +209,12 @@ class TorchBackend:
                 "cannot be used in both: open the model in the new process, started with "
                 "multiprocessing's 'spawn'"
             )
-        return on_usable_thread(partial(self._computed, graph, batch, step))
+        return run_on_usable_thread(partial(self._computed, graph, batch, step))
 
     def _computed(
         self, graph: Callable[[Tensor], Tensor], batch: Pixels | TokenIds, step: int
     ) -> NDArray[np.float32]:
-        with computing.shared(), unchanged(self._watched):
+        with computing.shared(), require_unchanged(self._watched):
             if len(batch) == 0:  # flash attention refuses it before torch 2.10
                 one = np.zeros((1, *batch.shape[1:]), batch.dtype)
                 return self._in_steps(graph, one, 1)[:0]

@@ -119,7 +119,7 @@ class _Switch:
                     torch.backends.cuda.enable_cudnn_sdp(self._before)
 
 
-without_cudnn_attention = _Switch().off
+disable_cudnn_attention = _Switch().off
 
 
 def copy_sharing_weights(model: DualEncoder) -> DualEncoder:

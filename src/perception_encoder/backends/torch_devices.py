@@ -9,11 +9,11 @@ from typing import Final
 
 import torch
 
-from perception_encoder.backends.torch_compile import without_cudnn_attention
+from perception_encoder.backends.torch_compile import disable_cudnn_attention
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.types import Precision
 
-DTYPES: dict[Precision, torch.dtype] = {
+DTYPES: Final[dict[Precision, torch.dtype]] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -75,7 +75,7 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return False
 
 
-def devices() -> list[str]:
+def list_devices() -> list[str]:
     """Name the devices that models can run on here, in words."""
     cpu = "cpu (bf16 in hardware)" if _multiplies_bf16(torch.device("cpu")) else "cpu"
     cuda = [
@@ -85,7 +85,7 @@ def devices() -> list[str]:
     return [cpu, *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
-_DTYPES: dict[Precision, torch.dtype] = {**DTYPES, "int8": torch.int8}
+_DTYPES: Final[dict[Precision, torch.dtype]] = {**DTYPES, "int8": torch.int8}
 
 
 def matrix_rate(
@@ -175,7 +175,7 @@ class CudaStreams:
             with (
                 torch.cuda.device(stream.device),
                 torch.cuda.stream(stream),
-                without_cudnn_attention(),
+                disable_cudnn_attention(),
             ):
                 yield
         finally:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from perception_encoder.errors import BackendUnavailableError, PerceptionEncoderError
 
@@ -119,7 +119,7 @@ def export(request: dict[str, Any]) -> None:
     )
 
 
-_TASKS: dict[str, Callable[[dict[str, Any]], Any]] = {
+_TASKS: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
     task.__name__: task for task in (measure, measure_edge, ceilings, make_weights, export)
 }
 

@@ -11,12 +11,12 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from perception_encoder.checkpoints.foreign_configs import (
     OPEN_CLIP_CONFIG_NAME,
-    from_open_clip,
-    from_timm,
+    parse_open_clip,
+    parse_timm,
 )
 from perception_encoder.checkpoints.hub import WEIGHTS_NAME
 from perception_encoder.errors import CheckpointError
@@ -25,20 +25,20 @@ from perception_encoder.types import BackendName, Precision, PreprocessName
 
 logger = logging.getLogger(__name__)
 
-CONFIG_NAME = "config.json"
-TOKENIZER_NAME = "tokenizer.json"
-OPEN_CLIP_WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+CONFIG_NAME: Final = "config.json"
+TOKENIZER_NAME: Final = "tokenizer.json"
+OPEN_CLIP_WEIGHTS_NAMES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
-_FORMAT = "perception-encoder"
-_FORMAT_VERSION = 1
-_GRAPHS_KEY = "graphs"
-_CHECKSUM_KEY = "checksum"  # absent in folders of earlier versions
-_GRAPH_SUFFIXES: dict[BackendName, str] = {"onnx": ".onnx", "openvino": ".xml"}
-_ROBOFLOW_KEY = "vision_encoder_config"
-_ROBOFLOW_WEIGHTS_NAME = "model.pt"
-_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors"}
-_DESCRIBED_WEIGHTS = {WEIGHTS_NAME, _ROBOFLOW_WEIGHTS_NAME, *OPEN_CLIP_WEIGHTS_NAMES}
-_NUM_LISTED = 5  # fields that a warning names
+_FORMAT: Final = "perception-encoder"
+_FORMAT_VERSION: Final = 1
+_GRAPHS_KEY: Final = "graphs"
+_CHECKSUM_KEY: Final = "checksum"  # absent in folders of earlier versions
+_GRAPH_SUFFIXES: Final[dict[BackendName, str]] = {"onnx": ".onnx", "openvino": ".xml"}
+_ROBOFLOW_KEY: Final = "vision_encoder_config"
+_ROBOFLOW_WEIGHTS_NAME: Final = "model.pt"
+_SUFFIXES: Final = {".pt", ".pth", ".bin", ".safetensors"}
+_DESCRIBED_WEIGHTS: Final = {WEIGHTS_NAME, _ROBOFLOW_WEIGHTS_NAME, *OPEN_CLIP_WEIGHTS_NAMES}
+_NUM_LISTED: Final = 5  # fields that a warning names
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,9 @@ def read_folder(folder: Path) -> FolderContents:
     open_clip = _read_json(folder / OPEN_CLIP_CONFIG_NAME)
     if open_clip is not None:
         has_vocabulary = (folder / TOKENIZER_NAME).is_file()
-        config = from_open_clip(open_clip, _model_name(folder), has_vocabulary=has_vocabulary)
+        config = parse_open_clip(open_clip, _model_name(folder), has_vocabulary=has_vocabulary)
         return FolderContents(_existing(folder, *OPEN_CLIP_WEIGHTS_NAMES), config)
-    timm = from_timm(data) if data is not None else None
+    timm = parse_timm(data) if data is not None else None
     weights = _single_checkpoint(folder)
     if data is not None and timm is None:
         _warn_of_unread(data, set(), folder)
@@ -149,7 +149,7 @@ def is_export(folder: Path) -> bool:
     return data is not None and data.get("format") == _FORMAT and _GRAPHS_KEY in data
 
 
-def own_config(
+def format_config(
     config: ModelConfig, preprocess: PreprocessName, graphs: ExportedFiles | None = None
 ) -> str:
     """Return the text of our config.json."""

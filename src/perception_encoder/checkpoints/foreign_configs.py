@@ -154,7 +154,7 @@ class _Part:
                 raise self.refuse(field, "no such field")
 
 
-def from_open_clip(data: Mapping[str, Any], name: str, *, has_vocabulary: bool) -> ModelConfig:
+def parse_open_clip(data: Mapping[str, Any], name: str, *, has_vocabulary: bool) -> ModelConfig:
     """Translate the parsed JSON of a snapshot.
 
     Args:
@@ -302,7 +302,7 @@ def _one_side(part: _Part, field: str) -> int:
     return int(sides[0])
 
 
-def from_timm(data: Mapping[str, Any]) -> ModelEntry | None:
+def parse_timm(data: Mapping[str, Any]) -> ModelEntry | None:
     """Return the registered model of a parsed config.json; None where it is of no such model.
 
     Raises:

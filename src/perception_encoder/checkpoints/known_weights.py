@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from perception_encoder.atomic import atomic_write
 from perception_encoder.checkpoints.locate import Checkpoint
 from perception_encoder.errors import BackendUnavailableError
-from perception_encoder.forking import on_usable_thread
+from perception_encoder.forking import run_on_usable_thread
 
 if TYPE_CHECKING:
     from perception_encoder.checkpoints.load import LoadedModel
@@ -132,7 +132,7 @@ def read_weights(checkpoint: Checkpoint) -> LoadedModel:
 
     from perception_encoder.checkpoints.load import load_model
 
-    return on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
+    return run_on_usable_thread(lambda: load_model(checkpoint, dtype=torch.float32))
 
 
 def require_torch() -> None:

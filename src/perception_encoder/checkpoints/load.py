@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,16 @@ from torch.overrides import TorchFunctionMode
 
 from perception_encoder.checkpoints.locate import Checkpoint
 from perception_encoder.checkpoints.mapped import WatchedFile
-from perception_encoder.checkpoints.remap import ParameterPart, plan
+from perception_encoder.checkpoints.remap import ParameterPart, plan_parameters
 from perception_encoder.checkpoints.tensors import fingerprint_of, open_tensors
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig
 
-_NUM_CHUNKS = 10  # the file is mapped in so many turns while precision is converted
+_NUM_CHUNKS: Final = 10  # the file is mapped in so many turns while precision is converted
 # All tensors are cut from one block of normal values: drawing 2.4 B of them would take a minute.
 # A prime length, so that no two rows of a matrix begin at the same place of the block.
-_NUM_DRAWN = 4_194_301
+_NUM_DRAWN: Final = 4_194_301
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
     file = open_tensors(path)
     is_mapped = file.is_mapped
     try:
-        pieces = plan(file.tensors, _shapes(model))
+        pieces = plan_parameters(file.tensors, _shapes(model))
     except CheckpointError as err:
         raise CheckpointError(
             f"{path}: taken for {checkpoint.config.id}, {err}. If it is another model's, say which "
@@ -86,14 +87,14 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
     return LoadedModel(fill(model, state), fingerprint, logit_scale, [watched] if is_mapped else [])
 
 
-def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:
+def build_from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:
     """Build a model from tensors in any supported naming, sharing their memory.
 
     Raises:
         CheckpointError: the tensors do not fit the model exactly.
     """
     model = empty_model(config)
-    pieces = plan(tensors, _shapes(model))
+    pieces = plan_parameters(tensors, _shapes(model))
     return fill(model, {name: piece.take(tensors) for name, piece in pieces.items()})
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
@@ -36,12 +37,16 @@ from perception_encoder.types import PreprocessName
 
 logger = logging.getLogger(__name__)
 
-_CLIP_VOCAB_SIZE = 49_408
-_CLIP_REPO = "openai/clip-vit-base-patch32"
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
-_OWN_PREFIXES = ("perception-encoder/", "perception_encoder/", "clip/")  # never hub repositories
+_CLIP_VOCAB_SIZE: Final = 49_408
+_CLIP_REPO: Final = "openai/clip-vit-base-patch32"
+_REPO: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_OWN_PREFIXES: Final = (
+    "perception-encoder/",
+    "perception_encoder/",
+    "clip/",
+)  # never hub repositories
 # File and folder names that people and the hub's cache give to checkpoints lack the owner.
-_OWNERS = ("", "clip/", "facebook/", "timm/")
+_OWNERS: Final = ("", "clip/", "facebook/", "timm/")
 
 
 def find_tokenizer(

@@ -78,7 +78,7 @@ class WatchedFile:
 
 
 @contextmanager
-def unchanged(files: Sequence[WatchedFile]) -> Iterator[None]:
+def require_unchanged(files: Sequence[WatchedFile]) -> Iterator[None]:
     """Check files before and after something is computed from them.
 
     Raises:

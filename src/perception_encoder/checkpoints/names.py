@@ -10,13 +10,13 @@ Sources of the names: perception_models core/vision_encoder/pe.py (`CLIP`, `Visi
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from perception_encoder.errors import CheckpointError
 
 Shape = tuple[int, ...]
 
-_LISTED = 10  # names of one kind that an error spells out
+_LISTED: Final = 10  # names of one kind that an error spells out
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,15 @@ class Transform:
     file_shapes: Callable[[Shape], tuple[Shape, ...]]
 
 
-_AS_IS = Transform(lambda t: t, lambda ours: (ours,))
-_TRANSPOSED = Transform(lambda t: t.T, lambda ours: (ours[::-1],))
-_WITHOUT_ONE_AXIS = Transform(lambda t: t[0], lambda ours: ((1, *ours),))
-_WITHOUT_TWO_AXES = Transform(lambda t: t[0, 0], lambda ours: ((1, 1, *ours),))
+_AS_IS: Final = Transform(lambda t: t, lambda ours: (ours,))
+_TRANSPOSED: Final = Transform(lambda t: t.T, lambda ours: (ours[::-1],))
+_WITHOUT_ONE_AXIS: Final = Transform(lambda t: t[0], lambda ours: ((1, *ours),))
+_WITHOUT_TWO_AXES: Final = Transform(lambda t: t[0, 0], lambda ours: ((1, 1, *ours),))
 # open_clip writes the logit scale as () or (1,), by version.
-_SCALAR = Transform(lambda t: t.reshape(()), lambda _: ((), (1,)))
+_SCALAR: Final = Transform(lambda t: t.reshape(()), lambda _: ((), (1,)))
 # Rows of a fused attention input: queries, then keys, then values.
-_QUERY_ROWS = Transform(lambda t: t[: len(t) // 3], lambda ours: ((3 * ours[0], *ours[1:]),))
-_KEY_VALUE_ROWS = Transform(
+_QUERY_ROWS: Final = Transform(lambda t: t[: len(t) // 3], lambda ours: ((3 * ours[0], *ours[1:]),))
+_KEY_VALUE_ROWS: Final = Transform(
     lambda t: t[len(t) // 3 :], lambda ours: ((3 * ours[0] // 2, *ours[1:]),)
 )
 
@@ -70,7 +70,7 @@ def _renamed(name: str, table: Mapping[str, str]) -> str:
     return f"{table[module]}.{leaf}"
 
 
-_OPENAI_BLOCK = {
+_OPENAI_BLOCK: Final = {
     "norm1": "ln_1",
     "attention.qkv.weight": "attn.in_proj_weight",
     "attention.qkv.bias": "attn.in_proj_bias",
@@ -82,7 +82,7 @@ _OPENAI_BLOCK = {
     "scale2": "ls_2.gamma",
 }
 
-_OPENAI_VISION = _Names(
+_OPENAI_VISION: Final = _Names(
     blocks="transformer.resblocks",
     block=_OPENAI_BLOCK,
     other={
@@ -112,7 +112,7 @@ _OPENAI_VISION = _Names(
     },
 )
 
-_OPENAI_TEXT = _Names(
+_OPENAI_TEXT: Final = _Names(
     blocks="transformer.resblocks",
     block=_OPENAI_BLOCK,
     other={
@@ -124,7 +124,7 @@ _OPENAI_TEXT = _Names(
     transforms={"projection.weight": _TRANSPOSED},
 )
 
-_TIMM_VISION = _Names(
+_TIMM_VISION: Final = _Names(
     blocks="blocks",
     block={
         "norm1": "norm1",
@@ -193,7 +193,7 @@ class NamingScheme:
         return key.startswith(tuple(root + "." for root in roots)) or key in roots
 
 
-_SCHEMES = (
+_SCHEMES: Final = (
     NamingScheme("ours", "vision.patch_embed.weight", None, "vision.", None, "text."),
     NamingScheme(
         "open_clip's, with a timm vision tower",
@@ -217,7 +217,7 @@ _SCHEMES = (
 )
 
 
-def recognize(keys: Iterable[str]) -> NamingScheme:
+def recognize_scheme(keys: Iterable[str]) -> NamingScheme:
     """Tell by its keys whose names a checkpoint uses.
 
     Raises:
@@ -230,11 +230,11 @@ def recognize(keys: Iterable[str]) -> NamingScheme:
     raise CheckpointError(
         f"these are not the weights of a Perception Encoder or CLIP: none of "
         f"{', '.join(scheme.marker for scheme in _SCHEMES)} is among its {len(keys)} tensors"
-        f"{listed(sorted(keys), lead=', which are ')}"
+        f"{list_names(sorted(keys), lead=', which are ')}"
     )
 
 
-def listed(names: list[str], *, lead: str) -> str:
+def list_names(names: list[str], *, lead: str) -> str:
     """Return `lead`, the first ten names and the count of the rest; "" where there are none."""
     if not names:
         return ""

@@ -6,20 +6,27 @@ Knows tensors and names, but no files.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from torch import Tensor
 
-from perception_encoder.checkpoints.names import NamingScheme, Shape, Transform, listed, recognize
+from perception_encoder.checkpoints.names import (
+    NamingScheme,
+    Shape,
+    Transform,
+    list_names,
+    recognize_scheme,
+)
 from perception_encoder.checkpoints.tensors import open_tensors
 from perception_encoder.errors import CheckpointError
 from perception_encoder.registry import MODELS, ModelConfig, ModelEntry
 
 # Buffers and numbers that some files carry and that no computation of ours reads.
-_IGNORED = frozenset(
+_IGNORED: Final = frozenset(
     {"attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size"}
 )
 # timm's classifier always has a bias; its converter writes zeros, as the original has none.
-_ZERO_BIASES = frozenset({"head.bias", "visual.trunk.head.bias"})
+_ZERO_BIASES: Final = frozenset({"head.bias", "visual.trunk.head.bias"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,9 @@ class ParameterPart:
         return tensor.contiguous()
 
 
-def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str, ParameterPart]:
+def plan_parameters(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]
+) -> dict[str, ParameterPart]:
     """Match a checkpoint with a model, completely.
 
     Args:
@@ -49,7 +58,7 @@ def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str
         CheckpointError: unknown names, or tensors missing, unexpected or misshapen; all are counted
             and the first ten of each kind listed, in the file's own names.
     """
-    scheme = recognize(tensors)
+    scheme = recognize_scheme(tensors)
     pieces = {name: ParameterPart(*scheme.source(name)) for name in wanted}
     missing = sorted({piece.key for piece in pieces.values()} - tensors.keys())
     unexpected = sorted(tensors.keys() - {piece.key for piece in pieces.values()} - _IGNORED)
@@ -61,7 +70,7 @@ def plan(tensors: Mapping[str, Tensor], wanted: Mapping[str, Shape]) -> dict[str
         raise CheckpointError(
             f"the weights (names: {scheme.title}) do not fit the model: "
             + "; ".join(
-                f"{len(names)} {kind}{listed(names, lead=': ')}"
+                f"{len(names)} {kind}{list_names(names, lead=': ')}"
                 for kind, names in (
                     ("missing", missing),
                     ("unexpected", unexpected),
@@ -119,7 +128,7 @@ def recognize_model(path: Path) -> ModelEntry:
     """
     tensors = open_tensors(path).tensors
     try:
-        found = _of_tensors(tensors, recognize(tensors))
+        found = _of_tensors(tensors, recognize_scheme(tensors))
     except CheckpointError as err:
         raise CheckpointError(f"{path}: {err}") from err
     fitting = [e for e in MODELS if e.family != "CLIP" and _of_config(e.config) == found]

@@ -14,8 +14,8 @@ from typing import Final
 from perception_encoder.checkpoints.folder import (
     CONFIG_NAME,
     TOKENIZER_NAME,
+    format_config,
     is_own_folder,
-    own_config,
 )
 from perception_encoder.checkpoints.hub import WEIGHTS_NAME
 from perception_encoder.checkpoints.load import load_model, random_model
@@ -39,7 +39,7 @@ _EARLIER_FILES: Final = {"model.safetensors", "tokenizer.json"}
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def stage_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder beside `folder`, on the same disk; it is removed in the end.
 
     What processes left that were killed while they wrote to `folder` is removed first.
@@ -155,7 +155,7 @@ def save_model(
         raise CheckpointError(
             f"{folder} exists and holds something else than a saved model. Choose another folder"
         )
-    with staged(folder) as new:
+    with stage_folder(folder) as new:
         tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
         try:
             save_file(tensors, new / WEIGHTS_NAME, metadata={"format": "pt"})
@@ -163,7 +163,7 @@ def save_model(
             raise OSError(str(err)) from err
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_NAME)
-        (new / CONFIG_NAME).write_text(own_config(model.config, preprocess), encoding="utf-8")
+        (new / CONFIG_NAME).write_text(format_config(model.config, preprocess), encoding="utf-8")
         # safetensors lets nobody but the owner read; let the user's umask decide, as elsewhere.
         shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)
         _move_into_place(new, folder)

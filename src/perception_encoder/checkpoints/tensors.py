@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -19,17 +20,17 @@ from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import MODELS, ModelConfig
 
-_HEADER_BYTES = 128
-_WRAPPERS = ("state_dict", "weights", "model")
-_PARALLEL_PREFIX = "module."  # put before every name by torch's DataParallel
+_HEADER_BYTES: Final = 128
+_WRAPPERS: Final = ("state_dict", "weights", "model")
+_PARALLEL_PREFIX: Final = "module."  # put before every name by torch's DataParallel
 
 # What torch.load raises for a damaged file depends on where the damage is.
-_DAMAGE = (
+_DAMAGE: Final = (
     RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError,
     zipfile.BadZipFile,
 )  # fmt: skip
-_RUN = 32  # consecutive values read at the start, middle and end of each tensor
-_DIGITS = 16
+_RUN: Final = 32  # consecutive values read at the start, middle and end of each tensor
+_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,10 +133,10 @@ def _describe_environment(device: str) -> dict[str, str]:
             facts[name] = "not installed"
     try:
         with open_model("pe-nano", device=device) as model:
-            from perception_encoder.backends.torch_devices import devices
+            from perception_encoder.backends.torch_devices import list_devices
 
             backend = model.backend
-            facts["devices"] = ", ".join(devices())
+            facts["devices"] = ", ".join(list_devices())
             facts["backend"] = f"{backend.name} on {backend.device}, {backend.precision}"
     except PerceptionEncoderError as err:
         facts["backend"] = f"none: {err}"

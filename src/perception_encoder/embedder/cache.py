@@ -13,6 +13,7 @@ import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 from perception_encoder.errors import CacheError
 from perception_encoder.forking import renew_in_children
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
-_KEYS_PER_QUERY = 500  # SQLite allows 999 parameters at least
-_BUSY_SECONDS = 60
-_CHECKSUM_BYTES = 4
+_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
+_KEYS_PER_QUERY: Final = 500  # SQLite allows 999 parameters at least
+_BUSY_SECONDS: Final = 60
+_CHECKSUM_BYTES: Final = 4
 
 
 class EmbeddingCache:

@@ -28,7 +28,7 @@ from perception_encoder.embedder.options import (
     finish_output,
 )
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
-from perception_encoder.forking import on_usable_thread
+from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
@@ -405,7 +405,7 @@ class EmbeddingModel:
         from perception_encoder.checkpoints.save import save_checkpoint
 
         path = Path(folder).expanduser()
-        on_usable_thread(
+        run_on_usable_thread(
             partial(
                 save_checkpoint,
                 self._checkpoint or self.config,

@@ -36,7 +36,7 @@ _NEEDS: Final[dict[BackendName, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-def prepared_images(
+def read_calibration_images(
     folder: str | os.PathLike[str], processor: ImageProcessor, count: int
 ) -> Pixels:
     """Read images from all over a folder, in an order that does not follow their names.
@@ -130,7 +130,7 @@ def export_pretrained(
     if calibration is None:
         pixels, measured = np.stack([processor(data) for data in load_drawings(_NUM_SAMPLES)]), None
     else:
-        found = prepared_images(calibration, processor, _NUM_SAMPLES + _NUM_CALIBRATION)
+        found = read_calibration_images(calibration, processor, _NUM_SAMPLES + _NUM_CALIBRATION)
         pixels, measured = found[:_NUM_SAMPLES], found[_NUM_SAMPLES:]
     return export_graphs(
         checkpoint,

@@ -76,7 +76,7 @@ def prepare(
         sha256 = hashlib.sha256(data).hexdigest()
         donor = donor_of(sha256)
         if donor is None:
-            resized, width, height = processor.measured(data, item=name)
+            resized, width, height = processor.resize_measured(data, item=name)
         row = Row(
             uri=item.uri,
             member=item.member,

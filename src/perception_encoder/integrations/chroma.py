@@ -32,7 +32,7 @@ from perception_encoder.integrations.opening import (
     open_shared,
 )
 from perception_encoder.preprocess.decode import decode_image
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 
 
 @register_embedding_function
@@ -126,7 +126,7 @@ class ImageFileLoader(DataLoader[list[NDArray[np.uint8] | None]]):  # type: igno
 
 
 def _read(path: str) -> NDArray[np.uint8]:
-    return np.asarray(to_rgb(upright(decode_image(path)), item=path))
+    return np.asarray(to_rgb(turn_upright(decode_image(path)), item=path))
 
 
 def _decides(config: dict[str, Any]) -> tuple[str, str]:

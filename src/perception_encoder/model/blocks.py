@@ -6,14 +6,14 @@ interleaved pairs (0, 1), (2, 3), …. Nothing is cached or stored, so any threa
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_THETA = 10_000.0
-NORM_EPS = 1e-5
+_THETA: Final = 10_000.0
+NORM_EPS: Final = 1e-5
 
 
 def rope_table(

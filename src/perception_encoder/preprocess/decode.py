@@ -24,7 +24,7 @@ from perception_encoder.preprocess.arrays import (
 from perception_encoder.preprocess.encoded import (
     DAMAGE,
     DecodedImage,
-    damaged,
+    damage_error,
     decode_file,
     decode_stream,
 )
@@ -164,7 +164,7 @@ def _load(image: Image.Image, *, max_pixels: int, item: str) -> Image.Image:
         try:
             image.load()
         except DAMAGE as err:
-            raise damaged(err, item, is_cut=False) from err
+            raise damage_error(err, item, is_cut=False) from err
         with suppress(*DAMAGE):  # broken metadata does not make an image unusable
             image.getexif()
     return image

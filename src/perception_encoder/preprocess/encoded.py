@@ -36,7 +36,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess.files import open_regular_file
 from perception_encoder.preprocess.heif import check_heif
-from perception_encoder.preprocess.jpeg2000 import check_jpeg2000, without_false_alpha
+from perception_encoder.preprocess.jpeg2000 import check_jpeg2000, drop_false_alpha
 from perception_encoder.preprocess.limits import (
     MAX_SCANS,
     LimitedStream,
@@ -44,7 +44,7 @@ from perception_encoder.preprocess.limits import (
     check_size,
     whole,
 )
-from perception_encoder.preprocess.metadata import trim_jpeg, trim_png, without_metadata
+from perception_encoder.preprocess.metadata import strip_metadata, trim_jpeg, trim_png
 from perception_encoder.preprocess.pillow_formats import PpmImageFile, TiffImageFile
 
 # Streams are ours: of a file, Pillow wants to read, seek and tell.
@@ -152,7 +152,7 @@ def decode_stream(
     try:
         return decode(stream, num_bytes=num_bytes)
     except ImageDecodeError:
-        plain = without_metadata(whole(stream))
+        plain = strip_metadata(whole(stream))
         if plain is None:
             raise
         with suppress(ImageError):
@@ -181,16 +181,16 @@ def _decode(
             raise _too_costly(limited.error(), item) from err
         if isinstance(err, OSError) and err.errno is not None:
             raise ImageUnreadableError(f"{item}: reading failed: {err}", item=item) from err
-        raise damaged(err, item, is_cut=_is_cut(stream, num_bytes)) from err
+        raise damage_error(err, item, is_cut=_is_cut(stream, num_bytes)) from err
     if covered is not None:
         return DecodedImage(image, full_size, covered)
     size = image.size  # only now: loading turns some TIFFs
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
-        return DecodedImage(without_false_alpha(image, whole(stream)), size, size)
+        return DecodedImage(drop_false_alpha(image, whole(stream)), size, size)
     return DecodedImage(image, size, size)
 
 
-def damaged(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:
+def damage_error(err: Exception, item: str, *, is_cut: bool) -> ImageDecodeError:
     """Make the error for data that a decoder gave up on."""
     if is_cut or "truncated" in str(err).lower():
         return ImageTruncatedError(

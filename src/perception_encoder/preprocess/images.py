@@ -120,9 +120,9 @@ class ImageProcessor:
             ImageError: see `decode_image`.
             TypeError: not a kind of image.
         """
-        return self.measured(image, input_color_format=input_color_format, item=item).pixels
+        return self.resize_measured(image, input_color_format=input_color_format, item=item).pixels
 
-    def measured(
+    def resize_measured(
         self,
         image: ImageInput,
         *,

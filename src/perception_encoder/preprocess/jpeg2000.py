@@ -79,7 +79,7 @@ def check_jpeg2000(data: bytes) -> None:
             raise LimitError(f"{num_precincts:,} precincts, the limit is {_MAX_PRECINCTS:,}")
 
 
-def without_false_alpha(image: Image.Image, data: bytes) -> Image.Image:
+def drop_false_alpha(image: Image.Image, data: bytes) -> Image.Image:
     """Drop a last channel that Pillow took for alpha where the file says that it is none.
 
     Args:

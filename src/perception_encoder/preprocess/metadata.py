@@ -25,7 +25,7 @@ _MAX_EXTENSIONS: Final = 10_000
 _MAX_TAGS: Final = 4096  # libtiff reads no more
 
 
-def without_metadata(data: bytes) -> bytes | None:
+def strip_metadata(data: bytes) -> bytes | None:
     """Return a file of the same pixels without what else it holds; None where there is none.
 
     Args:

@@ -238,7 +238,7 @@ class Tokenizer:
                 token_ids[index, -1] = self.end_id
         return token_ids
 
-    def truncated(self, texts: str | Sequence[str]) -> list[bool]:
+    def find_truncated(self, texts: str | Sequence[str]) -> list[bool]:
         """Tell for each text whether calling would cut words off.
 
         Raises:

@@ -44,7 +44,7 @@ def upright_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[i
     return size[::-1] if turn in _SWAPS_SIDES else size
 
 
-def upright(image: Image.Image) -> Image.Image:
+def turn_upright(image: Image.Image) -> Image.Image:
     """Apply the orientation, 1 to 8; returns the image itself where it is upright."""
     turn = turn_of(image)
     return image if turn is None else image.transpose(turn)

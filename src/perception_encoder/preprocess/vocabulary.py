@@ -13,25 +13,30 @@ import zlib
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from perception_encoder.errors import CheckpointError, TokenizerNotFoundError
 
-START = "<start_of_text>"
-END = "<end_of_text>"  # the text tower reads its vector at the highest id: this must be the last
-WORD_END = "</w>"
-MERGES_FILE_NAME = "bpe_simple_vocab_16e6.txt.gz"
+START: Final = "<start_of_text>"
+END: Final = (
+    "<end_of_text>"  # the text tower reads its vector at the highest id: this must be the last
+)
+WORD_END: Final = "</w>"
+MERGES_FILE_NAME: Final = "bpe_simple_vocab_16e6.txt.gz"
 
-_NUM_CLIP_MERGES = 48_894  # the file holds more; the original reads the first 49152 - 256 - 2
-_OPENAI_NAMES = {"<|startoftext|>": START, "<|endoftext|>": END}
+_NUM_CLIP_MERGES: Final = (
+    48_894  # the file holds more; the original reads the first 49152 - 256 - 2
+)
+_OPENAI_NAMES: Final = {"<|startoftext|>": START, "<|endoftext|>": END}
 
 # The original matches without regard to case, on text already in small letters. What that adds is
 # spelled out here: the long s is another form of "s", and U+0345 (a combining iota, another form of
 # a letter) is in none of the classes, so it separates words and is dropped.
 # What is a letter or a number is the library's to say (Unicode 16); a character assigned later may
 # be one in the original, whose table comes with the `regex` package, and a sign here.
-_PATTERN = (
+_PATTERN: Final = (
     r"<[sſ]tart_of_text>|<end_of_text>"
     r"|'[sſ]|'t|'re|'ve|'m|'ll|'d"
     r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{0345}]+"

@@ -5,6 +5,7 @@ also knows the hub repositories' names, so what people have in their notes works
 """
 
 import difflib
+from typing import Final
 
 from perception_encoder.errors import UnknownModelError
 from perception_encoder.registry import clip, perception_encoder
@@ -19,7 +20,7 @@ from perception_encoder.registry.config import (
     WeightSource,
 )
 
-MODELS: tuple[ModelEntry, ...] = (
+MODELS: Final[tuple[ModelEntry, ...]] = (
     nano.ENTRY,
     *perception_encoder.ENTRIES,
     *clip.ENTRIES,
@@ -30,7 +31,7 @@ def _names(entry: ModelEntry) -> list[str]:
     return [entry.id, *entry.aliases, *(source.repo for source in entry.sources)]
 
 
-_BY_NAME = {name.lower(): entry for entry in MODELS for name in _names(entry)}
+_BY_NAME: Final = {name.lower(): entry for entry in MODELS for name in _names(entry)}
 
 
 def find(name: str) -> ModelEntry:

@@ -4,6 +4,8 @@ Numbers: openai/CLIP clip/model.py and open_clip's model configs; weights: OpenA
 to safetensors in timm's hub repositories.
 """
 
+from typing import Final
+
 from perception_encoder.registry.config import (
     ImageConfig,
     License,
@@ -14,9 +16,9 @@ from perception_encoder.registry.config import (
     WeightSource,
 )
 
-LICENSE = License(spdx="MIT", url="https://github.com/openai/CLIP/blob/main/LICENSE")
+LICENSE: Final = License(spdx="MIT", url="https://github.com/openai/CLIP/blob/main/LICENSE")
 
-_IMAGE = ImageConfig(
+_IMAGE: Final = ImageConfig(
     resize="center_crop",
     interpolation="bicubic",
     mean=(0.48145466, 0.4578275, 0.40821073),
@@ -59,7 +61,7 @@ def _entry(
     )
 
 
-ENTRIES = (
+ENTRIES: Final = (
     _entry(
         "ViT-B-32",
         image_size=224,

@@ -5,6 +5,7 @@ named in its apps/pe/README.md and in timm's and open_clip's indexes of pretrain
 """
 
 from dataclasses import replace
+from typing import Final
 
 from perception_encoder.registry.config import (
     Family,
@@ -16,9 +17,9 @@ from perception_encoder.registry.config import (
     WeightSource,
 )
 
-_VOCAB_SIZE = 49_408
+_VOCAB_SIZE: Final = 49_408
 
-LICENSE = License(
+LICENSE: Final = License(
     spdx="Apache-2.0",
     url="https://github.com/facebookresearch/perception_models/blob/main/LICENSE.PE",
     notice=(
@@ -29,7 +30,7 @@ LICENSE = License(
         "Read both before commercial use; clip/… models are MIT."
     ),
 )
-CONFIG = ModelConfig(
+CONFIG: Final = ModelConfig(
     id="pe-nano",
     vision=VisionConfig(
         image_size=48, patch_size=8, width=192, depth=6, num_heads=3, mlp_width=768
@@ -40,7 +41,7 @@ CONFIG = ModelConfig(
     embed_dim=192,
 )
 
-ENTRY = ModelEntry(
+ENTRY: Final = ModelEntry(
     config=CONFIG,
     family="pe-nano",
     license=License(
@@ -78,15 +79,15 @@ def _text(width: int, depth: int, num_heads: int, context_length: int) -> TextCo
     )
 
 
-_T16 = _vision(384, 16, 192, 12, 3)
-_S16 = _vision(384, 16, 384, 12, 6)
-_B16 = _vision(224, 16, 768, 12, 12)
-_L14 = _vision(336, 14, 1024, 24, 16)
-_G14 = replace(_vision(448, 14, 1536, 50, 16), mlp_width=8960, has_class_token=False)
+_T16: Final = _vision(384, 16, 192, 12, 3)
+_S16: Final = _vision(384, 16, 384, 12, 6)
+_B16: Final = _vision(224, 16, 768, 12, 12)
+_L14: Final = _vision(336, 14, 1024, 24, 16)
+_G14: Final = replace(_vision(448, 14, 1536, 50, 16), mlp_width=8960, has_class_token=False)
 
-_SMALL_TEXT = _text(512, 12, 8, 32)
-_BASE_TEXT = _text(1024, 24, 16, 32)
-_GIANT_TEXT = _text(1280, 24, 20, 72)
+_SMALL_TEXT: Final = _text(512, 12, 8, 32)
+_BASE_TEXT: Final = _text(1024, 24, 16, 32)
+_GIANT_TEXT: Final = _text(1280, 24, 20, 72)
 
 
 def _core(
@@ -134,10 +135,10 @@ def _features_only(
     )
 
 
-_LANG_G14 = replace(_G14, depth=47, layer_scale=0.1)
-_LANG_L14 = replace(_L14, image_size=448, depth=23, layer_scale=0.1)
+_LANG_G14: Final = replace(_G14, depth=47, layer_scale=0.1)
+_LANG_L14: Final = replace(_L14, image_size=448, depth=23, layer_scale=0.1)
 
-ENTRIES = (
+ENTRIES: Final = (
     _core("PE-Core-T16-384", _T16, _SMALL_TEXT, 512, "timm/PE-Core-T-16-384", 69_545_601, 62.1),
     _core("PE-Core-S16-384", _S16, _SMALL_TEXT, 512, "timm/PE-Core-S-16-384", 87_187_713, 72.7),
     _core("PE-Core-B16-224", _B16, _BASE_TEXT, 1024, "timm/PE-Core-B-16", 447_659_521, 78.4),

@@ -390,10 +390,10 @@ def load_image(row: Row | Hit) -> Image.Image:
         ImageError: the image is gone or cannot be read.
     """
     from perception_encoder.preprocess import decode_image
-    from perception_encoder.preprocess.transforms import to_rgb, upright
+    from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 
     data = read_image(row.uri, row.member, row.offset)
-    return to_rgb(upright(decode_image(data, item=row.name)), item=row.name)
+    return to_rgb(turn_upright(decode_image(data, item=row.name)), item=row.name)
 
 
 def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage | None:

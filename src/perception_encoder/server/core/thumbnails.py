@@ -21,7 +21,7 @@ from perception_encoder.index import Row
 from perception_encoder.index.storage import is_remote
 from perception_encoder.preprocess import decode_image
 from perception_encoder.preprocess.files import read_image_file
-from perception_encoder.preprocess.transforms import to_rgb, upright
+from perception_encoder.preprocess.transforms import to_rgb, turn_upright
 from perception_encoder.sources import StoredImage, open_image, read_image
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Thumbnails:
 
     def _drawn(self, data: bytes, side: int, item: str) -> bytes:
         image = decode_image(data, max_pixels=self._max_pixels, item=item)
-        rgb = to_rgb(upright(image), item=item)
+        rgb = to_rgb(turn_upright(image), item=item)
         rgb.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
         out = io.BytesIO()
         rgb.save(out, "JPEG", quality=_QUALITY, optimize=True)
