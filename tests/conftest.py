@@ -16,7 +16,7 @@ from perception_encoder.errors import BackendUnavailableError
 
 # No test fails because the machine is busy. `make fuzz` asks for more examples than CI.
 hypothesis.settings.register_profile(
-    "any machine", deadline=None, max_examples=int(os.environ.get("PE_FUZZ_EXAMPLES", "100"))
+    "any machine", deadline=None, max_examples=int(os.environ.get("PE_FUZZ_EXAMPLES", "50"))
 )
 hypothesis.settings.load_profile("any machine")
 

@@ -44,7 +44,7 @@ def at(page, number: int) -> tuple[float, float]:
     box = page.locator("#map").bounding_box()
     room = 0.92 * min(box["width"], box["height"]) / 2
     x, y = PLACES[number]
-    return box["x"] + box["width"] / 2 + x * room, box["y"] + box["height"] / 2 - y * room
+    return box["x"] + box["width"] / 2 + x * room, box["y"] + box["height"] / 2 - y * room  # type: ignore[has-type]
 
 
 def color(page, number: int) -> list[int]:

@@ -62,7 +62,7 @@ def test_never_more_than_a_block_of_scores_is_made() -> None:
     shapes = []
 
     class Seen(np.ndarray):
-        def __matmul__(self, other: np.ndarray) -> np.ndarray:
+        def __matmul__(self, other: np.ndarray) -> np.ndarray:  # type: ignore[override]
             shapes.append((len(self), other.shape[1]))
             return np.asarray(self) @ np.asarray(other)
 

@@ -56,7 +56,7 @@ def test_without_a_compiler_it_says_what_is_missing():
 def test_nobody_computes_while_a_model_is_compiled(monkeypatch):
     """torch's tracer would take along whoever calls another model meanwhile."""
     eager, images = open_random_backend(CORE, FP32_ON_CPU), pixels(CORE, 2)
-    graph, is_compiling, is_over, met = eager._open_graphs.image, threading.Event(), [], []
+    graph, is_compiling, is_over, met = eager._open_graphs.image, threading.Event(), [], []  # type: ignore[attr-defined]
 
     def watched(batch):
         met.append(is_compiling.is_set())
@@ -72,7 +72,7 @@ def test_nobody_computes_while_a_model_is_compiled(monkeypatch):
         while not is_over:
             eager.encode_image(images)
 
-    eager._open_graphs = eager._open_graphs._replace(image=watched)
+    eager._open_graphs = eager._open_graphs._replace(image=watched)  # type: ignore[attr-defined]
     monkeypatch.setattr(CompiledTowers, "__call__", compile_slowly)
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(compute) for _ in range(2)]

@@ -90,9 +90,9 @@ def test_every_call_works_in_a_forked_process(backend, tmp_path, monkeypatch):
 
 def test_a_model_on_a_gpu_says_so_at_once():
     backend = open_random_backend(CORE, FP32_ON_CPU)
-    backend._device = torch.device("cuda:1")
+    backend._device = torch.device("cuda:1")  # type: ignore[attr-defined]
     backend.device = "cuda:1"
-    backend._process += 1
+    backend._process += 1  # type: ignore[attr-defined]
     pixels = torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy()
     token_ids = torch.ones(1, 3, dtype=torch.int64).numpy()
     for call, inputs in (

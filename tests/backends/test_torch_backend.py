@@ -65,14 +65,14 @@ def test_where_a_card_has_too_little_memory_it_takes_smaller_steps(fits, batch, 
     backend = open_random_backend(CORE, FP32_ON_CPU)
     images = pixels(CORE, batch)
     expected = backend.encode_image(images)
-    graph = backend._open_graphs.image
+    graph = backend._open_graphs.image  # type: ignore[attr-defined]
 
     def short_of_memory(part):
         if len(part) > fits:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return graph(part)
 
-    backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)
+    backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)  # type: ignore[attr-defined]
     with caplog.at_level("WARNING", logger="perception_encoder"):
         found = backend.encode_image(images)
     assert np.abs(unit(found) - unit(expected)).max() < 2e-5
@@ -87,11 +87,11 @@ def test_where_a_card_has_too_little_memory_it_takes_smaller_steps(fits, batch, 
 )
 def test_the_steps_of_a_large_batch_are_alike(batch, sizes):
     backend = open_random_backend(CORE, FP32_ON_CPU)
-    backend._step = 8
+    backend._step = 8  # type: ignore[attr-defined]
     expected = [backend.encode_image(pixels(CORE, batch)[[row]])[0] for row in range(batch)]
-    graph, given = backend._open_graphs.image, []
-    noted = backend._open_graphs._replace(image=lambda part: given.append(len(part)) or graph(part))
-    backend._open_graphs = noted
+    graph, given = backend._open_graphs.image, []  # type: ignore[attr-defined]
+    noted = backend._open_graphs._replace(image=lambda part: given.append(len(part)) or graph(part))  # type: ignore[attr-defined]
+    backend._open_graphs = noted  # type: ignore[attr-defined]
     assert np.abs(backend.encode_image(pixels(CORE, batch)) - np.stack(expected)).max() < 2e-4
     assert given == sizes
 
@@ -103,7 +103,7 @@ def test_where_not_even_one_image_fits_it_says_so(batch):
     def short_of_memory(_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)
+    backend._open_graphs = backend._open_graphs._replace(image=short_of_memory)  # type: ignore[attr-defined]
     with pytest.raises(BackendUnavailableError, match="too little free memory for one image"):
         backend.encode_image(pixels(CORE, batch))
 
@@ -116,7 +116,7 @@ def test_towers_are_never_given_a_batch_of_nothing():
     def noted(tower):
         return lambda batch, **options: given.append(len(batch)) or tower(batch, **options)
 
-    backend._open_graphs = type(backend._open_graphs)(*map(noted, backend._open_graphs))
+    backend._open_graphs = type(backend._open_graphs)(*map(noted, backend._open_graphs))  # type: ignore[attr-defined]
     vision = CORE.vision
     assert backend.encode_image(pixels(CORE, 0)).shape == (0, CORE.embed_dim)
     assert backend.encode_text(token_rows(0, 5)).shape == (0, CORE.embed_dim)

@@ -100,7 +100,7 @@ def test_what_open_clip_publishes_of_openai_is_the_registered_model(name, tmp_pa
     }
     assert locate(snapshot(folder, config)).config.digest() == model.digest()
     # LAION's weights have the same shapes and the exact GELU, whatever their folder is called.
-    del config["model_cfg"]["quick_gelu"]
+    del config["model_cfg"]["quick_gelu"]  # type: ignore[attr-defined]
     found = locate(snapshot(tmp_path / "ViT-B-32", config)).config
     assert (found.vision.activation, found.text.activation) == ("gelu", "gelu")
 

@@ -96,7 +96,7 @@ def test_a_file_that_is_overwritten_during_a_batch_gives_no_embedding(folder, ot
     def overwrite(*_: object) -> None:
         shutil.copyfile(other, folder / "model.safetensors")
 
-    handle = model.backend._graphs.image.vision.blocks[0].register_forward_hook(overwrite)
+    handle = model.backend._graphs.image.vision.blocks[0].register_forward_hook(overwrite)  # type: ignore[attr-defined]
     with pytest.raises(CheckpointError, match=OVERWRITTEN):
         model.embed_images(IMAGES)
     handle.remove()
@@ -105,7 +105,7 @@ def test_a_file_that_is_overwritten_during_a_batch_gives_no_embedding(folder, ot
 def test_a_file_that_is_overwritten_while_it_is_read_is_refused(folder, other, monkeypatch):
     from perception_encoder.checkpoints import load
 
-    take = load.fingerprint_of
+    take = load.fingerprint_of  # type: ignore[attr-defined]
 
     def overwritten(*args):
         shutil.copyfile(other, folder / "model.safetensors")

@@ -97,7 +97,7 @@ def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> E
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(given)), "stdout": out, "stderr": err}
     handler, code = signal.getsignal(signal.SIGTERM), 0
     with (
-        patch.multiple(sys, argv=["pe", *arguments], **streams),
+        patch.multiple(sys, argv=["pe", *arguments], **streams),  # type: ignore[call-overload]
         patch.object(logging.getLogger(), "handlers", []),
         patch("gc.freeze"),
         patch("perception_encoder.auto.AutoModel.from_pretrained", _opened),

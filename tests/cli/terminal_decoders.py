@@ -54,7 +54,7 @@ def blocks(text: str) -> Pixels:
         pixels = []
         for codes, letter in _SGR.findall(line):
             if not letter:
-                front, back = _styled(codes, front, back)
+                front, back = _styled(codes, front, back)  # type: ignore[assignment]
             else:
                 upper, lower = {"▀": (front, back), "▄": (back, front), " ": (back, back)}[letter]
                 pixels.append((upper, lower))
@@ -83,7 +83,7 @@ def _draw_sixels(body: str) -> Pixels:
         if number:
             colors[int(number)] = (*(round(int(c) * 2.55) for c in (red, green, blue)), 255)
         elif chosen:
-            current = colors[int(chosen)]
+            current = colors[int(chosen)]  # type: ignore[assignment]
         elif control:
             left, top = 0, top + 6 * (control == "-")
         else:

@@ -64,7 +64,7 @@ def test_a_model_opened_by_id_says_what_it_is():
         quantization=[Quantization.FP16, "int8"],
         device="cpu",
     )
-    assert model.resolved_model == ResolvedModelMetadata("pe-nano", "meta-fp32", "torch", "fp32")
+    assert model.resolved_model == ResolvedModelMetadata("pe-nano", "meta-fp32", "torch", "fp32")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def provider(folder, url, monkeypatch, tmp_path):
     says = {"trusted_source": True, "md5": {}, "asked": []}
 
     def handler(model_id, api_key=None, **kwargs):
-        says["asked"].append((model_id, api_key, kwargs["weights_provider_extra_headers"]))
+        says["asked"].append((model_id, api_key, kwargs["weights_provider_extra_headers"]))  # type: ignore[attr-defined]
         files = [
             FileDownloadSpecs(
                 f"{url}/{path.name}",
                 path.name,
-                says["md5"].get(path.name, hashlib.md5(path.read_bytes()).hexdigest()),
+                says["md5"].get(path.name, hashlib.md5(path.read_bytes()).hexdigest()),  # type: ignore[attr-defined]
             )
             for path in sorted(folder.iterdir())
         ]
@@ -212,7 +212,7 @@ def test_a_registered_provider_is_asked_once_for_files_that_are_kept(provider, f
     )
     model = open_it()
     assert provider["asked"] == [("theirs/1", "k", {"a": "b"})]
-    assert model.resolved_model.model_package_id == "ours"
+    assert model.resolved_model.model_package_id == "ours"  # type: ignore[attr-defined]
     (kept,) = (tmp_path / "home" / "models-cache").iterdir()
     assert {path.name for path in kept.iterdir()} == {path.name for path in folder.iterdir()}
     times = {path: path.stat().st_mtime_ns for path in kept.iterdir()}

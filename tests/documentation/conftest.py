@@ -68,7 +68,7 @@ def _fill(folder: Path) -> None:
     for drawing in [*sorted(GALLERY.glob("*.webp"))[:120], *GALLERY.glob("red-*.webp")]:
         shutil.copy(drawing, images)
         shutil.copy(drawing, folder)
-    for name, drawing in STAND_INS.items():
+    for name, drawing in STAND_INS.items():  # type: ignore[assignment]
         with Image.open(GALLERY / f"{drawing}.webp") as image:
             image.convert("RGB").save(folder / name)
     (folder / "queries.txt").write_text("a red heart\na dog\n")

@@ -12,7 +12,7 @@ from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
 
-NAMES = sorted({name for body in BODIES.values() for name in body} | {"text", "type", "content"})
+NAMES = sorted({name for body in BODIES.values() for name in body} | {"text", "type", "content"})  # type: ignore[attr-defined]
 TEXTS = st.text(max_size=20) | st.sampled_from(
     [
         "data:,",

@@ -15,7 +15,7 @@ SIZES = SearcherSizes(copy=1, lists=1)  # so that a small index gets a searcher 
 
 def work(index: Path, signal: Connection | None = None) -> optimize.OptimizeReport:
     """Optimize, and tell when compaction and when building begin."""
-    compact, build = DatasetOptimizer.compact_files, optimize.build_searcher
+    compact, build = DatasetOptimizer.compact_files, optimize.build_searcher  # type: ignore[attr-defined]
 
     def told(name: str, step: object) -> object:
         def run(*arguments: object, **options: object) -> object:

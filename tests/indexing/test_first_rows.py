@@ -54,7 +54,7 @@ def run(
     sources = open_sources([str(folder)], SourceOptions(exclude=exclude))
     running = Run(model, index, sources, RunOptions(**options))
     statuses = Counter(outcome.status for outcome in running.outcomes())
-    return statuses, running.progress.notes
+    return statuses, running.progress.notes  # type: ignore[return-value]
 
 
 def wild_files(folder: Path) -> None:

@@ -403,7 +403,7 @@ def test_a_run_reads_no_further_ahead_than_its_window(
     outcomes = endless.outcomes()
     first = [next(outcomes) for _ in range(40)]
     num_done = endless.progress.counts.total()
-    outcomes.close()  # what a person's Ctrl-C comes to
+    outcomes.close()  # type: ignore[attr-defined]  # what a person's Ctrl-C comes to
     assert statuses(first) == {"embedded": 40}
     assert source.num_listed < 10_000
     assert num_done <= index.count() <= source.num_read

@@ -51,7 +51,7 @@ def test_only_a_window_of_the_images_is_listed_ahead(tmp_path: Path) -> None:
         blocks = embed_items(model, items(), batch_size=4)
         next(blocks)
         assert len(listed) <= 4 * 4  # three batches wait while one is computed
-        blocks.close()
+        blocks.close()  # type: ignore[attr-defined]
     assert len(listed) <= 4 * 4
 
 

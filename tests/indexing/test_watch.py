@@ -30,4 +30,4 @@ def test_changes_count_from_the_call_on_though_nobody_looks_yet(tmp_path, stop):
     assert [Path(item.uri).name for item in changed.items()] == ["new.png"]
     assert changed.covers(str(gone), None)
     assert not changed.covers(str(old), None)
-    bursts.close()
+    bursts.close()  # type: ignore[attr-defined]

@@ -90,7 +90,7 @@ def test_a_pipe_that_takes_a_files_place_is_refused_too(
     before = os.stat(path)
     path.unlink()
     os.mkfifo(path)
-    monkeypatch.setattr(files_module.os, "stat", lambda _: before)
+    monkeypatch.setattr(files_module.os, "stat", lambda _: before)  # type: ignore[attr-defined]
     with pytest.raises(ImageUnreadableError, match="a pipe"):
         open_regular_file(path, item="a.png")
 
@@ -103,7 +103,7 @@ def test_a_file_that_shrinks_or_grows_while_it_is_read(
     path.write_bytes(bytes(1000))
     before = os.stat(path)
     os.truncate(path, num_bytes)
-    monkeypatch.setattr(files_module.os, "fstat", lambda _: before)
+    monkeypatch.setattr(files_module.os, "fstat", lambda _: before)  # type: ignore[attr-defined]
     if num_bytes > 1000:
         assert len(read_image_file(path, item="a.png", max_bytes=1000)) == 1000
         return

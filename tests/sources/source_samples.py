@@ -17,7 +17,7 @@ def write(path: Path, data: bytes = b"image") -> Path:
 def write_tar(
     path: Path, members: Mapping[str, bytes], *, mode: str = "w", format: int = tarfile.PAX_FORMAT
 ) -> Path:
-    with tarfile.open(path, mode, format=format) as archive:
+    with tarfile.open(path, mode, format=format) as archive:  # type: ignore[call-overload]
         for name, data in members.items():
             header = tarfile.TarInfo(name)
             header.size = len(data)

@@ -24,7 +24,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
     def do_GET(self) -> None:
-        self.server.asked[self.path] += 1
+        self.server.asked[self.path] += 1  # type: ignore[attr-defined]
         path, _, number = self.path.lstrip("/").partition("/")
         getattr(self, f"_{path}")(number)
 
@@ -42,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(404)
 
     def _flaky(self, number: str) -> None:
-        is_last = self.server.asked[self.path] > int(number)
+        is_last = self.server.asked[self.path] > int(number)  # type: ignore[attr-defined]
         self._answer(200 if is_last else 503, IMAGE if is_last else b"busy")
 
     def _loop(self, _: str) -> None:
@@ -55,14 +55,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(302, Location="file:///etc/passwd")
 
     def _slow(self, _: str) -> None:
-        self.server.let_go.wait(20)
+        self.server.let_go.wait(20)  # type: ignore[attr-defined]
         self.close_connection = True
 
     def _drip(self, _: str) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "100000")
         self.end_headers()
-        while not self.server.let_go.wait(0.02):
+        while not self.server.let_go.wait(0.02):  # type: ignore[attr-defined]
             try:
                 self.wfile.write(b"x")
             except OSError:
@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(10**12))
         self.end_headers()
-        self.server.let_go.wait(20)
+        self.server.let_go.wait(20)  # type: ignore[attr-defined]
         self.close_connection = True
 
     def _endless(self, _: str) -> None:
@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         try:
-            while not self.server.let_go.is_set():
+            while not self.server.let_go.is_set():  # type: ignore[attr-defined]
                 self.wfile.write(b"x" * 65536)
         except OSError:
             pass
@@ -102,11 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with serve_requests(_Handler) as server:
-        server.asked = Counter()
-        server.let_go = threading.Event()
-        server.url = f"http://127.0.0.1:{server.server_port}"
+        server.asked = Counter()  # type: ignore[attr-defined]
+        server.let_go = threading.Event()  # type: ignore[attr-defined]
+        server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
         yield server
-        server.let_go.set()
+        server.let_go.set()  # type: ignore[attr-defined]
 
 
 def fetch(url, **options):

@@ -21,7 +21,7 @@ _TOO_LARGE = r"(a header of more than 2,097,152 bytes|negative size)"
 
 def write(path: Path, members: Members, mode: str = "w") -> Path:
     """Write an archive in which a name may come twice."""
-    with tarfile.open(path, mode) as archive:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for name, data in members:
             header = tarfile.TarInfo(name)
             header.size = len(data)

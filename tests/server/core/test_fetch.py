@@ -255,7 +255,7 @@ def test_any_location_is_fetched_or_an_error_of_the_image(location):
         async def get(*_: object):
             return next(answers)
 
-        fetcher._get = get  # type: ignore[method-assign]
+        fetcher._get = get  # type: ignore[assignment, method-assign]
         with contextlib.suppress(ImageFetchError):
             assert await fetcher.fetch("http://a.example/", item="image 0") == IMAGE
         await fetcher.close()
