@@ -44,7 +44,7 @@ def check_stderr(ended: Ended) -> None:
         (("search", "red", "--paths"), 8),
         (("similar", "@copy c1\x9b2J.png"), 8),
         (("classify", "--labels", "red,blue"), 9),
-        (("classify", "--labels", "red", "--paths"), 8),
+        (("classify", "--labels", "red,blue", "--paths"), 8),
         (("duplicates", "--tier", "bytes"), 9),
         (("duplicates", "--tier", "bytes", "--paths"), 4),
         (("cluster", "-k", "2"), 3),
@@ -68,12 +68,15 @@ def test_what_was_replaced_is_noted(folder: Path) -> None:
     search = ("search", "red", "--index", str(folder / "t.lance"), "-k", "9")
     narrow = pe_inside(*search, encoding="cp1252")
     assert b"emoji \\U0001f600.png" in narrow.out
-    assert "characters that the encoding of stdout lacks are escaped here (2)" in narrow.err
+    assert (
+        "characters that the encoding of stdout does not have are escaped in this output (2)"
+        in narrow.err
+    )
     wide = pe_inside(*search)
     assert "emoji \U0001f600.png".encode() in wide.out
     assert "escaped" not in wide.err
     paths = pe_inside(*search, "--paths")
-    assert "control characters in names are escaped here (6)" in paths.err
+    assert "control characters in names are escaped in this output (6)" in paths.err
     assert "esc\\x1b[31m\\nforged.png" in paths.out.decode()
 
 
@@ -87,7 +90,9 @@ def test_programs_get_names_exactly(folder: Path, encoding: str) -> None:
     records = pe_inside("search", "red", "--json", *index_path, encoding=encoding)
     assert {record["uri"] for record in records.records()} == expected
     assert not UNSAFE.search(records.out.decode(encoding))
-    listed = pe_inside("classify", "-l", "red", "--paths", "-0", *index_path, encoding=encoding)
+    listed = pe_inside(
+        "classify", "-l", "red,blue", "--paths", "-0", *index_path, encoding=encoding
+    )
     assert {os.fsdecode(name) for name in listed.out.split(b"\0")[:-1]} == expected
     (failed,) = pe_inside("errors", "--json", *index_path, encoding=encoding).records()
     assert failed["uri"] == str(folder / "in" / "bad\x1b[2J\npe: forged.png")

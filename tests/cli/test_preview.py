@@ -13,13 +13,13 @@ from perception_encoder.cli.preview import (
     PreviewTile,
     Protocol,
     Terminal,
-    blocks,
-    drawn,
-    fitted,
-    iterm2,
-    kitty,
-    protocol_of,
-    sixel,
+    detect_protocol,
+    encode_blocks,
+    encode_iterm2,
+    encode_kitty,
+    encode_sixel,
+    fit_text,
+    render_tiles,
 )
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -48,16 +48,16 @@ def same_where_drawn(pixels: NDArray[np.uint8], image: Image.Image, tolerance: i
 @pytest.mark.parametrize("size", [(7, 2), (40, 26), (201, 98)])
 def test_every_way_of_drawing_gives_the_image_back(size: tuple[int, int]) -> None:
     image = an_image(*size)
-    ((keys, pixels),) = decode.kitty(kitty(image, 12, 5))
+    ((keys, pixels),) = decode.kitty(encode_kitty(image, 12, 5))
     assert (keys["a"], keys["f"], keys["c"], keys["r"]) == ("T", "100", "12", "5")
     same_where_drawn(pixels, image)
-    ((keys, pixels),) = decode.iterm2(iterm2(image, 12, 5))
+    ((keys, pixels),) = decode.iterm2(encode_iterm2(image, 12, 5))
     assert (keys["inline"], keys["width"], keys["height"]) == ("1", "12", "5")
     same_where_drawn(pixels, image)
-    (pixels,) = decode.sixel(sixel(image))
+    (pixels,) = decode.sixel(encode_sixel(image))
     same_where_drawn(pixels, image, tolerance=2)  # sixel has percents, not 256 levels
-    same_where_drawn(decode.blocks(blocks(image, is_true_color=True)), image)
-    same_where_drawn(decode.blocks(blocks(image, is_true_color=False)), image)
+    same_where_drawn(decode.blocks(encode_blocks(image, is_true_color=True)), image)
+    same_where_drawn(decode.blocks(encode_blocks(image, is_true_color=False)), image)
 
 
 def test_a_photo_in_256_colors_stays_close() -> None:
@@ -65,9 +65,9 @@ def test_a_photo_in_256_colors_stays_close() -> None:
     smooth = np.cumsum(generator.normal(0, 3, (48, 64, 3)), axis=1) + 128
     image = Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).convert("RGBA")
     expected = np.asarray(image)[:, :, :3].astype(int)
-    (pixels,) = decode.sixel(sixel(image))
+    (pixels,) = decode.sixel(encode_sixel(image))
     assert np.abs(pixels[:, :, :3] - expected).mean() < 8
-    pixels = decode.blocks(blocks(image, is_true_color=False))
+    pixels = decode.blocks(encode_blocks(image, is_true_color=False))
     assert np.abs(pixels[:, :, :3] - expected).mean() < 25
 
 
@@ -92,7 +92,7 @@ def test_hits_stand_side_by_side_above_their_names(protocol: Protocol, columns: 
             ((30, 30), RED, "one"), ((60, 20), GREEN, "two"), ((20, 60), BLUE, "three")
         )
     ]  # fmt: skip
-    text = drawn(shown, protocol, Terminal(columns, (8, 16)), is_true_color=True)
+    text = render_tiles(shown, protocol, Terminal(columns, (8, 16)), is_true_color=True)
     (strip,) = decoded(text, protocol)
     step = strip.shape[1] // 3
     for number, color in enumerate((RED, GREEN, BLUE)):
@@ -111,7 +111,7 @@ def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", (9, 9), (50 * number, 0, 0)).save(paths[-1])
     shown = [PreviewTile(str(path), path.stem) for path in paths]
-    text = drawn(shown, "kitty", Terminal(45, (10, 20)), is_true_color=True)
+    text = render_tiles(shown, "kitty", Terminal(45, (10, 20)), is_true_color=True)
     images = decode.kitty(text)
     assert [keys["c"] for keys, _ in images] == ["44", "44", "22"]
     assert images[2][1][100, 100].tolist() == [200, 0, 0, 255]
@@ -119,7 +119,7 @@ def test_more_hits_than_fit_go_on_below(tmp_path: Path) -> None:
 
 def test_a_narrow_terminal_shows_one_image_a_line() -> None:
     shown = [PreviewTile(Image.new("RGB", (9, 9), RED), "a rather long name")] * 2
-    text = drawn(shown, "blocks", Terminal(12), is_true_color=True)
+    text = render_tiles(shown, "blocks", Terminal(12), is_true_color=True)
     assert text.count("a rather l…") == 2
 
 
@@ -132,17 +132,17 @@ def test_an_image_that_cannot_be_read_is_a_gray_box(
         raise OSError("no such archive")
 
     shown = [PreviewTile(str(tmp_path / "gone.png"), "gone"), PreviewTile(refused, "lost")]
-    (strip,) = decoded(drawn(shown, "kitty", Terminal(80), is_true_color=True), "kitty")
+    (strip,) = decoded(render_tiles(shown, "kitty", Terminal(80), is_true_color=True), "kitty")
     assert strip[strip.shape[0] // 2, strip.shape[1] // 4].tolist() == [154, 160, 166, 255]
     assert "gone.png" in caplog.text
     assert "no such archive" in caplog.text
 
 
 def test_names_cannot_steer_the_terminal() -> None:
-    assert fitted("a\x1b[2Jb\n", 8) == "a?[2Jb? "
-    assert fitted("日本の寺", 6) == "日本… "
-    assert fitted("cafe\u0301", 5) == "cafe\u0301 "
-    assert fitted("", 2) == "  "
+    assert fit_text("a\x1b[2Jb\n", 8) == "a?[2Jb? "
+    assert fit_text("日本の寺", 6) == "日本… "
+    assert fit_text("cafe\u0301", 5) == "cafe\u0301 "
+    assert fit_text("", 2) == "  "
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_names_cannot_steer_the_terminal() -> None:
 def test_the_environment_tells_how_to_draw(
     environment: dict[str, str], protocol: Protocol | None
 ) -> None:
-    assert protocol_of(environment) == protocol
+    assert detect_protocol(environment) == protocol

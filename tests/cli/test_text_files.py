@@ -76,7 +76,7 @@ def test_separators_that_are_no_line_breaks_stay_in_a_label(folder: Path) -> Non
 def test_a_longer_file_than_the_limit_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.cli.text_files.MOST_BYTES", 2**20)
+    monkeypatch.setattr("perception_encoder.cli.text_files.MAX_BYTES", 2**20)
     (folder / "labels.txt").write_bytes(b"red\n" * 2**18 + b"x")
     ended = pe_inside("classify", "red.png", "--labels-file", "labels.txt")
     assert (ended.code, "longer than 1 MiB" in ended.err) == (1, True)

@@ -1,8 +1,7 @@
-"""Writes results to stdout; progress, notes and errors to stderr.
+"""Output: results to stdout, messages to stderr.
 
-Names of files and captions may hold anything. What people read has no character that steers a
-terminal or breaks a line: it is escaped. JSON is exact and always valid, and so are paths ended by
-NUL.
+File names and captions may hold any character. In output for people, characters that control a
+terminal or break a line are escaped. JSON and paths ended by NUL are exact.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ import typer
 
 from perception_encoder.cli.text_files import STREAMS
 
-# `json.dumps` makes an encoder for each call.
+# `json.dumps` creates an encoder for each call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-_NOTHING: Final = ("", "-")  # cells of a column of numbers where there is none
+_NO_NUMBER: Final = ("", "-")  # cells of a column of numbers without a number
 
-# Control characters, line and paragraph separators, what reverses the direction of text, and what
-# stands for bytes that are not text. Joiners stay: emoji and some scripts need them.
+# Control characters, line and paragraph separators, characters that reverse the direction of text,
+# and surrogates for bytes that are not text. Joiners stay: emoji and some scripts need them.
 _UNSAFE_CLASS: Final = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _UNSAFE: Final = re.compile(f"[\x00-\x1f{_UNSAFE_CLASS}]")
-_UNSAFE_IN_JSON: Final = re.compile(f"[{_UNSAFE_CLASS}]")  # the encoder has escaped the others
+_UNSAFE_IN_JSON: Final = re.compile(f"[{_UNSAFE_CLASS}]")  # the encoder escapes the others
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 
-_REPLACED: Final = "characters that the encoding of stdout lacks"
+_REPLACED: Final = "characters that the encoding of stdout does not have"
 _ESCAPED: Final = "control characters in names"
 _noted: Final = Counter[str]()
 
 
 def escape(text: str) -> str:
-    r"""Escape what would steer a terminal, break a line or cannot be encoded: `\x1b`, `\n`."""
+    r"""Escape characters that control a terminal, break a line or cannot be encoded: `\x1b`."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def say(*lines: str) -> None:
-    """Tell the person something, each line on its own; never part of the data."""
+    """Write lines to stderr."""
     for line in lines:
         sys.stderr.write(escape(line) + "\n")
 
@@ -54,15 +53,15 @@ def say(*lines: str) -> None:
 def to_json(record: object) -> str:
     r"""Return a value as JSON that every parser reads.
 
-    NaN and infinities are null. Characters that would steer a terminal are escaped, as JSON allows.
-    Bytes of a name that are not text come as four characters and digits, `\udcff`, which is how
-    `pe index` reports such names; JSON itself cannot hold them.
+    NaN and infinity become null. Characters that control a terminal are escaped, as JSON allows.
+    Bytes of a name that are not text become the six characters `\udcff`, as `pe index` reports
+    such names, since JSON cannot hold them.
     """
     try:
         text = _encode(record)
     except ValueError:
-        text = _encode(_finite(record))
-    return _UNSAFE_IN_JSON.sub(_escaped_in_json, text)
+        text = _encode(_replace_nan(record))
+    return _UNSAFE_IN_JSON.sub(_escape_in_json, text)
 
 
 def write_json(record: dict[str, Any]) -> None:
@@ -74,15 +73,15 @@ def write_json(record: dict[str, Any]) -> None:
 
 
 def write_line(*lines: str) -> None:
-    """Write what people read, each line on its own."""
+    """Write lines for people to stdout."""
     for line in lines:
         sys.stdout.write(escape(line) + "\n")
 
 
 def write_path(name: str, *, null: bool) -> None:
-    """Write a name for another program: byte for byte if NUL ends it, else as one line."""
+    """Write a path for another program: its exact bytes and NUL, or else one escaped line."""
     if null:
-        sys.stdout.buffer.write(_as_bytes(name) + b"\0")
+        sys.stdout.buffer.write(_encode_path(name) + b"\0")
         return
     shown = escape(name)
     _noted[_ESCAPED] += shown != name
@@ -90,9 +89,11 @@ def write_path(name: str, *, null: bool) -> None:
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write aligned columns; those that hold nothing but numbers to the right."""
-    columns = [[title, *(escape(row[place]) for row in rows)] for place, title in enumerate(header)]
-    lines = zip(*(_aligned(column) for column in columns), strict=True)
+    """Write aligned columns; columns of numbers are aligned to the right."""
+    columns = [
+        [title, *(escape(row[position]) for row in rows)] for position, title in enumerate(header)
+    ]
+    lines = zip(*(_align(column) for column in columns), strict=True)
     for line in lines:
         write_line("  ".join(line).rstrip())
 
@@ -110,10 +111,10 @@ def format_images(count: int) -> str:
 
 
 def set_up_streams() -> None:
-    r"""Make stdout take every character: those that its encoding lacks come as `\U0001f600`.
+    r"""Make stdout accept every character: those that it cannot encode become `\U0001f600`.
 
-    A stream that was closed before this process began becomes the null device. Else a file that is
-    opened for data would get its number, and what any library prints would end up in there.
+    A stream that was closed when this process began becomes the null device. Otherwise the next
+    opened file would get its number, and receive what any library prints.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -121,29 +122,31 @@ def set_up_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    codecs.register_error("pe", _replaced)
+    codecs.register_error("pe", _replace_unencodable)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="pe")
 
 
-def _replaced(error: UnicodeError) -> tuple[str, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     _noted[_REPLACED] += error.end - error.start
-    lacking = error.object[error.start : error.end]
-    return lacking.encode("ascii", "backslashreplace").decode(), error.end
+    replaced = error.object[error.start : error.end]
+    return replaced.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def warn_of_escapes() -> None:
-    """Note on stderr what stdout shows otherwise than it is."""
+    """Report on stderr that stdout has escaped characters."""
     for what, count in _noted.items():
         if count:
-            say(f"pe: {what} are escaped here ({count:,}); -0 and --json give names exactly")
+            say(
+                f"pe: {what} are escaped in this output ({count:,}); -0 and --json write exact names"
+            )
     _noted.clear()
 
 
-def _as_bytes(name: str) -> bytes:
-    """Return a name as the file system has it; in UTF-8 if it cannot have it."""
+def _encode_path(name: str) -> bytes:
+    """Return a name as the file system stores it, or in UTF-8 if no file can have it."""
     try:
         return os.fsencode(name)
     except UnicodeEncodeError:
@@ -154,27 +157,27 @@ def _is_unicode(encoding: str | None) -> bool:
     return encoding is None or encoding.lower().startswith("utf")
 
 
-def _escaped_in_json(found: re.Match[str]) -> str:
+def _escape_in_json(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\\\u{code:04x}" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
 
 
-def _finite(value: object) -> object:
-    """Return a JSON value with null for numbers that JSON does not have."""
+def _replace_nan(value: object) -> object:
+    """Return a JSON value with None for NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _replace_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_replace_nan(each) for each in value]
     return value
 
 
-def _aligned(column: Sequence[str]) -> list[str]:
-    """Make a column's cells, the first of which is its title, equally wide."""
+def _align(column: Sequence[str]) -> list[str]:
+    """Pad the cells of a column, the first of which is its title, to one width."""
     width = max(map(len, column))
-    told = [cell for cell in column[1:] if cell not in _NOTHING]
-    if told and all(map(_is_number, told)):
+    values = [cell for cell in column[1:] if cell not in _NO_NUMBER]
+    if values and all(map(_is_number, values)):
         return [cell.rjust(width) for cell in column]
     return [cell.ljust(width) for cell in column]
 
@@ -185,7 +188,11 @@ def _is_number(text: str) -> bool:
 
 
 def check_file(path: Path | None) -> None:
-    """Refuse a file that cannot be written."""
+    """Refuse a file that cannot be written, before any work is done for it.
+
+    Raises:
+        typer.BadParameter: it cannot.
+    """
     if path is None:
         return
     try:
@@ -199,15 +206,15 @@ def check_file(path: Path | None) -> None:
         raise typer.BadParameter(f"{path}: this is a folder; name a file")
     if mode and str(path).startswith(STREAMS):
         return
-    if mode and not stat.S_ISREG(mode):  # opening a pipe may wait for ever
+    if mode and not stat.S_ISREG(mode):  # opening a pipe may block
         raise typer.BadParameter(f"{path}: a pipe or device; name a file, or use >(…)")
     if mode and not os.access(path, os.W_OK):
-        raise typer.BadParameter(f"{path}: this file may not be written; name another")
+        raise typer.BadParameter(f"{path}: no permission to write this file; name another")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise typer.BadParameter(f"{path.parent}: no such folder; make it first")
+        raise typer.BadParameter(f"{path.parent}: no such folder; create it first")
     if not os.access(folder, os.W_OK):
-        raise typer.BadParameter(f"{path.parent}: nothing can be written in this folder")
+        raise typer.BadParameter(f"{path.parent}: no permission to write in this folder")
 
 
 def check_sheet(path: Path | None) -> None:
@@ -223,7 +230,11 @@ def check_sheet(path: Path | None) -> None:
 
 
 def check_text_name(path: str) -> str:
-    """Return a name that is stored as text or handed to Lance; refuse one that is no text."""
+    """Return a name that is stored as text or passed to Lance.
+
+    Raises:
+        typer.BadParameter: it is not valid UTF-8.
+    """
     try:
         path.encode()
     except UnicodeEncodeError as err:

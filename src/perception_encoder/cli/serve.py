@@ -1,4 +1,4 @@
-"""`pe serve`: models and indexes over HTTP."""
+"""`pe serve`: models and indexes over HTTP, with a web page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from perception_encoder.cli.options import (
     CompileOption,
     DeviceOption,
     PrecisionOption,
+    complete_model,
 )
 from perception_encoder.cli.output import say, write_line
 
 _MIB: Final = 2**20
+_LIMITS: Final = "Limits"
+_ACCESS: Final = "Access"
 
 
 def serve(  # noqa: PLR0913  one parameter for each option
@@ -31,7 +34,10 @@ def serve(  # noqa: PLR0913  one parameter for each option
             "--model",
             "-m",
             envvar="PE_MODEL",
-            help=f"Model id or path; repeat it for several, the default first. [{DEFAULT_MODEL}]",
+            autocompletion=complete_model,
+            help="Model id, Hugging Face repository or path; repeat it for several, the default "
+            f"one first.  [default: {DEFAULT_MODEL}]",
+            show_default=False,
         ),
     ] = None,
     alias: Annotated[
@@ -39,7 +45,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         typer.Option(
             envvar="PE_ALIAS",
             metavar="NAME=MODEL",
-            help="Another name for a model, for clients that ask for that; repeat it for several.",
+            help="Another name for a model, for clients that send it; repeat it for several.",
         ),
     ] = None,
     index: Annotated[
@@ -54,8 +60,27 @@ def serve(  # noqa: PLR0913  one parameter for each option
         str, typer.Option(envvar="PE_HOST", help="Address to listen on.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(envvar="PE_PORT", min=0, max=65535, help="0 takes a free one.")
+        int,
+        typer.Option(
+            envvar="PE_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one."
+        ),
     ] = 9001,
+    opens_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in the web browser.")
+    ] = False,
+    page: Annotated[bool, typer.Option(envvar="PE_PAGE", help="Serve the page at /.")] = True,
+    thumbnails: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PE_THUMBNAILS",
+            help="Folder for thumbnails.  [default: in your cache folder]",
+            show_default=False,
+        ),
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(envvar="PE_LOG_FORMAT", help="Format of the log on stderr."),
+    ] = "text",
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -66,120 +91,190 @@ def serve(  # noqa: PLR0913  one parameter for each option
     unload_after: Annotated[
         float | None,
         typer.Option(
-            envvar="PE_UNLOAD_AFTER", min=1, help="Close models idle for that many seconds."
+            envvar="PE_UNLOAD_AFTER", min=1, help="Close a model after this many idle seconds."
         ),
     ] = None,
     max_model_mib: Annotated[
         int | None,
-        typer.Option(envvar="PE_MAX_MODEL_MIB", min=1, help="Of weights in memory at once."),
+        typer.Option(
+            envvar="PE_MAX_MODEL_MIB",
+            min=1,
+            rich_help_panel=_LIMITS,
+            help="MiB of weights in memory.",
+        ),
     ] = None,
     max_batch: Annotated[
-        int, typer.Option(envvar="PE_MAX_BATCH", min=1, help="Items computed at once.")
+        int,
+        typer.Option(
+            envvar="PE_MAX_BATCH", min=1, rich_help_panel=_LIMITS, help="Items in one batch."
+        ),
     ] = 64,
     max_wait_ms: Annotated[
-        float, typer.Option(envvar="PE_MAX_WAIT_MS", min=0, help="For others to fill a batch.")
+        float,
+        typer.Option(
+            envvar="PE_MAX_WAIT_MS",
+            min=0,
+            rich_help_panel=_LIMITS,
+            help="Milliseconds to wait for more items in a batch.",
+        ),
     ] = 3.0,
     queue: Annotated[
-        int, typer.Option(envvar="PE_QUEUE", min=1, help="Items waiting; more are answered 429.")
+        int,
+        typer.Option(
+            envvar="PE_QUEUE",
+            min=1,
+            rich_help_panel=_LIMITS,
+            help="Items that wait; beyond it the answer is 429.",
+        ),
     ] = 1024,
     timeout: Annotated[
-        float, typer.Option(envvar="PE_TIMEOUT", min=0.1, help="Seconds until an item is given up.")
+        float,
+        typer.Option(
+            envvar="PE_TIMEOUT",
+            min=0.1,
+            rich_help_panel=_LIMITS,
+            help="Seconds that an item may wait.",
+        ),
     ] = 60.0,
     max_items: Annotated[
-        int, typer.Option(envvar="PE_MAX_ITEMS", min=1, help="Items of one request.")
+        int,
+        typer.Option(
+            envvar="PE_MAX_ITEMS", min=1, rich_help_panel=_LIMITS, help="Items in one request."
+        ),
     ] = 2048,
     max_body_mib: Annotated[
-        int, typer.Option(envvar="PE_MAX_BODY_MIB", min=1, help="Of one request.")
+        int,
+        typer.Option(
+            envvar="PE_MAX_BODY_MIB", min=1, rich_help_panel=_LIMITS, help="MiB of one request."
+        ),
     ] = 64,
     max_image_mib: Annotated[
-        int, typer.Option(envvar="PE_MAX_IMAGE_MIB", min=1, help="Of one encoded image.")
+        int,
+        typer.Option(
+            envvar="PE_MAX_IMAGE_MIB",
+            min=1,
+            rich_help_panel=_LIMITS,
+            help="MiB of one encoded image.",
+        ),
     ] = 32,
     max_pixels: Annotated[
-        int, typer.Option(envvar="PE_MAX_PIXELS", min=1, help="Of one image.")
+        int,
+        typer.Option(
+            envvar="PE_MAX_PIXELS", min=1, rich_help_panel=_LIMITS, help="Pixels of one image."
+        ),
     ] = 64_000_000,
     max_connections: Annotated[
-        int, typer.Option(envvar="PE_MAX_CONNECTIONS", min=1, help="Open at once.")
+        int,
+        typer.Option(
+            envvar="PE_MAX_CONNECTIONS",
+            min=1,
+            rich_help_panel=_LIMITS,
+            help="Open connections.",
+        ),
     ] = 512,
     rate: Annotated[
         int | None,
-        typer.Option(envvar="PE_RATE", min=1, help="Requests a minute of one key or address."),
+        typer.Option(
+            envvar="PE_RATE",
+            min=1,
+            rich_help_panel=_LIMITS,
+            help="Requests a minute for each key or address.",
+        ),
     ] = None,
     key_file: Annotated[
         Path | None,
         typer.Option(
             envvar="PE_KEY_FILE",
+            rich_help_panel=_ACCESS,
             help="Accepted keys of 16 characters or more, one a line, or their hashes: sha256:HEX.",
         ),
     ] = None,
     keys: Annotated[
         str | None,
-        typer.Option(envvar="PE_KEYS", help="As in --key-file, with commas.", hidden=True),
+        typer.Option(envvar="PE_KEYS", help="As --key-file, separated by commas.", hidden=True),
     ] = None,
     new_key: Annotated[
-        bool, typer.Option("--new-key", help="Print a fresh key and its hash, and end.")
+        bool,
+        typer.Option(
+            "--new-key", rich_help_panel=_ACCESS, help="Print a new key and its hash, and exit."
+        ),
     ] = False,
     insecure: Annotated[
         bool,
-        typer.Option("--insecure", envvar="PE_INSECURE", help="Let anybody ask from anywhere."),
-    ] = False,
-    allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", envvar="PE_ALLOW_URLS", help="Fetch images by https.")
-    ] = False,
-    allow_http: Annotated[
-        bool, typer.Option("--allow-http", envvar="PE_ALLOW_HTTP", help="Also by http.")
-    ] = False,
-    remote_items: Annotated[
-        bool,
         typer.Option(
-            "--remote-items", envvar="PE_REMOTE_ITEMS", help="Show an index's web images."
+            "--insecure",
+            envvar="PE_INSECURE",
+            rich_help_panel=_ACCESS,
+            help="Answer other machines without a key.",
         ),
     ] = False,
-    cors: Annotated[
-        list[str] | None,
-        typer.Option(envvar="PE_CORS", help="Origin whose pages may ask; repeat it for several."),
-    ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             envvar="PE_ALLOWED_HOST",
             metavar="NAME",
-            help="Another name that this server is asked by; repeat it for several, * for all.",
+            rich_help_panel=_ACCESS,
+            help="Another host name of this server; repeat it for several, * for all.",
         ),
     ] = None,
-    page: Annotated[bool, typer.Option(envvar="PE_PAGE", help="Offer the page at /.")] = True,
-    thumbnails: Annotated[
-        Path | None,
-        typer.Option(envvar="PE_THUMBNAILS", help="Folder for small copies of images."),
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PE_CORS",
+            rich_help_panel=_ACCESS,
+            help="Origin whose pages may send requests; repeat it for several.",
+        ),
     ] = None,
-    opens_page: Annotated[
-        bool, typer.Option("--open", help="Open the page in the web browser.")
+    allow_urls: Annotated[
+        bool,
+        typer.Option(
+            "--allow-urls",
+            envvar="PE_ALLOW_URLS",
+            rich_help_panel=_ACCESS,
+            help="Fetch images over https.",
+        ),
     ] = False,
-    log_format: Annotated[
-        Literal["text", "json"], typer.Option(envvar="PE_LOG_FORMAT", help="Of the log on stderr.")
-    ] = "text",
+    allow_http: Annotated[
+        bool,
+        typer.Option(
+            "--allow-http",
+            envvar="PE_ALLOW_HTTP",
+            rich_help_panel=_ACCESS,
+            help="Fetch images over http, too.",
+        ),
+    ] = False,
+    remote_items: Annotated[
+        bool,
+        typer.Option(
+            "--remote-items",
+            envvar="PE_REMOTE_ITEMS",
+            rich_help_panel=_ACCESS,
+            help="Show the images of an index that are on the web.",
+        ),
+    ] = False,
 ) -> None:
     """Serve models and indexes over HTTP, with a web page for searching.
 
     Examples:
-        pe serve
+        pe serve --open
         pe serve --index images.lance
         pe serve --model PE-Core-B16-224 --model pe-nano --unload-after 600
         pe serve --alias PE-Core-L14-336=pe-nano
         pe serve --new-key
         pe serve --host 0.0.0.0 --key-file keys.txt
     """
-    from perception_encoder.server.http.access import new_key as fresh_key
+    from perception_encoder.server.http.access import new_key as generate_key
     from perception_encoder.server.http.sites import is_loopback
     from perception_encoder.server.run import run_server
 
     if new_key:
-        _show(fresh_key())
+        _print_key(generate_key())
         return
-    hashes = _hashes(key_file, keys)
+    hashes = _read_hashes(key_file, keys)
     if not (hashes or insecure or is_loopback(host)):
         raise typer.BadParameter(
-            f"{host} can be reached from other machines, and there is no key: make one with "
-            "`pe serve --new-key` and give it with --key-file, or say --insecure"
+            f"{host} can be reached from other machines, and there is no key: create one with "
+            "`pe serve --new-key` and pass it with --key-file, or add --insecure"
         )
     from perception_encoder.server import options
 
@@ -187,7 +282,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         options.ServerSettings(
             models=options.ModelSettings(
                 names=tuple(model or [DEFAULT_MODEL]),
-                aliases=_aliases(alias or ()),
+                aliases=_parse_aliases(alias or ()),
                 preload=preload,
                 unload_after_seconds=unload_after,
                 max_bytes=None if max_model_mib is None else max_model_mib * _MIB,
@@ -253,19 +348,19 @@ def _find_default_index() -> tuple[str, ...]:
     return (path,)
 
 
-def _show(key: str) -> None:
+def _print_key(key: str) -> None:
     from perception_encoder.server.http.access import hashed
 
     write_line(key)
-    say(f"give it to who may ask, and put this line into the key file: sha256:{hashed(key)}")
+    say(f"give it to your clients, and put this line into the key file: sha256:{hashed(key)}")
 
 
-def _hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
+def _read_hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
     """Return the hashes of the accepted keys.
 
     Raises:
         OSError: the file cannot be read.
-        BadParameter: a line of it is no key and no hash.
+        typer.BadParameter: a line is neither a key nor a hash.
     """
     from perception_encoder.server.http.access import read_keys
 
@@ -275,11 +370,11 @@ def _hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:
         raise typer.BadParameter(str(err)) from err
 
 
-def _aliases(written: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def _parse_aliases(aliases: Iterable[str]) -> tuple[tuple[str, str], ...]:
     pairs = []
-    for one in written:
-        name, _, target = (part.strip() for part in one.partition("="))
+    for alias in aliases:
+        name, _, target = (part.strip() for part in alias.partition("="))
         if not name or not target:
-            raise typer.BadParameter(f"--alias {one}: write NAME=MODEL")
+            raise typer.BadParameter(f"--alias {alias}: write NAME=MODEL")
         pairs.append((name, target))
     return tuple(pairs)
