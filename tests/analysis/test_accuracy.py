@@ -72,7 +72,7 @@ def test_two_models_are_compared_image_by_image() -> None:
     assert (found.num_only_one, found.num_only_other) == (2, 1)
     assert found.difference.value == pytest.approx(one.top1.value - other.top1.value)
     assert found.difference.low < 0 < found.difference.high
-    with pytest.raises(ValueError, match="4 and 5 images do not compare"):
+    with pytest.raises(ValueError, match="4 and 5 images: measure"):
         compare_accuracies(accuracy_of(np.array([right] * 4, np.float32), [0] * 4), other)
 
 

@@ -135,7 +135,7 @@ def test_copies_are_not_told_apart_by_their_rounding(tmp_path):
 def test_an_index_without_images_has_no_clusters(tmp_path):
     index = index_of(tmp_path, [], np.empty((0, 8), np.float32))
     assert find_clusters(index).clusters == ()
-    with pytest.raises(ValueError, match="at least 1 cluster"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         find_clusters(index, num_clusters=0)
 
 

@@ -79,7 +79,7 @@ def build_grid(places: NDArray[np.float32], max_side: int = MAX_SIDE) -> Grid:
 
 
 def _spread_sample(within: NDArray[np.float64], most: int) -> Numbers:
-    """Choose at most `most` positions: those nearest to the centers of an auxiliary grid's cells."""
+    """Choose at most `most` positions: the nearest to the cells' centers of an auxiliary grid."""
     best: Numbers = np.zeros(1, np.int64)
     side = 1.0
     while True:

@@ -222,9 +222,8 @@ class _Comparison:
                 self._checkpoint()
                 products = block @ vectors[start : start + _BLOCK].T
                 if start == first:
-                    products[
-                        np.triu_indices(len(block))
-                    ] = -np.inf  # the image itself, and repetitions
+                    # The images themselves, and pairs that occur twice.
+                    products[np.triu_indices(len(block))] = -np.inf
                 rows, columns = np.nonzero(products >= self.floor)
                 scores = np.minimum(products[rows, columns], 1)
                 earlier, later = numbers[start + columns], numbers[first + rows]

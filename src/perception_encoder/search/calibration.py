@@ -1,17 +1,16 @@
-"""Says what a cosine means in this index: strong, weak, or nothing like it here.
+"""Labels the hits of a search: strong, weak, or none (nothing like it in the index).
 
-A cosine alone says little: it depends on the model, on the index's size and on whether words or a
-image were searched for. So a hit is compared with what others reach in the same index.
+A cosine depends on the model, on the size of the index, and on whether the query is a text or an
+image. So a hit is compared with the best hits of other queries in the same index:
 
-- Words: the others are prompts for what next to no collection has. A hit is strong if 95 % of them
-  have no hit as good, and weak if half of them have none.
-- Images: the others are the index's own images, which have their likes here. A hit is strong if
-  it is as near as the nearest neighbor of half of them, and weak if as near as of all but 5 %.
-- Sums: the others are sums of the same form, with prompts in the place of words and the index's
-  images in the place of images.
+- For texts, these are prompts for things that almost no collection has. A hit is strong if 95 % of
+  the prompts have no hit as good, and weak if half of them have none.
+- For images, these are images of the index, most of which have similar ones there. A hit is strong
+  if it is as near as the nearest neighbor of half of them, and weak if it is as near as that of all
+  but 5 %.
+- For sums, these are sums of the same form, of prompts and images.
 
-A label of a classified image is compared with the same prompts for the same image, without an
-index: `fit_labels`.
+The labels of classified images are compared with the same prompts, see `fit_labels`.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,25 +33,26 @@ from perception_encoder.search.null_distribution import (
 )
 from perception_encoder.search.queries import Query
 from perception_encoder.types import Embeddings
+from perception_encoder.vectors import normalize_rows
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
 
 Label: TypeAlias = Literal["strong", "weak", "none"]
-"""How well a hit fits; "none" means that the index has nothing like what was searched for."""
+"""How well a hit fits; "none" means that the index has nothing like the query."""
 
 _Form: TypeAlias = tuple[tuple[bool, float], ...]
-"""Of each term of a query whether it is a text, and its weight."""
+"""For each term of a query: whether it is a text, and its weight."""
 
-_OF_WORDS: Final = (0.95, 0.5)  # quantiles of the background: strong, weak
-_OF_IMAGES: Final = (0.5, 0.05)
-_OF_LABELS: Final = (0.99, 0.95)
-_FEWEST_ROWS: Final = 20  # of a smaller index there is nothing to say
+_TEXT_LEVELS: Final = (0.95, 0.5)  # quantiles of the null distribution: strong, weak
+_IMAGE_LEVELS: Final = (0.5, 0.05)
+_LABEL_LEVELS: Final = (0.99, 0.95)
+_FEWEST_ROWS: Final = 20  # a smaller index is not calibrated
 
 
 @dataclass(frozen=True, slots=True)
 class Cutoffs:
-    """The cosines from which on the hits of one query are strong, and weak."""
+    """The lowest cosines of strong and of weak hits of a query."""
 
     strong: float
     weak: float
@@ -63,60 +63,59 @@ class Cutoffs:
 
 
 def _quantiles(scores: NDArray[np.floating[Any]], levels: Sequence[float]) -> NDArray[np.float64]:
-    """As np.quantile, which imports another 30 ms of numpy."""
+    """As np.quantile, which takes 30 ms to import."""
     ordered = np.sort(scores)
     return np.interp(np.multiply(levels, len(ordered) - 1), np.arange(len(ordered)), ordered)
 
 
 class Calibration:
-    """Cutoffs for the queries of one index."""
+    """The cutoffs of queries in one index."""
 
-    def __init__(self, background: NullDistribution) -> None:
-        self._background = background
+    def __init__(self, null_distribution: NullDistribution) -> None:
+        self._null = null_distribution
         self._known: dict[_Form, Cutoffs] = {}
 
     def cutoffs(self, query: Query) -> Cutoffs:
-        """Return the query's cutoffs; those of all queries of one form are the same."""
+        """Return the cutoffs of a query; queries of one form have the same."""
         form = tuple((term.kind == "text", term.weight) for term in query.terms)
         if form not in self._known:
-            self._known[form] = self._computed(form, is_image=query.is_image)
+            self._known[form] = self._compute(form, is_image=query.is_image)
         return self._known[form]
 
-    def _computed(self, form: _Form, *, is_image: bool) -> Cutoffs:
-        background = self._background
-        levels = _OF_IMAGES if is_image else _OF_WORDS
-        scores = background.image_scores if is_image else background.prompt_scores
-        assert scores is not None  # `calibrate` sees to it
+    def _compute(self, form: _Form, *, is_image: bool) -> Cutoffs:
+        null = self._null
+        levels = _IMAGE_LEVELS if is_image else _TEXT_LEVELS
+        scores = null.image_scores if is_image else null.prompt_scores
+        assert scores is not None  # `calibrate` has embedded prompts if they are needed
         found = _quantiles(scores, levels)
         if len(form) > 1 or form[0][1] <= 0:
-            # The sums are searched for in the sample; what the rest of the index adds to a best hit
-            # is taken from the single ones, of which both are known.
+            # Sums are searched for in the sample. What the rest of the index adds to a best hit is
+            # estimated from single queries, which were searched for in both.
             single = self._best_in_sample(((not is_image, 1.0),))
             found += _quantiles(self._best_in_sample(form), levels) - _quantiles(single, levels)
         return Cutoffs(float(found[0]), float(found[1]))
 
     def _best_in_sample(self, form: _Form) -> NDArray[np.float32]:
-        """Search the sample for sums of the background.
+        """Search the sample for sums of prompts and images.
 
         Returns:
-            (NUM_QUERIES,) the cosine of each one's best hit, leaving out the images that are in
-            the sum with their near-duplicates.
+            (NUM_QUERIES,) float32: the cosine of the best hit of each sum that is no near-duplicate
+            of an image in it.
         """
-        background = self._background
-        sample = background.sample.astype(np.float32)  # (R, E)
+        null = self._null
+        sample = null.sample.astype(np.float32)  # (R, E)
         total = np.zeros((NUM_QUERIES, sample.shape[1]), np.float32)
         left_out = np.zeros((NUM_QUERIES, len(sample)), bool)
-        generator = np.random.default_rng(0)  # who meets whom in the sums
+        generator = np.random.default_rng(0)  # draws the terms of each sum
         for is_text, weight in form:
             if is_text:
-                assert background.prompts is not None
-                part = generator.permutation(background.prompts)
+                assert null.prompts is not None
+                part = generator.permutation(null.prompts)
             else:
-                part = generator.permutation(sample[np.resize(background.images, NUM_QUERIES)])
+                part = generator.permutation(sample[np.resize(null.images, NUM_QUERIES)])
                 left_out |= part @ sample.T >= SAME
             total += np.float32(weight) * part
-        lengths = np.linalg.norm(total, axis=1, keepdims=True)
-        scores = total / np.maximum(lengths, 1e-6) @ sample.T
+        scores = normalize_rows(total) @ sample.T
         best: NDArray[np.float32] = np.where(left_out, -1.0, scores).max(axis=1)
         return np.where(left_out.all(axis=1), SAME, best).astype(np.float32)
 
@@ -124,11 +123,11 @@ class Calibration:
 def fit_labels(
     scores: NDArray[np.float32], images: Embeddings, prompts: Embeddings
 ) -> list[list[Label]]:
-    """Say whether labels fit images, each for itself: a softmax only compares labels.
+    """Say how well each label fits each image; a softmax only compares labels with each other.
 
-    A label is strong if its cosine is above those of 99 % of unrelated prompts with the same image,
-    and weak if above 95 %. In the bundled gallery 95 % of the images' own names are strong, and 3 %
-    of the other images' names.
+    A label is strong if its cosine is higher than that of 99 % of unrelated prompts with the same
+    image, and weak if it is higher than that of 95 %. In the bundled gallery, 95 % of the images'
+    own names are strong, and 3 % of the names of other images.
 
     Args:
         scores: (N, L) float32, cosines of N images with L labels.
@@ -140,7 +139,7 @@ def fit_labels(
     """
     null = np.sort(images @ prompts.T, axis=1)  # (N, P)
     strong, weak = (
-        null[:, [min(int(level * null.shape[1]), null.shape[1] - 1)]] for level in _OF_LABELS
+        null[:, [min(int(level * null.shape[1]), null.shape[1] - 1)]] for level in _LABEL_LEVELS
     )
     names: list[list[Label]] = np.where(
         scores >= strong, "strong", np.where(scores >= weak, "weak", "none")
@@ -149,18 +148,18 @@ def fit_labels(
 
 
 def can_be_calibrated(index: Index) -> bool:
-    """Whether the index has enough images, and lies where the result can be kept."""
+    """Whether the index has enough images, and is in a folder where the result can be stored."""
     return not is_remote(index.path) and index.count() >= _FEWEST_ROWS
 
 
 def read_calibration(index: Index, queries: Sequence[Query]) -> Calibration | None:
-    """Return the calibration that is kept beside the index, if it will do for these queries."""
-    background = load_null_distribution(index)
-    if background is None or is_outdated(background, index.count()):
+    """Return the stored calibration of an index, if it is up to date and fits the queries."""
+    null = load_null_distribution(index)
+    if null is None or is_outdated(null, index.count()):
         return None
-    if background.prompts is None and any(map(_needs_prompts, queries)):
+    if null.prompts is None and any(map(_needs_prompts, queries)):
         return None
-    return Calibration(background)
+    return Calibration(null)
 
 
 def ensure_calibration(
@@ -193,15 +192,15 @@ def ensure_calibration(
 def calibrate(
     index: Index, open_model: "Callable[[], EmbeddingModel]", queries: Sequence[Query] | None = None
 ) -> Calibration:
-    """Compute the calibration of an index as it is now, and keep it beside the index.
+    """Compute the calibration of an index, and store it.
 
     It reads the index once and takes as long as some hundred searches. The prompts are embedded
-    only once for an index.
+    once for an index.
 
     Args:
         index: the index.
         open_model: opens the index's model; called only if prompts have to be embedded.
-        queries: that it will be used for; None stands for any.
+        queries: the queries that it will be used for; None for any.
 
     Raises:
         IndexMismatchError: the model is not the index's.
@@ -213,18 +212,18 @@ def calibrate(
         model = open_model()
         index.check(model.identity)
         prompts = embed_prompts(model)
-    background = NullDistribution.of(index, prompts)
-    store_null_distribution(index, background)
-    return Calibration(background)
+    null = NullDistribution.of(index, prompts)
+    store_null_distribution(index, null)
+    return Calibration(null)
 
 
 def update_calibration(index: Index, model: "EmbeddingModel", *, num_changed: int) -> None:
-    """Calibrate after a run where it is needed, so that no search has to wait for it.
+    """Calibrate an index if it has changed, so that no search has to wait for it.
 
     Args:
         index: the index.
-        model: whose vectors it holds.
-        num_changed: how many rows the run added or replaced.
+        model: its model.
+        num_changed: number of rows that were added or replaced since.
 
     Raises:
         IndexStorageError: the index cannot be read.

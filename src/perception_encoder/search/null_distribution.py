@@ -1,8 +1,7 @@
-"""What unrelated queries reach in an index: the background that gives a cosine its meaning.
+"""The null distribution of an index: the cosines that unrelated queries reach in it.
 
-Prompts that describe what next to no collection has, and images of the index itself, are
-searched for in the index. The result is small and kept beside the index; it is a cache: it may be
-lost or deleted at any time. Knows nothing of labels or of real queries.
+The queries are prompts for things that almost no collection has, and images of the index. The result
+is small and stored inside the index's folder. It is a cache, which may be deleted at any time.
 """
 
 import hashlib
