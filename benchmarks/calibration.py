@@ -90,7 +90,7 @@ def answers(data: dict, by: str, size: int, seed: int, kind: str) -> list[dict]:
     from perception_encoder.search import Query, SearchOptions
     from perception_encoder.search.calibration import calibrate
     from perception_encoder.search.grammar import QueryTerm
-    from perception_encoder.search.ranking import search
+    from perception_encoder.search.ranking import search_index
 
     inside, outside = split(data, by, size, seed)
     if kind == "text":
@@ -103,7 +103,7 @@ def answers(data: dict, by: str, size: int, seed: int, kind: str) -> list[dict]:
         index = Index.create(Path(folder) / "t.lance", data["model"].identity)
         index.add([Row(f"/{number}") for number in inside], data["drawn"][inside])
         calibration = calibrate(index, lambda: data["model"])
-        found = search(index, queries, SearchOptions(k=1), calibration=calibration)
+        found = search_index(index, queries, SearchOptions(k=1), calibration=calibration)
     best = [int(one[0].hit.uri.removeprefix("/")) for one in found]
     return [
         {

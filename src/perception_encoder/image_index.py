@@ -49,7 +49,7 @@ from perception_encoder.search.queries import (
     read_query,
 )
 from perception_encoder.search.query_model import open_index_model, refuse_another
-from perception_encoder.search.ranking import SearchOptions, search
+from perception_encoder.search.ranking import SearchOptions, search_index
 from perception_encoder.search.upkeep import prepare_for_search, remove_rows
 from perception_encoder.sources import read_image
 
@@ -202,7 +202,7 @@ class ImageIndex:
         )
         return AddReport(counts, failed, run.progress.notes, time.monotonic() - started)
 
-    def search(
+    def search_index(
         self,
         query: QueryInput,
         k: int = 10,
@@ -525,7 +525,7 @@ class ImageIndex:
         calibration = None
         if query.terms:  # an embedding may stand for a text or an image
             calibration = ensure_calibration(self._index, [query], self._open_model)
-        (found,) = search(
+        (found,) = search_index(
             self._index, [query], options, calibration=calibration, leave_out_own=leave_out_own
         )
         return SearchHits(found, query)

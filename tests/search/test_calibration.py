@@ -27,7 +27,7 @@ from perception_encoder.search.null_distribution import (
     NullDistribution,
     load_null_distribution,
 )
-from perception_encoder.search.ranking import search
+from perception_encoder.search.ranking import search_index
 from perception_encoder.types import Embeddings, ModelIdentity
 
 E = 32
@@ -74,11 +74,11 @@ def test_words_that_fit_nothing_are_rarely_strong_and_words_that_fit_always(
     fitting = [words(vector) for vector in unit(stored[:40] + 0.6 * made(2, 40))]
     labels = [
         found[0].label
-        for found in search(index, unrelated, SearchOptions(k=1), calibration=calibration)
+        for found in search_index(index, unrelated, SearchOptions(k=1), calibration=calibration)
     ]
     assert 0.01 < labels.count("strong") / 400 < 0.11  # promised: 0.05
     assert 0.4 < labels.count("none") / 400 < 0.6  # promised: 0.5
-    for found in search(index, fitting, SearchOptions(k=1), calibration=calibration):
+    for found in search_index(index, fitting, SearchOptions(k=1), calibration=calibration):
         assert found[0].label == "strong"
 
 
@@ -96,7 +96,7 @@ def test_an_index_in_which_everything_fits_is_strong_throughout(tmp_path: Path) 
     cat = made(3, 1)[0]
     index = make_index(tmp_path, unit(cat + 0.15 * made(4, 100)))
     calibration = calibrated(index)
-    (found,) = search(index, [words(cat)], SearchOptions(k=100), calibration=calibration)
+    (found,) = search_index(index, [words(cat)], SearchOptions(k=100), calibration=calibration)
     assert {one.label for one in found} == {"strong"}
 
 
@@ -112,8 +112,10 @@ def test_an_image_unlike_all_others_is_told_from_one_of_their_kind(tmp_path: Pat
     kin = [image(vector) for vector in unit(made(10, 40) + 0.6 * made(12, 40))]
     strange = [image(vector) for vector in made(13, 100)]
     options = SearchOptions(k=1)
-    of_kin = [f[0].label for f in search(index, kin, options, calibration=calibration)]
-    of_strange = [f[0].label for f in search(index, strange, options, calibration=calibration)]
+    of_kin = [f[0].label for f in search_index(index, kin, options, calibration=calibration)]
+    of_strange = [
+        f[0].label for f in search_index(index, strange, options, calibration=calibration)
+    ]
     assert of_kin.count("none") <= 4
     assert of_kin.count("strong") >= 12
     assert of_strange.count("none") >= 90
@@ -136,7 +138,7 @@ def test_a_sum_of_words_is_held_against_sums_of_words(
     terms = tuple(QueryTerm(weight, "text", str(n)) for n, weight in enumerate(weights))
     parts = made(20, 300 * len(weights)).reshape(300, len(weights), E)
     sums = [Query(terms, vector) for vector in unit(np.tensordot(parts, weights, ((1,), (0,))))]
-    found = search(index, sums, SearchOptions(k=1), calibration=calibration)
+    found = search_index(index, sums, SearchOptions(k=1), calibration=calibration)
     labels = [one[0].label for one in found]
     assert 0.005 < labels.count("strong") / 300 < 0.13
     assert 0.35 < labels.count("none") / 300 < 0.65
@@ -153,7 +155,7 @@ def test_an_image_with_words_is_held_against_such_sums_and_not_against_images(
     alone = calibration.cutoffs(image(stored[0]))
     together = calibration.cutoffs(sums[0])
     assert together.strong < alone.strong - 0.1
-    found = search(index, sums, SearchOptions(k=1), calibration=calibration)
+    found = search_index(index, sums, SearchOptions(k=1), calibration=calibration)
     assert [one[0].label for one in found].count("none") <= len(sums) // 5
 
 
@@ -162,16 +164,20 @@ def test_a_label_can_be_the_threshold(tmp_path: Path) -> None:
     index = make_index(tmp_path, stored)
     calibration = calibrated(index)
     queries = [words(stored[3]), words(made(77, 1)[0]), words(stored[5])]
-    strong = search(index, queries, SearchOptions(threshold="strong"), calibration=calibration)
-    weak = search(index, queries, SearchOptions(threshold="weak", k=99), calibration=calibration)
-    everything = search(index, queries, SearchOptions(k=200), calibration=calibration)
+    strong = search_index(
+        index, queries, SearchOptions(threshold="strong"), calibration=calibration
+    )
+    weak = search_index(
+        index, queries, SearchOptions(threshold="weak", k=99), calibration=calibration
+    )
+    everything = search_index(index, queries, SearchOptions(k=200), calibration=calibration)
     for number in range(3):
         assert strong[number] == [f for f in everything[number] if f.label == "strong"][:10]
         assert weak[number] == [f for f in everything[number] if f.label != "none"][:99]
     unique = SearchOptions(threshold="strong", unique=0.9)
-    assert len(search(index, queries, unique, calibration=calibration)[0]) == len(strong[0])
+    assert len(search_index(index, queries, unique, calibration=calibration)[0]) == len(strong[0])
     with pytest.raises(QueryError, match="no labels"):
-        search(index, queries, SearchOptions(threshold="strong"))
+        search_index(index, queries, SearchOptions(threshold="strong"))
 
 
 def test_labels_fall_with_the_score() -> None:

@@ -13,7 +13,7 @@ from perception_encoder.index import Hit, Index, Row
 from perception_encoder.index.optimize import optimize_index
 from perception_encoder.index.searcher.build import SearcherSizes
 from perception_encoder.search import Query, SearchOptions, SearchResult
-from perception_encoder.search.ranking import fold_near_duplicates, search
+from perception_encoder.search.ranking import fold_near_duplicates, search_index
 from perception_encoder.types import Embeddings, ModelIdentity
 
 E = 8
@@ -53,26 +53,26 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def test_every_query_gets_its_own_best_first(index: Index) -> None:
     queries = [query(vector) for vector in made(1, 3)]
-    answers = search(index, queries, SearchOptions(k=5))
+    answers = search_index(index, queries, SearchOptions(k=5))
     stored = index.vectors()
     for one, found in zip(queries, answers, strict=True):
         assert numbers(found) == np.argsort(-(stored @ one.vector))[:5].tolist()
         assert found[0].hit.score == pytest.approx(float((stored @ one.vector).max()), abs=1e-5)
-    assert search(index, [], SearchOptions()) == []
+    assert search_index(index, [], SearchOptions()) == []
 
 
 @pytest.mark.parametrize("unique", [None, 0.5, 0.8])
 def test_pages_fit_together(index: Index, unique: float | None) -> None:
     queries = [query(vector) for vector in made(2, 2)]
-    whole = search(index, queries, SearchOptions(k=12, unique=unique))
+    whole = search_index(index, queries, SearchOptions(k=12, unique=unique))
     pages = [
-        search(index, queries, SearchOptions(k=4, offset=offset, unique=unique))
+        search_index(index, queries, SearchOptions(k=4, offset=offset, unique=unique))
         for offset in (0, 4, 8)
     ]
     for number in range(2):
         joined = [n for page in pages for n in numbers(page[number])]
         assert joined == numbers(whole[number])
-    assert search(index, queries, SearchOptions(offset=60)) == [[], []]
+    assert search_index(index, queries, SearchOptions(offset=60)) == [[], []]
 
 
 def test_pages_of_an_approximate_search_fit_together_and_exact_misses_nothing(
@@ -85,9 +85,9 @@ def test_pages_of_an_approximate_search_fit_together_and_exact_misses_nothing(
     assert done.searcher == "approximate"
     index.refresh()
     queries = [query(vector) for vector in unit(centers[:40] + 0.5 * made(22, 40))]
-    whole = search(index, queries, SearchOptions(k=60))
-    pages = [search(index, queries, SearchOptions(k=20, offset=n)) for n in (0, 20, 40)]
-    exact = search(index, queries, SearchOptions(k=60, exact=True))
+    whole = search_index(index, queries, SearchOptions(k=60))
+    pages = [search_index(index, queries, SearchOptions(k=20, offset=n)) for n in (0, 20, 40)]
+    exact = search_index(index, queries, SearchOptions(k=60, exact=True))
     vectors = index.vectors()
     for number, one in enumerate(queries):
         assert [n for page in pages for n in numbers(page[number])] == numbers(whole[number])
@@ -97,8 +97,8 @@ def test_pages_of_an_approximate_search_fit_together_and_exact_misses_nothing(
 def test_what_a_query_names_is_left_out_where_asked(index: Index) -> None:
     row = next(index.rows(where="width = 7"))
     one = query(index.vectors(where="width = 7")[0], frozenset((row.id, "not there")))
-    (found,) = search(index, [one], SearchOptions(k=5))
-    (without,) = search(index, [one], SearchOptions(k=5), leave_out_own=True)
+    (found,) = search_index(index, [one], SearchOptions(k=5))
+    (without,) = search_index(index, [one], SearchOptions(k=5), leave_out_own=True)
     assert numbers(found)[0] == 7
     assert numbers(without)[:4] == numbers(found)[1:]
     assert len(without) == 5
@@ -106,11 +106,11 @@ def test_what_a_query_names_is_left_out_where_asked(index: Index) -> None:
 
 def test_conditions_and_thresholds_hold(index: Index) -> None:
     one = query(made(3, 1)[0])
-    (found,) = search(index, [one], SearchOptions(k=60, where="width < 20", threshold=0.1))
+    (found,) = search_index(index, [one], SearchOptions(k=60, where="width < 20", threshold=0.1))
     scores = index.vectors()[:20] @ one.vector
     assert sorted(numbers(found)) == np.flatnonzero(scores >= 0.1).tolist()
     with pytest.raises(QueryError, match="wrong"):
-        search(index, [one], SearchOptions(where="no sql"))
+        search_index(index, [one], SearchOptions(where="no sql"))
 
 
 def test_near_duplicates_are_folded_under_the_best_of_them(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_near_duplicates_are_folded_under_the_best_of_them(tmp_path: Path) -> No
     copies = unit(base[:, None] + noise).reshape(-1, E)  # 5 motifs, 6 images of each
     index = make_index(tmp_path, copies)
     one = query(base[0])
-    (found,) = search(index, [one], SearchOptions(k=4, unique=0.95))
+    (found,) = search_index(index, [one], SearchOptions(k=4, unique=0.95))
     assert [n // 6 for n in numbers(found)] == np.argsort(-(base @ base[0]))[:4].tolist()
     for group in found:
         motif = int(Path(group.hit.uri).stem) // 6
@@ -134,17 +134,17 @@ def test_the_ranking_is_followed_as_far_down_as_copies_reach(tmp_path: Path) -> 
     far = unit(np.eye(E)[1:4] + 0.1 * np.eye(E)[0])
     copies = np.repeat(np.eye(E, dtype=np.float32)[:1], 200, axis=0)
     index = make_index(tmp_path, np.concatenate([copies, far]))
-    (found,) = search(index, [query(copies[0])], SearchOptions(k=3, unique=0.95))
+    (found,) = search_index(index, [query(copies[0])], SearchOptions(k=3, unique=0.95))
     assert numbers(found) == [0, 200, 201]
     assert len(found[0].also) == 199
-    (all_of_it,) = search(index, [query(copies[0])], SearchOptions(k=10, unique=1))
+    (all_of_it,) = search_index(index, [query(copies[0])], SearchOptions(k=10, unique=1))
     assert numbers(all_of_it) == [0, 200, 201, 202]
 
 
 def test_equal_contents_are_folded_whatever_their_vectors(tmp_path: Path) -> None:
     vectors = made(6, 4)
     index = make_index(tmp_path, vectors, ["a", "b", "a", "c"])
-    (found,) = search(index, [query(vectors[0])], SearchOptions(unique=1))
+    (found,) = search_index(index, [query(vectors[0])], SearchOptions(unique=1))
     assert len(found) == 3
     group = next(one for one in found if one.also)
     assert {group.hit.sha256, *(hit.sha256 for hit in group.also)} == {"a"}

@@ -38,7 +38,7 @@ def demo(
     from perception_encoder.indexing import Run
     from perception_encoder.search import SearchOptions, read_queries
     from perception_encoder.search.grammar import parse_query
-    from perception_encoder.search.ranking import search
+    from perception_encoder.search.ranking import search_index
     from perception_encoder.sources import SourceOptions, open_sources
 
     started = time.monotonic()
@@ -56,7 +56,7 @@ def demo(
         say(f"images of the gallery: {listed} in {time.monotonic() - began:.1f} s")
         say(f"{index_folder}: an index of {format_images(index.count())}")
         queries = read_queries(index, [parse_query(words) for words in _QUERIES], lambda: model)
-        answers = search(index, queries, SearchOptions(k=_NUM_HITS), leave_out_own=True)
+        answers = search_index(index, queries, SearchOptions(k=_NUM_HITS), leave_out_own=True)
         rows = []
         for terms, query, found in zip(_QUERIES, queries, answers, strict=True):
             write_line("", " ".join(terms))

@@ -108,7 +108,7 @@ def _answer(
     """Answer queries; return how many could not be answered."""
     from perception_encoder.index import Index
     from perception_encoder.search.calibration import ensure_calibration
-    from perception_encoder.search.ranking import search
+    from perception_encoder.search.ranking import search_index
 
     check_sheet(flags.sheet)
     options = _search_options(flags)
@@ -129,7 +129,9 @@ def _answer(
     calibration = None
     if not (flags.paths or flags.null) or flags.threshold in _LABELS:
         calibration = ensure_calibration(index, embedded, open_model, on_calibrate=_say_calibrating)
-    found = search(index, embedded, options, calibration=calibration, leave_out_own=leave_out_own)
+    found = search_index(
+        index, embedded, options, calibration=calibration, leave_out_own=leave_out_own
+    )
     texts = [query.text for query in answered]
     write_answers([Answer(*one) for one in zip(embedded, found, texts, strict=True)], flags)
     return len(queries) - len(answered)

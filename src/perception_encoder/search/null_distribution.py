@@ -1,7 +1,7 @@
 """The null distribution of an index: the cosines that unrelated queries reach in it.
 
-The queries are prompts for things that almost no collection has, and images of the index. The result
-is small and stored inside the index's folder. It is a cache, which may be deleted at any time.
+The queries are prompts for things that almost no collection has, and images of the index. The
+result is small and stored inside the index's folder. It is a cache: it may be deleted at any time.
 """
 
 import hashlib
@@ -22,17 +22,19 @@ from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR, vectors_of
 from perception_encoder.index.storage import is_remote, sidecar_path
 from perception_encoder.types import Embeddings
+from perception_encoder.vectors import normalize_rows
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
 
 SAME: Final = 0.95
-"""The cosine from which on two images count as near-duplicates, where nothing else is said."""
+"""The default cosine from which two images count as near-duplicates."""
 
-NUM_QUERIES: Final = 200  # of the background, prompts and images each
+NUM_QUERIES: Final = 200  # prompts, and images
 _MAX_SAMPLE: Final = 4096  # rows
-_NUM_NEIGHBORS: Final = 32  # looked at, in the hope that not all are near-duplicates
-# What numpy and zipfile raise for damaged files; RuntimeError where a flag says encrypted.
+_NUM_NEIGHBORS: Final = 32  # of each image; some are near-duplicates, which do not count
+_KEPT_SHARE: Final = 0.1  # of the rows that may change before the distribution is outdated
+# What numpy and zipfile raise for damaged files; RuntimeError if a flag says encrypted.
 _UNREADABLE: Final = (
     OSError,
     EOFError,
@@ -44,21 +46,20 @@ _UNREADABLE: Final = (
     struct.error,
     BadZipFile,
 )
-_KEPT_SHARE: Final = 0.1  # of the rows may change before the background counts as outdated
 
 
 @dataclass(frozen=True, slots=True)
 class NullDistribution:
-    """The background of one index.
+    """The null distribution of one index.
 
     Attributes:
-        num_rows: of the index when this was computed.
-        sample: (R, E) float16, rows at equal distances in the index, unit length.
-        images: (NUM_QUERIES or fewer,) int64: which rows of the sample were searched for.
-        image_scores: as many float32: the cosine of each one's nearest neighbor in the index
-            that is no near-duplicate of it.
-        prompts: (NUM_QUERIES, E) float32, unit length; None where no model has embedded them yet.
-        prompt_scores: (NUM_QUERIES,) float32: the cosine of each prompt's best hit; None likewise.
+        num_rows: number of rows of the index when this was computed.
+        sample: (R, E) float16, unit length, evenly spaced rows of the index.
+        images: (I,) int64, the rows of the sample that were searched for, up to NUM_QUERIES.
+        image_scores: (I,) float32, the cosine of each image's nearest neighbor in the index that is
+            no near-duplicate.
+        prompts: (NUM_QUERIES, E) float32, unit length; None if they have not been embedded yet.
+        prompt_scores: (NUM_QUERIES,) float32, the cosine of each prompt's best hit; None likewise.
     """
 
     num_rows: int
@@ -70,17 +71,19 @@ class NullDistribution:
 
     @classmethod
     def of(cls, index: Index, prompts: Embeddings | None) -> Self:
-        """Search the index for the background's queries.
+        """Search the index for prompts and for images of its own.
 
         Args:
             index: the index.
-            prompts: from `embed_prompts`; None leaves the prompts out.
+            prompts: from `embed_prompts`; None leaves prompts out.
         """
         num_rows = index.count()
         sample = _sample(index, num_rows)
         images = np.unique(np.linspace(0, len(sample) - 1, NUM_QUERIES).astype(np.int64))
         images = images if len(sample) else images[:0]
-        neighbors = index.search(_unit(sample[images]), k=_NUM_NEIGHBORS)
+        neighbors = index.search(
+            normalize_rows(sample[images].astype(np.float32)), k=_NUM_NEIGHBORS
+        )
         others = [[hit.score for hit in hits if hit.score < SAME] for hits in neighbors]
         scores = np.array([max(found, default=SAME) for found in others], np.float32)
         if prompts is None:
@@ -90,20 +93,20 @@ class NullDistribution:
 
 
 def embed_prompts(model: "EmbeddingModel") -> Embeddings:
-    """Embed the prompts of the background: (NUM_QUERIES, E) float32."""
+    """Return (NUM_QUERIES, E) float32: the embeddings of the prompts."""
     return model.embed_text(read_prompts(), show_progress=False)
 
 
 def load_prompts(model: "EmbeddingModel", index: Index | None = None) -> Embeddings:
-    """Return the embedded prompts: those that are kept beside an index, or new ones."""
-    background = load_null_distribution(index) if index is not None else None
-    if background is not None and background.prompts is not None:
-        return background.prompts
+    """Return the embeddings of the prompts: those stored in an index, or new ones."""
+    null = load_null_distribution(index) if index is not None else None
+    if null is not None and null.prompts is not None:
+        return null.prompts
     return embed_prompts(model)
 
 
 def load_null_distribution(index: Index) -> NullDistribution | None:
-    """Return the background that is kept beside the index, if it is still good."""
+    """Return the stored null distribution of an index, if its model and prompts are the same."""
     if is_remote(index.path):
         return None
     try:
@@ -112,19 +115,19 @@ def load_null_distribution(index: Index) -> NullDistribution | None:
                 return None
             fields = {name: stored[name] for name in stored.files if name != "made_for"}
             return NullDistribution(int(fields.pop("num_rows")), **fields)
-    except _UNREADABLE:  # none yet, or a torn copy
+    except _UNREADABLE:  # none yet, or a damaged file
         return None
 
 
-def store_null_distribution(index: Index, background: NullDistribution) -> None:
-    """Keep the background beside the index; where that cannot be written, nothing happens."""
+def store_null_distribution(index: Index, null: NullDistribution) -> None:
+    """Store the null distribution of an index; if its folder cannot be written, do nothing."""
     if is_remote(index.path):
         return
     path = _path(index)
     fields = {
         name: value
         for name in NullDistribution.__slots__
-        if (value := getattr(background, name)) is not None
+        if (value := getattr(null, name)) is not None
     }
     with suppress(OSError):
         path.parent.mkdir(exist_ok=True)
@@ -132,20 +135,20 @@ def store_null_distribution(index: Index, background: NullDistribution) -> None:
             np.savez(file, made_for=_made_for(index), **fields)
 
 
-def is_outdated(background: NullDistribution, num_rows: int, *, num_changed: int = 0) -> bool:
-    """Whether so much of the index has changed that another background is needed.
+def is_outdated(null: NullDistribution, num_rows: int, *, num_changed: int = 0) -> bool:
+    """Whether so many rows have changed that the null distribution has to be computed anew.
 
     Args:
-        background: computed earlier.
-        num_rows: of the index now.
-        num_changed: how many rows are known to have been added or replaced since.
+        null: the stored null distribution.
+        num_rows: number of rows of the index now.
+        num_changed: number of rows that were added or replaced since.
     """
-    changed = max(abs(num_rows - background.num_rows), num_changed)
-    return changed > _KEPT_SHARE * background.num_rows
+    changed = max(abs(num_rows - null.num_rows), num_changed)
+    return changed > _KEPT_SHARE * null.num_rows
 
 
 def _sample(index: Index, num_rows: int) -> NDArray[np.float16]:
-    """Read rows at equal distances, without holding more of the index than a block."""
+    """Read evenly spaced rows, block by block."""
     count = min(num_rows, _MAX_SAMPLE)
     places = np.linspace(0, num_rows - 1, count).astype(np.int64) if count else np.empty(0, int)
     parts = [np.empty((0, index.identity.embed_dim), np.float16)]
@@ -157,22 +160,15 @@ def _sample(index: Index, num_rows: int) -> NDArray[np.float16]:
     return np.concatenate(parts)
 
 
-def _unit(vectors: NDArray[np.float16]) -> Embeddings:
-    rows = vectors.astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Embeddings = (rows / np.maximum(lengths, 1e-6)).astype(np.float32)
-    return unit
-
-
 @cache
 def read_prompts() -> list[str]:
-    """Return prompts for what next to no collection has."""
-    path = files("perception_encoder").joinpath("data/background_prompts.txt")
+    """Return prompts for things that almost no collection has."""
+    path = files("perception_encoder").joinpath("data/unrelated_prompts.txt")
     return path.read_text(encoding="utf-8").splitlines()
 
 
 def _made_for(index: Index) -> str:
-    """Name what decides the background's numbers, besides the rows."""
+    """Return what the null distribution depends on, besides the rows."""
     prompts = hashlib.sha256("\n".join(read_prompts()).encode()).hexdigest()[:16]
     identity = index.identity
     return f"1 {identity.model_id} {identity.fingerprint} {identity.preprocess} {prompts}"

@@ -1,7 +1,7 @@
-"""Turns the terms of queries into vectors: the index's own where it has them, else the model's.
+"""Embeds queries: terms of texts, images and items of an index become one embedding.
 
-The model is opened only if something is left to embed, and what is left of all queries is embedded
-together. Knows nothing about searching.
+Items, and files that have not changed since they were indexed, take their embeddings from the
+index. The model is opened only if other terms are left, which are embedded together.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ QueryInput: TypeAlias = "str | os.PathLike[str] | ImageInput | list[tuple[float,
 """What `read_query` takes."""
 
 _Term: TypeAlias = tuple[str, str]
-"""A term's kind and value."""
+"""The kind and value of a term."""
 
 
 def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
-    """Find the one item that a name means.
+    """Find an item of an index by its name.
 
     Args:
         index: the index.
-        name: an item's id; its name; the path of an indexed file from the current folder; or the
-            end of its name, if that of no other ends so. Whole file names win over parts. The
-            composed and the decomposed Unicode form of a name are the same.
+        name: the id of an item; its name; its path from the current folder; or the end of its name,
+            if no other name ends like it. Whole file names win over parts. Composed and decomposed
+            Unicode forms are equal.
 
     Returns:
-        The row and its (E,) vector.
+        The row and its (E,) embedding.
 
     Raises:
-        QueryError: there is none, or there are several.
+        QueryError: there is no such item, or there are several.
     """
     if not is_unicode(name):
         raise QueryError(f"@{name!a} is not valid Unicode, and so no name of {index.path}")
@@ -91,13 +91,13 @@ def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
 
 
 def _ending_in(index: Index, ending: str) -> list[Row]:
-    """Return the items whose names end so, or a few of them if there are many."""
+    """Return the first items whose names have that ending."""
     quoted = ending.replace("'", "''")
     return list(islice(index.rows(where=f"ends_with({_NAME}, '{quoted}')"), _NUM_SHOWN + 1))
 
 
 def _ending_alike(index: Index, name: str) -> list[Row]:
-    """As `_ending_in`, also where a name has parts in different Unicode forms."""
+    """As `_ending_in`, for names with parts in different Unicode forms."""
     import pyarrow.compute as pc
 
     if name.isascii():
@@ -123,13 +123,13 @@ _WAYS: Final[tuple[Callable[[Index, str], list[Row]], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that can be searched for.
+    """An embedded query.
 
     Attributes:
-        terms: as it was understood.
+        terms: the terms of the query; none if an embedding was given.
         vector: (E,) float32, unit length.
-        own: ids of the rows that the query itself names, whether the index has them or not.
-        image: of its first image or item.
+        own: ids of the items and files that the query names, also if the index lacks them.
+        image: the first image or item of the query.
     """
 
     terms: tuple[QueryTerm, ...]
@@ -139,13 +139,13 @@ class Query:
 
     @property
     def text(self) -> str:
-        """The words of the query, with their signs and weights, without its images."""
+        """The texts of the query with their signs and weights, without images."""
         words = [term for term in self.terms if term.kind == "text"]
-        return " ".join(_shown(term, is_first=term is self.terms[0]) for term in words)
+        return " ".join(_format_term(term, is_first=term is self.terms[0]) for term in words)
 
     @property
     def is_image(self) -> bool:
-        """Whether an image or an item is wanted in it, rather than words alone."""
+        """Whether an image or item has a positive weight in the query."""
         return any(term.kind != "text" and term.weight > 0 for term in self.terms)
 
 
@@ -156,20 +156,19 @@ def read_queries(
     *,
     read_stdin: Callable[[], bytes] | None = None,
 ) -> list[Query]:
-    """Find the vectors of queries.
+    """Embed queries.
 
     Args:
-        index: the index that will be searched. Its items, and files that have not changed since
-            they were indexed, keep the vectors that they have there.
-        queries: each as `parse_query` returns it.
-        open_model: opens the index's model; called once, or not at all.
-        read_stdin: reads the image that `-` stands for.
+        index: the index that will be searched.
+        queries: the terms of each query, from `parse_query`.
+        open_model: opens the index's model; called at most once.
+        read_stdin: reads the image on standard input, for the term `-`.
 
     Raises:
-        QueryError: there is no such item, or a query's terms cancel out.
+        QueryError: an item is not in the index, or the terms of a query cancel out.
         ImageError: an image cannot be used.
         IndexMismatchError: the model is not the index's.
-        ValueError: a query needs `read_stdin`, and there is none.
+        ValueError: a query needs `read_stdin`, which is missing.
     """
     terms = list(dict.fromkeys((term.kind, term.value) for query in queries for term in query))
     known = _Known(index, terms, read_stdin)
@@ -247,7 +246,7 @@ def _sum_of(parts: Sequence[tuple[float, Query]]) -> Query:
 
 
 class _Known:
-    """What is known of terms: their vectors, rows and images."""
+    """The embeddings, ids and images of terms."""
 
     def __init__(
         self, index: Index, terms: Iterable[_Term], read_stdin: Callable[[], bytes] | None
@@ -268,7 +267,7 @@ class _Known:
                 self.images[term] = partial(_read, value)
             elif kind == "image":
                 self.images[term] = value
-                if is_unicode(path := os.path.abspath(value)):  # others cannot be in an index
+                if is_unicode(path := os.path.abspath(value)):  # other paths cannot be in an index
                     self.ids[term] = row_id(path)
                     files.setdefault(self.ids[term], []).append(term)
         for key, (row, vector) in index.by_ids(files).items():
@@ -277,7 +276,7 @@ class _Known:
                     self.vectors[term] = vector
 
     def query(self, terms: Sequence[QueryTerm]) -> Query:
-        """Put a query together, all of whose terms have their vectors."""
+        """Combine the embeddings of terms to a query."""
         keys = [(term.kind, term.value) for term in terms]
         vectors = np.stack([self.vectors[key] for key in keys])
         return Query(
@@ -305,7 +304,7 @@ def _embedded(
 
 
 def _input(model: EmbeddingModel, image: _StoredImage, name: str) -> ImageInput:
-    """Return a path as it is, and what has to be fetched as (S, S, 3) uint8 RGB: that is small."""
+    """Return a path as it is, and a fetched image as (S, S, 3) uint8 RGB, which is small."""
     if isinstance(image, str):
         return image
     name = "the image on standard input" if name == STDIN else name
@@ -314,24 +313,24 @@ def _input(model: EmbeddingModel, image: _StoredImage, name: str) -> ImageInput:
 
 
 def _read(uri: str, member: str | None = None, offset: int | None = None) -> bytes:
-    """As `read_image`, imported when there is an image to read."""
+    """As `read_image`, which is imported when an image is read."""
     from perception_encoder.sources import read_image
 
     return read_image(uri, member, offset)
 
 
 def _once(read: Callable[[], bytes] | None) -> Callable[[], bytes]:
-    """Return what reads a stream at first and remembers it, for the model and then for a sheet."""
+    """Return a function that reads a stream once, for the model and for a contact sheet."""
     if read is None:
         raise ValueError(f"{STDIN!r} stands for standard input, which is not read here")
     return cache(read)
 
 
 def _is_unchanged(path: str, row: Row) -> bool:
-    """Whether a file still has the size and time of its row; `pe index` goes by the same."""
+    """Whether a file has the size and time of its row, by which `pe index` decides too."""
     try:
         status = os.stat(path)
-    except OSError:  # gone just now; reading it will say so
+    except OSError:  # it has gone; reading it reports that
         return False
     return (status.st_size, clamp_time(status.st_mtime_ns)) == (row.bytes, row.mtime)
 
@@ -340,7 +339,7 @@ def _is_address(value: str) -> bool:
     return value.lower().startswith(("http://", "https://"))
 
 
-def _shown(term: QueryTerm, *, is_first: bool) -> str:
+def _format_term(term: QueryTerm, *, is_first: bool) -> str:
     sign = "- " if term.weight < 0 else "" if is_first else "+ "
     weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}:"
     return f"{sign}{weight}{term.value}"

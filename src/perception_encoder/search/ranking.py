@@ -1,7 +1,4 @@
-"""Answers queries from an index: pages of hits, copies folded, scores with their meaning.
-
-Knows nothing of how queries are written or embedded; that is in `queries`.
-"""
+"""Searches an index: pages of hits, near-duplicates folded, with labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,23 +15,23 @@ from perception_encoder.types import Embeddings
 if TYPE_CHECKING:
     from PIL import Image
 
-_ROUNDING: Final = 5e-4  # of a cosine, where vectors are stored in float16
-_SHORTEST_LIST: Final = 64  # hits that are asked for at least; longer lists double
+_ROUNDING: Final = 5e-4  # of a cosine of float16 vectors
+_SHORTEST_LIST: Final = 64  # hits that are read at least; longer lists double
 
 
 def fold_near_duplicates(
     hits: Sequence[Hit], vectors: Mapping[str, Embeddings], *, cosine: float, num_groups: int
 ) -> list[list[Hit]]:
-    """Group a ranking.
+    """Group near-duplicates and identical files.
 
     Args:
-        hits: best first.
-        vectors: the (E,) unit vector of each hit's row, by its id.
-        cosine: from where on two images count as the same.
-        num_groups: how many groups to make at most; hits that would begin another are dropped.
+        hits: the hits, best first.
+        vectors: the (E,) unit vector of each hit, by its id.
+        cosine: the lowest cosine of near-duplicates.
+        num_groups: the most groups; hits that would begin another one are dropped.
 
     Returns:
-        Groups, best first; the first hit of each stands for it.
+        The groups, best first, and in each the best hit first.
     """
     floor = cosine - _ROUNDING
     groups: list[list[Hit]] = []
@@ -58,15 +55,15 @@ def fold_near_duplicates(
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """Which hits are wanted.
+    """Options of a search.
 
     Attributes:
-        k: how many, at most.
-        offset: how many of the best to leave out, for the pages after the first.
+        k: the most hits.
+        offset: number of best hits to leave out, for pages after the first.
         threshold: the lowest cosine of a hit, or its lowest label.
-        where: an SQL condition on the index's columns.
-        exact: look at every vector, also where the index has a faster way.
-        unique: the cosine from which on a hit is folded under a better one; None folds nothing.
+        where: an SQL condition on the columns of the index.
+        exact: compare with every embedding, also if the index has an approximate search.
+        unique: the cosine from which a hit is folded under a better one; None folds nothing.
     """
 
     k: int = 10
@@ -132,7 +129,7 @@ class SearchResult:
         return load_image(self.hit)
 
 
-def search(
+def search_index(
     index: Index,
     queries: Sequence[Query],
     options: SearchOptions,
@@ -140,17 +137,17 @@ def search(
     calibration: Calibration | None = None,
     leave_out_own: bool = False,
 ) -> list[list[SearchResult]]:
-    """Find the nearest rows of each query, best first, with one search of the index for all.
+    """Find the nearest rows of each query, best first. All queries are searched for together.
 
     Args:
         index: the index.
-        queries: from `read_queries`.
-        options: which hits are wanted.
-        calibration: of the index; without it hits have no labels.
-        leave_out_own: the items and files that a query names are no hits of it.
+        queries: the queries, from `read_queries`.
+        options: see `SearchOptions`.
+        calibration: of the index; None gives no labels.
+        leave_out_own: whether to leave out the items and files that a query names.
 
     Raises:
-        QueryError: the condition is wrong, or the threshold is a label and there are none.
+        QueryError: the condition is wrong, or the threshold is a label and there is no calibration.
     """
     cutoffs = [calibration.cutoffs(query) if calibration else None for query in queries]
     floors = [_floor(options.threshold, limits) for limits in cutoffs]
@@ -158,7 +155,7 @@ def search(
     own = [query.own if leave_out_own else frozenset[str]() for query in queries]
     groups: list[list[list[Hit]]] = [[] for _ in queries]
     left = list(range(len(queries)))
-    # Approximate search finds other rows for another depth: pages come from one list this way.
+    # Approximate search finds other rows at another depth; all pages are cut from one list.
     depth = _SHORTEST_LIST
     while depth < wanted + max(map(len, own), default=0):
         depth *= 2
@@ -175,9 +172,9 @@ def search(
             [hit for hit in hits if hit.id not in own[number] and hit.score >= floors[number]]
             for number, hits in zip(left, found, strict=True)
         ]
-        for number, made in zip(left, _grouped(index, ranked, options.unique, wanted), strict=True):
+        for number, made in zip(left, _group(index, ranked, options.unique, wanted), strict=True):
             groups[number] = made
-        # Where copies take up the ranking, it is followed further down.
+        # If near-duplicates fill the list, a longer one is read.
         left = [
             number
             for number, hits in zip(left, found, strict=True)
@@ -187,18 +184,18 @@ def search(
         ]
         depth *= 2
     return [
-        [_found(group, limits) for group in made[options.offset : wanted]]
+        [_build_result(group, limits) for group in made[options.offset : wanted]]
         for made, limits in zip(groups, cutoffs, strict=True)
     ]
 
 
-def _found(group: Sequence[Hit], cutoffs: Cutoffs | None) -> SearchResult:
+def _build_result(group: Sequence[Hit], cutoffs: Cutoffs | None) -> SearchResult:
     label = None if cutoffs is None else cutoffs.label(group[0].score)
     return SearchResult(group[0], tuple(group[1:]), label)
 
 
 def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs | None) -> float:
-    """Return the lowest cosine of a hit; below any if there is no limit."""
+    """Return the lowest cosine of a hit; -inf if there is no threshold."""
     if threshold is None:
         return -np.inf
     if not isinstance(threshold, str):
@@ -211,7 +208,7 @@ def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs
     return cutoffs.strong if threshold == "strong" else cutoffs.weak
 
 
-def _grouped(
+def _group(
     index: Index, ranked: Sequence[Sequence[Hit]], unique: float | None, num_groups: int
 ) -> list[list[list[Hit]]]:
     if unique is None:

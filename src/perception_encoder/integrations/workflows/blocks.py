@@ -34,7 +34,7 @@ from perception_encoder.integrations.workflows.models import DEFAULT_MODEL
 from perception_encoder.search.calibration import can_be_calibrated, read_calibration
 from perception_encoder.search.grammar import QueryTerm
 from perception_encoder.search.queries import Query
-from perception_encoder.search.ranking import SearchOptions, SearchResult, search
+from perception_encoder.search.ranking import SearchOptions, SearchResult, search_index
 
 
 class EmbeddingManifest(Manifest):
@@ -298,7 +298,7 @@ class SearchBlock(ModelBlock):
         ]
         known = read_calibration(opened_index, queries) if can_be_calibrated(opened_index) else None
         options = SearchOptions(k=k, threshold=threshold, where=where)
-        found = search(opened_index, queries, options, calibration=known)
+        found = search_index(opened_index, queries, options, calibration=known)
         return match_input([_result(hits) for hits in found], data)
 
 

@@ -19,7 +19,7 @@ from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.queries import Query
-from perception_encoder.search.ranking import SearchOptions, SearchResult, search
+from perception_encoder.search.ranking import SearchOptions, SearchResult, search_index
 from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -131,7 +131,7 @@ class ServedIndex:
         leave_out_own: bool = True,
     ) -> list[SearchResult]:
         """Return the hits of one query, as `pipeline.search` does."""
-        found = search(
+        found = search_index(
             self.fresh(), [query], options, calibration=calibration, leave_out_own=leave_out_own
         )[0]
         self._remember(hit.row for one in found for hit in (one.hit, *one.also))
