@@ -25,12 +25,14 @@ demo: install
 
 # Two processes: many tests wait for servers and child processes. PROCESSES=0 runs it in one.
 PROCESSES ?= 2
-test: install clients original workflows adapters
+test: install
+	$(MAKE) --jobs $(OTHERS)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 # Lines and branches of the package that the suite runs, in build/coverage. Fails below the floor that
 # pyproject.toml sets. Tracing makes the suite slower, so it is a target of its own.
-coverage: install clients original workflows adapters
+coverage: install
+	$(MAKE) --jobs $(OTHERS)
 	rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --dist worksteal
 	$(BIN)/coverage combine --quiet
@@ -53,6 +55,10 @@ test-without-torch: install
 	$(BIN)/pe export pe-nano build/nano-onnx
 	PE_TEST_EXPORT=build/nano-onnx $(WITHOUT_TORCH)/bin/python -m pytest tests/test_exported_model.py \
 	  tests/analysis tests/index tests/indexing tests/search tests/sources tests/preprocess tests/registry
+
+# Other people's packages that tests need, each in a folder of its own. Downloads take most of the time,
+# so they are installed side by side.
+OTHERS := clients original workflows adapters
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
 # the server. Two SDKs of one set of requirements, of clip-retrieval the client alone, and OpenAI's for

@@ -15,7 +15,8 @@ from local_http import serve_requests
 from server.serving import image, in_base64, running
 
 from perception_encoder.errors import ImageFetchError
-from perception_encoder.server import ServerSettings, services
+from perception_encoder.server import ServerSettings
+from perception_encoder.server.core import images
 from perception_encoder.server.core.fetch import Address, UrlFetcher, is_public
 from perception_encoder.server.options import ImageSettings
 
@@ -293,7 +294,7 @@ def test_the_images_that_one_request_names_are_bounded_together(monkeypatch):
         return IMAGE
 
     monkeypatch.setattr(UrlFetcher, "fetch", fetch)
-    monkeypatch.setattr(services, "_MAX_LOADED_BYTES", 20 * len(IMAGE))
+    monkeypatch.setattr(images, "_MAX_LOADED_BYTES", 20 * len(IMAGE))
     body = {"images": ["https://a.example/"] * 500, "on_error": "report"}
     with running(ServerSettings(images=ImageSettings(allow_urls=True))) as server:
         data = server.client.post("/v1/embed", json=body).json()["data"]
