@@ -529,7 +529,7 @@ def test_a_failed_write_is_told_and_leaves_the_index_as_it_was(index: Index) -> 
     data, aside = Path(index.path, "data"), Path(index.path, "aside")
     data.rename(aside)
     data.write_text("a file where Lance wants its folder")
-    with pytest.raises(IndexStorageError, match="space and permissions"):
+    with pytest.raises(IndexStorageError, match="the free space and the permissions"):
         index.add(named("b"), unit(1))
     data.unlink()
     aside.rename(data)

@@ -14,7 +14,7 @@ from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.commits import files_of
 from perception_encoder.index.optimize import optimize_index
 from perception_encoder.index.searcher.build import SearcherSizes
-from perception_encoder.index.verify import Verified, verify_index
+from perception_encoder.index.verify import VerifyReport, verify_index
 from perception_encoder.types import ModelIdentity
 
 EMBED_DIM = 16
@@ -55,7 +55,7 @@ def data_files(path: Path) -> list[Path]:
 
 def test_an_index_that_is_whole_has_no_problems(path: Path) -> None:
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    assert verify_index(path) == Verified(str(path), 299, 3, 3, has_searcher=True, problems=())
+    assert verify_index(path) == VerifyReport(str(path), 299, 3, 3, has_searcher=True, problems=())
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 

@@ -1,8 +1,8 @@
-"""The vector index: one Lance dataset, which is the truth about what is indexed.
+"""The storage of an index: one Lance dataset.
 
-A vector and what is known of its image are one row and arrive in one commit, so they cannot get
-out of step; a commit that was interrupted has not happened. This module writes, and sees to it that
-one index holds one model's vectors; `snapshot` reads. Knows nothing of models, files or words.
+The vector and the metadata of an image are one row of one commit; an interrupted commit has no
+effect. This module writes, and makes sure that an index holds the vectors of one model. `snapshot`
+reads.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_TRIES: Final = 50  # a fifth of a second each, for another process to be done with creating
+_TRIES: Final = 50  # of 0.2 s each, while another process creates the index
 
 
 class Index:
-    """An index of vectors of one model, and exact search in it.
+    """An index of the vectors of one model.
 
-    An object sees the index as it was when it was opened or last written through it; `refresh`
-    shows what others have committed since. Several threads may read while one writes.
+    An object sees the version that it opened or last wrote; `refresh` shows later commits of
+    others. Several threads may read while one writes.
     """
 
     def __init__(self, dataset: lance.LanceDataset, path: str, *, is_created: bool = True) -> None:
@@ -69,11 +69,11 @@ class Index:
         *,
         vector_dtype: VectorDtype = "float16",
     ) -> Self:
-        """Make an empty index.
+        """Create an empty index.
 
         Args:
-            path: a folder that is empty or does not exist yet, or a URI such as `s3://…`.
-            identity: the model whose vectors it will hold.
+            path: a folder that is empty or does not exist, or a URI such as `s3://…`.
+            identity: the model of its vectors.
             vector_dtype: how vectors are stored. float16 halves the size and changes a cosine by
                 less than 0.0005.
 
@@ -103,12 +103,12 @@ class Index:
         *,
         vector_dtype: VectorDtype = "float16",
     ) -> Self:
-        """Open the index and check its model, or make it; `vector_dtype` is for a new one.
+        """Open the index and check its model, or create it with `vector_dtype`.
 
         Raises:
             IndexMismatchError: it is another model's.
             IndexExistsError: something that is no index is there.
-            IndexBusyError: another process prepares one there, and has not created it yet.
+            IndexBusyError: another process is creating one there.
             IndexStorageError: it cannot be read or written.
         """
         index = cls.open_or_prepare(path, identity, vector_dtype=vector_dtype)
@@ -133,9 +133,9 @@ class Index:
         *,
         vector_dtype: VectorDtype = "float16",
     ) -> Self:
-        """Open the index and check its model, or prepare one that its first rows create.
+        """Open the index and check its model, or prepare one that is created with its first rows.
 
-        Until then nothing is written to disk, and the index is empty. An index without rows is
+        Until then nothing is on disk, and the index is empty. An index without rows is
         replaced in the same way, whatever its model.
 
         Raises:
@@ -157,20 +157,20 @@ class Index:
 
     @property
     def is_created(self) -> bool:
-        """Whether there is anything on disk: false until the first rows of `open_or_prepare`."""
+        """Whether the index is on disk: False until the first rows after `open_or_prepare`."""
         return self._is_created
 
     def check(self, identity: ModelIdentity) -> None:
-        """Make sure that vectors of this model may be compared with the index's.
+        """Check that the vectors of a model can be compared with the index's.
 
         Raises:
-            IndexMismatchError: they may not; the message names both and what to do.
+            IndexMismatchError: they cannot; the message names both models and the fix.
         """
         if identity != self.identity:
             raise IndexMismatchError(describe_mismatch(self.path, self.identity, identity))
 
     def refresh(self) -> None:
-        """See what other processes have committed, also where they made the index anew.
+        """Show what other processes have committed, also if they recreated the index.
 
         Raises:
             IndexMismatchError: an index of another model is at this path now.
@@ -183,21 +183,21 @@ class Index:
             if self._is_created:
                 raise
             return
-        # A new snapshot has to learn what searches know by now.
+        # A new snapshot has empty caches.
         if not self._is_created or not self._snapshot.is_of(dataset):
             self._adopt(dataset)
 
     @property
     def state(self) -> tuple[int, str]:
-        """Names what is in the index as this object sees it; another state has other rows."""
+        """Identifies the rows that this object sees; different rows have a different state."""
         return self._snapshot.state
 
     def add(self, rows: Sequence[Row], vectors: Embeddings) -> None:
         """Add images, or replace those that are there already, in one commit.
 
         Args:
-            rows: what is known of each; of two with the same id the later counts. A metadata name
-                that is new to the index becomes a column.
+            rows: the rows; of two with the same id the later wins. A new metadata name becomes a
+                column.
             vectors: (N, E) float, unit length, in the order of rows.
 
         Raises:
@@ -219,13 +219,13 @@ class Index:
         self._adopt(dataset)
 
     def append(self, rows: Sequence[Row], vectors: Embeddings) -> None:
-        """Add images that the index is known not to have, in one commit.
+        """Add images that are not in the index, in one commit.
 
-        It looks at none of the index's rows, so it takes as long in an index of a million as in an
-        empty one. Whoever cannot tell uses `add`, or the index will have an image twice.
+        The rows of the index are not read, so its size does not matter. Use `add` if an image may
+        be in the index already, or it will be there twice.
 
         Args:
-            rows: with ids that differ from each other and from the index's.
+            rows: with ids that are unique and not in the index.
             vectors: (N, E) float, unit length, in the order of rows.
 
         Raises:
@@ -244,18 +244,18 @@ class Index:
         self._adopt(dataset)
 
     def fit(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
-        """Bring the rows' metadata to the types of the index's columns, as `fit_metadata` does.
+        """Convert the rows' metadata to the types of the index's columns, see `fit_metadata`.
 
         Returns:
-            Rows that `add` and `append` take, and how many values had to be left out, by name.
+            Rows for `add` and `append`, and the number of values that were left out, by name.
         """
         return fit_metadata(rows, self._snapshot.schema)
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Remove rows in one commit; ids that are not there are ignored.
+        """Delete rows in one commit; unknown ids are ignored.
 
         Returns:
-            How many rows went.
+            The number of deleted rows.
 
         Raises:
             IndexStorageError: writing failed; the rows are as before.
@@ -300,10 +300,9 @@ class Index:
         return self._snapshot.schema
 
     def scan(self, columns: Sequence[str], *, where: str | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield columns as they lie in the index, in its order, a block at a time.
+        """Yield columns of all rows, in the index's order, a block at a time.
 
-        For jobs that look at every row: any number of scans of one object sees the same rows in the
-        same order, also while others write.
+        All scans of one object see the same rows in the same order, also while others write.
 
         Raises:
             QueryError: the condition is wrong.
@@ -311,13 +310,13 @@ class Index:
         return self._snapshot.scan(list(columns), where)
 
     def known_rows(self) -> KnownRows:
-        """Read what the index knows of every image, for a run to compare its sources with."""
+        """Return the state of every image, for a run to compare its sources with."""
         return self._snapshot.known_rows()
 
     def by_ids(self, ids: Iterable[str]) -> dict[str, tuple[Row, Embeddings]]:
-        """Return the rows of those keys that the index has, each with its (E,) float32 vector.
+        """Return the rows with these ids, each with its (E,) float32 vector.
 
-        It reads one column of the index and the rows found: ask for a batch together.
+        Each call scans the id column, so ask for many ids at once.
         """
         return self._snapshot.by_ids(set(ids))
 
@@ -332,17 +331,16 @@ class Index:
     ) -> list[list[Hit]]:
         """Find the rows nearest to each query.
 
-        Every vector is looked at, unless the index is so large that `optimize` made lists for
-        approximate search: then a few of the true hits may be missing (`optimize` says how many,
-        measured). Scores are right in any case, and rows added since are found.
+        Every vector is compared, unless the index is so large that `optimize` built lists for
+        approximate search. Then a few of the true hits may be missing; `optimize` reports the
+        measured recall. Scores are always exact, and rows added since then are found.
 
         Args:
             queries: (Q, E) float, unit length.
-            k: how many hits to return for each query, at most.
-            where: an SQL condition on the columns; rows that fail it do not take part, and those
-                that meet it are all looked at.
+            k: the largest number of hits for each query.
+            where: an SQL condition on the columns. With it, search is exact.
             threshold: leave out hits with a lower score.
-            exact: look at every vector in any case.
+            exact: compare every vector in any case.
 
         Returns:
             Q lists, best first; hits of equal score are ordered by uri and member.
@@ -357,15 +355,14 @@ class Index:
         return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
 
     def optimize(self, older_than: datetime.timedelta | None = None) -> OptimizeReport:
-        """Join small fragments, drop old versions, and build the searcher for what is there now.
+        """Join small fragments, drop old versions, and build the searcher.
 
-        The searcher is a cache beside the index: search works without one, and finds rows that it
-        does not cover. Interrupted at any point, the index and the searcher are as they were, or
-        one of these steps further.
+        The searcher is a cache: search works without it, and finds rows that it does not cover. An
+        interruption at any point leaves a valid index and searcher.
 
         Args:
-            older_than: versions before the present one that are older go, and with them what only
-                they need; whoever is reading one of them fails. None keeps them all.
+            older_than: delete versions older than this, except the latest. A process that still
+                reads one of them fails. None keeps them all.
 
         Raises:
             IndexBusyError: another process, or a run in this one, is writing.
@@ -376,11 +373,11 @@ class Index:
         return done
 
     def needs_optimize(self) -> bool:
-        """Whether search would gain much: many small fragments, or many rows without searcher."""
+        """Whether `optimize` would help: many small fragments, or many rows without searcher."""
         return self._snapshot.needs_optimize()
 
     def ensure_created(self) -> None:
-        """Create on disk what was only prepared; the caller holds the lock."""
+        """Create a prepared index on disk; the caller holds the lock."""
         if not self._is_created:
             self._adopt(create_or_replace_empty(self.path, self._snapshot.schema))
 
@@ -390,7 +387,7 @@ class Index:
         self._is_created = True
 
     def _latest(self) -> lance.LanceDataset:
-        """Open the latest version, if it is of this object's model."""
+        """Open the latest version, if it has the model of this object."""
         dataset = open_latest(self.path)
         found = identity_of(dataset.schema, self.path)
         if found != self.identity:

@@ -1,7 +1,6 @@
-"""Keeps an index quick: joins its small fragments, drops old versions, builds its searcher anew.
+"""Optimizes an index: joins small fragments, drops old versions, builds the searcher. Describes it.
 
-Each of the three is a commit of its own, or none; killed in between, the index is as it was or one
-step further. Nobody who only reads has to do anything, whatever of this was done or not.
+Each step is a commit of its own, so a killed process leaves a valid index.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
 
 _SMALL_ROWS: Final = 65_536  # a fragment of fewer rows is small
-_MANY_SMALL: Final = 64  # each costs every scan some time to open
-_UNCOVERED: Final = 0.2  # of the rows; these are read from the index for each query
+_MANY_SMALL: Final = 64  # opening each costs time in every scan
+_UNCOVERED: Final = 0.2  # share of the rows that each query reads from the index
 _PREFIX: Final = b"perception_encoder."
 
 
@@ -38,17 +37,16 @@ class OptimizeReport:
 
     Attributes:
         num_rows: of the index.
-        fragments_before: files that the rows were in.
-        fragments_after: files that they are in now.
-        versions_removed: old versions that were dropped.
+        fragments_before: number of fragments before.
+        fragments_after: number of fragments now.
+        versions_removed: number of old versions that were dropped.
         bytes_freed: on disk, by dropping them.
-        searcher: how the index is searched from now on. none: it is small enough to be read for
-            each query, or on object storage. exact: every vector is looked at. approximate: with
-            lists.
+        searcher: how the index is searched now. none: without a searcher, as it is small or on
+            object storage. exact: every vector is compared. approximate: with lists.
         searcher_bytes: size of the searcher's files.
-        recall: measured share of the true best 10 that approximate search finds; None without.
-        build_seconds: that building the searcher took; 0 where the present one was good.
-        seconds: that all of it took.
+        recall: measured share of the true best 10 that approximate search finds, if it is used.
+        build_seconds: time to build the searcher; 0 if the present one was kept.
+        seconds: total time.
     """
 
     num_rows: int
@@ -66,12 +64,12 @@ class OptimizeReport:
 def optimize_index(
     path: str, older_than: datetime.timedelta | None, *, sizes: SearcherSizes = DEFAULT_SIZES
 ) -> OptimizeReport:
-    """See `Index.optimize`; `sizes` says from where on a searcher is worth its while."""
+    """See `Index.optimize`; `sizes` are the sizes from which a searcher is built."""
     started = time.monotonic()
     with write_lock(path), storage_errors(path):
         dataset = open_latest(path)
         before = len(dataset.get_fragments())
-        check_files(dataset, path)  # before they are copied, and get new checksums
+        check_files(dataset, path)  # before they are copied and get new checksums
         with journaled_commit(dataset, path):
             dataset.optimize.compact_files()
         removed = freed = 0
@@ -121,7 +119,7 @@ def needs_optimize(
 def _renewed(
     dataset: lance.LanceDataset, path: str, sizes: SearcherSizes
 ) -> tuple[Header | None, float]:
-    """Return the header of a searcher for this version, and how long building it took."""
+    """Return the header of a searcher for this version, and the time to build it."""
     if is_remote(path):
         return None, 0.0
     searchers = Searchers(path)
@@ -146,7 +144,7 @@ def _kind(header: Header | None) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of an index: what it is called, its Arrow type, and whether every index has it."""
+    """A column of an index: its name, its Arrow type, and whether it is metadata."""
 
     name: str
     type: str
@@ -155,19 +153,19 @@ class Column:
 
 @dataclass(frozen=True)
 class IndexDescription:
-    """What `describe_index` finds.
+    """A description of an index.
 
     Attributes:
         path: of the index.
-        num_rows: how many images it has.
-        identity: whose vectors they are.
-        vector_dtype: how they are stored.
-        made_by: the version of this package that made it.
+        num_rows: number of images.
+        identity: the model of the vectors.
+        vector_dtype: how the vectors are stored.
+        made_by: the version of this package that created it.
         num_bytes: of its folder with all versions; None on object storage.
-        searcher_bytes: of the searcher's cache, which is part of that; None where there is none.
+        searcher_bytes: of the searcher, which is part of it; None if there is none.
         version: Lance's number of the latest version.
-        num_versions: how many versions are kept.
-        num_fragments: how many files the rows are in; many make scans slow.
+        num_versions: number of versions that are kept.
+        num_fragments: number of fragments; many make scans slow.
         columns: in their order.
     """
 
@@ -185,7 +183,7 @@ class IndexDescription:
 
 
 def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
-    """Look at an index from outside; none of its rows are read.
+    """Describe an index without reading its rows.
 
     Raises:
         IndexNotFoundError: there is none.
@@ -215,12 +213,12 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
 
 
 def _size(folder: str) -> int | None:
-    """Return the bytes of all files below a folder of this machine; None where there is none."""
+    """Return the size of all files below a folder of this machine, or None."""
     if is_remote(folder) or not os.path.isdir(folder):
         return None
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):  # another process is tidying up
+            with suppress(FileNotFoundError):  # deleted by another process
                 total += os.lstat(os.path.join(parent, name)).st_size
     return total

@@ -1,7 +1,6 @@
-"""What became of every item that runs looked at: a second Lance dataset, beside the index's own.
+"""The outcomes of all items of runs: a second Lance dataset in the index's folder.
 
-Runs append to it; the last word about an item counts, and `compact` drops the others. Knows nothing
-of how outcomes come about.
+Runs append to it. The last outcome of an item counts; `compact` drops the others.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ STATUSES: Final = get_args(Status)
 _MAX_SUPERSEDED: Final = 0.75  # of the rows; more are dropped at the end of a run
 _MAX_FILES: Final = 8  # more are joined
 _BLOCK_ROWS: Final = 16384
-_READERS_NEED: Final = datetime.timedelta(days=1)  # a version that somebody may still be reading
+_READERS_NEED: Final = datetime.timedelta(days=1)  # a version that may still be read
 _OF_THE_RUN: Final = ("id", "run", "at")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one item in one run.
+    """The outcome of one item of a run.
 
     Attributes:
         uri: the file that holds it.
         status: embedded: computed and stored. reused: stored with the vector of the same content.
             skipped: in the index and unchanged. failed: see `reason`. vanished: in the index, but
-            no longer where it was. pruned: vanished, and its row removed.
+            no longer in its source. pruned: vanished, and its row deleted.
         member: its name inside an archive or index.
         offset: where its bytes begin in the archive.
-        reason: of a failure: the name of the error's type, such as `ImageTruncatedError`.
-        message: of a failure: what happened, to which item, and what to do.
+        reason: of a failure: the name of the error's class, such as `ImageTruncatedError`.
+        message: of a failure: the error's message.
         bytes: size of the encoded image, where known.
         mtime: of the file, ns since 1970, where known.
-        decode_ms: reading, decoding and resizing took, milliseconds.
-        encode_ms: its share of its batch in the model took, milliseconds.
-        metadata: of a failure: what its source knew of it, so that it can be tried alone.
+        decode_ms: time for reading, decoding and resizing, milliseconds.
+        encode_ms: its share of the time of its batch in the model, milliseconds.
+        metadata: of a failure: its metadata, so that it can be retried alone.
     """
 
     uri: str
@@ -69,12 +68,12 @@ class Outcome:
 
     @property
     def id(self) -> str:
-        """The item's key, as its row's in the index."""
+        """The id of the item's row."""
         return row_id(self.uri, self.member)
 
 
 class OutcomeLog:
-    """The outcomes of an index at `path`, which need not have any yet."""
+    """The outcomes of the index at `path`."""
 
     def __init__(self, path: str) -> None:
         self.path: Final = sidecar_path(path, "outcomes.lance")
@@ -83,7 +82,7 @@ class OutcomeLog:
         """Add outcomes, in one commit.
 
         Args:
-            outcomes: whose uris can be written as UTF-8.
+            outcomes: with URIs that are valid Unicode.
             run: names the run.
 
         Raises:
@@ -98,7 +97,7 @@ class OutcomeLog:
             lance.write_dataset(_to_arrow(outcomes, run), self.path, mode=mode)
 
     def latest(self, statuses: Collection[Status] = STATUSES) -> Iterator[Outcome]:
-        """Yield the last outcome of every item, where it is one of those statuses.
+        """Yield the last outcome of each item, if it has one of the statuses.
 
         Raises:
             IndexStorageError: reading failed.
@@ -125,14 +124,14 @@ class OutcomeLog:
                 yield from _outcomes_of(dataset.take(places, columns=names))
 
     def counts(self) -> Counter[str]:
-        """Return how many items have which status last."""
+        """Return the number of items by their last status."""
         found = Counter[str]()
         for batch in self._latest(["status"]):
             found.update(batch["status"].to_pylist())
         return found
 
     def compact(self) -> None:
-        """Drop outcomes that later ones replaced, when they are many, and versions of yesterday.
+        """Drop outcomes that were replaced, if there are many, and versions older than a day.
 
         Raises:
             IndexStorageError: writing failed; the outcomes are as before.
@@ -152,7 +151,7 @@ class OutcomeLog:
             dataset.cleanup_old_versions(older_than=_READERS_NEED)
 
     def _latest(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Yield columns of the last outcome of every item, block by block."""
+        """Yield columns of the last outcome of each item, block by block."""
         dataset = self._open()
         if dataset is None:
             return
@@ -219,7 +218,7 @@ def _outcomes_of(index: pa.Table) -> Iterator[Outcome]:
 def _with_latest(
     dataset: lance.LanceDataset, columns: list[str]
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.bool_]]]:
-    """Yield columns block by block, and which of a block's rows are the last about their items."""
+    """Yield columns block by block, and which rows are the last of their items."""
     is_latest, start = _latest_rows(dataset), 0
     for batch in dataset.to_batches(columns=columns, batch_size=_BLOCK_ROWS):
         yield batch, is_latest[start : start + batch.num_rows]
@@ -227,7 +226,7 @@ def _with_latest(
 
 
 def _latest_rows(dataset: lance.LanceDataset) -> NDArray[np.bool_]:
-    """Say of each row, in the dataset's order, whether it is the last about its item."""
+    """Return for each row whether it is the last of its item."""
     batches = dataset.to_batches(columns=["id"], batch_size=_BLOCK_ROWS)
     digests = np.concatenate(
         [digests_of([]), *(digests_of_column(batch["id"]) for batch in batches)]

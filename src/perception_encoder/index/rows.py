@@ -1,7 +1,4 @@
-"""What goes into an index and what comes out of a search, as plain values.
-
-Knows nothing of Arrow, Lance or files.
-"""
+"""Rows of an index and hits of a search."""
 
 from __future__ import annotations
 
@@ -20,32 +17,31 @@ MetadataValue: TypeAlias = str | int | float | bool | None
 
 _ID_BYTES = 16
 _LATEST_TIME: Final = 2**63 - 1
-"""In the year 2262: what 64-bit nanoseconds hold. Their lowest number stands for no time, so the
-earliest is the negative of this."""
+"""In the year 2262: the limit of 64-bit nanoseconds. The lowest number stands for no time, so the
+earliest time is the negative of this."""
 _Kind: TypeAlias = Literal["bool", "int", "float", "str"]
 _MAX_EXACT_INT: Final = 2**53  # beyond it float64 skips whole numbers
 _INT64: Final = range(-(2**63), 2**63)
 
 
 def clamp_time(nanoseconds: int | None) -> int | None:
-    """Return a file's time within what an index can store; wild ones become the nearest."""
+    """Clamp a file's time to what an index can store."""
     if nanoseconds is None:
         return None
     return min(max(nanoseconds, -_LATEST_TIME), _LATEST_TIME)
 
 
 def row_id(uri: str, member: str | None = None) -> str:
-    """Return the key of an image: 32 hex digits from its uri and its name inside an archive.
+    """Return the id of an image: 32 hex digits of a hash of its uri and member.
 
-    The same image has the same key in every run and on every machine, so that adding it again
-    replaces its row.
+    An image has the same id in every run and on every machine, so adding it again replaces its row.
     """
     key = uri if member is None else f"{uri}\0{member}"
     return hashlib.blake2b(key.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
 def item_name(uri: str, member: str | None = None) -> str:
-    """Return what an image is called on screens, in messages and after an `@`."""
+    """Return the name of an image in messages and queries."""
     return uri if member is None else f"{uri}/{member}"
 
 
@@ -62,10 +58,10 @@ class Row:
         bytes: size of the encoded image.
         mtime: time of the last change, nanoseconds since 1970 (`os.stat_result.st_mtime_ns`).
         sha256: hex digest of the encoded image; copies and renamed files share it.
-        metadata: whatever else is known; each name becomes a column that `where` can filter by.
+        metadata: more values; each name becomes a column that `where` can filter by.
 
     Raises:
-        ValueError: uri or member cannot be written as UTF-8 (a file name in an old encoding).
+        ValueError: uri or member is not valid Unicode (a file name in an old encoding).
     """
 
     uri: str
@@ -89,7 +85,7 @@ class Row:
 
     @property
     def id(self) -> str:
-        """The row's key, see `row_id`."""
+        """The row's id, see `row_id`."""
         return row_id(self.uri, self.member)
 
     @property
@@ -100,7 +96,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Hit:
-    """One result of a search: `score` is the cosine in [-1, 1], higher is better; else as `Row`."""
+    """One result of a search: `score` is the cosine in [-1, 1]; other fields are as in `Row`."""
 
     id: str
     score: float
@@ -121,7 +117,7 @@ class Hit:
 
     @classmethod
     def of(cls, row: Row, score: float) -> Self:
-        """Return the row as a result."""
+        """Return a row as a hit."""
         shared = {one.name: getattr(row, one.name) for one in fields(row)}
         return cls(id=row.id, score=score, **shared)
 
@@ -132,24 +128,24 @@ class Hit:
 
 
 class FileState(NamedTuple):
-    """What an index remembers of a file, to tell whether it has changed. Fields as in `Row`."""
+    """The size and time of an indexed file, by which changes are detected. Fields as in `Row`."""
 
     bytes: int | None
     mtime: int | None
 
 
 def fit_metadata(rows: Sequence[Row], schema: pa.Schema) -> tuple[list[Row], Counter[str]]:
-    """Make the rows' metadata fit the index's columns, and each other where a column is new.
+    """Convert the rows' metadata to the types of the index's columns, or to a common type.
 
-    Numbers become text where the column holds text, whole numbers become floats; of a new column
-    whose values are of several kinds, all become text.
+    Numbers become text in a text column, and integers become floats in a float column. Values of
+    several types in a new column become text.
 
     Args:
-        rows: any; they are not changed.
+        rows: the rows, which are not changed.
         schema: the index's.
 
     Returns:
-        The rows, and how many values were left out, by their names.
+        The rows, and the number of values that were left out, by name.
     """
     kinds = _kinds(rows, schema)
     left_out = Counter[str]()
@@ -164,7 +160,7 @@ def fit_metadata(rows: Sequence[Row], schema: pa.Schema) -> tuple[list[Row], Cou
 
 
 def _kinds(rows: Sequence[Row], schema: pa.Schema) -> dict[str, _Kind]:
-    """Return what each metadata column holds, or will hold."""
+    """Return the type of each metadata column, present or new."""
     found: dict[str, set[_Kind]] = {}
     for row in rows:
         for name, value in row.metadata.items():
@@ -203,7 +199,7 @@ def _common(kinds: set[_Kind]) -> _Kind:
 
 
 def _converted(value: bool | int | float | str, kind: _Kind) -> MetadataValue:
-    """Return the value as that kind, or None where it would not be the same value any more."""
+    """Convert a value to a type; None if its value would change."""
     if kind == "str":
         text = value if isinstance(value, str) else str(value)
         return text if is_unicode(text) else None
@@ -221,7 +217,7 @@ def _converted(value: bool | int | float | str, kind: _Kind) -> MetadataValue:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be stored: half of a pair cannot."""
+    """Whether a text can be stored: lone surrogates cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""How rows and identities lie in Arrow: column names, types and index metadata. Opens no files.
+"""The Arrow schema of an index: column names, types, and the model in its metadata.
 
-The format is a promise to other programs (LanceDB, DuckDB, Ray, Spark): plain columns, no nesting
-but the vector. A change to it raises `FORMAT` and comes with a migration of old indexes.
+Other programs (LanceDB, DuckDB, Ray, Spark) rely on this format: flat columns and one list, the
+vector. A change of the format increases `FORMAT` and migrates old indexes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ VectorDtype: TypeAlias = Literal["float16", "float32"]
 FORMAT: Final = 1
 VECTOR: Final = "vector"
 FACTS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256")
-"""Columns that every row has, named as `Row`'s fields."""
+"""Columns of every index, named as the fields of `Row`."""
 
 _RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
 _PREFIX: Final = "perception_encoder."
 
 
 def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
-    """Return the schema of an empty index, its metadata included."""
+    """Return the schema of an empty index, with its metadata."""
     import pyarrow as pa
 
     value = pa.float16() if vector_dtype == "float16" else pa.float32()
@@ -63,10 +63,10 @@ def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schem
 
 
 def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
-    """Read which model an index belongs to.
+    """Return the model of an index.
 
     Raises:
-        IndexNotFoundError: a Lance index, but none of ours.
+        IndexNotFoundError: a Lance dataset of another program.
         IndexStorageError: made by a newer version of this package, or damaged.
     """
     found = {
@@ -96,10 +96,10 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
 
 
 def _check_columns(schema: pa.Schema, identity: ModelIdentity, path: str) -> None:
-    """Make sure that there is what every index has, in its type; `offset` is younger than indexes.
+    """Check that the columns of every index are there; indexes of 0.1.0 lack `offset`.
 
     Raises:
-        IndexStorageError: it is not so.
+        IndexStorageError: a column is missing or has another type.
     """
     for field in index_schema(identity, "float16"):
         if field.name == "offset" and field.name not in schema.names:
@@ -118,7 +118,7 @@ def _damaged(path: str, reason: str) -> IndexStorageError:
 
 
 def describe_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) -> str:
-    """Say why an index and a model do not belong together, and what to do."""
+    """Describe why an index and a model do not match, and the fix."""
     if stored.model_id != asked.model_id:
         return describe_other_model(path, stored, asked.model_id, _described(asked))
     return _mismatch(
@@ -133,7 +133,7 @@ def describe_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) ->
 def describe_other_model(
     path: str, stored: ModelIdentity, model_id: str, description: str = ""
 ) -> str:
-    """Say that an index is not of that model, of which the id may be all that is known."""
+    """Describe that an index has another model; of the wanted one, the id is enough."""
     return _mismatch(
         path,
         stored,
@@ -144,7 +144,7 @@ def describe_other_model(
 
 
 def describe_replacement(path: str, found: ModelIdentity, opened: ModelIdentity) -> str:
-    """Say that another model's index has taken the place of one that is open, and what to do."""
+    """Describe that an open index was replaced by one of another model, and the fix."""
     return (
         f"the index at {path} was replaced while it was open: it holds vectors of "
         f"{_described(found)} now, no longer of {_described(opened)}; open it again (a server: "
@@ -153,17 +153,17 @@ def describe_replacement(path: str, found: ModelIdentity, opened: ModelIdentity)
 
 
 def vector_dtype_of(schema: pa.Schema) -> VectorDtype:
-    """Return how an index stores its vectors."""
+    """Return the type of an index's vectors."""
     return "float16" if schema.field(VECTOR).type.value_type.bit_width == 16 else "float32"
 
 
 def can_be_metadata(name: str) -> bool:
-    """Whether a column of metadata may have that name: ours, hidden ones and paths may not be."""
+    """Whether a metadata column may have this name: not ours, hidden ones or paths."""
     return not (name.lower() in _RESERVED or name[:1] in ("", "_") or "." in name or "`" in name)
 
 
 def find_new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
-    """Return the columns that the rows need and the index does not have yet.
+    """Return the columns that the rows need and the index lacks.
 
     Raises:
         ValueError: a name that cannot be a column, or values of one name that share no type.
@@ -189,14 +189,14 @@ def find_new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
 
 
 def add_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:
-    """Return the schema with columns added at its end."""
+    """Append columns to a schema."""
     for field in fields:
         schema = schema.append(field)
     return schema
 
 
 def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.Table:
-    """Lay rows and their vectors out as the index's columns, in the index's types.
+    """Return rows and vectors as a table of the index's columns.
 
     Raises:
         ValueError: a metadata value does not fit its column's type.
@@ -221,7 +221,7 @@ def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
-    """Yield the rows of a batch that has those columns of `FACTS` that the index has."""
+    """Yield the rows of a batch."""
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {}

@@ -1,8 +1,4 @@
-"""One version of the index, read only: rows, vectors, what is known, and search.
-
-What it answers does not change when somebody commits, so a search that reads twice reads the same
-rows twice. `Index` documents what each method means.
-"""
+"""One version of an index, read only. `Index` documents its methods."""
 
 from __future__ import annotations
 
@@ -42,7 +38,7 @@ _LAYERS: Final = re.compile(
 
 
 class Snapshot:
-    """A version of a dataset at `path` (which names it in errors), and the index's searchers."""
+    """A version of the dataset at `path`, with the index's searchers."""
 
     def __init__(self, dataset: lance.LanceDataset, path: str, searchers: Searchers) -> None:
         self._dataset = dataset
@@ -52,12 +48,12 @@ class Snapshot:
 
     @property
     def state(self) -> tuple[int, str]:
-        """Names what is in the index: differs wherever `Index.refresh` would show other rows."""
+        """Identifies the rows of this version."""
         with storage_errors(self._path):
             return _state_of(self._dataset)
 
     def is_of(self, dataset: lance.LanceDataset) -> bool:
-        """Whether a dataset that was opened just now is the version that is read here."""
+        """Whether a dataset is this version."""
         with storage_errors(self._path):
             return _state_of(dataset) == _state_of(self._dataset)
 
@@ -136,12 +132,12 @@ class Snapshot:
         *,
         fragments: list[lance.LanceFragment] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield columns of the rows that meet the condition, in the index's order, block by block.
+        """Yield columns of the rows that meet a condition, in the index's order, block by block.
 
         Args:
-            columns: their names; `_rowid` is Lance's number of the row.
-            where: the condition in Lance's words; None for all rows.
-            fragments: parts of the index to read; None for all of it.
+            columns: their names; `_rowid` is Lance's id of the row.
+            where: the condition, translated for Lance; None for all rows.
+            fragments: the fragments to read; None for all.
 
         Raises:
             QueryError: the condition cannot be understood.
@@ -174,12 +170,12 @@ class Snapshot:
 
 
 class _ConditionError(QueryError):
-    """Lance does not understand a condition, or cannot work it out."""
+    """Lance does not understand a condition, or cannot evaluate it."""
 
 
 @contextmanager
 def _showing(where: str | None) -> Iterator[None]:
-    """Show what is wrong with a condition beside what a person wrote, not beside Lance's words."""
+    """Show errors of a condition with the user's text instead of the translation."""
     try:
         yield
     except _ConditionError as err:
@@ -187,7 +183,7 @@ def _showing(where: str | None) -> Iterator[None]:
 
 
 def _reason(err: Exception, where: str) -> str:
-    """Return what Lance says, without the condition and the layers that it wraps around it."""
+    """Return Lance's reason without the condition and the wrapping messages."""
     reason = shorten_error(err)
     for before in ("statement: SELECT 1 FROM t WHERE", "sql filter:", "filter expression"):
         reason = re.sub(rf"Error \w+ {before} {re.escape(where)}(:| \()\s*", "", reason)
@@ -195,9 +191,9 @@ def _reason(err: Exception, where: str) -> str:
 
 
 def _state_of(dataset: lance.LanceDataset) -> tuple[int, str]:
-    """The version's number, and its first and last file.
+    """Return the version's number, and its first and last file.
 
-    An index that was made anew counts anew, and so does one that was brought back from a copy.
+    The number alone is not enough: a recreated or restored index counts from the start.
     """
     fragments = dataset.get_fragments()
     ends = [part.data_files()[-1].path for part in (*fragments[:1], *fragments[-1:])]

@@ -1,4 +1,4 @@
-"""Lance datasets: made, opened, and their failures told in our words. Knows no columns."""
+"""Creates, opens and locks Lance datasets, and wraps their errors."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 _OWN_FOLDER: Final = "_pe"
 _KNOWN_FOLDERS: Final = frozenset(("_transactions", "_versions", "data", _OWN_FOLDER))
 _MAX_REASON: Final = 500  # characters; some of Lance's messages hold whole schemas
-# Lance uses the first three for the same things; the others come of files that are damaged.
+# Lance uses the first three alike; damaged files cause the others.
 _STORAGE_ERRORS: Final = (OSError, ValueError, RuntimeError, LookupError, TypeError, OverflowError)
 _RUST_PLACE: Final = re.compile(r",? /\S+\.rs:\d+:\d+")
 _TRIES: Final = 100
 _WAIT_FOR_EVER: Final = -1
-_SECONDS_TO_WAIT: Final = 0.2  # a lock that is let go in this moment is no reason to refuse
+_SECONDS_TO_WAIT: Final = 0.2  # another process may be about to release the lock
 
 
 def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
-    """Make an empty dataset, also where an interrupted attempt left its folders.
+    """Create an empty dataset, also where an interrupted attempt left folders.
 
     Raises:
         IndexExistsError: a dataset, or something else, is there.
@@ -60,7 +60,7 @@ def create_dataset(path: str, schema: pa.Schema) -> lance.LanceDataset:
 
 
 def check_free(path: str) -> None:
-    """See whether a dataset can be created there.
+    """Check that a dataset can be created there.
 
     Raises:
         IndexExistsError: something else is there.
@@ -72,7 +72,7 @@ def check_free(path: str) -> None:
 
 
 def empty_dataset(schema: pa.Schema) -> lance.LanceDataset:
-    """Return a dataset without rows that is in memory only."""
+    """Return an empty dataset in memory."""
     import lance
 
     return lance.write_dataset(schema.empty_table(), f"memory://{uuid.uuid4().hex}")
@@ -90,7 +90,7 @@ def open_dataset(path: str) -> lance.LanceDataset:
     with storage_errors(path):
         try:
             dataset = lance.dataset(path)
-            _ = dataset.schema  # read at the first use, where nobody expects that it fails
+            _ = dataset.schema  # Lance reads it late; an error belongs here
             return dataset
         except (ValueError, OSError) as err:
             if "was not found" not in str(err) and not os.path.isfile(path):
@@ -102,21 +102,21 @@ def open_dataset(path: str) -> lance.LanceDataset:
 
 
 def sidecar_path(path: str, name: str) -> str:
-    """Return where something that belongs to an index lies: inside its folder, apart from Lance's.
+    """Return the path of a file of ours inside the index's folder.
 
-    So it is moved, copied and deleted with the index. Lance leaves folders of others alone.
+    It is moved, copied and deleted with the index. Lance ignores other folders.
     """
     return f"{path.rstrip('/')}/{_OWN_FOLDER}/{name}"
 
 
 def is_remote(path: str) -> bool:
-    """Whether the index lies on object storage rather than in a folder of this machine."""
+    """Whether the index is on object storage."""
     return "://" in path
 
 
 @contextmanager
 def storage_errors(path: str) -> Iterator[None]:
-    """Turn what Lance and the file system raise into `IndexStorageError`."""
+    """Raise errors of Lance and the file system as `IndexStorageError`."""
     try:
         yield
     except PerceptionEncoderError:
@@ -133,17 +133,17 @@ def storage_errors(path: str) -> Iterator[None]:
 
 
 def _is_panic(err: BaseException) -> bool:
-    """Whether a thread of Lance gave up. No `Exception` is the parent of pyo3's class for that."""
+    """Whether Lance panicked. The class of pyo3 for that is not an `Exception`."""
     return type(err).__name__ == "PanicException"
 
 
 def shorten_error(err: BaseException) -> str:
-    """Return Lance's message without the places in its source code, to go on after it."""
+    """Return Lance's message without locations in its source code."""
     return _RUST_PLACE.sub("", str(err)).removeprefix("Invalid user input: ").rstrip(". \n")
 
 
 def _is_free(path: str) -> bool:
-    """Whether a dataset can be made there without mixing it with somebody's files."""
+    """Whether a dataset can be created there without mixing it with other files."""
     if is_remote(path) or not os.path.lexists(path):
         return True
     if not os.path.isdir(path):
@@ -154,16 +154,14 @@ def _is_free(path: str) -> bool:
 
 @contextmanager
 def write_lock(path: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the index's write lock.
-
-    Folders that were made for the lock alone are removed again.
+    """Hold the index's write lock. Folders that were created only for the lock are removed.
 
     Args:
         path: of the index.
-        wait: until another writer is done, rather than refuse.
+        wait: wait for another writer instead of raising.
 
     Raises:
-        IndexBusyError: another process, or thread, holds it; the message says which.
+        IndexBusyError: another process or thread holds it; the message has its PID.
         IndexStorageError: the folder cannot be written.
     """
     if is_remote(path):
@@ -178,14 +176,14 @@ def write_lock(path: str, *, wait: bool = False) -> Iterator[None]:
             first_made = _acquire(lock, os.path.dirname(os.path.abspath(name)))
         except Timeout as err:
             raise IndexBusyError(
-                f"{path}: {_holder(name)} is writing to this index; wait until it is done "
+                f"{path}: {_read_holder(name)} is writing to this index; wait until it is done "
                 "(pe index --wait does), or write to another index"
             ) from err
     try:
-        _sign(name)
+        _write_holder(name)
         yield
     finally:
-        is_forgotten = _forget(name)
+        is_forgotten = _remove_if_unused(name)
         lock.release()
         if is_forgotten:
             own = os.path.dirname(os.path.abspath(name))
@@ -193,10 +191,10 @@ def write_lock(path: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_being_written(path: str) -> bool | None:
-    """Say whether a process holds the index's write lock; writes nothing itself.
+    """Whether a process holds the index's write lock. Nothing is written.
 
     Returns:
-        None where that cannot be known: an index on object storage, a file system without locks.
+        None if that is unknown: on object storage, or on a file system without locks.
     """
     if is_remote(path):
         return None
@@ -222,7 +220,7 @@ def is_being_written(path: str) -> bool | None:
 
 
 def _is_locked(name: str) -> bool | None:
-    """Say whether a lock that exists can be taken."""
+    """Whether the lock is held; None if that is unknown."""
     from filelock import FileLock, Timeout
 
     if not os.path.exists(name):
@@ -237,7 +235,7 @@ def _is_locked(name: str) -> bool | None:
 
 
 def _acquire(lock: FileLock, folder: str) -> str | None:
-    """Take the lock, and return the outermost folder that had to be made for it."""
+    """Acquire the lock; return the outermost folder that was created for it."""
     first_made = None
     for left in reversed(range(_TRIES)):
         try:
@@ -245,24 +243,24 @@ def _acquire(lock: FileLock, folder: str) -> str | None:
             os.makedirs(folder, exist_ok=True)
             lock.acquire()
             break
-        except (FileNotFoundError, FileExistsError):  # removed just now by a run that wrote nothing
+        except (FileNotFoundError, FileExistsError):  # just removed by a run that wrote nothing
             if not left:
                 raise
     return first_made
 
 
 def _first_missing(folder: str) -> str | None:
-    """Return the outermost folder that has to be made for this one."""
+    """Return the outermost parent that does not exist."""
     missing = None
     while not os.path.lexists(folder):
         missing, folder = folder, os.path.dirname(folder)
     return missing
 
 
-def _forget(name: str) -> bool:
-    """Remove the lock's files if nothing else was written, as no index came about.
+def _remove_if_unused(name: str) -> bool:
+    """Remove the lock's files if no index was created.
 
-    Whoever waits for the file that is removed here notices, and makes it anew.
+    A process that waits for the removed file notices and creates it again.
     """
     own = os.path.dirname(name)
     with suppress(OSError):
@@ -275,23 +273,23 @@ def _forget(name: str) -> bool:
 
 
 def _remove_empty(folder: str, first_made: str) -> None:
-    """Remove a folder and those above it that were made for it, as far as they are empty."""
+    """Remove a folder and the parents that were created for it, while they are empty."""
     with suppress(OSError):
         while len(folder) >= len(first_made):
             os.rmdir(folder)
             folder = os.path.dirname(folder)
 
 
-def _sign(name: str) -> None:
-    """Leave word of who holds the lock, for the other's message; not needed for locking."""
+def _write_holder(name: str) -> None:
+    """Write the PID of the holder, for the message of other processes."""
     with storage_errors(name), open(f"{name}-holder", "w", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {time.strftime('%H:%M:%S')}")
 
 
-def _holder(name: str) -> str:
+def _read_holder(name: str) -> str:
     try:
         with open(f"{name}-holder", encoding="utf-8") as file:
             pid, since = file.read().split()
-    except (OSError, ValueError):  # it has not signed yet
+    except (OSError, ValueError):  # not written yet
         return "another process"
     return f"process {pid} (since {since})"

@@ -1,7 +1,7 @@
-"""Looks at everything an index consists of, and tells what is not as it was written.
+"""Verifies all files of an index and reports what is damaged. Nothing is changed.
 
-Lance's files are compared with the journal's checksums; every row must have the id of its name, and
-an embedding of unit length; every block of the searcher is read. Nothing is changed.
+Lance's files are compared with the journal's checksums, every row must have the right id and an
+embedding of unit length, and every block of the searcher is read.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Progress: TypeAlias = Callable[[str, int, int], object]
-"""Told what is looked at ("files", "rows", "searcher"), how much is done of it, and of how much."""
+"""Called with the step ("files", "rows", "searcher"), how much of it is done, and the total."""
 
 _NAMED: Final = 5  # rows of one problem that are named
 _BLOCK_ROWS: Final = 4096
-_ROW_ID_BITS: Final = 32  # of Lance's row ids; those above say which fragment
+_ROW_ID_BITS: Final = 32  # of Lance's row ids; the higher bits are the fragment id
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be.
+    """A damage of an index.
 
     Attributes:
-        place: a file below the index's folder, or what rows have in common.
+        place: a file in the index's folder, or "rows".
         reason: what is wrong.
         remedy: what to do.
-        num_rows: how many rows it is about; 0 where it is about none.
-        where: a condition that those rows meet, for `--where`; empty where there is none.
+        num_rows: the number of affected rows.
+        where: the condition of the affected rows, for `--where`; or "".
         names: of a few of them.
     """
 
@@ -60,16 +60,16 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What `verify_index` found.
+class VerifyReport:
+    """The result of `verify_index`.
 
     Attributes:
         path: of the index.
-        num_rows: of its latest version; 0 where it cannot be opened.
-        num_files: that hold the rows.
-        num_compared: of these, how many there are checksums for.
-        has_searcher: whether there is one.
-        problems: in no particular order; none where all is well.
+        num_rows: of its latest version; 0 if it cannot be opened.
+        num_files: the number of its data files.
+        num_compared: how many of them have checksums.
+        has_searcher: whether there is a searcher.
+        problems: the damages, in no particular order.
     """
 
     path: str
@@ -80,8 +80,10 @@ class Verified:
     problems: tuple[Problem, ...] = ()
 
 
-def verify_index(path: str | os.PathLike[str], progress: Progress = lambda *_: None) -> Verified:
-    """Look at an index. It takes as long as reading all of its files twice.
+def verify_index(
+    path: str | os.PathLike[str], progress: Progress = lambda *_: None
+) -> VerifyReport:
+    """Verify an index, which takes as long as reading all files twice.
 
     Raises:
         IndexNotFoundError: there is none at that path.
@@ -94,14 +96,14 @@ def verify_index(path: str | os.PathLike[str], progress: Progress = lambda *_: N
         num_rows = int(dataset.count_rows())
     except IndexStorageError as err:
         remedy = f"bring {location} back from a copy, or {_anew(location)}"
-        return Verified(location, problems=(Problem("_versions", str(err), remedy),))
+        return VerifyReport(location, problems=(Problem("_versions", str(err), remedy),))
     checking = _Checking(location, dataset, progress)
     checking.check_files()
     checking.check_rows()
     has_searcher = checking.check_searcher()
     checking.check_outcomes()
     known = Journal(location).files()
-    return Verified(
+    return VerifyReport(
         location,
         num_rows,
         len(names),
@@ -113,7 +115,7 @@ def verify_index(path: str | os.PathLike[str], progress: Progress = lambda *_: N
 
 @dataclass
 class _Checking:
-    """One look at a version."""
+    """The verification of one version."""
 
     path: str
     dataset: lance.LanceDataset
@@ -142,7 +144,7 @@ class _Checking:
             )
 
     def check_rows(self) -> None:
-        """Look at every row."""
+        """Check every row."""
         fragments = self.dataset.get_fragments()
         counted = _Counted("rows", int(self.dataset.count_rows()), self.progress)
         seen = [digests_of([])]
@@ -151,7 +153,7 @@ class _Checking:
             try:
                 with storage_errors(self.path):
                     for batch in _batches(self.dataset, fragment):
-                        found.look_at(batch)
+                        found.check(batch)
                         counted.add(batch.num_rows)
             except IndexStorageError as err:
                 self._add_unreadable(fragment, err)
@@ -168,7 +170,7 @@ class _Checking:
     def _add_unreadable(self, fragment: lance.LanceFragment, err: IndexStorageError) -> None:
         where = _in_fragment(fragment.fragment_id)
         if any(problem.where == where for problem in self.problems):
-            return  # of a file that is known to be damaged
+            return  # the file is known to be damaged
         files = ", ".join(file.path for file in fragment.data_files())
         reason = f"cannot be read: {err.__cause__}"
         self.problems.append(
@@ -176,7 +178,7 @@ class _Checking:
         )
 
     def check_searcher(self) -> bool:
-        """Read all of the searcher; return whether there is one."""
+        """Read all of the searcher, if there is one; return whether there is one."""
         folder = SearcherFolder(self.path)
         header = folder.read()
         if header is None:
@@ -198,7 +200,7 @@ class _Checking:
         self.problems.append(Problem(f"_pe/searcher/{name}", reason, remedy))
 
     def check_outcomes(self) -> None:
-        """Read what became of the items of runs."""
+        """Read the outcomes of runs."""
         log = OutcomeLog(self.path)
         try:
             for _ in log.latest():
@@ -210,7 +212,7 @@ class _Checking:
 
 
 class _Counted:
-    """Counts what is done of one step."""
+    """Reports the progress of one step."""
 
     def __init__(self, step: str, total: int, progress: Progress) -> None:
         self._step, self._total, self._progress = step, total, progress
@@ -223,15 +225,15 @@ class _Counted:
 
 
 class _Rows:
-    """What is wrong with the rows of one fragment."""
+    """Collects the problems of the rows of one fragment."""
 
     def __init__(self) -> None:
         self._wrong: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
         self._keys = [digests_of([])]
 
-    def look_at(self, batch: pa.RecordBatch) -> None:
-        """Look at a block of rows."""
+    def check(self, batch: pa.RecordBatch) -> None:
+        """Check a block of rows."""
         uris, members, ids = (batch[name].to_pylist() for name in ("uri", "member", "id"))
         rows = list(zip(uris, members, ids, strict=True))
         self._keys.append(digests_of_column(batch["id"]))
@@ -244,11 +246,11 @@ class _Rows:
             self._add("their embedding is not of unit length", uri, member)
 
     def digests(self) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
-        """Return the `digests_of` their ids."""
+        """Return the `digests_of` all ids."""
         return np.concatenate(self._keys)
 
     def problems(self, fragment: lance.LanceFragment, path: str) -> Iterator[Problem]:
-        """Yield what was found."""
+        """Yield the problems."""
         place = ", ".join(f"data/{file.path}" for file in fragment.data_files())
         for reason, names in self._wrong.items():
             yield Problem(
@@ -274,7 +276,7 @@ def _batches(
         columns=list(dataset.schema.names), fragments=[fragment], batch_size=_BLOCK_ROWS
     )
     for batch in scanner.to_batches():
-        batch.validate(full=True)  # text that is no Unicode, for instance
+        batch.validate(full=True)  # such as text that is not Unicode
         yield batch.select(["id", "uri", "member", VECTOR])
 
 
