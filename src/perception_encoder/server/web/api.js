@@ -5,7 +5,7 @@ const LONGEST_WAIT = 5; // seconds between tries
 
 let askForKey = null;
 
-/** Says what to do when the server wants a key: a function that resolves once there is a session. */
+/** Sets what to do when the server needs a key: a function that resolves once there is a session. */
 export const onKeyNeeded = (ask) => {
   askForKey = ask;
 };
@@ -19,7 +19,7 @@ export class ApiFailure extends Error {
   }
 }
 
-/** An address below this page's own: the page may lie behind a prefix. */
+/** An address below this page's own: the page may be served below a prefix. */
 export function url(path, parameters = {}) {
   const found = new URL(path, document.baseURI);
   for (const [name, value] of Object.entries(parameters)) {
@@ -84,7 +84,7 @@ function wait(seconds, signal) {
     const timer = setTimeout(resolve, 1000 * seconds);
     signal?.addEventListener("abort", () => {
       clearTimeout(timer);
-      reject(new DOMException("given up", "AbortError"));
+      reject(new DOMException("aborted", "AbortError"));
     });
   });
 }

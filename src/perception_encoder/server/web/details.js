@@ -1,4 +1,4 @@
-// What is known of an image, as a list of terms.
+// The properties of an image, as a description list.
 
 import { copyButton, h } from "./dom.js";
 import { bytes, pixels, time } from "./format.js";

@@ -23,7 +23,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** One of the drawings in `icons.svg`. */
+/** An icon of `index.html`. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "icon");
@@ -36,7 +36,7 @@ export function icon(name) {
 
 export const $ = (selector, root = document) => root.querySelector(selector);
 
-/** Calls a function once a burst of calls is over. */
+/** Returns a function that acts once it has not been called for a while. */
 export function settled(action, milliseconds) {
   let timer = 0;
   return (...given) => {
@@ -47,7 +47,7 @@ export function settled(action, milliseconds) {
 
 let saying = 0;
 
-/** Tells a screen reader something without moving the focus. */
+/** Announces a text to screen readers without moving the focus. */
 export function announce(text) {
   const region = $("#announcements");
   clearTimeout(saying);
@@ -71,7 +71,7 @@ export async function copy(text) {
   announce("Copied");
 }
 
-/** A button that copies, and says so for a moment. */
+/** A button that copies, and confirms it for a moment. */
 export function copyButton(label, text) {
   const button = h(
     "button",

@@ -1,4 +1,4 @@
-// Sets the chosen theme before anything is drawn; a module would come too late and flash.
+// Sets the chosen theme before the first paint; a module would run too late.
 (() => {
   try {
     const theme = localStorage.getItem("theme");

@@ -1,4 +1,4 @@
-// The grid on the screen: of any number of images only those near the window have elements.
+// The grid of images. Only images near the window have elements.
 
 import { h } from "./dom.js";
 import { Layout } from "./justified.js";
@@ -7,7 +7,7 @@ import { markSelected, tile } from "./tile.js";
 const GAP = 10;
 const CAPTION = 30;
 const HEADING = 34;
-const BEYOND = 1.2; // screens above and below that are drawn, too
+const BEYOND = 1.2; // screens above and below the window that have tiles
 const AHEAD = 3; // screens below the window that should be loaded
 
 const HEADINGS = { weak: "Weak matches", none: "Less likely" };
@@ -15,7 +15,7 @@ const HEADINGS = { weak: "Weak matches", none: "Less likely" };
 export class Grid {
   #items = [];
   #layout = null;
-  #drawn = new Map(); // place → tile
+  #tiles = new Map(); // position → element
   #headings = new Map(); // row → element
   #active = 0; // the tile that Tab reaches
   #label = null; // of the last item that was laid out
@@ -81,7 +81,7 @@ export class Grid {
 
   /** Shows again which tiles are selected. */
   markSelected() {
-    for (const [at, element] of this.#drawn)
+    for (const [at, element] of this.#tiles)
       markSelected(element, this.selection.has(this.#items[at]));
     this.root.classList.toggle("has-selection", this.selection.size > 0);
   }
@@ -109,7 +109,7 @@ export class Grid {
     if (focused !== null && this.#focusedAt() === null) this.#focusTile(focused);
   }
 
-  /** Lays everything out anew: another width, or other labels. */
+  /** Lays everything out again, for another width or other labels. */
   relayout() {
     const hadFocus = this.list.contains(document.activeElement);
     this.#clear();
@@ -156,7 +156,7 @@ export class Grid {
   }
 
   #focusTile(at) {
-    this.#drawn.get(at)?.querySelector("a").focus({ preventScroll: true });
+    this.#tiles.get(at)?.querySelector("a").focus({ preventScroll: true });
   }
 
   /** The position of the tile that has the focus, or null. */
@@ -182,7 +182,7 @@ export class Grid {
       }
     });
     this.#layout.push(items.slice(from));
-    for (const [at, { box }] of [...this.#drawn]) {
+    for (const [at, { box }] of [...this.#tiles]) {
       const now = this.#boxOf(at); // the last row was not full, and may be a different one now
       if (box.left !== now.left || box.top !== now.top || box.width !== now.width) this.#drop(at);
     }
@@ -193,7 +193,7 @@ export class Grid {
   }
 
   #clear() {
-    this.#drawn.clear();
+    this.#tiles.clear();
     this.#headings.clear();
     this.list.replaceChildren();
     this.above.replaceChildren();
@@ -208,11 +208,11 @@ export class Grid {
       else for (const { at } of row.tiles) wanted.add(at);
     }
     const focused = this.#focusedAt();
-    for (const at of [...this.#drawn.keys()]) {
+    for (const at of [...this.#tiles.keys()]) {
       if (!wanted.has(at) && at !== focused) this.#drop(at);
     }
     for (const row of this.#layout.rows.slice(first, end)) {
-      for (const place of row.tiles ?? []) if (!this.#drawn.has(place.at)) this.#make(row, place);
+      for (const place of row.tiles ?? []) if (!this.#tiles.has(place.at)) this.#make(row, place);
     }
     this.#drawHeadings(headings);
   }
@@ -230,7 +230,7 @@ export class Grid {
     });
     element.box = box;
     if (at === this.#active) element.querySelector("a").tabIndex = 0;
-    this.#drawn.set(at, element);
+    this.#tiles.set(at, element);
     let next = null; // screen readers and Tab go by the order of elements
     for (const other of this.list.children) {
       if (Number(other.dataset.at) > at) {
@@ -242,8 +242,8 @@ export class Grid {
   }
 
   #drop(at) {
-    this.#drawn.get(at)?.remove();
-    this.#drawn.delete(at);
+    this.#tiles.get(at)?.remove();
+    this.#tiles.delete(at);
   }
 
   #drawHeadings(wanted) {
@@ -282,10 +282,10 @@ export class Grid {
   }
 
   #activate(at) {
-    const before = this.#drawn.get(this.#active)?.querySelector("a");
+    const before = this.#tiles.get(this.#active)?.querySelector("a");
     if (before) before.tabIndex = -1;
     this.#active = at;
-    const now = this.#drawn.get(at)?.querySelector("a");
+    const now = this.#tiles.get(at)?.querySelector("a");
     if (now) now.tabIndex = 0;
   }
 

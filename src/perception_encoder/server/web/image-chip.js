@@ -1,4 +1,4 @@
-// The image in hand, small: from this browser or from the index.
+// A small copy of the query's image, from this browser or from the index.
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";

@@ -1,4 +1,4 @@
-// Images that a person brings: dropped, pasted or chosen. They stay in this browser.
+// Images that are dropped, pasted or chosen. They stay in this browser.
 //
 // The address bar only holds an image's name here ("?image=…"), so that the back button and a
 // reload find it again; someone else's browser does not have it.
@@ -77,7 +77,7 @@ export function startTaking(hint, take) {
   }
 }
 
-/** Whether it may be one; some kinds (HEIC) have no type in some browsers, so the server decides. */
+/** Whether a file may be an image. Some browsers give HEIC no type, so the server decides. */
 const isImage = (file) => file.type.startsWith("image/");
 
 const here = new Map(); // name → file

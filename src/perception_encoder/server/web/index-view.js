@@ -1,4 +1,4 @@
-// What an index holds and what is being done to it, live while `pe index` writes.
+// Counts, outcomes and properties of an index, live while `pe index` writes.
 
 import { get } from "./api.js";
 import { addImages, listErrors, optimize, retryFailed } from "./commands.js";
@@ -8,7 +8,7 @@ import { indexOf } from "./indexes.js";
 import { failureMessage, noIndex } from "./messages.js";
 import { onState, state } from "./router.js";
 
-const OFTEN = 1000; // milliseconds between looks while somebody writes and watches
+const OFTEN = 1000; // milliseconds between requests while a run writes and the view is shown
 const SELDOM = 6000;
 const SPAN = 10; // seconds that the rate is taken over
 const SPOKEN = 15_000; // milliseconds between announcements
@@ -46,7 +46,7 @@ class IndexView {
     );
   }
 
-  /** Looks every now and then, whatever is shown: the tab has a dot while somebody writes. */
+  /** Asks for the status, whatever is shown: the tab has a dot while a run writes. */
   watch() {
     document.addEventListener("visibilitychange", () => !document.hidden && this.#look());
     onState((now, before) => {
@@ -242,7 +242,7 @@ function failures({ failures: shown, outcomes: counts }, path) {
   );
 }
 
-/** A message without the item's name before it, which stands above it here. */
+/** A message without the name of its item, which is shown above it. */
 function withoutName(message, name) {
   return message.startsWith(`${name}: `) ? message.slice(name.length + 2) : message;
 }

@@ -1,4 +1,4 @@
-// The server's indexes: which there are, and which one the page is about.
+// The server's indexes, and the one that is shown.
 
 import { ApiFailure, get } from "./api.js";
 import { $, h } from "./dom.js";

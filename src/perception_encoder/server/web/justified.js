@@ -1,4 +1,4 @@
-// Lays images out in rows of one width, like text that is set justified. Pure: no elements.
+// Lays images out in rows of one width, like text that is set justified. No DOM access.
 
 const NARROWEST = 0.45; // width to height; what goes beyond is cropped in the grid
 const WIDEST = 3.2;
@@ -10,7 +10,7 @@ export function aspect(item) {
 }
 
 /**
- * Rows of images that fill `width`, added to bit by bit: rows that are full never change again.
+ * Rows of images that fill `width`, which can be added to. Full rows never change again.
  *
  * Rows are {top, height, tiles: [{at, left, width}]} or {top, height, heading}; `at` is an item's
  * place among all that were added, `height` of a row of images leaves the caption out.
@@ -18,7 +18,7 @@ export function aspect(item) {
 export class Layout {
   #ratios = []; // of the row that is not full yet
   #first = 0; // its first item
-  #open = null; // the row itself, if it has been drawn up
+  #open = null; // the row itself, if it is laid out
 
   constructor({ width, target, gap, caption }) {
     Object.assign(this, { width, target, gap, caption });

@@ -1,4 +1,4 @@
-// What a person takes away from a review of duplicates: a script to read and run, or a list. Pure.
+// The result of a review of duplicates: a shell script, or a list of what to keep. No DOM access.
 //
 // The page deletes nothing. A line of the script acts only while an image of its group that is to
 // be kept is still there.

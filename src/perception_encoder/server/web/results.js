@@ -7,14 +7,14 @@ import { hasQuery, SORTS } from "./state.js";
 
 const FIRST = 60; // a screen or two
 const FURTHER = 300;
-const MOST = 1000; // a page of an index that somebody scrolls far into
+const MOST = 1000; // items of the largest page
 const ALIKE = 0.95; // cosine of near copies that are folded
 
-/** What was found so far, and the way to more of it. */
+/** The images found so far; `more` loads the next page. */
 export class Results {
   items = [];
   total = null; // how many there will be, where that is known
-  progress = () => {}; // is told how far long work is
+  progress = () => {}; // is called with the progress of long work
   cutoffs = null; // {strong, weak}: cosines from which on hits have those labels
   #offset = 0;
   #vector = null;
@@ -44,12 +44,12 @@ export class Results {
     return this.#loading;
   }
 
-  /** Gives up what is under way. */
+  /** Aborts the request under way. */
   cancel() {
     this.#controller.abort();
   }
 
-  /** Asks for the meaning of scores again: for a new index it is found out after the first search. */
+  /** Asks for the cutoffs again: a new index is calibrated after its first search. */
   async learnCutoffs() {
     const { signal } = this.#controller;
     const body = {
@@ -64,7 +64,7 @@ export class Results {
 
   async #load() {
     const reply = this.isSearch ? await this.#search() : await this.#browse();
-    if (!reply) throw new DOMException("given up", "AbortError");
+    if (!reply) throw new DOMException("aborted", "AbortError");
     const found = reply.hits ?? reply.items;
     this.items.push(...found);
     this.#offset = reply.next_offset;
@@ -113,7 +113,7 @@ export class Results {
     return get("v1/items", { ...asked, ...SORTS[state.sort][1] }, this.#controller);
   }
 
-  /** What a cosine means; later pages are asked for by vector, and know less than the first. */
+  /** The label of a cosine. Later pages are requested by vector, so only the first has cutoffs. */
   #label(score) {
     if (!this.cutoffs) return null;
     if (score >= this.cutoffs.strong) return "strong";

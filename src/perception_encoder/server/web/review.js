@@ -1,6 +1,6 @@
-// Which images of each group of duplicates stay. Remembers what the person chose. Pure.
+// Which images of each group of duplicates stay. Remembers what the person chose. No DOM access.
 
-/** Decisions on groups of duplicates; what the server would keep is kept until told otherwise. */
+/** Decisions on groups of duplicates. By default, the server's choice is kept. */
 export class Review {
   #kept = new Map(); // id of the group's first image → Set of ids
 

@@ -37,7 +37,7 @@ export function go(changes, { replace = false } = {}) {
   become(next);
 }
 
-/** How many steps this visit has made: whether going back stays on this page. */
+/** The number of steps of this visit: whether going back stays on this page. */
 export const depth = () => history.state?.depth ?? 0;
 
 /** The state that a tab leads to: that view as it was left, or empty. */
@@ -48,7 +48,7 @@ export function tabState(view) {
   return view === "classify" ? { ...EMPTY, view, index, like, image } : { ...EMPTY, view, index };
 }
 
-/** Tells every listener of the state as it is. */
+/** Calls every listener with the current state. */
 export const start = () => become(current);
 
 function become(next) {

@@ -1,5 +1,4 @@
-// The search: from the form to results in the grid. The address bar is the truth; the form and the
-// results follow it.
+// The search view: form, filters, results. The address holds the state; form and results follow it.
 
 import { addImages } from "./commands.js";
 import { $, h, settled } from "./dom.js";

@@ -1,4 +1,4 @@
-// Images that are selected in the grid. Knows no elements.
+// Images that are selected in the grid. No DOM access.
 
 export class Selection {
   #items = new Map(); // id → item

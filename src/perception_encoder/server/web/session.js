@@ -1,11 +1,11 @@
-// Asks for a key where the server wants one. The key is sent once; a cookie stands for it then.
+// Asks for a key if the server needs one. The key is sent once, for a session cookie.
 
 import { onKeyNeeded, post } from "./api.js";
 import { $, h } from "./dom.js";
 
 let asking = null;
 
-/** Begins to answer the server's wish for a key. */
+/** Opens the dialog whenever the server needs a key. */
 export function startSession(dialog) {
   onKeyNeeded(() => {
     asking ??= askIn(dialog).finally(() => {

@@ -1,4 +1,4 @@
-// What the page shows, as one value, and that value as a query string. Knows no elements.
+// What the page shows, as one value, and that value as a query string. No DOM access.
 
 export const VIEWS = ["search", "clusters", "map", "duplicates", "classify", "index"];
 
@@ -8,7 +8,7 @@ export const EMPTY = Object.freeze({
   query: "",
   not: "", // texts to stay away from, separated by commas
   like: null, // an item's id, or
-  image: null, // the name of an image that lies in this browser; see images.js
+  image: null, // the name of an image in this browser; see images.js
   balance: 0.5, // of text and image: 0 is the text alone, 1 the image alone
   filters: Object.freeze([]), // {column, op, value}, as POST /v1/search takes them
   fold: false, // near copies under the best of them

@@ -1,4 +1,4 @@
-// One image, large, with what is known of it. It opens when the address names an item.
+// One image, large, with its properties. It opens when the address names an item.
 
 import { get, original, thumbnail } from "./api.js";
 import { details } from "./details.js";
