@@ -127,6 +127,8 @@ class Thumbnails:
         """Store a copy so that others see it whole or not at all; failing only costs time."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)  # a damaged copy, or a pipe that nobody reads
             with atomic_write(path) as temporary:
                 temporary.write_bytes(content + _digest(content))
         except OSError as err:
