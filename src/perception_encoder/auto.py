@@ -1,4 +1,4 @@
-"""`AutoModel.from_pretrained`: one door to every model, from a name, a file or a folder."""
+"""`AutoModel.from_pretrained` opens every model: by name, file or folder."""
 
 import os
 from functools import lru_cache, partial
@@ -65,16 +65,16 @@ class AutoModel:
                 images (docs/concepts/preprocessing.md). None takes what the model was saved
                 with, else "standard".
             max_pixels: larger images are refused before they are decoded.
-            cache: a file that remembers vectors by content, made where it does not exist.
+            cache: a file that caches embeddings by content; created if it does not exist.
             revision: branch, tag or commit of the hub repository.
             local_files_only: never use the network.
-            random_weights: a registered model's shape with made-up weights, for benchmarks.
+            random_weights: a registered model with random weights, for benchmarks.
 
         Raises:
             UnknownModelError: no such model.
             CheckpointError: damaged weights, or of another model.
             DownloadError: the weights could not be fetched.
-            BackendUnavailableError: the backend, device or precision is not to be had here.
+            BackendUnavailableError: the backend, device or precision is not available here.
             CacheError: the cache cannot be used.
         """
         _require_known("backend", backend, get_args(BackendName))
@@ -145,10 +145,9 @@ def open_for_texts(
     preprocess: PreprocessName | None = None,
     options: ComputeOptions | None = None,
 ) -> EmbeddingModel:
-    """Open a model whose weights are known already; a backend is loaded when an image comes.
+    """Open a model whose weights are known; a backend is opened for the first image.
 
-    Until then texts are computed by numpy, in float32: a command that embeds one query is spared
-    the import of a backend, which takes longer than its work.
+    NumPy computes the texts, in float32: importing a backend would take longer than one query.
 
     Args:
         checkpoint: of a safetensors file.
@@ -171,7 +170,7 @@ def open_for_texts(
 def open_around(
     backend: Backend, name: str, *, preprocess: PreprocessName | None = None
 ) -> EmbeddingModel:
-    """Open all of a model but its backend, which runs already, be it on another machine.
+    """Open a model around a backend that runs already, perhaps on another machine.
 
     Args:
         backend: the backend.

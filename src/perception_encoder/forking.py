@@ -1,9 +1,8 @@
-"""What a process that was forked makes anew, and where it computes.
+"""Renew locks and choose the computing thread in forked processes.
 
-A fork copies one thread. Locks that other threads held stay locked for ever, what they computed is
-never finished, and OpenMP waits for helpers that are not there. So objects with locks or an open
-database make these anew in the child, and torch computes there on a thread of its own, for which
-OpenMP starts new helpers. Knows nothing of models.
+A fork copies one thread. Locks that other threads held stay locked, and OpenMP waits for worker
+threads that no longer exist. So objects with locks or an open database renew these in the child,
+and torch computes there on a new thread, for which OpenMP starts new workers.
 """
 
 import os
@@ -11,16 +10,17 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Final, Protocol, TypeVar
 
 _Result = TypeVar("_Result")
 
 
 class Renewable(Protocol):
-    """Something that a forked process cannot use as it is."""
+    """An object that a forked process cannot use as it is."""
 
     def renew_after_fork(self) -> None:
-        """Make locks, and whatever other threads may have been using, anew; close nothing."""
+        """Renew locks and what other threads may have been using; close nothing."""
 
 
 _NUM_THREADS: Final = 4  # calls at once; a GPU is given two
@@ -30,12 +30,14 @@ _LOCAL: Final = threading.local()
 
 
 def renew_in_children(one: Renewable) -> None:
-    """Have an object made anew in every process that is forked from this one."""
+    """Renew an object in every process that is forked from this one."""
+    _register()
     _RENEWED.add(one)
 
 
 def run_on_usable_thread(call: Callable[[], _Result]) -> _Result:
-    """Call something that uses OpenMP: here, but in a forked process on a thread made there."""
+    """Call something that uses OpenMP; in a forked process, on a thread that was started there."""
+    _register()
     if not _CHILD or getattr(_LOCAL, "is_usable", False):
         return call()
     return _CHILD[0].submit(_marked, call).result()
@@ -53,5 +55,7 @@ def _in_child() -> None:
         one.renew_after_fork()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_in_child)
+@cache
+def _register() -> None:
+    if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+        os.register_at_fork(after_in_child=_in_child)

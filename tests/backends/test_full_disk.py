@@ -46,7 +46,7 @@ try:
     open_backend(locate(folder), options)
     raise AssertionError
 except BackendUnavailableError as err:
-    assert "cannot be kept" in str(err) and "pe export" in str(err), err
+    assert "cannot be cached" in str(err) and "pe export" in str(err), err
 
 model = AutoModel.from_pretrained(folder, backend="torch", precision="fp32", device="cpu")
 before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -79,7 +79,7 @@ def test_a_full_disk_costs_only_time_or_is_an_error_of_ours(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout.endswith("done\n"), done.stderr
     assert "Traceback" not in done.stderr
-    assert "graphs of tiny-core cannot be kept, so opening it is slow" in done.stderr
+    assert "graphs of tiny-core cannot be cached, so opening is slow" in done.stderr
     assert "new embeddings are no longer cached" in done.stderr
 
 
@@ -102,7 +102,7 @@ def test_where_only_the_cache_cannot_be_written_graphs_are_made_elsewhere(
     texts, images = backend.encode_text(token_rows(2)), backend.encode_image(pixels(CORE, 1))
     assert np.array_equal(texts, expected)
     assert images.shape == (1, 24)
-    assert "cannot be kept, so opening it is slow: [Errno 30] Read-only file system" in caplog.text
+    assert "cannot be cached, so opening is slow: [Errno 30] Read-only file system" in caplog.text
     backend.close()
     del backend
     gc.collect()

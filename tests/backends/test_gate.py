@@ -28,7 +28,7 @@ def test_one_alone_waits_for_the_others_and_keeps_newcomers_out():
 
     def alone():
         claimed.set()
-        with gate.alone():
+        with gate.exclusive():
             order.append("alone")
 
     def newcomer():
@@ -53,7 +53,7 @@ def test_whoever_fails_inside_leaves():
     gate = CompileLock()
     with pytest.raises(ValueError, match="inside"), gate.shared():
         raise ValueError("inside")
-    with pytest.raises(ValueError, match="alone"), gate.alone():
+    with pytest.raises(ValueError, match="alone"), gate.exclusive():
         raise ValueError("alone")
     with gate.shared():
         pass

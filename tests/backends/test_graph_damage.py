@@ -145,7 +145,7 @@ def test_a_damaged_graph_is_reported_and_made_once(saved, tmp_path, caplog, monk
     flip(graph, graph.stat().st_size // 3)
     for num_reports in (1, 1):
         open_backend(locate(saved), options).encode_text(token_rows(1))
-        assert caplog.text.count("was damaged and is made anew") == num_reports
+        assert caplog.text.count("is damaged and is built again") == num_reports
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, (1 << 20) + 5, (2 << 20) + 4096])

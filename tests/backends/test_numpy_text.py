@@ -91,5 +91,5 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
                 token_rows(1, 4)
             )
     backend = NumpyTextBackend(checkpoint, "")
-    with pytest.raises(UnsupportedOperationError, match="reads texts only"):
+    with pytest.raises(UnsupportedOperationError, match="embeds texts only"):
         backend.encode_image(np.zeros((1, 32, 32, 3), np.uint8))

@@ -129,5 +129,5 @@ def test_graphs_of_weights_are_made_once(exported, tmp_path, monkeypatch):
 def test_graphs_that_cannot_be_kept_are_refused(exported, tmp_path):
     (tmp_path / "file").write_text("in the way")
     options = ComputeOptions(backend="onnx", graph_cache=tmp_path / "file")
-    with pytest.raises(BackendUnavailableError, match="cannot be kept"):
+    with pytest.raises(BackendUnavailableError, match="cannot be cached"):
         open_backend(locate(exported / "saved"), options)

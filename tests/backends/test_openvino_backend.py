@@ -237,7 +237,7 @@ def test_where_nothing_can_be_written_it_works_and_says_so(tmp_path, caplog):
     backend = open_cached(checkpoint, blocked / "cache")
     expected = open_cached(checkpoint, tmp_path / "cache").encode_image(pixels(CORE, 2))
     assert np.array_equal(backend.encode_image(pixels(CORE, 2)), expected)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path):

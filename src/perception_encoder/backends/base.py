@@ -1,4 +1,4 @@
-"""What every backend can do. Arrays in, arrays out: no images, no strings, no tensors."""
+"""The interface of every backend: NumPy arrays in, NumPy arrays out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,38 +19,38 @@ from perception_encoder.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
-    """Where and how to compute, as a user asks for it; "auto" leaves it to the backend."""
+    """Where and how to compute; with "auto" the backend chooses."""
 
     device: str = "auto"
     backend: BackendName | Literal["auto"] = "auto"
     precision: Precision | Literal["auto"] = "auto"
     compile: bool = False
-    """Run torch's towers through `torch.compile`; other backends run compiled graphs anyhow."""
+    """Use `torch.compile`; for torch only, because other backends always compile."""
     graph_cache: Path | None = None
-    """Where a backend keeps the graphs that it makes; None for the usual place."""
+    """The folder of cached graphs; None is `default_cache_folder`."""
 
 
 class Backend(Protocol):
-    """A loaded model. Calls change nothing, so any number of threads may share one."""
+    """A loaded model. Any number of threads can share it."""
 
     name: BackendKind
     device: str
     precision: Precision
     fingerprint: str
-    """Names the weights, whatever file they came from; see `checkpoints.fingerprint`."""
+    """Names the weights, whatever file they are in; see `weights_fingerprint`."""
     logit_scale: float
-    """What a cosine is multiplied by before a softmax, about 100; 1.0 for models without text."""
+    """The factor of a cosine before a softmax, about 100; 1.0 for models without text."""
     concurrency: int
-    """How many calls at once keep it busy: 1 for a backend that takes all cores for each."""
+    """How many parallel calls keep it busy; 1 for a backend that uses all cores for each call."""
 
     def encode_image(self, pixels: Pixels) -> Embeddings:
-        """(B, S, S, 3) uint8, RGB, to (B, E) float32, not of unit length."""
+        """Embed (B, S, S, 3) uint8 RGB pixels: (B, E) float32, not normalized."""
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
-        """(B, L) int64 to (B, E) float32, not of unit length."""
+        """Embed (B, L) int64 token ids: (B, E) float32, not normalized."""
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
-        """(B, S, S, 3) uint8, RGB, to (B, h·w, D) float32 after that block and the final norm."""
+        """Return (B, h·w, D) float32 of (B, S, S, 3) pixels after a block and the final norm."""
 
     def close(self) -> None:
-        """Give the model's memory back; the backend cannot be used afterwards."""
+        """Free the model's memory; the backend cannot be used afterwards."""

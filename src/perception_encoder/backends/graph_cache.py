@@ -178,7 +178,7 @@ class GraphCache:
         folder = self.graph(key, name, build)
 
         def repair() -> None:
-            logger.warning("%s was damaged and is made anew", folder)
+            logger.warning("%s is damaged and is built again", folder)
             self.graph(key, name, build, thorough=True)
 
         return GraphFolder(folder, lambda: _record_of(folder), repair)
@@ -209,7 +209,7 @@ class GraphCache:
             if not _is_whole(
                 folder, thorough=thorough
             ):  # another process may have built it meanwhile
-                logger.info("making %s, once", folder)
+                logger.info("building %s, once", folder)
                 _remove_unused(folder.parent)
                 _build(folder, build)
         return folder

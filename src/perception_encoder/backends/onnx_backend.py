@@ -1,7 +1,4 @@
-"""The ONNX backend: graphs on onnxruntime, without torch once they are made.
-
-Knows execution providers and sessions; nothing about images, words or how graphs are made.
-"""
+"""The ONNX backend: exported or cached graphs on onnxruntime, without torch."""
 
 import importlib.util
 import os
@@ -38,11 +35,11 @@ _PROVIDERS: Final = {
 
 
 class OnnxBackend:
-    """A `Backend` over ONNX graphs. Each graph is read when it is first needed.
+    """A `Backend` over ONNX graphs. Each graph is opened when it is first needed.
 
     Args:
         folder: its files.
-        config: the model's numbers.
+        config: of the model.
         graphs: what the folder holds.
         device: "auto" or "cpu", "cuda", "cuda:1", "tensorrt", "coreml".
 
@@ -70,7 +67,7 @@ class OnnxBackend:
         width = self._config.embed_dim
         if width is None:
             raise UnsupportedOperationError(
-                f"{self._config.id} gives patch features, not one vector; call features"
+                f"{self._config.id} has patch features only, no image embedding; call features()"
             )
         return self._image.run("embeddings", pixels, (width,))
 
@@ -121,7 +118,7 @@ class _Graph:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Open the graph anew in a forked process; its parent's is kept, but not used."""
+        """Open the graph again in a forked process; the parent's is not used, nor closed."""
         self._left_behind.append(self._session)
         self._session = None
         self._lock = threading.Lock()
@@ -162,11 +159,11 @@ def _open_session(
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors; they are raised as well
-    # A plan of memory is kept for each shape that was seen: 90 MiB of a B16, and no time is won.
+    # A memory plan would be kept for each shape: 90 MiB for a B16, and no faster.
     settings.enable_mem_pattern = False
-    # Threads that wait for work would spin, and take the cores from those that decode.
+    # Waiting threads would spin, and take cores from decoding.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Left alone, it counts all cores and binds a thread to each, whatever this process is bound to.
+    # By default it binds a thread to each core, even to cores that this process may not use.
     settings.intra_op_num_threads = _bound_cores()
     try:
         session = onnxruntime.InferenceSession(path, settings, providers=[(provider, options)])
@@ -184,7 +181,7 @@ def _open_session(
 
 
 def _bound_cores() -> int:
-    """Return how many cores this process is bound to; 0 where it may use all."""
+    """Return how many cores this process is bound to; 0 if it may use all."""
     if sys.platform != "linux":
         return 0
     cores = len(os.sched_getaffinity(0))

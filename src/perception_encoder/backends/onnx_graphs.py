@@ -1,6 +1,6 @@
-"""ONNX graphs of weights that were not exported: made once, tried, and kept.
+"""Open ONNX graphs: an exported folder, or a cache that builds and measures what it lacks.
 
-Imports torch only when they have to be made.
+torch is imported only if a graph has to be built.
 """
 
 import errno
@@ -68,10 +68,10 @@ def open_onnx(checkpoint: Checkpoint, options: ComputeOptions) -> OnnxBackend:
 def load_cached_graphs(
     checkpoint: Checkpoint, cache: GraphCache, precision: Precision
 ) -> tuple[GraphFolder, ExportedFiles]:
-    """Return the files of a checkpoint's graphs, made where the cache lacks them.
+    """Return the files of a checkpoint's graphs, built if the cache lacks them.
 
     Raises:
-        BackendUnavailableError: they have to be made, and torch or onnxscript is not installed, or
+        BackendUnavailableError: they have to be built, and torch or onnxscript is not installed, or
             neither the cache nor the folder for temporary files can be written.
         CheckpointError: the weights do not fit their model, or the graphs differ too much from it.
     """
@@ -87,7 +87,7 @@ def load_cached_graphs(
     except OSError as err:
         if err.errno is not None and err.errno not in _NO_ROOM:  # numpy's have no number
             raise _not_kept(name, err) from err
-        logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, str(err))
+        logger.warning("graphs of %s cannot be cached, so opening is slow: %s", name, str(err))
     try:
         return _temporary(make), graphs
     except OSError as err:
@@ -95,7 +95,7 @@ def load_cached_graphs(
 
 
 def _temporary(make: Callable[[Path], None]) -> GraphFolder:
-    """Make graphs in a folder that goes with the object that is returned."""
+    """Build graphs in a folder that is removed with the returned object."""
     path = Path(tempfile.mkdtemp(prefix="perception-encoder-"))
     try:
         make(path)
@@ -109,7 +109,7 @@ def _temporary(make: Callable[[Path], None]) -> GraphFolder:
 
 def _not_kept(name: str, err: OSError) -> BackendUnavailableError:
     return BackendUnavailableError(
-        f"graphs of {name} cannot be kept ({err}); make them where you can: pe export"
+        f"graphs of {name} cannot be cached ({err}); export them to another folder: pe export"
     )
 
 
@@ -117,7 +117,7 @@ def _make(checkpoint: Checkpoint, graphs: ExportedFiles, folder: Path) -> None:
     require_torch()
     if importlib.util.find_spec("onnxscript") is None:
         raise BackendUnavailableError(
-            "onnxscript is needed once, to make graphs of these weights: "
+            "onnxscript is needed once, to build graphs of these weights: "
             "pip install 'perception-encoder[export]'"
         )
     import torch

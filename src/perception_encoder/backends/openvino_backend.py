@@ -1,6 +1,6 @@
-"""The OpenVINO backend: CPUs, without torch once its graphs are made.
+"""The OpenVINO backend: exported or cached graphs on CPUs, without torch.
 
-Each graph is opened when it is first needed: a text does not wait for the vision tower.
+Each graph is opened when it is first needed, so a text does not wait for the vision tower.
 """
 
 import importlib.util
@@ -54,10 +54,10 @@ class OpenVinoBackend:
     """A `Backend` over OpenVINO graphs.
 
     Args:
-        config: the model's numbers.
-        graphs: where its graphs come from.
-        known: its weights.
-        precision: as the graphs were made for.
+        config: of the model.
+        graphs: opens its graphs.
+        known: of its weights.
+        precision: of the graphs.
 
     Raises:
         BackendUnavailableError: openvino is not installed.
@@ -83,11 +83,11 @@ class OpenVinoBackend:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "OpenVinoBackend":
-        """Open a checkpoint, whose graphs are made unless they were before.
+        """Open a checkpoint; graphs are built unless they are cached.
 
         Raises:
-            BackendUnavailableError: openvino is not installed, the device or precision is not to be
-                had here; or graphs have to be made and torch is not installed.
+            BackendUnavailableError: openvino is not installed, the device or precision is not
+                available here; or graphs have to be built and torch is not installed.
             CheckpointError: the weights do not fit their model.
         """
         precision = _check(options)
@@ -115,7 +115,7 @@ class OpenVinoBackend:
         """See `Backend.encode_image`."""
         if self._config.embed_dim is None:
             raise UnsupportedOperationError(
-                f"{self._config.id} gives patch features, not one vector; call features"
+                f"{self._config.id} has patch features only, no image embedding; call features()"
             )
         self._check_pixels(pixels)
         return self._run("image", "embeddings", pixels, (self._config.embed_dim,))
@@ -127,13 +127,13 @@ class OpenVinoBackend:
         context = self._config.text.context_length
         if token_ids.ndim != 2 or token_ids.shape[1] > context:
             raise ValueError(f"token_ids must be (B, L) with L <= {context}, got {token_ids.shape}")
-        # More columns change no vector: attention is causal, and what is past a text is padding.
+        # More columns change no embedding: attention is causal, and they are padding.
         columns = min(context, -(-token_ids.shape[1] // _TEXT_COLUMNS) * _TEXT_COLUMNS)
         padded = np.pad(token_ids, ((0, 0), (0, columns - token_ids.shape[1])))
         return self._run("text", "embeddings", padded, (self._config.embed_dim,))
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
-        """See `Backend.features`. Each layer but the last has a graph of its own, made when asked.
+        """See `Backend.features`. Each layer but the last has its own graph, built on request.
 
         Raises:
             ValueError: the layer does not exist.
@@ -153,7 +153,7 @@ class OpenVinoBackend:
             self._is_closed = True
 
     def renew_after_fork(self) -> None:
-        """Open graphs anew in a forked process; those of its parent are kept, but not used."""
+        """Open graphs again in a forked process; the parent's are not used, nor closed."""
         self._left_behind.append(self._open)
         self._open = {}
         self._lock = threading.Lock()
@@ -182,7 +182,7 @@ class OpenVinoBackend:
 
 
 class _Graph:
-    """A compiled graph. One call at a time: each uses all cores, and keeps its own memory."""
+    """A compiled graph. One call at a time, because each uses all cores."""
 
     def __init__(self, compiled: "ov.CompiledModel", watched: Sequence[WatchedFile]) -> None:
         self._request = compiled.create_infer_request()
@@ -213,7 +213,7 @@ def _compiled(source: "Path | ov.Model", output: str, precision: Precision) -> "
 
 
 def _check(options: ComputeOptions) -> Precision:
-    """Return the precision that the options mean here.
+    """Return the precision that the options select here.
 
     Raises:
         BackendUnavailableError: openvino is not installed, or has no such device or precision here.
@@ -245,7 +245,7 @@ def _check(options: ComputeOptions) -> Precision:
 
 
 def _of_export(stored: Precision, chosen: Precision, options: ComputeOptions) -> Precision:
-    """Return what graphs run in that were exported in `stored`: int8 is not to be had of others.
+    """Return the precision of exported graphs: int8 runs as int8 only, others never do.
 
     Raises:
         BackendUnavailableError: another precision was asked for.

@@ -1,6 +1,6 @@
-"""Where the OpenVINO backend's graphs come from: made of weights once and kept, or exported before.
+"""Where OpenVINO graphs come from: a cache that builds what it lacks, or an exported folder.
 
-Imports torch only when a graph has to be made.
+torch is imported only if a graph has to be built.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def import_without_telemetry(package: str) -> None:
 
 
 class GraphSource(Protocol):
-    """Opens graphs; parts are those of `openvino_write.build_openvino`."""
+    """Opens graphs; `build_openvino` lists the parts."""
 
     def opened(
         self, part: str, compiled: "Callable[[Path | ov.Model], _Compiled]"
@@ -76,20 +76,20 @@ class GraphSource(Protocol):
 
         Args:
             part: of the model.
-            compiled: is given the .xml file, whose weights are beside it, or the graph itself.
+            compiled: takes the .xml file, with its weights beside it, or the graph itself.
 
         Returns:
-            What `compiled` returned, and the files it may have mapped.
+            The result of `compiled`, and the files that it may have mapped.
         """
 
 
 @dataclass
 class CachedGraphs:
-    """A `GraphSource` that makes what the cache lacks.
+    """A `GraphSource` that builds what the cache lacks.
 
     Args:
-        cache: where graphs are kept.
-        config: the model's numbers.
+        cache: of graphs.
+        config: of the model.
         known: its weights.
         precision: that graphs are run in.
         load: reads the weights, in float32.
@@ -107,7 +107,7 @@ class CachedGraphs:
         """See `GraphSource`.
 
         Raises:
-            BackendUnavailableError: the graph has to be made, and torch or nncf is not installed.
+            BackendUnavailableError: the graph has to be built, and torch or nncf is not installed.
             CheckpointError: the weights have changed since the model was opened.
         """
         stored = _STORED.get(self.precision, self.precision)
@@ -120,7 +120,9 @@ class CachedGraphs:
             graph = self.cache.folder(key, part, make)
             return graph.opened((_FILE, _WEIGHTS), lambda: compiled(graph.path / _FILE))
         except OSError as err:
-            logger.warning("graphs of %s cannot be kept, so opening it is slow: %s", name, str(err))
+            logger.warning(
+                "graphs of %s cannot be cached, so opening it is slow: %s", name, str(err)
+            )
         with suppress(OSError):
             return self._opened_once(make, compiled)
         built, watched = self._build(part)
@@ -129,7 +131,7 @@ class CachedGraphs:
     def _opened_once(
         self, make: Callable[[Path], None], compiled: "Callable[[Path | ov.Model], _Compiled]"
     ) -> tuple[_Compiled, Sequence[WatchedFile]]:
-        """Compile from files that are removed at once; what is mapped of them stays."""
+        """Compile from temporary files; what is mapped of them stays after their removal."""
         with tempfile.TemporaryDirectory(
             prefix="perception-encoder-", ignore_cleanup_errors=True
         ) as folder:
@@ -160,7 +162,7 @@ class CachedGraphs:
 
 @dataclass(frozen=True)
 class ExportedGraphs:
-    """A `GraphSource` of the files that an export holds.
+    """A `GraphSource` over an exported folder.
 
     Args:
         folder: of the export.
@@ -192,7 +194,7 @@ class ExportedGraphs:
 def find_graphs(
     checkpoint: Checkpoint, cache: GraphCache, precision: Precision
 ) -> tuple[CachedGraphs, KnownWeights]:
-    """Return the graphs of a checkpoint; its weights are read only where they are not known yet.
+    """Return the graphs of a checkpoint; its weights are read only if they are not known.
 
     Raises:
         BackendUnavailableError: they are not known and torch is not installed.
@@ -214,7 +216,7 @@ def find_graphs(
 def build_random_graphs(
     config: ModelConfig, cache: GraphCache, precision: Precision
 ) -> tuple[CachedGraphs, KnownWeights]:
-    """Return the graphs of a model with made-up weights, which are drawn anew each time.
+    """Return the graphs of a model with random weights, which are the same each time.
 
     Raises:
         BackendUnavailableError: torch is not installed.

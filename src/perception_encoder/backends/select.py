@@ -1,4 +1,4 @@
-"""Chooses a backend for a checkpoint and opens it."""
+"""Choose a backend for a checkpoint, and open it on one or several devices."""
 
 import ctypes
 import importlib.util
@@ -23,11 +23,10 @@ from perception_encoder.types import BackendName, Embeddings, Pixels, TokenIds
 class Replicas:
     """A `Backend` made of backends of the same weights.
 
-    Whoever has many batches keeps all of them busy with `concurrency` calls at once; a single call
-    is computed on one device.
+    Each call runs on one device. `concurrency` parallel calls keep all devices busy.
 
     Args:
-        backends: two or more; closed with this one.
+        backends: two or more; `close` closes them.
     """
 
     def __init__(self, backends: Sequence[Backend]) -> None:
@@ -43,16 +42,16 @@ class Replicas:
         self.concurrency = sum(backend.concurrency for backend in backends)
 
     def renew_after_fork(self) -> None:
-        """No call runs."""
+        """Forget the calls of the parent process."""
         self._calls = [0] * len(self._backends)
         self._lock = threading.Lock()
 
     @classmethod
     def open(cls, devices: Sequence[str], open_one: Callable[[str], Backend]) -> "Replicas":
-        """Open a backend on each of the devices; if one fails, none stays open.
+        """Open a backend on each device; if one fails, all are closed.
 
         Raises:
-            BackendUnavailableError: a device is not to be had, or they would not compute alike.
+            BackendUnavailableError: a device is missing, or the precisions would differ.
         """
         with ExitStack() as opened:
             backends = []
@@ -102,10 +101,10 @@ class Replicas:
 
 
 def open_backend(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
-    """Load a checkpoint into the backend that the options name, on each device that they name.
+    """Open a checkpoint with the backend and on the devices that the options name.
 
     Raises:
-        BackendUnavailableError: that backend, device or precision is not to be had here.
+        BackendUnavailableError: the backend, device or precision is not available here.
         CheckpointError: the weights do not fit their model.
     """
     return _on_each_device(options, partial(_open, checkpoint))
@@ -121,7 +120,7 @@ def _on_each_device(
 
 
 def _devices(names: str) -> list[str]:
-    """Split "cuda:0,1" into the names of devices; "cuda:all" is all that torch sees."""
+    """Split "cuda:0,1" into device names; "cuda:all" names every device that torch sees."""
     kind, _, numbers = names.partition(":")
     if kind != "cuda" or not ("," in numbers or numbers == "all"):
         return [names]
@@ -149,7 +148,7 @@ def _open(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
 
 
 def open_random_backend(config: ModelConfig, options: ComputeOptions) -> Backend:
-    """Build a model with made-up weights, for benchmarks and tests of speed and memory.
+    """Open a model with random weights, to measure speed and memory.
 
     Raises:
         BackendUnavailableError: as `open_backend`.
@@ -169,9 +168,9 @@ def _open_random(config: ModelConfig, options: ComputeOptions) -> Backend:
 
 
 def _chooses_openvino(options: ComputeOptions) -> bool:
-    """Whether OpenVINO was asked for, or is here and nothing speaks against it.
+    """Return whether to use OpenVINO: on request, or by default on CPUs if it is installed.
 
-    On CPUs it is ahead of torch in all but one image alone (docs/reference/experiments.md), and
+    On CPUs it is faster than torch except for a single image (docs/reference/experiments.md), and
     it opens without importing torch.
     """
     if options.backend != "auto":
@@ -185,7 +184,7 @@ def _chooses_openvino(options: ComputeOptions) -> bool:
 
 
 def _num_cuda_devices() -> int:
-    """Ask the driver first: without one, torch need not be imported to know."""
+    """Count CUDA devices; torch is imported only if there is a driver."""
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -215,8 +214,8 @@ def _open_export(checkpoint: Checkpoint, backend: BackendName, options: ComputeO
 def _require_torch(options: ComputeOptions) -> None:
     if options.backend not in ("auto", "torch"):
         raise BackendUnavailableError(
-            f"backend {options.backend!r} runs no made-up weights unless they were exported; use "
-            "backend='torch' or 'openvino' for them"
+            f"backend {options.backend!r} cannot run random weights; use "
+            "backend='torch' or 'openvino'"
         )
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailableError(

@@ -233,7 +233,7 @@ class TorchBackend:
     def _compile_now(self, config: ModelConfig) -> None:
         """Compile before anybody waits for an answer, and fail here if at all."""
         side = config.vision.image_size
-        with computing.alone():
+        with computing.exclusive():
             if config.embed_dim is not None:
                 pixels = np.zeros((2, side, side, 3), np.uint8)
                 self._in_steps(self._graphs.image, pixels, len(pixels))

@@ -1,6 +1,6 @@
-"""Towers through `torch.compile`: what stands between matrix products becomes few kernels.
+"""`torch.compile` for towers, and the locks that it and cuDNN attention need.
 
-One compilation serves batches of every size, and texts of every length.
+One compilation serves batches of every size and texts of every length.
 """
 
 import copy
@@ -52,21 +52,21 @@ class CompiledTowers:
 
 
 class CompileLock:
-    """Many may pass at once, or one alone; who wants to be alone is let in before newcomers."""
+    """A reader-writer lock: many shared holders, or one exclusive holder, who comes first."""
 
     def __init__(self) -> None:
         self.renew_after_fork()
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Nobody is inside, and nobody waits."""
+        """Forget the holders of the parent process."""
         self._changed = threading.Condition()
         self._num_inside = 0
         self._is_claimed = False
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Pass beside others."""
+        """Acquire in shared mode."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_claimed)
             self._num_inside += 1
@@ -78,8 +78,8 @@ class CompileLock:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Pass once everybody else has left."""
+    def exclusive(self) -> Iterator[None]:
+        """Acquire in exclusive mode, after all shared holders have released it."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_claimed)
             self._is_claimed = True
@@ -96,7 +96,7 @@ computing = CompileLock()
 
 
 class _Switch:
-    """torch's own switch is the whole process's, so the last call to end sets it back."""
+    """Turns cuDNN attention off while calls run; torch's switch is process-wide."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

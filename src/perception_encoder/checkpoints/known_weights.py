@@ -143,7 +143,7 @@ def require_torch() -> None:
     """
     if importlib.util.find_spec("torch") is None:
         raise BackendUnavailableError(
-            "torch is needed once, to make graphs of these weights: "
+            "torch is needed once, to build graphs of these weights: "
             "pip install 'perception-encoder[cpu]'"
         )
 

@@ -1,8 +1,7 @@
-"""A cache of vectors by content: the same bytes or words are never computed twice.
+"""A cache of embeddings by content: the same bytes or texts are never computed twice.
 
-One SQLite file, safe for several threads and processes at once; a killed process loses at most
-what it had not yet stored. A key covers everything that decides a vector (weights, precision,
-preprocessing, content), so one file can serve several models and never answers wrongly.
+It is one SQLite file, safe for several threads and processes. A key covers everything that an
+embedding depends on (weights, precision, preprocessing, content), so models can share a file.
 """
 
 import hashlib
@@ -28,14 +27,14 @@ _CHECKSUM_BYTES: Final = 4
 
 
 class EmbeddingCache:
-    """Vectors by key in a SQLite file."""
+    """Embeddings by key in a SQLite file."""
 
     def __init__(self, path: str | os.PathLike[str], namespace: str) -> None:
-        """Open or make the cache.
+        """Open or create the cache.
 
         Args:
-            path: the file; its folder is made where it does not exist.
-            namespace: what else decides a vector: weights, precision, preprocessing.
+            path: the file; its folder is created if needed.
+            namespace: what else an embedding depends on: weights, precision, preprocessing.
 
         Raises:
             CacheError: the path is not a cache, or cannot be written.
@@ -50,30 +49,30 @@ class EmbeddingCache:
                 f"cannot use {self.path} as an embedding cache: {err}. "
                 "Give another path, or delete the file to start anew."
             ) from err
-        # A model that is dropped without `close` leaves no open file behind.
+        # Closes the file of a model that is dropped without `close`.
         self._closing = weakref.finalize(self, self._database.close)
         self._left_behind: list[object] = []
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Open the file anew: SQLite's connections are of one process, and so is closing them."""
+        """Open the file again: a SQLite connection belongs to one process, closing included."""
         self._closing.detach()
         self._left_behind.append(self._database)
         self._lock = threading.Lock()
         try:
             self._database = _connect(self.path)
-        except (sqlite3.Error, OSError):  # said when it is used
+        except (sqlite3.Error, OSError):  # reported by the first use
             self._database = sqlite3.connect(":memory:")
             self._database.close()
         self._closing = weakref.finalize(self, self._database.close)
 
     def key(self, kind: str, content: bytes) -> bytes:
-        """Return the key of some content; `kind` keeps images and words apart."""
+        """Return the key of some content; `kind` separates images from texts."""
         head = f"{self._namespace}\0{kind}\0".encode()
         return hashlib.sha256(head + content).digest()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Return the vectors that are known, by key."""
+        """Return the cached embeddings, by key."""
         found: dict[bytes, NDArray[np.float32]] = {}
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), _KEYS_PER_QUERY):
@@ -87,7 +86,7 @@ class EmbeddingCache:
         return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Store vectors (B, E) under their keys, all or none."""
+        """Store embeddings (B, E) under their keys, all or none."""
         rows = [(key, _stored(key, vector)) for key, vector in zip(keys, vectors, strict=True)]
         with self._lock:
             try:
@@ -112,13 +111,13 @@ class EmbeddingCache:
 
 
 def _stored(key: bytes, vector: NDArray[np.float32]) -> bytes:
-    """A vector's bytes and their checksum: SQLite itself notices no damage to a value."""
+    """Return an embedding's bytes with a checksum; SQLite does not detect damaged values."""
     data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
     return data + zlib.crc32(key + data).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _checked(key: bytes, stored: bytes) -> NDArray[np.float32] | None:
-    """Return the vector; None where its bytes are damaged, so that it is computed anew."""
+    """Return the embedding; None if its bytes are damaged, so that it is computed again."""
     data, told = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
     if zlib.crc32(key + data).to_bytes(_CHECKSUM_BYTES, "little") != told:
         return None

@@ -43,13 +43,13 @@ _QUIET_SECONDS: Final = 2.0  # shorter work shows no progress bar
 
 
 class EmbeddingModel:
-    """A loaded model. Made by `AutoModel.from_pretrained`; safe to share between threads.
+    """A loaded model, from `AutoModel.from_pretrained`. Threads can share it.
 
     Attributes:
-        config: the model's numbers; `config.embed_dim` is E.
-        backend: the backend; `backend.device` and `backend.precision` tell what it chose.
-        processor: how images become pixels.
-        reopen: opens the same model in another process; None where it was not opened by a name.
+        config: the model's config; `config.embed_dim` is E.
+        backend: runs the model, on `backend.device` in `backend.precision`.
+        processor: turns images into pixels.
+        reopen: opens the same model in another process; None if that is not possible.
             A model with it can be pickled.
     """
 
@@ -102,7 +102,7 @@ class EmbeddingModel:
 
         Raises:
             ImageError: the image cannot be used.
-            TypeError: `image` is no kind of image, or a list of them.
+            TypeError: `image` is a list, or not an image of any kind.
         """
         if isinstance(image, list | tuple):
             raise TypeError("embed_image takes one image; use embed_images for a list")
@@ -153,24 +153,24 @@ class EmbeddingModel:
         Args:
             images: a list with any mix of paths, encoded bytes, PIL images, (H, W, C) arrays and
                 (C, H, W) tensors, of any sizes; or one (N, H, W, C) array or (N, C, H, W) tensor.
-                Nothing of the caller's is changed.
-            errors: "raise" ends at the first image that cannot be used. "skip" embeds the others
-                and also returns why each one was left out.
+                They are not changed.
+            errors: "raise" stops at the first image that cannot be used. "skip" embeds the others
+                and also returns the error of each skipped image.
             batch_size: images computed at once.
-            input_color_format: channel order of numpy arrays ("bgr" is what OpenCV gives);
-                everything else knows its own.
-            normalize: scale each vector to unit length.
-            truncate_dim: keep this many numbers of each vector, then normalize.
-            show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
+            input_color_format: channel order of NumPy arrays; "bgr" is OpenCV's. Other kinds of
+                images define their own.
+            normalize: scale each embedding to unit length.
+            truncate_dim: keep the first dimensions of each embedding only, then normalize.
+            show_progress: draw a bar on stderr; None draws one on a terminal for long work.
             output: "numpy", or "torch" for a CPU tensor.
 
         Returns:
-            (N, E) float32. With `errors="skip"` a pair: (N, E) float32 whose rows are NaN where an
-            image was skipped, and a dict from the positions of those to their `ImageError`.
+            (N, E) float32. With `errors="skip"` a pair: (N, E) float32 with NaN rows for skipped
+            images, and a dict from their positions to their `ImageError`.
 
         Raises:
-            ImageError: an image cannot be used; names its path or position.
-            UnsupportedOperationError: the model gives patch features only.
+            ImageError: an image cannot be used; the message names its path or position.
+            UnsupportedOperationError: the model has patch features only.
             ValueError: `errors` is neither "raise" nor "skip".
         """
         check_output(self._embed_dim(), truncate_dim, output)
@@ -190,10 +190,10 @@ class EmbeddingModel:
         batch_size: int = 32,
         input_color_format: ColorFormat = "bgr",
     ) -> Embeddings:
-        """Embed a clip as the normalized mean of its frames' unit vectors.
+        """Embed a clip as the normalized mean of its frames' normalized embeddings.
 
-        As perception_models core/vision_encoder/pe.py `encode_video(normalize=True)`, which leaves
-        the mean as it is; it is brought to unit length here so that it can be searched with.
+        Source: perception_models core/vision_encoder/pe.py `encode_video(normalize=True)`, which
+        does not normalize the mean.
 
         Returns:
             (1, E) float32 of unit length.
@@ -218,21 +218,21 @@ class EmbeddingModel:
         input_color_format: ColorFormat = "bgr",
         show_progress: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Return patch features: one vector for each square of each image, before pooling.
+        """Return the patch features of images: one vector for each patch, before pooling.
 
         Args:
             images: as in `embed_images`.
-            layer: the block whose output is read; negative counts from the end.
+            layer: the block whose output is returned; negative numbers count from the end.
             batch_size: images computed at once.
             input_color_format: channel order of numpy arrays.
             show_progress: as in `embed_images`.
 
         Returns:
-            (N, h·w, D) float32, squares row by row, after the tower's final norm where it has one.
+            (N, h·w, D) float32, patches row by row, after the tower's final norm if it has one.
 
         Raises:
             ImageError: an image cannot be used.
-            ValueError: there is no such layer.
+            ValueError: the layer does not exist.
         """
         vision = self.config.vision
         feed = ImageFeed(
@@ -275,15 +275,15 @@ class EmbeddingModel:
     ) -> Embeddings | torch.Tensor:
         """Embed one string, or a list of them in order.
 
-        Text past the model's context (32 tokens for most of PE-Core, 72 for G14, 77 for CLIP) is
-        cut, as in the original; a warning is logged when that happens.
+        A text that is longer than the model's context (32 tokens for most of PE-Core, 72 for G14,
+        77 for CLIP) is truncated, with a warning in the log.
 
         Args:
-            texts: one string, or several.
+            texts: one string, or a sequence of strings.
             batch_size: texts computed at once.
-            normalize: scale each vector to unit length.
-            truncate_dim: keep this many numbers of each vector, then normalize.
-            show_progress: draw a bar on stderr; None draws one on a terminal when work is long.
+            normalize: scale each embedding to unit length.
+            truncate_dim: keep the first dimensions of each embedding only, then normalize.
+            show_progress: draw a bar on stderr; None draws one on a terminal for long work.
             output: "numpy", or "torch" for a CPU tensor.
 
         Returns:
@@ -339,13 +339,13 @@ class EmbeddingModel:
         Both are arrays or CPU tensors, (N, E) or (E,).
 
         Raises:
-            ValueError: the embeddings have different numbers of dimensions.
+            ValueError: the embeddings differ in their number of dimensions.
         """
         return cosine_similarity(a, b)
 
     @property
     def embed_dim(self) -> int | None:
-        """E, the length of a vector; None for models that give patch features only."""
+        """E, the number of dimensions; None for models that have patch features only."""
         return self.config.embed_dim
 
     @property
@@ -355,7 +355,7 @@ class EmbeddingModel:
 
     @property
     def logit_scale(self) -> float:
-        """What a cosine is multiplied by before a softmax over labels."""
+        """The factor of a cosine before a softmax over labels."""
         return self.backend.logit_scale
 
     @property
@@ -381,7 +381,7 @@ class EmbeddingModel:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What decides a vector, as stored with every index."""
+        """What an index stores of the model: every embedding depends on it."""
         return ModelIdentity(
             model_id=self.config.id,
             fingerprint=self.backend.fingerprint,
@@ -390,17 +390,17 @@ class EmbeddingModel:
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model as a folder that `AutoModel.from_pretrained` reads back.
+        """Save the model as a folder that `AutoModel.from_pretrained` opens.
 
         Args:
-            folder: where `config.json`, `model.safetensors` and `tokenizer.json` go.
+            folder: for `config.json`, `model.safetensors` and `tokenizer.json`.
 
         Returns:
             The folder.
 
         Raises:
-            CheckpointError: the folder holds something else than such a model, or cannot be
-                written; or the file of this model's weights has changed since it was opened.
+            CheckpointError: the folder holds something else than a saved model, or cannot be
+                written; or the file of the weights has changed since it was opened.
         """
         from perception_encoder.checkpoints.save import save_checkpoint
 
@@ -418,7 +418,7 @@ class EmbeddingModel:
         return path
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Free the model's memory."""
         self.backend.close()
         if self._cache is not None:
             self._cache.close()
@@ -469,7 +469,7 @@ class EmbeddingModel:
     def _embed_dim(self) -> int:
         if self.config.embed_dim is None:
             raise UnsupportedOperationError(
-                f"{self.config.id} gives patch features, not one vector for an image: "
+                f"{self.config.id} has patch features only, no embedding of an image: "
                 "call features(), or use a PE-Core or CLIP model"
             )
         return self.config.embed_dim

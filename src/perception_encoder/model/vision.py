@@ -54,7 +54,7 @@ class VisionTower(nn.Module):
             ValueError: pixels has another shape, or this tower does not pool.
         """
         if self.config.pooling == "none":
-            raise ValueError("this tower gives patch features only; call `features`")
+            raise ValueError("this tower has patch features only; call `features`")
         return self.pooled(self.tokens(pixels, self.config.depth))
 
     def features(self, pixels: Tensor, *, layer: int = -1) -> Tensor:
