@@ -25,6 +25,8 @@ def test_architecture_names_every_package() -> None:
     for part in [*parts, *(m for m in modules if m != "settings.py"), "settings"]:
         assert f"`{part}`" in text, part
     assert all(len(line) <= 120 for line in text.splitlines())
+    for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|js|json))`", text):
+        assert (PACKAGE / path).exists() or (ROOT / path).exists(), path
 
 
 def test_changelog_speaks_of_this_version() -> None:
