@@ -202,7 +202,7 @@ class ImageIndex:
         )
         return AddReport(counts, failed, run.progress.notes, time.monotonic() - started)
 
-    def search_index(
+    def search(
         self,
         query: QueryInput,
         k: int = 10,
