@@ -22,7 +22,8 @@ All commands with their options, as `pe COMMAND --help` prints them. Results go 
 and logs go to stderr. The exit code is 0 for success, 1 after an error or a failed item, 2 for
 wrong usage, 130 after Ctrl-C.
 
-Options before the command: `-v` logs more to stderr, `--version` prints the version.
+Options before the command: `-v` logs more to stderr, `--version` prints the version,
+`--install-completion` completes commands, options and model ids in your shell.
 """
 
 SETTINGS_HEAD = """# Settings

@@ -195,7 +195,7 @@ def test_an_error_of_ours_is_no_traceback_but_with_v(monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise PanicError("deep\x1b[31m\nforged: in there")
 
-    monkeypatch.setattr("perception_encoder.cli.embed.write_vectors", fail)
+    monkeypatch.setattr("perception_encoder.cli.embed._write", fail)
     ended = pe_inside("embed", "-t", "a")
     assert ended.code == 1
     assert "Traceback" not in ended.err
@@ -281,7 +281,9 @@ def test_moves_on_a_full_disk_leave_whole_lines(tmp_path: Path) -> None:
         Image.new("RGB", (32, 32 + place), "red").save(tmp_path / f"{place}.png")
     to = tmp_path / "to"
     with largest_file(700):
-        ended = pe_inside("classify", str(tmp_path), "-l", "red", "--move-to", str(to), "--yes")
+        ended = pe_inside(
+            "classify", str(tmp_path), "-l", "red,blue", "--move-to", str(to), "--yes"
+        )
     check(ended)
     assert ended.code == 1
     records = [json.loads(line) for line in (to / "moved.jsonl").read_text().splitlines()]

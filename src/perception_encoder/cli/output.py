@@ -139,9 +139,7 @@ def warn_of_escapes() -> None:
     """Report on stderr that stdout has escaped characters."""
     for what, count in _noted.items():
         if count:
-            say(
-                f"pe: {what} are escaped in this output ({count:,}); -0 and --json write exact names"
-            )
+            say(f"pe: {what} are escaped in this output ({count:,}); -0 and --json are exact")
     _noted.clear()
 
 
