@@ -1,10 +1,9 @@
-"""Every error this package raises for a failure of the world, in one tree.
+"""All errors of this package. Each message says what happened, to which item, and what to do.
 
-A caller's plain mistake (a wrong rank, a negative batch size) is `ValueError` or `TypeError`.
-Everything else is below, and each message says what happened, to which item, and what to do:
+A mistake in a call (a wrong rank, a negative batch size) is a `ValueError` or `TypeError`.
 
     PerceptionEncoderError
-    ├── ImageError                  one image could not be used
+    ├── ImageError                  an image cannot be used
     │   ├── ImageDecodeError            not an image, an unknown format, or damaged data
     │   │   ├── ImageEmptyError             zero bytes
     │   │   └── ImageTruncatedError         the file ends too early
@@ -13,53 +12,48 @@ Everything else is below, and each message says what happened, to which item, an
     │   ├── ImageUnreadableError        a folder, a URL, no permission (also an OSError)
     │   ├── ImageValueError             an array or tensor of a wrong shape, dtype or range
     │   │                               (also a ValueError)
-    │   ├── ImageReferenceError         what names an image in a request names none (also a
-    │   │                               ValueError)
-    │   ├── ImageFetchError             a request's URL could not be fetched, or may not be
-    │   └── ImageWriteError             an image of ours could not be saved (also an OSError)
-    ├── TextTooLargeError           a text of more bytes than any model could need (also a
-    │                               ValueError)
-    ├── SourceError                 where images were to come from cannot be used
-    │   └── SourceNotFoundError         there is no such file, folder or URL (also a
-    │                                   FileNotFoundError)
-    ├── TextError                   what should be text is none: an argument, a file of labels
+    │   ├── ImageReferenceError         no base64, data URI or URL (also a ValueError)
+    │   ├── ImageFetchError             a URL in a request cannot be fetched
+    │   └── ImageWriteError             an image cannot be saved (also an OSError)
+    ├── TextError                   not valid text: an argument, a file of labels
+    ├── TextTooLargeError           a text is longer than the limit (also a ValueError)
+    ├── SourceError                 a source of images cannot be used
+    │   └── SourceNotFoundError         no such file, folder or URL (also a FileNotFoundError)
     ├── OutputError                 a file of results cannot be written (also an OSError)
     ├── UnknownModelError           no model of that name
-    ├── CheckpointError             weights that do not fit, are damaged or incomplete
-    │   └── CheckpointWriteError        a model could not be saved (also an OSError)
-    ├── DownloadError               the hub could not be reached or answered wrongly
-    │   └── OfflineError                a download is needed and the network is switched off
-    ├── TokenizerNotFoundError      a model without its vocabulary
-    ├── BackendUnavailableError     a backend that is not installed or cannot run here
+    ├── CheckpointError             weights are damaged, incomplete, or do not fit the model
+    │   └── CheckpointWriteError        a model cannot be saved (also an OSError)
+    ├── DownloadError               a file cannot be downloaded from the hub
+    │   └── OfflineError                a download is needed, but the network is switched off
+    ├── TokenizerNotFoundError      the vocabulary of a model is missing
+    ├── BackendUnavailableError     a backend, device or precision is not available
     ├── UnsupportedOperationError   the model has no such tower or output
-    ├── CacheError                  an embedding cache that is unreadable or of another model
-    ├── ServingError                a server cannot do now what was asked
-    │   ├── QueueFullError              too much is waiting; says when to ask again
-    │   ├── WorkerCrashedError          what computes ended, hung, or is shutting down
-    │   └── ModelUnavailableError       a model cannot be opened; says when to ask again
-    ├── RemoteError                 a server that was asked refused, failed, or was not reached
-    ├── ClusterError                machines that should share the work cannot: not reached, too
-    │                               small, or with other weights
-    └── ImageIndexError             an index
-        ├── IndexNotFoundError          nothing at that path
-        ├── IndexExistsError            something is at that path already (also a FileExistsError)
-        ├── IndexStorageError           reading or writing failed: disk full, no permission, damage
-        │                               (also an OSError)
+    ├── CacheError                  an embedding cache is unreadable or of another model
+    ├── ServingError                a server cannot answer now
+    │   ├── QueueFullError              too many requests are waiting
+    │   ├── WorkerCrashedError          a worker ended, hangs, or is shutting down
+    │   └── ModelUnavailableError       a model cannot be opened
+    ├── RemoteError                 a server refused or failed, or cannot be reached
+    ├── ClusterError                a Ray cluster cannot be used
+    └── ImageIndexError             an index cannot be used
+        ├── IndexNotFoundError          no index at the path
+        ├── IndexExistsError            something is at the path already (also a FileExistsError)
+        ├── IndexStorageError           reading or writing failed (also an OSError)
         ├── IndexBusyError              another process is writing to the index
-        ├── IndexMismatchError          made by another model or preprocessing
-        ├── ExchangeError               a file of another layout that cannot be written or read
-        └── QueryError                  a query that cannot be understood
+        ├── IndexMismatchError          the index was made by another model or preprocessing
+        ├── ExchangeError               an export or import failed
+        └── QueryError                  a query or condition is wrong
 """
 
 from collections.abc import Mapping
 
 
 class PerceptionEncoderError(Exception):
-    """Base of all errors raised by perception_encoder."""
+    """Base of all errors of this package."""
 
 
 class ImageError(PerceptionEncoderError):
-    """One image could not be used; `item` names it."""
+    """An image cannot be used; `item` names it."""
 
     def __init__(self, message: str, *, item: str | None = None) -> None:
         super().__init__(message)
@@ -67,19 +61,19 @@ class ImageError(PerceptionEncoderError):
 
 
 class ImageDecodeError(ImageError):
-    """The bytes are not an image in a known format, or are damaged."""
+    """The data is no image in a known format, or is damaged."""
 
 
 class ImageEmptyError(ImageDecodeError):
-    """The file or buffer holds zero bytes."""
+    """The file or buffer is empty."""
 
 
 class ImageTruncatedError(ImageDecodeError):
-    """The image's data ends before the image does."""
+    """The data ends before the image is complete."""
 
 
 class ImageTooLargeError(ImageError):
-    """More pixels or bytes than the limit; refused from the header or the size of the file."""
+    """The image has more pixels or bytes than the limit; it was not decoded."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
@@ -87,24 +81,24 @@ class ImageNotFoundError(ImageError, FileNotFoundError):
 
 
 class ImageUnreadableError(ImageError, OSError):
-    """What was named is not a file that can be read: a folder, a URL, a pipe, no permission."""
+    """The path is no readable file: a folder, a URL, a pipe, no permission."""
 
 
 class ImageValueError(ImageError, ValueError):
-    """An array, tensor or PIL image that is no image: rank, channels, dtype, range, no pixels."""
+    """An array, tensor or PIL image has a wrong rank, dtype or range, or no pixels."""
 
 
 class ImageReferenceError(ImageError, ValueError):
-    """What a request gives as an image is neither base64 nor a data URI nor an allowed URL."""
+    """The image of a request is neither base64 nor a data URI nor an allowed URL."""
 
     def __init__(self, message: str, *, item: str | None = None, reason: str = "base64") -> None:
         super().__init__(message, item=item)
         self.reason = reason
-        """One of "base64", "data URI", "URLs are off", "too large", for replies of other words."""
+        """One of "base64", "data URI", "URLs are off", "too large"."""
 
 
 class ImageFetchError(ImageError):
-    """A URL that a request names could not be fetched, or leads where it may not."""
+    """A URL in a request cannot be fetched, or leads to an address that is not allowed."""
 
     def __init__(self, message: str, *, item: str | None = None, reason: str = "failed") -> None:
         super().__init__(message, item=item)
@@ -114,20 +108,20 @@ class ImageFetchError(ImageError):
 
 
 class ImageWriteError(ImageError, OSError):
-    """An image that was drawn could not be saved: no such folder, no permission, no format."""
+    """An image cannot be saved: no such folder, no permission, unknown format."""
 
 
 class TextTooLargeError(PerceptionEncoderError, ValueError):
-    """A text has more bytes than the limit; nothing of it was read."""
+    """A text has more bytes than the limit."""
 
     def __init__(self, message: str, *, position: int = 0) -> None:
         super().__init__(message)
         self.position = position
-        """Among the texts of the call, from 0."""
+        """The position of the text in the call, from 0."""
 
 
 class SourceError(PerceptionEncoderError):
-    """Where images should come from cannot be used: no image column, a missing package."""
+    """A source of images cannot be used: no image column, a missing package."""
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
@@ -135,7 +129,7 @@ class SourceNotFoundError(SourceError, FileNotFoundError):
 
 
 class TextError(PerceptionEncoderError):
-    """A text, or a file of labels, queries or names, is no text, cannot be read, or is too long."""
+    """A text, or a file of labels, queries or names, is not valid, readable, or short enough."""
 
 
 class OutputError(PerceptionEncoderError, OSError):
@@ -143,7 +137,7 @@ class OutputError(PerceptionEncoderError, OSError):
 
 
 class UnknownModelError(PerceptionEncoderError):
-    """The name is neither a registered model, nor a path, nor a hub repository we know."""
+    """The name is no registered model, path, or known hub repository."""
 
 
 class CheckpointError(PerceptionEncoderError):
@@ -151,23 +145,23 @@ class CheckpointError(PerceptionEncoderError):
 
 
 class CheckpointWriteError(CheckpointError, OSError):
-    """A model could not be saved: disk full, no permission."""
+    """A model cannot be saved: disk full, no permission."""
 
 
 class DownloadError(PerceptionEncoderError):
-    """A file could not be brought from the hub."""
+    """A file cannot be downloaded from the hub."""
 
 
 class OfflineError(DownloadError):
-    """A download would be needed, but the network is switched off."""
+    """A download is needed, but the network is switched off."""
 
 
 class TokenizerNotFoundError(PerceptionEncoderError):
-    """No vocabulary was found for a model that reads text."""
+    """The vocabulary of a model that reads text is missing."""
 
 
 class BackendUnavailableError(PerceptionEncoderError):
-    """A backend, device or precision is not available here."""
+    """A backend, device or precision is not available on this machine."""
 
 
 class UnsupportedOperationError(PerceptionEncoderError):
@@ -179,7 +173,7 @@ class CacheError(PerceptionEncoderError):
 
 
 class ServingError(PerceptionEncoderError):
-    """A server cannot do now what was asked; the same may work a little later."""
+    """A server cannot answer now; try again after `retry_after_seconds`."""
 
     def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
@@ -187,19 +181,19 @@ class ServingError(PerceptionEncoderError):
 
 
 class QueueFullError(ServingError):
-    """So much is waiting already that this would have to wait too long."""
+    """Too many requests are waiting."""
 
 
 class WorkerCrashedError(ServingError):
-    """What computes ended or hung, or the server is shutting down."""
+    """A worker ended or hangs, or the server is shutting down."""
 
 
 class ModelUnavailableError(ServingError):
-    """A server's model could not be opened; it is tried again after a pause."""
+    """A model of the server cannot be opened; the server tries again after a pause."""
 
 
 class RemoteError(PerceptionEncoderError):
-    """A server that `perception_encoder.client` asked refused, failed, or could not be reached."""
+    """A server that `perception_encoder.client` called refused, failed, or cannot be reached."""
 
     def __init__(
         self,
@@ -211,15 +205,15 @@ class RemoteError(PerceptionEncoderError):
     ) -> None:
         super().__init__(message)
         self.status = status
-        """Of the reply; None where there was none."""
+        """The HTTP status; None if there was no reply."""
         self.code = code
-        """The server's stable name of what is wrong."""
+        """The server's name of the error."""
         self.items = dict(items or {})
-        """By position among all that were given, why an image or text cannot be used."""
+        """Why images or texts cannot be used, by their position in the call."""
 
 
 class ClusterError(PerceptionEncoderError):
-    """A Ray cluster cannot be used: not reached, too few cores or GPUs, no or other weights."""
+    """A Ray cluster cannot be used: not reached, too few cores or GPUs, other weights."""
 
 
 class ImageIndexError(PerceptionEncoderError):
@@ -231,11 +225,11 @@ class IndexNotFoundError(ImageIndexError):
 
 
 class IndexExistsError(ImageIndexError, FileExistsError):
-    """An index was to be made where there is one already, or where other things lie."""
+    """An index cannot be created at a path where there are files."""
 
 
 class IndexStorageError(ImageIndexError, OSError):
-    """The index could not be read or written: disk full, no permission, damaged files."""
+    """The index cannot be read or written: disk full, no permission, damaged files."""
 
 
 class IndexBusyError(ImageIndexError):
@@ -247,8 +241,8 @@ class IndexMismatchError(ImageIndexError):
 
 
 class ExchangeError(ImageIndexError):
-    """An export that cannot be written, or files that cannot be read as an index."""
+    """An export cannot be written, or files cannot be read as an index."""
 
 
 class QueryError(ImageIndexError):
-    """A search query cannot be understood."""
+    """A query or condition is wrong."""

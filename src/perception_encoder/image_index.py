@@ -12,6 +12,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -20,6 +22,7 @@ from perception_encoder.analysis.classifiers import (
     LabelClassifier,
     ZeroShotClassifier,
 )
+from perception_encoder.analysis.cluster_names import read_words
 from perception_encoder.analysis.clusters import NamedClusters, cluster_index
 from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
 from perception_encoder.analysis.ranked_images import read_blocks
@@ -62,7 +65,6 @@ if TYPE_CHECKING:
     from perception_encoder.types import BackendName, ColorFormat, Precision, PreprocessName
 
 _NUM_SHOWN: Final = 12  # thumbnails of an index in a notebook
-_COLUMN: Final = "column:"
 
 
 class ImageIndex:
@@ -353,7 +355,7 @@ class ImageIndex:
             self._index,
             self._open_model,
             num_clusters=k,
-            words=self._words(names, where),
+            words=read_words(self._index, names, where),
             where=where,
         )
 
@@ -498,6 +500,8 @@ class ImageIndex:
                     index.check(self._model.identity)
                 elif self._name is not None:
                     refuse_another(index, self._name)
+                preprocess = self._preprocess or index.identity.preprocess
+                index.check(replace(index.identity, preprocess=preprocess))
                 return index
         if self._model is None:
             assert self._name is not None
@@ -530,21 +534,6 @@ class ImageIndex:
         )
         return SearchHits(found, query)
 
-    def _words(self, names: str | Sequence[str] | None, where: str | None) -> Sequence[str]:
-        from perception_encoder.analysis.cluster_names import load_everyday_words, read_column_words
-
-        if names is None:
-            return ()
-        if not isinstance(names, str):
-            return list(dict.fromkeys(names))
-        if names == "everyday":
-            return load_everyday_words()
-        if names.startswith(_COLUMN):
-            return read_column_words(self._index, names.removeprefix(_COLUMN), where=where)
-        raise ValueError(
-            f'names must be "everyday", "column:NAME" or a list of words, got {names!r}'
-        )
-
 
 def _search_options(
     k: int,
@@ -566,8 +555,11 @@ def _shown(run: Run, show_progress: bool | None) -> Iterator[Outcome]:
     from tqdm.auto import tqdm  # a widget in notebooks, else a line on stderr
 
     disable = None if show_progress is None else not show_progress
-    with tqdm(unit=" images", disable=disable, leave=False) as bar:
-        for outcome in run.outcomes():
+    with (
+        closing(run.outcomes()) as outcomes,
+        tqdm(unit=" images", disable=disable, leave=False) as bar,
+    ):
+        for outcome in outcomes:
             bar.total = run.progress.num_listed
             bar.n = run.progress.num_done
             bar.update(0)

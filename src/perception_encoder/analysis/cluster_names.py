@@ -101,6 +101,31 @@ def _shortest(own: tuple[str, ...], chosen: Sequence[tuple[str, ...]]) -> str:
     return ", ".join(own)
 
 
+def read_words(
+    index: Index, names: str | Sequence[str] | None, where: str | None = None
+) -> Sequence[str]:
+    """Return the words to name clusters by.
+
+    Args:
+        index: the index.
+        names: "everyday", "column:NAME", a list of words, or None for no words.
+        where: an SQL condition; other rows of a column are left out.
+
+    Raises:
+        QueryError: there is no such column, or the condition is wrong.
+        ValueError: another string.
+    """
+    if names is None:
+        return ()
+    if not isinstance(names, str):
+        return list(dict.fromkeys(names))
+    if names == "everyday":
+        return load_everyday_words()
+    if names.startswith("column:"):
+        return read_column_words(index, names.removeprefix("column:"), where=where)
+    raise ValueError(f'names must be "everyday", "column:NAME" or a list of words, got {names!r}')
+
+
 @cache
 def load_everyday_words() -> list[str]:
     """Return about 350 words for things in images."""

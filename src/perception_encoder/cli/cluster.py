@@ -168,14 +168,10 @@ def exit_if_damaged(named: NamedClusters) -> None:
 
 def _read_words(names: str, index: Index, where: str | None) -> list[str]:
     path = Path(names).expanduser()
-    if names.startswith(_COLUMN) and not path.exists():
-        from perception_encoder.analysis.cluster_names import read_column_words
+    if (names == _EVERYDAY or names.startswith(_COLUMN)) and not path.exists():
+        from perception_encoder.analysis.cluster_names import read_words
 
-        words = read_column_words(index, names.removeprefix(_COLUMN), where=where)
-    elif names == _EVERYDAY and not path.exists():
-        from perception_encoder.analysis.cluster_names import load_everyday_words
-
-        words = load_everyday_words()
+        words = list(read_words(index, names, where))
     else:
         lines = (line.strip() for line in split_lines(read_text(path)))
         words = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))

@@ -7,7 +7,7 @@ read, copies and renamed files take the vector of their content, one bad file st
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -88,7 +88,7 @@ class Run:
         self._log = OutcomeLog(index.path)
         self.progress = Progress()
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Generator[Outcome, None, None]:
         """Do the work, and yield each item's outcome once it is committed.
 
         Whoever stops iterating, or is interrupted, stops the run: what was computed is committed
