@@ -233,7 +233,7 @@ def test_a_folder_of_clip_retrieval_becomes_an_index(tmp_path: Path) -> None:
     )
     source = open_source(folder)
     assert set(source.dropped) == {"exif", "odd.name", "height"}
-    with pytest.raises(ExchangeError, match=r"does not say which model.*--model"):
+    with pytest.raises(ExchangeError, match=r"does not name the model.*--model"):
         import_index(source, tmp_path / "t")
     assert not (tmp_path / "t").exists()
     assert import_index(source, tmp_path / "t", identity=OTHER) == ImportReport(5, 0, 0)
@@ -274,7 +274,7 @@ def test_very_short_and_very_long_vectors_have_a_direction(tmp_path: Path, scale
 def test_another_length_of_vectors_is_refused_before_an_index_is_made(tmp_path: Path) -> None:
     source = open_source(foreign_folder(tmp_path / "f"))
     wide = ModelIdentity("another", "0" * 16, "standard", 512)
-    with pytest.raises(ExchangeError, match="have 6 numbers, those of another have 512"):
+    with pytest.raises(ExchangeError, match="have 6 dimensions, those of another have 512"):
         import_index(source, tmp_path / "t", identity=wide)
     assert not (tmp_path / "t").exists()
 
@@ -353,12 +353,12 @@ def test_arrays_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("rows.jsonl", "{\n" * 20, "rows.jsonl, line 1: no JSON"),
+        ("rows.jsonl", "{\n" * 20, "rows.jsonl, line 1: not JSON"),
         ("rows.jsonl", "[1]\n" * 20, "line 1: a list"),
         ("rows.jsonl", '{"width": 3}\n' * 20, "line 1: no image"),
         ("rows.jsonl", '{"uri": "x", "width": "3"}\n' * 20, "line 1: width is '3'"),
-        ("rows.jsonl", '{"uri": "x"}\n' * 19 + "\xff", "line 20: no JSON"),
-        ("rows.jsonl", '{"uri": "x"}\n' * 19 + "[" * 90_000, "line 20: no JSON"),
+        ("rows.jsonl", '{"uri": "x"}\n' * 19 + "\xff", "line 20: not JSON"),
+        ("rows.jsonl", '{"uri": "x"}\n' * 19 + "[" * 90_000, "line 20: not JSON"),
         ("rows.jsonl", '{"uri": "x"}\n' * 19 + r'{"uri": "\ud800"}', "line 20: '.ud800'"),
         ("rows.jsonl", '{"uri": "x", "sha256": "\\udfff"}\n' * 20, "line 1: sha256"),
         ("rows.jsonl", '{"uri": "x", "width": 3000000000}\n' * 20, "line 1: width is 3000000000"),

@@ -145,12 +145,12 @@ def test_only_what_a_query_reads_is_checked(tmp_path: Path) -> None:
     assert searcher is not None
     tuning = searcher.tuning(10)
     assert tuning is not None
-    searcher.look_into(clustered(1, 256, seed=1)[0], 20, 1, None)
+    searcher.search_lists(clustered(1, 256, seed=1)[0], 20, 1, None)
     checked = {end: file.checked_share for end, file in searcher.files.items()}
     assert checked["coarse"] == 1
     assert 0 < checked["vectors"] < 0.5
     assert 0 < checked["lists"] < 0.5
-    searcher.exactly(clustered(1, 256, seed=1), 5, None, None)
+    searcher.propose_exact(clustered(1, 256, seed=1), 5, None, None)
     assert searcher.files["vectors"].checked_share == 1
 
 

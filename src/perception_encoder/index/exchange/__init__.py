@@ -1,7 +1,6 @@
-"""Indexes into other programs' files and back: clip-retrieval's folders, Parquet, npy, faiss.
+"""Exports an index to files of other programs, and imports them: clip-retrieval, Parquet, npy.
 
-Everything goes through in blocks, vectors and what is known of them side by side, so memory is
-bounded and the two cannot get out of step.
+Rows and vectors are read and written together in blocks, so memory is bounded.
 """
 
 from perception_encoder.index.exchange.import_export import (

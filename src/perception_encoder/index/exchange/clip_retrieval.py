@@ -1,7 +1,7 @@
-"""The folders that clip-retrieval writes and autofaiss reads: numbered parts of two kinds.
+"""The layout of clip-retrieval and autofaiss: a folder of numbered parts.
 
-`img_emb/img_emb_00.npy` holds a part's vectors and `metadata/metadata_00.parquet` what is known of
-the same rows in the same order.
+`img_emb/img_emb_00.npy` has the vectors of a part, `metadata/metadata_00.parquet` its rows in the
+same order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NUMBER: Final = re.compile(r"_(\d+)\.\w+$")
 
 
 def write_folder(index: RowExport, folder: str, part_rows: int) -> None:
-    """Write parts of `part_rows` rows, the last one of what is left, into an empty folder."""
+    """Write parts of `part_rows` rows into an empty folder; the last part may be smaller."""
     import pyarrow.parquet as pq
 
     for name in _FOLDERS:
@@ -43,7 +43,7 @@ def write_folder(index: RowExport, folder: str, part_rows: int) -> None:
     has_own = IMAGE_PATH in index.row_schema.names
     schema = index.row_schema if has_own else _with_image_path(index.row_schema)
     num_parts = max(1, -(-index.num_rows // part_rows))
-    parts = groupby(_cut(index.blocks(), part_rows), key=itemgetter(0))
+    parts = groupby(_split(index.blocks(), part_rows), key=itemgetter(0))
     for number, pieces in parts if index.num_rows else [(0, ())]:
         num_rows = min(part_rows, index.num_rows - number * part_rows)
         vectors_path, rows_path = _part_paths(folder, number, num_parts)
@@ -53,18 +53,18 @@ def write_folder(index: RowExport, folder: str, part_rows: int) -> None:
         ):
             for _, rows, vectors in pieces:
                 file.write(vectors)
-                writer.write_batch(rows if has_own else _named(rows, schema))
+                writer.write_batch(rows if has_own else _add_image_path(rows, schema))
 
 
 def open_folder(folder: str) -> RowReader:
-    """Recognize such a folder.
+    """Open such a folder.
 
     Raises:
-        ExchangeError: a part lacks its partner, or they do not fit together.
+        ExchangeError: a part is incomplete, or its files do not match.
     """
     import pyarrow.parquet as pq
 
-    parts = _paired(folder)
+    parts = _find_parts(folder)
     provenance = read_provenance(folder)
     num_rows, dims = 0, set()
     for vectors_path, rows_path in parts:
@@ -73,7 +73,7 @@ def open_folder(folder: str) -> RowReader:
         if vectors.num_rows != num_described:
             raise ExchangeError(
                 f"{vectors_path} has {vectors.num_rows} vectors, {rows_path} {num_described} rows; "
-                "they are no pair"
+                "they do not belong together"
             )
         num_rows += vectors.num_rows
         dims.add(vectors.embed_dim)
@@ -105,8 +105,8 @@ def _read(
                 start = end
 
 
-def _paired(folder: str) -> list[tuple[str, str]]:
-    """Return the parts' files, in the order of their numbers."""
+def _find_parts(folder: str) -> list[tuple[str, str]]:
+    """Return the files of the parts, by number."""
     found = []
     for name, suffix in _FOLDERS.items():
         below = os.path.join(folder, name)
@@ -127,17 +127,17 @@ def _paired(folder: str) -> list[tuple[str, str]]:
 
 
 def _part_paths(folder: str, number: int, num_parts: int) -> list[str]:
-    """Name a part's files as clip-retrieval does: as many digits as the number of parts has."""
+    """Return the paths of a part as clip-retrieval names them, with padded numbers."""
     digits = str(number).zfill(len(str(num_parts)))
     return [
         os.path.join(folder, name, f"{name}_{digits}{suffix}") for name, suffix in _FOLDERS.items()
     ]
 
 
-def _cut(
+def _split(
     blocks: Iterable[tuple[pa.RecordBatch, Embeddings]], part_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch, Embeddings]]:
-    """Yield the blocks again, cut where a part ends, with the number of their part."""
+    """Split blocks at the ends of parts, and yield them with the number of their part."""
     done = 0
     for rows, vectors in blocks:
         start = 0
@@ -154,8 +154,8 @@ def _with_image_path(schema: pa.Schema) -> pa.Schema:
     return schema.insert(0, pa.field(IMAGE_PATH, pa.string()))
 
 
-def _named(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Add the column that says which image: the file, and behind a slash its name in there."""
+def _add_image_path(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Add the column with the image's name: the file, a slash and the member."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

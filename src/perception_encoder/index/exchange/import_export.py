@@ -1,4 +1,4 @@
-"""Brings files of vectors into an index: checked, brought to unit length, and no image twice."""
+"""Imports files of vectors into an index, and exports an index to files."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ PART_ROWS: Final = 1_000_000
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """The result of an import.
 
     Attributes:
         num_added: rows that are new to the index.
-        num_replaced: rows that took the place of one of the same image, there or in the files.
-        num_normalized: vectors that were not of unit length and have been brought to it.
-        left_out: by column, how many values of metadata do not fit the index's columns.
+        num_replaced: rows that replaced one of the same image, in the index or in the files.
+        num_normalized: vectors that were normalized to unit length.
+        left_out: by column, the number of metadata values that do not fit the index's columns.
     """
 
     num_added: int
@@ -64,28 +64,27 @@ def import_index(
     identity: ModelIdentity | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> ImportReport:
-    """Add the rows of files to an index, which is made where there is none.
+    """Add the rows of files to an index, which is created if there is none.
 
-    The files are read twice: what cannot be used is told before anything is written. Then every
-    block is one commit; after an interruption, importing again completes the index. A new index
-    stores vectors as the one did that was exported, else as float16. Metadata that does not fit
-    the index's columns is left out and counted.
+    The files are read twice, so errors are raised before anything is written. Then each block is
+    one commit; after an interruption, import again to complete the index. A new index stores
+    vectors as the exported one did, else as float16. Metadata that does not fit the index's
+    columns is left out and counted.
 
     Args:
         source: from `open_source`.
         path: of the index.
-        identity: whose vectors they are; needed where the files do not say it, checked where they
-            do.
-        progress: told of how many rows were done since the last call.
+        identity: the model of the vectors. Needed if the files do not name it, else checked.
+        progress: called with the number of rows imported since the last call.
 
     Raises:
-        ExchangeError: nobody says whose vectors they are, their length is another, or a vector or
-            row cannot be used; the index is as before.
-        IndexMismatchError: the files, the index and `identity` are not of one model.
+        ExchangeError: the model is unknown, the dimension is wrong, or a vector or row cannot be
+            used; the index is unchanged.
+        IndexMismatchError: the files, the index and `identity` have different models.
         IndexBusyError: another process is writing to the index.
         IndexStorageError: writing failed.
     """
-    identity = _agreed(source, identity)
+    identity = _check_identity(source, identity)
     location = os.fspath(path)
     dtype: VectorDtype = source.provenance.vector_dtype if source.provenance else "float16"
     for _ in _blocks(source):
@@ -93,7 +92,7 @@ def import_index(
     with write_lock(location):
         index = Index.open_or_prepare(location, identity, vector_dtype=dtype)
         index.ensure_created()
-        known = _Known(index)
+        known = _KnownIds(index)
         num_replaced = num_normalized = done = 0
         left_out = Counter[str]()
         for block, num_off in _blocks(source):
@@ -107,7 +106,7 @@ def import_index(
 
 
 def _blocks(source: RowReader) -> Iterator[tuple[RowBlock, int]]:
-    """Yield the blocks with vectors of unit length, and how many had to be brought to it.
+    """Yield the blocks with normalized vectors, and how many had to be normalized.
 
     Raises:
         ExchangeError: the files cannot be read, or a vector cannot be used.
@@ -115,19 +114,19 @@ def _blocks(source: RowReader) -> Iterator[tuple[RowBlock, int]]:
     done = 0
     try:
         for block in source.blocks():
-            vectors, num_off = _of_unit_length(block, source.path, done)
+            vectors, num_off = _normalize_block(block, source.path, done)
             done += len(block.rows)
             yield RowBlock(block.rows, vectors), num_off
     except PerceptionEncoderError:
         raise
     except (OSError, ValueError, LookupError, TypeError, RuntimeError) as err:  # numpy's, Arrow's
         raise ExchangeError(
-            f"{source.path} cannot be read: after {done} rows: {err}; write it anew"
+            f"{source.path} cannot be read after {done} rows: {err}; write it again"
         ) from err
 
 
-class _Known:
-    """The keys of the index's rows: 24 bytes each."""
+class _KnownIds:
+    """The ids of the index's rows, in 24 bytes each."""
 
     def __init__(self, index: Index) -> None:
         self._ids = DigestMap()
@@ -144,9 +143,9 @@ class _Known:
         self._ids.add(digests, np.zeros(len(digests), np.int64))
 
 
-def _commit(index: Index, known: _Known, block: RowBlock) -> int:
-    """Add a block's rows; return how many of them replaced others."""
-    last = {row.id: place for place, row in enumerate(block.rows)}  # of two the later counts
+def _commit(index: Index, known: _KnownIds, block: RowBlock) -> int:
+    """Add the rows of a block; return how many replaced others."""
+    last = {row.id: place for place, row in enumerate(block.rows)}  # of two the later wins
     is_known = dict(zip(last, known.has(last), strict=True))
     new = [place for key, place in last.items() if not is_known[key]]
     old = [place for key, place in last.items() if is_known[key]]
@@ -157,28 +156,27 @@ def _commit(index: Index, known: _Known, block: RowBlock) -> int:
     return len(block.rows) - len(new)
 
 
-def _agreed(source: RowReader, identity: ModelIdentity | None) -> ModelIdentity:
+def _check_identity(source: RowReader, identity: ModelIdentity | None) -> ModelIdentity:
     stated = None if source.provenance is None else source.provenance.identity
     if stated is not None and identity is not None and stated != identity:
         raise IndexMismatchError(describe_mismatch(source.path, stated, identity))
     agreed = stated or identity
     if agreed is None:
         raise ExchangeError(
-            f"{source.path} does not say which model its vectors are of; name it with --model"
+            f"{source.path} does not name the model of its vectors; give it with --model"
         )
     if source.num_rows and source.embed_dim != agreed.embed_dim:
         raise ExchangeError(
-            f"{source.path}: its vectors have {source.embed_dim} numbers, those of "
-            f"{agreed.model_id} have {agreed.embed_dim}; name the model that made them"
+            f"{source.path}: its vectors have {source.embed_dim} dimensions, those of "
+            f"{agreed.model_id} have {agreed.embed_dim}; give the model that made them"
         )
     return agreed
 
 
-def _of_unit_length(block: RowBlock, path: str, done: int) -> tuple[Embeddings, int]:
-    """Return the vectors as float32 of unit length, and how many were not.
+def _normalize_block(block: RowBlock, path: str, done: int) -> tuple[Embeddings, int]:
+    """Return normalized float32 vectors, and how many had to be normalized.
 
-    Those that are but for rounding stay as they are, so that an index that was exported comes back
-    bit for bit.
+    Vectors of unit length up to rounding are kept, so an exported index is imported bit for bit.
     """
     vectors = np.asarray(block.vectors, np.float32)
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
@@ -204,23 +202,23 @@ def export_index(
     part_rows: int = PART_ROWS,
     progress: Callable[[int], object] = lambda _: None,
 ) -> int:
-    """Write rows and vectors to files; they appear under their name when all is written.
+    """Export rows and vectors to files, which appear when all is written.
 
     Args:
         index: the index.
-        path: what to make: a file for "parquet", a folder for the others. It must not exist.
+        path: the file ("parquet") or folder (other layouts) to create. It must not exist.
         layout: "clip-retrieval": `img_emb/img_emb_0.npy` (float16) and
             `metadata/metadata_0.parquet`, and so on. "parquet": one file with a column `vector` of
             float32 lists, as embedding-atlas and DuckDB read it. "npy": `vectors.npy` in the
             index's own type and `rows.jsonl`. "faiss": an `IndexFlatIP` in `vectors.faiss`, and
-            `rows.jsonl` in its order. NaN and infinities are null in `rows.jsonl`; how many is
-            logged.
+            `rows.jsonl` in its order. NaN and infinities become null in `rows.jsonl`; their
+            number is logged.
         where: an SQL condition; other rows are left out.
-        part_rows: rows of one part of clip-retrieval's layout.
-        progress: told of how many rows were written since the last call.
+        part_rows: rows of one part in the layout of clip-retrieval.
+        progress: called with the number of rows written since the last call.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
         ExchangeError: something is there already, or it cannot be written.
@@ -260,10 +258,10 @@ def export_index(
 
 
 def open_source(path: str | os.PathLike[str]) -> RowReader:
-    """Open what `export_index`, or another program, wrote in one of the layouts.
+    """Open files that `export_index` or another program wrote in one of the layouts.
 
     Raises:
-        ExchangeError: nothing is there, its layout is unknown, or it cannot be read.
+        ExchangeError: nothing is there, the layout is unknown, or it cannot be read.
     """
     path = os.path.abspath(path)
     try:

@@ -1,6 +1,6 @@
-"""Rows out of Arrow tables, ours or other programs': which columns say what, and which do not fit.
+"""Converts tables and JSON lines, ours or other programs', to rows of an index.
 
-A column is a fact (`Row`'s fields), metadata (text, numbers, yes/no), or dropped.
+A column becomes a field of `Row`, metadata (text, numbers, booleans), or is dropped.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 NAME_COLUMNS: Final = ("uri", "image_path", "url", "path")
-"""What other programs call the place of an image; the first that is there counts."""
+"""Names of the column with the image's path in other programs; the first one found is used."""
 
 _NO_METADATA: Final = ("id", VECTOR)
 _WHOLE_NUMBERS: Final = ("offset", "width", "height", "bytes", "mtime")
 _MOST_INT64: Final = 2**63 - 1
 _MOST: Final = {"width": 2**31 - 1, "height": 2**31 - 1}
 IMAGE_PATH: Final = "image_path"
-"""What clip-retrieval and what reads its folders call the place of an image."""
+"""The name of the column with the image's path in clip-retrieval and its readers."""
 
 
 def format_row_line(row: Row) -> str:
-    """Return a row as one line, with its end; metadata that JSON cannot hold is null."""
+    """Return a row as a JSON line; metadata that JSON cannot express becomes null."""
     record: dict[str, Any] = {"id": row.id}
     record |= {name: getattr(row, name) for name in FACTS if getattr(row, name) is not None}
     record |= {name: value if can_be_json(value) else None for name, value in row.metadata.items()}
@@ -42,15 +42,15 @@ def format_row_line(row: Row) -> str:
 
 
 def can_be_json(value: MetadataValue) -> bool:
-    """Whether JSON has a way to write the value: it has none for NaN and the infinities."""
+    """Whether JSON can express a value; it cannot express NaN and infinities."""
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def read_row_lines(path: str, num_rows: int) -> Iterator[list[Row]]:
-    """Yield the rows of a file, so many at a time.
+    """Yield the rows of a file, `num_rows` at a time.
 
     Raises:
-        ExchangeError: a line is no object, or does not name an image.
+        ExchangeError: a line is not an object, or does not name an image.
     """
     with open(path, "rb") as lines:
         numbered = enumerate(lines, start=1)
@@ -68,7 +68,7 @@ def _row(line: bytes, where: str) -> Row:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as err:  # also bytes that are not UTF-8
-        raise ExchangeError(f"{where}: no JSON: {err}; each line holds one object") from err
+        raise ExchangeError(f"{where}: not JSON: {err}; each line holds one object") from err
     if not isinstance(record, dict):
         raise ExchangeError(f"{where}: a {type(record).__name__}; each line holds one object")
     name = _first(record, NAME_COLUMNS)
@@ -88,12 +88,12 @@ def _row(line: bytes, where: str) -> Row:
     }
     try:
         return Row(uri=str(record[name]), **facts, metadata=metadata)
-    except ValueError as err:  # half of a pair, which JSON can write and no text can hold
+    except ValueError as err:  # a lone surrogate, which JSON can express
         raise ExchangeError(f"{where}: {err}") from err
 
 
 def _check_fact(fact: str, value: object, where: str) -> None:
-    """Make sure that the index's column can hold it.
+    """Check that the index's column can hold a value.
 
     Raises:
         ExchangeError: it cannot.
@@ -114,18 +114,18 @@ def _first(record: dict[str, Any], names: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True)
 class RowColumns:
-    """How a file's columns become rows.
+    """How the columns of a file become rows.
 
     Attributes:
-        types: the columns to read, by the name they have there: (name here, type).
-        dropped: columns that have no place in an index.
+        types: the columns to read, by their name in the file: (name in the index, type).
+        dropped: columns that an index cannot hold.
     """
 
     types: dict[str, tuple[str, pa.DataType]]
     dropped: tuple[str, ...]
 
     def rows(self, batch: pa.RecordBatch, path: str) -> list[Row]:
-        """Return the rows of a batch that has these columns.
+        """Return the rows of a batch.
 
         Raises:
             ExchangeError: an image has no name, or a value does not fit.
@@ -153,10 +153,10 @@ class RowColumns:
 
 
 def match_columns(schema: pa.Schema, provenance: Provenance | None, path: str) -> RowColumns:
-    """Sort a file's columns.
+    """Match the columns of a file with those of an index.
 
     Raises:
-        ExchangeError: none of them names the images, or two are called the same.
+        ExchangeError: no column names the images, or two have the same name.
     """
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
@@ -186,7 +186,7 @@ def match_columns(schema: pa.Schema, provenance: Provenance | None, path: str) -
 
 
 def _fitting_type(field: pa.Field) -> pa.DataType | None:
-    """Return the type to read a column as; None where it fits neither a fact nor metadata."""
+    """Return the type to read a column as; None to drop it."""
     import pyarrow as pa
     from pyarrow import types
 

@@ -1,4 +1,8 @@
-"""What goes out of an index and what comes in: rows and their vectors together, block by block."""
+"""Streams of rows and vectors out of an index and into it, and their provenance.
+
+The provenance names the model. Every export contains it and every import uses it: in a folder as
+`perception_encoder.json`, in a Parquet file as metadata of the schema.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +32,13 @@ _BLOCK_BYTES: Final = 64 << 20  # of float32 vectors that are imported in one co
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where vectors come from.
+    """The origin of vectors.
 
     Attributes:
         identity: the model.
         vector_dtype: how the index stored them.
-        columns: the index's metadata columns, beside those that every index has.
-        version: of this package, when it wrote the file.
+        columns: the index's metadata columns.
+        version: of this package that wrote the file.
     """
 
     identity: ModelIdentity
@@ -43,7 +47,7 @@ class Provenance:
     version: str = __version__
 
     def facts(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the values to store."""
         return {
             "version": self.version,
             "model_id": self.identity.model_id,
@@ -55,19 +59,19 @@ class Provenance:
         }
 
     def save(self, folder: str) -> None:
-        """Write it beside a folder's files."""
+        """Write it into a folder."""
         with open(os.path.join(folder, FILE), "w", encoding="utf-8") as file:
             json.dump(self.facts(), file, indent=2, ensure_ascii=False)
             file.write("\n")
 
     def in_schema(self, schema: pa.Schema) -> pa.Schema:
-        """Return the schema with it in its metadata, and nothing else there."""
+        """Return the schema with the provenance as its only metadata."""
         facts = {f"{_PREFIX}{name}": _text(value) for name, value in self.facts().items()}
         return schema.with_metadata(facts)
 
 
 def read_provenance(folder: str) -> Provenance | None:
-    """Read what lies beside a folder's files; None where nothing does.
+    """Read the provenance in a folder; None if there is none.
 
     Raises:
         ExchangeError: it cannot be read.
@@ -84,10 +88,10 @@ def read_provenance(folder: str) -> Provenance | None:
 
 
 def provenance_of(schema: pa.Schema, path: str) -> Provenance | None:
-    """Read it from a Parquet file's schema; None where it says nothing.
+    """Read the provenance in the schema of a Parquet file; None if there is none.
 
     Raises:
-        ExchangeError: it cannot be understood.
+        ExchangeError: it cannot be parsed.
     """
     facts = {
         key.decode().removeprefix(_PREFIX): value.decode()
@@ -129,10 +133,10 @@ class RowExport:
     Attributes:
         index: the index.
         where: the condition.
-        num_rows: how many rows meet it.
-        provenance: what is known of them all.
-        progress: told of how many rows were taken since the last call.
-        left_out: by column, how many values the layout could not hold; counted while writing.
+        num_rows: the number of rows that meet it.
+        provenance: of the index.
+        progress: called with the number of rows read since the last call.
+        left_out: by column, the number of values that the layout cannot hold.
     """
 
     index: Index
@@ -144,24 +148,24 @@ class RowExport:
 
     @property
     def embed_dim(self) -> int:
-        """Numbers of a vector, E."""
+        """Dimension of the vectors, E."""
         return self.index.identity.embed_dim
 
     @property
     def row_schema(self) -> pa.Schema:
-        """The index's columns but the vector, with the provenance."""
+        """The index's columns without the vector, with the provenance."""
         schema = self.index.schema
         return self.provenance.in_schema(schema.remove(schema.get_field_index(VECTOR)))
 
     def blocks(self) -> Iterator[tuple[pa.RecordBatch, Embeddings]]:
-        """Yield rows as `row_schema` says, and their vectors, (R, E) float32."""
+        """Yield rows with the schema `row_schema`, and their vectors, (R, E) float32."""
         for batch in self.index.scan(self.index.schema.names, where=self.where):
             yield batch.drop_columns([VECTOR]), vectors_of(batch)
             self.progress(batch.num_rows)
 
 
 class RowBlock(NamedTuple):
-    """R rows and their vectors, (R, E) of any float type and length."""
+    """R rows and their vectors, (R, E) of any float type, not normalized."""
 
     rows: list[Row]
     vectors: Embeddings
@@ -169,16 +173,16 @@ class RowBlock(NamedTuple):
 
 @dataclass(frozen=True)
 class RowReader:
-    """Files that were recognized and can be read as an index's rows.
+    """Files that can be read as rows of an index.
 
     Attributes:
-        path: names them in errors.
-        layout: how they are laid out, in a word.
-        num_rows: how many rows they have.
-        embed_dim: numbers of a vector, E.
-        provenance: whose vectors they are, where the files say so.
-        dropped: columns that have no place in an index.
-        read: yields all rows, at most so many at a time.
+        path: of the file or folder.
+        layout: its name.
+        num_rows: the number of rows.
+        embed_dim: dimension of the vectors, E.
+        provenance: of the vectors, if the files contain it.
+        dropped: columns that an index cannot hold.
+        read: yields all rows, at most the given number at a time.
     """
 
     path: str

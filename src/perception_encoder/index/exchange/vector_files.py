@@ -1,7 +1,7 @@
-"""Matrices of vectors as single files, written row by row: numpy's `.npy` and faiss's flat index.
+"""Layouts with one file of vectors: `.npy` or a flat faiss index with JSON lines, and Parquet.
 
-Both begin with the number of rows, so it has to be known first; then the rows follow as they are.
-Nothing but the block that is written is in memory.
+Files are written block by block. `.npy` and faiss files begin with the number of rows, which must
+be known first.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ LAYOUT: Final = "parquet"
 
 
 class VectorFile:
-    """A file of vectors that grows; a context manager.
+    """A file that vectors are appended to; a context manager.
 
     Args:
-        path: the file to make.
-        header: what goes before the first vector.
-        dtype: of its numbers.
+        path: the file to create.
+        header: the bytes before the first vector.
+        dtype: of the vectors.
     """
 
     def __init__(self, path: str, header: bytes, dtype: VectorDtype) -> None:
@@ -66,7 +66,7 @@ class VectorFile:
         self._file.write(header)
 
     def write(self, vectors: Embeddings) -> None:
-        """Add vectors, (R, E)."""
+        """Append vectors, (R, E)."""
         self._file.write(np.ascontiguousarray(vectors, self._dtype).tobytes())
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class VectorFile:
 
 
 def create_npy(path: str, num_rows: int, embed_dim: int, dtype: VectorDtype) -> VectorFile:
-    """Begin a `.npy` of (num_rows, embed_dim)."""
+    """Create a `.npy` file for a matrix of (num_rows, embed_dim)."""
     described = {
         "descr": np.dtype(dtype).newbyteorder("<").str,
         "fortran_order": False,
@@ -96,7 +96,7 @@ def create_npy(path: str, num_rows: int, embed_dim: int, dtype: VectorDtype) -> 
 
 
 def create_faiss(path: str, num_rows: int, embed_dim: int) -> VectorFile:
-    """Begin what `faiss.write_index` writes of an `IndexFlatIP`, without building it in memory."""
+    """Create the file of an `IndexFlatIP` as `faiss.write_index` does, without it in memory."""
     header = _FAISS_FLAT_INNER_PRODUCT + struct.pack(
         "<iqqq?iQ",
         embed_dim,
@@ -111,9 +111,9 @@ def create_faiss(path: str, num_rows: int, embed_dim: int) -> VectorFile:
 
 
 class NpyArray:
-    """A `.npy` of (R, E) floats that is read where it is asked for.
+    """A `.npy` file of (R, E) floats, read in parts.
 
-    Not mapped: pages of a mapping would count as this process's memory until the end.
+    It is not mapped: pages of a mapping count as memory of this process until the end.
 
     Raises:
         ExchangeError: it holds something else.
@@ -150,7 +150,7 @@ class NpyArray:
 
 
 def write_folder(index: RowExport, folder: str, layout: VectorLayout) -> None:
-    """Write both files into an empty folder: npy in the index's own type, faiss as float32."""
+    """Write both files into an empty folder: npy in the index's type, faiss as float32."""
     path = os.path.join(folder, VECTORS[layout])
     if layout == "npy":
         file = create_npy(path, index.num_rows, index.embed_dim, index.index.vector_dtype)
@@ -167,19 +167,19 @@ def write_folder(index: RowExport, folder: str, layout: VectorLayout) -> None:
 
 
 def open_folder(folder: str, layout: VectorLayout) -> RowReader:
-    """Recognize such a folder.
+    """Open such a folder.
 
     Raises:
-        ExchangeError: the files do not fit together, or cannot be read.
+        ExchangeError: the files do not match, or cannot be read.
     """
     path, lines = os.path.join(folder, VECTORS[layout]), os.path.join(folder, ROWS)
     num_rows, embed_dim, vectors = _open_npy(path) if layout == "npy" else _open_faiss(path)
     if not os.path.isfile(lines):
-        raise ExchangeError(f"{folder}: {ROWS} is missing; it says which vector is which image")
+        raise ExchangeError(f"{folder}: {ROWS} is missing, which names the images of the vectors")
     num_lines = count_lines(lines)
     if num_rows != num_lines:
         raise ExchangeError(
-            f"{path} has {num_rows} vectors, {lines} {num_lines} lines; they are no pair"
+            f"{path} has {num_rows} vectors, {lines} {num_lines} lines; they do not belong together"
         )
     return RowReader(
         path=folder,
@@ -205,7 +205,7 @@ def _open_npy(path: str) -> tuple[int, int, _Reader]:
 
 
 def _open_faiss(path: str) -> tuple[int, int, _Reader]:
-    """Open an index that keeps its vectors: flat ones from the disk, others in memory."""
+    """Open a faiss index that keeps its vectors; flat ones are mapped."""
     import faiss
 
     try:
@@ -229,7 +229,7 @@ def _open_faiss(path: str) -> tuple[int, int, _Reader]:
 
 
 def write_file(index: RowExport, path: str) -> None:
-    """Write the file, a row group for each block."""
+    """Write a Parquet file with a row group for each block."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -242,10 +242,10 @@ def write_file(index: RowExport, path: str) -> None:
 
 
 def open_file(path: str) -> RowReader:
-    """Recognize such a file; the vectors may be lists of one length of any float type.
+    """Open a Parquet file; the vectors may be lists of one length and any float type.
 
     Raises:
-        ExchangeError: it has no column of vectors, or none that names the images.
+        ExchangeError: it has no column of vectors, or none with the images' names.
     """
     import pyarrow.parquet as pq
 
@@ -277,7 +277,7 @@ def open_file(path: str) -> RowReader:
 def _read_batches(path: str, columns: RowColumns, block_rows: int) -> Iterator[RowBlock]:
     import pyarrow.parquet as pq
 
-    # Arrow's reading ahead would keep all of the file in memory until the end.
+    # Arrow's read-ahead would keep all of the file in memory.
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(block_rows, columns=[*columns.types, VECTOR]):
             yield RowBlock(columns.rows(batch, path), _matrix(batch[VECTOR], path))

@@ -1,8 +1,12 @@
-"""Builds a searcher for the present version of an index and puts it in the old one's place.
+"""Builds the searcher of a version of an index, and tunes it.
 
-How much is built depends on the index's size: nothing where reading the index itself is quick, a
-copy of the vectors for exact search where that is quick, and lists for approximate search above.
-An interruption at any point leaves the searcher that was there.
+A small index needs none, a larger one a copy of its vectors for exact search, and a large one lists
+for approximate search. An interruption at any point leaves the previous searcher.
+
+The number of lists that a query must search is measured with two kinds of queries, as people search
+with images and with text. One kind are rows, which must find their neighbors but not themselves.
+The other are sums of two rows without the mean of all rows: like text embeddings they are far from
+every row and between several. The worse of the two counts.
 """
 
 from __future__ import annotations
@@ -43,16 +47,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 RESULT_COUNTS: Final = (10, 100)
 NUM_QUERIES: Final = 128  # of each sort
-_TARGET: Final = 0.965  # 0.95 is promised; of 128 queries the error is 0.006
+_TARGET: Final = 0.965  # 0.95 is documented; the error with 128 queries is 0.006
 _STEP: Final = 1.25
-_WORTHWHILE: Final = 0.25  # of the lists; looking into more is no faster than looking at all
+_WORTHWHILE: Final = 0.25  # share of the lists; searching more is no faster than a scan
 
 LookInto: TypeAlias = Callable[[Embeddings, int, int], list[RowPositions]]
-"""Queries, k and probes to the numbers found, best first."""
+"""Returns the row numbers for queries, k and probes, best first."""
 
 
 class ListTuning:
-    """Queries, and the true answers as blocks of rows go by.
+    """Queries, and their exact results while blocks of rows are added.
 
     Args:
         sample: (S, E) float16: some rows.
@@ -75,7 +79,7 @@ class ListTuning:
         self._truth: NDArray[np.int64] | None = None
 
     def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
-        """Let a block of rows compete: (R, E) float32, and (R,) their numbers."""
+        """Add a block of rows, (R, E) float32, with their numbers, (R,)."""
         import faiss
 
         k = min(max(RESULT_COUNTS) + 1, len(vectors))
@@ -85,7 +89,7 @@ class ListTuning:
     def tune(
         self, coarse: CoarseSearch, list_of: NDArray[np.int32], look_into: LookInto
     ) -> tuple[Tuning, ...]:
-        """Return how many lists are enough, for each of `RESULT_COUNTS` where that saves time.
+        """Return how many lists suffice, for each of `RESULT_COUNTS` where that saves time.
 
         Args:
             coarse: chooses lists.
@@ -96,7 +100,7 @@ class ListTuning:
         pairs = zip(self._best.I, self._itself, strict=True)
         truth = [found[(found != itself) & (found >= 0)] for found, itself in pairs]
         if min(map(len, truth)) < max(RESULT_COUNTS):
-            return ()  # so few rows that nothing can be told
+            return ()  # too few rows to measure
         most = int(_WORTHWHILE * len(coarse.centers))
         tunings = []
         for k in RESULT_COUNTS:
@@ -112,7 +116,7 @@ class ListTuning:
     def _lower_bound(
         self, coarse: CoarseSearch, list_of: NDArray[np.int32], best: list[RowPositions]
     ) -> int:
-        """Return how many lists hold enough of the true rows, if codes were no loss."""
+        """Return how many lists hold enough of the true rows, ignoring the loss of codes."""
         shares = []
         for query, rows in zip(self.queries, best, strict=True):
             order = coarse.nearest(query, len(coarse.centers))
@@ -123,7 +127,7 @@ class ListTuning:
         return 1 + int(np.argmax(np.minimum(*curves) >= _TARGET))
 
     def _recall(self, best: list[RowPositions], k: int, probes: int, look_into: LookInto) -> float:
-        """Return the recall of the worse sort of query."""
+        """Return the recall of the worse kind of query."""
         found = look_into(self.queries, k + 1, probes)
         shares = [
             np.isin(rows, numbers[numbers != itself][:k]).mean()
@@ -133,17 +137,17 @@ class ListTuning:
 
 
 def _halves(values: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Return the values of the two sorts of query."""
+    """Return the values of the two kinds of queries."""
     return values[:NUM_QUERIES], values[NUM_QUERIES:]
 
 
 @dataclass(frozen=True)
 class SearcherSizes:
-    """From how many bytes of float16 vectors something is worth its while.
+    """Bytes of float16 vectors from which parts of the searcher are built.
 
     Attributes:
-        copy: the vectors are copied for exact search; below, the index is read in about 30 ms.
-        lists: lists are made; below, exact search takes about 20 ms.
+        copy: the vectors are copied; below this size the index is read in about 30 ms.
+        lists: lists are built; below this size exact search takes about 20 ms.
     """
 
     copy: int = 16 << 20
@@ -161,17 +165,17 @@ def build_searcher(
     vector_dtype: VectorDtype,
     sizes: SearcherSizes = DEFAULT_SIZES,
 ) -> Header | None:
-    """Build and commit.
+    """Build and commit a searcher.
 
     Args:
         dataset: the version of the index.
-        folder: where the searcher lies.
+        folder: the folder of the searcher.
         embed_dim: E.
         vector_dtype: how the index stores vectors.
-        sizes: what is worthwhile.
+        sizes: from which sizes to build what.
 
     Returns:
-        The new header; None where the index is too small to need one.
+        The new header; None if the index is too small to need a searcher.
 
     Raises:
         OSError, ValueError, RuntimeError: reading or writing failed.
@@ -195,7 +199,7 @@ def build_searcher(
     logger.info("%s: copied %d vectors in %.1f s", path, len(alive), time.monotonic() - started)
     if num_bytes >= sizes.lists:
         with set_block_sizes():
-            header = _with_lists(header, folder, alive)
+            header = _add_lists(header, folder, alive)
     header = dataclasses.replace(
         folder.finished(header), build_seconds=round(time.monotonic() - started, 1)
     )
@@ -203,8 +207,8 @@ def build_searcher(
     return header
 
 
-def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
-    """Make the lists' files; return the header as before where they would not save time."""
+def _add_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
+    """Write the files of the lists; return the header unchanged if they save no time."""
     vectors = folder.path(header.token, "vectors")
     started = time.monotonic()
     chosen = choose_sample(np.flatnonzero(alive))
@@ -227,7 +231,7 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     started = time.monotonic()
     header = dataclasses.replace(header, num_lists=len(trained.centers))
     searcher = Searcher(folder, header)
-    tuning = calibration.tune(trained.coarse, filler.list_of, _looking_into(searcher))
+    tuning = calibration.tune(trained.coarse, filler.list_of, _batch_search(searcher))
     logger.info("%s: measured %s in %.1f s", vectors, tuning, time.monotonic() - started)
     if not tuning:
         folder.discard(header.token, ("lists", "coarse"))
@@ -236,12 +240,12 @@ def _with_lists(header: Header, folder: SearcherFolder, alive: Mask) -> Header:
     return dataclasses.replace(header, tuning=tuning, lists_start=searcher.lists.start)
 
 
-def _looking_into(searcher: Searcher) -> LookInto:
-    """Return the searcher's approximate search, of many queries at once."""
+def _batch_search(searcher: Searcher) -> LookInto:
+    """Return the searcher's approximate search for many queries."""
 
     def look_into(queries: Embeddings, k: int, probes: int) -> list[RowPositions]:
         def ask(query: Embeddings) -> RowPositions:
-            return searcher.look_into(query, num_candidates(k), probes, None).numbers
+            return searcher.search_lists(query, num_candidates(k), probes, None).numbers
 
         with ThreadPoolExecutor() as pool:
             return list(pool.map(ask, queries))

@@ -1,13 +1,12 @@
-"""A searcher's files: named, written so that a crash costs nothing, found again, thrown away.
+"""The files of a searcher: named, committed, checked and deleted.
 
-    _pe/searcher/searcher.json      says what there is; everything not named in it is rubbish
+    _pe/searcher/searcher.json      the header; files that it does not name are leftovers
     _pe/searcher/TOKEN.vectors      float16 (R, E): the index's vectors in the index's order
     _pe/searcher/TOKEN.lists        a faiss IndexIVFRaBitQ of the same rows
     _pe/searcher/TOKEN.coarse.npz   which lists to look at for a query
     _pe/searcher/TOKEN.sums         checksums of the blocks of the others, one after another
 
-The data come first, under names of their own; replacing the small JSON file is what makes them a
-searcher. Knows nothing of Lance or faiss.
+Data files are written first, under new names; replacing the header commits them.
 """
 
 from __future__ import annotations
@@ -58,12 +57,12 @@ class CoveredFragment:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was measured about the lists when they were built.
+    """A measurement of the lists.
 
     Attributes:
-        k: of the results that were asked for.
-        probes: how many lists a query looks into.
-        recall: share of the true best k that it finds so, of the worse of the two sorts of query.
+        k: number of results.
+        probes: how many lists a query searches.
+        recall: measured share of the true best k, of the worse kind of query.
     """
 
     k: int
@@ -73,19 +72,19 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Header:
-    """What `searcher.json` says.
+    """The content of `searcher.json`.
 
     Attributes:
-        token: begins the names of the data files.
-        version: of the index that it was made from.
+        token: the prefix of the data files.
+        version: of the index that it was built from.
         embed_dim: E.
         vector_dtype: of the index's vectors.
         fragments: of the index, in the order of their rows in the files.
-        sizes: of the data files, bytes, by the ends of their names.
+        sizes: of the data files in bytes, by suffix.
         sums: checksum of the file of checksums.
-        num_lists: of the approximate search; 0 where there is none.
-        lists_start: where the lists begin in their file; what is before that is read at once.
-        tuning: for several k, ascending; empty where there are no lists.
+        num_lists: for approximate search; 0 without lists.
+        lists_start: where the lists begin in their file; the part before that is read at once.
+        tuning: for several k, ascending; empty without lists.
         build_seconds: how long it took.
     """
 
@@ -109,12 +108,12 @@ class Header:
 
     @property
     def num_blocks(self) -> dict[str, int]:
-        """Of the data files, that have a checksum each."""
+        """Number of blocks of the data files; each has a checksum."""
         return {end: -(-size // BLOCK_BYTES) for end, size in self.sizes.items()}
 
     @property
     def num_bytes(self) -> int:
-        """Of all files but this one."""
+        """Size of all files except the header."""
         return sum(self.sizes.values()) + 8 * sum(self.num_blocks.values())
 
     @classmethod
@@ -133,14 +132,14 @@ class SearcherFolder:
         self._path = sidecar_path(find_index, "searcher")
 
     def path(self, token: str, end: str) -> str:
-        """Return where one of the data files lies."""
+        """Return the path of a data file."""
         return os.path.join(self._path, f"{token}.{end}")
 
     def stamp(self, header: Header | None) -> Stamp | None:
-        """Return what changes whenever another searcher is put in place; None where none is.
+        """Return a value that changes with each committed searcher; None if there is none.
 
         Args:
-            header: of the one that is open, to see as well whether its files were written to.
+            header: of the open searcher; the value then changes with its files as well.
         """
         if self._is_remote:
             return None
@@ -152,10 +151,9 @@ class SearcherFolder:
         return tuple((one.st_ino, one.st_mtime_ns) for one in found)
 
     def read(self) -> Header | None:
-        """Return the header of a searcher whose files are whole, as far as that is told quickly.
+        """Return the header after quick checks of the files.
 
-        Where there is none, or a broken one (which is logged), the answer is None: a searcher is
-        never needed.
+        None if there is no searcher, or a broken one, which is logged; search works without it.
         """
         if self._is_remote:
             return None
@@ -179,7 +177,7 @@ class SearcherFolder:
         return header
 
     def warn(self, reason: object) -> None:
-        """Say that the searcher cannot be used, and what that costs."""
+        """Log that the searcher cannot be used."""
         logger.warning(
             "%s: the searcher is broken (%s) and is not used: searching reads the whole index, "
             "which is slower; pe optimize makes a new one",
@@ -188,7 +186,7 @@ class SearcherFolder:
         )
 
     def begin(self) -> str:
-        """Make room for a new searcher and return its token.
+        """Prepare the folder for a new searcher and return its token.
 
         Raises:
             IndexStorageError: the folder cannot be written.
@@ -199,7 +197,7 @@ class SearcherFolder:
         return uuid.uuid4().hex[:16]
 
     def finished(self, header: Header) -> Header:
-        """Bring a new searcher's data files to the disk, with checksums; return what to commit.
+        """Flush the data files of a new searcher to disk with checksums; return the final header.
 
         Raises:
             IndexStorageError: the disk is full.
@@ -216,7 +214,7 @@ class SearcherFolder:
         return dataclasses.replace(header, sizes=sizes, sums=checksum_of(sums))
 
     def sums(self, header: Header) -> dict[str, Sums]:
-        """Return the checksums of the data files' blocks, by the ends of their names.
+        """Return the checksums of the data files' blocks, by suffix.
 
         Raises:
             OSError, ValueError: they are gone or damaged.
@@ -230,7 +228,7 @@ class SearcherFolder:
         return dict(zip(counts, parts, strict=False))
 
     def discard(self, token: str, ends: Sequence[str]) -> None:
-        """Delete data files of a searcher that turned out to need none.
+        """Delete data files that are not needed.
 
         Raises:
             IndexStorageError: they cannot be deleted.
@@ -240,7 +238,7 @@ class SearcherFolder:
                 os.remove(self.path(token, end))
 
     def commit(self, header: Header) -> None:
-        """Put a searcher, whose data files are written, in the place of the one before.
+        """Commit a searcher whose data files are written, in place of the previous one.
 
         Raises:
             IndexStorageError: the disk is full.
@@ -253,13 +251,13 @@ class SearcherFolder:
         self._clean(keep=header.token)
 
     def remove(self) -> None:
-        """Throw the searcher away."""
+        """Delete the searcher."""
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(self._path, _HEADER))
         self._clean(keep=None)
 
     def _token(self) -> str | None:
-        """Return the token of the searcher that is there, whole or not."""
+        """Return the token of the present searcher, valid or not."""
         try:
             with open(os.path.join(self._path, _HEADER), encoding="utf-8") as file:
                 return str(json.load(file)["token"])
@@ -275,21 +273,18 @@ class SearcherFolder:
             raise ValueError("the header contradicts itself")
 
     def _clean(self, *, keep: str | None) -> None:
-        """Delete what no header names: leftovers of builds that were interrupted, and the last."""
+        """Delete the files of other tokens: of interrupted builds and earlier searchers."""
         if not os.path.isdir(self._path):
             return
         for name in os.listdir(self._path):
             if name != _HEADER and (keep is None or not name.startswith(f"{keep}.")):
-                # Some systems do not delete a file that another process has open; next time then.
+                # Windows does not delete a file that another process has open.
                 with contextlib.suppress(OSError):
                     os.remove(os.path.join(self._path, name))
 
 
 def _checksum(header: Mapping[str, Any]) -> int:
-    """Return the checksum of a header's values, however they were read or are about to be written.
-
-    Numbers and texts look the same before and after JSON.
-    """
+    """Return the checksum of a header, before it is written or after it was read."""
     return zlib.crc32(json.dumps(header, sort_keys=True).encode())
 
 

@@ -1,9 +1,9 @@
-"""Which rows of a version of the index a searcher covers, and how the two name them.
+"""Maps the rows of a searcher to those of a version of the index.
 
-Lance numbers a row by its fragment and its place in it; a searcher numbers the rows of its
-fragments one after another, deleted ones included. A fragment's rows never move or change (changing
-a row deletes it and adds another), so a searcher stays right about a fragment for as long as the
-index has it with the same data file; only deletions have to be looked up.
+Lance identifies a row by its fragment and its offset there. A searcher numbers the rows of its
+fragments consecutively, deleted ones included. Rows of a fragment never move or change (an update
+deletes a row and adds another), so a searcher is valid for a fragment while the index has it with
+the same data file; only deletions are looked up.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _OFFSET_BITS: Final = 32
 _OFFSETS: Final = (1 << _OFFSET_BITS) - 1
 
 RowPositions: TypeAlias = NDArray[np.int64]
-"""(R,) int64: rows as a searcher numbers them."""
+"""(R,) int64: row numbers of a searcher."""
 
 RowIds: TypeAlias = NDArray[np.int64]
-"""(R,) int64: rows as Lance numbers them, in one version of the index."""
+"""(R,) int64: Lance's row ids in one version of the index."""
 
 Mask: TypeAlias = NDArray[np.bool_]
-"""(R,) bool: for each of the searcher's rows, whether it takes part."""
+"""(R,) bool: which of a searcher's rows take part."""
 
 ReadIds: TypeAlias = "Callable[[list[lance.LanceFragment], str | None], RowIds]"
-"""Gives the ids of the rows of fragments that are not deleted and meet a condition."""
+"""Returns the ids of rows in fragments that are not deleted and meet a condition."""
 
 
 def list_fragments(dataset: lance.LanceDataset) -> list[CoveredFragment]:
-    """Return the fragments of a version of the index whose vectors lie in one file each."""
+    """Return the fragments of a version whose vectors are in one file each."""
     field = next(field.id() for field in dataset.lance_schema.fields() if field.name() == VECTOR)
     found = []
     for fragment in dataset.get_fragments():
@@ -55,7 +55,7 @@ def list_fragments(dataset: lance.LanceDataset) -> list[CoveredFragment]:
 
 
 class Coverage:
-    """A searcher's fragments beside those of one version of the index.
+    """The fragments of a searcher and of one version of the index.
 
     Args:
         fragments: the searcher's, in its order.
@@ -88,11 +88,11 @@ class Coverage:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the searcher, whether they are in this version or not."""
+        """Number of the searcher's rows, in this version or not."""
         return int(self._starts[-1])
 
     def meeting(self, where: str) -> Mask:
-        """Return which rows this version has and meet a condition."""
+        """Return which rows are in this version and meet a condition."""
         mask = np.zeros(self.num_rows, np.bool_)
         if self._covered:
             mask[self._numbers(self._read_ids(self._covered, where))] = True
@@ -105,7 +105,7 @@ class Coverage:
         return ids
 
     def positions(self, numbers: RowPositions) -> NDArray[np.int64]:
-        """Return the places of rows among all of the version, as `LanceDataset.take` counts."""
+        """Return the positions of rows in the version, as `LanceDataset.take` counts."""
         part = np.searchsorted(self._starts, numbers, side="right") - 1
         if self._alive_before is None:
             before = numbers - self._starts[part]
@@ -115,7 +115,7 @@ class Coverage:
         return positions
 
     def _first_positions(self, parts: list[lance.LanceFragment]) -> NDArray[np.int64]:
-        """Return for each of the searcher's fragments the place of its first row."""
+        """Return the position of the first row of each of the searcher's fragments."""
         firsts: dict[int, int] = {}
         first = 0
         for part in parts:
@@ -124,7 +124,7 @@ class Coverage:
         return np.array([firsts.get(int(fragment), 0) for fragment in self._ids], np.int64)
 
     def _alive(self) -> Mask | None:
-        """Return which rows this version has; None for all of them."""
+        """Return which rows are in this version; None for all."""
         if len(self._kept) == len(self._ids) and not self._deleting:
             return None
         mask = np.zeros(self.num_rows, np.bool_)
@@ -138,7 +138,7 @@ class Coverage:
         return mask
 
     def _numbers(self, row_ids: RowIds) -> RowPositions:
-        """Return the searcher's numbers of rows that it covers."""
+        """Return the searcher's numbers of rows."""
         fragments = row_ids >> _OFFSET_BITS
         part = self._order[np.searchsorted(self._ids[self._order], fragments)]
         numbers: RowPositions = self._starts[part] + (row_ids & _OFFSETS)

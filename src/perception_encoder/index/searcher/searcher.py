@@ -1,8 +1,8 @@
-"""A searcher: proposes the rows of one version of an index that may be nearest to a query.
+"""A searcher: proposes rows of an index that may be nearest to a query.
 
-Exact search looks at every covered row and proposes all that rounding leaves in doubt; approximate
-search looks into as many lists as were measured to be enough. Either way the caller reads the rows
-that were proposed from the index, scores them there, and adds what is not covered.
+Exact search scans every covered row and proposes all that rounding leaves open. Approximate search
+searches as many lists as were measured to suffice. The caller scores the proposed rows with the
+index's own vectors, and adds rows that are not covered.
 """
 
 from __future__ import annotations
@@ -25,24 +25,22 @@ from perception_encoder.types import Embeddings
 if TYPE_CHECKING:
     import lance
 
-_SPARE: Final = 16  # asked for beside k, so that rows within rounding of the last are seen at once
+_SPARE: Final = 16  # more than k, to find rows within rounding of the last one at once
 _MORE: Final = 8
-_HALF_FLOAT: Final = 2.0**-10  # twice what rounding a unit vector to float16 can change a product
+_HALF_FLOAT: Final = 2.0**-10  # twice the error of a product with float16 unit vectors
 
 
 def num_candidates(k: int) -> int:
-    """How many rows to score again for the best k; their codes tell only roughly."""
+    """Return how many rows to score again for the best k, as codes are rough."""
     return 100 + 5 * k
 
 
 class Searcher:
-    """The opened files of a searcher. Several threads may use it at once.
-
-    What it reads of them is compared with their checksums before it has a part in an answer.
+    """The open files of a searcher, checked before use. Several threads may share it.
 
     Args:
-        folder: where the files are.
-        header: of a searcher that is committed, or of one that is being built and has no sizes.
+        folder: the folder of the files.
+        header: of a committed searcher, or of one that is being built and has no sizes.
 
     Raises:
         OSError, ValueError, DamageError: the files are gone or damaged.
@@ -57,30 +55,30 @@ class Searcher:
 
         self.files: Final = {"vectors": opened("vectors")}
         self._vectors = MappedVectors(self.files["vectors"], header.num_rows, header.embed_dim)
-        self.lists: Final = self._opened_lists(folder, opened) if header.num_lists else None
+        self.lists: Final = self._open_lists(folder, opened) if header.num_lists else None
         self.slack: Final = SLACK if header.vector_dtype == "float16" else SLACK + _HALF_FLOAT
 
-    def _opened_lists(self, folder: SearcherFolder, opened: Callable[[str], CheckedFile]) -> Lists:
+    def _open_lists(self, folder: SearcherFolder, opened: Callable[[str], CheckedFile]) -> Lists:
         self.files["coarse"], self.files["lists"] = opened("coarse"), opened("lists")
         self.files["coarse"].check_all()
         coarse = CoarseSearch.load(folder.path(self.header.token, "coarse"))
         return Lists(self.files["lists"], self.header.lists_start, coarse, self.header.num_rows)
 
     def tuning(self, k: int) -> Tuning | None:
-        """Return how to search approximately for the best k; None where it must be exact."""
+        """Return the tuning for the best k; None if search must be exact."""
         fitting = (tuning for tuning in self.header.tuning if tuning.k >= k)
         return None if self.lists is None else next(fitting, None)
 
-    def exactly(
+    def propose_exact(
         self, queries: Embeddings, k: int, threshold: float | None, mask: Mask | None
     ) -> list[ScanHits]:
-        """Propose every row that may be among the best k, and few others.
+        """Propose all rows that may be among the best k, and few others.
 
         Args:
             queries: (Q, E) float32.
-            k: how many are wanted.
-            threshold: rows of a lower score are not.
-            mask: which rows take part; None for all.
+            k: the number of results.
+            threshold: the lowest score of a result.
+            mask: the rows that take part; None for all.
         """
         number = k + _SPARE
         while True:
@@ -91,30 +89,32 @@ class Searcher:
                 for result, some in zip(found, proposed, strict=True)
             ):
                 return proposed
-            number = min(number * _MORE, self.header.num_rows + 1)  # many are equal
+            number = min(number * _MORE, self.header.num_rows + 1)  # many have equal scores
 
-    def approximately(
+    def propose_approximate(
         self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None
     ) -> ScanHits | None:
-        """Propose rows near to one query, (E,); None where too few are found to tell."""
+        """Propose rows near to one query, (E,); None if too few are found."""
         tuning = self.tuning(k)
         if tuning is None or self.lists is None:
             return None
-        found = self.look_into(query, num_candidates(k), tuning.probes, mask)
+        found = self.search_lists(query, num_candidates(k), tuning.probes, mask)
         return None if len(found.scores) < k else self._promising(found, k, threshold)
 
-    def look_into(self, query: Embeddings, number: int, probes: int, mask: Mask | None) -> ScanHits:
-        """Return that many rows of the lists nearest to a query, (E,), best first."""
+    def search_lists(
+        self, query: Embeddings, number: int, probes: int, mask: Mask | None
+    ) -> ScanHits:
+        """Return `number` rows of the lists nearest to a query, (E,), best first."""
         assert self.lists is not None  # or there is no tuning
         numbers = self.lists.candidates(query, number, probes, make_selector(mask))
         if numbers.size and numbers.max() >= self.header.num_rows:
-            raise SearcherDamageError("its lists hold rows that there are not")
+            raise SearcherDamageError("its lists contain unknown rows")
         scores = product(self._vectors.rows(numbers), query)
         order = np.argsort(-scores, kind="stable")
         return ScanHits(scores[order], numbers[order])
 
     def _promising(self, found: ScanHits, k: int, threshold: float | None) -> ScanHits:
-        """Keep the rows that may be among the best k, of rows that are sorted."""
+        """Keep the sorted rows that may be among the best k."""
         floor = -np.inf if threshold is None else threshold
         if len(found.scores) >= k:
             floor = max(floor, float(found.scores[k - 1]))
@@ -123,11 +123,11 @@ class Searcher:
 
 
 class BoundSearcher:
-    """A searcher beside one version of the index.
+    """A searcher for one version of the index.
 
     Attributes:
-        coverage: what of the version it covers.
-        slack: how far its scores may be from the index's.
+        coverage: the rows of the version that it covers.
+        slack: the largest error of its scores.
     """
 
     def __init__(self, searcher: Searcher, dataset: lance.LanceDataset, read_ids: ReadIds) -> None:
@@ -144,9 +144,9 @@ class BoundSearcher:
         threshold: float | None,
         exact: bool,
     ) -> list[ScanHits]:
-        """Return for each query the covered rows that may be among the best k.
+        """Return the covered rows that may be among the best k for each query.
 
-        With a condition it is always exact: which lists hold rows that meet it is not known.
+        With a condition it is always exact, as it is unknown which lists hold rows that meet it.
 
         Raises:
             QueryError: the condition is wrong.
@@ -154,23 +154,23 @@ class BoundSearcher:
         """
         if where is not None:
             meeting = self.coverage.meeting(where)
-            return self._searcher.exactly(queries, k, threshold, meeting)
+            return self._searcher.propose_exact(queries, k, threshold, meeting)
         mask = self.coverage.alive
         if exact or self._searcher.tuning(k) is None:
-            return self._searcher.exactly(queries, k, threshold, mask)
+            return self._searcher.propose_exact(queries, k, threshold, mask)
         return [self._one(query, k, threshold, mask) for query in queries]
 
     def _one(
         self, query: Embeddings, k: int, threshold: float | None, mask: Mask | None
     ) -> ScanHits:
-        found = self._searcher.approximately(query, k, threshold, mask)
+        found = self._searcher.propose_approximate(query, k, threshold, mask)
         if found is not None:
             return found
-        return self._searcher.exactly(query[None], k, threshold, mask)[0]
+        return self._searcher.propose_exact(query[None], k, threshold, mask)[0]
 
 
 class Searchers:
-    """Gives the searcher that is in place, and opens each only once. For one index's path."""
+    """Opens the committed searcher of an index, each once."""
 
     def __init__(self, find_index: str) -> None:
         self.folder: Final = SearcherFolder(find_index)
@@ -179,13 +179,13 @@ class Searchers:
         self._searcher: Searcher | None = None
 
     def current(self) -> Searcher | None:
-        """Return the searcher; None where there is none that can be used."""
+        """Return the searcher; None if there is none that can be used."""
         with self._lock:
             if self._stamp is None or self._present() != self._stamp:
                 before = self.folder.stamp(None)
                 self._searcher = self._open()
                 present = self._present()
-                # Another may have been put in place in this moment; then it is looked at again.
+                # If another was committed meanwhile, the next call opens it.
                 self._stamp = present if before and present and before[0] == present[0] else None
             return self._searcher
 
@@ -193,11 +193,11 @@ class Searchers:
         return self.folder.stamp(None if self._searcher is None else self._searcher.header)
 
     def dismiss(self, reason: object) -> None:
-        """Throw the present searcher away, because it turned out to be wrong."""
+        """Delete the present searcher because it is damaged."""
         self.folder.warn(reason)
         with self._lock:
             self._searcher = None
-            with contextlib.suppress(OSError):  # a reader may not be allowed to
+            with contextlib.suppress(OSError):  # a reader may lack the permission
                 self.folder.remove()
             self._stamp = self._present()
 

@@ -1,7 +1,7 @@
-"""Makes the lists of approximate search: directions, centers, and every row in its list.
+"""Trains and fills the lists of approximate search.
 
-What bounds the time is comparing every row with every center, so both are brought to the few main
-directions first. Knows nothing of the index.
+Comparing every row with every center takes most of the time, so both are projected to the few
+directions in which the vectors differ most.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BLOCK_BYTES: Final = 32 << 20
 SAMPLE_PER_LIST: Final = 40
 _LISTS_PER_ROOT: Final = 4  # num_lists = 4 · sqrt(R)
 _MAX_SAMPLE: Final = 1 << 18
-_DIRECTIONS_SHARE: Final = 4  # one direction for so many numbers of a vector
+_DIRECTIONS_SHARE: Final = 4  # dimensions per direction
 _MIN_DIRECTIONS: Final = 64
 _MOMENT_ROWS: Final = 32_768
 _ITERATIONS: Final = 4
@@ -44,9 +44,7 @@ _SEED: Final = 1
 def copy_vectors(
     dataset: lance.LanceDataset, fragments: Sequence[CoveredFragment], path: str, embed_dim: int
 ) -> Mask:
-    """Write the fragments' vectors as float16, one after another.
-
-    A row that is deleted keeps its place and is written as zeros.
+    """Write the vectors of fragments as consecutive float16 rows; deleted rows become zeros.
 
     Returns:
         (R,) bool: which rows are not deleted.
@@ -58,7 +56,7 @@ def copy_vectors(
     alive = np.zeros(sum(fragment.num_rows for fragment in fragments), np.bool_)
     block_rows = rows_in_block(embed_dim)
     start = 0
-    # Written, not mapped: on a full disk a mapped file ends the process.
+    # Not mapped: on a full disk a mapped file crashes the process.
     with open(path, "wb") as file:
         for fragment in fragments:
             scanner = dataset.scanner(
@@ -75,12 +73,12 @@ def copy_vectors(
 
 
 def rows_in_block(embed_dim: int) -> int:
-    """How many vectors are worked on at once."""
+    """Return how many vectors are processed at once."""
     return max(1, _BLOCK_BYTES // (4 * embed_dim))
 
 
 def read_blocks(path: str, embed_dim: int) -> Iterator[tuple[int, HalfFloats]]:
-    """Yield what `copy_vectors` wrote, block by block, each with the number of its first row."""
+    """Yield the rows of `copy_vectors` in blocks, with the number of the first row."""
     start = 0
     with open(path, "rb") as file:
         while True:
@@ -92,7 +90,7 @@ def read_blocks(path: str, embed_dim: int) -> Iterator[tuple[int, HalfFloats]]:
 
 
 def read_rows(path: str, numbers: RowPositions, embed_dim: int) -> HalfFloats:
-    """Return some of the rows; the file is mapped and most of it is not read."""
+    """Return some of the rows through a mapping of the file."""
     matrix = np.memmap(path, np.float16, "r").reshape(-1, embed_dim)
     return np.asarray(matrix[numbers])
 
@@ -113,23 +111,23 @@ def _copy_fragment(
 
 
 def choose_num_lists(num_rows: int) -> int:
-    """How many lists so many rows should have."""
+    """Return the number of lists for a number of rows."""
     return min(num_rows, max(1, round(_LISTS_PER_ROOT * math.sqrt(num_rows))))
 
 
 def choose_sample(rows: RowPositions) -> RowPositions:
-    """Choose the rows to learn from, in ascending order."""
+    """Choose the rows to train with, in ascending order."""
     number = min(len(rows), SAMPLE_PER_LIST * choose_num_lists(len(rows)), _MAX_SAMPLE)
     return np.sort(np.random.default_rng(_SEED).choice(rows, number, replace=False))
 
 
 @dataclass(frozen=True)
 class TrainedLists:
-    """What was learned from the sample.
+    """Lists trained with a sample.
 
     Attributes:
         coarse: chooses lists.
-        centers: (num_lists, E) float32: means of the lists, from which codes tell the difference.
+        centers: (num_lists, E) float32: means of the lists; codes are relative to them.
         mean: (E,) float32 of all rows.
     """
 
@@ -139,11 +137,11 @@ class TrainedLists:
 
 
 def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
-    """Find centers for so many lists.
+    """Train centers.
 
     Args:
         sample: (S, E) float16, S at least num_lists.
-        num_lists: how many.
+        num_lists: number of lists.
     """
     import faiss
 
@@ -165,7 +163,7 @@ def train(sample: HalfFloats, num_lists: int) -> TrainedLists:
         seed=_SEED,
     )
     kmeans.train(projected)
-    trained: Any = kmeans  # its types do not know that it is trained
+    trained: Any = kmeans  # its type stub lacks the results
     coarse = CoarseSearch(projection, trained.centroids)
     lists = trained.index.search(projected, 1)[1][:, 0]
     centers = _means(sample, lists, num_lists)
@@ -178,8 +176,8 @@ class ListFiller:
     """Puts rows into lists.
 
     Args:
-        trained: the lists' centers.
-        num_rows: how many rows there will be.
+        trained: the centers.
+        num_rows: the number of rows.
     """
 
     def __init__(self, trained: TrainedLists, num_rows: int) -> None:
@@ -194,7 +192,7 @@ class ListFiller:
         self._index: Any = faiss.IndexIVFRaBitQ(
             self._quantizer, embed_dim, num_lists, faiss.METRIC_INNER_PRODUCT
         )
-        self._index.is_trained = True  # a row's code depends on its list's center only
+        self._index.is_trained = True  # codes depend only on the centers
         self.list_of = np.full(num_rows, -1, np.int32)
 
     def add(self, vectors: Embeddings, numbers: RowPositions) -> None:
@@ -216,7 +214,7 @@ class ListFiller:
 
 
 def _means(sample: HalfFloats, lists: NDArray[np.int64], num_lists: int) -> Embeddings:
-    """Return the mean of the sample's rows of each list; zeros where there are none."""
+    """Return the mean of the sample's rows of each list; zeros for an empty list."""
     order = np.argsort(lists, kind="stable")
     found, starts = np.unique(lists[order], return_index=True)
     means = np.zeros((num_lists, sample.shape[1]), np.float32)
