@@ -252,7 +252,7 @@ _PAGE: Final = """<!doctype html>
 <title>Contact sheet</title>
 <style>
 body { margin: 1.5rem; font: 14px/1.4 system-ui, sans-serif; color: #1b1f24; background: #fff; }
-section { padding: 1rem 0; border-top: 1px solid #e3e6ea; }
+section + section { margin-top: 1rem; padding-top: 1rem; border-top: 1px solid #e3e6ea; }
 h2 { margin: 0 0 .75rem; font-size: 1.1rem; overflow-wrap: anywhere; }
 div { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { width: TILEpx; margin: 0; }

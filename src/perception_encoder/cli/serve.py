@@ -6,7 +6,7 @@ import webbrowser
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -23,8 +23,12 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import say, write_line
 
 _MIB: Final = 2**20
-_LIMITS: Final = "Limits"
 _ACCESS: Final = "Access"
+
+
+def _limit(envvar: str, text: str, *, minimum: float = 1) -> Any:
+    """Return an option of the help's section on limits."""
+    return typer.Option(envvar=envvar, min=minimum, rich_help_panel="Limits", help=text)
 
 
 def serve(  # noqa: PLR0913  one parameter for each option
@@ -95,91 +99,26 @@ def serve(  # noqa: PLR0913  one parameter for each option
         ),
     ] = None,
     max_model_mib: Annotated[
-        int | None,
-        typer.Option(
-            envvar="PE_MAX_MODEL_MIB",
-            min=1,
-            rich_help_panel=_LIMITS,
-            help="MiB of weights in memory.",
-        ),
+        int | None, _limit("PE_MAX_MODEL_MIB", "MiB of weights in memory.")
     ] = None,
-    max_batch: Annotated[
-        int,
-        typer.Option(
-            envvar="PE_MAX_BATCH", min=1, rich_help_panel=_LIMITS, help="Items in one batch."
-        ),
-    ] = 64,
+    max_batch: Annotated[int, _limit("PE_MAX_BATCH", "Items in one batch.")] = 64,
     max_wait_ms: Annotated[
         float,
-        typer.Option(
-            envvar="PE_MAX_WAIT_MS",
-            min=0,
-            rich_help_panel=_LIMITS,
-            help="Milliseconds to wait for more items in a batch.",
-        ),
+        _limit("PE_MAX_WAIT_MS", "Milliseconds to wait for more items in a batch.", minimum=0),
     ] = 3.0,
     queue: Annotated[
-        int,
-        typer.Option(
-            envvar="PE_QUEUE",
-            min=1,
-            rich_help_panel=_LIMITS,
-            help="Items that wait; beyond it the answer is 429.",
-        ),
+        int, _limit("PE_QUEUE", "Items that wait; beyond it the answer is 429.")
     ] = 1024,
     timeout: Annotated[
-        float,
-        typer.Option(
-            envvar="PE_TIMEOUT",
-            min=0.1,
-            rich_help_panel=_LIMITS,
-            help="Seconds that an item may wait.",
-        ),
+        float, _limit("PE_TIMEOUT", "Seconds that an item may wait.", minimum=0.1)
     ] = 60.0,
-    max_items: Annotated[
-        int,
-        typer.Option(
-            envvar="PE_MAX_ITEMS", min=1, rich_help_panel=_LIMITS, help="Items in one request."
-        ),
-    ] = 2048,
-    max_body_mib: Annotated[
-        int,
-        typer.Option(
-            envvar="PE_MAX_BODY_MIB", min=1, rich_help_panel=_LIMITS, help="MiB of one request."
-        ),
-    ] = 64,
-    max_image_mib: Annotated[
-        int,
-        typer.Option(
-            envvar="PE_MAX_IMAGE_MIB",
-            min=1,
-            rich_help_panel=_LIMITS,
-            help="MiB of one encoded image.",
-        ),
-    ] = 32,
-    max_pixels: Annotated[
-        int,
-        typer.Option(
-            envvar="PE_MAX_PIXELS", min=1, rich_help_panel=_LIMITS, help="Pixels of one image."
-        ),
-    ] = 64_000_000,
-    max_connections: Annotated[
-        int,
-        typer.Option(
-            envvar="PE_MAX_CONNECTIONS",
-            min=1,
-            rich_help_panel=_LIMITS,
-            help="Open connections.",
-        ),
-    ] = 512,
+    max_items: Annotated[int, _limit("PE_MAX_ITEMS", "Items in one request.")] = 2048,
+    max_body_mib: Annotated[int, _limit("PE_MAX_BODY_MIB", "MiB of one request.")] = 64,
+    max_image_mib: Annotated[int, _limit("PE_MAX_IMAGE_MIB", "MiB of one encoded image.")] = 32,
+    max_pixels: Annotated[int, _limit("PE_MAX_PIXELS", "Pixels of one image.")] = 64_000_000,
+    max_connections: Annotated[int, _limit("PE_MAX_CONNECTIONS", "Open connections.")] = 512,
     rate: Annotated[
-        int | None,
-        typer.Option(
-            envvar="PE_RATE",
-            min=1,
-            rich_help_panel=_LIMITS,
-            help="Requests a minute for each key or address.",
-        ),
+        int | None, _limit("PE_RATE", "Requests a minute for each key or address.")
     ] = None,
     key_file: Annotated[
         Path | None,
