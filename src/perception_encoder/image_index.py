@@ -1,7 +1,7 @@
-"""`ImageIndex`: images on disk as an index that is searched, classified, clustered and drawn.
+"""`ImageIndex`: the object that most Python users need.
 
-A facade: every method calls a function of `indexing`, `search`, `analysis` or `index`, which the
-command line calls too.
+It is a facade: its methods call functions of `indexing`, `search`, `analysis` and `index`, as the
+command line does.
 """
 
 from __future__ import annotations
@@ -250,16 +250,8 @@ class ImageIndex:
     ) -> SearchHits:
         """Find the images that look like one, which is itself left out.
 
-        Args:
-            image: the path or URL of an image, "@name" of an indexed image, or an image in memory.
-            k: how many hits, at most.
-            where: see `search`, and so are the others.
-            unique: see `search`.
-            threshold: see `search`.
-            input_color_format: see `search`.
-
-        Raises:
-            QueryError, ImageError, ValueError: as `search`.
+        The arguments and errors are those of `search`, but `image` is the path or URL of an image,
+        "@name" of an indexed image, or an image in memory.
         """
         options = _search_options(k, where, unique, threshold)
         if not isinstance(image, str | os.PathLike):
@@ -373,9 +365,9 @@ class ImageIndex:
         Args:
             path: an .html page to zoom and click in, a .png (or .jpg, .webp) of the images, or a
                 .parquet table of positions and clusters.
-            k: see `cluster`.
-            names: see `cluster`.
-            where: see `cluster`.
+            k: number of clusters, as in `cluster`.
+            names: names of clusters, as in `cluster`.
+            where: an SQL condition; other rows are left out.
             seed: another seed gives another map.
 
         Raises:
