@@ -138,11 +138,11 @@ def test_the_other_snippets_of_the_document_give_the_models_vectors(folder):
     assert snippet.count("InferenceSession") == 2
     (folder / "cat.png").write_bytes((folder / "images" / "drawing0.png").read_bytes())
     code = "import sys\nsys.modules['perception_encoder'] = None\n" + snippet
-    code += "np.savez('snippet.npz', image=image, words=words)"
+    code += "np.savez('snippet.npz', image=image, text=text)"
     cosine = float(output(without_torch(folder, "-c", code)))
     found = np.load(folder / "snippet.npz")
     model = AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
-    image, words = model.embed_image(folder / "cat.png"), model.embed_text("a cat")
+    image, text = model.embed_image(folder / "cat.png"), model.embed_text("a cat")
     assert np.abs(found["image"] - image).max() <= 2e-5
-    assert np.abs(found["words"] - words).max() <= 2e-5
-    assert cosine == pytest.approx((image @ words.T).item(), abs=1e-4)
+    assert np.abs(found["text"] - text).max() <= 2e-5
+    assert cosine == pytest.approx((image @ text.T).item(), abs=1e-4)
