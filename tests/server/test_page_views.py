@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -121,6 +122,18 @@ SCRIPT_OF = """async ([kept, removed]) => {
   const item = (name) => ({ uri: name, name, member: null });
   return removalScript([{ kept: kept.map(item), removed: removed.map(item) }]);
 }"""
+
+
+def test_images_that_cannot_be_compared_are_listed(open_page, tmp_path):
+    files = save_drawings(tmp_path, 3)
+    files.append(Path(shutil.copy(files[0], tmp_path / "copy.png")))
+    make_index(tmp_path / "changed.lance", open_tiny(), files)
+    files[0].unlink()
+    settings = ServerSettings(indexes=(str(tmp_path / "changed.lance"),))
+    with running(settings, open_model=lambda _: open_tiny()) as server:
+        page = open_page(f"{server.url}/?view=duplicates&tier=similar")
+        page.get_by_text("1 image left out").click(timeout=60_000)
+        expect(page.locator(".left-out li")).to_contain_text(f"{files[0]} has gone")
 
 
 def test_a_script_removes_files_of_odd_names_and_only_those(duplicates, tmp_path):

@@ -75,6 +75,7 @@ class DuplicatesView {
       ),
     );
     this.command = h("p", { class: "same-command soft", hidden: true });
+    this.leftOut = h("details", { class: "left-out", hidden: true });
     this.list = h("ol", { class: "groups" });
     this.end = h("div", { class: "more" });
     root.append(
@@ -94,6 +95,7 @@ class DuplicatesView {
         h("fieldset", { class: "segments" }, h("legend", { class: "unseen" }, "How alike"), tiers),
         h("div", { class: "duplicates-bar" }, this.summary, this.actions),
         this.command,
+        this.leftOut,
         this.list,
         this.end,
       ),
@@ -116,6 +118,7 @@ class DuplicatesView {
     this.list.replaceChildren();
     this.actions.hidden = true;
     this.command.hidden = true;
+    this.leftOut.hidden = true;
     await this.#more();
   }
 
@@ -172,6 +175,8 @@ class DuplicatesView {
       h("code", {}, command),
       copyButton("Copy", command),
     );
+    this.leftOut.replaceChildren(...leftOut(reply));
+    this.leftOut.hidden = !reply.num_left_out;
     this.#next = reply.next_offset;
     this.found = reply;
     this.#groups.push(...reply.groups);
@@ -209,13 +214,15 @@ class DuplicatesView {
 
   #sumUp() {
     const removed = this.#decided().flatMap((group) => group.removed);
-    const { num_groups: number = 0, num_redundant: redundant = 0 } = this.found;
-    const shown = this.#groups.reduce((sum, group) => sum + group.others.length, 0);
-    const going = redundant - shown + removed.length; // what is not shown yet goes as it was found
-    const space = removed.reduce((sum, item) => sum + (item.bytes ?? 0), 0);
-    const isWhole = this.#groups.length === number;
+    const { num_groups: number, num_redundant: redundant } = this.found;
+    const { redundant_bytes: redundantBytes } = this.found;
+    const size = (items) => items.reduce((sum, item) => sum + (item.bytes ?? 0), 0);
+    // Groups that are not shown yet keep what the server would keep.
+    const others = this.#groups.flatMap((group) => group.others);
+    const going = redundant - others.length + removed.length;
+    const space = redundantBytes - size(others) + size(removed);
     this.summary.textContent = this.#groups.length
-      ? `${counted(number, "group")}. ${counted(going, "image")} would go${isWhole ? `, ${bytes(space)}` : ""}.`
+      ? `${counted(number, "group")}. ${counted(going, "image")} would go, ${bytes(space)}.`
       : "";
   }
 
@@ -292,4 +299,16 @@ class DuplicatesView {
     for (const tile of tiles) tile.follow();
     this.#sumUp();
   }
+}
+
+/** Images that could not be compared, as the command line lists them. */
+function leftOut({ num_left_out: number, left_out: some }) {
+  return [
+    h("summary", {}, `${counted(number, "image")} left out`),
+    h(
+      "ul",
+      { tabindex: 0 },
+      some.map(({ name, reason }) => h("li", {}, h("code", {}, name), ` ${reason}`)),
+    ),
+  ];
 }

@@ -43,6 +43,7 @@ from perception_encoder.server.http.requests import OrAbsent
 
 logger = logging.getLogger(__name__)
 
+_MAX_LEFT_OUT: Final = 50
 _AS_JOB: Final = (
     "The first request for an index as it is now starts a job and is answered 202 with "
     '`"state": "running"` and its `progress`; repeat the request until the state is "done".'
@@ -84,6 +85,14 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
                 "num_images": found.num_images,
                 "num_groups": len(found.groups),
                 "num_redundant": sum(len(group.others) for group in found.groups),
+                "redundant_bytes": sum(
+                    other.row.bytes or 0 for group in found.groups for other in group.others
+                ),
+                "num_left_out": len(found.left_out),
+                "left_out": [
+                    {"name": one.row.name, "reason": one.reason}
+                    for one in found.left_out[:_MAX_LEFT_OUT]
+                ],
                 "groups": [_describe_group(group) for group in found.groups[offset:end]],
                 "offset": offset,
                 "next_offset": end if end < len(found.groups) else None,

@@ -253,12 +253,22 @@ class JobReply(BaseModel):
     progress: JobProgressReply | None = None
 
 
+class LeftOutImage(BaseModel):
+    """An image that cannot be compared."""
+
+    name: str
+    reason: str
+
+
 class DuplicatesReply(JobReply):
     """Groups of duplicates."""
 
     num_images: int = 0
     num_groups: int = 0
     num_redundant: int = 0
+    redundant_bytes: int = 0
+    num_left_out: int = Field(default=0, description="Images that cannot be compared.")
+    left_out: list[LeftOutImage] = Field(default=[], description="Some of them, and why.")
     groups: list[DuplicateGroupReply] = []
     offset: int = 0
     next_offset: int | None = None
