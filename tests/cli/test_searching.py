@@ -117,7 +117,7 @@ def test_unique_and_preview_take_no_query_for_their_value(
 ) -> None:
     loose = run(folder, monkeypatch, "search", "--unique", "@d/red.png", "--preview", "--json")
     found = hits(loose)
-    assert "no preview: this is no terminal" in loose.stderr
+    assert "no preview: this terminal shows no colors" in loose.stderr
     tight = hits(run(folder, monkeypatch, "search", "--unique=0.1", "@d/red.png", "--json"))
     assert len(tight) < len(found)
     names = [tight[0]["member"], *(str(name) for hit in tight for name in hit.get("also", []))]  # type: ignore[attr-defined]
