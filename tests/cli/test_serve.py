@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from cli.command import output, pe, pe_ending, serving
 
-from perception_encoder.server.http.access import hashed, new_key
+from perception_encoder.server.http.access import generate_key, hash_key
 
 GALLERY = Path(__file__).resolve().parents[2] / "src" / "perception_encoder" / "data" / "gallery"
 
@@ -85,9 +85,9 @@ def test_a_port_in_use_is_named(tmp_path):
 def test_keys_are_made_and_asked_for(tmp_path):
     done = pe("serve", "--new-key", folder=tmp_path)
     key = output(done).strip()
-    assert f"sha256:{hashed(key)}" in done.stderr
-    other = new_key()
-    (tmp_path / "keys").write_text(f"# ours\n{other}\nsha256:{hashed(key)}\n")
+    assert f"sha256:{hash_key(key)}" in done.stderr
+    other = generate_key()
+    (tmp_path / "keys").write_text(f"# ours\n{other}\nsha256:{hash_key(key)}\n")
     with serving("--key-file", "keys", folder=tmp_path) as (client, _):
         assert client.get("/v1/models").status_code == 401
         for one in (key, other):

@@ -13,7 +13,7 @@ from small_models import open_tiny, save_drawings
 from perception_encoder.client import AsyncClient, Client, ClientOptions, SearchRequest
 from perception_encoder.errors import ImageNotFoundError, RemoteError
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.options import AccessSettings
 from perception_encoder.vectors import normalize_rows
@@ -37,7 +37,7 @@ def files(folder):
 def server(folder, files):
     index = make_index(folder / "drawings.lance", open_tiny(), files)
     settings = ServerSettings(
-        indexes=(str(index.path),), access=AccessSettings(key_hashes=(hashed(KEY),))
+        indexes=(str(index.path),), access=AccessSettings(key_hashes=(hash_key(KEY),))
     )
     with running(settings, open_model=lambda _: open_tiny()) as running_server:
         yield running_server

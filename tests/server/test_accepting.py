@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from perception_encoder.server.run import several
+from perception_encoder.server.run import copy_listener
 
 NUM_CLIENTS = 128
 
@@ -27,7 +27,7 @@ def test_a_turn_of_the_loop_accepts_many():
                 transport.close()
 
         first = socket.create_server(("127.0.0.1", 0), backlog=NUM_CLIENTS)
-        listeners = several(first)
+        listeners = copy_listener(first)
         clients = [socket.create_connection(first.getsockname()) for _ in range(NUM_CLIENTS)]
         servers = [await loop.create_server(Accepted, sock=one) for one in listeners]
         while num_accepted < NUM_CLIENTS:

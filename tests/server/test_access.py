@@ -7,16 +7,16 @@ import pytest
 from server.serving import data_uri, image, running
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hash_of, hashed, new_key
+from perception_encoder.server.http.access import generate_key, hash_key, read_key_hash
 from perception_encoder.server.http.logs import JsonFormatter, TextFormatter
 from perception_encoder.server.options import AccessSettings
 
-KEYS = [new_key(), new_key()]
+KEYS = [generate_key(), generate_key()]
 
 
 @pytest.fixture(scope="module")
 def server():
-    access = AccessSettings(key_hashes=tuple(hashed(key) for key in KEYS))
+    access = AccessSettings(key_hashes=tuple(hash_key(key) for key in KEYS))
     with running(ServerSettings(access=access)) as running_server:
         yield running_server
 
@@ -34,7 +34,7 @@ def test_each_key_is_accepted_in_either_header(server, key):
         {"Authorization": "Bearer None"},
         {"Authorization": f"Basic {KEYS[0]}"},
         {"Authorization": f"Bearer {KEYS[0][:-1]}"},
-        {"X-API-Key": hashed(KEYS[0])},
+        {"X-API-Key": hash_key(KEYS[0])},
         {"Cookie": "pe_session=" + KEYS[0]},
     ],
 )
@@ -73,7 +73,7 @@ def test_a_session_stands_for_a_key(server):
 
 
 def test_a_rate_is_held_for_each_key():
-    access = AccessSettings(key_hashes=tuple(hashed(key) for key in KEYS), requests_per_minute=3)
+    access = AccessSettings(key_hashes=tuple(hash_key(key) for key in KEYS), requests_per_minute=3)
     with running(ServerSettings(access=access)) as server:
         first, second = ({"X-API-Key": key} for key in KEYS)
         codes = [server.client.get("/v1/models", headers=first).status_code for _ in range(5)]
@@ -118,7 +118,9 @@ def test_logs_hold_neither_keys_nor_images(server, caplog):
 
 
 def test_key_files_hold_keys_or_hashes():
-    assert hash_of(f"sha256:{hashed(KEYS[0])}") == hash_of(KEYS[0]) == hashed(KEYS[0])
+    assert (
+        read_key_hash(f"sha256:{hash_key(KEYS[0])}") == read_key_hash(KEYS[0]) == hash_key(KEYS[0])
+    )
     for line in ("sha256:12", "short"):
         with pytest.raises(ValueError, match="key"):
-            hash_of(line)
+            read_key_hash(line)

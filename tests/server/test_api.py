@@ -12,7 +12,7 @@ from small_models import open_tiny
 from perception_encoder.errors import QueryError
 from perception_encoder.server import ServerSettings, create_app
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.options import AccessSettings
@@ -87,7 +87,7 @@ def test_only_routes_that_need_nothing_of_the_framework_are_direct():
 
 
 def test_what_holds_for_every_request_holds_for_direct_routes():
-    access = AccessSettings(key_hashes=(hashed(KEY),), max_body_bytes=1000)
+    access = AccessSettings(key_hashes=(hash_key(KEY),), max_body_bytes=1000)
     with running(ServerSettings(access=access)) as server:
 
         def ask(method: str = "POST", path: str = "/v1/embed", key: str = KEY, **content):
@@ -171,7 +171,7 @@ def test_json_that_is_none_has_the_shape_of_the_api(server):
 
 
 def test_an_api_may_take_the_key_from_the_body():
-    settings = ServerSettings(access=AccessSettings(key_hashes=(hashed(KEY),)))
+    settings = ServerSettings(access=AccessSettings(key_hashes=(hash_key(KEY),)))
     with running(settings, change=with_mine) as server:
         assert server.client.post("/mine/embed", json={"texts": ["a"]}).status_code == 401
         body = {"texts": ["a"], "api_key": KEY}

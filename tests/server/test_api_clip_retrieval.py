@@ -11,7 +11,7 @@ from server.serving import image, in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings
 from perception_encoder.vectors import normalize_rows
 
@@ -39,7 +39,7 @@ def server(folder, index):
     settings = ServerSettings(
         indexes=(str(index.path),),
         cache_folder=folder / "thumbnails",
-        access=AccessSettings(key_hashes=(hashed(KEY),)),
+        access=AccessSettings(key_hashes=(hash_key(KEY),)),
     )
     with running(settings, open_model=lambda _: open_tiny()) as running_server:
         running_server.client.headers["Authorization"] = f"Bearer {KEY}"

@@ -9,7 +9,7 @@ from server.serving import data_uri, encoded, image, in_base64, running
 from small_models import drawing
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings, ModelSettings
 from perception_encoder.vectors import normalize_rows
 
@@ -23,7 +23,7 @@ CLOSE = 2e-5  # the same in any batch, within fp32's rounding
 def server():
     settings = ServerSettings(
         models=ModelSettings(aliases=(("text-embedding-3-small", "pe-nano"),)),
-        access=AccessSettings(key_hashes=(hashed(KEY),), max_items=20),
+        access=AccessSettings(key_hashes=(hash_key(KEY),), max_items=20),
     )
     with running(settings) as running_server:
         running_server.client.headers["Authorization"] = f"Bearer {KEY}"

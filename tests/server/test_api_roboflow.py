@@ -13,7 +13,7 @@ from small_models import CLIP, CORE, drawing, open_tiny
 
 from perception_encoder import AutoModel
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.options import AccessSettings, ModelSettings
 from perception_encoder.vectors import cosine_similarity
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 def sdk(request, folder):
     """What a version of the SDK got from a server that serves pe-nano and wants a key."""
     settings = ServerSettings(
-        models=ModelSettings(aliases=ALIASES), access=AccessSettings(key_hashes=(hashed(KEY),))
+        models=ModelSettings(aliases=ALIASES), access=AccessSettings(key_hashes=(hash_key(KEY),))
     )
     refused: list[str] = []
     with running(
@@ -64,7 +64,7 @@ def sdk(request, folder):
 @pytest.fixture(scope="module", params=list(SDKS))
 def more(request, folder):
     """What our subclass of the SDK's client got."""
-    settings = ServerSettings(access=AccessSettings(key_hashes=(hashed(KEY),)))
+    settings = ServerSettings(access=AccessSettings(key_hashes=(hash_key(KEY),)))
     with running(settings, open_model=AutoModel.from_pretrained) as server:
         first = (REPOSITORY / "src", *SDKS[request.param])
         return run_client("roboflow_sdk_more.py", server.url, KEY, str(folder), first=first)
@@ -305,7 +305,7 @@ def test_without_keys_no_key_is_needed(server, value):
 
 
 def test_a_key_may_come_in_header_query_or_body():
-    with running(ServerSettings(access=AccessSettings(key_hashes=(hashed(KEY),)))) as server:
+    with running(ServerSettings(access=AccessSettings(key_hashes=(hash_key(KEY),)))) as server:
         path = f"/{PE}/embed_text"
         for key, status in ((KEY, 200), ("another-long-enough-key", 401)):
             ways = [

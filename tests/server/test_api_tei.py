@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from server.serving import data_uri, image, running
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings, ModelSettings
 from perception_encoder.vectors import normalize_rows
 
@@ -17,7 +17,7 @@ CLOSE = 2e-5  # the same in any batch, within fp32's rounding
 
 @pytest.fixture(scope="module")
 def server():
-    access = AccessSettings(key_hashes=(hashed(KEY),), max_items=20)
+    access = AccessSettings(key_hashes=(hash_key(KEY),), max_items=20)
     with running(ServerSettings(access=access)) as running_server:
         running_server.client.headers["Authorization"] = f"Bearer {KEY}"
         yield running_server

@@ -7,7 +7,7 @@ from server.serving import image, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings
 
 CHANGING = frozenset(("date", "x-request-id"))
@@ -63,7 +63,7 @@ def test_it_is_the_head_of_get(server, path):
 
 
 def test_it_wants_a_key_where_get_does():
-    settings = ServerSettings(access=AccessSettings(key_hashes=(hashed("a-key-of-some-length"),)))
+    settings = ServerSettings(access=AccessSettings(key_hashes=(hash_key("a-key-of-some-length"),)))
     with running(settings) as server:
         assert asked(server, "HEAD", "/v1/models")[0] == 401
         assert asked(server, "HEAD", "/healthz")[0] == 200

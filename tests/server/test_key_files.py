@@ -5,22 +5,22 @@ import os
 import pytest
 from cli.command import pe
 
-from perception_encoder.server.http.access import hashed, new_key, read_keys
+from perception_encoder.server.http.access import generate_key, hash_key, read_keys
 
-FIRST, SECOND = new_key(), new_key()
-BOTH = (hashed(FIRST), hashed(SECOND))
+FIRST, SECOND = generate_key(), generate_key()
+BOTH = (hash_key(FIRST), hash_key(SECOND))
 
 
 @pytest.mark.parametrize(
     "content",
     [
         f"{FIRST}\n{SECOND}\n",
-        f"# of the office\n   # {new_key()}\n\t#{new_key()}\n{FIRST}\n\n  {SECOND}",
-        f"{FIRST} # of the laptop\nsha256:{hashed(SECOND)}\t# another\n",
+        f"# of the office\n   # {generate_key()}\n\t#{generate_key()}\n{FIRST}\n\n  {SECOND}",
+        f"{FIRST} # of the laptop\nsha256:{hash_key(SECOND)}\t# another\n",
         f"{FIRST}\r\n{SECOND}\r\n   \r\n",
         f"\ufeff{FIRST}\n{SECOND}\n",
         f"\ufeff# first a comment\n{FIRST}\n{SECOND}\n",
-        f"{FIRST}\n{SECOND}\n{FIRST}\nsha256:{hashed(FIRST).upper()}\nSHA256: {hashed(SECOND)}",
+        f"{FIRST}\n{SECOND}\n{FIRST}\nsha256:{hash_key(FIRST).upper()}\nSHA256: {hash_key(SECOND)}",
     ],
     ids=["plain", "comments", "comments behind", "CRLF", "BOM", "BOM, comment", "twice"],
 )
@@ -28,11 +28,11 @@ def test_the_keys_of_a_file_are_read(tmp_path, content):
     file = tmp_path / "keys"
     file.write_bytes(content.encode())
     assert read_keys(file, None) == BOTH
-    assert read_keys(file, f" {SECOND},, sha256:{hashed(FIRST)} ") == BOTH
+    assert read_keys(file, f" {SECOND},, sha256:{hash_key(FIRST)} ") == BOTH
 
 
 def test_keys_of_a_variable_have_commas_between():
-    assert read_keys(None, f"{FIRST}, sha256:{hashed(SECOND)},") == BOTH
+    assert read_keys(None, f"{FIRST}, sha256:{hash_key(SECOND)},") == BOTH
     assert read_keys(None, "") == read_keys(None, None) == ()
 
 

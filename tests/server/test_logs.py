@@ -8,7 +8,7 @@ import logging.config
 import pytest
 from server.serving import running
 
-from perception_encoder.server.http.logs import log_config
+from perception_encoder.server.http.logs import build_log_config
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07", "a\n2026-01-01 00:00:00,000 INFO GET /healthz 200", "\r\x0b\x0c",
@@ -20,7 +20,7 @@ HOSTILE = (
 def written(request):
     """What the log of that form has so far."""
     stream = io.StringIO()
-    config = log_config(request.param)
+    config = build_log_config(request.param)
     config["handlers"]["stderr"]["stream"] = stream
     ours = logging.getLogger("perception_encoder")
     before = (list(ours.handlers), ours.level, ours.propagate)

@@ -15,7 +15,7 @@ from small_models import open_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.app import create_app
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings, ImageSettings
 
 EXAMPLES = int(os.environ.get("PE_API_EXAMPLES", "15"))
@@ -153,7 +153,7 @@ def test_every_operation_describes_its_reply_its_errors_and_its_key(document):
 
 
 def test_keys_are_required_where_the_server_has_any():
-    access = AccessSettings(key_hashes=(hashed("a-key-of-some-length"),))
+    access = AccessSettings(key_hashes=(hash_key("a-key-of-some-length"),))
     app = create_app(ServerSettings(access=access), open_model=lambda _: open_tiny())
     operations = dict(operations_of(app.openapi()))
     assert operations["get /healthz"]["security"] == []

@@ -15,7 +15,7 @@ from server.serving import image, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings
 
 KEY = "a-key-of-some-length"
@@ -65,7 +65,7 @@ def server(tmp_path_factory):
 def allowing(tmp_path_factory, pages):
     """A server with a key, one of whose readers the pages are."""
     folder = tmp_path_factory.mktemp("allowing")
-    with started(folder, cors_origins=(pages.url,), key_hashes=(hashed(KEY),)) as running_server:
+    with started(folder, cors_origins=(pages.url,), key_hashes=(hash_key(KEY),)) as running_server:
         running_server.client.headers["X-API-Key"] = KEY
         yield running_server
 

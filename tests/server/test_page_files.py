@@ -10,7 +10,7 @@ from server.serving import running
 import perception_encoder.server
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.api.page import join_modules
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings
 
 WEB = Path(perception_encoder.server.__file__).parent / "web"
@@ -94,7 +94,7 @@ def test_the_page_can_be_switched_off():
 
 
 def test_the_page_needs_no_key_and_what_it_asks_for_does():
-    access = AccessSettings(key_hashes=(hashed(KEY),))
+    access = AccessSettings(key_hashes=(hash_key(KEY),))
     with running(ServerSettings(access=access)) as closed:
         assert closed.client.get("/").status_code == 200
         assert closed.client.get("/web/main.js").status_code == 200

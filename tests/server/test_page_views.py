@@ -20,7 +20,7 @@ from perception_encoder.cli.main import app
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, write_lock
 from perception_encoder.indexing import Run
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings
 from perception_encoder.sources import SourceOptions, open_sources
 
@@ -334,7 +334,8 @@ def test_a_server_without_indexes_says_how_to_make_one(open_page):
 def test_a_server_that_wants_a_key_gets_it_once(open_page, tmp_path):
     make_index(tmp_path / "closed.lance", open_tiny(), save_drawings(tmp_path, 4))
     settings = ServerSettings(
-        indexes=(str(tmp_path / "closed.lance"),), access=AccessSettings(key_hashes=(hashed(KEY),))
+        indexes=(str(tmp_path / "closed.lance"),),
+        access=AccessSettings(key_hashes=(hash_key(KEY),)),
     )
     with running(settings, open_model=lambda _: open_tiny()) as server:
         page = open_page(server.url, expected=("401",))

@@ -16,7 +16,7 @@ from cli.command import serving
 from server.serving import Running, image, in_base64, running
 
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.http.connection import TimedProtocol
 from perception_encoder.server.http.requests import MOST_WITHOUT_KEY
 from perception_encoder.server.options import AccessSettings
@@ -25,7 +25,7 @@ MIB = 2**20
 SIZE = 5 * MIB
 BIG = "x" * SIZE
 KEY = "a-key-of-some-length"
-KEYED = ServerSettings(access=AccessSettings(key_hashes=(hashed(KEY),)))
+KEYED = ServerSettings(access=AccessSettings(key_hashes=(hash_key(KEY),)))
 
 ROUTES = (
     "/v1/embed", "/v1/similarity", "/v1/classify", "/v1/search", "/v1/embeddings", "/embed",

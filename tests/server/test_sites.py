@@ -9,7 +9,7 @@ from server.serving import image, in_base64, make_index, running
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings, create_app
-from perception_encoder.server.http.access import hashed
+from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.http.sites import Sites
 from perception_encoder.server.options import AccessSettings
 
@@ -31,7 +31,7 @@ def refusal(settings: AccessSettings, method="GET", path="/v1/models", **headers
         "path": path,
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in pairs.items()],
     }
-    found = Sites(settings).refusal(scope)
+    found = Sites(settings).find_refusal(scope)
     return None if found is None else found.status_code
 
 
@@ -85,7 +85,7 @@ def test_names_can_be_added():
 
 def test_who_has_a_key_may_ask_by_any_name():
     """Behind a proxy or a service's name; a page that rebinds its own name has no key."""
-    keyed = {"key_hashes": (hashed(KEY),), "host": "0.0.0.0"}
+    keyed = {"key_hashes": (hash_key(KEY),), "host": "0.0.0.0"}
     assert refusal(AccessSettings(**keyed), host="images.example") is None
     named = AccessSettings(**keyed, allowed_hosts=("images.example",))
     assert refusal(named, host="evil.example") == 403

@@ -202,7 +202,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
         pe serve --new-key
         pe serve --host 0.0.0.0 --key-file keys.txt
     """
-    from perception_encoder.server.http.access import new_key as generate_key
+    from perception_encoder.server.http.access import generate_key
     from perception_encoder.server.http.sites import is_loopback
     from perception_encoder.server.run import run_server
 
@@ -288,10 +288,10 @@ def _find_default_index() -> tuple[str, ...]:
 
 
 def _print_key(key: str) -> None:
-    from perception_encoder.server.http.access import hashed
+    from perception_encoder.server.http.access import hash_key
 
     write_line(key)
-    say(f"give it to your clients, and put this line into the key file: sha256:{hashed(key)}")
+    say(f"give it to your clients, and put this line into the key file: sha256:{hash_key(key)}")
 
 
 def _read_hashes(file: Path | None, keys: str | None) -> tuple[str, ...]:

@@ -15,14 +15,14 @@ from perception_encoder.client.requests import (
     ImageToSend,
     Outcome,
     SearchRequest,
-    failure,
-    field_of,
-    image_calls,
-    joined,
-    search_call,
-    seconds_until_retry,
-    text_calls,
-    vectors_of,
+    build_error,
+    build_image_calls,
+    build_search_call,
+    build_text_calls,
+    choose_retry_wait,
+    join_embeddings,
+    parse_embeddings,
+    parse_field,
 )
 from perception_encoder.types import Embeddings
 
@@ -63,13 +63,13 @@ class Client:
             RemoteError: the server refused or could not be reached; `items` names bad images.
             ImageNotFoundError: there is no file of that path.
         """
-        return self._vectors(image_calls(self.options, images, dimensions))
+        return self._vectors(build_image_calls(self.options, images, dimensions))
 
     def embed_text(
         self, texts: str | Sequence[str], *, dimensions: int | None = None
     ) -> Embeddings:
         """Embed one text or many: (N, E) float32 of unit length; see `embed_images`."""
-        return self._vectors(text_calls(self.options, texts, dimensions))
+        return self._vectors(build_text_calls(self.options, texts, dimensions))
 
     def search(self, query: ImageToSend, k: int = 10) -> list[dict[str, Any]]:
         """Return the best hits of the server's first index; see `search_for`."""
@@ -81,11 +81,11 @@ class Client:
         Raises:
             RemoteError: the server refused or could not be reached.
         """
-        return field_of(self._ask(search_call(request)).content, "hits")
+        return parse_field(self._ask(build_search_call(request)).content, "hits")
 
     def models(self) -> list[dict[str, Any]]:
         """Return what the server says of its models, the default first."""
-        return field_of(self._ask(MODELS).content, "data")
+        return parse_field(self._ask(MODELS).content, "data")
 
     def close(self) -> None:
         """End all connections."""
@@ -103,7 +103,7 @@ class Client:
     def _vectors(self, calls: Sequence[Call]) -> Embeddings:
         waiting = [self._pool.submit(self._ask, call) for call in calls]
         try:
-            return joined([vectors_of(one.result().content) for one in waiting])
+            return join_embeddings([parse_embeddings(one.result().content) for one in waiting])
         finally:
             for one in waiting:  # nothing is left, unless one failed
                 one.cancel()
@@ -113,9 +113,9 @@ class Client:
             outcome = self._try(call)
             if not isinstance(outcome, Exception) and outcome.is_success:
                 return outcome
-            wait = seconds_until_retry(self.options, attempt, outcome)
+            wait = choose_retry_wait(self.options, attempt, outcome)
             if wait is None:
-                raise failure(call, outcome)
+                raise build_error(call, outcome)
             time.sleep(wait)
         raise AssertionError  # count() does not end
 
@@ -145,13 +145,13 @@ class AsyncClient:
         self, images: Sequence[ImageToSend], *, dimensions: int | None = None
     ) -> Embeddings:
         """See `Client.embed_images`."""
-        return await self._vectors(image_calls(self.options, images, dimensions))
+        return await self._vectors(build_image_calls(self.options, images, dimensions))
 
     async def embed_text(
         self, texts: str | Sequence[str], *, dimensions: int | None = None
     ) -> Embeddings:
         """See `Client.embed_text`."""
-        return await self._vectors(text_calls(self.options, texts, dimensions))
+        return await self._vectors(build_text_calls(self.options, texts, dimensions))
 
     async def search(self, query: ImageToSend, k: int = 10) -> list[dict[str, Any]]:
         """See `Client.search`."""
@@ -159,11 +159,11 @@ class AsyncClient:
 
     async def search_for(self, request: SearchRequest) -> list[dict[str, Any]]:
         """See `Client.search_for`."""
-        return field_of((await self._ask(search_call(request))).content, "hits")
+        return parse_field((await self._ask(build_search_call(request))).content, "hits")
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""
-        return field_of((await self._ask(MODELS)).content, "data")
+        return parse_field((await self._ask(MODELS)).content, "data")
 
     async def close(self) -> None:
         """End all connections."""
@@ -183,7 +183,7 @@ class AsyncClient:
                 asking = [group.create_task(self._ask(call)) for call in calls]
         except ExceptionGroup as err:
             raise err.exceptions[0] from err
-        return joined([vectors_of(one.result().content) for one in asking])
+        return join_embeddings([parse_embeddings(one.result().content) for one in asking])
 
     async def _ask(self, call: Call) -> "httpx2.Response":
         async with self._free:
@@ -191,9 +191,9 @@ class AsyncClient:
                 outcome = await self._try(call)
                 if not isinstance(outcome, Exception) and outcome.is_success:
                     return outcome
-                wait = seconds_until_retry(self.options, attempt, outcome)
+                wait = choose_retry_wait(self.options, attempt, outcome)
                 if wait is None:
-                    raise failure(call, outcome)
+                    raise build_error(call, outcome)
                 await asyncio.sleep(wait)
         raise AssertionError  # count() does not end
 

@@ -66,7 +66,7 @@ class ClientOptions:
         return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
 
 
-def seconds_until_retry(options: ClientOptions, attempt: int, outcome: Outcome) -> float | None:
+def choose_retry_wait(options: ClientOptions, attempt: int, outcome: Outcome) -> float | None:
     """Return how long to wait before asking again; None not to.
 
     The wait doubles each time, with some chance in it, and is at least what `Retry-After` says.
@@ -126,7 +126,7 @@ class SearchRequest:
     unique: float | None = None
 
 
-def image_calls(
+def build_image_calls(
     options: ClientOptions, images: Sequence[ImageToSend], dimensions: int | None
 ) -> list[Call]:
     """Return the requests that embed images."""
@@ -137,7 +137,7 @@ def image_calls(
     ]
 
 
-def text_calls(
+def build_text_calls(
     options: ClientOptions, texts: str | Sequence[str], dimensions: int | None
 ) -> list[Call]:
     """Return the requests that embed texts."""
@@ -149,12 +149,12 @@ def text_calls(
     ]
 
 
-def search_call(request: SearchRequest) -> Call:
+def build_search_call(request: SearchRequest) -> Call:
     """Return the request that searches an index."""
     if isinstance(request.query, str):
         term = {"text": request.query}
     else:
-        term = {"image": base64.b64encode(encoded(request.query)).decode("ascii")}
+        term = {"image": base64.b64encode(encode_image(request.query)).decode("ascii")}
     body = {
         "terms": [term],
         "k": request.k,
@@ -169,7 +169,7 @@ def search_call(request: SearchRequest) -> Call:
 MODELS: Final = Call("GET", "/v1/models", dict)
 
 
-def vectors_of(content: bytes) -> Embeddings:
+def parse_embeddings(content: bytes) -> Embeddings:
     """Return the (N, E) float32 vectors of a reply.
 
     Raises:
@@ -181,7 +181,7 @@ def vectors_of(content: bytes) -> Embeddings:
         raise _not_ours(content) from err
 
 
-def field_of(content: bytes, name: str) -> list[dict[str, Any]]:
+def parse_field(content: bytes, name: str) -> list[dict[str, Any]]:
     """Return the list under a name of a JSON reply.
 
     Raises:
@@ -196,12 +196,12 @@ def field_of(content: bytes, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def joined(parts: Sequence[Embeddings]) -> Embeddings:
+def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
     """Return the vectors of all requests; (0, 0) where nothing was asked."""
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def failure(call: Call, outcome: Outcome) -> RemoteError:
+def build_error(call: Call, outcome: Outcome) -> RemoteError:
     """Return the error that the last try of a request tells of."""
     if isinstance(outcome, Exception):
         reason = str(outcome) or type(outcome).__name__
@@ -234,7 +234,7 @@ def _beginning(content: bytes) -> str:
     return content[:_SHOWN].decode("utf-8", "replace")
 
 
-def encoded(image: ImageToSend) -> bytes:
+def encode_image(image: ImageToSend) -> bytes:
     """Return an image as the bytes of a file.
 
     Raises:
@@ -258,7 +258,7 @@ def _json(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _images(batch: Sequence[ImageToSend], fields: Mapping[str, str]) -> dict[str, Any]:
-    files = [("images", (str(n), encoded(image))) for n, image in enumerate(batch)]
+    files = [("images", (str(n), encode_image(image))) for n, image in enumerate(batch)]
     return {"files": files, "data": fields}
 
 

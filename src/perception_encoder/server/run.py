@@ -12,7 +12,7 @@ import uvicorn
 
 from perception_encoder.server.app import create_app
 from perception_encoder.server.http.connection import KEEP_ALIVE_SECONDS, TimedProtocol
-from perception_encoder.server.http.logs import log_config
+from perception_encoder.server.http.logs import build_log_config
 from perception_encoder.server.options import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def run_server(
         # When all is finished uvicorn sends itself the signal again. That ends this process, unless
         # it is the first one of a container, which the kernel spares: that one ends with 0.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        server.run(sockets=several(listener))
+        server.run(sockets=copy_listener(listener))
 
 
 def uvicorn_config(
@@ -78,7 +78,7 @@ def uvicorn_config(
         port=port,
         http=TimedProtocol,
         ws="none",
-        log_config=None if log_format is None else log_config(log_format),
+        log_config=None if log_format is None else build_log_config(log_format),
         access_log=False,  # `edge` writes a line of its own, without query strings
         server_header=False,
         limit_concurrency=settings.access.max_connections,
@@ -98,7 +98,7 @@ def freeze_objects() -> None:
     gc.freeze()
 
 
-def several(listener: socket.socket) -> list[socket.socket]:
+def copy_listener(listener: socket.socket) -> list[socket.socket]:
     """Return a listening socket with copies of it, for a loop that accepts slowly.
 
     uvloop accepts one connection of a socket each time around, and each time it answers what those

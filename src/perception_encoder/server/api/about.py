@@ -89,7 +89,7 @@ def _build(services: Services) -> ApiRoutes:
                 "name": "perception-encoder",
                 "version": __version__,
                 "uuid": this_server,
-                **_model(default),
+                **_describe_model(default),
                 "model_type": {"embedding": {"pooling": "last_token"}},
                 "auto_truncate": True,
                 "max_concurrent_requests": services.settings.queue.capacity,
@@ -142,7 +142,7 @@ async def _find_fault(services: Services) -> str | None:
     return None
 
 
-def _model(state: ModelState) -> dict[str, Any]:
+def _describe_model(state: ModelState) -> dict[str, Any]:
     """Return what is known of a model: more once it is loaded."""
     worker = state.worker
     config = worker.model.config if worker else state.entry.config if state.entry else None

@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from perception_encoder.errors import ImageError
 from perception_encoder.server.core.facets import Summaries
-from perception_encoder.server.core.images import ImageLoader, image_names
+from perception_encoder.server.core.images import ImageLoader, name_images
 from perception_encoder.server.core.indexes import ServedIndexes
 from perception_encoder.server.core.jobs import IndexJobs
 from perception_encoder.server.core.pools import Pools, release_frames
@@ -96,7 +96,7 @@ class Services:
             ApiError: 400, more than `max_items`.
         """
         self.check_count(len(references), "images")
-        names = image_names(len(references)) if names is None else names
+        names = name_images(len(references)) if names is None else names
         return await self.images.load_all(references, names)
 
     def check_count(self, count: int, what: str) -> None:
@@ -225,7 +225,7 @@ class ApiRoute(APIRoute):
             ApiError: 401 or 429, as `AccessControl.admit`.
         """
         further = [request.query_params.get("api_key")] if self._api.key_in_query else []
-        is_unknown = self._access.needs_key and not self._access.knows(request, further)
+        is_unknown = self._access.needs_key and not self._access.is_known(request, further)
         if is_unknown and self._api.key_in_body:
             request, key = await read_key_of_body(request)
             further.append(key)

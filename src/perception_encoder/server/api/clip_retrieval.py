@@ -18,7 +18,7 @@ from perception_encoder.search.ranking import SearchOptions
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row
 from perception_encoder.server.core.indexes import ServedIndex
-from perception_encoder.server.core.pools import FILE_SECONDS, all_of
+from perception_encoder.server.core.pools import FILE_SECONDS, gather_all
 from perception_encoder.server.core.queries import Term
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.replies import json_reply
@@ -106,7 +106,7 @@ def _build(services: Services) -> ApiRoutes:
     async def knn(request: Request) -> Response:
         body = await read_body(request, KnnBody)
         served = services.indexes.get(body.indice_name)
-        query = await services.queries.read(served, [await _term(services, body)])
+        query = await services.queries.read(served, [await _read_term(services, body)])
         options = SearchOptions(
             k=min(body.num_result_ids or body.num_images, MOST_HITS),
             unique=_SAME if body.deduplicate else None,
@@ -115,7 +115,7 @@ def _build(services: Services) -> ApiRoutes:
         hits = [one.hit for one in found]
         shown = [hit.id for hit in hits[: body.num_images]]
         rows = await services.pools.searches.run(lambda: [served.row(key) for key in shown])
-        columns = [*await _columns(services, rows), *({} for _ in hits[len(rows) :])]
+        columns = [*await _load_columns(services, rows), *({} for _ in hits[len(rows) :])]
         replies = zip(hits, columns, strict=True)
         return json_reply(
             [{**others, "id": hit.id, "similarity": hit.score} for hit, others in replies]
@@ -130,15 +130,15 @@ def _build(services: Services) -> ApiRoutes:
     async def metadata(request: Request) -> Response:
         body = await read_body(request, MetadataBody)
         served = services.indexes.get(body.indice_name)
-        rows = await services.pools.searches.run(_rows, served, body.ids)
-        columns = await _columns(services, rows)
+        rows = await services.pools.searches.run(_find_rows, served, body.ids)
+        columns = await _load_columns(services, rows)
         replies = zip(body.ids, columns, strict=True)
         return json_reply([{"id": key, "metadata": one} for key, one in replies])
 
     return routes
 
 
-async def _term(services: Services, body: KnnBody) -> Term:
+async def _read_term(services: Services, body: KnnBody) -> Term:
     """Return the first of the ways to say what is searched for that a body uses."""
     if body.modality == "text":
         raise ApiError(
@@ -153,11 +153,11 @@ async def _term(services: Services, body: KnnBody) -> Term:
     if reference is not None:
         return Term(image=await services.images.load(reference, item="image"))
     if body.embedding_input:
-        return Term(vector=_vector(body.embedding_input))
+        return Term(vector=_scale_vector(body.embedding_input))
     raise ApiError(400, "invalid_query", "give one of text, image, image_url and embedding_input")
 
 
-def _vector(numbers: list[float]) -> Embeddings:
+def _scale_vector(numbers: list[float]) -> Embeddings:
     """Return (E,) float32 of the same direction, also for numbers beyond float32."""
     vector = np.asarray(numbers, np.float64)
     largest = np.abs(vector).max(initial=0.0)
@@ -166,7 +166,7 @@ def _vector(numbers: list[float]) -> Embeddings:
     return vector.astype(np.float32)
 
 
-def _rows(served: ServedIndex, ids: list[str]) -> list[Row]:
+def _find_rows(served: ServedIndex, ids: list[str]) -> list[Row]:
     found = served.fresh().by_ids(ids)
     if missing := [key for key in ids if key not in found]:
         raise ApiError(
@@ -175,7 +175,7 @@ def _rows(served: ServedIndex, ids: list[str]) -> list[Row]:
     return [found[key][0] for key in ids]
 
 
-async def _columns(services: Services, rows: list[Row]) -> list[dict[str, Any]]:
+async def _load_columns(services: Services, rows: list[Row]) -> list[dict[str, Any]]:
     """Return rows' own columns, their names, and their images where these can be had in time."""
     replies: list[dict[str, Any]] = []
     until = time.monotonic() + FILE_SECONDS
@@ -183,12 +183,12 @@ async def _columns(services: Services, rows: list[Row]) -> list[dict[str, Any]]:
         part = rows[start : start + _IMAGES_AT_ONCE]
         images: list[str | None] = [None] * len(part)
         if time.monotonic() < until:
-            images = await all_of(_image(services, row) for row in part)
-        replies += map(_row_columns, part, images)
+            images = await gather_all(_load_thumbnail(services, row) for row in part)
+        replies += map(_describe_columns, part, images)
     return replies
 
 
-async def _image(services: Services, row: Row) -> str | None:
+async def _load_thumbnail(services: Services, row: Row) -> str | None:
     """Return a small copy of a row's image; a hit whose image is moved or damaged is a hit."""
     try:
         data = await services.pools.files.run(services.thumbnails.get, row, _SIDE)
@@ -197,7 +197,7 @@ async def _image(services: Services, row: Row) -> str | None:
     return base64.b64encode(data).decode("ascii")
 
 
-def _row_columns(row: Row, image: str | None) -> dict[str, Any]:
+def _describe_columns(row: Row, image: str | None) -> dict[str, Any]:
     columns: dict[str, Any] = dict(describe_row(row)["metadata"])
     columns |= {"width": row.width, "height": row.height}
     if row.uri.startswith(("http://", "https://")) and row.member is None:

@@ -19,7 +19,7 @@ from perception_encoder.preprocess.image_strings import image_in_text
 from perception_encoder.preprocess.tokenizer import check_text_size
 from perception_encoder.server.api.base import Services
 from perception_encoder.server.core.model_worker import ModelWorker
-from perception_encoder.server.http.errors import ApiError, ItemProblem, items_error
+from perception_encoder.server.http.errors import ApiError, ItemProblem, build_items_error
 from perception_encoder.server.http.requests import RequestBody
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import normalize_rows
@@ -100,7 +100,7 @@ async def embed_inputs(
             failed: dict[int, PerceptionEncoderError] = {
                 images[place]: err for place, err in embedded.errors.items()
             }
-            raise items_error(failed, len(inputs))
+            raise build_items_error(failed, len(inputs))
         vectors[images] = embedded.vectors
     token_counts: list[int] = []
     if texts:
@@ -162,7 +162,7 @@ class VectorForm:
     dtype: Dtype = "float32"
 
 
-def shaped(vectors: Embeddings, form: VectorForm) -> NDArray[Any]:
+def shape_embeddings(vectors: Embeddings, form: VectorForm) -> NDArray[Any]:
     """Return (N, dimensions) vectors in the wanted form, from (N, E) float32 of unit length.
 
     Raises:
@@ -186,23 +186,23 @@ def shaped(vectors: Embeddings, form: VectorForm) -> NDArray[Any]:
     return np.rint(vectors * (_INT8 / np.where(largest > 0, largest, 1))).astype(np.int8)
 
 
-def as_base64(vector: NDArray[Any]) -> str:
+def encode_base64(vector: NDArray[Any]) -> str:
     """Return one vector's bytes, little endian, as base64."""
     little = vector.astype(vector.dtype.newbyteorder("<"), copy=False)
     return base64.b64encode(little.tobytes()).decode("ascii")
 
 
-def as_npy(vectors: NDArray[Any]) -> bytes:
+def encode_npy(vectors: NDArray[Any]) -> bytes:
     """Return a `.npy` file of the vectors."""
     out = io.BytesIO()
     np.save(out, vectors, allow_pickle=False)
     return out.getvalue()
 
 
-def for_json(vector: NDArray[Any], encoding: Encoding) -> object:
+def encode_for_json(vector: NDArray[Any], encoding: Encoding) -> object:
     """Return one vector for a JSON reply: numbers, or their bytes as base64."""
     if encoding == "base64":
-        return as_base64(vector)
+        return encode_base64(vector)
     return vector.astype(np.float32) if vector.dtype == np.float16 else vector
 
 

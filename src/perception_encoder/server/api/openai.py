@@ -19,11 +19,11 @@ from perception_encoder.server.api.common import (
     Input,
     VectorForm,
     embed_inputs,
-    for_json,
+    encode_for_json,
     names_of,
-    shaped,
+    shape_embeddings,
 )
-from perception_encoder.server.http.errors import ApiError, deepest_first, field_path
+from perception_encoder.server.http.errors import ApiError, format_field_path, sort_deepest_first
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import (
     Dimensions,
@@ -76,7 +76,7 @@ def read_input(value: Any, modality: str | None) -> list[Placed]:
     if _is_conversation(value) or _is_batch(value):
         return read_conversations(value, "input")
     if not isinstance(value, list):
-        return [("input", _input(value, modality, "input"))]
+        return [("input", _parse_input(value, modality, "input"))]
     if any(isinstance(item, int | list) for item in value):
         raise Refusal(
             "arrays of token ids are of another model's vocabulary: send the texts themselves "
@@ -85,7 +85,8 @@ def read_input(value: Any, modality: str | None) -> list[Placed]:
         )
     places = names_of("input", len(value))
     return [
-        (place, _input(item, modality, place)) for place, item in zip(places, value, strict=True)
+        (place, _parse_input(item, modality, place))
+        for place, item in zip(places, value, strict=True)
     ]
 
 
@@ -100,11 +101,11 @@ def read_conversations(value: list[Any], field: str) -> list[Placed]:
         raise Refusal(f"{field}: give at least one message", field)
     num_lists = sum(isinstance(one, list) for one in value)
     if not num_lists:
-        return [_of_conversation(value, (field,))]
+        return [_read_conversation(value, (field,))]
     if num_lists < len(value):
         message = f"{field}: send one conversation or a list of conversations, not a mixture"
         raise Refusal(message, field)
-    return [_of_conversation(one, (field, position)) for position, one in enumerate(value)]
+    return [_read_conversation(one, (field, position)) for position, one in enumerate(value)]
 
 
 def _is_conversation(value: Any) -> bool:
@@ -119,11 +120,11 @@ def _is_batch(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(_is_conversation(one) for one in value)
 
 
-def _of_conversation(value: list[Any], loc: tuple[str | int, ...]) -> Placed:
+def _read_conversation(value: list[Any], loc: tuple[str | int, ...]) -> Placed:
     """Return a conversation's image, or its text; blank texts beside another part are ignored."""
     messages = validate(_CONVERSATION.validate_python, value, loc)
     place = loc[0] if len(loc) == 1 else f"{loc[0]}[{loc[1]}]"
-    found = list(_parts(messages, str(place)))
+    found = list(_iter_parts(messages, str(place)))
     given = [one for one in found if one[1].image is not None or (one[1].text or "").strip()]
     chosen = given or found[-1:]
     if len(chosen) != 1:
@@ -135,26 +136,26 @@ def _of_conversation(value: list[Any], loc: tuple[str | int, ...]) -> Placed:
     return chosen[0]
 
 
-def _parts(messages: Sequence[Message], place: str) -> Iterator[Placed]:
+def _iter_parts(messages: Sequence[Message], place: str) -> Iterator[Placed]:
     for number, message in enumerate(messages):
         name = f"{place}[{number}].content"
         if isinstance(message.content, str):
-            yield name, _input(message.content, None, name)
+            yield name, _parse_input(message.content, None, name)
             continue
         for position, part in enumerate(message.content):
-            yield f"{name}[{position}]", _input(part, None, f"{name}[{position}]")
+            yield f"{name}[{position}]", _parse_input(part, None, f"{name}[{position}]")
 
 
-def _input(item: Any, modality: str | None, place: str) -> Input:
+def _parse_input(item: Any, modality: str | None, place: str) -> Input:
     if isinstance(item, str):
         is_image = modality == "image" or image_in_text(item) == "data URI"
         return Input(image=item) if is_image else Input(text=item)
     if isinstance(item, dict):
-        return _input_of_object(item, place)
+        return _parse_object(item, place)
     raise Refusal(f"{place}: send a string or an object with text or image", place)
 
 
-def _input_of_object(item: dict[str, Any], place: str) -> Input:
+def _parse_object(item: dict[str, Any], place: str) -> Input:
     """Read {"text": …}, {"image": …}, or a part of a message."""
     kind = _PART_TYPES.get(str(item.get("type")))
     if kind is None and item.get("type") is None:
@@ -252,18 +253,18 @@ def _build(services: Services) -> ApiRoutes:
     )
     async def embeddings(request: Request) -> Response:
         body = await read_body(request, EmbeddingsBody)
-        placed = _inputs(body)
+        placed = _read_inputs(body)
         services.check_count(len(placed), "inputs")
         inputs = [one for _, one in placed]
         async with services.served_models.use(body.model) as worker:
             embedded = await embed_inputs(services, worker, inputs, [name for name, _ in placed])
-        vectors = shaped(embedded.vectors, VectorForm(body.dimensions))
+        vectors = shape_embeddings(embedded.vectors, VectorForm(body.dimensions))
         num_tokens = embedded.num_tokens(worker)
         data = [
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": for_json(vector, body.encoding_format or "float"),
+                "embedding": encode_for_json(vector, body.encoding_format or "float"),
             }
             for index, vector in enumerate(vectors)
         ]
@@ -279,7 +280,7 @@ def _build(services: Services) -> ApiRoutes:
     return routes
 
 
-def _inputs(body: EmbeddingsBody) -> list[Placed]:
+def _read_inputs(body: EmbeddingsBody) -> list[Placed]:
     """Return the images and texts of a request, in order.
 
     Raises:
@@ -296,8 +297,8 @@ def _error_body(answer: ApiError, err: Exception) -> Any:
     return {
         "error": {
             "message": answer.message,
-            "type": _type(answer.status_code),
-            "param": _param(answer, err),
+            "type": _error_type(answer.status_code),
+            "param": _find_param(answer, err),
             "code": _CODES.get(answer.code, answer.code),
         }
     }
@@ -306,20 +307,20 @@ def _error_body(answer: ApiError, err: Exception) -> Any:
 _CODES: Final = {"unauthorized": "invalid_api_key", "unknown_model": "model_not_found"}
 
 
-def _type(status: int) -> str:
+def _error_type(status: int) -> str:
     if status == 429:
         return "rate_limit_error"
     return "server_error" if status >= 500 else "invalid_request_error"
 
 
-def _param(answer: ApiError, err: Exception) -> str | None:
+def _find_param(answer: ApiError, err: Exception) -> str | None:
     """Name the field that is to blame, where one is."""
     if isinstance(err, Refusal):
         return err.param
     if isinstance(err, UnknownModelError):
         return "model"
     if isinstance(err, RequestValidationError):
-        return field_path(deepest_first(err)[0])
+        return format_field_path(sort_deepest_first(err)[0])
     return answer.items[0].name if answer.items else None
 
 

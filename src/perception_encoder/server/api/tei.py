@@ -20,7 +20,7 @@ from perception_encoder.server.api.common import (
     VectorForm,
     embed_inputs,
     items_of,
-    shaped,
+    shape_embeddings,
 )
 from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError
@@ -65,13 +65,13 @@ def _build(services: Services) -> ApiRoutes:
     async def embed(request: Request) -> Response:
         body = await read_body(request, TeiEmbedBody)
         inputs, names = items_of("inputs", body.inputs)
-        _check(services, body, len(inputs))
-        read = [_input(one) for one in inputs]
+        _check_body(services, body, len(inputs))
+        read = [_parse_input(one) for one in inputs]
         async with services.served_models.use() as worker:
             embedded = await embed_inputs(services, worker, read, names)
         if body.truncate is False:
             _check_lengths(worker, embedded, names)
-        return json_reply(shaped(embedded.vectors, VectorForm(body.dimensions)))
+        return json_reply(shape_embeddings(embedded.vectors, VectorForm(body.dimensions)))
 
     @routes.get("/health", summary="Whether the server answers", response_class=Response)
     async def health() -> Response:
@@ -80,11 +80,11 @@ def _build(services: Services) -> ApiRoutes:
     return routes
 
 
-def _input(text: str) -> Input:
+def _parse_input(text: str) -> Input:
     return Input(image=text) if image_in_text(text) == "data URI" else Input(text=text)
 
 
-def _check(services: Services, body: TeiEmbedBody, count: int) -> None:
+def _check_body(services: Services, body: TeiEmbedBody, count: int) -> None:
     """Refuse what the reply would get wrong.
 
     Raises:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.errors import QueueFullError, WorkerCrashedError
-from perception_encoder.server.core.pools import all_of, begin, cancel
+from perception_encoder.server.core.pools import begin, cancel, gather_all
 from perception_encoder.types import Embeddings
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Batcher(Generic[ItemT]):
         size = min(PART, self._limits.capacity)
         if count <= size:
             with self.reserve(count) as place:
-                return await all_of(run(place, position) for position in range(count))
+                return await gather_all(run(place, position) for position in range(count))
         with self._changed:
             self._admit(size, count)
             self._later += count
@@ -203,10 +203,10 @@ class Batcher(Generic[ItemT]):
         try:
             while left or running:
                 while left and (not running or self._has_room_beside(len(running) * size)):
-                    places.append(self._next_place(min(size, left)))
+                    places.append(self._next_slot(min(size, left)))
                     runs = [run(places[-1], count - left + n) for n in range(places[-1].left)]
                     left -= len(runs)
-                    parts.append(begin(all_of(runs)))
+                    parts.append(begin(gather_all(runs)))
                     running.add(parts[-1])
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -265,7 +265,7 @@ class Batcher(Generic[ItemT]):
                 self._coming -= count
                 self._changed.notify()
 
-    def _next_place(self, count: int) -> QueueSlot:
+    def _next_slot(self, count: int) -> QueueSlot:
         """Take places for the next part of an accepted request."""
         with self._changed:
             self._later -= count
@@ -307,7 +307,7 @@ class Batcher(Generic[ItemT]):
         known = speed if self._rate is None else self._rate
         self._rate = (1 - _NEWEST) * known + _NEWEST * speed
 
-    def _size(self) -> int:
+    def _batch_size(self) -> int:
         """Items of the next batch, at most."""
         if self._rate is None:
             return self._limits.max_batch
@@ -324,7 +324,7 @@ class Batcher(Generic[ItemT]):
         while batch := self._next_batch(generation):
             started = time.monotonic()
             try:
-                outcomes = self._outcomes(batch)
+                outcomes = self._compute_outcomes(batch)
             except BaseException as err:
                 logger.exception("%s: the worker ended and is replaced", self.name)
                 self._observer.crash()
@@ -346,14 +346,18 @@ class Batcher(Generic[ItemT]):
             deliver(batch, outcomes)
             self._observer.batch(len(batch), started - batch[0].since, now - started)
 
-    def _outcomes(self, batch: Sequence[Job[ItemT]]) -> list[NDArray[np.float32] | Exception]:
+    def _compute_outcomes(
+        self, batch: Sequence[Job[ItemT]]
+    ) -> list[NDArray[np.float32] | Exception]:
         """Compute a batch; where that fails, halves of it, so that what is bad fails alone."""
         try:
             return list(self._compute([job.item for job in batch]))
         except Exception as err:
             if len(batch) > 1:
                 middle = len(batch) // 2
-                return self._outcomes(batch[:middle]) + self._outcomes(batch[middle:])
+                return self._compute_outcomes(batch[:middle]) + self._compute_outcomes(
+                    batch[middle:]
+                )
             logger.exception("%s: computing failed", self.name)
             failure = WorkerCrashedError(f"{self.name}: computing failed ({type(err).__name__})")
             failure.__cause__ = err
@@ -370,7 +374,7 @@ class Batcher(Generic[ItemT]):
                     return []
                 age = time.monotonic() - queue[0].since if queue else 0.0
                 if queue and (self._is_due() or age >= limits.max_wait_seconds):
-                    if batch := self._taken():
+                    if batch := self._take_batch():
                         return batch
                     continue  # whoever asked went away this very moment
                 self._changed.wait(limits.max_wait_seconds - age if queue else None)
@@ -379,18 +383,18 @@ class Batcher(Generic[ItemT]):
     def _is_due(self) -> bool:
         """Whether what waits should leave now, whatever its age."""
         count = len(self._queue)
-        return count >= self._size() or (not self._coming and count >= self._latest_size)
+        return count >= self._batch_size() or (not self._coming and count >= self._latest_size)
 
-    def _taken(self) -> list[Job[ItemT]]:
+    def _take_batch(self) -> list[Job[ItemT]]:
         waiting: list[Job[ItemT]] = []
-        size = self._size()
+        size = self._batch_size()
         while self._queue and len(waiting) < size:
             job = self._queue.popleft()
             if not job.future.done():
                 waiting.append(job)
         if not waiting:
             return []
-        count = _usual_size(len(waiting))
+        count = _round_size(len(waiting))
         batch, left = waiting[:count], waiting[count:]
         self._queue.extendleft(reversed(left))
         self._busy_since = time.monotonic()
@@ -414,7 +418,7 @@ class Batcher(Generic[ItemT]):
         self._worker = self._start()
 
 
-def _usual_size(count: int) -> int:
+def _round_size(count: int) -> int:
     """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, 24, … that is not above a count."""
     power = 1 << (count.bit_length() - 1)
     return power + power // 2 if count >= power + power // 2 else power

@@ -19,7 +19,7 @@ import httpcore2
 
 from perception_encoder._version import __version__
 from perception_encoder.errors import ImageFetchError
-from perception_encoder.server.core.images import ENOUGH, content_type
+from perception_encoder.server.core.images import ENOUGH, detect_content_type
 from perception_encoder.server.core.pools import DaemonThreads
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -61,7 +61,7 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def literal(host: str) -> Address | None:
+def parse_address(host: str) -> Address | None:
     """Return the address that a host is written as, in its one canonical form; None for a name."""
     try:
         return ipaddress.ip_address(host)
@@ -69,7 +69,7 @@ def literal(host: str) -> Address | None:
         return None
 
 
-def is_name(host: str) -> bool:
+def is_domain_name(host: str) -> bool:
     """Whether a host is a full domain name.
 
     Names that resolvers would take for addresses (127.1, 0x7f000001, 2130706433, 0177.0.0.1) are
@@ -112,13 +112,13 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         """Connect; refused where any of the host's addresses is not allowed."""
         try:
-            found = [host] if literal(host) else await self._resolve(host, port)
+            found = [host] if parse_address(host) else await self._resolve(host, port)
         except (OSError, ValueError) as err:  # ValueError: no name at all, such as one too long
             raise httpcore2.ConnectError(f"{host} is not known: {err}") from err
         if not found:
             raise httpcore2.ConnectError(f"{host} has no address")
         for address in found:
-            known = literal(address)
+            known = parse_address(address)
             if known is None or not self._is_allowed(known):
                 raise _RefusedError(host)
         failure: Exception | None = None
@@ -180,12 +180,12 @@ class UrlFetcher:
                     content, location = await self._get(parts, item)
                     if location is None:
                         return content
-                    url = _joined(url, location, item)
+                    url = _join_url(url, location, item)
         except TimeoutError:
-            raise _failure(item, "the URL did not answer in time", "time") from None
+            raise _build_error(item, "the URL did not answer in time", "time") from None
         except _RefusedError:
             # The same words whatever the address is: nobody learns what lies inside.
-            raise _failure(item, "the URL leads to no public address", "address") from None
+            raise _build_error(item, "the URL leads to no public address", "address") from None
         except (
             httpcore2.NetworkError,
             httpcore2.ProtocolError,
@@ -193,8 +193,8 @@ class UrlFetcher:
             OSError,
             ValueError,  # an answer's header that cannot be understood
         ) as err:
-            raise _failure(item, "the URL could not be fetched", "failed") from err
-        raise _failure(item, f"more than {_MAX_REDIRECTS} redirects", "redirects")
+            raise _build_error(item, "the URL could not be fetched", "failed") from err
+        raise _build_error(item, f"more than {_MAX_REDIRECTS} redirects", "redirects")
 
     async def close(self) -> None:
         """End all connections."""
@@ -203,20 +203,20 @@ class UrlFetcher:
     def _checked(self, url: str, item: str) -> SplitResult:
         """Take a URL apart; refuse what cannot be an image's address on the public internet."""
         if _ODD.search(url):
-            raise _failure(item, "the URL holds spaces or backslashes", "host")
+            raise _build_error(item, "the URL holds spaces or backslashes", "host")
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as err:
-            raise _failure(item, "the URL cannot be understood", "host") from err
+            raise _build_error(item, "the URL cannot be understood", "host") from err
         if parts.scheme.lower() not in self._schemes:
             allowed = " or ".join(self._schemes)
-            raise _failure(item, f"only {allowed} URLs are fetched here", "scheme")
+            raise _build_error(item, f"only {allowed} URLs are fetched here", "scheme")
         if not host or port == 0 or parts.username is not None or parts.password is not None:
-            raise _failure(item, "the URL has no plain host", "host")
-        address = literal(host)
-        if address is None and not is_name(host):
-            raise _failure(item, "the URL's host is no full domain name", "host")
+            raise _build_error(item, "the URL has no plain host", "host")
+        address = parse_address(host)
+        if address is None and not is_domain_name(host):
+            raise _build_error(item, "the URL's host is no full domain name", "host")
         if address is not None and not self._is_allowed(address):
             raise _RefusedError(host)
         return parts
@@ -248,7 +248,7 @@ class UrlFetcher:
             if answer.status in _REDIRECTS and b"location" in found:
                 return b"", found[b"location"].decode("latin-1")
             if answer.status != 200:
-                raise _failure(item, f"the URL answered {answer.status}", "status")
+                raise _build_error(item, f"the URL answered {answer.status}", "status")
             return await self._read(answer, found, item), None
 
     async def _read(
@@ -270,22 +270,22 @@ class UrlFetcher:
 
     def _check_size(self, num_bytes: int, item: str) -> None:
         if num_bytes > self._max_bytes:
-            raise _failure(item, f"more than {self._max_bytes:,} bytes", "size")
+            raise _build_error(item, f"more than {self._max_bytes:,} bytes", "size")
 
 
-def _joined(url: str, location: str, item: str) -> str:
+def _join_url(url: str, location: str, item: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError as err:  # such as http://[
-        raise _failure(item, "the URL leads to none that can be understood", "host") from err
+        raise _build_error(item, "the URL leads to none that can be understood", "host") from err
 
 
 def _check_kind(beginning: bytearray, item: str) -> None:
-    if content_type(bytes(beginning[:ENOUGH])) is None:
-        raise _failure(item, "what the URL answers with is not an image", "kind")
+    if detect_content_type(bytes(beginning[:ENOUGH])) is None:
+        raise _build_error(item, "what the URL answers with is not an image", "kind")
 
 
-def _failure(item: str, message: str, reason: str) -> ImageFetchError:
+def _build_error(item: str, message: str, reason: str) -> ImageFetchError:
     return ImageFetchError(
         f"{item}: {message}; send the image itself instead", item=item, reason=reason
     )

@@ -43,7 +43,7 @@ class Filter:
     value: FilterValue | Sequence[FilterValue] | None = None
 
 
-def condition(filters: Sequence[Filter], kinds: Mapping[str, Kind]) -> str | None:
+def build_condition(filters: Sequence[Filter], kinds: Mapping[str, Kind]) -> str | None:
     """Return the SQL condition that all filters are met; None without filters.
 
     Args:
@@ -61,7 +61,7 @@ def condition(filters: Sequence[Filter], kinds: Mapping[str, Kind]) -> str | Non
     return written or None
 
 
-def column_kinds(schema: "pa.Schema") -> dict[str, Kind]:
+def list_column_kinds(schema: "pa.Schema") -> dict[str, Kind]:
     """Return the columns that filters may name, with what they hold."""
     found: dict[str, Kind] = {}
     for field in schema:

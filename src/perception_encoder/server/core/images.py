@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from perception_encoder.errors import ImageEmptyError, ImageError, ImageReferenceError
 from perception_encoder.preprocess.image_strings import decode_base64, decode_data_uri, trim
-from perception_encoder.server.core.pools import all_of, release_frames
+from perception_encoder.server.core.pools import gather_all, release_frames
 
 _LOADED_AT_ONCE: Final = 8  # images of a request: half of those that are fetched at once
 _MAX_LOADED_BYTES: Final = 512 << 20
@@ -120,7 +120,7 @@ class ImageLoader:
                 reason="too large",
             )
 
-        return await all_of(map(load, references, names))
+        return await gather_all(map(load, references, names))
 
     async def _load_or_error(self, reference: str | bytes, name: str) -> bytes | ImageError:
         try:
@@ -150,12 +150,12 @@ class ImageLoader:
         return decode_base64(reference, item=item)
 
 
-def image_names(count: int) -> list[str]:
+def name_images(count: int) -> list[str]:
     """Return what errors call the images of a request, by their positions."""
     return [f"image {position}" for position in range(count)]
 
 
-def content_type(data: bytes) -> str | None:
+def detect_content_type(data: bytes) -> str | None:
     """Return the media type of an image that this package reads; None for anything else."""
     for beginning, kind in _BEGINNINGS:
         if data.startswith(beginning):

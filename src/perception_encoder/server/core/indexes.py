@@ -20,7 +20,7 @@ from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.queries import Query
 from perception_encoder.search.ranking import SearchOptions, SearchResult, search_index
-from perception_encoder.server.core.filters import Filter, Kind, column_kinds, condition
+from perception_encoder.server.core.filters import Filter, Kind, build_condition, list_column_kinds
 from perception_encoder.types import Embeddings, ModelIdentity
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class ServedIndex:
 
     def kinds(self) -> dict[str, Kind]:
         """Return the columns that filters may name, with what they hold."""
-        return column_kinds(self.fresh().schema)
+        return list_column_kinds(self.fresh().schema)
 
     def where(self, filters: Sequence[Filter]) -> str | None:
         """Return the condition of a request's filters.
@@ -120,7 +120,7 @@ class ServedIndex:
         Raises:
             QueryError: no such column, or a value that does not fit.
         """
-        return condition(filters, self.kinds()) if filters else None
+        return build_condition(filters, self.kinds()) if filters else None
 
     def search(
         self,

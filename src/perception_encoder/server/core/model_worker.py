@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
-from perception_encoder.server.core.images import image_names
+from perception_encoder.server.core.images import name_images
 from perception_encoder.server.core.pools import WorkPool, release_frames
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -127,7 +127,7 @@ class ModelWorker:
         errors: dict[int, ImageError] = {}
         if not images:
             return EmbeddedBatch(vectors)
-        called = image_names(len(images)) if names is None else names
+        called = name_images(len(images)) if names is None else names
 
         async def embed(place: QueueSlot, position: int) -> Embeddings | ImageError:
             return await self._embed_image(place, images[position], called[position])

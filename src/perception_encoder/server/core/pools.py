@@ -174,7 +174,7 @@ class WorkPool:
     def _begin(self, work: Callable[[], ResultT]) -> "Future[ResultT]":
         """Give work to a thread, with a place that is given back when the work has ended."""
         loop = asyncio.get_running_loop()
-        place = _Place(self._free)
+        place = _PoolSlot(self._free)
         try:
             future = self._threads.submit(work)
         except BaseException:
@@ -197,7 +197,7 @@ class WorkPool:
         return future
 
 
-class _Place:
+class _PoolSlot:
     """One of a pool's places; it can be given back once."""
 
     def __init__(self, free: asyncio.Semaphore) -> None:
@@ -247,14 +247,14 @@ FILE_SECONDS: Final = 20.0
 seconds."""
 
 
-async def all_of(awaitables: Iterable[Awaitable[TaskResultT]]) -> list[TaskResultT]:
+async def gather_all(awaitables: Iterable[Awaitable[TaskResultT]]) -> list[TaskResultT]:
     """Await all; the first that raises cancels the others and is raised."""
     waiting = list(awaitables)
     if len(waiting) == 1:  # most requests: no task needed
         return [await waiting[0]]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_awaited(one)) for one in waiting]
+            tasks = [group.create_task(_await_released(one)) for one in waiting]
     except ExceptionGroup as err:
         raise err.exceptions[0] from err
     return [task.result() for task in tasks]
@@ -262,10 +262,10 @@ async def all_of(awaitables: Iterable[Awaitable[TaskResultT]]) -> list[TaskResul
 
 def begin(awaitable: Awaitable[TaskResultT]) -> asyncio.Task[TaskResultT]:
     """Begin to await something, in a task that keeps nothing of it when it is cancelled."""
-    return asyncio.create_task(_awaited(awaitable))
+    return asyncio.create_task(_await_released(awaitable))
 
 
-async def _awaited(awaitable: Awaitable[TaskResultT]) -> TaskResultT:
+async def _await_released(awaitable: Awaitable[TaskResultT]) -> TaskResultT:
     try:
         return await awaitable
     except asyncio.CancelledError as err:

@@ -87,7 +87,7 @@ class _Slot:
         self.num_failures = 0  # in a row
         self.tried_again_at = 0.0
 
-    def failed(self, err: Exception) -> None:
+    def note_failure(self, err: Exception) -> None:
         """Note that the model could not be opened, and leave it alone for a while."""
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self.num_failures)
         self.error = str(err) or type(err).__name__
@@ -203,7 +203,7 @@ class ServedModels:
         Raises:
             UnknownModelError: this server has no such model.
         """
-        return self._slot(name).name
+        return self._get_slot(name).name
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[ModelWorker]:
@@ -214,10 +214,10 @@ class ServedModels:
             ModelUnavailableError: opening it failed, now or a moment ago.
             ServingError: there is no memory for it now, or the server is shutting down.
         """
-        slot = self._slot(name)
+        slot = self._get_slot(name)
         slot.num_users += 1
         try:
-            yield slot.worker or await self._opened(slot)
+            yield slot.worker or await self._ensure_open(slot)
         finally:
             slot.num_users -= 1
             slot.last_used = time.monotonic()
@@ -225,11 +225,11 @@ class ServedModels:
     async def load(self, name: str | None = None) -> ModelState:
         """Open a model if it is not open; raises as `use`."""
         async with self.use(name):
-            return self._slot(name).state
+            return self._get_slot(name).state
 
     async def unload(self, name: str | None = None) -> bool:
         """Close a model when nobody uses it; return whether it was closed."""
-        slot = self._slot(name)
+        slot = self._get_slot(name)
         if slot.worker is None or slot.num_users:
             return False
         await self._close(slot)
@@ -266,7 +266,7 @@ class ServedModels:
         self._decoders.close()
         self._tokenizers.close()
 
-    def _slot(self, name: str | None) -> _Slot:
+    def _get_slot(self, name: str | None) -> _Slot:
         if name is None:
             return next(iter(self._slots.values()))
         slot = self._find(name)
@@ -296,7 +296,7 @@ class ServedModels:
             raise ValueError(f"{alias!r} is the name of a model already; choose another alias")
         slot.aliases.append(alias)
 
-    async def _opened(self, slot: _Slot) -> ModelWorker:
+    async def _ensure_open(self, slot: _Slot) -> ModelWorker:
         if slot.opening is None:
             slot.refuse_while_failed()
             slot.opening = asyncio.create_task(self._open(slot))
@@ -311,7 +311,7 @@ class ServedModels:
         try:
             model = await asyncio.to_thread(self._open_model, slot.spec)
         except Exception as err:
-            slot.failed(err)
+            slot.note_failure(err)
             is_known = isinstance(err, PerceptionEncoderError)
             logger.error("%s cannot be opened: %s", slot.name, slot.error, exc_info=not is_known)
             raise ModelUnavailableError(

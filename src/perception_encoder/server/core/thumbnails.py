@@ -67,12 +67,12 @@ class Thumbnails:
         """
         side = next((size for size in SIZES if size >= side), SIZES[-1])
         path = self._path(row, side)
-        if path is not None and (kept := _kept(path)) is not None:
+        if path is not None and (kept := _read_kept(path)) is not None:
             return kept
         with self._decoding:
-            content = self._drawn(self.original(row), side, row.member or row.uri)
+            content = self._make_thumbnail(self.original(row), side, row.member or row.uri)
         if path is not None:
-            self._keep(path, content)
+            self._store(path, content)
         return content
 
     def original(self, row: Row) -> bytes:
@@ -115,7 +115,7 @@ class Thumbnails:
                 item=row.uri,
             )
 
-    def _drawn(self, data: bytes, side: int, item: str) -> bytes:
+    def _make_thumbnail(self, data: bytes, side: int, item: str) -> bytes:
         image = decode_image(data, max_pixels=self._max_pixels, item=item)
         rgb = to_rgb(turn_upright(image), item=item)
         rgb.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
@@ -123,7 +123,7 @@ class Thumbnails:
         rgb.save(out, "JPEG", quality=_QUALITY, optimize=True)
         return out.getvalue()
 
-    def _keep(self, path: Path, content: bytes) -> None:
+    def _store(self, path: Path, content: bytes) -> None:
         """Store a copy so that others see it whole or not at all; failing only costs time."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
-def _kept(path: Path) -> bytes | None:
+def _read_kept(path: Path) -> bytes | None:
     """Return a stored copy; None where there is none, or something else in its place."""
     try:
         stored = read_image_file(path, item=path.name, max_bytes=_MAX_BYTES)

@@ -30,12 +30,12 @@ _MAKE_ONE: Final = "`pe serve --new-key` makes one"
 _COMMENT: Final = re.compile(r"(^|\s)#.*")
 
 
-def hashed(key: str) -> str:
+def hash_key(key: str) -> str:
     """Return what is kept of a key: SHA-256, hex. Keys are long and random, so that is enough."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def hash_of(written: str) -> str:
+def read_key_hash(written: str) -> str:
     """Return the hash of a line of a key file: a key, or `sha256:HEX`.
 
     Raises:
@@ -52,10 +52,10 @@ def hash_of(written: str) -> str:
         raise ValueError(
             f"a key must have at least {SHORTEST_KEY} characters (`pe serve --new-key` makes one)"
         )
-    return hashed(written)
+    return hash_key(written)
 
 
-def new_key() -> str:
+def generate_key() -> str:
     """Return a fresh key of 256 random bits."""
     return f"pe-{secrets.token_urlsafe(32)}"
 
@@ -73,9 +73,9 @@ class AccessControl:
         """Whether requests without a key are refused."""
         return bool(self._hashes)
 
-    def knows(self, request: Request, further: Iterable[str | None] = ()) -> bool:
+    def is_known(self, request: Request, further: Iterable[str | None] = ()) -> bool:
         """Say whether a request has an accepted key or session, without counting it."""
-        accepted = self._accepted([*_keys_of(request), *further])
+        accepted = self._find_accepted([*_read_keys_of_headers(request), *further])
         return accepted is not None or self._has_session(request)
 
     def admit(self, request: Request, further: Iterable[str | None] = ()) -> None:
@@ -94,7 +94,7 @@ class AccessControl:
         host = request.client.host if request.client else ""
         caller = f"address {host}"
         if self._hashes:
-            accepted = self._accepted([*_keys_of(request), *further])
+            accepted = self._find_accepted([*_read_keys_of_headers(request), *further])
             if accepted is None and not self._has_session(request):
                 raise ApiError(
                     401,
@@ -102,7 +102,7 @@ class AccessControl:
                     "this server needs a key: send the header 'Authorization: Bearer KEY'",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
-            caller = accepted or f"session {hashed(request.cookies.get(COOKIE, ''))}"
+            caller = accepted or f"session {hash_key(request.cookies.get(COOKIE, ''))}"
         request.scope["pe.caller"] = caller
         self._rates.count(caller)
 
@@ -113,22 +113,22 @@ class AccessControl:
             The token for the cookie `COOKIE`, and the seconds it is good for.
         """
         token = secrets.token_urlsafe(32)
-        self._sessions[hashed(token)] = time.monotonic() + _SESSION_SECONDS
+        self._sessions[hash_key(token)] = time.monotonic() + _SESSION_SECONDS
         while len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
         return token, _SESSION_SECONDS
 
     def _has_session(self, request: Request) -> bool:
         token = request.cookies.get(COOKIE)
-        return token is not None and self._sessions.get(hashed(token), 0.0) > time.monotonic()
+        return token is not None and self._sessions.get(hash_key(token), 0.0) > time.monotonic()
 
-    def _accepted(self, keys: Iterable[str | None]) -> str | None:
+    def _find_accepted(self, keys: Iterable[str | None]) -> str | None:
         """Return the hash of the first accepted key; every hash is compared with every key."""
         found = None
         for key in keys:
             if key is None or key.strip().lower() in _NO_KEYS:
                 continue
-            mine = hashed(key.strip())
+            mine = hash_key(key.strip())
             for known in self._hashes:
                 if hmac.compare_digest(mine, known) and found is None:
                     found = known
@@ -167,7 +167,7 @@ class Rates:
             )
 
 
-def _keys_of(request: Request) -> list[str]:
+def _read_keys_of_headers(request: Request) -> list[str]:
     keys = request.headers.getlist("x-api-key")
     for value in request.headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
@@ -218,6 +218,6 @@ def _hashes(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
         if not written:
             continue
         try:
-            yield hash_of(written)
+            yield read_key_hash(written)
         except ValueError as err:
             raise ValueError(f"{place}: {err}") from None

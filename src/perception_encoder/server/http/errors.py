@@ -94,7 +94,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
 )
 
 
-def as_api_error(err: Exception) -> ApiError:
+def convert_error(err: Exception) -> ApiError:
     """Return the answer to an error; 500 without details for one that nobody expected."""
     if isinstance(err, ApiError):
         return err
@@ -115,20 +115,20 @@ def as_api_error(err: Exception) -> ApiError:
     return ApiError(500, "internal", _SERVER_FAULT)
 
 
-def item_problem(position: int, err: errors.PerceptionEncoderError) -> ItemProblem:
+def build_item_problem(position: int, err: errors.PerceptionEncoderError) -> ItemProblem:
     """Say what is wrong with one item of a request."""
-    known = as_api_error(err)
+    known = convert_error(err)
     return ItemProblem(position, known.code, known.message, getattr(err, "item", None))
 
 
-def items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int) -> ApiError:
+def build_items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int) -> ApiError:
     """Return the 400 for a request some of whose items cannot be used.
 
     Args:
         failed: by position, why.
         count: of the request's items.
     """
-    items = tuple(item_problem(position, failed[position]) for position in sorted(failed))
+    items = tuple(build_item_problem(position, failed[position]) for position in sorted(failed))
     first = items[0]
     more = f" ({len(items)} of {count} items cannot be used)" if len(items) > 1 else ""
     return ApiError(400, first.code, f"{first.message}{more}", items=items)
@@ -136,13 +136,13 @@ def items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int)
 
 def _validation_message(err: RequestValidationError) -> str:
     parts = []
-    for one in deepest_first(err)[:5]:
-        place, message = field_path(one), str(one["msg"])[:_SHOWN]
+    for one in sort_deepest_first(err)[:5]:
+        place, message = format_field_path(one), str(one["msg"])[:_SHOWN]
         parts.append(f"{place}: {message}" if place else message)
     return "; ".join(dict.fromkeys(parts)) or "the request does not have the form of this route"
 
 
-def deepest_first(err: RequestValidationError) -> list[Mapping[str, Any]]:
+def sort_deepest_first(err: RequestValidationError) -> list[Mapping[str, Any]]:
     """Return what is wrong with a request, with the longest path first.
 
     Where a field may have several forms, the form that a request got furthest with was meant.
@@ -150,7 +150,7 @@ def deepest_first(err: RequestValidationError) -> list[Mapping[str, Any]]:
     return sorted(err.errors(), key=lambda one: -len(_steps(one)))
 
 
-def field_path(problem: Mapping[str, Any]) -> str | None:
+def format_field_path(problem: Mapping[str, Any]) -> str | None:
     """Return where in a request a problem of a `RequestValidationError` is: "terms[2].weight".
 
     Steps that only tell which form of a field was tried ("str", "list[str]", "Message") are left

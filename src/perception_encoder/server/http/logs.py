@@ -31,7 +31,7 @@ class JsonFormatter(logging.Formatter):
                 event[name] = getattr(record, name)
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        return one_line(json.dumps(event, ensure_ascii=False))
+        return escape_controls(json.dumps(event, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -39,7 +39,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name for it
         """Return the line, without a traceback."""
-        line = one_line(super().formatMessage(record))
+        line = escape_controls(super().formatMessage(record))
         request_id = getattr(record, "request_id", None)
         if request_id is None:
             return line
@@ -48,10 +48,10 @@ class TextFormatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # logging's name for it
         """Return a traceback, indented so that no error's text looks like another event."""
         lines = super().formatException(ei).split("\n")
-        return "\n".join(f"  {one_line(line)}" for line in lines)
+        return "\n".join(f"  {escape_controls(line)}" for line in lines)
 
 
-def one_line(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return a text in which what is not printable is written as JSON writes it."""
     if text.isprintable():
         return text
@@ -62,7 +62,7 @@ def _escaped(sign: str) -> str:
     return json.dumps(sign)[1:-1] if sign != "\x7f" else "\\u007f"
 
 
-def log_config(form: Literal["text", "json"]) -> dict[str, Any]:
+def build_log_config(form: Literal["text", "json"]) -> dict[str, Any]:
     """Return a configuration for `logging.config.dictConfig`."""
     here = __name__
     formatter = (

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perception_encoder.server.core.pools import release_frames
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.http.logs import one_line
+from perception_encoder.server.http.logs import escape_controls
 from perception_encoder.server.http.metrics import Metrics
 from perception_encoder.server.options import AccessSettings
 
@@ -78,7 +78,7 @@ class RequestMiddleware:
         logger.info(
             "%s %s %d",
             method,
-            one_line(scope["path"][:200]),  # not the query: keys may stand there
+            escape_controls(scope["path"][:200]),  # not the query: keys may stand there
             exchange.status,
             extra={
                 "request_id": exchange.request_id,

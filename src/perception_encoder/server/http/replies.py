@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from perception_encoder.errors import ImageError, ServingError
 from perception_encoder.server.core.pools import WorkPool
-from perception_encoder.server.http.errors import ApiError, as_api_error
+from perception_encoder.server.http.errors import ApiError, convert_error
 from perception_encoder.sources import StoredImage
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def native_error(answer: ApiError, _: Exception) -> Any:
 
 def error_reply(request: Request, err: Exception, body: ErrorBody = native_error) -> Response:
     """Return the reply to an error, and log it if nobody expected it."""
-    answer = as_api_error(err)
+    answer = convert_error(err)
     request.scope["pe.error"] = answer.code
     if answer.status_code >= 500 and not isinstance(err, ApiError):
         logger.error(

@@ -50,15 +50,15 @@ class Sites:
     """
 
     def __init__(self, settings: AccessSettings) -> None:
-        self._hosts = frozenset(_name(host) for host in settings.allowed_hosts)
-        self.origins = frozenset(_origin(written) for written in settings.cors_origins)
+        self._hosts = frozenset(_host_name(host) for host in settings.allowed_hosts)
+        self.origins = frozenset(_parse_origin(written) for written in settings.cors_origins)
         self._is_loopback = settings.host is not None and is_loopback(settings.host)
         # Whoever has a key may ask by any name: a page under a foreign name has neither the key nor
         # the cookie, which belongs to the right name.
         self._needs_host = _ANY not in self._hosts and bool(self._hosts or not settings.key_hashes)
         self._own = frozenset(_own_names(settings.host))
 
-    def refusal(self, scope: Scope) -> ApiError | None:
+    def find_refusal(self, scope: Scope) -> ApiError | None:
         """Return why a request is not answered, or None if it is."""
         headers = {
             name.decode("latin-1"): value.decode("latin-1")
@@ -68,13 +68,13 @@ class Sites:
         if sum(name == b"host" for name, _ in scope["headers"]) > 1:
             return ApiError(400, "invalid_request", "a request has one Host header, not several")
         return (
-            self._refused_host(headers)
-            or self._refused_page(scope, headers)
-            or self._refused_body(scope, headers)
+            self._check_host(headers)
+            or self._check_page(scope, headers)
+            or self._check_body(scope, headers)
         )
 
-    def _refused_host(self, headers: _Headers) -> ApiError | None:
-        name = _name(headers.get("host", ""))
+    def _check_host(self, headers: _Headers) -> ApiError | None:
+        name = _host_name(headers.get("host", ""))
         if not name or not self._needs_host or self._is_own(name):  # browsers always send one
             return None
         return ApiError(
@@ -91,7 +91,7 @@ class Sites:
             return True
         return not self._is_loopback and ("." not in name or name.endswith(_PRIVATE_SUFFIXES))
 
-    def _refused_page(self, scope: Scope, headers: _Headers) -> ApiError | None:
+    def _check_page(self, scope: Scope, headers: _Headers) -> ApiError | None:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if site in ("same-origin", "none"):
             return None
@@ -109,7 +109,7 @@ class Sites:
             "can allow them (pe serve --cors ORIGIN, or PE_CORS)",
         )
 
-    def _refused_body(self, scope: Scope, headers: _Headers) -> ApiError | None:
+    def _check_body(self, scope: Scope, headers: _Headers) -> ApiError | None:
         is_browser = "origin" in headers or "sec-fetch-site" in headers
         if scope["method"] != "POST" or not is_browser or self._may_ask(headers.get("origin")):
             return None
@@ -146,7 +146,7 @@ class SiteMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        refusal = self._sites.refusal(scope) if scope["type"] == "http" else None
+        refusal = self._sites.find_refusal(scope) if scope["type"] == "http" else None
         app = self._app if refusal is None else self._refuse(scope, refusal)
         await app(scope, receive, send)
 
@@ -169,7 +169,7 @@ def _own_names(host: str | None) -> tuple[str, ...]:
     return (machine, machine.partition(".")[0], (host or "localhost").lower())
 
 
-def _origin(written: str) -> str:
+def _parse_origin(written: str) -> str:
     """Return an origin as browsers write it."""
     found = urlsplit(written.strip().lower())
     if written in (_ANY, "null"):
@@ -182,7 +182,7 @@ def _origin(written: str) -> str:
     return f"{found.scheme}://{found.netloc.removesuffix(_PORTS.get(found.scheme, ':'))}"
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """Return a Host header without its port."""
     host = host.strip().lower()
     if found := _BRACKETED.fullmatch(host):

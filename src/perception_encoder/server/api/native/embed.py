@@ -18,16 +18,16 @@ from perception_encoder.server.api.common import (
     Encoding,
     Input,
     VectorForm,
-    as_npy,
     check_field,
     embed_inputs,
-    for_json,
+    encode_for_json,
+    encode_npy,
     names_of,
-    shaped,
+    shape_embeddings,
 )
 from perception_encoder.server.api.native.replies import ClassifyReply, EmbedReply, SimilarityReply
 from perception_encoder.server.core.model_worker import ModelWorker
-from perception_encoder.server.http.errors import ApiError, item_problem, items_error
+from perception_encoder.server.http.errors import ApiError, build_item_problem, build_items_error
 from perception_encoder.server.http.replies import BINARY, json_reply
 from perception_encoder.server.http.requests import (
     Dimensions,
@@ -152,19 +152,24 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             loaded = await services.load_images([*parts.files, *body.images])
             embedded = await worker.embed_images(loaded)
             if embedded.errors and (body.on_error == "fail" or body.encoding == "npy"):
-                raise items_error(embedded.errors, len(loaded))
+                raise build_items_error(embedded.errors, len(loaded))
             form = VectorForm(body.dimensions, body.dtype)
-            images = shaped(embedded.vectors, form)
-            texts = shaped(await worker.embed_texts(body.texts), form) if body.texts else images[:0]
+            images = shape_embeddings(embedded.vectors, form)
+            texts = (
+                shape_embeddings(await worker.embed_texts(body.texts), form)
+                if body.texts
+                else images[:0]
+            )
         if body.encoding == "npy":
-            content = as_npy(np.concatenate([images, texts]))
+            content = encode_npy(np.concatenate([images, texts]))
             return Response(content, media_type="application/octet-stream")
         data = [
-            _entry("image", index, vector, body.encoding, embedded.errors.get(index))
+            _build_entry("image", index, vector, body.encoding, embedded.errors.get(index))
             for index, vector in enumerate(images)
         ]
         data += [
-            _entry("text", index, vector, body.encoding, None) for index, vector in enumerate(texts)
+            _build_entry("text", index, vector, body.encoding, None)
+            for index, vector in enumerate(texts)
         ]
         dimensions = images.shape[1]
         return json_reply(
@@ -172,13 +177,13 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         )
 
 
-def _entry(
+def _build_entry(
     kind: str, index: int, vector: Any, encoding: Encoding, err: ImageError | None
 ) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": kind, "index": index}
     if err is None:
-        return {**entry, "embedding": for_json(vector, encoding)}
-    problem = item_problem(index, err)
+        return {**entry, "embedding": encode_for_json(vector, encoding)}
+    problem = build_item_problem(index, err)
     return {
         **entry,
         "embedding": None,
@@ -189,7 +194,7 @@ def _entry(
 async def _read(request: Request, services: Services) -> _Parts:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        parts = await _parts_of(await read_form(request, services.settings.access))
+        parts = await _read_form_parts(await read_form(request, services.settings.access))
         if not (parts.files or parts.options.texts or parts.options.images):
             raise ApiError(400, "invalid_request", "the form has neither texts nor images")
         return parts
@@ -201,7 +206,7 @@ async def _read(request: Request, services: Services) -> _Parts:
     return _Parts(options=parse_body(NativeEmbedBody, data))
 
 
-async def _parts_of(form: FormData) -> _Parts:
+async def _read_form_parts(form: FormData) -> _Parts:
     """Read a form's fields and files, and close it."""
     fields: dict[str, Any] = {}
     files: list[bytes] = []
@@ -302,7 +307,7 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
         results: list[dict[str, Any]] = []
         for index in range(len(loaded)):
             if index in embedded.errors:
-                problem = item_problem(index, embedded.errors[index])
+                problem = build_item_problem(index, embedded.errors[index])
                 error = {"code": problem.code, "message": problem.message}
                 results.append({"index": index, "labels": [], "error": error})
                 continue

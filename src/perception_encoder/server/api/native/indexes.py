@@ -33,7 +33,9 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         responses={200: {"model": IndexesReply}},
     )
     async def indexes() -> Response:
-        data = [await services.pools.searches.run(_summary, served) for served in services.indexes]
+        data = [
+            await services.pools.searches.run(_summarize, served) for served in services.indexes
+        ]
         return json_reply({"data": data})
 
     @routes.get(
@@ -43,7 +45,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     )
     async def index(name: str) -> Response:
         served = services.indexes.get(name)
-        return json_reply(await services.pools.searches.run(_described, served))
+        return json_reply(await services.pools.searches.run(_describe_index, served))
 
     @routes.get(
         "/v1/indexes/{name}/status",
@@ -87,7 +89,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         return json_reply({"index": served.name, **found})
 
 
-def _summary(served: ServedIndex) -> dict[str, Any]:
+def _summarize(served: ServedIndex) -> dict[str, Any]:
     """Describe an index in a few words; one that is gone or replaced hides none of the others."""
     num_rows, error = None, None
     try:
@@ -104,7 +106,7 @@ def _summary(served: ServedIndex) -> dict[str, Any]:
     }
 
 
-def _described(served: ServedIndex) -> dict[str, Any]:
+def _describe_index(served: ServedIndex) -> dict[str, Any]:
     index = describe_index(served.path)
     kinds = served.kinds()
     return {
@@ -148,9 +150,11 @@ def add_model_routes(routes: ApiRoutes, services: Services) -> None:
     )
     async def models() -> Response:
         states = services.served_models.states()
-        data = [described(state) for state in states]
+        data = [describe_model(state) for state in states]
         # Clients look for the name that they will ask by; as in vLLM's list, `root` is the model.
-        data += [{**described(state), "id": alias} for state in states for alias in state.aliases]
+        data += [
+            {**describe_model(state), "id": alias} for state in states for alias in state.aliases
+        ]
         return json_reply({"object": "list", "data": data})
 
     @routes.get(
@@ -159,10 +163,10 @@ def add_model_routes(routes: ApiRoutes, services: Services) -> None:
     async def model(name: str) -> Response:
         found = services.served_models.resolve(name)
         states = [state for state in services.served_models.states() if state.name == found]
-        return json_reply(described(states[0]))
+        return json_reply(describe_model(states[0]))
 
 
-def described(state: ModelState) -> dict[str, Any]:
+def describe_model(state: ModelState) -> dict[str, Any]:
     """Return a model as JSON; `id`, `object` and `owned_by` as OpenAI's clients expect them."""
     facts: dict[str, Any] = {
         "id": state.name,

@@ -18,10 +18,10 @@ from perception_encoder.server.api.common import MOST_HITS, describe_row
 from perception_encoder.server.api.native.replies import ItemReply, ItemsReply
 from perception_encoder.server.api.native.search import FilterBody
 from perception_encoder.server.core.filters import Filter
-from perception_encoder.server.core.images import ENOUGH, content_type
+from perception_encoder.server.core.images import ENOUGH, detect_content_type
 from perception_encoder.server.core.indexes import Listing, ServedIndex, Sort
 from perception_encoder.server.core.thumbnails import CONTENT_TYPE
-from perception_encoder.server.http.errors import ApiError, field_path
+from perception_encoder.server.http.errors import ApiError, format_field_path
 from perception_encoder.server.http.replies import (
     BINARY,
     ImageResponse,
@@ -91,7 +91,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     async def item_(item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
         return json_reply(
-            describe_row(await services.pools.searches.run(_row, services, served.name, item))
+            describe_row(await services.pools.searches.run(_find_row, services, served.name, item))
         )
 
     @routes.get(
@@ -111,7 +111,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             int, Query(ge=1, le=2048, description="Longest side, brought up to 128, 256, …, 2048.")
         ] = 256,
     ) -> Response:
-        row = await services.pools.searches.run(_row, services, index, item)
+        row = await services.pools.searches.run(_find_row, services, index, item)
         tag = f'"{row.sha256 or row.mtime}-{size}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag, "Cache-Control": _KEEP})
@@ -126,7 +126,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         responses={200: {"content": {"image/*": BINARY, **_BYTES}}},
     )
     async def image_(item: str, index: IndexName = None) -> Response:
-        row = await services.pools.searches.run(_row, services, index, item)
+        row = await services.pools.searches.run(_find_row, services, index, item)
         try:
             image = await open_stored(
                 services.pools.files, partial(services.thumbnails.open_original, row)
@@ -135,7 +135,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             raise ApiError(404, "no_image", str(err)) from err
         with contextlib.ExitStack() as closed_on_error:
             closed_on_error.enter_context(image.file)
-            kind = content_type(await _read_file(services, image.read, 0, ENOUGH))
+            kind = detect_content_type(await _read_file(services, image.read, 0, ENOUGH))
             if kind is None:
                 raise ApiError(404, "no_image", "what lies there now is not an image")
             closed_on_error.pop_all()
@@ -155,7 +155,7 @@ def parse_filters(written: str | None) -> list[Filter]:
         return [one.filter() for one in validate(_FILTERS.validate_python, value)]
     except RequestValidationError as err:
         first = err.errors()[0]
-    place = field_path(first) or ""
+    place = format_field_path(first) or ""
     raise QueryError(f"filters{place}: {first['msg']}")
 
 
@@ -168,7 +168,7 @@ async def _read_file(
         raise ApiError(404, "no_image", str(err)) from err
 
 
-def _row(services: Services, index: str | None, item: str) -> Row:
+def _find_row(services: Services, index: str | None, item: str) -> Row:
     try:
         return services.indexes.get(index).row(item)
     except QueryError as err:
@@ -205,7 +205,7 @@ def add_download_route(routes: ApiRoutes, services: Services) -> None:
     async def download(request: Request) -> Response:
         body = await read_body(request, DownloadBody)
         served = services.indexes.get(body.index)
-        rows = await services.pools.searches.run(_known_rows, served, body.ids)
+        rows = await services.pools.searches.run(_find_rows, served, body.ids)
         if body.format == "csv":
             headers = {"Content-Disposition": 'attachment; filename="images.csv"'}
             return Response(_write_csv(rows), media_type="text/csv", headers=headers)
@@ -219,7 +219,7 @@ def add_download_route(routes: ApiRoutes, services: Services) -> None:
         return ZipResponse(images, services.pools.files, _MAX_BYTES)
 
 
-def _known_rows(served: ServedIndex, ids: Sequence[str]) -> list[Row]:
+def _find_rows(served: ServedIndex, ids: Sequence[str]) -> list[Row]:
     served.fresh()
     rows = served.rows(list(dict.fromkeys(ids)))
     if not rows:

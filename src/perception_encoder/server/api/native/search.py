@@ -15,7 +15,7 @@ from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.queries import find_item
 from perception_encoder.search.ranking import SearchOptions, SearchResult
 from perception_encoder.server.api.base import ApiRoutes, Services
-from perception_encoder.server.api.common import MOST_HITS, as_base64, check_texts, describe_row
+from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row, encode_base64
 from perception_encoder.server.api.native.replies import SearchReply
 from perception_encoder.server.core.filters import Filter, FilterValue, Operator
 from perception_encoder.server.core.indexes import ServedIndex
@@ -29,7 +29,7 @@ _MAX_TERMS: Final = 32
 _MAX_WEIGHT: Final = 100.0
 
 
-def described_hit(found: SearchResult) -> dict[str, Any]:
+def describe_hit(found: SearchResult) -> dict[str, Any]:
     """Return a hit as JSON, with what was folded under it."""
     return {
         **describe_row(found.hit),
@@ -142,7 +142,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     async def search(request: Request) -> Response:
         body = await read_body(request, SearchBody)
         served = services.indexes.get(body.index)
-        query = await services.queries.read(served, await _terms(services, served, body.terms))
+        query = await services.queries.read(served, await _read_terms(services, served, body.terms))
         calibration = await services.queries.calibration(served, query)
         options = SearchOptions(
             k=body.k,
@@ -162,15 +162,20 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         return json_reply(
             {
                 "index": served.name,
-                "query": {"vector": as_base64(query.vector), "cutoffs": _described(cutoffs)},
-                "hits": [described_hit(one) for one in found],
+                "query": {
+                    "vector": encode_base64(query.vector),
+                    "cutoffs": _describe_cutoffs(cutoffs),
+                },
+                "hits": [describe_hit(one) for one in found],
                 "offset": body.offset,
                 "next_offset": None if is_last else body.offset + body.k,
             }
         )
 
 
-async def _terms(services: Services, served: ServedIndex, bodies: list[TermBody]) -> list[Term]:
+async def _read_terms(
+    services: Services, served: ServedIndex, bodies: list[TermBody]
+) -> list[Term]:
     check_texts(
         (n, one.text or one.query or "", f"terms[{n}].{'query' if one.text is None else 'text'}")
         for n, one in enumerate(bodies)
@@ -179,17 +184,17 @@ async def _terms(services: Services, served: ServedIndex, bodies: list[TermBody]
     for number, body in enumerate(bodies):
         image = vector = None
         if body.query is not None:
-            terms += await _parsed(services, served, body.query, body.weight, number)
+            terms += await _parse_written_query(services, served, body.query, body.weight, number)
             continue
         if body.image is not None:
             image = await services.images.load(body.image, item=f"terms[{number}].image")
         if body.vector is not None:
-            vector = _vector(body.vector)
+            vector = _decode_vector(body.vector)
         terms.append(Term(body.weight, body.text, image, body.item, vector))
     return terms
 
 
-async def _parsed(
+async def _parse_written_query(
     services: Services, served: ServedIndex, query: str, factor: float, number: int
 ) -> list[Term]:
     """Return the terms of a query that a person wrote; no file of this machine is read."""
@@ -217,12 +222,12 @@ def _item_id(served: ServedIndex, name: str) -> str:
     return find_item(served.fresh(), name)[0].id
 
 
-def _vector(written: str) -> Embeddings:
+def _decode_vector(written: str) -> Embeddings:
     try:
         return np.frombuffer(base64.b64decode(written, validate=True), "<f4").astype(np.float32)
     except (binascii.Error, ValueError) as err:
         raise QueryError("a term's vector must be base64 of float32 numbers") from err
 
 
-def _described(cutoffs: Cutoffs | None) -> dict[str, float] | None:
+def _describe_cutoffs(cutoffs: Cutoffs | None) -> dict[str, float] | None:
     return None if cutoffs is None else {"strong": cutoffs.strong, "weak": cutoffs.weak}

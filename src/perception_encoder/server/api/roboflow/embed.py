@@ -24,9 +24,9 @@ from perception_encoder.server.api.roboflow.schemas import (
     InferenceEmbeddings,
     InferenceSimilarity,
 )
-from perception_encoder.server.core.images import image_names
+from perception_encoder.server.core.images import name_images
 from perception_encoder.server.core.model_worker import ModelWorker
-from perception_encoder.server.http.errors import ApiError, item_problem
+from perception_encoder.server.http.errors import ApiError, build_item_problem
 from perception_encoder.server.http.requests import json_body, read_body
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import cosine_similarity
@@ -58,7 +58,7 @@ async def embed_images(
         ApiError: 400, there are none, too many, or some cannot be used.
     """
     check_count(services, len(images), "image")
-    references = [_reference(image) for image in images]
+    references = [_read_reference(image) for image in images]
     loaded = await services.load_images(
         [one if isinstance(one, str) else "" for one in references], names
     )
@@ -72,13 +72,13 @@ async def embed_images(
     if not embedded.errors:
         return embedded.vectors
     first = min(embedded.errors)
-    is_url = _is_url(images[first])
+    cause = _describe_cause(embedded.errors[first], _is_url(images[first]))
     place = f" (image {first} of {len(images)})" if len(images) > 1 else ""
     raise ApiError(
         400,
-        item_problem(first, embedded.errors[first]).code,
-        f"Could not load input image. Cause: {_cause(embedded.errors[first], is_url)}{place}",
-        items=tuple(item_problem(n, err) for n, err in sorted(embedded.errors.items())),
+        build_item_problem(first, embedded.errors[first]).code,
+        f"Could not load input image. Cause: {cause}{place}",
+        items=tuple(build_item_problem(n, err) for n, err in sorted(embedded.errors.items())),
     )
 
 
@@ -96,7 +96,7 @@ def check_count(services: Services, count: int, what: str) -> None:
         raise ApiError(400, "too_many_items", message)
 
 
-def _reference(image: ImageObject | str) -> str | ImageError:
+def _read_reference(image: ImageObject | str) -> str | ImageError:
     """Return what `Services.load_images` takes, or why there is nothing of that kind."""
     if isinstance(image, str):
         return image
@@ -118,7 +118,7 @@ def _is_url(image: ImageObject | str) -> bool:
     return isinstance(value, str) and "://" in value[:32]
 
 
-def _cause(err: PerceptionEncoderError, is_url: bool) -> str:
+def _describe_cause(err: PerceptionEncoderError, is_url: bool) -> str:
     """Return the words that clients of this API know, and ours where those say less."""
     if isinstance(err, ImageReferenceError) and err.reason == "kind":
         return str(err)
@@ -148,7 +148,7 @@ def add_routes(routes: ApiRoutes, services: Services, kind: Kind) -> None:
     async def embed_image(request: Request) -> Response:
         body = await read_body(request, EmbedImageBody)
         images = body.image if isinstance(body.image, list) else [body.image]
-        names = image_names(len(images))
+        names = name_images(len(images))
         async with lend(services, kind, body) as lent:
             vectors = await embed_images(services, lent.worker, images, names)
             return reply(request, body, lent, embeddings=vectors)
@@ -181,7 +181,7 @@ def add_compare_route(routes: ApiRoutes, services: Services, kind: Kind) -> None
     )
     async def compare(request: Request) -> Response:
         body = await read_body(request, CompareBody)
-        keys, prompts, names = _prompts(body)
+        keys, prompts, names = _read_prompts(body)
         async with lend(services, kind, body) as lent:
             subject = await _embed(services, lent.worker, [body.subject], ["subject"], body)
             others = await _embed(services, lent.worker, prompts, names, body)
@@ -197,7 +197,7 @@ def add_compare_route(routes: ApiRoutes, services: Services, kind: Kind) -> None
             )
 
 
-def _prompts(
+def _read_prompts(
     body: CompareBody,
 ) -> tuple[list[str] | None, Sequence[ImageObject | str], list[str]]:
     """Return the prompts' keys, where they have any, the prompts, and what errors call each."""

@@ -80,7 +80,7 @@ class RequestedModel:
 async def lend(services: Services, kind: Kind, body: Body) -> AsyncIterator[RequestedModel]:
     """Lend the model that a request means; raises as `ServedModels.use`."""
     started = time.perf_counter()
-    name = _meant(services, kind, body)
+    name = _find_meant(services, kind, body)
     was_loaded = state_of(services, name).is_loaded
     async with services.served_models.use(name) as worker:
         state = state_of(services, name)
@@ -125,7 +125,7 @@ def state_of(services: Services, name: str) -> ModelState:
     return next(state for state in services.served_models.states() if state.name == name)
 
 
-def described(lent: RequestedModel) -> dict[str, Any]:
+def describe_resolved(lent: RequestedModel) -> dict[str, Any]:
     """Return what replies say of the model that answered, whatever name it was asked by."""
     backend = lent.worker.model.backend
     return {
@@ -136,7 +136,7 @@ def described(lent: RequestedModel) -> dict[str, Any]:
     }
 
 
-def _meant(services: Services, kind: Kind, body: Body) -> str:
+def _find_meant(services: Services, kind: Kind, body: Body) -> str:
     named = kind.version_of(body) or body.model_id or kind.default_version
     if named is not None:
         return resolve(services, named, kind)
@@ -156,7 +156,7 @@ def reply(request: Request, body: Body, lent: RequestedModel, **content: Any) ->
             "inference_id": body.id or request.scope.get("pe.request_id"),
             "frame_id": None,
             "time": seconds,
-            "resolved_model": described(lent),
+            "resolved_model": describe_resolved(lent),
             **content,
         },
         headers=_headers(lent, seconds),
@@ -176,7 +176,7 @@ def error_body(answer: ApiError, err: Exception) -> Any:
     return {"message": answer.message}
 
 
-def _in_ascii(name: str) -> str:
+def _to_ascii(name: str) -> str:
     """Return a name as headers can carry it: a model may be called as its folder is."""
     return name.encode("ascii", "replace").decode()
 
@@ -184,7 +184,7 @@ def _in_ascii(name: str) -> str:
 def _headers(lent: RequestedModel, seconds: float) -> dict[str, str]:
     headers = {
         "X-Inference-Engine": "perception-encoder",
-        "X-Model-Id": _in_ascii(lent.model_id),
+        "X-Model-Id": _to_ascii(lent.model_id),
         "X-Model-Cold-Start": str(lent.load_seconds is not None).lower(),
         "X-Processing-Time": f"{seconds:.6f}",
     }
@@ -202,7 +202,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
 
     @routes.get("/model/registry", summary="The models in memory", responses=_REPLY)
     async def registry() -> Response:
-        return _registry(services)
+        return _reply_registry(services)
 
     @routes.post(
         "/model/add", summary="Load a model", responses=_REPLY, openapi_extra=json_body(ModelBody)
@@ -210,7 +210,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     async def add(request: Request) -> Response:
         body = await read_body(request, ModelBody)
         await services.served_models.load(resolve(services, body.model_id))
-        return _registry(services)
+        return _reply_registry(services)
 
     @routes.post(
         "/model/remove",
@@ -221,23 +221,23 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     async def remove(request: Request) -> Response:
         body = await read_body(request, ModelBody)
         await services.served_models.unload(resolve(services, body.model_id))
-        return _registry(services)
+        return _reply_registry(services)
 
     @routes.post("/model/clear", summary="Unload every model that nobody uses", responses=_REPLY)
     async def clear() -> Response:
         await services.served_models.unload_all()
-        return _registry(services)
+        return _reply_registry(services)
 
 
-def _registry(services: Services) -> Response:
+def _reply_registry(services: Services) -> Response:
     states = [state for state in services.served_models.states() if state.is_loaded]
     models = []
     for state in states:
-        models += [_described(state, name) for name in _names(state)]
+        models += [_describe_registered(state, name) for name in _list_names(state)]
     return json_reply({"models": models})
 
 
-def _names(state: ModelState) -> list[str]:
+def _list_names(state: ModelState) -> list[str]:
     """Return a model's name and its aliases: clients look for the name that they asked for."""
     kind = CLIP if is_clip(state) else PERCEPTION_ENCODER
     aliases = (
@@ -246,7 +246,7 @@ def _names(state: ModelState) -> list[str]:
     return list(dict.fromkeys((model_id(state), *aliases)))
 
 
-def _described(state: ModelState, name: str) -> dict[str, Any]:
+def _describe_registered(state: ModelState, name: str) -> dict[str, Any]:
     assert state.worker is not None
     side = state.worker.model.processor.image_size
     return {
