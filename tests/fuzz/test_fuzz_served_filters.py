@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.condition import forms_of
-from perception_encoder.server.core.filters import Filter, column_kinds, condition
+from perception_encoder.server.core.filters import Filter, build_condition, list_column_kinds
 from perception_encoder.types import ModelIdentity
 
 TIME: Final = datetime.datetime(2024, 5, 31, 12, tzinfo=datetime.UTC)
@@ -52,7 +52,7 @@ def index(tmp_path_factory):
 def found(index: Index, filters: list[Filter]) -> list[int] | None:
     """The numbers of the rows that meet all filters; None where the filters are refused."""
     try:
-        where = condition(filters, column_kinds(index.schema))
+        where = build_condition(filters, list_column_kinds(index.schema))
         batches = list(index.scan(["number"], where=where))
     except QueryError:
         return None
