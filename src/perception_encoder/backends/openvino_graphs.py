@@ -120,9 +120,7 @@ class CachedGraphs:
             graph = self.cache.folder(key, part, make)
             return graph.opened((_FILE, _WEIGHTS), lambda: compiled(graph.path / _FILE))
         except OSError as err:
-            logger.warning(
-                "graphs of %s cannot be cached, so opening it is slow: %s", name, str(err)
-            )
+            logger.warning("graphs of %s cannot be cached, so opening is slow: %s", name, str(err))
         with suppress(OSError):
             return self._opened_once(make, compiled)
         built, watched = self._build(part)
