@@ -37,13 +37,13 @@ def test_contents_that_have_a_vector_are_not_embedded(worker: Worker, tmp_path: 
     found = worker.embed(chunk, contents, {str(hashes[1]): "donor"})
 
     prepared = [one for one in found if isinstance(one, PreparedImage)]
-    assert [one.donor for one in prepared] == [None, "donor", None, None]
+    assert [one.duplicate_of for one in prepared] == [None, "donor", None, None]
     vectors = [one.vector for one in prepared]
     assert vectors[1] is None
     assert vectors[0] is not None
     assert np.linalg.norm(vectors[0]) == pytest.approx(1, abs=1e-5)
     np.testing.assert_array_equal(vectors[0], vectors[3])
-    assert all(one.resized is None for one in prepared if one.donor is None)
+    assert all(one.resized is None for one in prepared if one.duplicate_of is None)
     assert [one.row.width for one in prepared] == [30, None, 44, 30]
 
 

@@ -103,46 +103,52 @@ class RemotePreparation:
         self._alone = Lock()
 
     def submit(
-        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+        self, chunk: Sequence[ListedItem], find_duplicate: Callable[[str], str | None]
     ) -> Future[list[PreparedImage | Outcome]]:
         """See `Preparation.submit`."""
-        return self._pool.submit(self._embed, chunk, donor_of)
+        return self._pool.submit(self._embed, chunk, find_duplicate)
 
     def close(self) -> None:
         """See `Preparation.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _embed(
-        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+        self, chunk: Sequence[ListedItem], find_duplicate: Callable[[str], str | None]
     ) -> list[PreparedImage | Outcome]:
         try:
-            return self._workers.ask(partial(_embed_chunk, chunk, donor_of))
+            return self._workers.ask(partial(_embed_chunk, chunk, find_duplicate))
         except WorkerCrashedError:
             # One image at a time, so that two of them do not kill each other's worker.
             with self._alone:
-                return [self._embed_one(listed, donor_of) for listed in chunk]
+                return [self._embed_one(listed, find_duplicate) for listed in chunk]
 
     def _embed_one(
-        self, listed: ListedItem, donor_of: Callable[[str], str | None]
+        self, listed: ListedItem, find_duplicate: Callable[[str], str | None]
     ) -> PreparedImage | Outcome:
         try:
-            return self._workers.ask(partial(_embed_chunk, [listed], donor_of), tries=_TRIES)[0]
+            return self._workers.ask(partial(_embed_chunk, [listed], find_duplicate), tries=_TRIES)[
+                0
+            ]
         except WorkerCrashedError as err:
             message = f"{_TRIES} workers ended while they had this image: {err}; look at it alone"
             return make_failure(listed.item, WorkerCrashedError(message))
 
 
 def _embed_chunk(
-    chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None], worker: Any
+    chunk: Sequence[ListedItem], find_duplicate: Callable[[str], str | None], worker: Any
 ) -> list[PreparedImage | Outcome]:
     """Read and embed a chunk on one worker; the encoded images stay on its machine."""
     import ray
 
     items = [listed.item for listed in chunk]
     hashes, contents = worker.read.options(num_returns=2).remote(items)
-    found = {sha256: donor_of(sha256) for sha256 in ray.get(hashes) if sha256 is not None}
-    donors = {sha256: donor for sha256, donor in found.items() if donor is not None}
-    results: list[PreparedImage | Outcome] = ray.get(worker.embed.remote(chunk, contents, donors))
+    found = {sha256: find_duplicate(sha256) for sha256 in ray.get(hashes) if sha256 is not None}
+    duplicates = {
+        sha256: duplicate_of for sha256, duplicate_of in found.items() if duplicate_of is not None
+    }
+    results: list[PreparedImage | Outcome] = ray.get(
+        worker.embed.remote(chunk, contents, duplicates)
+    )
     return results
 
 

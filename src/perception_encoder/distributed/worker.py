@@ -93,28 +93,28 @@ class Worker:
         self,
         chunk: Sequence[ListedItem],
         contents: Sequence[Content | None],
-        donors: Mapping[str, str],
+        duplicates: Mapping[str, str],
     ) -> list[PreparedImage | Outcome]:
         """Decode and embed items.
 
         Args:
             chunk: the items.
             contents: from `read`; what could not be read is read again, to report the error.
-            donors: by SHA-256, the id of a row that has the vector of that content.
+            duplicates: by SHA-256, the id of a row that has the vector of that content.
 
         Returns:
-            For each item, what was prepared, with its vector unless it has a donor; or its failure.
+            The prepared images, with vectors except for duplicates; or their failures.
         """
-        found = list(self._decoders.map(self._prepare, chunk, contents, [donors] * len(chunk)))
+        found = list(self._decoders.map(self._prepare, chunk, contents, [duplicates] * len(chunk)))
         new = {
             str(one.row.sha256): one
             for one in found
-            if isinstance(one, PreparedImage) and one.donor is None
+            if isinstance(one, PreparedImage) and one.duplicate_of is None
         }
         computed = dict(zip(new, encode_batch(self._model, list(new.values())), strict=True))
         return [
             _with_vector(one, computed[str(one.row.sha256)])
-            if isinstance(one, PreparedImage) and one.donor is None
+            if isinstance(one, PreparedImage) and one.duplicate_of is None
             else one
             for one in found
         ]
@@ -144,11 +144,11 @@ class Worker:
         )
 
     def _prepare(
-        self, listed: ListedItem, content: Content | None, donors: Mapping[str, str]
+        self, listed: ListedItem, content: Content | None, duplicates: Mapping[str, str]
     ) -> PreparedImage | Outcome:
         item = listed.item
         read = item if content is None else replace(item, read=content.tobytes)
-        found = prepare(read, self._model.processor, donors.get, is_new=listed.is_new)
+        found = prepare(read, self._model.processor, duplicates.get, is_new=listed.is_new)
         if isinstance(found, PreparedImage):
             return replace(found, item=item)
         # An item with a time existed on the machine that listed it.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.index.commits import Journal, check_files, journaled_commit, open_latest
-from perception_encoder.index.schema import FACTS, VECTOR, identity_of, vector_dtype_of
+from perception_encoder.index.schema import ROW_COLUMNS, VECTOR, identity_of, vector_dtype_of
 from perception_encoder.index.searcher.build import DEFAULT_SIZES, SearcherSizes, build_searcher
 from perception_encoder.index.searcher.files import Header, SearcherFolder
 from perception_encoder.index.searcher.fragments import list_fragments
@@ -193,7 +193,7 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
     dataset = open_latest(location)
     schema = dataset.schema
     identity = identity_of(schema, location)
-    ours = ("id", VECTOR, *FACTS)
+    ours = ("id", VECTOR, *ROW_COLUMNS)
     with storage_errors(location):
         return IndexDescription(
             path=location,

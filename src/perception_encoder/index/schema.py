@@ -26,10 +26,10 @@ VectorDtype: TypeAlias = Literal["float16", "float32"]
 
 FORMAT: Final = 1
 VECTOR: Final = "vector"
-FACTS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256")
+ROW_COLUMNS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256")
 """Columns of every index, named as the fields of `Row`."""
 
-_RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
+_RESERVED: Final = frozenset(("id", *ROW_COLUMNS, VECTOR))
 _PREFIX: Final = "perception_encoder."
 
 
@@ -231,7 +231,7 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
         elif name not in ("id", VECTOR):
             columns[name] = column.to_pylist()
     metadata_names = [name for name in columns if name not in _RESERVED]
-    facts = [name for name in FACTS if name in columns]
+    facts = [name for name in ROW_COLUMNS if name in columns]
     for number in range(batch.num_rows):
         metadata: Mapping[str, MetadataValue] = {
             name: columns[name][number]

@@ -1,4 +1,4 @@
-"""The indexing run: what sources hold becomes rows of an index."""
+"""The indexing run: the images of sources become rows of an index."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,6 @@
-"""Gathers what a run computed and commits it on a thread of its own, while the model goes on.
+"""Commits the rows and outcomes of a run on a thread, while the model continues.
 
-Rows and their outcomes are written every few seconds: often enough that a killed run loses little,
-seldom enough that the index does not fall into crumbs. Knows nothing of models or sources.
+There is a commit every few seconds: a killed run loses little, and the index has few fragments.
 """
 
 import time
@@ -22,11 +21,11 @@ _ROWS_OF_A_COMMIT: Final = 2048
 _OUTCOMES_OF_A_COMMIT: Final = 32768
 _SECONDS_OF_A_COMMIT: Final = 5.0
 _CHARACTERS_OF_A_COMMIT: Final = 64 * 2**20  # of metadata
-_MAX_NAMES: Final = 100_000  # that are remembered of columns that were left out
+_MAX_NAMES: Final = 100_000  # of columns that were left out, to count each once
 
 
 class CommittedItem(NamedTuple):
-    """A row that is ready for the index."""
+    """A row to commit."""
 
     row: Row
     vector: NDArray[np.float32]
@@ -36,7 +35,7 @@ class CommittedItem(NamedTuple):
 
 @dataclass(slots=True)
 class _Load:
-    """What goes into one commit."""
+    """The content of one commit."""
 
     rows: list[CommittedItem] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -58,14 +57,14 @@ class _Load:
 
 
 class _Columns:
-    """Keeps an index to `MAX_COLUMNS` columns of metadata, whatever the number of sources."""
+    """Limits an index to `MAX_COLUMNS` columns of metadata over all sources."""
 
     def __init__(self, index: Index) -> None:
         self._known = {name for name in index.schema.names if can_be_metadata(name)}
         self.left_out = set[str]()
 
-    def narrowed(self, row: Row) -> Row:
-        """Return the row without metadata for which there is no column any more."""
+    def narrow(self, row: Row) -> Row:
+        """Return the row without metadata beyond the limit."""
         new = [name for name in row.metadata if name not in self._known]
         if not new:
             return row
@@ -80,7 +79,7 @@ class _Columns:
 
 
 class Committer:
-    """Writes to an index and its log of outcomes; `run` names the run in the log."""
+    """Writes to an index and its log of outcomes, where `run` is the run's name."""
 
     def __init__(self, index: Index, log: OutcomeLog, known: KnownRows, run: str) -> None:
         self._index = index
@@ -96,11 +95,11 @@ class Committer:
 
     @property
     def columns_left_out(self) -> int:
-        """How many names of metadata have no column, as there are too many."""
+        """Number of metadata names without a column."""
         return len(self._columns.left_out)
 
     def add(self, rows: Sequence[CommittedItem]) -> None:
-        """Take rows to be committed."""
+        """Add rows to commit."""
         self._load.rows += rows
         self._load.num_characters += sum(
             len(value)
@@ -110,24 +109,24 @@ class Committer:
         )
 
     def add_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Take outcomes of items that change no row."""
+        """Add outcomes of items without a new row."""
         self._load.outcomes += outcomes
 
     def waiting(self) -> dict[str, CommittedItem]:
-        """Return the rows that are not known to be committed yet, by content."""
+        """Return the rows that are not committed yet, by content."""
         loads = [self._load] if self._running is None else [self._running[1], self._load]
         return {str(row.row.sha256): row for load in loads for row in load.rows}
 
     @property
     def is_due(self) -> bool:
-        """Whether `finished` would begin a commit."""
+        """Whether `finished` would start a commit."""
         return self._load.is_due and not self._must_wait()
 
     def finished(self) -> list[Outcome]:
-        """Begin a commit if one is due, and return the outcomes that have been written since.
+        """Start a commit if one is due, and return the outcomes that were committed since.
 
         Raises:
-            IndexStorageError: a commit failed; what was committed before it is kept.
+            IndexStorageError: a commit failed; earlier commits are kept.
         """
         if self.is_due:
             self._collect()
@@ -139,7 +138,7 @@ class Committer:
         return finished
 
     def close(self) -> list[Outcome]:
-        """Commit what is left, and return the outcomes as `finished` does."""
+        """Commit the rest, and return outcomes as `finished` does."""
         try:
             self._collect()
             self._commit(self._load)
@@ -157,9 +156,9 @@ class Committer:
             self._finished += _outcomes_of(load)
 
     def _must_wait(self) -> bool:
-        """Whether there is no index yet and nothing but failures to write: these create none.
+        """Whether there is no index yet and only failures to write, which create none.
 
-        Very many are written all the same, as they would not fit into memory.
+        Very many are written all the same, to limit memory.
         """
         return (
             not self._index.is_created
@@ -171,7 +170,7 @@ class Committer:
         for is_new, write in ((True, self._index.append), (False, self._index.add)):
             rows = [row for row in load.rows if row.is_new == is_new]
             if rows:
-                narrow = [self._columns.narrowed(row.row) for row in rows]
+                narrow = [self._columns.narrow(row.row) for row in rows]
                 fitted, left_out = self._index.fit(narrow)
                 write(fitted, np.stack([row.vector for row in rows]))
                 self.left_out += left_out
@@ -189,14 +188,14 @@ class Progress:
     """Counts of one run.
 
     Attributes:
-        num_listed: items that the sources have named so far.
-        is_listing: whether they are still naming.
-        counts: items that are done, by status.
-        num_failed_before: of those that failed, how many were not read again: they failed in an
-            earlier run and have not changed.
-        decode_seconds: spent reading, decoding and resizing, all threads together.
-        encode_seconds: spent in the model, all calls together.
-        notes: what a person should know of the run as a whole, such as rows that were not pruned.
+        num_listed: items listed so far.
+        is_listing: whether the sources are still listing.
+        counts: finished items by status.
+        num_failed_before: failed items that were not read again, as they failed in an earlier run
+            and have not changed.
+        decode_seconds: time for reading, decoding and resizing, over all threads.
+        encode_seconds: time in the model, over all calls.
+        notes: messages about the run, such as rows that were not pruned.
     """
 
     num_listed: int = 0
@@ -209,5 +208,5 @@ class Progress:
 
     @property
     def num_done(self) -> int:
-        """Items of the sources that have their outcome."""
+        """Number of items with an outcome."""
         return self.counts.total() - self.counts["vanished"] - self.counts["pruned"]

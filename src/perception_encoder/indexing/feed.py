@@ -1,7 +1,6 @@
-"""Lists what sources hold and prepares what the index does not have, ahead of the model.
+"""Lists the items of sources, and prepares those that are not in the index, ahead of the model.
 
-One thread lists, others read and decode, and whoever iterates gets what is done. However much the
-sources hold, only a window of it is in memory. Knows nothing of models.
+One thread lists, others read and decode. Only a window of the items is in memory.
 """
 
 import queue
@@ -23,23 +22,23 @@ from perception_encoder.sources import Item, Source
 
 _LISTED_AT_ONCE: Final = 256
 _WAITING_EVENTS: Final = 64
-_GLANCE_SECONDS: Final = 0.1  # how often a waiting thread looks whether it should stop
-_LASTING: Final = frozenset(
+_POLL_SECONDS: Final = 0.1  # how often a waiting thread checks whether to stop
+_PERMANENT: Final = frozenset(
     ("ImageDecodeError", "ImageEmptyError", "ImageTruncatedError", "ImageTooLargeError")
 )
-"""Reasons that lie in a file's content: as long as it has not changed, trying again is in vain."""
+"""Failures caused by a file's content: retrying is useless until it changes."""
 
 
 class Feed:
-    """Items of sources, each as an outcome (skipped, failed) or prepared for the model.
+    """The items of sources, each as an outcome (skipped, failed) or prepared for the model.
 
     Args:
-        sources: what to list.
-        known: what the index has.
-        failures: outcomes of items that failed before, by key.
-        preparing: where items are prepared; closed with the feed.
-        progress: is told of what was listed and decoded.
-        retries_failures: read what failed before again, also where it has not changed.
+        sources: the sources to list.
+        known: the rows of the index.
+        failures: outcomes of items that failed before, by id.
+        preparing: prepares items; closed with the feed.
+        progress: counts what is listed and decoded.
+        retries_failures: also retry failed items that have not changed.
     """
 
     def __init__(
@@ -71,10 +70,10 @@ class Feed:
         self._lister = threading.Thread(target=self._list, name="list", daemon=True)
 
     def events(self, *, patience_seconds: float) -> Iterator[PreparedImage | list[Outcome] | None]:
-        """Yield what is done, in the order in which it is done; None when nothing came for a while.
+        """Yield results as they finish; None if there was none for a while.
 
         Args:
-            patience_seconds: after which None is yielded.
+            patience_seconds: the time after which None is yielded.
         """
         self._lister.start()
         while True:
@@ -106,11 +105,11 @@ class Feed:
         except Exception as err:  # noqa: BLE001  raised again where the events are read
             self._put(err)
         self._progress.is_listing = False
-        self._one_finished()
+        self._finish_one()
 
     def _take(self, items: list[Item]) -> None:
-        """Sort listed items into those to prepare and those whose outcome is known."""
-        by_id, digests = self._new_of(items)
+        """Split listed items into those to prepare and those with a known outcome."""
+        by_id, digests = self._find_new(items)
         self._progress.num_listed += len(by_id)
         states = self._known.look_up(digests)
         outcomes, to_prepare = list[Outcome](), list[ListedItem]()
@@ -119,8 +118,8 @@ class Feed:
             if failure is not None:
                 self.failures_met.add(key)
             if before is not None and _is_unchanged(item, before):
-                outcomes.append(_skipped(item))
-            elif failure is not None and self._is_in_vain(item, failure):
+                outcomes.append(_make_skipped(item))
+            elif failure is not None and self._will_fail_again(item, failure):
                 self._progress.num_failed_before += 1
                 outcomes.append(replace(failure, decode_ms=0.0))
             else:
@@ -131,19 +130,20 @@ class Feed:
         for start in range(0, len(to_prepare), size):
             self._submit(to_prepare[start : start + size])
 
-    def _is_in_vain(self, item: Item, failure: Outcome) -> bool:
-        """Whether the item would fail again: its content was at fault and is the same."""
+    def _will_fail_again(self, item: Item, failure: Outcome) -> bool:
+        """Whether the item would fail again, because of the same content."""
         return (
             not self._retries_failures
-            and failure.reason in _LASTING
+            and failure.reason in _PERMANENT
             and item.mtime is not None
             and (item.bytes, item.mtime) == (failure.bytes, failure.mtime)
         )
 
-    def _new_of(self, items: list[Item]) -> tuple[dict[str, Item], NDArray[np.uint64]]:
-        """Leave out what was listed before, as sources may overlap; by key, and the digests.
+    def _find_new(self, items: list[Item]) -> tuple[dict[str, Item], NDArray[np.uint64]]:
+        """Return the items that were not listed before, by id, and their digests.
 
-        The first entry of an image counts; others that say something else of it are counted.
+        Sources may overlap. The first entry of an image is used; later ones with other metadata are
+        counted.
         """
         by_id: dict[str, Item] = {}
         for item in items:
@@ -161,7 +161,7 @@ class Feed:
 
     def _submit(self, chunk: Sequence[ListedItem]) -> None:
         for _ in chunk:
-            while not self._window.acquire(timeout=_GLANCE_SECONDS):
+            while not self._window.acquire(timeout=_POLL_SECONDS):
                 if self._stop.is_set():
                     return
         if self._stop.is_set():
@@ -177,7 +177,7 @@ class Feed:
                 self._put(err)
             else:
                 self._put_prepared(future.result())
-        self._one_finished()
+        self._finish_one()
 
     def _put_prepared(self, results: list[PreparedImage | Outcome]) -> None:
         for result in results:
@@ -187,7 +187,7 @@ class Feed:
             else:
                 self._put(result)
 
-    def _one_finished(self) -> None:
+    def _finish_one(self) -> None:
         with self._count_lock:
             self._unfinished -= 1
             is_last = self._unfinished == 0
@@ -195,30 +195,30 @@ class Feed:
             self._put(None)
 
     def release(self, count: int) -> None:
-        """Say that so many prepared images have been used."""
+        """Report that so many prepared images are done."""
         self._window.release(count)
 
     def _put(self, event: PreparedImage | list[Outcome] | Exception | None) -> None:
         while not self._stop.is_set():
             try:
-                self._events.put(event, timeout=_GLANCE_SECONDS)
+                self._events.put(event, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
             return
 
 
 def _hash_of(item: Item) -> int:
-    """Return a number, at least 0, that tells metadata apart."""
+    """Return a hash of the metadata, at least 0."""
     return hash(frozenset(item.metadata.items())) & 2**62 - 1
 
 
 def _is_unchanged(item: Item, before: FileState) -> bool:
-    if item.mtime is None:  # a URL's is not known without asking for it: what is there stays
+    if item.mtime is None:  # unknown for a URL: it is not read again
         return item.is_remote
     return item.mtime == before.mtime and item.bytes in (None, before.bytes)
 
 
-def _skipped(item: Item) -> Outcome:
+def _make_skipped(item: Item) -> Outcome:
     return Outcome(
         item.uri,
         "skipped",

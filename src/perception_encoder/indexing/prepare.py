@@ -1,6 +1,6 @@
-"""One item on its way to the model: read, hashed, decoded and resized, or told why not.
+"""Prepares items for the model (read, hash, decode, resize) and computes their vectors.
 
-Runs on many threads at once. Knows nothing of models, indexes or other items.
+Preparation runs on many threads. A vector is reused if the index has one of the same content.
 """
 
 import hashlib
@@ -31,19 +31,19 @@ class PreparedImage:
 
     Attributes:
         item: where it came from.
-        row: what the index will say of it; without width and height where `donor` is given.
-        resized: (S, S, 3) uint8 RGB; None where `donor` is given.
-        donor: the key of a row with the same content, whose vector it can have.
-        is_new: whether the index has no row of its key.
-        decode_ms: reading, decoding and resizing took, milliseconds.
-        vector: (E,) unit length, where it was computed on the way; `resized` is not kept then.
-        encode_ms: what that took, its share of its batch, milliseconds.
+        row: its row; without width and height if `duplicate_of` is given.
+        resized: (S, S, 3) uint8 RGB; None if `duplicate_of` is given.
+        duplicate_of: the id of a row with the same content, whose vector is reused.
+        is_new: whether the index has no row with its id.
+        decode_ms: time for reading, decoding and resizing, milliseconds.
+        vector: (E,) unit length, if it is computed already; `resized` is None then.
+        encode_ms: its share of the time of its batch in the model, milliseconds.
     """
 
     item: Item
     row: Row
     resized: NDArray[np.uint8] | None
-    donor: str | None
+    duplicate_of: str | None
     is_new: bool
     decode_ms: float
     vector: NDArray[np.float32] | None = None
@@ -53,20 +53,20 @@ class PreparedImage:
 def prepare(
     item: Item,
     processor: ImageProcessor,
-    donor_of: Callable[[str], str | None],
+    find_duplicate: Callable[[str], str | None],
     *,
     is_new: bool,
 ) -> PreparedImage | Outcome:
-    """Read an item, and decode it unless its content has a vector already.
+    """Read an item, and decode it unless the index has a vector of its content.
 
     Args:
         item: from a source.
         processor: decodes and resizes.
-        donor_of: the key of a row with that SHA-256, or None.
-        is_new: whether the index has no row of its key.
+        find_duplicate: returns the id of a row with a SHA-256, or None.
+        is_new: whether the index has no row with its id.
 
     Returns:
-        What was read, or the outcome of a failure.
+        The prepared image, or the outcome of a failure.
     """
     started = time.perf_counter()
     name = item_name(item.uri, item.member)
@@ -74,8 +74,8 @@ def prepare(
     try:
         data = item.read()
         sha256 = hashlib.sha256(data).hexdigest()
-        donor = donor_of(sha256)
-        if donor is None:
+        duplicate_of = find_duplicate(sha256)
+        if duplicate_of is None:
             resized, width, height = processor.resize_measured(data, item=name)
         row = Row(
             uri=item.uri,
@@ -90,11 +90,11 @@ def prepare(
         )
     except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
         return make_failure(item, err, _milliseconds_since(started))
-    return PreparedImage(item, row, resized, donor, is_new, _milliseconds_since(started))
+    return PreparedImage(item, row, resized, duplicate_of, is_new, _milliseconds_since(started))
 
 
 def make_failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
-    """Return the outcome of an item that could not be brought into the index, and why."""
+    """Return the outcome of an item that failed."""
     name, message = item_name(item.uri, item.member), str(err)
     if not isinstance(err, PerceptionEncoderError | OSError | ValueError | MemoryError):
         logger.warning("%s: an error that was not foreseen", name, exc_info=err)
@@ -119,38 +119,38 @@ def _milliseconds_since(started: float) -> float:
 
 
 class ListedItem(NamedTuple):
-    """An item to prepare, and whether the index has no row of its key."""
+    """An item to prepare, and whether the index has no row with its id."""
 
     item: Item
     is_new: bool
 
 
 class Preparation(Protocol):
-    """A place where items are prepared; of use for one run."""
+    """Prepares the items of one run, on threads or on other machines."""
 
     chunk_size: int
-    """How many items it takes at once."""
+    """Number of items per call."""
     window: int
-    """How many items may be on their way to their rows: it bounds the memory of a run."""
+    """Number of items between listing and commit, which bounds the memory of a run."""
 
     def submit(
-        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+        self, chunk: Sequence[ListedItem], find_duplicate: Callable[[str], str | None]
     ) -> Future[list[PreparedImage | Outcome]]:
-        """Begin to prepare up to `chunk_size` items.
+        """Start to prepare up to `chunk_size` items.
 
         Args:
             chunk: the items.
-            donor_of: the key of a row with that SHA-256, or None; may be called from any thread.
+            find_duplicate: returns the id of a row with a SHA-256, or None; from any thread.
         """
         ...
 
     def close(self) -> None:
-        """Give up what has not begun."""
+        """Cancel items that have not started."""
         ...
 
 
 class ThreadPreparation:
-    """A `Preparation`: a thread for each core, and some more for what lies behind a network.
+    """A `Preparation` with a thread per core, and more for items on a network.
 
     Args:
         processor: the model's preprocessing.
@@ -166,28 +166,28 @@ class ThreadPreparation:
         self._remote_pool = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
 
     def submit(
-        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+        self, chunk: Sequence[ListedItem], find_duplicate: Callable[[str], str | None]
     ) -> Future[list[PreparedImage | Outcome]]:
         """See `Preparation.submit`."""
         pool = self._remote_pool if chunk[0].item.is_remote else self._pool
-        return pool.submit(self._prepare, chunk, donor_of)
+        return pool.submit(self._prepare, chunk, find_duplicate)
 
     def close(self) -> None:
-        """See `Preparation.close`. Threads that wait for a network end when it answers."""
+        """See `Preparation.close`. Threads that wait for a network end when it responds."""
         self._remote_pool.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def _prepare(
-        self, chunk: Sequence[ListedItem], donor_of: Callable[[str], str | None]
+        self, chunk: Sequence[ListedItem], find_duplicate: Callable[[str], str | None]
     ) -> list[PreparedImage | Outcome]:
         return [
-            prepare(listed.item, self._processor, donor_of, is_new=listed.is_new)
+            prepare(listed.item, self._processor, find_duplicate, is_new=listed.is_new)
             for listed in chunk
         ]
 
 
 class ComputedBatch(NamedTuple):
-    """A batch's rows, the outcomes of those that failed after all, and the model's time."""
+    """The rows of a batch, the outcomes of failed items, and the time in the model."""
 
     rows: list[CommittedItem]
     failed: list[Outcome]
@@ -195,7 +195,7 @@ class ComputedBatch(NamedTuple):
 
 
 class Computer:
-    """Turns batches of prepared images into rows with vectors; threads may share it.
+    """Computes the vectors of prepared images. Threads may share it.
 
     Args:
         model: computes what is new.
@@ -209,35 +209,37 @@ class Computer:
     def rows(
         self, batch: Sequence[PreparedImage], waiting: Mapping[str, CommittedItem]
     ) -> ComputedBatch:
-        """Return what becomes of a batch.
+        """Return the rows of a batch.
 
         Args:
             batch: prepared images.
-            waiting: rows that are computed but not in the index yet, by content.
+            waiting: rows that are computed but not committed yet, by content.
         """
-        donors = self._index.by_ids(item.donor for item in batch if item.donor is not None)
+        duplicates = self._index.by_ids(
+            item.duplicate_of for item in batch if item.duplicate_of is not None
+        )
         rows, failed, images = list[CommittedItem](), list[Outcome](), list[PreparedImage]()
         for item in batch:
-            donor = donors.get(item.donor or "")
-            if donor is not None and donor[0].sha256 == item.row.sha256:
-                rows.append(_reused(item, *donor))
+            duplicate_of = duplicates.get(item.duplicate_of or "")
+            if duplicate_of is not None and duplicate_of[0].sha256 == item.row.sha256:
+                rows.append(_reuse(item, *duplicate_of))
                 continue
-            # The row that had this content has been given another since.
-            again = item if item.donor is None else self._prepared_without_donor(item)
+            # The row with this content has changed since.
+            again = item if item.duplicate_of is None else self._prepare_again(item)
             if isinstance(again, Outcome):
                 failed.append(again)
             else:
                 images.append(again)
-        computed, seconds = self._with_vectors(images, waiting)
+        computed, seconds = self._compute_vectors(images, waiting)
         return ComputedBatch(rows + computed, failed, seconds)
 
-    def _prepared_without_donor(self, item: PreparedImage) -> PreparedImage | Outcome:
+    def _prepare_again(self, item: PreparedImage) -> PreparedImage | Outcome:
         return prepare(item.item, self._model.processor, lambda _: None, is_new=item.is_new)
 
-    def _with_vectors(
+    def _compute_vectors(
         self, images: Sequence[PreparedImage], waiting: Mapping[str, CommittedItem]
     ) -> tuple[list[CommittedItem], float]:
-        """Compute each content once, unless it waits to be committed already; and the seconds."""
+        """Compute each content once, unless it waits for its commit; and the seconds."""
         new: dict[str, PreparedImage] = {}
         for item in images:
             if item.row.sha256 not in waiting:
@@ -248,7 +250,7 @@ class Computer:
         for item in images:
             content = str(item.row.sha256)
             is_first = new.get(content) is item
-            outcome = _outcome(item, "embedded" if is_first else "reused", item.row)
+            outcome = _make_outcome(item, "embedded" if is_first else "reused", item.row)
             vector = computed[content].vector if content in computed else vectors[content]
             if is_first:
                 outcome = replace(outcome, encode_ms=computed[content].encode_ms)
@@ -259,7 +261,7 @@ class Computer:
 
 
 def encode_batch(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[PreparedImage]:
-    """Give items their vectors in the place of their pixels; in one batch, those without one."""
+    """Replace the pixels of items by vectors, computed in one batch."""
     images = [item for item in items if item.vector is None]
     if not images:
         return list(items)
@@ -275,12 +277,12 @@ def encode_batch(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[
     ]
 
 
-def _reused(item: PreparedImage, donor: Row, vector: NDArray[np.float32]) -> CommittedItem:
-    row = replace(item.row, width=donor.width, height=donor.height)
-    return CommittedItem(row, vector, item.is_new, _outcome(item, "reused", row))
+def _reuse(item: PreparedImage, duplicate_of: Row, vector: NDArray[np.float32]) -> CommittedItem:
+    row = replace(item.row, width=duplicate_of.width, height=duplicate_of.height)
+    return CommittedItem(row, vector, item.is_new, _make_outcome(item, "reused", row))
 
 
-def _outcome(item: PreparedImage, status: Status, row: Row) -> Outcome:
+def _make_outcome(item: PreparedImage, status: Status, row: Row) -> Outcome:
     return Outcome(
         row.uri,
         status,

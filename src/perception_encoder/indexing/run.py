@@ -1,8 +1,8 @@
-"""A run: brings what sources hold into an index, once and completely, and says what became of each.
+"""An indexing run: adds the images of sources to an index and reports an outcome for each.
 
-Listing, decoding, computing and committing overlap. A run may be stopped or killed at any moment:
-the next one finds by size and time what is done and goes on from there. Unchanged files are not
-read, copies and renamed files take the vector of their content, one bad file stops nobody.
+Listing, decoding, computing and committing overlap. A run may be killed at any time; the next one
+continues from there. Unchanged files are not read, copies and renamed files reuse the vector of
+their content, and a bad file does not stop the run.
 """
 
 import time
@@ -29,7 +29,7 @@ from perception_encoder.sources import Source
 from perception_encoder.sources.columns import MAX_COLUMNS
 from perception_encoder.sources.item import ReportingSource, collect_notes
 
-_PATIENCE_SECONDS: Final = 1.0  # an incomplete batch waits so long for slow sources
+_PATIENCE_SECONDS: Final = 1.0  # how long an incomplete batch waits for slow sources
 _DELETED_AT_ONCE: Final = 1000
 
 
@@ -38,12 +38,12 @@ class RunOptions:
     """Settings of a run.
 
     Attributes:
-        batch_size: images computed at once.
-        prune: remove the rows of images that have gone from their source.
-        wait: for another run on the index to end, rather than refuse.
-        prunes_all: remove rows also where a source lists nothing any more. Without it they are
-            kept, as a disk that is not mounted looks like this.
-        retries_failures: read again what failed before, also where it has not changed.
+        batch_size: images per batch.
+        prune: delete the rows of images that are gone from their source.
+        wait: wait for another run on the index instead of raising.
+        prunes_all: delete rows even if a source lists nothing. Without it they are kept, as an
+            unmounted disk looks the same.
+        retries_failures: also retry failed items that have not changed.
     """
 
     batch_size: int = 32
@@ -54,21 +54,21 @@ class RunOptions:
 
 
 class _Task(NamedTuple):
-    """A batch, and the rows that were not committed when it was put together, by content."""
+    """A batch, and the rows that were not committed when it was built, by content."""
 
     batch: Sequence[PreparedImage]
     waiting: Mapping[str, CommittedItem]
 
 
 class Run:
-    """One run over sources; `outcomes` does the work, `progress` tells how far it is.
+    """One run over sources; `outcomes` does the work, `progress` counts it.
 
     Args:
-        model: whose vectors the index holds.
+        model: the model of the index.
         index: the index.
-        sources: what to bring into it.
+        sources: the sources.
         options: see `RunOptions`.
-        open_preparing: opens the place where items are prepared; None for threads of this process.
+        open_preparing: opens the `Preparation`; None for threads of this process.
     """
 
     def __init__(
@@ -89,15 +89,14 @@ class Run:
         self.progress = Progress()
 
     def outcomes(self) -> Generator[Outcome, None, None]:
-        """Do the work, and yield each item's outcome once it is committed.
+        """Do the work, and yield the outcome of each item once it is committed.
 
-        Whoever stops iterating, or is interrupted, stops the run: what was computed is committed
-        first.
+        The run stops when the caller stops iterating; computed rows are committed first.
 
         Raises:
-            IndexMismatchError: the index is another model's.
-            IndexBusyError: another process writes to it.
-            IndexStorageError: it cannot be read or written; what was committed is kept.
+            IndexMismatchError: the index has another model.
+            IndexBusyError: another process is writing to it.
+            IndexStorageError: it cannot be read or written; earlier commits are kept.
         """
         self._index.check(self._model.identity)
         with write_lock(self._index.path, wait=self._options.wait):
@@ -144,7 +143,7 @@ class Run:
         self.progress.counts.update(outcome.status for outcome in outcomes)
 
     def _work(self, feed: Feed, committer: Committer) -> Iterator[list[Outcome]]:
-        """Compute what the feed prepares, and yield outcomes as they are committed."""
+        """Compute prepared images, and yield outcomes as they are committed."""
         computer = Computer(self._model, self._index)
 
         def compute(task: _Task) -> ComputedBatch:
@@ -160,11 +159,7 @@ class Run:
             yield committer.finished()
 
     def _tasks(self, feed: Feed, committer: Committer) -> Iterator[_Task]:
-        """Yield full batches, smaller ones where sources are slow, and empty ones for commits.
-
-        An empty one takes the place of a batch among those that run, so there is none unless a
-        commit is due.
-        """
+        """Yield full batches, smaller ones of slow sources, and empty ones for due commits."""
         batch: list[PreparedImage] = []
         for event in feed.events(patience_seconds=_PATIENCE_SECONDS):
             if isinstance(event, list):
@@ -182,7 +177,7 @@ class Run:
     def _missing(
         self, feed: Feed, known: KnownRows, failures: Mapping[str, Outcome]
     ) -> tuple[list[Outcome], list[RowLocation]]:
-        """Find what sources no longer list: outcomes of what stays, and the rows to remove."""
+        """Find what sources no longer list: outcomes of kept rows, and the rows to delete."""
         vanished, gone = list[Outcome](), list[RowLocation]()
         empty, excluded = Counter[str](), Counter[str]()
         for place in known.unseen():
@@ -206,7 +201,7 @@ class Run:
         return vanished, gone
 
     def _pruned(self, places: Sequence[RowLocation], run: str) -> list[Outcome]:
-        """Remove rows, after it was written down: a run killed in between finds them again."""
+        """Delete rows after logging it, so a run that is killed in between finds them again."""
         outcomes = [Outcome(place.uri, "pruned", member=place.member) for place in places]
         self._log.append(outcomes, run)
         for start in range(0, len(places), _DELETED_AT_ONCE):
@@ -214,7 +209,7 @@ class Run:
         return outcomes
 
     def _source_of(self, uri: str, member: str | None) -> tuple[int | None, bool]:
-        """Return which of the sources would list this, and whether it was told to leave it out."""
+        """Return the source that would list this image, and whether it is excluded there."""
         for number, source in enumerate(self._sources):
             if source.covers(uri, member):
                 return number, False

@@ -1,7 +1,7 @@
-"""Images of sources as vectors, in the order in which they are listed, for jobs without an index.
+"""Embeds the images of sources in their order, for jobs without an index.
 
-Reading and decoding go ahead of the model on threads; however much the sources hold, only a window
-of it is in memory. One bad image stops nobody.
+Threads read and decode ahead of the model; only a window of the images is in memory. A bad image
+does not stop the job.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,12 +27,12 @@ _REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImages:
-    """Neighbors in a list of images.
+    """A batch of embedded images.
 
     Attributes:
-        rows: what is known of each of N, as an index would say it.
-        vectors: (N, E) float32 of unit length.
-        failed: the outcomes of those among them that could not be used.
+        rows: the rows of N images.
+        vectors: (N, E) float32, unit length.
+        failed: the outcomes of images of the batch that failed.
     """
 
     rows: Sequence[Row]
@@ -41,7 +41,7 @@ class EmbeddedImages:
 
 
 def iter_items(sources: Iterable[Source]) -> Iterator[Item]:
-    """List each image once, also where sources overlap."""
+    """Yield each image once, even if sources overlap."""
     seen = set[bytes]()
     for source in sources:
         for item in source.items():
@@ -58,20 +58,20 @@ def embed_items(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Iterator[EmbeddedImages]:
-    """Embed images, and yield them in their order, a batch at a time.
+    """Embed images, and yield them in order, a batch at a time.
 
     Args:
         model: computes the vectors.
-        items: of sources; taken as they are needed.
-        batch_size: images computed at once.
-        progress: is told how far it is.
+        items: the items, taken as they are needed.
+        batch_size: images per batch.
+        progress: counts what is done.
 
     Raises:
         UnsupportedOperationError: the model gives patch features only.
     """
     embed_dim = model.identity.embed_dim
     progress = progress or Progress()
-    read = partial(prepare, processor=model.processor, donor_of=lambda _: None, is_new=True)
+    read = partial(prepare, processor=model.processor, find_duplicate=lambda _: None, is_new=True)
     local = ThreadPoolExecutor(num_usable_cores(), "decode")
     remote = ThreadPoolExecutor(_REMOTE_THREADS, "fetch")
 
@@ -104,7 +104,7 @@ def embed_items(
             progress.counts.update(embedded=len(done.rows), failed=len(done.failed))
             yield done
     finally:
-        # Threads that wait for a network end when it answers.
+        # Threads that wait for a network end when it responds.
         remote.shutdown(wait=False, cancel_futures=True)
         local.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Follows folders: every burst of changes becomes a source of just what has changed."""
+"""Watches folders, and turns each burst of changes into sources of the changed files."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,11 +23,11 @@ _TRIED_ANEW: Final = "; to try an archive or index again, name it as a source"
 
 
 class ChangedFiles:
-    """What has changed below a folder: files to look at, and names that may have gone.
+    """The changed files below a folder, and names that may be gone.
 
     Args:
-        folder: the source that was searched as a whole before.
-        paths: absolute; of files and folders that were added, changed or deleted.
+        folder: the source of the whole folder.
+        paths: absolute paths of files and folders that were added, changed or deleted.
         options: as the folder's.
     """
 
@@ -39,7 +39,7 @@ class ChangedFiles:
         self._gone = [path for path in self._paths if not os.path.lexists(path)]
 
     def items(self) -> Iterator[Item]:
-        """List the changed files that the folder would list; of a new folder, all of them."""
+        """List the changed files that the folder covers, and all files of new folders."""
         for path in self._paths:
             if not os.path.exists(path):
                 continue
@@ -47,7 +47,7 @@ class ChangedFiles:
                 yield from (item for item in source.items() if self._folder.covers(item.uri, None))
 
     def covers(self, uri: str, member: str | None) -> bool:
-        """Say whether this was one of the names that have gone, or lay below one."""
+        """Whether this image was at or below one of the names that are gone."""
         return any(
             uri == path or uri.startswith(os.path.join(path, "")) for path in self._gone
         ) and self._folder.covers(uri, member)
@@ -56,14 +56,14 @@ class ChangedFiles:
 def watch_changes(
     names: Sequence[str], options: SourceOptions, *, stop: Event | None = None
 ) -> Iterator[list[Source]]:
-    """Watch folders from now on; yield each burst of changes as sources, for ever.
+    """Watch folders from now on, and yield each burst of changes as sources, forever.
 
-    What changes between this call and the first look at its result is kept, so a run over the whole
-    folders in between misses nothing that changes behind it.
+    Changes between this call and the first iteration are kept, so a run over the whole folders in
+    between misses nothing.
 
     Args:
-        names: the sources of the run over the whole; those that are folders are followed.
-        options: of that run.
+        names: the sources of the full run; those that are folders are watched.
+        options: of the full run.
         stop: ends it when set.
 
     Raises:
@@ -86,7 +86,7 @@ def watch_changes(
         rust_timeout=_QUIET_MS,
         yield_on_timeout=True,
     )
-    first = next(bursts, set())  # a generator: only this makes it watch
+    first = next(bursts, set())  # starts the generator, and with it the watch
     return _as_sources(chain([first], bursts), sources, options)
 
 
@@ -105,7 +105,7 @@ def _as_sources(
 
 
 class FailedItems:
-    """The items of failed outcomes, found again by their names alone."""
+    """The items of failed outcomes, opened by their names."""
 
     name = "what failed before"
 
@@ -113,7 +113,7 @@ class FailedItems:
         self._failures = list(failures)
 
     def items(self) -> Iterator[Item]:
-        """List them in the order in which they failed."""
+        """List the items in the order in which they failed."""
         for failure in self._failures:
             if failure.member is None and (is_tar(failure.uri) or is_table(failure.uri)):
                 yield make_broken_item(failure.uri, _named_anew(failure.message))
@@ -131,17 +131,17 @@ class FailedItems:
             )
 
     def covers(self, uri: str, member: str | None) -> bool:  # noqa: ARG002  as every source
-        """Say no: that something failed does not tell what should exist."""
+        """Return False: a failure does not tell what should exist."""
         return False
 
 
 def _named_anew(message: str) -> str:
-    """Say of an archive or index what failed, and how it is tried again: not as one image."""
+    """Add to the message of an archive or table how to retry it."""
     return f"{message.removesuffix(_TRIED_ANEW)}{_TRIED_ANEW}"
 
 
 def _mtime_now(path: str) -> int | None:
     try:
         return clamp_time(os.stat(path).st_mtime_ns)
-    except OSError:  # reading says why
+    except OSError:  # reading reports it
         return None

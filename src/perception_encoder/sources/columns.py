@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from perception_encoder.errors import ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue
-from perception_encoder.index.schema import FACTS, VECTOR
+from perception_encoder.index.schema import ROW_COLUMNS, VECTOR
 from perception_encoder.sources.access import FileAccess
 from perception_encoder.sources.item import (
     Item,
@@ -32,7 +32,7 @@ _NAMES: Final = (
 )  # fmt: skip
 _BASE64: Final = frozenset(("bytes", "image_bytes", "base64", "b64", "image_base64", "b64_json"))
 _MAX_NAME: Final = 2**16  # characters; signed URLs have a few thousand
-_RESERVED: Final = frozenset(("id", *FACTS, VECTOR))
+_RESERVED: Final = frozenset(("id", *ROW_COLUMNS, VECTOR))
 _INT64: Final = range(-(2**63), 2**63)
 _NOT_IN_NAMES: Final = re.compile(r"[.`\x00]")
 _MAX_LENGTH: Final = 255

@@ -27,7 +27,7 @@ from perception_encoder.index.exchange.streams import (
 )
 from perception_encoder.index.index import Index
 from perception_encoder.index.known_rows import DigestMap, digests_of, digests_of_column
-from perception_encoder.index.schema import FACTS, VECTOR, VectorDtype, describe_mismatch
+from perception_encoder.index.schema import ROW_COLUMNS, VECTOR, VectorDtype, describe_mismatch
 from perception_encoder.index.storage import write_lock
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -228,7 +228,7 @@ def export_index(
     if part_rows < 1:
         raise ValueError(f"part_rows must be at least 1, got {part_rows}")
     num_rows = sum(len(batch) for batch in index.scan(["id"], where=where))
-    ours = ("id", VECTOR, *FACTS)
+    ours = ("id", VECTOR, *ROW_COLUMNS)
     metadata = tuple(name for name in index.schema.names if name not in ours)
     provenance = Provenance(index.identity, index.vector_dtype, metadata)
     outgoing = RowExport(index, where, num_rows, provenance, progress)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from perception_encoder.errors import ExchangeError
 from perception_encoder.index.exchange.streams import Provenance
 from perception_encoder.index.rows import MetadataValue, Row, is_unicode
-from perception_encoder.index.schema import FACTS, VECTOR, can_be_metadata, rows_of
+from perception_encoder.index.schema import ROW_COLUMNS, VECTOR, can_be_metadata, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +36,7 @@ IMAGE_PATH: Final = "image_path"
 def format_row_line(row: Row) -> str:
     """Return a row as a JSON line; metadata that JSON cannot express becomes null."""
     record: dict[str, Any] = {"id": row.id}
-    record |= {name: getattr(row, name) for name in FACTS if getattr(row, name) is not None}
+    record |= {name: getattr(row, name) for name in ROW_COLUMNS if getattr(row, name) is not None}
     record |= {name: value if can_be_json(value) else None for name, value in row.metadata.items()}
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -74,14 +74,16 @@ def _row(line: bytes, where: str) -> Row:
     name = _first(record, NAME_COLUMNS)
     if name is None:
         raise ExchangeError(f"{where}: no image; one of {', '.join(NAME_COLUMNS)} has to name it")
-    facts = {fact: record[fact] for fact in FACTS if fact != "uri" and record.get(fact) is not None}
+    facts = {
+        fact: record[fact] for fact in ROW_COLUMNS if fact != "uri" and record.get(fact) is not None
+    }
     for fact, value in facts.items():
         _check_fact(fact, value, where)
     metadata = {
         key: value
         for key, value in record.items()
         if key not in _NO_METADATA
-        and key not in FACTS
+        and key not in ROW_COLUMNS
         and key != name
         and isinstance(value, str | int | float | bool)
         and can_be_metadata(key)
@@ -194,7 +196,7 @@ def _fitting_type(field: pa.Field) -> pa.DataType | None:
     if field.name == "mtime":
         is_time = types.is_timestamp(kind) or types.is_integer(kind)
         return pa.timestamp("ns", tz="UTC") if is_time else None
-    if field.name in FACTS:
+    if field.name in ROW_COLUMNS:
         wanted = _types_of_facts()[field.name]
         fits = _is_text(kind) if wanted == pa.string() else types.is_integer(kind)
         return wanted if fits else None
