@@ -172,7 +172,12 @@ class IndexMap:
 
 
 def map_index(
-    index: Index, images: RankedImages, *, where: str | None = None, seed: int = 0
+    index: Index,
+    images: RankedImages,
+    *,
+    where: str | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> IndexMap:
     """Place the images of an index; the same index and seed give the same positions.
 
@@ -181,6 +186,7 @@ def map_index(
         images: its images.
         where: the condition that `images` was made with.
         seed: of the random generator.
+        progress: as in `project_vectors`.
 
     Raises:
         BackendUnavailableError: the extra `map` is not installed.
@@ -190,7 +196,7 @@ def map_index(
         drawn = np.random.default_rng(seed).choice(len(images), MAX_IMAGES, replace=False)
         numbers = np.sort(drawn)
     vectors = RankedVectors(index, images, where)
-    return IndexMap(numbers, project_vectors(vectors, numbers, seed=seed))
+    return IndexMap(numbers, project_vectors(vectors, numbers, seed=seed, progress=progress))
 
 
 @dataclass(frozen=True)

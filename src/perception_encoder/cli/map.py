@@ -71,8 +71,13 @@ def map(
     named = find_named_clusters(
         index, num_clusters=k, names=names, where=where, model=model, device=device
     )
-    with show_steps(f"placing {format_images(len(named.found.images))}"):
-        placed = map_index(index, named.found.images, where=named.where, seed=seed)
+    work = f"placing {format_images(len(named.found.images))}"
+    with show_steps(work) as report:
+
+        def show(share: float) -> None:
+            report(f"{work}, {share:.0%}", 0, 0)
+
+        placed = map_index(index, named.found.images, where=named.where, seed=seed, progress=show)
     if not len(placed.numbers):
         say("there are no images to place")
         raise typer.Exit(1)
