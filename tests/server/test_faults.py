@@ -289,6 +289,25 @@ def test_a_model_that_cannot_be_opened_is_left_alone_for_a_while():
         assert slot.num_failures == 0
 
 
+def test_a_model_whose_weights_were_overwritten_is_opened_again(monkeypatch):
+    opened = []
+
+    def refuse(_):
+        raise CheckpointError("weights.pt was overwritten while the model was open")
+
+    def open_model(_):
+        model = open_tiny()
+        if not opened:
+            monkeypatch.setattr(model, "embed_tokens", refuse)
+        opened.append(model)
+        return model
+
+    with running(open_model=open_model) as server:
+        assert post(server.url, {"texts": ["a"]}).status_code == 503
+        assert post(server.url, {"texts": ["a"]}).status_code == 200
+        assert len(opened) == 2
+
+
 def test_memory_is_kept_below_the_cap_by_closing_what_was_used_longest_ago():
     models = ModelSettings(
         names=("PE-Core-B16-224", "PE-Core-L14-336", "pe-nano"),

@@ -7,7 +7,8 @@ but its size can be wrong with a text. Knows no HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import ImageError, WorkerCrashedError
+from perception_encoder.errors import CheckpointError, ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
 from perception_encoder.server.core.images import name_images
 from perception_encoder.server.core.pools import WorkPool, release_frames
@@ -61,6 +62,10 @@ class _QueuedText:
 class ModelWorker:
     """A model that many requests share.
 
+    Attributes:
+        is_outdated: whether the file of its weights was overwritten, so that it cannot compute any
+            more and has to be opened again.
+
     Args:
         name: what clients call it.
         model: owned from now on; `close` closes it.
@@ -81,6 +86,7 @@ class ModelWorker:
     ) -> None:
         self.name = name
         self.model = model
+        self.is_outdated = False
         self._decoders = decoders
         self._tokenizers = tokenizers
         self._images: Batcher[NDArray[np.uint8]] = Batcher(
@@ -210,11 +216,21 @@ class ModelWorker:
         return await self._images.run(place, pixels)
 
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
-        return self.model.embed_pixels(np.stack(pixels))
+        with self._note_outdated():
+            return self.model.embed_pixels(np.stack(pixels))
 
     def _encode_texts(self, texts: Sequence[_QueuedText]) -> Embeddings:
         short = [item for item in texts if item.token_ids is None]
         encoded = self.model.tokenizer.encode([item.text for item in short])
         for item, token_ids in zip(short, encoded, strict=True):
             item.token_ids = token_ids
-        return self.model.embed_tokens([item.token_ids or [] for item in texts])
+        with self._note_outdated():
+            return self.model.embed_tokens([item.token_ids or [] for item in texts])
+
+    @contextmanager
+    def _note_outdated(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError:
+            self.is_outdated = True
+            raise

@@ -215,6 +215,8 @@ class ServedModels:
             ServingError: there is no memory for it now, or the server is shutting down.
         """
         slot = self._get_slot(name)
+        if slot.worker is not None and slot.worker.is_outdated:
+            await self._close(slot)  # and opened again below, from the new weights
         slot.num_users += 1
         try:
             yield slot.worker or await self._ensure_open(slot)
