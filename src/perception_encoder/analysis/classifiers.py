@@ -7,6 +7,8 @@ drawings, 1 to 6 examples of each) the latter is as accurate as logistic regress
 penalty, and more accurate than ridge regression and the nearest example.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
@@ -158,7 +160,7 @@ class LabelClassifier:
         labels: Sequence[str],
         vectors: Embeddings,
         logit_scale: float,
-        model: "EmbeddingModel | None" = None,
+        model: EmbeddingModel | None = None,
     ) -> None:
         self.labels: Final = tuple(labels)
         self.vectors: Final = normalize_rows(vectors)
@@ -180,7 +182,7 @@ class LabelClassifier:
         shares = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
         return LabelScores(self.labels, scores, shares)
 
-    def predict(self, images: "ImageBatch") -> list[str]:
+    def predict(self, images: ImageBatch) -> list[str]:
         """Return the best label of each image.
 
         Args:
@@ -192,7 +194,7 @@ class LabelClassifier:
         """
         return [best.label for (best,) in self._classify_images(images).best()]
 
-    def predict_proba(self, images: "ImageBatch") -> NDArray[np.float32]:
+    def predict_proba(self, images: ImageBatch) -> NDArray[np.float32]:
         """Return (N, L) float32, the probabilities of the labels; rows sum to 1.
 
         Raises:
@@ -200,7 +202,7 @@ class LabelClassifier:
         """
         return self._classify_images(images).probabilities
 
-    def _classify_images(self, images: "ImageBatch") -> LabelScores:
+    def _classify_images(self, images: ImageBatch) -> LabelScores:
         if self._model is None:
             raise ValueError(
                 "this classifier has no model to embed images with: make it with from_model, or "
@@ -227,7 +229,7 @@ class ZeroShotClassifier(LabelClassifier):
         prompts: Prompts,
         embeddings: Embeddings,
         logit_scale: float,
-        model: "EmbeddingModel | None" = None,
+        model: EmbeddingModel | None = None,
     ) -> None:
         if len(embeddings) != len(prompts.texts):
             raise ValueError(f"{len(prompts.texts)} prompts, but {len(embeddings)} embeddings")
@@ -241,7 +243,7 @@ class ZeroShotClassifier(LabelClassifier):
     @classmethod
     def from_model(
         cls,
-        model: "EmbeddingModel",
+        model: EmbeddingModel,
         labels: Sequence[str] | Mapping[str, Sequence[str]],
         templates: Iterable[str] = (DEFAULT_TEMPLATE,),
     ) -> Self:
@@ -282,7 +284,7 @@ class FewShotClassifier(LabelClassifier):
         labels: Sequence[str],
         embeddings: Embeddings,
         logit_scale: float,
-        model: "EmbeddingModel | None" = None,
+        model: EmbeddingModel | None = None,
     ) -> None:
         if not len(labels) or len(labels) != len(embeddings):
             raise ValueError(
@@ -297,7 +299,7 @@ class FewShotClassifier(LabelClassifier):
 
     @classmethod
     def from_model(
-        cls, model: "EmbeddingModel", examples: Mapping[str, Sequence["ImageInput"]]
+        cls, model: EmbeddingModel, examples: Mapping[str, Sequence[ImageInput]]
     ) -> Self:
         """Embed the examples.
 

@@ -13,6 +13,8 @@ image. So a hit is compared with the best hits of other queries in the same inde
 The labels of classified images are compared with the same prompts, see `fit_labels`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -165,7 +167,7 @@ def read_calibration(index: Index, queries: Sequence[Query]) -> Calibration | No
 def ensure_calibration(
     index: Index,
     queries: Sequence[Query],
-    open_model: "Callable[[], EmbeddingModel]",
+    open_model: Callable[[], EmbeddingModel],
     *,
     on_calibrate: Callable[[], object] = lambda: None,
 ) -> Calibration | None:
@@ -190,7 +192,7 @@ def ensure_calibration(
 
 
 def calibrate(
-    index: Index, open_model: "Callable[[], EmbeddingModel]", queries: Sequence[Query] | None = None
+    index: Index, open_model: Callable[[], EmbeddingModel], queries: Sequence[Query] | None = None
 ) -> Calibration:
     """Compute the calibration of an index, and store it.
 
@@ -217,7 +219,7 @@ def calibrate(
     return Calibration(null)
 
 
-def update_calibration(index: Index, model: "EmbeddingModel", *, num_changed: int) -> None:
+def update_calibration(index: Index, model: EmbeddingModel, *, num_changed: int) -> None:
     """Calibrate an index if it has changed, so that no search has to wait for it.
 
     Args:

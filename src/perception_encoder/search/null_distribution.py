@@ -4,6 +4,8 @@ The queries are prompts for things that almost no collection has, and images of 
 result is small and stored inside the index's folder. It is a cache: it may be deleted at any time.
 """
 
+from __future__ import annotations
+
 import hashlib
 import struct
 from contextlib import suppress
@@ -92,12 +94,12 @@ class NullDistribution:
         return cls(num_rows, sample, images, scores, prompts, np.array(best, np.float32))
 
 
-def embed_prompts(model: "EmbeddingModel") -> Embeddings:
+def embed_prompts(model: EmbeddingModel) -> Embeddings:
     """Return (NUM_QUERIES, E) float32: the embeddings of the prompts."""
     return model.embed_text(read_prompts(), show_progress=False)
 
 
-def load_prompts(model: "EmbeddingModel", index: Index | None = None) -> Embeddings:
+def load_prompts(model: EmbeddingModel, index: Index | None = None) -> Embeddings:
     """Return the embeddings of the prompts: those stored in an index, or new ones."""
     null = load_null_distribution(index) if index is not None else None
     if null is not None and null.prompts is not None:

@@ -1,5 +1,7 @@
 """Searches an index: pages of hits, near-duplicates folded, with labels."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -118,7 +120,7 @@ class SearchResult:
         """What else the index knows of the image."""
         return self.hit.metadata
 
-    def image(self) -> "Image.Image":
+    def image(self) -> Image.Image:
         """Load the image: upright, RGB.
 
         Raises:

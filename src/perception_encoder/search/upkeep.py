@@ -1,5 +1,7 @@
 """What is done after rows have changed, so that no search has to wait for it."""
 
+from __future__ import annotations
+
 import datetime
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,7 +22,7 @@ _AT_ONCE: Final = 1000  # rows removed in one commit
 
 def prepare_for_search(
     index: Index,
-    model: "EmbeddingModel",
+    model: EmbeddingModel,
     *,
     num_changed: int,
     on_optimize: Callable[[], object] = lambda: None,
