@@ -298,7 +298,7 @@ def test_a_full_disk_is_told_and_the_index_opens(tmp_path: Path, small_disk: Pat
 def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> None:
     slow_images(tmp_path / "in", 8)
     code = (
-        "import perception_encoder.cli.output as p, sys\n"
+        "import perception_encoder.cli.progress as p, sys\n"
         "p._SECONDS_BETWEEN_LINES = 0\n"
         "from perception_encoder.cli.main import main\n"
         "sys.argv = ['pe', 'index', 'in', '--index', 't.lance', '--batch-size', '2']\n"
