@@ -340,12 +340,12 @@ def test_the_next_files_are_read_while_the_model_computes(index: Index, folder: 
     encode, num_read = model.backend.encode_image, 0
 
     class Watched(ImageProcessor):
-        def measured(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
+        def resize_measured(self, *arguments: object, **options: object) -> object:  # type: ignore[override]
             nonlocal num_read
             num_read += 1
             if num_read == 3:
                 third_is_read.set()
-            return super().measured(*arguments, **options)  # type: ignore[arg-type]
+            return super().resize_measured(*arguments, **options)  # type: ignore[arg-type]
 
     def waiting(pixels: np.ndarray) -> np.ndarray:
         assert third_is_read.wait(20), "nothing was read while the first batch was computed"
