@@ -271,7 +271,7 @@ class FileAccess:
         self._check_network(uri)
         return self.remote.open(uri)
 
-    def facts(self, uri: str) -> FileInfo:
+    def info(self, uri: str) -> FileInfo:
         """Return an archive's or table's size and time.
 
         Raises:

@@ -169,7 +169,7 @@ class Remote:
             except ValueError as err:
                 raise SourceError(f"{url}: {err}; check the URL") from err
         system = self._systems[protocol]
-        return system, system._strip_protocol(url)
+        return system, fsspec.core.strip_protocol(url)
 
     def _exclusive(self, system: Any) -> AbstractContextManager[object]:
         """Give one thread at a time a connection that cannot be shared."""

@@ -77,7 +77,7 @@ class ParquetTable:
         Raises:
             ImageError: some or all rows cannot be read. All readable rows are yielded first.
         """
-        facts = self._access.facts(self._uri)
+        facts = self._access.info(self._uri)
         problems = []
         self._names, self._long_lists = MetadataColumns(), set()
         with self._opened() as opened:

@@ -86,7 +86,7 @@ class TextTable:
         Raises:
             ImageError: the file cannot be read.
         """
-        mtime = self._access.facts(self._uri).mtime
+        mtime = self._access.info(self._uri).mtime
         kinds = ColumnTypes()
         self._names, self._num_not_text = MetadataColumns(), 0
         for row in self._rows():

@@ -67,7 +67,7 @@ class TarSource(ContainerSource):
         return _describe(err)
 
     def _list(self, uri: str) -> Iterator[Item]:
-        mtime = self._access.facts(uri).mtime
+        mtime = self._access.info(uri).mtime
         packed = None
         if is_packed(uri):
             packed = ForwardReader(

@@ -46,7 +46,7 @@ class Provenance:
     columns: tuple[str, ...]
     version: str = __version__
 
-    def facts(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """Return the values to store."""
         return {
             "version": self.version,
@@ -61,12 +61,12 @@ class Provenance:
     def save(self, folder: str) -> None:
         """Write it into a folder."""
         with open(os.path.join(folder, FILE), "w", encoding="utf-8") as file:
-            json.dump(self.facts(), file, indent=2, ensure_ascii=False)
+            json.dump(self.values(), file, indent=2, ensure_ascii=False)
             file.write("\n")
 
     def in_schema(self, schema: pa.Schema) -> pa.Schema:
         """Return the schema with the provenance as its only metadata."""
-        facts = {f"{_PREFIX}{name}": _text(value) for name, value in self.facts().items()}
+        facts = {f"{_PREFIX}{name}": _text(value) for name, value in self.values().items()}
         return schema.with_metadata(facts)
 
 
