@@ -253,7 +253,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
                 max_items=max_items,
                 max_connections=max_connections,
             ),
-            indexes=tuple(index) if index else _find_default_index(),
+            indexes=_choose_indexes(index),
             cache_folder=thumbnails or settings.cache_folder() / "thumbnails",
             serve_page=page,
         ),
@@ -271,20 +271,23 @@ def _announce(message: str, *, opens_page: bool) -> None:
         webbrowser.open(message.rpartition(" ")[2])
 
 
-def _find_default_index() -> tuple[str, ...]:
-    """Return this user's own index, if there is one."""
+def _choose_indexes(named: list[str] | None) -> tuple[str, ...]:
+    """Return the named indexes, or this user's own one if there is one; warn of photos in them."""
     from perception_encoder.errors import ImageIndexError, IndexNotFoundError
     from perception_encoder.index import Index
 
-    path = str(settings.default_index())
-    try:
-        warn_of_photo_index(Index.open(path))
-    except IndexNotFoundError:
-        return ()
-    except ImageIndexError as err:
-        say(f"pe: not served: {err}")
-        return ()
-    return (path,)
+    paths = []
+    for path in named or [str(settings.default_index())]:
+        try:
+            warn_of_photo_index(Index.open(path))
+        except ImageIndexError as err:
+            if named:
+                raise
+            if not isinstance(err, IndexNotFoundError):
+                say(f"pe: not served: {err}")
+            continue
+        paths.append(path)
+    return tuple(paths)
 
 
 def _print_key(key: str) -> None:
