@@ -18,7 +18,7 @@ from perception_encoder.server.app import create_app
 from perception_encoder.server.http.access import hash_key
 from perception_encoder.server.options import AccessSettings, ImageSettings
 
-EXAMPLES = int(os.environ.get("PE_API_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("PE_API_EXAMPLES", "8"))
 ROUTES = [
     ("POST", "/v1/embed"),
     ("POST", "/v1/similarity"),
