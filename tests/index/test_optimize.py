@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import lance
 import numpy as np
 import pytest
+from cli.command import pe
 from numpy.typing import NDArray
 
 from perception_encoder.errors import IndexBusyError
@@ -144,7 +146,7 @@ def test_killed_at_any_moment_it_leaves_an_index_and_a_searcher_that_work(tmp_pa
     seconds = optimize_index(index.path, None, sizes=LISTS).seconds
     index.refresh()
     query, moments, killed = unit(1, 64, seed=99), random.Random(0), 0
-    for number in range(8):
+    for number in range(6):
         index.add([Row(uri="0-0", metadata={"n": number})], query)  # something to do
         hits, ids, vectors = index.search(query, k=10, exact=True), uris(index), index.vectors()
         process = subprocess.Popen(
@@ -159,7 +161,7 @@ def test_killed_at_any_moment_it_leaves_an_index_and_a_searcher_that_work(tmp_pa
         assert uris(index) == ids
         np.testing.assert_array_equal(index.vectors(), vectors)
         assert index.search(query, k=10, exact=True) == hits
-    assert killed >= 3
+    assert killed >= 2
     done = optimize_index(index.path, None, sizes=LISTS)
     index.refresh()
     assert index.search(query, k=10, exact=True) == hits
@@ -172,19 +174,21 @@ def test_killed_at_any_moment_it_leaves_an_index_and_a_searcher_that_work(tmp_pa
 def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
     make(tmp_path / "t", commits=3)
 
-    def pe(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "perception_encoder.cli", "optimize", *arguments]
-        return subprocess.run(command, text=True, capture_output=True, check=False, timeout=60)
-
-    said = pe("--index", str(tmp_path / "t"))
+    run = partial(pe, "optimize", folder=tmp_path)
+    said = run("--index", "t")
     assert said.returncode == 0
     assert said.stdout == ""
     assert "9 images in 1 files (before: 3)" in said.stderr
+<<<<<<< HEAD
     assert "searcher: not needed" in said.stderr
     found = json.loads(pe("--index", str(tmp_path / "t"), "--keep-days", "0", "--json").stdout)
+=======
+    assert "none is needed" in said.stderr
+    found = json.loads(run("--index", "t", "--keep-days", "0", "--json").stdout)
+>>>>>>> 70ca314 (Measure coverage once a week; start fewer processes in tests)
     assert found["num_rows"] == 9
     assert found["versions_removed"] > 0
     assert found.keys() == set(OptimizeReport.__dataclass_fields__)
-    missing = pe("--index", str(tmp_path / "none"))
+    missing = run("--index", "none")
     assert missing.returncode == 1
     assert "there is no index" in missing.stderr

@@ -15,7 +15,7 @@ from small_models import drawing, open_tiny
 
 from perception_encoder.index import Index, OutcomeLog, Row
 
-NUM_KILLS = 30
+NUM_KILLS = 12
 
 
 @pytest.fixture(scope="module")
