@@ -179,13 +179,8 @@ def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
     assert said.returncode == 0
     assert said.stdout == ""
     assert "9 images in 1 files (before: 3)" in said.stderr
-<<<<<<< HEAD
     assert "searcher: not needed" in said.stderr
-    found = json.loads(pe("--index", str(tmp_path / "t"), "--keep-days", "0", "--json").stdout)
-=======
-    assert "none is needed" in said.stderr
     found = json.loads(run("--index", "t", "--keep-days", "0", "--json").stdout)
->>>>>>> 70ca314 (Measure coverage once a week; start fewer processes in tests)
     assert found["num_rows"] == 9
     assert found["versions_removed"] > 0
     assert found.keys() == set(OptimizeReport.__dataclass_fields__)
