@@ -151,9 +151,11 @@ def serving(
     process = started("serve", "--port", "0", *arguments, folder=folder, **environment)
     assert process.stderr is not None
     try:
-        line = process.stderr.readline()
-        found = re.search(r"listening on (http://\S+)", line)
-        assert found is not None, line + process.stderr.read()
+        found, read = None, ""
+        while found is None and (line := process.stderr.readline()):  # notices may come first
+            read += line
+            found = re.search(r"listening on (http://\S+)", line)
+        assert found is not None, read
         # Its log has to be read, or the server would wait for that.
         reading = threading.Thread(target=process.stderr.read)
         reading.start()
