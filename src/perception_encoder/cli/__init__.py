@@ -1,4 +1,4 @@
-"""The `pe` command: thin functions that read arguments, call the library and write results.
+"""The `pe` command: one module per command, which parses options, calls the library and prints.
 
-stdout is data, stderr is talk. Nothing heavy is imported before a command needs it.
+Results go to stdout; progress and messages go to stderr. Heavy modules are imported when needed.
 """

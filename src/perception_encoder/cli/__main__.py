@@ -1,4 +1,4 @@
-"""`python -m perception_encoder.cli` is `pe`."""
+"""Runs `pe` as `python -m perception_encoder.cli`."""
 
 from perception_encoder.cli.main import main
 
