@@ -1,8 +1,9 @@
-"""Checksums of graph files, and opening a graph while they are compared.
+"""A cache of graphs that were built from weights, with checksums of every file.
 
-A graph whose weights were damaged on the disk opens without an error and gives other embeddings. So
-all of its bytes are read; large files on a thread while the backend prepares the graph, which takes
-longer. Knows nothing of backends.
+There is a folder for each set of weights, precision and version, and in it a folder for each graph,
+put in place by renaming. All can be deleted at any time. Folders that were not opened for months
+are deleted when a graph is built. A graph with damaged weights opens without an error and computes
+other embeddings, so all of its bytes are compared: large files on a thread while it is opened.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Export a model as graphs of another backend; the folder needs neither torch nor the weights.
+"""Export a model as graphs of another backend, which need neither torch nor the weights.
 
-Every folder is opened by its backend and compared with the torch towers before it is put in place;
-one that differs too much is not kept. Knows nothing about where models come from.
+Every folder is opened by its backend and compared with the torch towers before it is put in place.
+A folder that differs too much is deleted.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Writes a model's graphs as ONNX files. Knows torch and onnx; nothing about folders of models.
+"""Write a model's graphs as ONNX files.
 
-Weights lie beside each graph in a file of their own, which runtimes map instead of reading: one
-protobuf file may not exceed 2 GiB, and takes twice its size in memory when it is opened.
+Weights are in a file beside each graph, which runtimes map instead of reading: one protobuf file
+may not exceed 2 GiB, and takes twice its size in memory when it is opened.
 """
 
 import contextlib

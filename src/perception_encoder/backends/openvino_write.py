@@ -1,7 +1,7 @@
-"""Writes a model's graphs as OpenVINO files. Knows nothing of folders of models.
+"""Write a model's graphs as OpenVINO files.
 
-The graphs are traced from the towers, with one change that gives the same numbers in less time:
-channels of queries and keys are sorted so that rotary pairs lie in two halves, which OpenVINO
+The graphs are traced from the towers, with one change that gives the same results in less time:
+channels of queries and keys are sorted so that rotary pairs are in two halves, which OpenVINO
 computes in one step instead of five.
 """
 

@@ -1,7 +1,4 @@
-"""The torch backend: on the CPU, on CUDA, or on Apple's GPU; eager, or compiled where asked for.
-
-Knows devices and precisions; nothing about images, words or where weights come from.
-"""
+"""The torch backend: on the CPU, CUDA or Apple's GPU, eager or compiled."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Which devices and number formats torch can compute with here."""
+"""Devices and precisions that torch can compute with here, and CUDA streams."""
 
 import queue
 import statistics

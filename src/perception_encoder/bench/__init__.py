@@ -1,7 +1,6 @@
-"""Measures this machine: how fast, how large and how exact each model is with each backend.
+"""Measure speed, memory and accuracy of models and backends on this machine.
 
-Every figure comes from a process of its own, so that memory is one backend's and none disturbs
-another. Knows nothing of options or terminals.
+Every figure comes from a process of its own, so that backends do not share memory.
 """
 
 from perception_encoder.bench.edge import EDGE_MODELS, EdgeOptions, bench_edge

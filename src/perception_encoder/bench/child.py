@@ -1,8 +1,8 @@
-"""Runs a task in a process of its own: the caller's side, and the process's.
+"""Run a measurement in a process of its own: the caller's side, and the process's.
 
     python -m perception_encoder.bench.child TASK REQUEST.json REPLY.json
 
-The reply is a file, because backends write to stdout what they like.
+The reply is a file, because backends write to stdout.
 """
 
 import json

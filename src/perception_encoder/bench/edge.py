@@ -1,7 +1,7 @@
-"""Measures exported models as a small machine would run them: one core, 1 GiB of memory.
+"""Measure exported models as on an edge device: one core, 1 GiB of memory.
 
-Graphs are made outside the limits, as on a large machine from which they are copied. What does not
-fit is measured once more without the limit of memory, to tell how much it would take.
+Graphs are exported without these limits, as on another machine. A model that does not fit is
+measured again without the memory limit, to report how much it would take.
 """
 
 import os

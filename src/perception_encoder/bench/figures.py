@@ -1,4 +1,4 @@
-"""What is measured, as plain data. Knows neither how nor of whom."""
+"""The results of measurements, as plain data."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,4 @@
-"""Measures one model with one backend, in this process.
-
-Knows nothing of other backends: what is compared is written to a file.
-"""
+"""Measure one model with one backend, or one export on an edge device, in this process."""
 
 import statistics
 import sys

@@ -1,4 +1,4 @@
-"""Draws speed against accuracy, so that a model can be chosen by eye. Measures nothing."""
+"""Plot speed against accuracy."""
 
 import os
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Measures models with backends, one process after another, and joins what they say.
+"""Measure models with backends, one process after another, and compare the results.
 
-Each model is measured in fp32 first, or at least its vectors are: the others are compared with it.
+Each model is measured in fp32 first, because the drift of the others is relative to it.
 """
 
 from collections.abc import Iterator, Sequence

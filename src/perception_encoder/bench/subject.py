@@ -1,4 +1,4 @@
-"""Finds what is to be measured, or makes weights up for it: nothing is downloaded."""
+"""Find the models to measure, or create random weights for them. Nothing is downloaded."""
 
 from __future__ import annotations
 

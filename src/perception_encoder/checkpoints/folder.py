@@ -1,9 +1,9 @@
-"""What kind of model folder this is, and the numbers its configuration gives. Reads no weights.
+"""Recognize model folders, and read their configs. Weights are not read.
 
 Kinds: ours (`config.json`, `model.safetensors`, `tokenizer.json`), an export (`config.json`, graphs
 of another backend, `tokenizer.json`), Roboflow's package (`config.json` naming a Meta model,
-`model.pt`), an open_clip or timm hub snapshot, or a folder that holds one checkpoint. What a
-configuration says is used or refused; fields that nothing reads are named in a warning.
+`model.pt`), an open_clip or timm hub snapshot, or a folder that holds one checkpoint. Fields of a
+config are used or refused; a warning names those that are not read.
 """
 
 import hashlib

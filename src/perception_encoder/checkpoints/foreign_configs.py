@@ -1,8 +1,10 @@
-"""Reads the `open_clip_config.json` of an open_clip hub snapshot into a `ModelConfig`.
+"""Read the configs of open_clip and timm hub snapshots.
 
-Two architectures are supported: PE-Core (named by its timm trunk) and OpenAI's CLIP. Every field
-that changes embeddings in open_clip 3.3 is either read, or refused with its name, its value and the
-supported one. Fields that only matter in training may have any value.
+Two open_clip architectures are supported: PE-Core (named by its timm trunk) and OpenAI's CLIP.
+Every field that changes embeddings in open_clip 3.3 is read, or refused with its name, its value
+and the supported one. Fields that only matter in training may have any value. A timm config names a
+registered model; its transform (bicubic, shorter side) is not what PE was trained with, so images
+are prepared as Meta does.
 """
 
 import math

@@ -1,8 +1,7 @@
-"""From a located checkpoint to a module that is ready to run, without holding the weights twice.
+"""Load a located checkpoint into a module, without holding the weights twice.
 
-The module is built without memory (torch's meta device) and its parameters become views of the
-mapped file. Only another precision costs memory, and then a part of the file at a time is mapped.
-Knows nothing about names of models, the hub, or devices other than the CPU.
+The module is built without memory (torch's meta device), and its parameters become views of the
+mapped file. Only another precision costs memory, and then one part of the file at a time is mapped.
 """
 
 import math

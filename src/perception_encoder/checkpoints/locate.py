@@ -1,6 +1,6 @@
-"""From what a person typed to the files of one model: a name, a path, or a hub repository.
+"""Find the files of a model by name, path or hub repository.
 
-Opens no weights, except to recognize a checkpoint whose name says nothing.
+Weights are opened only to recognize a checkpoint by its shapes, if its name does not tell.
 """
 
 import logging

@@ -1,8 +1,8 @@
-"""Whose tensor names a checkpoint uses: tables from our parameter names to everybody else's.
+"""Tensor names in checkpoints: tables from our parameter names to those of other projects.
 
 Four naming schemes exist for these towers: Meta's (which are OpenAI CLIP's, so open_clip's CLIP
 files have them too), open_clip's with a timm vision trunk, timm's vision tower alone, and ours.
-Foreign names appear here and in `remap`, and nowhere else. Knows nothing about files or models.
+Foreign names appear here and in `remap` only.
 
 Sources of the names: perception_models core/vision_encoder/pe.py (`CLIP`, `VisionTransformer`,
 `TextTransformer`), open_clip 3.3 `TextTransformer` and `TimmModel`, timm 1.0.31 `Eva`.

@@ -1,7 +1,4 @@
-"""How a model's parameters are made from a checkpoint's tensors, completely or not at all.
-
-Knows tensors and names, but no files.
-"""
+"""Map a checkpoint's tensors to a model's parameters, completely or not at all."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

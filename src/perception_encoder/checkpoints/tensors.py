@@ -1,8 +1,7 @@
-"""Opens a checkpoint file without reading it: every tensor is a view of the mapped file.
+"""Open a checkpoint file without reading it: every tensor is a view of the mapped file.
 
-Safetensors and torch's zip files (`.pt`, `.pth`, `.bin`) are told apart by their first bytes, not
-their name. Pickles are read with `weights_only=True`, so a file can bring tensors, never code.
-Knows nothing about models or tensor names, beyond what training scripts wrap around weights.
+The first bytes decide between safetensors and torch's zip files (`.pt`, `.pth`, `.bin`), not the
+name. Pickles are read with `weights_only=True`, so a file can contain tensors but no code.
 """
 
 import hashlib

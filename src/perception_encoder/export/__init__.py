@@ -1,1 +1,1 @@
-"""Models as folders for other programs: ONNX, OpenVINO, Roboflow."""
+"""Export models as folders for other programs: ONNX, OpenVINO, Roboflow."""

@@ -1,4 +1,4 @@
-"""Exports a model by name: finds it, writes its graphs, and tries them on drawings and captions."""
+"""Export a model by name as ONNX or OpenVINO graphs, measured on drawings and captions."""
 
 import importlib.util
 import logging

@@ -1,4 +1,4 @@
-"""Writes a model as a folder that Roboflow's `inference_models` opens with this backend.
+"""Export a model as a folder that Roboflow's `inference_models` opens with this package.
 
 Their `AutoModel.from_pretrained(folder)` reads `model_config.json` and calls the class it names.
 """

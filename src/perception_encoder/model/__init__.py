@@ -1,4 +1,4 @@
-"""The towers as torch modules, and nothing else: no files, no network, no device choice."""
+"""The towers as torch modules."""
 
 from perception_encoder.model.dual_encoder import DualEncoder, TextTower
 from perception_encoder.model.vision import VisionTower

@@ -1,8 +1,8 @@
-"""Two-dimensional rotary positions, as pure functions of the patch grid.
+"""Transformer blocks, and two-dimensional rotary positions as pure functions of the patch grid.
 
-Reproduces perception_models core/vision_encoder/rope.py (`Rope2D`, `RotaryEmbedding` in "lang"
-mode): half of each head turns by the column (x), half by the row (y), x first; channels turn in
-interleaved pairs (0, 1), (2, 3), …. Nothing is cached or stored, so any thread may call any grid.
+Rope reproduces perception_models core/vision_encoder/rope.py (`Rope2D`, `RotaryEmbedding` in "lang"
+mode): half of each head rotates by the column (x), half by the row (y), x first; channels rotate in
+interleaved pairs (0, 1), (2, 3), …. Nothing is cached, so threads can use any grid.
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
-"""The text tower: token ids in, one vector out. Knows nothing about strings.
+"""The text tower, both towers as one model, and the graphs that backends run.
 
-As perception_models core/vision_encoder/pe.py `TextTransformer` with "argmax" pooling, which is
-also OpenAI CLIP's text tower.
+The text tower is that of perception_models core/vision_encoder/pe.py `TextTransformer` with
+"argmax" pooling, which is also OpenAI CLIP's.
 """
 
 import torch

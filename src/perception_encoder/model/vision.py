@@ -1,7 +1,7 @@
-"""The vision tower: pixels in, one vector or a grid of patch features out.
+"""The vision tower: pixels to one embedding or a grid of patch features.
 
-One class serves PE-Core, PE-Spatial, PE-Lang and CLIP; what differs is in `VisionConfig`.
-Order of steps as in perception_models core/vision_encoder/pe.py `VisionTransformer`.
+One class serves PE-Core, PE-Spatial, PE-Lang and CLIP; `VisionConfig` holds the differences.
+The order of steps is that of perception_models core/vision_encoder/pe.py `VisionTransformer`.
 """
 
 import torch

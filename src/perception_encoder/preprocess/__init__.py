@@ -1,4 +1,4 @@
-"""From files and words to the arrays a model reads: pixels and token ids. Imports no torch."""
+"""Images to pixels and texts to token ids, without torch."""
 
 from perception_encoder.preprocess.decode import DEFAULT_MAX_PIXELS, ImageInput, decode_image
 from perception_encoder.preprocess.images import ImageProcessor, num_usable_cores, split_batch

@@ -1,4 +1,4 @@
-"""Arrays and tensors become PIL images. Knows numpy, and torch tensors without importing torch."""
+"""Arrays and tensors to PIL images; torch is not imported."""
 
 from typing import Any, Final, Protocol, Self, TypeGuard
 

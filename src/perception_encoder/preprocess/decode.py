@@ -1,7 +1,6 @@
-"""Anything a user holds becomes one decoded PIL image, in its own mode and not yet turned.
+"""Decode any kind of image input to one PIL image, in its own mode and not yet rotated.
 
-Knows kinds of input; formats are in `encoded`, arrays in `arrays`, colors in `modes`. Safe to call
-from many threads, also with the same image. Never changes what the caller holds.
+Threads can decode the same image. The caller's data is never changed.
 """
 
 import io

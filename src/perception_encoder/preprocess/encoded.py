@@ -1,8 +1,8 @@
-"""Files and bytes become decoded PIL images. Knows formats and their damage; no arrays, no models.
+"""Decode files and bytes to PIL images.
 
-Only the formats below are tried, by their own first bytes: none of them runs another program (EPS
-in Pillow does), and an unexpected one never costs time. Pillow's decoders are called directly
-rather than through `Image.open`, whose check for decompression bombs warns by a process-wide limit.
+Only the formats below are tried, chosen by the first bytes. None of them runs another program (EPS
+in Pillow does). Pillow's decoders are called directly rather than through `Image.open`, whose check
+for decompression bombs depends on a process-wide limit.
 """
 
 import io

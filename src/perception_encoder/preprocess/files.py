@@ -1,7 +1,7 @@
-"""Opens image files: regular files of a bounded size, and nothing else. Knows no formats.
+"""Open image files: regular files of a bounded size only.
 
-Every path that a user, a list or an index names is opened here. A pipe, a device or a socket in a
-file's place is an error at once: opening or reading one may wait forever or never end.
+Every path that a user, a list or an index names is opened here. A pipe, a device or a socket raises
+an error at once, because opening or reading one may never end.
 """
 
 import os

@@ -1,7 +1,9 @@
-"""Checks an AVIF or HEIC before its decoder, which cannot be stopped: what it decodes in all.
+"""Check what an AVIF or HEIC file makes its decoder decode, before decoding: it cannot be stopped.
 
-The image may be a grid of others, which may be named again and again, or be larger than they say,
-and have further ones beside it for transparency. Layout: ISO/IEC 14496-12, 8.11; 23008-12.
+The image may be a grid of others, named repeatedly or larger than announced, with further images
+for transparency. The coded data (AV1, HEVC) may hide additional frames, so these are counted.
+Layout: ISO/IEC 14496-12, 8.11; 23008-12; AV1 bitstream specification 5.3 to 5.5;
+ISO/IEC 23008-2, 7.3.1.
 """
 
 import struct

@@ -1,7 +1,7 @@
-"""Images written as strings: data URIs (RFC 2397) and base64. Decodes no pixels.
+"""Images as strings: data URIs (RFC 2397) and base64. No pixels are decoded.
 
-`image_in_text` recognizes such a string where a text is expected, so that nobody gets the embedding
-of the characters of an encoded image.
+`image_in_text` recognizes such a string in the place of a text, whose characters would otherwise be
+embedded.
 """
 
 import base64

@@ -1,7 +1,4 @@
-"""Images become a model's pixels: decode, turn, convert, resize.
-
-Knows a model's `ImageConfig` and side length; no threads (the caller owns them), no tensors out.
-"""
+"""`ImageProcessor`: decode, rotate, convert and resize an image to a model's pixels."""
 
 import os
 from collections.abc import Iterable, Mapping, Set

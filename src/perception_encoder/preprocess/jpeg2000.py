@@ -1,4 +1,4 @@
-"""Checks a JPEG 2000 image before its decoder, whose memory grows with what the header announces.
+"""Check a JPEG 2000 image before decoding: memory grows with what its header announces.
 
 Layout: ITU-T T.800, annex A (the code stream) and annex I (the file).
 """

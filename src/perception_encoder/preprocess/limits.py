@@ -1,7 +1,7 @@
-"""What decoding one image may cost, and the stream that ends a decoder which costs more.
+"""Limits on the cost of decoding one image.
 
-Sizes are told by headers, and are checked before anything is decoded. What headers do not tell is
-bounded by processor time: decoders read their data in steps, and a step past the limit fails.
+Sizes in headers are checked before anything is decoded. Other costs are bounded by processor time:
+decoders read their data in steps, and a step past the limit fails.
 """
 
 import io

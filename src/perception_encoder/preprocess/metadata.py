@@ -1,7 +1,7 @@
-"""Take out of files what their decoder need not read: metadata that costs time or fails.
+"""Remove from files what their decoder does not need: metadata that costs time or fails.
 
 PNG and JPEG files are trimmed before every decoding. TIFF, GIF, AVIF and HEIC files lose their
-metadata for a second attempt only, at what could not be decoded.
+metadata only for a second attempt, after decoding failed.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Pillow's readers of TIFF and PPM with bounds: on the strips of a TIFF, on the time of a PPM."""
+"""Pillow's readers of TIFF and PPM, bounded: by the strips of a TIFF, by time for a PPM."""
 
 import re
 from collections.abc import Iterator

@@ -1,7 +1,6 @@
-"""Texts to rows of token ids, exactly as open_clip's `SimpleTokenizer` gives them.
+"""Texts to rows of token ids, equal to those of open_clip's `SimpleTokenizer`.
 
-A row is the start token, the text's tokens, the end token, then zeros. Knows nothing of models
-beyond their context length, and nothing of where vocabularies come from.
+A row is the start token, the text's tokens, the end token, then zeros.
 """
 
 import html

@@ -2,7 +2,7 @@
 
 Every vocabulary here has CLIP's layout, so the list of merges determines all ids:
 256 byte symbols, the same 256 ending a word (`</w>`), one symbol for each merge, then the two
-special tokens, the end token last. Knows nothing of models, context lengths or the hub.
+special tokens, the end token last.
 
 The layout and the pattern are those of open_clip 3.3.0 `open_clip/tokenizer.py`.
 """

@@ -1,7 +1,7 @@
-"""Every model's numbers, names, sources and license: plain data, nothing loaded.
+"""Every model's config, names, sources and license, as plain data.
 
-`find` is forgiving about spelling (case, the `perception-encoder/` prefix, `_` for `-` in it) and
-also knows the hub repositories' names, so what people have in their notes works.
+`find` ignores case, the `perception-encoder/` prefix and `_` for `-` in it, and also knows the
+models' hub repositories.
 """
 
 import difflib

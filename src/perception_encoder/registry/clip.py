@@ -1,6 +1,6 @@
 """OpenAI's CLIP vision transformers, the MIT-licensed alternative.
 
-Numbers: openai/CLIP clip/model.py and open_clip's model configs; weights: OpenAI's own, converted
+Configs: openai/CLIP clip/model.py and open_clip's model configs; weights: OpenAI's own, converted
 to safetensors in timm's hub repositories.
 """
 

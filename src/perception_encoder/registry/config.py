@@ -1,4 +1,4 @@
-"""The numbers of a model, as frozen dataclasses. Plain data: no torch, no files, no network."""
+"""A model's hyperparameters, as frozen dataclasses."""
 
 import hashlib
 import json

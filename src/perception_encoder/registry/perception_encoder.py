@@ -1,6 +1,6 @@
-"""Meta's Perception Encoder: PE-Core (images and words), PE-Spatial and PE-Lang (features).
+"""Meta's Perception Encoder: PE-Core (images and texts), PE-Spatial and PE-Lang (features).
 
-Numbers: facebookresearch/perception_models core/vision_encoder/config.py; hub repositories as
+Configs: facebookresearch/perception_models core/vision_encoder/config.py; hub repositories as
 named in its apps/pe/README.md and in timm's and open_clip's indexes of pretrained weights.
 """
 
