@@ -1,8 +1,9 @@
-"""HTTP: one batching core, several APIs over it. Needs the extra `server`.
+"""The HTTP server: one batching core and several APIs over it. Needs the extra `server`.
 
-    core       queues, served_models, images, indexes: knows no HTTP framework
-    APIs   what requests and replies look like, one module or folder for each
-    app        joins them; `services` is what an API is given
+    core   models, queues, images, indexes and jobs, without HTTP
+    http   connections, middleware, bodies, replies, keys, metrics and logs
+    api    one module or folder for each API; they do not know each other
+    app    joins them
 
 Importing this loads no web framework; `create_app` does.
 """

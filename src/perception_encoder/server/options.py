@@ -1,4 +1,4 @@
-"""What a server may do and how much of it: plain values, filled in by `pe serve` or a program."""
+"""Settings of a server: plain values, filled in by `pe serve` or a program."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,12 @@ class QueueSettings:
 
     Attributes:
         max_batch: images or texts computed at once.
-        batch_seconds: of a slow model so few are computed at once that it takes no longer.
-        max_wait_ms: how long the first of a batch waits for others that are on their way.
+        batch_seconds: the longest time for a batch; a slow model gets smaller batches.
+        max_wait_ms: how long the first item of a batch waits for items that are being prepared.
         capacity: images or texts that are decoded or waiting; more are answered 429. A request
-            may have more than that: it is fed to the queue in parts.
-        timeout_seconds: an item that was not computed by then is answered 503.
-        decode_threads: that decode images, shared by all models.
+            may have more items: it enters the queue in parts.
+        timeout_seconds: an item that is not computed by then is answered 503.
+        decode_threads: threads that decode images, shared by all models.
     """
 
     max_batch: int = 64
@@ -37,15 +37,16 @@ class ModelSettings:
     """Which models may be used, and when they are in memory.
 
     Attributes:
-        names: registered ids, files or folders; the first is the default. Those of indexes join
-            them. Nothing else can be asked for over HTTP.
-        aliases: further names for them, each with the model's own: what clients ask for that name
-            another model, such as ("PE-Core-L14-336", "pe-nano").
-        preload: open them at the start instead of at their first use.
-        unload_after_seconds: give the memory back of a model nobody used for so long; None never.
-        max_bytes: of weights in memory; models used longest ago go first. None for no limit.
+        names: registered ids, files or folders; the first is the default. The models of the
+            indexes are added. Requests cannot use any other model.
+        aliases: pairs of a further name and a model's own, such as ("PE-Core-L14-336", "pe-nano"),
+            for clients that ask for another model.
+        preload: open models at the start instead of at their first use.
+        unload_after_seconds: close a model that is not used for this time; None never does.
+        max_bytes: limit for weights in memory; models used longest ago are closed first. None for
+            no limit.
         device: as in `AutoModel.from_pretrained`, likewise the next three.
-        random_weights: made-up weights, for measuring speed.
+        random_weights: use random weights, to measure speed.
     """
 
     names: tuple[str, ...] = ("pe-nano",)
@@ -62,15 +63,15 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings:
-    """Which images are taken.
+    """Which images are accepted.
 
     Attributes:
-        max_bytes: of one encoded image.
-        max_pixels: of one image, refused from its header.
-        allow_urls: fetch images that requests name by https URL.
-        allow_http: also by http.
+        max_bytes: limit for one encoded image.
+        max_pixels: limit for one image, checked in its header.
+        allow_urls: fetch images from https URLs in requests.
+        allow_http: also from http URLs.
         url_timeout_seconds: for one image, redirects included.
-        allow_remote_items: show images of an index that lie behind a network.
+        allow_remote_items: show images of an index that are stored behind a network.
     """
 
     max_bytes: int = 32 * MIB
@@ -83,7 +84,7 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessSettings:
-    """Who may ask, and how much.
+    """Who may send requests, and how many.
 
     Attributes:
         key_hashes: SHA-256 of each accepted key, hex; see `access.hashed`. None accepted: everyone
@@ -112,12 +113,12 @@ class AccessSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Everything a server is told at its start.
+    """All settings of a server.
 
     Attributes:
         indexes: indexes to search: folders, or URIs such as `s3://…`.
-        cache_folder: where thumbnails are kept; None keeps none.
-        serve_page: offer the page for people at `/`.
+        cache_folder: where thumbnails are stored; None stores none.
+        serve_page: serve the page at `/`.
     """
 
     models: ModelSettings = field(default_factory=ModelSettings)

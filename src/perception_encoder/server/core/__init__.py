@@ -1,1 +1,1 @@
-"""What every API shares: queues, served_models, images of requests, indexes. Knows no HTTP."""
+"""What every API uses: models, queues, images of requests, indexes and jobs. Knows no HTTP."""

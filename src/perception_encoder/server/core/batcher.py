@@ -31,7 +31,7 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[ItemT]):
-    """An item that waits, and who waits for it since when (`time.monotonic`)."""
+    """An item in the queue, the future of its result, and when it came (`time.monotonic`)."""
 
     item: ItemT
     future: "asyncio.Future[NDArray[np.float32]]"
@@ -42,14 +42,14 @@ class Job(Generic[ItemT]):
 def deliver(
     batch: Sequence[Job[ItemT]], outcomes: Sequence[NDArray[np.float32] | Exception]
 ) -> None:
-    """Hand outcomes over to the event loops that wait for them, with one wake-up for each."""
+    """Pass outcomes to the event loops that wait for them, with one wake-up for each loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job[ItemT], object]]] = {}
     for pair in zip(batch, outcomes, strict=True):
         by_loop.setdefault(pair[0].loop, []).append(pair)
     for loop, pairs in by_loop.items():
         try:
             loop.call_soon_threadsafe(_settle, pairs)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed
             logger.debug("results of %d items came too late", len(pairs))
 
 
@@ -67,7 +67,7 @@ def _settle(pairs: "Sequence[tuple[Job[ItemT], object]]") -> None:
 ResultT = TypeVar("ResultT")
 
 PART: Final = 64
-"""Items of a request that are given to the queue together; so many requests of any size fit."""
+"""Items of a request that enter the queue together, so that many large requests fit."""
 
 _MOST_SECONDS: Final = 60  # clients such as OpenAI's ignore a longer Retry-After
 _STUCK: Final = 0.5  # of the timeout: a batch that takes longer is not waited for
@@ -75,7 +75,7 @@ _NEWEST: Final = 0.2  # how much the latest batch counts in the rate
 
 
 class BatchObserver(Protocol):
-    """Is told of every batch, in the worker's thread."""
+    """Receives every batch's figures, in the worker's thread."""
 
     def batch(self, size: int, waited_seconds: float, computed_seconds: float) -> None:
         """Note a batch: its size, how long its first item waited, and how long it took."""
@@ -89,8 +89,8 @@ class BatchLimits:
     """As in `QueueSettings`, in seconds.
 
     Attributes:
-        batch_seconds: of a slow model fewer than `max_batch` items are computed at once, so that no
-            batch takes much longer.
+        batch_seconds: a slow model gets fewer than `max_batch` items at once, so that no batch
+            takes much longer.
     """
 
     max_batch: int
@@ -101,7 +101,7 @@ class BatchLimits:
 
 
 class QueueSlot:
-    """Room in a queue, taken before the work that leads to it begins.
+    """Reserved room in a queue, taken before items are prepared.
 
     Attributes:
         left: items that may still be given to `Batcher.run`.
@@ -119,7 +119,7 @@ class Batcher(Generic[ItemT]):
         compute: turns a batch of items into (B, E) float32. Runs in the worker's thread. An
             `Exception` fails the items that raise it alone; anything worse ends the worker.
         limits: of the queue.
-        observer: is told of batches.
+        observer: receives the figures of batches.
     """
 
     def __init__(
@@ -135,9 +135,9 @@ class Batcher(Generic[ItemT]):
         self._observer = observer
         self._queue: deque[Job[ItemT]] = deque()
         self._changed = threading.Condition()
-        self._coming = 0  # items that have a place and are not in the queue yet
-        self._later = 0  # items of accepted requests that have no place yet
-        self._promised_until = 0.0  # when those who were turned away will have been served
+        self._coming = 0  # items with a slot that are not in the queue yet
+        self._later = 0  # items of accepted requests without a slot
+        self._promised_until = 0.0  # when refused requests will have been served
         self._generation = 0
         self._busy_since: float | None = None
         self._rate: float | None = None  # items a second
@@ -148,17 +148,17 @@ class Batcher(Generic[ItemT]):
 
     @property
     def num_waiting(self) -> int:
-        """Items that have a place and are not being computed yet."""
+        """Items with a slot that are not being computed yet."""
         return self._coming + len(self._queue)
 
     @property
     def seconds_since_done(self) -> float:
-        """How long ago a batch was done; since the start where none was."""
+        """Seconds since the last batch was done, or since the start."""
         return time.monotonic() - self._last_done
 
     @contextmanager
     def reserve(self, count: int) -> Iterator[QueueSlot]:
-        """Take places, and give back at the end those that were not used.
+        """Reserve slots, and release the unused ones at the end.
 
         Raises:
             QueueFullError: there is no room for all of them.
@@ -167,24 +167,24 @@ class Batcher(Generic[ItemT]):
         with self._changed:
             self._admit(count, count)
             self._coming += count
-        place = QueueSlot(count)
+        slot = QueueSlot(count)
         try:
-            yield place
+            yield slot
         finally:
-            self._release(place, place.left)
+            self._release(slot, slot.left)
 
     async def run_all(
         self, count: int, run: Callable[[QueueSlot, int], Awaitable[ResultT]]
     ) -> list[ResultT]:
         """Run the items of one request in parts; return the results in their order.
 
-        Once the first part has its places, the others get theirs without being refused: what was
-        accepted is finished. While the queue is less than half full, two batches of one request
-        are under way, so that the worker need not wait for the next part.
+        Once the first part has its slots, the other parts are not refused. While the queue is less
+        than half full, two batches of one request are in progress, so that the worker does not wait
+        for the next part.
 
         Args:
             count: of items.
-            run: gives the item of a position to `run`, with the place it is given.
+            run: passes the item of a position to `run`, with its slot.
 
         Raises:
             QueueFullError: there is no room for the first part.
@@ -192,19 +192,19 @@ class Batcher(Generic[ItemT]):
         """
         size = min(PART, self._limits.capacity)
         if count <= size:
-            with self.reserve(count) as place:
-                return await gather_all(run(place, position) for position in range(count))
+            with self.reserve(count) as slot:
+                return await gather_all(run(slot, position) for position in range(count))
         with self._changed:
             self._admit(size, count)
             self._later += count
-        left, places = count, list[QueueSlot]()
+        left, slots = count, list[QueueSlot]()
         parts: list[asyncio.Task[list[ResultT]]] = []
         running: set[asyncio.Task[list[ResultT]]] = set()
         try:
             while left or running:
                 while left and (not running or self._has_room_beside(len(running) * size)):
-                    places.append(self._next_slot(min(size, left)))
-                    runs = [run(places[-1], count - left + n) for n in range(places[-1].left)]
+                    slots.append(self._next_slot(min(size, left)))
+                    runs = [run(slots[-1], count - left + n) for n in range(slots[-1].left)]
                     left -= len(runs)
                     parts.append(begin(gather_all(runs)))
                     running.add(parts[-1])
@@ -216,18 +216,18 @@ class Batcher(Generic[ItemT]):
             with self._changed:
                 self._later -= left
                 self._changed.notify()
-            for place in places:
-                self._release(place, place.left)
+            for slot in slots:
+                self._release(slot, slot.left)
         return [result for task in parts for result in task.result()]
 
-    def give_up(self, place: QueueSlot) -> None:
-        """Give one place back, whose item has turned out to be unusable."""
-        self._release(place, 1)
+    def give_up(self, slot: QueueSlot) -> None:
+        """Release the slot of an item that cannot be used."""
+        self._release(slot, 1)
 
-    async def run(self, place: QueueSlot, item: ItemT) -> NDArray[np.float32]:
+    async def run(self, slot: QueueSlot, item: ItemT) -> NDArray[np.float32]:
         """Queue one item and wait for its vector, (E,) float32.
 
-        A caller that is cancelled takes its item out of the queue.
+        Cancelling the caller removes the item from the queue.
 
         Raises:
             WorkerCrashedError: the worker ended or hung while it computed; or the item's turn did
@@ -236,7 +236,7 @@ class Batcher(Generic[ItemT]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[NDArray[np.float32]] = loop.create_future()
         with self._changed:
-            place.left -= 1
+            slot.left -= 1
             self._coming -= 1
             self._queue.append(Job(item, future, loop, time.monotonic()))
             if len(self._queue) == 1 or self._is_due():  # each waking costs both threads time
@@ -251,22 +251,22 @@ class Batcher(Generic[ItemT]):
             ) from None
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Finish what has a place, take nothing new, and end the worker."""
+        """Finish the items with a slot, accept no more, and end the worker."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
             worker = self._worker
         worker.join(timeout_seconds)
 
-    def _release(self, place: QueueSlot, count: int) -> None:
+    def _release(self, slot: QueueSlot, count: int) -> None:
         if count:
             with self._changed:
-                place.left -= count
+                slot.left -= count
                 self._coming -= count
                 self._changed.notify()
 
     def _next_slot(self, count: int) -> QueueSlot:
-        """Take places for the next part of an accepted request."""
+        """Reserve slots for the next part of an accepted request."""
         with self._changed:
             self._later -= count
             self._coming += count
@@ -290,12 +290,12 @@ class Batcher(Generic[ItemT]):
         )
 
     def _seconds_until_turn(self, count: int) -> int:
-        """Return when a request that is turned away should come again.
+        """Return when a refused request should be sent again.
 
-        That is when what was accepted is done, and what was turned away before it, so that those
-        who wait come one after the other and find room.
+        That is when accepted items and earlier refused requests are done, so that waiting clients
+        come one after the other and find room.
         """
-        # Before the rate is known a fast model is assumed: who comes too early learns more then.
+        # Before the rate is known a fast model is assumed: a client that is early is refused again.
         rate = self._rate or 10 * self._limits.max_batch / self._limits.batch_seconds
         now = time.monotonic()
         start = max(now + (self.num_waiting + self._later) / rate, self._promised_until)
@@ -308,7 +308,7 @@ class Batcher(Generic[ItemT]):
         self._rate = (1 - _NEWEST) * known + _NEWEST * speed
 
     def _batch_size(self) -> int:
-        """Items of the next batch, at most."""
+        """Return the largest size of the next batch."""
         if self._rate is None:
             return self._limits.max_batch
         return max(1, min(self._limits.max_batch, int(self._rate * self._limits.batch_seconds)))
@@ -349,7 +349,7 @@ class Batcher(Generic[ItemT]):
     def _compute_outcomes(
         self, batch: Sequence[Job[ItemT]]
     ) -> list[NDArray[np.float32] | Exception]:
-        """Compute a batch; where that fails, halves of it, so that what is bad fails alone."""
+        """Compute a batch; if that fails, its halves, so that only bad items fail."""
         try:
             return list(self._compute([job.item for job in batch]))
         except Exception as err:
@@ -364,11 +364,11 @@ class Batcher(Generic[ItemT]):
             return [failure]
 
     def _next_batch(self, generation: int) -> list[Job[ItemT]]:
-        """Wait for a batch; empty when this worker is to end."""
+        """Wait for a batch; return an empty one when this worker is to end."""
         limits, queue = self._limits, self._queue
         with self._changed:
             while generation == self._generation:
-                while queue and queue[0].future.done():  # whoever asked is gone
+                while queue and queue[0].future.done():  # the request was cancelled
                     queue.popleft()
                 if not queue and self._is_closing and not self._coming and not self._later:
                     return []
@@ -376,12 +376,12 @@ class Batcher(Generic[ItemT]):
                 if queue and (self._is_due() or age >= limits.max_wait_seconds):
                     if batch := self._take_batch():
                         return batch
-                    continue  # whoever asked went away this very moment
+                    continue  # the requests were cancelled meanwhile
                 self._changed.wait(limits.max_wait_seconds - age if queue else None)
             return []
 
     def _is_due(self) -> bool:
-        """Whether what waits should leave now, whatever its age."""
+        """Return whether a batch should start now, whatever the age of its items."""
         count = len(self._queue)
         return count >= self._batch_size() or (not self._coming and count >= self._latest_size)
 
@@ -402,7 +402,7 @@ class Batcher(Generic[ItemT]):
         return batch
 
     def _replace_if_stuck(self) -> None:
-        """Start another worker where this one computes one batch for longer than anybody waits."""
+        """Start another worker if this one computes a batch for longer than requests wait."""
         with self._changed:
             since = self._busy_since
             longest = _STUCK * self._limits.timeout_seconds

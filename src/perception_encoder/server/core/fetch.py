@@ -1,8 +1,7 @@
-"""Brings images that requests name by URL, and nothing else, from the public internet only.
+"""Fetches images from URLs in requests, from the public internet only.
 
-What is checked is the address that is connected to, at the moment of connecting, for every redirect
-anew; so a name that leads elsewhere the second time it is asked for gains nothing. Time, bytes and
-redirects are bounded, and what does not begin like an image is not read on.
+The address is checked when the connection is made, for every redirect anew, so DNS rebinding has no
+effect. Time, bytes and redirects are limited. A reply that does not begin like an image is dropped.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _TRANSITION: Final = tuple(
     ipaddress.IPv6Network(net) for net in ("::/96", "64:ff9b::/96", "2002::/16", "2001::/32")
 )
-_RELAYS: Final = ipaddress.IPv4Network("192.88.99.0/24")  # of 6to4, given up in RFC 7526
+_RELAYS: Final = ipaddress.IPv4Network("192.88.99.0/24")  # of 6to4, deprecated in RFC 7526
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?", re.IGNORECASE)
 Resolver: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 """Returns the addresses of a name."""
@@ -95,7 +94,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to addresses that it has looked up and checked itself."""
+    """Looks up and checks addresses itself before it connects."""
 
     def __init__(self, resolver: Resolver, is_allowed: Callable[[Address], bool]) -> None:
         self._resolve = resolver
@@ -184,7 +183,7 @@ class UrlFetcher:
         except TimeoutError:
             raise _build_error(item, "the URL did not answer in time", "time") from None
         except _RefusedError:
-            # The same words whatever the address is: nobody learns what lies inside.
+            # The same message for every address, so that it reveals nothing of the network.
             raise _build_error(item, "the URL leads to no public address", "address") from None
         except (
             httpcore2.NetworkError,

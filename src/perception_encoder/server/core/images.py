@@ -1,6 +1,6 @@
-"""Images that requests name: base64, data URIs and, where enabled, URLs become encoded bytes.
+"""Images of requests: base64, data URIs and, where enabled, URLs become encoded bytes.
 
-One way for every API. Never a path of this machine, never a pickle. Nothing is decoded here.
+All APIs use it. It reads no paths of this machine and no pickles, and decodes no images.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ _HEIF: Final = frozenset(
 )
 
 ENOUGH: Final = 32
-"""So many bytes tell the kind of every image."""
+"""Bytes that are enough to detect the media type of an image."""
 
 
 class Fetcher(Protocol):
-    """Brings images from the web."""
+    """Fetches images from the web."""
 
     async def fetch(self, url: str, *, item: str) -> bytes:
         """Return what a URL answers with.
@@ -56,10 +56,10 @@ class Fetcher(Protocol):
 
 
 class ImageLoader:
-    """Turns what a request says of an image into its encoded bytes.
+    """Loads the encoded bytes of images that requests name.
 
     Args:
-        fetcher: brings URLs; None refuses them.
+        fetcher: fetches URLs; None refuses them.
         max_bytes: of one encoded image.
     """
 

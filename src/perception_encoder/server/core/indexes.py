@@ -1,7 +1,4 @@
-"""The indexes of a server: opened once, looked at anew for what other processes have committed.
-
-Knows no HTTP, no images' bytes and no models; `queries` joins indexes and models.
-"""
+"""The indexes of a server: opened once, and refreshed for what other processes have committed."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ Sort: TypeAlias = Literal["index", "name", "date", "size"]
 
 _SORT_COLUMN: Final[dict[Sort, str]] = {"name": "name", "date": "mtime", "size": "bytes"}
 _MAX_LISTINGS: Final = 4  # kept for the next pages of an index: 40 bytes a row
-_FRESH_SECONDS: Final = 1.0  # how old a look at the index may be
+_FRESH_SECONDS: Final = 1.0  # between two refreshes
 _REMEMBERED_ROWS: Final = 20_000
 
 
@@ -77,7 +74,7 @@ class ServedIndex:
         return self.index.identity
 
     def fresh(self) -> Index:
-        """Return the index as it was a second ago or later.
+        """Return the index as it is, or was at most a second ago.
 
         Raises:
             IndexMismatchError: another model's index has taken its place.
@@ -91,7 +88,7 @@ class ServedIndex:
                 self._looked = time.monotonic()
         if is_due:
             self._look()
-        elif failure is not None:  # whoever asks within this second is told the same
+        elif failure is not None:  # the same error until the next refresh
             raise copy.copy(failure)
         return self.index
 
@@ -130,7 +127,7 @@ class ServedIndex:
         *,
         leave_out_own: bool = True,
     ) -> list[SearchResult]:
-        """Return the hits of one query, as `pipeline.search` does."""
+        """Return the hits of one query; see `search_index`."""
         found = search_index(
             self.fresh(), [query], options, calibration=calibration, leave_out_own=leave_out_own
         )[0]
@@ -242,8 +239,8 @@ class ServedIndexes:
     """The indexes by name; the first is the default.
 
     Args:
-        paths: folders or URIs. An index is called like its folder without the ending; a number
-            tells two of one name apart.
+        paths: folders or URIs. The name of an index is that of its folder without the suffix, with
+            a number if the name is taken.
 
     Raises:
         IndexNotFoundError, IndexStorageError: an index cannot be opened.

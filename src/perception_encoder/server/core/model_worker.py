@@ -1,8 +1,7 @@
-"""One loaded model behind two queues: encoded images and words in, unit vectors out, shared.
+"""One loaded model behind two queues: encoded images and texts in, unit embeddings out.
 
-Images are decoded on a pool before they wait, so that a bad one is found before it shares a batch
-with others. Long texts are tokenized on another one, so that nobody else waits for them; nothing
-but its size can be wrong with a text. Knows no HTTP.
+Images are decoded in a pool before they enter the queue, so that a bad one never joins a batch.
+Long texts are tokenized in another pool, so that they do not delay others.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ take a millisecond or two, of which a batch can bear 64."""
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
-    """What became of a request's images, in its order.
+    """The embeddings of a request's images, in its order.
 
     Attributes:
         vectors: (N, E) float32 of unit length; zeros where an image failed.
@@ -41,10 +40,10 @@ class EmbeddedBatch:
     errors: dict[int, ImageError] = field(default_factory=dict)
 
     def require(self) -> Embeddings:
-        """Return the vectors if every image was good.
+        """Return the vectors if every image could be embedded.
 
         Raises:
-            ImageError: the first one that was not; `item` names it.
+            ImageError: the error of the first image that could not; `item` names it.
         """
         for position in sorted(self.errors):
             raise self.errors[position]
@@ -67,12 +66,12 @@ class ModelWorker:
             more and has to be opened again.
 
     Args:
-        name: what clients call it.
-        model: owned from now on; `close` closes it.
-        limits: of each of its two queues.
-        decoders: the pool that decodes.
+        name: the model's name in requests.
+        model: the model; `close` closes it.
+        limits: of each of the two queues.
+        decoders: the pool that decodes images.
         tokenizers: the pool that tokenizes long texts.
-        observe: returns who is told of the batches of "image" or "text".
+        observe: returns the observer of the batches of "image" or "text".
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class ModelWorker:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What decides its vectors."""
+        """The model, weights and preprocessing that decide its embeddings."""
         return self.model.identity
 
     @property
@@ -179,9 +178,9 @@ class ModelWorker:
         return vectors, [len(item.token_ids or ()) for item in items]
 
     async def check(self) -> None:
-        """Make sure that the model answers.
+        """Check that the model answers.
 
-        While batches are being done it does; an idle model is asked for one gray image.
+        A model that has just computed a batch does; an idle one embeds a gray image.
 
         Raises:
             ServingError: it does not answer.
@@ -196,7 +195,7 @@ class ModelWorker:
             raise WorkerCrashedError(f"{self.name}: the model gives vectors that are no numbers")
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Finish what was accepted, then give the model's memory back."""
+        """Finish accepted items, then close the model."""
         self._images.close(timeout_seconds)
         self._texts.close(timeout_seconds)
         self.model.close()
@@ -204,7 +203,7 @@ class ModelWorker:
     async def _embed_image(
         self, place: QueueSlot, image: bytes | ImageError, item: str
     ) -> Embeddings | ImageError:
-        """Decode one image on the pool, then queue it; what is wrong with it is returned."""
+        """Decode one image in the pool, then queue it; return its error if it is bad."""
         try:
             if isinstance(image, ImageError):
                 raise image

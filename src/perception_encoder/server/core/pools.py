@@ -1,8 +1,7 @@
-"""Lets go of what a request held, as soon as it ends.
+"""Threads for one kind of work each, so that work that hangs stops no other kind.
 
-An error keeps the frames that it passed, and their variables: the request's body among them. A
-frame that keeps its error in turn (`err = …; raise err from cause`, as FastAPI does for bodies of a
-wrong form) makes a ring of the two, which only the collector of cycles would find, much later.
+A request may stop waiting, at a time limit or because its client is gone; a thread cannot be
+stopped. So a thread's slot is free again when its work has ended, and not before.
 """
 
 import asyncio
@@ -31,7 +30,11 @@ TaskResultT = TypeVar("TaskResultT")
 
 
 def release_frames(err: BaseException) -> None:
-    """Cut an error that was dealt with, and those behind it, off from the frames they passed."""
+    """Remove the frames of a handled error and of its causes.
+
+    An error keeps the frames that it passed, with their variables: the request's body among them. A
+    frame that keeps its error forms a cycle with it, which is only collected much later.
+    """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [err]
     while waiting:
@@ -46,7 +49,7 @@ def release_frames(err: BaseException) -> None:
 
 
 class DaemonThreads:
-    """Up to so many threads, started when they are needed; work waits in the order it came.
+    """Up to `max_threads` threads, started when they are needed; work waits in order.
 
     Args:
         max_threads: at once.
@@ -63,7 +66,7 @@ class DaemonThreads:
         self._is_closed = False
 
     def submit(self, work: Callable[[], ThreadResultT]) -> "Future[ThreadResultT]":
-        """Have something done; the result can be cancelled until it has begun."""
+        """Run `work` in a thread; the future can be cancelled until that begins."""
         future: Future[ThreadResultT] = Future()
         with self._changed:
             self._tasks.append((future, work))
@@ -75,7 +78,7 @@ class DaemonThreads:
         return future
 
     def close(self) -> None:
-        """Cancel what waits, and let the threads end when they are done."""
+        """Cancel waiting work, and end the threads when they are done."""
         with self._changed:
             self._is_closed = True
             for future, _ in self._tasks:
@@ -113,11 +116,11 @@ class WorkPool:
 
     Args:
         name: in messages, such as "searches".
-        num_threads: that work at once, those that are slow left out.
-        num_slow: more threads that may be busy with what takes longer than a second, so that a few
-            slow ones do not keep all others waiting.
-        max_waiting: more are refused.
-        timeout_seconds: after which nobody waits any longer.
+        num_threads: threads that work at once, without the slow ones.
+        num_slow: further threads for work that takes longer than a second, so that a few slow
+            calls do not delay all others.
+        max_waiting: limit for waiting calls; more are refused.
+        timeout_seconds: limit for one call, with its wait.
     """
 
     def __init__(
@@ -140,9 +143,9 @@ class WorkPool:
     async def run(
         self, work: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs
     ) -> ResultT:
-        """Do something in a thread and wait for it; what it raises is raised.
+        """Call `work` in a thread and return its result; its errors are raised here.
 
-        A caller that is cancelled takes its work out of the queue if it has not begun.
+        Cancelling the caller removes work that has not begun from the queue.
 
         Raises:
             QueueFullError: too many wait already.
@@ -168,11 +171,11 @@ class WorkPool:
             self._num_waiting -= 1
 
     def close(self) -> None:
-        """Begin nothing new."""
+        """Start no more work."""
         self._threads.close()
 
     def _begin(self, work: Callable[[], ResultT]) -> "Future[ResultT]":
-        """Give work to a thread, with a place that is given back when the work has ended."""
+        """Pass work to a thread; its slot is released when the work has ended."""
         loop = asyncio.get_running_loop()
         place = _PoolSlot(self._free)
         try:
@@ -198,7 +201,7 @@ class WorkPool:
 
 
 class _PoolSlot:
-    """One of a pool's places; it can be given back once."""
+    """One of a pool's slots; it can be released once."""
 
     def __init__(self, free: asyncio.Semaphore) -> None:
         self._free = free
@@ -215,10 +218,9 @@ class Pools:
     """The threads of a server's routes.
 
     Attributes:
-        searches: reads of indexes that are usually done in a fraction of a second.
+        searches: reads of indexes, usually a fraction of a second long.
         scans: passes over whole columns of an index.
-        files: reads of original images and of their thumbnails. A file may be on a disk of another
-            machine that does not answer.
+        files: reads of original images and of thumbnails; a network disk may not answer.
     """
 
     searches: WorkPool
@@ -237,7 +239,7 @@ class Pools:
         )
 
     def close(self) -> None:
-        """Begin nothing new."""
+        """Start no more work."""
         for pool in (self.searches, self.scans, self.files):
             pool.close()
 

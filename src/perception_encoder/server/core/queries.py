@@ -1,7 +1,6 @@
-"""Queries of requests: terms with weights become one vector of an index's model.
+"""Queries of requests: terms with weights become one embedding of an index's model.
 
-Words and images go through the model's queues; items of the index keep the vectors they have
-there. Knows no HTTP.
+Texts and images go through the model's queues; items of the index have embeddings already.
 """
 
 import asyncio
@@ -38,11 +37,11 @@ class Term:
     """One part of a query; exactly one of the four kinds is given.
 
     Attributes:
-        weight: negative for what is wanted far away.
-        text: words.
+        weight: negative to search for what is unlike the term.
+        text: a text.
         image: an encoded image.
         item: the id of an item of the index.
-        vector: (E,) float32, such as an earlier answer gave.
+        vector: (E,) float32, such as an earlier reply gave.
     """
 
     weight: float = 1.0
@@ -53,7 +52,7 @@ class Term:
 
 
 class Queries:
-    """Makes queries for indexes.
+    """Builds queries for indexes.
 
     Args:
         served_models: the models, among them those of the indexes.
@@ -67,7 +66,7 @@ class Queries:
         self._embedding: dict[tuple[str, str], asyncio.Task[Embeddings]] = {}
 
     async def read(self, served: ServedIndex, terms: Sequence[Term]) -> Query:
-        """Find a query's vector.
+        """Embed the terms of a query and combine them.
 
         Raises:
             QueryError: no terms, no such item, or terms that cancel each other out.
@@ -76,7 +75,7 @@ class Queries:
             ServingError: the model cannot answer now.
         """
         if not terms:
-            raise QueryError("the query is empty; give words, an image or an item")
+            raise QueryError("the query is empty; give a text, an image or an item")
         vectors = np.zeros((len(terms), served.identity.embed_dim), np.float32)
         items = [n for n, term in enumerate(terms) if term.item is not None]
         for number in items:
@@ -93,9 +92,9 @@ class Queries:
         )
 
     async def calibration(self, served: ServedIndex, query: Query) -> Calibration | None:
-        """Return what scores mean in an index, if that is known already.
+        """Return the calibration of an index, if it is stored.
 
-        Where it is not, finding out begins: the next queries will know.
+        Otherwise it is computed in the background, for later queries.
         """
         index = served.index
         if not await self._searches.run(can_be_calibrated, index):
@@ -126,7 +125,7 @@ class Queries:
         return task.result() if done else None
 
     async def close(self) -> None:
-        """Wait for what is being found out."""
+        """Wait for calibrations that are being computed."""
         for embedding in self._embedding.values():
             embedding.cancel()
         for task in list(self._calibrating.values()):
@@ -138,10 +137,10 @@ class Queries:
             async with self._served_models.use(served.identity.model_id) as worker:
                 await asyncio.to_thread(calibrate, served.index, lambda: worker.model)
         except PerceptionEncoderError as err:
-            logger.warning("%s: what scores mean could not be found out: %s", served.name, err)
+            logger.warning("%s could not be calibrated: %s", served.name, err)
 
     async def _embed(self, served: ServedIndex, terms: Sequence[Term], vectors: Embeddings) -> None:
-        """Write the vectors of words and images into their rows."""
+        """Write the embeddings of texts and images into their rows."""
         texts = [n for n, term in enumerate(terms) if term.text is not None]
         images = [n for n, term in enumerate(terms) if term.image is not None]
         if not texts and not images:

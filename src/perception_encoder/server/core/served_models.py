@@ -1,7 +1,6 @@
-"""The models of a server: opened at first use or before, closed when idle or when memory is short.
+"""The models of a server: opened at the start or at first use, closed when idle or out of memory.
 
-Every model that may be used is known from the start; a request can choose among them, not name
-files or downloads. Knows no HTTP.
+All models are known from the start. A request chooses one of them and can name no file or download.
 """
 
 import asyncio
@@ -44,17 +43,17 @@ _LONGEST_PAUSE: Final = 60.0
 
 @dataclass(frozen=True)
 class ModelState:
-    """What a client may know of a model.
+    """The public state of a model.
 
     Attributes:
-        name: what requests call it.
-        aliases: other names that lead to it.
+        name: its name in requests.
+        aliases: further names.
         is_loaded: whether it is in memory.
-        load_seconds: that opening it took; None before.
-        num_bytes: of its weights, estimated; None before it was opened.
+        load_seconds: the time that opening it took; None before.
+        num_bytes: size of its weights, estimated; None before it was opened.
         error: why opening it failed the last time.
-        entry: what the registry says of it; None for other models.
-        worker: of a loaded one.
+        entry: its registry entry; None for other models.
+        worker: the loaded model.
     """
 
     name: str
@@ -68,12 +67,12 @@ class ModelState:
 
 
 class _Slot:
-    """One model: what it was given as, and whether it is loaded."""
+    """One model, loaded or not."""
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self.entry = _registered(spec)
-        # What vectors of a file or folder are named by in indexes; a registered id elsewhere.
+        # The id that indexes store for a file or folder, or a registered id.
         self.model_id = self.entry.id if self.entry else _model_id(spec)
         self.name = self.entry.id if self.entry else _name_of(spec)
         self.aliases: list[str] = []
@@ -88,14 +87,14 @@ class _Slot:
         self.tried_again_at = 0.0
 
     def note_failure(self, err: Exception) -> None:
-        """Note that the model could not be opened, and leave it alone for a while."""
+        """Note that the model could not be opened; it is not tried again for a while."""
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self.num_failures)
         self.error = str(err) or type(err).__name__
         self.num_failures += 1
         self.tried_again_at = time.monotonic() + pause
 
     def refuse_while_failed(self) -> None:
-        """Answer at once for a model that could not be opened a moment ago.
+        """Refuse a model that could not be opened a moment ago.
 
         Opening takes memory and seconds, and would most likely fail again.
 
@@ -168,7 +167,7 @@ class ServedModels:
         self.on_closed: Callable[[], None] = lambda: None
         self._unload_after = unload_after_seconds
         self._max_bytes = max_bytes
-        # What waits has a place in a queue of a model, so these two need no limit of their own.
+        # Waiting items have a slot in a model's queue, so these two need no limit of their own.
         self._decoders = WorkPool(
             "decoding images",
             num_threads=decode_threads,
@@ -192,13 +191,13 @@ class ServedModels:
         return [slot.name for slot in self._slots.values()]
 
     def states(self) -> list[ModelState]:
-        """Tell of every model, the default first."""
+        """Return the state of every model, the default first."""
         return [slot.state for slot in self._slots.values()]
 
     def resolve(self, name: str | None) -> str:
-        """Return the name of the model that a client means; the default's for None.
+        """Return the name of a requested model; the default's for None.
 
-        Other spellings of a registered model's id lead to it.
+        Other spellings of a registered id, and aliases, are accepted.
 
         Raises:
             UnknownModelError: this server has no such model.
@@ -207,7 +206,7 @@ class ServedModels:
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[ModelWorker]:
-        """Lend a model, opened first where it is not; it stays while it is lent.
+        """Lend a model, opened first if it is not; it stays open while it is lent.
 
         Raises:
             UnknownModelError: this server has no such model.
@@ -243,7 +242,7 @@ class ServedModels:
             await self.unload(name)
 
     async def start(self, *, preload: bool) -> None:
-        """Open all models, if wanted, and begin to close idle ones.
+        """Open all models if `preload`, and begin to close idle ones.
 
         A model that cannot be opened is tried again by the first request after its pause.
         """
@@ -257,7 +256,7 @@ class ServedModels:
             self._tidying = asyncio.create_task(self._tidy(self._unload_after))
 
     async def close(self) -> None:
-        """Finish what was accepted, and close everything."""
+        """Finish accepted requests, and close all models."""
         self._is_closing = True
         if self._tidying is not None:
             self._tidying.cancel()

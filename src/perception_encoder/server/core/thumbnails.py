@@ -1,7 +1,7 @@
-"""Small copies of indexes' images, made once and kept on disk. Knows no HTTP.
+"""Thumbnails of indexes' images, made once and stored on disk.
 
-A copy is named by its row's id, size and time, so an image that changes gets a new one. A digest
-of it is stored behind it: what a full disk, a crash or somebody else made of a copy is not served.
+A thumbnail is named by its row's content, size and time, so a changed image gets a new one. A
+digest is stored behind it, so that a damaged thumbnail is not served.
 """
 
 import contextlib
