@@ -87,8 +87,7 @@ class AccessSettings:
     """Who may send requests, and how many.
 
     Attributes:
-        key_hashes: SHA-256 of each accepted key, hex; see `access.hashed`. None accepted: everyone
-            may ask.
+        key_hashes: SHA-256 of each accepted key, hex; see `access.hash_key`. Empty: no key needed.
         requests_per_minute: of one key, or of one address where there are no keys; None: any.
         cors_origins: origins whose pages may ask, such as "https://a.example"; "*" for all; none by
             default.

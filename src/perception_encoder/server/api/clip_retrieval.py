@@ -1,7 +1,7 @@
-"""What clip-retrieval's `ClipClient` and page ask for: /knn-service, /metadata, /indices-list.
+"""The routes of clip-retrieval's `ClipClient` and page: /knn-service, /metadata, /indices-list.
 
-Over the indexes of this server. `ClipClient` can send neither headers nor a content type: a key may
-stand in its URL (`/knn-service?api_key=…`), and bodies are read as JSON whatever they say they are.
+`ClipClient` sends neither headers nor a content type: the key may be in its URL
+(`/knn-service?api_key=…`), and bodies are read as JSON whatever their content type.
 """
 
 import base64

@@ -41,7 +41,7 @@ class Input(RequestBody):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str | None = Field(default=None, description="Words.")
+    text: str | None = Field(default=None, description="A text.")
     image: str | None = Field(
         default=None, description="Base64, a data URI, or a URL where enabled."
     )

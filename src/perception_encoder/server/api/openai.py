@@ -1,7 +1,9 @@
-"""From the forms of a POST to /v1/embeddings to images and texts, each with its place.
+"""POST /v1/embeddings as OpenAI's clients send it, with images as other servers take them.
 
-Conversations are read as vLLM reads them: a list of messages is one conversation, a list of such
-lists is a batch of them, in `messages` or in `input`; each conversation gives one embedding.
+Images: data URIs in `input`; `modality: "image"` (Infinity), which also takes URLs and base64;
+objects {"image": …} and {"text": …} (Jina); and conversations in `messages` or `input` (vLLM). A
+list of messages is one conversation, a list of such lists a batch; each gives one embedding. GET
+/v1/models is the native API's, in a form that these clients read.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Who may ask, and how often: keys, sessions of the page, and rates. Keys are kept as hashes."""
+"""Keys, sessions of the page, and rate limits. Keys are stored as hashes."""
 
 import hashlib
 import hmac
@@ -31,7 +31,7 @@ _COMMENT: Final = re.compile(r"(^|\s)#.*")
 
 
 def hash_key(key: str) -> str:
-    """Return what is kept of a key: SHA-256, hex. Keys are long and random, so that is enough."""
+    """Return the SHA-256 of a key, hex. Keys are long and random, so a salt is not needed."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -61,7 +61,7 @@ def generate_key() -> str:
 
 
 class AccessControl:
-    """Lets requests pass or not."""
+    """Decides which requests are answered."""
 
     def __init__(self, settings: AccessSettings) -> None:
         self._hashes = tuple(settings.key_hashes)
@@ -79,14 +79,14 @@ class AccessControl:
         return accepted is not None or self._has_session(request)
 
     def admit(self, request: Request, further: Iterable[str | None] = ()) -> None:
-        """Let a request pass.
+        """Check and count a request.
 
         A key may come as `Authorization: Bearer KEY` or `X-API-Key: KEY`; or the request has the
         cookie of a session that `open_session` began.
 
         Args:
-            request: whose headers are looked at.
-            further: keys from a query or body, for APIs whose clients send them there.
+            request: the request; its headers are read.
+            further: keys from the query or body, for APIs whose clients send them there.
 
         Raises:
             ApiError: 401 without an accepted key; 429 with Retry-After where the rate is exceeded.
@@ -107,10 +107,10 @@ class AccessControl:
         self._rates.count(caller)
 
     def open_session(self) -> tuple[str, int]:
-        """Begin a session for the page, whose images cannot send headers.
+        """Begin a session for the page: its `<img>` requests cannot send headers.
 
         Returns:
-            The token for the cookie `COOKIE`, and the seconds it is good for.
+            The token for the cookie `COOKIE`, and its lifetime in seconds.
         """
         token = secrets.token_urlsafe(32)
         self._sessions[hash_key(token)] = time.monotonic() + _SESSION_SECONDS
@@ -136,7 +136,7 @@ class AccessControl:
 
 
 class Rates:
-    """Counts requests of callers: a bucket that refills steadily holds one minute's worth."""
+    """Limits requests of callers with token buckets that hold the requests of one minute."""
 
     def __init__(self, per_minute: int | None) -> None:
         self._per_minute = per_minute
@@ -146,7 +146,7 @@ class Rates:
         """Count one request.
 
         Raises:
-            ApiError: 429 with Retry-After: the caller has asked too often.
+            ApiError: 429 with Retry-After, the caller has no tokens left.
         """
         if self._per_minute is None:
             return

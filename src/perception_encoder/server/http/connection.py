@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol, with limits on requests' heads and an orderly end of connections.
+"""uvicorn's HTTP protocol with time limits, and a close that does not lose the last reply.
 
 Without limits a client that sends a byte now and then holds a connection for ever (slow loris);
-bodies have limits of their own in `edge`. Without the orderly end a client that is still sending
-when its reply is written, or that sends just when its connection expires, sees a reset.
+limits for bodies are in `middleware`. With a plain close, a client that is still sending when its
+reply is written sees a reset instead of the reply.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ _TOTAL_SECONDS: Final = 30.0  # as nginx's lingering_time
 
 WRITE_SECONDS: Final = 20.0
 LEAST_BYTES: Final = 10_000
-"""What a client has to take of its reply in `WRITE_SECONDS`: 500 bytes a second, as Apache asks of
-those who send bodies. One that takes less is cut off after 20 to 40 s."""
+"""What a client has to read of its reply in `WRITE_SECONDS`: 500 bytes a second, as Apache's limit
+for bodies. A slower client is cut off after 20 to 40 s."""
 
 
 _AT_ONCE: Final = struct.pack("ii", 1, 0)
@@ -29,17 +29,17 @@ _REST_SECONDS: Final = 30.0  # for what is left of a body that was answered befo
 
 KEEP_ALIVE_SECONDS: Final = 75
 """Longer than clients and proxies keep idle connections (httpx 5 s, aiohttp 15 s, nginx and AWS
-60 s): whoever closes first never sends into a connection that the other has just closed."""
+60 s), so that they close first and never send into a connection that was just closed."""
 _GRACE_SECONDS: Final = 0.1
 
 
 class LingeringTransport:
-    """A connection for uvicorn's protocol, whose `close` may leave the client time to read.
+    """A transport for uvicorn's protocol whose `close` leaves the client time to read.
 
     Args:
         transport: the connection.
         loop: it belongs to.
-        is_more_expected: asked at the close: whether the client may still be sending.
+        is_more_expected: returns whether the client may still be sending, when it is closed.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class LingeringTransport:
         self.resume_reading = transport.resume_reading
 
     def is_closing(self) -> bool:
-        """Say whether nothing more may be written."""
+        """Return whether nothing more may be written."""
         return self.is_lingering or self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Send some bytes, and look from time to time whether they are taken."""
+        """Send bytes, and check from time to time that the client reads them."""
         if self.is_lingering:
             return
         self._num_written += len(data)
@@ -76,7 +76,7 @@ class LingeringTransport:
             self._write_timer = self._loop.call_later(WRITE_SECONDS, self._look)
 
     def close(self) -> None:
-        """Send what was written, then the end; what still comes is read and thrown away."""
+        """Send the rest and the end of the stream; drop what the client still sends."""
         if self.is_closing():
             return
         if not self._is_more_expected() or not self._transport.can_write_eof():
@@ -100,7 +100,7 @@ class LingeringTransport:
         self._transport.abort()
 
     def forget(self) -> None:
-        """Wait no longer: the connection is lost. Nothing of its protocol is held."""
+        """Stop the timers and release the protocol: the connection is lost."""
         self._is_more_expected = _no
         for timer in (self._timer, self._write_timer):
             if timer is not None:
@@ -108,7 +108,7 @@ class LingeringTransport:
         self._timer = self._write_timer = None
 
     def _look(self) -> None:
-        """End the connection if what waited at the last look still does."""
+        """Abort the connection if the client has read too little since the last check."""
         num_waiting = self._transport.get_write_buffer_size()
         num_taken = self._num_written - num_waiting
         if num_waiting and num_taken < self._wanted:
@@ -133,16 +133,16 @@ class LingeringTransport:
 
 
 def _no_callback(*_: Any) -> None:
-    """Stand for what a connection no longer does."""
+    """Do nothing."""
 
 
 def _no() -> bool:
-    """Say that nothing more comes on a connection that is lost."""
+    """Return False."""
     return False
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Closes a connection whose next request's head does not arrive whole in time."""
+    """Closes a connection if the head of its next request does not arrive in time."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -152,13 +152,13 @@ class TimedProtocol(HttpToolsProtocol):
         self._is_in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head."""
+        """Start the timer for the first head."""
         self._connection = LingeringTransport(transport, self.loop, self._is_in_request)
         super().connection_made(cast("asyncio.Transport", self._connection))
         self._start_timer(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting, and hold nothing of the last request: what it sent and who answers it."""
+        """Stop the timer, and release the last request and its body."""
         self._stop_timer()
         self._connection.forget()
         super().connection_lost(exc)
@@ -173,7 +173,7 @@ class TimedProtocol(HttpToolsProtocol):
             self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Take the next bytes; of a head only so many."""
+        """Receive bytes; the size of a head is limited."""
         if self._connection.is_lingering:
             self._connection.heard()
             return
@@ -185,20 +185,20 @@ class TimedProtocol(HttpToolsProtocol):
             self.send_400_response("The request's head is too large.")
 
     def on_headers_complete(self) -> None:
-        """Go on to the body."""
+        """Stop the timer: the body follows."""
         self._stop_timer()
         self._is_in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Be ready for the next head."""
+        """Prepare for the next head."""
         self._stop_timer()
         super().on_message_complete()
         self._is_in_head = True
         self._head_bytes = 0
 
     def on_response_complete(self) -> None:
-        """Go on to the next request; the rest of this one's body may not take for ever."""
+        """Start the timer for the rest of a body that was answered before its end."""
         super().on_response_complete()
         if not self.cycle or not self.cycle.response_complete:  # lost, or of a pipeline
             return
@@ -207,17 +207,17 @@ class TimedProtocol(HttpToolsProtocol):
             self._start_timer(_REST_SECONDS)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, unless a request has arrived that was not read yet.
+        """Close an idle connection, unless a request has arrived and is not read yet.
 
-        A loop that was kept from running may find a connection expired before it looks whether
-        something came; so it is made to look once more. What comes stops this timer too.
+        A blocked event loop may run this timer before it reads the socket, so it gets another turn
+        first. A request that is read then stops the timer.
         """
         self.timeout_keep_alive_task = self.loop.call_later(
             _GRACE_SECONDS, super().timeout_keep_alive_handler
         )
 
     def shutdown(self) -> None:
-        """End, when the server does; a client that only has its reply to read is not waited for."""
+        """End with the server; do not wait for a client that only has to read its reply."""
         if self._connection.is_lingering:
             self._connection.abort()
         else:

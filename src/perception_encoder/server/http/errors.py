@@ -1,6 +1,6 @@
-"""From an error to an HTTP status, a stable code and a message: the same for every API.
+"""From errors to an HTTP status, a stable code and a message, the same for every API.
 
-An API only decides what the reply's body looks like.
+Each API only decides the form of the reply's body.
 """
 
 import re
@@ -39,12 +39,12 @@ class ItemProblem:
 
 
 class ApiError(HTTPException):
-    """A request that is answered with an error; raise it anywhere below a route.
+    """An error reply; raise it anywhere below a route.
 
     Attributes:
         code: stable, for programs: "invalid_image", "queue_full", …
-        message: for people: what happened, to which item, what to do.
-        items: where single images or texts are to blame, each of them.
+        message: what happened, to which item, and what to do.
+        items: the images or texts that cannot be used.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
 
 
 def convert_error(err: Exception) -> ApiError:
-    """Return the answer to an error; 500 without details for one that nobody expected."""
+    """Return the reply to an error; 500 without details for an unexpected one."""
     if isinstance(err, ApiError):
         return err
     if isinstance(err, RequestValidationError):
@@ -116,13 +116,13 @@ def convert_error(err: Exception) -> ApiError:
 
 
 def build_item_problem(position: int, err: errors.PerceptionEncoderError) -> ItemProblem:
-    """Say what is wrong with one item of a request."""
+    """Return the problem of one item of a request."""
     known = convert_error(err)
     return ItemProblem(position, known.code, known.message, getattr(err, "item", None))
 
 
 def build_items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int) -> ApiError:
-    """Return the 400 for a request some of whose items cannot be used.
+    """Return a 400 for a request with items that cannot be used.
 
     Args:
         failed: by position, why.
@@ -143,9 +143,9 @@ def _validation_message(err: RequestValidationError) -> str:
 
 
 def sort_deepest_first(err: RequestValidationError) -> list[Mapping[str, Any]]:
-    """Return what is wrong with a request, with the longest path first.
+    """Return the problems of a request, the longest path first.
 
-    Where a field may have several forms, the form that a request got furthest with was meant.
+    Where a field may have several forms, the form that matched furthest was meant.
     """
     return sorted(err.errors(), key=lambda one: -len(_steps(one)))
 

@@ -1,8 +1,7 @@
-"""What the server's log looks like: a line of text or of JSON for each event.
+"""The server's log: a line of text or JSON for each event.
 
-Nothing that is logged holds keys or images: request lines come without their query strings, and
-bodies are never written. What clients choose (paths, names of files in errors) is written so that
-it neither begins a line of its own nor moves a terminal's cursor.
+The log holds no keys and no images: query strings and bodies are not logged. Control characters in
+paths and file names are escaped, so that they begin no line and move no cursor.
 """
 
 import json
@@ -52,7 +51,7 @@ class TextFormatter(logging.Formatter):
 
 
 def escape_controls(text: str) -> str:
-    """Return a text in which what is not printable is written as JSON writes it."""
+    """Return a text with characters that are not printable escaped as in JSON."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in text)

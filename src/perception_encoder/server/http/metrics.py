@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests, queues, batches, errors, models; one set for each server."""
+"""Metrics for Prometheus: requests, queues, batches, errors and models of one server."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -61,7 +61,7 @@ class Metrics:
         )
 
     def observer(self, model: str, modality: str) -> "BatchMetrics":
-        """Return who notes the batches of one queue."""
+        """Return the observer of one queue's batches."""
         return BatchMetrics(self, model, modality)
 
     def watch(self, served_models: "ServedModels") -> None:

@@ -1,7 +1,7 @@
-"""The outermost layer: what holds for every request, whatever API answers it.
+"""The outermost middleware, for all requests: limits, disconnects, headers, metrics and the log.
 
-Request ids, limits on size and time of bodies while they are read, clients that go away (their
-request is cancelled, and what it queued is dropped), security headers, metrics, one log line.
+Bodies have limits of size and time while they are read. The request of a client that goes away is
+cancelled, and its queued items are dropped. Every reply has a request id and security headers.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from perception_encoder.server.options import AccessSettings
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_CLOSE: Final = {"Connection": "close"}  # what is left of the body is not wanted
+_CLOSE: Final = {"Connection": "close"}  # the rest of the body is not read
 _PAGE_POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -121,7 +121,7 @@ class _Exchange:
         self._watcher: asyncio.Task[None] | None = None
 
     async def run(self, app: ASGIApp) -> None:
-        """Let the app answer; end it when the client goes away before that."""
+        """Run the app; cancel it if the client goes away first."""
         self._task = asyncio.current_task()
         try:
             await app(self._scope, self.receive, self.send)
@@ -136,7 +136,7 @@ class _Exchange:
                 watcher.cancel()
 
     async def receive(self) -> Message:
-        """Pass on the next part of the body, within limits."""
+        """Return the next part of the body, within limits."""
         if self._is_read:  # asked whether the client is still there
             await asyncio.shield(self._watch())
             return {"type": "http.disconnect"}
@@ -157,7 +157,7 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on a part of the reply, with the headers that every reply has."""
+        """Send a part of the reply, with the headers of every reply."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             present = {name.lower() for name, _ in message.get("headers", ())}
@@ -208,4 +208,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return bytes(value).decode()
-    return f"{random.getrandbits(64):016x}"  # names a request; nothing is guarded by it
+    return f"{random.getrandbits(64):016x}"  # an id, not a secret

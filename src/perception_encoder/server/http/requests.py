@@ -1,8 +1,8 @@
-"""JSON bodies: one reader for every route, so that the same bytes mean the same everywhere.
+"""Bodies of requests: JSON, multipart forms, and keys in JSON bodies. All routes use it.
 
-Bodies are UTF-8, with or without a byte order mark, whatever content type they come with. Of a
-name that stands twice in an object the last value counts. NaN, infinities and halves of surrogate
-pairs are not JSON and refused. `null` means "not given" for every field that may be left out.
+JSON bodies are UTF-8, with or without a byte order mark, whatever their content type. The last of
+two equal names in an object counts. NaN, infinities and lone surrogates are refused. `null` means
+"not given" for every optional field.
 """
 
 import codecs
@@ -183,7 +183,7 @@ def _nullable(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def json_body(kind: type[RequestBody]) -> dict[str, Any]:
-    """Return what the OpenAPI document says of the body of a route that reads it itself."""
+    """Return the `requestBody` of the OpenAPI document for a route that reads its body itself."""
     BODIES[kind.__name__] = kind
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
@@ -247,7 +247,7 @@ async def read_form(request: Request, limits: AccessSettings) -> FormData:
 
 
 class _Parser(MultiPartParser):
-    """Refuses a body that ends before its final boundary."""
+    """Refuses a body that ends before the final boundary."""
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], **limits: int):
         super().__init__(headers, self._whole(stream), **limits)

@@ -1,10 +1,9 @@
-"""Keeps pages of other sites away: which names a server answers to, and whose pages may ask it.
+"""Refuses requests from pages of other sites.
 
-A page that somebody visits can send requests to servers on that person's own machine or network.
-Two things tell them apart from what a person or a program asks. The `Host`: a site that has its own
-name lead to 127.0.0.1 (DNS rebinding) may read replies, but cannot hide that name. And what the
-browser says of the page that asks, in `Origin`, `Sec-Fetch-Site` and `Referer`, which no page can
-forge. Programs send none of these, and are let through.
+A web page can send requests to servers on its visitor's machine or network. Two checks refuse
+them. The `Host` header: a site whose name resolves to 127.0.0.1 (DNS rebinding) cannot hide that
+name. And `Origin`, `Sec-Fetch-Site` and `Referer`, which browsers set and pages cannot forge;
+programs send none of these three.
 """
 
 import ipaddress
@@ -40,13 +39,13 @@ the fourth, multipart/form-data, the page's own uploads are."""
 
 
 class Sites:
-    """Says which requests come by way of another site.
+    """Decides which requests come from pages of other sites.
 
     Attributes:
-        origins: whose pages may ask, as browsers write them.
+        origins: the allowed origins, as browsers write them.
 
     Raises:
-        ValueError: what is given as an origin is none.
+        ValueError: an allowed origin is not valid.
     """
 
     def __init__(self, settings: AccessSettings) -> None:
@@ -59,7 +58,7 @@ class Sites:
         self._own = frozenset(_own_names(settings.host))
 
     def find_refusal(self, scope: Scope) -> ApiError | None:
-        """Return why a request is not answered, or None if it is."""
+        """Return the error for a refused request, or None."""
         headers = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -124,12 +123,12 @@ class Sites:
         )
 
     def _may_ask(self, origin: str | None) -> bool:
-        """Say whether whoever runs the server has allowed an origin's pages."""
+        """Return whether the settings allow an origin."""
         return _ANY in self.origins or origin in self.origins
 
 
 class SiteMiddleware:
-    """ASGI middleware: answers what comes by way of another site, and passes on everything else.
+    """ASGI middleware that answers refused requests, and passes on all others.
 
     Args:
         app: answers the rest.
@@ -152,7 +151,7 @@ class SiteMiddleware:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches what listens on a host."""
+    """Return whether only this machine can reach a server that listens on a host."""
     if host.lower() == "localhost":
         return True
     try:
@@ -162,7 +161,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _own_names(host: str | None) -> tuple[str, ...]:
-    """Return the names that a server has by where it listens; asks no DNS."""
+    """Return the names of a server from its address, without DNS."""
     if host is not None and is_loopback(host):
         return ()
     machine = socket.gethostname().lower()
@@ -199,7 +198,7 @@ def _is_address(name: str) -> bool:
 
 
 def _is_same(origin: str, host: str) -> bool:
-    """Say whether a page's origin is the server itself."""
+    """Return whether a page's origin is the server itself."""
     scheme, _, place = origin.lower().partition("://")
     return place.removesuffix(_PORTS.get(scheme, "")) == host.lower().removesuffix(
         _PORTS.get(scheme, "")
@@ -215,6 +214,6 @@ def _origin_of(referer: str) -> str | None:
 
 
 def _is_visit(scope: Scope, headers: _Headers) -> bool:
-    """Say whether somebody follows a link: the page that is left can read nothing of the reply."""
+    """Return whether a request follows a link; the page with the link cannot read the reply."""
     mode, dest = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return scope["method"] == "GET" and (mode, dest) == ("navigate", "document")

@@ -1,4 +1,4 @@
-"""POST /v1/embed: images and texts to vectors; as JSON, multipart or one image's bytes."""
+"""POST /v1/embed, /v1/similarity and /v1/classify: images and texts, without an index."""
 
 from typing import Any, Final, Literal, TypeVar
 

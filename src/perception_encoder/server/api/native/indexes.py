@@ -1,4 +1,4 @@
-"""Indexes: which there are, what columns and values they have, and what a run is doing to them."""
+"""GET /v1/indexes and /v1/models, and POST /v1/session."""
 
 import os
 from typing import Any

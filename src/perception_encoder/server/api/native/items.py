@@ -1,4 +1,4 @@
-"""Items of an index: a page of rows, one row, its image and small copies of it."""
+"""Items of an index: listings, rows, images, thumbnails and downloads."""
 
 import contextlib
 import csv

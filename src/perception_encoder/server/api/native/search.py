@@ -1,4 +1,4 @@
-"""POST /v1/search: images of an index that fit words, images, items, or sums of them."""
+"""POST /v1/search: images of an index for texts, images, items, or weighted sums of them."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""Image objects to encoded images, and what is said of those that cannot be used."""
+"""The routes embed_image, embed_text and compare, for Perception Encoder and CLIP models."""
 
 from collections.abc import Sequence
 from typing import Final

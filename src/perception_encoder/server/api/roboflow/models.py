@@ -1,4 +1,4 @@
-"""Which of this server's models a request means, and what this API calls them."""
+"""Names of models in this API, and the routes that list, load and unload models."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Bodies of requests. Fields that this server has no use for are let through and ignored."""
+"""Bodies of requests, whose unknown fields are ignored, and the forms of replies."""
 
 from typing import Annotated, Any
 
