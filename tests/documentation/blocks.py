@@ -1,6 +1,6 @@
-"""The blocks of code on the pages of the documentation, and what is said about them there.
+"""The blocks of code on the pages of the documentation.
 
-A comment just before a block tells why it is not run, or which test runs it:
+A comment just before a block says why it is not run, or which test runs it:
 
     <!-- not run: it downloads 1 GB -->
     <!-- run by tests/server/test_api_roboflow.py -->
@@ -34,23 +34,23 @@ _NOTE = re.compile(r"(not run: |run by )(.+)")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of code: where it stands, its language ("" where none is given), and its text."""
+    """A block of code: its position, its language ("" if none is given), and its text."""
 
     page: str
     line: int
     language: str
     text: str
     not_run: str | None = None
-    """The reason that the page gives."""
+    """The reason on the page."""
     run_by: str | None = None
-    """The test that the page names."""
+    """The test named on the page."""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
 
 def blocks_of(page: str) -> list[Block]:
-    """The blocks of a page, in order."""
+    """Return the blocks of a page, in order."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     found = []
     for match in _BLOCK.finditer(text):
@@ -72,5 +72,5 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def python_blocks(page: str) -> list[str]:
-    """The texts of a page's Python blocks."""
+    """Return the texts of a page's Python blocks."""
     return [block.text for block in blocks_of(page) if block.language == "python"]

@@ -1,4 +1,4 @@
-"""The commands of `pe` as the parser knows them."""
+"""The commands of `pe`, from its parser."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,13 +1,11 @@
-"""The folder in which a reader of the documentation sits, with what its pages speak of.
+"""The folder in which the blocks of the documentation run.
 
-Pages name files, indexes, models and a server. Here they are:
-
-- `images/`: drawings of the bundled gallery. They lie in the folder itself too, and some of them
-  under names of photos that pages use (`STAND_INS`).
-- `images.lance`, `photos.lance`: an index of them, made by `pe index`, with one bad file in it.
-- A folder with the name of every registered model, and in it pe-nano: a path wins over a name, so
-  what is written for a real model runs without a download.
-- http://127.0.0.1:9001: `pe serve --index images.lance`, on a free port that is put in its place.
+- `images/`: drawings of the bundled gallery, which are also in the folder itself. Some have the names
+  of photos that pages use (`STAND_INS`).
+- `images.lance`, `photos.lance`: indexes of them, written by `pe index`, with one failed file.
+- A folder named after every registered model, which holds pe-nano. A path wins over a name, so blocks
+  with real models run without a download.
+- http://127.0.0.1:9001: `pe serve --index images.lance`, on a free port that replaces 9001.
 """
 
 import os
@@ -41,7 +39,7 @@ ADDRESS = "127.0.0.1:9001"
 
 @dataclass(frozen=True)
 class Reader:
-    """A folder of a reader's, and the environment of what is run there."""
+    """A folder and the environment of the processes that run in it."""
 
     folder: Path
     environment: dict[str, str]
@@ -49,7 +47,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes the folder as it was at first, always at the same place, which the index knows."""
+    """Restore the folder at the path that the index stores."""
     folder = tmp_path_factory.mktemp("documentation") / "reader"
     kept = folder.with_name("kept")
     _fill(folder)
@@ -86,7 +84,7 @@ def _fill(folder: Path) -> None:
 
 @pytest.fixture
 def reader(fresh_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Reader:
-    """A reader who has just begun."""
+    """Return a restored folder as the working directory."""
     folder = fresh_folder()
     monkeypatch.chdir(folder)
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -95,7 +93,7 @@ def reader(fresh_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, Path], str]]:
-    """Puts a server's address into a text that speaks of one; it is started for the first."""
+    """Replace the address in a text by that of a server, which starts on first use."""
     addresses: list[str] = []
     with ExitStack() as until_the_end:
 

@@ -1,4 +1,4 @@
-"""The blocks of APIs.md that want other people's clients, in the environment of these."""
+"""The blocks of apis.md that need other people's clients, in their environment."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from server.other_clients import clients_folder
 
 PAGE = "docs/guides/apis.md"
 
-# Its own __init__ wants torch and autofaiss, of which the client uses nothing.
+# The package's __init__ imports torch and autofaiss, which the client does not use.
 WITHOUT_ITS_INIT = """
 import sys, types
 sys.modules["clip_retrieval"] = types.ModuleType("clip_retrieval")

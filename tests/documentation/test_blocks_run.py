@@ -1,4 +1,4 @@
-"""Every Python and sh block of every page is run, as a reader would run it."""
+"""Every Python and sh block of every page runs."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from documentation.blocks import PAGES, REPOSITORY, blocks_of
 
 NOT_RUN = 0
-"""How many Python and sh blocks of all pages say why they are not run. Let it not grow."""
+"""The number of Python and sh blocks of all pages that are not run."""
 
 RUN = ("python", "sh")
 
@@ -17,7 +17,7 @@ RUN = ("python", "sh")
     "page", [page for page in PAGES if any(b.language in RUN for b in blocks_of(page))]
 )
 def test_the_blocks_of_a_page_run(page, reader, served):
-    """In order; those in Python share a namespace. Lines that install something are left out."""
+    """In order. Python blocks of a page share a namespace. Lines that begin with pip are skipped."""
     names = {"__name__": "__main__"}
     for block in blocks_of(page):
         if block.language not in RUN or block.not_run or block.run_by:

@@ -1,4 +1,4 @@
-"""Every `pe …` on a page is a command that there is, with options that there are."""
+"""Every `pe …` on a page is an existing command with existing options."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ OPERATORS = re.compile(r"[|&;]+|\d?[<>]+")
 
 
 def pe_commands_in(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Each `pe …` of shell lines, with the number of its line; what it reads from is left out."""
+    """Yield each `pe …` of shell lines with its line number, without redirections."""
     for number, line in enumerate(re.sub(r"\\\n", "  ", text).splitlines()):
         split = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
         split.whitespace_split = True
@@ -41,7 +41,7 @@ LINES = {
 
 @pytest.mark.parametrize("words", LINES.values(), ids=LINES)
 def test_a_command_line_of_a_block_can_be_parsed(words):
-    """As `pe` reads it, with types and limits of its options; nothing is run."""
+    """Parsed with the types and limits of the options; nothing runs."""
     command = ROOT
     context = command.make_context("pe", [], resilient_parsing=True)
     rest = [word for word in words[1:] if word != "-v"]
@@ -53,7 +53,7 @@ def test_a_command_line_of_a_block_can_be_parsed(words):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_in_sentences_are_real(page):
-    """`pe export MODEL DIR --format …` in running text: the command, and each option."""
+    """`pe export MODEL DIR --format …` in text: the command and each option."""
     known = dict(options_of())
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
