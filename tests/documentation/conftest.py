@@ -1,10 +1,10 @@
 """The folder in which the blocks of the documentation run.
 
-- `images/`: drawings of the bundled gallery, which are also in the folder itself. Some have the names
-  of photos that pages use (`STAND_INS`).
+- `images/`: drawings of the bundled gallery, which are also in the folder itself. Some have the
+  names of photos that pages use (`STAND_INS`).
 - `images.lance`, `photos.lance`: indexes of them, written by `pe index`, with one failed file.
-- A folder named after every registered model, which holds pe-nano. A path wins over a name, so blocks
-  with real models run without a download.
+- A folder named after every registered model, which holds pe-nano. A path wins over a name, so
+  blocks with real models run without a download.
 - http://127.0.0.1:9001: `pe serve --index images.lance`, on a free port that replaces 9001.
 """
 

@@ -17,7 +17,7 @@ RUN = ("python", "sh")
     "page", [page for page in PAGES if any(b.language in RUN for b in blocks_of(page))]
 )
 def test_the_blocks_of_a_page_run(page, reader, served):
-    """In order. Python blocks of a page share a namespace. Lines that begin with pip are skipped."""
+    """In order. Python blocks of a page share a namespace. Lines of `pip` are skipped."""
     names = {"__name__": "__main__"}
     for block in blocks_of(page):
         if block.language not in RUN or block.not_run or block.run_by:
