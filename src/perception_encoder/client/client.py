@@ -1,4 +1,4 @@
-"""`Client`: a server's vectors and hits, for programs that wait."""
+"""`Client` and `AsyncClient`: embeddings and hits from a server."""
 
 import asyncio
 import itertools
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Asks one server. May be used from any thread; `close` it, or use it in a `with`.
+    """A client of one server, for any thread. `close` it, or use it in a `with`.
 
     Args:
         url: of the server.
-        options: how it asks.
+        options: of the client.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Client:
 
         Args:
             images: paths, files' bytes or PIL images.
-            dimensions: keep so many numbers of each vector, brought to unit length again.
+            dimensions: shorten embeddings to this many dimensions, of unit length again.
 
         Raises:
             RemoteError: the server refused or could not be reached; `items` names bad images.
@@ -84,11 +84,11 @@ class Client:
         return parse_field(self._ask(build_search_call(request)).content, "hits")
 
     def models(self) -> list[dict[str, Any]]:
-        """Return what the server says of its models, the default first."""
+        """Return the server's models, the default first."""
         return parse_field(self._ask(MODELS).content, "data")
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._pool.shutdown(cancel_futures=True)
         self._http.close()
 
@@ -166,7 +166,7 @@ class AsyncClient:
         return parse_field((await self._ask(MODELS)).content, "data")
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is sent for each thing that a client can be asked, and what replies mean. Sends nothing."""
+"""Requests of the client and the meaning of replies, without sending anything."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 Outcome: TypeAlias = "httpx2.Response | httpx2.TransportError"
-"""What became of one try."""
+"""The outcome of one attempt."""
 
 _BUSY: Final = frozenset((429, 502, 503, 504))
 _FIRST_WAIT: Final = 0.25  # seconds; doubles each time
@@ -36,15 +36,15 @@ _SHOWN: Final = 200  # characters of a name, or of a reply that is not the serve
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions:
-    """How a client asks.
+    """Options of a client.
 
     Attributes:
         model: one of the server's; None takes its first.
         api_key: sent as a bearer token.
         batch_size: images or texts of one request.
-        num_connections: requests on their way at once.
-        timeout_seconds: for one try of one request.
-        num_retries: further tries where the server is busy or cannot be reached.
+        num_connections: requests in flight at once.
+        timeout_seconds: for one attempt of one request.
+        num_retries: further attempts where the server is busy or cannot be reached.
     """
 
     model: str | None = None
@@ -67,24 +67,24 @@ class ClientOptions:
 
 
 def choose_retry_wait(options: ClientOptions, attempt: int, outcome: Outcome) -> float | None:
-    """Return how long to wait before asking again; None not to.
+    """Return how long to wait before the next attempt; None for no further one.
 
-    The wait doubles each time, with some chance in it, and is at least what `Retry-After` says.
+    The wait doubles each time, with jitter, and is at least what `Retry-After` says.
 
     Args:
         options: of the client.
-        attempt: how many tries there were, from 1.
+        attempt: the number of attempts so far, from 1.
         outcome: of the last.
     """
-    told: str = ""
+    retry_after: str = ""
     if not isinstance(outcome, Exception):
         if outcome.status_code not in _BUSY:
             return None
-        told = outcome.headers.get("retry-after", "")
+        retry_after = outcome.headers.get("retry-after", "")
     if attempt > options.num_retries:
         return None
     wait = _FIRST_WAIT * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
-    return min(max(wait, float(told) if told.isdecimal() else 0.0), _LONGEST_WAIT)
+    return min(max(wait, float(retry_after) if retry_after.isdecimal() else 0.0), _LONGEST_WAIT)
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Call:
     Attributes:
         method: of HTTP.
         path: below the server's URL.
-        content: makes the arguments of the HTTP library; called when it is sent, so that of many
-            images few are in memory.
-        offset: the position of its first item among all that were given.
+        content: returns the arguments for the HTTP library; called when the request is sent, so
+            that few images are in memory.
+        offset: the position of its first item among all items.
     """
 
     method: str
@@ -107,10 +107,10 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
-    """What an index is searched for; the fields are those of POST /v1/search.
+    """A search in an index; the fields are those of POST /v1/search.
 
     Attributes:
-        query: words; or a `Path`, a file's bytes or a PIL image.
+        query: a text; or an image as `Path`, bytes of a file or PIL image.
         k: how many hits.
         index: which index; None for the server's first.
         filters: conditions on columns: {"column", "op", "value"}.
@@ -197,12 +197,12 @@ def parse_field(content: bytes, name: str) -> list[dict[str, Any]]:
 
 
 def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
-    """Return the vectors of all requests; (0, 0) where nothing was asked."""
+    """Return the embeddings of all requests; (0, 0) without requests."""
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
 def build_error(call: Call, outcome: Outcome) -> RemoteError:
-    """Return the error that the last try of a request tells of."""
+    """Return the error of the last attempt of a request."""
     if isinstance(outcome, Exception):
         reason = str(outcome) or type(outcome).__name__
         return RemoteError(f"the server was not reached ({reason}): is `pe serve` running there?")
