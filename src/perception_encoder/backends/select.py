@@ -170,7 +170,7 @@ def _open_random(config: ModelConfig, options: ComputeOptions) -> Backend:
 def _chooses_openvino(options: ComputeOptions) -> bool:
     """Return whether to use OpenVINO: on request, or by default on CPUs if it is installed.
 
-    On CPUs it is faster than torch except for a single image (docs/reference/experiments.md), and
+    On CPUs it is faster than torch except for a single image (docs/reference/benchmarks.md), and
     it opens without importing torch.
     """
     if options.backend != "auto":

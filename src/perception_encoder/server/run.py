@@ -103,7 +103,7 @@ def copy_listener(listener: socket.socket) -> list[socket.socket]:
 
     uvloop accepts one connection of each socket in a turn of its loop, and answers the requests of
     the accepted ones in between. With one socket the last of 256 clients that connected at once
-    waited 19 s for its first reply; with 32 copies 0.16 s (docs/reference/experiments.md).
+    waited 19 s for its first reply; with 32 copies 0.16 s.
     """
     if sys.platform == "win32":  # there is no uvloop, and asyncio's loop accepts all that wait
         return [listener]
