@@ -173,6 +173,7 @@ def test_duplicates_and_clusters(index):
     assert set(hearts.name.split(", ")) <= {"heart", "animal", "fruit", "car"}
     assert hearts.scores == sorted(hearts.scores, reverse=True)
     assert [group.name for group in index.cluster(2)] == ["cluster 1", "cluster 2"]
+    assert repr(index.cluster(4)) == "<4 clusters: cluster 1, cluster 2, cluster 3, …>"
     with pytest.raises(ValueError, match="everyday"):
         index.cluster(names="words.txt")
 

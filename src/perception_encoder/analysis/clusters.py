@@ -229,6 +229,10 @@ class NamedClusters(Sequence[NamedCluster]):
     def __len__(self) -> int:
         return len(self.found.clusters)
 
+    def __repr__(self) -> str:
+        names = [self.title(place) for place in range(min(3, len(self)))]
+        return f"<{len(self)} clusters: {', '.join(names)}{', …' if len(self) > 3 else ''}>"
+
     def __getitem__(self, place):  # type: ignore[no-untyped-def]
         if isinstance(place, slice):
             return [self[number] for number in range(len(self))[place]]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # floating point, in the best type there is.
 _TYPES: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 # Numbers of a text's activations that share a scale where its matrices are int8. The backend's own
-# 32 is nearer to fp32 by 0.0001 and takes a third more time: docs/reference/experiments.md.
+# 32 is nearer to fp32 by 0.0001 and takes a third more time.
 _INT8_GROUP: Final = 128
 # The backend keeps what it prepared for each shape, half a MiB for one of pe-nano's texts. So texts
 # have a multiple of so many columns.
