@@ -107,9 +107,9 @@ def test_a_dry_run_says_the_same_and_touches_nothing(tmp_path: Path) -> None:
     assert list(move_duplicates(groups, str(tmp_path / "away"))) == planned
 
 
-def problems(moves: list[MovedDuplicate]) -> list[str]:
-    assert not any(move.target for move in moves if move.problem)
-    return [move.problem for move in moves]
+def errors(moves: list[MovedDuplicate]) -> list[str]:
+    assert not any(move.target for move in moves if move.error)
+    return [move.error for move in moves]
 
 
 def test_what_cannot_be_moved_stays_and_says_why(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_cannot_be_moved_stays_and_says_why(tmp_path: Path) -> None:
     moves = list(
         move_duplicates([group(kept, inside, gone, member), orphan], str(tmp_path / "away"))
     )
-    found = problems(moves)
+    found = errors(moves)
     assert found[0] == "is in that folder already"
     assert "No such file" in found[1]
     assert found[2] == "is in an archive or at a URL"

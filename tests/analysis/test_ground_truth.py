@@ -101,5 +101,5 @@ def test_what_could_not_be_listed_is_said(tmp_path: Path) -> None:
     draw(tmp_path / "cat" / "a.png")
     (tmp_path / "cut.tar").write_bytes(b"no archive" * 200)
     items = items_at(tmp_path, tmp_path / "cut.tar")
-    (problem,) = iter_unlisted(items)
-    assert "cut.tar: the archive is damaged" in str(problem)
+    (error,) = iter_unlisted(items)
+    assert "cut.tar: the archive is damaged" in str(error)

@@ -43,7 +43,7 @@ def test_what_is_no_file_of_its_own_stays(tmp_path: Path) -> None:
         Row(uri=str(tmp_path / "link.png")), Row(uri=str(tmp_path / "gone.png")), file,
     ]  # fmt: skip
     moves = list(sort_files(str(tmp_path), [(row, label) for row in rows]))
-    assert [move.problem for move in moves] == [
+    assert [move.error for move in moves] == [
         "is in an archive or at a URL", "is in an archive or at a URL",
         "is a link to another file", "has gone", "is in that folder already",
     ]  # fmt: skip

@@ -64,7 +64,7 @@ def test_a_foreign_folder_needs_its_model_named(folder: Path) -> None:
     vectors = folder / "f" / "img_emb" / "img_emb_0.npy"
     np.save(vectors, 2 * np.load(vectors))
     refused = pe("indexes", "import", "f", "--index", "f.lance", folder=folder, returns=1)
-    assert "name it with --model" in refused.stderr
+    assert "give it with --model" in refused.stderr
     done = pe("indexes", "import", "f", "--index", "f.lance", "--model", "pe-nano", folder=folder)
     assert "5 rows added" in done.stderr
     assert "5 embeddings were normalized" in done.stderr

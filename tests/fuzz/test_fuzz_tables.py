@@ -26,7 +26,7 @@ def listed(path: Path) -> list[Item]:
     return list(source.items())
 
 
-def problem(item: Item) -> str | None:
+def error(item: Item) -> str | None:
     """Why a row was refused; None of one that was read: there is no file of its name."""
     try:
         item.read()
@@ -97,7 +97,7 @@ def test_bad_lines_cost_themselves_and_are_told_with_their_number(
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     path.write_bytes("\n".join(text).encode(encoding))
     items = listed(path)
-    problems = [problem(item) for item in items]
+    problems = [error(item) for item in items]
     assert [place for place, why in enumerate(problems) if why is not None] == bad
     values = {item.uri: item.metadata["note"] for item in items if item.uri.startswith("/no/")}
     # A 0 may be a number, if all cells are.
@@ -134,7 +134,7 @@ def test_each_json_line_is_a_row_or_reported(
     items = listed(path)
     assert len(items) == len(data)
     for number, (line, item) in enumerate(zip([{}, *lines], items, strict=True)):
-        why = problem(item)
+        why = error(item)
         assert (why is not None) == isinstance(line, bytes)
         if not isinstance(line, bytes) and number:
             assert item.uri == f"/no/{number - 1}.png"

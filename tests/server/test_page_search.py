@@ -37,7 +37,7 @@ def the_file(server, name):
 
 def test_without_a_query_the_whole_index_is_there_to_look_through(page):
     expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
-    assert page.locator(".tile").count() > 10
+    expect(page.locator(".tile").nth(10)).to_be_visible()
 
 
 def test_words_find_what_the_server_finds_and_the_address_says_so(page, drawings_server):
@@ -219,6 +219,7 @@ def test_images_of_one_folder(page):
     page.get_by_role("button", name="Filters").click()
     page.get_by_label("Folder").select_option("copies (2)")
     expect(page.get_by_role("status").filter(has_text="2 images")).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(2)
     assert sorted(names(page)) == ["castle-again.png", "cat (copy).webp"]
     page.get_by_role("button", name="Remove the filter: folder: images/copies").click()
     expect(page.get_by_label("Folder")).to_have_value("")

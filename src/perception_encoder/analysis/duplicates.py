@@ -80,7 +80,7 @@ class CheckedFiles:
     def __init__(self) -> None:
         self._seen: dict[tuple[int, int], str] = {}
 
-    def find_problem(self, row: Row) -> str | None:
+    def find_error(self, row: Row) -> str | None:
         """Return why the row's file cannot be used; None if it can. URLs are not checked."""
         if "://" in row.uri:
             return None
@@ -289,9 +289,9 @@ class _Search:
         for number in numbers[~self._is_checked[numbers]].tolist():
             self._checkpoint()
             self._is_checked[number] = True
-            problem = self._files.find_problem(self._images.row(number))
-            if problem is not None:
-                self._leave_out(number, problem)
+            error = self._files.find_error(self._images.row(number))
+            if error is not None:
+                self._leave_out(number, error)
 
     def _is_comparable(self, where: str | None) -> NDArray[np.bool_]:
         """Return (R,) bool: whether each embedding is whole; damaged ones are reported.

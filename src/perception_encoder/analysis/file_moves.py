@@ -33,22 +33,22 @@ _HEAD: Final = """\
 
 @dataclass(frozen=True)
 class SortedFile:
-    """An image and its new path; `target` is empty where `problem` says why it stays."""
+    """An image and its new path; `target` is empty where `error` says why it stays."""
 
     source: str
     target: str
     label: str
-    problem: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class MovedDuplicate:
-    """A duplicate and its new path; `target` is empty where `problem` says why it stays."""
+    """A duplicate and its new path; `target` is empty where `error` says why it stays."""
 
     source: str
     target: str
     kept: Row
-    problem: str = ""
+    error: str = ""
 
 
 def sort_files(
@@ -71,15 +71,15 @@ def sort_files(
     taken = set[str]()
     for row, best in labeled:
         home = os.path.join(folder, _NOT_IN_NAMES.sub("_", best.label))
-        problem = _find_sorting_problem(row, home)
-        if problem:
-            yield SortedFile(row.name, "", best.label, problem)
+        error = _find_sorting_error(row, home)
+        if error:
+            yield SortedFile(row.name, "", best.label, error)
             continue
         target = choose_free_name(home, os.path.basename(row.uri), taken)
-        if not dry_run and not (problem := _make_folder(home)):
-            facts = {"label": best.label, "probability": best.probability}
-            problem = move_file(row.uri, target, os.path.join(folder, MANIFEST), facts)
-        yield SortedFile(row.uri, "" if problem else target, best.label, problem)
+        if not dry_run and not (error := _make_folder(home)):
+            fields = {"label": best.label, "probability": best.probability}
+            error = move_file(row.uri, target, os.path.join(folder, MANIFEST), fields)
+        yield SortedFile(row.uri, "" if error else target, best.label, error)
 
 
 def move_duplicates(
@@ -105,19 +105,19 @@ def move_duplicates(
         os.makedirs(folder, exist_ok=True)
     for group in groups:
         for other in group.others:
-            problem = _find_moving_problem(group.kept, other.row, folder)
-            if problem:
-                yield MovedDuplicate(other.row.uri, "", group.kept, problem)
+            error = _find_moving_error(group.kept, other.row, folder)
+            if error:
+                yield MovedDuplicate(other.row.uri, "", group.kept, error)
                 continue
             target = choose_free_name(folder, os.path.basename(other.row.uri), taken)
             if not dry_run:
-                facts = {
+                fields = {
                     "kept": {"uri": group.kept.uri, "member": group.kept.member},
                     "tier": other.tier,
                     "score": other.score,
                 }
-                problem = move_file(other.row.uri, target, manifest, facts)
-            yield MovedDuplicate(other.row.uri, "" if problem else target, group.kept, problem)
+                error = move_file(other.row.uri, target, manifest, fields)
+            yield MovedDuplicate(other.row.uri, "" if error else target, group.kept, error)
 
 
 def build_removal_script(groups: Sequence[DuplicateGroup]) -> str:
@@ -125,8 +125,8 @@ def build_removal_script(groups: Sequence[DuplicateGroup]) -> str:
     lines = [_HEAD]
     for group in groups:
         kept = group.kept
-        facts = f"{kept.width or '?'} x {kept.height or '?'}, {kept.bytes or '?'} bytes"
-        lines.append(f"\n# keep: {_escape(kept.name)} ({facts})\n")
+        fields = f"{kept.width or '?'} x {kept.height or '?'}, {kept.bytes or '?'} bytes"
+        lines.append(f"\n# keep: {_escape(kept.name)} ({fields})\n")
         lines += [_build_removal(kept, other) for other in group.others]
     return "".join(lines)
 
@@ -153,15 +153,15 @@ def choose_free_name(folder: str, name: str, taken: set[str]) -> str:
     return target
 
 
-def move_file(source: str, target: str, manifest: str, facts: Mapping[str, Any]) -> str:
+def move_file(source: str, target: str, manifest: str, fields: Mapping[str, Any]) -> str:
     """Move one file, also to another disk.
 
     Args:
         source: the file.
         target: its new path, where no file may be.
-        manifest: a file of JSON lines. A line with `from`, `to` and the facts is added first; if
+        manifest: a file of JSON lines. A line with `from`, `to` and the fields is added first; if
             `from` still exists later, the move did not happen.
-        facts: what else the line holds.
+        fields: what else the line holds.
 
     Returns:
         Why the file was not moved; empty if it was.
@@ -169,7 +169,7 @@ def move_file(source: str, target: str, manifest: str, facts: Mapping[str, Any])
     Raises:
         OSError: the manifest cannot be written.
     """
-    record = {"from": source, "to": target, **facts}
+    record = {"from": source, "to": target, **fields}
     _append(manifest, (json.dumps(record, ensure_ascii=False) + "\n").encode())
     try:
         # Fails if the name has been taken since, so that nothing is overwritten.
@@ -219,25 +219,25 @@ def _make_folder(folder: str) -> str:
     return ""
 
 
-def _find_sorting_problem(row: Row, home: str) -> str:
+def _find_sorting_error(row: Row, home: str) -> str:
     if not can_be_moved(row):
         return "is in an archive or at a URL"
     if os.path.islink(row.uri):
         return "is a link to another file"
     if not os.path.exists(row.uri):
         return "has gone"
-    return _find_folder_problem(row, home)
+    return _find_folder_error(row, home)
 
 
-def _find_moving_problem(kept: Row, row: Row, folder: str) -> str:
+def _find_moving_error(kept: Row, row: Row, folder: str) -> str:
     if not can_be_moved(row):
         return "is in an archive or at a URL"
     if "://" not in kept.uri and not os.path.exists(kept.uri):
         return f"is needed: {kept.uri} has gone"
-    return _find_folder_problem(row, folder)
+    return _find_folder_error(row, folder)
 
 
-def _find_folder_problem(row: Row, folder: str) -> str:
+def _find_folder_error(row: Row, folder: str) -> str:
     if os.path.realpath(os.path.dirname(row.uri)) == os.path.realpath(folder):
         return "is in that folder already"
     return ""

@@ -148,7 +148,7 @@ class RankedImages:
         numbers: (R,) int64: the image number of each row, in the order of the index.
     """
 
-    facts: pa.Table
+    columns: pa.Table
     contents: Numbers
     shapes: Numbers
     numbers: Numbers
@@ -158,7 +158,8 @@ class RankedImages:
 
     def row(self, number: int) -> Row:
         """Return an image's row without its digest and metadata."""
-        return Row(**{name: self.facts[name][number].as_py() for name in self.facts.column_names})
+        columns = self.columns
+        return Row(**{name: columns[name][number].as_py() for name in columns.column_names})
 
 
 def rank_images(
@@ -185,15 +186,15 @@ def rank_images(
         has_content.append(batch["sha256"].is_valid().to_numpy(zero_copy_only=False))
         columns = [batch[name].cast(schema.field(name).type) for name in names]
         batches.append(pa.record_batch(columns, schema=schema))
-    facts = pa.Table.from_batches(batches, schema)
-    order = _order(facts, keep)
+    columns = pa.Table.from_batches(batches, schema)
+    order = _order(columns, keep)
     numbers = np.empty(len(order), np.int64)
     numbers[order] = np.arange(len(order))
-    facts = facts.take(order)
+    columns = columns.take(order)
     return RankedImages(
-        facts=facts,
+        columns=columns,
         contents=_first_equal(np.concatenate(contents)[order], np.concatenate(has_content)[order]),
-        shapes=_shapes(facts),
+        shapes=_shapes(columns),
         numbers=numbers,
     )
 
@@ -206,20 +207,20 @@ def _wide(field: pa.Field) -> pa.Field:
     return pa.field(field.name, wide)
 
 
-def _order(facts: pa.Table, keep: Keep) -> Numbers:
+def _order(columns: pa.Table, keep: Keep) -> Numbers:
     """Return (R,) int64: the positions of the rows in the index, the most preferred first."""
     import pyarrow.compute as pc
 
-    pixels = pc.multiply(facts["width"], facts["height"])
+    pixels = pc.multiply(columns["width"], columns["height"])
     order = pc.sort_indices(
-        facts.append_column("pixels", pixels),
+        columns.append_column("pixels", pixels),
         sort_keys=list(_ORDERS[keep]),
     )
     return np.asarray(order.to_numpy(), np.int64)
 
 
-def _shapes(facts: pa.Table) -> Numbers:
-    width, height = (facts[name].fill_null(_UNKNOWN).to_numpy() for name in ("width", "height"))
+def _shapes(columns: pa.Table) -> Numbers:
+    width, height = (columns[name].fill_null(_UNKNOWN).to_numpy() for name in ("width", "height"))
     return np.asarray((width << 32) + height, np.int64)
 
 

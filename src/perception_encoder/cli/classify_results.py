@@ -119,8 +119,8 @@ class Results:
             if self.num_failed <= _MAX_FAILURES:
                 tell(f"pe: {failure.message}")
             if self._wanted.as_json:
-                problem = {"error": failure.reason, "message": failure.message}
-                write_json({"uri": failure.uri, "member": failure.member, **problem})
+                error = {"error": failure.reason, "message": failure.message}
+                write_json({"uri": failure.uri, "member": failure.member, **error})
 
     def finish(self) -> None:
         """Draw the sheet, move images, and report how many each label has."""
@@ -178,8 +178,8 @@ class Results:
         num_moved = 0
         try:
             for move in sort_files(str(folder), self._to_move, dry_run=self._wanted.dry_run):
-                if move.problem:
-                    say(f"{move.source}: stays: it {move.problem}")
+                if move.error:
+                    say(f"{move.source}: stays: it {move.error}")
                     continue
                 num_moved += 1
                 if self._wanted.as_json:

@@ -201,11 +201,11 @@ def _write_json(named: NamedClusters) -> None:
 
 
 def _to_records(named: NamedClusters, members: Numbers) -> list[dict[str, Any]]:
-    facts = named.found.images.facts.select(["uri", "member"]).take(members)
+    fields = named.found.images.columns.select(["uri", "member"]).take(members)
     scores = named.found.scores[members].tolist()
     return [
         {**fact, "score": round(score, 4)}
-        for fact, score in zip(facts.to_pylist(), scores, strict=True)
+        for fact, score in zip(fields.to_pylist(), scores, strict=True)
     ]
 
 

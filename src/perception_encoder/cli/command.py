@@ -41,7 +41,7 @@ class Command(TyperCommand):
         for param in self.params:
             value = ctx.params.get(param.name)
             for one in value if isinstance(value, list | tuple) else (value,):
-                if problem := _find_problem(one):
+                if problem := _find_error(one):
                     raise typer.BadParameter(problem, ctx=ctx, param=param)
         return rest
 
@@ -170,7 +170,7 @@ def _escaped_usage_errors() -> Iterator[None]:
         raise
 
 
-def _find_problem(value: object) -> str:
+def _find_error(value: object) -> str:
     if isinstance(value, bool):
         return ""
     if isinstance(value, float):

@@ -15,7 +15,7 @@ from perception_encoder.cli.options import (
     open_model,
 )
 from perception_encoder.cli.output import say, write_json, write_table
-from perception_encoder.cli.text_files import find_problem
+from perception_encoder.cli.text_files import find_error
 from perception_encoder.errors import ImageError, TextError
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def _check_text(item: str, number: int) -> None:
     Raises:
         TextError: it is not valid text, or an encoded image.
     """
-    if not _is_image(item) and (problem := find_problem(item, f"argument {number}")):
-        raise TextError(problem)
+    if not _is_image(item) and (error := find_error(item, f"argument {number}")):
+        raise TextError(error)
 
 
 def _embed(model: EmbeddingModel, item: str) -> Embeddings:

@@ -122,29 +122,29 @@ def _describe_environment(device: str) -> dict[str, str]:
 
     from perception_encoder.preprocess.vocabulary import installed_vocabulary
 
-    facts = {
+    report = {
         "perception-encoder": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
     }
     for name in _PACKAGES:
         try:
-            facts[name] = version(name)
+            report[name] = version(name)
         except PackageNotFoundError:
-            facts[name] = "not installed"
+            report[name] = "not installed"
     try:
         with open_model("pe-nano", device=device) as model:
             from perception_encoder.backends.torch_devices import list_devices
 
             backend = model.backend
-            facts["devices"] = ", ".join(list_devices())
-            facts["backend"] = f"{backend.name} on {backend.device}, {backend.precision}"
+            report["devices"] = ", ".join(list_devices())
+            report["backend"] = f"{backend.name} on {backend.device}, {backend.precision}"
     except PerceptionEncoderError as err:
-        facts["backend"] = f"none: {err}"
-    facts["vocabulary of PE and CLIP"] = str(installed_vocabulary() or "from the hub when needed")
-    facts["weights cache"] = str(constants.HF_HUB_CACHE)
-    facts["offline"] = "yes (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "no"
-    facts["default index"] = str(settings.default_index())
-    return facts
+        report["backend"] = f"none: {err}"
+    report["vocabulary of PE and CLIP"] = str(installed_vocabulary() or "from the hub when needed")
+    report["weights cache"] = str(constants.HF_HUB_CACHE)
+    report["offline"] = "yes (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "no"
+    report["default index"] = str(settings.default_index())
+    return report
 
 
 def _compare_golden(image: Path, device: str) -> None:

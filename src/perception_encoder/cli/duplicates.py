@@ -208,8 +208,8 @@ def _move(groups: Sequence[DuplicateGroup], folder: Path, *, dry_run: bool, as_j
     num_moved = 0
     try:
         for move in move_duplicates(groups, str(folder), dry_run=dry_run):
-            if move.problem:
-                say(f"{move.source}: stays: it {move.problem}")
+            if move.error:
+                say(f"{move.source}: stays: it {move.error}")
                 continue
             num_moved += 1
             if as_json:

@@ -19,7 +19,7 @@ from perception_encoder.cli.options import (
     open_model,
 )
 from perception_encoder.cli.output import check_file, say, to_json, write_json
-from perception_encoder.cli.text_files import find_problem, read_list
+from perception_encoder.cli.text_files import find_error, read_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,18 +97,18 @@ def embed(  # noqa: PLR0913  one parameter for each option
         preprocess=preprocess,
     )
     embed_inputs = _embed_texts if text else _embed_images
-    embeddings, problems = embed_inputs(loaded, inputs, batch_size, dim)
-    for problem in problems.values():
-        say(f"pe: {problem}")
-    kept = [position for position in range(len(inputs)) if position not in problems]
+    embeddings, errors = embed_inputs(loaded, inputs, batch_size, dim)
+    for error in errors.values():
+        say(f"pe: {error}")
+    kept = [position for position in range(len(inputs)) if position not in errors]
     if kept:
         _write(inputs, embeddings, kept, out, chosen)
         if out is not None:
             say(f"{out}: {len(kept)} embeddings of {embeddings.shape[1]} dimensions")
-    if problems:
+    if errors:
         if len(inputs) > 1:
             rows = "; their rows are NaN" if kept and chosen == "npy" else ""
-            say(f"pe: {len(problems)} of {len(inputs)} items not embedded{rows}")
+            say(f"pe: {len(errors)} of {len(inputs)} items not embedded{rows}")
         raise typer.Exit(1)
 
 
@@ -136,35 +136,35 @@ def _find_format(out: Path | None) -> Format:
 def _embed_texts(
     model: EmbeddingModel, inputs: Sequence[InputItem], batch_size: int, dim: int | None
 ) -> tuple[Embeddings, dict[int, str]]:
-    """Return (N, E) embeddings, NaN for invalid texts, and the problem at each such position."""
+    """Return (N, E) embeddings, NaN for invalid texts, and the error at each such position."""
     import numpy as np
 
-    problems = {
-        position: problem
+    errors = {
+        position: error
         for position, one in enumerate(inputs)
-        if (problem := find_problem(one.value, one.describe(position)))
+        if (error := find_error(one.value, one.describe(position)))
     }
-    usable = [position for position in range(len(inputs)) if position not in problems]
+    usable = [position for position in range(len(inputs)) if position not in errors]
     embedded = model.embed_text(
         [inputs[position].value for position in usable], batch_size=batch_size, truncate_dim=dim
     )
     embeddings = np.full((len(inputs), embedded.shape[1]), np.nan, np.float32)
     embeddings[usable] = embedded
-    return embeddings, problems
+    return embeddings, errors
 
 
 def _embed_images(
     model: EmbeddingModel, inputs: Sequence[InputItem], batch_size: int, dim: int | None
 ) -> tuple[Embeddings, dict[int, str]]:
-    """Return (N, E) embeddings, NaN for unusable images, and the problem at each such position."""
+    """Return (N, E) embeddings, NaN for unusable images, and the error at each such position."""
     embeddings, failures = model.embed_images(
         [one.value for one in inputs], batch_size=batch_size, truncate_dim=dim, errors="skip"
     )
-    problems = {position: str(failure) for position, failure in failures.items()}
-    for position in problems:
+    errors = {position: str(failure) for position, failure in failures.items()}
+    for position in errors:
         if not inputs[position].value:
-            problems[position] = f"{inputs[position].describe(position)}: empty, not a file name"
-    return embeddings, problems
+            errors[position] = f"{inputs[position].describe(position)}: empty, not a file name"
+    return embeddings, errors
 
 
 def _write(

@@ -290,10 +290,10 @@ class ModelComparison:
         """
         from perception_encoder.analysis.labels import iter_unlisted
 
-        for problem in iter_unlisted(self._left_out):
+        for error in iter_unlisted(self._left_out):
             self._num_unlisted += 1
             if self._num_unlisted <= _MAX_FAILURES:
-                say(f"pe: {problem}")
+                say(f"pe: {error}")
         if (more := self._num_unlisted - _MAX_FAILURES) > 0:
             say(f"pe: and {more:,} more that could not be read")
         count = len(self._left_out) - self._num_unlisted

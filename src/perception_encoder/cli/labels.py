@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from perception_encoder.cli.text_files import find_problem, read_text
+from perception_encoder.cli.text_files import find_error, read_text
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.labels import Labels
@@ -72,8 +72,8 @@ def check_templates(templates: list[str] | None) -> list[str]:
 
     templates = templates or [DEFAULT_TEMPLATE]
     for template in templates:
-        if problem := find_problem(template, f"--template {template[:_MAX_LABEL]!a}"):
-            raise typer.BadParameter(problem)
+        if error := find_error(template, f"--template {template[:_MAX_LABEL]!a}"):
+            raise typer.BadParameter(error)
         if "{}" not in template:
             raise typer.BadParameter(f"--template {template!r} needs {{}} where the label goes")
     return templates
@@ -87,6 +87,6 @@ def _check_labels(labels: Labels) -> Labels:
     """
     for label, names in labels.items():
         for name in (label, *names):
-            if problem := find_problem(name, f"the label {label[:_MAX_LABEL]!a}"):
-                raise ValueError(problem)
+            if error := find_error(name, f"the label {label[:_MAX_LABEL]!a}"):
+                raise ValueError(error)
     return labels

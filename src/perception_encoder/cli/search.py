@@ -13,7 +13,7 @@ from perception_encoder.cli.hits import Answer, SearchFlags, with_search_options
 from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import find_index
 from perception_encoder.cli.output import check_sheet, say
-from perception_encoder.cli.text_files import find_problem, read_list
+from perception_encoder.cli.text_files import find_error, read_list
 from perception_encoder.errors import ImageError, QueryError
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _check_terms(terms: Sequence[QueryTerm]) -> Sequence[QueryTerm]:
     """
     for term in terms:
         if term.kind != "image":
-            problem = find_problem(term.value, f"the term {term.value[:_MAX_TERM]!a}")
-            if problem:
-                raise QueryError(problem)
+            error = find_error(term.value, f"the term {term.value[:_MAX_TERM]!a}")
+            if error:
+                raise QueryError(error)
     return terms

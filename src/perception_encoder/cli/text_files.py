@@ -47,7 +47,7 @@ def read_list(file: Path, *, null: bool = False) -> list[str]:
     """Return the lines of a file, or of standard input for `-`, including empty ones.
 
     Bytes that are not text are decoded as Python does in file names, since a list of names may
-    have any; `find_problem` reports them where a text is expected.
+    have any; `find_error` reports them where a text is expected.
 
     Args:
         file: a path, or `-`.
@@ -68,7 +68,7 @@ def read_list(file: Path, *, null: bool = False) -> list[str]:
     return split_lines(_normalize_newlines(text))
 
 
-def find_problem(text: str, item: str) -> str:
+def find_error(text: str, item: str) -> str:
     """Return why a text cannot be embedded, or an empty string; `item` names it in the message."""
     from perception_encoder.preprocess.image_strings import refuse_image
 

@@ -17,7 +17,7 @@ from perception_encoder.preprocess.files import MAX_FILE_BYTES, open_regular_fil
 from perception_encoder.sources.item import (
     Item,
     SourceOptions,
-    find_name_problem,
+    find_name_error,
     is_web,
     make_absolute,
     make_broken_item,
@@ -84,8 +84,8 @@ def make_file_item(path: str) -> Item:
     Args:
         path: absolute.
     """
-    if (problem := find_name_problem(path)) is not None:
-        return make_broken_item(path, problem)
+    if (error := find_name_error(path)) is not None:
+        return make_broken_item(path, error)
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # `read` reports it
@@ -221,8 +221,8 @@ class FileAccess:
         uri = make_absolute(name, folder)
         if not scheme_of(uri):
             return make_file_item(uri)
-        if (problem := find_name_problem(uri)) is not None:
-            return make_broken_item(uri, problem, is_remote=True)
+        if (error := find_name_error(uri)) is not None:
+            return make_broken_item(uri, error, is_remote=True)
         return Item(uri, partial(self.read, uri), is_remote=True)
 
     def entry_item(self, entry: RemoteEntry) -> Item:

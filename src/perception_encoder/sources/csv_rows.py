@@ -55,8 +55,8 @@ class CsvFile:
         self._separator = _find_separator(self._peek(), is_tsv=is_tsv)
         self._records = self._iter_records()
         first = next(self._records, None)
-        if first is not None and first.problem is not None:
-            raise SourceError(f"the column names cannot be read: {first.problem}")
+        if first is not None and first.error is not None:
+            raise SourceError(f"the column names cannot be read: {first.error}")
         names = _column_names([] if first is None else first.cells)
         self.header = CsvHeader(names, self._separator, encoding)
 
@@ -80,8 +80,8 @@ class CsvFile:
                 cells = _read_cells(self._texts(taken), self._separator)
             except _RecordError as err:
                 self._again.extendleft(reversed(taken[1:]))
-                problem = f"{err} (line {line.number:,})"
-                yield _Record([], problem, line.offset, line.num_bytes, line.number)
+                error = f"{err} (line {line.number:,})"
+                yield _Record([], error, line.offset, line.num_bytes, line.number)
                 continue
             if cells:  # a blank line has none
                 num_bytes = sum(one.num_bytes for one in taken)
@@ -91,7 +91,7 @@ class CsvFile:
         """Yield the first line's text, and then the next lines, which are added to `taken`."""
         first = taken[0]
         if first.text is None:
-            raise _RecordError(first.problem)
+            raise _RecordError(first.error)
         yield first.text
         num_bytes = first.num_bytes
         while (line := self._next_line()) is not None:
@@ -111,25 +111,25 @@ def read_csv_row(header: CsvHeader, number: int, data: bytes) -> TextRow:
     try:
         cells = _read_cells(lines, header.separator)
     except _RecordError as err:
-        return TextRow(number, problem=str(err))
+        return TextRow(number, error=str(err))
     return _make_row(header, number, _Record(cells, None, 0, len(data), 0))
 
 
 class _Line(NamedTuple):
-    """A line's text, or the problem with it; its place in the file; its number from 1."""
+    """A line's text, or why it cannot be read; its place in the file; its number from 1."""
 
     text: str | None
-    problem: str | None
+    error: str | None
     offset: int
     num_bytes: int
     number: int
 
 
 class _Record(NamedTuple):
-    """The cells of a record, or the problem with it; its place; the number of its first line."""
+    """The cells of a record, or why it cannot be read; its place; the number of its first line."""
 
     cells: list[str]
-    problem: str | None
+    error: str | None
     offset: int
     num_bytes: int
     line: int
@@ -194,8 +194,8 @@ def _iter_lines(stream: IO[bytes], encoding: str) -> Iterator[_Line]:
         try:
             text = line.data.decode(encoding, _errors_of(encoding))
         except UnicodeDecodeError as err:
-            problem = f"the line is not valid UTF-16: {err.reason}"
-            yield _Line(None, problem, line.offset, line.num_bytes, number)
+            error = f"the line is not valid UTF-16: {err.reason}"
+            yield _Line(None, error, line.offset, line.num_bytes, number)
             continue
         if "\r" not in text.rstrip("\r\n"):
             yield _Line(text, None, line.offset, line.num_bytes, number)
@@ -239,14 +239,14 @@ def _column_names(cells: list[str]) -> list[str]:
 
 
 def _make_row(header: CsvHeader, number: int, record: _Record) -> TextRow:
-    if record.problem is not None:
-        return TextRow(number, problem=record.problem)
+    if record.error is not None:
+        return TextRow(number, error=record.error)
     if len(record.cells) != len(header.names):
-        problem = (
+        error = (
             f"the line has {len(record.cells)} cells where the first line has "
             f"{len(header.names)} (line {record.line:,})"
         )
-        return TextRow(number, problem=problem)
+        return TextRow(number, error=error)
     values: dict[str, object] = {
         name: cell or None for name, cell in zip(header.names, record.cells, strict=True)
     }

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from perception_encoder.errors import ImageError
 from perception_encoder.sources.access import FileAccess, make_file_item
-from perception_encoder.sources.item import Item, find_name_problem, make_broken_item
+from perception_encoder.sources.item import Item, find_name_error, make_broken_item
 from perception_encoder.sources.network import RemoteEntry
 from perception_encoder.sources.patterns import Selection, describe_system_folders, is_image
 
@@ -222,10 +222,10 @@ class RemoteFolderSource:
         for entry in entries:
             if entry.is_folder or not self._selection.lists(self._relative(entry.url)):
                 continue
-            if (problem := find_name_problem(entry.url)) is None:
+            if (error := find_name_error(entry.url)) is None:
                 yield self._access.entry_item(entry)
             else:
-                yield make_broken_item(entry.url, problem, is_remote=True)
+                yield make_broken_item(entry.url, error, is_remote=True)
 
     def _relative(self, url: str) -> str:
         return url.removeprefix(self._top).rstrip("/")

@@ -190,7 +190,7 @@ class ContainerSource(ABC):
         """Return the reason why a file cannot be listed."""
 
 
-def find_name_problem(name: str) -> str | None:
+def find_name_error(name: str) -> str | None:
     """Return why a name cannot be stored, or None."""
     if not is_unicode(name):
         return NOT_UNICODE

@@ -77,8 +77,8 @@ class ParquetTable:
         Raises:
             ImageError: some or all rows cannot be read. All readable rows are yielded first.
         """
-        facts = self._access.info(self._uri)
-        problems = []
+        info = self._access.info(self._uri)
+        errors = []
         self._names, self._long_lists = MetadataColumns(), set()
         with self._opened() as opened:
             is_named = _kind(opened.file.schema_arrow.field(column).type) == "name"
@@ -87,23 +87,23 @@ class ParquetTable:
             for group, size in enumerate(_num_rows(opened.file)):
                 number = first
                 try:
-                    _check_rows(size, facts.bytes)
+                    _check_rows(size, info.bytes)
                     for name, metadata in self._iter_rows(opened, group, column, is_named=is_named):
                         key = row_key(column, number)
                         if not is_named:
                             read = partial(self._read, cells, column, number)
-                            yield make_stored_item(self._uri, key, read, facts.mtime, metadata)
+                            yield make_stored_item(self._uri, key, read, info.mtime, metadata)
                         elif name:
                             yield make_named_item(self._access, self._uri, name, metadata, key)
                         else:
                             yield make_empty_item(self._uri, key)
                         number += 1
                 except Exception as err:  # noqa: BLE001 — raised below, after the other rows
-                    problems.append(f"rows from {number:,} on ({err})")
+                    errors.append(f"rows from {number:,} on ({err})")
                 first += size
-        if problems:
+        if errors:
             raise ImageUnreadableError(
-                f"{self._uri}: damaged: {'; '.join(problems[:_NUM_SHOWN])}; fetch the file again",
+                f"{self._uri}: damaged: {'; '.join(errors[:_NUM_SHOWN])}; fetch the file again",
                 item=self._uri,
             )
 

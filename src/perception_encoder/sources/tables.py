@@ -120,15 +120,15 @@ class TextTable:
             raise ImageNotFoundError(
                 f"{item}: the table has no such row or column any more", item=item
             )
-        if row.problem is not None:
+        if row.error is not None:
             item = item_name(self._uri, key)
-            raise ImageUnreadableError(f"{item}: {row.problem}", item=item)
+            raise ImageUnreadableError(f"{item}: {row.error}", item=item)
         return self._decode(row.values.get(column), key)
 
     def _item(self, row: TextRow, column: str, kinds: ColumnTypes, mtime: int | None) -> Item:
         key = row_key(column, row.number)
-        if row.problem is not None:
-            return make_broken_item(self._uri, row.problem, member=key, is_remote=self._is_remote)
+        if row.error is not None:
+            return make_broken_item(self._uri, row.error, member=key, is_remote=self._is_remote)
         cell = row.values.get(column)
         metadata = kinds.fit(self._metadata(row, column, as_numbers=False))
         if _stored(cell, column) is not None:

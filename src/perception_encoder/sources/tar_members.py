@@ -16,7 +16,7 @@ from tarfile import HeaderError, ReadError
 from typing import IO, Any, Final, Self, cast
 
 from perception_encoder.sources.columns import MetadataColumns
-from perception_encoder.sources.item import find_name_problem
+from perception_encoder.sources.item import find_name_error
 from perception_encoder.sources.patterns import SYSTEM_FOLDERS, is_image
 from perception_encoder.sources.tar_samples import Sample, TarMember, TarSamples
 from perception_encoder.sources.text_rows import decode_text, parse_json
@@ -189,15 +189,15 @@ class TarListing:
             self._take_text(member, ending)
 
     def _take_image(self, image: TarMember) -> None:
-        image.problem = find_name_problem(image.name)
-        if image.problem is None and not self._samples.add_image(image):
+        image.error = find_name_error(image.name)
+        if image.error is None and not self._samples.add_image(image):
             stem, dot, ending = image.name.rpartition(".")
-            image.problem = (
+            image.error = (
                 f"the archive has an image named {image.name} already; rename this one, which "
                 f"begins at byte {image.offset:,}"
             )
             image.name = f"{stem}#{image.offset}{dot}{ending}"
-        if image.problem is not None:
+        if image.error is not None:
             self._samples.add_refused(image)
 
     def _take_text(self, member: tarfile.TarInfo, ending: str) -> None:

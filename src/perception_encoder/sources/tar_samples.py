@@ -32,7 +32,7 @@ class TarMember:
         offset: where its bytes begin in the (unpacked) archive.
         bytes: its size.
         metadata: from the members that belong to it.
-        problem: why it cannot be used, or None.
+        error: why it cannot be used, or None.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TarMember:
     offset: int
     bytes: int
     metadata: dict[str, MetadataValue] = field(default_factory=dict)
-    problem: str | None = None
+    error: str | None = None
 
 
 class Sample(NamedTuple):

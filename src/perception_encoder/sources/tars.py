@@ -97,9 +97,9 @@ class TarSource(ContainerSource):
         mtime: int | None,
         packed: ForwardReader[bytes] | None,
     ) -> Item:
-        if image.problem is not None:
+        if image.error is not None:
             return make_broken_item(
-                uri, image.problem, member=image.name, is_remote=bool(scheme_of(uri))
+                uri, image.error, member=image.name, is_remote=bool(scheme_of(uri))
             )
         item = item_name(uri, image.name)
         place = (uri, image.offset, image.bytes)

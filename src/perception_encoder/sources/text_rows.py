@@ -1,6 +1,6 @@
 """Rows of text files in UTF-8 or UTF-16: lines of a bounded size, and JSON lines.
 
-A damaged row is returned with its problem, and reading continues with the next line.
+A damaged row is returned with its error, and reading continues with the next line.
 """
 
 import codecs
@@ -105,14 +105,14 @@ class TextRow:
     Attributes:
         number: its number from 0, damaged rows included.
         values: by column; empty cells are None.
-        problem: why it cannot be used, or None.
+        error: why it cannot be used, or None.
         offset: where it begins in the file.
         num_bytes: its size in the file.
     """
 
     number: int
     values: dict[str, object] = field(default_factory=dict)
-    problem: str | None = None
+    error: str | None = None
     offset: int = 0
     num_bytes: int = 0
 
@@ -130,7 +130,7 @@ def read_json_rows(stream: IO[bytes]) -> Iterator[TextRow]:
     encoding = detect_encoding(stream)
     for line in read_lines(stream, encoding):
         if line.data is None:
-            yield TextRow(number, problem=TOO_LARGE)
+            yield TextRow(number, error=TOO_LARGE)
         elif not line.data.strip(_BLANK):
             continue
         else:
@@ -145,9 +145,9 @@ def parse_json_row(
     try:
         values = parse_json(strip_bom(line, encoding).decode(encoding))
     except (ValueError, RecursionError) as err:
-        return TextRow(number, problem=f"the line is not JSON: {err}")
+        return TextRow(number, error=f"the line is not JSON: {err}")
     if not isinstance(values, dict):
-        return TextRow(number, problem="the line is not a JSON object")
+        return TextRow(number, error="the line is not a JSON object")
     return TextRow(number, values, offset=offset, num_bytes=num_bytes)
 
 

@@ -197,7 +197,7 @@ def _fitting_type(field: pa.Field) -> pa.DataType | None:
         is_time = types.is_timestamp(kind) or types.is_integer(kind)
         return pa.timestamp("ns", tz="UTC") if is_time else None
     if field.name in ROW_COLUMNS:
-        wanted = _types_of_facts()[field.name]
+        wanted = _types_of_columns()[field.name]
         fits = _is_text(kind) if wanted == pa.string() else types.is_integer(kind)
         return wanted if fits else None
     if not can_be_metadata(field.name):
@@ -211,7 +211,7 @@ def _fitting_type(field: pa.Field) -> pa.DataType | None:
     return kind if types.is_boolean(kind) else None
 
 
-def _types_of_facts() -> dict[str, pa.DataType]:
+def _types_of_columns() -> dict[str, pa.DataType]:
     import pyarrow as pa
 
     whole = dict.fromkeys(("offset", "bytes"), pa.int64())

@@ -66,8 +66,8 @@ class Provenance:
 
     def in_schema(self, schema: pa.Schema) -> pa.Schema:
         """Return the schema with the provenance as its only metadata."""
-        facts = {f"{_PREFIX}{name}": _text(value) for name, value in self.values().items()}
-        return schema.with_metadata(facts)
+        fields = {f"{_PREFIX}{name}": _text(value) for name, value in self.values().items()}
+        return schema.with_metadata(fields)
 
 
 def read_provenance(folder: str) -> Provenance | None:
@@ -79,12 +79,12 @@ def read_provenance(folder: str) -> Provenance | None:
     path = os.path.join(folder, FILE)
     try:
         with open(path, encoding="utf-8") as file:
-            facts = json.load(file)
+            fields = json.load(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:
         raise ExchangeError(f"{path}: cannot be read: {err}; remove it and give --model") from err
-    return _provenance(facts, path)
+    return _provenance(fields, path)
 
 
 def provenance_of(schema: pa.Schema, path: str) -> Provenance | None:
@@ -93,28 +93,28 @@ def provenance_of(schema: pa.Schema, path: str) -> Provenance | None:
     Raises:
         ExchangeError: it cannot be parsed.
     """
-    facts = {
+    fields = {
         key.decode().removeprefix(_PREFIX): value.decode()
         for key, value in (schema.metadata or {}).items()
         if key.decode().startswith(_PREFIX)
     }
-    if not facts:
+    if not fields:
         return None
-    if "columns" in facts:
-        facts["columns"] = json.loads(facts["columns"])
-    return _provenance(facts, path)
+    if "columns" in fields:
+        fields["columns"] = json.loads(fields["columns"])
+    return _provenance(fields, path)
 
 
-def _provenance(facts: Mapping[str, Any], path: str) -> Provenance:
+def _provenance(fields: Mapping[str, Any], path: str) -> Provenance:
     try:
         identity = ModelIdentity(
-            model_id=facts["model_id"],
-            fingerprint=facts["fingerprint"],
-            preprocess=cast("PreprocessName", facts["preprocess"]),
-            embed_dim=int(facts["embed_dim"]),
+            model_id=fields["model_id"],
+            fingerprint=fields["fingerprint"],
+            preprocess=cast("PreprocessName", fields["preprocess"]),
+            embed_dim=int(fields["embed_dim"]),
         )
-        dtype: VectorDtype = "float32" if facts["vector_dtype"] == "float32" else "float16"
-        return Provenance(identity, dtype, tuple(facts["columns"]), str(facts["version"]))
+        dtype: VectorDtype = "float32" if fields["vector_dtype"] == "float32" else "float16"
+        return Provenance(identity, dtype, tuple(fields["columns"]), str(fields["version"]))
     except (KeyError, TypeError, ValueError) as err:
         raise ExchangeError(
             f"{path}: what it says about its model cannot be understood: {err!r} is missing or "

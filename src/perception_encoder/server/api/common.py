@@ -19,7 +19,7 @@ from perception_encoder.preprocess.image_strings import image_in_text
 from perception_encoder.preprocess.tokenizer import check_text_size
 from perception_encoder.server.api.base import Services
 from perception_encoder.server.core.model_worker import ModelWorker
-from perception_encoder.server.http.errors import ApiError, ItemProblem, build_items_error
+from perception_encoder.server.http.errors import ApiError, ItemError, build_items_error
 from perception_encoder.server.http.requests import RequestBody
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import normalize_rows
@@ -123,11 +123,11 @@ def check_texts(texts: Iterable[tuple[int, str, str]]) -> None:
         try:
             check_text_size(text, name, position)
         except TextTooLargeError as err:
-            problem = ItemProblem(position, "text_too_large", str(err), name)
+            problem = ItemError(position, "text_too_large", str(err), name)
             raise ApiError(400, problem.code, problem.message, items=(problem,)) from err
         if (kind := image_in_text(text)) is not None:
             message = f"{name}: this is the {kind} of an image, not a text; send it as an image"
-            problem = ItemProblem(position, "image_as_text", message, name)
+            problem = ItemError(position, "image_as_text", message, name)
             raise ApiError(400, problem.code, message, items=(problem,))
 
 

@@ -22,7 +22,7 @@ _SERVER_FAULT: Final = "the server failed; its log says more under this request'
 
 
 @dataclass(frozen=True)
-class ItemProblem:
+class ItemError:
     """What is wrong with one image or text of a request.
 
     Attributes:
@@ -53,7 +53,7 @@ class ApiError(HTTPException):
         code: str,
         message: str,
         *,
-        items: tuple[ItemProblem, ...] = (),
+        items: tuple[ItemError, ...] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
@@ -115,10 +115,10 @@ def convert_error(err: Exception) -> ApiError:
     return ApiError(500, "internal", _SERVER_FAULT)
 
 
-def build_item_problem(position: int, err: errors.PerceptionEncoderError) -> ItemProblem:
+def build_item_error(position: int, err: errors.PerceptionEncoderError) -> ItemError:
     """Return the problem of one item of a request."""
     known = convert_error(err)
-    return ItemProblem(position, known.code, known.message, getattr(err, "item", None))
+    return ItemError(position, known.code, known.message, getattr(err, "item", None))
 
 
 def build_items_error(failed: Mapping[int, errors.PerceptionEncoderError], count: int) -> ApiError:
@@ -128,7 +128,7 @@ def build_items_error(failed: Mapping[int, errors.PerceptionEncoderError], count
         failed: by position, why.
         count: of the request's items.
     """
-    items = tuple(build_item_problem(position, failed[position]) for position in sorted(failed))
+    items = tuple(build_item_error(position, failed[position]) for position in sorted(failed))
     first = items[0]
     more = f" ({len(items)} of {count} items cannot be used)" if len(items) > 1 else ""
     return ApiError(400, first.code, f"{first.message}{more}", items=items)

@@ -27,7 +27,7 @@ from perception_encoder.server.api.common import (
 )
 from perception_encoder.server.api.native.replies import ClassifyReply, EmbedReply, SimilarityReply
 from perception_encoder.server.core.model_worker import ModelWorker
-from perception_encoder.server.http.errors import ApiError, build_item_problem, build_items_error
+from perception_encoder.server.http.errors import ApiError, build_item_error, build_items_error
 from perception_encoder.server.http.replies import BINARY, json_reply
 from perception_encoder.server.http.requests import (
     Dimensions,
@@ -183,7 +183,7 @@ def _build_entry(
     entry: dict[str, Any] = {"type": kind, "index": index}
     if err is None:
         return {**entry, "embedding": encode_for_json(vector, encoding)}
-    problem = build_item_problem(index, err)
+    problem = build_item_error(index, err)
     return {
         **entry,
         "embedding": None,
@@ -307,7 +307,7 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
         results: list[dict[str, Any]] = []
         for index in range(len(loaded)):
             if index in embedded.errors:
-                problem = build_item_problem(index, embedded.errors[index])
+                problem = build_item_error(index, embedded.errors[index])
                 error = {"code": problem.code, "message": problem.message}
                 results.append({"index": index, "labels": [], "error": error})
                 continue

@@ -168,7 +168,7 @@ def add_model_routes(routes: ApiRoutes, services: Services) -> None:
 
 def describe_model(state: ModelState) -> dict[str, Any]:
     """Return a model as JSON; `id`, `object` and `owned_by` as OpenAI's clients expect them."""
-    facts: dict[str, Any] = {
+    info: dict[str, Any] = {
         "id": state.name,
         "object": "model",
         "created": 0,
@@ -182,7 +182,7 @@ def describe_model(state: ModelState) -> dict[str, Any]:
     }
     if state.entry is not None:
         config = state.entry.config
-        facts |= {
+        info |= {
             "dimensions": config.embed_dim,
             "image_size": config.vision.image_size,
             "context_length": config.text.context_length if config.text else None,
@@ -190,14 +190,14 @@ def describe_model(state: ModelState) -> dict[str, Any]:
         }
     if state.worker is not None:
         backend = state.worker.model.backend
-        facts |= {
+        info |= {
             "dimensions": state.worker.embed_dim,
             "backend": backend.name,
             "device": backend.device,
             "precision": backend.precision,
             "waiting": state.worker.num_waiting,
         }
-    return facts
+    return info
 
 
 def add_session_route(routes: ApiRoutes, services: Services) -> None:

@@ -235,6 +235,6 @@ def _write_csv(rows: Sequence[Row]) -> bytes:
     writer.writeheader()
     for row in rows:
         reply = describe_row(row)
-        facts = {name: reply[name] for name in _CSV_COLUMNS}
-        writer.writerow({**reply["metadata"], **facts})
+        fields = {name: reply[name] for name in _CSV_COLUMNS}
+        writer.writerow({**reply["metadata"], **fields})
     return out.getvalue().encode("utf-8", "backslashreplace")

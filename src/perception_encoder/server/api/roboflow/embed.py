@@ -26,7 +26,7 @@ from perception_encoder.server.api.roboflow.schemas import (
 )
 from perception_encoder.server.core.images import name_images
 from perception_encoder.server.core.model_worker import ModelWorker
-from perception_encoder.server.http.errors import ApiError, build_item_problem
+from perception_encoder.server.http.errors import ApiError, build_item_error
 from perception_encoder.server.http.requests import json_body, read_body
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import cosine_similarity
@@ -76,9 +76,9 @@ async def embed_images(
     place = f" (image {first} of {len(images)})" if len(images) > 1 else ""
     raise ApiError(
         400,
-        build_item_problem(first, embedded.errors[first]).code,
+        build_item_error(first, embedded.errors[first]).code,
         f"Could not load input image. Cause: {cause}{place}",
-        items=tuple(build_item_problem(n, err) for n, err in sorted(embedded.errors.items())),
+        items=tuple(build_item_error(n, err) for n, err in sorted(embedded.errors.items())),
     )
 
 
