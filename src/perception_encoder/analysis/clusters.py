@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +233,11 @@ class NamedClusters(Sequence[NamedCluster]):
         names = [self.title(place) for place in range(min(3, len(self)))]
         return f"<{len(self)} clusters: {', '.join(names)}{', …' if len(self) > 3 else ''}>"
 
-    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+    @overload
+    def __getitem__(self, place: int) -> NamedCluster: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[NamedCluster]: ...
+    def __getitem__(self, place: int | slice) -> NamedCluster | list[NamedCluster]:
         if isinstance(place, slice):
             return [self[number] for number in range(len(self))[place]]
         cluster = self.found.clusters[place]
