@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def prepare(model: str, backend: Any, stored: Any, exported: Path) -> None:
-    """Export a model with made-up weights, unless that was done."""
+    """Export a model with random weights, unless that was done."""
     weights = exported.parent / f"{model}-weights"
     if not weights.exists():
         with AutoModel.from_pretrained(
@@ -81,7 +81,7 @@ def measure(model: str, precision: Any, exported: Path) -> None:
         return
     figures = asdict(row) | {
         "model": model,
-        "has_made_up_weights": True,
+        "has_random_weights": True,
         "date": datetime.now(tz=UTC).date().isoformat(),
         "commit": commit(),
     }
@@ -94,7 +94,7 @@ def measure(model: str, precision: Any, exported: Path) -> None:
         "one core and 1 GiB of private memory (RLIMIT_DATA): speed, files, memory, and what fits",
         ["perception-encoder", "onnxruntime", "openvino", "numpy", "pillow"],
         {"rows": {name: rows[name] for name in named if name in rows}},
-        "made-up weights of the real shapes; medians of three rounds, up to seven in rows of "
+        "random weights of the real shapes; medians of three rounds, up to seven in rows of "
         "OpenVINO with T16 and B16; see EdgeRow for the figures; each row has its own date and "
         "commit",
     )

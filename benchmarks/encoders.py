@@ -68,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     place = Place(*(path.resolve() for path in (arguments.peers, arguments.photos, arguments.work)))
     place.work.mkdir(parents=True, exist_ok=True)
-    os.environ["HF_ASSETS_CACHE"] = str(place.work / "graphs")  # those of made-up weights
+    os.environ["HF_ASSETS_CACHE"] = str(place.work / "graphs")  # those of random weights
     path = RESULTS / f"{NAME}.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
     for name in arguments.rows or ROWS:
@@ -85,7 +85,7 @@ def write(rows: Mapping[str, Any]) -> None:
     """Write all rows, those of earlier runs too, in the order of `ROWS`."""
     write_report(
         NAME,
-        "images and texts to vectors on two cores, beside peers; made-up weights, real shapes",
+        "images and texts to vectors on two cores, beside peers; random weights, real shapes",
         ["perception-encoder", "torch", "numpy", "pillow"],
         {"rows": {name: rows[name] for name in ROWS if name in rows}},
         "each row has its own date, commit and versions; rates are items a second",

@@ -182,7 +182,7 @@ def record(model: str, task: str, figures: dict[str, Any]) -> None:
     before = json.loads(path.read_bytes())["models"] if path.exists() else {}
     dated = {**figures, "date": datetime.now(tz=UTC).date().isoformat(), "commit": commit()}
     models = {**before, model: {**before.get(model, {}), task: dated}}
-    question = "time and memory of the largest models on a CPU, made-up weights in a float32 file"
+    question = "time and memory of the largest models on a CPU, random weights in a float32 file"
     write_report(NAME, question, PACKAGES, {"models": models})
 
 

@@ -1,7 +1,7 @@
 """What do lower precisions change, in vectors and in the order of hits?
 
 Bf16 and int8 through OpenVINO, and int8 through onnxruntime, beside OpenVINO in fp32: pe-nano,
-which was trained, and PE-Core-B16 with made-up weights; over photos, crops of them, drawings that
+which was trained, and PE-Core-B16 with random weights; over photos, crops of them, drawings that
 int8 was not calibrated on, and words. Then, of the ten nearest to each image and to each text,
 how many are the same: for pe-nano of the drawings, which it knows, for B16 of the crops.
 
@@ -72,7 +72,7 @@ def main() -> None:
     print(
         write_report(
             "precisions",
-            "cosines with fp32 and hits that stay: pe-nano, and PE-Core-B16 with made-up weights",
+            "cosines with fp32 and hits that stay: pe-nano, and PE-Core-B16 with random weights",
             ["perception-encoder", "openvino", "nncf", "onnxruntime", "numpy", "pillow"],
             {"k": K, **figures},
         )

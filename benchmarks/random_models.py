@@ -1,4 +1,4 @@
-"""What `encoders.py` measures with: made-up weights, prepared images, large files; made once.
+"""What `encoders.py` measures with: random weights, prepared images, large files; made once.
 
 The weights are open_clip's own initial ones, saved as such a model lies on the hub, so that
 open_clip, timm and this package read the same file.
@@ -40,7 +40,7 @@ class Place:
         return self.peers / peer / "bin" / "python"
 
     def weights(self, model: str) -> Path:
-        """A folder of made-up weights, as open_clip saves them."""
+        """A folder of random weights, as open_clip saves them."""
         return self.work / OPEN_CLIP_NAMES[model]
 
     def pixels(self, model: str) -> Path:

@@ -1,6 +1,6 @@
 """Our server beside Infinity's: the same model's shapes, the same requests, the same client.
 
-CLIP ViT-B-32 with made-up weights over `/v1/embeddings` (`/embeddings` there), 64 connections, one
+CLIP ViT-B-32 with random weights over `/v1/embeddings` (`/embeddings` there), 64 connections, one
 text or image a request. Infinity runs as it does by default on a CPU, in torch and fp32; ours in
 fp32, and as it runs by default. Needs an environment with Infinity and CLIP's folder, as
 `benchmarks.encoders` does.
@@ -119,7 +119,7 @@ def main() -> None:
         "How many requests our server and Infinity's answer, on the same model's shapes.",
         ["perception-encoder", "openvino", "fastapi", "uvicorn"],
         {"peer_versions": versions(place), **report},
-        note="client (wrk) and server share the cores; made-up weights; images are 320x240 JPEG "
+        note="client (wrk) and server share the cores; random weights; images are 320x240 JPEG "
         "as data URIs; vectors come back as base64; auto is bf16 where the processor has it",
     )
     print(path)

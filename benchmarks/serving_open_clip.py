@@ -1,6 +1,6 @@
 """Our server beside the one that people write first: FastAPI, open_clip, a pass for each request.
 
-PE-Core-B16's shapes with made-up weights, the same file for both. open_clip runs as its README uses
+PE-Core-B16's shapes with random weights, the same file for both. open_clip runs as its README uses
 it, in fp32; ours in fp32, and as it runs by default. Needs open_clip's environment, as
 `benchmarks.encoders` does, with what `peers/requirements-open_clip.txt` names.
 
@@ -89,7 +89,7 @@ def main() -> None:
         "How many requests our server answers, and FastAPI around open_clip, a pass for each.",
         ["perception-encoder", "openvino", "fastapi", "uvicorn"],
         {"model": B16, "servers": servers},
-        note="client (wrk) and server share the cores; made-up weights; images are 320x240 JPEG, "
+        note="client (wrk) and server share the cores; random weights; images are 320x240 JPEG, "
         "vectors come back as base64; auto is bf16 where the processor has it; peer's versions: "
         "peers/requirements-open_clip.txt",
     )

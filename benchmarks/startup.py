@@ -1,7 +1,7 @@
 """How long does one search take from nothing, as a command?
 
 `pe search WORDS` as a process of its own, with everything on disk read before: pe-nano over the
-bundled gallery, and PE-Core-B16 with made-up weights over some drawings. Then where the time goes,
+bundled gallery, and PE-Core-B16 with random weights over some drawings. Then where the time goes,
 in processes that do the same steps one after the other.
 
     python -m benchmarks.startup --work /tmp/startup

@@ -1,4 +1,4 @@
-"""Tiny models with made-up weights, and images, for tests of what stands on the towers."""
+"""Tiny models with random weights, and images, for tests of what stands on the towers."""
 
 from pathlib import Path
 

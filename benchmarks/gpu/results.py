@@ -57,7 +57,7 @@ class Results:
     def _write(self) -> None:
         write_report(
             self._path.stem,
-            "images and texts to vectors on a GPU, beside peers; made-up weights, real shapes",
+            "images and texts to vectors on a GPU, beside peers; random weights, real shapes",
             ["perception-encoder", "torch", "triton", "open_clip_torch", "timm", "numpy"],
             self._figures,
             "rates are items a second, medians of rounds in turns",

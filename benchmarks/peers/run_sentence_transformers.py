@@ -1,4 +1,4 @@
-"""sentence-transformers' CLIP path, with made-up weights of CLIP ViT-B-32's shapes."""
+"""sentence-transformers' CLIP path, with random weights of CLIP ViT-B-32's shapes."""
 
 import json
 from pathlib import Path

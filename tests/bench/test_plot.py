@@ -32,7 +32,7 @@ def row(
     )
     return BenchRow(
         model=model,
-        has_made_up_weights=True,
+        has_random_weights=True,
         imagenet_accuracy=accuracy,
         figures=figures,
         operations=1,

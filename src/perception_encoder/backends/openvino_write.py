@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 # Scores of attention, the patches, pooling and projection are a few percent of the work, and what
-# they lose is not made good by any later layer: docs/reference/experiments.md.
+# they lose is not made good by any later layer.
 _KEPT: Final = [
     ".*scaled_dot_product_attention.*",
     ".*patch_embed.*",

@@ -38,7 +38,7 @@ def run_task(
     command = [sys.executable, "-m", __name__, task, str(asked), str(answered)]
     done = subprocess.run(
         command,
-        # Graphs that backends make of made-up weights are kept no longer than the weights.
+        # Graphs that backends make of random weights are kept no longer than the weights.
         env=os.environ | ({"HF_ASSETS_CACHE": str(graphs)} if graphs else {}),
         check=False,
         stdin=subprocess.DEVNULL,
@@ -96,7 +96,7 @@ def ceilings(request: dict[str, Any]) -> dict[str, float | None]:
 
 
 def make_weights(request: dict[str, Any]) -> None:
-    """Save a registered model with made-up weights as a folder."""
+    """Save a registered model with random weights as a folder."""
     from perception_encoder.auto import AutoModel
 
     model = AutoModel.from_pretrained(

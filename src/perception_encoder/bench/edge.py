@@ -176,7 +176,7 @@ class _Edge:
         assert images is not None
         return EdgeRow(
             model=self._subject.name,
-            has_made_up_weights=self._subject.has_made_up_weights,
+            has_random_weights=self._subject.has_random_weights,
             backend=images.figures.backend,
             precision=images.figures.precision,
             image_file_bytes=_file_bytes(exported / graphs.image_name),

@@ -52,7 +52,7 @@ class BenchRow:
 
     Attributes:
         model: its registered id, or the path that was given.
-        has_made_up_weights: speed and memory do not depend on weights, but drift does.
+        has_random_weights: speed and memory do not depend on weights, but drift does.
         imagenet_accuracy: published zero-shot top-1, percent; see `registry.ModelEntry`.
         operations: of one image.
         ceiling: operations a second of the device's own matrix product in this precision.
@@ -62,7 +62,7 @@ class BenchRow:
     """
 
     model: str
-    has_made_up_weights: bool
+    has_random_weights: bool
     imagenet_accuracy: float | None
     figures: Figures
     operations: int
@@ -97,7 +97,7 @@ class EdgeRow:
 
     Attributes:
         model: its registered id, or the path that was given.
-        has_made_up_weights: speed and memory do not depend on weights.
+        has_random_weights: speed and memory do not depend on weights.
         backend: the backend.
         precision: that it ran in.
         image_file_bytes: the graph that reads images, on disk.
@@ -112,7 +112,7 @@ class EdgeRow:
     """
 
     model: str
-    has_made_up_weights: bool
+    has_random_weights: bool
     backend: BackendKind
     precision: Precision
     image_file_bytes: int

@@ -69,7 +69,7 @@ class _Case:
 def bench(options: BenchOptions) -> Iterator[BenchRow | SkippedCase]:
     """Measure one case after another; what cannot be measured is `SkippedCase` and says why.
 
-    A registered model whose weights are not on this machine is given made-up ones: nothing is
+    A registered model whose weights are not on this machine is given random ones: nothing is
     downloaded.
 
     Raises:
@@ -133,7 +133,7 @@ class _Bench:
             return Figures(**self._run(replace(job, model=str(exported))))
 
     def _run(self, job: BenchJob) -> Any:
-        graphs = self._folder / "graphs" if self._subject.has_made_up_weights else None
+        graphs = self._folder / "graphs" if self._subject.has_random_weights else None
         return run_task("measure", asdict(job), self._folder, graphs=graphs)
 
     def _write_reference(self, case: _Case) -> None:
@@ -176,7 +176,7 @@ class _Bench:
             images, texts = drifts(vectors, self._reference)
         return BenchRow(
             model=subject.name,
-            has_made_up_weights=subject.has_made_up_weights,
+            has_random_weights=subject.has_random_weights,
             imagenet_accuracy=subject.entry.imagenet_accuracy if subject.entry else None,
             figures=figures,
             operations=operations,

@@ -33,7 +33,7 @@ class BenchSubject:
     source: str
     config: ModelConfig
     entry: ModelEntry | None
-    has_made_up_weights: bool = False
+    has_random_weights: bool = False
     is_export: bool = False
 
 
@@ -58,7 +58,7 @@ def find_subject(name: str, entry: ModelEntry | None, place: Path) -> BenchSubje
         )
     source = place / "model"
     run_task("make_weights", {"model": entry.id, "folder": str(source)}, place)
-    return BenchSubject(entry.id, str(source), entry.config, entry, has_made_up_weights=True)
+    return BenchSubject(entry.id, str(source), entry.config, entry, has_random_weights=True)
 
 
 def is_installed(package: str) -> bool:

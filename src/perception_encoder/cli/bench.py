@@ -273,7 +273,7 @@ def _format_cosine(drift: Drift | None) -> str:
 
 
 def _report_random_weights(rows: list[BenchRow]) -> None:
-    names = dict.fromkeys(row.label for row in rows if row.has_made_up_weights)
+    names = dict.fromkeys(row.label for row in rows if row.has_random_weights)
     if names:
         say(
             f"{', '.join(names)}: measured with random weights, as the real ones are not on this "
