@@ -20,7 +20,7 @@ from benchmarks.plots import short
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
 from perception_encoder.bench import EDGE_MODELS, EdgeOptions, SkippedCase, bench_edge
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 
 NAME = "edge"
 PAGE = Path(__file__).parent.parent / "docs/reference/benchmarks.md"

@@ -29,7 +29,7 @@ from benchmarks.random_models import random_folder
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 from perception_encoder.types import Embeddings
 
 NAME = "largest"

@@ -24,7 +24,7 @@ NAMES = ["red-heart", "green-apple", "yellow-star", "cat", "blue-square", "banan
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if given := os.environ.get("PE_TEST_EXPORT"):
         return Path(given).resolve()
-    from perception_encoder.export.pretrained import export_pretrained
+    from perception_encoder.export import export_pretrained
 
     folder = tmp_path_factory.mktemp("exported") / "nano-onnx"
     export_pretrained("pe-nano", folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, save_contact_sheet
-from perception_encoder.analysis.thumbnails import image_source_of, read_tiles, short_name_of
+from perception_encoder.analysis.drawing import image_source_of, read_tiles, short_name_of
 from perception_encoder.index import Hit, Outcome, Row
 from perception_encoder.search.calibration import Label
 from perception_encoder.search.ranking import SearchResult

@@ -10,7 +10,7 @@ from PIL import Image
 from perception_encoder.analysis import index_map
 from perception_encoder.analysis.clusters import find_clusters
 from perception_encoder.analysis.index_map import map_index
-from perception_encoder.analysis.map_image import Caption, build_grid, draw_map
+from perception_encoder.analysis.map_files import Caption, build_grid, draw_map
 from perception_encoder.analysis.ranked_images import rank_images
 from perception_encoder.errors import BackendUnavailableError, ImageWriteError
 

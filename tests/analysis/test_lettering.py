@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.analysis.text_layout import TextLayout
+from perception_encoder.analysis.drawing import TextLayout
 
 
 def test_english_is_drawn_by_the_font_that_is_always_there() -> None:
@@ -19,7 +19,7 @@ def test_other_letters_are_never_drawn_as_empty_boxes() -> None:
 
 
 def test_without_system_fonts_accents_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perception_encoder.analysis.text_layout._SYSTEM_FONTS", ())
+    monkeypatch.setattr("perception_encoder.analysis.drawing._SYSTEM_FONTS", ())
     assert TextLayout("un café à Zürich", 20).text == "un cafe a Zurich"
     assert TextLayout("Кот", 20).text == "???"
 

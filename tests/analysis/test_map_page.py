@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from server.conftest import browser, open_page  # noqa: F401  fixtures
 
-from perception_encoder.analysis.map_page import MapGroup, MapPage, write_page
+from perception_encoder.analysis.map_files import MapGroup, MapPage, write_page
 from perception_encoder.index import Row
 
 NAMES = ["red one.png", "green </script>.png", "blue ä.png", "gone.png", "inside.png", "last.png"]

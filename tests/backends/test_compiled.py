@@ -13,7 +13,7 @@ from backends.backend_inputs import pixels, token_rows
 from small_models import CLIP, CORE, FP32_ON_CPU
 
 from perception_encoder.backends import open_random_backend
-from perception_encoder.backends.torch_compile import CompiledTowers
+from perception_encoder.backends.torch_devices import CompiledTowers
 from perception_encoder.errors import BackendUnavailableError
 
 pytestmark = [

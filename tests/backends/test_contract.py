@@ -11,7 +11,7 @@ from small_models import CLIP, CORE, FP32_ON_CPU, WITHOUT_POOLING, WITHOUT_TEXT,
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 
 pytestmark = pytest.mark.usefixtures("exporting_once")
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from perception_encoder.backends.torch_compile import disable_cudnn_attention
+from perception_encoder.backends.torch_devices import disable_cudnn_attention
 
 
 @pytest.fixture(params=[True, False], ids=["on before", "off before"])

@@ -21,7 +21,7 @@ from perception_encoder.errors import (
     SourceError,
     UnsupportedOperationError,
 )
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 from perception_encoder.model.blocks import SelfAttention
 
 pytestmark = pytest.mark.usefixtures("exporting_once")

@@ -23,7 +23,7 @@ from perception_encoder import AutoModel
 from perception_encoder.backends import ComputeOptions, open_backend
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError, CheckpointWriteError
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 
 folder, work = Path(sys.argv[1]), Path(sys.argv[2])
 logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from perception_encoder.backends.torch_compile import CompileLock
+from perception_encoder.backends.torch_devices import CompileLock
 
 SOON = 10
 

@@ -16,7 +16,7 @@ from perception_encoder.backends import Backend, ComputeOptions, graph_cache, op
 from perception_encoder.backends.graph_cache import checksum
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import CheckpointError, PerceptionEncoderError
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 
 pytestmark = pytest.mark.usefixtures("exporting_once")
 

@@ -17,7 +17,7 @@ from perception_encoder.errors import (
     CheckpointError,
     UnsupportedOperationError,
 )
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 
 pytestmark = pytest.mark.usefixtures("exporting_once")
 

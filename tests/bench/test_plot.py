@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.bench import BenchRow, Figures
-from perception_encoder.bench.plot import check_plot, plot_speed
+from perception_encoder.bench.figures import check_plot, plot_speed
 from perception_encoder.errors import ImageWriteError
 from perception_encoder.types import Precision
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from perception_encoder.backends import ComputeOptions, open_backend
 from perception_encoder.backends.numpy_text import NumpyTextBackend
-from perception_encoder.checkpoints.mapped import MappedTensors
+from perception_encoder.checkpoints.tensors import MappedTensors
 from perception_encoder.errors import CheckpointError
 
 

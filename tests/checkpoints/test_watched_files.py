@@ -11,10 +11,11 @@ from small_models import CORE, open_tiny
 
 from perception_encoder import AutoModel
 from perception_encoder.auto import open_for_texts
-from perception_encoder.checkpoints import locate, mapped
+from perception_encoder.checkpoints import locate
+from perception_encoder.checkpoints import tensors as mapped
 from perception_encoder.checkpoints.load import random_model
-from perception_encoder.checkpoints.mapped import WatchedFile
 from perception_encoder.checkpoints.save import save_model
+from perception_encoder.checkpoints.tensors import WatchedFile
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import CheckpointError
 

@@ -16,7 +16,7 @@ from perception_encoder.bench.edge import Limits
 from perception_encoder.cli.bench import measure_edge
 from perception_encoder.cli.main import app
 from perception_encoder.errors import BackendUnavailableError
-from perception_encoder.export.pretrained import export_pretrained
+from perception_encoder.export import export_pretrained
 from perception_encoder.registry.config import image_operations
 
 pytestmark = pytest.mark.usefixtures("exporting_once")

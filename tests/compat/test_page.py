@@ -11,7 +11,7 @@ from documentation.blocks import python_blocks
 from small_models import drawing
 
 import perception_encoder
-from perception_encoder.export.roboflow import export_roboflow_package
+from perception_encoder.export import export_roboflow_package
 
 NAME = "docs/guides/inference-models.md"
 PAGE = (REPOSITORY / NAME).read_text(encoding="utf-8")

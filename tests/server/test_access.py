@@ -8,7 +8,7 @@ from server.serving import data_uri, image, running
 
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.http.access import generate_key, hash_key, read_key_hash
-from perception_encoder.server.http.logs import JsonFormatter, TextFormatter
+from perception_encoder.server.http.telemetry import JsonFormatter, TextFormatter
 from perception_encoder.server.options import AccessSettings
 
 KEYS = [generate_key(), generate_key()]

@@ -8,7 +8,7 @@ import logging.config
 import pytest
 from server.serving import running
 
-from perception_encoder.server.http.logs import build_log_config
+from perception_encoder.server.http.telemetry import build_log_config
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07", "a\n2026-01-01 00:00:00,000 INFO GET /healthz 200", "\r\x0b\x0c",

@@ -10,8 +10,8 @@ import pytest
 from small_models import open_tiny
 
 from perception_encoder.server import ServerSettings, create_app
-from perception_encoder.server.http.metrics import Metrics
 from perception_encoder.server.http.middleware import RequestMiddleware
+from perception_encoder.server.http.telemetry import Metrics
 from perception_encoder.server.options import AccessSettings
 
 CHILD = """

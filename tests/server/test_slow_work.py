@@ -11,7 +11,7 @@ from small_models import CORE, open_tiny
 from perception_encoder.index import Index, Row
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.server import ServerSettings
-from perception_encoder.server.core import thumbnails
+from perception_encoder.server.core import images as thumbnails
 from perception_encoder.server.options import QueueSettings
 
 

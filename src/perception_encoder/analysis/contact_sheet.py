@@ -18,8 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from PIL import Image, ImageDraw
 
-from perception_encoder.analysis.text_layout import TextLayout
-from perception_encoder.analysis.thumbnails import SheetImage, read_thumbnails, save_image
+from perception_encoder.analysis.drawing import SheetImage, TextLayout, read_thumbnails, save_image
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
 

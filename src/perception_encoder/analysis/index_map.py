@@ -22,10 +22,16 @@ from numpy.typing import NDArray
 
 from perception_encoder.analysis.cluster_names import write_rows_with
 from perception_encoder.analysis.clusters import NamedClusters
-from perception_encoder.analysis.map_image import Caption, build_grid, draw_map
-from perception_encoder.analysis.map_page import MapGroup, MapPage, write_page
+from perception_encoder.analysis.drawing import image_source_of
+from perception_encoder.analysis.map_files import (
+    Caption,
+    MapGroup,
+    MapPage,
+    build_grid,
+    draw_map,
+    write_page,
+)
 from perception_encoder.analysis.ranked_images import Numbers, RankedImages, RankedVectors
-from perception_encoder.analysis.thumbnails import image_source_of
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings

@@ -23,7 +23,7 @@ import numpy as np
 
 from perception_encoder.atomic import atomic_write
 from perception_encoder.checkpoints.known_weights import default_cache_folder
-from perception_encoder.checkpoints.mapped import WatchedFile
+from perception_encoder.checkpoints.tensors import WatchedFile
 from perception_encoder.errors import CheckpointError
 
 logger = logging.getLogger(__name__)

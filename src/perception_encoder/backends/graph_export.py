@@ -29,8 +29,8 @@ from perception_encoder.checkpoints.folder import (
 )
 from perception_encoder.checkpoints.known_weights import KnownWeights
 from perception_encoder.checkpoints.load import LoadedModel, load_model
-from perception_encoder.checkpoints.mapped import require_unchanged
 from perception_encoder.checkpoints.save import stage_folder
+from perception_encoder.checkpoints.tensors import require_unchanged
 from perception_encoder.errors import BackendUnavailableError, CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.preprocess.tokenizer import Tokenizer

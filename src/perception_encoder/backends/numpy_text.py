@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends.base import Backend
 from perception_encoder.checkpoints import Checkpoint
-from perception_encoder.checkpoints.mapped import MappedTensors, require_unchanged
 from perception_encoder.checkpoints.names import recognize_scheme
+from perception_encoder.checkpoints.tensors import MappedTensors, require_unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import TextConfig

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.onnx import ops
 
 from perception_encoder.backends.graph_cache import DATA_SUFFIX
-from perception_encoder.backends.torch_compile import copy_sharing_weights
+from perception_encoder.backends.torch_devices import copy_sharing_weights
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.blocks import Block, Rotation, SelfAttention
 from perception_encoder.model.dual_encoder import TextGraph, VisionGraph

@@ -24,7 +24,7 @@ from perception_encoder.backends.openvino_graphs import (
 )
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.known_weights import KnownWeights
-from perception_encoder.checkpoints.mapped import WatchedFile, require_unchanged
+from perception_encoder.checkpoints.tensors import WatchedFile, require_unchanged
 from perception_encoder.errors import BackendUnavailableError, UnsupportedOperationError
 from perception_encoder.forking import renew_in_children
 from perception_encoder.registry import ModelConfig

@@ -27,7 +27,7 @@ from perception_encoder.checkpoints.known_weights import (
     read_weights,
     require_torch,
 )
-from perception_encoder.checkpoints.mapped import WatchedFile, require_unchanged
+from perception_encoder.checkpoints.tensors import WatchedFile, require_unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.registry import ModelConfig

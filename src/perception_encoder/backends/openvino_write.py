@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perception_encoder.backends.openvino_graphs import import_without_telemetry
-from perception_encoder.backends.torch_compile import copy_sharing_weights
+from perception_encoder.backends.torch_devices import copy_sharing_weights
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.model import DualEncoder
 from perception_encoder.model.blocks import Block, Rotation, SelfAttention, rope_table

@@ -138,7 +138,7 @@ def _open(checkpoint: Checkpoint, options: ComputeOptions) -> Backend:
 
         return OpenVinoBackend.load(checkpoint, options)
     if options.backend == "onnx":
-        from perception_encoder.backends.onnx_graphs import open_onnx
+        from perception_encoder.backends.onnx_backend import open_onnx
 
         return open_onnx(checkpoint, options)
     _require_torch(options)
@@ -206,7 +206,7 @@ def _open_export(checkpoint: Checkpoint, backend: BackendName, options: ComputeO
         from perception_encoder.backends.openvino_backend import OpenVinoBackend
 
         return OpenVinoBackend.load(checkpoint, options)
-    from perception_encoder.backends.onnx_graphs import open_onnx
+    from perception_encoder.backends.onnx_backend import open_onnx
 
     return open_onnx(checkpoint, options)
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perception_encoder.backends.base import ComputeOptions
-from perception_encoder.backends.torch_compile import CompiledTowers, computing
 from perception_encoder.backends.torch_devices import (
     DTYPES,
     NUM_STREAMS,
+    CompiledTowers,
     CudaStreams,
     choose_device,
     choose_precision,
+    computing,
 )
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.known_weights import (
@@ -29,7 +30,7 @@ from perception_encoder.checkpoints.known_weights import (
     store_known_weights,
 )
 from perception_encoder.checkpoints.load import load_model, logit_scale_of, random_model
-from perception_encoder.checkpoints.mapped import WatchedFile, require_unchanged
+from perception_encoder.checkpoints.tensors import WatchedFile, require_unchanged
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.model import DualEncoder

@@ -2,20 +2,36 @@
 
     python -m perception_encoder.bench.child TASK REQUEST.json REPLY.json
 
-The reply is a file, because backends write to stdout.
+The reply is a file, because backends write to stdout. Nothing is downloaded: a model that is not on
+the disk is measured with random weights of its shapes.
 """
 
+from __future__ import annotations
+
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from PIL import Image
+
+from perception_encoder.backends.samples import load_drawings
+from perception_encoder.checkpoints import is_cached, locate
 from perception_encoder.errors import BackendUnavailableError, PerceptionEncoderError
+from perception_encoder.registry import ModelConfig, ModelEntry
+
+_BYTES_OF_A_WEIGHT: Final = 4  # float32: what is read, or made up
+_CAMERA_SIZE: Final = (4000, 3000)
+_CAMERA_TILE: Final = 500
+_CAMERA_NOISE: Final = 6  # levels: what a sensor adds, and what makes such files 3 to 5 MB
 
 
 def run_task(
@@ -108,7 +124,7 @@ def make_weights(request: dict[str, Any]) -> None:
 
 def export(request: dict[str, Any]) -> None:
     """Write a backend's graphs; see `export_pretrained`."""
-    from perception_encoder.export.pretrained import export_pretrained
+    from perception_encoder.export import export_pretrained
 
     export_pretrained(
         request["model"],
@@ -136,3 +152,64 @@ def main(task: str, asked: str, answered: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+@dataclass(frozen=True)
+class BenchSubject:
+    """A model and where it is read from; `is_export` where it has graphs in place of weights."""
+
+    name: str
+    source: str
+    config: ModelConfig
+    entry: ModelEntry | None
+    has_random_weights: bool = False
+    is_export: bool = False
+
+
+def find_subject(name: str, entry: ModelEntry | None, place: Path) -> BenchSubject:
+    """Find a model's weights, or make some up in a folder.
+
+    Raises:
+        BackendUnavailableError: no weights can be made up here.
+        CheckpointError: the path is no model's.
+    """
+    if entry is None:
+        checkpoint = locate(name, local_files_only=True)
+        is_export = checkpoint.graphs is not None
+        return BenchSubject(name, name, checkpoint.config, checkpoint.entry, is_export=is_export)
+    if is_cached(entry) is not None:
+        return BenchSubject(entry.id, entry.id, entry.config, entry)
+    needed, memory = _BYTES_OF_A_WEIGHT * entry.num_parameters, _memory_bytes()
+    if memory is not None and needed > memory:
+        raise BackendUnavailableError(
+            f"its weights take {needed / 2**30:.1f} GiB, and this machine has "
+            f"{memory / 2**30:.1f} GiB of memory"
+        )
+    source = place / "model"
+    run_task("make_weights", {"model": entry.id, "folder": str(source)}, place)
+    return BenchSubject(entry.id, str(source), entry.config, entry, has_random_weights=True)
+
+
+def is_installed(package: str) -> bool:
+    """Tell whether a package is here, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def _memory_bytes() -> int | None:
+    """Return the machine's memory, or None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def write_camera_image(path: Path) -> None:
+    """Write a JPEG file of 12 megapixels: many drawings and a sensor's noise, quality 90."""
+    width, height = _CAMERA_SIZE
+    places = [(x, y) for y in range(0, height, _CAMERA_TILE) for x in range(0, width, _CAMERA_TILE)]
+    image = Image.new("RGB", _CAMERA_SIZE)
+    for place, data in zip(places, load_drawings(len(places)), strict=True):
+        tile = Image.open(BytesIO(data)).convert("RGB").resize((_CAMERA_TILE, _CAMERA_TILE))
+        image.paste(tile, place)
+    noise = np.random.default_rng(0).normal(0, _CAMERA_NOISE, (height, width, 1))
+    levels = (np.asarray(image) + noise.astype(np.float32)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(levels).save(path, "JPEG", quality=90)

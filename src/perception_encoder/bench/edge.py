@@ -12,15 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
-from perception_encoder.bench.child import run_task
-from perception_encoder.bench.figures import EdgeRow, Memory, SkippedCase
-from perception_encoder.bench.measure import EdgeFigures, EdgeJob
-from perception_encoder.bench.subject import (
+from perception_encoder.bench.child import (
     BenchSubject,
     find_subject,
     is_installed,
+    run_task,
     write_camera_image,
 )
+from perception_encoder.bench.figures import EdgeRow, Memory, SkippedCase
+from perception_encoder.bench.measure import EdgeFigures, EdgeJob
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.registry import find

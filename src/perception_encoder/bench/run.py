@@ -9,15 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
-from perception_encoder.bench.child import run_task
-from perception_encoder.bench.figures import BenchRow, Figures, SkippedCase
-from perception_encoder.bench.measure import BenchJob, drifts
-from perception_encoder.bench.subject import (
+from perception_encoder.bench.child import (
     BenchSubject,
     find_subject,
     is_installed,
+    run_task,
     write_camera_image,
 )
+from perception_encoder.bench.figures import BenchRow, Figures, SkippedCase
+from perception_encoder.bench.measure import BenchJob, drifts
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.registry import MODELS, find
 from perception_encoder.registry.config import image_operations

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.checkpoints.locate import Checkpoint
-from perception_encoder.checkpoints.mapped import WatchedFile
 from perception_encoder.checkpoints.remap import ParameterPart, plan_parameters
-from perception_encoder.checkpoints.tensors import fingerprint_of, open_tensors
+from perception_encoder.checkpoints.tensors import WatchedFile, fingerprint_of, open_tensors
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig

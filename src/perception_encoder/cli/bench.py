@@ -117,7 +117,7 @@ def bench(
         pe bench --model PE-Core-B16-224 --model PE-Core-T16-384 --plot speed.png
     """
     from perception_encoder.bench import EDGE_MODELS, BenchOptions, EdgeOptions, bench
-    from perception_encoder.bench.plot import check_plot, plot_speed
+    from perception_encoder.bench.figures import check_plot, plot_speed
 
     named: dict[str, Any] = {"backends": backend or None, "precisions": precision or None}
     if profile is not None:

@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from perception_encoder.cli.classify_results import NO_LABEL, ClassifyOutput, Results
-from perception_encoder.cli.labels import (
-    LabelsFileOption,
-    LabelsOption,
-    TemplateOption,
-    check_templates,
-    read_labels,
-)
-from perception_encoder.cli.model_choice import ABOUT_DEFAULT_MODEL, warn_of_photo_index
 from perception_encoder.cli.options import (
+    ABOUT_DEFAULT_MODEL,
     DEFAULT_MODEL,
     BackendOption,
     BatchSizeOption,
@@ -29,14 +22,20 @@ from perception_encoder.cli.options import (
     ExcludeOption,
     IndexOption,
     JsonOption,
+    LabelsFileOption,
+    LabelsOption,
     PathsOption,
     PrecisionOption,
     PreprocessOption,
+    TemplateOption,
     WhereOption,
     check_moving,
+    check_templates,
     complete_model,
     find_index,
     open_model,
+    read_labels,
+    warn_of_photo_index,
 )
 from perception_encoder.cli.output import check_sheet, say
 

@@ -201,7 +201,7 @@ class Results:
 
     def _draw(self, path: Path) -> None:
         from perception_encoder.analysis import SheetHit, SheetRow
-        from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
+        from perception_encoder.analysis.drawing import image_source_of, short_name_of
         from perception_encoder.cli.progress import draw_sheet
 
         labels = [label for label in self._counts if self._candidates.get(label)]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import (
     DeviceOption,
     IndexModelOption,
@@ -15,6 +14,7 @@ from perception_encoder.cli.options import (
     JsonOption,
     WhereOption,
     find_index,
+    warn_of_photo_index,
 )
 from perception_encoder.cli.output import (
     check_file,
@@ -223,7 +223,7 @@ def _write_table(named: NamedClusters) -> None:
 def _draw_sheet(path: Path, named: NamedClusters, index: Index) -> None:
     from perception_encoder.analysis.clusters import find_typical_members
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
-    from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
+    from perception_encoder.analysis.drawing import image_source_of, short_name_of
     from perception_encoder.cli.progress import draw_sheet, show_steps
 
     found = named.found

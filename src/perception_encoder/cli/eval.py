@@ -7,12 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 
 from perception_encoder.cli.command import Command, CommandGroup, keep_examples
-from perception_encoder.cli.labels import (
-    LabelsFileOption,
-    TemplateOption,
-    check_templates,
-    read_labels_file,
-)
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendChoice,
@@ -22,12 +16,16 @@ from perception_encoder.cli.options import (
     DeviceOption,
     ExcludeOption,
     JsonOption,
+    LabelsFileOption,
     PrecisionChoice,
     PrecisionOption,
     PreprocessChoice,
     PreprocessOption,
+    TemplateOption,
+    check_templates,
     complete_model,
     open_model,
+    read_labels_file,
 )
 from perception_encoder.cli.output import format_images, say, write_json
 from perception_encoder.errors import SourceError

@@ -63,7 +63,7 @@ def export(
         _export_package(model, folder, precision, preprocess, as_json=as_json)
         return
     from perception_encoder.cli.progress import show_steps
-    from perception_encoder.export.pretrained import export_pretrained
+    from perception_encoder.export import export_pretrained
 
     with show_steps(f"exporting {model}", updates=False):
         drifts = export_pretrained(
@@ -100,7 +100,7 @@ def _export_package(
     *,
     as_json: bool,
 ) -> None:
-    from perception_encoder.export.roboflow import export_roboflow_package
+    from perception_encoder.export import export_roboflow_package
 
     if precision != "fp32":
         raise typer.BadParameter(

@@ -129,7 +129,7 @@ def write_answers(answers: Sequence[Answer], flags: SearchFlags) -> None:
         _draw_sheet(flags.sheet, answers)
     hits = [one.hit for answer in answers for one in answer.found]
     if flags.preview is not None:
-        from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
+        from perception_encoder.analysis.drawing import image_source_of, short_name_of
         from perception_encoder.cli.preview import PreviewTile, preview
 
         preview(
@@ -185,7 +185,7 @@ def _write_table(answer: Answer) -> None:
 
 def _draw_sheet(path: Path, answers: Sequence[Answer]) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
-    from perception_encoder.analysis.thumbnails import image_source_of, short_name_of
+    from perception_encoder.analysis.drawing import image_source_of, short_name_of
     from perception_encoder.cli.progress import draw_sheet
 
     rows = [

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from perception_encoder.cli.model_choice import choose_model
 from perception_encoder.cli.options import (
     BackendOption,
     BatchSizeOption,
@@ -27,6 +26,7 @@ from perception_encoder.cli.options import (
     PrecisionOption,
     PreprocessChoice,
     PreprocessOption,
+    choose_model,
     find_index,
     open_model,
 )

@@ -14,13 +14,13 @@ from perception_encoder.cli.cluster import (
     find_named_clusters,
     report_clusters,
 )
-from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import (
     DeviceOption,
     IndexModelOption,
     IndexOption,
     WhereOption,
     find_index,
+    warn_of_photo_index,
 )
 from perception_encoder.cli.output import check_file, format_images, say
 

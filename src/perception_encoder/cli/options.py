@@ -1,17 +1,24 @@
-"""Options that several commands share, and opening the model that they name."""
+"""Options that several commands share, with the model and the labels that they name."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+import os
+import shlex
+import sys
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from perception_encoder import settings
-from perception_encoder.cli.output import check_text_name
+from perception_encoder.cli.output import check_text_name, say
+from perception_encoder.cli.text_files import find_error, read_text
 
 if TYPE_CHECKING:
+    from perception_encoder.analysis.labels import Labels
     from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.index import Index
+
 
 DEFAULT_MODEL = settings.DEFAULT_MODEL
 
@@ -19,6 +26,27 @@ BackendChoice = Literal["auto", "torch", "openvino", "onnx"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 PreprocessChoice = Literal["standard", "reference", "fast"]
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks"]
+LabelsOption = Annotated[
+    str | None, typer.Option("--labels", "-l", help="Labels, separated by commas: cat,dog,red car.")
+]
+LabelsFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of labels, one a line: `cat`, or `pet: cat, dog` with the words that the model "
+        'reads instead; or JSON: {"pet": ["cat", "dog"]}.'
+    ),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        "-t",
+        help="A sentence with {} for the label, such as 'a photo of a {}'; several are averaged.  "
+        "[default: {}]",
+        show_default=False,
+    ),
+]
+_MAX_LABEL: Final = 40  # characters of a label in a message; it may be an encoded image
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -151,3 +179,119 @@ def check_moving(folder: Path | None, *, dry_run: bool, yes: bool) -> None:
         check_text_name(str(folder))  # it is written into the list of moves
         if folder.exists() and not folder.is_dir():
             raise typer.BadParameter(f"{folder}: this is a file; name a folder")
+
+
+def read_labels(labels: str | None, file: Path | None) -> Labels | None:
+    """Return the labels that the options name; None if they name none."""
+    from perception_encoder.analysis.labels import parse_label_list
+
+    if labels is not None and file is not None:
+        raise typer.BadParameter("give --labels or --labels-file, not both")
+    if file is not None:
+        return read_labels_file(file)[0]
+    if labels is None:
+        return None
+    try:
+        return _check_labels(parse_label_list(labels))
+    except ValueError as err:
+        raise typer.BadParameter(f"--labels: {err}") from err
+
+
+def read_labels_file(file: Path) -> tuple[Labels, int | None]:
+    """Return a file's labels, and its first empty line before a label, which shifts numbers."""
+    from perception_encoder.analysis.labels import find_gap, parse_labels
+
+    text = read_text(file)
+    try:
+        return _check_labels(parse_labels(text)), find_gap(text)
+    except ValueError as err:
+        raise typer.BadParameter(f"{file}: {err}") from err
+
+
+def check_templates(templates: list[str] | None) -> list[str]:
+    """Return the templates, or the default one if none is given.
+
+    Raises:
+        typer.BadParameter: one of them is not valid text, or has no {}.
+    """
+    from perception_encoder.analysis.classifiers import DEFAULT_TEMPLATE
+
+    templates = templates or [DEFAULT_TEMPLATE]
+    for template in templates:
+        if error := find_error(template, f"--template {template[:_MAX_LABEL]!a}"):
+            raise typer.BadParameter(error)
+        if "{}" not in template:
+            raise typer.BadParameter(f"--template {template!r} needs {{}} where the label goes")
+    return templates
+
+
+def _check_labels(labels: Labels) -> Labels:
+    """Return the labels.
+
+    Raises:
+        ValueError: one of them is not valid text.
+    """
+    for label, names in labels.items():
+        for name in (label, *names):
+            if error := find_error(name, f"the label {label[:_MAX_LABEL]!a}"):
+                raise ValueError(error)
+    return labels
+
+
+PHOTO_MODEL: Final = "PE-Core-S16-384"
+ABOUT_DEFAULT_MODEL: Final = (
+    f"{DEFAULT_MODEL}, which knows drawings, not photos; for photos: --model {PHOTO_MODEL} "
+    "(`pe models` lists all)"
+)
+_CAMERA_SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".heic", ".heif", ".dng"))
+_NUM_NAMES: Final = 200  # of an index, to judge whether it holds photos
+
+
+def choose_model() -> str:
+    """Return the model for a new index: asks on a terminal, otherwise says which one it takes."""
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if is_offline or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        say(f"new index with {ABOUT_DEFAULT_MODEL}")
+        return DEFAULT_MODEL
+    from perception_encoder.registry import find
+
+    entry = find(PHOTO_MODEL)
+    say(
+        "Which model should embed the images? (--model skips this question; `pe models` lists all)",
+        f"  1  {PHOTO_MODEL}: photos and everything else; "
+        f"downloads {4 * entry.num_parameters / 1e6:,.0f} MB once",
+        f"  2  {DEFAULT_MODEL}: drawings only; small, fast and already here",
+    )
+    answer = ""
+    while answer not in ("1", "2"):
+        answer = typer.prompt("1 or 2", default="1", err=True)
+    return PHOTO_MODEL if answer == "1" else DEFAULT_MODEL
+
+
+def warn_of_photo_index(index: Index) -> None:
+    """Warn that an index holds photos embedded by pe-nano, with the command for a better one."""
+    if index.identity.model_id != DEFAULT_MODEL:
+        return
+    uris: list[str] = []
+    for batch in index.scan(["uri"]):
+        uris += batch["uri"].slice(0, _NUM_NAMES - len(uris)).to_pylist()
+        if len(uris) >= _NUM_NAMES:
+            break
+    if _are_photos(uris):
+        command = f"pe index {_find_source(uris)} --model {PHOTO_MODEL} --index photos.lance"
+        say(f"{DEFAULT_MODEL} knows drawings, but this index holds photos; better: {command}")
+
+
+def _are_photos(uris: list[str]) -> bool:
+    """Return whether most files have a suffix that cameras write; PNG and WebP may be anything."""
+    num_photos = sum(PurePath(uri).suffix.lower() in _CAMERA_SUFFIXES for uri in uris)
+    return num_photos > len(uris) / 2
+
+
+def _find_source(uris: list[str]) -> str:
+    """Return the folder of the images, or a placeholder."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(uri) for uri in uris])
+    except ValueError:
+        return "FOLDER"
+    return shlex.quote(folder) if folder and "://" not in uris[0] else "FOLDER"

@@ -133,7 +133,7 @@ def _strip(images: Sequence[PreviewTile], step: int, width: int, height: int) ->
     """Draw images in a row, each in its box; RGBA, transparent elsewhere."""
     from PIL import Image
 
-    from perception_encoder.analysis.thumbnails import make_thumbnail
+    from perception_encoder.analysis.drawing import make_thumbnail
 
     strip = Image.new("RGBA", (step * len(images), height))
     side = min(width, height)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 import typer
 
 from perception_encoder.cli.hits import Answer, SearchFlags, with_search_options, write_answers
-from perception_encoder.cli.model_choice import warn_of_photo_index
-from perception_encoder.cli.options import find_index
+from perception_encoder.cli.options import find_index, warn_of_photo_index
 from perception_encoder.cli.output import check_sheet, say
 from perception_encoder.cli.text_files import find_error, read_list
 from perception_encoder.errors import ImageError, QueryError

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final, Literal
 import typer
 
 from perception_encoder import settings
-from perception_encoder.cli.model_choice import warn_of_photo_index
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
     BackendOption,
@@ -19,6 +18,7 @@ from perception_encoder.cli.options import (
     DeviceOption,
     PrecisionOption,
     complete_model,
+    warn_of_photo_index,
 )
 from perception_encoder.cli.output import say, write_line
 

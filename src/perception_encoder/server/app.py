@@ -20,22 +20,21 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.openapi import describe
+from perception_encoder.server.core.analyses import IndexJobs
 from perception_encoder.server.core.batcher import BatchLimits
 from perception_encoder.server.core.facets import Summaries
 from perception_encoder.server.core.fetch import UrlFetcher
-from perception_encoder.server.core.images import ImageLoader
+from perception_encoder.server.core.images import ImageLoader, Thumbnails
 from perception_encoder.server.core.indexes import ServedIndexes
-from perception_encoder.server.core.jobs import IndexJobs
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.served_models import ServedModels
-from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.http.access import AccessControl
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.http.metrics import Metrics
 from perception_encoder.server.http.middleware import RequestMiddleware
 from perception_encoder.server.http.replies import error_reply
 from perception_encoder.server.http.sites import SiteMiddleware, Sites
+from perception_encoder.server.http.telemetry import Metrics
 from perception_encoder.server.options import ImageSettings, ServerSettings
 
 _APIS: Final = (

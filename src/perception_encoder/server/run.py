@@ -12,7 +12,7 @@ import uvicorn
 
 from perception_encoder.server.app import create_app
 from perception_encoder.server.http.connection import KEEP_ALIVE_SECONDS, TimedProtocol
-from perception_encoder.server.http.logs import build_log_config
+from perception_encoder.server.http.telemetry import build_log_config
 from perception_encoder.server.options import ServerSettings
 
 logger = logging.getLogger(__name__)

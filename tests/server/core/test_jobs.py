@@ -10,10 +10,14 @@ from perception_encoder.analysis.duplicates import Duplicates
 from perception_encoder.errors import IndexStorageError, QueueFullError
 from perception_encoder.index import Index, Row
 from perception_encoder.server.core import analyses
-from perception_encoder.server.core import jobs as index_jobs
-from perception_encoder.server.core.analyses import DuplicateSearch
+from perception_encoder.server.core import analyses as index_jobs
+from perception_encoder.server.core.analyses import (
+    DuplicateSearch,
+    IndexJobs,
+    JobProgress,
+    JobResult,
+)
 from perception_encoder.server.core.indexes import ServedIndex
-from perception_encoder.server.core.jobs import IndexJobs, JobProgress, JobResult
 from perception_encoder.server.core.pools import WorkPool
 from perception_encoder.types import ModelIdentity
 

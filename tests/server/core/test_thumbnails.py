@@ -11,7 +11,7 @@ from PIL import Image
 from server.serving import image
 
 from perception_encoder.index import Row
-from perception_encoder.server.core.thumbnails import Thumbnails
+from perception_encoder.server.core.images import Thumbnails
 
 
 @pytest.fixture

@@ -28,19 +28,18 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from perception_encoder.errors import ImageError
+from perception_encoder.server.core.analyses import IndexJobs
 from perception_encoder.server.core.facets import Summaries
-from perception_encoder.server.core.images import ImageLoader, name_images
+from perception_encoder.server.core.images import ImageLoader, Thumbnails, name_images
 from perception_encoder.server.core.indexes import ServedIndexes
-from perception_encoder.server.core.jobs import IndexJobs
 from perception_encoder.server.core.pools import Pools, release_frames
 from perception_encoder.server.core.queries import Queries
 from perception_encoder.server.core.served_models import ServedModels
-from perception_encoder.server.core.thumbnails import Thumbnails
 from perception_encoder.server.http.access import AccessControl
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.http.metrics import Metrics
 from perception_encoder.server.http.replies import ErrorBody, ErrorReply, error_reply, native_error
 from perception_encoder.server.http.requests import read_key_of_body
+from perception_encoder.server.http.telemetry import Metrics
 from perception_encoder.server.options import ServerSettings
 
 Endpoint: TypeAlias = Callable[..., Awaitable[Response]]

@@ -16,8 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perception_encoder.server.core.pools import release_frames
 from perception_encoder.server.http.errors import ApiError
-from perception_encoder.server.http.logs import escape_controls
-from perception_encoder.server.http.metrics import Metrics
+from perception_encoder.server.http.telemetry import Metrics, escape_controls
 from perception_encoder.server.options import AccessSettings
 
 logger = logging.getLogger(__name__)

@@ -32,11 +32,11 @@ from perception_encoder.server.core.analyses import (
     ClusterFigures,
     ClusterSearch,
     DuplicateSearch,
+    JobProgress,
     MapLayout,
     TierName,
 )
 from perception_encoder.server.core.indexes import ServedIndex
-from perception_encoder.server.core.jobs import JobProgress
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import OrAbsent

@@ -18,9 +18,8 @@ from perception_encoder.server.api.common import MOST_HITS, describe_row
 from perception_encoder.server.api.native.replies import ItemReply, ItemsReply
 from perception_encoder.server.api.native.search import FilterBody
 from perception_encoder.server.core.filters import Filter
-from perception_encoder.server.core.images import ENOUGH, detect_content_type
+from perception_encoder.server.core.images import CONTENT_TYPE, ENOUGH, detect_content_type
 from perception_encoder.server.core.indexes import Listing, ServedIndex, Sort
-from perception_encoder.server.core.thumbnails import CONTENT_TYPE
 from perception_encoder.server.http.errors import ApiError, format_field_path
 from perception_encoder.server.http.replies import (
     BINARY,

@@ -1,6 +1,7 @@
-"""Export a model by name as ONNX or OpenVINO graphs, measured on drawings and captions."""
+"""Export a model as ONNX or OpenVINO graphs, or as a folder for Roboflow's `inference_models`."""
 
 import importlib.util
+import json
 import logging
 import os
 from pathlib import Path
@@ -15,7 +16,12 @@ from perception_encoder.backends.samples import (
     random_token_rows,
 )
 from perception_encoder.checkpoints import Checkpoint, locate
-from perception_encoder.errors import BackendUnavailableError, ImageError, SourceError
+from perception_encoder.errors import (
+    BackendUnavailableError,
+    CheckpointWriteError,
+    ImageError,
+    SourceError,
+)
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.sources import SourceOptions, open_sources
@@ -33,6 +39,23 @@ _NUM_CALIBRATION: Final = 128
 _NEEDS: Final[dict[BackendName, tuple[str, tuple[str, ...]]]] = {
     "onnx": ("export", ("torch", "onnxruntime", "onnxscript")),
     "openvino": ("cpu", ("torch", "openvino")),
+}
+_CLASS: Final = "PerceptionEncoderTorch"
+_MODULE: Final = f'''"""Opens this folder with perception-encoder, inside inference_models."""
+
+try:
+    from perception_encoder.integrations.roboflow_model import {_CLASS}
+except ModuleNotFoundError as err:
+    raise ImportError(f"{{err}}; pip install 'perception-encoder[torch]'") from err
+
+__all__ = ["{_CLASS}"]
+'''
+# Without a backend_type: with one, theirs would take the folder for a model of its own library.
+_CONFIG: Final = {
+    "model_architecture": "perception-encoder",
+    "task_type": "embedding",
+    "model_module": "model.py",
+    "model_class": _CLASS,
 }
 
 
@@ -154,3 +177,45 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     if text is None or checkpoint.tokenizer is None:
         return None
     return Tokenizer.from_file(checkpoint.tokenizer, text.context_length)
+
+
+def export_roboflow_package(
+    name_or_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    preprocess: PreprocessName | None = None,
+    local_files_only: bool = False,
+) -> None:
+    """Write a model as a saved folder with a module that Roboflow's loader runs.
+
+    The folder holds the weights as they are, and needs nothing outside it but this package. It is
+    also a model for `perception_encoder.AutoModel.from_pretrained`.
+
+    Args:
+        name_or_path: as in `AutoModel.from_pretrained`.
+        folder: where it goes; an earlier package or saved model there is replaced.
+        model: as in `AutoModel.from_pretrained`.
+        preprocess: what opening the folder will choose; None takes what the model was saved with.
+        local_files_only: never use the network.
+
+    Raises:
+        UnknownModelError, DownloadError: as `AutoModel.from_pretrained`.
+        CheckpointError: the weights are damaged or an export, or the folder holds something else.
+    """
+    from perception_encoder.checkpoints.load import load_model
+    from perception_encoder.checkpoints.save import save_model
+
+    checkpoint = locate(name_or_path, model=model, local_files_only=local_files_only)
+    text, vocabulary = checkpoint.config.text, checkpoint.tokenizer
+    tokenizer = (
+        Tokenizer.from_file(vocabulary, text.context_length) if text and vocabulary else None
+    )
+    preprocess = preprocess or checkpoint.preprocess or "standard"
+    folder = Path(folder).expanduser()
+    save_model(load_model(checkpoint).model, folder, tokenizer, preprocess=preprocess)
+    try:
+        (folder / _CONFIG["model_module"]).write_text(_MODULE, encoding="utf-8")
+        (folder / "model_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n")
+    except OSError as err:
+        raise CheckpointWriteError(f"{folder}: cannot be written ({err.strerror or err})") from err

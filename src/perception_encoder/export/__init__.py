@@ -1,1 +1,0 @@
-"""Export models as folders for other programs: ONNX, OpenVINO, Roboflow."""
