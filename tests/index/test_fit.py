@@ -58,7 +58,12 @@ def test_a_new_column_takes_a_kind_that_holds_all_of_its_first_values(index: Ind
 
 
 _VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(codec=None))
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.datetimes(),
+    st.text(st.characters(codec=None)),
 )
 
 

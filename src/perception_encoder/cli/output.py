@@ -7,6 +7,7 @@ terminal or break a line are escaped. JSON and paths ended by NUL are exact.
 from __future__ import annotations
 
 import codecs
+import datetime
 import io
 import json
 import math
@@ -23,8 +24,16 @@ import typer
 
 from perception_encoder.cli.text_files import STREAMS
 
+
+def _to_iso(value: object) -> str:
+    """Return a time as text; called for what JSON has no type for."""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
 # `json.dumps` creates an encoder for each call.
-_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_to_iso).encode
 _NO_NUMBER: Final = ("", "-")  # cells of a column of numbers without a number
 
 # Control characters, line and paragraph separators, characters that reverse the direction of text,

@@ -31,6 +31,7 @@ from perception_encoder.index.condition_tokens import (
     read_tokens,
     shorten,
 )
+from perception_encoder.index.rows import TIME_YEARS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,9 +49,6 @@ __all__ = [
     "forms_of",
     "read_condition",
 ]
-
-YEARS: Final = range(1678, 2262)
-"""Years that can be compared: times are stored as nanoseconds since 1970 in 64 bits."""
 
 _INT32: Final = range(-(2**31), 2**31)
 _INT64: Final = range(-(2**63), 2**63)
@@ -321,6 +319,8 @@ class _Reader:
     def _compared_column(self) -> pa.Field | None:
         """Return the column that the next value is compared with, if the comparison is plain."""
         place = self._opened[-1] if self._is_in_list() else len(self._written) - 1
+        if place > 2 and self._written[place - 2 : place + 1 : 2] == ["BETWEEN", "AND"]:
+            place -= 2  # the upper bound
         if place < 1 or self._written[place] not in _COMPARISONS | {"IN", "BETWEEN"}:
             return None
         place -= 2 if self._written[place - 1] == "NOT" else 1
@@ -361,10 +361,11 @@ class _Reader:
 
     def _check_time(self, token: Token) -> None:
         year = re.match(r"\s*([+-]?\d+)-", token.value)
-        if year is None or len(year[1]) > 6 or int(year[1]) not in YEARS:
+        if year is None or len(year[1]) > 6 or int(year[1]) not in TIME_YEARS:
             raise self._wrong(
                 token,
-                f"{shorten(token.value)} is not a time from {YEARS.start} to {YEARS.stop - 1}; "
+                f"{shorten(token.value)} is not a time from {TIME_YEARS.start} to "
+                f"{TIME_YEARS.stop - 1}; "
                 "write one such as '2024-05-31' or '2024-05-31T12:00:00'",
             )
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.known_rows import DigestMap, digests_of, digests_of_column
-from perception_encoder.index.rows import MetadataValue, clamp_time, row_id
+from perception_encoder.index.rows import MetadataValue, clamp_time, row_id, to_text
 from perception_encoder.index.storage import sidecar_path, storage_errors
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ def _to_arrow(outcomes: Sequence[Outcome], run: str) -> pa.Table:
     columns: dict[str, Any] = dict(zip(names, map(list, values), strict=True))
     columns["mtime"] = [clamp_time(mtime) for mtime in columns["mtime"]]
     columns["metadata"] = [
-        json.dumps(dict(outcome.metadata)) if outcome.metadata else None for outcome in outcomes
+        json.dumps(dict(outcome.metadata), default=to_text) if outcome.metadata else None
+        for outcome in outcomes
     ]
     now = datetime.datetime.now(datetime.UTC)
     columns |= {"run": [run] * len(outcomes), "at": [now] * len(outcomes)}

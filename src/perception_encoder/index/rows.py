@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import math
 from collections import Counter
@@ -13,13 +14,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-MetadataValue: TypeAlias = str | int | float | bool | None
+MetadataValue: TypeAlias = str | int | float | bool | datetime.datetime | None
+"""A value of a metadata column. Times have no zone and are stored to the millisecond."""
 
 _ID_BYTES = 16
 _LATEST_TIME: Final = 2**63 - 1
 """In the year 2262: the limit of 64-bit nanoseconds. The lowest number stands for no time, so the
 earliest time is the negative of this."""
-_Kind: TypeAlias = Literal["bool", "int", "float", "str"]
+TIME_YEARS: Final = range(1678, 2262)
+"""Years of times: conditions compare them as nanoseconds since 1970 in 64 bits."""
+
+_Kind: TypeAlias = Literal["bool", "int", "float", "str", "time"]
 _MAX_EXACT_INT: Final = 2**53  # beyond it float64 skips whole numbers
 _INT64: Final = range(-(2**63), 2**63)
 
@@ -137,8 +142,9 @@ class FileState(NamedTuple):
 def fit_metadata(rows: Sequence[Row], schema: pa.Schema) -> tuple[list[Row], Counter[str]]:
     """Convert the rows' metadata to the types of the index's columns, or to a common type.
 
-    Numbers become text in a text column, and integers become floats in a float column. Values of
-    several types in a new column become text.
+    Numbers and times become text in a text column, integers become floats in a float column, and
+    texts that are ISO 8601 become times in a time column. Values of several types in a new column
+    become text.
 
     Args:
         rows: the rows, which are not changed.
@@ -179,7 +185,9 @@ def _kind_of(value: MetadataValue) -> _Kind:
         return "bool"
     if isinstance(value, int):
         return "int"
-    return "float" if isinstance(value, float) else "str"
+    if isinstance(value, float):
+        return "float"
+    return "time" if isinstance(value, datetime.datetime) else "str"
 
 
 def _kind_of_column(column: pa.DataType) -> _Kind:
@@ -189,7 +197,9 @@ def _kind_of_column(column: pa.DataType) -> _Kind:
         return "bool"
     if pa.types.is_integer(column):
         return "int"
-    return "float" if pa.types.is_floating(column) else "str"
+    if pa.types.is_floating(column):
+        return "float"
+    return "time" if pa.types.is_timestamp(column) else "str"
 
 
 def _common(kinds: set[_Kind]) -> _Kind:
@@ -198,11 +208,13 @@ def _common(kinds: set[_Kind]) -> _Kind:
     return "float" if kinds == {"int", "float"} else "str"
 
 
-def _converted(value: bool | int | float | str, kind: _Kind) -> MetadataValue:
+def _converted(value: bool | int | float | str | datetime.datetime, kind: _Kind) -> MetadataValue:
     """Convert a value to a type; None if its value would change."""
     if kind == "str":
-        text = value if isinstance(value, str) else str(value)
+        text = value if isinstance(value, str) else to_text(value)
         return text if is_unicode(text) else None
+    if isinstance(value, datetime.datetime) or kind == "time":
+        return to_time(value) if kind == "time" else None
     if isinstance(value, bool) or kind == "bool":
         return value if isinstance(value, bool) and kind == "bool" else None
     if isinstance(value, str):
@@ -214,6 +226,29 @@ def _converted(value: bool | int | float | str, kind: _Kind) -> MetadataValue:
             return None
         value = int(value)
     return value if value in _INT64 else None
+
+
+def to_text(value: bool | int | float | str | datetime.datetime) -> str:
+    """Return a metadata value as text; times in ISO 8601."""
+    return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
+
+
+def to_time(value: object) -> datetime.datetime | None:
+    """Return a time, or a text in ISO 8601, as a column of times stores it; else None.
+
+    Times of a zone become those of UTC. Years beyond `TIME_YEARS` cannot be stored.
+    """
+    try:
+        time = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(time, datetime.datetime):
+            return None
+        if time.tzinfo is not None:
+            time = time.astimezone(datetime.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):  # OverflowError: the year 0 or 10000 of another zone
+        return None
+    if time.year not in TIME_YEARS:
+        return None
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 def is_unicode(text: str) -> bool:

@@ -184,8 +184,16 @@ def find_new_fields(rows: Sequence[Row], schema: pa.Schema) -> list[pa.Field]:
         values = [row.metadata.get(name) for row in rows]
         if any(value is not None for value in values):  # of nothing but nulls no type is known
             with _naming_column(name):
-                fields.append(pa.field(name, pa.array(values).type))
+                fields.append(pa.field(name, _type_of(values)))
     return fields
+
+
+def _type_of(values: Sequence[MetadataValue]) -> pa.DataType:
+    """Return the type of a new column."""
+    import pyarrow as pa
+
+    found = pa.array(values).type
+    return pa.timestamp("ms") if pa.types.is_timestamp(found) else found
 
 
 def add_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:
@@ -228,6 +236,8 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name == "mtime":
             columns[name] = column.cast(pa.int64()).to_pylist()
+        elif pa.types.is_timestamp(column.type):  # Python has no nanoseconds
+            columns[name] = column.cast(pa.timestamp("us"), safe=False).to_pylist()
         elif name not in ("id", VECTOR):
             columns[name] = column.to_pylist()
     metadata_names = [name for name in columns if name not in _RESERVED]

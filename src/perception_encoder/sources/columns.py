@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import datetime
 import math
 import os
 import re
@@ -12,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from perception_encoder.errors import ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue
+from perception_encoder.index.rows import to_time
 from perception_encoder.index.schema import ROW_COLUMNS, VECTOR
 from perception_encoder.sources.access import FileAccess
 from perception_encoder.sources.item import (
@@ -260,6 +262,8 @@ def to_metadata_value(value: object) -> MetadataValue:
         value = "\n".join(one for one in value if one) or None
     if isinstance(value, str):
         return value if is_unicode(value) else escape_name(value)
+    if isinstance(value, datetime.datetime):
+        return to_time(value)
     if isinstance(value, int) and value not in _INT64:
         return float(value) if abs(value) < 10**300 else math.copysign(math.inf, value)
     assert value is None or isinstance(value, bool | int | float)
@@ -267,7 +271,7 @@ def to_metadata_value(value: object) -> MetadataValue:
 
 
 class ColumnTypes:
-    """Finds one type for each column from the values of all rows.
+    """Finds one type for each column of a text table from the values of all rows.
 
     A mixture of integers and floats is float; any other mixture is text.
     """
@@ -280,6 +284,7 @@ class ColumnTypes:
         for name, value in values.items():
             if value is None:
                 continue
+            assert not isinstance(value, datetime.datetime)  # they are texts in a text table
             kind = type(value)
             known = self._kinds.get(name, kind)
             if known is not kind:
@@ -289,6 +294,8 @@ class ColumnTypes:
     def fit(self, values: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
         """Convert the values of a row to the types of their columns."""
         return {
-            name: value if value is None else self._kinds.get(name, str)(value)
+            name: self._kinds.get(name, str)(value)
+            if isinstance(value, bool | int | float | str)
+            else value
             for name, value in values.items()
         }

@@ -225,12 +225,15 @@ def export_index(
         QueryError: the condition is wrong.
         ValueError: part_rows below 1.
     """
+    from pyarrow import types
+
     if part_rows < 1:
         raise ValueError(f"part_rows must be at least 1, got {part_rows}")
     num_rows = sum(len(batch) for batch in index.scan(["id"], where=where))
     ours = ("id", VECTOR, *ROW_COLUMNS)
     metadata = tuple(name for name in index.schema.names if name not in ours)
-    provenance = Provenance(index.identity, index.vector_dtype, metadata)
+    times = tuple(name for name in metadata if types.is_timestamp(index.schema.field(name).type))
+    provenance = Provenance(index.identity, index.vector_dtype, metadata, times=times)
     outgoing = RowExport(index, where, num_rows, provenance, progress)
     path = os.path.abspath(path)
     check_target(path)

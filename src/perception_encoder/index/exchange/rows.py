@@ -5,17 +5,18 @@ A column becomes a field of `Row`, metadata (text, numbers, booleans), or is dro
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from perception_encoder.errors import ExchangeError
 from perception_encoder.index.exchange.streams import Provenance
-from perception_encoder.index.rows import MetadataValue, Row, is_unicode
+from perception_encoder.index.rows import MetadataValue, Row, is_unicode, to_time
 from perception_encoder.index.schema import ROW_COLUMNS, VECTOR, can_be_metadata, rows_of
 
 if TYPE_CHECKING:
@@ -37,8 +38,14 @@ def format_row_line(row: Row) -> str:
     """Return a row as a JSON line; metadata that JSON cannot express becomes null."""
     record: dict[str, Any] = {"id": row.id}
     record |= {name: getattr(row, name) for name in ROW_COLUMNS if getattr(row, name) is not None}
-    record |= {name: value if can_be_json(value) else None for name, value in row.metadata.items()}
+    record |= {name: _to_json(value) for name, value in row.metadata.items()}
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _to_json(value: MetadataValue) -> str | int | float | bool | None:
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    return value if can_be_json(value) else None
 
 
 def can_be_json(value: MetadataValue) -> bool:
@@ -46,8 +53,13 @@ def can_be_json(value: MetadataValue) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def read_row_lines(path: str, num_rows: int) -> Iterator[list[Row]]:
+def read_row_lines(path: str, num_rows: int, times: Collection[str] = ()) -> Iterator[list[Row]]:
     """Yield the rows of a file, `num_rows` at a time.
+
+    Args:
+        path: of the file.
+        num_rows: at most, in one list.
+        times: names of metadata that hold times.
 
     Raises:
         ExchangeError: a line is not an object, or does not name an image.
@@ -55,7 +67,7 @@ def read_row_lines(path: str, num_rows: int) -> Iterator[list[Row]]:
     with open(path, "rb") as lines:
         numbered = enumerate(lines, start=1)
         while block := list(islice(numbered, num_rows)):
-            yield [_row(line, f"{path}, line {number}") for number, line in block]
+            yield [_row(line, f"{path}, line {number}", times) for number, line in block]
 
 
 def count_lines(path: str) -> int:
@@ -64,7 +76,7 @@ def count_lines(path: str) -> int:
         return sum(1 for _ in lines)
 
 
-def _row(line: bytes, where: str) -> Row:
+def _row(line: bytes, where: str, times: Collection[str]) -> Row:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as err:  # also bytes that are not UTF-8
@@ -80,7 +92,7 @@ def _row(line: bytes, where: str) -> Row:
     for fact, value in facts.items():
         _check_fact(fact, value, where)
     metadata = {
-        key: value
+        key: to_time(value) if key in times else value
         for key, value in record.items()
         if key not in _NO_METADATA
         and key not in ROW_COLUMNS
@@ -208,6 +220,8 @@ def _fitting_type(field: pa.Field) -> pa.DataType | None:
         return pa.int64()
     if types.is_floating(kind):
         return pa.float64()
+    if types.is_timestamp(kind):
+        return pa.timestamp("us")
     return kind if types.is_boolean(kind) else None
 
 

@@ -39,12 +39,14 @@ class Provenance:
         vector_dtype: how the index stored them.
         columns: the index's metadata columns.
         version: of this package that wrote the file.
+        times: those of the columns that hold times, which JSON lines write as text.
     """
 
     identity: ModelIdentity
     vector_dtype: VectorDtype
     columns: tuple[str, ...]
     version: str = __version__
+    times: tuple[str, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """Return the values to store."""
@@ -56,6 +58,7 @@ class Provenance:
             "embed_dim": self.identity.embed_dim,
             "vector_dtype": self.vector_dtype,
             "columns": list(self.columns),
+            "times": list(self.times),
         }
 
     def save(self, folder: str) -> None:
@@ -100,8 +103,8 @@ def provenance_of(schema: pa.Schema, path: str) -> Provenance | None:
     }
     if not fields:
         return None
-    if "columns" in fields:
-        fields["columns"] = json.loads(fields["columns"])
+    for name in fields.keys() & {"columns", "times"}:
+        fields[name] = json.loads(fields[name])
     return _provenance(fields, path)
 
 
@@ -114,7 +117,8 @@ def _provenance(fields: Mapping[str, Any], path: str) -> Provenance:
             embed_dim=int(fields["embed_dim"]),
         )
         dtype: VectorDtype = "float32" if fields["vector_dtype"] == "float32" else "float16"
-        return Provenance(identity, dtype, tuple(fields["columns"]), str(fields["version"]))
+        columns, times = fields["columns"], fields.get("times", ())  # 0.1.0 knew no times
+        return Provenance(identity, dtype, tuple(columns), str(fields["version"]), tuple(times))
     except (KeyError, TypeError, ValueError) as err:
         raise ExchangeError(
             f"{path}: what it says about its model cannot be understood: {err!r} is missing or "

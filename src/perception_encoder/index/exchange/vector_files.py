@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
@@ -181,20 +181,23 @@ def open_folder(folder: str, layout: VectorLayout) -> RowReader:
         raise ExchangeError(
             f"{path} has {num_rows} vectors, {lines} {num_lines} lines; they do not belong together"
         )
+    provenance = read_provenance(folder)
     return RowReader(
         path=folder,
         layout=layout,
         num_rows=num_rows,
         embed_dim=embed_dim,
-        provenance=read_provenance(folder),
+        provenance=provenance,
         dropped=(),
-        read=partial(_read, lines, vectors),
+        read=partial(_read, lines, vectors, provenance.times if provenance else ()),
     )
 
 
-def _read(lines: str, vectors: _Reader, block_rows: int) -> Iterator[RowBlock]:
+def _read(
+    lines: str, vectors: _Reader, times: Collection[str], block_rows: int
+) -> Iterator[RowBlock]:
     start = 0
-    for rows in read_row_lines(lines, block_rows):
+    for rows in read_row_lines(lines, block_rows, times):
         yield RowBlock(rows, vectors(start, start + len(rows)))
         start += len(rows)
 

@@ -232,4 +232,6 @@ def _moment(nanoseconds: int) -> str | None:
 
 def _plain(value: Any) -> Any:
     """Return what JSON can hold: metadata of other programs' indexes may be anything."""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
     return value if isinstance(value, str | int | float | bool | None) else str(value)

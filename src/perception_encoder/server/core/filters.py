@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from perception_encoder.errors import QueryError
-from perception_encoder.index.condition import YEARS, check_size, check_value_count
+from perception_encoder.index.condition import check_size, check_value_count
+from perception_encoder.index.rows import TIME_YEARS
 from perception_encoder.index.schema import VECTOR
 
 if TYPE_CHECKING:
@@ -140,9 +141,10 @@ def _time(value: str, column: str) -> str:
             moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
     except (ValueError, OverflowError) as err:  # OverflowError: another zone's year 0 or 10000
         raise _misfit(value, "time", column) from err
-    if moment.year not in YEARS:
+    if moment.year not in TIME_YEARS:
         raise QueryError(
-            f"filter on {column}: {value[:100]!r} is no time from {YEARS.start} to {YEARS.stop - 1}"
+            f"filter on {column}: {value[:100]!r} is no time from {TIME_YEARS.start} to "
+            f"{TIME_YEARS.stop - 1}"
         )
     return f"CAST({_quoted(moment.isoformat())} AS TIMESTAMP)"
 
