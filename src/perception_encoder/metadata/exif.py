@@ -1,0 +1,336 @@
+"""Read EXIF, which is a TIFF file of tags without an image: CIPA DC-008, TIFF 6.0.
+
+Pillow's reader copies the data of every tag, also of the thousands that may name the same bytes,
+and warns. This one reads the tags that are asked for, each up to a limit, from three directories
+that it visits once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from PIL.ExifTags import GPS, IFD, Base
+
+from perception_encoder.metadata.photo import PhotoMetadata
+from perception_encoder.metadata.values import (
+    MAX_CAPTION,
+    TakenTime,
+    bounded_float,
+    bounded_int,
+    clean_text,
+    decode_text,
+    join_camera,
+    join_keywords,
+    make_altitude,
+    make_place,
+    make_rating,
+    parse_taken,
+)
+
+TagValue: TypeAlias = bytes | tuple[float | None, ...]
+"""The bytes of texts and of what has no type; else numbers, None for a rational n/0."""
+Tags: TypeAlias = Mapping[int, TagValue]
+
+XMP_TAG: Final = 700
+IPTC_TAG: Final = 33_723
+PHOTOSHOP_TAG: Final = 34_377
+_BLOCK_TAGS: Final = frozenset((XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG))
+MAX_BLOCK_BYTES: Final = 2**20
+_MAX_TAG_BYTES: Final = 2**16
+_MAX_TAGS: Final = 4096  # of a directory; libtiff reads no more
+_MAX_NUMBERS: Final = 16
+_RATING: Final = 0x4746
+_RATING_PERCENT: Final = 0x4749
+# Per cent as Windows writes them for 1 to 5 stars.
+_STARS: Final = {0: 0, 1: 1, 25: 2, 50: 3, 75: 4, 99: 5, 100: 5}
+_SENSITIVITY_IS_ELSEWHERE: Final = 65_535
+# What cameras write as description of every photo.
+_CAMERA_CAPTION: Final = (
+    "digital camera", "sony dsc", "samsung camera pictures", "dcim", "hdrpl", "dav", "cof", "sdr",
+)  # fmt: skip
+_CHARSET_BYTES: Final = 8
+
+# Letter of `struct`, by type; rationals are pairs.
+_LETTERS: Final = {
+    3: "H", 4: "I", 5: "I", 6: "b", 8: "h", 9: "i", 10: "i", 11: "f", 12: "d", 13: "I",
+    16: "Q", 17: "q", 18: "Q",
+}  # fmt: skip
+_RATIONALS: Final = (5, 10)
+_BYTES: Final = (1, 2, 7, 129)  # numbers of 8 bits, ASCII, anything, UTF-8
+_TYPE_SIZES: Final = {kind: struct.calcsize(letter) for kind, letter in _LETTERS.items()} | {
+    **dict.fromkeys(_BYTES, 1),
+    **dict.fromkeys(_RATIONALS, 8),
+}
+
+_MAIN_TAGS: Final = frozenset(
+    (
+        *(Base.Make, Base.Model, Base.ImageDescription, _RATING, _RATING_PERCENT),
+        *(Base.XPTitle, Base.XPComment, Base.XPKeywords, Base.XPSubject),
+        *(IFD.Exif, IFD.GPSInfo),
+    )
+)
+_EXIF_TAGS: Final = frozenset(
+    (
+        *(Base.DateTimeOriginal, Base.SubsecTimeOriginal, Base.OffsetTimeOriginal),
+        *(Base.DateTimeDigitized, Base.SubsecTimeDigitized, Base.OffsetTimeDigitized),
+        *(Base.OffsetTime, Base.ISOSpeedRatings, Base.RecommendedExposureIndex, Base.ISOSpeed),
+        *(Base.ExposureTime, Base.FNumber, Base.FocalLength, Base.LensModel, Base.UserComment),
+    )
+)
+_GPS_TAGS: Final = frozenset(
+    (
+        *(GPS.GPSLatitudeRef, GPS.GPSLatitude, GPS.GPSLongitudeRef, GPS.GPSLongitude),
+        *(GPS.GPSAltitudeRef, GPS.GPSAltitude),
+    )
+)
+
+
+class ReadTags(NamedTuple):
+    """What one kind of metadata says.
+
+    Attributes:
+        metadata: the values.
+        digitized: when the image was stored, which of a scan is long after it was taken.
+    """
+
+    metadata: PhotoMetadata
+    digitized: TakenTime | None = None
+
+
+class TiffTags:
+    """The tags of a TIFF file or an EXIF block.
+
+    Args:
+        data: from the byte order mark on. Nothing is read of what is no such data.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        start = data[:4]
+        self._order = {b"II": "<", b"MM": ">"}.get(start[:2], "")
+        self._is_big = start in (b"II+\0", b"MM\0+")
+        is_tiff = self._is_big or start in (b"II*\0", b"MM\0*")
+        place, letter = (8, "Q") if self._is_big else (4, "I")
+        self.first = self._number(place, letter) if is_tiff else 0
+        """Where the first directory begins; 0 where there is none."""
+
+    def read(self, offset: int, wanted: frozenset[int]) -> dict[int, TagValue]:
+        """Read some tags of the directory at an offset. Of a tag that comes twice, the first."""
+        found: dict[int, TagValue] = {}
+        count_letter, entry_bytes = ("Q", 20) if self._is_big else ("H", 12)
+        if offset < 8:
+            return found
+        count = min(self._number(offset, count_letter), _MAX_TAGS)
+        start = offset + struct.calcsize(count_letter)
+        count = min(count, max(0, len(self._data) - start) // entry_bytes)
+        entries = memoryview(self._data)[start : start + count * entry_bytes]
+        layout = "HHQ8s" if self._is_big else "HHI4s"
+        for tag, kind, size, inline in struct.iter_unpack(self._order + layout, entries):
+            if tag in wanted and tag not in found:
+                value = self._value(tag, kind, size, inline)
+                if value is not None:
+                    found[tag] = value
+        return found
+
+    def _value(self, tag: int, kind: int, count: int, inline: bytes) -> TagValue | None:
+        type_size = _TYPE_SIZES.get(kind)
+        if type_size is None or count == 0:
+            return None
+        if tag in _BLOCK_TAGS:
+            if count * type_size > MAX_BLOCK_BYTES:
+                return None
+            return self._content(count * type_size, inline)  # IPTC is said to be numbers
+        if kind in _BYTES:
+            return self._content(min(count, _MAX_TAG_BYTES), inline)
+        count = min(count, _MAX_NUMBERS)
+        content = self._content(count * type_size, inline)
+        if len(content) < count * type_size:
+            return None
+        is_rational = kind in _RATIONALS
+        letters = _LETTERS[kind] * (2 * count if is_rational else count)
+        numbers = struct.unpack(self._order + letters, content)
+        if not is_rational:
+            return numbers
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        return tuple(above / below if below else None for above, below in pairs)
+
+    def _content(self, size: int, inline: bytes) -> bytes:
+        if size <= len(inline):
+            return inline[:size]
+        (place,) = struct.unpack(self._order + ("Q" if self._is_big else "I"), inline)
+        return self._data[place : place + size]
+
+    def _number(self, place: int, letter: str) -> int:
+        try:
+            (number,) = struct.unpack_from(self._order + letter, self._data, place)
+        except (struct.error, OverflowError):
+            return 0
+        return int(number)
+
+
+def read_exif(data: bytes) -> ReadTags:
+    """Read the values of EXIF data.
+
+    `DateTime`, the time of the last change, is not used: like a file's time, it is that of the last
+    program that stored the image.
+
+    Args:
+        data: from the byte order mark on; of a TIFF image, the file.
+    """
+    file = TiffTags(data)
+    main = file.read(file.first, _MAIN_TAGS | _EXIF_TAGS)
+    # TIFF files of cameras have the tags of the second directory in the first.
+    exif = main | file.read(_offset(main, IFD.Exif), _EXIF_TAGS)
+    gps = file.read(_offset(main, IFD.GPSInfo), _GPS_TAGS)
+    taken = _taken(exif, Base.DateTimeOriginal, Base.SubsecTimeOriginal, (Base.OffsetTimeOriginal,))
+    digitized = _taken(
+        exif, Base.DateTimeDigitized, Base.SubsecTimeDigitized, (Base.OffsetTimeDigitized,)
+    )
+    latitude, longitude = make_place(
+        _degrees(gps, GPS.GPSLatitude, GPS.GPSLatitudeRef, b"NS"),
+        _degrees(gps, GPS.GPSLongitude, GPS.GPSLongitudeRef, b"EW"),
+    )
+    metadata = PhotoMetadata(
+        taken_at=taken and taken.taken_at,
+        taken_offset=taken and taken.taken_offset,
+        latitude=latitude,
+        longitude=longitude,
+        altitude=_altitude(gps),
+        camera=join_camera(_text(main, Base.Make), _text(main, Base.Model)),
+        lens=clean_text(_text(exif, Base.LensModel)),
+        iso=_iso(exif),
+        exposure_time=bounded_float(_number(exif, Base.ExposureTime), 0, 1e6, with_low=False),
+        f_number=bounded_float(_number(exif, Base.FNumber), 0, 1e3, with_low=False),
+        focal_length=bounded_float(_number(exif, Base.FocalLength), 0, 1e5, with_low=False),
+        rating=_rating(main),
+        title=clean_text(_wide_text(main, Base.XPTitle)),
+        caption=_caption(main, exif),
+        keywords=join_keywords([_wide_text(main, Base.XPKeywords) or ""]),
+    )
+    return ReadTags(metadata, digitized)
+
+
+def _offset(tags: Tags, tag: int) -> int:
+    number = _number(tags, tag)
+    return int(number) if number is not None and 0 < number < 2**63 else 0
+
+
+def _number(tags: Tags, tag: int) -> float | None:
+    value = tags.get(tag)
+    if isinstance(value, bytes):
+        return value[0] if len(value) == 1 else None
+    return value[0] if value else None
+
+
+def _text(tags: Tags, tag: int) -> str | None:
+    value = tags.get(tag)
+    return decode_text(value) if isinstance(value, bytes) else None
+
+
+def _wide_text(tags: Tags, tag: int) -> str | None:
+    """Return a text of Windows, which is UTF-16 in either byte order of the file."""
+    value = tags.get(tag)
+    if not isinstance(value, bytes):
+        return None
+    return _decode_utf16(value[: len(value) // 2 * 2], "utf-16-le")
+
+
+def _decode_utf16(content: bytes, encoding: str) -> str | None:
+    try:
+        return content.decode(encoding).partition("\0")[0]
+    except UnicodeDecodeError:
+        return None
+
+
+def _taken(tags: Tags, tag: int, subseconds: int, offsets: tuple[int, ...]) -> TakenTime | None:
+    texts = (_text(tags, one) for one in (*offsets, Base.OffsetTime))
+    return parse_taken(
+        _text(tags, tag),
+        subseconds=_text(tags, subseconds),
+        offset=next((text for text in texts if text), None),
+    )
+
+
+def _degrees(gps: Tags, tag: int, ref_tag: int, refs: bytes) -> float | None:
+    """Return degrees of degrees, minutes and seconds; None where the hemisphere is not said."""
+    parts, ref = gps.get(tag), gps.get(ref_tag)
+    if not isinstance(parts, tuple) or not isinstance(ref, bytes):
+        return None
+    hemisphere = refs.find(ref[:1].upper()) if ref[:1] else -1
+    # Minutes and seconds may be left out, as 0/0 too where the degrees are a fraction.
+    degrees, minutes, seconds = (*parts[:3], 0, 0)[:3]
+    if degrees is None or hemisphere < 0:
+        return None
+    minutes, seconds = minutes or 0, seconds or 0
+    if degrees < 0 or not 0 <= minutes < 60.01 or not 0 <= seconds < 60.01:
+        return None
+    return (degrees + minutes / 60 + seconds / 3600) * (-1 if hemisphere else 1)
+
+
+def _altitude(gps: Tags) -> float | None:
+    metres = _number(gps, GPS.GPSAltitude)
+    # 1 and 3: below the sea, below the ellipsoid.
+    is_below = _number(gps, GPS.GPSAltitudeRef) in (1, 3)
+    return make_altitude(-metres if metres is not None and is_below else metres)
+
+
+def _iso(exif: Tags) -> int | None:
+    """Return the sensitivity, which stands in another tag where it is beyond 16 bits."""
+    for tag in (Base.ISOSpeedRatings, Base.RecommendedExposureIndex, Base.ISOSpeed):
+        iso = bounded_int(_number(exif, tag), 1, 10_000_000)
+        if iso is not None and iso != _SENSITIVITY_IS_ELSEWHERE:
+            return iso
+    return None
+
+
+def _rating(main: Tags) -> int | None:
+    rating = make_rating(_number(main, _RATING))
+    if rating is not None:
+        return rating
+    per_cent = bounded_int(_number(main, _RATING_PERCENT), 0, 100)
+    return None if per_cent is None else _STARS.get(per_cent)
+
+
+def _caption(main: Tags, exif: Tags) -> str | None:
+    texts = (
+        _text(main, Base.ImageDescription),
+        _wide_text(main, Base.XPComment),
+        _wide_text(main, Base.XPSubject),
+        _user_comment(exif),
+    )
+    for text in texts:
+        caption = clean_text(text, MAX_CAPTION)
+        if caption is not None and not _is_of_camera(caption):
+            return caption
+    return None
+
+
+def _is_of_camera(caption: str) -> bool:
+    """Whether a description is one that a camera writes: its kind, a path, settings as JSON."""
+    lower = caption.lower()
+    return (
+        lower in _CAMERA_CAPTION
+        or lower.endswith("digital camera")
+        or lower.startswith(("dcim\\", "{"))
+    )
+
+
+def _user_comment(exif: Tags) -> str | None:
+    """Decode a comment behind the name of its encoding."""
+    value = exif.get(Base.UserComment)
+    if not isinstance(value, bytes):
+        return None
+    charset, content = value[:_CHARSET_BYTES].rstrip(b"\0 "), value[_CHARSET_BYTES:]
+    if charset == b"UNICODE":
+        content = content[: len(content) // 2 * 2]
+        # In the byte order of the file by the standard; programs write either.
+        is_little = content[1::2].count(0) >= content[::2].count(0)
+        return _decode_utf16(content, "utf-16-le" if is_little else "utf-16-be")
+    if charset == b"JIS":
+        try:
+            return content.rstrip(b"\0").decode("iso2022_jp")
+        except UnicodeDecodeError:
+            return None
+    return decode_text(content) if charset in (b"ASCII", b"") else None
