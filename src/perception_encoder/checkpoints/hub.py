@@ -210,7 +210,7 @@ def _transfer(repo: str, filename: str, metadata: HfFileMetadata, partial: Path)
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
-    from tqdm import tqdm
+    from tqdm.auto import tqdm  # a widget in notebooks, else a line on stderr
 
     # Not metadata.location: its signature expires, and this URL is signed again by each request.
     url = hf_hub_url(repo, filename, revision=metadata.commit_hash)

@@ -490,7 +490,7 @@ def _fill(
 
 def _progress_bar(total: int, unit: str, show_progress: bool | None) -> tqdm[NoReturn]:
     """Return a bar with rate and time left; None shows it on a terminal, for long work only."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm  # a widget in notebooks, else a line on stderr
 
     return tqdm(
         total=total,
