@@ -16,6 +16,7 @@ from perception_encoder.index import OutcomeLog
 from perception_encoder.index.storage import is_being_written
 from perception_encoder.server.core.filters import Kind
 from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.photo_summaries import Unit, tally_periods
 from perception_encoder.server.core.pools import WorkPool
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ _MAX_VALUES: Final = 50  # of one column
 _MAX_COUNTED: Final = 10_000  # distinct values of one column, or distinct folders
 _UNIQUE: Final = frozenset(("id", "uri", "member", "sha256", "offset"))
 _MAX_FAILURES: Final = 50
+_HISTOGRAMS: Final[dict[str, Unit]] = {"years": "year", "months": "month"}
+_MAX_PERIODS: Final = 2400  # 200 years of months; a longer histogram is left out
 
 
 class Summaries:
@@ -146,7 +149,10 @@ def read_status(served: ServedIndex) -> Summary:
 
 def _facet(served: ServedIndex, name: str, kind: Kind) -> Summary:
     batches = (batch[name] for batch in served.index.scan([name]))
-    if kind in ("number", "time"):
+    if kind == "time":
+        columns = list(batches)
+        return {"kind": kind, **_range(columns), **_periods(columns)}
+    if kind == "number":
         return {"kind": kind, **_range(batches)}
     return {"kind": kind, **_values(batches)}
 
@@ -165,6 +171,16 @@ def _range(columns: Iterable[pa.Array]) -> Summary:
     present = [end for end in ends if end is not None and end == end]
     low, high = (min(present), max(present)) if present else (None, None)
     return {"min": _plain(low), "max": _plain(high), "nulls": num_nulls}
+
+
+def _periods(columns: list[pa.Array]) -> Summary:
+    """Return the years and months of a column of times with their counts, the earliest first."""
+    found: Summary = {}
+    for name, unit in _HISTOGRAMS.items():
+        counts, _ = tally_periods(columns, unit)
+        if len(counts) <= _MAX_PERIODS:
+            found[name] = [{"value": period, "count": count} for period, count in counts.items()]
+    return found
 
 
 def _values(columns: Iterable[pa.Array]) -> Summary:

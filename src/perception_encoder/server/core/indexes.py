@@ -15,6 +15,7 @@ from perception_encoder.errors import ImageIndexError, IndexNotFoundError, Query
 from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
+from perception_encoder.search.photo_filters import TAKEN_AT, PhotoFilter, check_column
 from perception_encoder.search.queries import Query
 from perception_encoder.search.ranking import SearchOptions, SearchResult, search_index
 from perception_encoder.server.core.filters import Filter, Kind, build_condition, list_column_kinds
@@ -23,10 +24,16 @@ from perception_encoder.types import Embeddings, ModelIdentity
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Sort: TypeAlias = Literal["index", "name", "date", "size"]
-"""Orders of a listing: as stored, by name, by the file's time, or by the file's bytes."""
+Sort: TypeAlias = Literal["index", "name", "date", "size", "taken_at"]
+"""Orders of a listing: as stored, by name, by the file's time, by the file's bytes, or by the time
+at which a photo was taken."""
 
-_SORT_COLUMN: Final[dict[Sort, str]] = {"name": "name", "date": "mtime", "size": "bytes"}
+_SORT_COLUMN: Final[dict[Sort, str]] = {
+    "name": "name",
+    "date": "mtime",
+    "size": "bytes",
+    "taken_at": TAKEN_AT,
+}
 _MAX_LISTINGS: Final = 4  # kept for the next pages of an index: 40 bytes a row
 _FRESH_SECONDS: Final = 1.0  # between two refreshes
 _REMEMBERED_ROWS: Final = 20_000
@@ -38,7 +45,7 @@ class Listing:
 
     Attributes:
         where: a condition on the columns; None for all rows.
-        sort: what to order by; rows without a date or size come last.
+        sort: what to order by; rows without a time or size come last.
         descending: reverse the order.
     """
 
@@ -111,13 +118,14 @@ class ServedIndex:
         """Return the columns that filters may name, with what they hold."""
         return list_column_kinds(self.fresh().schema)
 
-    def where(self, filters: Sequence[Filter]) -> str | None:
+    def where(self, filters: Sequence[Filter], photos: PhotoFilter | None = None) -> str | None:
         """Return the condition of a request's filters.
 
         Raises:
             QueryError: no such column, or a value that does not fit.
         """
-        return build_condition(filters, self.kinds()) if filters else None
+        where = build_condition(filters, self.kinds()) if filters else None
+        return photos.where(where, self.fresh().schema, self.path) if photos else where
 
     def search(
         self,
@@ -138,9 +146,11 @@ class ServedIndex:
         """Return some rows of a listing, and how many it has.
 
         Raises:
-            QueryError: the condition is wrong.
+            QueryError: the condition is wrong, or the index has no `taken_at` to sort by.
         """
         index = self.fresh()
+        if listing.sort == "taken_at":
+            check_column(index.schema, TAKEN_AT, self.path)
         if listing == Listing():
             rows = _first_rows(index, offset, limit)
             self._remember(rows)
@@ -216,7 +226,7 @@ def _sorted_ids(index: Index, listing: Listing) -> pa.Array:
     import pyarrow.compute as pc
 
     key = _SORT_COLUMN.get(listing.sort)
-    columns = ["id", "uri", "member", *([key] if key in ("mtime", "bytes") else [])]
+    columns = ["id", "uri", "member", *([] if key in (None, "name") else [key])]
     batches = list(index.scan(columns if key else ["id"], where=listing.where))
     if not batches:
         return pa.array([], pa.string())

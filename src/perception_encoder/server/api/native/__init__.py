@@ -3,7 +3,7 @@
 from typing import Final
 
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
-from perception_encoder.server.api.native import analyses, embed, indexes, items, search
+from perception_encoder.server.api.native import analyses, embed, indexes, items, photos, search
 
 
 def _build(services: Services) -> ApiRoutes:
@@ -13,6 +13,7 @@ def _build(services: Services) -> ApiRoutes:
     search.add_routes(routes, services)
     items.add_routes(routes, services)
     items.add_download_route(routes, services)
+    photos.add_routes(routes, services)
     analyses.add_routes(routes, services)
     analyses.add_cluster_routes(routes, services)
     indexes.add_routes(routes, services)

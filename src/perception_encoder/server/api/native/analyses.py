@@ -18,7 +18,8 @@ from perception_encoder.server.api.native.items import (
     DEEPEST,
     Filters,
     IndexName,
-    parse_filters,
+    Photos,
+    find_where,
 )
 from perception_encoder.server.api.native.replies import (
     ClusterItemsReply,
@@ -108,13 +109,13 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         ),
         responses=_responses(MapReply),
     )
-    async def map_(index: IndexName = None, filters: Filters = None) -> Response:
+    async def map_(index: IndexName = None, filters: Filters = None, *, photos: Photos) -> Response:
         served = services.indexes.get(index)
         try:
             require_projection()
         except BackendUnavailableError as err:
             raise ApiError(400, "unsupported", str(err)) from err
-        where = await services.pools.searches.run(served.where, parse_filters(filters))
+        where = await find_where(services, served, filters, photos)
         job = await services.jobs.get(served, MapLayout(where))
         if isinstance(job, JobProgress):
             return _running(served, job)
@@ -150,9 +151,11 @@ def add_cluster_routes(routes: ApiRoutes, services: Services) -> None:
         examples: Annotated[
             int, Query(ge=0, le=MAX_EXAMPLES, description="Images of each cluster.")
         ] = 8,
+        *,
+        photos: Photos,
     ) -> Response:
         served = services.indexes.get(index)
-        where = await services.pools.searches.run(served.where, parse_filters(filters))
+        where = await find_where(services, served, filters, photos)
         job = await services.jobs.get(served, ClusterSearch(k, where))
         if isinstance(job, JobProgress):
             return _running(served, job)
@@ -187,9 +190,11 @@ def add_cluster_routes(routes: ApiRoutes, services: Services) -> None:
         filters: Filters = None,
         offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 50,
+        *,
+        photos: Photos,
     ) -> Response:
         served = services.indexes.get(index)
-        where = await services.pools.searches.run(served.where, parse_filters(filters))
+        where = await find_where(services, served, filters, photos)
         job = await services.jobs.get(served, ClusterSearch(k, where))
         if isinstance(job, JobProgress):
             return _running(served, job)

@@ -64,8 +64,9 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         "/v1/indexes/{name}/facets",
         summary="What an index's columns hold, to choose filters from",
         description=(
-            "Of numbers and times the least and the greatest; of texts and flags the most frequent "
-            "values with their counts, and whether there are more."
+            "Of numbers and times the least and the greatest; of times also the years and months "
+            "with their counts; of texts and flags the most frequent values with their counts, and "
+            "whether there are more."
         ),
         responses={200: {"model": FacetsReply}},
     )

@@ -5,9 +5,9 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Final, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, Literal, ParamSpec, TypeVar
 
-from fastapi import Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -16,7 +16,7 @@ from perception_encoder.index import Row
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, describe_row
 from perception_encoder.server.api.native.replies import ItemReply, ItemsReply
-from perception_encoder.server.api.native.search import FilterBody
+from perception_encoder.server.api.native.search import MAX_PHOTO_TEXT, FilterBody, PhotoFields
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.images import CONTENT_TYPE, ENOUGH, detect_content_type
 from perception_encoder.server.core.indexes import Listing, ServedIndex, Sort
@@ -46,7 +46,27 @@ _KEEP: Final = "private, max-age=86400"
 _FILTERS: Final = TypeAdapter(list[FilterBody])
 DEEPEST: Final = 2**40
 
+
+def _photo_query(name: str) -> Any:
+    field = PhotoFields.model_fields[name]
+    return Query(max_length=MAX_PHOTO_TEXT, description=field.description)
+
+
 Filters = Annotated[str | None, Query(description="JSON: a list of filters as in POST /v1/search.")]
+
+
+def _read_photo_fields(
+    since: Annotated[str | None, _photo_query("since")] = None,
+    until: Annotated[str | None, _photo_query("until")] = None,
+    near: Annotated[str | None, _photo_query("near")] = None,
+    camera: Annotated[str | None, _photo_query("camera")] = None,
+) -> PhotoFields:
+    return PhotoFields(since=since, until=until, near=near, camera=camera)
+
+
+Photos = Annotated[PhotoFields, Depends(_read_photo_fields)]
+"""The query parameters `since`, `until`, `near` and `camera`."""
+
 IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; default: the first.")]
 _MAX_ITEMS: Final = 2000
 _MAX_BYTES: Final = 2048 * MIB  # of all images of a zip file
@@ -67,12 +87,20 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 50,
         filters: Filters = None,
         sort: Annotated[
-            Sort, Query(description="index: as stored; date and size are those of the file.")
+            Sort,
+            Query(
+                description=(
+                    "index: as stored; date and size are those of the file; taken_at: when the "
+                    "photo was taken."
+                )
+            ),
         ] = "index",
         descending: bool = False,
+        *,
+        photos: Photos,
     ) -> Response:
         served = services.indexes.get(index)
-        where = await services.pools.searches.run(served.where, parse_filters(filters))
+        where = await find_where(services, served, filters, photos)
         listing = Listing(where, sort, descending)
         pool = services.pools.searches if listing == Listing() else services.pools.scans
         rows, total = await pool.run(served.page, listing, offset, limit)
@@ -139,6 +167,17 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
                 raise ApiError(404, "no_image", "what lies there now is not an image")
             closed_on_error.pop_all()
         return ImageResponse(image, services.pools.files, kind, {"Cache-Control": _KEEP})
+
+
+async def find_where(
+    services: Services, served: ServedIndex, filters: str | None, photos: PhotoFields
+) -> str | None:
+    """Return the condition of a query string.
+
+    Raises:
+        QueryError: the filters or the photo filters are wrong.
+    """
+    return await services.pools.searches.run(served.where, parse_filters(filters), photos.filter())
 
 
 def parse_filters(written: str | None) -> list[Filter]:

@@ -223,6 +223,42 @@ class FoldersReply(BaseModel):
     has_more: bool
 
 
+class Period(BaseModel):
+    """A day, month or year with photos."""
+
+    period: str = Field(description="2023-05-04, 2023-05 or 2023.")
+    count: int
+
+
+class TimelineReply(BaseModel):
+    """Photos by the time at which they were taken, the earliest first."""
+
+    index: str
+    unit: Literal["day", "month", "year"]
+    periods: list[Period]
+    total: int = Field(description="Photos that meet the filters.")
+    undated: int = Field(description="Those of them without a time.")
+
+
+class MapPoint(BaseModel):
+    """Photos of one cell of the grid."""
+
+    latitude: float = Field(description="Their mean.")
+    longitude: float
+    count: int
+    item: str = Field(description="The id of one of them.")
+
+
+class LocationsReply(BaseModel):
+    """Where photos were taken, the fullest cells first."""
+
+    index: str
+    cell: float = Field(description="Degrees, the side of a cell.")
+    total: int = Field(description="Photos with coordinates that meet the filters.")
+    points: list[MapPoint]
+    has_more: bool
+
+
 class DuplicateItem(ScoredItem):
     """An image of which another one is kept."""
 

@@ -12,6 +12,7 @@ from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.search.calibration import Cutoffs
 from perception_encoder.search.grammar import parse_query
+from perception_encoder.search.photo_filters import PhotoFilter
 from perception_encoder.search.queries import find_item
 from perception_encoder.search.ranking import SearchOptions, SearchResult
 from perception_encoder.server.api.base import ApiRoutes, Services
@@ -55,6 +56,42 @@ class FilterBody(RequestBody):
         return Filter(self.column, self.op, self.value)
 
 
+MAX_PHOTO_TEXT: Final = 200
+
+
+class PhotoFields(RequestBody):
+    """When, where and with what photos were taken; joined to the filters."""
+
+    since: str | None = Field(
+        default=None,
+        max_length=MAX_PHOTO_TEXT,
+        description="From then on: 2023, 2023-05, 2023-05-04, yesterday, 2 weeks ago.",
+    )
+    until: str | None = Field(
+        default=None,
+        max_length=MAX_PHOTO_TEXT,
+        description="Up to then, the whole year, month or day included.",
+    )
+    near: str | None = Field(
+        default=None,
+        max_length=MAX_PHOTO_TEXT,
+        description="LATITUDE,LONGITUDE,RADIUS, such as 48.137,11.575,5km.",
+    )
+    camera: str | None = Field(
+        default=None, max_length=MAX_PHOTO_TEXT, description="A part of its name, in any case."
+    )
+
+    def filter(self) -> PhotoFilter:
+        """Return the filter as the index's side knows it.
+
+        Raises:
+            QueryError: a value cannot be understood.
+        """
+        return PhotoFilter.parse(
+            since=self.since, until=self.until, near=self.near, camera=self.camera
+        )
+
+
 class TermBody(RequestBody):
     """One part of a query: exactly one of query, text, image, item and vector."""
 
@@ -89,7 +126,7 @@ class TermBody(RequestBody):
         return self
 
 
-class SearchBody(RequestBody):
+class SearchBody(PhotoFields):
     """What is searched for, where, and which of the hits are wanted."""
 
     model_config = ConfigDict(
@@ -149,7 +186,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             offset=body.offset,
             threshold=body.threshold,
             where=await services.pools.searches.run(
-                served.where, [one.filter() for one in body.filters]
+                served.where, [one.filter() for one in body.filters], body.filter()
             ),
             exact=body.exact,
             unique=body.unique,
