@@ -15,10 +15,10 @@ from PIL.ExifTags import GPS, IFD, Base
 
 from perception_encoder.metadata.photo import PhotoMetadata
 from perception_encoder.metadata.values import (
-    MAX_CAPTION,
     TakenTime,
     bounded_float,
     bounded_int,
+    clean_caption,
     clean_text,
     decode_text,
     join_camera,
@@ -46,10 +46,6 @@ _RATING_PERCENT: Final = 0x4749
 # Per cent as Windows writes them for 1 to 5 stars.
 _STARS: Final = {0: 0, 1: 1, 25: 2, 50: 3, 75: 4, 99: 5, 100: 5}
 _SENSITIVITY_IS_ELSEWHERE: Final = 65_535
-# What cameras write as description of every photo.
-_CAMERA_CAPTION: Final = (
-    "digital camera", "sony dsc", "samsung camera pictures", "dcim", "hdrpl", "dav", "cof", "sdr",
-)  # fmt: skip
 _CHARSET_BYTES: Final = 8
 
 # Letter of `struct`, by type; rationals are pairs.
@@ -300,21 +296,8 @@ def _caption(main: Tags, exif: Tags) -> str | None:
         _wide_text(main, Base.XPSubject),
         _user_comment(exif),
     )
-    for text in texts:
-        caption = clean_text(text, MAX_CAPTION)
-        if caption is not None and not _is_of_camera(caption):
-            return caption
-    return None
-
-
-def _is_of_camera(caption: str) -> bool:
-    """Whether a description is one that a camera writes: its kind, a path, settings as JSON."""
-    lower = caption.lower()
-    return (
-        lower in _CAMERA_CAPTION
-        or lower.endswith("digital camera")
-        or lower.startswith(("dcim\\", "{"))
-    )
+    captions = map(clean_caption, texts)
+    return next((caption for caption in captions if caption is not None), None)
 
 
 def _user_comment(exif: Tags) -> str | None:

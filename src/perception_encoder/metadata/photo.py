@@ -35,6 +35,7 @@ COLUMNS: Final[Mapping[str, ColumnKind]] = MappingProxyType(
 )
 """The fields of `PhotoMetadata` and their kinds. A datetime has milliseconds and no time zone."""
 
+_TEXTS: Final = ("rating", "title", "caption", "keywords")
 # Values that belong together: a place of one source and an altitude of another are no place.
 _GROUPS: Final = (("taken_at", "taken_offset"), ("latitude", "longitude", "altitude"))
 
@@ -101,3 +102,7 @@ class PhotoMetadata:
             if name not in grouped and getattr(self, name) is None:
                 taken[name] = getattr(other, name)
         return replace(self, **taken)
+
+    def with_texts_of(self, other: PhotoMetadata) -> PhotoMetadata:
+        """Return these values with the rating, title, caption and keywords of another source."""
+        return replace(self, **{name: getattr(other, name) for name in _TEXTS})

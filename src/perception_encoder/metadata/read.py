@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from perception_encoder.metadata.blocks import find_blocks
-from perception_encoder.metadata.exif import read_exif
+from perception_encoder.metadata.exif import ReadTags, read_exif
+from perception_encoder.metadata.iptc import find_iptc, read_iptc
 from perception_encoder.metadata.photo import PhotoMetadata
+from perception_encoder.metadata.xmp import read_xmp
+
+_NOTHING = ReadTags(PhotoMetadata())
 
 
 def read_metadata(data: bytes) -> PhotoMetadata:
@@ -12,15 +16,31 @@ def read_metadata(data: bytes) -> PhotoMetadata:
 
     It raises nothing for what the file holds: a value that is damaged or cannot be right is None.
 
+    Where several sources have a value, one counts:
+
+    - what the camera measured (time, place, exposure): EXIF, then XMP, then IPTC;
+    - what people wrote (rating, title, caption, keywords): XMP, then IPTC, then EXIF, because
+      programs that edit captions write them to XMP first;
+    - `taken_at`: EXIF `DateTimeOriginal`, XMP `exif:DateTimeOriginal`, `photoshop:DateCreated`,
+      IPTC date and time; where none of these is there, the time of digitizing: EXIF
+      `DateTimeDigitized`, XMP `xmp:CreateDate`. A date alone is its midnight. EXIF `DateTime` is
+      not used, nor is the file's time: both are those of the last change.
+
     Args:
-        data: the file.
+        data: the file: JPEG, PNG, WebP, TIFF (also most raw files), HEIC, AVIF or JPEG XL.
     """
     blocks = find_blocks(data)
-    exif = read_exif(blocks.exif)
-    metadata = exif.metadata
-    if exif.digitized is not None:
-        digitized = PhotoMetadata(
-            taken_at=exif.digitized.taken_at, taken_offset=exif.digitized.taken_offset
-        )
-        metadata = metadata.fill_from(digitized)
+    if not any(blocks):
+        return _NOTHING.metadata
+    exif = read_exif(blocks.exif) if blocks.exif else _NOTHING
+    xmp = read_xmp(blocks.xmp) if blocks.xmp else _NOTHING
+    iptc = PhotoMetadata()
+    if iptc_block := blocks.iptc or find_iptc(blocks.photoshop):
+        iptc = read_iptc(iptc_block)
+    measured = exif.metadata.fill_from(xmp.metadata).fill_from(iptc)
+    described = xmp.metadata.fill_from(iptc).fill_from(exif.metadata)
+    metadata = measured.with_texts_of(described)
+    for taken in (exif.digitized, xmp.digitized):
+        if taken is not None:
+            metadata = metadata.fill_from(PhotoMetadata(**taken._asdict()))
     return metadata

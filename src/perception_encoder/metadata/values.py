@@ -37,6 +37,11 @@ _COMPANY: Final = re.compile(
     r"techwin|electronics|electric)\b[., ]*$",
     re.IGNORECASE,
 )
+# What cameras write as the description of every photo: their kind, a path, settings as JSON.
+_CAMERA_CAPTION: Final = re.compile(
+    r"[A-Z ]*DIGITAL CAMERA|SONY DSC|SAMSUNG CAMERA PICTURES|hdrpl|cof|dav|sdr|DCIM\\.*|\{.*"
+)
+_NUMBER: Final = re.compile(r"([-+]?\d{1,15}(?:\.\d{1,20})?)(?:/(\d{1,15}))?", re.ASCII)
 
 
 class TakenTime(NamedTuple):
@@ -60,6 +65,12 @@ def clean_text(text: str | None, max_length: int = MAX_TEXT) -> str | None:
     if _NOT_TEXT.search(text) or not any(character.isalnum() for character in text):
         return None
     return text
+
+
+def clean_caption(text: str | None) -> str | None:
+    """Clean a description as `clean_text` does; None for those that cameras write by themselves."""
+    caption = clean_text(text, MAX_CAPTION)
+    return None if caption is None or _CAMERA_CAPTION.fullmatch(caption) else caption
 
 
 def decode_text(content: bytes) -> str | None:
@@ -146,6 +157,15 @@ def make_place(
 def make_altitude(value: float | None) -> float | None:
     """Return metres above sea level: from the deepest sea to the end of the air."""
     return bounded_float(value, -11_000, 100_000)
+
+
+def parse_number(text: str | None) -> float | None:
+    """Parse a decimal number or a fraction such as "1/250"."""
+    found = None if text is None else _NUMBER.fullmatch(text[:64].strip())
+    if found is None:
+        return None
+    below = int(found[2]) if found[2] else 1
+    return float(found[1]) / below if below else None
 
 
 def parse_taken(

@@ -22,6 +22,8 @@ _MAX_TIMES: Final = 8
 _SPARE_PIXELS: Final = 2**24  # tiles reach beyond a small image
 _MAX_DEPTH: Final = 8
 _MAX_REFERENCES: Final = 2**16
+_METADATA_KINDS: Final = (b"Exif", b"application/rdf+xml")
+_MAX_NAME_BYTES: Final = 1024
 _SAMPLE_HEADER: Final = 8  # of the list of sample entries, before the first
 
 
@@ -134,6 +136,7 @@ def _skip_uvlc(bits: _Bits) -> None:
 @dataclass
 class _Item:
     kind: bytes = b""
+    content_type: bytes = b""  # of kind "mime"
     extents: list[tuple[int, int]] = field(default_factory=list)
     parts: list[int] = field(default_factory=list)  # what it is put together of
     beside: list[int] = field(default_factory=list)  # its transparency
@@ -154,6 +157,25 @@ def check_heif(data: bytes) -> None:
                 _check_tracks(data, box)
     except (struct.error, IndexError) as err:
         raise ValueError(f"the list of its images is damaged ({err})") from err
+
+
+def iter_metadata(data: bytes, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the metadata items of a file: "Exif" or "application/rdf+xml", and the content.
+
+    Args:
+        data: the file.
+        max_bytes: of one item; larger ones are left out.
+
+    Raises:
+        LimitError: lists of more than the limits.
+        ValueError: lists that cannot be read.
+    """
+    try:
+        for box in iter_boxes(data):
+            if box.kind == b"meta":
+                yield from _Items(data, box).contents(max_bytes)
+    except (struct.error, IndexError) as err:
+        raise ValueError(f"the list of its items is damaged ({err})") from err
 
 
 class _Items:
@@ -179,6 +201,13 @@ class _Items:
         """Raise LimitError where the primary item costs more than its size explains."""
         pixels = self._cost(self._primary, _MAX_DEPTH)
         _check_pixels(pixels, self._area(self._item(self._primary)))
+
+    def contents(self, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what `iter_metadata` does."""
+        for item in self._items.values():
+            kind = item.content_type if item.kind == b"mime" else item.kind
+            if kind in _METADATA_KINDS and sum(size for _, size in item.extents) <= max_bytes:
+                yield kind, self._content(item)
 
     def _item(self, number: int) -> _Item:
         return self._items.setdefault(number, _Item())
@@ -227,7 +256,12 @@ class _Items:
             if entry.kind == b"infe" and version >= 2:
                 layout = ">IH4s" if version > 2 else ">HH4s"
                 number, _, kind = struct.unpack_from(layout, self._data, entry.start + 4)
-                self._item(number).kind = kind
+                item = self._item(number)
+                item.kind = kind
+                if kind == b"mime":
+                    name_start = entry.start + 4 + struct.calcsize(layout)
+                    texts = self._data[name_start : entry.end][:_MAX_NAME_BYTES].split(b"\0")
+                    item.content_type = texts[1] if len(texts) > 1 else b""
 
     def _read_places(self, box: Box) -> None:
         version = self._data[box.start]
