@@ -240,17 +240,18 @@ def test_a_search_can_be_ended_between_blocks(
     index = index_of(tmp_path, remote_rows(500), around(500, 16, 0.001))
     num_calls = 0
 
-    def count() -> None:
+    def count(_step: str, done: int, total: int) -> None:
         nonlocal num_calls
         num_calls += 1
+        assert 0 <= done <= total or total == 0
 
-    find_duplicates(index, refuse, checkpoint=count)
+    find_duplicates(index, refuse, report=count)
     assert num_calls > 500 / 50  # blocks are compared with each other
 
     class Enough(Exception):
         pass
 
-    def stop() -> None:
+    def stop(*_: object) -> None:
         nonlocal left
         left -= 1
         if left < 0:
@@ -259,7 +260,7 @@ def test_a_search_can_be_ended_between_blocks(
     for limit in range(0, num_calls, max(1, num_calls // 20)):
         left = limit
         with pytest.raises(Enough):
-            find_duplicates(index, refuse, checkpoint=stop)
+            find_duplicates(index, refuse, report=stop)
         assert left == -1  # nothing was done after it
 
 

@@ -19,9 +19,11 @@ from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,
     RankedVectors,
+    ReportStep,
     exclude_rows,
     find_damaged_rows,
     rank_images,
+    report_nothing,
 )
 from perception_encoder.analysis.spherical_kmeans import find_centers, find_nearest_center
 from perception_encoder.index import Index, Row
@@ -92,7 +94,11 @@ class Clusters:
 
 
 def find_clusters(
-    index: Index, *, num_clusters: int | None = None, where: str | None = None
+    index: Index,
+    *,
+    num_clusters: int | None = None,
+    where: str | None = None,
+    report: ReportStep = report_nothing,
 ) -> Clusters:
     """Divide the images of an index into clusters.
 
@@ -103,6 +109,7 @@ def find_clusters(
         num_clusters: the number of clusters; clusters without images are left out. None chooses it
             by the silhouette, up to √R and 100.
         where: an SQL condition; other rows are left out.
+        report: called between blocks of work.
 
     Raises:
         QueryError: the condition is wrong.
@@ -110,15 +117,15 @@ def find_clusters(
     """
     if num_clusters is not None and num_clusters < 1:
         raise ValueError(f"the number of clusters must be at least 1, got {num_clusters}")
-    images = rank_images(index, "first", where)
-    vectors = RankedVectors(index, images, where)
+    images = rank_images(index, "first", where, report)
+    vectors = RankedVectors(index, images, where, report)
     labels = np.empty(len(images), np.int64)
     scores = np.empty(len(images), np.float32)
     if not len(images):
         return Clusters((), images, labels, scores, None)
-    centers = find_centers(
-        vectors.read(choose_sample(len(images), vectors.embed_dim)), num_clusters
-    )
+    sample = vectors.read(choose_sample(len(images), vectors.embed_dim))
+    report("finding clusters", 0, 0)
+    centers = find_centers(sample, num_clusters)
     for numbers, block in vectors.blocks(np.arange(len(images))):
         labels[numbers], scores[numbers] = find_nearest_center(block, centers.vectors)
     clusters, places = _sort_clusters(centers.vectors, labels, scores)
@@ -273,6 +280,7 @@ def cluster_index(
     num_clusters: int | None = None,
     words: Sequence[str] = (),
     where: str | None = None,
+    report: ReportStep = report_nothing,
 ) -> NamedClusters:
     """Divide an index's images into groups that look alike, and name the groups.
 
@@ -282,15 +290,16 @@ def cluster_index(
         num_clusters: as in `find_clusters`.
         words: to choose names from; without any, clusters have no names.
         where: an SQL condition; other rows do not take part.
+        report: called between blocks of work.
 
     Raises:
         IndexStorageError: too many embeddings are damaged.
         QueryError: the condition is wrong.
         ValueError: num_clusters below 1.
     """
-    damaged = find_damaged_rows(index, where)
+    damaged = find_damaged_rows(index, where, report)
     where = exclude_rows(damaged, where)
-    found = find_clusters(index, num_clusters=num_clusters, where=where)
+    found = find_clusters(index, num_clusters=num_clusters, where=where, report=report)
     names: list[ClusterName] = []
     if words and found.clusters:
         vectors = open_model().embed_text(words, show_progress=False)

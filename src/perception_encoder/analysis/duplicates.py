@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from perception_encoder.analysis.near_pairs import NearPairs, find_near_pairs, find_star_cover
 from perception_encoder.analysis.ranked_images import (
     DAMAGE_REASON,
-    Checkpoint,
     Keep,
     Numbers,
     RankedImages,
-    do_nothing,
+    ReportStep,
     find_damaged_rows,
     rank_images,
+    report_nothing,
 )
 from perception_encoder.errors import ImageError
 from perception_encoder.index import Index, Row
@@ -158,7 +158,7 @@ def find_duplicates(
     threshold: float | None = None,
     keep: Keep = "resolution",
     where: str | None = None,
-    checkpoint: Checkpoint = do_nothing,
+    report: ReportStep = report_nothing,
 ) -> Duplicates:
     """Find groups of duplicates.
 
@@ -173,7 +173,7 @@ def find_duplicates(
             unused for the other tiers.
         keep: which image of a group is kept; ties are broken by pixels, bytes and path.
         where: an SQL condition; other rows are left out.
-        checkpoint: called between blocks of work.
+        report: called between blocks of work.
 
     Raises:
         QueryError: the condition is wrong.
@@ -183,8 +183,8 @@ def find_duplicates(
         threshold = SIMILAR if tier == "similar" else NEAR_DUPLICATE
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is a cosine above 0 and at most 1, got {threshold}")
-    images = rank_images(index, keep, where, checkpoint)
-    search = _Search(index, images, read, checkpoint)
+    images = rank_images(index, keep, where, report)
+    search = _Search(index, images, read, report)
     if tier != "identical bytes":
         is_near = tier in ("near duplicate", "similar")
         pairs = search.near(threshold if is_near else math.inf, where)
@@ -197,9 +197,9 @@ class _Search:
     """Joins images, the strictest tier first: `kept[n]` is the image that is kept for n."""
 
     def __init__(
-        self, index: Index, images: RankedImages, read: ReadImage, checkpoint: Checkpoint
+        self, index: Index, images: RankedImages, read: ReadImage, report: ReportStep
     ) -> None:
-        self._checkpoint = checkpoint
+        self._report = report
         self._index = index
         self._images = images
         self._read = read
@@ -223,7 +223,7 @@ class _Search:
             chosen,
             threshold=threshold,
             where=where,
-            checkpoint=self._checkpoint,
+            report=self._report,
         )
         self._is_crowded = pairs.is_crowded
         concerned = pairs.may_be_equal.copy()
@@ -237,8 +237,9 @@ class _Search:
         rows = (self._images.row(number) for number in candidates)
         first: dict[bytes, int] = {}
         joined = np.arange(len(self._pixels))
-        for number, digest in zip(candidates, iter_pixel_digests(rows, self._read), strict=True):
-            self._checkpoint()
+        digests = iter_pixel_digests(rows, self._read)
+        for place, (number, digest) in enumerate(zip(candidates, digests, strict=True)):
+            self._report("comparing pixels", place, len(candidates))
             if isinstance(digest, bytes):
                 joined[number] = first.setdefault(digest, number)
             else:
@@ -250,15 +251,16 @@ class _Search:
         """Join near images; images with equal pixels count as one."""
         pairs = pairs.among(self._usable)
         ends = self._pixels[pairs.earlier], self._pixels[pairs.later]
-        cover = find_star_cover(*ends, pairs.scores, len(self._pixels), self._checkpoint)
+        cover = find_star_cover(*ends, pairs.scores, len(self._pixels), self._report)
         self._kept = cover.kept[self._pixels]
         self._scores = cover.scores[self._pixels]
 
     def result(self, *, near_from: float) -> Duplicates:
         members: defaultdict[int, list[Duplicate]] = defaultdict(list)
         is_redundant = self._usable & (self._kept != np.arange(len(self._kept)))
-        for number in np.flatnonzero(is_redundant).tolist():
-            self._checkpoint()
+        redundant = np.flatnonzero(is_redundant).tolist()
+        for place, number in enumerate(redundant):
+            self._report("collecting groups", place, len(redundant))
             kept = int(self._kept[number])
             score = round(float(self._scores[number]), 6)
             duplicate = Duplicate(
@@ -286,8 +288,9 @@ class _Search:
         return joined
 
     def _check(self, numbers: Numbers) -> None:
-        for number in numbers[~self._is_checked[numbers]].tolist():
-            self._checkpoint()
+        unchecked = numbers[~self._is_checked[numbers]].tolist()
+        for place, number in enumerate(unchecked):
+            self._report("checking files", place, len(unchecked))
             self._is_checked[number] = True
             error = self._files.find_error(self._images.row(number))
             if error is not None:
@@ -299,7 +302,7 @@ class _Search:
         An image with a damaged embedding is still compared by its bytes.
         """
         is_whole = np.ones(len(self._images), np.bool_)
-        damaged = find_damaged_rows(self._index, where, self._checkpoint)
+        damaged = find_damaged_rows(self._index, where, self._report)
         if damaged:
             ids = {row.id for row in damaged}
             numbers = range(len(self._images))

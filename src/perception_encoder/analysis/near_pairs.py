@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.ranked_images import (
-    Checkpoint,
     Numbers,
     RankedImages,
     RankedVectors,
-    do_nothing,
+    ReportStep,
+    report_nothing,
 )
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
@@ -51,11 +51,13 @@ class CellGroup:
         cells: the members of each cell, ascending.
         numbers: (G,) int64 ascending, the members of all cells.
         vectors: (G, E) float32, their embeddings.
+        num_members: of the cells of all groups.
     """
 
     cells: list[Numbers]
     numbers: Numbers
     vectors: Embeddings
+    num_members: int
 
     def places(self, members: Numbers) -> Numbers:
         """Return the positions of some members in `vectors`."""
@@ -76,19 +78,21 @@ def iter_cell_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> 
     room = max(1, _GROUP_BYTES // (4 * vectors.embed_dim))
     group: list[Numbers] = []
     taken = 0
-    for members in _members(vectors, chosen, margin):
+    cells = _members(vectors, chosen, margin)
+    num_members = sum(map(len, cells))
+    for members in cells:
         if group and taken + len(members) > room:
-            yield _group(vectors, group)
+            yield _group(vectors, group, num_members)
             group, taken = [], 0
         group.append(members)
         taken += len(members)
     if group:
-        yield _group(vectors, group)
+        yield _group(vectors, group, num_members)
 
 
-def _group(vectors: RankedVectors, cells: list[Numbers]) -> CellGroup:
+def _group(vectors: RankedVectors, cells: list[Numbers], num_members: int) -> CellGroup:
     numbers = np.unique(np.concatenate(cells))
-    return CellGroup(cells, numbers, vectors.read(numbers))
+    return CellGroup(cells, numbers, vectors.read(numbers), num_members)
 
 
 def _members(vectors: RankedVectors, chosen: Numbers, margin: float) -> list[Numbers]:
@@ -165,7 +169,7 @@ def find_near_pairs(
     *,
     threshold: float,
     where: str | None,
-    checkpoint: Checkpoint = do_nothing,
+    report: ReportStep = report_nothing,
 ) -> NearPairs:
     """Find the pairs with a cosine of at least the threshold.
 
@@ -179,14 +183,16 @@ def find_near_pairs(
         chosen: (C,) numbers of the images to compare, ascending.
         threshold: the lowest cosine.
         where: the condition that `images` was made with.
-        checkpoint: called between blocks.
+        report: called between blocks.
     """
-    comparison = _Comparison(images.shapes, threshold, checkpoint)
-    vectors = RankedVectors(index, images, where, checkpoint)
+    comparison = _Comparison(images.shapes, threshold, report)
+    vectors = RankedVectors(index, images, where, report)
     if len(chosen) <= MAX_EXACT:
+        comparison.num_images = len(chosen)
         comparison.compare(chosen, vectors.read(chosen))
         return comparison.result()
     for group in iter_cell_groups(vectors, chosen, comparison.floor):
+        comparison.num_images = group.num_members
         for members in group.cells:
             for start in range(0, len(members), MAX_EXACT):  # a cell may hold all images
                 part = members[start : start + MAX_EXACT]
@@ -199,8 +205,10 @@ def find_near_pairs(
 class _Comparison:
     """Compares sets of images, and collects their near pairs."""
 
-    def __init__(self, shapes: Numbers, threshold: float, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, shapes: Numbers, threshold: float, report: ReportStep) -> None:
+        self._report = report
+        self.num_images = 0
+        self._num_compared = 0
         self.floor: Final = min(threshold, SAME_IMAGE)
         self.is_crowded: Final = np.zeros(len(shapes), np.bool_)
         self._threshold = threshold
@@ -219,7 +227,7 @@ class _Comparison:
             block = vectors[first : first + _BLOCK]
             num_partners = np.zeros(len(block), np.int64)
             for start in range(0, first + 1, _BLOCK):
-                self._checkpoint()
+                self._report("comparing images", self._num_compared, self.num_images)
                 products = block @ vectors[start : start + _BLOCK].T
                 if start == first:
                     # The images themselves, and pairs that occur twice.
@@ -232,6 +240,7 @@ class _Comparison:
                 fits = _first_few(rows, is_near, num_partners)
                 self._parts.append((earlier[fits], later[fits], scores[fits]))
                 self.is_crowded[later[is_near & ~fits]] = True
+            self._num_compared += len(block)
 
     def result(self) -> NearPairs:
         none = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
@@ -275,7 +284,7 @@ def find_star_cover(
     second: Numbers,
     scores: NDArray[np.float32],
     num_items: int,
-    checkpoint: Checkpoint = do_nothing,
+    report: ReportStep = report_nothing,
 ) -> StarCover:
     """Choose the items to keep, so that every other item has a pair with a kept one.
 
@@ -284,7 +293,7 @@ def find_star_cover(
         second: (P,) int64, the other item.
         scores: (P,) float32, their scores.
         num_items: number of items; smaller numbers are preferred.
-        checkpoint: called between blocks of pairs.
+        report: called between blocks of pairs.
 
     Returns:
         The cover; an item that is kept belongs to itself, with score 1.
@@ -297,7 +306,7 @@ def find_star_cover(
     order = np.lexsort((earlier, -scores, later))  # of each item the best pair first
     for number, place in enumerate(order.tolist()):
         if number % _COVER_BLOCK == 0:
-            checkpoint()
+            report("choosing images to keep", number, len(order))
         item, partner = later[place], earlier[place]
         if kept[item] == item and kept[partner] == partner:
             kept[item] = partner

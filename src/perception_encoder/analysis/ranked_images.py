@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-Checkpoint: TypeAlias = Callable[[], None]
-"""A function that is called between blocks of work, and raises to end it."""
+ReportStep: TypeAlias = Callable[[str, int, int], None]
+"""Takes a step of the work, what is done of it and the total, 0 if unknown; may raise to end it."""
 
 Keep: TypeAlias = Literal["resolution", "size", "oldest", "newest", "first"]
 """The preferred image: with the most pixels, the most bytes, the earliest or latest change, or the
@@ -55,8 +55,8 @@ _ORDERS: Final[dict[Keep, tuple[tuple[str, str], ...]]] = {
 _UNKNOWN: Final = -1
 
 
-def do_nothing() -> None:
-    """Do nothing: the default checkpoint."""
+def report_nothing(step: str, done: int, total: int) -> None:
+    """Report nothing: the default of `ReportStep`."""
 
 
 def is_damaged(vectors: Embeddings) -> NDArray[np.bool_]:
@@ -68,14 +68,14 @@ def is_damaged(vectors: Embeddings) -> NDArray[np.bool_]:
 
 
 def find_damaged_rows(
-    index: Index, where: str | None, checkpoint: Checkpoint = do_nothing
+    index: Index, where: str | None, report: ReportStep = report_nothing
 ) -> list[Row]:
     """Read all embeddings, and return the rows whose embedding is damaged.
 
     Args:
         index: the index.
         where: an SQL condition; other rows are left out.
-        checkpoint: called before each block.
+        report: called before each block.
 
     Raises:
         IndexStorageError: there are more than `MOST_DAMAGED`.
@@ -83,8 +83,10 @@ def find_damaged_rows(
     """
     found: list[Row] = []
     columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
+    num_read, total = 0, 0 if where else index.count()
     for batch in index.scan([*columns, VECTOR], where=where):
-        checkpoint()
+        report("reading embeddings", num_read, total)
+        num_read += batch.num_rows
         damaged = np.flatnonzero(is_damaged(vectors_of(batch)))
         if damaged.size:
             found += rows_of(batch.take(damaged))
@@ -163,7 +165,7 @@ class RankedImages:
 
 
 def rank_images(
-    index: Index, keep: Keep, where: str | None, checkpoint: Checkpoint = do_nothing
+    index: Index, keep: Keep, where: str | None, report: ReportStep = report_nothing
 ) -> RankedImages:
     """Read the images that meet a condition, and rank them.
 
@@ -181,7 +183,7 @@ def rank_images(
     schema = pa.schema([_wide(index.schema.field(name)) for name in names])
     batches = []
     for batch in index.scan(["sha256", *names], where=where):
-        checkpoint()
+        report("listing images", 0, 0)
         contents.append(digests_of_column(batch["sha256"].fill_null("0" * HEX_DIGITS)))
         has_content.append(batch["sha256"].is_valid().to_numpy(zero_copy_only=False))
         columns = [batch[name].cast(schema.field(name).type) for name in names]
@@ -245,7 +247,7 @@ class RankedVectors:
         index: the index.
         images: its images.
         where: the condition that `images` was made with.
-        checkpoint: called before each block.
+        report: called before each block.
     """
 
     def __init__(
@@ -253,9 +255,9 @@ class RankedVectors:
         index: Index,
         images: RankedImages,
         where: str | None,
-        checkpoint: Checkpoint = do_nothing,
+        report: ReportStep = report_nothing,
     ) -> None:
-        self.checkpoint: Final = checkpoint
+        self.report: Final = report
         self.embed_dim: Final = index.identity.embed_dim
         self._index = index
         self._images = images
@@ -280,7 +282,7 @@ class RankedVectors:
         is_wanted[wanted] = True
         start = 0
         for batch in self._index.scan([VECTOR], where=self._where):
-            self.checkpoint()
+            self.report("reading embeddings", start, len(self._images))
             numbers = self._images.numbers[start : start + batch.num_rows]
             start += batch.num_rows
             rows = np.flatnonzero(is_wanted[numbers])

@@ -126,13 +126,14 @@ def find_named_clusters(
     from perception_encoder.search.query_model import open_index_model
 
     words = [] if names is None else _read_words(names, index, where)  # reports a wrong name first
-    with show_steps(f"grouping up to {format_images(index.count())}"):
+    with show_steps(f"grouping up to {format_images(index.count())}") as report:
         named = cluster_index(
             index,
             lambda: open_index_model(index, model, ComputeOptions(device=device)),
             num_clusters=num_clusters,
             words=words,
             where=where,
+            report=report,
         )
     for row in named.damaged[:_MAX_DAMAGED]:
         say(f"pe: {row.name}: {DAMAGE_REASON}")

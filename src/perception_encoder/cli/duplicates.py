@@ -107,7 +107,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.index import Index
 
     index = Index.open(find_index(index_path))
-    with show_steps(f"comparing {format_images(index.count())}"):
+    with show_steps(f"comparing {format_images(index.count())}") as report:
         found = find_duplicates(
             index,
             _read,
@@ -115,6 +115,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
             threshold=threshold,
             keep=keep,
             where=where,
+            report=report,
         )
     if move_to is not None:
         _move(found.groups, move_to, dry_run=dry_run, as_json=as_json)

@@ -23,7 +23,7 @@ from perception_encoder.types import ModelIdentity
 
 
 class Search:
-    """Stands in for the search: works from checkpoint to checkpoint until it is let go."""
+    """Stands in for the search: reports again and again until it is let go."""
 
     def __init__(self) -> None:
         self.is_open = threading.Event()
@@ -33,13 +33,13 @@ class Search:
         self.num_ended = 0
         self.fails = False
 
-    def __call__(self, index, _read, *, tier, threshold, checkpoint) -> Duplicates:
+    def __call__(self, index, _read, *, tier, threshold, report) -> Duplicates:
         self.asked.append((tier, threshold))
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
         try:
             while not self.is_open.wait(0.005):
-                checkpoint()
+                report("comparing images", 0, 0)
             if self.fails:
                 raise IndexStorageError("the disk is full")
             return Duplicates((), (), index.count(), 0)

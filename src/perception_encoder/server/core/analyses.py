@@ -26,6 +26,7 @@ from perception_encoder.analysis.index_map import project_vectors
 from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedVectors,
+    ReportStep,
     exclude_rows,
     find_damaged_rows,
 )
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-Report: TypeAlias = Callable[[str, float | None], None]
 """Notes the stage of a job and the share of it that is done; raises where the job is to end."""
 
 TierName: TypeAlias = Literal["bytes", "pixels", "near", "similar"]
@@ -87,14 +87,14 @@ class DuplicateSearch:
         usual = _CUTOFFS.get(tier)
         return cls(tier, usual if usual is None or cutoff is None else cutoff, read)
 
-    def run(self, index: Index, report: Report) -> Duplicates:
+    def run(self, index: Index, report: ReportStep) -> Duplicates:
         """Find the duplicates; raises as `find_duplicates`."""
         return find_duplicates(
             index,
             self.read,
             tier=_TIERS[self.tier],
             threshold=self.cutoff,
-            checkpoint=lambda: report("comparing images", None),
+            report=report,
         )
 
 
@@ -141,10 +141,10 @@ class ClusterSearch:
     num_clusters: int | None
     where: str | None
 
-    def run(self, index: Index, report: Report) -> ClusterResult:
+    def run(self, index: Index, report: ReportStep) -> ClusterResult:
         """Find the clusters; raises as `find_clusters`."""
         found, where, figures = _find_clusters(index, self.num_clusters, self.where, report)
-        report("choosing examples", None)
+        report("choosing examples", 0, 0)
         examples = find_typical_members(index, found, MAX_EXAMPLES, where=where)
         ids = _ids(index, found, where)
         return ClusterResult(
@@ -177,30 +177,28 @@ class MapLayout:
 
     where: str | None
 
-    def run(self, index: Index, report: Report) -> MapResult:
+    def run(self, index: Index, report: ReportStep) -> MapResult:
         """Place the images; raises as `project` and `find_clusters`."""
         found, where, figures = _find_clusters(index, None, self.where, report)
         numbers = np.arange(len(found.images))
         if len(numbers) > MAX_MAP_IMAGES:
             numbers = np.sort(np.random.default_rng(0).permutation(numbers)[:MAX_MAP_IMAGES])
-        report("placing images", 0.0)
         places = project_vectors(
             RankedVectors(index, found.images, where),
             numbers,
-            progress=lambda share: report("placing images", share),
+            progress=lambda share: report("placing images", round(100 * share), 100),
         )
         ids = _ids(index, found, where).take(numbers)
         return MapResult(figures, ids.to_pylist(), places, found.labels[numbers])
 
 
 def _find_clusters(
-    index: Index, num_clusters: int | None, where: str | None, report: Report
+    index: Index, num_clusters: int | None, where: str | None, report: ReportStep
 ) -> tuple[Clusters, str | None, ClusterFigures]:
     """Return the clusters, the condition that they were found with, and their figures."""
-    damaged = find_damaged_rows(index, where, lambda: report("reading embeddings", None))
+    damaged = find_damaged_rows(index, where, report)
     where = exclude_rows(damaged, where)
-    report("finding clusters", None)
-    found = find_clusters(index, num_clusters=num_clusters, where=where)
+    found = find_clusters(index, num_clusters=num_clusters, where=where, report=report)
     figures = ClusterFigures(
         sizes=[cluster.size for cluster in found.clusters],
         tightness=[cluster.tightness for cluster in found.clusters],
@@ -224,7 +222,7 @@ def _ids(index: Index, found: Clusters, where: str | None) -> pa.Array:
 class Analysis(Hashable, Protocol[ResultT]):
     """What is asked for; equal ones share a job."""
 
-    def run(self, index: Index, report: Report) -> ResultT:
+    def run(self, index: Index, report: ReportStep) -> ResultT:
         """Analyze an index, in a thread."""
         ...
 
@@ -282,9 +280,9 @@ class _Job:
         self._is_ended.set()
         self.future.cancel()
 
-    def report(self, stage: str, share: float | None) -> None:
+    def report(self, stage: str, done: int, total: int) -> None:
         """Note the progress; stop if no request wants the result. Called in the job's thread."""
-        self._stage = (stage, share)
+        self._stage = (stage, done / total if total else None)
         if self._is_ended.is_set() or time.monotonic() - self.asked_at > _ABANDONED_SECONDS:
             raise _EndedError
 
@@ -353,8 +351,8 @@ class IndexJobs:
         return job
 
 
-def _run(served: ServedIndex, analysis: Analysis[ResultT], report: Report) -> ResultT:
-    report("starting", None)
+def _run(served: ServedIndex, analysis: Analysis[ResultT], report: ReportStep) -> ResultT:
+    report("starting", 0, 0)
     # An object of its own: the served one moves on to newer rows.
     return analysis.run(Index.open(served.path), report)
 
