@@ -50,7 +50,7 @@ WITHOUT_TORCH := .without-torch
 test-without-torch: install
 	$(PYTHON) -m venv $(WITHOUT_TORCH)
 	$(UV) --python $(WITHOUT_TORCH)/bin/python --constraint constraints.txt \
-	  --editable ".[onnx,server,heic,plot,map]" pytest pytest-timeout hypothesis
+	  --editable ".[onnx,server,heic,jxl,raw,plot,map]" pytest pytest-timeout hypothesis
 	$(UV) --python $(WITHOUT_TORCH)/bin/python --constraint constraints.txt --no-deps open_clip_torch
 	$(BIN)/pe export pe-nano build/nano-onnx
 	PE_TEST_EXPORT=build/nano-onnx $(WITHOUT_TORCH)/bin/python -m pytest tests/test_exported_model.py \

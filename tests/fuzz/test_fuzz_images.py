@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pillow_heif
+import pylibjxl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from preprocess import camera_files
 
 from perception_encoder.errors import ImageError
 from perception_encoder.preprocess import decode_image
@@ -79,6 +81,11 @@ def every_kind() -> dict[str, bytes]:
         "ppm-1000": b"P6 4 3 1000\n" + bytes(72),
         "ppm-plain": b"P3 # c\n2 2 255\n" + b"1 22 255 # comment\n" * 4,
         "pbm-plain": b"P1 4 2\n10 1 0\n01#\n01\n",
+        "jxl": pylibjxl.encode(np.asarray(alpha), exif=exif.tobytes()),
+        "jxl-jpeg": pylibjxl.jpeg_to_jxl(encode(image, "JPEG", exif=exif)),
+        "raw-preview": camera_files.nef(image, encode(scene(226, 224), "JPEG"), orientation=6),
+        "raw-boxes": camera_files.cr3(encode(scene(226, 224), "JPEG"), orientation=8),
+        "raw-developed": camera_files.dng(image, orientation=6),
         "pfm": b"Pf\n2 2\n-1.0\n" + struct.pack("<4f", 0, 0.5, 1, 0.2),
     }
     for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg", "zstd", "lzma"):

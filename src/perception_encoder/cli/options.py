@@ -243,7 +243,7 @@ ABOUT_DEFAULT_MODEL: Final = (
     f"{DEFAULT_MODEL}, which knows drawings, not photos; for photos: --model {PHOTO_MODEL} "
     "(`pe models` lists all)"
 )
-_CAMERA_SUFFIXES: Final = frozenset((".jpg", ".jpeg", ".heic", ".heif", ".dng"))
+_CAMERA_SUFFIXES: Final = (".jpg", ".jpeg", ".heic", ".heif")
 _NUM_NAMES: Final = 200  # of an index, to judge whether it holds photos
 
 
@@ -284,7 +284,10 @@ def warn_of_photo_index(index: Index) -> None:
 
 def _are_photos(uris: list[str]) -> bool:
     """Return whether most files have a suffix that cameras write; PNG and WebP may be anything."""
-    num_photos = sum(PurePath(uri).suffix.lower() in _CAMERA_SUFFIXES for uri in uris)
+    from perception_encoder.preprocess.files import RAW_SUFFIXES
+
+    suffixes = RAW_SUFFIXES.union(_CAMERA_SUFFIXES)
+    num_photos = sum(PurePath(uri).suffix.lower() in suffixes for uri in uris)
     return num_photos > len(uris) / 2
 
 

@@ -36,6 +36,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess.files import open_regular_file
 from perception_encoder.preprocess.heif import check_heif
+from perception_encoder.preprocess.isolated import decode_isolated
 from perception_encoder.preprocess.jpeg2000 import check_jpeg2000, drop_false_alpha
 from perception_encoder.preprocess.limits import (
     MAX_SCANS,
@@ -46,6 +47,7 @@ from perception_encoder.preprocess.limits import (
 )
 from perception_encoder.preprocess.metadata import strip_metadata, trim_jpeg, trim_png
 from perception_encoder.preprocess.pillow_formats import PpmImageFile, TiffImageFile
+from perception_encoder.preprocess.raw import find_preview, is_raw
 
 # Streams are ours: of a file, Pillow wants to read, seek and tell.
 _Decoder: TypeAlias = Callable[[Any, str], ImageFile.ImageFile]
@@ -63,6 +65,7 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     "PPM": PpmImageFile,
 }
 _JPEG2000_STARTS: Final = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
+_JPEG_XL_STARTS: Final = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _HEIF_BRANDS: Final = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
@@ -148,6 +151,9 @@ def decode_stream(
     """
     if num_bytes == 0:
         raise ImageEmptyError(f"{item}: zero bytes; save or fetch the image again", item=item)
+    stream, num_bytes, in_full = _unwrap(stream, num_bytes, max_pixels=max_pixels, item=item)
+    if in_full is not None:
+        return DecodedImage(in_full, in_full.size, in_full.size)
     decode = partial(_decode, max_pixels=max_pixels, item=item, min_side=min_side)
     try:
         return decode(stream, num_bytes=num_bytes)
@@ -158,6 +164,31 @@ def decode_stream(
         with suppress(ImageError):
             return decode(io.BytesIO(plain), num_bytes=len(plain))
         raise
+
+
+def _unwrap(
+    stream: IO[bytes], num_bytes: int, *, max_pixels: int, item: str
+) -> tuple[IO[bytes], int, Image.Image | None]:
+    """Find the image in a RAW file, and decode what Pillow has no decoder for.
+
+    Returns:
+        A stream that Pillow can decode, from its beginning, its size, and None; or the image.
+    """
+    try:
+        start = stream.read(12)
+        stream.seek(0)
+        if start.startswith(_JPEG_XL_STARTS):
+            data = whole(stream)
+            return stream, num_bytes, decode_isolated(data, "jxl", max_pixels=max_pixels, item=item)
+        if not is_raw(stream):
+            stream.seek(0)
+            return stream, num_bytes, None
+        data = whole(stream)
+    except OSError as err:
+        raise ImageUnreadableError(f"{item}: reading failed: {err}", item=item) from err
+    if (preview := find_preview(data)) is not None:
+        return io.BytesIO(preview), len(preview), None
+    return stream, num_bytes, decode_isolated(data, "raw", max_pixels=max_pixels, item=item)
 
 
 def _decode(
@@ -218,7 +249,7 @@ def _open(stream: LimitedStream, *, max_pixels: int, item: str) -> ImageFile.Ima
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         candidates.append(partial(_open_heif, item=item))
     if not candidates:
-        known = ", ".join([*_DECODERS, "HEIC"])
+        known = ", ".join([*_DECODERS, "HEIC", "JPEG XL", "RAW"])
         raise ImageDecodeError(
             f"{item}: not an image in a known format ({known}); it starts with {head!r}", item=item
         )

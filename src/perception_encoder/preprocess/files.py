@@ -21,13 +21,23 @@ MAX_FILE_BYTES: Final = 2**30
 """The largest image file that is read: `DEFAULT_MAX_PIXELS` in 16-bit RGB, uncompressed, is this
 large. Files are read whole, so the limit also bounds memory."""
 
+RAW_SUFFIXES: Final = frozenset(
+    (
+        ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl",
+        ".srw",
+    )
+)  # fmt: skip
+"""Suffixes of cameras' RAW files, in lower case."""
+
 IMAGE_SUFFIXES: Final = frozenset(
     (
         ".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
-        ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+        ".jpg", ".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+        *RAW_SUFFIXES,
     )
 )  # fmt: skip
-"""Suffixes of image files, in lower case."""
+"""Suffixes of image files, in lower case. Some need an extra; without it, each such file is counted
+and reported, with the command that installs it."""
 
 _URL: Final = re.compile(r"(?:[a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)
 # O_NONBLOCK: opening a pipe does not wait for a writer. O_BINARY exists on Windows only, where the

@@ -57,9 +57,18 @@ _BEGINNINGS: Final = (
     (b"MM\0+", "image/tiff"),
     (b"\0\0\0\x0cjP  ", "image/jp2"),
     (b"\xff\x4f\xff\x51", "image/j2c"),
+    (b"\xff\x0a", "image/jxl"),
+    (b"\0\0\0\x0cJXL ", "image/jxl"),
+    (b"FUJIFILMCCD-RAW", "image/x-fuji-raf"),
+    (b"IIU\0", "image/x-panasonic-rw2"),
+    *((start, "image/x-olympus-orf") for start in (b"IIRO", b"IIRS", b"MMOR")),
     *((f"P{digit}".encode(), "image/x-portable-anymap") for digit in range(1, 7)),
 )
-_BRANDS: Final = {b"avif": "image/avif", b"avis": "image/avif"}
+_BRANDS: Final = {
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    b"crx ": "image/x-canon-cr3",
+}
 _HEIF: Final = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
