@@ -32,14 +32,20 @@ os.environ.setdefault("HF_ASSETS_CACHE", str(REPOSITORY / "build" / "assets"))
 
 @pytest.fixture(autouse=True)
 def usual_logging() -> None:
-    """Python's default, whatever a backend or a tool of the tests before has set."""
-    logging.getLogger().setLevel(logging.WARNING)
+    """Python's default, whatever a backend, a tool or `pe serve` of the tests before has set."""
     logging.disable(logging.NOTSET)
-    # What `pe serve` in this process has set up for its own log.
-    ours = logging.getLogger("perception_encoder")
-    ours.handlers.clear()
-    ours.setLevel(logging.NOTSET)
-    ours.propagate, ours.disabled = True, False
+    root = logging.getLogger()
+    root.disabled = False
+    root.filters.clear()
+    if root.level != logging.WARNING:
+        root.setLevel(logging.WARNING)
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if name.partition(".")[0] == "perception_encoder" and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.handlers.clear()
+            logger.filters.clear()
+            if logger.level != logging.NOTSET:
+                logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.resources import files
 
 import numpy as np
+import openvino
 import pytest
 from backends.backend_inputs import pixels, token_rows, unit
 from small_models import CORE, FP32_ON_CPU
@@ -152,6 +156,49 @@ for thread in threads:
     thread.join()
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """The program's log: a level, a filter and a handler of its own."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", logging.INFO)
+    monkeypatch.setattr(root, "filters", [logging.Filter()])
+    monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
+
+    def state():
+        return root.level, list(root.filters), list(root.handlers)
+
+    return state
+
+
+def test_graphs_are_made_one_at_a_time_and_leave_the_programs_log_as_it_was(
+    tmp_path, log, monkeypatch
+):
+    before, convert, both, met = log(), openvino.convert_model, threading.Barrier(2), []
+
+    def meeting(*given, **named):
+        with suppress(threading.BrokenBarrierError):
+            met.append(both.wait(0.5))
+        return convert(*given, **named)
+
+    monkeypatch.setattr(openvino, "convert_model", meeting)
+    checkpoints = [save(tmp_path / f"model{seed}", seed) for seed in range(2)]
+    backends = [open_cached(checkpoint, tmp_path / "cache") for checkpoint in checkpoints]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda backend: backend.encode_text(token_rows(1)), backends))
+    assert len(list((tmp_path / "cache").glob("openvino/*/text/graph.xml"))) == 2
+    assert not met
+    assert log() == before
+
+
+def test_a_graph_that_cannot_be_made_leaves_the_programs_log_as_it_was(tmp_path, log, monkeypatch):
+    before, convert = log(), openvino.convert_model
+    backend = open_cached(save(tmp_path / "model"), tmp_path / "cache")
+    monkeypatch.setattr(openvino, "convert_model", lambda *_, **__: convert(object()))
+    with pytest.raises(Exception, match="Unknown model type"):
+        backend.encode_text(token_rows(1))
+    assert log() == before
 
 
 def test_a_text_makes_no_graph_for_images(tmp_path):

@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from perception_encoder.types import Pixels, Precision
 if TYPE_CHECKING:
     import openvino as ov
 
+_CONVERTING: Final = threading.Lock()
 # Scores of attention, the patches, pooling and projection are a few percent of the work, and what
 # they lose is not made good by any later layer.
 _KEPT: Final = [
@@ -299,6 +301,26 @@ class _Features(nn.Module):
         return features
 
 
+@contextlib.contextmanager
+def _keep_root_logger() -> Iterator[None]:
+    """Put the root logger back as it was after OpenVINO's converter.
+
+    While it works, the converter lets errors alone pass. It puts level, filters and handlers back
+    itself, but not after an error; and of two that work at once, the one that ends last puts back
+    what the other has set. So one works at a time.
+    """
+    with _CONVERTING:
+        root = logging.getLogger()
+        level, filters, handlers = root.level, root.filters, root.handlers
+        kept = list(filters)
+        try:
+            yield
+        finally:
+            filters[:] = kept
+            root.filters, root.handlers = filters, handlers
+            root.setLevel(level)
+
+
 def _traced(graph: nn.Module, sample: Tensor, shape: list[int], names: list[str]) -> ov.Model:
     import_without_telemetry("openvino")
     import openvino as ov
@@ -310,7 +332,8 @@ def _traced(graph: nn.Module, sample: Tensor, shape: list[int], names: list[str]
         # which takes ten times as long. Tests compare what is written with the towers.
         trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace
         traced = trace(graph.eval(), sample, strict=False, check_trace=False)
-        written = ov.convert_model(traced, input=[ov.PartialShape(shape)])
+        with _keep_root_logger():
+            written = ov.convert_model(traced, input=[ov.PartialShape(shape)])
     for output, name in zip(written.outputs, names, strict=True):
         output.get_tensor().set_names({name})
     return written
