@@ -148,7 +148,13 @@ class Worker:
     ) -> PreparedImage | Outcome:
         item = listed.item
         read = item if content is None else replace(item, read=content.tobytes)
-        found = prepare(read, self._model.processor, duplicates.get, is_new=listed.is_new)
+        found = prepare(
+            read,
+            self._model.processor,
+            duplicates.get,
+            is_new=listed.is_new,
+            reads_metadata=listed.reads_metadata,
+        )
         if isinstance(found, PreparedImage):
             return replace(found, item=item)
         # An item with a time existed on the machine that listed it.

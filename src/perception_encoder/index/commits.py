@@ -343,6 +343,27 @@ def lay_out(
     return index
 
 
+def replace_columns(dataset: lance.LanceDataset, fragment: int, values: pa.Table) -> None:
+    """Commit new values of a fragment's columns, and let the dataset show them.
+
+    `merge_insert` would copy the vectors of the rows into a new fragment. Here only the columns are
+    written again.
+
+    Args:
+        dataset: the latest version.
+        fragment: its id.
+        values: the column `id`, and the columns to replace.
+    """
+    import lance
+
+    part = dataset.get_fragment(fragment)
+    assert part is not None  # of this version
+    changed, fields = part.update_columns(values, left_on="id", right_on="id")
+    update = lance.LanceOperation.Update(updated_fragments=[changed], fields_modified=fields)
+    lance.LanceDataset.commit(dataset.uri, update, read_version=dataset.version)
+    dataset.checkout_latest()  # type: ignore[no-untyped-call]
+
+
 def check_files(dataset: lance.LanceDataset, path: str) -> None:
     """Compare the files of a version with their checksums in the journal.
 

@@ -20,12 +20,14 @@ from perception_encoder.index.commits import (
     journaled_commit,
     lay_out,
     open_latest,
+    replace_columns,
 )
 from perception_encoder.index.exact import check_unit_vectors
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.optimize import OptimizeReport, optimize_index
 from perception_encoder.index.rows import Hit, Row, fit_metadata
 from perception_encoder.index.schema import (
+    MetadataChoice,
     VectorDtype,
     describe_mismatch,
     describe_replacement,
@@ -34,7 +36,7 @@ from perception_encoder.index.schema import (
     vector_dtype_of,
 )
 from perception_encoder.index.searcher.searcher import Searchers
-from perception_encoder.index.snapshot import Snapshot
+from perception_encoder.index.snapshot import FragmentScan, Snapshot
 from perception_encoder.index.storage import check_free, empty_dataset, write_lock
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -250,6 +252,63 @@ class Index:
             Rows for `add` and `append`, and the number of values that were left out, by name.
         """
         return fit_metadata(rows, self._snapshot.schema)
+
+    @property
+    def metadata_choice(self) -> MetadataChoice:
+        """What the index remembers of the metadata of image files."""
+        return MetadataChoice.of(self._snapshot.schema)
+
+    def remember(self, choice: MetadataChoice) -> None:
+        """Store a choice for later runs, in one commit; nothing happens if it is stored already.
+
+        Raises:
+            IndexStorageError: writing failed.
+        """
+        if choice.is_stored(self._snapshot.schema):
+            return
+        if not self._is_created:
+            schema = self._snapshot.schema
+            changed = schema.with_metadata((schema.metadata or {}) | choice.fields())
+            self._snapshot = Snapshot(empty_dataset(changed), self.path, self._searchers)
+            return
+        dataset = self._latest()
+        with journaled_commit(dataset, self.path):
+            dataset.update_schema_metadata(dict(choice.fields()))
+        self._adopt(dataset)
+
+    def add_columns(self, fields: Sequence[pa.Field]) -> None:
+        """Add empty columns of metadata, in one commit; those that are there already are skipped.
+
+        Raises:
+            IndexStorageError: writing failed.
+        """
+        dataset = self._latest()
+        new = [field for field in fields if field.name not in dataset.schema.names]
+        if new:
+            with journaled_commit(dataset, self.path):
+                dataset.add_columns(new)
+            self._adopt(dataset)
+
+    def replace_columns(self, fragment: int, values: pa.Table) -> None:
+        """Replace values of metadata columns in one fragment, in one commit.
+
+        Vectors and rows stay where they are, so a searcher stays valid.
+
+        Args:
+            fragment: its id, as in `fragments`.
+            values: the column `id`, which says whose values these are, and columns of the index.
+
+        Raises:
+            IndexStorageError: writing failed; the values are as before.
+        """
+        dataset = self._latest()
+        with journaled_commit(dataset, self.path):
+            replace_columns(dataset, fragment, values)
+        self._adopt(dataset)
+
+    def fragments(self) -> list[FragmentScan]:
+        """Return the fragments of the index, to read one after the other."""
+        return self._snapshot.fragments()
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete rows in one commit; unknown ids are ignored.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from perception_encoder._version import __version__
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.rows import MetadataValue, Row, clamp_time
+from perception_encoder.metadata.photo import COLUMNS
 from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ VECTOR: Final = "vector"
 ROW_COLUMNS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256")
 """Columns of every index, named as the fields of `Row`."""
 
+FILE_COLUMNS: Final = tuple(COLUMNS)
+"""Columns that are filled from the metadata of image files."""
+
 _RESERVED: Final = frozenset(("id", *ROW_COLUMNS, VECTOR))
 _PREFIX: Final = "perception_encoder."
+_READS_METADATA: Final = f"{_PREFIX}reads_metadata"
+_SOURCE_COLUMNS: Final = f"{_PREFIX}source_columns"
 
 
 def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
@@ -58,8 +64,46 @@ def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schem
             f"{_PREFIX}preprocess": identity.preprocess,
             f"{_PREFIX}embed_dim": str(identity.embed_dim),
             f"{_PREFIX}version": __version__,
-        },
+        }
+        | MetadataChoice().fields(),
     )
+
+
+class MetadataChoice(NamedTuple):
+    """Whether runs read the metadata of image files, and which columns are not only theirs.
+
+    Attributes:
+        reads: whether a run stores what it finds; `pe index --no-metadata` turns it off.
+        source_columns: those of `FILE_COLUMNS` that sources, such as tables, gave values for.
+            Reading the metadata again fills only their gaps.
+    """
+
+    reads: bool = True
+    source_columns: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> MetadataChoice:
+        """Return what an index remembers.
+
+        In an index that was made before files' metadata were read, every column is a source's.
+        """
+        found = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        if _READS_METADATA not in found:
+            return cls(True, frozenset(FILE_COLUMNS) & set(schema.names))
+        stored = found.get(_SOURCE_COLUMNS, "")
+        return cls(found[_READS_METADATA] != "false", frozenset(filter(None, stored.split(","))))
+
+    def fields(self) -> dict[str, str]:
+        """Return the values of the schema's metadata."""
+        return {
+            _READS_METADATA: str(self.reads).lower(),
+            _SOURCE_COLUMNS: ",".join(sorted(self.source_columns)),
+        }
+
+    def is_stored(self, schema: pa.Schema) -> bool:
+        """Whether an index remembers just this."""
+        stored = schema.metadata or {}
+        return all(stored.get(k.encode()) == v.encode() for k, v in self.fields().items())
 
 
 def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:

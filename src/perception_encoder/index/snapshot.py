@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,22 @@ _LAYERS: Final = re.compile(
     "External error: |Query Execution error: |Error applying filter expression to batch: |"
     r"LanceError\(Arrow\): |Invalid user input: |Error during planning: "
 )
+
+
+class FragmentScan(NamedTuple):
+    """A fragment of an index: rows that were written together.
+
+    Attributes:
+        id: of the fragment.
+        file: of its vectors, which no later commit changes.
+        num_rows: rows, without deleted ones.
+        scan: yields columns of its rows in their order, block by block; `_rowid` numbers them.
+    """
+
+    id: int
+    file: str
+    num_rows: int
+    scan: Callable[[list[str]], Iterator[pa.RecordBatch]]
 
 
 class Snapshot:
@@ -109,6 +125,19 @@ class Snapshot:
             return self._nearest.search(
                 queries, k, where=condition, threshold=threshold, exact=exact
             )
+
+    def fragments(self) -> list[FragmentScan]:
+        """See `Index.fragments`."""
+        with storage_errors(self._path):
+            return [
+                FragmentScan(
+                    part.fragment_id,
+                    part.data_files()[0].path,
+                    part.physical_rows - part.num_deletions,
+                    partial(self._read, where=None, fragments=[part]),
+                )
+                for part in self._dataset.get_fragments()
+            ]
 
     def needs_optimize(self) -> bool:
         """See `Index.needs_optimize`."""

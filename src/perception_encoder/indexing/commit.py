@@ -5,16 +5,22 @@ There is a commit every few seconds: a killed run loses little, and the index ha
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, Row
+from perception_encoder.index import Index, KnownRows, MetadataValue, Outcome, OutcomeLog, Row
 from perception_encoder.index.schema import can_be_metadata
+from perception_encoder.indexing.photo_metadata import (
+    add_file_columns,
+    given_columns,
+    read_given_time,
+)
 from perception_encoder.sources.columns import MAX_COLUMNS
 
 _ROWS_OF_A_COMMIT: Final = 2048
@@ -25,12 +31,17 @@ _MAX_NAMES: Final = 100_000  # of columns that were left out, to count each once
 
 
 class CommittedItem(NamedTuple):
-    """A row to commit."""
+    """A row to commit.
+
+    Attributes:
+        file_columns: what the file itself says of the photo, by column.
+    """
 
     row: Row
     vector: NDArray[np.float32]
     is_new: bool
     outcome: Outcome
+    file_columns: Mapping[str, MetadataValue] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -104,7 +115,7 @@ class Committer:
         self._load.num_characters += sum(
             len(value)
             for row in rows
-            for value in row.row.metadata.values()
+            for value in (*row.row.metadata.values(), *row.file_columns.values())
             if isinstance(value, str)
         )
 
@@ -170,13 +181,30 @@ class Committer:
         for is_new, write in ((True, self._index.append), (False, self._index.add)):
             rows = [row for row in load.rows if row.is_new == is_new]
             if rows:
-                narrow = [self._columns.narrow(row.row) for row in rows]
+                self._note_source_columns(rows)
+                narrow = [self._columns.narrow(self._with_file_columns(row)) for row in rows]
                 fitted, left_out = self._index.fit(narrow)
                 write(fitted, np.stack([row.vector for row in rows]))
                 self.left_out += left_out
         self._known.add_contents([row.row for row in load.rows])
         if self._index.is_created or len(load.outcomes) >= _OUTCOMES_OF_A_COMMIT:
             self._log.append(_outcomes_of(load), self._run)
+
+    def _with_file_columns(self, item: CommittedItem) -> Row:
+        row = read_given_time(item.row, self._index.schema)
+        if not item.file_columns:
+            return row
+        row, left_out = add_file_columns(row, item.file_columns, self._index.schema)
+        self.left_out += left_out
+        return row
+
+    def _note_source_columns(self, items: Sequence[CommittedItem]) -> None:
+        """Remember which columns sources gave values for, before these values are written."""
+        given = frozenset[str]().union(*(given_columns(item.row) for item in items))
+        choice = self._index.metadata_choice
+        if not given <= choice.source_columns:
+            columns = choice.source_columns | given
+            self._index.remember(choice._replace(source_columns=columns))
 
 
 def _outcomes_of(load: _Load) -> list[Outcome]:

@@ -39,6 +39,7 @@ class Feed:
         preparing: prepares items; closed with the feed.
         progress: counts what is listed and decoded.
         retries_failures: also retry failed items that have not changed.
+        reads_metadata: whether to read what the files say of the photos, too.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Feed:
         progress: Progress,
         *,
         retries_failures: bool = False,
+        reads_metadata: bool = False,
     ) -> None:
         self._sources = sources
         self._known = known
@@ -57,6 +59,7 @@ class Feed:
         self._preparing = preparing
         self._progress = progress
         self._retries_failures = retries_failures
+        self._reads_metadata = reads_metadata
         self._listed = DigestMap()
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
@@ -123,7 +126,7 @@ class Feed:
                 self._progress.num_failed_before += 1
                 outcomes.append(replace(failure, decode_ms=0.0))
             else:
-                to_prepare.append(ListedItem(item, is_new=before is None))
+                to_prepare.append(ListedItem(item, before is None, self._reads_metadata))
         if outcomes:
             self._put(outcomes)
         size = self._preparing.chunk_size

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError
-from perception_encoder.index import Index, Outcome, Row, Status, item_name
+from perception_encoder.index import Index, MetadataValue, Outcome, Row, Status, item_name
 from perception_encoder.indexing.commit import CommittedItem
+from perception_encoder.indexing.photo_metadata import read_file_columns
 from perception_encoder.preprocess import ImageProcessor, num_usable_cores
 from perception_encoder.sources import Item
 
@@ -38,6 +39,7 @@ class PreparedImage:
         decode_ms: time for reading, decoding and resizing, milliseconds.
         vector: (E,) unit length, if it is computed already; `resized` is None then.
         encode_ms: its share of the time of its batch in the model, milliseconds.
+        file_columns: what the file itself says of the photo, by column.
     """
 
     item: Item
@@ -48,6 +50,7 @@ class PreparedImage:
     decode_ms: float
     vector: NDArray[np.float32] | None = None
     encode_ms: float = 0.0
+    file_columns: Mapping[str, MetadataValue] = field(default_factory=dict)
 
 
 def prepare(
@@ -56,6 +59,7 @@ def prepare(
     find_duplicate: Callable[[str], str | None],
     *,
     is_new: bool,
+    reads_metadata: bool = False,
 ) -> PreparedImage | Outcome:
     """Read an item, and decode it unless the index has a vector of its content.
 
@@ -64,6 +68,7 @@ def prepare(
         processor: decodes and resizes.
         find_duplicate: returns the id of a row with a SHA-256, or None.
         is_new: whether the index has no row with its id.
+        reads_metadata: whether to read what the file says of the photo, too.
 
     Returns:
         The prepared image, or the outcome of a failure.
@@ -71,12 +76,15 @@ def prepare(
     started = time.perf_counter()
     name = item_name(item.uri, item.member)
     resized, width, height = None, None, None
+    columns: Mapping[str, MetadataValue] = {}
     try:
         data = item.read()
         sha256 = hashlib.sha256(data).hexdigest()
         duplicate_of = find_duplicate(sha256)
         if duplicate_of is None:
             resized, width, height = processor.resize_measured(data, item=name)
+        if reads_metadata:
+            columns = read_file_columns(item.uri, item.member, data)
         row = Row(
             uri=item.uri,
             member=item.member,
@@ -90,7 +98,8 @@ def prepare(
         )
     except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
         return make_failure(item, err, _milliseconds_since(started))
-    return PreparedImage(item, row, resized, duplicate_of, is_new, _milliseconds_since(started))
+    took = _milliseconds_since(started)
+    return PreparedImage(item, row, resized, duplicate_of, is_new, took, file_columns=columns)
 
 
 def make_failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
@@ -119,10 +128,17 @@ def _milliseconds_since(started: float) -> float:
 
 
 class ListedItem(NamedTuple):
-    """An item to prepare, and whether the index has no row with its id."""
+    """An item to prepare.
+
+    Attributes:
+        item: from a source.
+        is_new: whether the index has no row with its id.
+        reads_metadata: whether to read what the file says of the photo, too.
+    """
 
     item: Item
     is_new: bool
+    reads_metadata: bool = False
 
 
 class Preparation(Protocol):
@@ -181,7 +197,13 @@ class ThreadPreparation:
         self, chunk: Sequence[ListedItem], find_duplicate: Callable[[str], str | None]
     ) -> list[PreparedImage | Outcome]:
         return [
-            prepare(listed.item, self._processor, find_duplicate, is_new=listed.is_new)
+            prepare(
+                listed.item,
+                self._processor,
+                find_duplicate,
+                is_new=listed.is_new,
+                reads_metadata=listed.reads_metadata,
+            )
             for listed in chunk
         ]
 
@@ -234,7 +256,10 @@ class Computer:
         return ComputedBatch(rows + computed, failed, seconds)
 
     def _prepare_again(self, item: PreparedImage) -> PreparedImage | Outcome:
-        return prepare(item.item, self._model.processor, lambda _: None, is_new=item.is_new)
+        again = prepare(item.item, self._model.processor, lambda _: None, is_new=item.is_new)
+        if isinstance(again, Outcome):
+            return again
+        return replace(again, file_columns=item.file_columns)
 
     def _compute_vectors(
         self, images: Sequence[PreparedImage], waiting: Mapping[str, CommittedItem]
@@ -256,7 +281,7 @@ class Computer:
                 outcome = replace(outcome, encode_ms=computed[content].encode_ms)
                 seconds += outcome.encode_ms / 1000
             assert vector is not None
-            rows.append(CommittedItem(item.row, vector, item.is_new, outcome))
+            rows.append(CommittedItem(item.row, vector, item.is_new, outcome, item.file_columns))
         return rows, seconds
 
 
@@ -279,7 +304,8 @@ def encode_batch(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[
 
 def _reuse(item: PreparedImage, duplicate_of: Row, vector: NDArray[np.float32]) -> CommittedItem:
     row = replace(item.row, width=duplicate_of.width, height=duplicate_of.height)
-    return CommittedItem(row, vector, item.is_new, _make_outcome(item, "reused", row))
+    outcome = _make_outcome(item, "reused", row)
+    return CommittedItem(row, vector, item.is_new, outcome, item.file_columns)
 
 
 def _make_outcome(item: PreparedImage, status: Status, row: Row) -> Outcome:

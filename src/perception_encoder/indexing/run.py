@@ -16,6 +16,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.embedder.pipeline import map_ahead
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, write_lock
 from perception_encoder.index.known_rows import RowLocation
+from perception_encoder.index.schema import FILE_COLUMNS
 from perception_encoder.indexing.commit import CommittedItem, Committer, Progress
 from perception_encoder.indexing.feed import Feed
 from perception_encoder.indexing.prepare import (
@@ -44,6 +45,8 @@ class RunOptions:
         prunes_all: delete rows even if a source lists nothing. Without it they are kept, as an
             unmounted disk looks the same.
         retries_failures: also retry failed items that have not changed.
+        metadata: whether to store what the files say of the photos (date, place, camera …); None
+            for what the index remembers, else it remembers this.
     """
 
     batch_size: int = 32
@@ -51,6 +54,7 @@ class RunOptions:
     prunes_all: bool = False
     wait: bool = False
     retries_failures: bool = False
+    metadata: bool | None = None
 
 
 class _Task(NamedTuple):
@@ -101,6 +105,7 @@ class Run:
         self._index.check(self._model.identity)
         with write_lock(self._index.path, wait=self._options.wait):
             self._index.refresh()
+            self._remember_choice()
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
             feed = self._feed(known, failures)
@@ -133,7 +138,21 @@ class Run:
             self._open_preparing(),
             self.progress,
             retries_failures=self._options.retries_failures,
+            reads_metadata=self._index.metadata_choice.reads,
         )
+
+    def _remember_choice(self) -> None:
+        """Store whether to read metadata, and note columns that an earlier choice has filled."""
+        choice = self._index.metadata_choice
+        if self._options.metadata is not None:
+            choice = choice._replace(reads=self._options.metadata)
+        self._index.remember(choice)
+        filled = sorted(set(FILE_COLUMNS) & set(self._index.schema.names) - choice.source_columns)
+        if self._options.metadata is False and filled:
+            self.progress.notes += [
+                f"the index keeps the metadata that earlier runs stored ({', '.join(filled)}); "
+                "index anew with --no-metadata to be without it"
+            ]
 
     def _open_threads(self) -> ThreadPreparation:
         window = (2 + self._model.backend.concurrency) * self._options.batch_size

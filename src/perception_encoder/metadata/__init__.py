@@ -1,12 +1,32 @@
 """The metadata of photos: when, where and with what they were taken, titles, captions, keywords."""
 
-from perception_encoder.metadata.photo import COLUMNS, ColumnKind, ColumnValue, PhotoMetadata
-from perception_encoder.metadata.read import read_metadata
-from perception_encoder.metadata.sidecars import (
-    MAX_SIDECAR_BYTES,
-    SidecarFinder,
-    find_sidecars,
-    merge_sidecars,
+from typing import TYPE_CHECKING
+
+from perception_encoder._lazy import lazily
+
+if TYPE_CHECKING:
+    from perception_encoder.metadata.photo import COLUMNS, ColumnKind, ColumnValue, PhotoMetadata
+    from perception_encoder.metadata.read import read_metadata
+    from perception_encoder.metadata.sidecars import (
+        MAX_SIDECAR_BYTES,
+        SidecarFinder,
+        find_sidecars,
+        merge_sidecars,
+    )
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "COLUMNS": "perception_encoder.metadata.photo",
+        "ColumnKind": "perception_encoder.metadata.photo",
+        "ColumnValue": "perception_encoder.metadata.photo",
+        "MAX_SIDECAR_BYTES": "perception_encoder.metadata.sidecars",
+        "PhotoMetadata": "perception_encoder.metadata.photo",
+        "SidecarFinder": "perception_encoder.metadata.sidecars",
+        "find_sidecars": "perception_encoder.metadata.sidecars",
+        "merge_sidecars": "perception_encoder.metadata.sidecars",
+        "read_metadata": "perception_encoder.metadata.read",
+    },
 )
 
 __all__ = [

@@ -1,0 +1,243 @@
+"""Reads the metadata of indexed image files again, without embedding anything.
+
+For an index made before metadata was read, and after sidecars have changed. The work goes fragment
+by fragment; a file beside the index says how far it is, so a run that was killed goes on there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from perception_encoder.atomic import atomic_write
+from perception_encoder.index import Index, MetadataValue, Row, write_lock
+from perception_encoder.index.schema import FILE_COLUMNS, rows_of
+from perception_encoder.index.snapshot import FragmentScan
+from perception_encoder.index.storage import is_remote, sidecar_path
+from perception_encoder.indexing.photo_metadata import (
+    add_file_columns,
+    column_type,
+    read_file_columns,
+)
+from perception_encoder.preprocess import num_usable_cores
+from perception_encoder.sources import read_image
+from perception_encoder.sources.item import scheme_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_REMOTE_THREADS: Final = 16
+_ROWS_AT_ONCE: Final = 256
+_ROWS_OF_A_COMMIT: Final = 2048
+_COMMITS_OF_A_FRAGMENT: Final = 20
+"""Each writes the columns of the whole fragment again, so large fragments get larger commits."""
+
+_OFFSET_BITS: Final = 32  # of Lance's row ids; the others number the fragment
+_ROW_ID: Final = "_rowid"
+_ALL: Final = -1
+_NEEDED: Final = frozenset(("uri", "member", "offset", "bytes", *FILE_COLUMNS))
+
+
+@dataclass(slots=True)
+class RefreshProgress:
+    """Counts of a refresh.
+
+    Attributes:
+        num_rows: of the index.
+        num_done: rows whose files were read, in this run or the one that it continues.
+        num_changed: rows whose columns changed, in this run.
+        num_failed: rows whose files could not be read; their columns are as before.
+        left_out: by column, values that do not fit the type of a column that a source made.
+    """
+
+    num_rows: int = 0
+    num_done: int = 0
+    num_changed: int = 0
+    num_failed: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> list[str]:
+        """Describe what was left out."""
+        return [
+            f"metadata {name!r}: {count:,} values do not fit the column of that name, which a "
+            "table made, and were left out"
+            for name, count in self.left_out.items()
+        ]
+
+
+class UnreadFile(NamedTuple):
+    """An indexed image whose file could not be read, and why."""
+
+    uri: str
+    member: str | None
+    message: str
+
+
+class _Refreshed(NamedTuple):
+    """The columns of a row before and after; `error` if its file could not be read."""
+
+    row: Row
+    offset: int
+    columns: Mapping[str, MetadataValue]
+    error: str | None = None
+
+
+class _Pools(NamedTuple):
+    """Threads that read files of this machine, and files on a network."""
+
+    local: ThreadPoolExecutor
+    remote: ThreadPoolExecutor
+
+
+class MetadataRefresh:
+    """Reads the metadata of all image files of an index; `unread` does the work.
+
+    Args:
+        index: the index.
+        wait: wait for another run on the index instead of raising.
+    """
+
+    def __init__(self, index: Index, *, wait: bool = False) -> None:
+        self._index = index
+        self._wait = wait
+        self._state_path = sidecar_path(index.path, "refresh.json")
+        self._finished: dict[str, int] = {}  # by fragment, the first offset that is not done
+        self._columns: list[str] = []  # of the version that is read
+        self.progress = RefreshProgress()
+
+    def unread(self) -> Generator[list[UnreadFile], None, None]:
+        """Do the work; after each block of files, yield those that could not be read.
+
+        The columns that files fill are replaced: a tag that is gone becomes null. In columns that
+        tables gave values for, only gaps are filled.
+
+        Raises:
+            IndexBusyError: another process is writing to the index.
+            IndexStorageError: it cannot be read or written; earlier commits are kept.
+        """
+        with write_lock(self._index.path, wait=self._wait):
+            self._index.refresh()
+            choice = self._index.metadata_choice
+            self._index.remember(choice._replace(reads=True))
+            self.progress.num_rows = self._index.count()
+            self._finished = self._read_state()
+            self._columns = [name for name in self._index.schema.names if name in _NEEDED]
+            with (
+                ThreadPoolExecutor(num_usable_cores(), "metadata") as local,
+                ThreadPoolExecutor(_REMOTE_THREADS, "fetch") as remote,
+            ):
+                pools = _Pools(local, remote)
+                for fragment in self._index.fragments():
+                    if self._finished.get(fragment.file) == _ALL:
+                        self.progress.num_done += fragment.num_rows
+                    else:
+                        yield from self._refresh(fragment, pools)
+                        self._note(fragment, _ALL)
+            with suppress(OSError):
+                os.remove(self._state_path)
+
+    def _refresh(
+        self, fragment: FragmentScan, pools: _Pools
+    ) -> Generator[list[UnreadFile], None, None]:
+        """Refresh a fragment, from where an interrupted refresh ended."""
+        rows_of_a_commit = max(_ROWS_OF_A_COMMIT, fragment.num_rows // _COMMITS_OF_A_FRAGMENT)
+        waiting: list[_Refreshed] = []
+        rows = self._rows(fragment, self._finished.get(fragment.file, 0))
+        while block := list(islice(rows, _ROWS_AT_ONCE)):
+            futures = [
+                (pools.remote if scheme_of(row.uri) else pools.local).submit(_read, row, offset)
+                for row, offset in block
+            ]
+            waiting += (found := [future.result() for future in futures])
+            unread = [
+                UnreadFile(one.row.uri, one.row.member, one.error)
+                for one in found
+                if one.error is not None
+            ]
+            self.progress.num_done += len(found)
+            self.progress.num_failed += len(unread)
+            if len(waiting) >= rows_of_a_commit:
+                self._commit(fragment, waiting)
+                self._note(fragment, waiting[-1].offset + 1)
+                waiting = []
+            yield unread
+        self._commit(fragment, waiting)
+
+    def _rows(self, fragment: FragmentScan, done: int) -> Iterator[tuple[Row, int]]:
+        for batch in fragment.scan([*self._columns, _ROW_ID]):
+            offsets = [int(one) & (1 << _OFFSET_BITS) - 1 for one in batch[_ROW_ID].to_pylist()]
+            self.progress.num_done += sum(offset < done for offset in offsets)
+            columns = batch.drop_columns([_ROW_ID])
+            pairs = zip(rows_of(columns), offsets, strict=True)
+            yield from ((row, offset) for row, offset in pairs if offset >= done)
+
+    def _commit(self, fragment: FragmentScan, found: Sequence[_Refreshed]) -> None:
+        """Write the columns of rows, unless all of them are as before."""
+        import pyarrow as pa
+
+        sources = self._index.metadata_choice.source_columns
+        changed: list[Row] = []
+        for one in found:
+            if one.error is not None:
+                continue
+            given = {key: value for key, value in one.row.metadata.items() if key in sources}
+            row, left_out = add_file_columns(
+                replace(one.row, metadata=given), one.columns, self._index.schema
+            )
+            self.progress.left_out += left_out
+            if row.metadata != one.row.metadata:
+                changed.append(row)
+        if changed:
+            filled = {name for row in changed for name in row.metadata}
+            self._index.add_columns(
+                [pa.field(name, column_type(name)) for name in FILE_COLUMNS if name in filled]
+            )
+            self._index.replace_columns(fragment.id, _make_table(changed, self._index.schema))
+            self.progress.num_changed += len(changed)
+
+    def _read_state(self) -> dict[str, int]:
+        """Return how far an interrupted refresh came."""
+        if is_remote(self._index.path):
+            return {}
+        with suppress(OSError, ValueError), open(self._state_path, encoding="utf-8") as file:
+            found = json.load(file)
+            if isinstance(found, dict):
+                return {str(k): v for k, v in found.items() if isinstance(v, int)}
+        return {}
+
+    def _note(self, fragment: FragmentScan, done: int) -> None:
+        """Store how far this is. If that fails, an interrupted refresh begins again."""
+        self._finished[fragment.file] = done
+        if is_remote(self._index.path):
+            return
+        with suppress(OSError):
+            os.makedirs(os.path.dirname(self._state_path), exist_ok=True)
+            with atomic_write(self._state_path) as temporary:
+                temporary.write_text(json.dumps(self._finished), encoding="utf-8")
+
+
+def _read(row: Row, offset: int) -> _Refreshed:
+    try:
+        data = read_image(row.uri, row.member, row.offset, row.bytes)
+        return _Refreshed(row, offset, read_file_columns(row.uri, row.member, data))
+    except Exception as err:  # noqa: BLE001  one file of many: it is counted and reported
+        message = str(err) or type(err).__name__
+        error = message if row.name in message else f"{row.name}: {message}"
+        return _Refreshed(row, offset, {}, error)
+
+
+def _make_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Return all columns that files fill and the index has, with the ids of the rows."""
+    import pyarrow as pa
+
+    fields = [schema.field(name) for name in FILE_COLUMNS if name in schema.names]
+    columns = [pa.array([row.metadata.get(one.name) for row in rows], one.type) for one in fields]
+    ids = pa.array([row.id for row in rows], pa.string())
+    return pa.table([ids, *columns], schema=pa.schema([schema.field("id"), *fields]))
