@@ -1,13 +1,17 @@
 """Fixtures that every test folder may use."""
 
 import importlib.util
+import json
 import logging
 import os
 import re
-from collections.abc import Generator, Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import hypothesis
 import pytest
@@ -62,6 +66,29 @@ def photos() -> list[Path]:
             pytest.fail(message)
         pytest.skip(message)
     return found
+
+
+@pytest.fixture(scope="session")
+def exiftool() -> Callable[..., Any]:
+    """Run exiftool, which writes and reads metadata, with UTF-8 arguments; return what it prints.
+
+    Where it is not installed (Debian: libimage-exiftool-perl) the test is skipped, never in CI.
+    """
+    program = shutil.which("exiftool")
+    if program is None:
+        message = "exiftool is not installed (libimage-exiftool-perl)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+    def run(*arguments: str | Path, as_json: bool = False) -> Any:
+        command = [program, "-charset", "UTF8", "-charset", "IPTC=UTF8", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        printed = done.stdout.decode()
+        assert done.returncode == 0, printed
+        return json.loads(printed) if as_json else printed
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -219,3 +219,14 @@ def test_parts_of_an_image_that_name_the_same_bytes_again_and_again_are_refused(
     broken = file[:meta] + struct.pack(">I", grown) + file[meta + 4 : place] + new
     with pytest.raises(ImageTooLargeError, match="more bytes than the file"):
         decode_image(broken + file[place + size :])
+
+
+def test_items_of_many_parts_without_a_byte_are_refused():
+    """Numbers of parts take two bytes, and their places none where the file says so."""
+    places = b"".join(struct.pack(">HHH", number, 0, 65_535) for number in range(60_000))
+    meta = full(b"meta", full(b"iloc", struct.pack(">HH", 0, 60_000), places))
+    start = box(b"ftyp", b"avif" + bytes(4) + b"avif")
+    with pytest.raises(ImageTooLargeError, match="more than 65,536 parts"):
+        decode_image(start + meta)
+    with pytest.raises(ImageTooLargeError, match="more than one list"):
+        decode_image(start + full(b"meta") * 2)

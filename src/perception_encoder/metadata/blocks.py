@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from itertools import islice
 from typing import Final, NamedTuple
 
 from perception_encoder.metadata.exif import (
@@ -26,6 +27,7 @@ _EXIF_START: Final = b"Exif\0\0"
 _XMP_START: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _PHOTOSHOP_START: Final = b"Photoshop 3.0\0"
 _MAX_PARTS: Final = 100_000
+_MAX_BLOCKS: Final = 16  # that are unpacked or joined in order to see whether they are one
 _MAX_PNG_CHUNKS: Final = 2**18  # as `preprocess.metadata` allows
 
 
@@ -106,6 +108,7 @@ def _find_in_png(data: bytes) -> MetadataBlocks:
     ImageMagick writes blocks as texts of hexadecimal digits, "Raw profile type exif".
     """
     found: dict[str, bytes] = {}
+    num_texts = 0
     position = 8
     for _ in range(_MAX_PNG_CHUNKS):
         if position + 8 > len(data):
@@ -118,6 +121,9 @@ def _find_in_png(data: bytes) -> MetadataBlocks:
         if kind == b"eXIf":
             found.setdefault("exif", _without_start(data[start : start + size]))
         elif kind in _TEXTS and data.startswith((_XMP_KEY, _RAW_PROFILE), start):
+            num_texts += 1
+            if num_texts > _MAX_BLOCKS:
+                break
             name, content = _read_png_text(kind, data[start : start + size])
             if content:
                 found.setdefault(name, content)
@@ -179,7 +185,7 @@ def _find_in_webp(data: bytes) -> MetadataBlocks:
 def _find_in_heif(data: bytes) -> MetadataBlocks:
     found: dict[bytes, bytes] = {}
     try:
-        for kind, content in iter_metadata(data, MAX_BLOCK_BYTES):
+        for kind, content in islice(iter_metadata(data, MAX_BLOCK_BYTES), _MAX_BLOCKS):
             found.setdefault(kind, content)
     except (ValueError, LimitError):
         pass  # what came before the damage

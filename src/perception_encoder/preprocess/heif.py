@@ -22,6 +22,7 @@ _MAX_TIMES: Final = 8
 _SPARE_PIXELS: Final = 2**24  # tiles reach beyond a small image
 _MAX_DEPTH: Final = 8
 _MAX_REFERENCES: Final = 2**16
+_MAX_EXTENTS: Final = 2**16  # their fields may take no bytes of the file
 _METADATA_KINDS: Final = (b"Exif", b"application/rdf+xml")
 _MAX_NAME_BYTES: Final = 1024
 _SAMPLE_HEADER: Final = 8  # of the list of sample entries, before the first
@@ -149,9 +150,13 @@ def check_heif(data: bytes) -> None:
     Raises:
         ValueError: lists that cannot be read.
     """
+    num_lists = 0
     try:
         for box in iter_boxes(data):
             if box.kind == b"meta":
+                num_lists += 1
+                if num_lists > 1:
+                    raise LimitError("more than one list of items")
                 _Items(data, box).check()
             elif box.kind == b"moov":
                 _check_tracks(data, box)
@@ -174,6 +179,7 @@ def iter_metadata(data: bytes, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
         for box in iter_boxes(data):
             if box.kind == b"meta":
                 yield from _Items(data, box).contents(max_bytes)
+                return
     except (struct.error, IndexError) as err:
         raise ValueError(f"the list of its items is damaged ({err})") from err
 
@@ -186,6 +192,7 @@ class _Items:
         self._items: dict[int, _Item] = {}
         self._costs: dict[int, int] = {}
         self._primary = 0
+        self._num_extents = 0
         self._idat = (0, 0)
         readers = {
             b"pitm": self._read_primary, b"iinf": self._read_kinds, b"iloc": self._read_places,
@@ -276,7 +283,11 @@ class _Items:
             method = read(2) & 15 if version else 0
             read(2)
             base = read(base_bytes) + (self._idat[0] if method == 1 else 0)
-            for _ in range(read(2)):
+            count = read(2)
+            self._num_extents += count
+            if self._num_extents > _MAX_EXTENTS:
+                raise LimitError(f"items of more than {_MAX_EXTENTS:,} parts")
+            for _ in range(count):
                 read(index_bytes if version else 0)
                 start = base + read(offset_bytes)
                 item.extents.append((start, read(size_bytes) or len(self._data) - start))
