@@ -553,8 +553,8 @@ def test_lance_alone_reads_plain_columns(tmp_path: Path) -> None:
     index.add([Row("a", width=3, metadata={"label": "cat"})], unit(1))
     arrow = lance.dataset(str(tmp_path / "index")).to_table()
     assert arrow.schema.names == [
-        "id", "uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256", "vector",
-        "label",
+        "id", "uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256", "_text",
+        "vector", "label",
     ]  # fmt: skip
     assert str(arrow.schema.field("vector").type) == "fixed_size_list<item: halffloat>[8]"
     assert arrow["label"].to_pylist() == ["cat"]

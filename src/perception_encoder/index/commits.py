@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.checksums import FileSum, sum_file
+from perception_encoder.index.full_text import create_full_text
 from perception_encoder.index.rows import Row
 from perception_encoder.index.schema import add_fields, find_new_fields, identity_of, to_arrow
 from perception_encoder.index.storage import (
@@ -269,6 +270,7 @@ def create(path: str, schema: pa.Schema) -> lance.LanceDataset:
     dataset = create_dataset(path, schema)
     with storage_errors(path):
         Journal(path).remove()  # of a deleted index
+    create_full_text(dataset, path)
     return dataset
 
 
@@ -291,6 +293,7 @@ def create_or_replace_empty(path: str, schema: pa.Schema) -> lance.LanceDataset:
             return create(path, schema)  # raises
         dataset = lance.write_dataset(schema.empty_table(), path, mode="overwrite")
         Journal(path).remove()
+    create_full_text(dataset, path)
     return dataset
 
 

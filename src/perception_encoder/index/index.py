@@ -23,6 +23,7 @@ from perception_encoder.index.commits import (
     replace_columns,
 )
 from perception_encoder.index.exact import check_unit_vectors
+from perception_encoder.index.full_text import TextQuery, update_full_text
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.optimize import OptimizeReport, optimize_index
 from perception_encoder.index.rows import Hit, Row, fit_metadata
@@ -413,8 +414,44 @@ class Index:
         queries = check_unit_vectors(queries, self.identity.embed_dim, "queries")
         return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
 
+    def search_text(
+        self, query: TextQuery, *, limit: int, where: str | None = None
+    ) -> list[tuple[Hit, Embeddings]]:
+        """Find the rows that hold a text in their names or metadata.
+
+        Args:
+            query: the words and phrases.
+            limit: the most hits.
+            where: an SQL condition on the columns.
+
+        Returns:
+            Hits, best first, each with its (E,) float32 vector. The score is BM25's, which is above
+            0 and depends on the index; hits of equal score are ordered by uri and member.
+
+        Raises:
+            QueryError: the condition is wrong, or the index was made before texts were stored.
+        """
+        return self._snapshot.search_text(query, limit=limit, where=where)
+
+    def needs_full_text(self) -> bool:
+        """Whether many rows are missing from the inverted index, which makes text queries slow."""
+        return self._is_created and self._snapshot.needs_full_text()
+
+    def update_full_text(self) -> None:
+        """Add rows to the inverted index. Text queries find rows that are not in it, too.
+
+        Raises:
+            IndexBusyError: another process, or a run in this one, is writing.
+            IndexStorageError: reading or writing failed.
+        """
+        with write_lock(self.path):
+            dataset = self._latest()
+            with journaled_commit(dataset, self.path):
+                update_full_text(dataset, is_thorough=False)
+            self._adopt(dataset)
+
     def optimize(self, older_than: datetime.timedelta | None = None) -> OptimizeReport:
-        """Join small fragments, drop old versions, and build the searcher.
+        """Join small fragments, drop old versions, and build the searcher and the full text.
 
         The searcher is a cache: search works without it, and finds rows that it does not cover. An
         interruption at any point leaves a valid index and searcher.
@@ -438,7 +475,7 @@ class Index:
     def ensure_created(self) -> None:
         """Create a prepared index on disk; the caller holds the lock."""
         if not self._is_created:
-            self._adopt(create_or_replace_empty(self.path, self._snapshot.schema))
+            self._adopt(create_or_replace_empty(self.path, self._snapshot.stored_schema))
 
     def _adopt(self, dataset: lance.LanceDataset) -> None:
         self.vector_dtype = vector_dtype_of(dataset.schema)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perception_encoder.index.checksums import SearcherDamageError
 from perception_encoder.index.exact import ExactSearch, product
 from perception_encoder.index.rows import Hit, Row
-from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
+from perception_encoder.index.schema import TEXT, VECTOR, rows_of, vectors_of
 from perception_encoder.index.searcher.fragments import RowIds
 from perception_encoder.index.searcher.kernels import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
@@ -125,7 +125,7 @@ class _Best:
     ) -> None:
         self._dataset = dataset
         self._scan = scan
-        self._columns = [name for name in dataset.schema.names if name not in ("id", VECTOR)]
+        self._columns = [name for name in dataset.schema.names if name not in ("id", TEXT, VECTOR)]
         self._search = ExactSearch[_RowKey](queries, k, threshold)
         self._rows: dict[int, Row] = {}
 

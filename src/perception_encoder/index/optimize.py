@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.index.commits import Journal, check_files, journaled_commit, open_latest
-from perception_encoder.index.schema import ROW_COLUMNS, VECTOR, identity_of, vector_dtype_of
+from perception_encoder.index.full_text import update_full_text
+from perception_encoder.index.schema import (
+    ROW_COLUMNS,
+    VECTOR,
+    identity_of,
+    vector_dtype_of,
+    without_text,
+)
 from perception_encoder.index.searcher.build import DEFAULT_SIZES, SearcherSizes, build_searcher
 from perception_encoder.index.searcher.files import Header, SearcherFolder
 from perception_encoder.index.searcher.fragments import list_fragments
@@ -71,6 +78,8 @@ def optimize_index(
         before = len(dataset.get_fragments())
         check_files(dataset, path)  # before they are copied and get new checksums
         with journaled_commit(dataset, path):
+            # First: fragments inside and outside of the inverted index are not joined.
+            update_full_text(dataset, is_thorough=True)
             dataset.optimize.compact_files()
         removed = freed = 0
         if older_than is not None:
@@ -207,7 +216,8 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
             num_versions=len(dataset.versions()),
             num_fragments=len(dataset.get_fragments()),
             columns=tuple(
-                Column(field.name, str(field.type), field.name not in ours) for field in schema
+                Column(field.name, str(field.type), field.name not in ours)
+                for field in without_text(schema)
             ),
         )
 

@@ -6,10 +6,13 @@ vector. A change of the format increases `FORMAT` and migrates old indexes.
 
 from __future__ import annotations
 
+import re
 import shlex
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, cast
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,19 @@ ROW_COLUMNS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mt
 FILE_COLUMNS: Final = tuple(COLUMNS)
 """Columns that are filled from the metadata of image files."""
 
+TEXT: Final = "_text"
+"""The hidden column of what text queries search; `build_text` derives it from the row."""
+
 _RESERVED: Final = frozenset(("id", *ROW_COLUMNS, VECTOR))
+_ADDED_LATER: Final = ("offset", TEXT)
+"""Columns that older indexes lack."""
+
+_MAX_TEXT: Final = 20_000  # characters of a row's text
+_NUM_FOLDERS: Final = 3
+_PARTS_OF_NAMES: Final = re.compile(
+    r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])|(?<=[a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])"
+    r"|(?<=[A-Z])(?=[A-Z][a-z])"
+)
 _PREFIX: Final = "perception_encoder."
 _READS_METADATA: Final = f"{_PREFIX}reads_metadata"
 _SOURCE_COLUMNS: Final = f"{_PREFIX}source_columns"
@@ -55,6 +70,7 @@ def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schem
             pa.field("bytes", pa.int64()),
             pa.field("mtime", pa.timestamp("ns", tz="UTC")),
             pa.field("sha256", pa.string()),
+            pa.field(TEXT, pa.string()),
             pa.field(VECTOR, pa.list_(value, identity.embed_dim), nullable=False),
         ],
         metadata={
@@ -140,13 +156,13 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
 
 
 def _check_columns(schema: pa.Schema, identity: ModelIdentity, path: str) -> None:
-    """Check that the columns of every index are there; indexes of 0.1.0 lack `offset`.
+    """Check that the columns of every index are there.
 
     Raises:
         IndexStorageError: a column is missing or has another type.
     """
     for field in index_schema(identity, "float16"):
-        if field.name == "offset" and field.name not in schema.names:
+        if field.name in _ADDED_LATER and field.name not in schema.names:
             continue
         found = schema.field(field.name).type if field.name in schema.names else None
         types = (field.type, index_schema(identity, "float32").field(field.name).type)
@@ -263,6 +279,8 @@ def to_arrow(rows: Sequence[Row], vectors: Embeddings, schema: pa.Schema) -> pa.
             column = pa.FixedSizeListArray.from_arrays(flat, field.type.list_size)
         elif field.name == "mtime":
             column = pa.array([clamp_time(row.mtime) for row in rows], pa.int64()).cast(field.type)
+        elif field.name == TEXT:
+            column = pa.array([build_text(row) for row in rows], field.type)
         elif field.name in _RESERVED:
             column = pa.array([getattr(row, field.name) for row in rows], field.type)
         else:
@@ -282,7 +300,7 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
             columns[name] = column.cast(pa.int64()).to_pylist()
         elif pa.types.is_timestamp(column.type):  # Python has no nanoseconds
             columns[name] = column.cast(pa.timestamp("us"), safe=False).to_pylist()
-        elif name not in ("id", VECTOR):
+        elif name not in ("id", TEXT, VECTOR):
             columns[name] = column.to_pylist()
     metadata_names = [name for name in columns if name not in _RESERVED]
     facts = [name for name in ROW_COLUMNS if name in columns]
@@ -293,6 +311,29 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
             if columns[name][number] is not None
         }
         yield Row(**{name: columns[name][number] for name in facts}, metadata=metadata)
+
+
+def build_text(row: Row) -> str:
+    """Return what text queries search of a row.
+
+    That is the name of its file with the nearest folders, which say more than the folders above
+    them; the parts of a name like `BeachParty2023.jpg`; and all metadata that is text.
+    """
+    name = row.name
+    if name.startswith(("http://", "https://")):
+        name = unquote(name)
+    *folders, file = [part for part in re.split(r"[/\\]", name) if part] or [""]
+    words = [*folders[-_NUM_FOLDERS:], file]
+    parts = _PARTS_OF_NAMES.sub(" ", " ".join(words))
+    texts = [" ".join(words), *([parts] if parts != " ".join(words) else [])]
+    texts += [value for _, value in sorted(row.metadata.items()) if isinstance(value, str)]
+    return unicodedata.normalize("NFC", "\n".join(texts)[:_MAX_TEXT])
+
+
+def without_text(schema: pa.Schema) -> pa.Schema:
+    """Return a schema without the hidden column."""
+    place = schema.get_field_index(TEXT)
+    return schema if place < 0 else schema.remove(place)
 
 
 def vectors_of(batch: pa.RecordBatch) -> Embeddings:

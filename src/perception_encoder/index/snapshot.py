@@ -13,11 +13,17 @@ import numpy as np
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import read_condition
 from perception_encoder.index.condition_tokens import shorten
+from perception_encoder.index.full_text import (
+    SCORE,
+    TextQuery,
+    needs_full_text,
+    scan_full_text,
+)
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.nearest import ROW_ID, NearestSearch
 from perception_encoder.index.optimize import needs_optimize
 from perception_encoder.index.rows import Hit, Row
-from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
+from perception_encoder.index.schema import VECTOR, rows_of, vectors_of, without_text
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.storage import shorten_error, storage_errors
 from perception_encoder.types import Embeddings
@@ -76,6 +82,11 @@ class Snapshot:
     @property
     def schema(self) -> pa.Schema:
         """See `Index.schema`."""
+        return without_text(self._dataset.schema)
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """All columns, also the hidden one."""
         return self._dataset.schema
 
     def count(self) -> int:
@@ -139,12 +150,41 @@ class Snapshot:
                 for part in self._dataset.get_fragments()
             ]
 
+    def search_text(
+        self, query: TextQuery, *, limit: int, where: str | None
+    ) -> list[tuple[Hit, Embeddings]]:
+        """See `Index.search_text`."""
+        with _showing(where), storage_errors(self._path):
+            if not self._dataset.count_rows():
+                return []
+            condition = self._read_condition(where)
+            columns = [*self._row_columns(), VECTOR]
+            found = list[tuple[Hit, Embeddings]]()
+            with _condition_errors(condition):
+                scanner = scan_full_text(
+                    self._dataset, query, columns, limit=limit, where=condition
+                )
+                batches = list(scanner.to_batches())
+            for batch in batches:
+                scores = batch[SCORE].to_pylist()
+                rows = rows_of(batch.drop_columns([SCORE]))
+                found += [
+                    (Hit.of(row, score), vector)
+                    for row, score, vector in zip(rows, scores, vectors_of(batch), strict=True)
+                ]
+        return sorted(found, key=lambda one: (-one[0].score, one[0].uri, one[0].member or ""))
+
+    def needs_full_text(self) -> bool:
+        """See `Index.needs_full_text`."""
+        with storage_errors(self._path):
+            return needs_full_text(self._dataset)
+
     def needs_optimize(self) -> bool:
         """See `Index.needs_optimize`."""
         return needs_optimize(self._dataset, self._path)
 
     def _row_columns(self) -> list[str]:
-        return [name for name in self._dataset.schema.names if name not in ("id", VECTOR)]
+        return [name for name in self.schema.names if name not in ("id", VECTOR)]
 
     def scan(self, columns: list[str], where: str | None) -> Iterator[pa.RecordBatch]:
         """See `Index.scan`."""
@@ -200,6 +240,17 @@ class Snapshot:
 
 class _ConditionError(QueryError):
     """Lance does not understand a condition, or cannot evaluate it."""
+
+
+@contextmanager
+def _condition_errors(where: str | None) -> Iterator[None]:
+    """Raise Lance's errors of a search with a condition as the condition's, if they name it."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as err:
+        if where is None or "filter" not in str(err):
+            raise
+        raise _ConditionError(_reason(err, where)) from err
 
 
 @contextmanager

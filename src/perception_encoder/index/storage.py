@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _OWN_FOLDER: Final = "_pe"
-_KNOWN_FOLDERS: Final = frozenset(("_transactions", "_versions", "data", _OWN_FOLDER))
+_KNOWN_FOLDERS: Final = frozenset(("_indices", "_transactions", "_versions", "data", _OWN_FOLDER))
 _MAX_REASON: Final = 500  # characters; some of Lance's messages hold whole schemas
 # Lance uses the first three alike; damaged files cause the others.
 _STORAGE_ERRORS: Final = (OSError, ValueError, RuntimeError, LookupError, TypeError, OverflowError)

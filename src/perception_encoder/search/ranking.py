@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
     from PIL import Image
+
+ScoreKind: TypeAlias = Literal["cosine", "bm25", "fusion"]
+"""What the score of a hit is."""
 
 _ROUNDING: Final = 5e-4  # of a cosine of float16 vectors
 _SHORTEST_LIST: Final = 64  # hits that are read at least; longer lists double
@@ -93,12 +96,19 @@ class SearchResult:
     Attributes:
         hit: the image that was found.
         also: near-duplicates that were folded under it, best first.
-        label: how well it fits; None where that is not known.
+        label: how well it fits, by its cosine; None where that is not known.
+        kind: what the score is: a cosine; BM25's for the text of the row; or the fusion of the
+            ranks by both.
+        cosine: with the query, from -1 to 1; None if there was only a text to search for.
+        text_score: BM25's; None where the text was not found or not searched for.
     """
 
     hit: Hit
     also: tuple[Hit, ...] = ()
     label: Label | None = None
+    kind: ScoreKind = "cosine"
+    cosine: float | None = None
+    text_score: float | None = None
 
     @property
     def uri(self) -> str:
@@ -112,7 +122,7 @@ class SearchResult:
 
     @property
     def score(self) -> float:
-        """The cosine with the query, from -1 to 1."""
+        """The score that ranks the hits, see `kind`; a cosine if no text was searched for."""
         return self.hit.score
 
     @property
@@ -152,7 +162,7 @@ def search_index(
         QueryError: the condition is wrong, or the threshold is a label and there is no calibration.
     """
     cutoffs = [calibration.cutoffs(query) if calibration else None for query in queries]
-    floors = [_floor(options.threshold, limits) for limits in cutoffs]
+    floors = [find_floor(options.threshold, limits) for limits in cutoffs]
     wanted = options.offset + options.k
     own = [query.own if leave_out_own else frozenset[str]() for query in queries]
     groups: list[list[list[Hit]]] = [[] for _ in queries]
@@ -193,10 +203,12 @@ def search_index(
 
 def _build_result(group: Sequence[Hit], cutoffs: Cutoffs | None) -> SearchResult:
     label = None if cutoffs is None else cutoffs.label(group[0].score)
-    return SearchResult(group[0], tuple(group[1:]), label)
+    return SearchResult(group[0], tuple(group[1:]), label, cosine=group[0].score)
 
 
-def _floor(threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs | None) -> float:
+def find_floor(
+    threshold: float | Literal["strong", "weak"] | None, cutoffs: Cutoffs | None
+) -> float:
     """Return the lowest cosine of a hit; -inf if there is no threshold."""
     if threshold is None:
         return -np.inf

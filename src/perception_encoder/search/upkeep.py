@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
+from perception_encoder.errors import (
+    IndexBusyError,
+    TokenizerNotFoundError,
+    UnsupportedOperationError,
+)
 from perception_encoder.index import Index, write_lock
 from perception_encoder.search.calibration import update_calibration
 
@@ -27,7 +31,7 @@ def prepare_for_search(
     num_changed: int,
     on_optimize: Callable[[], object] = lambda: None,
 ) -> None:
-    """Calibrate and optimize the index where that is needed.
+    """Calibrate and optimize the index, and add its new rows to the full text, where needed.
 
     Args:
         index: the index.
@@ -47,6 +51,9 @@ def prepare_for_search(
     if index.needs_optimize():
         on_optimize()
         index.optimize(older_than=VERSIONS_KEPT)
+    elif index.needs_full_text():
+        with suppress(IndexBusyError):  # the other process will do it
+            index.update_full_text()
 
 
 def remove_rows(index: Index, ids: Iterable[str], where: str | None = None) -> int:

@@ -1,0 +1,167 @@
+"""Searches by the text of rows, alone or together with an embedding.
+
+Both rankings are joined by reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): a row
+at rank r of a ranking gets 1 / (60 + r), which needs no common scale of cosines and BM25 scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from perception_encoder.errors import QueryError
+from perception_encoder.index import Hit, Index
+from perception_encoder.index.full_text import TextQuery
+from perception_encoder.search.calibration import Calibration
+from perception_encoder.search.queries import Query
+from perception_encoder.search.ranking import (
+    SearchOptions,
+    SearchResult,
+    find_floor,
+    fold_near_duplicates,
+)
+from perception_encoder.types import Embeddings
+
+DEFAULT_TEXT_WEIGHT: Final = 0.5
+"""Share of the text in a fused score: both rankings count alike."""
+
+_RANK_CONSTANT: Final = 60
+_SHORTEST_LIST: Final = 512  # hits of each ranking; all pages within it are cut from one list
+_LONGER: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A row with its scores so far."""
+
+    hit: Hit
+    vector: Embeddings
+    cosine: float | None = None
+    text_score: float | None = None
+
+
+def search_by_text(
+    index: Index,
+    text: TextQuery,
+    options: SearchOptions,
+    *,
+    query: Query | None = None,
+    text_weight: float = DEFAULT_TEXT_WEIGHT,
+    calibration: Calibration | None = None,
+    leave_out_own: bool = False,
+) -> list[SearchResult]:
+    """Find the rows that hold a text, or those and the rows near an embedding.
+
+    Args:
+        index: the index.
+        text: the words and phrases.
+        options: as for `search_index`; the threshold is one of cosines.
+        query: what the images should be near to; None searches by the text alone.
+        text_weight: share of the text in the fused score, from 0 to 1.
+        calibration: of the index; labels come from cosines, so it needs a query.
+        leave_out_own: whether to leave out the items and files that the query names.
+
+    Returns:
+        Hits, best first. The score is BM25's without a query. With one it is the fused score, from
+        0 to 1: 1 is the first of both rankings.
+
+    Raises:
+        QueryError: the condition is wrong, or a threshold is given without a query.
+        ValueError: the weight is out of range.
+    """
+    if not 0 <= text_weight <= 1:
+        raise ValueError(f"the weight of the text is from 0 to 1, got {text_weight}")
+    if query is None and options.threshold is not None:
+        raise QueryError(
+            "a threshold is a cosine, which a search by text alone does not have; leave it out"
+        )
+    cutoffs = calibration.cutoffs(query) if calibration and query else None
+    floor = find_floor(options.threshold, cutoffs)
+    own = query.own if query is not None and leave_out_own else frozenset[str]()
+    wanted = options.offset + options.k
+    depth = _SHORTEST_LIST
+    while depth < wanted + len(own):
+        depth *= _LONGER
+    while True:
+        by_text = _find_texts(index, text, options.where, depth, query)
+        lists = [[one for one in by_text if one.hit.id not in own]]
+        num_found = len(by_text)
+        if query is not None:
+            near = _find_near(index, query, options, depth)
+            lists.append([one for one in near if one.hit.id not in own])
+            num_found = max(num_found, len(near))
+            lists = [
+                [one for one in ranking if one.cosine is not None and one.cosine >= floor]
+                for ranking in lists
+            ]
+        ranked = lists[0] if query is None else _fuse(*lists, text_weight)
+        groups = _group(ranked, options.unique, wanted)
+        if len(groups) >= wanted or num_found < depth:  # near-duplicates may fill the list
+            break
+        depth *= _LONGER
+    scored = {one.hit.id: one for one in ranked}
+    return [
+        SearchResult(
+            group[0],
+            tuple(group[1:]),
+            None if cutoffs is None else cutoffs.label(scored[group[0].id].cosine or 0.0),
+            kind="bm25" if query is None else "fusion",
+            cosine=scored[group[0].id].cosine,
+            text_score=scored[group[0].id].text_score,
+        )
+        for group in groups[options.offset : wanted]
+    ]
+
+
+def _find_texts(
+    index: Index, text: TextQuery, where: str | None, depth: int, query: Query | None
+) -> list[_Scored]:
+    found = index.search_text(text, limit=depth, where=where)
+    if query is None:
+        return [_Scored(hit, vector, text_score=hit.score) for hit, vector in found]
+    return [_Scored(hit, vector, float(vector @ query.vector), hit.score) for hit, vector in found]
+
+
+def _find_near(index: Index, query: Query, options: SearchOptions, depth: int) -> list[_Scored]:
+    (hits,) = index.search(
+        query.vector[np.newaxis], k=depth, where=options.where, exact=options.exact
+    )
+    nothing = np.empty(0, np.float32)
+    if options.unique is None:
+        return [_Scored(hit, nothing, hit.score) for hit in hits]
+    rows = index.by_ids(hit.id for hit in hits)
+    return [_Scored(hit, rows[hit.id][1], hit.score) for hit in hits]
+
+
+def _fuse(by_text: Sequence[_Scored], near: Sequence[_Scored], text_weight: float) -> list[_Scored]:
+    """Join two rankings; hits of equal score are ordered by uri and member."""
+    scores: dict[str, float] = {}
+    scored: dict[str, _Scored] = {}
+    best = 1 / (_RANK_CONSTANT + 1)
+    for ranking, weight in ((near, 1 - text_weight), (by_text, text_weight)):
+        for rank, one in enumerate(ranking, 1):
+            key = one.hit.id
+            scores[key] = scores.get(key, 0.0) + weight / (_RANK_CONSTANT + rank) / best
+            known = scored.get(key, one)
+            scored[key] = replace(
+                known,
+                vector=one.vector if len(one.vector) else known.vector,
+                text_score=one.text_score,
+            )
+    fused = [
+        replace(one, hit=replace(one.hit, score=scores[key]))
+        for key, one in scored.items()
+        if scores[key] > 0
+    ]
+    return sorted(fused, key=lambda one: (-one.hit.score, one.hit.uri, one.hit.member or ""))
+
+
+def _group(ranked: Sequence[_Scored], unique: float | None, num_groups: int) -> list[list[Hit]]:
+    hits = [one.hit for one in ranked]
+    if unique is None:
+        return [[hit] for hit in hits[:num_groups]]
+    vectors = {one.hit.id: one.vector for one in ranked}
+    return fold_near_duplicates(hits, vectors, cosine=unique, num_groups=num_groups)
