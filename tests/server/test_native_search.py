@@ -513,3 +513,46 @@ def test_images_behind_a_network_are_not_brought_unless_told(folder):
         reply = server.client.get(f"/v1/items/{key}/image")
         assert reply.status_code == 404
         assert "local images only" in reply.json()["error"]["message"]
+
+
+# Text
+
+
+def test_a_text_is_found_in_names_without_a_model(server):
+    reply = searched(server, text='"drawing7"', k=5)
+    assert [Path(hit["uri"]).name for hit in reply["hits"]] == ["drawing7.png"]
+    (hit,) = reply["hits"]
+    assert reply["query"] == {"vector": None, "score": "bm25", "cutoffs": None}
+    assert hit["score"] == hit["text_score"] > 0
+    assert hit["cosine"] is None
+
+
+def test_terms_and_a_text_are_fused(server):
+    alone = searched(server, terms=[{"text": "a cat"}], k=50)["hits"]
+    reply = searched(server, terms=[{"text": "a cat"}], text="drawing7", k=50)
+    assert reply["query"]["score"] == "fusion"
+    (hit,) = [one for one in reply["hits"] if one["text_score"] is not None]
+    rank = [one["id"] for one in alone].index(hit["id"]) + 1
+    assert hit["score"] == pytest.approx(61 * (0.5 / 61 + 0.5 / (60 + rank)))
+    assert hit["cosine"] == pytest.approx(alone[rank - 1]["cosine"], abs=1e-3)
+    again = [{"vector": reply["query"]["vector"]}]
+    repeated = searched(server, terms=again, text="drawing7", k=50)["hits"]
+    assert [one["id"] for one in repeated] == [one["id"] for one in reply["hits"]]
+    mostly = searched(server, terms=[{"text": "a cat"}], text="drawing7", text_weight=0.9, k=1)
+    assert mostly["hits"][0]["id"] == hit["id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "give terms, or a text"),
+        ({"text": "???"}, "no word"),
+        ({"text": "x" * 1001}, "1000"),
+        ({"text": "a", "text_weight": 1.5}, "text_weight"),
+        ({"text": "a", "threshold": 0.3}, "cosine"),
+    ],
+)
+def test_wrong_texts_are_refused(server, body, said):
+    reply = server.client.post("/v1/search", json=body)
+    assert 400 <= reply.status_code < 500
+    assert said in reply.text

@@ -137,14 +137,13 @@ def scan_full_text(
 
 
 def _build(query: TextQuery) -> Any:
-    from lance.query import BooleanQuery, MatchQuery, Occur, PhraseQuery
+    from lance.query import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
 
-    words = MatchQuery(" ".join(query.words), TEXT) if query.words else None
-    if words is not None and not query.phrases:
-        return words
-    parts = [(Occur.MUST, PhraseQuery(phrase, TEXT)) for phrase in query.phrases]
-    if words is not None:
-        parts.append((Occur.SHOULD, words))
+    parts: list[tuple[Occur, FullTextQuery]] = [
+        (Occur.MUST, PhraseQuery(phrase, TEXT)) for phrase in query.phrases
+    ]
+    if query.words:
+        parts.append((Occur.SHOULD, MatchQuery(" ".join(query.words), TEXT)))
     return parts[0][1] if len(parts) == 1 else BooleanQuery(parts)
 
 

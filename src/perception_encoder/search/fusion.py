@@ -22,6 +22,7 @@ from perception_encoder.search.ranking import (
     SearchResult,
     find_floor,
     fold_near_duplicates,
+    search_index,
 )
 from perception_encoder.types import Embeddings
 
@@ -43,35 +44,58 @@ class _Scored:
     text_score: float | None = None
 
 
-def search_by_text(
+def search(
     index: Index,
-    text: TextQuery,
+    query: Query | None,
     options: SearchOptions,
     *,
-    query: Query | None = None,
+    text: TextQuery | None = None,
     text_weight: float = DEFAULT_TEXT_WEIGHT,
     calibration: Calibration | None = None,
     leave_out_own: bool = False,
 ) -> list[SearchResult]:
-    """Find the rows that hold a text, or those and the rows near an embedding.
+    """Find the rows near an embedding, the rows that hold a text, or both fused.
 
     Args:
         index: the index.
-        text: the words and phrases.
-        options: as for `search_index`; the threshold is one of cosines.
         query: what the images should be near to; None searches by the text alone.
-        text_weight: share of the text in the fused score, from 0 to 1.
+        options: see `SearchOptions`; the threshold is one of cosines.
+        text: the words and phrases; None searches by the embedding alone.
+        text_weight: share of the text in a fused score, from 0 to 1.
         calibration: of the index; labels come from cosines, so it needs a query.
         leave_out_own: whether to leave out the items and files that the query names.
 
     Returns:
-        Hits, best first. The score is BM25's without a query. With one it is the fused score, from
-        0 to 1: 1 is the first of both rankings.
+        Hits, best first. `SearchResult.kind` says what their scores are. A fused score is from 0 to
+        1: 1 is the first of both rankings.
 
     Raises:
-        QueryError: the condition is wrong, or a threshold is given without a query.
-        ValueError: the weight is out of range.
+        QueryError: the condition is wrong; a threshold is given without a query; or the index was
+            made before texts were stored.
+        ValueError: neither a query nor a text, or the weight is out of range.
     """
+    if text is not None:
+        return _search_by_text(
+            index, text, options, query, text_weight, calibration, leave_out_own=leave_out_own
+        )
+    if query is None:
+        raise ValueError("give a query, or a text, or both")
+    (found,) = search_index(
+        index, [query], options, calibration=calibration, leave_out_own=leave_out_own
+    )
+    return found
+
+
+def _search_by_text(
+    index: Index,
+    text: TextQuery,
+    options: SearchOptions,
+    query: Query | None,
+    text_weight: float,
+    calibration: Calibration | None,
+    *,
+    leave_out_own: bool,
+) -> list[SearchResult]:
     if not 0 <= text_weight <= 1:
         raise ValueError(f"the weight of the text is from 0 to 1, got {text_weight}")
     if query is None and options.threshold is not None:
@@ -87,17 +111,13 @@ def search_by_text(
         depth *= _LONGER
     while True:
         by_text = _find_texts(index, text, options.where, depth, query)
-        lists = [[one for one in by_text if one.hit.id not in own]]
         num_found = len(by_text)
+        ranked = [one for one in by_text if one.hit.id not in own]
         if query is not None:
             near = _find_near(index, query, options, depth)
-            lists.append([one for one in near if one.hit.id not in own])
             num_found = max(num_found, len(near))
-            lists = [
-                [one for one in ranking if one.cosine is not None and one.cosine >= floor]
-                for ranking in lists
-            ]
-        ranked = lists[0] if query is None else _fuse(*lists, text_weight)
+            near = [one for one in near if one.hit.id not in own]
+            ranked = _fuse(_above(ranked, floor), _above(near, floor), text_weight)
         groups = _group(ranked, options.unique, wanted)
         if len(groups) >= wanted or num_found < depth:  # near-duplicates may fill the list
             break
@@ -134,6 +154,10 @@ def _find_near(index: Index, query: Query, options: SearchOptions, depth: int) -
         return [_Scored(hit, nothing, hit.score) for hit in hits]
     rows = index.by_ids(hit.id for hit in hits)
     return [_Scored(hit, rows[hit.id][1], hit.score) for hit in hits]
+
+
+def _above(ranking: Sequence[_Scored], floor: float) -> list[_Scored]:
+    return [one for one in ranking if one.cosine is not None and one.cosine >= floor]
 
 
 def _fuse(by_text: Sequence[_Scored], near: Sequence[_Scored], text_weight: float) -> list[_Scored]:

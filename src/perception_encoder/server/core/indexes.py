@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from perception_encoder.errors import ImageIndexError, IndexNotFoundError, QueryError
 from perception_encoder.index import Index, Row
+from perception_encoder.index.full_text import TextQuery
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
+from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT, search
 from perception_encoder.search.photo_filters import TAKEN_AT, PhotoFilter, check_column
 from perception_encoder.search.queries import Query
-from perception_encoder.search.ranking import SearchOptions, SearchResult, search_index
+from perception_encoder.search.ranking import SearchOptions, SearchResult
 from perception_encoder.server.core.filters import Filter, Kind, build_condition, list_column_kinds
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -129,16 +131,24 @@ class ServedIndex:
 
     def search(
         self,
-        query: Query,
+        query: Query | None,
         options: SearchOptions,
         calibration: Calibration | None = None,
         *,
+        text: TextQuery | None = None,
+        text_weight: float = DEFAULT_TEXT_WEIGHT,
         leave_out_own: bool = True,
     ) -> list[SearchResult]:
-        """Return the hits of one query; see `search_index`."""
-        found = search_index(
-            self.fresh(), [query], options, calibration=calibration, leave_out_own=leave_out_own
-        )[0]
+        """Return the hits of a query, of a text, or of both; see `search`."""
+        found = search(
+            self.fresh(),
+            query,
+            options,
+            text=text,
+            text_weight=text_weight,
+            calibration=calibration,
+            leave_out_own=leave_out_own,
+        )
         self._remember(hit.row for one in found for hit in (one.hit, *one.also))
         return found
 

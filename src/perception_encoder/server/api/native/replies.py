@@ -82,7 +82,7 @@ class ItemReply(BaseModel):
 
 
 class ScoredItem(ItemReply):
-    """A row and its cosine with the query."""
+    """A row and its score: a cosine, or what `query.score` of a search says."""
 
     score: float | None
 
@@ -90,7 +90,9 @@ class ScoredItem(ItemReply):
 class HitReply(ScoredItem):
     """A hit, and the hits of nearly the same image that were folded under it."""
 
-    label: Literal["strong", "weak"] | None
+    label: Literal["strong", "weak", "none"] | None
+    cosine: float | None = Field(description="null for a search by text alone.")
+    text_score: float | None = Field(description="BM25; null where no text was found.")
     also: list[ScoredItem]
 
 
@@ -104,7 +106,10 @@ class ScoreCutoffs(BaseModel):
 class SearchedQuery(BaseModel):
     """The query's embedding, for the next page, and what its scores mean."""
 
-    vector: str = Field(description="Base64 of float32, little endian.")
+    vector: str | None = Field(
+        description="Base64 of float32, little endian; null for a search by text alone."
+    )
+    score: Literal["cosine", "bm25", "fusion"]
     cutoffs: ScoreCutoffs | None
 
 

@@ -10,7 +10,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
+from perception_encoder.index.full_text import MAX_TEXT_QUERY, TextQuery
 from perception_encoder.search.calibration import Cutoffs
+from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT
 from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.photo_filters import PhotoFilter
 from perception_encoder.search.queries import find_item
@@ -36,6 +38,8 @@ def describe_hit(found: SearchResult) -> dict[str, Any]:
         **describe_row(found.hit),
         "score": found.hit.score,
         "label": found.label,
+        "cosine": found.cosine,
+        "text_score": found.text_score,
         "also": [{**describe_row(hit), "score": hit.score} for hit in found.also],
     }
 
@@ -143,7 +147,24 @@ class SearchBody(PhotoFields):
     index: str | None = Field(
         default=None, description="One of GET /v1/indexes; default: the first."
     )
-    terms: ListOf[TermBody] = Field(min_length=1, max_length=_MAX_TERMS)
+    terms: ListOf[TermBody] = Field(
+        default=[], max_length=_MAX_TERMS, description="What the images should look like."
+    )
+    text: str | None = Field(
+        default=None,
+        max_length=MAX_TEXT_QUERY,
+        description=(
+            "Words, and phrases in double quotes, to find in names and metadata. Without `terms` "
+            "no model is used. With `terms` the ranks of both are fused."
+        ),
+    )
+    text_weight: float = Field(
+        default=DEFAULT_TEXT_WEIGHT,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of `text` in the fused score.",
+    )
     k: int = Field(default=50, ge=1, le=MOST_HITS)
     offset: int = Field(
         default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
@@ -161,6 +182,12 @@ class SearchBody(PhotoFields):
     exact: bool = Field(default=False, description="Look at every vector, also of a large index.")
     include_own: bool = Field(default=False, description="Items of the query may be hits of it.")
 
+    @model_validator(mode="after")
+    def _has_a_query(self) -> Self:
+        if not self.terms and self.text is None:
+            raise ValueError("give terms, or a text, or both")
+        return self
+
 
 def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the route."""
@@ -171,7 +198,9 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         description=(
             "For the next page send `query.vector` back as the only term and `next_offset` as "
             "`offset`: nothing is embedded again. `query.cutoffs` are the cosines from which on "
-            "hits are strong and weak."
+            "hits are strong and weak. `query.score` says what the scores are: cosines; BM25 for "
+            "`text` alone; or the fusion of the ranks by `terms` and `text`, where 1 is the first "
+            "of both. Labels come from the cosines in any case."
         ),
         responses={200: {"model": SearchReply}},
         openapi_extra=json_body(SearchBody),
@@ -179,8 +208,12 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     async def search(request: Request) -> Response:
         body = await read_body(request, SearchBody)
         served = services.indexes.get(body.index)
-        query = await services.queries.read(served, await _read_terms(services, served, body.terms))
-        calibration = await services.queries.calibration(served, query)
+        text = None if body.text is None else TextQuery.parse(body.text)
+        query = calibration = None
+        if body.terms:
+            terms = await _read_terms(services, served, body.terms)
+            query = await services.queries.read(served, terms)
+            calibration = await services.queries.calibration(served, query)
         options = SearchOptions(
             k=body.k,
             offset=body.offset,
@@ -192,15 +225,22 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             unique=body.unique,
         )
         found = await services.pools.searches.run(
-            served.search, query, options, calibration, leave_out_own=not body.include_own
+            served.search,
+            query,
+            options,
+            calibration,
+            text=text,
+            text_weight=body.text_weight,
+            leave_out_own=not body.include_own,
         )
-        cutoffs = calibration.cutoffs(query) if calibration else None
+        cutoffs = calibration.cutoffs(query) if calibration and query else None
         is_last = len(found) < body.k or body.offset + body.k > MOST_DEEP
         return json_reply(
             {
                 "index": served.name,
                 "query": {
-                    "vector": encode_base64(query.vector),
+                    "vector": None if query is None else encode_base64(query.vector),
+                    "score": "cosine" if text is None else "bm25" if query is None else "fusion",
                     "cutoffs": _describe_cutoffs(cutoffs),
                 },
                 "hits": [describe_hit(one) for one in found],
