@@ -21,9 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.checksums import FileSum, sum_file
-from perception_encoder.index.full_text import create_full_text
+from perception_encoder.index.full_text import create_full_text, find_stale_texts
 from perception_encoder.index.rows import Row
-from perception_encoder.index.schema import add_fields, find_new_fields, identity_of, to_arrow
+from perception_encoder.index.schema import (
+    TEXT,
+    add_fields,
+    find_new_fields,
+    identity_of,
+    to_arrow,
+)
 from perception_encoder.index.storage import (
     create_dataset,
     is_remote,
@@ -365,6 +371,21 @@ def replace_columns(dataset: lance.LanceDataset, fragment: int, values: pa.Table
     update = lance.LanceOperation.Update(updated_fragments=[changed], fields_modified=fields)
     lance.LanceDataset.commit(dataset.uri, update, read_version=dataset.version)
     dataset.checkout_latest()  # type: ignore[no-untyped-call]
+
+
+def renew_texts(dataset: lance.LanceDataset, fragments: Sequence[lance.LanceFragment]) -> None:
+    """Commit the texts of fragments anew where other columns have changed since.
+
+    Args:
+        dataset: the latest version, which shows the result.
+        fragments: of it.
+    """
+    if TEXT not in dataset.schema.names:
+        return
+    for fragment in fragments:
+        stale = find_stale_texts(dataset, fragment)
+        if stale is not None:
+            replace_columns(dataset, fragment.fragment_id, stale)
 
 
 def check_files(dataset: lance.LanceDataset, path: str) -> None:

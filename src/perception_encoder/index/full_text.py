@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -43,7 +43,6 @@ _UNINDEXED_ROWS: Final = 1000  # each query reads them: 10 ms
 _MAX_PARTS: Final = 16  # of the inverted index; each run of many rows adds one
 _MEMORY_MB: Final = 1024  # to build the inverted index
 _BLOCK_ROWS: Final = 8192
-_REWRITTEN_ROWS: Final = 50_000  # in one commit
 _ANALYSIS: Final[dict[str, Any]] = {
     "base_tokenizer": "icu/split",  # words of all scripts, also of those without spaces
     "stem": True,
@@ -165,13 +164,10 @@ def update_full_text(dataset: lance.LanceDataset, *, is_thorough: bool) -> None:
 
     Args:
         dataset: the latest version, which shows the result; the caller holds the lock.
-        is_thorough: compare all texts with their rows, which other programs may have changed, and
-            join the parts of the inverted index.
+        is_thorough: join the parts of the inverted index.
     """
     if TEXT not in dataset.schema.names:
         _add_column(dataset)
-    elif is_thorough:
-        _renew_texts(dataset)
     if not _has_index(dataset):
         dataset.create_scalar_index(TEXT, "INVERTED", name=_NAME, **_ANALYSIS)
     elif _count_unindexed(dataset) or is_thorough:
@@ -211,20 +207,16 @@ def _add_column(dataset: lance.LanceDataset) -> None:
     dataset.add_columns(compute, read_columns=_text_columns(dataset), batch_size=_BLOCK_ROWS)
 
 
-def _renew_texts(dataset: lance.LanceDataset) -> None:
-    """Write the texts that differ from their rows anew."""
+def find_stale_texts(dataset: lance.LanceDataset, fragment: lance.LanceFragment) -> pa.Table | None:
+    """Return the ids and new texts of the rows whose text differs from what the row says now."""
     import pyarrow as pa
 
-    for part in _stale_texts(dataset):
-        table = pa.table(part)
-        dataset.merge_insert("id").when_matched_update_all().execute(table)
-
-
-def _stale_texts(dataset: lance.LanceDataset) -> Iterator[dict[str, list[Any]]]:
-    ids: list[str] = []
-    texts: list[str] = []
-    # The scan reads the version that it began with, while the commits go on.
-    scanner = dataset.scanner(columns=["id", TEXT, *_text_columns(dataset)], batch_size=_BLOCK_ROWS)
+    ids, texts = list[str](), list[str]()
+    scanner = dataset.scanner(
+        columns=["id", TEXT, *_text_columns(dataset)],
+        fragments=[fragment],
+        batch_size=_BLOCK_ROWS,
+    )
     for batch in scanner.to_batches():
         computed = _texts_of(batch.drop_columns(["id", TEXT]))
         for key, stored, text in zip(
@@ -233,11 +225,10 @@ def _stale_texts(dataset: lance.LanceDataset) -> Iterator[dict[str, list[Any]]]:
             if stored != text:
                 ids.append(key)
                 texts.append(text)
-        if len(ids) >= _REWRITTEN_ROWS:
-            yield {"id": ids, TEXT: texts}
-            ids, texts = [], []
-    if ids:
-        yield {"id": ids, TEXT: texts}
+    if not ids:
+        return None
+    schema = pa.schema([dataset.schema.field("id"), dataset.schema.field(TEXT)])
+    return pa.table([ids, texts], schema=schema)
 
 
 def _texts_of(batch: pa.RecordBatch) -> pa.Array:

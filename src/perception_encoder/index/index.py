@@ -20,6 +20,7 @@ from perception_encoder.index.commits import (
     journaled_commit,
     lay_out,
     open_latest,
+    renew_texts,
     replace_columns,
 )
 from perception_encoder.index.exact import check_unit_vectors
@@ -305,6 +306,9 @@ class Index:
         dataset = self._latest()
         with journaled_commit(dataset, self.path):
             replace_columns(dataset, fragment, values)
+            part = dataset.get_fragment(fragment)
+            assert part is not None
+            renew_texts(dataset, [part])
         self._adopt(dataset)
 
     def fragments(self) -> list[FragmentScan]:

@@ -12,7 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from perception_encoder.index.commits import Journal, check_files, journaled_commit, open_latest
+from perception_encoder.index.commits import (
+    Journal,
+    check_files,
+    journaled_commit,
+    open_latest,
+    renew_texts,
+)
 from perception_encoder.index.full_text import update_full_text
 from perception_encoder.index.schema import (
     ROW_COLUMNS,
@@ -79,6 +85,7 @@ def optimize_index(
         check_files(dataset, path)  # before they are copied and get new checksums
         with journaled_commit(dataset, path):
             # First: fragments inside and outside of the inverted index are not joined.
+            renew_texts(dataset, dataset.get_fragments())  # other programs may have changed rows
             update_full_text(dataset, is_thorough=True)
             dataset.optimize.compact_files()
         removed = freed = 0
