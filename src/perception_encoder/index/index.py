@@ -269,7 +269,7 @@ class Index:
         if choice.is_stored(self._snapshot.schema):
             return
         if not self._is_created:
-            schema = self._snapshot.schema
+            schema = self._snapshot.stored_schema
             changed = schema.with_metadata((schema.metadata or {}) | choice.fields())
             self._snapshot = Snapshot(empty_dataset(changed), self.path, self._searchers)
             return
