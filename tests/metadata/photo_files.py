@@ -151,3 +151,41 @@ def jpeg_of(exif: bytes, *, segments: Sequence[tuple[int, bytes]] = ()) -> bytes
         for marker, content in [*parts, *segments]
     )
     return plain[:2] + packed + plain[2:]
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+TAKEN = text(Base.DateTimeOriginal, "2023:05:04 10:30:01\0")
+GPS_TAGS = [
+    text(GPS.GPSLatitudeRef, "N\0"), rationals(GPS.GPSLatitude, (48, 1)),
+    text(GPS.GPSLongitudeRef, "W\0"), rationals(GPS.GPSLongitude, (2, 1)),
+]  # fmt: skip
+
+
+def canon_raw() -> bytes:
+    """Return a CR3 file: the directories of EXIF are TIFF files in boxes of their own."""
+    parts = {
+        b"CMT1": make_tiff([text(Base.Model, "A")]),
+        b"CMT2": make_tiff([TAKEN]),
+        b"CMT4": make_tiff(GPS_TAGS),
+    }
+    canon = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
+    boxes = b"".join(_box(kind, content) for kind, content in parts.items())
+    xmp = bytes.fromhex("be7acfcb97a942e89c71999491e3afac") + make_xmp(attributes='xmp:Rating="4"')
+    movie = _box(b"moov", _box(b"uuid", canon + boxes))
+    return _box(b"ftyp", b"crx \0\0\0\1crx ") + movie + _box(b"uuid", xmp)
+
+
+def fuji_raw() -> bytes:
+    """Return a RAF file: a JPEG has the metadata."""
+    jpeg = jpeg_of(make_tiff([text(Base.Model, "A")], [TAKEN], GPS_TAGS))
+    return b"FUJIFILMCCD-RAW 0201".ljust(84, b"\0") + struct.pack(">II", 92, len(jpeg)) + jpeg
+
+
+def jpeg_xl() -> bytes:
+    """Return the metadata of a JPEG XL file, without an image."""
+    tiff = make_tiff([text(Base.Model, "A")], [TAKEN], GPS_TAGS)
+    start = bytes.fromhex("0000000c4a584c200d0a870a")
+    return start + _box(b"ftyp", b"jxl \0\0\0\0jxl ") + _box(b"Exif", bytes(4) + tiff)

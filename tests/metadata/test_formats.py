@@ -3,7 +3,18 @@
 from datetime import datetime
 
 import pytest
-from metadata.photo_files import FORMATS, encode, make_exif, make_xmp
+from metadata.photo_files import (
+    FORMATS,
+    canon_raw,
+    encode,
+    fuji_raw,
+    jpeg_xl,
+    make_exif,
+    make_tiff,
+    make_xmp,
+    text,
+)
+from PIL.ExifTags import Base
 
 from perception_encoder.metadata import COLUMNS, PhotoMetadata, read_metadata
 
@@ -54,6 +65,22 @@ def test_every_property_of_xmp_is_read(file_format: str) -> None:
 @pytest.mark.parametrize("file_format", [*FORMATS, "GIF", "BMP"])
 def test_an_image_without_metadata_has_none(file_format: str) -> None:
     assert read_metadata(encode(file_format)) == PhotoMetadata()
+
+
+@pytest.mark.parametrize("make", [canon_raw, fuji_raw, jpeg_xl])
+def test_containers_that_pillow_does_not_write_are_read(make) -> None:
+    found = read_metadata(make()).columns()
+    rating = {"rating": 4} if make is canon_raw else {}
+    assert found == rating | {
+        "camera": "A", "taken_at": datetime(2023, 5, 4, 10, 30, 1), "latitude": 48.0,
+        "longitude": -2.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [b"IIRO", b"IIRS", b"IIU\0"])
+def test_tiffs_of_olympus_and_panasonic_are_read(start: bytes) -> None:
+    data = make_tiff([text(Base.Model, "A")])
+    assert read_metadata(start + data[4:]).camera == "A"
 
 
 def test_columns_are_the_fields_of_the_stated_kinds() -> None:

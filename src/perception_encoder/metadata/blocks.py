@@ -1,8 +1,8 @@
 """Find the blocks of metadata in an encoded file, without decoding its image.
 
-JPEG, PNG, WebP, TIFF, HEIC, AVIF and JPEG XL files are walked from header to header. Of each kind
-of metadata the first block of at most `MAX_BLOCK_BYTES` is taken. Layouts: ITU-T T.81, B.1.1; PNG
-(third edition), 5.3; RFC 9649; TIFF 6.0; ISO/IEC 14496-12, 8.11; ISO/IEC 18181-2.
+JPEG, PNG, WebP, TIFF, HEIC, AVIF, JPEG XL and RAW files are walked from header to header. Of each
+kind of metadata the first block of at most `MAX_BLOCK_BYTES` is taken. Layouts: ITU-T T.81, B.1.1;
+PNG (third edition), 5.3; RFC 9649; TIFF 6.0; ISO/IEC 14496-12, 8.11; ISO/IEC 18181-2.
 """
 
 from __future__ import annotations
@@ -39,12 +39,16 @@ class MetadataBlocks(NamedTuple):
         xmp: an XML document.
         photoshop: resources of Photoshop, which hold IPTC.
         iptc: bare IPTC.
+        exif_part: the second directory of EXIF, in CR3 files.
+        gps_part: the directory of the place, in CR3 files.
     """
 
     exif: bytes = b""
     xmp: bytes = b""
     photoshop: bytes = b""
     iptc: bytes = b""
+    exif_part: bytes = b""
+    gps_part: bytes = b""
 
 
 def find_blocks(data: bytes) -> MetadataBlocks:
@@ -55,13 +59,20 @@ def find_blocks(data: bytes) -> MetadataBlocks:
         return _find_in_png(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _find_in_webp(data)
+    if data[4:12] == b"ftypcrx ":
+        return _find_in_cr3(data)
     if data[4:8] == b"ftyp":
         return _find_in_heif(data)
     if data.startswith(_JPEG_XL_START):
         return _find_in_jpeg_xl(data)
+    if data.startswith(b"FUJIFILMCCD-RAW"):
+        start = int.from_bytes(data[_RAF_OFFSET : _RAF_OFFSET + 4], "big")
+        size = int.from_bytes(data[_RAF_OFFSET + 4 : _RAF_OFFSET + 8], "big")
+        return _find_in_jpeg(data[start : start + size])
     return _find_in_tiff(data)
 
 
+_RAF_OFFSET: Final = 84  # where and how long the JPEG is that has the metadata
 _FILL: Final = re.compile(rb"\xff+")
 _SCAN: Final = 0xDA
 _END: Final = 0xD9
@@ -202,6 +213,29 @@ def _find_in_jpeg_xl(data: bytes) -> MetadataBlocks:
         if box.kind in (b"Exif", b"xml ") and box.end - box.start <= MAX_BLOCK_BYTES:
             found.setdefault(box.kind, data[box.start : box.end])
     return MetadataBlocks(exif=_skip_offset(found.get(b"Exif", b"")), xmp=found.get(b"xml ", b""))
+
+
+_CANON: Final = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
+_XMP_UUID: Final = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_CMT: Final = (b"CMT1", b"CMT2", b"CMT4")
+
+
+def _find_in_cr3(data: bytes) -> MetadataBlocks:
+    """Take the directories of EXIF apart, each a TIFF file, from a box of Canon's."""
+    found: dict[bytes, bytes] = {}
+    boxes = list(islice(iter_boxes(data), _MAX_BLOCKS))
+    movie = next((box for box in boxes if box.kind == b"moov"), None)
+    if movie is not None:
+        boxes += islice(iter_boxes(data, movie.start, movie.end), _MAX_BLOCKS)
+    for box in boxes:
+        if box.kind == b"uuid" and data.startswith(_XMP_UUID, box.start):
+            found.setdefault(b"xmp", data[box.start + 16 : box.end][: MAX_BLOCK_BYTES + 1])
+        elif box.kind == b"uuid" and data.startswith(_CANON, box.start):
+            for part in islice(iter_boxes(data, box.start + 16, box.end), _MAX_BLOCKS):
+                if part.kind in _CMT:
+                    found.setdefault(part.kind, data[part.start : part.end])
+    main, exif, gps = (found.get(kind, b"") for kind in _CMT)
+    return MetadataBlocks(exif=main, xmp=found.get(b"xmp", b""), exif_part=exif, gps_part=gps)
 
 
 def _find_in_tiff(data: bytes) -> MetadataBlocks:

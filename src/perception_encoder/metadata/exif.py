@@ -41,6 +41,7 @@ MAX_BLOCK_BYTES: Final = 2**20
 _MAX_TAG_BYTES: Final = 2**16
 _MAX_TAGS: Final = 4096  # of a directory; libtiff reads no more
 _MAX_NUMBERS: Final = 16
+_RAW_STARTS: Final = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # of Olympus and Panasonic
 _RATING: Final = 0x4746
 _RATING_PERCENT: Final = 0x4749
 # Per cent as Windows writes them for 1 to 5 stars.
@@ -107,7 +108,7 @@ class TiffTags:
         start = data[:4]
         self._order = {b"II": "<", b"MM": ">"}.get(start[:2], "")
         self._is_big = start in (b"II+\0", b"MM\0+")
-        is_tiff = self._is_big or start in (b"II*\0", b"MM\0*")
+        is_tiff = self._is_big or start in (b"II*\0", b"MM\0*") or start in _RAW_STARTS
         place, letter = (8, "Q") if self._is_big else (4, "I")
         self.first = self._number(place, letter) if is_tiff else 0
         """Where the first directory begins; 0 where there is none."""
@@ -166,7 +167,7 @@ class TiffTags:
         return int(number)
 
 
-def read_exif(data: bytes) -> ReadTags:
+def read_exif(data: bytes, exif_part: bytes = b"", gps_part: bytes = b"") -> ReadTags:
     """Read the values of EXIF data.
 
     `DateTime`, the time of the last change, is not used: like a file's time, it is that of the last
@@ -174,12 +175,18 @@ def read_exif(data: bytes) -> ReadTags:
 
     Args:
         data: from the byte order mark on; of a TIFF image, the file.
+        exif_part: the second directory, where it is in a block of its own.
+        gps_part: the directory of the place, where it is in a block of its own.
     """
     file = TiffTags(data)
     main = file.read(file.first, _MAIN_TAGS | _EXIF_TAGS)
     # TIFF files of cameras have the tags of the second directory in the first.
     exif = main | file.read(_offset(main, IFD.Exif), _EXIF_TAGS)
     gps = file.read(_offset(main, IFD.GPSInfo), _GPS_TAGS)
+    if exif_part or gps_part:
+        exif_file, gps_file = TiffTags(exif_part), TiffTags(gps_part)
+        exif |= exif_file.read(exif_file.first, _EXIF_TAGS)
+        gps |= gps_file.read(gps_file.first, _GPS_TAGS)
     taken = _taken(exif, Base.DateTimeOriginal, Base.SubsecTimeOriginal, (Base.OffsetTimeOriginal,))
     digitized = _taken(
         exif, Base.DateTimeDigitized, Base.SubsecTimeDigitized, (Base.OffsetTimeDigitized,)

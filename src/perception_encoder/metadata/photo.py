@@ -6,7 +6,7 @@ Each value is also a column of an index.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
@@ -37,7 +37,9 @@ COLUMNS: Final[Mapping[str, ColumnKind]] = MappingProxyType(
 
 _TEXTS: Final = ("rating", "title", "caption", "keywords")
 # Values that belong together: a place of one source and an altitude of another are no place.
-_GROUPS: Final = (("taken_at", "taken_offset"), ("latitude", "longitude", "altitude"))
+_TOGETHER: Final = (("taken_at", "taken_offset"), ("latitude", "longitude", "altitude"))
+_TOGETHER_NAMES: Final = {name for group in _TOGETHER for name in group}
+_GROUPS: Final = (*_TOGETHER, *((name,) for name in COLUMNS if name not in _TOGETHER_NAMES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,22 +88,19 @@ class PhotoMetadata:
         values = ((name, getattr(self, name)) for name in COLUMNS)
         return {name: value for name, value in values if value is not None}
 
-    def fill_from(self, other: PhotoMetadata) -> PhotoMetadata:
-        """Return these values, and those of another source where there are none.
+    def fill_from(self, *others: PhotoMetadata) -> PhotoMetadata:
+        """Return these values, and where there are none those of the first source that has them.
 
         A time comes with its offset, and a place with its altitude, from one source.
         """
-        taken: dict[str, Any] = {}
-        grouped = set[str]()
+        sources = (self, *others)
+        values: dict[str, Any] = {}
         for group in _GROUPS:
-            grouped.update(group)
-            if getattr(self, group[0]) is None and getattr(other, group[0]) is not None:
-                taken |= {name: getattr(other, name) for name in group}
-        for field in fields(self):
-            name = field.name
-            if name not in grouped and getattr(self, name) is None:
-                taken[name] = getattr(other, name)
-        return replace(self, **taken)
+            first = group[0]
+            source = next((one for one in sources if getattr(one, first) is not None), self)
+            for name in group:
+                values[name] = getattr(source, name)
+        return PhotoMetadata(**values)
 
     def with_texts_of(self, other: PhotoMetadata) -> PhotoMetadata:
         """Return these values with the rating, title, caption and keywords of another source."""

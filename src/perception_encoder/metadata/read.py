@@ -27,20 +27,23 @@ def read_metadata(data: bytes) -> PhotoMetadata:
       not used, nor is the file's time: both are those of the last change.
 
     Args:
-        data: the file: JPEG, PNG, WebP, TIFF (also most raw files), HEIC, AVIF or JPEG XL.
+        data: the file: JPEG, PNG, WebP, TIFF, HEIC, AVIF, JPEG XL, or a camera's RAW file (TIFF, as
+            most are, CR3, RAF).
     """
     blocks = find_blocks(data)
     if not any(blocks):
         return _NOTHING.metadata
-    exif = read_exif(blocks.exif) if blocks.exif else _NOTHING
+    exif = _NOTHING
+    if blocks.exif:
+        exif = read_exif(blocks.exif, blocks.exif_part, blocks.gps_part)
     xmp = read_xmp(blocks.xmp) if blocks.xmp else _NOTHING
     iptc = PhotoMetadata()
     if iptc_block := blocks.iptc or find_iptc(blocks.photoshop):
         iptc = read_iptc(iptc_block)
-    measured = exif.metadata.fill_from(xmp.metadata).fill_from(iptc)
-    described = xmp.metadata.fill_from(iptc).fill_from(exif.metadata)
-    metadata = measured.with_texts_of(described)
-    for taken in (exif.digitized, xmp.digitized):
-        if taken is not None:
-            metadata = metadata.fill_from(PhotoMetadata(**taken._asdict()))
-    return metadata
+    digitized = (
+        PhotoMetadata(**taken._asdict())
+        for taken in (exif.digitized, xmp.digitized)
+        if taken is not None
+    )
+    measured = exif.metadata.fill_from(xmp.metadata, iptc, *digitized)
+    return measured.with_texts_of(xmp.metadata.fill_from(iptc, exif.metadata))

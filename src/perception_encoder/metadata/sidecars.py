@@ -126,9 +126,7 @@ def merge_sidecars(metadata: PhotoMetadata, sidecars: Iterable[tuple[str, bytes]
                 last.insert(0, PhotoMetadata(**tags.digitized._asdict()))
         elif suffix == _JSON_SUFFIX:
             last.append(read_takeout(content))
-    for one in last:
-        metadata = metadata.fill_from(one)
-    return metadata
+    return metadata.fill_from(*last)
 
 
 def read_takeout(content: bytes) -> PhotoMetadata:
