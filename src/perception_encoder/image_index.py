@@ -6,6 +6,7 @@ command line does.
 
 from __future__ import annotations
 
+import datetime
 import html
 import os
 import threading
@@ -35,6 +36,7 @@ from perception_encoder.results import (
     AddReport,
     ClassifiedImage,
     ClassifiedImages,
+    RefreshReport,
     SearchHits,
     thumbnails_html,
 )
@@ -45,6 +47,7 @@ from perception_encoder.search.calibration import (
 )
 from perception_encoder.search.grammar import parse_image
 from perception_encoder.search.null_distribution import SAME, load_prompts
+from perception_encoder.search.photo_filters import TAKEN_AT, PhotoFilter, check_column
 from perception_encoder.search.queries import (
     QueryInput,
     find_item,
@@ -139,7 +142,7 @@ class ImageIndex:
                 )
             return self._model
 
-    def add(
+    def add(  # noqa: PLR0913  one parameter for each option
         self,
         *sources: str | os.PathLike[str],
         exclude: Sequence[str] = (),
@@ -147,6 +150,7 @@ class ImageIndex:
         column: str | None = None,
         prune: bool = False,
         retry_failed: bool = False,
+        metadata: bool | None = None,
         wait: bool = False,
         batch_size: int = 32,
         show_progress: bool | None = None,
@@ -163,6 +167,8 @@ class ImageIndex:
             column: a table's column of images, paths or URLs.
             prune: remove the rows of images that are gone from their source.
             retry_failed: try again what failed before; just that, if there are no sources.
+            metadata: store what files and sidecars say of photos: date, place, camera and so on.
+                The index remembers the choice, which None keeps; a new index stores it.
             wait: for another process that is writing to the index to end.
             batch_size: images computed at once.
             show_progress: draw a progress bar; None draws one on a terminal and in a notebook.
@@ -191,7 +197,11 @@ class ImageIndex:
             self._index,
             opened,
             RunOptions(
-                batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
+                batch_size=batch_size,
+                prune=prune,
+                wait=wait,
+                retries_failures=retry_failed,
+                metadata=metadata,
             ),
         )
         started = time.monotonic()
@@ -204,12 +214,17 @@ class ImageIndex:
         )
         return AddReport(counts, failed, run.progress.notes, time.monotonic() - started)
 
-    def search(
+    def search(  # noqa: PLR0913  one parameter for each option
         self,
         query: QueryInput,
         k: int = 10,
         *,
         where: str | None = None,
+        since: str | datetime.date | None = None,
+        until: str | datetime.date | None = None,
+        near: str | tuple[float, float, float] | None = None,
+        camera: str | None = None,
+        sort: Literal["score", "taken_at"] = "score",
         unique: float | bool | None = None,
         threshold: float | Literal["strong", "weak"] | None = None,
         offset: int = 0,
@@ -224,6 +239,12 @@ class ImageIndex:
                 or tensor; an (E,) embedding; or a list of (weight, query) pairs of these.
             k: how many hits, at most.
             where: an SQL condition on the columns, such as "width > 800".
+            since: only photos taken from then on; see `photo_condition`.
+            until: only photos taken until then.
+            near: only photos taken there.
+            camera: only photos of cameras with this in their name.
+            sort: "taken_at" orders the k best hits by their time, the newest first; hits without
+                one come last.
             unique: fold near-duplicates under the best hit of them: True, or their lowest cosine.
             threshold: the lowest cosine of a hit, or its lowest label.
             offset: how many of the best hits to leave out, for the pages after the first.
@@ -235,15 +256,22 @@ class ImageIndex:
             ImageError: the image cannot be used.
             ValueError: k, offset, threshold or unique is out of range.
         """
-        options = _search_options(k, where, unique, threshold, offset, exact=exact)
+        where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
+        if sort == TAKEN_AT:
+            check_column(self._index.schema, TAKEN_AT, self.path)
+        options = _search_options(k, where, unique, threshold, offset, exact=exact, sort=sort)
         return self._search(query, options, input_color_format)
 
-    def similar(
+    def similar(  # noqa: PLR0913  one parameter for each option
         self,
         image: QueryInput,
         k: int = 10,
         *,
         where: str | None = None,
+        since: str | datetime.date | None = None,
+        until: str | datetime.date | None = None,
+        near: str | tuple[float, float, float] | None = None,
+        camera: str | None = None,
         unique: float | bool | None = None,
         threshold: float | Literal["strong", "weak"] | None = None,
         input_color_format: ColorFormat = "bgr",
@@ -253,12 +281,81 @@ class ImageIndex:
         The arguments and errors are those of `search`, but `image` is the path or URL of an image,
         "@name" of an indexed image, or an image in memory.
         """
+        where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
         options = _search_options(k, where, unique, threshold)
         if not isinstance(image, str | os.PathLike):
             return self._search(image, options, input_color_format)
         term = parse_image(os.fspath(image))
         (query,) = read_queries(self._index, [[term]], self._open_model)
         return self._answer(query, options, leave_out_own=True)
+
+    def photo_condition(
+        self,
+        where: str | None = None,
+        *,
+        since: str | datetime.date | None = None,
+        until: str | datetime.date | None = None,
+        near: str | tuple[float, float, float] | None = None,
+        camera: str | None = None,
+    ) -> str | None:
+        """Return the SQL condition that photos were taken then, there and with that camera.
+
+        It is the `where` of every other method:
+        `index.cluster(where=index.photo_condition(since="2023"))`.
+
+        Args:
+            where: a condition that must be met, too.
+            since: from then on: "2023", "2023-05", "2023-05-04", "yesterday", "2 weeks ago", a date
+                or a time at the camera.
+            until: likewise; the whole year, month or day is included.
+            near: "LATITUDE,LONGITUDE,RADIUS" with a radius such as 5km or 300m; or degrees, degrees
+                and metres.
+            camera: a part of the camera's name, in any case.
+
+        Returns:
+            The condition; None if nothing is asked.
+
+        Raises:
+            QueryError: a value cannot be understood, or the index lacks its column.
+        """
+        photos = PhotoFilter.parse(since=since, until=until, near=near, camera=camera)
+        return photos.where(where, self._index.schema, self.path)
+
+    def refresh_metadata(
+        self, *, wait: bool = False, show_progress: bool | None = None
+    ) -> RefreshReport:
+        """Read what files and sidecars say of the photos again, without embedding anything.
+
+        It fills the columns of an index that was made before, and sees changed sidecars. An
+        interrupted call goes on with the next one.
+
+        Args:
+            wait: for another process that is writing to the index to end.
+            show_progress: draw a progress bar; None draws one on a terminal and in a notebook.
+
+        Raises:
+            IndexBusyError: another process is writing to the index.
+            IndexStorageError: the index cannot be written; what was committed is kept.
+        """
+        from tqdm.auto import tqdm
+
+        from perception_encoder.indexing import MetadataRefresh
+
+        refresh, started = MetadataRefresh(self._index, wait=wait), time.monotonic()
+        progress, failed = refresh.progress, []
+        disable = None if show_progress is None else not show_progress
+        with tqdm(unit=" images", disable=disable, leave=False) as bar:
+            for unread in refresh.unread():
+                failed += [one.message for one in unread]
+                bar.total, bar.n = progress.num_rows, progress.num_done
+                bar.update(0)
+        return RefreshReport(
+            progress.num_rows,
+            progress.num_changed,
+            failed,
+            progress.notes(),
+            time.monotonic() - started,
+        )
 
     def duplicates(
         self,
@@ -535,10 +632,17 @@ def _search_options(
     offset: int = 0,
     *,
     exact: bool = False,
+    sort: Literal["score", "taken_at"] = "score",
 ) -> SearchOptions:
     cosine = {True: SAME, False: None}[unique] if isinstance(unique, bool) else unique
     return SearchOptions(
-        k=k, offset=offset, threshold=threshold, where=where, exact=exact, unique=cosine
+        k=k,
+        offset=offset,
+        threshold=threshold,
+        where=where,
+        exact=exact,
+        unique=cosine,
+        sort=sort,
     )
 
 

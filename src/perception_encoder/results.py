@@ -97,6 +97,33 @@ class AddReport:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
+@dataclass(frozen=True)
+class RefreshReport:
+    """What `ImageIndex.refresh_metadata` did.
+
+    Attributes:
+        num_images: of the index.
+        num_changed: those whose metadata changed.
+        failed: why images could not be read; their metadata is as before.
+        notes: what else there is to know, such as values that do not fit a table's column.
+        seconds: the time it took.
+    """
+
+    num_images: int
+    num_changed: int
+    failed: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        lines = [
+            f"<RefreshReport: {self.num_changed:,} of {self.num_images:,} changed, "
+            f"{len(self.failed):,} failed; {self.seconds:.1f} s>"
+        ]
+        lines += [f"  {message}" for message in self.failed[:_SHOWN_FAILURES]]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
 _T = TypeVar("_T", bound=SearchResult | ClassifiedImage)
 
 

@@ -89,7 +89,10 @@ def test_the_condition_is_the_distance_on_a_sphere(
     ("asked", "expected"),
     [
         ({"since": "2023", "until": "2023"}, ["new year", "new year's eve"]),
-        ({"since": "2024"}, ["yesterday"]),
+        ({"since": "2023-12-31"}, ["new year's eve", "yesterday"]),
+        ({"until": "2023-01-01"}, ["new year"]),
+        ({"since": "yesterday", "until": "yesterday"}, ["yesterday"]),
+        ({"since": "2 days ago"}, ["yesterday"]),
         ({"since": "2025"}, []),
     ],
 )
@@ -108,6 +111,14 @@ def test_a_camera_is_found_by_a_part_of_its_name(
     index: Index, camera: str, expected: list[str]
 ) -> None:
     assert found(index, camera=camera) == expected
+
+
+def test_dates_may_be_python_objects(index: Index) -> None:
+    photos = PhotoFilter.parse(
+        since=datetime.datetime(2023, 12, 31, 23), until=datetime.date(2023, 12, 31)
+    )
+    where = photos.where(None, index.schema, index.path)
+    assert [row.uri for row in index.rows(where=where)] == ["new year's eve"]
 
 
 def test_filters_join_a_condition(index: Index) -> None:

@@ -27,8 +27,8 @@ from perception_encoder.cli.options import (
     PathsOption,
     PrecisionOption,
     PreprocessOption,
+    RowFlags,
     TemplateOption,
-    WhereOption,
     check_moving,
     check_templates,
     complete_model,
@@ -36,6 +36,7 @@ from perception_encoder.cli.options import (
     open_model,
     read_labels,
     warn_of_photo_index,
+    with_flags,
 )
 from perception_encoder.cli.output import check_sheet, say
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _SCORES_AT_ONCE: Final = 2**20  # a block of an index is large, and there may be thousands of labels
 
 
+@with_flags
 def classify(  # noqa: PLR0913  one parameter for each option
     context: typer.Context,
     sources: Annotated[
@@ -81,7 +83,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
         typer.Option(help="Show only images with this label, - for none; repeat it for several."),
     ] = None,
     index_path: IndexOption = None,
-    where: WhereOption = None,
+    *,
+    rows: RowFlags,
     exclude: ExcludeOption = None,
     column: ColumnOption = None,
     as_json: JsonOption = False,
@@ -138,8 +141,11 @@ def classify(  # noqa: PLR0913  one parameter for each option
     """
     source = context.get_parameter_source("index_path")
     is_named = source is not None and source.name == "COMMANDLINE"  # not by PE_INDEX
-    if sources and (is_named or where):
-        raise typer.BadParameter("--index and --where are for an index's images: name no sources")
+    if sources and (is_named or rows):
+        raise typer.BadParameter(
+            "--index, --where, --since, --until, --near and --camera are for an index's images: "
+            "name no sources"
+        )
     if not sources and (exclude or column or (null and not paths)):
         raise typer.BadParameter("--exclude, --column and -0 need sources")
     check_sheet(sheet)
@@ -180,7 +186,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         index = Index.open(find_index(index_path))
         warn_of_photo_index(index)
         loaded = open_index_model(index, model, ComputeOptions(device=device))
-        blocks = _read_index(index, where)
+        blocks = _read_index(index, rows.condition(index))
     classifier = ZeroShotClassifier.from_model(loaded, named, templates)
     wanted = ClassifyOutput(
         k=k,

@@ -12,9 +12,10 @@ from perception_encoder.cli.options import (
     IndexModelOption,
     IndexOption,
     JsonOption,
-    WhereOption,
+    RowFlags,
     find_index,
     warn_of_photo_index,
+    with_flags,
 )
 from perception_encoder.cli.output import (
     check_file,
@@ -56,11 +57,13 @@ _SHEET_IMAGES: Final = 10
 _SHEET_CLUSTERS: Final = 100
 
 
+@with_flags
 def cluster(  # noqa: PLR0913  one parameter for each option
     index_path: IndexOption = None,
     k: ClustersOption = None,
     names: NamesOption = None,
-    where: WhereOption = None,
+    *,
+    rows: RowFlags,
     as_json: JsonOption = False,
     sheet: Annotated[
         Path | None,
@@ -92,7 +95,12 @@ def cluster(  # noqa: PLR0913  one parameter for each option
     index = Index.open(find_index(index_path))
     warn_of_photo_index(index)
     named = find_named_clusters(
-        index, num_clusters=k, names=names, where=where, model=model, device=device
+        index,
+        num_clusters=k,
+        names=names,
+        where=rows.condition(index),
+        model=model,
+        device=device,
     )
     if as_json:
         _write_json(named)

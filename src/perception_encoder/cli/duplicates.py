@@ -15,9 +15,10 @@ from perception_encoder.cli.options import (
     JsonOption,
     NullOption,
     PathsOption,
-    WhereOption,
+    RowFlags,
     check_moving,
     find_index,
+    with_flags,
 )
 from perception_encoder.cli.output import (
     check_file,
@@ -47,6 +48,7 @@ _SHEET_GROUPS: Final = 100
 _SHEET_OTHERS: Final = 12
 
 
+@with_flags
 def duplicates(  # noqa: PLR0913  one parameter for each option
     index_path: IndexOption = None,
     tier: Annotated[
@@ -65,7 +67,8 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
         KeepChoice,
         typer.Option(help="Which image of a group to keep; ties: pixels, bytes, then path."),
     ] = "resolution",
-    where: WhereOption = None,
+    *,
+    rows: RowFlags,
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: NullOption = False,
@@ -107,6 +110,7 @@ def duplicates(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.index import Index
 
     index = Index.open(find_index(index_path))
+    where = rows.condition(index)
     with show_steps(f"comparing {format_images(index.count())}") as report:
         found = find_duplicates(
             index,

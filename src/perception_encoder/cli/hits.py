@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
-import inspect
 import os
 import re
 import shutil
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 import typer
 
@@ -24,7 +24,6 @@ from perception_encoder.cli.options import (
     NullOption,
     PathsOption,
     PreviewChoice,
-    WhereOption,
 )
 from perception_encoder.cli.output import say, write_json, write_line, write_path, write_table
 from perception_encoder.errors import PerceptionEncoderError
@@ -32,11 +31,12 @@ from perception_encoder.errors import PerceptionEncoderError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from perception_encoder.index import Hit
+    from perception_encoder.index import Hit, MetadataValue
     from perception_encoder.search.queries import Query
     from perception_encoder.search.ranking import SearchResult
 
 _UNSAFE_IN_NAMES: Final = re.compile(r"[^\w.-]+")
+TAKEN_AT: Final = "taken_at"
 _MAX_NAME: Final = 80  # characters of a temporary file's name
 
 
@@ -53,7 +53,10 @@ class SearchFlags:
         str | None,
         typer.Option(help="Lowest cosine of a hit, such as 0.3; or its label: strong or weak."),
     ] = None
-    where: WhereOption = None
+    sort: Annotated[
+        Literal["score", "taken_at"],
+        typer.Option(help="Order of the hits: best first, or taken_at: newest photo first."),
+    ] = "score"
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare with every embedding, even of a large index.")
     ] = False
@@ -81,31 +84,6 @@ class SearchFlags:
     device: DeviceOption = "auto"
 
 
-def with_search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command whose last parameter is `flags: SearchFlags` an option for each field."""
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        flags = SearchFlags(**{name: values.pop(name) for name in shared})
-        command(**values, flags=flags)
-
-    shared = _resolve_parameters(SearchFlags)
-    own = _resolve_parameters(command)
-    del own["flags"]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [one.replace(kind=kind) for one in (*own.values(), *shared.values())]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    return run
-
-
-def _resolve_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a function, or fields of a dataclass, with evaluated annotations."""
-    hints = get_type_hints(function, include_extras=True)
-    parameters = inspect.signature(function).parameters
-    return {name: one.replace(annotation=hints[name]) for name, one in parameters.items()}
-
-
 class Answer(NamedTuple):
     """The hits of a query; `written` is its line in a file of queries."""
 
@@ -123,7 +101,7 @@ def write_answers(answers: Sequence[Answer], flags: SearchFlags) -> None:
         elif flags.as_json:
             _write_json(answer)
         elif answer.found:
-            _write_table(answer)
+            _write_table(answer, flags.sort)
         _report_poor_hits(answer, is_first_page=flags.offset == 0)
     if flags.sheet is not None:
         _draw_sheet(flags.sheet, answers)
@@ -148,7 +126,7 @@ def _report_poor_hits(answer: Answer, *, is_first_page: bool) -> None:
     which = f"{answer.written}: " if answer.written is not None else ""
     if not answer.found:
         say(f"{which}nothing found")
-    elif answer.found[0].label == "none" and is_first_page:
+    elif all(one.label == "none" for one in answer.found) and is_first_page:
         say(f"{which}none is likely; unrelated queries find images that are just as near")
 
 
@@ -171,16 +149,23 @@ def _write_json(answer: Answer) -> None:
         )
 
 
-def _write_table(answer: Answer) -> None:
+def _write_table(answer: Answer, sort: str) -> None:
     if answer.written is not None:
         write_line("", answer.written)
     has_labels = answer.found[0].label is not None
+    has_times = any(TAKEN_AT in found.hit.metadata for found in answer.found) and sort == TAKEN_AT
     rows = []
     for found in answer.found:
         copies = f"  +{len(found.also)}" if found.also else ""
         label = ["-" if found.label == "none" else str(found.label)] if has_labels else []
-        rows.append([f"{found.hit.score:.4f}", *label, found.hit.name + copies])
-    write_table(["score", *(["label"] if has_labels else []), "image"], rows)
+        time = [_format_time(found.hit.metadata.get(TAKEN_AT))] if has_times else []
+        rows.append([f"{found.hit.score:.4f}", *label, *time, found.hit.name + copies])
+    optional = [*(["label"] if has_labels else []), *(["taken"] if has_times else [])]
+    write_table(["score", *optional, "image"], rows)
+
+
+def _format_time(value: MetadataValue) -> str:
+    return value.isoformat(" ", "minutes") if isinstance(value, datetime.datetime) else "-"
 
 
 def _draw_sheet(path: Path, answers: Sequence[Answer]) -> None:

@@ -72,6 +72,22 @@ def index(  # noqa: PLR0913  one parameter for each option
             "--retry-failed", help="Retry images that failed before; without sources only those."
         ),
     ] = False,
+    metadata: Annotated[
+        bool | None,
+        typer.Option(
+            "--metadata/--no-metadata",
+            help="Store what files and sidecars say of photos: date, place, camera and so on.  "
+            "[default: as the index remembers; a new one: --metadata]",
+            show_default=False,
+        ),
+    ] = None,
+    refresh_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-metadata",
+            help="Read the metadata of all indexed photos again, without embedding anything.",
+        ),
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Then follow changes in the folders until Ctrl-C.")
     ] = False,
@@ -114,12 +130,21 @@ def index(  # noqa: PLR0913  one parameter for each option
         pe index ~/Pictures --index images.lance
         pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
         find . -name '*.png' -print0 | pe index -0 -
+        pe index --refresh-metadata --index images.lance
     """
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.index import OutcomeLog
     from perception_encoder.indexing import FailedItems, RunOptions, watch_changes
     from perception_encoder.sources import SourceOptions, open_sources
 
+    if refresh_metadata:
+        if sources or retry_failed or watch or metadata is False:
+            raise typer.BadParameter(
+                "--refresh-metadata reads the files of the index: it goes without sources, "
+                "--retry-failed, --watch and --no-metadata"
+            )
+        _refresh_metadata(find_index(index_path), wait=wait, as_json=as_json)
+        return
     if not sources and not retry_failed:
         raise typer.BadParameter("name a source: a folder, a file, an index, or - for stdin")
     source_options = SourceOptions(
@@ -134,7 +159,11 @@ def index(  # noqa: PLR0913  one parameter for each option
         opened = [FailedItems(list(OutcomeLog(path).latest(["failed"])))]
     compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
     options = RunOptions(
-        batch_size=batch_size, prune=prune, wait=wait, retries_failures=retry_failed
+        batch_size=batch_size,
+        prune=prune,
+        wait=wait,
+        retries_failures=retry_failed,
+        metadata=metadata,
     )
     with _open_target(path, model, compute, preprocess, ray, ray_cores, batch_size) as target:
         # From before the run, so that changes during it are seen, too.
@@ -143,6 +172,40 @@ def index(  # noqa: PLR0913  one parameter for each option
         for changed in changes:  # endless; every deletion is seen, so all of them are pruned
             _run(target, changed, replace(options, prunes_all=True), as_json=as_json)
     if has_failed:
+        raise typer.Exit(1)
+
+
+def _refresh_metadata(path: str, *, wait: bool, as_json: bool) -> None:
+    """Read the metadata of an index's photos again, and report it."""
+    from perception_encoder.cli.progress import show_steps
+    from perception_encoder.index import Index
+    from perception_encoder.indexing import MetadataRefresh
+
+    index = Index.open(path)
+    refresh, started = MetadataRefresh(index, wait=wait), time.monotonic()
+    progress, work = refresh.progress, f"reading the metadata of {format_images(index.count())}"
+    num_said = 0
+    try:
+        with show_steps(work) as report:
+            for unread in refresh.unread():
+                report(work, progress.num_done, progress.num_rows)
+                for one in unread:
+                    if as_json:
+                        write_json({"status": "failed", **one._asdict()})
+                    elif num_said < _MAX_FAILURES:
+                        say(f"pe: {one.message}")
+                        num_said += 1
+    except KeyboardInterrupt:
+        say("pe: interrupted; the same command continues from here")
+        raise
+    for note in progress.notes():
+        say(f"pe: {note}")
+    failed = f", {progress.num_failed:,} could not be read" if progress.num_failed else ""
+    say(
+        f"{path}: metadata of {progress.num_changed:,} of {format_images(progress.num_rows)} "
+        f"changed{failed}; {time.monotonic() - started:.1f} s"
+    )
+    if progress.num_failed:
         raise typer.Exit(1)
 
 

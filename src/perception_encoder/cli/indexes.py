@@ -14,9 +14,10 @@ from perception_encoder.cli.options import (
     DeviceOption,
     IndexOption,
     JsonOption,
-    WhereOption,
+    RowFlags,
     find_index,
     open_model,
+    with_flags,
 )
 from perception_encoder.cli.output import (
     check_text_name,
@@ -104,6 +105,7 @@ def info(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
 
 @app.command("export", cls=Command)
 @keep_examples
+@with_flags
 def export_(
     out: Annotated[Path, typer.Argument(help="A new folder; for parquet, a new file.")],
     layout: Annotated[
@@ -115,7 +117,8 @@ def export_(
         ),
     ],
     index_path: IndexOption = None,
-    where: WhereOption = None,
+    *,
+    rows: RowFlags,
     part_rows: Annotated[
         int, typer.Option(min=1, help="Rows in one part of clip-retrieval's folders.")
     ] = 1_000_000,
@@ -136,6 +139,7 @@ def export_(
 
     check_text_name(str(out))
     index = Index.open(find_index(index_path))
+    where = rows.condition(index)
     with tqdm(total=index.count(), unit="row", disable=None) as bar:
         num_rows = export_index(
             index, out, layout, where=where, part_rows=part_rows, progress=bar.update

@@ -18,9 +18,10 @@ from perception_encoder.cli.options import (
     DeviceOption,
     IndexModelOption,
     IndexOption,
-    WhereOption,
+    RowFlags,
     find_index,
     warn_of_photo_index,
+    with_flags,
 )
 from perception_encoder.cli.output import check_file, format_images, say
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.index_map import WrittenMap
 
 
+@with_flags
 def map(
     out: Annotated[
         Path, typer.Argument(help="File to write: .png (or .jpg, .webp), .html or .parquet.")
@@ -35,7 +37,8 @@ def map(
     index_path: IndexOption = None,
     k: ClustersOption = None,
     names: NamesOption = None,
-    where: WhereOption = None,
+    *,
+    rows: RowFlags,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives another map.")] = 0,
     model: IndexModelOption = None,
     device: DeviceOption = "auto",
@@ -69,7 +72,12 @@ def map(
     index = Index.open(find_index(index_path))
     warn_of_photo_index(index)
     named = find_named_clusters(
-        index, num_clusters=k, names=names, where=where, model=model, device=device
+        index,
+        num_clusters=k,
+        names=names,
+        where=rows.condition(index),
+        model=model,
+        device=device,
     )
     work = f"placing {format_images(len(named.found.images))}"
     with show_steps(work) as report:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 
@@ -129,11 +133,86 @@ ColumnOption = Annotated[
 WhereOption = Annotated[
     str | None, typer.Option(help='Only rows that meet an SQL condition: "width > 800".')
 ]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(help="Only photos taken from then on: 2023, 2023-05, yesterday, '2 weeks ago'."),
+]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(help="Only photos taken until then, the whole year, month or day included."),
+]
+NearOption = Annotated[
+    str | None,
+    typer.Option(metavar="LAT,LON,RADIUS", help="Only photos taken there: 48.137,11.575,5km."),
+]
+CameraOption = Annotated[
+    str | None, typer.Option(help="Only photos of cameras with this in their name, in any case.")
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Write one JSON object a line; NaN and infinity are null.")
 ]
 PathsOption = Annotated[bool, typer.Option("--paths", help="Write only the paths.")]
 NullOption = Annotated[bool, typer.Option("-0", help="Write only the paths, each followed by NUL.")]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFlags:
+    """The options that choose rows of an index."""
+
+    where: WhereOption = None
+    since: SinceOption = None
+    until: UntilOption = None
+    near: NearOption = None
+    camera: CameraOption = None
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, one.name) is not None for one in fields(self))
+
+    def condition(self, index: Index) -> str | None:
+        """Return the SQL condition of all of them.
+
+        Raises:
+            QueryError: one cannot be understood, or the index lacks its column.
+        """
+        if (self.since, self.until, self.near, self.camera) == (None, None, None, None):
+            return self.where
+        from perception_encoder.search.photo_filters import PhotoFilter
+
+        photos = PhotoFilter.parse(
+            since=self.since, until=self.until, near=self.near, camera=self.camera
+        )
+        return photos.where(self.where, index.schema, index.path)
+
+
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of its parameters that are dataclasses of options."""
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        groups = {
+            name: kind(**{one: values.pop(one) for one in _resolve_parameters(kind)})
+            for name, kind in grouped.items()
+        }
+        command(**values, **groups)
+
+    parameters, grouped = list[inspect.Parameter](), dict[str, type[Any]]()
+    for name, one in _resolve_parameters(command).items():
+        if isinstance(one.annotation, type) and is_dataclass(one.annotation):
+            grouped[name] = one.annotation
+            parameters += _resolve_parameters(one.annotation).values()
+        else:
+            parameters.append(one)
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _resolve_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function, or fields of a dataclass, with evaluated annotations."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    return {name: one.replace(annotation=hints[name]) for name, one in parameters.items()}
 
 
 def open_model(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 import typer
 
-from perception_encoder.cli.hits import Answer, SearchFlags, with_search_options, write_answers
-from perception_encoder.cli.options import find_index, warn_of_photo_index
+from perception_encoder.cli.hits import Answer, SearchFlags, write_answers
+from perception_encoder.cli.options import (
+    RowFlags,
+    find_index,
+    warn_of_photo_index,
+    with_flags,
+)
 from perception_encoder.cli.output import check_sheet, say
 from perception_encoder.cli.text_files import find_error, read_list
 from perception_encoder.errors import ImageError, QueryError
@@ -38,7 +44,7 @@ class ParsedQuery(NamedTuple):
     place: str = ""
 
 
-@with_search_options
+@with_flags
 def search(
     query: Annotated[
         list[str] | None,
@@ -48,6 +54,7 @@ def search(
         Path | None, typer.Option(help="Read queries from a file, one a line; - is stdin.")
     ] = None,
     *,
+    rows: RowFlags,
     flags: SearchFlags,
 ) -> None:
     """Find the images that match a text, an image, or a sum of both.
@@ -61,6 +68,7 @@ def search(
         pe search cat.png -k 5 --sheet hits.png
         pe search @cat.webp + "red" --unique
         pe search "2:golden retriever" + pool.jpg - fruit
+        pe search "a cake" --since 2023-05 --until 2023-07 --near 48.137,11.575,20km
         pe search --queries queries.txt --json
     """
     from perception_encoder.search.grammar import parse_query
@@ -68,19 +76,20 @@ def search(
     if (query is None) == (queries is None):
         raise typer.BadParameter("give a query, or a file of queries with --queries")
     if query is not None:
-        _answer([ParsedQuery(_check_terms(parse_query(query)))], flags)
+        _answer([ParsedQuery(_check_terms(parse_query(query)))], rows, flags)
     elif queries is not None:
         parsed, num_failed = _parse_lines(read_list(queries), str(queries))
-        num_failed += _answer(parsed, flags) if parsed else 0
+        num_failed += _answer(parsed, rows, flags) if parsed else 0
         if num_failed:
             say(f"pe: {'1 query' if num_failed == 1 else f'{num_failed} queries'} not answered")
             raise typer.Exit(1)
 
 
-@with_search_options
+@with_flags
 def similar(
     image: Annotated[str, typer.Argument(help="An image file, @ITEM of the index, a URL, or -.")],
     *,
+    rows: RowFlags,
     flags: SearchFlags,
 ) -> None:
     """Find the images that look like a given image.
@@ -98,20 +107,28 @@ def similar(
         term = parse_image(image)
     except QueryError as err:
         raise typer.BadParameter(str(err)) from err
-    _answer([ParsedQuery(_check_terms((term,)))], flags, leave_out_own=True)
+    _answer([ParsedQuery(_check_terms((term,)))], rows, flags, leave_out_own=True)
 
 
 def _answer(
-    queries: Sequence[ParsedQuery], flags: SearchFlags, *, leave_out_own: bool = False
+    queries: Sequence[ParsedQuery],
+    rows: RowFlags,
+    flags: SearchFlags,
+    *,
+    leave_out_own: bool = False,
 ) -> int:
     """Answer queries; return how many could not be answered."""
     from perception_encoder.index import Index
     from perception_encoder.search.calibration import ensure_calibration
+    from perception_encoder.search.photo_filters import TAKEN_AT, check_column
     from perception_encoder.search.ranking import search_index
 
     check_sheet(flags.sheet)
     options = _search_options(flags)
     index = Index.open(find_index(flags.index_path))
+    options = replace(options, where=rows.condition(index))
+    if options.sort == TAKEN_AT:
+        check_column(index.schema, TAKEN_AT, index.path)
     warn_of_photo_index(index)
 
     @cache
@@ -174,7 +191,7 @@ def _search_options(flags: SearchFlags) -> SearchOptions:
             k=flags.k,
             offset=flags.offset,
             threshold=_parse_threshold(flags.threshold),
-            where=flags.where,
+            sort=flags.sort,
             exact=flags.exact,
             unique=flags.unique,
         )

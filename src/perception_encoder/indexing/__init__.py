@@ -6,6 +6,7 @@ from perception_encoder._lazy import lazily
 
 if TYPE_CHECKING:
     from perception_encoder.indexing.commit import Progress
+    from perception_encoder.indexing.refresh import MetadataRefresh
     from perception_encoder.indexing.run import Run, RunOptions
     from perception_encoder.indexing.watch import FailedItems, watch_changes
 
@@ -13,6 +14,7 @@ __getattr__ = lazily(
     __name__,
     {
         "FailedItems": "perception_encoder.indexing.watch",
+        "MetadataRefresh": "perception_encoder.indexing.refresh",
         "Progress": "perception_encoder.indexing.commit",
         "Run": "perception_encoder.indexing.run",
         "RunOptions": "perception_encoder.indexing.run",
@@ -22,6 +24,7 @@ __getattr__ = lazily(
 
 __all__ = [
     "FailedItems",
+    "MetadataRefresh",
     "Progress",
     "Run",
     "RunOptions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -11,6 +12,7 @@ import numpy as np
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, MetadataValue
 from perception_encoder.search.calibration import Calibration, Cutoffs, Label
+from perception_encoder.search.photo_filters import TAKEN_AT
 from perception_encoder.search.queries import Query
 from perception_encoder.types import Embeddings
 
@@ -69,6 +71,8 @@ class SearchOptions:
         where: an SQL condition on the columns of the index.
         exact: compare with every embedding, also if the index has an approximate search.
         unique: the cosine from which a hit is folded under a better one; None folds nothing.
+        sort: the order of the hits of a page: best first, or the newest photo first, where hits
+            without a time come last.
     """
 
     k: int = 10
@@ -77,6 +81,7 @@ class SearchOptions:
     where: str | None = None
     exact: bool = False
     unique: float | None = None
+    sort: Literal["score", "taken_at"] = "score"
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.offset < 0:
@@ -195,10 +200,20 @@ def search_index(
             and hits[-1].score >= floors[number]
         ]
         depth *= 2
-    return [
+    results = [
         [_build_result(group, limits) for group in made[options.offset : wanted]]
         for made, limits in zip(groups, cutoffs, strict=True)
     ]
+    return results if options.sort == "score" else [_newest_first(found) for found in results]
+
+
+def _newest_first(results: Sequence[SearchResult]) -> list[SearchResult]:
+    def key(result: SearchResult) -> tuple[bool, datetime.datetime]:
+        time = result.metadata.get(TAKEN_AT)
+        is_time = isinstance(time, datetime.datetime)
+        return is_time, time if isinstance(time, datetime.datetime) else datetime.datetime.min
+
+    return sorted(results, key=key, reverse=True)  # stable: of one time the best comes first
 
 
 def _build_result(group: Sequence[Hit], cutoffs: Cutoffs | None) -> SearchResult:

@@ -179,6 +179,10 @@ class SearchBody(PhotoFields):
         le=1,
         description="Fold hits of that cosine under the best of them (0.95).",
     )
+    sort: Literal["score", "taken_at"] = Field(
+        default="score",
+        description="Order of the hits of a page: best first, or the newest photo first.",
+    )
     exact: bool = Field(default=False, description="Look at every vector, also of a large index.")
     include_own: bool = Field(default=False, description="Items of the query may be hits of it.")
 
@@ -223,6 +227,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             ),
             exact=body.exact,
             unique=body.unique,
+            sort=body.sort,
         )
         found = await services.pools.searches.run(
             served.search,
