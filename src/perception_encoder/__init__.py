@@ -58,6 +58,7 @@ from perception_encoder.errors import (
     TokenizerNotFoundError,
     UnknownModelError,
     UnsupportedOperationError,
+    VideoDecodeError,
     WorkerCrashedError,
 )
 
@@ -123,6 +124,7 @@ __all__ = [
     "TokenizerNotFoundError",
     "UnknownModelError",
     "UnsupportedOperationError",
+    "VideoDecodeError",
     "WorkerCrashedError",
     "ZeroShotClassifier",
     "__version__",

@@ -6,7 +6,8 @@ A mistake in a call (a wrong rank, a negative batch size) is a `ValueError` or `
     ├── ImageError                  an image cannot be used
     │   ├── ImageDecodeError            not an image, an unknown format, or damaged data
     │   │   ├── ImageEmptyError             zero bytes
-    │   │   └── ImageTruncatedError         the file ends too early
+    │   │   ├── ImageTruncatedError         the file ends too early
+    │   │   └── VideoDecodeError            a video without frames, or one that crashes the decoder
     │   ├── ImageTooLargeError          more pixels or bytes than the limit
     │   ├── ImageNotFoundError          no such file (also a FileNotFoundError)
     │   ├── ImageUnreadableError        a folder, a URL, no permission (also an OSError)
@@ -70,6 +71,10 @@ class ImageEmptyError(ImageDecodeError):
 
 class ImageTruncatedError(ImageDecodeError):
     """The data ends before the image is complete."""
+
+
+class VideoDecodeError(ImageDecodeError):
+    """A video has no frames, is damaged, or crashes the decoder."""
 
 
 class ImageTooLargeError(ImageError):

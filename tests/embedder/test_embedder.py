@@ -242,6 +242,21 @@ def test_a_video_is_the_mean_of_its_frames(tiny):
         tiny.embed_video([])
 
 
+def test_a_video_file_is_the_mean_of_evenly_spaced_frames(tiny, tmp_path):
+    pytest.importorskip("av")
+    from video_clips import SCENES, frames_of, write_clip
+
+    clip = write_clip(tmp_path / "clip.mp4", options={"crf": "1"})
+    written = list(frames_of(SCENES[:3], 2.0))
+    for num_frames, numbers in ((8, [0, 8, 16, 25, 33, 42, 50, 59]), (1, [30])):
+        frames = [written[number] for number in numbers]
+        expected = tiny.embed_video(frames, input_color_format="rgb")
+        found = tiny.embed_video(clip, num_frames=num_frames, batch_size=3)
+        assert (found @ expected.T).item() > 0.999
+    with pytest.raises(ImageNotFoundError, match=r"none\.mp4"):
+        tiny.embed_video(tmp_path / "none.mp4")
+
+
 # -- words ----------------------------------------------------------------------------------------
 
 

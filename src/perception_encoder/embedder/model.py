@@ -185,8 +185,9 @@ class EmbeddingModel:
 
     def embed_video(
         self,
-        frames: ImageBatch,
+        video: str | os.PathLike[str] | ImageBatch,
         *,
+        num_frames: int = 8,
         batch_size: int = 32,
         input_color_format: ColorFormat = "bgr",
     ) -> Embeddings:
@@ -195,16 +196,38 @@ class EmbeddingModel:
         Source: perception_models core/vision_encoder/pe.py `encode_video(normalize=True)`, which
         does not normalize the mean.
 
+        Args:
+            video: the path of a video file, which needs the extra `video`; or frames, as
+                `embed_images` takes them.
+            num_frames: of a file; they are evenly spaced, the first and the last one included.
+            batch_size: frames computed at once.
+            input_color_format: channel order of frames that are NumPy arrays.
+
         Returns:
             (1, E) float32 of unit length.
 
         Raises:
-            ValueError: there are no frames.
-            ImageError: a frame cannot be used.
+            ValueError: there are no frames, or `num_frames` is below 1.
+            ImageError: the video or a frame cannot be used.
         """
-        vectors = self.embed_images(
-            frames, batch_size=batch_size, input_color_format=input_color_format
-        )
+        if isinstance(video, str | os.PathLike):
+            from perception_encoder.video.decoder import read_uniform_frames
+
+            # Each frame is resized as it comes: eight frames of 8K are 800 MB.
+            name = os.fsdecode(video)
+            pixels = [
+                self.processor(frame, input_color_format="rgb", item=name)
+                for frame in read_uniform_frames(video, num_frames)
+            ]
+            batches = [
+                self.embed_pixels(np.stack(pixels[start : start + batch_size]))
+                for start in range(0, len(pixels), batch_size)
+            ]
+            vectors = np.concatenate(batches)
+        else:
+            vectors = self.embed_images(
+                video, batch_size=batch_size, input_color_format=input_color_format
+            )
         if not len(vectors):
             raise ValueError("a video needs at least one frame")
         return normalize_rows(vectors.mean(axis=0, keepdims=True))
