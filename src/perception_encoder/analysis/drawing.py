@@ -18,9 +18,10 @@ from PIL import Image, ImageFont
 
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
+from perception_encoder.preprocess.color import find_profile
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.images import num_usable_cores
-from perception_encoder.preprocess.transforms import to_rgb, turn_upright
+from perception_encoder.preprocess.transforms import convert_colors, to_opaque, turn_upright
 
 if TYPE_CHECKING:
     from perception_encoder.index import Hit, Row
@@ -167,11 +168,13 @@ def make_thumbnail(image: SheetImage, side: int, *, item: str = "") -> Image.Ima
         OSError: the file cannot be read.
     """
     source = image() if callable(image) else image
-    decoded = decode_scaled(source, item=item or None, min_side=side).image
-    small = to_rgb(turn_upright(decoded), item=item)
-    scale = min(side / max(small.size), _MAX_ENLARGEMENT)
-    size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
-    return small.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    decoded = turn_upright(decode_scaled(source, item=item or None, min_side=side).image)
+    profile = find_profile(decoded)
+    opaque = to_opaque(decoded, item=item, profile=profile)
+    scale = min(side / max(opaque.size), _MAX_ENLARGEMENT)
+    size = (max(1, round(opaque.width * scale)), max(1, round(opaque.height * scale)))
+    small = opaque.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return convert_colors(small, profile, item=item)
 
 
 def read_thumbnails(

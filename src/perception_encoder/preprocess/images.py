@@ -10,6 +10,7 @@ from PIL import Image
 
 from perception_encoder.errors import ImageValueError
 from perception_encoder.preprocess.arrays import TensorLike, is_tensor
+from perception_encoder.preprocess.color import find_profile
 from perception_encoder.preprocess.decode import (
     DEFAULT_MAX_PIXELS,
     ImageInput,
@@ -18,6 +19,7 @@ from perception_encoder.preprocess.decode import (
 )
 from perception_encoder.preprocess.encoded import DecodedImage
 from perception_encoder.preprocess.transforms import (
+    convert_colors,
     convert_to_rgb,
     resize,
     to_opaque,
@@ -55,9 +57,10 @@ class ImageProcessor:
         config: the model's resize rule and interpolation.
         image_size: S, the side of the model's square input in pixels.
         preprocess: "standard" shows the model what a viewer shows (turned by EXIF, transparency
-            over white, deep and palette colors converted) and then resizes. "reference" does what
+            over white, deep and palette colors converted, wide colors converted to sRGB) and then
+            resizes. "reference" does what
             the original code does, bit for bit: it resizes in the file's own mode and then
-            converts to RGB. On RGB images without an EXIF turn the two are equal. "fast" is
+            converts to RGB. On sRGB images without an EXIF turn the two are equal. "fast" is
             "standard" but for large images: a JPEG is decoded at a half, a quarter or an eighth
             of its size where that leaves both sides twice the model's, and what is still large
             is resized in two steps.
@@ -149,15 +152,17 @@ class ImageProcessor:
     def _standard(
         self, decoded: DecodedImage, turn: Image.Transpose | None, item: str
     ) -> Image.Image:
+        profile = find_profile(decoded.image)
         resized = resize(
-            to_opaque(decoded.image, item=item),
+            to_opaque(decoded.image, item=item, profile=profile),
             image_size=self.image_size,
             config=self.config,
             size=decoded.covered,
             turn=turn,
             reducing_gap=_REDUCING_GAP if self._preprocess == "fast" else None,
         )
-        return convert_to_rgb(resized, item=item)
+        # Last, when there are few colors left to convert: 3 ms instead of 600 for 12 megapixels.
+        return convert_colors(resized, profile, item=item)
 
     def _reference(self, image: Image.Image, item: str) -> Image.Image:
         resized = resize(image, image_size=self.image_size, config=self.config)

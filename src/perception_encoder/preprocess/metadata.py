@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from perception_encoder.preprocess.color import MAX_PROFILE_BYTES
 from perception_encoder.preprocess.jpeg2000 import iter_boxes
 from perception_encoder.preprocess.limits import LimitError
 
@@ -105,6 +106,7 @@ _ORIENTATION_KEYS: Final = {
     b"tEXt": b"Raw profile type exif\0",
     b"zTXt": b"Raw profile type exif\0",
 }
+_PROFILE_CHUNK: Final = b"iCCP"
 _GRAY: Final = 0
 _RGB: Final = 2
 _PALETTE: Final = 3
@@ -145,6 +147,9 @@ def trim_png(data: bytes) -> bytes:
         is_after = bool(pixels)
         if _tells_orientation(chunk) and len(metadata) < _MAX_METADATA:
             metadata.append(chunk.whole)
+        elif chunk.kind == _PROFILE_CHUNK and not is_after:
+            if _is_usable_profile(chunk):
+                kept.setdefault(chunk.kind, chunk.whole)
         elif chunk.kind in (b"IHDR", b"PLTE", b"tRNS") and not is_after:
             content = _transparency(chunk, kept) if chunk.kind == b"tRNS" else chunk.whole
             if content is not None:
@@ -182,6 +187,12 @@ def _tells_orientation(chunk: _Chunk) -> bool:
     if key is None or content[: len(key)] != key:
         return False
     return chunk.is_intact and _is_bounded(chunk.kind, bytes(content[len(key) :]))
+
+
+def _is_usable_profile(chunk: _Chunk) -> bool:
+    """Say whether a color profile is packed as Pillow unpacks it, and has a bounded size."""
+    _, end, packed = bytes(chunk.content[:_MAX_METADATA_BYTES]).partition(b"\0")
+    return bool(end) and packed[:1] == b"\0" and chunk.is_intact and _is_bounded(b"zTXt", packed)
 
 
 def _is_bounded(kind: bytes, content: bytes) -> bool:
@@ -239,6 +250,7 @@ _SCAN: Final = 0xDA
 _END: Final = 0xD9
 _APP0: Final = 0xE0
 _APP1: Final = 0xE1
+_APP2: Final = 0xE2
 _APP14: Final = 0xEE
 _COMMENT: Final = 0xFE
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -250,6 +262,7 @@ _MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
 _SCAN_MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _LONG_FILL: Final = b"\xff" * 256
 _FILL: Final = re.compile(rb"\xff{3,}")
+_PROFILE: Final = b"ICC_PROFILE\0"
 _METADATA: Final = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")  # of these, the orientation
 # Far more than any encoder writes: tables, and 64 KB a segment of profiles and camera makers' data.
 _MAX_SEGMENTS: Final = 100_000
@@ -268,10 +281,10 @@ class TrimmedJpeg(NamedTuple):
 
 
 def trim_jpeg(data: bytes) -> TrimmedJpeg:
-    """Drop comments, profiles, malformed and unknown application segments and fill bytes.
+    """Drop comments, malformed and unknown application segments and fill bytes.
 
-    Kept are JFIF and Adobe segments, which decide colors, and EXIF and XMP for the orientation. The
-    pixels' data is kept as it is.
+    Kept are JFIF and Adobe segments and a color profile, which decide colors, and EXIF and XMP for
+    the orientation. The pixels' data is kept as it is.
 
     Args:
         data: a whole file that begins as JPEG does.
@@ -282,7 +295,7 @@ def trim_jpeg(data: bytes) -> TrimmedJpeg:
     """
     kept: list[bytes | memoryview] = [data[:2]]
     position = 2
-    num_metadata = num_components = 0
+    num_metadata = num_components = profile_bytes = 0
     for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(data, position)
         if found is None or found[1][0] == _END:
@@ -297,8 +310,14 @@ def trim_jpeg(data: bytes) -> TrimmedJpeg:
         segment = data[start:position]
         if marker in _FRAMES:
             num_components = segment[9] if marker in _SEQUENTIAL and len(segment) > 9 else 0
+        if marker == _APP2 and segment.startswith(_PROFILE, 4):
+            profile_bytes += len(segment)
         num_metadata += marker == _APP1 and segment.startswith(_METADATA, 4)
-        if _is_kept(marker, segment) and (marker != _APP1 or num_metadata <= _MAX_METADATA):
+        if (
+            _is_kept(marker, segment)
+            and (marker != _APP1 or num_metadata <= _MAX_METADATA)
+            and (marker != _APP2 or profile_bytes <= MAX_PROFILE_BYTES)
+        ):
             kept.append(segment)
     raise LimitError(f"more than {_MAX_SEGMENTS:,} segments before the image data")
 
@@ -315,6 +334,8 @@ def _is_kept(marker: int, segment: bytes) -> bool:
         return segment.startswith(b"JFIF\0", 4) and len(segment) >= 16
     if marker == _APP1:
         return segment.startswith(_METADATA, 4)
+    if marker == _APP2:
+        return segment.startswith(_PROFILE, 4) and len(segment) > 4 + len(_PROFILE) + 2
     if marker == _APP14:
         return segment.startswith(b"Adobe", 4) and len(segment) >= 16
     return marker != _COMMENT and not _APP0 <= marker <= 0xEF

@@ -9,6 +9,7 @@ from PIL import ExifTags, GifImagePlugin, Image, TiffImagePlugin
 
 from perception_encoder.errors import ImageDecodeError
 from perception_encoder.preprocess.arrays import to_levels
+from perception_encoder.preprocess.color import ColorProfile, find_profile
 from perception_encoder.preprocess.encoded import DAMAGE
 from perception_encoder.registry import ImageConfig
 
@@ -50,26 +51,43 @@ def turn_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def to_rgb(image: Image.Image, *, item: str) -> Image.Image:
-    """Convert any mode to what a viewer shows: RGB, with transparency over white.
+def to_rgb(image: Image.Image, *, item: str, max_side: int | None = None) -> Image.Image:
+    """Convert any mode to what a viewer shows: sRGB, with transparency over white.
 
     See `to_opaque` for the rules and errors.
+
+    Args:
+        image: as it was decoded.
+        item: names the image in errors.
+        max_side: shrink the image to fit a square of this side; None leaves its size.
     """
-    return convert_to_rgb(to_opaque(image, item=item), item=item)
+    profile = find_profile(image)
+    opaque = to_opaque(image, item=item, profile=profile)
+    if max_side is not None and max(opaque.size) > max_side:
+        opaque = opaque.copy() if opaque is image else opaque
+        opaque.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return convert_colors(opaque, profile, item=item)
 
 
-def to_opaque(image: Image.Image, *, item: str) -> Image.Image:
+def to_opaque(image: Image.Image, *, item: str, profile: ColorProfile | None = None) -> Image.Image:
     """Convert any mode to RGB, or to "L" where it holds gray only: a third of the bytes.
 
     16-bit gray ("I;16…", and "I", which Pillow also uses for it) spans 0..65535 and is clipped to
-    that; float ("F") spans 0..1, like float arrays. CMYK, YCbCr, HSV and LAB are converted by
-    Pillow; embedded color profiles are not applied. An alpha channel of zeros only is none in
-    BMP, TIFF and JPEG 2000. What the first frame of a GIF leaves free is white.
+    that; float ("F") spans 0..1, like float arrays. CMYK without a color profile, YCbCr, HSV and
+    LAB are converted by Pillow. An alpha channel of zeros only is none in BMP, TIFF and JPEG 2000.
+    What the first frame of a GIF leaves free is white.
+
+    Args:
+        image: as it was decoded.
+        item: names the image in errors.
+        profile: of the image, for `convert_colors`; CMYK stays as it is where there is one.
 
     Raises:
         ImageDecodeError: Pillow cannot convert the mode.
         ImageValueError: a float image outside 0..1.
     """
+    if profile is not None and image.mode == profile.mode == "CMYK":
+        return image
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _deep_gray(image, item)
     if image.mode == "F":
@@ -100,6 +118,15 @@ def _is_alpha_unset(image: Image.Image) -> bool:
     if isinstance(image, TiffImagePlugin.TiffImageFile) and 1 in image.tag_v2.get(338, ()):
         return False  # with premultiplied alpha, Pillow has made all colors black
     return image.getchannel(len(image.getbands()) - 1).getextrema() == (0, 0)
+
+
+def convert_colors(image: Image.Image, profile: ColorProfile | None, *, item: str) -> Image.Image:
+    """Convert an image of `to_opaque` to sRGB, by its color profile if it has one.
+
+    Raises:
+        ImageDecodeError: Pillow cannot convert the mode.
+    """
+    return convert_to_rgb(image, item=item) if profile is None else profile.convert(image)
 
 
 def convert_to_rgb(image: Image.Image, *, item: str) -> Image.Image:

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from PIL import Image
-
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import (
     ImageEmptyError,
@@ -285,8 +283,7 @@ class Thumbnails:
 
     def _make_thumbnail(self, data: bytes, side: int, item: str) -> bytes:
         image = decode_image(data, max_pixels=self._max_pixels, item=item)
-        rgb = to_rgb(turn_upright(image), item=item)
-        rgb.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        rgb = to_rgb(turn_upright(image), item=item, max_side=side)
         out = io.BytesIO()
         rgb.save(out, "JPEG", quality=_QUALITY, optimize=True)
         return out.getvalue()
