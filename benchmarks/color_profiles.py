@@ -1,7 +1,8 @@
 """What is lost where a color profile is ignored?
 
 Each photo's pixels are taken for Display P3, Adobe RGB and Rec. 2020, as if a phone or a camera had
-written them, and embedded with and without conversion to sRGB. Writes `results/color_profiles.json`.
+written them, and embedded with and without conversion to sRGB. The figures go into
+`results/color_profiles.json`.
 
     python -m benchmarks.color_profiles --photos ../shared/photos
 """
@@ -72,7 +73,7 @@ def with_profile(photo: Image.Image, profile: bytes) -> bytes:
 
 
 def cost(photos: dict[str, Image.Image]) -> dict[str, float]:
-    """Return the milliseconds that preparing a 12-megapixel JPEG takes, with and without profile."""
+    """Return the milliseconds that a 12-megapixel JPEG takes, with and without a profile."""
     photo = next(iter(photos.values())).convert("RGB").resize((4000, 3000))
     processor = ImageProcessor(ImageConfig(), 384)
     taken = {}
