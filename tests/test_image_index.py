@@ -142,6 +142,28 @@ def test_conditions_and_thresholds_leave_rows_out(index):
         index.search("a cat", k=0)
 
 
+def test_texts_are_found_in_names_alone_or_fused(index):
+    by_text = index.search("heart", k=50, mode="text")
+    assert by_text
+    assert all("heart" in hit.uri and hit.kind == "bm25" for hit in by_text)
+    assert stems(index.search(text='"red heart"', k=1)) == ["red-heart"]
+    fused = index.search("a red heart", k=3, mode="hybrid")
+    assert stems(fused)[0] == "red-heart"
+    assert [hit.kind for hit in fused] == ["fusion"] * 3
+    assert fused.to_arrow()["text_score"][0].as_py() > 0
+    image = index.search(Path(index.search("a cat", k=1)[0].uri), text="umbrella", k=5)
+    assert any("umbrella" in stem for stem in stems(image))
+    for wrong in (
+        lambda: index.search(),
+        lambda: index.search(Path("cat.webp"), mode="text"),
+        lambda: index.search("a cat", text="cat", mode="image"),
+        lambda: index.search("a cat", mode="words"),
+        lambda: index.search("a cat", text="cat", text_weight=2),
+    ):
+        with pytest.raises(ValueError, match="text"):
+            wrong()
+
+
 def test_images_are_classified_by_texts_and_by_examples(index, gallery, tmp_path):
     found = index.classify(["a heart", "an animal", "a vehicle"], where="uri LIKE '%-heart%'")
     assert found.counts == {"a heart": 5}

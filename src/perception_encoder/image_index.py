@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from perception_encoder.analysis.classifiers import (
     DEFAULT_TEMPLATE,
@@ -32,6 +32,7 @@ from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexNotFoundError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
+from perception_encoder.index.full_text import TextQuery
 from perception_encoder.results import (
     AddReport,
     ClassifiedImage,
@@ -45,17 +46,19 @@ from perception_encoder.search.calibration import (
     ensure_calibration,
     fit_labels,
 )
+from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT, search
 from perception_encoder.search.grammar import parse_image
 from perception_encoder.search.null_distribution import SAME, load_prompts
 from perception_encoder.search.photo_filters import TAKEN_AT, PhotoFilter, check_column
 from perception_encoder.search.queries import (
+    Query,
     QueryInput,
     find_item,
     read_queries,
     read_query,
 )
 from perception_encoder.search.query_model import open_index_model, refuse_another
-from perception_encoder.search.ranking import SearchOptions, search_index
+from perception_encoder.search.ranking import SearchOptions
 from perception_encoder.search.upkeep import prepare_for_search, remove_rows
 from perception_encoder.sources import read_image
 
@@ -216,9 +219,12 @@ class ImageIndex:
 
     def search(  # noqa: PLR0913  one parameter for each option
         self,
-        query: QueryInput,
+        query: QueryInput | None = None,
         k: int = 10,
         *,
+        text: str | None = None,
+        mode: Literal["image", "text", "hybrid"] | None = None,
+        text_weight: float = DEFAULT_TEXT_WEIGHT,
         where: str | None = None,
         since: str | datetime.date | None = None,
         until: str | datetime.date | None = None,
@@ -238,6 +244,11 @@ class ImageIndex:
                 "@dog.jpg + snow - grass" or "2:sunset + beach.jpg"; a `Path`; a PIL image, array
                 or tensor; an (E,) embedding; or a list of (weight, query) pairs of these.
             k: how many hits, at most.
+            text: words, and phrases in double quotes, to find in names and metadata. Alone, no
+                model is used. With a query, the ranks of both are fused.
+            mode: "hybrid" or "text" take the query for the text as well, or instead; None decides
+                by what is given.
+            text_weight: share of the text in a fused score, from 0 to 1.
             where: an SQL condition on the columns, such as "width > 800".
             since: only photos taken from then on; see `photo_condition`.
             until: only photos taken until then.
@@ -254,13 +265,25 @@ class ImageIndex:
         Raises:
             QueryError: the query or the condition is wrong, or an item is not in the index.
             ImageError: the image cannot be used.
-            ValueError: k, offset, threshold or unique is out of range.
+            ValueError: k, offset, threshold, unique or text_weight is out of range, there is
+                neither a query nor a text, or the mode needs a text.
         """
         where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
         if sort == TAKEN_AT:
             check_column(self._index.schema, TAKEN_AT, self.path)
         options = _search_options(k, where, unique, threshold, offset, exact=exact, sort=sort)
-        return self._search(query, options, input_color_format)
+        query, text = _split_by_mode(query, text, mode)
+        if text is None:
+            if query is None:
+                raise ValueError("give a query, or a text, or both")
+            return self._search(query, options, input_color_format)
+        words = TextQuery.parse(text)
+        read = None
+        if query is not None:
+            read = read_query(
+                self._index, query, self._open_model, input_color_format=input_color_format
+            )
+        return self._answer(read, options, text=words, text_weight=text_weight)
 
     def similar(  # noqa: PLR0913  one parameter for each option
         self,
@@ -613,15 +636,46 @@ class ImageIndex:
         return self._answer(read, options)
 
     def _answer(
-        self, query: Any, options: SearchOptions, *, leave_out_own: bool = False
+        self,
+        query: Query | None,
+        options: SearchOptions,
+        *,
+        text: TextQuery | None = None,
+        text_weight: float = DEFAULT_TEXT_WEIGHT,
+        leave_out_own: bool = False,
     ) -> SearchHits:
         calibration = None
-        if query.terms:  # an embedding may stand for a text or an image
+        if query is not None and query.terms:  # an embedding may stand for a text or an image
             calibration = ensure_calibration(self._index, [query], self._open_model)
-        (found,) = search_index(
-            self._index, [query], options, calibration=calibration, leave_out_own=leave_out_own
+        found = search(
+            self._index,
+            query,
+            options,
+            text=text,
+            text_weight=text_weight,
+            calibration=calibration,
+            leave_out_own=leave_out_own,
         )
         return SearchHits(found, query)
+
+
+def _split_by_mode(
+    query: QueryInput | None, text: str | None, mode: Literal["image", "text", "hybrid"] | None
+) -> tuple[QueryInput | None, str | None]:
+    """Return what images should be near to, and the text to find."""
+    if mode not in (None, "image", "text", "hybrid"):
+        raise ValueError(f'the mode is "image", "text" or "hybrid", got {mode!r}')
+    if mode is None:
+        return query, text
+    if mode == "image":
+        if text is not None:
+            raise ValueError('mode "image" searches for no text; use "hybrid", or leave text out')
+        return query, None
+    if text is None:
+        if not isinstance(query, str):
+            raise ValueError(f"mode {mode!r} needs a text: give text=")
+        text = query
+    return (query if mode == "hybrid" else None), text
 
 
 def _search_options(

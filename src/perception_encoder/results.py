@@ -274,4 +274,6 @@ def _record(one: SearchResult | ClassifiedImage) -> dict[str, Any]:
     hit = one.hit
     size = {"width": hit.width, "height": hit.height}
     found = {"uri": hit.uri, "member": hit.member, "score": one.score, "label": one.label}
+    if one.kind != "cosine":
+        found |= {"cosine": one.cosine, "text_score": one.text_score}
     return {**found, **size, **hit.metadata}

@@ -97,6 +97,53 @@ def test_several_queries_are_told_apart(folder: Path, monkeypatch: pytest.Monkey
     assert "\n@d/blue.png - @d/green.png\n" in index
 
 
+def test_a_text_is_found_in_names_without_a_model(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, "search", "--text", "ellipse red", "--index", "t.lance"],
+        cwd=folder, capture_output=True, text=True, check=False, env=build_environment(folder),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    heading, first, *others = done.stdout.splitlines()
+    assert heading.split() == ["BM25", "image"]
+    assert "red" in first
+    assert len(others) == 1  # ellipses are discs in the archive
+
+
+def test_scores_of_texts_say_what_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = hits(run(folder, monkeypatch, "search", "--text", '"green rectangle"', "--json"))
+    assert str(found["uri"]).endswith("green rectangle.png")
+    assert found["score_kind"] == "bm25"
+    assert found["score"] == found["text_score"]
+    assert found["cosine"] is None
+    query = ("search", "@d/red.png", "--text", "blue")
+    fused = hits(run(folder, monkeypatch, *query, "--json"))
+    assert len(fused) == 6
+    assert {hit["score_kind"] for hit in fused} == {"fusion"}
+    assert sum(hit["text_score"] is not None for hit in fused) == 2
+    heading = run(folder, monkeypatch, *query).stdout.splitlines()[0]
+    assert heading.split() == ["fused", "cosine", "image"]
+    by_text = hits(run(folder, monkeypatch, *query, "--text-weight", "1", "--json"))
+    assert all("blue" in f"{hit['uri']}/{hit['member']}" for hit in by_text)
+    page = hits(run(folder, monkeypatch, *query, "-k2", "--offset", "2", "--json"))
+    assert [hit["id"] for hit in page] == [hit["id"] for hit in fused[2:4]]
+
+
+def test_texts_that_cannot_be_searched_for_are_refused(folder: Path) -> None:
+    for arguments, said in (
+        (("--text", "?!"), "has no word to search for"),
+        (("--text", "red", "--threshold", "0.2"), "a threshold is a cosine"),
+        (("--text", "red", "--queries", "-"), "--queries goes with no other query and no --text"),
+        ((), "give a query, a --text, or a file of queries"),
+        (("--text", "red", "--where", "nothing = 1"), "there is no column 'nothing'"),
+    ):
+        refused = pe("search", *arguments, "--index", "t.lance", folder=folder)
+        assert refused.returncode in (1, 2)
+        assert said in refused.stderr
+    nothing = pe("search", "--text", "walrus", "--index", "t.lance", folder=folder)
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "nothing found" in nothing.stderr
+
+
 def test_a_wrong_line_among_queries_is_named(folder: Path) -> None:
     refused = pe("search", "--queries", "-", "--index", "t.lance", folder=folder, given="a\nb +\n")
     assert refused.returncode == 1
@@ -273,8 +320,8 @@ def test_it_is_said_when_there_is_nothing_like_it(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search"], "give a query, or a file of queries"),
-        (["search", "a", "--queries", "x"], "give a query, or a file of queries"),
+        (["search"], "give a query, a --text, or a file of queries"),
+        (["search", "a", "--queries", "x"], "--queries goes with no other query"),
         (["search", "a", "--threshold", "high"], "threshold"),
         (["search", "a", "--threshold", "2"], "cosine from -1 to 1"),
         (["search", "a", "--unique=2"], "unique must be a cosine"),

@@ -85,11 +85,19 @@ class SearchFlags:
 
 
 class Answer(NamedTuple):
-    """The hits of a query; `written` is its line in a file of queries."""
+    """The hits of a query.
 
-    query: Query
+    Attributes:
+        query: what the images should be near to; None for a text alone.
+        found: the hits.
+        written: its line in a file of queries.
+        text: what was searched for in names and metadata.
+    """
+
+    query: Query | None
     found: Sequence[SearchResult]
     written: str | None = None
+    text: str | None = None
 
 
 def write_answers(answers: Sequence[Answer], flags: SearchFlags) -> None:
@@ -126,7 +134,9 @@ def _report_poor_hits(answer: Answer, *, is_first_page: bool) -> None:
     which = f"{answer.written}: " if answer.written is not None else ""
     if not answer.found:
         say(f"{which}nothing found")
-    elif all(one.label == "none" for one in answer.found) and is_first_page:
+    elif (
+        all(one.label == "none" and one.kind == "cosine" for one in answer.found) and is_first_page
+    ):
         say(f"{which}none is likely; unrelated queries find images that are just as near")
 
 
@@ -141,6 +151,7 @@ def _write_json(answer: Answer) -> None:
                 "member": hit.member,
                 "score": round(hit.score, 6),
                 "label": found.label,
+                **_describe_scores(found),
                 "width": hit.width,
                 "height": hit.height,
                 **({"also": [copy.name for copy in found.also]} if found.also else {}),
@@ -149,9 +160,21 @@ def _write_json(answer: Answer) -> None:
         )
 
 
+def _describe_scores(found: SearchResult) -> dict[str, object]:
+    """Say what a score is, unless it is a cosine."""
+    if found.kind == "cosine":
+        return {}
+    return {
+        "score_kind": found.kind,
+        "cosine": None if found.cosine is None else round(found.cosine, 6),
+        "text_score": None if found.text_score is None else round(found.text_score, 6),
+    }
+
+
 def _write_table(answer: Answer, sort: str) -> None:
     if answer.written is not None:
         write_line("", answer.written)
+    kind = answer.found[0].kind
     has_labels = answer.found[0].label is not None
     has_times = any(TAKEN_AT in found.hit.metadata for found in answer.found) and sort == TAKEN_AT
     rows = []
@@ -159,9 +182,12 @@ def _write_table(answer: Answer, sort: str) -> None:
         copies = f"  +{len(found.also)}" if found.also else ""
         label = ["-" if found.label == "none" else str(found.label)] if has_labels else []
         time = [_format_time(found.hit.metadata.get(TAKEN_AT))] if has_times else []
-        rows.append([f"{found.hit.score:.4f}", *label, *time, found.hit.name + copies])
+        cosine = [f"{found.cosine:.4f}"] if kind == "fusion" else []
+        score = f"{found.hit.score:.4f}"
+        rows.append([score, *cosine, *label, *time, found.hit.name + copies])
+    scores = {"cosine": ["score"], "bm25": ["BM25"], "fusion": ["fused", "cosine"]}[kind]
     optional = [*(["label"] if has_labels else []), *(["taken"] if has_times else [])]
-    write_table(["score", *optional, "image"], rows)
+    write_table([*scores, *optional, "image"], rows)
 
 
 def _format_time(value: MetadataValue) -> str:
@@ -179,10 +205,10 @@ def _draw_sheet(path: Path, answers: Sequence[Answer]) -> None:
                 SheetHit(image_source_of(one.hit), one.hit.score, short_name_of(one.hit))
                 for one in found
             ],
-            text=query.text,
-            image=query.image,
+            text=" ".join(filter(None, [query.text if query is not None else None, text])),
+            image=query.image if query is not None else None,
         )
-        for query, found, _ in answers
+        for query, found, _, text in answers
     ]
     num_hits = sum(len(answer.found) for answer in answers)
     queries = "the query" if len(answers) == 1 else f"{len(answers)} queries"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index
+    from perception_encoder.search.calibration import Calibration
     from perception_encoder.search.grammar import QueryTerm
     from perception_encoder.search.queries import Query
     from perception_encoder.search.ranking import SearchOptions
@@ -53,6 +54,16 @@ def search(
     queries: Annotated[
         Path | None, typer.Option(help="Read queries from a file, one a line; - is stdin.")
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help='Words, and "phrases" in double quotes, to find in names, captions and other '
+            "metadata. Alone, no model is used; with a query, the ranks of both are fused."
+        ),
+    ] = None,
+    text_weight: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of --text in the fused score.")
+    ] = 0.5,
     *,
     rows: RowFlags,
     flags: SearchFlags,
@@ -63,19 +74,29 @@ def search(
     image on stdin. With --queries, a line that cannot be answered is reported and the others are
     answered; the exit code is then 1.
 
+    A score is a cosine. With --text alone it is BM25's. With both it is the fusion of the ranks,
+    where 1 is the first of both; labels come from the cosines.
+
     Examples:
         pe search "red heart"
         pe search cat.png -k 5 --sheet hits.png
         pe search @cat.webp + "red" --unique
         pe search "2:golden retriever" + pool.jpg - fruit
         pe search "a cake" --since 2023-05 --until 2023-07 --near 48.137,11.575,20km
+        pe search --text invoice
+        pe search "a dog" --text rex
         pe search --queries queries.txt --json
     """
     from perception_encoder.search.grammar import parse_query
 
-    if (query is None) == (queries is None):
-        raise typer.BadParameter("give a query, or a file of queries with --queries")
-    if query is not None:
+    if queries is None and query is None and text is None:
+        raise typer.BadParameter("give a query, a --text, or a file of queries with --queries")
+    if queries is not None and (query is not None or text is not None):
+        raise typer.BadParameter("--queries goes with no other query and no --text")
+    if text is not None:
+        terms = None if query is None else _check_terms(parse_query(query))
+        _answer_text(text, terms, text_weight, rows, flags)
+    elif query is not None:
         _answer([ParsedQuery(_check_terms(parse_query(query)))], rows, flags)
     elif queries is not None:
         parsed, num_failed = _parse_lines(read_list(queries), str(queries))
@@ -119,17 +140,72 @@ def _answer(
 ) -> int:
     """Answer queries; return how many could not be answered."""
     from perception_encoder.index import Index
-    from perception_encoder.search.calibration import ensure_calibration
-    from perception_encoder.search.photo_filters import TAKEN_AT, check_column
     from perception_encoder.search.ranking import search_index
 
     check_sheet(flags.sheet)
     options = _search_options(flags)
     index = Index.open(find_index(flags.index_path))
-    options = replace(options, where=rows.condition(index))
+    options = _fit_to_index(options, rows, index)
+    warn_of_photo_index(index)
+
+    open_model = _model_opener(index, flags)
+    answered, embedded = _embed(index, queries, open_model)
+    if not embedded:
+        return len(queries)
+    calibration = _calibrate(index, embedded, open_model, flags)
+    found = search_index(
+        index, embedded, options, calibration=calibration, leave_out_own=leave_out_own
+    )
+    texts = [query.text for query in answered]
+    write_answers([Answer(*one) for one in zip(embedded, found, texts, strict=True)], flags)
+    return len(queries) - len(answered)
+
+
+def _answer_text(
+    text: str,
+    terms: Sequence[QueryTerm] | None,
+    text_weight: float,
+    rows: RowFlags,
+    flags: SearchFlags,
+) -> None:
+    """Answer a text, fused with a query if there are terms."""
+    from perception_encoder.index import Index
+    from perception_encoder.index.full_text import TextQuery
+    from perception_encoder.search import fusion
+    from perception_encoder.search.queries import read_queries
+
+    check_sheet(flags.sheet)
+    options = _search_options(flags)
+    words = TextQuery.parse(text)
+    index = Index.open(find_index(flags.index_path))
+    options = _fit_to_index(options, rows, index)
+    query = calibration = None
+    if terms is not None:
+        warn_of_photo_index(index)
+        open_model = _model_opener(index, flags)
+        (query,) = read_queries(index, [terms], open_model, read_stdin=sys.stdin.buffer.read)
+        calibration = _calibrate(index, [query], open_model, flags)
+    found = fusion.search(
+        index, query, options, text=words, text_weight=text_weight, calibration=calibration
+    )
+    write_answers([Answer(query, found, text=text)], flags)
+
+
+def _fit_to_index(options: SearchOptions, rows: RowFlags, index: Index) -> SearchOptions:
+    """Return the options with the condition of the rows.
+
+    Raises:
+        QueryError: the index lacks a column that they need.
+    """
+    from perception_encoder.search.photo_filters import TAKEN_AT, check_column
+
     if options.sort == TAKEN_AT:
         check_column(index.schema, TAKEN_AT, index.path)
-    warn_of_photo_index(index)
+    return replace(options, where=rows.condition(index))
+
+
+def _model_opener(index: Index, flags: SearchFlags) -> Callable[[], EmbeddingModel]:
+    """Return a function that opens the model once, when it is needed."""
 
     @cache
     def open_model() -> EmbeddingModel:
@@ -139,18 +215,21 @@ def _answer(
         # The index names its model; --model is needed only if that was opened from a path.
         return open_index_model(index, flags.model, ComputeOptions(device=flags.device))
 
-    answered, embedded = _embed(index, queries, open_model)
-    if not embedded:
-        return len(queries)
-    calibration = None
-    if not (flags.paths or flags.null) or flags.threshold in _LABELS:
-        calibration = ensure_calibration(index, embedded, open_model, on_calibrate=_say_calibrating)
-    found = search_index(
-        index, embedded, options, calibration=calibration, leave_out_own=leave_out_own
-    )
-    texts = [query.text for query in answered]
-    write_answers([Answer(*one) for one in zip(embedded, found, texts, strict=True)], flags)
-    return len(queries) - len(answered)
+    return open_model
+
+
+def _calibrate(
+    index: Index,
+    queries: Sequence[Query],
+    open_model: Callable[[], EmbeddingModel],
+    flags: SearchFlags,
+) -> Calibration | None:
+    """Return the calibration of the index, if labels are shown or are the threshold."""
+    from perception_encoder.search.calibration import ensure_calibration
+
+    if (flags.paths or flags.null) and flags.threshold not in _LABELS:
+        return None
+    return ensure_calibration(index, queries, open_model, on_calibrate=_say_calibrating)
 
 
 def _embed(

@@ -14,6 +14,7 @@ import numpy as np
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index
+from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.index.full_text import TextQuery
 from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.queries import Query
@@ -23,6 +24,7 @@ from perception_encoder.search.ranking import (
     find_floor,
     fold_near_duplicates,
     search_index,
+    sort_newest_first,
 )
 from perception_encoder.types import Embeddings
 
@@ -32,6 +34,7 @@ DEFAULT_TEXT_WEIGHT: Final = 0.5
 _RANK_CONSTANT: Final = 60
 _SHORTEST_LIST: Final = 512  # hits of each ranking; all pages within it are cut from one list
 _LONGER: Final = 4
+_DIGITS: Final = 5  # of scores that count as equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +118,18 @@ def _search_by_text(
         ranked = [one for one in by_text if one.hit.id not in own]
         if query is not None:
             near = _find_near(index, query, options, depth)
+            is_full = num_found == depth
             num_found = max(num_found, len(near))
             near = [one for one in near if one.hit.id not in own]
+            if is_full:
+                ranked = _complete_texts(index, text, ranked, near, query)
             ranked = _fuse(_above(ranked, floor), _above(near, floor), text_weight)
         groups = _group(ranked, options.unique, wanted)
         if len(groups) >= wanted or num_found < depth:  # near-duplicates may fill the list
             break
         depth *= _LONGER
     scored = {one.hit.id: one for one in ranked}
-    return [
+    found = [
         SearchResult(
             group[0],
             tuple(group[1:]),
@@ -134,6 +140,7 @@ def _search_by_text(
         )
         for group in groups[options.offset : wanted]
     ]
+    return found if options.sort == "score" else sort_newest_first(found)
 
 
 def _find_texts(
@@ -143,6 +150,26 @@ def _find_texts(
     if query is None:
         return [_Scored(hit, vector, text_score=hit.score) for hit, vector in found]
     return [_Scored(hit, vector, float(vector @ query.vector), hit.score) for hit, vector in found]
+
+
+def _complete_texts(
+    index: Index, text: TextQuery, by_text: list[_Scored], near: Sequence[_Scored], query: Query
+) -> list[_Scored]:
+    """Add the near rows that hold the text to a list that was full without them.
+
+    Thousands of rows may have one score, such as the images of a folder of that name.
+    """
+    known = {one.hit.id for one in by_text}
+    ids = [one.hit.id for one in near if one.hit.id not in known]
+    if not ids:
+        return by_text
+    ids = ids[:MAX_CONDITION_VALUES]
+    lowest = by_text[-1].text_score if by_text else None
+    quoted = ", ".join(f"'{key}'" for key in ids)
+    found = _find_texts(index, text, f"id IN ({quoted})", len(ids), query)
+    if lowest is not None:  # filtered rows may be scored by other statistics
+        found = [replace(one, text_score=min(one.text_score or 0.0, lowest)) for one in found]
+    return by_text + found
 
 
 def _find_near(index: Index, query: Query, options: SearchOptions, depth: int) -> list[_Scored]:
@@ -166,7 +193,7 @@ def _fuse(by_text: Sequence[_Scored], near: Sequence[_Scored], text_weight: floa
     scored: dict[str, _Scored] = {}
     best = 1 / (_RANK_CONSTANT + 1)
     for ranking, weight in ((near, 1 - text_weight), (by_text, text_weight)):
-        for rank, one in enumerate(ranking, 1):
+        for rank, one in zip(_ranks(ranking), ranking, strict=True):
             key = one.hit.id
             scores[key] = scores.get(key, 0.0) + weight / (_RANK_CONSTANT + rank) / best
             known = scored.get(key, one)
@@ -181,6 +208,16 @@ def _fuse(by_text: Sequence[_Scored], near: Sequence[_Scored], text_weight: floa
         if scores[key] > 0
     ]
     return sorted(fused, key=lambda one: (-one.hit.score, one.hit.uri, one.hit.member or ""))
+
+
+def _ranks(ranking: Sequence[_Scored]) -> list[int]:
+    """Return the ranks of rows, best first; rows of equal score have the best rank of them."""
+    scores = [round(one.text_score or one.hit.score, _DIGITS) for one in ranking]
+    ranks = list(range(1, len(scores) + 1))
+    for place in range(1, len(scores)):
+        if scores[place] == scores[place - 1]:
+            ranks[place] = ranks[place - 1]
+    return ranks
 
 
 def _group(ranked: Sequence[_Scored], unique: float | None, num_groups: int) -> list[list[Hit]]:

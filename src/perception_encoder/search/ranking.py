@@ -204,10 +204,12 @@ def search_index(
         [_build_result(group, limits) for group in made[options.offset : wanted]]
         for made, limits in zip(groups, cutoffs, strict=True)
     ]
-    return results if options.sort == "score" else [_newest_first(found) for found in results]
+    return results if options.sort == "score" else [sort_newest_first(found) for found in results]
 
 
-def _newest_first(results: Sequence[SearchResult]) -> list[SearchResult]:
+def sort_newest_first(results: Sequence[SearchResult]) -> list[SearchResult]:
+    """Return hits by the time of the photo; those without one come last."""
+
     def key(result: SearchResult) -> tuple[bool, datetime.datetime]:
         time = result.metadata.get(TAKEN_AT)
         is_time = isinstance(time, datetime.datetime)
