@@ -384,6 +384,13 @@ class Index:
         """
         return self._snapshot.by_ids(set(ids))
 
+    def by_row_ids(self, row_ids: Sequence[int]) -> list[Row]:
+        """Return rows by Lance's own ids, which the column `_rowid` of `scan` has, in their order.
+
+        It takes milliseconds. A row that a later commit replaced or moved is left out.
+        """
+        return self._snapshot.by_row_ids(row_ids)
+
     def search(
         self,
         queries: Embeddings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -118,6 +118,20 @@ class Snapshot:
             for batch in self._read([*self._row_columns(), VECTOR], f"id IN ({wanted})")
             for row, vector in zip(rows_of(batch), vectors_of(batch), strict=True)
         }
+
+    def by_row_ids(self, row_ids: Sequence[int]) -> list[Row]:
+        """See `Index.by_row_ids`."""
+        if not row_ids:
+            return []
+        where = f"{ROW_ID} IN ({', '.join(map(str, row_ids))})"
+        found = {
+            key: row
+            for batch in self._read([*self._row_columns(), ROW_ID], where)
+            for key, row in zip(
+                batch[ROW_ID].to_pylist(), rows_of(batch.drop_columns([ROW_ID])), strict=True
+            )
+        }
+        return [found[key] for key in row_ids if key in found]
 
     def search(
         self,

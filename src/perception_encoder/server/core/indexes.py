@@ -9,11 +9,15 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from perception_encoder.errors import ImageIndexError, IndexNotFoundError, QueryError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.full_text import TextQuery
+from perception_encoder.index.nearest import ROW_ID
 from perception_encoder.index.schema import VECTOR, rows_of
 from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT, search
@@ -22,9 +26,6 @@ from perception_encoder.search.queries import Query
 from perception_encoder.search.ranking import SearchOptions, SearchResult
 from perception_encoder.server.core.filters import Filter, Kind, build_condition, list_column_kinds
 from perception_encoder.types import Embeddings, ModelIdentity
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Sort: TypeAlias = Literal["index", "name", "date", "size", "taken_at"]
 """Orders of a listing: as stored, by name, by the file's time, by the file's bytes, or by the time
@@ -36,7 +37,8 @@ _SORT_COLUMN: Final[dict[Sort, str]] = {
     "size": "bytes",
     "taken_at": TAKEN_AT,
 }
-_MAX_LISTINGS: Final = 4  # kept for the next pages of an index: 40 bytes a row
+_NO_TIME: Final = np.iinfo(np.int64).max  # after all others, in either order
+_MAX_LISTINGS: Final = 4  # kept for the next pages of an index: 8 bytes a row
 _FRESH_SECONDS: Final = 1.0  # between two refreshes
 _REMEMBERED_ROWS: Final = 20_000
 
@@ -54,6 +56,10 @@ class Listing:
     where: str | None = None
     sort: Sort = "index"
     descending: bool = False
+
+
+_ListingKey: TypeAlias = tuple[tuple[int, str], Listing]
+"""The state of the index, and what is listed."""
 
 
 class ServedIndex:
@@ -74,7 +80,9 @@ class ServedIndex:
         self._failure: ImageIndexError | None = None
         self._state = self.index.state
         self._rows: OrderedDict[str, Row] = OrderedDict()
-        self._orders: OrderedDict[tuple[tuple[int, str], Listing], pa.Array] = OrderedDict()
+        self._orders: OrderedDict[tuple[tuple[int, str], Listing], NDArray[np.int64]] = (
+            OrderedDict()
+        )
         self._sorting = threading.Lock()
 
     @property
@@ -166,7 +174,9 @@ class ServedIndex:
             self._remember(rows)
             return rows, index.count()
         order = self._order(index, listing)
-        return self.rows(order.slice(offset, limit).to_pylist()), len(order)
+        rows = index.by_row_ids(order[offset : offset + limit].tolist())
+        self._remember(rows)
+        return rows, len(order)
 
     def rows(self, ids: Sequence[str]) -> list[Row]:
         """Return the rows of ids in their order, without those that the index lacks."""
@@ -175,12 +185,12 @@ class ServedIndex:
         self._remember(rows)
         return rows
 
-    def _order(self, index: Index, listing: Listing) -> pa.Array:
-        """Return the ids of a listing in its order; read once for each state of the index."""
+    def _order(self, index: Index, listing: Listing) -> NDArray[np.int64]:
+        """Return Lance's ids of a listing's rows, in its order; read once for each state."""
         with self._sorting:
             key = (index.state, listing)
             if key not in self._orders:
-                self._orders[key] = _sorted_ids(index, listing)
+                self._orders[key] = _sort_rows(index, listing)
                 while len(self._orders) > _MAX_LISTINGS:
                     self._orders.popitem(last=False)
             self._orders.move_to_end(key)
@@ -231,28 +241,49 @@ def _first_rows(index: Index, offset: int, limit: int) -> list[Row]:
     return rows
 
 
-def _sorted_ids(index: Index, listing: Listing) -> pa.Array:
+def _sort_rows(index: Index, listing: Listing) -> NDArray[np.int64]:
+    """Return Lance's ids of a listing's rows in its order."""
+    if listing.sort == TAKEN_AT:
+        return _sort_by_time(index, listing)
     import pyarrow as pa
     import pyarrow.compute as pc
 
     key = _SORT_COLUMN.get(listing.sort)
-    columns = ["id", "uri", "member", *([] if key in (None, "name") else [key])]
-    batches = list(index.scan(columns if key else ["id"], where=listing.where))
-    if not batches:
-        return pa.array([], pa.string())
-    rows = pa.Table.from_batches(batches)
+    columns = [ROW_ID]
     if key is not None:
-        name = pc.binary_join_element_wise(
-            pc.utf8_lower(rows["uri"]), pc.utf8_lower(rows["member"]), "/", null_handling="skip"
-        )
-        direction = "descending" if listing.descending else "ascending"
-        order = pc.sort_indices(
-            rows.append_column("name", name), [(key, direction), ("name", "ascending")]
-        )
-        rows = rows.take(order)
-    elif listing.descending:
-        rows = rows.take(pa.array(range(rows.num_rows - 1, -1, -1), pa.int64()))
-    return rows["id"].combine_chunks()
+        columns += ["uri", "member", *([] if key == "name" else [key])]
+    batches = list(index.scan(columns, where=listing.where))
+    if not batches:
+        return np.empty(0, np.int64)
+    rows = pa.Table.from_batches(batches)
+    numbers: NDArray[np.int64] = rows[ROW_ID].to_numpy().astype(np.int64)
+    if key is None:
+        return numbers[::-1] if listing.descending else numbers
+    name = pc.binary_join_element_wise(
+        pc.utf8_lower(rows["uri"]), pc.utf8_lower(rows["member"]), "/", null_handling="skip"
+    )
+    direction = "descending" if listing.descending else "ascending"
+    order = pc.sort_indices(
+        rows.append_column("name", name), [(key, direction), ("name", "ascending")]
+    )
+    ordered: NDArray[np.int64] = numbers[order.to_numpy()]
+    return ordered
+
+
+def _sort_by_time(index: Index, listing: Listing) -> NDArray[np.int64]:
+    """Sort rows by `taken_at`, those of one time as they are stored; rows without one come last."""
+    import pyarrow as pa
+
+    numbers, times = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for batch in index.scan([ROW_ID, TAKEN_AT], where=listing.where):
+        column = batch[TAKEN_AT].cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+        found = column.fill_null(_NO_TIME).to_numpy()
+        is_dated = found != _NO_TIME
+        numbers.append(batch[ROW_ID].to_numpy().astype(np.int64))
+        times.append(np.where(is_dated, -found, _NO_TIME) if listing.descending else found)
+    order = np.argsort(np.concatenate(times), kind="stable")
+    ordered: NDArray[np.int64] = np.concatenate(numbers)[order]
+    return ordered
 
 
 class ServedIndexes:

@@ -134,7 +134,7 @@ def bin_locations(
         served: the index.
         where: a condition on its columns.
         bounds: the part of the world.
-        resolution: cells from west to east.
+        resolution: cells along the longer side.
 
     Raises:
         QueryError: the index has no coordinates, or the condition is wrong.
@@ -145,20 +145,23 @@ def bin_locations(
         check_column(index.schema, column, served.path)
     inside = bounds.condition()
     asked = inside if where is None else where if inside is None else f"({where}) AND {inside}"
-    cell = bounds.width / resolution
+    cell = max(bounds.width, bounds.north - bounds.south) / resolution
     ids, places = _read_places(index.scan(["id", *PLACE], where=asked))
     grid = np.floor(
         np.stack([places[:, 0] - bounds.south, (places[:, 1] - bounds.west) % 360], axis=1) / cell
     ).astype(np.int64)
-    keys = grid[:, 0] * (resolution + 1) + grid[:, 1]
-    found, firsts, cells, counts = np.unique(
-        keys, return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(-counts, kind="stable")[:MAX_POINTS]
-    latitudes = np.bincount(cells, places[:, 0], len(found))[order] / counts[order]
+    num_columns = resolution + 1  # the last holds what is exactly on the eastern edge
+    keys = grid[:, 0] * num_columns + grid[:, 1]
+    all_counts = np.bincount(keys)
+    found = np.flatnonzero(all_counts)
+    order = found[np.argsort(-all_counts[found], kind="stable")[:MAX_POINTS]]
+    counts = all_counts[order]
+    firsts = np.empty(len(all_counts), np.int64)
+    firsts[keys[::-1]] = np.arange(len(keys) - 1, -1, -1)  # of several the first is written last
+    latitudes = np.bincount(keys, places[:, 0])[order] / counts
     # Means are of the distance from the west, so that the date line divides no cell.
-    easts = np.bincount(cells, (places[:, 1] - bounds.west) % 360, len(found))[order]
-    longitudes = (bounds.west + easts / counts[order] + 180) % 360 - 180
+    easts = np.bincount(keys, (places[:, 1] - bounds.west) % 360)[order]
+    longitudes = (bounds.west + easts / counts + 180) % 360 - 180
     examples = ids.take(firsts[order]).to_pylist()
     return {
         "index": served.name,
@@ -169,7 +172,7 @@ def bin_locations(
             for latitude, longitude, count, item in zip(
                 latitudes.round(6).tolist(),
                 longitudes.round(6).tolist(),
-                counts[order].tolist(),
+                counts.tolist(),
                 examples,
                 strict=True,
             )

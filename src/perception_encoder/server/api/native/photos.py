@@ -59,7 +59,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             ),
         ] = None,
         resolution: Annotated[
-            int, Query(ge=1, le=_MAX_RESOLUTION, description="Cells from west to east.")
+            int, Query(ge=1, le=_MAX_RESOLUTION, description="Cells along the longer side.")
         ] = 64,
         filters: Filters = None,
         *,
