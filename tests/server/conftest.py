@@ -1,5 +1,6 @@
 """For tests of the page: a real browser, Chromium driven by Playwright, and drawings to look at."""
 
+import datetime
 import os
 import shutil
 import warnings
@@ -10,6 +11,7 @@ from PIL import Image
 from server.serving import make_index, running
 
 from perception_encoder import AutoModel
+from perception_encoder.index import MetadataValue
 from perception_encoder.server import ServerSettings
 
 IN_CONTAINERS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -94,6 +96,25 @@ def gallery() -> Path:
     return Path(perception_encoder.__file__).parent / "data" / "gallery"
 
 
+PLACES = {"Munich": (48.137, 11.575), "Lisbon": (38.722, -9.139), "Suva": (-18.14, 178.44)}
+
+
+def photo_metadata(number: int) -> dict[str, MetadataValue]:
+    """What a camera would have written: days with four photos each, in every third month."""
+    day = datetime.datetime(2019 + number // 48, 1 + number // 12 % 4 * 3, 3 + number % 12 // 4)
+    found: dict[str, MetadataValue] = {"camera": ("Canon EOS R5", "Apple iPhone 13")[number % 2]}
+    if number % 10 != 9:
+        found["taken_at"] = day + datetime.timedelta(hours=9, minutes=number)
+        found["taken_offset"] = 60
+    if number % 4 != 3:
+        place = list(PLACES)[number % 4]
+        latitude, longitude = PLACES[place]
+        found |= {"place": place, "latitude": latitude + number / 5000, "longitude": longitude}
+    if number % 20 == 0:
+        found |= {"title": f"Title {number}", "exposure_time": 0.004, "f_number": 2.8, "iso": 200}
+    return found
+
+
 @pytest.fixture(scope="module")
 def drawings_server(tmp_path_factory, gallery):
     """A server over 120 drawings of the gallery, some of them twice, with the bundled model."""
@@ -109,7 +130,7 @@ def drawings_server(tmp_path_factory, gallery):
         castle.convert("RGB").save(copies / "castle-again.png")
     index = folder / "drawings.lance"
     paths = sorted(path for path in images.rglob("*") if path.is_file())
-    make_index(index, AutoModel.from_pretrained("pe-nano"), paths)
+    make_index(index, AutoModel.from_pretrained("pe-nano"), paths, photo_metadata)
     make_index(folder / "few.lance", AutoModel.from_pretrained("pe-nano"), paths[:5])
     settings = ServerSettings(
         indexes=(str(index), str(folder / "few.lance")), cache_folder=folder / "thumbnails"

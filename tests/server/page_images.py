@@ -3,14 +3,17 @@
 PYTHONPATH=.:tests python -m server.page_images    # needs chromium
 """
 
+import datetime
 import io
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from random import Random
 
 from PIL import Image
+from PIL.ExifTags import GPS, IFD, Base
 from playwright.sync_api import Browser, Page, sync_playwright
 from server.serving import running
 
@@ -20,6 +23,10 @@ from perception_encoder.server import ServerSettings
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "docs" / "images"
 GALLERY = ROOT / "src" / "perception_encoder" / "data" / "gallery"
+PLACES = (
+    (48.1, 11.6), (48.1, 11.6), (52.5, 13.4), (48.9, 2.4), (38.7, -9.1), (41.9, 12.5),
+    (40.7, -74.0), (37.8, -122.4), (35.7, 139.7), (-33.9, 151.2), (-33.9, 18.4), (-22.9, -43.2),
+)  # fmt: skip
 COPIES = {"airplane": 0.7, "alarm-clock": 1.4, "bee": 0.8, "castle": 0.6}
 
 
@@ -43,9 +50,42 @@ def take_all_of(work: Path) -> None:
     index = f"{work}/drawings.lance"
     command = [sys.executable, "-m", "perception_encoder.cli", "index", str(folder)]
     subprocess.run([*command, "--index", index], check=True)
-    settings = ServerSettings(indexes=(index,), cache_folder=work / "thumbnails")
+    photos = f"{work}/photos.lance"
+    save_photos(work / "photos")
+    subprocess.run([*command[:-1], str(work / "photos"), "--index", photos], check=True)
+    settings = ServerSettings(indexes=(index, photos), cache_folder=work / "thumbnails")
     with running(settings, open_model=AutoModel.from_pretrained) as server:
         take_all(server.url)
+
+
+def save_photos(folder: Path) -> None:
+    """Write copies of drawings with the date and the place that a camera would have written."""
+    folder.mkdir()
+    random = Random(5)
+    day = datetime.datetime(2026, 10, 18)
+    drawings = sorted(GALLERY.glob("*.webp"))
+    random.shuffle(drawings)
+    while drawings:
+        latitude, longitude = random.choice(PLACES)
+        for number in range(min(len(drawings), random.choice([1, 2, 3, 5, 9, 14]))):
+            taken = day + datetime.timedelta(hours=9 + number % 9, minutes=random.randrange(60))
+            drawing = drawings.pop()
+            exif = Image.Exif()
+            exif[Base.Make], exif[Base.Model] = "Canon", "Canon EOS R5"
+            details = exif.get_ifd(IFD.Exif)
+            details[Base.DateTimeOriginal] = f"{taken:%Y:%m:%d %H:%M:%S}"
+            details[Base.ExposureTime], details[Base.FNumber] = 0.004, 2.8
+            details[Base.ISOSpeedRatings] = 200
+            place = exif.get_ifd(IFD.GPSInfo)
+            for (name, side), degrees in {
+                (GPS.GPSLatitude, "NS"): latitude + random.gauss(0, 0.3),
+                (GPS.GPSLongitude, "EW"): longitude + random.gauss(0, 0.3),
+            }.items():
+                place[name] = (abs(degrees), 0.0, 0.0)
+                place[name - 1] = side[degrees < 0]
+            with Image.open(drawing) as image:
+                image.convert("RGB").save(folder / drawing.name, exif=exif)
+        day -= datetime.timedelta(days=random.choice([1, 1, 2, 6, 20, 40]))
 
 
 def take_all(url: str) -> None:
@@ -62,6 +102,12 @@ def take_all(url: str) -> None:
         page.get_by_label("Labels").fill("red heart, a heart, love, teapot, an animal")
         page.locator(".bars .mark.strong").first.wait_for()
         take(page, "classify")
+        page = opened(browser, f"{url}/?sort=-taken&index=photos")
+        page.locator(".tile img.is-drawn").first.wait_for()
+        take(page, "timeline")
+        page = opened(browser, f"{url}/?view=places&index=photos")
+        page.locator(".marker").first.wait_for()
+        take(page, "places")
         page = opened(browser, f"{url}/?view=clusters")
         page.locator(".cluster").first.wait_for(timeout=60_000)
         page.get_by_role("heading", name="Cluster 1", exact=True).wait_for(

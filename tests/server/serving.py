@@ -16,7 +16,7 @@ from PIL import Image
 from small_models import drawing, open_tiny
 
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.index import Index, Row
+from perception_encoder.index import Index, MetadataValue, Row
 from perception_encoder.server import ServerSettings, create_app
 from perception_encoder.server.api.base import Services
 from perception_encoder.server.http import connection as protocol
@@ -107,14 +107,20 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{in_base64(data)}"
 
 
-def make_index(path: Path, model: EmbeddingModel, files: list[Path]) -> Index:
-    """An index of those files; each row has its number, and a color or none."""
+def make_index(
+    path: Path,
+    model: EmbeddingModel,
+    files: list[Path],
+    more: Callable[[int], dict[str, MetadataValue]] = lambda _: {},
+) -> Index:
+    """An index of those files; each row has its number, a color or none, and `more` of a number."""
     rows = []
     for number, file in enumerate(files):
         with Image.open(file) as image:
             width, height = image.size
         status = file.stat()
-        metadata = {"number": number, "color": ("red", "blue")[number % 2]}
+        metadata: dict[str, MetadataValue] = {"number": number, **more(number)}
+        metadata["color"] = ("red", "blue")[number % 2]
         if number % 5 == 4:
             del metadata["color"]
         rows.append(

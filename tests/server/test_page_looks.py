@@ -1,5 +1,7 @@
 """How the page looks and behaves on screens: colors, narrow windows, screen readers, many rows."""
 
+import datetime
+
 import numpy as np
 import pytest
 from playwright.sync_api import expect
@@ -12,6 +14,8 @@ from perception_encoder.server import ServerSettings
 
 VIEWS = [
     "?q=a+cat&not=dog",
+    "?sort=-taken",
+    "?view=places",
     "?view=clusters",
     "?view=map",
     "?view=duplicates&tier=similar",
@@ -20,6 +24,7 @@ VIEWS = [
 ]
 NUM_MANY = 100_000
 NAMES = 250
+FIRST_DAY = datetime.datetime(2001, 1, 1)
 
 
 def ground(page) -> int:
@@ -32,6 +37,10 @@ def ready(page, view) -> None:
     if "q=" in view:
         wait_for_results(page)
         expect(page.locator(".tile .mark").first).to_be_visible()
+    elif "taken" in view:
+        expect(page.locator(".day-heading").first).to_be_visible()
+    elif "places" in view:
+        expect(page.locator(".marker").first).to_be_visible()
     elif "duplicates" in view:
         expect(page.locator(".group").first).to_be_visible(timeout=60_000)
     elif "clusters" in view:
@@ -62,10 +71,11 @@ def test_nothing_is_cut_off_on_narrow_screens(open_page, drawings_server, view, 
     page = open_page(f"{drawings_server.url}/{view}", width=width, height=740)
     ready(page, view)
     assert not overflows(page)
-    for control in page.locator("main button:visible, header a:visible, main input:visible").all():
+    for control in page.locator("main button:visible, main input:visible").all():
         box = control.bounding_box()
         inside = control.evaluate("(element) => Boolean(element.closest('.members'))")
         assert inside or (box["x"] >= -2 and box["x"] + box["width"] <= width + 2), box
+    expect(page.locator("header a[aria-current]")).to_be_in_viewport(ratio=1)
     if "q=" in view:
         page.get_by_role("button", name="Filters").click()
         expect(page.get_by_label("number, up to")).to_be_visible()
@@ -123,7 +133,13 @@ def many(tmp_path_factory):
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         widths = random.integers(60, 200, size=20_000)
         rows = [
-            Row(str(path_of(start + n)), bytes=len(drawing), width=int(widths[n]), height=100)
+            Row(
+                str(path_of(start + n)),
+                bytes=len(drawing),
+                width=int(widths[n]),
+                height=100,
+                metadata={"taken_at": FIRST_DAY + (start + n) * datetime.timedelta(hours=2)},
+            )
             for n in range(20_000)
         ]
         index.add(rows, vectors)
@@ -188,6 +204,21 @@ def test_the_slider_goes_to_any_image(open_page, many):
     until(page, lambda: abs(int(slider.input_value()) - 4321) < 20)
     page.evaluate("scrollTo(0, 0)")
     until(page, lambda: slider.input_value() == "0")
+
+
+def test_the_timeline_goes_to_any_month_without_what_is_between(open_page, many):
+    page = open_page(f"{many.url}/?sort=-taken")
+    wait_for_results(page)
+    height = page.evaluate("document.documentElement.scrollHeight")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("slider", name="Month").press("End")
+    expect(page.get_by_role("heading", name="January 2001")).to_be_in_viewport()
+    expect(page.locator(".tile img.is-drawn").first).to_be_visible()
+    pages = [url for url in asked if "/v1/items?" in url]
+    assert 1 <= len(pages) <= 2
+    assert page.locator(".tile").count() < 250
+    assert page.evaluate("document.documentElement.scrollHeight") == height
 
 
 def test_nothing_jumps_while_images_come(open_page, many):

@@ -258,6 +258,10 @@ def test_several_images_are_selected_by_mouse(page):
         bar.get_by_role("button", name="Download").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         assert sorted(Path(name).name for name in archive.namelist()) == sorted(chosen)
+    search(page, "a heart")
+    expect(bar).to_contain_text("3 images selected")
+    page.go_back()
+    expect(page.locator(".tile.is-selected .name")).to_have_text(chosen)
     bar.get_by_role("button", name="Clear").click()
     expect(bar).to_be_hidden()
 

@@ -3,27 +3,19 @@
 import { thumbnail } from "./api.js";
 import { addImages } from "./commands.js";
 import { h } from "./dom.js";
+import { chips } from "./filters.js";
 import { count, counted, spoken } from "./format.js";
-import { indexOf } from "./indexes.js";
-import { finished } from "./jobs.js";
-import { failureMessage, message, noIndex } from "./messages.js";
+import { JobView } from "./job-view.js";
+import { message } from "./messages.js";
 import { go, linkTo, state } from "./router.js";
-import { EMPTY } from "./state.js";
+import { EMPTY, writtenFilters } from "./state.js";
 
 const NUMBERS = ["5", "10", "20", "50", "100"];
 const EXAMPLES = 8;
-const NAMING = [2000, 4000, 8000]; // milliseconds until names are asked for again
 
-export function startClusters(root) {
-  const view = new ClustersView(root);
-  return { show: (now) => view.show(now), hide: () => view.hide() };
-}
-
-class ClustersView {
-  #key = null; // what is shown or being found
-  #isDone = false;
-
+export class ClustersView extends JobView {
   constructor(root) {
+    super("v1/clusters");
     this.number = h(
       "select",
       { id: "num-clusters", onchange: () => go({ k: this.number.value }) },
@@ -31,6 +23,7 @@ class ClustersView {
       NUMBERS.map((value) => h("option", { value }, value)),
     );
     this.status = h("p", { role: "status", "aria-live": "polite", class: "soft" });
+    this.chips = h("ul", { class: "chips", "aria-label": "Filters in use" });
     this.list = h("ol", { class: "clusters" });
     this.end = h("div");
     root.append(
@@ -48,6 +41,7 @@ class ClustersView {
           { class: "bar" },
           h("label", { for: "num-clusters" }, "Number"),
           this.number,
+          this.chips,
           this.status,
         ),
         this.list,
@@ -56,55 +50,34 @@ class ClustersView {
     );
   }
 
-  async show(now) {
+  show(now) {
     this.number.value = now.k;
-    const key = `${now.index} ${now.k}`;
-    if (key === this.#key) return;
-    this.#key = key;
-    this.#isDone = false;
+    this.chips.replaceChildren(...chips(now, (filters) => go({ filters })));
+    return super.show(now);
+  }
+
+  keyOf = ({ index, k, filters }) => JSON.stringify([index, k, filters]);
+
+  asked = ({ k, filters }) => ({ k, filters: writtenFilters(filters), examples: EXAMPLES });
+
+  started() {
     this.list.replaceChildren();
-    this.status.textContent = "Starting…";
     this.end.replaceChildren(h("div", { class: "more" }, h("span", { class: "spinner" })));
-    try {
-      await this.#find(now, key);
-    } catch (failure) {
-      if (key === this.#key) this.#fail(failure);
-    }
   }
 
-  hide() {
-    if (!this.#isDone) this.#key = null; // asks again when it is shown again
+  progress(text) {
+    this.status.textContent = text;
   }
 
-  async #find(now, key, tries = 0) {
-    const index = await indexOf(now);
-    if (!index) {
-      this.status.textContent = "";
-      this.end.replaceChildren(noIndex());
-      return;
-    }
-    const isWanted = () => key === this.#key;
-    const say = (text) => {
-      this.status.textContent = text;
-    };
-    const asked = { index: index.name, k: now.k, examples: EXAMPLES };
-    const reply = await finished("v1/clusters", asked, say, isWanted);
-    if (!reply) return;
-    this.#isDone = true;
-    this.#draw(reply, index);
-    if (reply.clusters.some(({ name }) => name === null) && tries < NAMING.length) {
-      await new Promise((resolve) => setTimeout(resolve, NAMING[tries]));
-      if (isWanted()) await this.#find(now, key, tries + 1);
-    }
-  }
+  stopped() {}
 
-  #draw({ clusters, num_images: number, num_damaged: damaged }, index) {
+  draw({ clusters, num_images: number, num_damaged: damaged }, index) {
     this.end.replaceChildren();
     if (!clusters.length) {
       this.status.textContent = "";
       this.end.append(
         message({
-          title: number ? "Too few images for clusters" : "This index is empty",
+          title: number ? "Too few images for clusters" : "No images",
           text: "Clusters need some dozens of images.",
           command: addImages(index.path),
         }),
@@ -115,21 +88,12 @@ class ClustersView {
     this.status.textContent = `${counted(clusters.length, "cluster")} of ${counted(number, "image")}${lost}`;
     this.list.replaceChildren(...clusters.map((cluster, at) => card(cluster, at, index)));
   }
-
-  #fail(failure) {
-    this.status.textContent = "";
-    this.end.replaceChildren(
-      failureMessage(failure, () => {
-        this.#key = null;
-        this.show(state());
-      }),
-    );
-  }
 }
 
 function card({ name, size, tightness, examples }, at, index) {
   const title = name ?? `Cluster ${at + 1}`;
-  const all = { ...EMPTY, index: state().index, k: state().k, cluster: String(at) };
+  const { index: named, k, filters } = state();
+  const all = { ...EMPTY, index: named, k, filters, cluster: String(at) };
   return h(
     "li",
     { class: "cluster" },

@@ -9,6 +9,8 @@ const command = (...words) => words.filter(Boolean).join(" ");
 export const addImages = (path, folder = "~/Pictures") =>
   command("pe index", quoted(folder), "--index", quoted(path));
 
+export const readMetadata = (path) => command("pe index --refresh-metadata --index", quoted(path));
+
 export const retryFailed = (path) => command("pe index --retry-failed --index", quoted(path));
 
 export const listErrors = (path) => command("pe errors --index", quoted(path));

@@ -2,15 +2,33 @@
 
 import { get } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
-import { bytes, count } from "./format.js";
+import { bytes, count, counted, date, span } from "./format.js";
 import { go } from "./router.js";
+import { regionOf, writtenFilters } from "./state.js";
 
 const NAMES = {
+  taken_at: "Taken",
+  place: "Place",
+  country: "Country",
+  camera: "Camera",
+  lens: "Lens",
+  rating: "Rating",
+  keywords: "Keywords",
+  title: "Title",
+  caption: "Caption",
+  altitude: "Altitude, m",
+  focal_length: "Focal length, mm",
+  f_number: "Aperture, f/",
+  exposure_time: "Exposure time, s",
+  iso: "ISO",
   width: "Width, pixels",
   height: "Height, pixels",
   bytes: "File size, kB",
   mtime: "Modified",
 };
+// On the map, or of no use as a range.
+const HIDDEN = new Set(["latitude", "longitude", "taken_offset", "start", "end", "frame_time"]);
+const TEXTS = new Set(["title", "caption", "keywords"]); // too many values to list
 const PER_UNIT = { bytes: 1000 }; // shown in other units than stored
 const SIGNS = {
   "=": "is",
@@ -63,7 +81,8 @@ export function startFilters(apply) {
   return {
     show(state, index) {
       now = { ...state, of: index };
-      showChips(state, change);
+      const cluster = state.cluster ? [clusterChip(state, index.name)] : [];
+      $("#filter-chips").replaceChildren(...cluster, ...chips(state, change));
       const number = state.filters.length + (state.fold ? 1 : 0);
       $("span", toggle).textContent = number ? `Filters (${number})` : "Filters";
       if (!panel.hidden) fill();
@@ -73,7 +92,10 @@ export function startFilters(apply) {
 
 function controls(columns, folders, now, change) {
   const made = folders.length > 1 ? [ofFolder(folders, now, change)] : [];
-  for (const [column, facet] of Object.entries(columns)) {
+  const order = Object.keys(NAMES);
+  const rank = (column) => (order.indexOf(column) + order.length + 1) % (order.length + 1);
+  const offered = Object.entries(columns).filter(([column]) => !HIDDEN.has(column));
+  for (const [column, facet] of offered.sort(([a], [b]) => rank(a) - rank(b))) {
     const control = facet.values
       ? ofValues(column, facet, now, change)
       : ofRange(column, facet, now, change);
@@ -111,13 +133,14 @@ const replaced = (filters, column, others) => [
 
 function ofValues(column, { kind, values, has_more: hasMore }, now, change) {
   if (!values.length) return null;
-  const boxes = values.map(({ value, count: number }) => {
+  const listed = TEXTS.has(column) ? [] : values;
+  const boxes = listed.map(({ value, count: number }) => {
     const box = h("input", { type: "checkbox", onchange: send });
     box.given = value;
     return [box, number];
   });
   const contains =
-    kind === "text" && (hasMore || values.length > 8)
+    kind === "text" && (hasMore || values.length > 8 || TEXTS.has(column))
       ? h("input", {
           type: "search",
           class: "contains",
@@ -202,7 +225,7 @@ function ofFolder(folders, now, change) {
 
 const isFolder = ({ op }) => op === "starts_with";
 
-function ofRange(column, { kind, min, max }, now, change) {
+function ofRange(column, { kind, min, max, years }, now, change) {
   if (min === null || min === max) return null;
   const form =
     column === "mtime" ? nanoseconds : kind === "time" ? moments : numbers(PER_UNIT[column] ?? 1);
@@ -223,16 +246,33 @@ function ofRange(column, { kind, min, max }, now, change) {
     change(replaced(now().filters, column, others));
   }
 
+  const ofYears = (years ?? []).toReversed().map(({ value: year, count: number }) => {
+    const act = () => {
+      const isChosen = button.getAttribute("aria-pressed") === "true";
+      [low.value, high.value] = isChosen ? ["", ""] : [`${year}-01-01`, `${year}-12-31`];
+      send();
+    };
+    const properties = { type: "button", class: "quiet", title: counted(number, "image"), onclick: act };
+    const button = h("button", properties, year);
+    return button;
+  });
+
   const group = h(
     "fieldset",
     { data: { column } },
     h("legend", {}, titleOf(column)),
     h("div", { class: "range" }, low, h("span", { class: "soft" }, "to"), high),
+    ofYears.length > 1 && h("div", { class: "years" }, ofYears),
   );
   group.addEventListener("follow", () => {
     const end = (op) => now().filters.find((one) => one.column === column && one.op === op)?.value;
     low.value = end(">=") === undefined ? "" : form.write(end(">="));
     high.value = end("<=") === undefined ? "" : form.write(end("<="));
+    for (const button of ofYears) {
+      const year = button.textContent;
+      const isChosen = low.value === `${year}-01-01` && high.value === `${year}-12-31`;
+      button.setAttribute("aria-pressed", String(isChosen));
+    }
   });
   return group;
 }
@@ -264,18 +304,40 @@ const day = (date) => {
 
 const shown = (value) => (value === true ? "yes" : value === false ? "no" : String(value));
 
-function showChips({ filters, fold, cluster }, change) {
-  const chips = [];
-  if (cluster) {
-    const text = `cluster ${Number(cluster) + 1}`;
-    chips.push(chip(text, () => go({ cluster: "", k: "" })));
-  }
+/**
+ * Chips that take filters away, as list items.
+ * @param {(filters: object[], fold: boolean) => void} change
+ */
+export function chips({ filters, fold }, change) {
+  const region = regionOf(filters);
+  const made = [];
   for (const filter of filters) {
-    const others = filters.filter((one) => one !== filter);
-    chips.push(chip(inWords(filter), () => change(others)));
+    const isPart = region?.members.includes(filter);
+    if (isPart && filter !== region.members[0]) continue;
+    const members = isPart ? region.members : [filter];
+    const others = filters.filter((one) => !members.includes(one));
+    const text = isPart ? inDegrees(region.region) : inWords(filter);
+    made.push(chip(text, () => change(others, fold)));
   }
-  if (fold) chips.push(chip("near copies folded", () => change(filters, false)));
-  $("#filter-chips").replaceChildren(...chips);
+  if (fold) made.push(chip("near copies folded", () => change(filters, false)));
+  return made;
+}
+
+/** A chip of a cluster; it gets the name that the cluster has. */
+function clusterChip({ cluster, k, filters }, index) {
+  const made = chip(`cluster ${Number(cluster) + 1}`, () => go({ cluster: "", k: "" }));
+  get("v1/clusters", { index, k, filters: writtenFilters(filters), examples: 0 })
+    .then(({ clusters }) => {
+      const name = clusters?.[cluster]?.name;
+      if (name) made.replaceWith(chip(`cluster: ${name}`, () => go({ cluster: "", k: "" })));
+    })
+    .catch(() => {}); // it keeps its number
+  return made;
+}
+
+function inDegrees({ south, north, west, east }) {
+  const digits = Math.max(0, Math.min(5, Math.ceil(-Math.log10((north - south) / 8))));
+  return `${span(south, north, "N", "S", digits)}, ${span(west, east, "E", "W", digits)}`;
 }
 
 function chip(text, remove) {
@@ -299,6 +361,7 @@ function inWords({ column, op, value }) {
   if (op === "in") return `${name}: ${value.map(shown).join(", ")}`;
   let written = shown(value);
   if (column === "bytes") written = bytes(value);
-  else if (column === "mtime") written = nanoseconds.write(value);
+  else if (column === "mtime") written = date(nanoseconds.write(value));
+  else if (/^\d{4}-\d\d-\d\dT/.test(written)) written = date(written.slice(0, 10));
   return `${name} ${SIGNS[op] ?? op} ${written}`;
 }

@@ -25,6 +25,56 @@ export const time = (written) => {
   return Number.isNaN(date.valueOf()) ? String(written) : moment.format(date);
 };
 
+// Times of cameras are those of a clock at the place: they are shown as they are, in no time zone.
+const wall = (options) => new Intl.DateTimeFormat(undefined, { ...options, timeZone: "UTC" });
+const months = wall({ month: "long", year: "numeric" });
+const days = wall({ weekday: "short", day: "numeric", month: "short" });
+const dates = wall({ dateStyle: "medium" });
+const moments = wall({
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  year: "numeric",
+  hour: "numeric",
+  minute: "2-digit",
+});
+
+const shownBy = (form) => (written) => {
+  const date = new Date(written.length > 10 ? `${written.slice(0, 19)}Z` : written);
+  return Number.isNaN(date.valueOf()) ? written : form.format(date);
+};
+
+/** "2023-05" becomes "May 2023". */
+export const month = shownBy(months);
+/** "2023-05-04" becomes "Thu, May 4". */
+export const day = shownBy(days);
+/** "2023-05-04" becomes "May 4, 2023". */
+export const date = shownBy(dates);
+/** "2023-05-04T14:03:00" becomes "Thu, May 4, 2023, 2:03 PM". */
+export const wallClock = shownBy(moments);
+
+/** Seconds of a video as on a player's clock: "0:07", "1:02:30". */
+export function clock(seconds) {
+  const total = Math.max(0, Math.floor(seconds));
+  const two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(total / 3600), Math.floor(total / 60) % 60];
+  return hours ? `${hours}:${two(minutes)}:${two(total % 60)}` : `${minutes}:${two(total % 60)}`;
+}
+
+/** "48.14° N, 11.58° E", with as many digits as are told apart. */
+export function degrees(latitude, longitude, digits = 2) {
+  const side = (value, above, below) =>
+    `${Math.abs(value).toFixed(digits)}° ${value < 0 ? below : above}`;
+  return `${side(latitude, "N", "S")}, ${side(longitude, "E", "W")}`;
+}
+
+/** "22–45° S": from one degree to another. */
+export function span(low, high, above, below, digits) {
+  const [from, to] = [low, high].map((one) => Math.abs(one).toFixed(digits));
+  if (low >= 0) return `${from}–${to}° ${above}`;
+  return high <= 0 ? `${to}–${from}° ${below}` : `${from}° ${below} – ${to}° ${above}`;
+}
+
 export const score = (cosine) => cosine.toFixed(2);
 
 /** The last part of a path or address. */

@@ -1,8 +1,10 @@
 // The grid of images. Only images near the window have elements.
 
+import { DayLayout } from "./day-layout.js";
 import { h } from "./dom.js";
-import { Layout } from "./justified.js";
-import { markSelected, tile } from "./tile.js";
+import { counted, day, month } from "./format.js";
+import { firstRow, Layout } from "./justified.js";
+import { emptyTile, markSelected, tile } from "./tile.js";
 
 const GAP = 10;
 const CAPTION = 30;
@@ -26,13 +28,15 @@ export class Grid {
    * @param {(item: object) => string} page.href where a tile leads.
    * @param {(at: number) => void} page.open opens the image at a position.
    * @param {() => void} page.needMore the end is near.
+   * @param {(first: number, end: number) => void} page.missing these are near the window and are
+   *   not there yet; `arrived` shows them once they are.
    * @param {() => void} page.moved another part of the images is in the window.
    * @param {Selection} page.selection
    */
-  constructor(root, { href, open, needMore, moved, selection }) {
-    Object.assign(this, { root, href, open, needMore, moved, selection });
+  constructor(root, { href, open, needMore, missing, moved, selection }) {
+    Object.assign(this, { root, href, open, needMore, missing, moved, selection });
     this.list = h("div", { role: "list", "aria-label": "Images" });
-    this.above = h("div", { "aria-hidden": "true" });
+    this.above = h("div");
     root.append(this.above, this.list);
     let waiting = false;
     const soon = () => {
@@ -65,15 +69,18 @@ export class Grid {
   get first() {
     if (!this.#layout?.length) return 0;
     const top = document.querySelector("header.frame").offsetHeight;
-    const [first] = this.#layout.between(top - this.root.getBoundingClientRect().top, 0);
-    const { rows } = this.#layout;
-    return (rows[first].tiles ?? rows[first + 1]?.tiles ?? [{ at: 0 }])[0].at;
+    const y = top + GAP + 1 - this.root.getBoundingClientRect().top; // as `reveal` places a row
+    const row = this.#layout.rows[this.#rowAt(y)];
+    return row.tiles?.[0].at ?? Math.min(row.end, this.length - 1);
   }
 
   /** Scrolls to the row of a position. */
   reveal(at) {
     if (!this.length) return;
-    const { top } = this.#boxOf(Math.min(at, this.length - 1));
+    let row = this.#rowOf(Math.min(at, this.length - 1));
+    const { rows } = this.#layout;
+    while (rows[row - 1]?.headings && this.days) row -= 1;
+    const { top } = rows[row];
     const head = document.querySelector("header.frame").offsetHeight + GAP;
     scrollTo({ top: this.root.getBoundingClientRect().top + scrollY + top - head });
     this.draw();
@@ -82,17 +89,21 @@ export class Grid {
   /** Shows again which tiles are selected. */
   markSelected() {
     for (const [at, element] of this.#tiles)
-      markSelected(element, this.selection.has(this.#items[at]));
+      markSelected(element, this.#isSelected(at));
     this.root.classList.toggle("has-selection", this.selection.size > 0);
   }
 
   placeOf(id) {
-    return this.#items.findIndex((item) => item.id === id);
+    return this.#items.findIndex((item) => item?.id === id);
   }
 
-  /** Shows other images, from the beginning. */
-  show(items, { index, total }) {
-    Object.assign(this, { index, total });
+  /**
+   * Shows other images, from the beginning.
+   * @param {object[]} items may have gaps where `days` says how many there are.
+   * @param {{day: string|null, count: number}[]|null} days of a timeline.
+   */
+  show(items, { index, total, days = null }) {
+    Object.assign(this, { index, total, days });
     this.#items = items;
     this.#active = 0;
     this.list.hidden = !items.length; // a list without items confuses screen readers
@@ -109,6 +120,16 @@ export class Grid {
     if (focused !== null && this.#focusedAt() === null) this.#focusTile(focused);
   }
 
+  /** Images from `first` to `end` have come into the gaps. */
+  arrived(first, end) {
+    const focused = this.#focusedAt();
+    for (const [at, element] of [...this.#tiles]) {
+      if (at >= first && at < end && element.isEmpty && this.#items[at]) this.#drop(at);
+    }
+    this.draw();
+    if (focused !== null && this.#focusedAt() === null) this.#focusTile(focused);
+  }
+
   /** Lays everything out again, for another width or other labels. */
   relayout() {
     const hadFocus = this.list.contains(document.activeElement);
@@ -116,9 +137,14 @@ export class Grid {
     const width = this.root.clientWidth;
     if (!width) return;
     const target = width < 520 ? 130 : Math.min(230, Math.max(170, width / 6));
-    this.#layout = new Layout({ width, target, gap: GAP, caption: CAPTION });
-    this.#label = null;
-    this.#push(this.#items);
+    if (this.days) {
+      const side = width < 520 ? 110 : Math.min(190, Math.max(150, width / 7));
+      this.#layout = new DayLayout({ width, target: side, gap: width < 520 ? 4 : 6 }, this.days);
+    } else {
+      this.#layout = new Layout({ width, target, gap: GAP, caption: CAPTION });
+      this.#label = null;
+      this.#push(this.#items);
+    }
     this.#sized();
     this.draw();
     if (hadFocus) this.focus(this.#active);
@@ -129,8 +155,9 @@ export class Grid {
     if (!this.#layout || !this.root.offsetParent) return;
     const top = -this.root.getBoundingClientRect().top;
     const screen = innerHeight;
-    const [first, end] = this.#layout.between(top - BEYOND * screen, top + (1 + BEYOND) * screen);
-    this.#drawRows(first, end);
+    const first = this.#rowAt(top - BEYOND * screen);
+    const end = this.#rowAt(top + (1 + BEYOND) * screen) + 1;
+    this.#drawRows(this.#layout.rows.slice(first, end));
     if (this.#layout.bottom < top + (1 + AHEAD) * screen) this.needMore();
     this.moved();
   }
@@ -143,8 +170,8 @@ export class Grid {
     const top = this.root.getBoundingClientRect().top + scrollY + box.top;
     const head = document.querySelector("header.frame").offsetHeight + GAP;
     if (top - head < scrollY) scrollTo({ top: top - head });
-    else if (top + box.height + CAPTION > scrollY + innerHeight) {
-      scrollTo({ top: top + box.height + CAPTION + GAP - innerHeight });
+    else if (top + box.height + this.#layout.caption > scrollY + innerHeight) {
+      scrollTo({ top: top + box.height + this.#layout.caption + GAP - innerHeight });
     }
     this.draw();
     this.#focusTile(at);
@@ -200,34 +227,28 @@ export class Grid {
     this.#layout = null;
   }
 
-  #drawRows(first, end) {
+  #drawRows(rows) {
     const wanted = new Set();
-    const headings = new Set();
-    for (const row of this.#layout.rows.slice(first, end)) {
-      if (row.heading) headings.add(row);
-      else for (const { at } of row.tiles) wanted.add(at);
-    }
+    for (const row of rows) for (const { at } of row.tiles ?? []) wanted.add(at);
     const focused = this.#focusedAt();
     for (const at of [...this.#tiles.keys()]) {
       if (!wanted.has(at) && at !== focused) this.#drop(at);
     }
-    for (const row of this.#layout.rows.slice(first, end)) {
+    for (const row of rows) {
       for (const place of row.tiles ?? []) if (!this.#tiles.has(place.at)) this.#make(row, place);
     }
-    this.#drawHeadings(headings);
+    this.#drawHeadings(new Set(rows.filter((row) => row.headings)));
+    const missing = [...wanted].filter((at) => !this.#items[at]);
+    if (missing.length) this.missing(missing[0], missing.at(-1) + 1);
   }
 
   #make(row, { at, left, width }) {
     const item = this.#items[at];
     const box = { top: row.top, left, width, height: row.height };
-    const element = tile(item, {
-      index: this.index,
-      href: this.href(item),
-      at,
-      total: this.total,
-      box,
-      isSelected: this.selection.has(item),
-    });
+    const place = { index: this.index, at, total: this.total, box, isSelected: this.#isSelected(at) };
+    const element = item
+      ? tile(item, { ...place, href: this.href(item), isBare: Boolean(this.days) })
+      : emptyTile(place);
     element.box = box;
     if (at === this.#active) element.querySelector("a").tabIndex = 0;
     this.#tiles.set(at, element);
@@ -247,32 +268,34 @@ export class Grid {
   }
 
   #drawHeadings(wanted) {
-    for (const [row, element] of this.#headings) {
+    for (const [row, elements] of this.#headings) {
       if (!wanted.has(row)) {
-        element.remove();
+        for (const element of elements) element.remove();
         this.#headings.delete(row);
       }
     }
     for (const row of wanted) {
       if (this.#headings.has(row)) continue;
-      const element = h("div", { class: "grid-heading" }, row.heading);
-      element.style.top = `${row.top}px`;
-      this.#headings.set(row, element);
-      this.above.append(element);
+      const elements = row.headings.map((one) => heading(one, row));
+      this.#headings.set(row, elements);
+      this.above.append(...elements);
     }
   }
 
-  #rowOf(at) {
+  #isSelected(at) {
+    const item = this.#items[at];
+    return item !== undefined && this.selection.has(item);
+  }
+
+  /** The number of the row at a height. */
+  #rowAt(y) {
     const { rows } = this.#layout;
-    let low = 0;
-    let high = rows.length - 1;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const last = rows[middle].tiles?.at(-1).at ?? rows[middle + 1].tiles[0].at - 1;
-      if (last < at) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    const next = firstRow(rows, ({ top }) => top > y);
+    return rows[next]?.top > y ? Math.max(0, next - 1) : next;
+  }
+
+  #rowOf(at) {
+    return firstRow(this.#layout.rows, ({ end }) => end > at);
   }
 
   #boxOf(at) {
@@ -296,7 +319,7 @@ export class Grid {
     const isCheck = event.target.matches("input");
     if (event.shiftKey) this.selection.extend(this.#items, this.#active, at);
     else if (isCheck || event.metaKey || event.ctrlKey) this.selection.toggle(this.#items, at);
-    else this.open(at);
+    else if (this.#items[at]) this.open(at);
     if (!isCheck) event.preventDefault();
     else this.#focusTile(at);
     this.#activate(at);
@@ -334,11 +357,29 @@ export class Grid {
     const { rows } = this.#layout;
     const box = this.#boxOf(at);
     let to = this.#rowOf(at) + step;
-    if (rows[to]?.heading) to += step;
+    while (rows[to]?.headings) to += step;
     if (!rows[to]?.tiles) return at;
     const middle = box.left + box.width / 2;
     const distance = (tile) => Math.abs(tile.left + tile.width / 2 - middle);
     return rows[to].tiles.reduce((best, tile) => (distance(tile) < distance(best) ? tile : best))
       .at;
   }
+}
+
+/** A heading above some images: of a month, of a day, or a text that the images' names say, too. */
+function heading({ text, month: ofMonth, day: ofDay, count, left, width }, { top, height }) {
+  let element;
+  if (text) element = h("div", { class: "grid-heading", "aria-hidden": "true" }, text);
+  else if (ofDay) {
+    element = h(
+      "h3",
+      { class: "day-heading", title: counted(count, "image") },
+      h("span", {}, day(ofDay)),
+    );
+    element.style.width = `${width}px`;
+  } else element = h("h2", { class: "month-heading" }, ofMonth ? month(ofMonth) : "No date");
+  element.style.left = `${left}px`;
+  element.style.top = `${top}px`;
+  element.style.height = `${height}px`;
+  return element;
 }

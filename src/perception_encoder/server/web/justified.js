@@ -9,11 +9,24 @@ export function aspect(item) {
   return Math.min(WIDEST, Math.max(NARROWEST, ratio));
 }
 
+/** The first row for which something holds, of rows that lack it and then have it. */
+export function firstRow(rows, holds) {
+  let low = 0;
+  let high = Math.max(0, rows.length - 1);
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (holds(rows[middle])) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
 /**
  * Rows of images that fill `width`, which can be added to. Full rows never change again.
  *
- * Rows are {top, height, tiles: [{at, left, width}]} or {top, height, heading}; `at` is an item's
- * place among all that were added, `height` of a row of images leaves the caption out.
+ * Rows are {top, height, end, tiles: [{at, left, width}]} or {top, height, end, headings}; `at` is
+ * an item's place among all that were added, `end` the number of items down to there. `height` of a
+ * row of images leaves the caption out.
  */
 export class Layout {
   #ratios = []; // of the row that is not full yet
@@ -28,9 +41,9 @@ export class Layout {
   }
 
   /** Begins a new row below a heading. */
-  break(heading, height) {
+  break(text, height) {
     this.#finish();
-    this.rows.push({ top: this.bottom, height, heading });
+    this.rows.push({ top: this.bottom, height, end: this.length, headings: [{ text, left: 0 }] });
     this.bottom += height;
   }
 
@@ -45,22 +58,6 @@ export class Layout {
     this.#drawOpen();
   }
 
-  /** The rows that a part of the page shows: [first, end). */
-  between(top, bottom) {
-    return [this.#search(top), this.#search(bottom) + 1];
-  }
-
-  #search(y) {
-    let low = 0;
-    let high = this.rows.length - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (this.rows[middle].top <= y) low = middle;
-      else high = middle - 1;
-    }
-    return Math.max(0, low);
-  }
-
   #height() {
     const sum = this.#ratios.reduce((total, ratio) => total + ratio, 0);
     return (this.width - this.gap * (this.#ratios.length - 1)) / sum;
@@ -73,7 +70,7 @@ export class Layout {
       left += tile.width + this.gap;
       return tile;
     });
-    const row = { top: this.bottom, height, tiles };
+    const row = { top: this.bottom, height, end: this.#first + tiles.length, tiles };
     this.rows.push(row);
     this.bottom += height + this.caption + this.gap;
     this.#first = this.length;

@@ -1,21 +1,25 @@
 // Starts the page: tabs, indexes, the views, and the keys that work everywhere.
 
 import { startClassify } from "./classify-view.js";
-import { startClusters } from "./clusters-view.js";
+import { ClustersView } from "./clusters-view.js";
 import { $ } from "./dom.js";
 import { startDuplicates } from "./duplicates-view.js";
 import { startIndexView } from "./index-view.js";
 import { showChoice, startChoice } from "./indexes.js";
-import { startMap } from "./map-view.js";
+import { MapView } from "./map-view.js";
 import { keep, startTaking } from "./images.js";
+import { PlacesView } from "./places-view.js";
 import { address, go, onState, start, state, tabState } from "./router.js";
 import { startSearch } from "./search-view.js";
 import { startSession } from "./session.js";
+import { tabOf } from "./state.js";
 import { startTheme } from "./theme.js";
 import { startViewer } from "./viewer.js";
 
 const TITLES = {
   search: "Images",
+  timeline: "Timeline",
+  places: "Places",
   clusters: "Clusters",
   map: "Map",
   duplicates: "Duplicates",
@@ -35,12 +39,14 @@ function startTabs() {
   onState((now) => {
     for (const tab of tabs) {
       tab.href = address(tabState(tab.dataset.tab));
-      if (tab.closest("nav") && tab.dataset.tab === now.view)
+      if (tab.closest("nav") && tab.dataset.tab === tabOf(now)) {
         tab.setAttribute("aria-current", "page");
-      else tab.removeAttribute("aria-current");
+        const nav = tab.parentElement; // on a phone it is wider than the screen
+        nav.scrollLeft = tab.offsetLeft - (nav.clientWidth - tab.offsetWidth) / 2;
+      } else tab.removeAttribute("aria-current");
     }
     const query = now.view === "search" && now.query.trim();
-    document.title = query ? `${query} – Images` : TITLES[now.view];
+    document.title = query ? `${query} – Images` : TITLES[tabOf(now)];
     showChoice(now);
   });
 }
@@ -74,8 +80,9 @@ startTabs();
 const search = startSearch($("#view-search"));
 startViews({
   search,
-  clusters: startClusters($("#view-clusters")),
-  map: startMap($("#view-map")),
+  places: new PlacesView($("#view-places")),
+  clusters: new ClustersView($("#view-clusters")),
+  map: new MapView($("#view-map")),
   duplicates: startDuplicates($("#view-duplicates")),
   classify: startClassify($("#view-classify")),
   index: startIndexView($("#view-index")),

@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { finished } from "./jobs.js";
 import { terms } from "./query.js";
-import { hasQuery, SORTS } from "./state.js";
+import { isListing, SORTS, writtenFilters } from "./state.js";
 
 const FIRST = 60; // a screen or two
 const FURTHER = 300;
@@ -28,7 +28,7 @@ export class Results {
   constructor(state, index) {
     this.state = state;
     this.index = index;
-    this.isSearch = hasQuery(state) || Boolean(state.not.trim());
+    this.isSearch = !isListing(state);
   }
 
   get isDone() {
@@ -102,13 +102,13 @@ export class Results {
   async #browse() {
     const { state, index } = this;
     const limit = this.#pageSize();
+    const filters = writtenFilters(state.filters);
     if (state.cluster) {
       const path = `v1/clusters/${state.cluster}`;
-      const asked = { index: index.name, k: state.k, offset: this.#offset, limit };
+      const asked = { index: index.name, k: state.k, offset: this.#offset, limit, filters };
       const { signal } = this.#controller;
       return finished(path, asked, this.progress, () => !signal.aborted);
     }
-    const filters = state.filters.length ? JSON.stringify(state.filters) : null;
     const asked = { index: index.name, offset: this.#offset, limit, filters };
     return get("v1/items", { ...asked, ...SORTS[state.sort][1] }, this.#controller);
   }

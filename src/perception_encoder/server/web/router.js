@@ -1,11 +1,12 @@
 // Moves from state to state: the address bar, the back button, links, and listeners.
 
 import { h } from "./dom.js";
-import { EMPTY, parse, write } from "./state.js";
+import { EMPTY, parse, tabOf, write } from "./state.js";
 
 let current = parse(location.search);
+const FILTERED = new Set(["search", "places", "clusters", "map"]);
 const listeners = new Set();
-const lastOf = new Map([[current.view, current]]); // each view's last state, for the tabs
+const lastOf = new Map([[tabOf(current), current]]); // each tab's last state
 
 export const state = () => current;
 
@@ -40,12 +41,18 @@ export function go(changes, { replace = false } = {}) {
 /** The number of steps of this visit: whether going back stays on this page. */
 export const depth = () => history.state?.depth ?? 0;
 
-/** The state that a tab leads to: that view as it was left, or empty. */
-export function tabState(view) {
-  const known = lastOf.get(view);
-  if (known && known.index === current.index) return { ...known, item: null };
-  const { index, like, image } = current;
-  return view === "classify" ? { ...EMPTY, view, index, like, image } : { ...EMPTY, view, index };
+/**
+ * The state that a tab leads to: that view as it was left, or empty. Filters are taken along to
+ * every view that has them.
+ */
+export function tabState(tab) {
+  const known = lastOf.get(tab);
+  const { index, like, image, filters } = current;
+  const isKnown = known && known.index === index;
+  if (tab === "timeline") return { ...EMPTY, sort: "-taken", ...(isKnown && known), filters, index, item: null };
+  if (FILTERED.has(tab)) return { ...EMPTY, view: tab, ...(isKnown && known), filters, index, item: null };
+  if (isKnown) return { ...known, item: null };
+  return { ...EMPTY, view: tab, index, ...(tab === "classify" && { like, image }) };
 }
 
 /** Calls every listener with the current state. */
@@ -54,7 +61,7 @@ export const start = () => become(current);
 function become(next) {
   const before = current;
   current = next;
-  lastOf.set(next.view, next);
+  lastOf.set(tabOf(next), next);
   for (const listener of listeners) listener(next, before);
 }
 

@@ -1,6 +1,6 @@
 // The search view: form, filters, results. The address holds the state; form and results follow it.
 
-import { addImages } from "./commands.js";
+import { addImages, readMetadata } from "./commands.js";
 import { $, h, settled } from "./dom.js";
 import { startFilters } from "./filters.js";
 import { count, counted, fileName, score, time } from "./format.js";
@@ -10,15 +10,19 @@ import { failureMessage, message, noIndex } from "./messages.js";
 import { showChip } from "./image-chip.js";
 import { keep } from "./images.js";
 import { showNotice } from "./nano-notice.js";
+import { monthScrubber } from "./month-scrubber.js";
 import { Results } from "./results.js";
 import { address, go, state } from "./router.js";
 import { scrubber } from "./scrubber.js";
 import { Selection } from "./selection.js";
 import { selectionBar } from "./selection-bar.js";
-import { EMPTY, hasBoth, hasQuery, resultsKey, SORTS } from "./state.js";
+import { EMPTY, hasBoth, hasQuery, isTimeline, resultsKey, SORTS } from "./state.js";
+import { Timeline } from "./timeline.js";
 
 const REMEMBERED = 6; // results that the back button finds as they were
 const PATIENCE = 500; // milliseconds until the page says that it is busy
+const SETTLING = 60; // milliseconds that a part of the timeline is in the window until it is loaded
+const NEARLY = 8; // items before the end at which the viewer has more loaded
 const LEARNING = [700, 2000, 5000]; // milliseconds until labels are asked for again
 
 /** Starts the view; returns what the rest of the page needs of it. */
@@ -28,8 +32,9 @@ export function startSearch(root) {
     show: (now) => view.show(now),
     neighbors: {
       at: (id) => view.grid.placeOf(id),
+      has: (at) => at >= 0 && at < view.grid.length,
       item: (at) => view.grid.item(at),
-      more: () => view.more(),
+      load: (at) => view.load(at),
       focus: (id) => view.grid.focus(view.grid.placeOf(id)),
     },
   };
@@ -56,14 +61,22 @@ class SearchView {
       href: (item) => address({ ...state(), item: item.id }),
       open: (at) => go({ item: this.grid.item(at).id }),
       needMore: () => this.more(),
-      moved: () => this.scrubber.follow(),
+      missing: settled((first, end) => this.#fill(first, end), SETTLING),
+      moved: () => {
+        this.scrubber.follow();
+        this.months.follow();
+      },
       selection: this.selection,
     });
     this.scrubber = scrubber($("#scrubber-row"), {
-      total: () => this.#results?.total ?? this.grid.length,
+      total: () => (this.grid.days ? 0 : (this.#results?.total ?? this.grid.length)),
       position: () => this.grid.first,
       describe: (at) => describe(this.grid.item(at), state()),
       go: (at) => this.#goTo(at),
+    });
+    this.months = monthScrubber($("#months-row"), {
+      position: () => this.grid.first,
+      go: (at) => this.grid.reveal(at),
     });
     this.filters = startFilters((filters, fold) => go({ filters, fold, cluster: "", k: "" }));
     this.#startForm();
@@ -109,6 +122,28 @@ class SearchView {
     }
   }
 
+  /** Resolves to the item at a position, or undefined; loads what is near it. */
+  async load(at) {
+    if (this.grid.days) {
+      if (!this.grid.item(at)) await this.#fill(Math.max(0, at - NEARLY), at + NEARLY);
+    } else if (!this.grid.item(at + NEARLY)) this.more();
+    return this.grid.item(at);
+  }
+
+  /** Loads images of the timeline, for which the grid has room already. */
+  async #fill(first, end) {
+    const results = this.#results;
+    if (!results?.load) return;
+    try {
+      const hasChanged = await results.load(first, Math.min(end, results.total));
+      if (results !== this.#results) return;
+      if (hasChanged) this.#draw();
+      else this.grid.arrived(first, end);
+    } catch (failure) {
+      if (results === this.#results && failure.name !== "AbortError") this.#fail(failure);
+    }
+  }
+
   /** Shows a position, and loads what comes before it. */
   async #goTo(at) {
     const results = this.#results;
@@ -128,7 +163,7 @@ class SearchView {
     }
     this.filters.show(now, index);
     showChip($("#search-image"), now, index.name, () => go({ like: null, image: null }));
-    const results = known?.results ?? new Results(now, index);
+    const results = known?.results ?? new (isTimeline(now) ? Timeline : Results)(now, index);
     $("#results").classList.add("is-stale");
     results.progress = (text) => {
       if (key === this.#key) $("#results-status").textContent = text;
@@ -136,15 +171,23 @@ class SearchView {
     if (!known) await results.more();
     if (key !== this.#key) return results.cancel();
     this.#results = results;
-    this.selection.clear();
+    this.selection.moveTo(index.name);
     $("#results").classList.remove("is-stale");
     $("#results-message").replaceChildren();
-    this.grid.show(results.items, { index: index.name, total: results.total });
+    this.#draw();
     scrollTo({ top: known?.top ?? 0 });
-    this.#count();
     showNotice($("#notice"), index, results.items);
-    if (!results.items.length) this.#say(this.#nothing(now, index));
+    if (results.hasDates === false && !now.filters.length) this.#say(this.#noDates(index));
+    else if (!results.items.length) this.#say(this.#nothing(now, index));
     else if (results.isSearch && !results.cutoffs) this.#learn(results);
+  }
+
+  #draw() {
+    const { items, total, days, index } = this.#results;
+    this.root.classList.toggle("is-timeline", Boolean(days));
+    this.grid.show(items, { index: index.name, total, days });
+    this.months.show(days ?? null);
+    this.#count();
   }
 
   /** Keeps what was shown, for the way back. */
@@ -198,6 +241,15 @@ class SearchView {
     return message({ title: "Nothing found", text: "Try another query." });
   }
 
+  #noDates(index) {
+    return message({
+      title: "No image has a date",
+      text: "Dates come from what cameras write into files. An older index reads it with this command:",
+      command: readMetadata(index.path),
+      actions: [["Show all images", () => go({ sort: "" }), true]],
+    });
+  }
+
   #fail(failure) {
     if (failure.name === "AbortError") return;
     this.#failed = true;
@@ -225,6 +277,7 @@ class SearchView {
 
   #say(element) {
     this.grid.show([], { index: "", total: 0 });
+    this.months.show(null);
     $("#results-message").replaceChildren(element);
   }
 

@@ -1,6 +1,6 @@
 // What the page shows, as one value, and that value as a query string. No DOM access.
 
-export const VIEWS = ["search", "clusters", "map", "duplicates", "classify", "index"];
+export const VIEWS = ["search", "places", "clusters", "map", "duplicates", "classify", "index"];
 
 export const EMPTY = Object.freeze({
   view: "search", // one of VIEWS
@@ -25,8 +25,10 @@ export const EMPTY = Object.freeze({
 export const SORTS = Object.freeze({
   "": ["As indexed", {}],
   name: ["Name", { sort: "name" }],
-  "-date": ["Newest first", { sort: "date", descending: true }],
-  date: ["Oldest first", { sort: "date" }],
+  "-taken": ["Taken, newest first", { sort: "taken_at", descending: true }],
+  taken: ["Taken, oldest first", { sort: "taken_at" }],
+  "-date": ["Newest file first", { sort: "date", descending: true }],
+  date: ["Oldest file first", { sort: "date" }],
   "-size": ["Largest file first", { sort: "size", descending: true }],
   size: ["Smallest file first", { sort: "size" }],
 });
@@ -87,6 +89,49 @@ export const hasQuery = (state) => Boolean(state.query.trim() || state.like || s
 
 /** Whether a text and an image have to be balanced. */
 export const hasBoth = (state) => Boolean(state.query.trim() && (state.like || state.image));
+
+/** Whether images are listed by when they were taken, under their months and days. */
+export const isTimeline = (state) =>
+  state.view === "search" && isListing(state) && !state.cluster && state.sort.endsWith("taken");
+
+/** Whether images are listed, not searched. */
+export const isListing = (state) => !hasQuery(state) && !state.not.trim();
+
+/** The tab that a state belongs to. */
+export const tabOf = (state) => (isTimeline(state) ? "timeline" : state.view);
+
+/** Filters as GET requests take them. */
+export const writtenFilters = (filters) => (filters.length ? JSON.stringify(filters) : null);
+
+const SIDES = {
+  south: ["latitude", ">="],
+  north: ["latitude", "<"],
+  west: ["longitude", ">="],
+  east: ["longitude", "<"],
+};
+const ENDS = { north: 90, east: 180 };
+const isOf = (column, op) => (filter) => filter.column === column && filter.op.replace("<=", "<") === op;
+
+/** Filters with a region, {south, north, west, east}, in the place of another one. */
+export function inRegion(filters, region) {
+  const others = filters.filter(({ column }) => column !== "latitude" && column !== "longitude");
+  const sides = Object.entries(SIDES).map(([side, [column, op]]) => ({
+    column,
+    op: region[side] >= ENDS[side] ? "<=" : op,
+    value: region[side],
+  }));
+  return [...others, ...sides];
+}
+
+/** The region of filters and the filters that it is made of; null where it is open on a side. */
+export function regionOf(filters) {
+  const found = Object.entries(SIDES).map(([side, one]) => [side, filters.find(isOf(...one))]);
+  if (!found.every(([, filter]) => filter)) return null;
+  return {
+    region: Object.fromEntries(found.map(([side, { value }]) => [side, value])),
+    members: found.map(([, filter]) => filter),
+  };
+}
 
 /** What decides which images are found: equal texts mean equal results. */
 export const resultsKey = (state) =>

@@ -2,37 +2,47 @@
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";
-import { fileName, meaning, score, spoken } from "./format.js";
+import { clock, fileName, meaning, score, spoken, wallClock } from "./format.js";
+import { momentOf } from "./moments.js";
 
 const NARROW = 76; // pixels; no name fits below an image of that width
 
 /**
  * Makes a tile: a link that opens the image.
  * @param {object} item as the server describes it.
- * @param {object} place its index, address, position, number of all images, box, and whether it is selected
+ * @param {object} place its index, address, position, number of all images, box, whether it is
+ *   selected, and whether it goes without a caption.
  */
-export function tile(item, { index, href, at, total, box, isSelected }) {
+export function tile(item, { index, href, at, total, box, isSelected, isBare = false }) {
   const image = h("span", { class: "frame-of" }, thumbnailOf(item, index, box));
   if (item.also?.length) {
     image.append(h("span", { class: "also", title: "Near copies" }, `+${item.also.length}`));
   }
-  image.style.height = `${box.height}px`;
-  const link = h("a", { href, tabindex: -1, title: item.name }, image, caption(item, box.width));
+  const moment = momentOf(item);
+  if (moment) image.append(h("span", { class: "moment" }, icon("play"), clock(moment.start)));
+  const link = h("a", { href, tabindex: -1, title: item.name }, image);
+  if (isBare) link.append(h("span", { class: "unseen" }, takenAt(item)));
+  else link.append(caption(item, box.width));
   const name = spoken(item.member ?? item.uri);
   const check = h("input", { type: "checkbox", tabindex: -1, "aria-label": `Select ${name}` });
-  const element = h(
-    "div",
-    {
-      class: "tile",
-      role: "listitem",
-      "aria-posinset": at + 1,
-      "aria-setsize": total ?? -1,
-      data: { at },
-    },
-    link,
-    check,
-  );
+  const element = placed(link, { at, total, box });
+  element.append(check);
   markSelected(element, isSelected);
+  return element;
+}
+
+/** A tile of an image that is not there yet. */
+export function emptyTile({ at, total, box }) {
+  const link = h("a", { tabindex: -1, "aria-label": "Loading" }, h("span", { class: "frame-of" }));
+  const element = placed(link, { at, total, box });
+  element.isEmpty = true;
+  return element;
+}
+
+function placed(link, { at, total, box }) {
+  link.querySelector(".frame-of").style.height = `${box.height}px`;
+  const places = { role: "listitem", "aria-posinset": at + 1, "aria-setsize": total ?? -1 };
+  const element = h("div", { class: "tile", ...places, data: { at } }, link);
   element.style.left = `${box.left}px`;
   element.style.top = `${box.top}px`;
   element.style.width = `${box.width}px`;
@@ -42,7 +52,8 @@ export function tile(item, { index, href, at, total, box, isSelected }) {
 /** Shows whether a tile is selected. */
 export function markSelected(element, isSelected) {
   element.classList.toggle("is-selected", isSelected);
-  element.querySelector("input").checked = isSelected;
+  const check = element.querySelector("input");
+  if (check) check.checked = isSelected;
 }
 
 function caption(item, width) {
@@ -62,6 +73,8 @@ function caption(item, width) {
   }
   return h("span", { class: "caption" }, parts);
 }
+
+const takenAt = ({ metadata }) => (metadata.taken_at ? wallClock(metadata.taken_at) : "");
 
 function thumbnailOf(item, index, box) {
   const sharp = Math.max(box.width, box.height) * Math.min(devicePixelRatio, 2);

@@ -11,13 +11,13 @@ import { zoomable, zoomButtons } from "./zoom.js";
 
 const LARGE = 2048;
 const SMALL = 512; // what the grid has loaded already, shown until the large one is there
-const NEARLY = 8; // items before the end at which more are loaded
 const PAN = 80; // pixels
 
 /**
  * Starts the viewer.
  * @param {HTMLDialogElement} dialog
- * @param {{at: Function, item: Function, more: Function, focus: Function}} neighbors the grid.
+ * @param {{at: Function, has: Function, item: Function, load: Function, focus: Function}} neighbors
+ *   the grid; `load` resolves to the item at a position.
  */
 export function startViewer(dialog, neighbors) {
   let shown = null;
@@ -36,7 +36,7 @@ export function startViewer(dialog, neighbors) {
       zooming = fill(dialog, item, {
         index: index.name,
         at,
-        hasNext: Boolean(neighbors.item(at + 1)),
+        hasNext: at >= 0 && neighbors.has(at + 1),
         step,
       });
     } catch (failure) {
@@ -57,12 +57,15 @@ export function startViewer(dialog, neighbors) {
     $("h2", dialog)?.focus();
   }
 
-  function step(by) {
-    const at = neighbors.at(state().item);
-    const next = at < 0 ? null : neighbors.item(at + by);
-    if (at + by + NEARLY > 0 && !neighbors.item(at + by + NEARLY)) neighbors.more();
-    if (next) go({ item: next.id }, { replace: true });
-    else announce(by > 0 ? "The last image" : "The first image");
+  async function step(by) {
+    const { item } = state();
+    const at = neighbors.at(item);
+    if (at < 0 || !neighbors.has(at + by)) {
+      announce(by > 0 ? "The last image" : "The first image");
+      return;
+    }
+    const next = await neighbors.load(at + by);
+    if (next && state().item === item) go({ item: next.id }, { replace: true });
   }
 
   /** Back to where it was opened, so that the back button does not open it again. */

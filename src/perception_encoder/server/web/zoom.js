@@ -112,18 +112,21 @@ export function zoomable(stage, image, zoomed = () => {}) {
   };
 }
 
+const button = (mark, label, act) =>
+  h("button", { type: "button", class: "round", "aria-label": label, onclick: act }, icon(mark));
+
 /** Buttons that zoom. */
-export function zoomButtons(zoom) {
-  const button = (mark, label, factor) =>
-    h(
-      "button",
-      { type: "button", class: "round", "aria-label": label, onclick: () => zoom(factor) },
-      icon(mark),
-    );
-  return h(
+export const zoomButtons = (zoom) =>
+  h(
     "div",
     { class: "zoom" },
-    button("minus", "Zoom out", 1 / STEP),
-    button("plus", "Zoom in", STEP),
+    button("minus", "Zoom out", () => zoom(1 / STEP)),
+    button("plus", "Zoom in", () => zoom(STEP)),
   );
+
+/** The buttons of a map: of what has `zoom` and `fit`. */
+export function mapButtons(map) {
+  const buttons = zoomButtons((factor) => map.zoom(factor));
+  buttons.append(button("whole", "Show all", () => map.fit()));
+  return buttons;
 }
