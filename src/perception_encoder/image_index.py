@@ -191,7 +191,7 @@ class ImageIndex:
         if not sources and not retry_failed:
             raise ValueError("name a source: a folder, a file, a glob, a table or a URL")
         options = SourceOptions(
-            exclude=tuple(exclude), include_hidden=include_hidden, column=column
+            exclude=tuple(exclude), include_hidden=include_hidden, column=column, videos=True
         )
         names = [_expanded(os.fspath(source)) for source in sources]
         opened = open_sources(names, options) if names else [FailedItems(self.errors())]

@@ -9,12 +9,13 @@ from small_models import open_tiny
 from perception_encoder.index import Index
 from perception_encoder.indexing import Run, RunOptions, commit
 from perception_encoder.sources import SourceOptions, open_sources
+from perception_encoder.video.names import can_decode
 
 
 def work(folder: Path, index: Path, signal: Connection | None = None) -> None:
     """Bring the folder into the index, in commits of a few rows so that there are many of them."""
     model = open_tiny()
-    sources = open_sources([str(folder)], SourceOptions())
+    sources = open_sources([str(folder)], SourceOptions(videos=can_decode()))
     if signal is not None:
         signal.send("begins")
     options = RunOptions(batch_size=3, prune=True)

@@ -12,6 +12,7 @@ import pytest
 from indexing.killed_run import work
 from numpy.typing import NDArray
 from small_models import drawing, open_tiny
+from video_clips import SCENES, write_clip
 
 from perception_encoder.index import Index, OutcomeLog, Row
 
@@ -38,6 +39,8 @@ def before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     Index.create(index, open_tiny().identity)
     for seed in range(30):
         drawing(seed).save(folder / f"{seed}.png")
+    for name in ("stays", "changes", "moves", "goes"):
+        write_clip(folder / f"{name}.mp4", SCENES[: len(name) - 2], 1.2)
     work(folder, index)
     for seed in range(30, 80):
         drawing(seed).save(folder / f"{seed}.png")
@@ -48,6 +51,10 @@ def before(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(12, 16):
         (folder / f"{seed}.png").unlink()
     (folder / "bad.png").write_bytes(b"no image")
+    write_clip(folder / "changes.mp4", SCENES[3:], 2.5)
+    (folder / "moves.mp4").rename(folder / "moved.mp4")
+    (folder / "goes.mp4").unlink()
+    write_clip(folder / "comes.mkv", SCENES[1:4], 1.5)
     return index
 
 
@@ -58,6 +65,15 @@ def contents(path: Path) -> tuple[list[Row], NDArray[np.float32]]:
     return [rows[number] for number in order], index.vectors()[order]
 
 
+def segments(rows: list[Row]) -> list[list[Row]]:
+    """The segments of each video: a killed run leaves all of them as before, or all new ones."""
+    videos: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.member is not None:
+            videos.setdefault(row.uri, []).append(row)
+    return list(videos.values())
+
+
 @pytest.fixture(scope="module")
 def expected(
     folder: Path, before: Path, tmp_path_factory: pytest.TempPathFactory
@@ -66,7 +82,9 @@ def expected(
     shutil.copytree(before, index)
     work(folder, index)
     rows, vectors = contents(index)
-    assert len(rows) == 76
+    assert sum(row.member is None for row in rows) == 76
+    videos = {Path(row.uri).name for row in rows if row.member is not None}
+    assert videos == {"stays.mp4", "changes.mp4", "moved.mp4", "comes.mkv"}
     return rows, vectors
 
 
@@ -114,6 +132,8 @@ def test_a_killed_run_leaves_an_index_that_the_next_run_completes(
 
     rows, _ = contents(index)
     assert len({row.id for row in rows}) == len(rows)
+    whole = segments(contents(before)[0]) + segments(expected[0])
+    assert all(one in whole for one in segments(rows))
 
     work(folder, index)
     rows, vectors = contents(index)
@@ -122,4 +142,4 @@ def test_a_killed_run_leaves_an_index_that_the_next_run_completes(
     np.testing.assert_allclose(vectors, expected[1], atol=1e-3)
     counts = OutcomeLog(str(index)).counts()
     assert counts["failed"] == 1
-    assert counts["embedded"] + counts["reused"] + counts["skipped"] == 76
+    assert counts["embedded"] + counts["reused"] + counts["skipped"] == 76 + 4

@@ -152,6 +152,7 @@ def index(  # noqa: PLR0913  one parameter for each option
         include_hidden=include_hidden,
         null_separated=null,
         column=column,
+        videos=True,
     )
     opened = open_sources(sources or [], source_options)  # reports a wrong name before the model
     path = find_index(index_path)

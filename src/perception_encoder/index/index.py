@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from perception_encoder.errors import IndexBusyError, IndexMismatchError, IndexNotFoundError
@@ -41,6 +41,7 @@ from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import FragmentScan, Snapshot
 from perception_encoder.index.storage import check_free, empty_dataset, write_lock
 from perception_encoder.types import Embeddings, ModelIdentity
+from perception_encoder.video.names import is_moment
 
 if TYPE_CHECKING:
     import lance
@@ -196,13 +197,17 @@ class Index:
         """Identifies the rows that this object sees; different rows have a different state."""
         return self._snapshot.state
 
-    def add(self, rows: Sequence[Row], vectors: Embeddings) -> None:
+    def add(
+        self, rows: Sequence[Row], vectors: Embeddings, *, replaced_videos: Collection[str] = ()
+    ) -> None:
         """Add images, or replace those that are there already, in one commit.
 
         Args:
             rows: the rows; of two with the same id the later wins. A new metadata name becomes a
                 column.
             vectors: (N, E) float, unit length, in the order of rows.
+            replaced_videos: URIs of videos; their segments that are not among the rows are deleted
+                in the same commit.
 
         Raises:
             ValueError: the numbers differ, a vector is not of unit length, metadata does not fit.
@@ -219,7 +224,10 @@ class Index:
         index = lay_out(dataset, self.path, [rows[place] for place in places], vectors[places])
         with journaled_commit(dataset, self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
-            merge.when_not_matched_insert_all().execute(index)
+            merge = merge.when_not_matched_insert_all()
+            if replaced_videos:
+                merge = merge.when_not_matched_by_source_delete(_of_videos(replaced_videos))
+            merge.execute(index)
         self._adopt(dataset)
 
     def append(self, rows: Sequence[Row], vectors: Embeddings) -> None:
@@ -391,6 +399,14 @@ class Index:
         """
         return self._snapshot.by_row_ids(row_ids)
 
+    def moments(self, uri: str) -> list[tuple[Row, Embeddings]]:
+        """Return the segments of a video in their order, each with its (E,) float32 vector."""
+        if not {"start", "frame_time"} <= set(self.schema.names):
+            return []
+        ids = [row.id for row in self.rows(where=_of_videos([uri]))]
+        found = [one for one in self.by_ids(ids).values() if is_moment(uri, one[0].member)]
+        return sorted(found, key=lambda one: str(one[0].member))
+
     def search(
         self,
         queries: Embeddings,
@@ -509,3 +525,9 @@ class Index:
         if len(rows) != len(vectors):
             raise ValueError(f"{len(rows)} rows, but {len(vectors)} vectors")
         return vectors
+
+
+def _of_videos(uris: Iterable[str]) -> str:
+    """Return the SQL condition of the segments of videos."""
+    quoted = ", ".join("'" + uri.replace("'", "''") + "'" for uri in sorted(uris))
+    return f"uri IN ({quoted}) AND member IS NOT NULL"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.rows import FileState, Row
+from perception_encoder.video.names import is_moment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,9 +157,14 @@ class KnownRows:
 
     Args:
         scan: yields columns of one version of the index, block by block.
+        scan_videos: likewise, of rows that may be segments of videos; None if there are none.
     """
 
-    def __init__(self, scan: Callable[[list[str]], Iterator[pa.RecordBatch]]) -> None:
+    def __init__(
+        self,
+        scan: Callable[[list[str]], Iterator[pa.RecordBatch]],
+        scan_videos: Callable[[list[str]], Iterator[pa.RecordBatch]] | None = None,
+    ) -> None:
         self._scan = scan
         self._lock = threading.Lock()
         self._ids, self._contents = DigestMap(), DigestMap()
@@ -173,6 +179,12 @@ class KnownRows:
         contents = _joined([block.contents for block in blocks], np.uint64)
         self._contents.add(contents, numbers[has_content])
         self._seen = np.zeros(len(self._states), np.bool_)
+        self._videos: dict[str, list[str]] = {}  # ids of the segments, by URI
+        for batch in scan_videos(["id", "uri", "member"]) if scan_videos is not None else ():
+            columns = (batch[name].to_pylist() for name in ("id", "uri", "member"))
+            for key, uri, member in zip(*columns, strict=True):
+                if is_moment(uri, member):
+                    self._videos.setdefault(uri, []).append(key)
 
     def __len__(self) -> int:
         return len(self._states)
@@ -186,6 +198,11 @@ class KnownRows:
         numbers = self._ids.find(ids)
         self._seen[numbers[numbers >= 0]] = True
         return [None if number < 0 else self._state(int(number)) for number in numbers]
+
+    def look_up_video(self, uri: str) -> FileState | None:
+        """Return the state of a video file, None if it is new; mark its segments as seen."""
+        ids = self._videos.get(uri)
+        return None if ids is None else self.look_up(digests_of(ids))[0]
 
     def id_of_content(self, sha256: str) -> str | None:
         """Return the id of a row with this content, or None."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
 
+from perception_encoder.video.names import is_moment, parse_moment
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -45,9 +47,28 @@ def row_id(uri: str, member: str | None = None) -> str:
     return hashlib.blake2b(key.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
+def _moment_of(
+    uri: str, member: str | None, metadata: Mapping[str, MetadataValue]
+) -> Moment | None:
+    if member is None or not is_moment(uri, member):
+        return None
+    frame_time = parse_moment(member) or 0.0
+    stored = (metadata.get(name) for name in Moment._fields)
+    times = [float(one) if isinstance(one, int | float) else frame_time for one in stored]
+    return Moment(*times)
+
+
 def item_name(uri: str, member: str | None = None) -> str:
     """Return the name of an image in messages and queries."""
     return uri if member is None else f"{uri}/{member}"
+
+
+class Moment(NamedTuple):
+    """The times of a segment of a video, in seconds: start, end, and that of its frame."""
+
+    start: float
+    end: float
+    frame_time: float
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,11 @@ class Row:
         """See `item_name`."""
         return item_name(self.uri, self.member)
 
+    @property
+    def moment(self) -> Moment | None:
+        """The times of a segment of a video; None for images."""
+        return _moment_of(self.uri, self.member, self.metadata)
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -119,6 +145,11 @@ class Hit:
     def name(self) -> str:
         """See `item_name`."""
         return item_name(self.uri, self.member)
+
+    @property
+    def moment(self) -> Moment | None:
+        """The times of a segment of a video; None for images."""
+        return _moment_of(self.uri, self.member, self.metadata)
 
     @classmethod
     def of(cls, row: Row, score: float) -> Self:

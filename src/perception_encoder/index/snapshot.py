@@ -106,7 +106,10 @@ class Snapshot:
 
     def known_rows(self) -> KnownRows:
         """See `Index.known_rows`."""
-        return KnownRows(partial(self._read, where=None))
+        videos = None
+        if {"start", "end", "frame_time"} <= set(self.schema.names):
+            videos = partial(self._read, where="frame_time IS NOT NULL AND member IS NOT NULL")
+        return KnownRows(partial(self._read, where=None), videos)
 
     def by_ids(self, ids: set[str]) -> dict[str, tuple[Row, Embeddings]]:
         """See `Index.by_ids`."""

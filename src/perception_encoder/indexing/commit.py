@@ -34,14 +34,18 @@ class CommittedItem(NamedTuple):
     """A row to commit.
 
     Attributes:
+        outcome: None for all rows of a video but the first.
         file_columns: what the file itself says of the photo, by column.
+        video: the URI of the video that this is a segment of. Its rows are added together, and
+            replace all that the index has of it.
     """
 
     row: Row
     vector: NDArray[np.float32]
     is_new: bool
-    outcome: Outcome
+    outcome: Outcome | None
     file_columns: Mapping[str, MetadataValue] = MappingProxyType({})
+    video: str | None = None
 
 
 @dataclass(slots=True)
@@ -126,7 +130,9 @@ class Committer:
     def waiting(self) -> dict[str, CommittedItem]:
         """Return the rows that are not committed yet, by content."""
         loads = [self._load] if self._running is None else [self._running[1], self._load]
-        return {str(row.row.sha256): row for load in loads for row in load.rows}
+        return {
+            str(row.row.sha256): row for load in loads for row in load.rows if row.video is None
+        }
 
     @property
     def is_due(self) -> bool:
@@ -178,13 +184,18 @@ class Committer:
         )
 
     def _commit(self, load: _Load) -> None:
-        for is_new, write in ((True, self._index.append), (False, self._index.add)):
+        for is_new in (True, False):
             rows = [row for row in load.rows if row.is_new == is_new]
             if rows:
                 self._note_source_columns(rows)
                 narrow = [self._columns.narrow(self._with_file_columns(row)) for row in rows]
                 fitted, left_out = self._index.fit(narrow)
-                write(fitted, np.stack([row.vector for row in rows]))
+                vectors = np.stack([row.vector for row in rows])
+                if is_new:
+                    self._index.append(fitted, vectors)
+                else:
+                    videos = {row.video for row in rows if row.video is not None}
+                    self._index.add(fitted, vectors, replaced_videos=videos)
                 self.left_out += left_out
         self._known.add_contents([row.row for row in load.rows])
         if self._index.is_created or len(load.outcomes) >= _OUTCOMES_OF_A_COMMIT:
@@ -208,7 +219,7 @@ class Committer:
 
 
 def _outcomes_of(load: _Load) -> list[Outcome]:
-    return [row.outcome for row in load.rows] + load.outcomes
+    return [row.outcome for row in load.rows if row.outcome is not None] + load.outcomes
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,22 @@ from perception_encoder.index import FileState, KnownRows, Outcome
 from perception_encoder.index.known_rows import DigestMap, digests_of
 from perception_encoder.indexing.commit import Progress
 from perception_encoder.indexing.prepare import ListedItem, Preparation, PreparedImage
+from perception_encoder.indexing.videos import PreparedVideo, VideoPreparation, is_video_item
 from perception_encoder.sources import Item, Source
 
 _LISTED_AT_ONCE: Final = 256
 _WAITING_EVENTS: Final = 64
 _POLL_SECONDS: Final = 0.1  # how often a waiting thread checks whether to stop
 _PERMANENT: Final = frozenset(
-    ("ImageDecodeError", "ImageEmptyError", "ImageTruncatedError", "ImageTooLargeError")
-)
+    (
+        "ImageDecodeError", "ImageEmptyError", "ImageTruncatedError", "ImageTooLargeError",
+        "VideoDecodeError",
+    )
+)  # fmt: skip
 """Failures caused by a file's content: retrying is useless until it changes."""
+
+
+FeedEvent: TypeAlias = PreparedImage | PreparedVideo | list[Outcome] | None
 
 
 class Feed:
@@ -36,7 +43,8 @@ class Feed:
         sources: the sources to list.
         known: the rows of the index.
         failures: outcomes of items that failed before, by id.
-        preparing: prepares items; closed with the feed.
+        preparing: prepares images; closed with the feed, as is the next.
+        videos: prepares video files.
         progress: counts what is listed and decoded.
         retries_failures: also retry failed items that have not changed.
         reads_metadata: whether to read what the files say of the photos, too.
@@ -48,6 +56,7 @@ class Feed:
         known: KnownRows,
         failures: Mapping[str, Outcome],
         preparing: Preparation,
+        videos: VideoPreparation,
         progress: Progress,
         *,
         retries_failures: bool = False,
@@ -57,6 +66,7 @@ class Feed:
         self._known = known
         self._failures = failures
         self._preparing = preparing
+        self._videos = videos
         self._progress = progress
         self._retries_failures = retries_failures
         self._reads_metadata = reads_metadata
@@ -64,7 +74,7 @@ class Feed:
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
         self.num_repeated = 0  # entries of an image listed before, with other metadata
-        self._events: queue.Queue[PreparedImage | list[Outcome] | Exception | None]
+        self._events: queue.Queue[FeedEvent | Exception]
         self._events = queue.Queue(_WAITING_EVENTS)
         self._window = threading.Semaphore(preparing.window)
         self._stop = threading.Event()
@@ -72,7 +82,7 @@ class Feed:
         self._count_lock = threading.Lock()
         self._lister = threading.Thread(target=self._list, name="list", daemon=True)
 
-    def events(self, *, patience_seconds: float) -> Iterator[PreparedImage | list[Outcome] | None]:
+    def events(self, *, patience_seconds: float) -> Iterator[FeedEvent]:
         """Yield results as they finish; None if there was none for a while.
 
         Args:
@@ -91,11 +101,14 @@ class Feed:
                 return
             if isinstance(event, PreparedImage):
                 self._progress.decode_seconds += event.decode_ms / 1000
+            elif isinstance(event, PreparedVideo):
+                self._progress.decode_seconds += event.decode_seconds
             yield event
 
     def close(self) -> None:
         """Stop listing and decoding."""
         self._stop.set()
+        self._videos.close()
         self._preparing.close()
 
     def _list(self) -> None:
@@ -120,6 +133,8 @@ class Feed:
             failure = self._failures.get(key)
             if failure is not None:
                 self.failures_met.add(key)
+            if is_video_item(item):
+                before = self._known.look_up_video(item.uri)
             if before is not None and _is_unchanged(item, before):
                 outcomes.append(_make_skipped(item))
             elif failure is not None and self._will_fail_again(item, failure):
@@ -129,9 +144,12 @@ class Feed:
                 to_prepare.append(ListedItem(item, before is None, self._reads_metadata))
         if outcomes:
             self._put(outcomes)
+        for video in (one for one in to_prepare if is_video_item(one.item)):
+            self._submit_video(video)
+        images = [one for one in to_prepare if not is_video_item(one.item)]
         size = self._preparing.chunk_size
-        for start in range(0, len(to_prepare), size):
-            self._submit(to_prepare[start : start + size])
+        for start in range(0, len(images), size):
+            self._submit(images[start : start + size])
 
     def _will_fail_again(self, item: Item, failure: Outcome) -> bool:
         """Whether the item would fail again, because of the same content."""
@@ -163,16 +181,26 @@ class Feed:
         return new, digests[is_new]
 
     def _submit(self, chunk: Sequence[ListedItem]) -> None:
-        for _ in chunk:
+        if self._enter(len(chunk)):
+            future = self._preparing.submit(chunk, self._known.id_of_content)
+            future.add_done_callback(self._take_prepared)
+
+    def _submit_video(self, video: ListedItem) -> None:
+        if self._enter(1):
+            future = self._videos.submit(video, self._known.id_of_content)
+            future.add_done_callback(self._take_video)
+
+    def _enter(self, count: int) -> bool:
+        """Wait for room for so many items; return False if the run stops."""
+        for _ in range(count):
             while not self._window.acquire(timeout=_POLL_SECONDS):
                 if self._stop.is_set():
-                    return
+                    return False
         if self._stop.is_set():
-            return
+            return False
         with self._count_lock:
             self._unfinished += 1
-        future = self._preparing.submit(chunk, self._known.id_of_content)
-        future.add_done_callback(self._take_prepared)
+        return True
 
     def _take_prepared(self, future: Future[list[PreparedImage | Outcome]]) -> None:
         if not future.cancelled():
@@ -180,6 +208,17 @@ class Feed:
                 self._put(err)
             else:
                 self._put_prepared(future.result())
+        self._finish_one()
+
+    def _take_video(self, future: Future[PreparedVideo | Outcome]) -> None:
+        if not future.cancelled():
+            if isinstance(err := future.exception(), Exception):
+                self._put(err)
+            else:
+                result = future.result()
+                if isinstance(result, Outcome):
+                    self.release(1)
+                self._put([result] if isinstance(result, Outcome) else result)
         self._finish_one()
 
     def _put_prepared(self, results: list[PreparedImage | Outcome]) -> None:
@@ -201,7 +240,7 @@ class Feed:
         """Report that so many prepared images are done."""
         self._window.release(count)
 
-    def _put(self, event: PreparedImage | list[Outcome] | Exception | None) -> None:
+    def _put(self, event: FeedEvent | Exception) -> None:
         while not self._stop.is_set():
             try:
                 self._events.put(event, timeout=_POLL_SECONDS)

@@ -21,6 +21,7 @@ from perception_encoder.indexing.commit import CommittedItem
 from perception_encoder.indexing.photo_metadata import read_file_columns
 from perception_encoder.preprocess import ImageProcessor, num_usable_cores
 from perception_encoder.sources import Item
+from perception_encoder.video.names import is_moment
 
 logger = logging.getLogger(__name__)
 _REMOTE_THREADS: Final = 16  # they wait for the network, not for a core
@@ -243,7 +244,7 @@ class Computer:
         rows, failed, images = list[CommittedItem](), list[Outcome](), list[PreparedImage]()
         for item in batch:
             duplicate_of = duplicates.get(item.duplicate_of or "")
-            if duplicate_of is not None and duplicate_of[0].sha256 == item.row.sha256:
+            if duplicate_of is not None and _is_same_image(duplicate_of[0], item.row):
                 rows.append(_reuse(item, *duplicate_of))
                 continue
             # The row with this content has changed since.
@@ -283,6 +284,11 @@ class Computer:
             assert vector is not None
             rows.append(CommittedItem(item.row, vector, item.is_new, outcome, item.file_columns))
         return rows, seconds
+
+
+def _is_same_image(stored: Row, row: Row) -> bool:
+    """Whether a stored row has the content of an image: not of a video with an image's name."""
+    return stored.sha256 == row.sha256 and not is_moment(stored.uri, stored.member)
 
 
 def encode_batch(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[PreparedImage]:

@@ -29,6 +29,7 @@ from perception_encoder.indexing.photo_metadata import (
 from perception_encoder.preprocess import num_usable_cores
 from perception_encoder.sources import read_image
 from perception_encoder.sources.item import scheme_of
+from perception_encoder.video.names import is_moment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -224,6 +225,8 @@ class MetadataRefresh:
 
 
 def _read(row: Row, offset: int) -> _Refreshed:
+    if is_moment(row.uri, row.member):  # a frame says nothing of a photo
+        return _Refreshed(row, offset, {})
     try:
         data = read_image(row.uri, row.member, row.offset, row.bytes)
         return _Refreshed(row, offset, read_file_columns(row.uri, row.member, data))

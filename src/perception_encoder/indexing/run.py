@@ -26,9 +26,11 @@ from perception_encoder.indexing.prepare import (
     PreparedImage,
     ThreadPreparation,
 )
+from perception_encoder.indexing.videos import PreparedVideo, VideoPreparation
 from perception_encoder.sources import Source
 from perception_encoder.sources.columns import MAX_COLUMNS
 from perception_encoder.sources.item import ReportingSource, collect_notes
+from perception_encoder.video.names import is_moment
 
 _PATIENCE_SECONDS: Final = 1.0  # how long an incomplete batch waits for slow sources
 _DELETED_AT_ONCE: Final = 1000
@@ -136,6 +138,7 @@ class Run:
             known,
             failures,
             self._open_preparing(),
+            VideoPreparation(self._model, self._index, batch_size=self._options.batch_size),
             self.progress,
             retries_failures=self._options.retries_failures,
             reads_metadata=self._index.metadata_choice.reads,
@@ -186,6 +189,13 @@ class Run:
                 if committer.is_due:
                     yield _Task([], {})
                 continue
+            if isinstance(event, PreparedVideo):
+                committer.add(event.rows)
+                self.progress.encode_seconds += event.encode_seconds
+                feed.release(1)
+                if committer.is_due:
+                    yield _Task([], {})
+                continue
             if event is not None:
                 batch.append(event)
             if event is None or len(batch) == self._options.batch_size:
@@ -200,7 +210,7 @@ class Run:
         vanished, gone = list[Outcome](), list[RowLocation]()
         empty, excluded = Counter[str](), Counter[str]()
         for place in known.unseen():
-            source, is_excluded = self._source_of(place.uri, place.member)
+            source, is_excluded = self._source_of(*_item_of(place))
             if source is None:
                 continue
             name = self._sources[source].name
@@ -211,7 +221,8 @@ class Run:
             if is_excluded:
                 excluded[name] += not self._options.prune
             else:
-                vanished.append(Outcome(place.uri, "vanished", member=place.member))
+                vanished.append(Outcome(place.uri, "vanished", member=_item_of(place)[1]))
+        vanished = list({outcome.id: outcome for outcome in vanished}.values())
         self.progress.notes += _of_kept_rows(+empty, +excluded)
         for failure in failures.values():
             is_met = failure.id in feed.failures_met
@@ -221,7 +232,8 @@ class Run:
 
     def _pruned(self, places: Sequence[RowLocation], run: str) -> list[Outcome]:
         """Delete rows after logging it, so a run that is killed in between finds them again."""
-        outcomes = [Outcome(place.uri, "pruned", member=place.member) for place in places]
+        items = dict.fromkeys(_item_of(place) for place in places)
+        outcomes = [Outcome(uri, "pruned", member=member) for uri, member in items]
         self._log.append(outcomes, run)
         for start in range(0, len(places), _DELETED_AT_ONCE):
             self._index.delete(place.id for place in places[start : start + _DELETED_AT_ONCE])
@@ -236,6 +248,11 @@ class Run:
             if isinstance(source, ReportingSource) and source.leaves_out(uri, member):
                 return number, True
         return None, False
+
+
+def _item_of(place: RowLocation) -> tuple[str, str | None]:
+    """Return the uri and member of the item that a row is of: of a segment, the whole video."""
+    return place.uri, None if is_moment(place.uri, place.member) else place.member
 
 
 def _of_kept_rows(empty: Mapping[str, int], excluded: Mapping[str, int]) -> list[str]:

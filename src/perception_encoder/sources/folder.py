@@ -15,7 +15,13 @@ from perception_encoder.errors import ImageError
 from perception_encoder.sources.access import FileAccess, make_file_item
 from perception_encoder.sources.item import Item, find_name_error, make_broken_item
 from perception_encoder.sources.network import RemoteEntry
-from perception_encoder.sources.patterns import Selection, describe_system_folders, is_image
+from perception_encoder.sources.patterns import (
+    LeftOutVideos,
+    Selection,
+    describe_system_folders,
+    is_image,
+)
+from perception_encoder.video.names import is_video
 
 _Identity: TypeAlias = tuple[int, int]
 
@@ -27,20 +33,25 @@ class FolderSource:
         name: as it was given.
         top: the folder.
         selection: which of its files to list.
+        wants_videos: whether to report videos that the selection leaves out.
     """
 
-    def __init__(self, name: str, top: str, selection: Selection) -> None:
+    def __init__(
+        self, name: str, top: str, selection: Selection, *, wants_videos: bool = False
+    ) -> None:
         self.name = name
         self._top = os.path.abspath(top)
         self._prefix = os.path.join(self._top, "")
         self._selection = selection
         self._unread = set[str]()
         self._system = Counter[str]()
+        self._videos = LeftOutVideos(selection, is_wanted=wants_videos)
 
     def items(self) -> Iterator[Item]:
         """List the images: first those of a folder, sorted, then those of its folders."""
         self._unread.clear()
         self._system.clear()
+        self._videos.count = 0
         seen = _with_parents(self._top)
         starts = deque([self._top])
         while starts:  # first the top, then the links below it
@@ -77,8 +88,8 @@ class FolderSource:
         )
 
     def notes(self) -> list[str]:
-        """Describe the system folders that were skipped."""
-        return describe_system_folders(self.name, self._system)
+        """Describe the system folders and videos that were skipped."""
+        return describe_system_folders(self.name, self._system) + self._videos.notes(self.name)
 
     def leaves_out(self, uri: str, member: str | None) -> bool:
         """Whether this file is skipped by a pattern, or is in a system folder."""
@@ -116,6 +127,8 @@ class FolderSource:
                 found.links.append(entry.name)
         elif self._selection.lists(path):
             found.files.append(entry.name)
+        elif is_video(path):
+            self._videos.see(path)
         elif entry.is_symlink() and not is_image(path) and not os.path.exists(entry.path):
             self._unread.add(entry.path)  # may lead to a folder on a disk that is not mounted
 
@@ -160,20 +173,31 @@ class RemoteFolderSource:
         top: the folder's URL as the store spells it.
         selection: which of its files to list.
         access: lists and reads it.
+        wants_videos: whether to report videos, which are not read from there.
     """
 
-    def __init__(self, name: str, top: str, selection: Selection, access: FileAccess) -> None:
+    def __init__(
+        self,
+        name: str,
+        top: str,
+        selection: Selection,
+        access: FileAccess,
+        *,
+        wants_videos: bool = False,
+    ) -> None:
         self.name = name
         self._top = top.rstrip("/") + "/"
         self._selection = selection
         self._access = access
         self._unread = set[str]()
         self._system = Counter[str]()
+        self._videos = LeftOutVideos(selection, is_wanted=wants_videos, is_remote=True)
 
     def items(self) -> Iterator[Item]:
         """List the images: first those of a folder, sorted, then those of its folders."""
         self._unread.clear()
         self._system.clear()
+        self._videos.count = 0
         folders = [self._top]
         while folders:
             folder = folders.pop()
@@ -201,8 +225,8 @@ class RemoteFolderSource:
         return self._selection.covers(self._relative(uri))
 
     def notes(self) -> list[str]:
-        """Describe the system folders that were skipped."""
-        return describe_system_folders(self.name, self._system)
+        """Describe the system folders and videos that were skipped."""
+        return describe_system_folders(self.name, self._system) + self._videos.notes(self.name)
 
     def leaves_out(self, uri: str, member: str | None) -> bool:
         """Whether this file is skipped by a pattern, or is in a system folder."""
@@ -220,7 +244,10 @@ class RemoteFolderSource:
 
     def _items(self, entries: list[RemoteEntry]) -> Iterator[Item]:
         for entry in entries:
-            if entry.is_folder or not self._selection.lists(self._relative(entry.url)):
+            if entry.is_folder:
+                continue
+            if not self._selection.lists(self._relative(entry.url)):
+                self._videos.see(self._relative(entry.url))
                 continue
             if (error := find_name_error(entry.url)) is None:
                 yield self._access.entry_item(entry)

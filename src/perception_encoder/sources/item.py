@@ -225,6 +225,7 @@ class SourceOptions:
         timeout_seconds: for one response from a network.
         max_bytes: the largest image to fetch from a network.
         allow_network: whether a network may be used.
+        videos: also list the video files of folders of this machine.
     """
 
     exclude: tuple[str, ...] = ()
@@ -234,6 +235,7 @@ class SourceOptions:
     timeout_seconds: float = 20.0
     max_bytes: int = 128 * _MIB
     allow_network: bool = True
+    videos: bool = False
 
 
 def scheme_of(name: str) -> str:

@@ -6,7 +6,7 @@ import codecs
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias
@@ -36,6 +36,7 @@ from perception_encoder.sources.patterns import MAGIC, Excludes, Selection, expa
 from perception_encoder.sources.tables import TableSource, read_row
 from perception_encoder.sources.tars import TarSource, find_member_size, read_member
 from perception_encoder.sources.text_rows import encoding_of
+from perception_encoder.video.names import can_decode, is_moment, parse_moment
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -251,7 +252,7 @@ class _Opener:
     def _local(self, name: str, path: str) -> _File | Source:
         path = os.path.abspath(path)
         if os.path.isdir(path):
-            return FolderSource(name, path, self._selection(None))
+            return self._folder(name, path, None)
         return _File(_kind(path), name, path, partial(self._access.item, path))
 
     def _web(self, url: str) -> _File:
@@ -266,21 +267,19 @@ class _Opener:
         if not glob or not os.path.isdir(top or "."):
             self._missing.append(name)
             return
-        yield from self._matches(name, FolderSource(name, top, self._selection(glob)), glob)
+        yield from self._matches(name, self._folder(name, top, glob), glob)
 
     def _remote(self, name: str, url: str) -> Iterator[_File | Source]:
         remote = self._access.remote
         remote.check(url)
         if MAGIC.search(url):
             top, glob = _split_glob(url)
-            folder = RemoteFolderSource(
-                name, remote.canonical(top), self._selection(glob), self._access
-            )
+            folder = self._remote_folder(name, remote.canonical(top), glob)
             yield from self._matches(name, folder, glob)
             return
         entry = self._entry(url)
         if entry.is_folder:
-            yield RemoteFolderSource(name, entry.url, self._selection(None), self._access)
+            yield self._remote_folder(name, entry.url, None)
         else:
             yield _File(_kind(entry.url), name, entry.url, partial(self._access.entry_item, entry))
 
@@ -313,6 +312,15 @@ class _Opener:
         for item in files:
             make = partial(self._access.item, item.uri)
             yield _File(kind, name, item.uri, make, once_held, leaves_out)
+
+    def _folder(self, name: str, top: str, glob: str | None) -> FolderSource:
+        wants_videos = self._options.videos
+        selection = replace(self._selection(glob), videos=wants_videos and can_decode())
+        return FolderSource(name, top, selection, wants_videos=wants_videos)
+
+    def _remote_folder(self, name: str, top: str, glob: str | None) -> RemoteFolderSource:
+        selection, wants_videos = self._selection(glob), self._options.videos
+        return RemoteFolderSource(name, top, selection, self._access, wants_videos=wants_videos)
 
     def _selection(self, glob: str | None) -> Selection:
         # A glob with a dot at the start of a name means hidden ones.
@@ -359,7 +367,7 @@ def read_image(
     *,
     allow_network: bool = True,
 ) -> bytes:
-    """Read the encoded image of a row.
+    """Read the encoded image of a row; of a moment in a video, its frame as a JPEG.
 
     Args:
         uri: of the row.
@@ -375,6 +383,10 @@ def read_image(
     access = get_access(SourceOptions(allow_network=allow_network))
     if member is None:
         return access.read(uri, num_bytes)
+    if is_moment(uri, member):
+        from perception_encoder.video import read_frame
+
+        return read_frame(uri, parse_moment(member) or 0.0)
     if is_tar(uri):
         return read_member(access, uri, member, offset)
     if is_table(uri):

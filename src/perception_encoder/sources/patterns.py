@@ -14,6 +14,7 @@ from typing import Final
 
 from perception_encoder.errors import SourceError
 from perception_encoder.preprocess.files import IMAGE_SUFFIXES
+from perception_encoder.video.names import INSTALL, is_video
 
 MAGIC: Final = re.compile(r"[*?\[]")
 """What makes a name a glob."""
@@ -109,12 +110,14 @@ class Selection:
         include_hidden: include names that begin with a dot, and `SYSTEM_FOLDERS`.
         glob: the pattern that paths must match, see `matches_glob`.
         enters_system: enter `SYSTEM_FOLDERS` in any case.
+        videos: also list video files.
     """
 
     excludes: Excludes = field(default_factory=lambda: Excludes(()))
     include_hidden: bool = False
     glob: str | None = None
     enters_system: bool = False
+    videos: bool = False
 
     def enters(self, path: str) -> bool:
         """Whether to enter a folder; its parents are not considered."""
@@ -126,10 +129,11 @@ class Selection:
         """Whether to list a file; its folders are not considered."""
         if self._is_hidden(path) or self.excludes.has_file(path):
             return False
+        has_suffix = is_image(path) or (self.videos and is_video(path))
         if self.glob is None:
-            return is_image(path)
+            return has_suffix
         # `*.dat` means these files; `photos/*` means only those with the suffix of an image.
-        is_wanted = is_image(path) or self._names_suffix
+        is_wanted = has_suffix or self._names_suffix
         return is_wanted and matches_glob(path.split("/"), self._parts)
 
     def covers(self, path: str) -> bool:
@@ -198,6 +202,35 @@ def describe_system_folders(name: str, left_out: Counter[str]) -> list[str]:
         f"{name}: left out folders that a NAS or system keeps: {folders}; name one to index it, or "
         "give --include-hidden for all"
     ]
+
+
+class LeftOutVideos:
+    """Counts the video files of a folder that are not listed though they are wanted.
+
+    Args:
+        selection: of the folder's files.
+        is_wanted: whether videos are.
+        is_remote: whether the folder is on a network.
+    """
+
+    def __init__(self, selection: Selection, *, is_wanted: bool, is_remote: bool = False) -> None:
+        self._selection = replace(selection, videos=True)
+        self._is_counting = is_wanted and not selection.videos
+        self._is_remote = is_remote
+        self.count = 0
+
+    def see(self, path: str) -> None:
+        """Count a file that was not listed."""
+        self.count += self._is_counting and is_video(path) and self._selection.lists(path)
+
+    def notes(self, name: str) -> list[str]:
+        """Return a note on the videos of the folder with this name."""
+        if not self.count:
+            return []
+        videos = "1 video" if self.count == 1 else f"{self.count:,} videos"
+        if self._is_remote:
+            return [f"{name}: left out {videos}: they are read from this machine only"]
+        return [f"{name}: left out {videos}; to index them: {INSTALL}"]
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -138,6 +138,12 @@ class VideoDecoder:
         ]
         return frames[0]
 
+    def stop(self) -> None:
+        """End the child now, from any thread; the video that is being decoded fails."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
     def close(self) -> None:
         """End the child; another one is started when it is needed."""
         with self._lock:
@@ -252,8 +258,13 @@ class _Child:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"the decoder crashed on this file ({how}); {again}"
 
+    def kill(self) -> None:
+        """End it at once, and leave the pipes to the thread that reads them."""
+        if self._owner == os.getpid():
+            self._process.kill()
+
     def end(self) -> None:
-        """End it at once."""
+        """End it at once, and close the pipes."""
         if self._owner != os.getpid():
             return
         self._process.kill()
