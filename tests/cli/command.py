@@ -24,13 +24,15 @@ from unittest.mock import patch
 import httpx2
 from child_processes import build_environment
 from huggingface_hub import constants
+from typer.main import get_command
 
 from perception_encoder.auto import AutoModel
 from perception_encoder.cli.main import main
 from perception_encoder.embedder import EmbeddingModel
 
-# In one process a model is opened once for all commands.
+# In one process a model is opened once for all commands, and their options are described once.
 _opened = lru_cache(4)(AutoModel.from_pretrained)
+_described = lru_cache(1)(get_command)
 
 PE = (sys.executable, "-m", "perception_encoder.cli")
 
@@ -101,6 +103,7 @@ def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> E
         patch.object(logging.getLogger(), "handlers", []),
         patch("gc.freeze"),
         patch("perception_encoder.auto.AutoModel.from_pretrained", _opened),
+        patch("typer.main.get_command", _described),
         patch.object(EmbeddingModel, "close"),
     ):
         try:
