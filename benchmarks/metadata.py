@@ -1,8 +1,8 @@
 """What does reading metadata add to the preparation of photos?
 
-Reading is timed as a share of decoding and resizing, both of one core and from memory. Each photo
+Reading is timed as a share of decoding and resizing, both on one core and from memory. Each photo
 is taken as it is, and again with metadata as a camera and a catalog write it: EXIF with a maker
-note, XMP and IPTC. Medians of single runs that alternate, in milliseconds a photo.
+note, XMP and IPTC. Medians of runs that alternate, in milliseconds of processor time a photo.
 
     python -m benchmarks.metadata --photos ../shared/photos
 """
@@ -77,11 +77,11 @@ def measured(files: Mapping[str, bytes], preprocess: PreprocessName) -> dict[str
     for data in files.values():
         runs: list[tuple[float, float]] = []
         for _ in range(REPEATS):
-            started = time.perf_counter()
+            started = time.thread_time()
             process(data)
-            between = time.perf_counter()
+            between = time.thread_time()
             read_metadata(data)
-            runs.append((between - started, time.perf_counter() - between))
+            runs.append((between - started, time.thread_time() - between))
         preparing += statistics.median(run[0] for run in runs)
         reading += statistics.median(run[1] for run in runs)
     return {

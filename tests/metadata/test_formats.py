@@ -1,6 +1,7 @@
 """Every kind of file, every kind of metadata: written by Pillow, and by exiftool."""
 
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from metadata.photo_files import (
@@ -89,6 +90,12 @@ def test_columns_are_the_fields_of_the_stated_kinds() -> None:
     for name, value in found.items():
         assert type(value) is kinds[COLUMNS[name]], name
     assert list(COLUMNS) == list(PhotoMetadata.__dataclass_fields__)
+
+
+def test_the_page_of_the_documentation_has_every_column() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "metadata.md"
+    cells = "".join(line.split("|")[1] for line in page.read_text().splitlines() if "|" in line)
+    assert all(f"`{name}`" in cells for name in COLUMNS)
 
 
 def test_the_camera_counts_for_what_it_measured_and_people_for_what_they_wrote() -> None:

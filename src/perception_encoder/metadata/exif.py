@@ -273,10 +273,10 @@ def _degrees(gps: Tags, tag: int, ref_tag: int, refs: bytes) -> float | None:
 
 
 def _altitude(gps: Tags) -> float | None:
-    metres = _number(gps, GPS.GPSAltitude)
+    meters = _number(gps, GPS.GPSAltitude)
     # 1 and 3: below the sea, below the ellipsoid.
     is_below = _number(gps, GPS.GPSAltitudeRef) in (1, 3)
-    return make_altitude(-metres if metres is not None and is_below else metres)
+    return make_altitude(-meters if meters is not None and is_below else meters)
 
 
 def _iso(exif: Tags) -> int | None:

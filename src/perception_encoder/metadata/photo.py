@@ -54,13 +54,13 @@ class PhotoMetadata:
         taken_offset: minutes that the camera's clock was east of UTC, -840 to 840. None: not known.
         latitude: degrees north of the equator, -90 to 90; there is a longitude too.
         longitude: degrees east of Greenwich, -180 to 180; there is a latitude too.
-        altitude: metres above sea level, -11,000 to 100,000.
+        altitude: meters above sea level, -11,000 to 100,000.
         camera: maker and model, such as "Canon EOS 5D".
         lens: its name, as the camera writes it.
         iso: the sensitivity, 1 to 10,000,000.
         exposure_time: seconds, above 0, up to 1,000,000.
         f_number: focal length divided by aperture, above 0, up to 1,000.
-        focal_length: millimetres, above 0, up to 100,000, not converted to 35 mm film.
+        focal_length: millimeters, above 0, up to 100,000, not converted to 35 mm film.
         rating: 0 (none) or 1 to 5 stars; -1 is rejected.
         title: a short name that someone gave it.
         caption: a description of what it shows.

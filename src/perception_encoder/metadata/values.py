@@ -30,7 +30,6 @@ _OFFSET: Final = re.compile(r"\s*(?:(Z)|([-+])(\d{1,2}):?(\d{2}))\s*", re.ASCII)
 _DIGITS: Final = re.compile(r"\d{1,9}", re.ASCII)
 # Control characters, and those that turn the direction of the text around them.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
-_SPACES: Final = re.compile(r"\s+")
 _NOT_TEXT: Final = re.compile("[\ud800-\udfff\ufffd]")
 _COMPANY: Final = re.compile(
     r"[ ,]+(?:corporation|corp|company|co|ltd|inc|ag|gmbh|imaging|optical|camera|technologies|"
@@ -61,8 +60,10 @@ def clean_text(text: str | None, max_length: int = MAX_TEXT) -> str | None:
     if text is None:
         return None
     text = text[: 4 * max_length]  # the rest would be cut anyway
-    text = _SPACES.sub(" ", _CONTROL.sub(" ", text)).strip()[:max_length].strip()
-    if _NOT_TEXT.search(text) or not any(character.isalnum() for character in text):
+    if not (text.isascii() and text.isprintable()):
+        text = _CONTROL.sub(" ", text)
+    text = " ".join(text.split())[:max_length].strip()
+    if not any(map(str.isalnum, text)) or _NOT_TEXT.search(text):
         return None
     return text
 
@@ -151,11 +152,11 @@ def make_place(
     longitude = bounded_float(longitude, -180, 180)
     if latitude is None or longitude is None or latitude == longitude == 0:
         return None, None
-    return round(latitude, 7), round(longitude, 7)  # 7 digits are a centimetre
+    return round(latitude, 7), round(longitude, 7)  # 7 digits are a centimeter
 
 
 def make_altitude(value: float | None) -> float | None:
-    """Return metres above sea level: from the deepest sea to the end of the air."""
+    """Return meters above sea level: from the deepest sea to the end of the air."""
     return bounded_float(value, -11_000, 100_000)
 
 

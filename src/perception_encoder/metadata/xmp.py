@@ -200,9 +200,11 @@ class _Collector:
 
 def _text(found: _Properties, name: str) -> str | None:
     """Return the first item, or of several languages the default one."""
-    items = found.get(name, ())
+    items = found.get(name)
+    if not items:
+        return None
     default = (item.text for item in items if item.language == _DEFAULT_LANGUAGE)
-    return next(default, items[0].text if items else None)
+    return next(default, items[0].text)
 
 
 def _number(found: _Properties, name: str) -> float | None:
@@ -229,9 +231,9 @@ def _positive(found: _Properties, name: str, high: float) -> float | None:
 
 
 def _altitude(found: _Properties) -> float | None:
-    metres = _number(found, "exif:GPSAltitude")
+    meters = _number(found, "exif:GPSAltitude")
     is_below = _number(found, "exif:GPSAltitudeRef") == 1
-    return make_altitude(-metres if metres is not None and is_below else metres)
+    return make_altitude(-meters if meters is not None and is_below else meters)
 
 
 def _parse_degrees(text: str | None, letters: str) -> float | None:
