@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from perception_encoder.analysis.classifiers import (
     DEFAULT_TEMPLATE,
@@ -46,6 +46,7 @@ from perception_encoder.search.calibration import (
     ensure_calibration,
     fit_labels,
 )
+from perception_encoder.search.folding import BURST_SECONDS
 from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT, search
 from perception_encoder.search.grammar import parse_image
 from perception_encoder.search.null_distribution import SAME, load_prompts
@@ -232,6 +233,8 @@ class ImageIndex:
         camera: str | None = None,
         sort: Literal["score", "taken_at"] = "score",
         unique: float | bool | None = None,
+        bursts: float | bool | None = None,
+        pairs: bool = True,
         threshold: float | Literal["strong", "weak"] | None = None,
         offset: int = 0,
         exact: bool = False,
@@ -257,6 +260,10 @@ class ImageIndex:
             sort: "taken_at" orders the k best hits by their time, the newest first; hits without
                 one come last.
             unique: fold near-duplicates under the best hit of them: True, or their lowest cosine.
+            bursts: fold photos of one burst: True, or the most seconds between two that follow each
+                other (2).
+            pairs: fold the files that a camera writes of one shot under the photo: its RAW file,
+                and the clip of a Live Photo.
             threshold: the lowest cosine of a hit, or its lowest label.
             offset: how many of the best hits to leave out, for the pages after the first.
             exact: compare with every embedding, also where the index has a faster way.
@@ -271,7 +278,8 @@ class ImageIndex:
         where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
         if sort == TAKEN_AT:
             check_column(self._index.schema, TAKEN_AT, self.path)
-        options = _search_options(k, where, unique, threshold, offset, exact=exact, sort=sort)
+        folding = _Folding(unique, bursts, pairs)
+        options = _search_options(k, where, folding, threshold, offset, exact=exact, sort=sort)
         query, text = _split_by_mode(query, text, mode)
         if text is None:
             if query is None:
@@ -296,6 +304,8 @@ class ImageIndex:
         near: str | tuple[float, float, float] | None = None,
         camera: str | None = None,
         unique: float | bool | None = None,
+        bursts: float | bool | None = None,
+        pairs: bool = True,
         threshold: float | Literal["strong", "weak"] | None = None,
         input_color_format: ColorFormat = "bgr",
     ) -> SearchHits:
@@ -305,7 +315,7 @@ class ImageIndex:
         "@name" of an indexed image, or an image in memory.
         """
         where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
-        options = _search_options(k, where, unique, threshold)
+        options = _search_options(k, where, _Folding(unique, bursts, pairs), threshold)
         if not isinstance(image, str | os.PathLike):
             return self._search(image, options, input_color_format)
         term = parse_image(os.fspath(image))
@@ -678,17 +688,25 @@ def _split_by_mode(
     return (query if mode == "hybrid" else None), text
 
 
+class _Folding(NamedTuple):
+    unique: float | bool | None
+    bursts: float | bool | None
+    pairs: bool
+
+
 def _search_options(
     k: int,
     where: str | None,
-    unique: float | bool | None,
+    folding: _Folding,
     threshold: float | Literal["strong", "weak"] | None,
     offset: int = 0,
     *,
     exact: bool = False,
     sort: Literal["score", "taken_at"] = "score",
 ) -> SearchOptions:
+    unique, bursts, pairs = folding
     cosine = {True: SAME, False: None}[unique] if isinstance(unique, bool) else unique
+    seconds = {True: BURST_SECONDS, False: None}[bursts] if isinstance(bursts, bool) else bursts
     return SearchOptions(
         k=k,
         offset=offset,
@@ -696,6 +714,8 @@ def _search_options(
         where=where,
         exact=exact,
         unique=cosine,
+        bursts=seconds,
+        pairs=pairs,
         sort=sort,
     )
 

@@ -13,7 +13,8 @@ from perception_encoder.index import Hit, Index, Row
 from perception_encoder.index.optimize import optimize_index
 from perception_encoder.index.searcher.build import SearcherSizes
 from perception_encoder.search import Query, SearchOptions, SearchResult
-from perception_encoder.search.ranking import fold_near_duplicates, search_index
+from perception_encoder.search.folding import fold_hits
+from perception_encoder.search.ranking import search_index
 from perception_encoder.types import Embeddings, ModelIdentity
 
 E = 8
@@ -159,7 +160,7 @@ def test_groups_hold_every_hit_once_and_keep_the_order(
     stored = made(seed, max(count, 1))[:count]
     hits = [Hit(str(n), 1 - n / 100, f"/{n}") for n in range(count)]
     vectors = {hit.id: vector for hit, vector in zip(hits, stored, strict=True)}
-    groups = fold_near_duplicates(hits, vectors, cosine=cosine, num_groups=num_groups)
+    groups = fold_hits(hits, vectors=vectors, unique=cosine, num_groups=num_groups)
     assert len(groups) <= num_groups
     leaders = [group[0] for group in groups]
     assert leaders == sorted(leaders, key=lambda hit: -hit.score)
@@ -176,7 +177,16 @@ def test_groups_hold_every_hit_once_and_keep_the_order(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k": 0}, {"offset": -1}, {"unique": 0.0}, {"unique": 1.1}, {"unique": -0.5}]
+    "wrong",
+    [
+        {"k": 0},
+        {"offset": -1},
+        {"unique": 0.0},
+        {"unique": 1.1},
+        {"unique": -0.5},
+        {"bursts": -1.0},
+        {"bursts": float("nan")},
+    ],
 )
 def test_impossible_options_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):

@@ -24,7 +24,11 @@ _Function = TypeVar("_Function", bound="Callable[..., None]")
 _MAX_COUNT: Final = 2**31 - 1  # numpy and Lance take lengths up to this
 _MAX_REAL: Final = 1e9  # of seconds, days and the like: larger ones break arithmetic of time
 _MAX_MESSAGE: Final = 2_000  # characters
-_BARE_VALUES: Final = {"--unique": "--unique=0.95", "--preview": "--preview=auto"}
+_BARE_VALUES: Final = {
+    "--unique": "--unique=0.95",
+    "--fold-bursts": "--fold-bursts=2",
+    "--preview": "--preview=auto",
+}
 # The base class of typer.BadParameter, which typer does not export.
 _UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 # Our messages list things on indented lines; any other line break is part of a name.
@@ -68,7 +72,7 @@ class Command(TyperCommand):
 
 
 class BareOptions(Command):
-    """A command whose `--unique` and `--preview` work without a value, or with one after `=`.
+    """A command with options that work without a value, or with one after `=`: `_BARE_VALUES`.
 
     The next argument is never taken as their value, since it may be a query.
     """

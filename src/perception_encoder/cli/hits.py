@@ -64,6 +64,20 @@ class SearchFlags:
         float | None,
         typer.Option(metavar="[=COSINE]", help="Show near duplicates as one hit [0.95]."),
     ] = None
+    fold_bursts: Annotated[
+        float | None,
+        typer.Option(
+            metavar="[=SECONDS]",
+            help="Show photos of one camera that look alike, within seconds, as one hit [2].",
+        ),
+    ] = None
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs/--no-pairs",
+            help="Show a photo, its RAW file and its Live Photo clip as one hit.",
+        ),
+    ] = True
     as_json: JsonOption = False
     paths: PathsOption = False
     null: NullOption = False

@@ -273,6 +273,8 @@ def _search_options(flags: SearchFlags) -> SearchOptions:
             sort=flags.sort,
             exact=flags.exact,
             unique=flags.unique,
+            bursts=flags.fold_bursts,
+            pairs=flags.pairs,
         )
     except ValueError as err:
         raise typer.BadParameter(str(err)) from err

@@ -116,6 +116,8 @@ class SearchRequest:
         filters: conditions on columns: {"column", "op", "value"}.
         threshold: the lowest cosine of a hit, or "strong" or "weak".
         unique: fold hits of that cosine under the best of them.
+        bursts: fold photos of one camera that look alike, within so many seconds.
+        pairs: fold a photo's RAW file and its Live Photo clip under it.
     """
 
     query: ImageToSend
@@ -124,6 +126,8 @@ class SearchRequest:
     filters: Sequence[Mapping[str, Any]] = ()
     threshold: float | str | None = None
     unique: float | None = None
+    bursts: float | None = None
+    pairs: bool = True
 
 
 def build_image_calls(
@@ -162,6 +166,8 @@ def build_search_call(request: SearchRequest) -> Call:
         "filters": [dict(one) for one in request.filters],
         "threshold": request.threshold,
         "unique": request.unique,
+        "bursts": request.bursts,
+        "pairs": request.pairs,
     }
     return Call("POST", "/v1/search", partial(_json, body))
 

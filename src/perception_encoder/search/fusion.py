@@ -22,7 +22,6 @@ from perception_encoder.search.ranking import (
     SearchOptions,
     SearchResult,
     find_floor,
-    fold_near_duplicates,
     search_index,
     sort_newest_first,
 )
@@ -101,6 +100,7 @@ def _search_by_text(
 ) -> list[SearchResult]:
     if not 0 <= text_weight <= 1:
         raise ValueError(f"the weight of the text is from 0 to 1, got {text_weight}")
+    options.check(index)
     if query is None and options.threshold is not None:
         raise QueryError(
             "a threshold is a cosine, which a search by text alone does not have; leave it out"
@@ -124,8 +124,8 @@ def _search_by_text(
             if is_full:
                 ranked = _complete_texts(index, text, ranked, near, query)
             ranked = _fuse(_above(ranked, floor), _above(near, floor), text_weight)
-        groups = _group(ranked, options.unique, wanted)
-        if len(groups) >= wanted or num_found < depth:  # near-duplicates may fill the list
+        groups = _group(ranked, options, wanted)
+        if len(groups) >= wanted or num_found < depth:  # folded hits may fill the list
             break
         depth *= _LONGER
     scored = {one.hit.id: one for one in ranked}
@@ -177,7 +177,7 @@ def _find_near(index: Index, query: Query, options: SearchOptions, depth: int) -
         query.vector[np.newaxis], k=depth, where=options.where, exact=options.exact
     )
     nothing = np.empty(0, np.float32)
-    if options.unique is None:
+    if not options.needs_vectors:
         return [_Scored(hit, nothing, hit.score) for hit in hits]
     rows = index.by_ids(hit.id for hit in hits)
     return [_Scored(hit, rows[hit.id][1], hit.score) for hit in hits]
@@ -220,9 +220,7 @@ def _ranks(ranking: Sequence[_Scored]) -> list[int]:
     return ranks
 
 
-def _group(ranked: Sequence[_Scored], unique: float | None, num_groups: int) -> list[list[Hit]]:
+def _group(ranked: Sequence[_Scored], options: SearchOptions, num_groups: int) -> list[list[Hit]]:
     hits = [one.hit for one in ranked]
-    if unique is None:
-        return [[hit] for hit in hits[:num_groups]]
-    vectors = {one.hit.id: one.vector for one in ranked}
-    return fold_near_duplicates(hits, vectors, cosine=unique, num_groups=num_groups)
+    vectors = {one.hit.id: one.vector for one in ranked} if options.needs_vectors else None
+    return options.fold(hits, vectors, num_groups)

@@ -1,4 +1,4 @@
-"""Searches an index: pages of hits, near-duplicates folded, with labels."""
+"""Searches an index: pages of hits, what shows the same folded, with labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, MetadataValue
 from perception_encoder.search.calibration import Calibration, Cutoffs, Label
-from perception_encoder.search.photo_filters import TAKEN_AT
+from perception_encoder.search.folding import fold_hits
+from perception_encoder.search.photo_filters import TAKEN_AT, check_column
 from perception_encoder.search.queries import Query
 from perception_encoder.types import Embeddings
 
@@ -22,42 +23,8 @@ if TYPE_CHECKING:
 ScoreKind: TypeAlias = Literal["cosine", "bm25", "fusion"]
 """What the score of a hit is."""
 
-_ROUNDING: Final = 5e-4  # of a cosine of float16 vectors
+MAX_BURST_SECONDS: Final = 3600
 _SHORTEST_LIST: Final = 64  # hits that are read at least; longer lists double
-
-
-def fold_near_duplicates(
-    hits: Sequence[Hit], vectors: Mapping[str, Embeddings], *, cosine: float, num_groups: int
-) -> list[list[Hit]]:
-    """Group near-duplicates and identical files.
-
-    Args:
-        hits: the hits, best first.
-        vectors: the (E,) unit vector of each hit, by its id.
-        cosine: the lowest cosine of near-duplicates.
-        num_groups: the most groups; hits that would begin another one are dropped.
-
-    Returns:
-        The groups, best first, and in each the best hit first.
-    """
-    floor = cosine - _ROUNDING
-    groups: list[list[Hit]] = []
-    leaders = np.empty((num_groups, len(next(iter(vectors.values()), ()))), np.float32)
-    contents: dict[str, int] = {}
-    for hit in hits:
-        place = contents.get(hit.sha256) if hit.sha256 is not None else None
-        if place is None:
-            near = np.flatnonzero(leaders[: len(groups)] @ vectors[hit.id] >= floor)
-            place = int(near[0]) if near.size else None
-        if place is not None:
-            groups[place].append(hit)
-        elif len(groups) < num_groups:
-            leaders[len(groups)] = vectors[hit.id]
-            place = len(groups)
-            groups.append([hit])
-        if place is not None and hit.sha256 is not None:
-            contents.setdefault(hit.sha256, place)
-    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +37,10 @@ class SearchOptions:
         threshold: the lowest cosine of a hit, or its lowest label.
         where: an SQL condition on the columns of the index.
         exact: compare with every embedding, also if the index has an approximate search.
-        unique: the cosine from which a hit is folded under a better one; None folds nothing.
+        unique: the cosine from which a hit is folded under a better one; None folds none.
+        bursts: the most seconds between photos that follow each other in a burst, which is folded;
+            None folds none.
+        pairs: fold the files that a camera writes of one shot: see `folding`.
         sort: the order of the hits of a page: best first, or the newest photo first, where hits
             without a time come last.
     """
@@ -81,6 +51,8 @@ class SearchOptions:
     where: str | None = None
     exact: bool = False
     unique: float | None = None
+    bursts: float | None = None
+    pairs: bool = True
     sort: Literal["score", "taken_at"] = "score"
 
     def __post_init__(self) -> None:
@@ -92,6 +64,33 @@ class SearchOptions:
             raise ValueError(f"the threshold is a cosine from -1 to 1, got {self.threshold}")
         if self.unique is not None and not 0 < self.unique <= 1:
             raise ValueError(f"unique must be a cosine above 0 and at most 1, got {self.unique}")
+        if self.bursts is not None and not 0 <= self.bursts <= MAX_BURST_SECONDS:
+            raise ValueError(
+                f"bursts must be from 0 to {MAX_BURST_SECONDS} seconds, got {self.bursts}"
+            )
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether hits are folded by their embeddings."""
+        return self.unique is not None or self.bursts is not None
+
+    def fold(
+        self, hits: Sequence[Hit], vectors: Mapping[str, Embeddings] | None, num_groups: int
+    ) -> list[list[Hit]]:
+        """Group hits by these options; see `fold_hits`."""
+        return fold_hits(
+            hits,
+            num_groups=num_groups,
+            vectors=vectors,
+            unique=self.unique,
+            bursts=self.bursts,
+            pairs=self.pairs,
+        )
+
+    def check(self, index: Index) -> None:
+        """Raise QueryError where an index lacks what is folded by."""
+        if self.bursts is not None:
+            check_column(index.schema, TAKEN_AT, index.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,8 @@ class SearchResult:
 
     Attributes:
         hit: the image that was found.
-        also: near-duplicates that were folded under it, best first.
+        also: the hits that were folded under it, best first: near-duplicates, other files of the
+            shot, and photos of the burst.
         label: how well it fits, by its cosine; None where that is not known.
         kind: what the score is: a cosine; BM25's for the text of the row; or the fusion of the
             ranks by both.
@@ -166,6 +166,7 @@ def search_index(
     Raises:
         QueryError: the condition is wrong, or the threshold is a label and there is no calibration.
     """
+    options.check(index)
     cutoffs = [calibration.cutoffs(query) if calibration else None for query in queries]
     floors = [find_floor(options.threshold, limits) for limits in cutoffs]
     wanted = options.offset + options.k
@@ -189,9 +190,9 @@ def search_index(
             [hit for hit in hits if hit.id not in own[number] and hit.score >= floors[number]]
             for number, hits in zip(left, found, strict=True)
         ]
-        for number, made in zip(left, _group(index, ranked, options.unique, wanted), strict=True):
+        for number, made in zip(left, _group(index, ranked, options, wanted), strict=True):
             groups[number] = made
-        # If near-duplicates fill the list, a longer one is read.
+        # If folded hits fill the list, a longer one is read.
         left = [
             number
             for number, hits in zip(left, found, strict=True)
@@ -240,12 +241,10 @@ def find_floor(
 
 
 def _group(
-    index: Index, ranked: Sequence[Sequence[Hit]], unique: float | None, num_groups: int
+    index: Index, ranked: Sequence[Sequence[Hit]], options: SearchOptions, num_groups: int
 ) -> list[list[list[Hit]]]:
-    if unique is None:
-        return [[[hit] for hit in hits[:num_groups]] for hits in ranked]
+    if not options.needs_vectors:
+        return [options.fold(hits, None, num_groups) for hits in ranked]
     rows = index.by_ids(hit.id for hits in ranked for hit in hits)
     vectors = {key: vector for key, (_, vector) in rows.items()}
-    return [
-        fold_near_duplicates(hits, vectors, cosine=unique, num_groups=num_groups) for hits in ranked
-    ]
+    return [options.fold(hits, vectors, num_groups) for hits in ranked]

@@ -16,7 +16,7 @@ const NARROW = 76; // pixels; no name fits below an image of that width
 export function tile(item, { index, href, at, total, box, isSelected, isBare = false }) {
   const image = h("span", { class: "frame-of" }, thumbnailOf(item, index, box));
   if (item.also?.length) {
-    image.append(h("span", { class: "also", title: "Near copies" }, `+${item.also.length}`));
+    image.append(h("span", { class: "also", title: "Folded: copies and other files of the shot" }, `+${item.also.length}`));
   }
   const moment = momentOf(item);
   if (moment) image.append(h("span", { class: "moment" }, icon("play"), clock(moment.start)));

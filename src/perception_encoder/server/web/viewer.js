@@ -216,7 +216,7 @@ function also(items, index) {
   return h(
     "div",
     { class: "also-list" },
-    h("h3", {}, "Near copies"),
+    h("h3", {}, "Copies and other files of the shot"),
     h(
       "ul",
       {},

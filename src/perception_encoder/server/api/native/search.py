@@ -16,7 +16,7 @@ from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT
 from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.photo_filters import PhotoFilter
 from perception_encoder.search.queries import find_item
-from perception_encoder.search.ranking import SearchOptions, SearchResult
+from perception_encoder.search.ranking import MAX_BURST_SECONDS, SearchOptions, SearchResult
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row, encode_base64
 from perception_encoder.server.api.native.replies import SearchReply
@@ -179,6 +179,16 @@ class SearchBody(PhotoFields):
         le=1,
         description="Fold hits of that cosine under the best of them (0.95).",
     )
+    bursts: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_BURST_SECONDS,
+        allow_inf_nan=False,
+        description="Fold photos of one camera that look alike, within so many seconds (2).",
+    )
+    pairs: bool = Field(
+        default=True, description="Fold a photo's RAW file and its Live Photo clip under it."
+    )
     sort: Literal["score", "taken_at"] = Field(
         default="score",
         description="Order of the hits of a page: best first, or the newest photo first.",
@@ -227,6 +237,8 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             ),
             exact=body.exact,
             unique=body.unique,
+            bursts=body.bursts,
+            pairs=body.pairs,
             sort=body.sort,
         )
         found = await services.pools.searches.run(
