@@ -341,8 +341,8 @@ class ImageIndex:
             since: from then on: "2023", "2023-05", "2023-05-04", "yesterday", "2 weeks ago", a date
                 or a time at the camera.
             until: likewise; the whole year, month or day is included.
-            near: "LATITUDE,LONGITUDE,RADIUS" with a radius such as 5km or 300m; or degrees, degrees
-                and metres.
+            near: "LATITUDE,LONGITUDE,RADIUS" with a radius such as 5km or 300m; the name of a town,
+                with the extra `places`; or degrees, degrees and metres.
             camera: a part of the camera's name, in any case.
 
         Returns:

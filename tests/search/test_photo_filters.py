@@ -139,7 +139,6 @@ def test_filters_join_a_condition(index: Index) -> None:
         ({"near": "nan,11,5km"}, "latitude"),
         ({"near": "48,11,0km"}, "radius"),
         ({"near": "48,11,99999km"}, "radius"),
-        ({"near": "a,b,5km"}, "coordinates"),
         ({"since": "soon"}, "soon"),
         ({"camera": " "}, "camera"),
         ({"camera": "x" * 300}, "camera"),

@@ -143,7 +143,11 @@ UntilOption = Annotated[
 ]
 NearOption = Annotated[
     str | None,
-    typer.Option(metavar="LAT,LON,RADIUS", help="Only photos taken there: 48.137,11.575,5km."),
+    typer.Option(
+        metavar="LAT,LON,RADIUS",
+        help="Only photos taken there: 48.137,11.575,5km; with the extra `places` also a town: "
+        "Munich, 'Paris,US,5km'.",
+    ),
 ]
 CameraOption = Annotated[
     str | None, typer.Option(help="Only photos of cameras with this in their name, in any case.")

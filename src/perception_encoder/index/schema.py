@@ -21,6 +21,7 @@ from perception_encoder._version import __version__
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.rows import MetadataValue, Row, clamp_time
 from perception_encoder.metadata.photo import COLUMNS
+from perception_encoder.metadata.places import PLACE_COLUMNS
 from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ VECTOR: Final = "vector"
 ROW_COLUMNS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256")
 """Columns of every index, named as the fields of `Row`."""
 
-FILE_COLUMNS: Final = tuple(COLUMNS)
-"""Columns that are filled from the metadata of image files."""
+FILE_COLUMNS: Final = (*COLUMNS, *PLACE_COLUMNS)
+"""Columns that are filled from the metadata of image files, and names of their places."""
 
 TEXT: Final = "_text"
 """The hidden column of what text queries search; `build_text` derives it from the row."""

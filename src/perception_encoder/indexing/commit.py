@@ -203,7 +203,7 @@ class Committer:
 
     def _with_file_columns(self, item: CommittedItem) -> Row:
         row = read_given_time(item.row, self._index.schema)
-        if not item.file_columns:
+        if not self._index.metadata_choice.reads:
             return row
         row, left_out = add_file_columns(row, item.file_columns, self._index.schema)
         self.left_out += left_out

@@ -25,6 +25,8 @@ from perception_encoder.metadata import (
     merge_sidecars,
     read_metadata,
 )
+from perception_encoder.metadata.photo import ColumnKind
+from perception_encoder.metadata.places import PLACE_COLUMNS, has_places, load_places
 from perception_encoder.sources.item import scheme_of
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _TAKEN_AT: Final = "taken_at"
 _GROUPS: Final = (("taken_at", "taken_offset"), ("latitude", "longitude", "altitude"))
+_KINDS: Final[dict[str, ColumnKind]] = {**COLUMNS, **dict.fromkeys(PLACE_COLUMNS, "str")}
 _MAX_FOLDERS: Final = 16
 _FRESH_SECONDS: Final = 2.0  # a folder that changes all the time is not listed for each photo
 
@@ -120,18 +123,24 @@ def add_file_columns(
         The row, and the values that do not fit the type of a column, which are left out.
     """
     given = {name for name, value in row.metadata.items() if value is not None}
+    grouped = set(given)
     for group in _GROUPS:  # the place of a table, and the altitude of a file, are no place
         if given & set(group):
-            given.update(group)
+            grouped.update(group)
     left_out = Counter[str]()
     metadata = dict(row.metadata)
-    for name, value in columns.items():
-        if name in given:
-            continue
-        if _fits(name, schema):
-            metadata[name] = value
-        else:
-            left_out[name] += 1
+
+    def add(some: Mapping[str, MetadataValue]) -> None:
+        for name, value in some.items():
+            if name in grouped:
+                continue
+            if _fits(name, schema):
+                metadata[name] = value
+            else:
+                left_out[name] += 1
+
+    add(columns)
+    add(name_place(metadata.get("latitude"), metadata.get("longitude")))
     return replace(row, metadata=metadata), left_out
 
 
@@ -161,7 +170,7 @@ def column_type(name: str) -> pa.DataType:
         "int": pa.int64(),
         "float": pa.float64(),
         "str": pa.string(),
-    }[COLUMNS[name]]
+    }[_KINDS[name]]
 
 
 def _fits(name: str, schema: pa.Schema) -> bool:
@@ -177,7 +186,17 @@ def _fits(name: str, schema: pa.Schema) -> bool:
         "float": types.is_floating,
         "str": lambda kind: types.is_string(kind) or types.is_large_string(kind),
     }
-    return bool(checks[COLUMNS[name]](kind))
+    return bool(checks[_KINDS[name]](kind))
+
+
+def name_place(latitude: object, longitude: object) -> dict[str, MetadataValue]:
+    """Return the columns of the nearest town, where the extra `places` is installed."""
+    if not isinstance(latitude, float | int) or not isinstance(longitude, float | int):
+        return {}
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180) or not has_places():
+        return {}
+    town = load_places().nearest(latitude, longitude)
+    return {} if town is None else {"place": town.name, "country": town.country}
 
 
 def given_columns(row: Row) -> set[str]:

@@ -26,6 +26,7 @@ from perception_encoder.indexing.photo_metadata import (
     column_type,
     read_file_columns,
 )
+from perception_encoder.metadata.places import PLACE_COLUMNS, has_places
 from perception_encoder.preprocess import num_usable_cores
 from perception_encoder.sources import read_image
 from perception_encoder.sources.item import scheme_of
@@ -183,12 +184,14 @@ class MetadataRefresh:
         """Write the columns of rows, unless all of them are as before."""
         import pyarrow as pa
 
-        sources = self._index.metadata_choice.source_columns
+        kept = self._index.metadata_choice.source_columns
+        if not has_places():
+            kept |= frozenset(PLACE_COLUMNS)
         changed: list[Row] = []
         for one in found:
             if one.error is not None:
                 continue
-            given = {key: value for key, value in one.row.metadata.items() if key in sources}
+            given = {key: value for key, value in one.row.metadata.items() if key in kept}
             row, left_out = add_file_columns(
                 replace(one.row, metadata=given), one.columns, self._index.schema
             )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.metadata.dates import parse_since, parse_until
+from perception_encoder.metadata.places import load_places
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +30,8 @@ _DEGREE_METRES: Final = _LARGEST_METRES / 180
 _MAX_TEXT: Final = 200  # characters of a camera or a place
 _RADIUS: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(km|m)\s*", re.IGNORECASE)
 _NEAR_FORM: Final = "write LATITUDE,LONGITUDE,RADIUS, such as 48.137,11.575,5km"
+_TOWN_METRES: Final = 20_000.0
+"""The radius of a town that is named without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +55,34 @@ class Circle:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `48.137,11.575,5km`.
+        """Read `48.137,11.575,5km`, or a town such as `Munich`, `Paris,US` or `Munich,50km`.
+
+        A town without a radius has 20 km.
 
         Raises:
-            QueryError: it is written differently, or a value is out of range.
+            QueryError: it is written differently, a value is out of range, or the town is unknown.
+            BackendUnavailableError: it is a town, and the extra `places` is not installed.
         """
-        parts = text.split(",")
-        if len(parts) != 3:
-            raise QueryError(f"{shorten(text)} is no place and radius; {_NEAR_FORM}")
+        parts = [part.strip() for part in text.split(",")]
         try:
             latitude, longitude = float(parts[0]), float(parts[1])
-        except ValueError:
-            raise QueryError(f"{shorten(text)} has no coordinates; {_NEAR_FORM}") from None
+        except (ValueError, IndexError):
+            return cls._of_town(text, parts)
+        if len(parts) != 3:
+            raise QueryError(f"{shorten(text)} is no place and radius; {_NEAR_FORM}")
         return cls(latitude, longitude, parse_radius(parts[2]))
+
+    @classmethod
+    def _of_town(cls, text: str, parts: list[str]) -> Self:
+        radius = _TOWN_METRES
+        if len(parts) > 1 and _RADIUS.fullmatch(parts[-1]):
+            radius = parse_radius(parts.pop())
+        if not 1 <= len(parts) <= 2 or not all(parts) or len(text) > _MAX_TEXT:
+            raise QueryError(
+                f"{shorten(text)} is no place; {_NEAR_FORM}, or a town such as Munich or Paris,US"
+            )
+        town = load_places().find(*parts)
+        return cls(town.latitude, town.longitude, radius)
 
     def condition(self) -> str:
         """Return the condition that a row is in the circle, also across the date line and a pole.
@@ -130,13 +148,14 @@ class PhotoFilter:
         Args:
             since: "2023", "2023-05", "2023-05-04", "yesterday", "2 weeks ago", a date or a time.
             until: likewise; the whole year, month or day is included.
-            near: "LATITUDE,LONGITUDE,RADIUS" with a radius such as 5km or 300m; or degrees, degrees
-                and metres.
+            near: "LATITUDE,LONGITUDE,RADIUS" with a radius such as 5km or 300m; the name of a town;
+                or degrees, degrees and metres.
             camera: a part of the camera's name, in any case.
             now: what dates such as "yesterday" refer to; by default the time of this machine.
 
         Raises:
             QueryError: a value cannot be understood.
+            BackendUnavailableError: `near` names a town, and the extra `places` is not installed.
         """
         now = now or datetime.datetime.now()
         if camera is not None and not 0 < len(camera.strip()) <= _MAX_TEXT:

@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Literal, TypeAlias
@@ -128,12 +128,20 @@ class ServedIndex:
         """Return the columns that filters may name, with what they hold."""
         return list_column_kinds(self.fresh().schema)
 
-    def where(self, filters: Sequence[Filter], photos: PhotoFilter | None = None) -> str | None:
+    def where(
+        self, filters: Sequence[Filter], read_photos: Callable[[], PhotoFilter] = PhotoFilter
+    ) -> str | None:
         """Return the condition of a request's filters.
+
+        Args:
+            filters: on columns.
+            read_photos: parses photo filters; names of towns may have to be loaded.
 
         Raises:
             QueryError: no such column, or a value that does not fit.
+            BackendUnavailableError: a town is named, and the extra `places` is not installed.
         """
+        photos = read_photos()
         where = build_condition(filters, self.kinds()) if filters else None
         return photos.where(where, self.fresh().schema, self.path) if photos else where
 

@@ -177,7 +177,7 @@ async def find_where(
     Raises:
         QueryError: the filters or the photo filters are wrong.
     """
-    return await services.pools.searches.run(served.where, parse_filters(filters), photos.filter())
+    return await services.pools.searches.run(served.where, parse_filters(filters), photos.filter)
 
 
 def parse_filters(written: str | None) -> list[Filter]:

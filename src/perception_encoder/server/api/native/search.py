@@ -79,7 +79,7 @@ class PhotoFields(RequestBody):
     near: str | None = Field(
         default=None,
         max_length=MAX_PHOTO_TEXT,
-        description="LATITUDE,LONGITUDE,RADIUS, such as 48.137,11.575,5km.",
+        description="LATITUDE,LONGITUDE,RADIUS, such as 48.137,11.575,5km; or a town.",
     )
     camera: str | None = Field(
         default=None, max_length=MAX_PHOTO_TEXT, description="A part of its name, in any case."
@@ -233,7 +233,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             offset=body.offset,
             threshold=body.threshold,
             where=await services.pools.searches.run(
-                served.where, [one.filter() for one in body.filters], body.filter()
+                served.where, [one.filter() for one in body.filters], body.filter
             ),
             exact=body.exact,
             unique=body.unique,
