@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
 
-from perception_encoder.video.names import is_moment, parse_moment
+from perception_encoder.video.names import format_time, is_moment, parse_moment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,6 +124,12 @@ class Row:
         """The times of a segment of a video; None for images."""
         return _moment_of(self.uri, self.member, self.metadata)
 
+    @property
+    def shown_name(self) -> str:
+        """The name for people: of a segment of a video, `clip.mp4 at 0:12`."""
+        moment = self.moment
+        return self.name if moment is None else f"{self.uri} at {format_time(moment.start)}"
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -150,6 +156,11 @@ class Hit:
     def moment(self) -> Moment | None:
         """The times of a segment of a video; None for images."""
         return _moment_of(self.uri, self.member, self.metadata)
+
+    @property
+    def shown_name(self) -> str:
+        """As `Row.shown_name`."""
+        return self.row.shown_name
 
     @classmethod
     def of(cls, row: Row, score: float) -> Self:

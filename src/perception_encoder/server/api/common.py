@@ -216,13 +216,14 @@ def describe_row(item: Row | Hit) -> dict[str, Any]:
         "width": item.width,
         "height": item.height,
         "bytes": item.bytes,
-        "modified": None if item.mtime is None else _moment(item.mtime),
+        "modified": None if item.mtime is None else _iso_time(item.mtime),
         "sha256": item.sha256,
+        "moment": None if item.moment is None else item.moment._asdict(),
         "metadata": {name: _plain(value) for name, value in item.metadata.items()},
     }
 
 
-def _moment(nanoseconds: int) -> str | None:
+def _iso_time(nanoseconds: int) -> str | None:
     try:
         moment = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
     except (OverflowError, ValueError, OSError):  # a wild file time

@@ -109,7 +109,8 @@ class StoredImageResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send it."""
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        start = {"type": "http.response.start", "status": self.status_code}
+        start["headers"] = self.raw_headers
         await send(start)
         try:
             async with contextlib.aclosing(self.read_parts(is_head="pe.is_head" in scope)) as parts:

@@ -3,7 +3,15 @@
 from typing import Final
 
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
-from perception_encoder.server.api.native import analyses, embed, indexes, items, photos, search
+from perception_encoder.server.api.native import (
+    analyses,
+    embed,
+    indexes,
+    items,
+    photos,
+    search,
+    videos,
+)
 
 
 def _build(services: Services) -> ApiRoutes:
@@ -14,6 +22,7 @@ def _build(services: Services) -> ApiRoutes:
     items.add_routes(routes, services)
     items.add_download_route(routes, services)
     photos.add_routes(routes, services)
+    videos.add_routes(routes, services)
     analyses.add_routes(routes, services)
     analyses.add_cluster_routes(routes, services)
     indexes.add_routes(routes, services)

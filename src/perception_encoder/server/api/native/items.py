@@ -252,9 +252,16 @@ def add_download_route(routes: ApiRoutes, services: Services) -> None:
             message = f"the images have {num_bytes:,} bytes, the limit is {_MAX_BYTES:,}"
             raise ApiError(400, "too_large", f"{message}; choose fewer")
         images = [
-            (row.member or row.uri, partial(services.thumbnails.open_original, row)) for row in rows
+            (_name_of_file(row), partial(services.thumbnails.open_original, row)) for row in rows
         ]
         return ZipResponse(images, services.pools.files, _MAX_BYTES)
+
+
+def _name_of_file(row: Row) -> str:
+    """Return the name of an image in a zip file; a frame of a video is a JPEG."""
+    if row.moment is not None:
+        return f"{row.uri} {str(row.member).replace(':', '.')}.jpg"
+    return row.member or row.uri
 
 
 def _find_rows(served: ServedIndex, ids: Sequence[str]) -> list[Row]:

@@ -66,6 +66,14 @@ class ClassifyReply(BaseModel):
     results: list[ClassifiedImage]
 
 
+class MomentReply(BaseModel):
+    """The times of a segment of a video, seconds."""
+
+    start: float
+    end: float
+    frame_time: float = Field(description="Of the frame that stands for the segment.")
+
+
 class ItemReply(BaseModel):
     """A row of an index without its embedding."""
 
@@ -78,7 +86,17 @@ class ItemReply(BaseModel):
     bytes: int | None
     modified: str | None = Field(description="ISO 8601.")
     sha256: str | None
+    moment: MomentReply | None = Field(description="null for images.")
     metadata: dict[str, Any]
+
+
+class SegmentsReply(BaseModel):
+    """The segments of one video."""
+
+    index: str
+    uri: str
+    duration: float = Field(description="Seconds.")
+    segments: list[ItemReply]
 
 
 class ScoredItem(ItemReply):
