@@ -12,13 +12,8 @@ import zlib
 from itertools import islice
 from typing import Final, NamedTuple
 
-from perception_encoder.metadata.exif import (
-    IPTC_TAG,
-    MAX_BLOCK_BYTES,
-    PHOTOSHOP_TAG,
-    XMP_TAG,
-    TiffTags,
-)
+from perception_encoder.metadata.tiff import IPTC_TAG, PHOTOSHOP_TAG, XMP_TAG, TiffTags
+from perception_encoder.metadata.values import MAX_BLOCK_BYTES
 from perception_encoder.preprocess.heif import iter_metadata
 from perception_encoder.preprocess.jpeg2000 import iter_boxes
 from perception_encoder.preprocess.limits import LimitError

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from perception_encoder.metadata.photo import PhotoMetadata
+from perception_encoder.metadata.photo import PhotoMetadata, TakenTime
 from perception_encoder.metadata.values import (
-    TakenTime,
     clean_caption,
     clean_text,
     decode_text,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 ColumnKind: TypeAlias = Literal["datetime", "int", "float", "str"]
 ColumnValue: TypeAlias = datetime | int | float | str
@@ -40,6 +40,13 @@ _TEXTS: Final = ("rating", "title", "caption", "keywords")
 _TOGETHER: Final = (("taken_at", "taken_offset"), ("latitude", "longitude", "altitude"))
 _TOGETHER_NAMES: Final = {name for group in _TOGETHER for name in group}
 _GROUPS: Final = (*_TOGETHER, *((name,) for name in COLUMNS if name not in _TOGETHER_NAMES))
+
+
+class TakenTime(NamedTuple):
+    """A time as `PhotoMetadata` has it: without a time zone, and its offset where known."""
+
+    taken_at: datetime
+    taken_offset: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +112,15 @@ class PhotoMetadata:
     def with_texts_of(self, other: PhotoMetadata) -> PhotoMetadata:
         """Return these values with the rating, title, caption and keywords of another source."""
         return replace(self, **{name: getattr(other, name) for name in _TEXTS})
+
+
+class ReadTags(NamedTuple):
+    """What one kind of metadata says.
+
+    Attributes:
+        metadata: the values.
+        digitized: when the image was stored, which of a scan is long after it was taken.
+    """
+
+    metadata: PhotoMetadata
+    digitized: TakenTime | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from perception_encoder.metadata.blocks import find_blocks
-from perception_encoder.metadata.exif import ReadTags, read_exif
+from perception_encoder.metadata.exif import read_exif
 from perception_encoder.metadata.iptc import find_iptc, read_iptc
-from perception_encoder.metadata.photo import PhotoMetadata
+from perception_encoder.metadata.photo import PhotoMetadata, ReadTags
 from perception_encoder.metadata.xmp import read_xmp
 
 _NOTHING = ReadTags(PhotoMetadata())

@@ -9,8 +9,12 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
+from perception_encoder.metadata.photo import TakenTime
+
+MAX_BLOCK_BYTES: Final = 2**20
+"""The most bytes of one kind of metadata in a file; more are not read."""
 MAX_CAPTION: Final = 2_000
 MAX_TEXT: Final = 300
 _MAX_KEYWORDS: Final = 1_000
@@ -41,13 +45,6 @@ _CAMERA_CAPTION: Final = re.compile(
     r"[A-Z ]*DIGITAL CAMERA|SONY DSC|SAMSUNG CAMERA PICTURES|hdrpl|cof|dav|sdr|DCIM\\.*|\{.*"
 )
 _NUMBER: Final = re.compile(r"([-+]?\d{1,15}(?:\.\d{1,20})?)(?:/(\d{1,15}))?", re.ASCII)
-
-
-class TakenTime(NamedTuple):
-    """A time as `PhotoMetadata` has it: without a time zone, and its offset where known."""
-
-    taken_at: datetime
-    taken_offset: int | None
 
 
 def clean_text(text: str | None, max_length: int = MAX_TEXT) -> str | None:

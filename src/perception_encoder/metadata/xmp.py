@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from perception_encoder.metadata.exif import MAX_BLOCK_BYTES, ReadTags
-from perception_encoder.metadata.photo import PhotoMetadata
+from perception_encoder.metadata.photo import PhotoMetadata, ReadTags
 from perception_encoder.metadata.values import (
+    MAX_BLOCK_BYTES,
     MAX_CAPTION,
     bounded_float,
     bounded_int,
