@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -96,6 +97,16 @@ def test_a_run_stores_what_files_and_sidecars_say(
     assert column(index, "camera") == {"a.jpg": "Canon EOS R5", "plain.png": None}
     assert column(index, "rating") == {"a.jpg": 4, "plain.png": None}
     assert index.schema.field("taken_at").type == pa.timestamp("ms")
+
+
+def test_sidecars_that_cannot_be_read_cost_nothing(
+    model: EmbeddingModel, index: Index, folder: Path
+) -> None:
+    save_photo(folder / "a.jpg")
+    os.mkfifo(folder / "a.jpg.xmp")  # opening it would wait for a writer
+    (folder / "a.jpg.json").mkdir()
+    add(model, index, folder)
+    assert column(index, "camera") == {"a.jpg": "Canon EOS R5"}
 
 
 def test_a_copy_that_reuses_an_embedding_has_its_metadata(

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from perception_encoder.errors import ImageError
 from perception_encoder.index import MetadataValue, Row
 from perception_encoder.index.rows import to_time
 from perception_encoder.index.schema import FILE_COLUMNS
@@ -27,6 +28,7 @@ from perception_encoder.metadata import (
 )
 from perception_encoder.metadata.photo import ColumnKind
 from perception_encoder.metadata.places import PLACE_COLUMNS, has_places, load_places
+from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.sources.item import scheme_of
 
 if TYPE_CHECKING:
@@ -63,14 +65,13 @@ class SidecarFolders:
             return []
         contents = []
         for sidecar in finder.find(name):
-            try:
-                with open(os.path.join(folder, sidecar), "rb") as file:
-                    data = file.read(MAX_SIDECAR_BYTES + 1)
-            except OSError as err:
-                logger.debug("%s: cannot be read: %s", os.path.join(folder, sidecar), err)
+            place = os.path.join(folder, sidecar)
+            try:  # a regular file only: opening a pipe may never end
+                data = read_image_file(place, item=place, max_bytes=MAX_SIDECAR_BYTES)
+            except ImageError as err:
+                logger.debug("%s", err)
                 continue
-            if len(data) <= MAX_SIDECAR_BYTES:
-                contents.append((sidecar, data))
+            contents.append((sidecar, data))
         return contents
 
     def _finder(self, folder: str) -> SidecarFinder:
