@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pylibjxl
 import pytest
 from cli.command import pe
 from PIL import Image
 from preprocess import camera_files
 from small_models import drawing
+from video_clips import SCENES, gallery, write_clip
 
 from perception_encoder import ImageIndex
 from perception_encoder.preprocess import isolated
@@ -42,6 +44,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a.jxl": pylibjxl.encode(np.asarray(drawing(3).convert("RGB"))),
         "developed.dng": camera_files.dng(drawing(4).convert("RGB").resize((320, 240))),
     }
+    pillow_heif.from_pillow(gallery(SCENES[0])).save(home / "in" / "IMG_3.HEIC")
+    write_clip(home / "in" / "IMG_3.MOV", SCENES[:1], 2.5)
     for name, data in content.items():
         (home / "in" / name).write_bytes(data)
     done = pe("index", "in", "--index", "t.lance", folder=home)
@@ -57,7 +61,7 @@ def found(home: Path, *arguments: str) -> list[list[str]]:
 
 
 def test_every_file_is_indexed(home):
-    assert len(ImageIndex(home / "t.lance")) == 8
+    assert len(ImageIndex(home / "t.lance")) == 10
 
 
 def test_a_photo_and_its_raw_file_are_one_hit(home):
@@ -68,6 +72,16 @@ def test_a_photo_and_its_raw_file_are_one_hit(home):
     hits = ImageIndex(home / "t.lance").search("@IMG_1.DNG", k=1)
     assert Path(hits[0].uri).name == "IMG_1.JPG"
     assert [Path(hit.uri).name for hit in hits[0].also] == ["IMG_1.DNG"]
+
+
+def test_a_live_photo_is_one_hit(home):
+    assert found(home, "@IMG_3.HEIC", "-k", "1")[0][0] == "IMG_3.HEIC"
+    names = [name for group in found(home, "@IMG_3.HEIC", "-k", "20") for name in group[:1]]
+    assert "IMG_3.MOV" not in names
+    (group,) = found(home, "@IMG_3.HEIC", "-k", "1")
+    assert group[1].startswith("00:00:0")  # the moment, by its time
+    apart = [one[0] for one in found(home, "@IMG_3.HEIC", "-k", "20", "--no-pairs")]
+    assert "IMG_3.MOV" in apart
 
 
 def test_a_burst_is_one_hit_on_request(home):

@@ -122,6 +122,15 @@ def test_pairs_are_folded_unless_switched_off(tmp_path):
     assert names_of(index, SearchOptions(k=2, pairs=False)) == [["1.cr2"], ["1.jpg"]]
 
 
+def test_a_photo_that_is_left_out_takes_its_raw_file_with_it(tmp_path):
+    rows = [Row(f"/p/{name}") for name in ("1.cr2", "1.jpg", "2.nef")]
+    index = make_index(tmp_path, rows, towards(1.0, 0.99, 0.5))
+    query = Query((), QUERY.vector, frozenset([rows[1].id]))
+    for pairs, expected in ((True, ["2.nef"]), (False, ["1.cr2", "2.nef"])):
+        (found,) = search_index(index, [query], SearchOptions(pairs=pairs), leave_out_own=True)
+        assert [Path(one.uri).name for one in found] == expected
+
+
 class TestBursts:
     @pytest.fixture
     def index(self, tmp_path):

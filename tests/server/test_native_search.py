@@ -82,6 +82,17 @@ def test_an_image_finds_itself_and_its_copy_in_an_archive(server, files):
     assert len(folded["hits"][0]["also"]) == 1
 
 
+def test_pairs_and_bursts_are_options(server, files):
+    term = {"image": in_base64(files[3].read_bytes())}
+    assert searched(server, terms=[term], pairs=False)["hits"]
+    for wrong in ({"bursts": -1}, {"bursts": 1e9}, {"pairs": "of shoes"}):
+        reply = server.client.post("/v1/search", json={"terms": [term], **wrong})
+        assert reply.status_code in (400, 422), reply.text
+    undated = server.client.post("/v1/search", json={"terms": [term], "bursts": 2})
+    assert undated.status_code == 400
+    assert "--refresh-metadata" in undated.text
+
+
 def test_more_like_an_item_leaves_the_item_out(server, files):
     item = row_id(str(files[7]))
     assert item not in [hit["id"] for hit in searched(server, terms=[{"item": item}])["hits"]]

@@ -32,6 +32,8 @@ _PACKAGES: Final = [
     "openvino",
     "onnxruntime",
     "pillow-heif",
+    "pylibjxl",
+    "rawpy",
 ]
 _GOLDEN_MODEL: Final = "PE-Core-B16-224"
 _GOLDEN: Final = "data/golden/pe_core_b16_dog.json"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import posixpath
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -61,7 +61,7 @@ def fold_hits(
         The groups, best first, and in each the best hit first. Of a pair the photo comes before its
         RAW file, and both before the clip.
     """
-    shots = _find_shots(hits) if pairs else {}
+    shots = find_shots(hits) if pairs else {}
     series = _find_series(hits, bursts) if bursts is not None else {}
     groups: list[list[Hit]] = []
     leaders = _Leaders(num_groups, vectors, unique)
@@ -119,7 +119,16 @@ class _Leaders:
         self._count += 1
 
 
-def _find_shots(hits: Sequence[Hit]) -> dict[str, str]:
+def leave_out(hits: Sequence[Hit], own: Collection[str], *, pairs: bool) -> list[Hit]:
+    """Return the hits without those of some ids, and without other files of their shots."""
+    if not own:
+        return list(hits)
+    shots = find_shots(hits) if pairs else {}
+    left_out = {shots[key] for key in own if key in shots}
+    return [hit for hit in hits if hit.id not in own and shots.get(hit.id) not in left_out]
+
+
+def find_shots(hits: Sequence[Hit]) -> dict[str, str]:
     """Return the name of the shot for each hit of which another file was found, by its id."""
     files: dict[str, dict[_Role, list[Hit]]] = defaultdict(lambda: defaultdict(list))
     for hit in hits:

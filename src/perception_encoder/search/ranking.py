@@ -12,7 +12,7 @@ import numpy as np
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, MetadataValue
 from perception_encoder.search.calibration import Calibration, Cutoffs, Label
-from perception_encoder.search.folding import fold_hits
+from perception_encoder.search.folding import fold_hits, leave_out
 from perception_encoder.search.photo_filters import TAKEN_AT, check_column
 from perception_encoder.search.queries import Query
 from perception_encoder.types import Embeddings
@@ -187,7 +187,11 @@ def search_index(
             exact=options.exact,
         )
         ranked = [
-            [hit for hit in hits if hit.id not in own[number] and hit.score >= floors[number]]
+            [
+                hit
+                for hit in leave_out(hits, own[number], pairs=options.pairs)
+                if hit.score >= floors[number]
+            ]
             for number, hits in zip(left, found, strict=True)
         ]
         for number, made in zip(left, _group(index, ranked, options, wanted), strict=True):
