@@ -126,7 +126,7 @@ def test_what_is_not_one_range_of_bytes_gives_the_whole_file(
 
 def test_a_range_after_the_end_is_refused(server, url: str, clip: Path) -> None:
     reply = server.client.get(url, headers={"Range": f"bytes={clip.stat().st_size}-"})
-    assert reply.status_code == 416
+    assert (reply.status_code, reply.json()["error"]["code"]) == (416, "invalid_range")
     assert reply.headers["content-range"] == f"bytes */{clip.stat().st_size}"
 
 

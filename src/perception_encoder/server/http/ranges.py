@@ -9,6 +9,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from perception_encoder.server.core.pools import WorkPool
+from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.replies import PART_BYTES, StoredImageResponse
 from perception_encoder.sources import StoredImage
 
@@ -100,6 +101,9 @@ def reply_with_ranges(request: Request, file: StoredImage, reads: WorkPool, kind
         file: open; it is closed with the reply.
         reads: where it is read.
         kind: its media type.
+
+    Raises:
+        ApiError: 416, the part begins after the end of the file.
     """
     status = os.fstat(file.file.fileno())
     tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
@@ -112,8 +116,9 @@ def reply_with_ranges(request: Request, file: StoredImage, reads: WorkPool, kind
         wanted = None  # of another version of the file
     try:
         part = parse_range(wanted, file.num_bytes)
-    except UnsatisfiableRangeError:
+    except UnsatisfiableRangeError as err:
         file.file.close()
         headers["Content-Range"] = f"bytes */{file.num_bytes}"
-        return Response(status_code=416, headers=headers)
+        message = f"the file has {file.num_bytes:,} bytes, and none of them is in {wanted!r}"
+        raise ApiError(416, "invalid_range", message, headers=headers) from err
     return RangeResponse(part, file, reads, kind, headers)

@@ -44,7 +44,6 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             200: {"content": _CONTENT},
             206: {"description": "The part that was asked for.", "content": _CONTENT},
             304: {"description": "Not modified."},
-            416: {"description": "The part begins after the end of the file."},
         },
     )
     async def video(request: Request, item: str, index: IndexName = None) -> Response:
