@@ -124,6 +124,32 @@ def test_a_query_with_a_mistake_says_where(open_page, drawings_server):
     expect(page.get_by_role("heading", name="That query cannot be used")).to_be_visible()
 
 
+def test_a_query_is_searched_in_texts_in_images_or_in_both(page, drawings_server):
+    mode = page.get_by_role("group", name="Search in")
+    expect(mode.get_by_label("Images")).to_be_checked()
+    mode.get_by_label("Text").check()
+    found = search(page, '"title 20"')
+    item = the_file(drawings_server, found[0])
+    assert item["metadata"]["title"] == "Title 20"
+    assert "in=text" in page.url
+    expect(page.get_by_role("status").filter(has_text="1 image")).to_be_visible()
+    expect(page.locator(".tile .mark")).to_have_count(0)  # labels are of what images look like
+    with page.expect_response("**/v1/search"):
+        mode.get_by_label("Both").check()
+    wait_for_results(page)
+    search(page, "a cat, title 20")
+    both = {"terms": [{"query": "a cat, title 20"}], "text": "a cat, title 20", "k": 60}
+    hits = drawings_server.client.post("/v1/search", json=both).json()["hits"]
+    assert names(page, 8) == [hit["name"].rpartition("/")[2] for hit in hits[:8]]
+    # The next page is asked for by vector and text.
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    expect(page.get_by_role("status").filter(has_text="122 images")).to_be_visible()
+    page.go_back()
+    page.go_back()
+    expect(mode.get_by_label("Text")).to_be_checked()
+    expect(page.locator(".tile .name")).to_have_text(found)
+
+
 def test_words_that_are_not_wanted_push_away(page, drawings_server):
     search(page, "an animal")
     with page.expect_response("**/v1/search"):

@@ -4,7 +4,8 @@ import { thumbnail } from "./api.js";
 import { addImages } from "./commands.js";
 import { h } from "./dom.js";
 import { chips } from "./filters.js";
-import { count, counted, spoken } from "./format.js";
+import { count, counted } from "./format.js";
+import { spokenName } from "./items.js";
 import { JobView } from "./job-view.js";
 import { message } from "./messages.js";
 import { go, linkTo, state } from "./router.js";
@@ -109,7 +110,7 @@ function card({ name, size, tightness, examples }, at, index) {
       { class: "examples" },
       examples.map((item) => {
         const image = h("img", {
-          alt: spoken(item.member ?? item.uri),
+          alt: spokenName(item),
           width: 128,
           height: 128,
           loading: "lazy",

@@ -2,7 +2,8 @@
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";
-import { bytes, fileName, pixels, spoken, time } from "./format.js";
+import { bytes, pixels, time } from "./format.js";
+import { nameOf, spokenName } from "./items.js";
 import { Review } from "./review.js";
 
 /** Starts the dialog; `show(group, index, review, changed)` opens it. */
@@ -88,7 +89,7 @@ export function startCompare(dialog) {
 
 function side(item, other, index) {
   const image = h("img", {
-    alt: spoken(item.member ?? item.uri),
+    alt: spokenName(item),
     width: item.width ?? 1,
     height: item.height ?? 1,
   });
@@ -108,7 +109,7 @@ function side(item, other, index) {
     h(
       "figcaption",
       {},
-      h("strong", { title: item.name }, fileName(item.member ?? item.uri)),
+      h("strong", { title: item.name }, nameOf(item)),
       facts
         .filter(([text]) => text)
         .map(([text, isMore]) => h("span", { class: isMore ? "is-more" : "soft" }, text)),

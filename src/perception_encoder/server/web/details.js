@@ -3,7 +3,7 @@
 import { copyButton, h } from "./dom.js";
 import { bytes, clock, degrees, pixels, time, wallClock } from "./format.js";
 import { toX, toY } from "./mercator.js";
-import { momentOf } from "./moments.js";
+import { momentOf } from "./items.js";
 import { linkTo, state } from "./router.js";
 import { EMPTY, inRegion } from "./state.js";
 import { worldOutline } from "./world-map.js";

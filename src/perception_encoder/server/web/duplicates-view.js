@@ -4,8 +4,9 @@ import { thumbnail } from "./api.js";
 import { removeDuplicates } from "./commands.js";
 import { startCompare } from "./compare.js";
 import { $, announce, copyButton, h, icon, save } from "./dom.js";
-import { bytes, count, counted, fileName, pixels, spoken } from "./format.js";
+import { bytes, counted, pixels } from "./format.js";
 import { indexOf } from "./indexes.js";
+import { nameOf, spokenName } from "./items.js";
 import { finished } from "./jobs.js";
 import { failureMessage, message, noIndex } from "./messages.js";
 import { keepList, removalScript } from "./removal-script.js";
@@ -244,7 +245,7 @@ class DuplicatesView {
       h(
         "div",
         { class: "group-head" },
-        h("h2", {}, spoken(group.keep.member ?? group.keep.uri)),
+        h("h2", {}, spokenName(group.keep)),
         h("span", { class: "soft" }, KINDS[group.tier] ?? group.tier),
         compare,
       ),
@@ -267,7 +268,7 @@ class DuplicatesView {
     });
     const word = h("span");
     const image = h("img", {
-      alt: spoken(item.member ?? item.uri),
+      alt: spokenName(item),
       loading: "lazy",
       width: item.width ?? 1,
       height: item.height ?? 1,
@@ -283,7 +284,7 @@ class DuplicatesView {
         h("span", { class: "image" }, image),
         h("span", { class: "keep" }, box, word),
       ),
-      h("p", { class: "name", title: item.name }, fileName(item.member ?? item.uri)),
+      h("p", { class: "name", title: item.name }, nameOf(item)),
       h("p", { class: "soft" }, `${pixels(item)} · ${bytes(item.bytes)}${score}`),
     );
     const follow = () => {

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { $, h, icon, settled } from "./dom.js";
 import { bytes, count, counted, date, span } from "./format.js";
+import { isMomentFilter } from "./items.js";
 import { go } from "./router.js";
 import { regionOf, writtenFilters } from "./state.js";
 
@@ -354,6 +355,7 @@ function chip(text, remove) {
 }
 
 function inWords({ column, op, value }) {
+  if (isMomentFilter({ column, op })) return "moments of videos";
   const name = (NAMES[column] ?? column).split(",")[0];
   if (op === "is_null") return `${name}: none`;
   if (op === "starts_with") return `folder: ${value.split("/").filter(Boolean).slice(-2).join("/")}`;

@@ -201,11 +201,11 @@ export class Grid {
   #push(items) {
     let from = 0;
     items.forEach((item, n) => {
-      if (item.label && item.label !== this.#label) {
+      if (item.heading && item.heading !== this.#label) {
         this.#layout.push(items.slice(from, n));
         from = n;
-        if (HEADINGS[item.label]) this.#layout.break(HEADINGS[item.label], HEADING);
-        this.#label = item.label;
+        if (HEADINGS[item.heading]) this.#layout.break(HEADINGS[item.heading], HEADING);
+        this.#label = item.heading;
       }
     });
     this.#layout.push(items.slice(from));

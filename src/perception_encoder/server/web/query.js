@@ -1,4 +1,4 @@
-// From the page's state to the terms of a search. An image is sent once; its embedding is kept here.
+// From the page's state to what is searched for. An image is sent once; its embedding is kept here.
 
 import { ApiFailure, post } from "./api.js";
 import { find } from "./images.js";
@@ -8,10 +8,13 @@ const NOT_WEIGHT = -0.5; // half of what is wanted: a text pulls harder than it 
 
 const vectors = new Map(); // "model image" → base64
 
-/** The terms of POST /v1/search for a state. */
+/** The text of POST /v1/search for a state: what is searched in stored texts. */
+export const textOf = ({ query, mode }) => (mode && query.trim() ? query.trim() : null);
+
+/** The terms of POST /v1/search for a state: what is searched in images. */
 export async function terms(state, model, signal) {
   const found = [];
-  const query = state.query.trim();
+  const query = state.mode === "text" ? "" : state.query.trim();
   const share = hasBoth(state) ? 2 * state.balance : 1;
   if (query && !(hasBoth(state) && state.balance === 1)) {
     found.push({ query, weight: hasBoth(state) ? 2 - share : 1 });

@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { finished } from "./jobs.js";
-import { terms } from "./query.js";
+import { terms, textOf } from "./query.js";
 import { isListing, SORTS, writtenFilters } from "./state.js";
 
 const FIRST = 60; // a screen or two
@@ -15,9 +15,10 @@ export class Results {
   items = [];
   total = null; // how many there will be, where that is known
   progress = () => {}; // is called with the progress of long work
+  scoring = "cosine"; // or "bm25" of texts, or "fusion" of both
   cutoffs = null; // {strong, weak}: cosines from which on hits have those labels
   #offset = 0;
-  #vector = null;
+  #terms = null; // of the query, embedded
   #controller = new AbortController();
   #loading = null;
 
@@ -58,7 +59,7 @@ export class Results {
       terms: await terms(this.state, this.index.model, signal),
     };
     this.cutoffs = (await post("v1/search", body, { signal })).query.cutoffs;
-    for (const item of this.items) item.label = this.#label(item.score);
+    for (const item of this.items) this.#describe(item);
     return this.cutoffs !== null;
   }
 
@@ -76,10 +77,11 @@ export class Results {
   async #search() {
     const { state, index } = this;
     const { signal } = this.#controller;
-    const isFirst = this.#vector === null;
+    const isFirst = this.#terms === null;
     const body = {
       index: index.name,
-      terms: isFirst ? await terms(state, index.model, signal) : [{ vector: this.#vector }],
+      terms: this.#terms ?? (await terms(state, index.model, signal)),
+      text: textOf(state),
       k: this.#pageSize(),
       offset: this.#offset,
       filters: state.filters,
@@ -87,10 +89,12 @@ export class Results {
     };
     const reply = await post("v1/search", body, { signal });
     if (isFirst) {
-      this.#vector = reply.query.vector;
-      this.cutoffs = reply.query.cutoffs;
+      const { vector, cutoffs, score } = reply.query;
+      this.#terms = vector === null ? [] : [{ vector }];
+      this.cutoffs = cutoffs;
+      this.scoring = score;
     }
-    for (const hit of reply.hits) hit.label = this.#label(hit.score);
+    for (const hit of reply.hits) this.#describe(hit);
     return reply;
   }
 
@@ -113,10 +117,15 @@ export class Results {
     return get("v1/items", { ...asked, ...SORTS[state.sort][1] }, this.#controller);
   }
 
-  /** The label of a cosine. Later pages are requested by vector, so only the first has cutoffs. */
-  #label(score) {
-    if (!this.cutoffs) return null;
-    if (score >= this.cutoffs.strong) return "strong";
-    return score >= this.cutoffs.weak ? "weak" : "none";
+  /** Adds what the grid shows of a hit; later pages are requested by vector, without cutoffs. */
+  #describe(hit) {
+    const { cutoffs, scoring } = this;
+    const { cosine } = hit;
+    hit.label = null;
+    if (cutoffs && cosine !== null) {
+      hit.label = cosine >= cutoffs.strong ? "strong" : cosine >= cutoffs.weak ? "weak" : "none";
+    }
+    hit.heading = scoring === "cosine" ? hit.label : null; // elsewhere labels are not in order
+    hit.shownScore = cosine ?? hit.text_score;
   }
 }

@@ -3,9 +3,10 @@
 import { addImages, readMetadata } from "./commands.js";
 import { $, h, settled } from "./dom.js";
 import { startFilters } from "./filters.js";
-import { count, counted, fileName, score, time } from "./format.js";
+import { count, counted, score, time } from "./format.js";
 import { Grid } from "./grid.js";
 import { indexOf } from "./indexes.js";
+import { nameOf } from "./items.js";
 import { failureMessage, message, noIndex } from "./messages.js";
 import { showChip } from "./image-chip.js";
 import { keep } from "./images.js";
@@ -16,7 +17,7 @@ import { address, go, state } from "./router.js";
 import { scrubber } from "./scrubber.js";
 import { Selection } from "./selection.js";
 import { selectionBar } from "./selection-bar.js";
-import { EMPTY, hasBoth, hasQuery, isTimeline, resultsKey, SORTS } from "./state.js";
+import { EMPTY, hasBoth, hasQuery, isTimeline, MODES, resultsKey, SORTS } from "./state.js";
 import { Timeline } from "./timeline.js";
 
 const REMEMBERED = 6; // results that the back button finds as they were
@@ -179,7 +180,7 @@ class SearchView {
     showNotice($("#notice"), index, results.items);
     if (results.hasDates === false && !now.filters.length) this.#say(this.#noDates(index));
     else if (!results.items.length) this.#say(this.#nothing(now, index));
-    else if (results.isSearch && !results.cutoffs) this.#learn(results);
+    else if (results.isSearch && results.scoring !== "bm25" && !results.cutoffs) this.#learn(results);
   }
 
   #draw() {
@@ -211,12 +212,12 @@ class SearchView {
   }
 
   #count() {
-    const { items, isSearch, total, isDone, cutoffs } = this.#results;
+    const { items, isSearch, total, isDone, cutoffs, scoring } = this.#results;
     const status = $("#results-status");
     $("#sort-row").hidden = isSearch || !items.length || Boolean(state().cluster);
     if (!items.length) status.textContent = "";
     else if (!isSearch) status.textContent = counted(total, "image");
-    else if (!cutoffs) {
+    else if (!cutoffs || scoring !== "cosine") {
       status.textContent = isDone ? counted(items.length, "image") : "The best first";
     } else {
       status.textContent = summary(items, isDone);
@@ -285,6 +286,7 @@ class SearchView {
     $("#search-form").hidden = false;
     this.#write("#query", now.query);
     this.#write("#not", now.not);
+    for (const choice of document.getElementsByName("mode")) choice.checked = choice.value === now.mode;
     $("#balance-row").hidden = !hasBoth(now);
     $("#balance").value = now.balance;
     $("#sort").value = now.sort;
@@ -313,6 +315,12 @@ class SearchView {
       if (!$("#query").value && state().query) submit(); // emptied: the whole index again
     });
     $("#not").addEventListener("change", () => submit());
+    const chosen = (event) => go({ mode: event.target.value }, { replace: !state().query.trim() });
+    $("#mode").append(
+      ...Object.entries(MODES).map(([value, label]) =>
+        h("label", {}, h("input", { type: "radio", name: "mode", value, onchange: chosen }), h("span", {}, label)),
+      ),
+    );
     const balanced = settled((balance) => go({ balance }, { replace: true }), 120);
     $("#balance").addEventListener("input", (event) => balanced(Number(event.target.value)));
     $("#query").addEventListener("keydown", (event) => {
@@ -322,7 +330,8 @@ class SearchView {
       } else if (event.key === "Escape" && (event.target.value || hasQuery(state()))) {
         event.preventDefault();
         event.target.value = "";
-        go({ ...EMPTY, index: state().index, filters: state().filters, fold: state().fold });
+        const { index, filters, fold, mode } = state();
+        go({ ...EMPTY, index, filters, fold, mode });
       }
     });
     const orders = Object.entries(SORTS);
@@ -340,10 +349,10 @@ class SearchView {
 /** What the slider says of a position. */
 function describe(item, { sort }) {
   if (!item) return "";
-  if (item.score !== undefined) return `score ${score(item.score)}`;
+  if (Number.isFinite(item.shownScore)) return `score ${score(item.shownScore)}`;
   return sort.endsWith("date") && item.modified
     ? time(item.modified)
-    : fileName(item.member ?? item.uri);
+    : nameOf(item);
 }
 
 function summary(items, isDone) {

@@ -9,6 +9,7 @@ export const EMPTY = Object.freeze({
   not: "", // texts to stay away from, separated by commas
   like: null, // an item's id, or
   image: null, // the name of an image in this browser; see images.js
+  mode: "", // where the query is searched: see MODES
   balance: 0.5, // of text and image: 0 is the text alone, 1 the image alone
   filters: Object.freeze([]), // {column, op, value}, as POST /v1/search takes them
   fold: false, // near copies under the best of them
@@ -20,6 +21,9 @@ export const EMPTY = Object.freeze({
   labels: "",
   template: "",
 });
+
+/** What a query is searched in: how images look, the texts stored with them, or both. */
+export const MODES = Object.freeze({ "": "Images", text: "Text", both: "Both" });
 
 /** Orders of images without a query, as GET /v1/items takes them; "" is that of the index. */
 export const SORTS = Object.freeze({
@@ -37,6 +41,7 @@ const NAMES = {
   view: "view",
   index: "index",
   query: "q",
+  mode: "in",
   not: "not",
   like: "like",
   image: "image",
@@ -58,6 +63,7 @@ export function parse(search) {
   if (!/^\d{0,6}$/.test(state.cluster)) state.cluster = "";
   if (!/^\d{0,4}$/.test(state.k)) state.k = "";
   if (!["bytes", "pixels", "near", "similar"].includes(state.tier)) state.tier = EMPTY.tier;
+  if (!(state.mode in MODES)) state.mode = EMPTY.mode;
   if (!(state.sort in SORTS)) state.sort = EMPTY.sort;
   const balance = Number.parseFloat(given.get("balance"));
   if (balance >= 0 && balance <= 1) state.balance = balance;
@@ -88,7 +94,8 @@ export function write(state) {
 export const hasQuery = (state) => Boolean(state.query.trim() || state.like || state.image);
 
 /** Whether a text and an image have to be balanced. */
-export const hasBoth = (state) => Boolean(state.query.trim() && (state.like || state.image));
+export const hasBoth = (state) =>
+  Boolean(state.query.trim() && state.mode !== "text" && (state.like || state.image));
 
 /** Whether images are listed by when they were taken, under their months and days. */
 export const isTimeline = (state) =>
@@ -137,6 +144,7 @@ export function regionOf(filters) {
 export const resultsKey = (state) =>
   write({
     ...EMPTY,
+    mode: state.query.trim() ? state.mode : "",
     ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold", "sort", "cluster", "k"]),
   });
 

@@ -2,8 +2,8 @@
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";
-import { clock, fileName, meaning, score, spoken, wallClock } from "./format.js";
-import { momentOf } from "./moments.js";
+import { clock, meaning, score, wallClock } from "./format.js";
+import { momentOf, nameOf, spokenName } from "./items.js";
 
 const NARROW = 76; // pixels; no name fits below an image of that width
 
@@ -23,7 +23,7 @@ export function tile(item, { index, href, at, total, box, isSelected, isBare = f
   const link = h("a", { href, tabindex: -1, title: item.name }, image);
   if (isBare) link.append(h("span", { class: "unseen" }, takenAt(item)));
   else link.append(caption(item, box.width));
-  const name = spoken(item.member ?? item.uri);
+  const name = spokenName(item);
   const check = h("input", { type: "checkbox", tabindex: -1, "aria-label": `Select ${name}` });
   const element = placed(link, { at, total, box });
   element.append(check);
@@ -62,13 +62,13 @@ function caption(item, width) {
     parts.push(h("span", { class: `mark ${item.label}`, title: meaning(item.label) }));
   if (width > NARROW) {
     parts.push(
-      h("span", { class: "name", "aria-hidden": "true" }, fileName(item.member ?? item.uri)),
+      h("span", { class: "name", "aria-hidden": "true" }, nameOf(item)),
     );
   }
-  if (item.score !== undefined) {
+  if (Number.isFinite(item.shownScore)) {
     const said = [item.label && meaning(item.label), "score "].filter(Boolean).join(", ");
     parts.push(
-      h("span", { class: "score" }, h("span", { class: "unseen" }, said), score(item.score)),
+      h("span", { class: "score" }, h("span", { class: "unseen" }, said), score(item.shownScore)),
     );
   }
   return h("span", { class: "caption" }, parts);
@@ -79,7 +79,7 @@ const takenAt = ({ metadata }) => (metadata.taken_at ? wallClock(metadata.taken_
 function thumbnailOf(item, index, box) {
   const sharp = Math.max(box.width, box.height) * Math.min(devicePixelRatio, 2);
   const image = h("img", {
-    alt: spoken(item.member ?? item.uri),
+    alt: spokenName(item),
     width: Math.round(box.width),
     height: Math.round(box.height),
     loading: "lazy",
@@ -93,7 +93,7 @@ function thumbnailOf(item, index, box) {
 }
 
 function gone(item) {
-  const name = spoken(item.member ?? item.uri);
+  const name = spokenName(item);
   return h(
     "span",
     { class: "gone" },

@@ -3,10 +3,12 @@
 import { get, original, thumbnail } from "./api.js";
 import { details } from "./details.js";
 import { $, announce, h, icon } from "./dom.js";
-import { fileName, meaning, score, spoken } from "./format.js";
+import { fileName, meaning, score } from "./format.js";
 import { indexOf } from "./indexes.js";
+import { momentOf, nameOf, onlyMoments, spokenName } from "./items.js";
 import { depth, go, linkTo, onState, state } from "./router.js";
 import { EMPTY } from "./state.js";
+import { VideoPlayer, videoUrl } from "./video-player.js";
 import { zoomable, zoomButtons } from "./zoom.js";
 
 const LARGE = 2048;
@@ -22,7 +24,7 @@ const PAN = 80; // pixels
 export function startViewer(dialog, neighbors) {
   let shown = null;
   let openedAt = 0;
-  let zooming = null;
+  let stage = null;
 
   async function show(id) {
     const index = await indexOf(state());
@@ -33,12 +35,8 @@ export function startViewer(dialog, neighbors) {
         (await get(`v1/items/${encodeURIComponent(id)}`, { index: index?.name }));
       if (state().item !== id) return;
       shown = id;
-      zooming = fill(dialog, item, {
-        index: index.name,
-        at,
-        hasNext: at >= 0 && neighbors.has(at + 1),
-        step,
-      });
+      const place = { index: index.name, at, hasNext: at >= 0 && neighbors.has(at + 1), step };
+      stage = fill(dialog, item, place, stage);
     } catch (failure) {
       dialog.replaceChildren(
         h(
@@ -78,7 +76,8 @@ export function startViewer(dialog, neighbors) {
     if (now.item && now.item !== shown) show(now.item);
     else if (!now.item && dialog.open) {
       dialog.close();
-      shown = null;
+      dialog.replaceChildren(); // a video would play on
+      [shown, stage] = [null, null];
       if (now.view === "search" && before.item && now.like !== before.item)
         neighbors.focus(before.item);
     }
@@ -92,7 +91,9 @@ export function startViewer(dialog, neighbors) {
   });
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.target.matches("video")) return; // it has keys of its own
     const [x, y] = ARROWS[event.key] ?? [0, 0];
+    const zooming = stage?.zooming;
     const isZoom = zooming?.key(event) || ((x || y) && zooming?.pan(PAN * x, PAN * y));
     if (!isZoom && x) step(x);
     if (isZoom || x) event.preventDefault();
@@ -106,11 +107,12 @@ const ARROWS = {
   ArrowDown: [0, 1],
 };
 
-function fill(dialog, item, { index, at, hasNext, step }) {
-  const image = large(item, index);
-  const stage = h("div", { class: "stage" }, image);
-  const zooming = zoomable(stage, image, () => sharpen(image, item, index));
-  stage.append(zoomButtons(zooming.zoom));
+/**
+ * Fills the dialog.
+ * @param {object|null} before the stage that it has; another moment of its video is shown there.
+ * @returns {{element: HTMLElement, player?: VideoPlayer, zooming?: object}} the stage.
+ */
+function fill(dialog, item, { index, at, hasNext, step }, before) {
   const arrow = (name, label, by, enabled) =>
     h(
       "button",
@@ -123,12 +125,21 @@ function fill(dialog, item, { index, at, hasNext, step }) {
       },
       icon(name),
     );
-  stage.append(
+  const arrows = [
     arrow("left", "Previous image", -1, at > 0),
     arrow("right", "Next image", 1, hasNext),
-  );
+  ];
+  if (momentOf(item) && before?.player?.plays(item, index)) {
+    before.player.show(item);
+    for (const old of before.element.querySelectorAll(".arrow")) old.remove();
+    before.element.append(...arrows);
+    $("aside", dialog).replaceWith(panel(item, index));
+    return before;
+  }
+  const stage = momentOf(item) ? videoStage(item, index) : imageStage(item, index);
+  stage.element.append(...arrows);
   dialog.replaceChildren(
-    stage,
+    stage.element,
     panel(item, index),
     h(
       "button",
@@ -136,12 +147,25 @@ function fill(dialog, item, { index, at, hasNext, step }) {
       icon("close"),
     ),
   );
-  return zooming;
+  return stage;
+}
+
+function videoStage(item, index) {
+  const player = new VideoPlayer(item, index, (id) => go({ item: id }, { replace: true }));
+  return { element: h("div", { class: "stage" }, player.element), player };
+}
+
+function imageStage(item, index) {
+  const image = large(item, index);
+  const element = h("div", { class: "stage" }, image);
+  const zooming = zoomable(element, image, () => sharpen(image, item, index));
+  element.append(zoomButtons(zooming.zoom));
+  return { element, zooming };
 }
 
 function large(item, index) {
   const size = { width: item.width ?? 512, height: item.height ?? 512 };
-  const image = h("img", { alt: spoken(item.member ?? item.uri), draggable: "false", ...size });
+  const image = h("img", { alt: spokenName(item), draggable: "false", ...size });
   image.src = thumbnail(item.id, index, SMALL);
   if (Math.max(size.width, size.height) > SMALL) {
     const better = new Image();
@@ -174,7 +198,8 @@ function sharpen(image, item, index) {
 }
 
 function panel(item, index) {
-  const name = fileName(item.member ?? item.uri);
+  const isMoment = momentOf(item) !== null;
+  const name = fileName(isMoment ? item.uri : (item.member ?? item.uri));
   const carried = { ...EMPTY, index: state().index, filters: state().filters };
   const link = (target, mark, label, isMain) =>
     linkTo(target, { class: isMain ? "button primary" : "button" }, icon(mark), label);
@@ -182,29 +207,35 @@ function panel(item, index) {
     "aside",
     { class: "about" },
     h("h2", { tabindex: -1 }, name),
-    item.score !== undefined &&
+    Number.isFinite(item.shownScore) &&
       h(
         "p",
         { class: "fit" },
         item.label && h("span", { class: `mark ${item.label}` }),
-        [meaning(item.label), `score ${score(item.score)}`].filter(Boolean).join(", "),
+        [meaning(item.label), `score ${score(item.shownScore)}`].filter(Boolean).join(", "),
       ),
     h(
       "div",
       { class: "actions" },
-      link({ ...carried, like: item.id }, "alike", "More like this", true),
+      isMoment
+        ? link({ ...carried, filters: onlyMoments(carried.filters), like: item.id }, "alike", "Similar moments", true)
+        : link({ ...carried, like: item.id }, "alike", "More like this", true),
       link({ ...EMPTY, view: "classify", index: state().index, like: item.id }, "tag", "Classify"),
       h(
         "a",
         { class: "button", href: original(item.id, index), target: "_blank", rel: "noopener" },
         icon("open"),
-        "Open original",
+        isMoment ? "Open frame" : "Open original",
       ),
       h(
         "a",
-        { class: "button", href: original(item.id, index), download: name },
+        {
+          class: "button",
+          href: isMoment ? videoUrl(item, index) : original(item.id, index),
+          download: isMoment ? fileName(item.uri) : name,
+        },
         icon("download"),
-        "Download",
+        isMoment ? "Download video" : "Download",
       ),
     ),
     details(item),
@@ -227,7 +258,7 @@ function also(items, index) {
           "li",
           {},
           image,
-          h("span", {}, fileName(item.member ?? item.uri)),
+          h("span", {}, nameOf(item)),
           h("span", { class: "soft" }, score(item.score)),
         );
       }),
