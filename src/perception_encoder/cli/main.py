@@ -28,6 +28,7 @@ from perception_encoder.cli import (
     models,
     optimize,
     search,
+    searches,
     serve,
 )
 from perception_encoder.cli.command import (
@@ -49,7 +50,13 @@ _INTERRUPTED: Final = 130  # what shells expect after Ctrl-C
 
 # As `pe --help` lists them: a heading and its commands, the most used first.
 _COMMANDS: Final[dict[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
-    "Search your images": (index.index, search.search, search.similar, serve.serve),
+    "Search your images": (
+        index.index,
+        search.search,
+        search.similar,
+        searches.app,
+        serve.serve,
+    ),
     "Organize your images": (
         duplicates.duplicates,
         cluster.cluster,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from dataclasses import replace
 from functools import cache
@@ -64,6 +66,12 @@ def search(
     text_weight: Annotated[
         float, typer.Option(min=0, max=1, help="Share of --text in the fused score.")
     ] = 0.5,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Keep the query and its options beside the index; see pe searches."
+        ),
+    ] = None,
     *,
     rows: RowFlags,
     flags: SearchFlags,
@@ -85,6 +93,7 @@ def search(
         pe search "a cake" --since 2023-05 --until 2023-07 --near 48.137,11.575,20km
         pe search --text invoice
         pe search "a dog" --text rex
+        pe search "a cat" --threshold strong -k 100 --save cats
         pe search --queries queries.txt --json
     """
     from perception_encoder.search.grammar import parse_query
@@ -93,7 +102,11 @@ def search(
         raise typer.BadParameter("give a query, a --text, or a file of queries with --queries")
     if queries is not None and (query is not None or text is not None):
         raise typer.BadParameter("--queries goes with no other query and no --text")
-    if text is not None:
+    if save is not None:
+        if queries is not None:
+            raise typer.BadParameter("--save keeps one query, not a file of --queries")
+        _save(save, query, text, text_weight, rows, flags)
+    elif text is not None:
         terms = None if query is None else _check_terms(parse_query(query))
         _answer_text(text, terms, text_weight, rows, flags)
     elif query is not None:
@@ -148,11 +161,11 @@ def _answer(
     options = _fit_to_index(options, rows, index)
     warn_of_photo_index(index)
 
-    open_model = _model_opener(index, flags)
+    open_model = model_opener(index, flags)
     answered, embedded = _embed(index, queries, open_model)
     if not embedded:
         return len(queries)
-    calibration = _calibrate(index, embedded, open_model, flags)
+    calibration = find_calibration(index, embedded, open_model, flags, flags.threshold)
     found = search_index(
         index, embedded, options, calibration=calibration, leave_out_own=leave_out_own
     )
@@ -182,13 +195,64 @@ def _answer_text(
     query = calibration = None
     if terms is not None:
         warn_of_photo_index(index)
-        open_model = _model_opener(index, flags)
+        open_model = model_opener(index, flags)
         (query,) = read_queries(index, [terms], open_model, read_stdin=sys.stdin.buffer.read)
-        calibration = _calibrate(index, [query], open_model, flags)
+        calibration = find_calibration(index, [query], open_model, flags, flags.threshold)
     found = fusion.search(
         index, query, options, text=words, text_weight=text_weight, calibration=calibration
     )
     write_answers([Answer(query, found, text=text)], flags)
+
+
+def _save(
+    name: str,
+    query: list[str] | None,
+    text: str | None,
+    text_weight: float,
+    rows: RowFlags,
+    flags: SearchFlags,
+) -> None:
+    """Save a search and run it."""
+    from perception_encoder.cli.searches import run_search
+    from perception_encoder.index import Index
+    from perception_encoder.index.full_text import TextQuery
+    from perception_encoder.search.grammar import parse_query
+    from perception_encoder.search.saved import SavedOptions, SavedSearch, SavedSearches, now_iso
+
+    options = _search_options(flags)
+    terms = () if query is None else _check_terms(parse_query(query))
+    if text is not None:
+        TextQuery.parse(text)
+    search = SavedSearch(
+        name,
+        tuple(_with_absolute_path(term) for term in terms),
+        text,
+        text_weight,
+        SavedOptions(
+            k=options.k,
+            offset=options.offset,
+            threshold=options.threshold,
+            exact=options.exact,
+            unique=options.unique,
+            sort=options.sort,
+            where=rows.where,
+            since=rows.since,
+            until=rows.until,
+            near=rows.near,
+            camera=rows.camera,
+        ),
+        saved_at=now_iso(),
+    )
+    index = Index.open(find_index(flags.index_path))
+    searches = SavedSearches(index.path)
+    run_search(index, search, flags, keep=lambda: searches.save(search))
+    say(f"saved; run it again with: pe searches run {shlex.quote(name)}")
+
+
+def _with_absolute_path(term: QueryTerm) -> QueryTerm:
+    """Return a term whose image is found from any folder."""
+    is_file = term.kind == "image" and term.value != _STDIN and os.path.exists(term.value)
+    return replace(term, value=os.path.abspath(term.value)) if is_file else term
 
 
 def _fit_to_index(options: SearchOptions, rows: RowFlags, index: Index) -> SearchOptions:
@@ -204,7 +268,7 @@ def _fit_to_index(options: SearchOptions, rows: RowFlags, index: Index) -> Searc
     return replace(options, where=rows.condition(index))
 
 
-def _model_opener(index: Index, flags: SearchFlags) -> Callable[[], EmbeddingModel]:
+def model_opener(index: Index, flags: SearchFlags) -> Callable[[], EmbeddingModel]:
     """Return a function that opens the model once, when it is needed."""
 
     @cache
@@ -218,16 +282,17 @@ def _model_opener(index: Index, flags: SearchFlags) -> Callable[[], EmbeddingMod
     return open_model
 
 
-def _calibrate(
+def find_calibration(
     index: Index,
     queries: Sequence[Query],
     open_model: Callable[[], EmbeddingModel],
     flags: SearchFlags,
+    threshold: object,
 ) -> Calibration | None:
     """Return the calibration of the index, if labels are shown or are the threshold."""
     from perception_encoder.search.calibration import ensure_calibration
 
-    if (flags.paths or flags.null) and flags.threshold not in _LABELS:
+    if (flags.paths or flags.null) and threshold not in _LABELS:
         return None
     return ensure_calibration(index, queries, open_model, on_calibrate=_say_calibrating)
 
