@@ -187,3 +187,17 @@ def test_a_directory_cut_anywhere_is_harmless():
     for end in range(directory, directory + 100, 3):
         find_preview(data[:end])
         is_raw(io.BytesIO(data[:end]))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 1}])
+def test_only_the_preview_is_taken_from_the_file(options):
+    buffer = io.BytesIO()
+    SCENE.save(buffer, "JPEG", **options)
+    assert find_preview(camera_files.arw(SCENE, buffer.getvalue())) == buffer.getvalue()
+
+
+def test_a_preview_that_is_cut_says_so():
+    data = camera_files.raf(JPEG)
+    cut = data[: len(data) - 2000 - len(JPEG) // 2]
+    with pytest.raises(ImageDecodeError, match="the data ends before the image does"):
+        decode_image(cut)

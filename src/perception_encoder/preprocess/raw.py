@@ -41,6 +41,7 @@ _MAX_ENTRIES: Final = 4096
 _MAX_NUMBERS: Final = 2**16
 
 _JPEG_START: Final = b"\xff\xd8\xff"
+_JPEG_END: Final = b"\xff\xd9"
 _MAX_JPEGS: Final = 4096  # a roll of Canon's has hundreds; chance makes a few more in 100 MB
 _MAX_SEGMENTS: Final = 200
 _SHOWN_FRAMES: Final = (0xC0, 0xC1, 0xC2)  # others are lossless: the sensor's data
@@ -53,6 +54,7 @@ _ReadAt: TypeAlias = Callable[[int, int], bytes]
 
 class _Jpeg(NamedTuple):
     start: int
+    frame: int  # where its frame header is
     width: int
     height: int
     has_exif: bool
@@ -113,10 +115,10 @@ def find_preview(data: bytes) -> bytes | None:
     best = max(usable, key=lambda jpeg: jpeg.width * jpeg.height, default=None)
     if best is None:
         return None
-    content = data[best.start :]
+    content = memoryview(data)[best.start : _find_end(data, best.frame)]
     if best.has_exif or layout.orientation == 1:
-        return content
-    return content[:2] + _exif_segment(layout.orientation) + content[2:]
+        return bytes(content)
+    return b"".join((content[:2], _exif_segment(layout.orientation), content[2:]))
 
 
 def _layout_of(data: bytes) -> _Layout:
@@ -221,10 +223,25 @@ def _read_jpeg(data: bytes, start: int) -> _Jpeg | None:
             num_channels = segment[9]
             if marker not in _SHOWN_FRAMES or precision != 8 or num_channels not in (1, 3):
                 return None
-            return _Jpeg(start, width, height, has_exif)
+            return _Jpeg(start, position, width, height, has_exif)
         has_exif = has_exif or segment[4:] == _EXIF
         position += 1 if marker == 0xFF else 2 + int.from_bytes(segment[2:4], "big")
     return None
+
+
+def _find_end(data: bytes, position: int) -> int:
+    """Return where a JPEG ends: a preview is a small part of the file.
+
+    Args:
+        data: the file.
+        position: of the frame header. From the first scan on, only the end looks like the end.
+    """
+    for _ in range(_MAX_SEGMENTS):
+        if data[position + 1 : position + 2] == bytes((_SCAN,)):
+            break
+        position += max(1, 2 + int.from_bytes(data[position + 2 : position + 4], "big"))
+    end = data.find(_JPEG_END, position)
+    return len(data) if end < 0 else end + len(_JPEG_END)
 
 
 def _exif_segment(orientation: int) -> bytes:
