@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from perception_encoder.errors import ImageError
@@ -22,9 +23,11 @@ from perception_encoder.index.schema import FILE_COLUMNS
 from perception_encoder.metadata import (
     COLUMNS,
     MAX_SIDECAR_BYTES,
+    PhotoMetadata,
     SidecarFinder,
     merge_sidecars,
     read_metadata,
+    read_video_metadata,
 )
 from perception_encoder.metadata.photo import ColumnKind
 from perception_encoder.metadata.places import PLACE_COLUMNS, has_places, load_places
@@ -74,6 +77,11 @@ class SidecarFolders:
             contents.append((sidecar, data))
         return contents
 
+    def forget(self) -> None:
+        """List every folder anew."""
+        with self._lock:
+            self._known.clear()
+
     def _finder(self, folder: str) -> SidecarFinder:
         changed, now = os.stat(folder).st_mtime_ns, time.monotonic()
         with self._lock:
@@ -92,6 +100,11 @@ class SidecarFolders:
 _folders = SidecarFolders()
 
 
+def forget_folders() -> None:
+    """Look for sidecars anew, at the beginning of a run."""
+    _folders.forget()
+
+
 def read_file_columns(uri: str, member: str | None, data: bytes) -> dict[str, MetadataValue]:
     """Return the columns that an image file gives.
 
@@ -100,9 +113,20 @@ def read_file_columns(uri: str, member: str | None, data: bytes) -> dict[str, Me
         member: of its row; an image inside an archive has no sidecars.
         data: the encoded image.
     """
+    return _read_columns(uri, partial(read_metadata, data), has_sidecars=member is None)
+
+
+def read_video_columns(path: str) -> dict[str, MetadataValue]:
+    """Return the columns that a video file of this machine gives, for each of its moments."""
+    return _read_columns(path, partial(read_video_metadata, path), has_sidecars=True)
+
+
+def _read_columns(
+    uri: str, read: Callable[[], PhotoMetadata], *, has_sidecars: bool
+) -> dict[str, MetadataValue]:
     try:
-        found = read_metadata(data)
-        if member is None and not scheme_of(uri) and (sidecars := _folders.read(uri)):
+        found = read()
+        if has_sidecars and not scheme_of(uri) and (sidecars := _folders.read(uri)):
             found = merge_sidecars(found, sidecars)
     except Exception as err:
         logger.warning("%s: its metadata met an error that was not foreseen", uri, exc_info=err)

@@ -24,7 +24,9 @@ from perception_encoder.index.storage import is_remote, sidecar_path
 from perception_encoder.indexing.photo_metadata import (
     add_file_columns,
     column_type,
+    forget_folders,
     read_file_columns,
+    read_video_columns,
 )
 from perception_encoder.metadata.places import PLACE_COLUMNS, has_places
 from perception_encoder.preprocess import num_usable_cores
@@ -126,6 +128,7 @@ class MetadataRefresh:
         """
         with write_lock(self._index.path, wait=self._wait):
             self._index.refresh()
+            forget_folders()
             choice = self._index.metadata_choice
             self._index.remember(choice._replace(reads=True))
             self.progress.num_rows = self._index.count()
@@ -228,9 +231,10 @@ class MetadataRefresh:
 
 
 def _read(row: Row, offset: int) -> _Refreshed:
-    if is_moment(row.uri, row.member):  # a frame says nothing of a photo
-        return _Refreshed(row, offset, {})
     try:
+        if is_moment(row.uri, row.member):
+            os.stat(row.uri)  # a file that is gone says nothing
+            return _Refreshed(row, offset, read_video_columns(row.uri))
         data = read_image(row.uri, row.member, row.offset, row.bytes)
         return _Refreshed(row, offset, read_file_columns(row.uri, row.member, data))
     except Exception as err:  # noqa: BLE001  one file of many: it is counted and reported

@@ -19,6 +19,7 @@ from perception_encoder.index.known_rows import RowLocation
 from perception_encoder.index.schema import FILE_COLUMNS
 from perception_encoder.indexing.commit import CommittedItem, Committer, Progress
 from perception_encoder.indexing.feed import Feed
+from perception_encoder.indexing.photo_metadata import forget_folders
 from perception_encoder.indexing.prepare import (
     ComputedBatch,
     Computer,
@@ -107,6 +108,7 @@ class Run:
         self._index.check(self._model.identity)
         with write_lock(self._index.path, wait=self._options.wait):
             self._index.refresh()
+            forget_folders()
             self._remember_choice()
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}

@@ -22,6 +22,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import ImageUnreadableError, VideoDecodeError
 from perception_encoder.index import Index, Outcome, Row
 from perception_encoder.indexing.commit import CommittedItem
+from perception_encoder.indexing.photo_metadata import read_video_columns
 from perception_encoder.indexing.prepare import ListedItem, make_failure
 from perception_encoder.preprocess.files import open_regular_file
 from perception_encoder.sources import Item
@@ -220,6 +221,7 @@ def _rows_of(
     listed: ListedItem, content: _Content, sha256: str, outcome: Outcome
 ) -> Iterator[CommittedItem]:
     item, taken = listed.item, set[str]()
+    columns = read_video_columns(item.uri) if listed.reads_metadata else {}
     for number, segment in enumerate(content.segments):
         time_of_frame = segment.frame_time
         while (member := format_moment(time_of_frame)) in taken:
@@ -241,5 +243,6 @@ def _rows_of(
             segment.vector,
             listed.is_new,
             outcome if number == 0 else None,
+            file_columns=columns,
             video=item.uri,
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         find_sidecars,
         merge_sidecars,
     )
+    from perception_encoder.metadata.videos import read_video_metadata
 
 __getattr__ = lazily(
     __name__,
@@ -26,6 +27,7 @@ __getattr__ = lazily(
         "find_sidecars": "perception_encoder.metadata.sidecars",
         "merge_sidecars": "perception_encoder.metadata.sidecars",
         "read_metadata": "perception_encoder.metadata.read",
+        "read_video_metadata": "perception_encoder.metadata.videos",
     },
 )
 
@@ -39,4 +41,5 @@ __all__ = [
     "find_sidecars",
     "merge_sidecars",
     "read_metadata",
+    "read_video_metadata",
 ]
