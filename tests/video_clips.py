@@ -15,7 +15,7 @@ from PIL import Image
 
 SIZE = (160, 120)
 FPS = 10
-SCENES = ("rose", "airplane", "bee", "banana", "bus")
+SCENES = ("rose", "airplane", "anchor", "avocado", "bus")
 """Drawings that pe-nano tells apart by their names."""
 
 

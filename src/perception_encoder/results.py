@@ -259,7 +259,7 @@ def _row_of(one: SearchResult | ClassifiedImage) -> Row | Hit:
 def _describe(one: SearchResult | ClassifiedImage, *, short: bool = False) -> str:
     row = _row_of(one)
     fields = [f"{one.score:.3f}", *([one.label] if one.label is not None else [])]
-    return " ".join([*fields, short_name_of(row) if short else row.name])
+    return " ".join([*fields, short_name_of(row) if short else row.shown_name])
 
 
 def _record(one: SearchResult | ClassifiedImage) -> dict[str, Any]:

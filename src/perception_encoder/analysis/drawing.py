@@ -22,6 +22,7 @@ from perception_encoder.preprocess.color import find_profile
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.images import num_usable_cores
 from perception_encoder.preprocess.transforms import convert_colors, to_opaque, turn_upright
+from perception_encoder.video.names import format_time
 
 if TYPE_CHECKING:
     from perception_encoder.index import Hit, Row
@@ -156,7 +157,9 @@ def image_source_of(row: Row | Hit) -> SheetImage:
 
 
 def short_name_of(row: Row | Hit) -> str:
-    """Return an image's file name without folder and suffix."""
+    """Return an image's file name without folder and suffix; of a video with the time."""
+    if row.moment is not None:
+        return f"{Path(row.uri).stem} {format_time(row.moment.start)}"
     return Path(row.member or row.uri).stem
 
 

@@ -163,6 +163,7 @@ def _write_json(answer: Answer) -> None:
                 "id": hit.id,
                 "uri": hit.uri,
                 "member": hit.member,
+                **(hit.moment._asdict() if hit.moment is not None else {}),
                 "score": round(hit.score, 6),
                 "label": found.label,
                 **_describe_scores(found),
@@ -198,7 +199,7 @@ def _write_table(answer: Answer, sort: str) -> None:
         time = [_format_time(found.hit.metadata.get(TAKEN_AT))] if has_times else []
         cosine = [f"{found.cosine:.4f}"] if kind == "fusion" else []
         score = f"{found.hit.score:.4f}"
-        rows.append([score, *cosine, *label, *time, found.hit.name + copies])
+        rows.append([score, *cosine, *label, *time, found.hit.shown_name + copies])
     scores = {"cosine": ["score"], "bm25": ["BM25"], "fusion": ["fused", "cosine"]}[kind]
     optional = [*(["label"] if has_labels else []), *(["taken"] if has_times else [])]
     write_table([*scores, *optional, "image"], rows)
@@ -235,6 +236,13 @@ def open_images(hits: Sequence[Hit]) -> None:
     Raises:
         PerceptionEncoderError: there is no viewer.
     """
+    if (player := _find_player()) is not None:
+        moments = [hit for hit in hits if hit.moment is not None and os.path.isfile(hit.uri)]
+        if moments:
+            _run_program(_player_command(player, moments))
+        hits = [hit for hit in hits if hit not in moments]
+        if not hits:
+            return
     command = _find_viewer()
 
     @functools.cache
@@ -246,13 +254,34 @@ def open_images(hits: Sequence[Hit]) -> None:
         if command is None:
             os.startfile(path)  # type: ignore[attr-defined,unused-ignore]  # Windows only
         else:
-            subprocess.run(
-                [command, path],
-                check=False,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            _run_program([command, path])
+
+
+def _run_program(command: Sequence[str]) -> None:
+    subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _find_player() -> str | None:
+    """Return the player that can start at a given second, or None."""
+    return next(filter(None, map(shutil.which, ("mpv", "vlc"))), None)
+
+
+def _player_command(player: str, hits: Sequence[Hit]) -> list[str]:
+    """Return the command that plays moments of videos one after another."""
+    command = [player]
+    for hit in hits:
+        start = f"{hit.moment.start:.3f}" if hit.moment is not None else "0"
+        if "vlc" in os.path.basename(player).lower():
+            command += [hit.uri, f":start-time={start}"]
+        else:  # options between braces are those of one file
+            command += ["--{", f"--start={start}", hit.uri, "--}"]
+    return command
 
 
 def _find_viewer() -> str | None:
@@ -278,6 +307,9 @@ def _save_image(hit: Hit, number: int, make_folder: Callable[[], Path]) -> str |
     name = os.path.basename(hit.member or hit.uri)
     stem, suffix = os.path.splitext(name)
     if hit.member is None and suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(hit.uri):
+        return hit.uri
+    if hit.moment is not None and os.path.isfile(hit.uri):
+        say(f"{hit.shown_name}: opened at its start; mpv or vlc would start at that time")
         return hit.uri
     try:
         data = read_image(hit.uri, hit.member, hit.offset)

@@ -5,7 +5,8 @@
 A query is terms joined by `+` and `-` that stand between spaces, so that "t-shirt" and "C++" stay
 words; a minus at the very start needs no space. `2:` before a term is its weight ("16:9 monitor" is
 a text all the same). Double quotes keep signs in a text from being read. A term that names a file,
-is a web address or ends like an image's name is an image; `@` before a term means an image of
+is a web address or ends like an image's name is an image, also a video, or `clip.mp4#t=12` for
+its frame at that second; `@` before a term means an image of
 the index; `-` alone is the image on standard input. Knows nothing of models or of indexes.
 """
 
@@ -24,6 +25,7 @@ from perception_encoder.index.condition import forms_of
 from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 from perception_encoder.types import Embeddings
+from perception_encoder.video.names import is_video, split_fragment
 
 STDIN: Final = "-"
 """The value of the term that stands for the image on standard input."""
@@ -237,8 +239,15 @@ def _term(words: Sequence[_Piece], sign: float, query: str, *, allow_files: bool
 
 
 def _file(path: str) -> str | None:
-    """Return the path of a file that may be stored in another Unicode form; None for no file."""
-    return next((form for form in forms_of(path) if os.path.isfile(form)), None)
+    """Return the path of a file that may be stored in another Unicode form; None for no file.
+
+    A video may have a time after it: `clip.mp4#t=12`.
+    """
+    found = next((form for form in forms_of(path) if os.path.isfile(form)), None)
+    video, seconds = split_fragment(path)
+    if found is None and seconds is not None and (file := _file(video)) is not None:
+        return file + path[len(video) :]
+    return found
 
 
 def _check_nul(query: str) -> None:
@@ -285,7 +294,7 @@ def _split_weight(text: str) -> tuple[float, str]:
 
 
 def _ends_like_an_image(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES
+    return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES or is_video(split_fragment(text)[0])
 
 
 def _misplaced(piece: _Piece, query: str) -> QueryError:

@@ -31,6 +31,7 @@ from perception_encoder.search.grammar import (
 )
 from perception_encoder.sources.item import is_unicode
 from perception_encoder.types import ColorFormat, Embeddings
+from perception_encoder.video.names import is_video, split_fragment
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = "coalesce(uri || '/' || member, uri)"  # `item_name` in SQL
 _NUM_SHOWN: Final = 5
+_SHORTEST_SECONDS: Final = 0.001  # of a segment
 _StoredImage: TypeAlias = str | Callable[[], bytes]
 """The path of an image, or a function that reads its file."""
 
@@ -252,28 +254,50 @@ class _Known:
         self, index: Index, terms: Iterable[_Term], read_stdin: Callable[[], bytes] | None
     ) -> None:
         self.vectors: dict[_Term, Embeddings] = {}
-        self.ids: dict[_Term, str] = {}
+        self.ids: dict[_Term, frozenset[str]] = {}
         self.images: dict[_Term, _StoredImage] = {}
         files: dict[str, list[_Term]] = {}
         for term in terms:
             kind, value = term
             if kind == "item":
                 row, self.vectors[term] = find_item(index, value)
-                self.ids[term] = row.id
+                self.ids[term] = frozenset((row.id,))
                 self.images[term] = partial(_read, row.uri, row.member, row.offset)
             elif kind == "image" and value == STDIN:
                 self.images[term] = _once(read_stdin)
-            elif kind == "image" and _is_address(value):
-                self.images[term] = partial(_read, value)
             elif kind == "image":
-                self.images[term] = value
-                if is_unicode(path := os.path.abspath(value)):  # other paths cannot be in an index
-                    self.ids[term] = row_id(path)
-                    files.setdefault(self.ids[term], []).append(term)
+                self._add_image(index, term, files)
         for key, (row, vector) in index.by_ids(files).items():
             for term in files[key]:
                 if _is_unchanged(term[1], row):
                     self.vectors[term] = vector
+
+    def _add_image(self, index: Index, term: _Term, files: dict[str, list[_Term]]) -> None:
+        value = term[1]
+        if _is_address(value):
+            self.images[term] = partial(_read, value)
+        elif is_video(split_fragment(value)[0]):
+            self._add_video(index, term)
+        else:
+            self.images[term] = value
+            if is_unicode(path := os.path.abspath(value)):  # other paths cannot be in an index
+                self.ids[term] = frozenset((row_id(path),))
+                files.setdefault(row_id(path), []).append(term)
+
+    def _add_video(self, index: Index, term: _Term) -> None:
+        """Add a video, or its frame at a time; from the index if the file is unchanged there."""
+        video, seconds = split_fragment(term[1])
+        self.images[term] = partial(_read_frame, video, seconds or 0.0)
+        path = os.path.abspath(video)
+        found = index.moments(path) if is_unicode(path) else []
+        spans = [row.moment for row, _ in found if row.moment is not None]
+        if seconds is not None:
+            place = sum(span.start <= seconds for span in spans[1:])
+            found, spans = found[place : place + 1], spans[place : place + 1]
+        self.ids[term] = frozenset(row.id for row, _ in found)
+        if found and _is_unchanged(path, found[0][0]):
+            lengths = [max(span.end - span.start, _SHORTEST_SECONDS) for span in spans]
+            self.vectors[term] = combine_vectors(np.stack([v for _, v in found]), lengths)
 
     def query(self, terms: Sequence[QueryTerm]) -> Query:
         """Combine the embeddings of terms to a query."""
@@ -282,7 +306,7 @@ class _Known:
         return Query(
             tuple(terms),
             combine_vectors(vectors, [term.weight for term in terms]),
-            frozenset(self.ids[key] for key in keys if key in self.ids),
+            frozenset[str]().union(*(self.ids[key] for key in keys if key in self.ids)),
             next((self.images[key] for key in keys if key in self.images), None),
         )
 
@@ -291,11 +315,14 @@ def _embedded(
     model: EmbeddingModel, terms: Sequence[_Term], opened: dict[_Term, _StoredImage]
 ) -> dict[_Term, Embeddings]:
     texts = [term for term in terms if term[0] == "text"]
-    images = [term for term in terms if term[0] == "image"]
+    videos = [term for term in terms if term[0] == "image" and is_video(term[1])]
+    images = [term for term in terms if term[0] == "image" and not is_video(term[1])]
     vectors: dict[_Term, Embeddings] = {}
     if texts:
         embedded = model.embed_text([value for _, value in texts], show_progress=False)
         vectors |= dict(zip(texts, embedded, strict=True))
+    for term in videos:
+        vectors[term] = model.embed_video(term[1])[0]
     if images:
         inputs = [_input(model, opened[term], term[1]) for term in images]
         embedded = model.embed_images(inputs, input_color_format="rgb", show_progress=False)
@@ -317,6 +344,13 @@ def _read(uri: str, member: str | None = None, offset: int | None = None) -> byt
     from perception_encoder.sources import read_image
 
     return read_image(uri, member, offset)
+
+
+def _read_frame(path: str, seconds: float) -> bytes:
+    """As `read_frame`, which is imported when a frame is read."""
+    from perception_encoder.video import read_frame
+
+    return read_frame(path, seconds)
 
 
 def _once(read: Callable[[], bytes] | None) -> Callable[[], bytes]:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 STEP_SECONDS: Final = 1.0
-"""Frames are at least this far apart. Where keyframes are rare, frames between them are decoded
-every two steps."""
+"""Keyframes are at least this far apart. Where they are rare, frames between them are decoded every
+two steps."""
 
 MAX_FRAMES: Final = 3600
 """Frames of a file, about: in longer files (from an hour on) the step grows."""
@@ -40,6 +40,7 @@ _MOST_FRAMES: Final = 4 * MAX_FRAMES  # whatever the file says of its times
 _MAX_PENDING_BYTES: Final = 2**28  # of packets that wait for their keyframe's successor
 _EARLY: Final = 1.75  # steps; non-reference frames are skipped, so a frame a little earlier will do
 _MOST_THREADS: Final = 4
+_CLOSE: Final = 0.25  # steps; a keyframe soon after a frame between keyframes may begin a scene
 _NEAR: Final = 0.0006  # seconds; members hold milliseconds
 _SEEK_BACK: Final = (0.0, 5.0, 30.0, math.inf)
 """Seconds. Files without an index are sought by guesses, which may miss the keyframe."""
@@ -298,6 +299,7 @@ class _Chooser:
         self._frame_pixels = frame_pixels
         self._left = _MAX_DECODED_PIXELS
         self._last: float | None = None  # time of the last frame that was chosen
+        self._last_key = -math.inf  # and of the last keyframe
         self._pending: list[AnyPacket | None] = []  # since the keyframe, not decoded yet
         self._pending_bytes = 0
         self._is_broken = False  # packets are missing: decoding goes on at the next keyframe
@@ -312,10 +314,11 @@ class _Chooser:
         """Return the packets to decode now, and the time of a frame that is wanted of them."""
         last = self._last
         if last is not None and time < last - 10 * self._step:  # the times begin again
-            last = None
+            last, self._last_key = None, -math.inf
         if packet.is_keyframe or self._last is None:
             self._pending, self._pending_bytes, self._is_broken = [], 0, False
-            if last is None or time - last >= self._step - _NEAR:
+            if last is None or self._takes_keyframe(time - last, time):
+                self._last_key = time
                 return [packet], self._chosen(time, time)
         if self._is_broken:
             return [], None
@@ -332,6 +335,10 @@ class _Chooser:
         if not is_due or last is None:
             return fed, None
         return fed, self._chosen(time, last + _EARLY * self._step)
+
+    def _takes_keyframe(self, since: float, time: float) -> bool:
+        """Whether a keyframe is far enough from the last one, and from the last frame."""
+        return since >= _CLOSE * self._step and time - self._last_key >= self._step - _NEAR
 
     def _chosen(self, time: float, wanted: float) -> float:
         self._last = time
