@@ -1,5 +1,7 @@
 """Every kind of file, every kind of metadata: written by Pillow, and by exiftool."""
 
+import struct
+import zlib
 from datetime import datetime
 from pathlib import Path
 
@@ -76,6 +78,17 @@ def test_containers_that_pillow_does_not_write_are_read(make) -> None:
         "camera": "A", "taken_at": datetime(2023, 5, 4, 10, 30, 1), "latitude": 48.0,
         "longitude": -2.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n rest of a buffer \xff"])
+def test_blocks_that_imagemagick_writes_as_texts_are_read(end: bytes) -> None:
+    exif = b"Exif\0\0" + make_tiff([text(Base.Model, "A")])
+    digits = b"\n".join(exif.hex(" ", 1).encode().split(b" "))
+    profile = b"\nexif\n%8d\n" % len(exif) + digits + end
+    content = b"zTXtRaw profile type exif\0\0" + zlib.compress(profile)
+    png = encode("PNG")
+    chunk = struct.pack(">I", len(content) - 4) + content + bytes(4)
+    assert read_metadata(png[:33] + chunk + png[33:]).camera == "A"
 
 
 @pytest.mark.parametrize("start", [b"IIRO", b"IIRS", b"IIU\0"])

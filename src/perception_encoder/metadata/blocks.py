@@ -152,10 +152,9 @@ def _read_png_text(kind: bytes, chunk: bytes) -> tuple[str, bytes]:
     if key == _XMP_KEY:
         return "xmp", content
     name = key.removeprefix(_RAW_PROFILE).decode("latin-1").lower()
-    # Behind the name and the length, each in a line.
-    digits = content.strip().split(b"\n", 2)[-1]
-    try:
-        block = bytes.fromhex(digits.decode("ascii"))
+    try:  # a name, the number of bytes and the digits, each from a line on; programs write more
+        _, size, digits = content.strip().split(b"\n", 2)
+        block = bytes.fromhex(b"".join(digits.split())[: 2 * int(size[:10])].decode("ascii"))
     except ValueError:
         return "", b""
     if name == "app1" and not block.startswith(_EXIF_START):

@@ -20,7 +20,7 @@ def read_metadata(data: bytes) -> PhotoMetadata:
 
     - what the camera measured (time, place, exposure): EXIF, then XMP, then IPTC;
     - what people wrote (rating, title, caption, keywords): XMP, then IPTC, then EXIF, because
-      programs that edit captions write them to XMP first;
+      programs that edit captions write XMP, and EXIF has no letters but ASCII;
     - `taken_at`: EXIF `DateTimeOriginal`, XMP `exif:DateTimeOriginal`, `photoshop:DateCreated`,
       IPTC date and time; where none of these is there, the time of digitizing: EXIF
       `DateTimeDigitized`, XMP `xmp:CreateDate`. A date alone is its midnight. EXIF `DateTime` is
