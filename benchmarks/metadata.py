@@ -61,7 +61,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     note = (
         f"JPEGs, resized to {SIDE}; EXIF with a maker note of {MAKER_NOTE_BYTES:,} bytes; other "
-        f"programs were running (load {load:.0f}), so caches were cold"
+        f"programs were running (load {load:.0f})"
     )
     path = write_report(
         "metadata",
