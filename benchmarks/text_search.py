@@ -217,7 +217,7 @@ def phase_uncovered(folder: Path, num_rows: int) -> dict[str, Any]:
             for number in range(count)
         ]
         index.append(rows, np.repeat(made, count, axis=0))
-        latency = timed(lambda _: index.search_text(text, limit=K), NUM_SLOW_QUERIES)
+        latency = timed(lambda _: index.rank_text(text, limit=K), NUM_SLOW_QUERIES)
         began = time.perf_counter()
         index.update_full_text()
         figures[f"{count}_rows"] = latency | {

@@ -41,8 +41,9 @@ def index(tmp_path: Path) -> Index:
 
 
 def find(index: Index, text: str, where: str | None = None) -> list[str]:
-    found = index.search_text(TextQuery.parse(text), limit=100, where=where)
-    return [(hit.member or hit.uri).rpartition("/")[2] for hit, _ in found]
+    found = index.rank_text(TextQuery.parse(text), limit=100, where=where)
+    rows = {key: row for key, (row, _) in index.matched_rows(found).items()}
+    return [rows[one.id].name.rpartition("/")[2] for one in found]
 
 
 def covered(index: Index) -> int:
@@ -90,7 +91,7 @@ def test_words_and_phrases_find_names_and_metadata(
 def test_more_and_rarer_words_rank_higher(index: Index) -> None:
     assert find(index, "beach dog")[0] == "IMG_2041-beach.jpg"
     assert find(index, "beach party")[0] == "BeachParty2023.JPG"
-    (first, second), _ = zip(*index.search_text(TextQuery.parse("beach dog"), limit=9), strict=True)
+    first, second = index.rank_text(TextQuery.parse("beach dog"), limit=9)
     assert first.score > second.score > 0
 
 
@@ -219,7 +220,7 @@ def test_no_text_is_a_query_language(shared: Index, text: str) -> None:
         query = TextQuery.parse(text)
     except QueryError:
         return
-    assert len(shared.search_text(query, limit=100)) <= len(ROWS)
+    assert len(shared.rank_text(query, limit=100)) <= len(ROWS)
 
 
 @given(HARMLESS, HARMLESS)

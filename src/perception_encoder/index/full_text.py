@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition_tokens import shorten
@@ -101,20 +100,22 @@ class TextQuery:
         return cls(tuple(words), tuple(phrases))
 
 
+class TextMatch(NamedTuple):
+    """A row that holds a text: Lance's id of it in one version, its own id, and its BM25 score."""
+
+    row_id: int
+    id: str
+    score: float
+
+
 def scan_full_text(
-    dataset: lance.LanceDataset,
-    query: TextQuery,
-    columns: Sequence[str],
-    *,
-    limit: int,
-    where: str | None = None,
-) -> lance.LanceScanner:
-    """Return a scan of the rows that hold a text, best first, with their BM25 scores.
+    dataset: lance.LanceDataset, query: TextQuery, *, limit: int, where: str | None = None
+) -> pa.Table:
+    """Return the best rows that hold a text: the columns `_rowid`, `id` and `SCORE`.
 
     Args:
         dataset: one version of an index.
         query: the text.
-        columns: to read; the scores are the column `SCORE`.
         limit: the most rows.
         where: a condition, translated for Lance.
 
@@ -126,13 +127,14 @@ def scan_full_text(
             "this index was made before texts could be searched; prepare it with: pe optimize"
         )
     return dataset.scanner(
-        columns=[*columns, SCORE],
+        columns=["id", SCORE],
+        with_row_id=True,
         full_text_query=_build(query),
         filter=where,
         prefilter=True,
         limit=limit,
         disable_scoring_autoprojection=True,
-    )
+    ).to_table()
 
 
 def _build(query: TextQuery) -> Any:

@@ -24,7 +24,7 @@ from perception_encoder.index.commits import (
     replace_columns,
 )
 from perception_encoder.index.exact import check_unit_vectors
-from perception_encoder.index.full_text import TextQuery, update_full_text
+from perception_encoder.index.full_text import TextMatch, TextQuery, update_full_text
 from perception_encoder.index.known_rows import KnownRows
 from perception_encoder.index.optimize import OptimizeReport, optimize_index
 from perception_encoder.index.rows import Hit, Row, fit_metadata
@@ -441,24 +441,31 @@ class Index:
         queries = check_unit_vectors(queries, self.identity.embed_dim, "queries")
         return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
 
-    def search_text(
+    def rank_text(
         self, query: TextQuery, *, limit: int, where: str | None = None
-    ) -> list[tuple[Hit, Embeddings]]:
-        """Find the rows that hold a text in their names or metadata.
+    ) -> list[TextMatch]:
+        """Rank the rows that hold a text in their names or metadata.
 
         Args:
             query: the words and phrases.
-            limit: the most hits.
+            limit: the most rows.
             where: an SQL condition on the columns.
 
         Returns:
-            Hits, best first, each with its (E,) float32 vector. The score is BM25's, which is above
-            0 and depends on the index; hits of equal score are ordered by uri and member.
+            The rows, best first. The score is BM25's, which is above 0 and depends on the index;
+            rows of equal score are in the index's order.
 
         Raises:
             QueryError: the condition is wrong, or the index was made before texts were stored.
         """
-        return self._snapshot.search_text(query, limit=limit, where=where)
+        return self._snapshot.rank_text(query, limit=limit, where=where)
+
+    def matched_rows(self, matches: Iterable[TextMatch]) -> dict[str, tuple[Row, Embeddings]]:
+        """Return the rows that `rank_text` found, by id, each with its (E,) float32 vector.
+
+        This does not scan the id column, unlike `by_ids`.
+        """
+        return self._snapshot.matched_rows(matches)
 
     def needs_full_text(self) -> bool:
         """Whether many rows are missing from the inverted index, which makes text queries slow."""

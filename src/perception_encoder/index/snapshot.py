@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,6 +15,7 @@ from perception_encoder.index.condition import read_condition
 from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.index.full_text import (
     SCORE,
+    TextMatch,
     TextQuery,
     needs_full_text,
     scan_full_text,
@@ -167,29 +168,28 @@ class Snapshot:
                 for part in self._dataset.get_fragments()
             ]
 
-    def search_text(
-        self, query: TextQuery, *, limit: int, where: str | None
-    ) -> list[tuple[Hit, Embeddings]]:
-        """See `Index.search_text`."""
+    def rank_text(self, query: TextQuery, *, limit: int, where: str | None) -> list[TextMatch]:
+        """See `Index.rank_text`."""
         with _showing(where), storage_errors(self._path):
             if not self._dataset.count_rows():
                 return []
             condition = self._read_condition(where)
-            columns = [*self._row_columns(), VECTOR]
-            found = list[tuple[Hit, Embeddings]]()
             with _condition_errors(condition):
-                scanner = scan_full_text(
-                    self._dataset, query, columns, limit=limit, where=condition
-                )
-                batches = list(scanner.to_batches())
-            for batch in batches:
-                scores = batch[SCORE].to_pylist()
-                rows = rows_of(batch.drop_columns([SCORE]))
-                found += [
-                    (Hit.of(row, score), vector)
-                    for row, score, vector in zip(rows, scores, vectors_of(batch), strict=True)
-                ]
-        return sorted(found, key=lambda one: (-one[0].score, one[0].uri, one[0].member or ""))
+                found = scan_full_text(self._dataset, query, limit=limit, where=condition)
+        columns = (found[name].to_pylist() for name in (ROW_ID, "id", SCORE))
+        matches = [TextMatch(*one) for one in zip(*columns, strict=True)]
+        return sorted(matches, key=lambda one: (-one.score, one.row_id))
+
+    def matched_rows(self, matches: Iterable[TextMatch]) -> dict[str, tuple[Row, Embeddings]]:
+        """See `Index.matched_rows`."""
+        wanted = ", ".join(str(one.row_id) for one in matches)
+        if not wanted:
+            return {}
+        return {
+            row.id: (row, vector)
+            for batch in self._read([*self._row_columns(), VECTOR], f"{ROW_ID} IN ({wanted})")
+            for row, vector in zip(rows_of(batch), vectors_of(batch), strict=True)
+        }
 
     def needs_full_text(self) -> bool:
         """See `Index.needs_full_text`."""

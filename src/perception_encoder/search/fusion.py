@@ -6,17 +6,17 @@ at rank r of a ranking gets 1 / (60 + r), which needs no common scale of cosines
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
-from perception_encoder.index.full_text import TextQuery
-from perception_encoder.search.calibration import Calibration
+from perception_encoder.index.full_text import TextMatch, TextQuery
+from perception_encoder.search.calibration import Calibration, Cutoffs
 from perception_encoder.search.queries import Query
 from perception_encoder.search.ranking import (
     SearchOptions,
@@ -31,19 +31,10 @@ DEFAULT_TEXT_WEIGHT: Final = 0.5
 """Share of the text in a fused score: both rankings count alike."""
 
 _RANK_CONSTANT: Final = 60
-_SHORTEST_LIST: Final = 512  # hits of each ranking; all pages within it are cut from one list
+_SHORTEST_LIST: Final = 128  # rows of each ranking; all pages within it are cut from one list
+_TEXTS: Final = 16  # times as many rows of the text: their ids are read in a few milliseconds
 _LONGER: Final = 4
 _DIGITS: Final = 5  # of scores that count as equal
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A row with its scores so far."""
-
-    hit: Hit
-    vector: Embeddings
-    cosine: float | None = None
-    text_score: float | None = None
 
 
 def search(
@@ -101,6 +92,7 @@ def _search_by_text(
     if not 0 <= text_weight <= 1:
         raise ValueError(f"the weight of the text is from 0 to 1, got {text_weight}")
     options.check(index)
+    options.check(index)
     if query is None and options.threshold is not None:
         raise QueryError(
             "a threshold is a cosine, which a search by text alone does not have; leave it out"
@@ -113,114 +105,128 @@ def _search_by_text(
     while depth < wanted + len(own):
         depth *= _LONGER
     while True:
-        by_text = _find_texts(index, text, options.where, depth, query)
-        num_found = len(by_text)
-        ranked = [one for one in by_text if one.hit.id not in own]
-        if query is not None:
-            near = _find_near(index, query, options, depth)
-            is_full = num_found == depth
-            num_found = max(num_found, len(near))
-            near = [one for one in near if one.hit.id not in own]
-            if is_full:
-                ranked = _complete_texts(index, text, ranked, near, query)
-            ranked = _fuse(_above(ranked, floor), _above(near, floor), text_weight)
-        groups = _group(ranked, options, wanted)
-        if len(groups) >= wanted or num_found < depth:  # folded hits may fill the list
+        rankings = _Rankings(index, text, query, options, depth)
+        ranked = rankings.fuse(text_weight, floor) if query is not None else rankings.by_text()
+        ranked = [one for one in ranked if one.id not in own]
+        groups = rankings.group(ranked[:depth], wanted)
+        is_all = rankings.are_complete and len(ranked) <= depth
+        if len(groups) >= wanted or is_all:  # folded hits may fill the list
             break
         depth *= _LONGER
-    scored = {one.hit.id: one for one in ranked}
-    found = [
-        SearchResult(
-            group[0],
-            tuple(group[1:]),
-            None if cutoffs is None else cutoffs.label(scored[group[0].id].cosine or 0.0),
-            kind="bm25" if query is None else "fusion",
-            cosine=scored[group[0].id].cosine,
-            text_score=scored[group[0].id].text_score,
-        )
-        for group in groups[options.offset : wanted]
-    ]
+    page = groups[options.offset : wanted]
+    found = [rankings.result(group, cutoffs) for group in page]
     return found if options.sort == "score" else sort_newest_first(found)
 
 
-def _find_texts(
-    index: Index, text: TextQuery, where: str | None, depth: int, query: Query | None
-) -> list[_Scored]:
-    found = index.search_text(text, limit=depth, where=where)
-    if query is None:
-        return [_Scored(hit, vector, text_score=hit.score) for hit, vector in found]
-    return [_Scored(hit, vector, float(vector @ query.vector), hit.score) for hit, vector in found]
+class _Ranked(NamedTuple):
+    """A row and the score that ranks it."""
+
+    id: str
+    score: float
 
 
-def _complete_texts(
-    index: Index, text: TextQuery, by_text: list[_Scored], near: Sequence[_Scored], query: Query
-) -> list[_Scored]:
-    """Add the near rows that hold the text to a list that was full without them.
+class _Rankings:
+    """The best rows by an embedding, and by a text."""
 
-    Thousands of rows may have one score, such as the images of a folder of that name.
-    """
-    known = {one.hit.id for one in by_text}
-    ids = [one.hit.id for one in near if one.hit.id not in known]
-    if not ids:
-        return by_text
-    ids = ids[:MAX_CONDITION_VALUES]
-    lowest = by_text[-1].text_score if by_text else None
-    quoted = ", ".join(f"'{key}'" for key in ids)
-    found = _find_texts(index, text, f"id IN ({quoted})", len(ids), query)
-    if lowest is not None:  # filtered rows may be scored by other statistics
-        found = [replace(one, text_score=min(one.text_score or 0.0, lowest)) for one in found]
-    return by_text + found
-
-
-def _find_near(index: Index, query: Query, options: SearchOptions, depth: int) -> list[_Scored]:
-    (hits,) = index.search(
-        query.vector[np.newaxis], k=depth, where=options.where, exact=options.exact
-    )
-    nothing = np.empty(0, np.float32)
-    if not options.needs_vectors:
-        return [_Scored(hit, nothing, hit.score) for hit in hits]
-    rows = index.by_ids(hit.id for hit in hits)
-    return [_Scored(hit, rows[hit.id][1], hit.score) for hit in hits]
-
-
-def _above(ranking: Sequence[_Scored], floor: float) -> list[_Scored]:
-    return [one for one in ranking if one.cosine is not None and one.cosine >= floor]
-
-
-def _fuse(by_text: Sequence[_Scored], near: Sequence[_Scored], text_weight: float) -> list[_Scored]:
-    """Join two rankings; hits of equal score are ordered by uri and member."""
-    scores: dict[str, float] = {}
-    scored: dict[str, _Scored] = {}
-    best = 1 / (_RANK_CONSTANT + 1)
-    for ranking, weight in ((near, 1 - text_weight), (by_text, text_weight)):
-        for rank, one in zip(_ranks(ranking), ranking, strict=True):
-            key = one.hit.id
-            scores[key] = scores.get(key, 0.0) + weight / (_RANK_CONSTANT + rank) / best
-            known = scored.get(key, one)
-            scored[key] = replace(
-                known,
-                vector=one.vector if len(one.vector) else known.vector,
-                text_score=one.text_score,
+    def __init__(
+        self,
+        index: Index,
+        text: TextQuery,
+        query: Query | None,
+        options: SearchOptions,
+        depth: int,
+    ) -> None:
+        self._index = index
+        self._query = query
+        self._options = options
+        texts = index.rank_text(text, limit=depth * _TEXTS, where=options.where)
+        self._near: list[Hit] = []
+        if query is not None:
+            (self._near,) = index.search(
+                query.vector[np.newaxis], k=depth, where=options.where, exact=options.exact
             )
-    fused = [
-        replace(one, hit=replace(one.hit, score=scores[key]))
-        for key, one in scored.items()
-        if scores[key] > 0
-    ]
-    return sorted(fused, key=lambda one: (-one.hit.score, one.hit.uri, one.hit.member or ""))
+            if len(texts) == depth * _TEXTS:
+                texts += self._missing(texts, text)
+        self._texts = {one.id: one for one in texts}
+        self._hits = {hit.id: hit for hit in self._near}
+        self._vectors: dict[str, Embeddings] = {}
+        self.are_complete = len(texts) < depth * _TEXTS and len(self._near) < depth
+
+    def _missing(self, texts: Sequence[TextMatch], text: TextQuery) -> list[TextMatch]:
+        """Return near rows that hold the text, but are not in a list that was full without them.
+
+        Thousands of rows may have one score, such as the images of a folder of that name.
+        """
+        known = {one.id for one in texts}
+        ids = [hit.id for hit in self._near if hit.id not in known][:MAX_CONDITION_VALUES]
+        if not ids:
+            return []
+        quoted = ", ".join(f"'{key}'" for key in ids)
+        found = self._index.rank_text(text, limit=len(ids), where=f"id IN ({quoted})")
+        # Rows that a condition chooses may be scored by other statistics.
+        return [one._replace(score=min(one.score, texts[-1].score)) for one in found]
+
+    def by_text(self) -> list[_Ranked]:
+        """Return the rows that hold the text, best first."""
+        return [_Ranked(one.id, one.score) for one in self._texts.values()]
+
+    def fuse(self, text_weight: float, floor: float) -> list[_Ranked]:
+        """Join both rankings. Of equal scores, rows that hold the text come first."""
+        near = [_Ranked(hit.id, hit.score) for hit in self._near if hit.score >= floor]
+        texts = self.by_text()
+        if floor > -1:
+            self.load(texts)
+            texts = [one for one in texts if self._hits[one.id].score >= floor]
+        scores: dict[str, float] = {}
+        for ranking, weight in ((texts, text_weight), (near, 1 - text_weight)):
+            for rank, one in zip(_ranks(ranking), ranking, strict=True):
+                share = weight * (_RANK_CONSTANT + 1) / (_RANK_CONSTANT + rank)
+                scores[one.id] = scores.get(one.id, 0.0) + share
+        fused = [_Ranked(key, score) for key, score in scores.items() if score > 0]
+        return sorted(fused, key=lambda one: -one.score)  # stable: texts first, then the nearest
+
+    def group(self, ranked: Sequence[_Ranked], num_groups: int) -> list[list[_Ranked]]:
+        """Fold hits by the options of the search."""
+        self.load(ranked)
+        vectors = None
+        if self._options.needs_vectors:
+            lacking = [one.id for one in ranked if one.id not in self._vectors]
+            found = self._index.by_ids(lacking)
+            vectors = self._vectors = self._vectors | {key: of[1] for key, of in found.items()}
+        hits = [replace(self._hits[one.id], score=one.score) for one in ranked]
+        folded = self._options.fold(hits, vectors, num_groups)
+        return [[_Ranked(hit.id, hit.score) for hit in group] for group in folded]
+
+    def result(self, group: Sequence[_Ranked], cutoffs: Cutoffs | None) -> SearchResult:
+        """Return the result of a group of rows, the best first."""
+        first, *others = (replace(self._hits[one.id], score=one.score) for one in group)
+        cosine, match = self._cosine(first.id), self._texts.get(first.id)
+        return SearchResult(
+            first,
+            tuple(others),
+            None if cutoffs is None or cosine is None else cutoffs.label(cosine),
+            kind="bm25" if self._query is None else "fusion",
+            cosine=cosine,
+            text_score=None if match is None else match.score,
+        )
+
+    def _cosine(self, key: str) -> float | None:
+        return None if self._query is None else self._hits[key].score
+
+    def load(self, ranked: Iterable[_Ranked]) -> None:
+        """Read the rows that only the text has found; their score is the cosine."""
+        matches = [self._texts[one.id] for one in ranked if one.id not in self._hits]
+        for key, (row, vector) in self._index.matched_rows(matches).items():
+            cosine = 0.0 if self._query is None else float(vector @ self._query.vector)
+            self._hits[key] = Hit.of(row, cosine)
+            self._vectors[key] = vector
 
 
-def _ranks(ranking: Sequence[_Scored]) -> list[int]:
+def _ranks(ranking: Sequence[_Ranked]) -> list[int]:
     """Return the ranks of rows, best first; rows of equal score have the best rank of them."""
-    scores = [round(one.text_score or one.hit.score, _DIGITS) for one in ranking]
+    scores = [round(one.score, _DIGITS) for one in ranking]
     ranks = list(range(1, len(scores) + 1))
     for place in range(1, len(scores)):
         if scores[place] == scores[place - 1]:
             ranks[place] = ranks[place - 1]
     return ranks
-
-
-def _group(ranked: Sequence[_Scored], options: SearchOptions, num_groups: int) -> list[list[Hit]]:
-    hits = [one.hit for one in ranked]
-    vectors = {one.hit.id: one.vector for one in ranked} if options.needs_vectors else None
-    return options.fold(hits, vectors, num_groups)
