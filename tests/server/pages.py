@@ -1,8 +1,10 @@
 """What tests of the page do again and again: read its tiles, drop images on it."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 DROP = """([kind, name, type, data]) => {
@@ -47,3 +49,12 @@ def bring(page: Page, file: Path, kind: str = "drop") -> None:
 def overflows(page: Page) -> bool:
     """Whether the page can be scrolled sideways."""
     return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+
+
+def until(page: Page, is_so: Callable[[], bool]) -> None:
+    """Wait; `wait_for_function` would need what the page's policy forbids."""
+    for _ in range(100):
+        if is_so():
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("it did not happen in 10 s")

@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from server.pages import names, overflows, wait_for_results
+from server.pages import names, overflows, until, wait_for_results
 from server.serving import image, running
 from small_models import open_tiny
 
@@ -168,15 +168,6 @@ SHIFTS = """(() => {
 
 def place_of_last(page) -> int:
     return int(page.locator(".tile").last.get_attribute("data-at"))
-
-
-def until(page, is_so) -> None:
-    """Wait; `wait_for_function` would need what the page's policy forbids."""
-    for _ in range(100):
-        if is_so():
-            return
-        page.wait_for_timeout(100)
-    pytest.fail("it did not happen in 10 s")
 
 
 def test_many_images_are_looked_through_without_many_elements(open_page, many):
