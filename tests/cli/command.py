@@ -29,9 +29,12 @@ from typer.main import get_command
 from perception_encoder.auto import AutoModel
 from perception_encoder.cli.main import main
 from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.search.null_distribution import embed_prompts
 
-# In one process a model is opened once for all commands, and their options are described once.
+# In one process a model is opened once for all commands, embeds the prompts that it is calibrated
+# with once, and the options of all commands are described once.
 _opened = lru_cache(4)(AutoModel.from_pretrained)
+_embedded = lru_cache(4)(embed_prompts)
 _described = lru_cache(1)(get_command)
 
 PE = (sys.executable, "-m", "perception_encoder.cli")
@@ -103,6 +106,8 @@ def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> E
         patch.object(logging.getLogger(), "handlers", []),
         patch("gc.freeze"),
         patch("perception_encoder.auto.AutoModel.from_pretrained", _opened),
+        patch("perception_encoder.search.null_distribution.embed_prompts", _embedded),
+        patch("perception_encoder.search.calibration.embed_prompts", _embedded),
         patch("typer.main.get_command", _described),
         patch.object(EmbeddingModel, "close"),
     ):

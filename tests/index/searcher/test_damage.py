@@ -95,12 +95,25 @@ DAMAGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index with a searcher, to be copied."""
+    folder = tmp_path_factory.mktemp("built") / "t"
+    index = make_index(folder, clustered(3000, EMBED_DIM))
+    assert build(index, LISTS).searcher == "approximate"
+    return folder
+
+
+@pytest.fixture
+def index(built: Path, tmp_path: Path) -> Index:
+    """A copy of that index, `tmp_path / "t"`."""
+    return Index.open(shutil.copytree(built, tmp_path / "t"))
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_searcher_is_noticed_and_not_used(
-    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: Callable[[Path], None], index: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = make_index(tmp_path / "t", clustered(3000, EMBED_DIM))
-    assert build(index, LISTS).searcher == "approximate"
     damage(tmp_path / "t" / "_pe" / "searcher")
     query = clustered(1, EMBED_DIM, seed=1)
     expected = by_definition(index, query[0], 5)
@@ -116,11 +129,9 @@ def test_a_damaged_searcher_is_noticed_and_not_used(
 
 
 def test_a_page_that_is_zeroed_under_an_open_index_is_noticed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    index: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a server has it, which has read that page before."""
-    index = make_index(tmp_path / "t", clustered(3000, EMBED_DIM))
-    build(index, LISTS)
     query = clustered(1, EMBED_DIM, seed=1)
     expected = by_definition(index, query[0], 5)
     assert told(index.search(query, k=5, exact=True)[0]) == expected
