@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from perception_encoder import AutoModel
 from perception_encoder.index import Index, Row
+from perception_encoder.index.schema import MetadataChoice
+from perception_encoder.indexing import MetadataRefresh, refresh
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "index-0.1.0.tar.gz"
 NAMES = {f"/photos/images/{name}.webp" for name in ("kite", "drum", "zebra", "cherries")}
@@ -43,3 +46,22 @@ def test_rows_are_added_beside_the_old_ones(index: Index) -> None:
     index.add([Row("/photos/new.webp")], unit)
     assert index.count() == 6
     assert index.search(unit, k=1)[0][0].row.uri == "/photos/new.webp"
+
+
+def test_its_metadata_is_refreshed_from_files_that_are_there(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0110] = "Canon EOS R5"
+    Image.new("RGB", (8, 8)).save(tmp_path / "kite.webp", exif=exif)
+
+    def read(row: Row) -> bytes:
+        return (tmp_path / Path(row.uri).name).read_bytes()
+
+    monkeypatch.setattr(refresh, "_read_bytes", read)
+    refreshing = MetadataRefresh(index)
+    unread = [one for block in refreshing.unread() for one in block]
+    assert len(unread) == 4
+    (kite,) = index.rows(where="camera = 'Canon EOS R5'")
+    assert kite.metadata == {"tag": "toy", "year": 2001, "camera": "Canon EOS R5"}
+    assert index.metadata_choice == MetadataChoice()

@@ -21,6 +21,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import MetadataChoice
 from perception_encoder.indexing import Run, RunOptions, refresh
+from perception_encoder.indexing.photo_metadata import read_file_columns
 from perception_encoder.indexing.prepare import ListedItem, PreparedImage
 from perception_encoder.indexing.refresh import MetadataRefresh
 from perception_encoder.sources import SourceOptions, open_sources
@@ -274,10 +275,43 @@ def test_an_interrupted_refresh_goes_on_where_it_was(
     assert sum(value is not None for value in column(index, "taken_at").values()) == 7
     assert json.loads((Path(index.path) / "_pe/refresh.json").read_text())
     read = []
-    monkeypatch.setattr(refresh, "read_image", lambda uri, *_: read.append(uri) or b"")
+    monkeypatch.setattr(refresh, "_read_bytes", lambda row: read.append(row.uri) or b"")
     progress = refreshed(Index.open(index.path)).progress
     assert sorted(read) == sorted(map(str, photos[7:]))
     assert progress.num_done == 9
     assert not (Path(index.path) / "_pe/refresh.json").exists()
     monkeypatch.undo()
     assert refreshed(index).progress.num_changed == 2
+
+
+@pytest.mark.parametrize("padding", [0, 100_000, 600_000])
+def test_of_a_large_jpeg_only_the_header_is_read(
+    model: EmbeddingModel,
+    index: Index,
+    folder: Path,
+    padding: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(_IFD)[_TAKEN] = f"{MAY:%Y:%m:%d %H:%M:%S}"
+    photo = folder / "large.jpg"
+    noise = Image.effect_noise((1500, 1500), 90).convert("RGB")
+    noise.save(photo, quality=95, exif=exif)
+    data = photo.read_bytes()
+    segments = b"".join(
+        b"\xff\xef" + (2 + size).to_bytes(2, "big") + bytes(size)
+        for size in [60_000] * (padding // 60_000)
+    )
+    photo.write_bytes(data[:2] + segments + data[2:])
+    make_old(index, model, [photo])
+    sizes: list[int] = []
+
+    def count(uri: str, member: str | None, content: bytes) -> dict[str, object]:
+        sizes.append(len(content))
+        return dict(read_file_columns(uri, member, content))
+
+    monkeypatch.setattr(refresh, "read_file_columns", count)
+    refreshed(index)
+    assert column(index, "taken_at") == {"large.jpg": MAY}
+    is_whole = padding > 2**18
+    assert sizes == [photo.stat().st_size if is_whole else 2**18]

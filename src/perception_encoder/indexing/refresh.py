@@ -30,7 +30,7 @@ from perception_encoder.indexing.photo_metadata import (
 )
 from perception_encoder.metadata.places import PLACE_COLUMNS, has_places
 from perception_encoder.preprocess import num_usable_cores
-from perception_encoder.sources import read_image
+from perception_encoder.sources import open_image, read_image
 from perception_encoder.sources.item import scheme_of
 from perception_encoder.video.names import is_moment
 
@@ -43,6 +43,10 @@ _ROWS_OF_A_COMMIT: Final = 2048
 _COMMITS_OF_A_FRAGMENT: Final = 20
 """Each writes the columns of the whole fragment again, so large fragments get larger commits."""
 
+_HEAD_BYTES: Final = 2**18  # of a JPEG file; most have all of their metadata there
+_MARKER: Final = 0xFF
+_SCAN: Final = 0xDA
+_END: Final = 0xD9
 _OFFSET_BITS: Final = 32  # of Lance's row ids; the others number the fragment
 _ROW_ID: Final = "_rowid"
 _ALL: Final = -1
@@ -235,12 +239,38 @@ def _read(row: Row, offset: int) -> _Refreshed:
         if is_moment(row.uri, row.member):
             os.stat(row.uri)  # a file that is gone says nothing
             return _Refreshed(row, offset, read_video_columns(row.uri))
-        data = read_image(row.uri, row.member, row.offset, row.bytes)
-        return _Refreshed(row, offset, read_file_columns(row.uri, row.member, data))
+        return _Refreshed(row, offset, read_file_columns(row.uri, row.member, _read_bytes(row)))
     except Exception as err:  # noqa: BLE001  one file of many: it is counted and reported
         message = str(err) or type(err).__name__
         error = message if row.name in message else f"{row.name}: {message}"
         return _Refreshed(row, offset, {}, error)
+
+
+def _read_bytes(row: Row) -> bytes:
+    """Read an image; of a JPEG file on this machine only what comes before the image data."""
+    image = None if scheme_of(row.uri) else open_image(row.uri, row.member, row.offset)
+    if image is None:
+        return read_image(row.uri, row.member, row.offset, row.bytes)
+    with image.file:
+        head = image.read(0, _HEAD_BYTES)
+        if len(head) == image.num_bytes or _has_whole_header(head):
+            return head
+        return head + image.read(len(head), image.num_bytes - len(head))
+
+
+def _has_whole_header(head: bytes) -> bool:
+    """Whether the beginning of a JPEG file has every segment that may hold metadata."""
+    position = 2
+    while head.startswith(b"\xff\xd8\xff") and position + 4 <= len(head):
+        if head[position] != _MARKER:
+            return False
+        kind = head[position + 1]
+        if kind in (_SCAN, _END):
+            return True
+        is_fill = kind == _MARKER
+        size = int.from_bytes(head[position + 2 : position + 4], "big")
+        position += 1 if is_fill else 2 + max(2, size)
+    return False
 
 
 def _make_table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
