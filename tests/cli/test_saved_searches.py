@@ -49,8 +49,7 @@ def test_a_search_is_saved_listed_run_and_removed(folder: Path) -> None:
     (listed,) = searches(folder)
     assert listed["name"] == "my squares"
     assert listed["text"] == '"square"'
-    assert listed["options"]["k"] == 2
-    assert listed["options"]["where"] == "width = 80"
+    assert listed["options"] == {"k": 2, "where": "width = 80"}
     assert listed["last_run_at"] >= listed["saved_at"]
     assert searches(folder, "run", "my squares") == found
     shown = pe("searches", "--index", "t.lance", folder=folder).stdout

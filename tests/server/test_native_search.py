@@ -18,7 +18,9 @@ from server.serving import in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, write_lock
-from perception_encoder.search.grammar import combine_vectors
+from perception_encoder.search.grammar import combine_vectors, parse_query
+from perception_encoder.search.queries import read_queries
+from perception_encoder.search.saved import SavedOptions, SavedSearch, SavedSearches
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.api.native import items as download
 
@@ -567,3 +569,39 @@ def test_wrong_texts_are_refused(server, body, said):
     reply = server.client.post("/v1/search", json=body)
     assert 400 <= reply.status_code < 500
     assert said in reply.text
+
+
+def test_saved_searches_are_listed_and_run(server, folder):
+    path = str(folder / "few.lance")
+    assert server.client.get("/v1/indexes/few/searches").json()["data"] == []
+    saved = SavedSearch("ones", text="drawing1", options=SavedOptions(k=5))
+    SavedSearches(path).save(saved)
+    model = open_tiny()
+    (query,) = read_queries(Index.open(path), [parse_query("a cat")], lambda: model)
+    cats = SavedSearch("cats", query.terms, options=SavedOptions(k=2, where="number < 2"))
+    SavedSearches(path).save(cats.with_embedding(query, model.identity))
+    other = SavedSearch("other model", query.terms)
+    SavedSearches(path).save(other)
+    listed = server.client.get("/v1/indexes/few/searches").json()["data"]
+    assert [one["name"] for one in listed] == ["cats", "ones", "other model"]
+    assert listed[0]["options"] == {"k": 2, "where": "number < 2"}
+
+    def run(**body):
+        return server.client.post("/v1/indexes/few/searches", json=body)
+
+    (hit,) = run(name="ones").json()["hits"]
+    assert Path(hit["uri"]).name == "drawing1.png"
+    expected = searched(server, index="few", terms=[{"text": "a cat"}], k=3)["hits"]
+    numbered = [one["id"] for one in expected if one["metadata"]["number"] < 2]
+    assert [one["id"] for one in run(name="cats").json()["hits"]] == numbered
+    page = run(name="cats", k=1, offset=1).json()
+    assert [one["id"] for one in page["hits"]] == numbered[1:]
+    for body, said in (
+        ({"name": "none"}, "has no saved search"),
+        ({"name": "other model"}, "another model"),
+        ({"name": "x" * 65}, "64"),
+        ({}, "name"),
+    ):
+        reply = run(**body)
+        assert 400 <= reply.status_code < 500
+        assert said in reply.text

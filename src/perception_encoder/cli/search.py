@@ -234,6 +234,8 @@ def _save(
             threshold=options.threshold,
             exact=options.exact,
             unique=options.unique,
+            bursts=options.bursts,
+            pairs=options.pairs,
             sort=options.sort,
             where=rows.where,
             since=rows.since,

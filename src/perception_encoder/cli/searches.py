@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -68,7 +67,7 @@ def list_(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
     searches = SavedSearches(index.path).load()
     if as_json:
         for one in searches:
-            write_json(describe_search(one))
+            write_json(one.describe())
     elif searches:
         write_table(
             ["name", "last run", "query"],
@@ -192,17 +191,3 @@ def run_search(
     keep()
     SavedSearches(index.path).note_run(search, query, found)
     return len(hits)
-
-
-def describe_search(search: SavedSearch) -> dict[str, Any]:
-    """Return a saved search as JSON."""
-    return {
-        "name": search.name,
-        "query": search.description,
-        "terms": [asdict(term) for term in search.terms],
-        "text": search.text,
-        "text_weight": search.text_weight,
-        "options": {key: value for key, value in asdict(search.options).items() if value},
-        "saved_at": search.saved_at,
-        "last_run_at": search.last_run_at,
-    }

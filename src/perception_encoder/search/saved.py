@@ -60,6 +60,8 @@ class SavedOptions:
     threshold: float | Literal["strong", "weak"] | None = None
     exact: bool = False
     unique: float | None = None
+    bursts: float | None = None
+    pairs: bool = True
     sort: Literal["score", "taken_at"] = "score"
     where: str | None = None
     since: str | None = None
@@ -82,6 +84,8 @@ class SavedOptions:
             threshold=self.threshold,
             exact=self.exact,
             unique=self.unique,
+            bursts=self.bursts,
+            pairs=self.pairs,
             sort=self.sort,
             where=photos.where(self.where, index.schema, index.path),
         )
@@ -141,6 +145,23 @@ class SavedSearch:
         if self.text is not None:
             parts.append(f"text: {self.text}")
         return " ".join(parts)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the search as JSON, without what it found."""
+        default = SavedOptions()
+        options = asdict(self.options)
+        return {
+            "name": self.name,
+            "query": self.description,
+            "terms": [asdict(term) for term in self.terms],
+            "text": self.text,
+            "text_weight": self.text_weight,
+            "options": {
+                key: value for key, value in options.items() if value != getattr(default, key)
+            },
+            "saved_at": self.saved_at,
+            "last_run_at": self.last_run_at,
+        }
 
     def embedded(self, identity: ModelIdentity) -> Query | None:
         """Return the query with its saved embedding; None if that is of another model."""

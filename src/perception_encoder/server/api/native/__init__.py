@@ -9,6 +9,7 @@ from perception_encoder.server.api.native import (
     indexes,
     items,
     photos,
+    saved,
     search,
     videos,
 )
@@ -19,6 +20,7 @@ def _build(services: Services) -> ApiRoutes:
     embed.add_routes(routes, services)
     embed.add_compare_routes(routes, services)
     search.add_routes(routes, services)
+    saved.add_routes(routes, services)
     items.add_routes(routes, services)
     items.add_download_route(routes, services)
     photos.add_routes(routes, services)

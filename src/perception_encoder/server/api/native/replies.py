@@ -141,6 +141,26 @@ class SearchReply(BaseModel):
     next_offset: int | None
 
 
+class SavedSearchReply(BaseModel):
+    """A saved search."""
+
+    name: str
+    query: str = Field(description="In a few words, to show.")
+    terms: list[dict[str, Any]]
+    text: str | None
+    text_weight: float
+    options: dict[str, Any] = Field(description="Those that differ from the defaults.")
+    saved_at: str = Field(description="ISO 8601.")
+    last_run_at: str | None
+
+
+class SavedSearchesReply(BaseModel):
+    """The saved searches of an index, by name."""
+
+    index: str
+    data: list[SavedSearchReply]
+
+
 class ItemsReply(BaseModel):
     """A page of rows."""
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -11,11 +12,11 @@ from pydantic import ConfigDict, Field, model_validator
 from perception_encoder.errors import QueryError
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.index.full_text import MAX_TEXT_QUERY, TextQuery
-from perception_encoder.search.calibration import Cutoffs
+from perception_encoder.search.calibration import Calibration, Cutoffs
 from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT
 from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.photo_filters import PhotoFilter
-from perception_encoder.search.queries import find_item
+from perception_encoder.search.queries import Query, find_item
 from perception_encoder.search.ranking import MAX_BURST_SECONDS, SearchOptions, SearchResult
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row, encode_base64
@@ -250,21 +251,35 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             text_weight=body.text_weight,
             leave_out_own=not body.include_own,
         )
-        cutoffs = calibration.cutoffs(query) if calibration and query else None
-        is_last = len(found) < body.k or body.offset + body.k > MOST_DEEP
-        return json_reply(
-            {
-                "index": served.name,
-                "query": {
-                    "vector": None if query is None else encode_base64(query.vector),
-                    "score": "cosine" if text is None else "bm25" if query is None else "fusion",
-                    "cutoffs": _describe_cutoffs(cutoffs),
-                },
-                "hits": [describe_hit(one) for one in found],
-                "offset": body.offset,
-                "next_offset": None if is_last else body.offset + body.k,
-            }
-        )
+        return build_reply(served, query, calibration, found, options, text=body.text)
+
+
+def build_reply(
+    served: ServedIndex,
+    query: Query | None,
+    calibration: Calibration | None,
+    found: Sequence[SearchResult],
+    options: SearchOptions,
+    *,
+    text: str | None,
+) -> Response:
+    """Return a page of hits as JSON."""
+    cutoffs = calibration.cutoffs(query) if calibration and query else None
+    end = options.offset + options.k
+    is_last = len(found) < options.k or end > MOST_DEEP
+    return json_reply(
+        {
+            "index": served.name,
+            "query": {
+                "vector": None if query is None else encode_base64(query.vector),
+                "score": "cosine" if text is None else "bm25" if query is None else "fusion",
+                "cutoffs": _describe_cutoffs(cutoffs),
+            },
+            "hits": [describe_hit(one) for one in found],
+            "offset": options.offset,
+            "next_offset": None if is_last else end,
+        }
+    )
 
 
 async def _read_terms(
