@@ -27,7 +27,7 @@ _TAG_BYTES: Final = 12
 _MAX_TAGS: Final = 100
 # A profile may name any number of steps for computing in floats. Viewers do not use them.
 _FLOAT_TAG: Final = b"D2B"
-_NUM_KEPT: Final = 32
+_NUM_KEPT: Final = 16
 _ROUNDING: Final = 1  # of 255 levels
 
 

@@ -110,6 +110,7 @@ def _build(services: Services) -> ApiRoutes:
         options = SearchOptions(
             k=min(body.num_result_ids or body.num_images, MOST_HITS),
             unique=_SAME if body.deduplicate else None,
+            pairs=body.deduplicate,
         )
         found = await services.pools.searches.run(served.search, query, options)
         hits = [one.hit for one in found]
