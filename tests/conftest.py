@@ -1,5 +1,6 @@
 """Fixtures that every test folder may use."""
 
+import gc
 import importlib.util
 import json
 import logging
@@ -101,6 +102,12 @@ def exporting_once() -> Iterator[None]:
 
     with exporting_once():
         yield
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep what was imported and collected out of every later collection of cycles."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

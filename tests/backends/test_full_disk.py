@@ -83,6 +83,7 @@ def test_a_full_disk_costs_only_time_or_is_an_error_of_ours(tmp_path):
     assert "new embeddings are no longer cached" in done.stderr
 
 
+@pytest.mark.usefixtures("exporting_once")
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_where_only_the_cache_cannot_be_written_graphs_are_made_elsewhere(
     backend, tmp_path, monkeypatch, caplog
