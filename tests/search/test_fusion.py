@@ -150,3 +150,16 @@ def test_labels_come_from_the_cosines(index: Index) -> None:
 def test_something_has_to_be_searched_for(index: Index) -> None:
     with pytest.raises(ValueError, match="a query, or a text"):
         search(index, None, SearchOptions())
+
+
+def test_the_files_of_one_shot_are_one_hit_of_a_text_too(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "t.lance", ModelIdentity("m", "f", "standard", E))
+    names = ("boat.jpg", "boat.cr2", "car.jpg")
+    rows = [Row(f"/p/{name}", metadata={"caption": Path(name).stem}) for name in names]
+    index.append(rows, np.eye(3, E, dtype=np.float32))
+    boat = TextQuery.parse("boat")
+    for query in (None, Query((), np.eye(E, dtype=np.float32)[0])):
+        found = search(index, query, SearchOptions(k=2), text=boat)
+        assert [Path(hit.uri).name for hit in (found[0].hit, *found[0].also)] == list(names[:2])
+    apart = search(index, None, SearchOptions(pairs=False), text=boat)
+    assert {Path(one.uri).name for one in apart} == set(names[:2])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from preprocess import camera_files
 from server.serving import image
 
 from perception_encoder.index import Row
-from perception_encoder.server.core.images import Thumbnails
+from perception_encoder.server.core.images import ENOUGH, Thumbnails, detect_content_type
 
 
 @pytest.fixture
@@ -97,3 +98,22 @@ def test_a_folder_that_is_a_file_is_warned_of(tmp_path, row, caplog):
     (tmp_path / "kept").touch()
     assert thumbnails(tmp_path / "kept").get(row, 100) == thumbnails(None).get(row, 100)
     assert len(caplog.records) == 1
+
+
+def test_a_raw_file_is_shown_by_its_preview_as_the_camera_was_held(tmp_path):
+    scene = Image.new("RGB", (320, 240), (200, 100, 50))
+    preview = camera_files.jpeg(scene)
+    files = {
+        "a.cr2": camera_files.cr2(scene, preview, orientation=6),
+        "a.cr3": camera_files.cr3(preview, orientation=6),
+        "a.orf": camera_files.orf(scene, preview, orientation=6),
+        "a.rw2": camera_files.rw2(scene, preview, orientation=6),
+        "a.dng": camera_files.dng(scene, [preview], orientation=6),
+    }
+    for name, data in files.items():
+        assert detect_content_type(data[:ENOUGH]) is not None
+        path = tmp_path / name
+        path.write_bytes(data)
+        with Image.open(io.BytesIO(thumbnails(None).get(Row(str(path)), 128))) as copy:
+            assert copy.size == (96, 128)
+    assert detect_content_type(camera_files.raf(preview)[:ENOUGH]) == "image/x-fuji-raf"
