@@ -120,11 +120,13 @@ def index(  # noqa: PLR0913  one parameter for each option
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed images into an index; images that are in it already are skipped.
+    """Embed images and videos into an index; those that are in it already are skipped.
 
     Unchanged files are not read again, and copies and renamed files reuse their embedding. A file
     that cannot be read is reported and skipped; the exit code is then 1, and `pe errors` lists
     these files. The same command continues a run that was interrupted or killed.
+
+    Videos need the extra `video`. Each is divided into segments, which are found like images.
 
     Examples:
         pe index ~/Pictures --index images.lance

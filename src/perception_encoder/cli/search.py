@@ -78,9 +78,9 @@ def search(
 ) -> None:
     """Find the images that match a text, an image, or a sum of both.
 
-    An image may be a file, a URL, @ with the end of an indexed name or with its id, or - for an
-    image on stdin. With --queries, a line that cannot be answered is reported and the others are
-    answered; the exit code is then 1.
+    An image may be a file, a video, clip.mp4#t=12 for one of its frames, a URL, @ with the end of
+    an indexed name or with its id, or - for an image on stdin. With --queries, a line that cannot
+    be answered is reported and the others are answered; the exit code is then 1.
 
     A score is a cosine. With --text alone it is BM25's. With both it is the fusion of the ranks,
     where 1 is the first of both; labels come from the cosines.

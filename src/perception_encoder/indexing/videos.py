@@ -130,19 +130,19 @@ class VideoPreparation:
                     f"{item.uri}: the file changed while it was read; run again once it is written",
                     item=item.uri,
                 )
+            self._remember(sha256, content)
+            decode_seconds = time.perf_counter() - started - encode_seconds
+            outcome = Outcome(
+                item.uri,
+                "reused" if is_known else "embedded",
+                bytes=before.st_size if item.bytes is None else item.bytes,
+                mtime=before.st_mtime_ns if item.mtime is None else item.mtime,
+                decode_ms=1000 * decode_seconds,
+                encode_ms=1000 * encode_seconds,
+            )
+            rows = list(_rows_of(listed, content, sha256, outcome))
         except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
             return make_failure(item, err, 1000 * (time.perf_counter() - started))
-        self._remember(sha256, content)
-        decode_seconds = time.perf_counter() - started - encode_seconds
-        outcome = Outcome(
-            item.uri,
-            "reused" if is_known else "embedded",
-            bytes=before.st_size if item.bytes is None else item.bytes,
-            mtime=before.st_mtime_ns if item.mtime is None else item.mtime,
-            decode_ms=1000 * decode_seconds,
-            encode_ms=1000 * encode_seconds,
-        )
-        rows = list(_rows_of(listed, content, sha256, outcome))
         return PreparedVideo(rows, decode_seconds, encode_seconds)
 
     def _hash_file(self, path: str) -> str:
