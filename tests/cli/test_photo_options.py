@@ -116,6 +116,12 @@ def test_an_index_without_metadata_says_how_to_get_it(home: Path, options: tuple
     assert "pe index --refresh-metadata --index none.lance" in done.stderr
 
 
+def test_info_says_whether_metadata_is_stored(home: Path) -> None:
+    for name, reads in (("t.lance", True), ("none.lance", False)):
+        shown = pe("indexes", "info", "--index", name, "--json", folder=home).stdout
+        assert json.loads(shown)["reads_metadata"] is reads
+
+
 def test_refresh_metadata_fills_an_index_and_reports_failures(home: Path) -> None:
     shutil.copytree(home / "none.lance", home / "old.lance")
     moved = (home / "in/new.jpg").rename(home / "new.jpg")

@@ -241,6 +241,7 @@ def _to_record(index: IndexDescription) -> dict[str, Any]:
         "searcher_bytes": index.searcher_bytes,
         "version": index.version,
         "versions_kept": index.num_versions,
+        "reads_metadata": index.reads_metadata,
         "fragments": index.num_fragments,
         "columns": [
             {"name": column.name, "type": column.type, "metadata": column.is_metadata}

@@ -23,6 +23,7 @@ from perception_encoder.index.full_text import update_full_text
 from perception_encoder.index.schema import (
     ROW_COLUMNS,
     VECTOR,
+    MetadataChoice,
     identity_of,
     vector_dtype_of,
     without_text,
@@ -183,6 +184,7 @@ class IndexDescription:
         num_versions: number of versions that are kept.
         num_fragments: number of fragments; many make scans slow.
         columns: in their order.
+        reads_metadata: whether runs store the metadata of photos.
     """
 
     path: str
@@ -196,6 +198,7 @@ class IndexDescription:
     num_versions: int
     num_fragments: int
     columns: tuple[Column, ...]
+    reads_metadata: bool
 
 
 def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
@@ -226,6 +229,7 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
                 Column(field.name, str(field.type), field.name not in ours)
                 for field in without_text(schema)
             ),
+            reads_metadata=MetadataChoice.of(schema).reads,
         )
 
 

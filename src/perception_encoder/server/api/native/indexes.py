@@ -124,6 +124,7 @@ def _describe_index(served: ServedIndex) -> dict[str, Any]:
         "searcher_bytes": index.searcher_bytes,
         "version": index.version,
         "versions_kept": index.num_versions,
+        "reads_metadata": index.reads_metadata,
         "columns": [
             {
                 "name": column.name,

@@ -213,6 +213,9 @@ class IndexReply(BaseModel):
     searcher_bytes: int | None
     version: int
     versions_kept: int
+    reads_metadata: bool = Field(
+        description="Whether runs store the metadata of photos; false: pe index --no-metadata."
+    )
     columns: list[IndexColumn]
 
 
