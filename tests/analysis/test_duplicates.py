@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,31 @@ def test_each_image_is_in_the_strictest_tier_that_holds(tmp_path: Path) -> None:
     assert similar.groups[0].tier == "similar"
     scores = [other.score for other in similar.groups[0].others]
     assert scores == pytest.approx([1, 1, 1 / 1.0025**0.5, 1 / 1.01**0.5, 1 / 1.16**0.5])
+
+
+def test_only_files_of_one_kind_are_duplicates(tmp_path: Path) -> None:
+    """Whoever deletes duplicates keeps the RAW files, and videos with scenes that return."""
+    drawing(1, 60, 40).save(tmp_path / "a.png")
+    for name in ("a.NEF", "b.png", "b.nef", "film.mp4", "copy.mp4"):
+        shutil.copy2(tmp_path / "a.png", tmp_path / name)
+    rows = [row_of(tmp_path / "a.png")]
+    for number, name in enumerate(["a.NEF", "b.png", "b.nef"]):
+        rows.append(replace(rows[0], uri=str(tmp_path / name), sha256=f"{number:02x}" * 32))
+    for number, name in enumerate(["film.mp4", "film.mp4", "copy.mp4"]):
+        member = f"00:00:0{number}.000"
+        digest = f"{9 + number:02x}" * 32
+        rows.append(replace(rows[0], uri=str(tmp_path / name), member=member, sha256=digest))
+    index = index_of(tmp_path, rows, unit(np.stack([EAST] * len(rows))))
+    groups = find_duplicates(index, read, tier="similar").groups
+    found = {
+        frozenset(Path(row.uri).name for row in (group.kept, *(o.row for o in group.others)))
+        for group in groups
+    }
+    assert found == {
+        frozenset({"a.png", "b.png"}),
+        frozenset({"a.NEF", "b.nef"}),
+        frozenset({"copy.mp4", "film.mp4"}),
+    }
 
 
 def test_pixels_are_compared_as_they_are_shown(tmp_path: Path) -> None:

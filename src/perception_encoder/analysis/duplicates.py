@@ -2,16 +2,22 @@
 
 There are four tiers, each looser than the one before: identical bytes; identical pixels in another
 file; near duplicates (re-encoded, resized, slightly cropped: nearly equal embeddings); similar.
+
+A RAW file is no duplicate of the JPEG that was made of it, nor a moment of a video one of a photo
+or of another moment of that video, however alike they look: only files of one kind are compared.
 """
+
+from __future__ import annotations
 
 import hashlib
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +37,12 @@ from perception_encoder.errors import ImageError
 from perception_encoder.index import Index, Row
 from perception_encoder.index.rows import clamp_time
 from perception_encoder.preprocess.decode import decode_image
+from perception_encoder.preprocess.files import RAW_SUFFIXES
 from perception_encoder.preprocess.transforms import to_rgb, turn_upright
+from perception_encoder.video.names import VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ReadImage: TypeAlias = Callable[[Row], bytes]
 """A function that returns an image's encoded bytes, and raises ImageError or OSError."""
@@ -203,6 +214,7 @@ class _Search:
         self._index = index
         self._images = images
         self._read = read
+        self._kinds = _Kinds(images)
         self._files = CheckedFiles()
         self._left_out: list[UnreadableImage] = []
         self._usable = np.ones(len(images), np.bool_)
@@ -226,6 +238,7 @@ class _Search:
             report=self._report,
         )
         self._is_crowded = pairs.is_crowded
+        pairs = self._kinds.alike(pairs)
         concerned = pairs.may_be_equal.copy()
         concerned[pairs.earlier] = concerned[pairs.later] = True
         self._check(np.flatnonzero(concerned))
@@ -235,13 +248,13 @@ class _Search:
         """Decode images that may be equal, and join equal ones."""
         candidates = np.flatnonzero(pairs.may_be_equal).tolist()
         rows = (self._images.row(number) for number in candidates)
-        first: dict[bytes, int] = {}
+        first: dict[tuple[int, bytes], int] = {}
         joined = np.arange(len(self._pixels))
         digests = iter_pixel_digests(rows, self._read)
         for place, (number, digest) in enumerate(zip(candidates, digests, strict=True)):
             self._report("comparing pixels", place, len(candidates))
             if isinstance(digest, bytes):
-                joined[number] = first.setdefault(digest, number)
+                joined[number] = first.setdefault((self._kinds.of(number), digest), number)
             else:
                 for copy in np.flatnonzero(self._content == number).tolist():
                     self._leave_out(copy, f"cannot be read: {digest}")
@@ -320,6 +333,47 @@ class _Search:
         if self._pixels[number] == self._pixels[kept]:
             return "identical pixels"
         return "near duplicate" if self._scores[number] >= near_from else "similar"
+
+
+class _Kinds:
+    """What images can be duplicates of: those of their own kind, except moments of one video."""
+
+    def __init__(self, images: RankedImages) -> None:
+        import pyarrow.compute as pc
+
+        uris, members = images.columns["uri"], images.columns["member"]
+        is_raw = _has_suffix(pc.coalesce(members, uris), RAW_SUFFIXES)
+        is_moment = _has_suffix(uris, VIDEO_SUFFIXES) & members.is_valid().to_numpy()
+        self._kinds: Final = is_raw + 2 * is_moment
+        # Images that are no moments are each a video of their own.
+        videos = uris.combine_chunks().dictionary_encode().indices.to_numpy()
+        self._videos: Final = np.where(is_moment, videos, -1 - np.arange(len(videos)))
+
+    def of(self, number: int) -> int:
+        """Return the kind of an image; moments of videos are of one kind each."""
+        video = int(self._videos[number])
+        return 2 + video if video >= 0 else int(self._kinds[number])
+
+    def alike(self, pairs: NearPairs) -> NearPairs:
+        """Return the pairs of images that can be duplicates."""
+        ends = pairs.earlier, pairs.later
+        kinds, videos = (np.stack([of[end] for end in ends]) for of in (self._kinds, self._videos))
+        kept = (kinds[0] == kinds[1]) & (videos[0] != videos[1])
+        return replace(
+            pairs,
+            earlier=pairs.earlier[kept],
+            later=pairs.later[kept],
+            scores=pairs.scores[kept],
+        )
+
+
+def _has_suffix(names: pa.ChunkedArray, suffixes: Iterable[str]) -> NDArray[np.int64]:
+    """Return (R,) int64: 1 where a name ends in one of the suffixes, in any case."""
+    import pyarrow.compute as pc
+
+    pattern = f"(?:{'|'.join(map(re.escape, suffixes))})$"
+    found = pc.match_substring_regex(names, pattern, ignore_case=True)
+    return np.asarray(found.to_numpy(), np.int64)
 
 
 def _strictest_first(duplicate: Duplicate) -> tuple[int, float, tuple[str, str]]:
