@@ -9,9 +9,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from small_models import open_tiny, save_drawings
 
-from perception_encoder.errors import IndexNotFoundError
+from perception_encoder.errors import IndexNotFoundError, QueryError
 from perception_encoder.index import Index, OutcomeLog, Row
+from perception_encoder.index.full_text import TextQuery
 from perception_encoder.indexing import Run, RunOptions
+from perception_encoder.search.saved import SavedSearches
 from perception_encoder.sources import SourceOptions, open_sources
 
 
@@ -61,3 +63,23 @@ def test_rows_are_replaced_and_removed_in_a_bucket(bucket: str) -> None:
     assert {row.uri: row.width for row in index.rows()} == {"b": 5, "c": None}
     with pytest.raises(IndexNotFoundError, match="nothing-here"):
         Index.open(f"{bucket}/nothing-here")
+
+
+def test_texts_are_found_in_a_bucket(bucket: str) -> None:
+    identity = open_tiny().identity
+    index = Index.create(f"{bucket}/t.lance", identity)
+    vectors = np.eye(3, identity.embed_dim, dtype=np.float32)
+    index.append([Row("a dog.png"), Row("b.png", metadata={"caption": "dogs"})], vectors[:2])
+
+    def find(text: str) -> list[str]:
+        matches = index.rank_text(TextQuery.parse(text), limit=9)
+        return sorted(row.uri for row, _ in index.matched_rows(matches).values())
+
+    assert find("dog") == ["a dog.png", "b.png"]
+    index.update_full_text()
+    index.append([Row("c.png", metadata={"caption": "another dog"})], vectors[2:])
+    assert find("dog") == ["a dog.png", "b.png", "c.png"]
+    index.optimize()
+    assert find('"another dog"') == ["c.png"]
+    with pytest.raises(QueryError, match="has to be on this machine"):
+        SavedSearches(index.path)

@@ -2,8 +2,8 @@
 
 The text of a row is one hidden column. It is derived from the row when the row is written: the
 words of the file's name and its nearest folders, and all metadata that is text. One column is
-searched in milliseconds where a query over several takes seconds (benchmarks/text_search.py), and
-it can split names such as `BeachParty2023.jpg`, for which Lance has no tokenizer that suits
+searched in a fraction of the time of a query over several (benchmarks/text_search.py), and it can
+split names such as `BeachParty2023.jpg`, for which Lance has no tokenizer that suits
 captions as well.
 
 Rows that the inverted index does not cover yet are read for each query, so every row is always
