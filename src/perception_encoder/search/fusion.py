@@ -17,6 +17,7 @@ from perception_encoder.index import Hit, Index
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.index.full_text import TextMatch, TextQuery
 from perception_encoder.search.calibration import Calibration, Cutoffs
+from perception_encoder.search.folding import leave_out
 from perception_encoder.search.queries import Query
 from perception_encoder.search.ranking import (
     SearchOptions,
@@ -107,8 +108,7 @@ def _search_by_text(
     while True:
         rankings = _Rankings(index, text, query, options, depth)
         ranked = rankings.fuse(text_weight, floor) if query is not None else rankings.by_text()
-        ranked = [one for one in ranked if one.id not in own]
-        groups = rankings.group(ranked[:depth], wanted)
+        groups = rankings.group(ranked[:depth], own, wanted)
         is_all = rankings.are_complete and len(ranked) <= depth
         if len(groups) >= wanted or is_all:  # folded hits may fill the list
             break
@@ -185,8 +185,10 @@ class _Rankings:
         fused = [_Ranked(key, score) for key, score in scores.items() if score > 0]
         return sorted(fused, key=lambda one: -one.score)  # stable: texts first, then the nearest
 
-    def group(self, ranked: Sequence[_Ranked], num_groups: int) -> list[list[_Ranked]]:
-        """Fold hits by the options of the search."""
+    def group(
+        self, ranked: Sequence[_Ranked], own: frozenset[str], num_groups: int
+    ) -> list[list[_Ranked]]:
+        """Leave out the query's own items, and fold hits by the options of the search."""
         self.load(ranked)
         vectors = None
         if self._options.needs_vectors:
@@ -194,7 +196,8 @@ class _Rankings:
             found = self._index.by_ids(lacking)
             vectors = self._vectors = self._vectors | {key: of[1] for key, of in found.items()}
         hits = [replace(self._hits[one.id], score=one.score) for one in ranked]
-        folded = self._options.fold(hits, vectors, num_groups)
+        others = leave_out(hits, own, pairs=self._options.pairs)
+        folded = self._options.fold(others, vectors, num_groups)
         return [[_Ranked(hit.id, hit.score) for hit in group] for group in folded]
 
     def result(self, group: Sequence[_Ranked], cutoffs: Cutoffs | None) -> SearchResult:
