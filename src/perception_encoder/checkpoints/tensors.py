@@ -16,16 +16,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.model import DualEncoder
 from perception_encoder.registry import MODELS, ModelConfig
+
+if TYPE_CHECKING:  # mapped tensors are read without torch
+    from torch import Tensor
+
+    from perception_encoder.model import DualEncoder
 
 _HEADER_BYTES: Final = 128
 _WRAPPERS: Final = ("state_dict", "weights", "model")
@@ -101,6 +103,8 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _open_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
+    import torch
+
     try:
         if mmap:
             _refuse_other_archives(path)
@@ -121,7 +125,9 @@ def _open_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
             content = content[wrapper]
     if isinstance(content, Mapping):
         # Beside tensors, wrappers hold counters and names; strictness is about tensors.
-        tensors = {str(key): t.detach() for key, t in content.items() if isinstance(t, Tensor)}
+        tensors = {
+            str(key): t.detach() for key, t in content.items() if isinstance(t, torch.Tensor)
+        }
         if tensors:
             return tensors
     raise CheckpointError(f"{path}: holds no tensors by name, so it is not a model's weights")
@@ -170,6 +176,8 @@ def _deviation(config: ModelConfig) -> bytes:
 
 def _sampled(tensor: Tensor) -> Tensor:
     """(at most 96,) values, in runs: a mapped file is read by pages, and each costs time."""
+    import torch
+
     flat = tensor.reshape(-1)
     if flat.numel() <= 3 * _RUN:
         return flat
