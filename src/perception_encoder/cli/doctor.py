@@ -32,6 +32,7 @@ _PACKAGES: Final = [
     "openvino",
     "onnxruntime",
     "pillow-heif",
+    "av",
     "pylibjxl",
     "rawpy",
 ]

@@ -247,7 +247,7 @@ def add_download_route(routes: ApiRoutes, services: Services) -> None:
         if body.format == "csv":
             headers = {"Content-Disposition": 'attachment; filename="images.csv"'}
             return Response(_write_csv(rows), media_type="text/csv", headers=headers)
-        num_bytes = sum(row.bytes or 0 for row in rows)
+        num_bytes = sum(row.bytes or 0 for row in rows if row.moment is None)
         if num_bytes > _MAX_BYTES:
             message = f"the images have {num_bytes:,} bytes, the limit is {_MAX_BYTES:,}"
             raise ApiError(400, "too_large", f"{message}; choose fewer")
