@@ -2,6 +2,7 @@
 
 - `images/`: drawings of the bundled gallery, which are also in the folder itself. Some have the
   names of photos that pages use (`STAND_INS`).
+- `clip.mp4`: a video of some of them.
 - `images.lance`, `photos.lance`: indexes of them, written by `pe index`, with one failed file.
 - A folder named after every registered model, which holds pe-nano. A path wins over a name, so
   blocks with real models run without a download.
@@ -20,6 +21,7 @@ import pytest
 from child_processes import build_environment
 from cli.command import pe_ending, serving
 from PIL import Image
+from video_clips import write_clip
 
 from perception_encoder.registry import MODELS
 
@@ -69,6 +71,7 @@ def _fill(folder: Path) -> None:
     for name, drawing in STAND_INS.items():  # type: ignore[assignment]
         with Image.open(GALLERY / f"{drawing}.webp") as image:
             image.convert("RGB").save(folder / name)
+    write_clip(folder / "clip.mp4")
     (folder / "queries.txt").write_text("a red heart\na dog\n")
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     pe_ending("index", "images", "--index", "images.lance", folder=folder, returns=1)
