@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from playwright.sync_api import Browser, Page, sync_playwright
 from server.serving import running
+from video_clips import write_clip
 
 from perception_encoder import AutoModel
 from perception_encoder.server import ServerSettings
@@ -53,7 +54,12 @@ def take_all_of(work: Path) -> None:
     photos = f"{work}/photos.lance"
     save_photos(work / "photos")
     subprocess.run([*command[:-1], str(work / "photos"), "--index", photos], check=True)
-    settings = ServerSettings(indexes=(index, photos), cache_folder=work / "thumbnails")
+    videos = f"{work}/videos.lance"
+    (work / "videos").mkdir()
+    scenes = ("rose", "airplane", "bee", "banana", "bus", "elephant", "castle", "rose")
+    write_clip(work / "videos" / "holiday.mp4", scenes, 3.0, size=(1280, 720))
+    subprocess.run([*command[:-1], str(work / "videos"), "--index", videos], check=True)
+    settings = ServerSettings(indexes=(index, photos, videos), cache_folder=work / "thumbnails")
     with running(settings, open_model=AutoModel.from_pretrained) as server:
         take_all(server.url)
 
@@ -105,6 +111,14 @@ def take_all(url: str) -> None:
         page = opened(browser, f"{url}/?sort=-taken&index=photos")
         page.locator(".tile img.is-drawn").first.wait_for()
         take(page, "timeline")
+        page = opened(browser, f"{url}/?q=a+bee&index=videos")
+        page.locator(".tile a").first.click()
+        page.locator(".moments img").last.wait_for()
+        page.evaluate(
+            "() => { const video = document.querySelector('video');"
+            " video.pause(); video.currentTime = 7.5; }"
+        )
+        take(page, "video")
         page = opened(browser, f"{url}/?view=places&index=photos")
         page.locator(".marker").first.wait_for()
         take(page, "places")

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from cli.command import pe
 from PIL import Image
 from playwright.sync_api import expect
 from server.pages import bring, names, search, wait_for_results
@@ -148,6 +149,28 @@ def test_a_query_is_searched_in_texts_in_images_or_in_both(page, drawings_server
     page.go_back()
     expect(mode.get_by_label("Text")).to_be_checked()
     expect(page.locator(".tile .name")).to_have_text(found)
+
+
+def test_saved_searches_are_listed_and_run(page, drawings_server, tmp_path):
+    expect(page.get_by_role("button", name="Saved")).to_be_hidden()
+    path = drawings_server.services.indexes.get().path
+    options = ["--camera", "Canon", "--save", "Red hearts", "--paths"]
+    expected = pe("search", "a red heart", "--index", path, *options, folder=tmp_path)
+    page.reload()
+    page.get_by_role("button", name="Saved").click()
+    saved = page.get_by_role("group", name="Saved searches")
+    expect(saved.get_by_role("listitem")).to_contain_text("a red heart, with Canon")
+    saved.get_by_role("link", name="Red hearts").click()
+    chip = page.get_by_role("button", name="Remove the filter: saved search: Red hearts")
+    expect(chip).to_be_visible()
+    wait_for_results(page)
+    assert names(page) == [Path(line).name for line in expected.stdout.splitlines()]
+    expect(page.locator(".tile .mark").first).to_be_visible()
+    assert "saved=Red+hearts" in page.url
+    search(page, "a cat")
+    expect(chip).to_be_hidden()
+    page.go_back()
+    expect(chip).to_be_visible()
 
 
 def test_words_that_are_not_wanted_push_away(page, drawings_server):

@@ -83,7 +83,8 @@ export function startFilters(apply) {
     show(state, index) {
       now = { ...state, of: index };
       const cluster = state.cluster ? [clusterChip(state, index.name)] : [];
-      $("#filter-chips").replaceChildren(...cluster, ...chips(state, change));
+      const saved = state.saved && chip(`saved search: ${state.saved}`, () => go({ saved: "" }));
+      $("#filter-chips").replaceChildren(...(saved ? [saved] : []), ...cluster, ...chips(state, change));
       const number = state.filters.length + (state.fold ? 1 : 0);
       $("span", toggle).textContent = number ? `Filters (${number})` : "Filters";
       if (!panel.hidden) fill();

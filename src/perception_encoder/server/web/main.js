@@ -92,7 +92,7 @@ startKeys();
 startTaking($("#drop-hint"), async (file) => {
   const image = await keep(file);
   const view = state().view === "classify" ? "classify" : "search";
-  go({ ...(view === state().view ? {} : tabState(view)), view, image, like: null, item: null });
+  go({ ...(view === state().view ? {} : tabState(view)), view, image, like: null, saved: "", item: null });
 });
 startChoice()
   .then(() => showChoice(state()))

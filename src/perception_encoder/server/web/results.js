@@ -18,7 +18,7 @@ export class Results {
   scoring = "cosine"; // or "bm25" of texts, or "fusion" of both
   cutoffs = null; // {strong, weak}: cosines from which on hits have those labels
   #offset = 0;
-  #terms = null; // of the query, embedded
+  #embedded = null; // the query's terms, of which the server has told the vector
   #controller = new AbortController();
   #loading = null;
 
@@ -52,13 +52,8 @@ export class Results {
 
   /** Asks for the cutoffs again: a new index is calibrated after its first search. */
   async learnCutoffs() {
-    const { signal } = this.#controller;
-    const body = {
-      index: this.index.name,
-      k: 1,
-      terms: await terms(this.state, this.index.model, signal),
-    };
-    this.cutoffs = (await post("v1/search", body, { signal })).query.cutoffs;
+    const query = await this.#terms();
+    this.cutoffs = (await this.#ask(query, { k: 1 })).query.cutoffs;
     for (const item of this.items) this.#describe(item);
     return this.cutoffs !== null;
   }
@@ -75,27 +70,40 @@ export class Results {
   }
 
   async #search() {
-    const { state, index } = this;
-    const { signal } = this.#controller;
-    const isFirst = this.#terms === null;
-    const body = {
-      index: index.name,
-      terms: this.#terms ?? (await terms(state, index.model, signal)),
-      text: textOf(state),
-      k: this.#pageSize(),
-      offset: this.#offset,
-      filters: state.filters,
-      unique: state.fold ? ALIKE : null,
-    };
-    const reply = await post("v1/search", body, { signal });
+    const isFirst = this.#embedded === null;
+    const query = this.#embedded ?? (await this.#terms());
+    const reply = await this.#ask(query, { k: this.#pageSize(), offset: this.#offset });
     if (isFirst) {
       const { vector, cutoffs, score } = reply.query;
-      this.#terms = vector === null ? [] : [{ vector }];
+      this.#embedded = vector === null ? [] : [{ vector }];
       this.cutoffs = cutoffs;
       this.scoring = score;
     }
     for (const hit of reply.hits) this.#describe(hit);
     return reply;
+  }
+
+  #terms() {
+    const { state, index } = this;
+    return state.saved ? [] : terms(state, index.model, this.#controller.signal);
+  }
+
+  /** Searches with terms; a saved search has its own. */
+  #ask(query, page) {
+    const { state, index } = this;
+    const { signal } = this.#controller;
+    if (state.saved) {
+      const path = `v1/indexes/${encodeURIComponent(index.name)}/searches`;
+      return post(path, { name: state.saved, ...page }, { signal });
+    }
+    const body = {
+      index: index.name,
+      terms: query,
+      text: textOf(state),
+      filters: state.filters,
+      unique: state.fold ? ALIKE : null,
+    };
+    return post("v1/search", { ...body, ...page }, { signal });
   }
 
   /** Pages grow, so that a far jump takes few requests. */

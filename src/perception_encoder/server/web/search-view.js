@@ -14,6 +14,7 @@ import { showNotice } from "./nano-notice.js";
 import { monthScrubber } from "./month-scrubber.js";
 import { Results } from "./results.js";
 import { address, go, state } from "./router.js";
+import { startSavedSearches } from "./saved-searches.js";
 import { scrubber } from "./scrubber.js";
 import { Selection } from "./selection.js";
 import { selectionBar } from "./selection-bar.js";
@@ -79,7 +80,8 @@ class SearchView {
       position: () => this.grid.first,
       go: (at) => this.grid.reveal(at),
     });
-    this.filters = startFilters((filters, fold) => go({ filters, fold, cluster: "", k: "" }));
+    this.filters = startFilters((filters, fold) => go({ filters, fold, saved: "", cluster: "", k: "" }));
+    this.saved = startSavedSearches();
     this.#startForm();
   }
 
@@ -163,6 +165,7 @@ class SearchView {
       return;
     }
     this.filters.show(now, index);
+    this.saved.show(now, index);
     showChip($("#search-image"), now, index.name, () => go({ like: null, image: null }));
     const results = known?.results ?? new (isTimeline(now) ? Timeline : Results)(now, index);
     $("#results").classList.add("is-stale");
@@ -304,7 +307,7 @@ class SearchView {
     const submit = (options) => {
       const query = $("#query").value;
       const not = $("#not").value;
-      if (query !== state().query || not !== state().not) go({ query, not, item: null, cluster: "", k: "" }, options);
+      if (query !== state().query || not !== state().not) go({ query, not, item: null, saved: "", cluster: "", k: "" }, options);
       else if (this.#failed) this.show(state());
     };
     $("#search-form").addEventListener("submit", (event) => {
@@ -341,7 +344,7 @@ class SearchView {
     $("#image-file").addEventListener("change", async (event) => {
       const [file] = event.target.files;
       event.target.value = "";
-      if (file) go({ image: await keep(file), like: null, item: null, cluster: "", k: "" });
+      if (file) go({ image: await keep(file), like: null, item: null, saved: "", cluster: "", k: "" });
     });
   }
 }

@@ -15,6 +15,7 @@ export const EMPTY = Object.freeze({
   fold: false, // near copies under the best of them
   sort: "", // of images without a query: see SORTS
   item: null, // open in the viewer
+  saved: "", // the name of a saved search that is shown
   cluster: "", // the number of a cluster whose images are shown
   k: "", // how many clusters; "": as many as are distinct
   tier: "pixels", // of duplicates
@@ -46,6 +47,7 @@ const NAMES = {
   like: "like",
   image: "image",
   sort: "sort",
+  saved: "saved",
   cluster: "cluster",
   k: "k",
   item: "item",
@@ -102,7 +104,7 @@ export const isTimeline = (state) =>
   state.view === "search" && isListing(state) && !state.cluster && state.sort.endsWith("taken");
 
 /** Whether images are listed, not searched. */
-export const isListing = (state) => !hasQuery(state) && !state.not.trim();
+export const isListing = (state) => !hasQuery(state) && !state.not.trim() && !state.saved;
 
 /** The tab that a state belongs to. */
 export const tabOf = (state) => (isTimeline(state) ? "timeline" : state.view);
@@ -145,7 +147,7 @@ export const resultsKey = (state) =>
   write({
     ...EMPTY,
     mode: state.query.trim() ? state.mode : "",
-    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold", "sort", "cluster", "k"]),
+    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold", "sort", "saved", "cluster", "k"]),
   });
 
 function pick(state, keys) {

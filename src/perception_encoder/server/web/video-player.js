@@ -28,7 +28,9 @@ export class VideoPlayer {
     });
     this.bar = h("div", { class: "moments", role: "group", "aria-label": "Moments", hidden: true });
     this.here = h("div", { class: "moment-here", "aria-hidden": "true" });
-    this.element = h("div", { class: "player" }, this.video, this.bar);
+    this.screen = h("div", { class: "screen" }, this.video);
+    this.screen.style.setProperty("--ratio", (item.width || 16) / (item.height || 9));
+    this.element = h("div", { class: "player" }, this.screen, this.bar);
     this.video.addEventListener("timeupdate", () => this.#follow());
     this.video.addEventListener("loadedmetadata", () => this.#follow());
     this.seek(item.moment.start);
@@ -98,13 +100,13 @@ export class VideoPlayer {
 
   /** Shows the frame where the browser cannot play the file. */
   #fail() {
-    if (!this.video.isConnected && !this.element.contains(this.video)) return;
     const frame = h("img", { alt: `The frame at ${clock(this.item.moment.frame_time)}` });
     frame.src = thumbnail(this.item.id, this.index, 2048);
     const name = fileName(this.item.uri);
     const link = h("a", { class: "button", href: videoUrl(this.item, this.index), download: name });
     link.append(icon("download"), "Download the video");
     const note = h("p", { class: "cannot" }, "This browser cannot play this video here. ", link);
-    this.video.replaceWith(frame, note);
+    this.screen.replaceChildren(frame);
+    this.bar.before(note);
   }
 }

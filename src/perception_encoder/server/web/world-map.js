@@ -223,7 +223,7 @@ export class WorldMap {
       }
       const { style } = this.#markers.get(key);
       style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px)`;
-      style.zIndex = 1 + Math.round(10 * Math.log10(cluster.count));
+      style.zIndex = Math.round(y + MARKER); // the number at the top of each stays visible
     }
   }
 
