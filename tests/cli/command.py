@@ -35,7 +35,7 @@ from perception_encoder.search.null_distribution import embed_prompts
 # with once, and the options of all commands are described once.
 _opened = lru_cache(4)(AutoModel.from_pretrained)
 _embedded = lru_cache(4)(embed_prompts)
-_described = lru_cache(1)(get_command)
+_described = lru_cache(None)(get_command)
 
 PE = (sys.executable, "-m", "perception_encoder.cli")
 

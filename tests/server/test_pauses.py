@@ -37,7 +37,7 @@ THRESHOLD = """
 import gc
 from perception_encoder.cli import main
 before = gc.get_threshold()
-main.app = lambda **_: None
+main.build_app = lambda _: lambda **_: None
 main.main()
 assert gc.get_threshold() == before
 """
