@@ -68,7 +68,10 @@ def test_a_misspelled_command_or_option_gets_a_suggestion() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "completed"),
-    [("pe se", ["search", "searches", "serve"]), ("pe embed --model PE-Core-L", ["PE-Core-L14-336"])],
+    [
+        ("pe se", ["search", "searches", "serve"]),
+        ("pe embed --model PE-Core-L", ["PE-Core-L14-336"]),
+    ],
 )
 def test_shells_complete_commands_and_models(
     typed: str, completed: list[str], monkeypatch: pytest.MonkeyPatch
