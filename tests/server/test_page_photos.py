@@ -154,6 +154,7 @@ def test_places_are_on_the_map_and_lead_to_their_images(open_page, drawings_serv
     expect(page.locator(".world .land")).to_have_attribute("d", re.compile("^M"))
     markers = page.locator(".marker")
     expect(markers).to_have_count(3)
+    page.wait_for_load_state("networkidle")  # the whole world first, then clusters of this scale
     for place in ("Lisbon", "Suva"):
         here = [item for item in located if item["metadata"]["place"] == place]
         side = "W" if place == "Lisbon" else "E"
@@ -172,9 +173,10 @@ def test_the_map_is_zoomed_and_moved_and_shows_its_part(open_page, drawings_serv
     page = open_page(f"{drawings_server.url}/?view=places")
     markers = page.locator(".marker")
     expect(markers).to_have_count(3)
+    page.wait_for_load_state("networkidle")  # the whole world first, then clusters of this scale
     surface = page.get_by_role("group", name="Map of the world")
-    surface.focus()
     lisbon = page.get_by_role("link", name=re.compile("near 38.*W$"))
+    expect(lisbon).to_be_in_viewport()
     box = lisbon.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.wheel(0, -500)

@@ -34,7 +34,7 @@ export const widthAt = (latitude) => 40_075 * Math.cos(inRadians(latitude));
  * @returns {{cell: number, columns: number, south, north, west, east}}
  */
 export function gridOver({ south, north, west, east }, cell) {
-  const size = 360 / 2 ** Math.floor(Math.log2(360 / cell)); // exact as a float
+  const size = 360 / 2 ** Math.max(2, Math.floor(Math.log2(360 / cell))); // exact as a float
   const [wide, tall] = [(east - west) / 2, (north - south) / 2];
   const below = (degrees, least) => Math.max(least, Math.floor(degrees / size) * size);
   const above = (degrees, most) => Math.min(most, Math.ceil(degrees / size) * size);

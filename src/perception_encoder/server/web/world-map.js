@@ -178,6 +178,7 @@ export class WorldMap {
 
   /** Asks for the clusters of this window and scale, unless they are there. */
   async #update() {
+    if (!this.stage.clientWidth) return; // another view is shown by now
     const grid = gridOver(this.region, (360 * CELL) / this.#scale);
     const { grid: now } = this.#clusters;
     if (now !== WORLD && now.cell === grid.cell && isWithin(this.region, now)) return;
