@@ -57,7 +57,7 @@ def _answer(request: dict[str, Any], replies: BinaryIO) -> None:
     except (av.error.MemoryError, MemoryError):
         _reply(replies, kind="error", error="memory", message="")
     except (NoVideoError, FFmpegError, OSError, ValueError) as err:
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
+        reason = getattr(err, "strerror", None) or str(err)  # FFmpeg's errors have it, too
         _reply(replies, kind="error", error="decode", message=reason)
 
 
