@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.errors import BackendUnavailableError, QueryError
+from perception_encoder.errors import QueryError
 from perception_encoder.index import Index, MetadataValue, Row
 from perception_encoder.indexing import photo_metadata
 from perception_encoder.metadata import places
@@ -91,7 +91,7 @@ def test_without_the_extra_towns_are_refused_and_rows_have_no_place(
 ) -> None:
     monkeypatch.setattr(places, "has_places", lambda: False)
     monkeypatch.setattr(photo_metadata, "has_places", lambda: False)
-    with pytest.raises(BackendUnavailableError, match=r"perception-encoder\[places\]"):
+    with pytest.raises(QueryError, match=r"perception-encoder\[places\]"):
         Circle.parse("Munich")
     assert placed(tmp_path, {"latitude": 48.137, "longitude": 11.575}) == {
         "latitude": 48.137,

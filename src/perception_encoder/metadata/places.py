@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.errors import BackendUnavailableError, QueryError
+from perception_encoder.errors import QueryError
 
 PLACE_COLUMNS: Final = ("place", "country")
 """The columns of a photo's place: the nearest town, and its country."""
@@ -113,10 +113,10 @@ def load_places() -> Places:
     """Return the towns, which are read once for each process: 70,000 of them, in a second.
 
     Raises:
-        BackendUnavailableError: the extra `places` is not installed.
+        QueryError: the extra `places` is not installed.
     """
     if not has_places():
-        raise BackendUnavailableError(
+        raise QueryError(
             "names of places need the extra `places`: pip install 'perception-encoder[places]'; "
             "without it write LATITUDE,LONGITUDE,RADIUS, such as 48.137,11.575,5km"
         )

@@ -61,7 +61,7 @@ class Circle:
 
         Raises:
             QueryError: it is written differently, a value is out of range, or the town is unknown.
-            BackendUnavailableError: it is a town, and the extra `places` is not installed.
+            QueryError: it is a town, and the extra `places` is not installed.
         """
         parts = [part.strip() for part in text.split(",")]
         try:
@@ -155,7 +155,7 @@ class PhotoFilter:
 
         Raises:
             QueryError: a value cannot be understood.
-            BackendUnavailableError: `near` names a town, and the extra `places` is not installed.
+            QueryError: `near` names a town, and the extra `places` is not installed.
         """
         now = now or datetime.datetime.now()
         if camera is not None and not 0 < len(camera.strip()) <= _MAX_TEXT:
