@@ -47,7 +47,7 @@ def bench(monkeypatch):
         return reply["value"]
 
     def bench(*arguments: object):
-        for module in ("run", "subject"):
+        for module in ("run", "child"):
             monkeypatch.setattr(f"perception_encoder.bench.{module}.run_task", run_here)
         given = ["bench", "--quick", *map(str, arguments)]
         result = CliRunner().invoke(app, given, catch_exceptions=False)

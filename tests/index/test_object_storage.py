@@ -55,7 +55,7 @@ def test_a_run_fills_an_index_in_a_bucket_and_goes_on_there(bucket: str, tmp_pat
 
 def test_rows_are_replaced_and_removed_in_a_bucket(bucket: str) -> None:
     identity = open_tiny().identity
-    index = Index.create(f"{bucket}/t.lance", identity)
+    index = Index.create(f"{bucket}/texts.lance", identity)
     vectors = np.eye(3, identity.embed_dim, dtype=np.float32)
     index.append([Row("a"), Row("b")], vectors[:2])
     index.add([Row("b", width=5), Row("c")], vectors[1:])

@@ -134,6 +134,9 @@ class TestChildren:
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    @pytest.mark.filterwarnings(
+        "ignore:lance is not fork-safe", "ignore::pytest.PytestUnraisableExceptionWarning"
+    )
     def test_a_forked_process_starts_its_own(self):
         data = jxl(SCENE)
         decode_image(data)

@@ -30,6 +30,14 @@ BODIES = {
             {"column": "color", "op": "contains", "value": "e"}, {"column": "color", "op": "has"},
         ],
     },
+    "/v1/search#texts": {
+        "terms": [{"text": "a"}], "text": "a", "text_weight": 0.3, "pairs": False, "sort": "score",
+    },
+    "/v1/search#400 photos": {
+        "terms": [{"text": "a"}], "since": "2020", "until": "2021-02", "near": "48.1,11.5,5km",
+        "camera": "x", "bursts": 2.0,
+    },
+    "/v1/indexes/a/searches#400": {"name": "birds", "k": 3, "offset": 1},
     "/v1/search#400": {"terms": [{"text": "a"}, {"item": "x"}]},
     "/v1/search#400 vector": {"terms": [{"vector": "AACAPw==", "weight": -1}]},
     "/v1/embeddings": {
@@ -158,7 +166,9 @@ def error_forms(document):
     import jsonschema
 
     def form(method, path):
-        operation = document["paths"][path.partition("#")[0]][method.lower()]
+        operation = document["paths"][
+            path.partition("#")[0].replace("/indexes/a/", "/indexes/{name}/")
+        ][method.lower()]
         for status, reply in operation["responses"].items():
             if "400" <= status < "500":
                 schema = reply["content"]["application/json"]["schema"]

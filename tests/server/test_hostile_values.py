@@ -37,7 +37,8 @@ def test_every_post_of_the_document_has_bodies(document):
         for path, methods in document["paths"].items()
         if "requestBody" in methods.get("post", {})
     }
-    assert taking == {path.partition("#")[0] for path in BODIES}
+    tried = {path.partition("#")[0].replace("/indexes/a/", "/indexes/{name}/") for path in BODIES}
+    assert taking == tried
 
 
 @pytest.mark.parametrize("path", BODIES)
