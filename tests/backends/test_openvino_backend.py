@@ -16,10 +16,12 @@ import numpy as np
 import openvino
 import pytest
 from backends.backend_inputs import pixels, token_rows, unit
+from openvino import opset13
 from small_models import CORE, FP32_ON_CPU
 
 from perception_encoder.backends import ComputeOptions, open_backend, open_random_backend
 from perception_encoder.backends.openvino_backend import OpenVinoBackend
+from perception_encoder.backends.openvino_write import compress_to_int8
 from perception_encoder.checkpoints import locate
 from perception_encoder.checkpoints.load import random_model
 from perception_encoder.checkpoints.save import save_model
@@ -317,3 +319,18 @@ def test_wrong_shapes_are_refused(tmp_path):
         backend.features(pixels(CORE, 1).astype(np.float32))
     with pytest.raises(ValueError, match="token_ids must be"):
         backend.encode_text(token_rows(1, CORE.text.context_length + 1))
+
+
+def test_int8_leaves_the_log_of_the_host_alone():
+    log, handler = logging.getLogger("nncf"), logging.NullHandler()
+    log.addHandler(handler)
+    before = log.level, logging.getLoggerClass()
+    pixels = opset13.parameter([1, 64], np.float32)
+    weights = opset13.constant(np.ones((64, 64), np.float32))
+    product = opset13.matmul(pixels, weights, transpose_a=False, transpose_b=False)
+    try:
+        compress_to_int8(openvino.Model([product], [pixels]))
+        assert handler.level == logging.NOTSET
+        assert (log.level, logging.getLoggerClass()) == before
+    finally:
+        log.removeHandler(handler)

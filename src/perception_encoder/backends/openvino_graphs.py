@@ -52,16 +52,19 @@ def import_without_telemetry(package: str) -> None:
 
     With that package they report their use to Google Analytics, unasked, from a forked process. It
     is hidden during the import only, so other code can import it before and after. Its own opt-out
-    is a file in the user's home, which is not ours to write.
+    is a file in the user's home, which is not ours to write. NNCF also sets the class of all later
+    loggers; that is put back.
     """
     if package in sys.modules:  # the host program imported it, and decides about its reports
         return
     hidden = "openvino_telemetry" not in sys.modules
+    logger_class = logging.getLoggerClass()
     if hidden:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         importlib.import_module(package)
     finally:
+        logging.setLoggerClass(logger_class)
         if hidden:
             del sys.modules["openvino_telemetry"]
 

@@ -120,16 +120,22 @@ def require_nncf() -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep NNCF's progress bars and advice from users: what commands print is data."""
-    import nncf
+    """Keep NNCF's progress bars and advice from users: what commands print is data.
 
-    nncf.set_log_level(logging.ERROR)
-    with (
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        yield
+    `nncf.set_log_level` is not used: it changes the host program's handlers, and for good.
+    """
+    log = logging.getLogger("nncf")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def write_openvino(
