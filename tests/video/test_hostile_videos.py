@@ -58,7 +58,7 @@ MESSAGES = {
 @pytest.fixture
 def troubled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children that misbehave on files of certain names, as a decoder may."""
-    monkeypatch.setattr(decoder, "_CHILD", TROUBLE)
+    monkeypatch.setattr(decoder, "_PROGRAM", TROUBLE)
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_the_child_of_another_process_is_not_used(tmp_path: Path) -> None:
     assert not child.is_usable
     assert len(list(one.sample(clip))) == 1
     assert one._child is not child
-    child._owner = os.getpid()
-    child.end()
+    child._owner, child._process.returncode = os.getpid(), None
+    child.close()
     one.close()
 
 

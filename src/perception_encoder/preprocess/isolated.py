@@ -5,13 +5,9 @@ memory. In a child process that costs the file alone. Children are kept for the 
 """
 
 import atexit
-import json
-import os
-import subprocess
 import sys
-import threading
 from contextlib import suppress
-from typing import IO, Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 
 from PIL import Image
 
@@ -21,6 +17,7 @@ from perception_encoder.errors import (
     ImageUnreadableError,
 )
 from perception_encoder.preprocess import isolated_child
+from perception_encoder.preprocess.child_process import ChildProcess
 from perception_encoder.preprocess.limits import check_size, max_seconds
 
 IsolatedFormat: TypeAlias = Literal["raw", "jxl"]
@@ -30,7 +27,8 @@ _EXTRAS: Final = {"raw": "a RAW file without a preview", "jxl": "JPEG XL"}
 # A machine may be busy with other work. Where processor time has no limit, this ends the child.
 _WALL_FACTOR: Final = 10
 _MAX_IDLE: Final = 16
-_IDLE: Final[list["_Child"]] = []
+_CPU_SIGNAL: Final = 24  # SIGXCPU, which Windows does not have
+_IDLE: Final[list[ChildProcess]] = []
 
 
 def decode_isolated(
@@ -54,11 +52,14 @@ def decode_isolated(
     """
     child = _take(item)
     try:
-        reply, content = child.ask(data, image_format, max_pixels)
+        reply, content = _ask(child, data, image_format, max_pixels)
     except BaseException as err:
+        child.kill()
+        code = child.exit_code()
         child.close()
         if isinstance(err, OSError | ValueError | EOFError):
-            raise _ended(child, item) from err
+            is_late = child.is_late or code == -_CPU_SIGNAL
+            raise _describe_end(item, is_late=is_late) from err
         raise
     _put_back(child)
     if "too_large" in reply:
@@ -82,8 +83,8 @@ def decode_isolated(
     return image
 
 
-def _ended(child: "_Child", item: str) -> Exception:
-    if child.is_over:
+def _describe_end(item: str, *, is_late: bool) -> Exception:
+    if is_late:
         return ImageTooLargeError(
             f"{item}: decoding takes more time than the limit for its size; save it again as an "
             "ordinary PNG or JPEG",
@@ -96,83 +97,35 @@ def _ended(child: "_Child", item: str) -> Exception:
     )
 
 
-class _Child:
-    """A child process and the process that started it."""
-
-    def __init__(self) -> None:
-        self._parent = os.getpid()
-        # Isolated from the current folder: a downloaded folder may hold a `numpy.py`.
-        self._process = subprocess.Popen(
-            [sys.executable or "python", "-I", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self.is_over = False
-        """Whether the last image took more time than its limit."""
-        self._write(json.dumps([path for path in sys.path if path]).encode() + b"\n")
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether it can be asked from this process, which may be a fork of its parent."""
-        return self._parent == os.getpid() and self._process.poll() is None
-
-    def ask(self, data: bytes, kind: str, max_pixels: int) -> tuple[dict[str, Any], bytes]:
-        """Have it decode an image; return its reply.
-
-        Raises:
-            OSError, ValueError, EOFError: it ended.
-        """
-        request = {
-            "kind": kind,
-            "num_bytes": len(data),
-            "max_pixels": max_pixels,
-            "seconds": max_seconds(0),
-            "seconds_per_pixel": max_seconds(1) - max_seconds(0),
-        }
-        timer = threading.Timer(_WALL_FACTOR * max_seconds(max_pixels), self._stop)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._write(json.dumps(request).encode() + b"\n", data)
-            stdout = cast("IO[bytes]", self._process.stdout)
-            reply: dict[str, Any] = json.loads(stdout.readline())
-            wanted = reply.get("num_bytes", 0) + reply.get("num_more", 0)
-            content = stdout.read(wanted)
-            if len(content) < wanted:
-                raise EOFError("the reply ends early")
-        finally:
-            timer.cancel()
-        return reply, content
-
-    def close(self) -> None:
-        """End it; in a forked process only forget it, as it is the parent's."""
-        if self._parent != os.getpid():
-            self._process.returncode = 0
-            return
-        self._process.kill()
-        code = self._process.wait()
-        self.is_over = self.is_over or code == -_CPU_SIGNAL
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-
-    def _write(self, *parts: bytes) -> None:
-        stdin = cast("IO[bytes]", self._process.stdin)
-        for part in parts:
-            stdin.write(part)
-        stdin.flush()
-
-    def _stop(self) -> None:
-        self.is_over = True
-        self._process.kill()
+def _start() -> ChildProcess:
+    # Isolated from the current folder: a downloaded folder may hold a `numpy.py`.
+    child = ChildProcess([sys.executable or "python", "-I", _PROGRAM])
+    child.send([path for path in sys.path if path])
+    return child
 
 
-_CPU_SIGNAL: Final = 24  # SIGXCPU, which Windows does not have
+def _ask(
+    child: ChildProcess, data: bytes, kind: IsolatedFormat, max_pixels: int
+) -> tuple[dict[str, Any], bytes]:
+    """Have a child decode an image; return its reply.
+
+    Raises:
+        OSError, ValueError, EOFError: it ended.
+    """
+    request = {
+        "kind": kind,
+        "num_bytes": len(data),
+        "max_pixels": max_pixels,
+        "seconds": max_seconds(0),
+        "seconds_per_pixel": max_seconds(1) - max_seconds(0),
+    }
+    with child.limit(_WALL_FACTOR * max_seconds(max_pixels)):
+        child.send(request, data)
+        reply = child.receive()
+        return reply, child.read(reply.get("num_bytes", 0) + reply.get("num_more", 0))
 
 
-def _take(item: str) -> _Child:
+def _take(item: str) -> ChildProcess:
     while _IDLE:
         with suppress(IndexError):  # another thread was quicker
             child = _IDLE.pop()
@@ -180,12 +133,12 @@ def _take(item: str) -> _Child:
                 return child
             child.close()
     try:
-        return _Child()
+        return _start()
     except OSError as err:
         raise ImageUnreadableError(f"{item}: no decoder can be started: {err}", item=item) from err
 
 
-def _put_back(child: _Child) -> None:
+def _put_back(child: ChildProcess) -> None:
     if len(_IDLE) < _MAX_IDLE:
         _IDLE.append(child)
     else:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import atexit
 import io
-import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +25,11 @@ from perception_encoder.errors import (
     ImageUnreadableError,
     VideoDecodeError,
 )
+from perception_encoder.preprocess.child_process import ChildProcess
 from perception_encoder.preprocess.files import open_regular_file
 from perception_encoder.video.names import INSTALL, can_decode
 
 _SILENT_SECONDS: Final = 60.0  # after which a child is ended; it reports every two seconds
-_MAX_HEADER: Final = 2**16  # bytes
 _MAX_FRAME_BYTES: Final = 3 * 2**29  # a frame of the most pixels, stretched to square ones
 _FRAME_SIDE: Final = 1080  # shorter side of a frame that is shown, pixels
 _JPEG_QUALITY: Final = 90
@@ -39,7 +37,7 @@ _ERRORS: Final[dict[str, type[ImageError]]] = {
     "ImageNotFoundError": ImageNotFoundError,
     "ImageUnreadableError": ImageUnreadableError,
 }
-_CHILD: Final = "from perception_encoder.video.child import main; main()"
+_PROGRAM: Final = "from perception_encoder.video.child import main; main()"
 
 
 class VideoFrame(NamedTuple):
@@ -90,7 +88,7 @@ class VideoDecoder:
     def __init__(self, *, silent_seconds: float = _SILENT_SECONDS) -> None:
         self._silent_seconds = silent_seconds
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: ChildProcess | None = None
 
     def sample(self, path: str | os.PathLike[str], *, min_side: int | None = None) -> SampledVideo:
         """Return frames over the whole video, in order.
@@ -161,7 +159,7 @@ class VideoDecoder:
             try:
                 child.send({"path": os.path.abspath(name), "min_side": None, **request})
                 while not is_complete:
-                    header, content = child.receive()
+                    header, content = self._receive(child)
                     if header["kind"] == "error":
                         is_complete = True
                         raise _error_of(header, name)
@@ -171,119 +169,58 @@ class VideoDecoder:
             except (EOFError, OSError, ValueError, KeyError) as err:
                 if isinstance(err, ImageError):
                     raise
-                raise VideoDecodeError(f"{name}: {child.describe_end()}", item=name) from err
+                raise VideoDecodeError(f"{name}: {self._describe_end(child)}", item=name) from err
             finally:
                 if not is_complete:
                     self._end_child()
 
-    def _usable_child(self) -> _Child:
-        if self._child is not None and not self._child.is_usable:
-            self._end_child()
-        if self._child is None:
-            self._child = _Child(self._silent_seconds)
-            atexit.register(self._child.end)
-        return self._child
-
-    def _end_child(self) -> None:
-        if self._child is not None:
-            atexit.unregister(self._child.end)
-            self._child.end()
-            self._child = None
-
-
-class _Child:
-    """A running child, and the pipes to it."""
-
-    def __init__(self, silent_seconds: float) -> None:
-        paths = [path for path in sys.path if path]
-        # -P: a module in the current folder must not stand in for PyAV.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
-        self._owner = os.getpid()
-        self._silent_seconds = silent_seconds
-        self._is_silent = False
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether it runs, and is this process's own: a forked process has a copy of the pipes."""
-        return self._owner == os.getpid() and self._process.poll() is None
-
-    def send(self, request: dict[str, Any]) -> None:
-        stdin = _pipe(self._process.stdin)
-        stdin.write(json.dumps(request).encode() + b"\n")
-        stdin.flush()
-
-    def receive(self) -> tuple[dict[str, Any], bytes]:
+    def _receive(self, child: ChildProcess) -> tuple[dict[str, Any], bytes]:
         """Return the next reply and its content.
 
         Raises:
             EOFError: the child has ended, or was ended because it was silent.
             ValueError, KeyError: the reply makes no sense.
         """
-        timer = threading.Timer(self._silent_seconds, self._end_silent)
-        timer.daemon = True
-        timer.start()
-        try:
-            stdout = _pipe(self._process.stdout)
-            line = stdout.readline(_MAX_HEADER)
-            if not line.endswith(b"\n"):
-                raise EOFError
-            header: dict[str, Any] = json.loads(line)
-            content = b""
-            if header["kind"] == "frame":
-                num_bytes = 3 * int(header["width"]) * int(header["height"])
-                if not 0 < num_bytes <= _MAX_FRAME_BYTES:
-                    raise ValueError("a frame of a wrong size")
-                content = stdout.read(num_bytes)
-                if len(content) < num_bytes:
-                    raise EOFError
-            return header, content
-        finally:
-            timer.cancel()
+        with child.limit(self._silent_seconds):
+            header = child.receive()
+            if header["kind"] != "frame":
+                return header, b""
+            num_bytes = 3 * int(header["width"]) * int(header["height"])
+            if not 0 < num_bytes <= _MAX_FRAME_BYTES:
+                raise ValueError("a frame of a wrong size")
+            return header, child.read(num_bytes)
 
-    def describe_end(self) -> str:
-        """Return why it gave no answer, with what to do."""
+    def _describe_end(self, child: ChildProcess) -> str:
+        """Return why a child gave no answer, with what to do."""
         again = "the file is damaged or made to do this; convert it, or leave it out"
-        if self._is_silent:
+        if child.is_late:
             return f"the decoder did nothing for {self._silent_seconds:g} seconds; {again}"
-        try:
-            code = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
+        code = child.exit_code()
+        if code is None:
             return f"the decoder gave a wrong answer; {again}"
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"the decoder crashed on this file ({how}); {again}"
 
-    def kill(self) -> None:
-        """End it at once, and leave the pipes to the thread that reads them."""
-        if self._owner == os.getpid():
-            self._process.kill()
+    def _usable_child(self) -> ChildProcess:
+        if self._child is not None and not self._child.is_usable:
+            self._end_child()
+        if self._child is None:
+            self._child = _start()
+            atexit.register(self._child.close)
+        return self._child
 
-    def end(self) -> None:
-        """End it at once, and close the pipes."""
-        if self._owner != os.getpid():
-            return
-        self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:  # what was not written yet
-                    continue
-        self._process.wait()
-
-    def _end_silent(self) -> None:
-        self._is_silent = True
-        self._process.kill()
+    def _end_child(self) -> None:
+        if self._child is not None:
+            atexit.unregister(self._child.close)
+            self._child.close()
+            self._child = None
 
 
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
+def _start() -> ChildProcess:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    # -P: a module in the current folder must not stand in for PyAV.
+    command = [sys.executable, "-P", "-c", _PROGRAM]
+    return ChildProcess(command, env={**os.environ, "PYTHONPATH": paths})
 
 
 def _check_file(name: str) -> None:
