@@ -36,10 +36,10 @@ def times(index: Index, where: str | None = None) -> list[object]:
     return [row.metadata.get("taken_at") for row in index.rows(where=where)]
 
 
-def test_times_are_stored_to_the_millisecond_without_a_zone(index: Index) -> None:
+def test_times_are_stored_to_the_microsecond_without_a_zone(index: Index) -> None:
     add(index, NOON.replace(microsecond=250_999), None, OLD)
-    assert index.schema.field("taken_at").type == pa.timestamp("ms")
-    assert times(index) == [NOON, None, OLD]
+    assert index.schema.field("taken_at").type == pa.timestamp("us")
+    assert times(index) == [NOON.replace(microsecond=250_999), None, OLD]
 
 
 def test_texts_become_times_in_a_column_of_times_and_the_reverse(index: Index) -> None:
@@ -76,7 +76,7 @@ def test_exported_times_are_imported_as_times(index: Index, tmp_path: Path, layo
     import_index(open_source(str(target)), tmp_path / "again.lance")
     again = Index.open(tmp_path / "again.lance")
     assert times(again) == [NOON, None, OLD]
-    assert again.schema.field("taken_at").type == pa.timestamp("ms")
+    assert again.schema.field("taken_at").type == pa.timestamp("us")
 
 
 def test_rows_as_json_lines_have_iso_8601(index: Index, tmp_path: Path) -> None:

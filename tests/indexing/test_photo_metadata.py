@@ -97,7 +97,7 @@ def test_a_run_stores_what_files_and_sidecars_say(
     assert column(index, "taken_at") == {"a.jpg": MAY, "plain.png": None}
     assert column(index, "camera") == {"a.jpg": "Canon EOS R5", "plain.png": None}
     assert column(index, "rating") == {"a.jpg": 4, "plain.png": None}
-    assert index.schema.field("taken_at").type == pa.timestamp("ms")
+    assert index.schema.field("taken_at").type == pa.timestamp("us")
 
 
 def test_sidecars_that_cannot_be_read_cost_nothing(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MetadataValue: TypeAlias = str | int | float | bool | datetime.datetime | None
-"""A value of a metadata column. Times have no zone and are stored to the millisecond."""
+"""A value of a metadata column. Times have no zone and are stored to the microsecond."""
 
 _ID_BYTES = 16
 _LATEST_TIME: Final = 2**63 - 1
@@ -288,9 +288,7 @@ def to_time(value: object) -> datetime.datetime | None:
             time = time.astimezone(datetime.UTC).replace(tzinfo=None)
     except (ValueError, OverflowError):  # OverflowError: the year 0 or 10000 of another zone
         return None
-    if time.year not in TIME_YEARS:
-        return None
-    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+    return time if time.year in TIME_YEARS else None
 
 
 def is_unicode(text: str) -> bool:

@@ -254,7 +254,7 @@ def _type_of(values: Sequence[MetadataValue]) -> pa.DataType:
     import pyarrow as pa
 
     found = pa.array(values).type
-    return pa.timestamp("ms") if pa.types.is_timestamp(found) else found
+    return pa.timestamp("us") if pa.types.is_timestamp(found) else found
 
 
 def add_fields(schema: pa.Schema, fields: Sequence[pa.Field]) -> pa.Schema:

@@ -191,7 +191,7 @@ def column_type(name: str) -> pa.DataType:
     import pyarrow as pa
 
     return {
-        "datetime": pa.timestamp("ms"),
+        "datetime": pa.timestamp("us"),
         "int": pa.int64(),
         "float": pa.float64(),
         "str": pa.string(),

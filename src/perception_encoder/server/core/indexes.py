@@ -284,7 +284,7 @@ def _sort_by_time(index: Index, listing: Listing) -> NDArray[np.int64]:
 
     numbers, times = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for batch in index.scan([ROW_ID, TAKEN_AT], where=listing.where):
-        column = batch[TAKEN_AT].cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+        column = batch[TAKEN_AT].cast(pa.timestamp("us"), safe=False).cast(pa.int64())
         found = column.fill_null(_NO_TIME).to_numpy()
         is_dated = found != _NO_TIME
         numbers.append(batch[ROW_ID].to_numpy().astype(np.int64))
