@@ -93,7 +93,6 @@ def _search_by_text(
     if not 0 <= text_weight <= 1:
         raise ValueError(f"the weight of the text is from 0 to 1, got {text_weight}")
     options.check(index)
-    options.check(index)
     if query is None and options.threshold is not None:
         raise QueryError(
             "a threshold is a cosine, which a search by text alone does not have; leave it out"

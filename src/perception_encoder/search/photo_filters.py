@@ -60,8 +60,8 @@ class Circle:
         A town without a radius has 20 km.
 
         Raises:
-            QueryError: it is written differently, a value is out of range, or the town is unknown.
-            QueryError: it is a town, and the extra `places` is not installed.
+            QueryError: it is written differently, a value is out of range, the town is unknown, or
+                the extra `places`, which knows towns, is not installed.
         """
         parts = [part.strip() for part in text.split(",")]
         try:
@@ -154,8 +154,8 @@ class PhotoFilter:
             now: what dates such as "yesterday" refer to; by default the time of this machine.
 
         Raises:
-            QueryError: a value cannot be understood.
-            QueryError: `near` names a town, and the extra `places` is not installed.
+            QueryError: a value cannot be understood, or `near` names a town and the extra `places`
+                is not installed.
         """
         now = now or datetime.datetime.now()
         if camera is not None and not 0 < len(camera.strip()) <= _MAX_TEXT:

@@ -129,7 +129,6 @@ class SavedSearch:
             raise QueryError("a search needs a query, or a text, or both")
         if any(term.kind == "image" and term.value == STDIN for term in self.terms):
             raise QueryError("the image on stdin is gone the next time; save it, and give its path")
-
         if self.options.offset + self.options.k > _MAX_SEEN:
             raise QueryError(f"a saved search looks at up to {_MAX_SEEN:,} hits; lower -k")
 
@@ -305,15 +304,15 @@ class SavedSearches:
             IndexStorageError: the file cannot be read or written.
         """
         with self._locked():
-            others = [one for one in self.load() if one.name != search.name]
+            stored = self.load()
+            others = [one for one in stored if one.name != search.name]
             if len(others) >= MAX_SEARCHES:
                 raise QueryError(
                     f"{self._path} has {MAX_SEARCHES} saved searches, which is the limit; remove "
                     "one with: pe searches remove NAME"
                 )
-            is_replaced = len(others) < len(self.load())
             self._write([*others, search])
-            return is_replaced
+            return len(others) < len(stored)
 
     def remove(self, name: str) -> None:
         """Remove a search.
