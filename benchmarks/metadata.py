@@ -58,11 +58,7 @@ def main() -> None:
         for preprocess in ("standard", "fast"):
             figures.setdefault(kind, {})[preprocess] = measured(some, preprocess)
             print(kind, preprocess, figures[kind][preprocess], flush=True)
-    load = os.getloadavg()[0]
-    note = (
-        f"JPEGs, resized to {SIDE}; EXIF with a maker note of {MAKER_NOTE_BYTES:,} bytes; other "
-        f"programs were running (load {load:.0f})"
-    )
+    note = f"JPEGs, resized to {SIDE}; EXIF with a maker note of {MAKER_NOTE_BYTES:,} bytes"
     path = write_report(
         "metadata",
         "the cost of reading metadata, as a share of preparing a photo",

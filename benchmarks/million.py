@@ -65,7 +65,7 @@ def main() -> None:
     packages = ["faiss-cpu", "pylance", "lancedb", "usearch", "numpy", "pyarrow"]
     path = write_report(
         "million" if num_rows == NUM_ROWS else f"million-{num_rows}",
-        "an index of made vectors beside numpy, LanceDB and usearch, one query at a time",
+        "an index of synthetic vectors beside numpy, LanceDB and usearch, one query at a time",
         packages,
         figures,
     )

@@ -54,8 +54,7 @@ def main() -> None:
         "Does a text find the right moment, and what does a minute of 1080p cost?",
         ["av", "openvino", "torch", "numpy", "pillow"],
         {"precision": found, "minute_of_1080p": speed},
-        note="The machine was shared with other work: times are upper bounds. PE-Core-S16-384 has "
-        "random weights, which take the same time.",
+        note="PE-Core-S16-384 has random weights, which take the same time.",
     )
 
 
