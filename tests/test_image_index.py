@@ -200,6 +200,25 @@ def test_duplicates_and_clusters(index):
         index.cluster(names="words.txt")
 
 
+def test_what_is_wrong_is_found_and_some_images_are_chosen(index, tmp_path):
+    report = index.clean()
+    assert report.num_images == len(index)
+    assert report.duplicates == (1, 0)
+    assert not report.findings["blank"]
+    report.save(tmp_path / "report.html")
+    assert "cleaning" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
+    with pytest.raises(ValueError, match="unknown kind"):
+        index.clean(kinds=["ugly"])
+    assert len(set(stems(index.select(6)))) == 6
+    hearts = index.select(4, "representative", where="uri LIKE '%heart%'")
+    assert all("heart" in stem for stem in stems(hearts))
+    unsure = index.select(3, "uncertain", labels=["a heart", "an animal"])
+    assert len(unsure) == 3
+    assert repr(unsure).startswith(f"<Selection: 3 of {len(index)} images, uncertain")
+    with pytest.raises(QueryError, match="no labels"):
+        index.select(3, per_class=True)
+
+
 def test_maps_and_exports_are_written(index, tmp_path):
     pytest.importorskip("openTSNE")
     shown = index.map(tmp_path / "map.html", names="everyday")

@@ -23,10 +23,22 @@ from perception_encoder.analysis.classifiers import (
     LabelClassifier,
     ZeroShotClassifier,
 )
+from perception_encoder.analysis.cleaning import (
+    CleaningOptions,
+    CleaningReport,
+    Kind,
+    clean_index,
+)
 from perception_encoder.analysis.cluster_names import read_words
 from perception_encoder.analysis.clusters import NamedClusters, cluster_index
 from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
 from perception_encoder.analysis.ranked_images import read_blocks
+from perception_encoder.analysis.selection import (
+    SelectBy,
+    Selection,
+    SelectOptions,
+    select_images,
+)
 from perception_encoder.auto import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
@@ -413,6 +425,85 @@ class ImageIndex:
         return find_duplicates(
             self._index, _read, tier=tier, threshold=threshold, keep=keep, where=where
         )
+
+    def clean(
+        self,
+        *,
+        kinds: Sequence[Kind] | None = None,
+        label_column: str | None = None,
+        label_folders: bool = False,
+        split_column: str | None = None,
+        threshold: float | None = None,
+        outlier_rate: float | None = None,
+        where: str | None = None,
+    ) -> CleaningReport:
+        """Find leaks, wrong labels, outliers, and images with bad pixels; nothing is changed.
+
+            report = index.clean(label_column="species")
+            report.save("report.html")
+
+        Args:
+            kinds: what to look for, such as ["blurry", "dark"]; None is everything. Pixels are read
+                only where a kind needs them, and remembered in the index's folder.
+            label_column: the column of the labels; None takes `label`, or else folders, where these
+                also name splits.
+            label_folders: take the names of the images' folders as labels.
+            split_column: the column of the splits; None takes `split`, or else folders named
+                `train`, `val`, `test`.
+            threshold: the lowest cosine of near-duplicates across splits (0.98).
+            outlier_rate: the share of ordinary images that may be called outliers (0.001).
+            where: an SQL condition; other rows do not take part.
+
+        Raises:
+            QueryError: the condition or a column is wrong.
+            ValueError: an unknown kind, or a number out of range.
+        """
+        usual = CleaningOptions()
+        options = CleaningOptions(
+            kinds=usual.kinds if kinds is None else kinds,
+            label_column=label_column,
+            label_folders=label_folders,
+            split_column=split_column,
+            threshold=usual.threshold if threshold is None else threshold,
+            outlier_rate=usual.outlier_rate if outlier_rate is None else outlier_rate,
+        )
+        return clean_index(self._index, _read, options, where=where)
+
+    def select(
+        self,
+        n: int,
+        by: SelectBy = "diverse",
+        *,
+        labels: Sequence[str] | Mapping[str, Sequence[str]] | LabelClassifier | None = None,
+        label_column: str | None = None,
+        label_folders: bool = False,
+        per_class: bool = False,
+        where: str | None = None,
+        seed: int = 0,
+    ) -> Selection:
+        """Choose some images, to look at, to label or to train on.
+
+        Args:
+            n: how many; with `per_class`, of each class.
+            by: "diverse" covers everything, "representative" takes what is typical, "uncertain"
+                what a classifier cannot tell.
+            labels: of "uncertain": names, texts by label, or a classifier; None trains one with the
+                labels of the index.
+            label_column: the column of the labels; None takes `label`, see `clean`.
+            label_folders: take the names of the images' folders as labels.
+            per_class: choose from each class.
+            where: an SQL condition; other rows are left out.
+            seed: another seed can give other images.
+
+        Raises:
+            QueryError: the condition or a column is wrong, or there are no labels.
+            ValueError: n below 1, or an unknown `by`.
+        """
+        options = SelectOptions(n, by, label_column, label_folders, per_class, seed)
+        classifier = labels
+        if classifier is not None and not isinstance(classifier, LabelClassifier):
+            classifier = ZeroShotClassifier.from_model(self.model, classifier)
+        return select_images(self._index, options, classifier=classifier, where=where)
 
     def classify(
         self,

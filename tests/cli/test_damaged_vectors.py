@@ -56,6 +56,19 @@ def test_classify_leaves_them_out(index_path: str) -> None:
     assert all(one["label"] in ("red", "blue") for one in labeled)
 
 
+def test_clean_and_select_leave_them_out(index_path: str) -> None:
+    cleaned = pe_inside("clean", index_path, "--json")
+    assert cleaned.code == 1
+    assert named(cleaned.err) == DAMAGED
+    assert {Path(str(one["uri"])).name for one in cleaned.records() if "score" in one}
+    chosen = pe_inside("select", "--index", index_path, "-n", "99", "--json")
+    assert chosen.code == 1
+    assert named(chosen.err) == DAMAGED
+    names = {Path(str(one["uri"])).name for one in chosen.records()}
+    assert len(names) == COUNT + 1 - len(DAMAGED)
+    assert not names & DAMAGED
+
+
 @pytest.mark.parametrize("where", [(), ("--where", "width > 0 OR width < 0")])
 def test_cluster_leaves_them_out(index_path: str, where: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "c.parquet"

@@ -87,7 +87,8 @@ def test_inputs_that_are_something_else(given: str) -> None:
 @pytest.mark.parametrize("given", ["missing", "folder", "\udcff"])
 def test_indexes_that_are_something_else(given: str) -> None:
     for command in ("search red", "similar @0.png", "classify -l red", "cluster", "map m.html",
-                    "duplicates", "errors", "optimize", "index info"):  # fmt: skip
+                    "duplicates", "errors", "optimize", "index info", "clean",
+                    "select"):  # fmt: skip
         ended = pe_inside(*command.split(), "--index", given)
         check(ended)
         assert ended.code != 0
@@ -112,6 +113,8 @@ def test_outputs_that_cannot_be_written(home: Path, name: str) -> None:
         ("cluster", *INDEX, "-k", "2", "--parquet", name),
         ("duplicates", *INDEX, "--tier", "bytes", "--sheet", name),
         ("duplicates", *INDEX, "--script", name),
+        ("clean", *INDEX, "--only", "leak", "--report", name),
+        ("select", *INDEX, "-n", "2", "--sheet", name),
         ("map", name, *INDEX, "-k", "2"),
         ("indexes", "export", name, "--format", "npy", *INDEX),
     ):
@@ -134,6 +137,9 @@ def test_numbers_that_no_command_can_use(given: str) -> None:
         ("classify", *INDEX, "-l", "red", "--min-probability"),
         ("cluster", *INDEX, "-k"),
         ("duplicates", *INDEX, "--threshold"),
+        ("clean", *INDEX, "--threshold"),
+        ("clean", *INDEX, "--outlier-rate"),
+        ("select", *INDEX, "-n"),
         ("optimize", *INDEX, "--keep-days"),
         ("embed", "-t", "a", "--dim"),
         ("embed", "-t", "a", "--batch-size"),

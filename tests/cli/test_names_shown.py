@@ -48,6 +48,8 @@ def check_stderr(ended: Ended) -> None:
         (("duplicates", "--tier", "bytes"), 9),
         (("duplicates", "--tier", "bytes", "--paths"), 4),
         (("cluster", "-k", "2"), 3),
+        (("clean", "--label-folders"), 10),
+        (("select", "-n", "4"), 4),
         (("errors",), 2),
         (("errors", "--paths"), 1),
         (("indexes", "info"), None),

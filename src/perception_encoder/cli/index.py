@@ -309,6 +309,30 @@ def _open_local(
     return IndexTarget(model, Index.open_or_prepare(path, model.identity))
 
 
+def fill_index(
+    path: str, sources: Sequence[str], model: str | None, options: ComputeOptions
+) -> tuple[Index, bool]:
+    """Bring an index up to date with its sources; make it if there is none.
+
+    Returns:
+        The index, and whether an image failed.
+
+    Raises:
+        IndexNotFoundError: no image could be read, so there is no index.
+    """
+    from perception_encoder.errors import IndexNotFoundError
+    from perception_encoder.index import Index
+    from perception_encoder.indexing import RunOptions
+    from perception_encoder.sources import SourceOptions, open_sources
+
+    opened = open_sources(list(sources), SourceOptions(videos=True))
+    target = _open_local(path, model, options, None)
+    has_failed = _run(target, opened, RunOptions(prune=True), as_json=False)
+    if not target.index.is_created:
+        raise IndexNotFoundError(f"{', '.join(sources)}: there are no images to look at")
+    return Index.open(path), has_failed
+
+
 def _find_existing(path: str) -> Index | None:
     from perception_encoder.errors import IndexNotFoundError
     from perception_encoder.index import Index

@@ -15,6 +15,7 @@ from perception_encoder import __version__
 from perception_encoder.cli import (
     bench,
     classify,
+    clean,
     cluster,
     compare,
     demo,
@@ -30,6 +31,7 @@ from perception_encoder.cli import (
     optimize,
     search,
     searches,
+    select,
     serve,
 )
 from perception_encoder.cli.command import (
@@ -60,7 +62,9 @@ _COMMANDS: Final[dict[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
     ),
     "Organize your images": (
         duplicates.duplicates,
+        clean.clean,
         cluster.cluster,
+        select.select,
         map.map,
         classify.classify,
     ),
