@@ -11,11 +11,9 @@ the first of these took is given as well.
     python -m benchmarks.million --folder /tmp/million [--rows 100000]
 """
 
-import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.phases import run_phases
 from benchmarks.report import write_report
 from benchmarks.synthetic_vectors import BLOCK_ROWS, SyntheticVectors
 
@@ -44,46 +43,19 @@ PEER_SECONDS = 420  # a peer that takes longer is left out, and that is said
 
 def main() -> None:
     """Run every phase and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True, help="Made, and deleted at the end.")
-    parser.add_argument("--rows", type=int, default=NUM_ROWS)
-    parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    folder, num_rows = arguments.folder, arguments.rows
-    if arguments.phase:
-        figures = globals()[f"phase_{arguments.phase}"](folder, num_rows)
-        figures["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(figures))
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    figures = {"rows": num_rows, "embed_dim": EMBED_DIM, "k": K}
-    for phase in PHASES:
-        figures[phase] = child(phase, folder, num_rows)
-        print(phase, json.dumps(figures[phase]), flush=True)
+    limits = dict.fromkeys(("lancedb", "usearch"), PEER_SECONDS)
+    found, arguments = run_phases("benchmarks.million", __doc__, PHASES, NUM_ROWS, limits)
+    figures = {"rows": arguments.rows, "embed_dim": EMBED_DIM, "k": K, **found}
     figures["ratios"] = ratios(figures)
     packages = ["faiss-cpu", "pylance", "lancedb", "usearch", "numpy", "pyarrow"]
     path = write_report(
-        "million" if num_rows == NUM_ROWS else f"million-{num_rows}",
+        "million" if arguments.rows == NUM_ROWS else f"million-{arguments.rows}",
         "an index of synthetic vectors beside numpy, LanceDB and usearch, one query at a time",
         packages,
         figures,
+        arguments.note,
     )
     print(path.read_text(encoding="utf-8"))
-    shutil.rmtree(folder)
-
-
-def child(phase: str, folder: Path, num_rows: int) -> dict[str, Any]:
-    """Run one phase in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.million", "--folder", str(folder)]
-    command += ["--rows", str(num_rows), "--phase", phase]
-    limit = PEER_SECONDS if phase in ("lancedb", "usearch") else None
-    try:
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"not_finished_after_seconds": PEER_SECONDS}
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
 
 
 def ratios(figures: dict[str, Any]) -> dict[str, float]:

@@ -4,25 +4,22 @@ Clustered vectors of E = 1024 (`synthetic_vectors.py`), captions of nine and key
 synthetic words whose frequencies follow Zipf's law, and file names with a word and a number. A few
 hundred rows hold a planted name, half of them in the caption and half in a file name such as
 `BeachZorvalek2023.jpg`. Each phase is a process of its own, so that its peak memory is its own. One
-query at a time. The last phase asks Lance for a
-quarter of the texts in three columns instead of one.
+query at a time. Memory is told apart: what the process holds itself, and pages of mapped files,
+which the system takes back when others need them. The last phase asks Lance for a quarter of the
+texts in three columns instead of one.
 
     python -m benchmarks.text_search --folder /tmp/texts [--rows 100000]
 """
 
-import argparse
-import json
-import resource
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.phases import run_phases
 from benchmarks.report import write_report
 from benchmarks.synthetic_vectors import BLOCK_ROWS, SyntheticVectors
 
@@ -34,48 +31,22 @@ NUM_QUERIES = 100
 NUM_SLOW_QUERIES = 10  # of searches that take long
 NUM_ADDED = (1_000, 10_000)  # rows that the inverted index does not cover yet
 K = 10
-PHASES = ("ingest", "optimize", "query", "uncovered", "columns")
+PHASES = ("ingest", "optimize", "query", "filtered", "uncovered", "columns")
 _SYLLABLES = ("ba", "dor", "fi", "gul", "ke", "lam", "no", "pri", "sut", "tav", "vo", "zer")
 
 
 def main() -> None:
     """Run every phase and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True, help="Made, and deleted at the end.")
-    parser.add_argument("--rows", type=int, default=NUM_ROWS)
-    parser.add_argument("--note", default="", help="What else the machine was doing.")
-    parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    folder, num_rows = arguments.folder, arguments.rows
-    if arguments.phase:
-        figures = globals()[f"phase_{arguments.phase}"](folder, num_rows)
-        figures["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(figures))
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    figures = {"rows": num_rows, "embed_dim": EMBED_DIM, "k": K}
-    for phase in PHASES:
-        figures[phase] = child(phase, folder, num_rows)
-        print(phase, json.dumps(figures[phase]), flush=True)
+    found, arguments = run_phases("benchmarks.text_search", __doc__, PHASES, NUM_ROWS)
+    is_whole = arguments.rows == NUM_ROWS
     path = write_report(
-        "text_search" if num_rows == NUM_ROWS else f"text_search-{num_rows}",
+        "text_search" if is_whole else f"text_search-{arguments.rows}",
         "names and captions of an index, searched alone and fused with an embedding",
         ["faiss-cpu", "pylance", "numpy", "pyarrow"],
-        figures,
+        {"rows": arguments.rows, "embed_dim": EMBED_DIM, "k": K, **found},
         arguments.note,
     )
     print(path.read_text(encoding="utf-8"))
-    shutil.rmtree(folder)
-
-
-def child(phase: str, folder: Path, num_rows: int) -> dict[str, Any]:
-    """Run one phase in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.text_search", "--folder", str(folder)]
-    command += ["--rows", str(num_rows), "--phase", phase]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
 
 
 def word(number: int) -> str:
@@ -154,53 +125,84 @@ def phase_optimize(folder: Path, num_rows: int) -> dict[str, Any]:
 
 def phase_query(folder: Path, num_rows: int) -> dict[str, Any]:
     """Texts of several kinds, alone and fused; planted names."""
-    from perception_encoder.index import Index
     from perception_encoder.index.full_text import TextQuery
-    from perception_encoder.search.fusion import search
-    from perception_encoder.search.queries import Query
-    from perception_encoder.search.ranking import SearchOptions
 
-    index = Index.open(folder / "index.lance")
-    vectors = SyntheticVectors(EMBED_DIM).word_queries(NUM_QUERIES)
-    random = np.random.default_rng(3)
-    kinds: dict[str, Callable[[], str]] = {
-        "one_rare_word": lambda: word(int(random.integers(5_000, NUM_WORDS))),
-        "one_common_word": lambda: word(int(random.integers(3))),
-        "three_words": lambda: " ".join(
-            word(int(place)) for place in (random.zipf(1.2, 3) - 1) % NUM_WORDS
-        ),
-        "phrase_of_two_words": lambda: f'"{word(int(random.integers(20)))} {word(0)}"',
-    }
-    figures: dict[str, Any] = {"text": {}, "hybrid": {}, "hybrid_filtered": {}}
-    for kind, choose in kinds.items():
-        texts = [TextQuery.parse(choose()) for _ in range(NUM_QUERIES)]
-        for name, where in (("text", None), ("hybrid", None), ("hybrid_filtered", "stars = 3")):
-            options = SearchOptions(k=K, where=where)
-
-            def ask(
-                place: int,
-                texts: Sequence[TextQuery] = texts,
-                options: SearchOptions = options,
-                name: str = name,
-            ) -> object:
-                query = None if name == "text" else Query((), vectors[place])
-                return search(index, query, options, text=texts[place])
-
-            count = NUM_QUERIES if name != "hybrid_filtered" else NUM_SLOW_QUERIES
-            figures[name][kind] = timed(ask, count)
-    figures["image_only"] = timed(
-        lambda place: search(index, Query((), vectors[place]), SearchOptions(k=K)), NUM_QUERIES
-    )
+    ask = Asking(folder)
+    figures: dict[str, Any] = {"memory_bytes": {}}
+    for name in ("text", "image_only", "hybrid"):
+        figures[name] = ask.timed(name, NUM_QUERIES)
+        figures["memory_bytes"][f"after_{name}"] = memory()
     for name in ("text", "hybrid"):
         found = 0
         for place, (row, planted) in enumerate(planted_rows(num_rows).items()):
-            query = None if name == "text" else Query((), vectors[place % NUM_QUERIES])
-            text = TextQuery.parse(planted.lower())
-            (hit,) = search(index, query, SearchOptions(k=1), text=text)
+            (hit,) = ask(name, place % NUM_QUERIES, TextQuery.parse(planted.lower()), k=1)
             is_right = planted in hit.uri or planted in str(hit.metadata["caption"])
             found += is_right and int(row) >= 0
         figures[f"planted_{name}_recall_at_1"] = found / NUM_PLANTED
     return figures
+
+
+def phase_filtered(folder: Path, num_rows: int) -> dict[str, Any]:
+    """Texts fused with an embedding, among a fifth of the rows: every embedding is compared."""
+    del num_rows
+    ask = Asking(folder, where="stars = 3")
+    figures: dict[str, Any] = {"hybrid": ask.timed("hybrid", NUM_SLOW_QUERIES)}
+    figures["image_only"] = ask.timed("image_only", NUM_SLOW_QUERIES)
+    return figures | {"memory_bytes": memory()}
+
+
+class Asking:
+    """Asks an index by texts, by embeddings, or by both."""
+
+    def __init__(self, folder: Path, where: str | None = None) -> None:
+        from perception_encoder.index import Index
+        from perception_encoder.index.full_text import TextQuery
+
+        self._index = Index.open(folder / "index.lance")
+        self._where = where
+        self._vectors = SyntheticVectors(EMBED_DIM).word_queries(NUM_QUERIES)
+        random = np.random.default_rng(3)
+        kinds: dict[str, Callable[[], str]] = {
+            "one_rare_word": lambda: word(int(random.integers(5_000, NUM_WORDS))),
+            "one_common_word": lambda: word(int(random.integers(3))),
+            "three_words": lambda: " ".join(
+                word(int(place)) for place in (random.zipf(1.2, 3) - 1) % NUM_WORDS
+            ),
+            "phrase_of_two_words": lambda: f'"{word(int(random.integers(20)))} {word(0)}"',
+        }
+        self._texts = {
+            kind: [TextQuery.parse(choose()) for _ in range(NUM_QUERIES)]
+            for kind, choose in kinds.items()
+        }
+
+    def __call__(self, name: str, place: int, text: Any, k: int = K) -> Any:
+        """Return the hits of one question: of a text, of an embedding ("image_only"), of both."""
+        from perception_encoder.search.fusion import search
+        from perception_encoder.search.queries import Query
+        from perception_encoder.search.ranking import SearchOptions
+
+        query = None if name == "text" else Query((), self._vectors[place])
+        return search(self._index, query, SearchOptions(k=k, where=self._where), text=text)
+
+    def timed(self, name: str, count: int) -> dict[str, Any]:
+        """Ask some questions of each kind."""
+        if name == "image_only":
+            return timed(lambda place: self(name, place, None), count)
+        return {
+            kind: timed(partial(self._ask_one, name, texts), count)
+            for kind, texts in self._texts.items()
+        }
+
+    def _ask_one(self, name: str, texts: Sequence[Any], place: int) -> object:
+        return self(name, place, texts[place])
+
+
+def memory() -> dict[str, int]:
+    """Return what the process holds itself, and the mapped files that are in memory for it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    values = dict(line.split(":", 1) for line in status.splitlines())
+    names = {"own": "RssAnon", "mapped_files": "RssFile"}
+    return {name: 1024 * int(values[key].split()[0]) for name, key in names.items()}
 
 
 def phase_uncovered(folder: Path, num_rows: int) -> dict[str, Any]:

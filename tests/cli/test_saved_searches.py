@@ -35,6 +35,14 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def indexed(folder: Path) -> Path:
+    """A folder with an index of its own images, not of those that it is a copy of."""
+    shutil.rmtree(folder / "t.lance")
+    assert pe("index", "in", "--index", "t.lance", folder=folder).returncode == 0
+    return folder
+
+
 def searches(folder: Path, *arguments: str) -> list[dict]:
     done = pe("searches", *arguments, "--index", "t.lance", "--json", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -59,9 +67,8 @@ def test_a_search_is_saved_listed_run_and_removed(folder: Path) -> None:
     assert searches(folder) == []
 
 
-def test_only_what_is_new_since_the_last_run_is_shown(folder: Path) -> None:
-    shutil.rmtree(folder / "t.lance")
-    pe("index", "in", "--index", "t.lance", folder=folder)
+def test_only_what_is_new_since_the_last_run_is_shown(indexed: Path) -> None:
+    folder = indexed
     pe("search", "--text", "square", "--save", "squares", "--index", "t.lance", folder=folder)
     run = ("searches", "run", "squares", "--since-last", "--index", "t.lance")
     nothing = pe(*run, folder=folder)
@@ -73,6 +80,39 @@ def test_only_what_is_new_since_the_last_run_is_shown(folder: Path) -> None:
     assert path.endswith("yellow square.png")
     assert pe(*run, folder=folder).returncode == 1
     assert len(searches(folder, "run", "squares")) == 4
+
+
+def test_new_hits_that_are_not_shown_stay_new(indexed: Path) -> None:
+    folder = indexed
+    saved = pe(
+        *("search", "--text", "square", "-k", "2", "--save", "squares", "--index", "t.lance"),
+        folder=folder,
+    )
+    assert "2 of 3 hits shown; all of them count as seen" in saved.stderr
+    for number in range(5):
+        draw(folder / "in" / f"{number} square.png", (10 + 50 * number, 90, 90))
+    assert pe("index", "in", "--index", "t.lance", folder=folder).returncode == 0
+    run = ("searches", "run", "squares", "--since-last", "--paths", "--index", "t.lance")
+    first = pe(*run, folder=folder)
+    assert "2 of 5 new hits shown; the others stay new (-k 5 shows all at once)" in first.stderr
+    rest = pe(*run, "-k", "9", folder=folder)
+    assert rest.stderr == ""
+    shown = first.stdout.splitlines() + rest.stdout.splitlines()
+    assert sorted(Path(one).name for one in shown) == [f"{n} square.png" for n in range(5)]
+    assert pe(*run, folder=folder).returncode == 1
+
+
+def test_a_better_hit_hides_no_new_one(indexed: Path) -> None:
+    """The new image is beyond the best one, which has been seen."""
+    folder = indexed
+    query = ("search", "@red square.png", "--threshold", "-1", "-k", "1", "--save", "red")
+    pe(*query, "--index", "t.lance", folder=folder)
+    draw(folder / "in" / "cyan square.png", (35, 225, 225))
+    assert pe("index", "in", "--index", "t.lance", folder=folder).returncode == 0
+    run = ("searches", "run", "red", "--index", "t.lance", "--paths")
+    assert "cyan" not in pe(*run, folder=folder).stdout
+    (path,) = pe(*run, "--since-last", folder=folder).stdout.splitlines()
+    assert path.endswith("cyan square.png")
 
 
 def test_errors_differ_from_nothing_new(folder: Path) -> None:

@@ -128,11 +128,31 @@ def test_scores_of_texts_say_what_they_are(folder: Path, monkeypatch: pytest.Mon
     assert [hit["id"] for hit in page] == [hit["id"] for hit in fused[2:4]]
 
 
+def test_a_text_is_fused_with_every_query(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "many.txt").write_text("@d/red.png\n@red rectangle.png\n")
+    fused = ("--text", "blue", "-k2", "--json")
+    many = hits(run(folder, monkeypatch, "search", "--queries", "many.txt", *fused))
+    one = hits(run(folder, monkeypatch, "search", "@d/red.png", *fused))
+    assert [hit["id"] for hit in many[:2]] == [hit["id"] for hit in one]
+    assert [hit["query"] for hit in many] == ["@d/red.png"] * 2 + ["@red rectangle.png"] * 2
+    assert {hit["score_kind"] for hit in many} == {"fusion"}
+
+
+def test_a_text_is_fused_with_what_looks_alike(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = hits(run(folder, monkeypatch, "similar", "@d/red.png", "--text", "blue", "--json"))
+    plain = hits(run(folder, monkeypatch, "similar", "@d/red.png", "--json"))
+    assert {hit["id"] for hit in found} == {hit["id"] for hit in plain}  # without the image itself
+    assert "blue" in f"{found[0]['uri']}/{found[0]['member']}"
+    assert {hit["score_kind"] for hit in found} == {"fusion"}
+
+
 def test_texts_that_cannot_be_searched_for_are_refused(folder: Path) -> None:
     for arguments, said in (
         (("--text", "?!"), "has no word to search for"),
         (("--text", "red", "--threshold", "0.2"), "a threshold is a cosine"),
-        (("--text", "red", "--queries", "-"), "--queries goes with no other query and no --text"),
+        (("red", "--text", "red", "--queries", "-"), "--queries goes with no other query"),
         ((), "give a query, a --text, or a file of queries"),
         (("--text", "red", "--where", "nothing = 1"), "there is no column 'nothing'"),
     ):

@@ -42,8 +42,8 @@ def index(tmp_path: Path) -> Index:
 
 def find(index: Index, text: str, where: str | None = None) -> list[str]:
     found = index.rank_text(TextQuery.parse(text), limit=100, where=where)
-    rows = {key: row for key, (row, _) in index.matched_rows(found).items()}
-    return [rows[one.id].name.rpartition("/")[2] for one in found]
+    rows = index.by_row_ids([one.row_id for one in found])
+    return [row.name.rpartition("/")[2] for row in rows]
 
 
 def covered(index: Index) -> int:

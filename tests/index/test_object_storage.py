@@ -13,7 +13,8 @@ from perception_encoder.errors import IndexNotFoundError, QueryError
 from perception_encoder.index import Index, OutcomeLog, Row
 from perception_encoder.index.full_text import TextQuery
 from perception_encoder.indexing import Run, RunOptions
-from perception_encoder.search.saved import SavedSearches
+from perception_encoder.search.saved import SavedSearch, now_iso
+from perception_encoder.search.saved_store import SavedSearches
 from perception_encoder.sources import SourceOptions, open_sources
 
 
@@ -73,7 +74,7 @@ def test_texts_are_found_in_a_bucket(bucket: str) -> None:
 
     def find(text: str) -> list[str]:
         matches = index.rank_text(TextQuery.parse(text), limit=9)
-        return sorted(row.uri for row, _ in index.matched_rows(matches).values())
+        return sorted(row.uri for row in index.by_row_ids([one.row_id for one in matches]))
 
     assert find("dog") == ["a dog.png", "b.png"]
     index.update_full_text()
@@ -81,5 +82,25 @@ def test_texts_are_found_in_a_bucket(bucket: str) -> None:
     assert find("dog") == ["a dog.png", "b.png", "c.png"]
     index.optimize()
     assert find('"another dog"') == ["c.png"]
-    with pytest.raises(QueryError, match="has to be on this machine"):
-        SavedSearches(index.path)
+
+
+def test_searches_are_saved_in_a_bucket(bucket: str) -> None:
+    identity = open_tiny().identity
+    index = Index.create(f"{bucket}/s.lance", identity)
+    index.append([Row("a dog.png")], np.eye(1, identity.embed_dim, dtype=np.float32))
+    searches = SavedSearches(index.path)
+    assert searches.load() == []
+    for name in ("dogs", "Cats", "birds"):
+        searches.save(SavedSearch(name, text="dog", saved_at=now_iso()))
+    searches.save(SavedSearch("birds", text="bird's", saved_at=now_iso()))
+    assert [(one.name, one.text) for one in searches.load()] == [
+        ("birds", "bird's"), ("Cats", "dog"), ("dogs", "dog")
+    ]  # fmt: skip
+    found = searches.get("dogs").find(index, None)
+    assert [one.uri for one in found.new] == ["a dog.png"]
+    searches.note_run(searches.get("dogs"), None, identity, found.new)
+    assert searches.get("dogs").find(index, None).new == []
+    searches.remove("birds")
+    assert [one.name for one in SavedSearches(index.path).load()] == ["Cats", "dogs"]
+    with pytest.raises(QueryError, match="has no saved search 'birds'"):
+        searches.remove("birds")

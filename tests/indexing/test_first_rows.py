@@ -23,17 +23,6 @@ from perception_encoder.types import ModelIdentity
 WILD = (10_413_792_000, -10_000_000_000, -1, 0)  # seconds: the years 2300, 1653, and 1970
 
 
-@pytest.fixture(scope="module")
-def model() -> EmbeddingModel:
-    return open_tiny()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return tmp_path / "new" / "t.lance"

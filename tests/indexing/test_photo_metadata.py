@@ -9,18 +9,19 @@ import pickle
 import shutil
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from small_models import drawing, open_tiny
+from small_models import drawing
 
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.distributed.worker import Worker
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Index, Row
 from perception_encoder.index.schema import MetadataChoice
-from perception_encoder.indexing import Run, RunOptions, refresh
+from perception_encoder.indexing import Run, RunOptions, refresh, sidecars
 from perception_encoder.indexing.photo_metadata import read_file_columns
 from perception_encoder.indexing.prepare import ListedItem, PreparedImage
 from perception_encoder.indexing.refresh import MetadataRefresh
@@ -51,22 +52,6 @@ def save_xmp(photo: Path, rating: int) -> None:
         'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
         f'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="{rating}"/></rdf:RDF></x:xmpmeta>'
     )
-
-
-@pytest.fixture(scope="module")
-def model() -> EmbeddingModel:
-    return open_tiny()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def index(tmp_path: Path, model: EmbeddingModel) -> Index:
-    return Index.create(tmp_path / "t.lance", model.identity)
 
 
 def add(model: EmbeddingModel, index: Index, *names: Path, metadata: bool | None = None) -> Run:
@@ -241,6 +226,101 @@ def test_a_refresh_sees_changed_sidecars_and_writes_only_then(
     assert column(index, "rating") == {"a.jpg": None, "b.jpg": None}
 
 
+def test_a_run_reads_changed_sidecars_without_embedding(
+    model: EmbeddingModel, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sidecars, "_TICK", 0)
+    photo = save_photo(folder / "a.jpg")
+    save_photo(folder / "b.jpg", 1)
+    add(model, index, folder)
+    assert index.search(model.embed_images([photo]), k=1)[0][0].metadata.get("rating") is None
+    before = index.state
+    assert add(model, index, folder).progress.notes == []
+    assert index.state == before
+    save_xmp(photo, 3)
+    old = 1_000_000_000  # as a copy has that keeps the time
+    os.utime(photo.with_name("a.jpg.xmp"), (old, old))
+    run = add(model, index, folder)
+    assert run.progress.counts == {"skipped": 2}
+    assert any("1 files have sidecars that changed" in note for note in run.progress.notes)
+    assert column(index, "rating") == {"a.jpg": 3, "b.jpg": None}
+    assert column(index, "camera") == dict.fromkeys(("a.jpg", "b.jpg"), "Canon EOS R5")
+    (hit,) = index.search(model.embed_images([photo]), k=1)[0]
+    assert hit.metadata["rating"] == 3
+    assert add(model, index, folder).progress.notes == []
+
+
+def test_columns_of_other_programs_survive_a_changed_sidecar(
+    model: EmbeddingModel, index: Index, folder: Path
+) -> None:
+    import lance
+    import pyarrow.compute as pc
+
+    photo = save_photo(folder / "a.jpg")
+    add(model, index, folder)
+    dataset = lance.dataset(index.path)
+    dataset.add_columns({"mine": "'kept'"})
+    assert pc.all(pc.equal(dataset.to_table(columns=["mine"])["mine"], "kept")).as_py()
+    save_xmp(photo, 3)
+    add(model, index, folder)
+    assert column(index, "rating") == {"a.jpg": 3}
+    assert column(index, "mine") == {"a.jpg": "kept"}
+
+
+def test_a_run_over_a_part_of_a_folder_sees_changed_sidecars(
+    model: EmbeddingModel, index: Index, folder: Path
+) -> None:
+    (folder / "part").mkdir()
+    photo = save_photo(folder / "part" / "a.jpg")
+    add(model, index, folder)
+    save_xmp(photo, 3)
+    add(model, index, folder / "part")
+    assert column(index, "rating") == {"a.jpg": 3}
+
+
+def test_sidecars_in_a_bucket_are_read_and_followed(
+    model: EmbeddingModel, index: Index, folder: Path
+) -> None:
+    bucket = fsspec.filesystem("memory")
+    photo = save_photo(folder / "a.jpg")
+    save_xmp(photo, 3)
+
+    def upload(*names: str) -> None:
+        for name in names:
+            bucket.pipe_file(f"/sidecars/{name}", (folder / name).read_bytes())
+
+    def rating() -> object:
+        run = Run(model, index, open_sources(["memory://sidecars"], SourceOptions()), RunOptions())
+        assert not [one for one in run.outcomes() if one.status == "failed"]
+        return column(index, "rating")
+
+    upload("a.jpg", "a.jpg.xmp")
+    assert rating() == {"a.jpg": 3}
+    save_xmp(photo, 5)
+    upload("a.jpg.xmp")
+    assert rating() == {"a.jpg": 5}
+    save_xmp(photo, 4)
+    upload("a.jpg.xmp")
+    assert refreshed(index).progress.num_changed == 1
+    assert column(index, "rating") == {"a.jpg": 4}
+    (folder / "a.jpg.xmp").write_bytes(bytes(2**20 + 1))
+    upload("a.jpg.xmp")
+    save_photo(folder / "a.jpg", 1)
+    upload("a.jpg")
+    assert rating() == {"a.jpg": None}  # too large
+    bucket.rm("/sidecars", recursive=True)
+
+
+def test_an_index_without_metadata_follows_no_sidecars(
+    model: EmbeddingModel, index: Index, folder: Path
+) -> None:
+    photo = save_photo(folder / "a.jpg")
+    add(model, index, folder, metadata=False)
+    save_xmp(photo, 3)
+    assert add(model, index, folder).progress.notes == []
+    assert "rating" not in index.schema.names
+
+
 def test_an_old_column_of_a_table_is_never_replaced(
     model: EmbeddingModel, tmp_path: Path, folder: Path
 ) -> None:
@@ -306,7 +386,7 @@ def test_of_a_large_jpeg_only_the_header_is_read(
     make_old(index, model, [photo])
     sizes: list[int] = []
 
-    def count(uri: str, member: str | None, content: bytes) -> dict[str, object]:
+    def count(uri: str, member: str | None, content: bytes, _: object) -> dict[str, object]:
         sizes.append(len(content))
         return dict(read_file_columns(uri, member, content))
 

@@ -27,22 +27,6 @@ from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.sources import Item, SourceOptions, open_sources
 
 
-@pytest.fixture(scope="module")
-def model() -> EmbeddingModel:
-    return open_tiny()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def index(tmp_path: Path, model: EmbeddingModel) -> Index:
-    return Index.create(tmp_path / "t.lance", model.identity)
-
-
 def run(model: EmbeddingModel, index: Index, *names: Path, **options: int) -> list[Outcome]:
     sources = open_sources([str(name) for name in names], SourceOptions())
     return list(Run(model, index, sources, RunOptions(**options)).outcomes())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import drawing, open_tiny
+from small_models import drawing
 from video_clips import SCENES, write_clip
 
 from perception_encoder.embedder import EmbeddingModel
@@ -17,11 +17,6 @@ from perception_encoder.indexing import Run, RunOptions
 from perception_encoder.indexing.videos import segment_digest
 from perception_encoder.sources import SourceOptions, open_sources, read_image
 from perception_encoder.video import VideoDecoder
-
-
-@pytest.fixture(scope="module")
-def model() -> EmbeddingModel:
-    return open_tiny()
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +36,6 @@ def folder(tmp_path: Path, clips: list[Path]) -> Path:
     for clip in clips:
         shutil.copy(clip, folder)
     return folder
-
-
-@pytest.fixture
-def index(tmp_path: Path, model: EmbeddingModel) -> Index:
-    return Index.create(tmp_path / "t.lance", model.identity)
 
 
 def run(

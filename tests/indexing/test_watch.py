@@ -31,3 +31,19 @@ def test_changes_count_from_the_call_on_though_nobody_looks_yet(tmp_path, stop):
     assert changed.covers(str(gone), None)
     assert not changed.covers(str(old), None)
     bursts.close()  # type: ignore[attr-defined]
+
+
+def test_photos_beside_changed_and_deleted_sidecars_are_listed(tmp_path, stop):
+    first, second, third = save_drawings(tmp_path, 3)
+    gone = first.with_suffix(".xmp")
+    gone.write_text("<x/>")
+    bursts = watch_changes([str(tmp_path)], SourceOptions(), stop=stop)
+    gone.unlink()
+    second.with_name(f"{second.name}.json").write_text("{}")
+    (tmp_path / "notes.json").write_text("{}")
+    (changed,) = next(bursts)
+    assert [item.uri for item in changed.items()] == [str(first), str(second)]
+    assert changed.has_changed_sidecar(str(first))  # type: ignore[attr-defined]
+    assert not changed.has_changed_sidecar(str(third))  # type: ignore[attr-defined]
+    assert not changed.covers(str(first), None)
+    bursts.close()  # type: ignore[attr-defined]

@@ -38,6 +38,13 @@ BODIES = {
         "camera": "x", "bursts": 2.0,
     },
     "/v1/indexes/a/searches#400": {"name": "birds", "k": 3, "offset": 1},
+    "/v1/indexes/a/searches/save": {
+        "name": "kept", "terms": [{"text": "a cat", "weight": 2.0}, {"query": "a dog"}],
+        "text": "a", "text_weight": 0.3, "k": 3, "offset": 1, "threshold": -0.5, "unique": 0.9,
+        "exact": True, "pairs": False, "sort": "score", "page": "?q=a+cat",
+        "filters": [{"column": "width", "op": ">=", "value": 1}],
+    },
+    "/v1/indexes/a/searches/remove#400": {"name": "none"},
     "/v1/search#400": {"terms": [{"text": "a"}, {"item": "x"}]},
     "/v1/search#400 vector": {"terms": [{"vector": "AACAPw==", "weight": -1}]},
     "/v1/embeddings": {

@@ -57,6 +57,8 @@ def test_every_route_that_takes_json_is_here(server):
     others = {
         "/v1/items/download",  # is answered with a file
         "/v1/indexes/{name}/searches",  # wants a search that was saved
+        "/v1/indexes/{name}/searches/save",
+        "/v1/indexes/{name}/searches/remove",
         "/model/remove",
     }
     assert same - others == set(GOOD) - {"/"}

@@ -20,7 +20,8 @@ from small_models import open_tiny, save_drawings
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, row_id, write_lock
 from perception_encoder.search.grammar import combine_vectors, parse_query
 from perception_encoder.search.queries import read_queries
-from perception_encoder.search.saved import SavedOptions, SavedSearch, SavedSearches
+from perception_encoder.search.saved import SavedOptions, SavedSearch
+from perception_encoder.search.saved_store import SavedSearches
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.api.native import items as download
 
@@ -606,3 +607,51 @@ def test_saved_searches_are_listed_and_run(server, folder):
         reply = run(**body)
         assert 400 <= reply.status_code < 500
         assert said in reply.text
+
+
+def test_searches_are_saved_and_removed_by_requests(server, folder):
+    path = str(folder / "few.lance")
+    item = searched(server, index="few", terms=[{"text": "a cat"}], k=1)["hits"][0]["id"]
+
+    def save(**body):
+        return server.client.post("/v1/indexes/few/searches/save", json=body)
+
+    body = {
+        "terms": [{"query": "a cat - 2:a dog"}, {"item": item, "weight": 0.5}],
+        "text": "drawing",
+        "filters": [{"column": "number", "op": "<", "value": 4}],
+        "camera": None,
+        "k": 3,
+        "page": "?q=a+cat",
+    }
+    kept = save(name="from the page", **body)
+    assert kept.status_code == 200, kept.text
+    assert kept.json()["options"] == {"k": 3, "where": "`number` < 4"}
+    assert kept.json()["page"] == "?q=a+cat"
+    (stored,) = (one for one in SavedSearches(path).load() if one.name == "from the page")
+    assert [(one.weight, one.kind) for one in stored.terms] == [
+        (1, "text"), (-2, "text"), (0.5, "item")
+    ]  # fmt: skip
+    run = server.client.post("/v1/indexes/few/searches", json={"name": stored.name}).json()
+    expected = searched(
+        server, index="few", include_own=True, **{k: v for k, v in body.items() if k != "page"}
+    )
+    assert [hit["id"] for hit in run["hits"]] == [hit["id"] for hit in expected["hits"]]
+    index = Index.open(path)
+    query = stored.embedded(index.identity)
+    assert stored.find(index, query).new == []  # what is there now is not new
+    for wrong, said in (
+        ({"name": "a/b", "text": "a"}, "cannot name a search"),
+        ({"name": "a"}, "give terms, or a text"),
+        ({"name": "a", "terms": [{"vector": expected["query"]["vector"]}]}, "is not kept"),
+        ({"name": "a", "text": "a", "index": "few"}, "index"),
+        ({"name": "a", "text": "a", "filters": [{"column": "none", "value": 1}]}, "no column"),
+        ({"name": "a", "text": "a", "page": "x" * 9000}, "8000"),
+    ):
+        reply = save(**wrong)
+        assert 400 <= reply.status_code < 500
+        assert said in reply.text
+    gone = server.client.post("/v1/indexes/few/searches/remove", json={"name": "from the page"})
+    assert "from the page" not in {one["name"] for one in gone.json()["data"]}
+    again = server.client.post("/v1/indexes/few/searches/remove", json={"name": "from the page"})
+    assert again.status_code == 400

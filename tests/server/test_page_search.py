@@ -152,7 +152,7 @@ def test_a_query_is_searched_in_texts_in_images_or_in_both(page, drawings_server
 
 
 def test_saved_searches_are_listed_and_run(page, drawings_server, tmp_path):
-    expect(page.get_by_role("button", name="Saved")).to_be_hidden()
+    expect(page.get_by_role("button", name="Saved", exact=True)).to_be_hidden()
     path = drawings_server.services.indexes.get().path
     options = ["--camera", "Canon", "--save", "Red hearts", "--paths"]
     expected = pe("search", "a red heart", "--index", path, *options, folder=tmp_path)
@@ -171,6 +171,51 @@ def test_saved_searches_are_listed_and_run(page, drawings_server, tmp_path):
     expect(chip).to_be_hidden()
     page.go_back()
     expect(chip).to_be_visible()
+
+
+def test_a_search_is_saved_with_its_filters_and_shown_again(open_page, drawings_server):
+    page = open_page(drawings_server.url, expected=("400",))
+    search(page, "a red heart")
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_role("group", name="Camera").get_by_role("checkbox").first.check()
+    wait_for_results(page)
+    page.get_by_label("Fold near copies").check()
+    wait_for_results(page)
+    found = names(page)
+    page.get_by_role("button", name="Saved").click()
+    panel = page.get_by_role("group", name="Saved searches")
+    name = panel.get_by_label("Name of this search")
+    expect(name).to_have_value("a red heart")
+    name.fill("hearts/1")
+    panel.get_by_role("button", name="Save this search").click()
+    expect(panel.get_by_role("status")).to_contain_text("cannot name a search")
+    name.fill("my hearts")
+    panel.get_by_role("button", name="Save this search").click()
+    link = panel.get_by_role("link", name="my hearts")
+    expect(link).to_have_attribute("aria-current", "true")
+    expect(name).to_be_hidden()  # it is saved
+    kept = panel.get_by_role("listitem").filter(has=page.get_by_role("link", name="my hearts"))
+    expect(kept).to_contain_text("a red heart, Camera: ")
+    expect(kept).to_contain_text("near copies folded")
+    page.goto(f"{drawings_server.url}/")
+    wait_for_results(page)
+    page.get_by_role("button", name="Saved").click()
+    with page.expect_response("**/v1/search"):
+        link.click()
+    wait_for_results(page)
+    assert names(page) == found
+    expect(page.get_by_label("Search query")).to_have_value("a red heart")
+    chips = page.get_by_role("list", name="Filters in use")
+    expect(chips).to_contain_text("saved search: my hearts")
+    expect(chips).to_contain_text("Camera: ")
+    # A search that is changed is no longer the saved one.
+    chips.get_by_role("button", name="near copies folded").click()
+    expect(chips).not_to_contain_text("saved search")
+    expect(name).to_be_visible()
+    kept.get_by_role("button", name="Remove the saved search my hearts").click()
+    expect(link).to_be_hidden()
+    listed = drawings_server.client.get("/v1/indexes/drawings/searches").json()["data"]
+    assert "my hearts" not in {one["name"] for one in listed}
 
 
 def test_words_that_are_not_wanted_push_away(page, drawings_server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from server.serving import running
 from small_models import open_tiny
 
 from perception_encoder.index import Index, MetadataValue, Row
+from perception_encoder.index.schema import MetadataChoice
 from perception_encoder.server import ServerSettings
 
 PHOTOS: dict[str, dict[str, MetadataValue]] = {
@@ -155,3 +157,31 @@ def test_errors_say_what_to_do(server, path: str, params: dict[str, object], rea
     reply = server.client.get(path, params=params)
     assert reply.status_code in (400, 422), reply.text
     assert reason in reply.text
+
+
+def test_an_index_without_metadata_shows_no_places(tmp_path: Path) -> None:
+    """An earlier run stored where photos were taken; a table gave the country of another one."""
+    model = open_tiny()
+    index = Index.create(tmp_path / "t.lance", model.identity)
+    metadata = {"latitude": 48.14, "longitude": 11.58, "country": "X", "camera": "Canon"}
+    index.append([Row("/a.jpg", metadata=metadata)], model.embed_text("a cat"))
+    index.remember(MetadataChoice(True, frozenset({"country"})))
+    settings = ServerSettings(indexes=(index.path,), cache_folder=tmp_path / "thumbnails")
+    with running(settings, model=model) as server:
+        assert get(server, "/v1/indexes/t")["reads_metadata"]
+        assert get(server, "/v1/indexes/t/locations")["total"] == 1
+        index.remember(MetadataChoice(False, frozenset({"country"})))
+        until = time.monotonic() + 10
+        while "latitude" in (described := server.client.get("/v1/indexes/t").text):
+            assert time.monotonic() < until
+        assert not json.loads(described)["reads_metadata"]
+        assert server.client.get("/v1/indexes/t/locations").status_code == 400
+        assert "latitude" not in get(server, "/v1/indexes/t/facets")["columns"]
+        shown = {"country": "X", "camera": "Canon"}
+        (item,) = get(server, "/v1/items")["items"]
+        assert item["metadata"] == shown
+        body = {"terms": [{"text": "a cat"}]}
+        (hit,) = server.client.post("/v1/search", json=body).json()["hits"]
+        assert hit["metadata"] == shown
+        near = server.client.post("/v1/search", json={**body, "near": "48.14,11.58,5km"})
+        assert near.status_code == 400

@@ -98,6 +98,22 @@ class SearchFlags:
     device: DeviceOption = "auto"
 
 
+@dataclass(frozen=True, slots=True)
+class TextFlags:
+    """The options that search names and metadata, too."""
+
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help='Words, and "phrases" in double quotes, to find in names, captions and other '
+            "metadata. Alone, no model is used; with a query, the ranks of both are fused."
+        ),
+    ] = None
+    text_weight: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of --text in the fused score.")
+    ] = 0.5
+
+
 class Answer(NamedTuple):
     """The hits of a query.
 

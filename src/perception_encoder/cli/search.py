@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 import typer
 
-from perception_encoder.cli.hits import Answer, SearchFlags, write_answers
+from perception_encoder.cli.hits import Answer, SearchFlags, TextFlags, write_answers
 from perception_encoder.cli.options import (
     RowFlags,
     find_index,
@@ -56,16 +56,6 @@ def search(
     queries: Annotated[
         Path | None, typer.Option(help="Read queries from a file, one a line; - is stdin.")
     ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            help='Words, and "phrases" in double quotes, to find in names, captions and other '
-            "metadata. Alone, no model is used; with a query, the ranks of both are fused."
-        ),
-    ] = None,
-    text_weight: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of --text in the fused score.")
-    ] = 0.5,
     save: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +63,7 @@ def search(
         ),
     ] = None,
     *,
+    texts: TextFlags,
     rows: RowFlags,
     flags: SearchFlags,
 ) -> None:
@@ -80,7 +71,8 @@ def search(
 
     An image may be a file, a video, clip.mp4#t=12 for one of its frames, a URL, @ with the end of
     an indexed name or with its id, or - for an image on stdin. With --queries, a line that cannot
-    be answered is reported and the others are answered; the exit code is then 1.
+    be answered is reported and the others are answered; the exit code is then 1. A --text beside
+    --queries is fused with each of them.
 
     A score is a cosine. With --text alone it is BM25's. With both it is the fusion of the ranks,
     where 1 is the first of both; labels come from the cosines.
@@ -98,22 +90,20 @@ def search(
     """
     from perception_encoder.search.grammar import parse_query
 
-    if queries is None and query is None and text is None:
+    if queries is None and query is None and texts.text is None:
         raise typer.BadParameter("give a query, a --text, or a file of queries with --queries")
-    if queries is not None and (query is not None or text is not None):
-        raise typer.BadParameter("--queries goes with no other query and no --text")
+    if queries is not None and query is not None:
+        raise typer.BadParameter("--queries goes with no other query; a --text may be beside it")
     if save is not None:
         if queries is not None:
             raise typer.BadParameter("--save keeps one query, not a file of --queries")
-        _save(save, query, text, text_weight, rows, flags)
-    elif text is not None:
-        terms = None if query is None else _check_terms(parse_query(query))
-        _answer_text(text, terms, text_weight, rows, flags)
-    elif query is not None:
-        _answer([ParsedQuery(_check_terms(parse_query(query)))], rows, flags)
-    elif queries is not None:
+        _save(save, query, texts, rows, flags)
+    elif queries is None:
+        parsed = [] if query is None else [ParsedQuery(_check_terms(parse_query(query)))]
+        _answer(parsed, texts, rows, flags)
+    else:
         parsed, num_failed = _parse_lines(read_list(queries), str(queries))
-        num_failed += _answer(parsed, rows, flags) if parsed else 0
+        num_failed += _answer(parsed, texts, rows, flags) if parsed else 0
         if num_failed:
             say(f"pe: {'1 query' if num_failed == 1 else f'{num_failed} queries'} not answered")
             raise typer.Exit(1)
@@ -123,16 +113,18 @@ def search(
 def similar(
     image: Annotated[str, typer.Argument(help="An image file, @ITEM of the index, a URL, or -.")],
     *,
+    texts: TextFlags,
     rows: RowFlags,
     flags: SearchFlags,
 ) -> None:
     """Find the images that look like a given image.
 
     The image itself is not among the hits. If it is in the index and unchanged, its embedding is
-    taken from there and no model is loaded.
+    taken from there and no model is loaded. With --text, the ranks of both are fused.
 
     Examples:
         pe similar cat.png
+        pe similar cat.png --text rex
         pe similar @cat.webp --unique --sheet hits.png
     """
     from perception_encoder.search.grammar import parse_image
@@ -141,24 +133,36 @@ def similar(
         term = parse_image(image)
     except QueryError as err:
         raise typer.BadParameter(str(err)) from err
-    _answer([ParsedQuery(_check_terms((term,)))], rows, flags, leave_out_own=True)
+    _answer([ParsedQuery(_check_terms((term,)))], texts, rows, flags, leave_out_own=True)
 
 
 def _answer(
     queries: Sequence[ParsedQuery],
+    texts: TextFlags,
     rows: RowFlags,
     flags: SearchFlags,
     *,
     leave_out_own: bool = False,
 ) -> int:
-    """Answer queries; return how many could not be answered."""
+    """Answer queries, each fused with the text if there is one; none is the text alone.
+
+    Returns:
+        How many could not be answered.
+    """
     from perception_encoder.index import Index
+    from perception_encoder.index.full_text import TextQuery
+    from perception_encoder.search import fusion
     from perception_encoder.search.ranking import search_index
 
     check_sheet(flags.sheet)
     options = _search_options(flags)
+    text = None if texts.text is None else TextQuery.parse(texts.text)
     index = Index.open(find_index(flags.index_path))
     options = _fit_to_index(options, rows, index)
+    if not queries:
+        hits = fusion.search(index, None, options, text=text)
+        write_answers([Answer(None, hits, text=texts.text)], flags)
+        return 0
     warn_of_photo_index(index)
 
     open_model = model_opener(index, flags)
@@ -166,68 +170,53 @@ def _answer(
     if not embedded:
         return len(queries)
     calibration = find_calibration(index, embedded, open_model, flags, flags.threshold)
-    found = search_index(
-        index, embedded, options, calibration=calibration, leave_out_own=leave_out_own
+    if text is None:  # all queries are searched for together
+        found = search_index(
+            index, embedded, options, calibration=calibration, leave_out_own=leave_out_own
+        )
+    else:
+        found = [
+            fusion.search(
+                index,
+                query,
+                options,
+                text=text,
+                text_weight=texts.text_weight,
+                calibration=calibration,
+                leave_out_own=leave_out_own,
+            )
+            for query in embedded
+        ]
+    write_answers(
+        [
+            Answer(query, hits, parsed.text, texts.text)
+            for query, hits, parsed in zip(embedded, found, answered, strict=True)
+        ],
+        flags,
     )
-    texts = [query.text for query in answered]
-    write_answers([Answer(*one) for one in zip(embedded, found, texts, strict=True)], flags)
     return len(queries) - len(answered)
 
 
-def _answer_text(
-    text: str,
-    terms: Sequence[QueryTerm] | None,
-    text_weight: float,
-    rows: RowFlags,
-    flags: SearchFlags,
-) -> None:
-    """Answer a text, fused with a query if there are terms."""
-    from perception_encoder.index import Index
-    from perception_encoder.index.full_text import TextQuery
-    from perception_encoder.search import fusion
-    from perception_encoder.search.queries import read_queries
-
-    check_sheet(flags.sheet)
-    options = _search_options(flags)
-    words = TextQuery.parse(text)
-    index = Index.open(find_index(flags.index_path))
-    options = _fit_to_index(options, rows, index)
-    query = calibration = None
-    if terms is not None:
-        warn_of_photo_index(index)
-        open_model = model_opener(index, flags)
-        (query,) = read_queries(index, [terms], open_model, read_stdin=sys.stdin.buffer.read)
-        calibration = find_calibration(index, [query], open_model, flags, flags.threshold)
-    found = fusion.search(
-        index, query, options, text=words, text_weight=text_weight, calibration=calibration
-    )
-    write_answers([Answer(query, found, text=text)], flags)
-
-
 def _save(
-    name: str,
-    query: list[str] | None,
-    text: str | None,
-    text_weight: float,
-    rows: RowFlags,
-    flags: SearchFlags,
+    name: str, query: list[str] | None, texts: TextFlags, rows: RowFlags, flags: SearchFlags
 ) -> None:
     """Save a search and run it."""
     from perception_encoder.cli.searches import run_search
     from perception_encoder.index import Index
     from perception_encoder.index.full_text import TextQuery
     from perception_encoder.search.grammar import parse_query
-    from perception_encoder.search.saved import SavedOptions, SavedSearch, SavedSearches, now_iso
+    from perception_encoder.search.saved import SavedOptions, SavedSearch, now_iso
+    from perception_encoder.search.saved_store import SavedSearches
 
     options = _search_options(flags)
     terms = () if query is None else _check_terms(parse_query(query))
-    if text is not None:
-        TextQuery.parse(text)
+    if texts.text is not None:
+        TextQuery.parse(texts.text)
     search = SavedSearch(
         name,
         tuple(_with_absolute_path(term) for term in terms),
-        text,
-        text_weight,
+        texts.text,
+        texts.text_weight,
         SavedOptions(
             k=options.k,
             offset=options.offset,

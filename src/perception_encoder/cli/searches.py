@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perception_encoder.index import Index
-    from perception_encoder.search.saved import SavedSearch
+    from perception_encoder.search.saved import FoundAgain, SavedSearch
 
 _NOTHING_NEW: Final = 1
 _ERROR: Final = 2
@@ -61,7 +62,7 @@ def list_(index_path: IndexOption = None, as_json: JsonOption = False) -> None:
         pe searches --index images.lance
     """
     from perception_encoder.index import Index
-    from perception_encoder.search.saved import SavedSearches
+    from perception_encoder.search.saved_store import SavedSearches
 
     index = Index.open(find_index(index_path))
     searches = SavedSearches(index.path).load()
@@ -86,6 +87,9 @@ def run(  # noqa: PLR0913  one parameter for each option
         bool,
         typer.Option("--since-last", help="Show only hits that are new since the last run."),
     ] = False,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Number of hits, at most; default: as saved.")
+    ] = None,
     as_json: JsonOption = False,
     paths: PathsOption = False,
     null: NullOption = False,
@@ -104,16 +108,17 @@ def run(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Run a saved search.
 
-    A hit is new if its row was not among the best thousand of an earlier run. An image that is
-    indexed again is not new. With --since-last the exit code is grep's: 0 if there are new hits, 1
-    if there are none, 2 after an error. A failed run changes nothing, so its hits stay new.
+    A hit is new if no earlier run has shown it, and it was no hit when the search was saved. An
+    image that is indexed again is not new. With --since-last the exit code is grep's: 0 if there
+    are new hits, 1 if there are none, 2 after an error. New hits beyond -k are counted, and stay
+    new; so do all hits of a failed run.
 
     Examples:
         pe searches run cats
         pe searches run cats --since-last --paths && notify-send "new cats"
     """
     from perception_encoder.index import Index
-    from perception_encoder.search.saved import SavedSearches
+    from perception_encoder.search.saved_store import SavedSearches
 
     flags = SearchFlags(
         index_path=index_path,
@@ -129,6 +134,8 @@ def run(  # noqa: PLR0913  one parameter for each option
     try:
         index = Index.open(find_index(index_path))
         search = SavedSearches(index.path).get(name)
+        if k is not None:
+            search = replace(search, options=replace(search.options, k=k))
         num_shown = run_search(index, search, flags, since_last=since_last)
     except (PerceptionEncoderError, OSError) as err:
         if not since_last:
@@ -151,7 +158,7 @@ def remove(
         pe searches remove cats
     """
     from perception_encoder.index import Index
-    from perception_encoder.search.saved import SavedSearches
+    from perception_encoder.search.saved_store import SavedSearches
 
     SavedSearches(Index.open(find_index(index_path)).path).remove(name)
     say(f"removed the saved search {name}")
@@ -163,7 +170,7 @@ def run_search(
     flags: SearchFlags,
     *,
     since_last: bool = False,
-    keep: Callable[[], object] = lambda: None,
+    keep: Callable[[], object] | None = None,
 ) -> int:
     """Run a search, write its hits and note them; return how many were written.
 
@@ -172,10 +179,10 @@ def run_search(
         search: the search.
         flags: where the hits go; what they are is the search's.
         since_last: write only hits that are new.
-        keep: stores the search after it has worked.
+        keep: stores the search after it has worked; all hits of that moment count as seen.
     """
     from perception_encoder.cli.search import find_calibration, model_opener
-    from perception_encoder.search.saved import SavedSearches
+    from perception_encoder.search.saved_store import SavedSearches
 
     check_sheet(flags.sheet)
     open_model = model_opener(index, flags)
@@ -188,6 +195,25 @@ def run_search(
     hits = found.new if since_last else found.hits
     if hits or not since_last:
         write_answers([Answer(query, hits, text=search.text)], flags)
-    keep()
-    SavedSearches(index.path).note_run(search, query, found)
+    if keep is not None:
+        keep()
+    shown = hits if keep is None else found.all
+    SavedSearches(index.path).note_run(search, query, index.identity, shown)
+    _report_others(search, found, since_last=since_last, is_saved=keep is not None)
     return len(hits)
+
+
+def _report_others(
+    search: SavedSearch, found: FoundAgain, *, since_last: bool, is_saved: bool
+) -> None:
+    """Report hits that are not shown."""
+    num_shown, num_hits = len(found.hits), len(found.all) - search.options.offset
+    if found.is_cut:
+        say(f"only the best {len(found.all):,} hits are looked at; a higher --threshold has fewer")
+    if since_last and found.num_new > len(found.new):
+        say(
+            f"{len(found.new):,} of {found.num_new:,} new hits shown; the others stay new "
+            f"(-k {found.num_new} shows all at once)"
+        )
+    elif is_saved and search.has_an_end and num_hits > num_shown:
+        say(f"{num_shown:,} of {num_hits:,} hits shown; all of them count as seen from now on")

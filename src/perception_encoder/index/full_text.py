@@ -101,17 +101,16 @@ class TextQuery:
 
 
 class TextMatch(NamedTuple):
-    """A row that holds a text: Lance's id of it in one version, its own id, and its BM25 score."""
+    """A row that holds a text: Lance's id of it in one version, and its BM25 score."""
 
     row_id: int
-    id: str
     score: float
 
 
 def scan_full_text(
     dataset: lance.LanceDataset, query: TextQuery, *, limit: int, where: str | None = None
 ) -> pa.Table:
-    """Return the best rows that hold a text: the columns `_rowid`, `id` and `SCORE`.
+    """Return the best rows that hold a text: the columns `_rowid` and `SCORE`.
 
     Args:
         dataset: one version of an index.
@@ -127,7 +126,7 @@ def scan_full_text(
             "this index was made before texts could be searched; prepare it with: pe optimize"
         )
     return dataset.scanner(
-        columns=["id", SCORE],
+        columns=[SCORE],
         with_row_id=True,
         full_text_query=_build(query),
         filter=where,

@@ -26,6 +26,7 @@ from perception_encoder.index.commits import (
 from perception_encoder.index.exact import check_unit_vectors
 from perception_encoder.index.full_text import TextMatch, TextQuery, update_full_text
 from perception_encoder.index.known_rows import KnownRows
+from perception_encoder.index.nearest import NearestHit
 from perception_encoder.index.optimize import OptimizeReport, optimize_index
 from perception_encoder.index.rows import Hit, Row, fit_metadata
 from perception_encoder.index.schema import (
@@ -33,6 +34,7 @@ from perception_encoder.index.schema import (
     VectorDtype,
     describe_mismatch,
     describe_replacement,
+    find_private_columns,
     identity_of,
     index_schema,
     vector_dtype_of,
@@ -58,13 +60,21 @@ class Index:
     others. Several threads may read while one writes.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, path: str, *, is_created: bool = True) -> None:
+    def __init__(
+        self,
+        dataset: lance.LanceDataset,
+        path: str,
+        *,
+        is_created: bool = True,
+        hides_locations: bool = False,
+    ) -> None:
         self.path: Final = path
         self._is_created = is_created
         self.identity: Final = identity_of(dataset.schema, path)
         self.vector_dtype = vector_dtype_of(dataset.schema)
         self._searchers = Searchers(path)
-        self._snapshot = Snapshot(dataset, path, self._searchers)
+        self._hides_locations = hides_locations
+        self._snapshot = self._show(dataset)
 
     @classmethod
     def create(
@@ -90,15 +100,20 @@ class Index:
         return cls(create(location, index_schema(identity, vector_dtype)), location)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, hides_locations: bool = False) -> Self:
         """Open an index.
+
+        Args:
+            path: of the index.
+            hides_locations: leave out where photos were taken if the index is to store no metadata,
+                see `find_private_columns`.
 
         Raises:
             IndexNotFoundError: there is none at that path.
             IndexStorageError: it cannot be read, or a newer version of this package made it.
         """
         location = os.fspath(path)
-        return cls(open_latest(location), location)
+        return cls(open_latest(location), location, hides_locations=hides_locations)
 
     @classmethod
     def open_or_create(
@@ -279,7 +294,7 @@ class Index:
         if not self._is_created:
             schema = self._snapshot.stored_schema
             changed = schema.with_metadata((schema.metadata or {}) | choice.fields())
-            self._snapshot = Snapshot(empty_dataset(changed), self.path, self._searchers)
+            self._snapshot = self._show(empty_dataset(changed))
             return
         dataset = self._latest()
         with journaled_commit(dataset, self.path):
@@ -436,13 +451,31 @@ class Index:
             ValueError: queries of another shape or not of unit length, or k below 1.
             QueryError: the condition is wrong.
         """
+        found = self.search_rows(queries, k=k, where=where, threshold=threshold, exact=exact)
+        return [[one.hit for one in hits] for hits in found]
+
+    def search_rows(
+        self,
+        queries: Embeddings,
+        *,
+        k: int,
+        where: str | None = None,
+        threshold: float | None = None,
+        exact: bool = False,
+    ) -> list[list[NearestHit]]:
+        """As `search`, with Lance's id of each row, which `rank_text` takes."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         queries = check_unit_vectors(queries, self.identity.embed_dim, "queries")
         return self._snapshot.search(queries, k=k, where=where, threshold=threshold, exact=exact)
 
     def rank_text(
-        self, query: TextQuery, *, limit: int, where: str | None = None
+        self,
+        query: TextQuery,
+        *,
+        limit: int,
+        where: str | None = None,
+        row_ids: Sequence[int] | None = None,
     ) -> list[TextMatch]:
         """Rank the rows that hold a text in their names or metadata.
 
@@ -450,6 +483,7 @@ class Index:
             query: the words and phrases.
             limit: the most rows.
             where: an SQL condition on the columns.
+            row_ids: rank only these rows, by Lance's ids; None for all.
 
         Returns:
             The rows, best first. The score is BM25's, which is above 0 and depends on the index;
@@ -458,14 +492,14 @@ class Index:
         Raises:
             QueryError: the condition is wrong, or the index was made before texts were stored.
         """
-        return self._snapshot.rank_text(query, limit=limit, where=where)
+        return self._snapshot.rank_text(query, limit=limit, where=where, row_ids=row_ids)
 
-    def matched_rows(self, matches: Iterable[TextMatch]) -> dict[str, tuple[Row, Embeddings]]:
-        """Return the rows that `rank_text` found, by id, each with its (E,) float32 vector.
+    def rows_with_vectors(self, row_ids: Sequence[int]) -> dict[int, tuple[Row, Embeddings]]:
+        """Return rows by Lance's ids, each with its (E,) float32 vector; others are left out.
 
         This does not scan the id column, unlike `by_ids`.
         """
-        return self._snapshot.matched_rows(matches)
+        return self._snapshot.rows_with_vectors(row_ids)
 
     def needs_full_text(self) -> bool:
         """Whether many rows are missing from the inverted index, which makes text queries slow."""
@@ -511,9 +545,13 @@ class Index:
         if not self._is_created:
             self._adopt(create_or_replace_empty(self.path, self._snapshot.stored_schema))
 
+    def _show(self, dataset: lance.LanceDataset) -> Snapshot:
+        hidden = find_private_columns(dataset.schema) if self._hides_locations else ()
+        return Snapshot(dataset, self.path, self._searchers, hidden)
+
     def _adopt(self, dataset: lance.LanceDataset) -> None:
         self.vector_dtype = vector_dtype_of(dataset.schema)
-        self._snapshot = Snapshot(dataset, self.path, self._searchers)
+        self._snapshot = self._show(dataset)
         self._is_created = True
 
     def _latest(self) -> lance.LanceDataset:

@@ -7,7 +7,7 @@ and without a searcher, and a wrong searcher is noticed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perception_encoder.index.checksums import SearcherDamageError
 from perception_encoder.index.exact import ExactSearch, product
 from perception_encoder.index.rows import Hit, Row
-from perception_encoder.index.schema import TEXT, VECTOR, rows_of, vectors_of
+from perception_encoder.index.schema import VECTOR, rows_of, vectors_of
 from perception_encoder.index.searcher.fragments import RowIds
 from perception_encoder.index.searcher.kernels import ScanHits
 from perception_encoder.index.searcher.searcher import BoundSearcher, Searcher, Searchers
@@ -48,12 +48,20 @@ class NearestSearch:
 
     Args:
         dataset: the version.
+        columns: of the rows of hits.
         scan: reads it; conditions are translated for Lance.
         searchers: of the index.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, scan: Scan, searchers: Searchers) -> None:
+    def __init__(
+        self,
+        dataset: lance.LanceDataset,
+        columns: Sequence[str],
+        scan: Scan,
+        searchers: Searchers,
+    ) -> None:
         self._dataset = dataset
+        self._columns = columns
         self._scan = scan
         self._searchers = searchers
         self._lock = threading.Lock()
@@ -67,11 +75,11 @@ class NearestSearch:
         where: str | None,
         threshold: float | None,
         exact: bool,
-    ) -> list[list[Hit]]:
-        """See `Index.search`; queries are (Q, E) float32, checked, Q at least 1."""
+    ) -> list[list[NearestHit]]:
+        """See `Index.search_rows`; queries are (Q, E) float32, checked, Q at least 1."""
         searcher = self._searcher()
         if searcher is not None:
-            best = _Best(self._dataset, self._scan, queries, k, threshold)
+            best = _Best(self._dataset, self._columns, self._scan, queries, k, threshold)
             try:
                 proposed = searcher.propose(
                     queries, k, where=where, threshold=threshold, exact=exact
@@ -83,7 +91,7 @@ class NearestSearch:
                 if searcher.coverage.others:
                     best.add_all(where, searcher.coverage.others)
                 return best.hits()
-        best = _Best(self._dataset, self._scan, queries, k, threshold)
+        best = _Best(self._dataset, self._columns, self._scan, queries, k, threshold)
         best.add_all(where, None)
         return best.hits()
 
@@ -104,6 +112,13 @@ class NearestSearch:
         return np.concatenate([np.empty(0, np.int64), *parts])
 
 
+class NearestHit(NamedTuple):
+    """A hit, and Lance's id of its row in one version."""
+
+    row_id: int
+    hit: Hit
+
+
 class _RowKey(NamedTuple):
     """Identifies a row; its order breaks ties."""
 
@@ -118,6 +133,7 @@ class _Best:
     def __init__(
         self,
         dataset: lance.LanceDataset,
+        columns: Sequence[str],
         scan: Scan,
         queries: Embeddings,
         k: int,
@@ -125,7 +141,7 @@ class _Best:
     ) -> None:
         self._dataset = dataset
         self._scan = scan
-        self._columns = [name for name in dataset.schema.names if name not in ("id", TEXT, VECTOR)]
+        self._columns = columns
         self._search = ExactSearch[_RowKey](queries, k, threshold)
         self._rows: dict[int, Row] = {}
 
@@ -163,7 +179,7 @@ class _Best:
         index = self._dataset.take(positions.tolist(), columns=[*self._columns, VECTOR])
         return index.combine_chunks().to_batches()[0]
 
-    def hits(self) -> list[list[Hit]]:
+    def hits(self) -> list[list[NearestHit]]:
         """Return the best rows for each query, best first."""
         results = self._search.results()
         found = {one.key.row_id for result in results for one in result}
@@ -173,7 +189,13 @@ class _Best:
             for batch in self._scan([*self._columns, ROW_ID], wanted):
                 ids = batch[ROW_ID].to_pylist()
                 self._rows |= zip(ids, rows_of(batch.drop_columns([ROW_ID])), strict=True)
-        return [[Hit.of(self._rows[one.key.row_id], one.score) for one in best] for best in results]
+        return [
+            [
+                NearestHit(one.key.row_id, Hit.of(self._rows[one.key.row_id], one.score))
+                for one in best
+            ]
+            for best in results
+        ]
 
 
 def _key_in_batch(batch: pa.RecordBatch, number: int) -> _RowKey:

@@ -86,6 +86,10 @@ def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schem
     )
 
 
+LOCATION_COLUMNS: Final = frozenset(("latitude", "longitude", "altitude", "place", "country"))
+"""Those of `FILE_COLUMNS` that say where a photo was taken."""
+
+
 class MetadataChoice(NamedTuple):
     """Whether runs read the metadata of image files, and which columns are not only theirs.
 
@@ -329,6 +333,15 @@ def build_text(row: Row) -> str:
     texts = [" ".join(words), *([parts] if parts != " ".join(words) else [])]
     texts += [value for _, value in sorted(row.metadata.items()) if isinstance(value, str)]
     return unicodedata.normalize("NFC", "\n".join(texts)[:_MAX_TEXT])
+
+
+def find_private_columns(schema: pa.Schema) -> frozenset[str]:
+    """Return the columns that say where photos were taken, if the index is to store no metadata.
+
+    An earlier run may have filled them, from the files. Places that a table gave are meant.
+    """
+    choice = MetadataChoice.of(schema)
+    return frozenset() if choice.reads else LOCATION_COLUMNS - choice.source_columns
 
 
 def without_text(schema: pa.Schema) -> pa.Schema:

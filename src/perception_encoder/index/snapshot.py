@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -21,9 +21,9 @@ from perception_encoder.index.full_text import (
     scan_full_text,
 )
 from perception_encoder.index.known_rows import KnownRows
-from perception_encoder.index.nearest import ROW_ID, NearestSearch
+from perception_encoder.index.nearest import ROW_ID, NearestHit, NearestSearch
 from perception_encoder.index.optimize import needs_optimize
-from perception_encoder.index.rows import Hit, Row
+from perception_encoder.index.rows import Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of, without_text
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.storage import shorten_error, storage_errors
@@ -61,12 +61,22 @@ class FragmentScan(NamedTuple):
 
 
 class Snapshot:
-    """A version of the dataset at `path`, with the index's searchers."""
+    """A version of the dataset at `path`, with the index's searchers.
 
-    def __init__(self, dataset: lance.LanceDataset, path: str, searchers: Searchers) -> None:
+    Some columns may be hidden: neither rows nor conditions have them.
+    """
+
+    def __init__(
+        self,
+        dataset: lance.LanceDataset,
+        path: str,
+        searchers: Searchers,
+        hidden: Collection[str] = (),
+    ) -> None:
         self._dataset = dataset
         self._path = path
-        self._nearest = NearestSearch(dataset, self._read, searchers)
+        self._hidden = hidden
+        self._nearest = NearestSearch(dataset, self._row_columns(), self._read, searchers)
         self._embed_dim: int = dataset.schema.field(VECTOR).type.list_size
 
     @property
@@ -83,7 +93,11 @@ class Snapshot:
     @property
     def schema(self) -> pa.Schema:
         """See `Index.schema`."""
-        return without_text(self._dataset.schema)
+        schema = without_text(self._dataset.schema)
+        for name in self._hidden:
+            if (place := schema.get_field_index(name)) >= 0:
+                schema = schema.remove(place)
+        return schema
 
     @property
     def stored_schema(self) -> pa.Schema:
@@ -127,10 +141,9 @@ class Snapshot:
         """See `Index.by_row_ids`."""
         if not row_ids:
             return []
-        where = f"{ROW_ID} IN ({', '.join(map(str, row_ids))})"
         found = {
             key: row
-            for batch in self._read([*self._row_columns(), ROW_ID], where)
+            for batch in self._read([*self._row_columns(), ROW_ID], _among(row_ids))
             for key, row in zip(
                 batch[ROW_ID].to_pylist(), rows_of(batch.drop_columns([ROW_ID])), strict=True
             )
@@ -145,8 +158,8 @@ class Snapshot:
         where: str | None,
         threshold: float | None,
         exact: bool,
-    ) -> list[list[Hit]]:
-        """See `Index.search`; queries are (Q, E) float32, checked."""
+    ) -> list[list[NearestHit]]:
+        """See `Index.search_rows`; queries are (Q, E) float32, checked."""
         if len(queries) == 0:
             return []
         with _showing(where), storage_errors(self._path):
@@ -168,27 +181,34 @@ class Snapshot:
                 for part in self._dataset.get_fragments()
             ]
 
-    def rank_text(self, query: TextQuery, *, limit: int, where: str | None) -> list[TextMatch]:
+    def rank_text(
+        self, query: TextQuery, *, limit: int, where: str | None, row_ids: Sequence[int] | None
+    ) -> list[TextMatch]:
         """See `Index.rank_text`."""
         with _showing(where), storage_errors(self._path):
             if not self._dataset.count_rows():
                 return []
-            condition = self._read_condition(where)
+            condition = _among(row_ids, self._read_condition(where))
             with _condition_errors(condition):
                 found = scan_full_text(self._dataset, query, limit=limit, where=condition)
-        columns = (found[name].to_pylist() for name in (ROW_ID, "id", SCORE))
+        columns = (found[name].to_pylist() for name in (ROW_ID, SCORE))
         matches = [TextMatch(*one) for one in zip(*columns, strict=True)]
         return sorted(matches, key=lambda one: (-one.score, one.row_id))
 
-    def matched_rows(self, matches: Iterable[TextMatch]) -> dict[str, tuple[Row, Embeddings]]:
-        """See `Index.matched_rows`."""
-        wanted = ", ".join(str(one.row_id) for one in matches)
-        if not wanted:
+    def rows_with_vectors(self, row_ids: Sequence[int]) -> dict[int, tuple[Row, Embeddings]]:
+        """See `Index.rows_with_vectors`."""
+        if not row_ids:
             return {}
+        columns = [*self._row_columns(), VECTOR, ROW_ID]
         return {
-            row.id: (row, vector)
-            for batch in self._read([*self._row_columns(), VECTOR], f"{ROW_ID} IN ({wanted})")
-            for row, vector in zip(rows_of(batch), vectors_of(batch), strict=True)
+            key: (row, vector)
+            for batch in self._read(columns, _among(row_ids))
+            for key, row, vector in zip(
+                batch[ROW_ID].to_pylist(),
+                rows_of(batch.drop_columns([ROW_ID])),
+                vectors_of(batch),
+                strict=True,
+            )
         }
 
     def needs_full_text(self) -> bool:
@@ -253,6 +273,14 @@ class Snapshot:
                 if where is None or "applying filter" not in str(err):
                     raise
                 raise _ConditionError(_reason(err, where)) from err
+
+
+def _among(row_ids: Sequence[int] | None, condition: str | None = None) -> str | None:
+    """Return the condition that a row has one of Lance's ids, and meets a condition."""
+    if row_ids is None:
+        return condition
+    is_one = f"{ROW_ID} IN ({', '.join(map(str, row_ids))})"
+    return is_one if condition is None else f"{is_one} AND {condition}"
 
 
 class _ConditionError(QueryError):

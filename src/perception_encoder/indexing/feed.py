@@ -18,8 +18,10 @@ from perception_encoder.index import FileState, KnownRows, Outcome
 from perception_encoder.index.known_rows import DigestMap, digests_of
 from perception_encoder.indexing.commit import Progress
 from perception_encoder.indexing.prepare import ListedItem, Preparation, PreparedImage
+from perception_encoder.indexing.sidecars import SidecarTimes
 from perception_encoder.indexing.videos import PreparedVideo, VideoPreparation, is_video_item
 from perception_encoder.sources import Item, Source
+from perception_encoder.sources.item import Sidecar
 
 _LISTED_AT_ONCE: Final = 256
 _WAITING_EVENTS: Final = 64
@@ -47,7 +49,7 @@ class Feed:
         videos: prepares video files.
         progress: counts what is listed and decoded.
         retries_failures: also retry failed items that have not changed.
-        reads_metadata: whether to read what the files say of the photos, too.
+        sidecars: says whose sidecars have changed; None if no metadata is read from files.
     """
 
     def __init__(
@@ -60,16 +62,17 @@ class Feed:
         progress: Progress,
         *,
         retries_failures: bool = False,
-        reads_metadata: bool = False,
+        sidecars: SidecarTimes | None = None,
     ) -> None:
         self._sources = sources
+        self._sidecars = sidecars
+        self.changed_sidecars: dict[str, Sequence[Sidecar]] = {}  # by the URI of unchanged files
         self._known = known
         self._failures = failures
         self._preparing = preparing
         self._videos = videos
         self._progress = progress
         self._retries_failures = retries_failures
-        self._reads_metadata = reads_metadata
         self._listed = DigestMap()
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
@@ -117,13 +120,13 @@ class Feed:
                 items = source.items()
                 while not self._stop.is_set() and (part := list(islice(items, _LISTED_AT_ONCE))):
                     self.num_items_of[number] += len(part)
-                    self._take(part)
+                    self._take(part, source)
         except Exception as err:  # noqa: BLE001  raised again where the events are read
             self._put(err)
         self._progress.is_listing = False
         self._finish_one()
 
-    def _take(self, items: list[Item]) -> None:
+    def _take(self, items: list[Item], source: Source) -> None:
         """Split listed items into those to prepare and those with a known outcome."""
         by_id, digests = self._find_new(items)
         self._progress.num_listed += len(by_id)
@@ -137,11 +140,13 @@ class Feed:
                 before = self._known.look_up_video(item.uri)
             if before is not None and _is_unchanged(item, before):
                 outcomes.append(_make_skipped(item))
+                if self._sidecars is not None and self._sidecars.has_changed(item, source):
+                    self.changed_sidecars[item.uri] = item.sidecars
             elif failure is not None and self._will_fail_again(item, failure):
                 self._progress.num_failed_before += 1
                 outcomes.append(replace(failure, decode_ms=0.0))
             else:
-                to_prepare.append(ListedItem(item, before is None, self._reads_metadata))
+                to_prepare.append(ListedItem(item, before is None, self._sidecars is not None))
         if outcomes:
             self._put(outcomes)
         for video in (one for one in to_prepare if is_video_item(one.item)):

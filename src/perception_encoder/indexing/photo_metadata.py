@@ -1,7 +1,7 @@
 """The metadata of image files as columns of their rows: from the bytes, and from sidecars.
 
 It is read while a run has the bytes of an image in memory. Sidecars are looked for beside plain
-files of this machine.
+files of this machine; those in buckets are named by the listing of their folder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -32,7 +33,7 @@ from perception_encoder.metadata import (
 from perception_encoder.metadata.photo import ColumnKind
 from perception_encoder.metadata.places import PLACE_COLUMNS, has_places, load_places
 from perception_encoder.preprocess.files import read_image_file
-from perception_encoder.sources.item import scheme_of
+from perception_encoder.sources.item import Sidecar, scheme_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +78,20 @@ class SidecarFolders:
             contents.append((sidecar, data))
         return contents
 
+    def last_change(self, path: str) -> int:
+        """Return when a photo's sidecars changed or were moved there; 0 if it has none.
+
+        Nanoseconds since 1970. The time of the file's entry counts, too: copies and unpacked
+        archives keep the time of their content.
+        """
+        folder, name = os.path.split(path)
+        times = [0]
+        with suppress(OSError):
+            for sidecar in self._finder(folder).find(name):
+                status = os.stat(os.path.join(folder, sidecar))
+                times += [status.st_mtime_ns, status.st_ctime_ns]
+        return max(times)
+
     def forget(self) -> None:
         """List every folder anew."""
         with self._lock:
@@ -105,33 +120,58 @@ def forget_folders() -> None:
     _folders.forget()
 
 
-def read_file_columns(uri: str, member: str | None, data: bytes) -> dict[str, MetadataValue]:
+def find_sidecar_time(path: str) -> int:
+    """See `SidecarFolders.last_change`."""
+    return _folders.last_change(path)
+
+
+def read_file_columns(
+    uri: str, member: str | None, data: bytes, sidecars: Sequence[Sidecar] = ()
+) -> dict[str, MetadataValue]:
     """Return the columns that an image file gives.
 
     Args:
         uri: of its row.
         member: of its row; an image inside an archive has no sidecars.
         data: the encoded image.
+        sidecars: those that a listing names; beside a file of this machine they are looked for.
     """
-    return _read_columns(uri, partial(read_metadata, data), has_sidecars=member is None)
+    has_sidecars = member is None
+    return _read_columns(uri, partial(read_metadata, data), sidecars, has_sidecars=has_sidecars)
 
 
 def read_video_columns(path: str) -> dict[str, MetadataValue]:
     """Return the columns that a video file of this machine gives, for each of its moments."""
-    return _read_columns(path, partial(read_video_metadata, path), has_sidecars=True)
+    return _read_columns(path, partial(read_video_metadata, path), (), has_sidecars=True)
 
 
 def _read_columns(
-    uri: str, read: Callable[[], PhotoMetadata], *, has_sidecars: bool
+    uri: str,
+    read: Callable[[], PhotoMetadata],
+    sidecars: Sequence[Sidecar],
+    *,
+    has_sidecars: bool,
 ) -> dict[str, MetadataValue]:
     try:
         found = read()
-        if has_sidecars and not scheme_of(uri) and (sidecars := _folders.read(uri)):
-            found = merge_sidecars(found, sidecars)
+        if has_sidecars:
+            contents = _read_sidecars(sidecars) if scheme_of(uri) else _folders.read(uri)
+            found = merge_sidecars(found, contents) if contents else found
     except Exception as err:
         logger.warning("%s: its metadata met an error that was not foreseen", uri, exc_info=err)
         return {}
     return dict(found.columns())
+
+
+def _read_sidecars(sidecars: Sequence[Sidecar]) -> list[tuple[str, bytes]]:
+    """Return the names and contents of sidecars, without those that cannot be read."""
+    contents = []
+    for sidecar in sidecars:
+        try:
+            contents.append((sidecar.name, sidecar.read()))
+        except (ImageError, OSError) as err:
+            logger.debug("%s", err)
+    return contents
 
 
 def add_file_columns(

@@ -85,7 +85,7 @@ def prepare(
         if duplicate_of is None:
             resized, width, height = processor.resize_measured(data, item=name)
         if reads_metadata:
-            columns = read_file_columns(item.uri, item.member, data)
+            columns = read_file_columns(item.uri, item.member, data, item.sidecars)
         row = Row(
             uri=item.uri,
             member=item.member,

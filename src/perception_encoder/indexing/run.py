@@ -27,6 +27,8 @@ from perception_encoder.indexing.prepare import (
     PreparedImage,
     ThreadPreparation,
 )
+from perception_encoder.indexing.refresh import refresh_files
+from perception_encoder.indexing.sidecars import SidecarTimes
 from perception_encoder.indexing.videos import PreparedVideo, VideoPreparation
 from perception_encoder.sources import Source
 from perception_encoder.sources.columns import MAX_COLUMNS
@@ -112,7 +114,8 @@ class Run:
             self._remember_choice()
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
-            feed = self._feed(known, failures)
+            sidecars = SidecarTimes(self._index.path)
+            feed = self._feed(known, failures, sidecars)
             run, pruned = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), list[Outcome]()
             committer = Committer(self._index, self._log, known, run)
             with closing(feed):
@@ -130,11 +133,14 @@ class Run:
                     self.progress.notes += _of_repeated(feed.num_repeated)
                     self.progress.notes += _of_metadata(committer.left_out)
                     self.progress.notes += _of_columns(committer.columns_left_out)
+            self._refresh(feed)
+            if self._index.is_created:
+                sidecars.note(self._sources)
             self._count(pruned)
             yield from [*rest, *pruned]
             self._log.compact()
 
-    def _feed(self, known: KnownRows, failures: dict[str, Outcome]) -> Feed:
+    def _feed(self, known: KnownRows, failures: dict[str, Outcome], sidecars: SidecarTimes) -> Feed:
         return Feed(
             self._sources,
             known,
@@ -143,8 +149,18 @@ class Run:
             VideoPreparation(self._model, self._index, batch_size=self._options.batch_size),
             self.progress,
             retries_failures=self._options.retries_failures,
-            reads_metadata=self._index.metadata_choice.reads,
+            sidecars=sidecars if self._index.metadata_choice.reads else None,
         )
+
+    def _refresh(self, feed: Feed) -> None:
+        """Read the metadata of files again whose sidecars have changed."""
+        if feed.changed_sidecars:
+            progress = refresh_files(self._index, feed.changed_sidecars)
+            self.progress.notes.append(
+                f"{len(feed.changed_sidecars):,} files have sidecars that changed: their metadata "
+                f"was read again, and {progress.num_changed:,} rows have other values now"
+            )
+            self.progress.notes += progress.notes()
 
     def _remember_choice(self) -> None:
         """Store whether to read metadata, and note columns that an earlier choice has filled."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from perception_encoder.errors import SourceNotFoundError
 from perception_encoder.index import Outcome
 from perception_encoder.index.rows import clamp_time
+from perception_encoder.metadata.sidecars import SidecarFinder, is_sidecar
 from perception_encoder.sources import Item, Source, SourceOptions, open_sources, read_image
 from perception_encoder.sources.item import is_table, is_tar, make_broken_item, scheme_of
 
@@ -37,20 +38,47 @@ class ChangedFiles:
         self._paths = sorted(paths)
         self._options = options
         self._gone = [path for path in self._paths if not os.path.lexists(path)]
+        self._sidecars = [path for path in self._paths if is_sidecar(path)]
+        self._beside = set[str]()
 
     def items(self) -> Iterator[Item]:
-        """List the changed files that the folder covers, and all files of new folders."""
-        for path in self._paths:
+        """List the changed files that the folder covers, and all files of new folders.
+
+        Also list the files whose sidecars were added, changed or deleted.
+        """
+        self._beside = set(_find_beside(self._sidecars))
+        for path in dict.fromkeys([*self._paths, *sorted(self._beside)]):
             if not os.path.exists(path):
                 continue
             for source in open_sources([path], self._options):
                 yield from (item for item in source.items() if self._folder.covers(item.uri, None))
+
+    def has_changed_sidecar(self, uri: str) -> bool:
+        """Whether a sidecar of this file was added, changed or deleted."""
+        return uri in self._beside
 
     def covers(self, uri: str, member: str | None) -> bool:
         """Whether this image was at or below one of the names that are gone."""
         return any(
             uri == path or uri.startswith(os.path.join(path, "")) for path in self._gone
         ) and self._folder.covers(uri, member)
+
+
+def _find_beside(sidecars: Iterable[str]) -> Iterator[str]:
+    """Yield the files beside which sidecars were added, changed or deleted."""
+    by_folder: dict[str, set[str]] = {}
+    for path in sidecars:
+        folder, name = os.path.split(path)
+        by_folder.setdefault(folder, set()).add(name)
+    for folder, changed in by_folder.items():
+        try:
+            names = os.listdir(folder)
+        except OSError:  # it is gone, too
+            continue
+        finder = SidecarFinder({*names, *changed})
+        yield from (
+            os.path.join(folder, name) for name in names if changed.intersection(finder.find(name))
+        )
 
 
 def watch_changes(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         MAX_SIDECAR_BYTES,
         SidecarFinder,
         find_sidecars,
+        is_sidecar,
         merge_sidecars,
     )
     from perception_encoder.metadata.videos import read_video_metadata
@@ -25,6 +26,7 @@ __getattr__ = lazily(
         "PhotoMetadata": "perception_encoder.metadata.photo",
         "SidecarFinder": "perception_encoder.metadata.sidecars",
         "find_sidecars": "perception_encoder.metadata.sidecars",
+        "is_sidecar": "perception_encoder.metadata.sidecars",
         "merge_sidecars": "perception_encoder.metadata.sidecars",
         "read_metadata": "perception_encoder.metadata.read",
         "read_video_metadata": "perception_encoder.metadata.videos",
@@ -39,6 +41,7 @@ __all__ = [
     "PhotoMetadata",
     "SidecarFinder",
     "find_sidecars",
+    "is_sidecar",
     "merge_sidecars",
     "read_metadata",
     "read_video_metadata",

@@ -92,6 +92,11 @@ class SidecarFinder:
         return None
 
 
+def is_sidecar(name: str) -> bool:
+    """Whether a file has the suffix of a sidecar."""
+    return os.path.splitext(name)[1].lower() in (_XMP_SUFFIX, _JSON_SUFFIX)
+
+
 def find_sidecars(path: str | os.PathLike[str]) -> list[str]:
     """Return the paths of a photo's sidecars; see `SidecarFinder` for many photos of a folder."""
     folder, name = os.path.split(os.fspath(path))

@@ -16,6 +16,7 @@ from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.index.full_text import TextMatch, TextQuery
+from perception_encoder.index.searcher.files import RESULT_COUNTS
 from perception_encoder.search.calibration import Calibration, Cutoffs
 from perception_encoder.search.folding import leave_out
 from perception_encoder.search.queries import Query
@@ -32,8 +33,10 @@ DEFAULT_TEXT_WEIGHT: Final = 0.5
 """Share of the text in a fused score: both rankings count alike."""
 
 _RANK_CONSTANT: Final = 60
-_SHORTEST_LIST: Final = 128  # rows of each ranking; all pages within it are cut from one list
-_TEXTS: Final = 16  # times as many rows of the text: their ids are read in a few milliseconds
+_SHORTEST_LIST: Final = max(RESULT_COUNTS)
+"""Rows of each ranking; all pages within it are cut from one list. Approximate search is tuned for
+so many; beyond them every embedding is compared."""
+_TEXTS: Final = 16  # times as many rows of the text, whose scores are cheap
 _LONGER: Final = 4
 _DIGITS: Final = 5  # of scores that count as equal
 
@@ -118,14 +121,18 @@ def _search_by_text(
 
 
 class _Ranked(NamedTuple):
-    """A row and the score that ranks it."""
+    """A row, by Lance's id of it, and the score that ranks it."""
 
-    id: str
+    row_id: int
     score: float
 
 
 class _Rankings:
-    """The best rows by an embedding, and by a text."""
+    """The best rows by an embedding, and by a text.
+
+    Rows are told apart by Lance's ids: reading our own ids of thousands of rows takes longer than
+    ranking them.
+    """
 
     def __init__(
         self,
@@ -138,87 +145,99 @@ class _Rankings:
         self._index = index
         self._query = query
         self._options = options
-        texts = index.rank_text(text, limit=depth * _TEXTS, where=options.where)
-        self._near: list[Hit] = []
+        limit = depth if query is None else depth * _TEXTS
+        texts = index.rank_text(text, limit=limit, where=options.where)
+        self._near: list[_Ranked] = []
+        self._hits: dict[int, Hit] = {}
+        self.are_complete = len(texts) < limit
         if query is not None:
-            (self._near,) = index.search(
+            (near,) = index.search_rows(
                 query.vector[np.newaxis], k=depth, where=options.where, exact=options.exact
             )
-            if len(texts) == depth * _TEXTS:
+            self._near = [_Ranked(one.row_id, one.hit.score) for one in near]
+            self._hits = {one.row_id: one.hit for one in near}
+            if len(texts) == limit:
                 texts += self._missing(texts, text)
-        self._texts = {one.id: one for one in texts}
-        self._hits = {hit.id: hit for hit in self._near}
-        self._vectors: dict[str, Embeddings] = {}
-        self.are_complete = len(texts) < depth * _TEXTS and len(self._near) < depth
+            self.are_complete = self.are_complete and len(near) < depth
+        self._texts = {one.row_id: one.score for one in texts}
+        self._vectors: dict[int, Embeddings] = {}
+        self._row_ids: dict[str, int] = {}  # of grouped hits, by our ids
 
     def _missing(self, texts: Sequence[TextMatch], text: TextQuery) -> list[TextMatch]:
         """Return near rows that hold the text, but are not in a list that was full without them.
 
         Thousands of rows may have one score, such as the images of a folder of that name.
         """
-        known = {one.id for one in texts}
-        ids = [hit.id for hit in self._near if hit.id not in known][:MAX_CONDITION_VALUES]
-        if not ids:
+        known = {one.row_id for one in texts}
+        row_ids = [one.row_id for one in self._near if one.row_id not in known]
+        row_ids = row_ids[:MAX_CONDITION_VALUES]
+        if not row_ids:
             return []
-        quoted = ", ".join(f"'{key}'" for key in ids)
-        found = self._index.rank_text(text, limit=len(ids), where=f"id IN ({quoted})")
+        found = self._index.rank_text(text, limit=len(row_ids), row_ids=row_ids)
         # Rows that a condition chooses may be scored by other statistics.
         return [one._replace(score=min(one.score, texts[-1].score)) for one in found]
 
     def by_text(self) -> list[_Ranked]:
         """Return the rows that hold the text, best first."""
-        return [_Ranked(one.id, one.score) for one in self._texts.values()]
+        return [_Ranked(*one) for one in self._texts.items()]
 
     def fuse(self, text_weight: float, floor: float) -> list[_Ranked]:
         """Join both rankings. Of equal scores, rows that hold the text come first."""
-        near = [_Ranked(hit.id, hit.score) for hit in self._near if hit.score >= floor]
+        near = [one for one in self._near if one.score >= floor]
         texts = self.by_text()
         if floor > -1:
             self.load(texts)
-            texts = [one for one in texts if self._hits[one.id].score >= floor]
-        scores: dict[str, float] = {}
+            texts = [one for one in texts if self._cosine(one.row_id) >= floor]
+        scores: dict[int, float] = {}
         for ranking, weight in ((texts, text_weight), (near, 1 - text_weight)):
             for rank, one in zip(_ranks(ranking), ranking, strict=True):
                 share = weight * (_RANK_CONSTANT + 1) / (_RANK_CONSTANT + rank)
-                scores[one.id] = scores.get(one.id, 0.0) + share
-        fused = [_Ranked(key, score) for key, score in scores.items() if score > 0]
+                scores[one.row_id] = scores.get(one.row_id, 0.0) + share
+        fused = [_Ranked(*one) for one in scores.items() if one[1] > 0]
         return sorted(fused, key=lambda one: -one.score)  # stable: texts first, then the nearest
 
     def group(
         self, ranked: Sequence[_Ranked], own: frozenset[str], num_groups: int
-    ) -> list[list[_Ranked]]:
+    ) -> list[list[Hit]]:
         """Leave out the query's own items, and fold hits by the options of the search."""
         self.load(ranked)
+        ranked = [one for one in ranked if one.row_id in self._hits]
         vectors = None
         if self._options.needs_vectors:
-            lacking = [one.id for one in ranked if one.id not in self._vectors]
-            found = self._index.by_ids(lacking)
-            vectors = self._vectors = self._vectors | {key: of[1] for key, of in found.items()}
-        hits = [replace(self._hits[one.id], score=one.score) for one in ranked]
+            lacking = [one.row_id for one in ranked if one.row_id not in self._vectors]
+            found = self._index.rows_with_vectors(lacking)
+            self._vectors |= {key: vector for key, (_, vector) in found.items()}
+            vectors = {
+                self._hits[one.row_id].id: self._vectors[one.row_id]
+                for one in ranked
+                if one.row_id in self._vectors
+            }
+        self._row_ids = {self._hits[one.row_id].id: one.row_id for one in ranked}
+        hits = [replace(self._hits[one.row_id], score=one.score) for one in ranked]
         others = leave_out(hits, own, pairs=self._options.pairs)
-        folded = self._options.fold(others, vectors, num_groups)
-        return [[_Ranked(hit.id, hit.score) for hit in group] for group in folded]
+        return self._options.fold(others, vectors, num_groups)
 
-    def result(self, group: Sequence[_Ranked], cutoffs: Cutoffs | None) -> SearchResult:
-        """Return the result of a group of rows, the best first."""
-        first, *others = (replace(self._hits[one.id], score=one.score) for one in group)
-        cosine, match = self._cosine(first.id), self._texts.get(first.id)
+    def result(self, group: Sequence[Hit], cutoffs: Cutoffs | None) -> SearchResult:
+        """Return the result of a group of hits, the best first."""
+        row_id = self._row_ids[group[0].id]
+        cosine = None if self._query is None else self._cosine(row_id)
         return SearchResult(
-            first,
-            tuple(others),
+            group[0],
+            tuple(group[1:]),
             None if cutoffs is None or cosine is None else cutoffs.label(cosine),
             kind="bm25" if self._query is None else "fusion",
             cosine=cosine,
-            text_score=None if match is None else match.score,
+            text_score=self._texts.get(row_id),
         )
 
-    def _cosine(self, key: str) -> float | None:
-        return None if self._query is None else self._hits[key].score
+    def _cosine(self, row_id: int) -> float:
+        hit = self._hits.get(row_id)
+        return -1.0 if hit is None else hit.score
 
     def load(self, ranked: Iterable[_Ranked]) -> None:
         """Read the rows that only the text has found; their score is the cosine."""
-        matches = [self._texts[one.id] for one in ranked if one.id not in self._hits]
-        for key, (row, vector) in self._index.matched_rows(matches).items():
+        row_ids = [one.row_id for one in ranked if one.row_id not in self._hits]
+        for key, (row, vector) in self._index.rows_with_vectors(row_ids).items():
             cosine = 0.0 if self._query is None else float(vector @ self._query.vector)
             self._hits[key] = Hit.of(row, cosine)
             self._vectors[key] = vector

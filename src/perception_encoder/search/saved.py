@@ -1,29 +1,25 @@
-"""Saved searches of an index: named queries with their options, and what they found before.
+"""Saved searches: named queries with their options, and what they found before.
 
-They are one JSON file in the index's folder, so they are copied and deleted with the index. Each
-keeps the embedding of its query: it runs again without a model, also when an image of the query is
-gone. What a search found is kept by row id, which stays the same when an image is indexed again.
+Each keeps the embedding of its query: it runs again without a model, also when an image of the
+query is gone. What was shown is kept by row id, which stays the same when an image is indexed
+again.
 """
 
 from __future__ import annotations
 
 import base64
 import datetime
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 
-from perception_encoder.atomic import atomic_write
-from perception_encoder.errors import IndexBusyError, IndexStorageError, QueryError
+from perception_encoder.errors import QueryError
 from perception_encoder.index import Index
 from perception_encoder.index.full_text import TextQuery
-from perception_encoder.index.storage import is_remote, sidecar_path
 from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT, search
 from perception_encoder.search.grammar import STDIN, QueryTerm
 from perception_encoder.search.photo_filters import PhotoFilter
@@ -35,17 +31,12 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.search.calibration import Calibration
 
-MAX_SEARCHES: Final = 100
-"""Saved searches of one index."""
+MAX_SEEN: Final = 10_000
+"""Rows that one search remembers, and the most hits that it looks at."""
 
-_FORMAT: Final = 1
-_FILE: Final = "searches.json"
 _NAME: Final = re.compile(r"\w[\w .-]{0,63}")
-_MAX_BYTES: Final = 32 << 20
-_MAX_SEEN: Final = 10_000  # rows that one search remembers
-_WINDOW: Final = 1000  # best hits that count as seen, also those that are not shown
+_WINDOW: Final = 1000  # best hits that are looked at first
 _ID_DIGITS: Final = 16  # of a row's id; 64 bits tell 10,000 rows apart
-_LOCK_SECONDS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,10 @@ class SavedSearch:
         last_run_at: likewise; None before the first run.
         vector: base64 of the query's embedding, (E,) float32.
         identity: the model of the embedding.
-        seen: the first digits of the ids of rows that it found, the latest first.
+        seen: the first digits of the ids of rows that were shown, or found before the search was
+            saved; the latest first.
+        page: what the page of the server shows for it, as the query string of its address; "" for
+            a search that was not saved there.
     """
 
     name: str
@@ -118,6 +112,7 @@ class SavedSearch:
     vector: str | None = None
     identity: ModelIdentity | None = None
     seen: tuple[str, ...] = ()
+    page: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -129,8 +124,8 @@ class SavedSearch:
             raise QueryError("a search needs a query, or a text, or both")
         if any(term.kind == "image" and term.value == STDIN for term in self.terms):
             raise QueryError("the image on stdin is gone the next time; save it, and give its path")
-        if self.options.offset + self.options.k > _MAX_SEEN:
-            raise QueryError(f"a saved search looks at up to {_MAX_SEEN:,} hits; lower -k")
+        if self.options.offset + self.options.k > MAX_SEEN:
+            raise QueryError(f"a saved search looks at up to {MAX_SEEN:,} hits; lower -k")
 
     @property
     def description(self) -> str:
@@ -145,6 +140,14 @@ class SavedSearch:
             parts.append(f"text: {self.text}")
         return " ".join(parts)
 
+    @property
+    def has_an_end(self) -> bool:
+        """Whether there are images that are no hits at all: below a threshold, without the text.
+
+        Without an end every image is a hit, and the best `k` are meant.
+        """
+        return self.options.threshold is not None or not self.terms
+
     def describe(self) -> dict[str, Any]:
         """Return the search as JSON, without what it found."""
         default = SavedOptions()
@@ -158,6 +161,7 @@ class SavedSearch:
             "options": {
                 key: value for key, value in options.items() if value != getattr(default, key)
             },
+            "page": self.page,
             "saved_at": self.saved_at,
             "last_run_at": self.last_run_at,
         }
@@ -203,160 +207,63 @@ class SavedSearch:
             QueryError: as `search`.
         """
         options = self.options.resolve(index)
-        wide = replace(options, k=max(options.k, _WINDOW), offset=0, sort="score")
-        if wide.k < options.offset + options.k:
-            wide = replace(wide, k=options.offset + options.k)
-        found = search(
+        end = options.offset + options.k
+        depth = max(end, _WINDOW)
+        found = self._search(index, query, options, calibration, depth)
+        is_fused = query is not None and self.text is not None  # long lists of both cost too much
+        if self.has_an_end and len(found) == depth and not is_fused:
+            depth = MAX_SEEN
+            found = self._search(index, query, options, calibration, depth)
+        known = set(self.seen)
+        hits = found[options.offset :] if self.has_an_end else found[options.offset : end]
+        new = [one for one in hits if one.hit.id[:_ID_DIGITS] not in known]
+        page, best_new = found[options.offset : end], new[: options.k]
+        if options.sort != "score":
+            page, best_new = sort_newest_first(page), sort_newest_first(best_new)
+        is_cut = self.has_an_end and len(found) == depth
+        return FoundAgain(page, best_new, len(new), found, is_cut=is_cut)
+
+    def _search(
+        self,
+        index: Index,
+        query: Query | None,
+        options: SearchOptions,
+        calibration: Calibration | None,
+        k: int,
+    ) -> list[SearchResult]:
+        return search(
             index,
             query,
-            wide,
+            replace(options, k=k, offset=0, sort="score"),
             text=None if self.text is None else TextQuery.parse(self.text),
             text_weight=self.text_weight,
             calibration=calibration,
         )
-        known = set(self.seen)
-        page = found[options.offset : options.offset + options.k]
-        if options.sort != "score":
-            page = sort_newest_first(page)
-        new = [one for one in page if one.hit.id[:_ID_DIGITS] not in known]
-        ids = [hit.id[:_ID_DIGITS] for one in found for hit in (one.hit, *one.also)]
-        return FoundAgain(page, new, tuple(dict.fromkeys([*ids, *self.seen]))[:_MAX_SEEN])
+
+    def noted(self, shown: Iterable[SearchResult]) -> Self:
+        """Return the search after a run that showed some hits; others of its hits stay new."""
+        ids = (hit.id[:_ID_DIGITS] for one in shown for hit in (one.hit, *one.also))
+        seen = tuple(dict.fromkeys([*ids, *self.seen]))[:MAX_SEEN]
+        return replace(self, last_run_at=now_iso(), seen=seen)
 
 
 @dataclass(frozen=True)
 class FoundAgain:
-    """What a saved search found: its hits, those of them that are new, and all that is seen now."""
+    """What a saved search found.
+
+    Attributes:
+        hits: those that it shows, as any search.
+        new: those of all hits that were not seen, at most `k`.
+        num_new: number of those, also beyond `k`.
+        all: every hit that was looked at, best first.
+        is_cut: whether there may be hits beyond those.
+    """
 
     hits: Sequence[SearchResult]
     new: Sequence[SearchResult]
-    seen: tuple[str, ...]
-
-
-class SavedSearches:
-    """The saved searches of an index.
-
-    Args:
-        path: of the index.
-
-    Raises:
-        QueryError: the index is on object storage, where no file can be locked.
-    """
-
-    def __init__(self, path: str) -> None:
-        if is_remote(path):
-            raise QueryError(
-                f"{path}: searches are saved in the index's folder, which has to be on this machine"
-            )
-        self._path = path
-        self._file = sidecar_path(path, _FILE)
-
-    def load(self) -> list[SavedSearch]:
-        """Return all of them by name.
-
-        Raises:
-            IndexStorageError: the file cannot be read, or is damaged.
-        """
-        try:
-            with open(self._file, "rb") as file:
-                data = file.read(_MAX_BYTES + 1)
-        except FileNotFoundError:
-            return []
-        except OSError as err:
-            raise IndexStorageError(f"{self._file} cannot be read: {err.strerror or err}") from err
-        try:
-            if len(data) > _MAX_BYTES:
-                raise ValueError(f"more than {_MAX_BYTES:,} bytes")
-            stored = json.loads(data)
-            if stored["format"] > _FORMAT:
-                raise IndexStorageError(
-                    f"{self._file} was written by a newer version of perception-encoder; install it"
-                )
-            searches = [_read(one) for one in stored["searches"]]
-        except (ValueError, LookupError, TypeError, AttributeError, QueryError) as err:
-            raise IndexStorageError(
-                f"{self._file} is damaged ({err}); bring it back from a copy, or delete it: only "
-                "the saved searches are lost"
-            ) from err
-        return sorted(searches, key=lambda one: one.name.casefold())
-
-    def get(self, name: str) -> SavedSearch:
-        """Return the search of a name.
-
-        Raises:
-            QueryError: there is none.
-            IndexStorageError: as `load`.
-        """
-        searches = self.load()
-        for one in searches:
-            if one.name == name:
-                return one
-        names = ", ".join(one.name for one in searches[:10]) or "none"
-        raise QueryError(
-            f"{self._path} has no saved search {name[:80]!a}; it has: {names}. Save one with: "
-            "pe search … --save NAME"
-        )
-
-    def save(self, search: SavedSearch) -> bool:
-        """Store a search, and return whether it replaces one of that name.
-
-        Raises:
-            QueryError: there are too many.
-            IndexStorageError: the file cannot be read or written.
-        """
-        with self._locked():
-            stored = self.load()
-            others = [one for one in stored if one.name != search.name]
-            if len(others) >= MAX_SEARCHES:
-                raise QueryError(
-                    f"{self._path} has {MAX_SEARCHES} saved searches, which is the limit; remove "
-                    "one with: pe searches remove NAME"
-                )
-            self._write([*others, search])
-            return len(others) < len(stored)
-
-    def remove(self, name: str) -> None:
-        """Remove a search.
-
-        Raises:
-            QueryError: there is none of that name.
-            IndexStorageError: the file cannot be read or written.
-        """
-        with self._locked():
-            removed = self.get(name)
-            self._write([one for one in self.load() if one.name != removed.name])
-
-    def note_run(self, ran: SavedSearch, query: Query | None, found: FoundAgain) -> None:
-        """Store what a search found, for the next time; a search removed meanwhile stays removed.
-
-        Raises:
-            IndexStorageError: the file cannot be read or written.
-        """
-        identity = Index.open(self._path).identity
-        with self._locked():
-            noted = replace(
-                ran.with_embedding(query, identity), last_run_at=now_iso(), seen=found.seen
-            )
-            self._write([noted if one.name == ran.name else one for one in self.load()])
-
-    def _write(self, searches: Sequence[SavedSearch]) -> None:
-        stored = {"format": _FORMAT, "searches": [asdict(one) for one in searches]}
-        with atomic_write(self._file, IndexStorageError) as temporary:
-            temporary.write_text(json.dumps(stored, indent=1, ensure_ascii=False), encoding="utf-8")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
-        try:
-            os.makedirs(os.path.dirname(self._file), exist_ok=True)
-            with FileLock(f"{self._file}.lock", timeout=_LOCK_SECONDS):
-                yield
-        except Timeout as err:
-            raise IndexBusyError(
-                f"{self._file} has been locked for {_LOCK_SECONDS} s; try again"
-            ) from err
-        except PermissionError as err:
-            raise IndexStorageError(f"{self._file} cannot be written: {err.strerror}") from err
+    num_new: int
+    all: Sequence[SearchResult]
+    is_cut: bool = False
 
 
 def now_iso() -> str:
@@ -364,7 +271,7 @@ def now_iso() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _read(stored: dict[str, Any]) -> SavedSearch:
+def read_saved_search(stored: Mapping[str, Any]) -> SavedSearch:
     """Return a search as it was stored.
 
     Raises:
@@ -377,12 +284,13 @@ def _read(stored: dict[str, Any]) -> SavedSearch:
     SearchOptions(options.k, options.offset, options.threshold, unique=options.unique)  # checks
     identity = stored["identity"]
     read = SavedSearch(
-        **stored
+        **dict(stored)
         | {
             "terms": terms,
             "options": options,
             "identity": None if identity is None else ModelIdentity(**identity),
             "seen": tuple(map(str, stored["seen"])),
+            "page": str(stored.get("page", "")),
         }
     )
     if read.vector is not None:

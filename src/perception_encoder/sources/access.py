@@ -1,7 +1,7 @@
 """Reads the bytes at a path or URL, on this machine or on a network."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,6 +16,7 @@ from perception_encoder.errors import (
 from perception_encoder.preprocess.files import MAX_FILE_BYTES, open_regular_file, read_image_file
 from perception_encoder.sources.item import (
     Item,
+    Sidecar,
     SourceOptions,
     find_name_error,
     is_web,
@@ -225,14 +226,15 @@ class FileAccess:
             return make_broken_item(uri, error, is_remote=True)
         return Item(uri, partial(self.read, uri), is_remote=True)
 
-    def entry_item(self, entry: RemoteEntry) -> Item:
-        """Return the item of an image in a store's listing."""
+    def entry_item(self, entry: RemoteEntry, sidecars: Sequence[Sidecar] = ()) -> Item:
+        """Return the item of an image in a store's listing, with its sidecars there."""
         return Item(
             entry.url,
             partial(self.read, entry.url, entry.bytes),
             bytes=entry.bytes,
             mtime=entry.mtime,
             is_remote=True,
+            sidecars=tuple(sidecars),
         )
 
     def read(self, uri: str, num_bytes: int | None = None) -> bytes:

@@ -8,12 +8,19 @@ are indexed. A link to a folder above the top is not followed.
 import os
 import posixpath
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from perception_encoder.errors import ImageError
-from perception_encoder.sources.access import FileAccess, make_file_item
-from perception_encoder.sources.item import Item, find_name_error, make_broken_item
+from perception_encoder.sources.access import FileAccess, get_access, make_file_item
+from perception_encoder.sources.item import (
+    Item,
+    Sidecar,
+    SourceOptions,
+    find_name_error,
+    make_broken_item,
+)
 from perception_encoder.sources.network import RemoteEntry
 from perception_encoder.sources.patterns import (
     LeftOutVideos,
@@ -165,6 +172,48 @@ def _with_parents(folder: str) -> set[_Identity]:
     return identities
 
 
+class RemoteSidecars:
+    """The sidecars of one folder on an object store.
+
+    Args:
+        access: reads them.
+        entries: of the folder.
+    """
+
+    def __init__(self, access: FileAccess, entries: Sequence[RemoteEntry]) -> None:
+        from perception_encoder.metadata import MAX_SIDECAR_BYTES, SidecarFinder
+
+        self._access = access
+        self._files = {
+            posixpath.basename(one.url): one
+            for one in entries
+            if not one.is_folder and (one.bytes or 0) <= MAX_SIDECAR_BYTES
+        }
+        self._finder = SidecarFinder(self._files)
+
+    def find(self, url: str) -> list[Sidecar]:
+        """Return the sidecars of a file, the one that counts most first."""
+        found = [self._files[name] for name in self._finder.find(posixpath.basename(url))]
+        return [
+            Sidecar(
+                posixpath.basename(one.url),
+                partial(self._access.read, one.url, one.bytes),
+                one.mtime,
+            )
+            for one in found
+        ]
+
+
+def list_remote_sidecars(folder: str) -> RemoteSidecars:
+    """List the sidecars of a folder on an object store, by its URL.
+
+    Raises:
+        ImageError: it cannot be listed.
+    """
+    access = get_access(SourceOptions())
+    return RemoteSidecars(access, access.folder(folder))
+
+
 class RemoteFolderSource:
     """A folder on an object store, with all folders below it.
 
@@ -243,6 +292,7 @@ class RemoteFolderSource:
         return False
 
     def _items(self, entries: list[RemoteEntry]) -> Iterator[Item]:
+        sidecars = RemoteSidecars(self._access, entries)
         for entry in entries:
             if entry.is_folder:
                 continue
@@ -250,7 +300,7 @@ class RemoteFolderSource:
                 self._videos.see(self._relative(entry.url))
                 continue
             if (error := find_name_error(entry.url)) is None:
-                yield self._access.entry_item(entry)
+                yield self._access.entry_item(entry, sidecars.find(entry.url))
             else:
                 yield make_broken_item(entry.url, error, is_remote=True)
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NoReturn, Protocol, runtime_checkable
+from typing import Final, NamedTuple, NoReturn, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from perception_encoder.errors import ImageError, ImageUnreadableError, SourceError
@@ -20,6 +20,20 @@ _MIB: Final = 2**20
 TABLE_SUFFIXES: Final = frozenset((".csv", ".jsonl", ".ndjson", ".parquet", ".tsv"))
 _TAR_ENDINGS: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+)(?:::.*)?://", re.IGNORECASE)
+
+
+class Sidecar(NamedTuple):
+    """A file beside an image in a listing, with its metadata.
+
+    Attributes:
+        name: without its folder.
+        read: reads it, as `Item.read` does.
+        mtime: nanoseconds since 1970, where known.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+    mtime: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +53,8 @@ class Item:
         mtime: of the file at uri, nanoseconds since 1970, where known; clamped to 64 bits.
         metadata: what the source knows of it, by column name.
         is_remote: whether reading needs a network.
+        sidecars: of a file on a network, those that its listing names. Those of this machine are
+            looked for where they are read.
     """
 
     uri: str
@@ -49,6 +65,7 @@ class Item:
     mtime: int | None = None
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     is_remote: bool = False
+    sidecars: tuple[Sidecar, ...] = ()
 
     def __post_init__(self) -> None:
         if (clamped := clamp_time(self.mtime)) != self.mtime:

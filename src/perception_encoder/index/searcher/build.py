@@ -24,7 +24,12 @@ from numpy.typing import NDArray
 
 from perception_encoder.index.schema import VectorDtype
 from perception_encoder.index.searcher.candidates import CoarseSearch, to_float32
-from perception_encoder.index.searcher.files import Header, SearcherFolder, Tuning
+from perception_encoder.index.searcher.files import (
+    RESULT_COUNTS,
+    Header,
+    SearcherFolder,
+    Tuning,
+)
 from perception_encoder.index.searcher.fragments import Mask, RowPositions, list_fragments
 from perception_encoder.index.searcher.kernels import set_block_sizes
 from perception_encoder.index.searcher.searcher import Searcher, num_candidates
@@ -45,7 +50,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-RESULT_COUNTS: Final = (10, 100)
 NUM_QUERIES: Final = 128  # of each sort
 _TARGET: Final = 0.965  # 0.95 is documented; the error with 128 queries is 0.006
 _STEP: Final = 1.25

@@ -31,6 +31,8 @@ from perception_encoder.index.storage import is_remote, sidecar_path, storage_er
 logger = logging.getLogger(__name__)
 
 FORMAT: Final = 2
+RESULT_COUNTS: Final = (10, 100)
+"""Numbers of results that approximate search is tuned for; for more, every vector is compared."""
 _HEADER: Final = "searcher.json"
 _SUMS: Final = "sums"
 

@@ -354,7 +354,7 @@ class IndexJobs:
 def _run(served: ServedIndex, analysis: Analysis[ResultT], report: ReportStep) -> ResultT:
     report("starting", 0, 0)
     # An object of its own: the served one moves on to newer rows.
-    return analysis.run(Index.open(served.path), report)
+    return analysis.run(Index.open(served.path, hides_locations=True), report)
 
 
 def _retrieve_error(future: asyncio.Future[Any]) -> None:

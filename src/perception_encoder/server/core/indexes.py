@@ -74,7 +74,7 @@ class ServedIndex:
         """
         self.name: Final = name
         self.path: Final = path
-        self.index: Final = Index.open(path)
+        self.index: Final = Index.open(path, hides_locations=True)
         self._lock = threading.Lock()
         self._looked = time.monotonic()
         self._failure: ImageIndexError | None = None

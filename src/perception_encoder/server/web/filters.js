@@ -30,6 +30,7 @@ const NAMES = {
 // On the map, or of no use as a range.
 const HIDDEN = new Set(["latitude", "longitude", "taken_offset", "start", "end", "frame_time"]);
 const TEXTS = new Set(["title", "caption", "keywords"]); // too many values to list
+const FOLDED = "near copies folded";
 const PER_UNIT = { bytes: 1000 }; // shown in other units than stored
 const SIGNS = {
   "=": "is",
@@ -321,8 +322,15 @@ export function chips({ filters, fold }, change) {
     const text = isPart ? inDegrees(region.region) : inWords(filter);
     made.push(chip(text, () => change(others, fold)));
   }
-  if (fold) made.push(chip("near copies folded", () => change(filters, false)));
+  if (fold) made.push(chip(FOLDED, () => change(filters, false)));
   return made;
+}
+
+/** What limits a search, in words. */
+export function describeFilters({ filters, fold }) {
+  const region = regionOf(filters);
+  const others = filters.filter((one) => !region?.members.includes(one)).map(inWords);
+  return [...(region ? [inDegrees(region.region)] : []), ...others, ...(fold ? [FOLDED] : [])];
 }
 
 /** A chip of a cluster; it gets the name that the cluster has. */

@@ -4,12 +4,23 @@ import { ApiFailure, post } from "./api.js";
 import { find } from "./images.js";
 import { hasBoth } from "./state.js";
 
+const ALIKE = 0.95; // cosine of near copies that are folded
 const NOT_WEIGHT = -0.5; // half of what is wanted: a text pulls harder than it seems to
 
 const vectors = new Map(); // "model image" → base64
 
 /** The text of POST /v1/search for a state: what is searched in stored texts. */
 export const textOf = ({ query, mode }) => (mode && query.trim() ? query.trim() : null);
+
+/** The body of POST /v1/search for a state, without index and page. */
+export async function resultsBody(state, model, signal) {
+  return {
+    terms: await terms(state, model, signal),
+    text: textOf(state),
+    filters: state.filters,
+    unique: state.fold ? ALIKE : null,
+  };
+}
 
 /** The terms of POST /v1/search for a state: what is searched in images. */
 export async function terms(state, model, signal) {

@@ -2,13 +2,12 @@
 
 import { get, post } from "./api.js";
 import { finished } from "./jobs.js";
-import { terms, textOf } from "./query.js";
-import { isListing, SORTS, writtenFilters } from "./state.js";
+import { resultsBody } from "./query.js";
+import { hasOwnQuery, isListing, SORTS, writtenFilters } from "./state.js";
 
 const FIRST = 60; // a screen or two
 const FURTHER = 300;
 const MOST = 1000; // items of the largest page
-const ALIKE = 0.95; // cosine of near copies that are folded
 
 /** The images found so far; `more` loads the next page. */
 export class Results {
@@ -30,6 +29,7 @@ export class Results {
     this.state = state;
     this.index = index;
     this.isSearch = !isListing(state);
+    this.isByName = state.saved !== "" && !hasOwnQuery(state); // one that another program saved
   }
 
   get isDone() {
@@ -52,8 +52,8 @@ export class Results {
 
   /** Asks for the cutoffs again: a new index is calibrated after its first search. */
   async learnCutoffs() {
-    const query = await this.#terms();
-    this.cutoffs = (await this.#ask(query, { k: 1 })).query.cutoffs;
+    const body = await this.#body();
+    this.cutoffs = (await this.#ask(body, { k: 1 })).query.cutoffs;
     for (const item of this.items) this.#describe(item);
     return this.cutoffs !== null;
   }
@@ -71,8 +71,8 @@ export class Results {
 
   async #search() {
     const isFirst = this.#embedded === null;
-    const query = this.#embedded ?? (await this.#terms());
-    const reply = await this.#ask(query, { k: this.#pageSize(), offset: this.#offset });
+    const body = { ...(await this.#body()), ...(this.#embedded && { terms: this.#embedded }) };
+    const reply = await this.#ask(body, { k: this.#pageSize(), offset: this.#offset });
     if (isFirst) {
       const { vector, cutoffs, score } = reply.query;
       this.#embedded = vector === null ? [] : [{ vector }];
@@ -83,27 +83,19 @@ export class Results {
     return reply;
   }
 
-  #terms() {
+  #body() {
     const { state, index } = this;
-    return state.saved ? [] : terms(state, index.model, this.#controller.signal);
+    return this.isByName ? {} : resultsBody(state, index.model, this.#controller.signal);
   }
 
-  /** Searches with terms; a saved search has its own. */
-  #ask(query, page) {
+  #ask(body, page) {
     const { state, index } = this;
     const { signal } = this.#controller;
-    if (state.saved) {
+    if (this.isByName) {
       const path = `v1/indexes/${encodeURIComponent(index.name)}/searches`;
       return post(path, { name: state.saved, ...page }, { signal });
     }
-    const body = {
-      index: index.name,
-      terms: query,
-      text: textOf(state),
-      filters: state.filters,
-      unique: state.fold ? ALIKE : null,
-    };
-    return post("v1/search", { ...body, ...page }, { signal });
+    return post("v1/search", { index: index.name, ...body, ...page }, { signal });
   }
 
   /** Pages grow, so that a far jump takes few requests. */

@@ -1,9 +1,10 @@
 // Moves from state to state: the address bar, the back button, links, and listeners.
 
 import { h } from "./dom.js";
-import { EMPTY, parse, tabOf, write } from "./state.js";
+import { EMPTY, hasOwnQuery, parse, tabOf, write } from "./state.js";
 
 let current = parse(location.search);
+const SEARCHED = ["query", "not", "like", "image", "mode", "balance", "filters", "fold"];
 const FILTERED = new Set(["search", "places", "clusters", "map"]);
 const listeners = new Set();
 const lastOf = new Map([[tabOf(current), current]]); // each tab's last state
@@ -32,6 +33,9 @@ export function linkTo(target, properties, ...children) {
  */
 export function go(changes, { replace = false } = {}) {
   const next = { ...current, ...changes };
+  // A search that was changed is no longer the saved one.
+  const isOther = SEARCHED.some((key) => key in changes) && !("saved" in changes);
+  if (isOther && hasOwnQuery(current)) next.saved = "";
   const url = write(next) || location.pathname;
   if (replace) history.replaceState(history.state, "", url);
   else history.pushState({ depth: depth() + 1 }, "", url);

@@ -81,7 +81,7 @@ class SearchView {
       go: (at) => this.grid.reveal(at),
     });
     this.filters = startFilters((filters, fold) => go({ filters, fold, saved: "", cluster: "", k: "" }));
-    this.saved = startSavedSearches();
+    this.saved = startSavedSearches((changes) => go(changes, { replace: true }));
     this.#startForm();
   }
 

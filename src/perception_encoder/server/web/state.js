@@ -95,6 +95,9 @@ export function write(state) {
 /** Whether there is something to search for. */
 export const hasQuery = (state) => Boolean(state.query.trim() || state.like || state.image);
 
+/** Whether a search is in the address itself, and not only by the name of a saved one. */
+export const hasOwnQuery = (state) => hasQuery(state) || Boolean(state.not.trim());
+
 /** Whether a text and an image have to be balanced. */
 export const hasBoth = (state) =>
   Boolean(state.query.trim() && state.mode !== "text" && (state.like || state.image));

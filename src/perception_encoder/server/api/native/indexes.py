@@ -109,7 +109,7 @@ def _summarize(served: ServedIndex) -> dict[str, Any]:
 
 def _describe_index(served: ServedIndex) -> dict[str, Any]:
     index = describe_index(served.path)
-    kinds = served.kinds()
+    kinds, shown = served.kinds(), frozenset(served.fresh().schema.names)
     return {
         "name": served.name,
         "path": _absolute(served.path),
@@ -133,6 +133,7 @@ def _describe_index(served: ServedIndex) -> dict[str, Any]:
                 "filter": kinds.get(column.name),
             }
             for column in index.columns
+            if column.name in shown
         ],
     }
 

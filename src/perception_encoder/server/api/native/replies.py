@@ -150,6 +150,7 @@ class SavedSearchReply(BaseModel):
     text: str | None
     text_weight: float
     options: dict[str, Any] = Field(description="Those that differ from the defaults.")
+    page: str = Field(description="What the page shows: the query string of its address, or empty.")
     saved_at: str = Field(description="ISO 8601.")
     last_run_at: str | None
 

@@ -1,4 +1,4 @@
-"""GET /v1/indexes/{name}/searches, and POST to run one: what `pe search --save` keeps."""
+"""/v1/indexes/{name}/searches: list, run, save and remove the searches kept beside an index."""
 
 import shlex
 from dataclasses import replace
@@ -9,18 +9,32 @@ from pydantic import ConfigDict, Field
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index.full_text import TextQuery
-from perception_encoder.index.storage import is_remote
+from perception_encoder.search.calibration import Calibration
+from perception_encoder.search.grammar import QueryTerm, parse_query
+from perception_encoder.search.queries import Query
 from perception_encoder.search.ranking import SearchOptions
-from perception_encoder.search.saved import SavedSearch, SavedSearches
+from perception_encoder.search.saved import SavedOptions, SavedSearch, now_iso
+from perception_encoder.search.saved_store import SavedSearches
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS
-from perception_encoder.server.api.native.replies import SavedSearchesReply, SearchReply
-from perception_encoder.server.api.native.search import MOST_DEEP, build_reply
+from perception_encoder.server.api.native.replies import (
+    SavedSearchesReply,
+    SavedSearchReply,
+    SearchReply,
+)
+from perception_encoder.server.api.native.search import (
+    MOST_DEEP,
+    SearchFields,
+    TermBody,
+    build_reply,
+    read_terms,
+)
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import RequestBody, json_body, read_body
 
 _MOST_NAME: Final = 64  # characters
+_MOST_PAGE: Final = 8000  # characters of an address
 
 
 class RunSearchBody(RequestBody):
@@ -33,6 +47,25 @@ class RunSearchBody(RequestBody):
     offset: int = Field(
         default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
     )
+
+
+class SaveSearchBody(SearchFields):
+    """A search to keep: its name, and what `POST /v1/search` takes."""
+
+    name: str = Field(max_length=_MOST_NAME, description="Replaces a search of that name.")
+    page: str | None = Field(
+        default=None,
+        max_length=_MOST_PAGE,
+        description="What the page shows for it: the query string of its address.",
+    )
+
+
+class RemoveSearchBody(RequestBody):
+    """Which saved search to remove."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(max_length=_MOST_NAME)
 
 
 def add_routes(routes: ApiRoutes, services: Services) -> None:
@@ -84,10 +117,116 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         )
         return build_reply(served, query, calibration, found, options, text=saved.text)
 
+    @routes.post(
+        "/v1/indexes/{name}/searches/save",
+        summary="Keep a search beside the index",
+        description=(
+            "As `pe search --save`: `pe searches run NAME --since-last` shows what is new from now "
+            "on. Terms are texts and items; an image of a request is not kept."
+        ),
+        responses={200: {"model": SavedSearchReply}},
+        openapi_extra=json_body(SaveSearchBody),
+    )
+    async def save(name: str, request: Request) -> Response:
+        body = await read_body(request, SaveSearchBody)
+        served = services.indexes.get(name)
+        terms = tuple(term for one in body.terms for term in _read_written(one))
+        query = calibration = None
+        if terms:
+            query = await services.queries.read(
+                served, await read_terms(services, served, body.terms)
+            )
+            calibration = await services.queries.calibration(served, query)
+        where = await services.pools.searches.run(
+            served.where, [one.filter() for one in body.filters]
+        )
+        saved = _build(body, terms, where)
+        kept = await services.pools.searches.run(_save, served, saved, query, calibration)
+        return json_reply(kept.describe())
+
+    @routes.post(
+        "/v1/indexes/{name}/searches/remove",
+        summary="Remove a saved search",
+        description="No image and no row is touched.",
+        responses={200: {"model": SavedSearchesReply}},
+        openapi_extra=json_body(RemoveSearchBody),
+    )
+    async def remove(name: str, request: Request) -> Response:
+        body = await read_body(request, RemoveSearchBody)
+        served = services.indexes.get(name)
+        await services.pools.searches.run(_remove, served, body.name)
+        found = await services.pools.searches.run(_load, served)
+        return json_reply({"index": served.name, "data": [one.describe() for one in found]})
+
+
+def _read_written(body: TermBody) -> list[QueryTerm]:
+    """Return the terms that people wrote.
+
+    Raises:
+        QueryError: it is an image or an embedding.
+    """
+    if body.query is not None:
+        parsed = parse_query(body.query, allow_files=False)
+        return [replace(term, weight=term.weight * body.weight) for term in parsed]
+    if body.text is not None:
+        return [QueryTerm(body.weight, "text", body.text)]
+    if body.item is not None:
+        return [QueryTerm(body.weight, "item", body.item)]
+    raise QueryError(
+        "an image or an embedding of a request is not kept; search with an image of the index (its "
+        "item), or save the search with: pe search IMAGE --save NAME"
+    )
+
+
+def _build(body: SaveSearchBody, terms: tuple[QueryTerm, ...], where: str | None) -> SavedSearch:
+    options = SavedOptions(
+        k=body.k,
+        offset=body.offset,
+        threshold=body.threshold,
+        exact=body.exact,
+        unique=body.unique,
+        bursts=body.bursts,
+        pairs=body.pairs,
+        sort=body.sort,
+        where=where,
+        since=body.since,
+        until=body.until,
+        near=body.near,
+        camera=body.camera,
+    )
+    if body.text is not None:
+        TextQuery.parse(body.text)
+    return SavedSearch(
+        body.name,
+        terms,
+        body.text,
+        body.text_weight,
+        options,
+        saved_at=now_iso(),
+        page=body.page or "",
+    )
+
+
+def _save(
+    served: ServedIndex,
+    search: SavedSearch,
+    query: Query | None,
+    calibration: Calibration | None,
+) -> SavedSearch:
+    """Keep a search, and what it finds now as seen."""
+    index = served.fresh()
+    found = search.find(index, query, calibration)
+    kept = search.with_embedding(query, index.identity).noted(found.all)
+    SavedSearches(served.path).save(kept)
+    return kept
+
+
+def _remove(served: ServedIndex, name: str) -> None:
+    SavedSearches(served.path).remove(name)
+
 
 def _load(served: ServedIndex) -> list[SavedSearch]:
-    """Return the saved searches; an index on object storage has none."""
-    return [] if is_remote(served.path) else SavedSearches(served.path).load()
+    return SavedSearches(served.path).load()
 
 
 def _get(served: ServedIndex, name: str) -> SavedSearch:

@@ -131,23 +131,11 @@ class TermBody(RequestBody):
         return self
 
 
-class SearchBody(PhotoFields):
-    """What is searched for, where, and which of the hits are wanted."""
+class SearchFields(PhotoFields):
+    """What is searched for, and which of the hits are wanted."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "terms": [{"text": "red heart"}, {"text": "drawing", "weight": -0.5}],
-                "k": 20,
-                "filters": [{"column": "width", "op": ">=", "value": 100}],
-            }
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
-    index: str | None = Field(
-        default=None, description="One of GET /v1/indexes; default: the first."
-    )
     terms: ListOf[TermBody] = Field(
         default=[], max_length=_MAX_TERMS, description="What the images should look like."
     )
@@ -203,6 +191,39 @@ class SearchBody(PhotoFields):
             raise ValueError("give terms, or a text, or both")
         return self
 
+    def options(self, where: str | None) -> SearchOptions:
+        """Return the options of the search, with the condition of all filters."""
+        return SearchOptions(
+            k=self.k,
+            offset=self.offset,
+            threshold=self.threshold,
+            where=where,
+            exact=self.exact,
+            unique=self.unique,
+            bursts=self.bursts,
+            pairs=self.pairs,
+            sort=self.sort,
+        )
+
+
+class SearchBody(SearchFields):
+    """What is searched for, where, and which of the hits are wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "terms": [{"text": "red heart"}, {"text": "drawing", "weight": -0.5}],
+                "k": 20,
+                "filters": [{"column": "width", "op": ">=", "value": 100}],
+            }
+        },
+    )
+
+    index: str | None = Field(
+        default=None, description="One of GET /v1/indexes; default: the first."
+    )
+
 
 def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the route."""
@@ -226,22 +247,13 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         text = None if body.text is None else TextQuery.parse(body.text)
         query = calibration = None
         if body.terms:
-            terms = await _read_terms(services, served, body.terms)
+            terms = await read_terms(services, served, body.terms)
             query = await services.queries.read(served, terms)
             calibration = await services.queries.calibration(served, query)
-        options = SearchOptions(
-            k=body.k,
-            offset=body.offset,
-            threshold=body.threshold,
-            where=await services.pools.searches.run(
-                served.where, [one.filter() for one in body.filters], body.filter
-            ),
-            exact=body.exact,
-            unique=body.unique,
-            bursts=body.bursts,
-            pairs=body.pairs,
-            sort=body.sort,
+        where = await services.pools.searches.run(
+            served.where, [one.filter() for one in body.filters], body.filter
         )
+        options = body.options(where)
         found = await services.pools.searches.run(
             served.search,
             query,
@@ -282,9 +294,8 @@ def build_reply(
     )
 
 
-async def _read_terms(
-    services: Services, served: ServedIndex, bodies: list[TermBody]
-) -> list[Term]:
+async def read_terms(services: Services, served: ServedIndex, bodies: list[TermBody]) -> list[Term]:
+    """Read the terms of a request; images are loaded."""
     check_texts(
         (n, one.text or one.query or "", f"terms[{n}].{'query' if one.text is None else 'text'}")
         for n, one in enumerate(bodies)
