@@ -53,6 +53,15 @@ def usual_logging() -> None:
                 logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where `write_clip` keeps what it has encoded: the workers of xdist share the run's folder."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    os.environ["PE_TEST_CLIPS"] = str(folder / "clips")
+
+
 @pytest.fixture(scope="session")
 def photos() -> list[Path]:
     """Real photos, which are not part of the repository: `PE_TEST_PHOTOS`, or shared/photos beside.

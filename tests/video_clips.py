@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from importlib.resources import files
@@ -29,12 +33,17 @@ def gallery(name: str) -> Image.Image:
 
 
 def frames_of(
-    scenes: Sequence[str], seconds: float, *, fps: int = FPS, size: tuple[int, int] = SIZE
+    scenes: Sequence[str],
+    seconds: float | Sequence[float],
+    *,
+    fps: int = FPS,
+    size: tuple[int, int] = SIZE,
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the (H, W, 3) uint8 RGB frames of scenes, each a slow pan over one drawing."""
-    for name in scenes:
+    lengths = seconds if isinstance(seconds, Sequence) else [seconds] * len(scenes)
+    for name, length in zip(scenes, lengths, strict=True):
         drawn = gallery(name).resize((size[0] * 5 // 4, size[1] * 5 // 4))
-        count = round(seconds * fps)
+        count = round(length * fps)
         for number in range(count):
             left = (drawn.width - size[0]) * number // count
             top = (drawn.height - size[1]) // 2
@@ -44,7 +53,7 @@ def frames_of(
 def write_clip(
     path: Path,
     scenes: Sequence[str] = SCENES[:3],
-    seconds: float = 2.0,
+    seconds: float | Sequence[float] = 2.0,
     *,
     fps: int = FPS,
     size: tuple[int, int] = SIZE,
@@ -57,12 +66,12 @@ def write_clip(
     color: dict[str, Any] | None = None,
     times: Sequence[float] | None = None,
 ) -> Path:
-    """Write a clip and return its path.
+    """Write a clip and return its path; the same clip is encoded once in a run of tests.
 
     Args:
         path: the suffix decides the container.
         scenes: names of drawings.
-        seconds: of each scene.
+        seconds: of each scene, or of all.
         fps: frames a second.
         size: width and height, pixels.
         codec: the encoder.
@@ -74,6 +83,40 @@ def write_clip(
         color: attributes of the codec context, such as `color_trc`.
         times: seconds at which each frame is shown, instead of 1/fps apart.
     """
+    asked = (
+        *(scenes, seconds, fps, size, codec, gop, rotation, aspect, pix_fmt, options, color, times),
+        path.suffix,
+    )
+    if "PE_TEST_CLIPS" not in os.environ:  # outside of pytest
+        _encode(path, *asked[:-1])
+        return path
+    folder = Path(os.environ["PE_TEST_CLIPS"])
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:32]}{path.suffix}"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            written = Path(unfinished) / kept.name
+            _encode(written, *asked[:-1])
+            written.replace(kept)  # another worker may have written it as well
+    shutil.copyfile(kept, path)
+    return path
+
+
+def _encode(
+    path: Path,
+    scenes: Sequence[str],
+    seconds: float | Sequence[float],
+    fps: int,
+    size: tuple[int, int],
+    codec: str,
+    gop: int,
+    rotation: int,
+    aspect: Fraction | None,
+    pix_fmt: str,
+    options: dict[str, str] | None,
+    color: dict[str, Any] | None,
+    times: Sequence[float] | None,
+) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={"g": str(gop), **(options or {})})
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
@@ -91,4 +134,3 @@ def write_clip(
                 frame.pts, frame.time_base = round(1000 * times[number]), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return path

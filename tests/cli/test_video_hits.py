@@ -5,6 +5,7 @@ import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli.command import Ended, pe_inside
 from video_clips import SCENES, write_clip
@@ -45,6 +46,17 @@ def test_a_text_finds_the_moment(scene: str) -> None:
     assert abs(hit["start"] - shown_from) <= 1.01
     assert abs(hit["end"] - shown_from - SCENE_SECONDS) <= 1.01
     assert hit["uri"] == os.path.abspath("clip.mp4")
+
+
+def test_borders_are_where_the_encoder_saw_the_scenes_change(tmp_path: Path) -> None:
+    lengths = [2.7, 3.3, 4.6, 2.2, 3.1]
+    write_clip(tmp_path / "cuts.mp4", SCENES, lengths, options={"crf": "18"})
+    index = ImageIndex(tmp_path / "t.lance", model="pe-nano")
+    index.add(str(tmp_path / "cuts.mp4"))
+    starts = np.cumsum([0, *lengths])[:-1]
+    for scene, start in zip(SCENES, starts, strict=True):
+        moment = index.search(scene, k=1)[0].hit.moment
+        assert moment.start == pytest.approx(start, abs=0.11)  # a frame
 
 
 def test_the_table_shows_the_time(folder: Path) -> None:
@@ -121,3 +133,55 @@ def test_python_finds_the_moment_and_its_frame(folder: Path) -> None:
         assert moment.start <= 4.5 * SCENE_SECONDS < moment.end
         assert hits[0].image().size == (160, 120)
         assert "clip.mp4 at 0:" in repr(hits)
+
+
+def test_a_clip_has_one_embedding(folder: Path) -> None:
+    done = pe_inside("embed", "clip.mp4", "clip.mp4#t=1", "gone.mp4", "--model", "pe-nano")
+    assert done.code == 1
+    assert "gone.mp4: no such file" in done.err
+    clip, frame = done.records()
+    model = AutoModel.from_pretrained("pe-nano")
+    assert clip["item"] == "clip.mp4"
+    expected = model.embed_video(folder / "clip.mp4")
+    assert model.similarity(np.array([clip["vector"]], np.float32), expected) > 0.9999
+    decoder = VideoDecoder()
+    pixels = decoder.frame(folder / "clip.mp4", 1).pixels
+    decoder.close()
+    expected = model.embed_image(pixels, input_color_format="rgb")
+    assert model.similarity(np.array([frame["vector"]], np.float32), expected) > 0.9999
+    (cut,) = pe_inside("embed", "clip.mp4", "--dim", "16", "--model", "pe-nano").records()
+    short = np.array(cut["vector"], np.float32)
+    assert short.shape == (16,)
+    assert np.linalg.norm(short) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("clip", ["clip.mp4", f"clip.mp4#t={SCENE_SECONDS + 1:g}"])
+def test_a_clip_is_compared_with_texts_images_and_clips(clip: str) -> None:
+    texts = [*SCENES, "clip.mp4"]
+    done = pe_inside("compare", clip, *texts, "--model", "pe-nano", "--json")
+    assert done.code == 0, done.err
+    scores: dict[object, float] = {one["item"]: float(str(one["score"])) for one in done.records()}
+    if clip == "clip.mp4":
+        assert scores["clip.mp4"] == pytest.approx(1, abs=1e-5)
+    else:
+        assert max(SCENES, key=lambda scene: scores[scene]) == SCENES[1]
+    back = pe_inside("compare", SCENES[0], clip, "gone.mov", "--model", "pe-nano", "--json")
+    assert back.code == 1
+    assert "gone.mov: no such file" in back.err
+    assert back.records()[0]["score"] == pytest.approx(scores[SCENES[0]], abs=1e-5)
+
+
+def test_without_the_extra_clips_are_refused_with_the_command_that_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("perception_encoder.video.decoder.can_decode", lambda: False)
+    for arguments in (("embed", "clip.mp4"), ("compare", "a rose", "clip.mp4")):
+        done = pe_inside(*arguments, "--model", "pe-nano")
+        assert done.code == 1
+        assert "pip install 'perception-encoder[video]'" in done.err
+
+
+def test_clips_are_not_classified_as_images() -> None:
+    done = pe_inside("classify", "clip.mp4", "--labels", "rose,bus", "--model", "pe-nano")
+    assert done.code == 1
+    assert "is a video" in done.err

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from small_models import drawing, save_drawings
 from typer.testing import CliRunner
+from video_clips import SCENES, write_clip
 
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.cli.main import app
@@ -29,6 +30,7 @@ from perception_encoder.indexing import Run, RunOptions
 from perception_encoder.sources import Item
 from perception_encoder.sources.access import read_file
 from perception_encoder.types import ModelIdentity
+from perception_encoder.video import VideoDecoder
 
 # Ray reads these once in a process, when it is imported.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -114,6 +116,33 @@ def test_a_cluster_makes_the_index_that_one_process_makes(
         for name in ("alone.lance", "shared.lance")
     ]
     assert reasons[0] == reasons[1]
+
+
+def test_workers_read_videos(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_drawings(folder, 3)
+    write_clip(folder / "a.mp4", SCENES[:3])
+    write_clip(folder / "b.mkv", SCENES[2:], 1.5)
+    shutil.copy(folder / "a.mp4", folder / "copy.mp4")
+    (folder / "bad.mp4").write_bytes(b"no video" * 100)
+    indexed = ["index", str(folder), "--batch-size", "4", "--index"]
+
+    alone = CliRunner().invoke(app, [*indexed, str(tmp_path / "alone.lance")])
+    with monkeypatch.context() as patch:  # what is decoded here does not count
+        patch.setattr(VideoDecoder, "sample", None)
+        on_ray = ["--ray", address, "--ray-cores", "1"]
+        shared = CliRunner().invoke(app, [*indexed, str(tmp_path / "shared.lance"), *on_ray])
+
+    assert alone.exit_code == shared.exit_code == 1, shared.output
+    assert "1 failed" in shared.stderr
+    expected_rows, expected_vectors = contents(tmp_path / "alone.lance")
+    rows, vectors = contents(tmp_path / "shared.lance")
+    assert rows == expected_rows
+    np.testing.assert_allclose(vectors, expected_vectors, atol=1e-3)
+    (failed,) = OutcomeLog(str(tmp_path / "shared.lance")).latest(["failed"])
+    assert failed.reason == "VideoDecodeError"
+    assert "bad.mp4" in failed.message
 
 
 class Listing:

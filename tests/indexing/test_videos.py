@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_an_unchanged_video_is_not_opened(
         raise AssertionError("a video was opened")
 
     monkeypatch.setattr(VideoDecoder, "sample", refuse)
-    monkeypatch.setattr("perception_encoder.indexing.videos.open_regular_file", refuse)
+    monkeypatch.setattr("perception_encoder.indexing.video_contents.open_regular_file", refuse)
     assert run(model, index, folder) == {"skipped": 3}
 
 
@@ -214,6 +215,62 @@ def test_videos_are_listed_only_for_indexes(folder: Path) -> None:
     (source,) = open_sources([str(folder)], SourceOptions())
     assert [Path(item.uri).name for item in source.items()] == ["image.png"]
     assert segment_digest("ab" * 32, 0) == "ab" * 32
+
+
+def test_damaged_packets_are_counted_stored_and_reported(
+    model: EmbeddingModel, index: Index, tmp_path: Path, clips: list[Path]
+) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    content = bytearray(clips[0].read_bytes())
+    middle = content.index(b"mdat") + 3000
+    content[middle : middle + 4000] = bytes(4000)
+    (folder / "damaged.mp4").write_bytes(content)
+    notes: list[str] = []
+    assert run(model, index, folder, notes=notes) == {"embedded": 1}
+    counts = {row.metadata["damaged_packets"] for row in segments(index, folder / "damaged.mp4")}
+    (count,) = counts
+    assert isinstance(count, int)
+    assert count > 0
+    note = next(note for note in notes if "could not be decoded" in note)
+    assert f"damaged.mp4 ({count} packet" in note
+    shutil.copy(folder / "damaged.mp4", folder / "copy.mp4")
+    assert run(model, index, folder) == {"reused": 1, "skipped": 1}
+    assert {
+        row.metadata["damaged_packets"] for row in segments(index, folder / "copy.mp4")
+    } == counts
+
+
+def test_videos_in_archives_are_counted(
+    model: EmbeddingModel, index: Index, tmp_path: Path, clips: list[Path]
+) -> None:
+    drawing(1).save(tmp_path / "image.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "image.png", "image.png")
+        archive.add(clips[0], "clips/a.mp4")
+        archive.add(clips[1], "b.mkv")
+        archive.add(clips[1], "__MACOSX/._b.mkv")
+    notes: list[str] = []
+    assert run(model, index, tmp_path / "a.tar", notes=notes) == {"embedded": 1}
+    assert any("a.tar: left out 2 videos" in note and "unpack" in note for note in notes)
+
+
+def test_videos_elsewhere_are_refused_before_they_are_fetched(
+    model: EmbeddingModel, index: Index
+) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/clip.mp4", b"video")
+    for name in ("memory://bucket/clip.mp4", "https://127.0.0.1:9/clip.mp4"):
+        (outcome,) = Run(model, index, open_sources([name], SourceOptions(videos=True))).outcomes()
+        assert outcome.status == "failed"
+        assert "videos are read from this machine only; download it" in outcome.message
+    notes: list[str] = []
+    sources = open_sources(["memory://bucket"], SourceOptions(videos=True))
+    work = Run(model, index, sources)
+    assert list(work.outcomes()) == []
+    assert any("left out 1 video" in note for note in work.progress.notes), notes
 
 
 def test_a_stopped_run_leaves_no_process(model: EmbeddingModel, index: Index, folder: Path) -> None:

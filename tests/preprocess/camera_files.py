@@ -1,4 +1,7 @@
-"""RAW files as cameras write them, but small: the layout is the makers', the content is ours."""
+"""RAW files as cameras write them, but small: the layout is the makers', the content is ours.
+
+Makers publish little: the layouts are those that the readers named below have found.
+"""
 
 import io
 import struct
@@ -8,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 SHORT, LONG, RATIONAL, ASCII, BYTE, SIGNED = 3, 4, 5, 2, 1, 10
+_RW2_MARK = bytes.fromhex("88e774d8f8251d4d947a6e77822b5d6a")
 _CANON_UUID = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
 _PREVIEW_UUID = bytes.fromhex("eaf42b5e1c984b88b9fbb7dc406e4d16")
 
@@ -100,7 +104,10 @@ def dng(
     orientation: int = 1,
     order: str = "<",
 ) -> bytes:
-    """A DNG: a small uncompressed thumbnail first, then the sensor's data and JPEG previews."""
+    """A DNG: a small uncompressed thumbnail first, then the sensor's data and JPEG previews.
+
+    Layout: Adobe, Digital Negative Specification 1.7.1, chapter 2.
+    """
     tiff = Tiff(order)
     subs = [
         tiff.directory(_sensor(tiff, bayer(scene), (50_714, SHORT, 200), (50_717, SHORT, 16_383)))
@@ -125,7 +132,10 @@ def dng(
 
 
 def nef(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
-    """Nikon's: a thumbnail first; preview and sensor's data in directories below it."""
+    """Nikon's: a thumbnail first; preview and sensor's data in directories below it.
+
+    Layout: TIFF/EP (ISO 12234-2); exiftool.org/TagNames/EXIF.html, JpgFromRawStart.
+    """
     tiff = Tiff(">")
     place = tiff.add(preview)
     shown = tiff.directory(
@@ -145,7 +155,10 @@ def nef(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
 
 
 def arw(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
-    """Sony's: the preview in the first directory, the sensor's data below it."""
+    """Sony's: the preview in the first directory, the sensor's data below it.
+
+    Layout: exiftool.org/TagNames/EXIF.html, PreviewImageStart (ARW IFD0), and Sony.html.
+    """
     tiff = Tiff("<")
     place = tiff.add(preview)
     data = tiff.directory(_sensor(tiff, bayer(scene)))
@@ -160,27 +173,50 @@ def arw(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
 
 
 def cr2(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
-    """Canon's first: the preview as a strip of the first directory, a mark in the header."""
+    """Canon's first: a mark in the header, and four directories one after another.
+
+    Preview, thumbnail, a small image without compression, and the sensor's data, which the header
+    names as well. Layout: github.com/lclevy/libcraw2, docs/cr2_poster.pdf.
+    """
     tiff = Tiff("<", b"II*\0\x10\0\0\0CR\x02\0\0\0\0\0")
     tiff.content = tiff.content[:16]
     values = _lossless_jpeg(bayer(scene))
     data = tiff.add(values)
-    last = tiff.directory([(259, SHORT, 6), (273, LONG, data), (279, LONG, len(values))])
+    raw = tiff.directory([(259, SHORT, 6), (273, LONG, data), (279, LONG, len(values))])
+    small = tiff.add(scene.resize((48, 32)).convert("RGB").tobytes())
+    uncompressed = tiff.directory(
+        [
+            (256, SHORT, 48), (257, SHORT, 32), (258, SHORT, [8, 8, 8]), (259, SHORT, 1),
+            (262, SHORT, 2), (273, LONG, small), (277, SHORT, 3), (278, SHORT, 32),
+            (279, LONG, 48 * 32 * 3),
+        ],
+        raw,
+    )  # fmt: skip
+    thumbnail = jpeg(scene.resize((160, 120)))
+    shown = tiff.directory(
+        [(513, LONG, tiff.add(thumbnail)), (514, LONG, len(thumbnail))], uncompressed
+    )
     strip = [one for one in _jpeg_strip(tiff, preview, Image.open(io.BytesIO(preview)).size, 6)
              if one[0] not in (254, 262, 277)]  # fmt: skip
     first = tiff.directory(
         [*strip, (271, ASCII, "Canon"), (272, ASCII, "Canon EOS 5D"), (274, SHORT, orientation)],
-        last,
+        shown,
     )
+    struct.pack_into("<I", tiff.content, 12, raw)
     return tiff.finish(first)
 
 
 def rw2(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
-    """Panasonic's: a header of its own, the preview as the value of a tag."""
+    """Panasonic's: a header of its own, then the directory, with the preview as a tag's value.
+
+    Layout: exiftool.org/TagNames/PanasonicRaw.html.
+    """
+    first, num_tags = 24, 16
     tiff = Tiff("<", b"IIU\0")
+    tiff.content += _RW2_MARK + bytes(2 + 12 * num_tags + 4)
     values = bayer(scene)
     place = tiff.add(values.astype("<u2").tobytes())
-    first = tiff.directory(
+    written = tiff.directory(
         [
             (2, SHORT, values.shape[1]), (3, SHORT, values.shape[0]), (4, SHORT, 0), (5, SHORT, 0),
             (6, SHORT, values.shape[0]), (7, SHORT, values.shape[1]), (9, SHORT, 1),
@@ -189,31 +225,60 @@ def rw2(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
             (279, LONG, values.nbytes), (280, LONG, place),
         ]
     )  # fmt: skip
+    directory = tiff.content[written:]
+    del tiff.content[written:]
+    tiff.content[first : first + len(directory)] = directory
     return tiff.finish(first)
 
 
 def orf(scene: Image.Image, preview: bytes, *, orientation: int = 1) -> bytes:
-    """Olympus's: a header of its own, the preview among the maker's notes."""
+    """Olympus's: a header of its own, the preview among the maker's notes.
+
+    The notes have offsets of their own, from their beginning. Layout:
+    exiftool.org/TagNames/Olympus.html, CameraSettings.
+    """
     tiff = Tiff("<", b"IIRO")
     values = bayer(scene)
     place = tiff.add(values.astype("<u2").tobytes())
-    notes = tiff.add(b"OLYMPUS\0II\x03\0" + preview)
-    exif = tiff.directory([(37_500, LONG, notes)])
+    head = b"OLYMPUS\0II\x03\0"
+    settings = len(head) + 2 + 12 + 4  # after the first directory, which has one entry
+    start = settings + 2 + 3 * 12 + 4
+    notes = head + _entries((0x2020, 13, 1, settings))
+    notes += _entries((0x100, LONG, 1, 1), (0x101, LONG, 1, start), (0x102, LONG, 1, len(preview)))
+    exif = tiff.directory([(37_500, 7, notes + preview)])
     first = tiff.directory(
         [
             (256, LONG, values.shape[1]), (257, LONG, values.shape[0]), (258, SHORT, 16),
-            (259, SHORT, 1), (262, SHORT, 1), (271, ASCII, "OLYMPUS"), (272, ASCII, "E-M10"),
-            (273, LONG, place), (274, SHORT, orientation), (277, SHORT, 1),
-            (278, LONG, values.shape[0]), (279, LONG, values.nbytes), (34_665, LONG, exif),
+            (259, SHORT, 1), (262, SHORT, 1), (271, ASCII, "OLYMPUS IMAGING CORP."),
+            (272, ASCII, "E-M10"), (273, LONG, place), (274, SHORT, orientation),
+            (277, SHORT, 1), (278, LONG, values.shape[0]), (279, LONG, values.nbytes),
+            (34_665, LONG, exif),
         ]
     )  # fmt: skip
     return tiff.finish(first)
 
 
-def raf(preview: bytes) -> bytes:
-    """Fujifilm's: a header that says where the preview is, which has EXIF data of its own."""
-    head = b"FUJIFILMCCD-RAW 0201FF393101X-T2".ljust(84, b"\0")
-    return head + struct.pack(">II", 160, len(preview)) + bytes(68) + preview + bytes(2000)
+def _entries(*entries: tuple[int, int, int, int]) -> bytes:
+    """A directory of tags whose values take four bytes, the last one of its list."""
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+def raf(scene: Image.Image, preview: bytes) -> bytes:
+    """Fujifilm's: a header that says where the preview is, which has EXIF data of its own.
+
+    After it come a list of tags and the sensor's data. Layout:
+    exiftool.org/TagNames/FujiFilm.html, RAF; libopenraw.freedesktop.org/formats/raf.
+    """
+    height, width = bayer(scene).shape
+    tags = struct.pack(">IHHHHHHHH", 2, 0x100, 4, height, width, 0x121, 4, height, width)
+    data = bayer(scene).astype("<u2").tobytes()
+    places, place = [], 148
+    for part in (preview, tags, data):
+        places += [place, len(part)]
+        place += len(part)
+    head = b"FUJIFILMCCD-RAW 0201FF393101" + b"X-T2".ljust(32, b"\0") + b"0100" + bytes(20)
+    return (head + struct.pack(">6I", *places)).ljust(148, b"\0") + preview + tags + data
 
 
 def box(kind: bytes, *contents: bytes) -> bytes:
@@ -222,14 +287,25 @@ def box(kind: bytes, *contents: bytes) -> bytes:
 
 
 def cr3(preview: bytes, full: bytes = b"", *, orientation: int = 1) -> bytes:
-    """Canon's second: boxes as in a video; the orientation in one, the previews in others."""
+    """Canon's second: boxes as in a video; the orientation in one, the previews in others.
+
+    Layout: github.com/lclevy/canon_cr3.
+    """
     tiff = Tiff("<")
     canon = tiff.finish(
         tiff.directory(
             [(271, ASCII, "Canon"), (272, ASCII, "Canon EOS R"), (274, SHORT, orientation)]
         )
     )
-    movie = box(b"moov", box(b"uuid", _CANON_UUID, box(b"CNCV", bytes(30)), box(b"CMT1", canon)))
+    movie = box(
+        b"moov",
+        box(
+            b"uuid",
+            _CANON_UUID,
+            box(b"CNCV", b"CanonCR3_001/01.09.00/00.00.00"),
+            box(b"CMT1", canon),
+        ),
+    )
     size = Image.open(io.BytesIO(preview)).size
     shown = struct.pack(">IHHHHI", 0, 1, *size, 1, len(preview)) + preview
     previews = box(b"uuid", _PREVIEW_UUID, bytes(8), box(b"PRVW", shown))

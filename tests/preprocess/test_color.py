@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +19,7 @@ from perception_encoder.analysis.drawing import make_thumbnail
 from perception_encoder.preprocess import ImageProcessor, color, decode_image
 from perception_encoder.preprocess.transforms import to_rgb
 from perception_encoder.registry import ImageConfig
+from perception_encoder.video.color import tone_map
 
 SCENE = scene(96, 80)
 SIZE = 32
@@ -242,3 +244,106 @@ def test_any_profile_is_used_or_ignored(profile, edits):
         image.info["icc_profile"] = bytes(content)
         converted = to_rgb(image, item="it")
         assert (converted.mode, converted.size) == ("RGB", SCENE.size)
+
+
+def png(image: Image.Image, *chunks: tuple[bytes, bytes], **options: object) -> bytes:
+    """A PNG with chunks before its pixels."""
+    data = encode(image, "PNG", **options)
+    added = b"".join(
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    return data[:33] + added + data[33:]
+
+
+def gamma(value: float) -> tuple[bytes, bytes]:
+    return b"gAMA", struct.pack(">I", round(100_000 * value))
+
+
+def points(primaries: tuple[tuple[float, float], ...]) -> tuple[bytes, bytes]:
+    white = (0.3127, 0.3290)
+    numbers = [round(100_000 * number) for pair in (white, *primaries) for number in pair]
+    return b"cHRM", struct.pack(">8I", *numbers)
+
+
+P3_CODES = b"cICP", bytes((12, 13, 0, 1))
+STORED = (200, 100, 50)
+
+
+class TestDescribedColors:
+    """Files that name their colors by numbers, without a profile."""
+
+    @pytest.mark.parametrize("processor", [STANDARD, FAST])
+    @pytest.mark.parametrize("file_format", ["PNG", "AVIF", "HEIC"])
+    def test_code_points_are_converted_as_their_profile_is(self, file_format, processor):
+        codes = {"color_primaries": 12, "transfer_characteristics": 13, "matrix_coefficients": 6}
+        match file_format:
+            case "PNG":
+                data = png(even(STORED), P3_CODES)
+            case "HEIC":
+                data = encode(even(STORED), "HEIC", **codes, full_range_flag=1)
+            case _:
+                written = bytearray(encode(even(STORED), "AVIF"))
+                place = written.index(b"colrnclx") + 8
+                written[place : place + 2] = (12).to_bytes(2, "big")
+                data = bytes(written)
+        shown = expected(DISPLAY_P3, STORED)
+        found = color_of(data, processor)
+        assert max(abs(a - b) for a, b in zip(found, shown, strict=True)) <= 4
+        assert np.array_equal(REFERENCE(data), REFERENCE(encode(even(STORED), file_format)))
+
+    @pytest.mark.parametrize(
+        ("chunks", "profile", "shown_by"),
+        [
+            ([P3_CODES], ADOBE_RGB, DISPLAY_P3),  # code points come before all others,
+            ([gamma(1.0)], DISPLAY_P3, DISPLAY_P3),  # a profile before the older chunks,
+            ([(b"sRGB", b"\0"), gamma(1.0)], None, None),  # and sRGB as well
+            ([points(color_profiles.ADOBE_PRIMARIES), gamma(256 / 563)], None, ADOBE_RGB),
+            ([points(color_profiles.P3_PRIMARIES)], None, DISPLAY_P3),  # without a gamma: sRGB's
+            ([(b"cICP", bytes((1, 13, 0, 1)))], ADOBE_RGB, None),
+            ([(b"cICP", bytes((3, 99, 0, 1)))], ADOBE_RGB, ADOBE_RGB),  # codes of nothing
+            ([(b"cICP", bytes((12, 13, 1, 1)))], None, None),  # no RGB
+        ],
+    )
+    def test_the_order_of_a_png_is_that_of_browsers(self, chunks, profile, shown_by):
+        options = {} if profile is None else {"icc_profile": profile}
+        found = color_of(png(even(STORED), *chunks, **options))
+        shown = STORED if shown_by is None else expected(shown_by, STORED)
+        assert max(abs(a - b) for a, b in zip(found, shown, strict=True)) <= 2
+
+    def test_a_gamma_is_applied_also_to_gray(self):
+        for mode, value in (("L", 55), ("RGB", (55, 55, 55))):
+            assert color_of(png(even(value, mode), gamma(1.0))) == (128, 128, 128)
+        assert color_of(png(even((55, 55, 55)).quantize(4), gamma(1.0))) == (128, 128, 128)
+
+    @pytest.mark.parametrize(
+        "chunk", [gamma(0.45455), (b"cICP", bytes((1, 13, 0, 1))), (b"cICP", bytes((1, 1, 0, 1)))]
+    )
+    def test_the_usual_values_change_nothing_bit_for_bit(self, chunk):
+        for processor in (STANDARD, FAST, REFERENCE):
+            assert np.array_equal(processor(png(SCENE, chunk)), processor(SCENE))
+
+    @pytest.mark.parametrize("transfer", [16, 18])
+    def test_hdr_is_mapped_to_what_a_screen_shows(self, transfer):
+        for level in (20, 100, 148, 190, 255):
+            shown = color_of(png(even((level,) * 3), (b"cICP", bytes((9, transfer, 0, 1)))))
+            wanted = tone_map(np.full((1, 1, 3), 257 * level, np.uint16), transfer)[0, 0]
+            assert max(abs(a - int(b)) for a, b in zip(shown, wanted, strict=True)) <= 2
+        red = color_of(png(even((150, 90, 80)), (b"cICP", bytes((9, transfer, 0, 1)))))
+        assert red[0] > red[1] + 60  # colors stay apart, where ignoring them would make it gray
+
+    @given(
+        st.binary(min_size=4, max_size=4),
+        st.binary(min_size=4, max_size=4),
+        st.binary(min_size=32, max_size=32) | st.just(bytes(32)),
+    )
+    def test_any_description_is_used_or_ignored(self, codes, exponent, chromaticities):
+        for chunks in (
+            [(b"cICP", codes)],
+            [(b"gAMA", exponent), (b"cHRM", chromaticities)],
+            [(b"cICP", codes[:3]), (b"gAMA", b"")],
+        ):
+            assert STANDARD(png(even(STORED), *chunks)).shape == (SIZE, SIZE, 3)

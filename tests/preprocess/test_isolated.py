@@ -16,6 +16,7 @@ from preprocess.preprocess_images import encode, scene
 
 from perception_encoder.errors import ImageDecodeError, ImageTooLargeError
 from perception_encoder.preprocess import ImageProcessor, decode_image, isolated, limits
+from perception_encoder.preprocess.transforms import to_rgb
 from perception_encoder.registry import ImageConfig
 
 SCENE = scene(96, 64)
@@ -33,8 +34,40 @@ def no_children():
     isolated.close_children()
 
 
+# Lossless, of 16 bits with alpha, as cjxl writes them: a ramp, opaque in its upper half.
+DEEP_RGBA = bytes.fromhex(
+    "0000000c4a584c200d0a870a00000014667479706a786c20000000006a786c20000000096a786c6c0a000001"
+    "1b6a786c63ff0a47f0a3a0b8100808100014044b38c16237ee55d67bfbfd0a0fce4441414141c92718191917"
+    "fc8fa6c3a818837d04620c262a0643e8378c318631d809623091e82c8c31b82e0c630c6630066b5c4080806b"
+    "e008805c2b0810204080000102040810204080000404010204081020408000010204081020843541800001c2"
+    "ff7f40ecf3e0c183070fd2af1f3c78f0e0c1831ed2070f1e3cf84057f8830f3ef8e0032db70f3ef8e0830f3e"
+    "785cfce0830f04039b1b778db590ec9c0f8c1c040810204080d0d50d0102040810eebb63e4ffffffbfbffbff"
+    "ffffffbfbffbffffffffbfbffbffffffffbfbffbffffffffbfbffbffffffffbfbffbffffffffdfc6fcffffff"
+    "ffdf21fbbbbbeebaf5ed133b9d7e0c02"
+)
+DEEP_GRAY = bytes.fromhex(
+    "0000000c4a584c200d0a870a00000014667479706a786c20000000006a786c20000000096a786c6c0a000000"
+    "be6a786c63ff0a47f0a3282e0408081000a0024b3841d92d2f340eb6bbef5750505050728282911166660508"
+    "a2a3408cc17d8ac1a4408c7a6d4722788103004000c22c2200040824e210204080000102040898ee10204080"
+    "000102040808af10204080000102841a5108102040800081fde33ff88ffea3ffc87af93ffa8ffea3ffe83ffa"
+    "8ffea3ff4879f93ffa8ffea3ffe83ffa8ffea3ff680af33ffa8ffea3ffe83ffa8ffea3ffa8dde73ffa8ffea3"
+    "4f9e00f1c1f4001e1ed71e"
+)
+
+
 @pytest.mark.usefixtures("no_children")
 class TestJpegXl:
+    @pytest.mark.parametrize("is_gray", [False, True])
+    def test_sixteen_bits_and_transparency(self, is_gray):
+        image = decode_image(DEEP_GRAY if is_gray else DEEP_RGBA)
+        assert (image.mode, image.size) == ("LA" if is_gray else "RGBA", (32, 32))
+        shown = np.asarray(to_rgb(image, item="it")).astype(int)
+        ramp = np.rint(np.arange(32) * 2080 / 257)
+        rest = [ramp, ramp] if is_gray else [255 - ramp, np.full(32, 100)]
+        expected = np.stack([ramp, *rest], axis=-1)
+        assert np.abs(shown[:16] - expected).max() <= 1
+        assert (shown[16:] == 255).all()  # transparent, over white
+
     @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
     def test_lossless_images_have_the_same_pixels(self, mode):
         image = SCENE.convert(mode)

@@ -2,7 +2,9 @@
 
 import datetime
 import re
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -35,7 +37,9 @@ def server(tmp_path_factory):
     broken = folder / "broken.mp4"
     broken.write_bytes(b"no video")
     others = Index.create(folder / "others.lance", model.identity)
-    others.add([moment(broken, 0, 0)], model.embed_images([gallery("bee")]))
+    row = moment(broken, 0, 0)
+    row = replace(row, metadata={**row.metadata, "damaged_packets": 7})
+    others.add([row], model.embed_images([gallery("bee")]))
     settings = ServerSettings(
         indexes=(str(folder / "videos.lance"), str(folder / "others.lance")),
         cache_folder=folder / "thumbnails",
@@ -61,32 +65,33 @@ def seconds(page: Page) -> float:
     return float(page.evaluate("document.querySelector('video').currentTime"))
 
 
-def test_from_the_timeline_to_a_day_a_moment_and_moments_like_it(open_page, server):
+def test_from_the_timeline_to_a_video_its_moments_and_moments_like_them(open_page, server):
     page = open_page(f"{server.url}/?sort=-taken")
     wait_for_results(page)
     expect(page.get_by_role("heading", level=3).first).to_have_text("Sat, May 4")
     tiles = page.locator(".tile a")
-    expect(tiles.nth(2).locator(".moment")).to_have_text("0:06")
-    expect(tiles.nth(2)).to_have_accessible_name(re.compile("garden at 0:06"))
+    expect(tiles).to_have_count(2)  # one for each video, however many moments it has
+    expect(tiles.nth(0).locator(".moment")).to_have_text("3 moments")
+    expect(tiles.nth(0)).to_have_accessible_name(re.compile("garden, 3 moments"))
     with page.expect_response(re.compile(r"/video\?")) as part:
-        tiles.nth(2).click()
+        tiles.nth(0).click()
     assert part.value.status == 206
     viewer = page.get_by_role("dialog", name="Image")
     expect(viewer.get_by_role("heading", name="garden.webm")).to_be_visible()
-    expect(viewer.locator("dl")).to_contain_text("0:06 – 0:09")
-    until(page, lambda: 6 < seconds(page) < 9)
+    expect(viewer.locator("dl")).to_contain_text("0:00 – 0:03")
 
     bar = viewer.get_by_role("group", name="Moments").get_by_role("button")
     expect(bar).to_have_count(3)
-    expect(bar.nth(2)).to_have_attribute("aria-current", "true")
-    bar.nth(0).click()
-    expect(viewer.locator("dl")).to_contain_text("0:00 – 0:03")
     expect(bar.nth(0)).to_have_attribute("aria-current", "true")
-    until(page, lambda: 0 < seconds(page) < 5)
-    page.keyboard.press("ArrowRight")
-    expect(viewer.locator("dl")).to_contain_text("0:03 – 0:06")
+    bar.nth(2).click()
+    expect(viewer.locator("dl")).to_contain_text("0:06 – 0:09")
+    expect(bar.nth(2)).to_have_attribute("aria-current", "true")
+    until(page, lambda: 6 < seconds(page) < 9)
+    page.keyboard.press("ArrowRight")  # from any moment to what comes after the video
+    expect(viewer.get_by_role("heading", name="trip.webm")).to_be_visible()
     page.keyboard.press("ArrowLeft")
-    expect(viewer.locator("dl")).to_contain_text("0:00 – 0:03")
+    expect(viewer.get_by_role("heading", name="garden.webm")).to_be_visible()
+    expect(bar.nth(0)).to_have_attribute("aria-current", "true")
 
     with page.expect_response("**/v1/search"):
         viewer.get_by_role("link", name="Similar moments").click()
@@ -95,6 +100,47 @@ def test_from_the_timeline_to_a_day_a_moment_and_moments_like_it(open_page, serv
     expect(page.get_by_role("button", name="Remove the filter: moments of videos")).to_be_visible()
     assert names(page, 1) == ["trip.webm"]  # the other rose
     expect(page.locator(".tile .moment").first).to_have_text("0:03")
+
+
+def test_the_viewer_returns_to_the_tile_of_the_video(open_page, server):
+    page = open_page(f"{server.url}/?sort=-taken")
+    wait_for_results(page)
+    page.locator(".tile a").nth(1).click()
+    page.get_by_role("group", name="Moments").get_by_role("button").nth(1).click()
+    expect(page.locator("#viewer dl")).to_contain_text("0:03 – 0:06")
+    page.keyboard.press("Escape")
+    expect(page.locator(".tile a").nth(1)).to_be_focused()
+
+
+def test_filters_by_the_times_of_moments_list_moments(open_page, server):
+    filters = quote('["start",">=",3]')
+    page = open_page(f"{server.url}/?sort=taken&f={filters}")
+    wait_for_results(page)
+    expect(page.locator(".tile a")).to_have_count(4)
+    expect(page.locator(".tile .moment").first).to_have_text("0:03")
+
+
+def test_damaged_packets_are_told(open_page, server):
+    page = open_page(f"{server.url}/?index=others", expected=("404",))
+    page.locator(".tile a").first.click()
+    expect(page.locator("#viewer dl")).to_contain_text("Damaged7 packets")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_assistive_technology_can_use_a_video(open_page, server, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(f"{server.url}/?sort=-taken", color_scheme=scheme, reduced_motion="reduce")
+    wait_for_results(page)
+    page.wait_for_timeout(400)  # images fade in, and half an image has half its contrast
+    found = Axe().run(page)
+    assert found.response["violations"] == [], found.generate_report()
+    page.locator(".tile a").first.click()
+    bar = page.get_by_role("group", name="Moments").get_by_role("button")
+    expect(bar).to_have_count(3)
+    page.wait_for_timeout(400)
+    found = Axe().run(page)
+    assert found.response["violations"] == [], found.generate_report()
 
 
 def test_a_video_ends_with_the_viewer(open_page, server):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.vectors import normalize_rows
 from perception_encoder.video import VideoSegment, find_segments
+from perception_encoder.video.sampling import find_cuts
 from perception_encoder.video.segments import SAME_SHOT, find_threshold
 
 E = 64
@@ -41,6 +42,40 @@ def test_shots_end_between_the_frames_that_differ(noise: float) -> None:
         assert segment.vector @ vectors[int(segment.frame_time)] == pytest.approx(
             (vectors[first:last] @ mean).max(), abs=1e-5
         )
+
+
+def test_shots_end_at_the_cuts_that_the_encoder_saw() -> None:
+    vectors = shots([3, 2, 4], 0.1)
+    cuts = [0.5, 2.25, 2.75, 5.0, 7.5]  # before, between (two), just after, and within a shot
+    assert borders(find_segments(np.arange(9.0), vectors, 9.0, cuts)) == [0, 2.75, 5.0, 9]
+    assert borders(find_segments(np.arange(9.0), vectors, 9.0, [2.0, 4.0])) == [0, 2.5, 4.5, 9]
+
+
+@pytest.mark.parametrize(
+    ("keyframes", "cuts"),
+    [
+        ([0, 1, 2, 3, 4, 5], []),  # phones: one a second
+        ([0, 1.02, 2.0, 2.99, 4.01], []),
+        ([0, 5, 10, 12.5, 17.5, 22.5], [12.5]),  # the next one is counted from the cut
+        ([0, 3.1, 5.4, 9.8], [3.1, 5.4, 9.8]),  # each at a scene
+        ([0, 10, 13, 23, 24, 34, 36], [13, 24, 36]),
+        ([0, 2.7, 6.0, 10.6, 12.8], [2.7, 6.0, 10.6, 12.8]),
+        ([0, 3], [3]),
+        ([0], []),
+        ([], []),
+        ([0, 10, 5, 15], []),  # times that begin again
+        ([0, 9, 5, 7], [7, 9]),
+    ],
+)
+def test_cuts_are_the_keyframes_that_come_early(keyframes: list[float], cuts: list[float]) -> None:
+    assert find_cuts(keyframes) == cuts
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=40))
+def test_any_keyframes_give_cuts_in_order(keyframes: list[float]) -> None:
+    found = find_cuts(keyframes)
+    assert found == sorted(found)
+    assert set(found) <= set(keyframes[1:])
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2, 0.4])

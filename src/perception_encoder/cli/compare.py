@@ -1,4 +1,4 @@
-"""`pe compare`: how similar images and texts are."""
+"""`pe compare`: how similar images, videos and texts are."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import say, write_json, write_table
 from perception_encoder.cli.text_files import find_error
 from perception_encoder.errors import ImageError, TextError
+from perception_encoder.video.names import is_clip
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="An image file or a text.")],
-    others: Annotated[list[str], typer.Argument(help="Image files or texts to compare with.")],
+    first: Annotated[str, typer.Argument(help="An image or video file, or a text.")],
+    others: Annotated[
+        list[str], typer.Argument(help="Image or video files, or texts, to compare with.")
+    ],
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Print how similar images and texts are to a first one.
+    """Print how similar images, videos and texts are to a first one.
 
-    Prints cosines, best first. An argument that names an image file is an image, anything else is
-    a text. An item that cannot be embedded is reported, and the exit code is 1.
+    Prints cosines, best first. An argument that names an image or a video is one, also
+    clip.mp4#t=1:23 for a frame of a video; anything else is a text. An item that cannot be
+    embedded is reported, and the exit code is 1.
 
     Examples:
         pe compare dog.jpg "a dog" "a cat" "a truck"
@@ -69,16 +73,18 @@ def _check_text(item: str, number: int) -> None:
     Raises:
         TextError: it is not valid text, or an encoded image.
     """
-    if not _is_image(item) and (error := find_error(item, f"argument {number}")):
+    if not (_is_image(item) or is_clip(item)) and (error := find_error(item, f"argument {number}")):
         raise TextError(error)
 
 
 def _embed(model: EmbeddingModel, item: str) -> Embeddings:
+    if is_clip(item):
+        return model.embed_video(item)
     return model.embed_image(item) if _is_image(item) else model.embed_text(item)
 
 
 def _is_image(item: str) -> bool:
-    """Return whether the item is a file, or has an image's suffix: a missing one is reported."""
+    """Whether the item is a file, or has the suffix of an image: a missing one is reported."""
     from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 
     return os.path.isfile(item) or os.path.splitext(item)[1].lower() in IMAGE_SUFFIXES

@@ -1,4 +1,4 @@
-"""`pe embed`: embeddings of images and texts, to stdout or to a file that is written as a whole."""
+"""`pe embed`: embeddings of images, videos and texts, to stdout or to a file written as a whole."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class InputItem(NamedTuple):
 def embed(  # noqa: PLR0913  one parameter for each option
     items: Annotated[
         list[str] | None,
-        typer.Argument(help="Image files, or texts with --text; - reads lines from stdin."),
+        typer.Argument(
+            help="Image or video files, or texts with --text; - reads lines from stdin."
+        ),
     ] = None,
     text: Annotated[bool, typer.Option("--text", "-t", help="The items are texts.")] = False,
     out: Annotated[
@@ -69,12 +71,13 @@ def embed(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Write the embeddings of images or texts to a file or to stdout.
+    """Write the embeddings of images, videos or texts to a file or to stdout.
 
-    Embeddings have unit length. An item that cannot be embedded is reported, the others are
-    written, and the exit code is 1. A .npy has one row for each item, in order, with NaN for those
-    that failed; the other formats name their items and leave those out. Each line of stdin is an
-    item; an empty line is an empty text, but no file.
+    Embeddings have unit length. That of a video is the mean of eight evenly spaced frames;
+    clip.mp4#t=1:23 is the frame at that time; both need the extra `video`. An item that cannot be
+    embedded is reported, the others are written, and the exit code is 1. A .npy has one row for
+    each item, in order, with NaN for those that failed; the other formats name their items and
+    leave those out. Each line of stdin is an item; an empty line is an empty text, but no file.
 
     Examples:
         pe embed *.jpg -o vectors.npy
@@ -156,15 +159,37 @@ def _embed_texts(
 def _embed_images(
     model: EmbeddingModel, inputs: Sequence[InputItem], batch_size: int, dim: int | None
 ) -> tuple[Embeddings, dict[int, str]]:
-    """Return (N, E) embeddings, NaN for unusable images, and the error at each such position."""
-    embeddings, failures = model.embed_images(
-        [one.value for one in inputs], batch_size=batch_size, truncate_dim=dim, errors="skip"
+    """Return (N, E) embeddings, NaN for what cannot be used, and the error at each such position.
+
+    A video has one embedding, the mean of evenly spaced frames.
+    """
+    import numpy as np
+
+    from perception_encoder.errors import ImageError
+    from perception_encoder.video.names import is_clip
+
+    clips = [position for position, one in enumerate(inputs) if is_clip(one.value)]
+    images = sorted(set(range(len(inputs))) - set(clips))
+    embedded, failures = model.embed_images(
+        [inputs[position].value for position in images],
+        batch_size=batch_size,
+        truncate_dim=dim,
+        errors="skip",
     )
-    errors = {position: str(failure) for position, failure in failures.items()}
+    embeddings = np.full((len(inputs), embedded.shape[1]), np.nan, np.float32)
+    embeddings[images] = embedded
+    errors = {images[number]: str(failure) for number, failure in failures.items()}
     for position in errors:
         if not inputs[position].value:
             errors[position] = f"{inputs[position].describe(position)}: empty, not a file name"
-    return embeddings, errors
+    for position in clips:
+        try:
+            embeddings[position] = model.embed_video(
+                inputs[position].value, batch_size=batch_size, truncate_dim=dim
+            )
+        except ImageError as err:
+            errors[position] = str(err)
+    return embeddings, dict(sorted(errors.items()))
 
 
 def _write(

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from perception_encoder.index import Index, Outcome
     from perception_encoder.indexing import Run, RunOptions
     from perception_encoder.indexing.prepare import Preparation
+    from perception_encoder.indexing.video_contents import VideoReader
     from perception_encoder.sources import Source
 
 _MAX_FAILURES: Final = 10  # of those reported one by one; `pe errors` lists all
@@ -247,11 +248,13 @@ class IndexTarget:
 
     Attributes:
         open_preparing: prepares items on a cluster; None for this process.
+        open_videos: likewise for videos.
     """
 
     model: EmbeddingModel
     index: Index
     open_preparing: Callable[[], Preparation] | None = None
+    open_videos: Callable[[], VideoReader] | None = None
 
 
 @contextmanager
@@ -283,7 +286,12 @@ def _open_target(
     ) as cluster:
         say(f"pe: {cluster.plan} at {ray}")
         index = index or Index.open_or_prepare(path, cluster.model.identity)
-        yield IndexTarget(cluster.model, index, lambda: cluster.preparing(batch_size))
+        yield IndexTarget(
+            cluster.model,
+            index,
+            lambda: cluster.preparing(batch_size),
+            lambda: cluster.videos(batch_size),
+        )
 
 
 def _open_local(
@@ -352,7 +360,14 @@ def _run(
     from perception_encoder.search.upkeep import prepare_for_search
 
     index = target.index
-    run = Run(target.model, index, sources, options, open_preparing=target.open_preparing)
+    run = Run(
+        target.model,
+        index,
+        sources,
+        options,
+        open_preparing=target.open_preparing,
+        open_videos=target.open_videos,
+    )
     counts, started = run.progress.counts, time.monotonic()
     try:
         with ProgressDisplay(run.progress) as display:

@@ -24,6 +24,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import WorkerCrashedError
 from perception_encoder.index import Outcome
 from perception_encoder.indexing.prepare import ListedItem, PreparedImage, make_failure
+from perception_encoder.indexing.video_contents import VideoContent
 from perception_encoder.types import Embeddings, ModelIdentity, Pixels, PreprocessName, TokenIds
 
 _TRIES: Final = 3  # calls for one image before it fails
@@ -45,6 +46,10 @@ class RunPlacement:
     def preparing(self, batch_size: int) -> "RemotePreparation":
         """Return the `Preparation` for a `Run`; a worker gets `batch_size` items at once."""
         return RemotePreparation(self._workers, batch_size)
+
+    def videos(self, batch_size: int) -> "RemoteVideoReader":
+        """Return the `VideoReader` for a `Run`; workers compute `batch_size` frames at once."""
+        return RemoteVideoReader(self._workers, batch_size)
 
 
 @contextmanager
@@ -82,6 +87,45 @@ def on_cluster(
             backend = _WorkersBackend(workers, workers.start())
             model = open_around(backend, name, preprocess=preprocess)
             yield RunPlacement(planned, workers, model)
+
+
+class RemoteVideoReader:
+    """A `VideoReader`: each worker hashes, decodes and embeds one video at a time.
+
+    Args:
+        workers: the workers to use.
+        batch_size: frames computed at once.
+    """
+
+    def __init__(self, workers: Workers, batch_size: int) -> None:
+        self.num_at_once = workers.num_slots
+        self._workers = workers
+        self._batch_size = batch_size
+        self._is_closed = False
+
+    def hash_file(self, path: str) -> str:
+        """See `VideoReader.hash_file`."""
+        found: str = self._call("hash_video", path)
+        return found
+
+    def embed(self, path: str) -> VideoContent:
+        """See `VideoReader.embed`."""
+        found: VideoContent = self._call("embed_video", path, self._batch_size)
+        return found
+
+    def close(self) -> None:
+        """See `VideoReader.close`. What a worker reads ends with the worker."""
+        self._is_closed = True
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        """Call a free worker; a video that ends workers fails alone.
+
+        Raises:
+            WorkerCrashedError: it has ended as many workers as it may.
+        """
+        if self._is_closed:
+            raise InterruptedError("the run was stopped")
+        return _call_worker(self._workers, method, *arguments)
 
 
 class RemotePreparation:
@@ -184,8 +228,13 @@ class _WorkersBackend:
         """Do nothing: `on_cluster` closes the workers."""
 
     def _call(self, method: str, *arguments: object) -> Any:
-        import ray
+        return _call_worker(self._workers, method, *arguments)
 
-        return self._workers.ask(
-            lambda worker: ray.get(getattr(worker, method).remote(*arguments)), tries=_TRIES
-        )
+
+def _call_worker(workers: Workers, method: str, *arguments: object) -> Any:
+    """Call a method of any worker, and of another one where that is lost."""
+    import ray
+
+    return workers.ask(
+        lambda worker: ray.get(getattr(worker, method).remote(*arguments)), tries=_TRIES
+    )

@@ -19,8 +19,14 @@ from numpy.typing import NDArray
 from perception_encoder.auto import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.errors import ImageNotFoundError
 from perception_encoder.index import Outcome
 from perception_encoder.indexing.prepare import ListedItem, PreparedImage, encode_batch, prepare
+from perception_encoder.indexing.video_contents import (
+    LocalVideoReader,
+    VideoContent,
+    hash_file,
+)
 from perception_encoder.sources import Item
 from perception_encoder.types import (
     BackendKind,
@@ -67,6 +73,7 @@ class Worker:
         self._decoders = ThreadPoolExecutor(num_cores, "decode")
         self._readers = ThreadPoolExecutor(_READERS, "read")
         self._opening, self._reading = threading.Lock(), threading.Lock()
+        self._videos: LocalVideoReader | None = None
 
     def open(self) -> WorkerSetup:
         """Open the model unless it is open.
@@ -119,6 +126,19 @@ class Worker:
             for one in found
         ]
 
+    def hash_video(self, path: str) -> str:
+        """See `VideoReader.hash_file`."""
+        try:
+            return hash_file(path)
+        except ImageNotFoundError as err:
+            raise ImageNotFoundError(f"{err}; {_describe_place()}", item=path) from err
+
+    def embed_video(self, path: str, batch_size: int) -> VideoContent:
+        """See `VideoReader.embed`; `batch_size` is that of the first call."""
+        with self._opening:
+            self._videos = self._videos or LocalVideoReader(self._model, batch_size=batch_size)
+        return self._videos.embed(path)
+
     def encode_image(self, pixels: Pixels) -> Embeddings:
         """See `Backend.encode_image`."""
         return self._model.backend.encode_image(pixels)
@@ -159,11 +179,7 @@ class Worker:
             return replace(found, item=item)
         # An item with a time existed on the machine that listed it.
         if found.reason == "ImageNotFoundError" and item.mtime is not None and not item.is_remote:
-            hint = (
-                f"{found.message}; it was read on {_machine()}, where it must have the same path "
-                "as on the machine that listed it"
-            )
-            return replace(found, message=hint)
+            return replace(found, message=f"{found.message}; {_describe_place()}")
         return found
 
 
@@ -176,6 +192,14 @@ def _read_content(item: Item) -> Content | None:
 
 def _with_vector(item: PreparedImage, computed: PreparedImage) -> PreparedImage:
     return replace(item, resized=None, vector=computed.vector, encode_ms=computed.encode_ms)
+
+
+def _describe_place() -> str:
+    """Return where a file was looked for, and what to do."""
+    return (
+        f"it was read on {_machine()}, where it must have the same path as on the machine that "
+        "listed it"
+    )
 
 
 def _machine() -> str:

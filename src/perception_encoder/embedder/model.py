@@ -190,6 +190,7 @@ class EmbeddingModel:
         num_frames: int = 8,
         batch_size: int = 32,
         input_color_format: ColorFormat = "bgr",
+        truncate_dim: int | None = None,
     ) -> Embeddings:
         """Embed a clip as the normalized mean of its frames' normalized embeddings.
 
@@ -197,27 +198,30 @@ class EmbeddingModel:
         does not normalize the mean.
 
         Args:
-            video: the path of a video file, which needs the extra `video`; or frames, as
-                `embed_images` takes them.
+            video: the path of a video file, which needs the extra `video`; the path and a time
+                (`clip.mp4#t=1:23`) for the frame there; or frames, as `embed_images` takes them.
             num_frames: of a file; they are evenly spaced, the first and the last one included.
             batch_size: frames computed at once.
             input_color_format: channel order of frames that are NumPy arrays.
+            truncate_dim: keep the first dimensions only, then normalize.
 
         Returns:
             (1, E) float32 of unit length.
 
         Raises:
-            ValueError: there are no frames, or `num_frames` is below 1.
+            ValueError: there are no frames, `num_frames` is below 1, or `truncate_dim` is not
+                between 1 and E.
             ImageError: the video or a frame cannot be used.
         """
+        check_output(self._embed_dim(), truncate_dim, "numpy")
         if isinstance(video, str | os.PathLike):
-            from perception_encoder.video.decoder import read_uniform_frames
+            from perception_encoder.video.decoder import read_frames
 
             # Each frame is resized as it comes: eight frames of 8K are 800 MB.
             name = os.fsdecode(video)
             pixels = [
                 self.processor(frame, input_color_format="rgb", item=name)
-                for frame in read_uniform_frames(video, num_frames)
+                for frame in read_frames(name, num_frames)
             ]
             batches = [
                 self.embed_pixels(np.stack(pixels[start : start + batch_size]))
@@ -230,7 +234,8 @@ class EmbeddingModel:
             )
         if not len(vectors):
             raise ValueError("a video needs at least one frame")
-        return normalize_rows(vectors.mean(axis=0, keepdims=True))
+        mean = vectors.mean(axis=0, keepdims=True)
+        return normalize_rows(mean[:, :truncate_dim])
 
     def features(
         self,

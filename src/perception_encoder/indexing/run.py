@@ -29,6 +29,7 @@ from perception_encoder.indexing.prepare import (
 )
 from perception_encoder.indexing.refresh import refresh_files
 from perception_encoder.indexing.sidecars import SidecarTimes
+from perception_encoder.indexing.video_contents import LocalVideoReader, VideoReader
 from perception_encoder.indexing.videos import PreparedVideo, VideoPreparation
 from perception_encoder.sources import Source
 from perception_encoder.sources.columns import MAX_COLUMNS
@@ -37,6 +38,7 @@ from perception_encoder.video.names import is_moment
 
 _PATIENCE_SECONDS: Final = 1.0  # how long an incomplete batch waits for slow sources
 _DELETED_AT_ONCE: Final = 1000
+_NUM_SHOWN: Final = 5  # damaged videos in a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Run:
         sources: the sources.
         options: see `RunOptions`.
         open_preparing: opens the `Preparation`; None for threads of this process.
+        open_videos: opens the `VideoReader`; None for one of this process.
     """
 
     def __init__(
@@ -88,13 +91,16 @@ class Run:
         options: RunOptions | None = None,
         *,
         open_preparing: Callable[[], Preparation] | None = None,
+        open_videos: Callable[[], VideoReader] | None = None,
     ) -> None:
         self._model = model
         self._index = index
         self._sources = sources
         self._options = options or RunOptions()
         self._open_preparing = open_preparing or self._open_threads
+        self._open_videos = open_videos or self._open_local_videos
         self._log = OutcomeLog(index.path)
+        self._damaged: dict[str, int] = {}  # packets that could not be decoded, by video
         self.progress = Progress()
 
     def outcomes(self) -> Generator[Outcome, None, None]:
@@ -130,6 +136,7 @@ class Run:
                     rest = committer.close()
                     self._count(rest)
                     self.progress.notes += collect_notes(self._sources)
+                    self.progress.notes += _of_damaged(self._damaged)
                     self.progress.notes += _of_repeated(feed.num_repeated)
                     self.progress.notes += _of_metadata(committer.left_out)
                     self.progress.notes += _of_columns(committer.columns_left_out)
@@ -146,7 +153,7 @@ class Run:
             known,
             failures,
             self._open_preparing(),
-            VideoPreparation(self._model, self._index, batch_size=self._options.batch_size),
+            VideoPreparation(self._open_videos(), self._index),
             self.progress,
             retries_failures=self._options.retries_failures,
             sidecars=sidecars if self._index.metadata_choice.reads else None,
@@ -179,6 +186,9 @@ class Run:
         window = (2 + self._model.backend.concurrency) * self._options.batch_size
         return ThreadPreparation(self._model.processor, window=window)
 
+    def _open_local_videos(self) -> LocalVideoReader:
+        return LocalVideoReader(self._model, batch_size=self._options.batch_size)
+
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         self.progress.counts.update(outcome.status for outcome in outcomes)
 
@@ -209,6 +219,8 @@ class Run:
                 continue
             if isinstance(event, PreparedVideo):
                 committer.add(event.rows)
+                if event.num_damaged:
+                    self._damaged[event.rows[0].row.uri] = event.num_damaged
                 self.progress.encode_seconds += event.encode_seconds
                 feed.release(1)
                 if committer.is_due:
@@ -292,6 +304,18 @@ def _of_repeated(count: int) -> list[str]:
         f"{count:,} entries name an image that an earlier entry named, with other metadata; an "
         "image has one row, and the first entry's metadata"
     ]
+
+
+def _of_damaged(videos: Mapping[str, int]) -> list[str]:
+    if not videos:
+        return []
+    shown = [
+        f"{uri} ({count:,} {'packet' if count == 1 else 'packets'})"
+        for uri, count in list(videos.items())[:_NUM_SHOWN]
+    ]
+    more = [f"{len(videos) - _NUM_SHOWN:,} more"] if len(videos) > _NUM_SHOWN else []
+    parts = "a part" if len(videos) == 1 else "parts"
+    return [f"left out {parts} that could not be decoded: {', '.join(shown + more)}"]
 
 
 def _of_columns(count: int) -> list[str]:

@@ -34,8 +34,9 @@ from perception_encoder.errors import (
     ImageTruncatedError,
     ImageUnreadableError,
 )
+from perception_encoder.preprocess.described_colors import make_cicp_profile
 from perception_encoder.preprocess.files import open_regular_file
-from perception_encoder.preprocess.heif import check_heif
+from perception_encoder.preprocess.heif import check_heif, find_nclx
 from perception_encoder.preprocess.isolated import decode_isolated
 from perception_encoder.preprocess.jpeg2000 import check_jpeg2000, drop_false_alpha
 from perception_encoder.preprocess.limits import (
@@ -69,6 +70,8 @@ _JPEG_XL_STARTS: Final = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _HEIF_BRANDS: Final = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
+_MOVIE_BOXES: Final = (b"ftyp", b"moov", b"mdat", b"wide")
+_MATROSKA_START: Final = b"\x1a\x45\xdf\xa3"
 # What Pillow's decoders raise on damaged data (its warnings too, where they are made errors).
 # MemoryError is not here: it is no fault of the file. SystemError is raised where a decoder in C
 # goes on after a read that failed.
@@ -249,6 +252,12 @@ def _open(stream: LimitedStream, *, max_pixels: int, item: str) -> ImageFile.Ima
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         candidates.append(partial(_open_heif, item=item))
     if not candidates:
+        if _is_video(head):
+            raise ImageDecodeError(
+                f"{item}: it is a video, not an image; use a frame of it, or pe index, pe embed or "
+                "embed_video, which take videos",
+                item=item,
+            )
         known = ", ".join([*_DECODERS, "HEIC", "JPEG XL", "RAW"])
         raise ImageDecodeError(
             f"{item}: not an image in a known format ({known}); it starts with {head!r}", item=item
@@ -258,14 +267,27 @@ def _open(stream: LimitedStream, *, max_pixels: int, item: str) -> ImageFile.Ima
     source = _trim(stream, head)
     for decoder in candidates[:-1]:  # two at most: AVIF and HEIC share a container's first bytes
         source.seek(0)
-        try:
-            return decoder(source, "")
-        except SyntaxError:
-            continue
+        with suppress(SyntaxError):
+            return _with_profile(decoder(source, ""), stream)
     source.seek(0)
     image = candidates[-1](source, "")
     if source is not stream:
         image.fp = cast("IO[bytes]", stream)
+    return _with_profile(image, stream) if head[4:8] == b"ftyp" else image
+
+
+def _is_video(head: bytes) -> bool:
+    """Whether the first bytes, which are of no image, are those of MP4, Matroska or AVI."""
+    is_avi = head.startswith(b"RIFF") and head[8:12] == b"AVI "
+    return is_avi or head[4:8] in _MOVIE_BOXES or head.startswith(_MATROSKA_START)
+
+
+def _with_profile(image: ImageFile.ImageFile, stream: LimitedStream) -> ImageFile.ImageFile:
+    """Give an AVIF or HEIC a color profile where it describes its colors without one."""
+    if "icc_profile" not in image.info and (colors := find_nclx(whole(stream.stream))) is not None:
+        profile = make_cicp_profile(*colors)
+        if profile is not None:
+            image.info["icc_profile"] = profile
     return image
 
 

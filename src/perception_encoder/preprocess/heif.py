@@ -184,6 +184,24 @@ def iter_metadata(data: bytes, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError(f"the list of its items is damaged ({err})") from err
 
 
+def find_nclx(data: bytes) -> tuple[int, int] | None:
+    """Return the color primaries and the transfer characteristics of the image, as in H.273.
+
+    Args:
+        data: of a file that `check_heif` has checked.
+
+    Returns:
+        None where the file does not say.
+    """
+    try:
+        for box in iter_boxes(data):
+            if box.kind == b"meta":
+                return _Items(data, box).nclx()
+    except (struct.error, IndexError, ValueError):
+        return None
+    return None
+
+
 class _Items:
     """The items of a file and what they refer to."""
 
@@ -208,6 +226,14 @@ class _Items:
         """Raise LimitError where the primary item costs more than its size explains."""
         pixels = self._cost(self._primary, _MAX_DEPTH)
         _check_pixels(pixels, self._area(self._item(self._primary)))
+
+    def nclx(self) -> tuple[int, int] | None:
+        """Return what `find_nclx` does."""
+        for box in self._item(self._primary).properties:
+            if box.kind == b"colr" and self._data[box.start : box.start + 4] == b"nclx":
+                primaries, transfer = struct.unpack_from(">HH", self._data, box.start + 4)
+                return primaries, transfer
+        return None
 
     def contents(self, max_bytes: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield what `iter_metadata` does."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from perception_encoder.preprocess.color import MAX_PROFILE_BYTES
+from perception_encoder.preprocess.described_colors import make_cicp_profile, make_png_profile
 from perception_encoder.preprocess.jpeg2000 import iter_boxes
 from perception_encoder.preprocess.limits import LimitError
 
@@ -107,6 +108,10 @@ _ORIENTATION_KEYS: Final = {
     b"zTXt": b"Raw profile type exif\0",
 }
 _PROFILE_CHUNK: Final = b"iCCP"
+_COLOR_CHUNKS: Final = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+"""Chunks that describe colors, and their size in bytes."""
+_PNG_UNIT: Final = 100_000
+_CHRM: Final = struct.Struct(">8I")
 _GRAY: Final = 0
 _RGB: Final = 2
 _PALETTE: Final = 3
@@ -126,7 +131,8 @@ class _Chunk(NamedTuple):
 def trim_png(data: bytes) -> bytes:
     """Return a PNG of the same pixels without other chunks, its image data in one piece.
 
-    Of animations the image that viewers without animations show is kept.
+    Colors that it describes without a profile get one. Of animations the image that viewers
+    without animations show is kept.
 
     Args:
         data: a whole file that begins as PNG does.
@@ -138,6 +144,7 @@ def trim_png(data: bytes) -> bytes:
     kept: dict[bytes, bytes | memoryview] = {}
     metadata: list[memoryview] = []
     pixels: list[memoryview] = []
+    colors: dict[bytes, bytes] = {}
     is_after = False  # the image data is one run of chunks
     for chunk in _chunks(data):
         if chunk.kind == b"IDAT":
@@ -147,15 +154,12 @@ def trim_png(data: bytes) -> bytes:
         is_after = bool(pixels)
         if _tells_orientation(chunk) and len(metadata) < _MAX_METADATA:
             metadata.append(chunk.whole)
-        elif chunk.kind == _PROFILE_CHUNK and not is_after:
-            if _is_usable_profile(chunk):
-                kept.setdefault(chunk.kind, chunk.whole)
-        elif chunk.kind in (b"IHDR", b"PLTE", b"tRNS") and not is_after:
-            content = _transparency(chunk, kept) if chunk.kind == b"tRNS" else chunk.whole
-            if content is not None:
-                kept.setdefault(chunk.kind, content)
+        elif not is_after:
+            _keep(chunk, kept, colors)
     if not pixels:
         raise ValueError("no image data")
+    if colors:
+        _put_profile(kept, colors)
     # Pillow does not read the checksum of image data.
     start = struct.pack(">I4s", sum(map(len, pixels)), b"IDAT")
     end = _encode(b"IEND", b"")
@@ -187,6 +191,39 @@ def _tells_orientation(chunk: _Chunk) -> bool:
     if key is None or content[: len(key)] != key:
         return False
     return chunk.is_intact and _is_bounded(chunk.kind, bytes(content[len(key) :]))
+
+
+def _keep(chunk: _Chunk, kept: dict[bytes, bytes | memoryview], colors: dict[bytes, bytes]) -> None:
+    """Keep what decides pixels, and what describes their colors; the first chunk of each kind."""
+    if chunk.kind in _COLOR_CHUNKS:
+        if len(chunk.content) == _COLOR_CHUNKS[chunk.kind] and chunk.is_intact:
+            colors.setdefault(chunk.kind, bytes(chunk.content))
+    elif chunk.kind == _PROFILE_CHUNK:
+        if _is_usable_profile(chunk):
+            kept.setdefault(chunk.kind, chunk.whole)
+    elif chunk.kind in (b"IHDR", b"PLTE", b"tRNS"):
+        content = _transparency(chunk, kept) if chunk.kind == b"tRNS" else chunk.whole
+        if content is not None:
+            kept.setdefault(chunk.kind, content)
+
+
+def _put_profile(kept: dict[bytes, bytes | memoryview], colors: dict[bytes, bytes]) -> None:
+    """Describe colors by a profile: by cICP, else as stored, else by sRGB, else by gAMA and cHRM.
+
+    Source of the order: PNG, third edition, 13.13.
+    """
+    primaries, transfer, matrix, is_full = colors.get(b"cICP", bytes(4))
+    profile = make_cicp_profile(primaries, transfer) if (matrix, is_full) == (0, 1) else None
+    if profile is None and _PROFILE_CHUNK not in kept and b"sRGB" not in colors:
+        gamma, points = colors.get(b"gAMA"), colors.get(b"cHRM")
+        if gamma is not None or points is not None:
+            profile = make_png_profile(
+                None if gamma is None else int.from_bytes(gamma, "big") / _PNG_UNIT,
+                None if points is None else tuple(n / _PNG_UNIT for n in _CHRM.unpack(points)),
+            )
+    if profile is not None:
+        content = b"-\0\0" + zlib.compress(profile, 1)
+        kept[_PROFILE_CHUNK] = _encode(_PROFILE_CHUNK, content)
 
 
 def _is_usable_profile(chunk: _Chunk) -> bool:

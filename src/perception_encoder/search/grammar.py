@@ -25,7 +25,7 @@ from perception_encoder.index.condition import forms_of
 from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 from perception_encoder.types import Embeddings
-from perception_encoder.video.names import is_video, split_fragment
+from perception_encoder.video.names import is_clip, split_fragment
 
 STDIN: Final = "-"
 """The value of the term that stands for the image on standard input."""
@@ -294,7 +294,7 @@ def _split_weight(text: str) -> tuple[float, str]:
 
 
 def _ends_like_an_image(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES or is_video(split_fragment(text)[0])
+    return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES or is_clip(text)
 
 
 def _misplaced(piece: _Piece, query: str) -> QueryError:

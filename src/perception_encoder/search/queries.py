@@ -31,7 +31,7 @@ from perception_encoder.search.grammar import (
 )
 from perception_encoder.sources.item import is_unicode
 from perception_encoder.types import ColorFormat, Embeddings
-from perception_encoder.video.names import is_video, split_fragment
+from perception_encoder.video.names import is_clip, is_video, split_fragment
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
@@ -276,7 +276,7 @@ class _Known:
         value = term[1]
         if _is_address(value):
             self.images[term] = partial(_read, value)
-        elif is_video(split_fragment(value)[0]):
+        elif is_clip(value):
             self._add_video(index, term)
         else:
             self.images[term] = value

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, BinaryIO, Final, NamedTuple
 
 from perception_encoder.errors import (
     ImageNotFoundError,
@@ -25,6 +25,9 @@ from perception_encoder.sources.item import (
     scheme_of,
 )
 from perception_encoder.sources.network import Remote, RemoteEntry, Web
+from perception_encoder.video.names import is_video
+
+_REMOTE_VIDEO: Final = "videos are read from this machine only; download it, and index the file"
 
 
 @dataclass(frozen=True)
@@ -224,10 +227,14 @@ class FileAccess:
             return make_file_item(uri)
         if (error := find_name_error(uri)) is not None:
             return make_broken_item(uri, error, is_remote=True)
+        if is_video(uri):
+            return make_broken_item(uri, _REMOTE_VIDEO, is_remote=True)
         return Item(uri, partial(self.read, uri), is_remote=True)
 
     def entry_item(self, entry: RemoteEntry, sidecars: Sequence[Sidecar] = ()) -> Item:
         """Return the item of an image in a store's listing, with its sidecars there."""
+        if is_video(entry.url):
+            return make_broken_item(entry.url, _REMOTE_VIDEO, is_remote=True)
         return Item(
             entry.url,
             partial(self.read, entry.url, entry.bytes),

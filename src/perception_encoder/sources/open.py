@@ -220,7 +220,8 @@ class _Opener:
         once_held = _any_of([file.once_held for file in files])
         leaves_out = _any_of([file.leaves_out for file in files])
         if files[0].kind == "tar":
-            return TarSource(self._access, name, uris, once_held, leaves_out)
+            wants = self._options.videos
+            return TarSource(self._access, name, uris, once_held, leaves_out, wants_videos=wants)
         column = self._options.column
         table = TableSource(self._access, column, name, uris, once_held, leaves_out)
         table.check()

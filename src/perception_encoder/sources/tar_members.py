@@ -20,6 +20,7 @@ from perception_encoder.sources.item import find_name_error
 from perception_encoder.sources.patterns import SYSTEM_FOLDERS, is_image
 from perception_encoder.sources.tar_samples import Sample, TarMember, TarSamples
 from perception_encoder.sources.text_rows import decode_text, parse_json
+from perception_encoder.video.names import is_video
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ _SENTENCES: Final = {
     "unread": "members with metadata that are too large, not UTF-8, or no JSON object",
     "system": "files that macOS or a NAS keeps beside images",
     "links": "links and sparse members named like images",
+    "videos": "videos (they are read from folders only; unpack the archive to index them)",
 }
 
 
@@ -137,10 +139,16 @@ def iter_regular_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 class TarListing:
-    """Lists the images of an archive and counts what is skipped."""
+    """Lists the images of an archive and counts what is skipped.
 
-    def __init__(self, archive: tarfile.TarFile) -> None:
+    Args:
+        archive: is read from its start.
+        wants_videos: whether to count videos, which are not read from archives.
+    """
+
+    def __init__(self, archive: tarfile.TarFile, *, wants_videos: bool = False) -> None:
         self._archive = archive
+        self._wants_videos = wants_videos
         self._samples = TarSamples()
         self._names = MetadataColumns()
         self._num_images = 0
@@ -175,6 +183,8 @@ class TarListing:
         ending = member.name.rpartition(".")[2].lower()
         has_image_name = is_image(member.name)
         if not has_image_name and ending not in _SIBLINGS:
+            is_left_out = self._wants_videos and is_video(member.name) and _is_regular(member)
+            self.left_out["videos"] += is_left_out and not _is_of_system(member.name)
             return
         if not _is_regular(member):
             self.left_out["links"] += has_image_name and not member.isdir()

@@ -46,6 +46,7 @@ class TarSource(ContainerSource):
     Args:
         access: reads them.
         name, uris, once_held, leaves_out: see `ContainerSource`.
+        wants_videos: whether to report videos, which are not read from archives.
     """
 
     def __init__(
@@ -55,9 +56,12 @@ class TarSource(ContainerSource):
         uris: Sequence[str],
         once_held: Callable[[str], bool] = lambda _: False,
         leaves_out: Callable[[str], bool] = lambda _: False,
+        *,
+        wants_videos: bool = False,
     ) -> None:
         super().__init__(name, uris, once_held, leaves_out)
         self._access = access
+        self._wants_videos = wants_videos
 
     def covers(self, uri: str, member: str | None) -> bool:
         """Whether `items` would list this member if its archive had it."""
@@ -80,7 +84,7 @@ class TarSource(ContainerSource):
             self._access.open(uri) as stream,
             open_tar(stream, is_packed=packed is not None) as archive,
         ):
-            listing = TarListing(archive)
+            listing = TarListing(archive, wants_videos=self._wants_videos)
             try:
                 for image in listing.images():
                     yield self._item(uri, image, mtime, packed)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_MEMORY_BYTES: Final = 4 * 2**30
 MAX_CPU_SECONDS: Final = 7200  # of one request, over all threads
 ALIVE_SECONDS: Final = 2.0  # between two signs of life, while packets are read
+_CUTS_AT_ONCE: Final = 1000  # the parent limits the length of a line
 
 
 def main() -> None:
@@ -79,6 +80,10 @@ def _send_frames(request: dict[str, Any], replies: BinaryIO) -> None:
             size = shown_size(frame, video.aspect, frame.rotation)
             height, width = pixels.shape[:2]
             _reply(replies, pixels.data, kind="frame", time=seconds, width=width, height=height)
+        cuts = video.cuts
+        for first in range(0, len(cuts), _CUTS_AT_ONCE):
+            part = cuts[first : first + _CUTS_AT_ONCE]
+            _reply(replies, kind="cuts", times=[round(time, 6) for time in part])
         _reply(
             replies,
             kind="end",

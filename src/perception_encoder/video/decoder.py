@@ -27,7 +27,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess.child_process import ChildProcess
 from perception_encoder.preprocess.files import open_regular_file
-from perception_encoder.video.names import INSTALL, can_decode
+from perception_encoder.video.names import INSTALL, can_decode, split_fragment
 
 _SILENT_SECONDS: Final = 60.0  # after which a child is ended; it reports every two seconds
 _MAX_FRAME_BYTES: Final = 3 * 2**29  # a frame of the most pixels, stretched to square ones
@@ -59,19 +59,23 @@ class SampledVideo:
         end: seconds at which the video ends; known after the last frame, as are the others.
         width: of the video as shown, pixels.
         height: of the video as shown, pixels.
-        num_damaged: parts that could not be decoded.
+        num_damaged: packets that could not be decoded.
+        cuts: seconds at which scenes begin as far as the encoder saw it, ascending.
     """
 
     def __init__(self, replies: Generator[tuple[dict[str, Any], bytes]]) -> None:
         self._replies = replies
         self.end = 0.0
         self.width = self.height = self.num_damaged = 0
+        self.cuts: list[float] = []
 
     def __iter__(self) -> Iterator[VideoFrame]:
         with closing(self._replies):
             for header, content in self._replies:
                 if header["kind"] == "frame":
                     yield _frame_of(header, content)
+                elif header["kind"] == "cuts":
+                    self.cuts += map(float, header["times"])
                 else:
                     self.end = float(header["end"])
                     self.width, self.height = int(header["width"]), int(header["height"])
@@ -270,9 +274,16 @@ def read_frame(path: str | os.PathLike[str], seconds: float) -> bytes:
     return encoded.getvalue()
 
 
-def read_uniform_frames(
-    path: str | os.PathLike[str], num_frames: int
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield evenly spaced frames of a video, see `VideoDecoder.uniform`."""
+def read_frames(name: str, num_frames: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield evenly spaced frames of a video, see `VideoDecoder.uniform`; or the one at a time.
+
+    Args:
+        name: path of the file, or the path and a time: `clip.mp4#t=12`.
+        num_frames: of a path alone.
+    """
+    path, seconds = split_fragment(name)
+    if seconds is not None:
+        yield _shared.frame(path, seconds).pixels
+        return
     for frame in _shared.uniform(path, num_frames):
         yield frame.pixels

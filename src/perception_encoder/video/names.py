@@ -64,3 +64,8 @@ def split_fragment(name: str) -> tuple[str, float | None]:
         return name, None
     hours, minutes = int(found[2] or 0), int(found[3] or 0)
     return found[1], 3600 * hours + 60 * minutes + float(found[4])
+
+
+def is_clip(name: str) -> bool:
+    """Whether a name is that of a video, or of a frame in it: `clip.mp4`, `clip.mp4#t=12`."""
+    return is_video(split_fragment(name)[0])

@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import statistics
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeAlias
 
@@ -32,6 +33,9 @@ two steps."""
 MAX_FRAMES: Final = 3600
 """Frames of a file, about: in longer files (from an hour on) the step grows."""
 
+MAX_CUTS: Final = 4 * MAX_FRAMES
+"""Cuts that are reported of a file."""
+
 MAX_PIXELS: Final = 2**26  # of a frame; 8K has half as many
 _MAX_DECODED_PIXELS: Final = 2e11
 """Of frames between keyframes, in all: an hour of 1080p. Then keyframes have to do."""
@@ -40,6 +44,8 @@ _MOST_FRAMES: Final = 4 * MAX_FRAMES  # whatever the file says of its times
 _MAX_PENDING_BYTES: Final = 2**28  # of packets that wait for their keyframe's successor
 _EARLY: Final = 1.75  # steps; non-reference frames are skipped, so a frame a little earlier will do
 _MOST_THREADS: Final = 4
+_MAX_KEYFRAMES: Final = 2**18  # whose times are kept: all of 72 hours with one a second
+_REGULAR: Final = 0.95  # of the usual distance: keyframes that come sooner begin a scene
 _CLOSE: Final = 0.25  # steps; a keyframe soon after a frame between keyframes may begin a scene
 _NEAR: Final = 0.0006  # seconds; members hold milliseconds
 _SEEK_BACK: Final = (0.0, 5.0, 30.0, math.inf)
@@ -89,6 +95,7 @@ class OpenVideo:
         """Seconds at which the last packet that was read ends."""
         self.num_damaged = 0
         """Packets that could not be decoded."""
+        self._keyframes = array("d")
         self._guessed = itertools.count()
 
     def __enter__(self) -> Self:
@@ -110,6 +117,11 @@ class OpenVideo:
             return max(0.0, float(stream.duration * stream.time_base))
         return max(0.0, (container.duration or 0) / av.time_base)
 
+    @property
+    def cuts(self) -> list[float]:
+        """Seconds at which scenes begin, as far as the encoder saw it; known after `sample`."""
+        return find_cuts(self._keyframes)
+
     def sample(self) -> Iterator[TimedFrame]:
         """Yield frames over the whole video with their times in seconds.
 
@@ -125,7 +137,10 @@ class OpenVideo:
             if packet is None:
                 fed: list[AnyPacket | None] = [None]
             else:
-                fed, time = chooser.choose(packet, self._time_of(packet))
+                shown = self._time_of(packet)
+                if packet.is_keyframe and len(self._keyframes) < _MAX_KEYFRAMES:
+                    self._keyframes.append(shown)
+                fed, time = chooser.choose(packet, shown)
                 wanted += [] if time is None else [time]
             for one in fed:
                 for frame in self._decode(one):
@@ -346,6 +361,38 @@ class _Chooser:
         if self._num_chosen % MAX_FRAMES == 0:  # the duration was missing, or wrong
             self._step *= 2
         return wanted
+
+
+def find_cuts(keyframes: Sequence[float]) -> list[float]:
+    """Return the keyframes that come sooner than usual, as encoders put them where scenes begin.
+
+    The usual distance is the median where most distances are near it, as of phones, which put a
+    keyframe a second whatever they show; else the longest. If it comes once only, there is none.
+
+    Args:
+        keyframes: seconds of all keyframes.
+
+    Returns:
+        Seconds, ascending, at most `MAX_CUTS`.
+    """
+    distances = [after - before for before, after in itertools.pairwise(keyframes)]
+    if not distances:
+        return []
+
+    def count_near(distance: float) -> int:
+        return sum(_REGULAR * distance <= one <= distance / _REGULAR for one in distances)
+
+    usual = statistics.median(distances)
+    if 2 * count_near(usual) <= len(distances):
+        usual = max(distances)
+    if count_near(usual) < 2:
+        usual = math.inf
+    cuts = [
+        time
+        for time, distance in zip(keyframes[1:], distances, strict=True)
+        if 0 < distance < _REGULAR * usual
+    ]
+    return sorted(cuts)[:MAX_CUTS]
 
 
 def _stamp_of(one: AnyPacket | VideoFrame) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -21,6 +23,7 @@ _APART: Final = 0.85
 
 _LEAST_GAP: Final = 0.1  # between the means of the two groups
 _MIN_SECONDS: Final = 0.001
+_NEAR: Final = 0.0006  # seconds; of what a container rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +46,19 @@ class VideoSegment:
 
 
 def find_segments(
-    times: NDArray[np.float64], vectors: Embeddings, end: float
+    times: NDArray[np.float64], vectors: Embeddings, end: float, cuts: Sequence[float] = ()
 ) -> list[VideoSegment]:
     """Divide a video into segments.
 
     A segment ends where a frame differs from the one before it, or from the mean of the segment so
-    far, so a slow change ends one as well. The border is halfway between two frames.
+    far, so a slow change ends one as well. The border is at the last cut between the two frames,
+    and halfway where there is none.
 
     Args:
         times: (N,) seconds of the sampled frames, in any order; at least one.
         vectors: (N, E) float32, unit length.
         end: seconds at which the video ends.
+        cuts: seconds at which the encoder saw scenes begin, ascending.
 
     Returns:
         Segments in order, without gaps, from 0 to the end.
@@ -70,13 +75,24 @@ def find_segments(
             firsts.append(number)
             total = np.zeros_like(total)
         total += vectors[number]
-    borders = [0.0, *((times[first - 1] + times[first]) / 2 for first in firsts[1:])]
+    borders = [
+        0.0,
+        *(_find_border(float(times[first - 1]), float(times[first]), cuts) for first in firsts[1:]),
+    ]
     borders.append(max(end, float(times[-1]), borders[-1] + _MIN_SECONDS))
     lasts = [*firsts[1:], len(times)]
     return [
         _describe(times[first:last], vectors[first:last], start, stop)
         for first, last, (start, stop) in zip(firsts, lasts, pairwise(borders), strict=True)
     ]
+
+
+def _find_border(before: float, after: float, cuts: Sequence[float]) -> float:
+    """Return where a scene ends between two frames."""
+    place = bisect_right(cuts, after + _NEAR)
+    if place and cuts[place - 1] > before + _NEAR:
+        return min(cuts[place - 1], after)
+    return (before + after) / 2
 
 
 def find_threshold(cosines: NDArray[np.float32]) -> float:

@@ -116,4 +116,4 @@ def test_a_raw_file_is_shown_by_its_preview_as_the_camera_was_held(tmp_path):
         path.write_bytes(data)
         with Image.open(io.BytesIO(thumbnails(None).get(Row(str(path)), 128))) as copy:
             assert copy.size == (96, 128)
-    assert detect_content_type(camera_files.raf(preview)[:ENOUGH]) == "image/x-fuji-raf"
+    assert detect_content_type(camera_files.raf(scene, preview)[:ENOUGH]) == "image/x-fuji-raf"

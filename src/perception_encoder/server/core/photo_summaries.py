@@ -1,10 +1,11 @@
-"""Summaries of photos by time and place: counts by month, and points on a map.
+"""Summaries of photos by time and place: counts by month, and points on a map; videos as a whole.
 
-Both read two or three narrow columns of an index, and have a bounded size.
+They read two or three narrow columns of an index, and have a bounded size.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -23,7 +24,32 @@ Unit: TypeAlias = Literal["day", "month", "year"]
 
 MAX_PERIODS: Final = 20_000
 MAX_POINTS: Final = 2_000
+_MOMENT: Final = ("frame_time", "start")  # columns that only moments of videos have
 _FORMATS: Final[dict[Unit, str]] = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
+
+
+def where_whole_videos(served: ServedIndex, where: str | None) -> str | None:
+    """Return a condition that of each video only the first moment meets, and all images."""
+    kinds = served.kinds()
+    if any(kinds.get(name) != "number" for name in _MOMENT):
+        return where
+    first = f"(`{_MOMENT[0]}` IS NULL OR `{_MOMENT[1]}` = 0)"
+    return first if where is None else f"({where}) AND {first}"
+
+
+def count_moments(served: ServedIndex) -> dict[str, int]:
+    """Return how many moments each video has, by its URI.
+
+    Raises:
+        IndexStorageError: the index cannot be read.
+    """
+    index = served.fresh()
+    if _MOMENT[0] not in index.schema.names:
+        return {}
+    found = Counter[str]()
+    for batch in index.scan(["uri"], where=f"`{_MOMENT[0]}` IS NOT NULL"):
+        found.update(batch["uri"].to_pylist())
+    return dict(found)
 
 
 def count_periods(served: ServedIndex, where: str | None, unit: Unit) -> dict[str, Any]:

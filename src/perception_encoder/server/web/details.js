@@ -1,7 +1,7 @@
 // The properties of an image, as a description list. What a camera wrote leads to images like it.
 
 import { copyButton, h } from "./dom.js";
-import { bytes, clock, degrees, pixels, time, wallClock } from "./format.js";
+import { bytes, clock, counted, degrees, pixels, time, wallClock } from "./format.js";
 import { toX, toY } from "./mercator.js";
 import { momentOf } from "./items.js";
 import { linkTo, state } from "./router.js";
@@ -14,7 +14,7 @@ const INSET = 0.035; // of the world's width, on the small map
 /** Columns that have a row of their own here; others are listed by their names. */
 const SHOWN = new Set(
   ("taken_at taken_offset latitude longitude altitude place country camera lens iso exposure_time " +
-    "f_number focal_length rating title caption keywords start end frame_time").split(" "),
+    "f_number focal_length rating title caption keywords start end frame_time damaged_packets").split(" "),
 );
 
 /** An item's title and caption, path, what its camera wrote, size, and further columns. */
@@ -24,6 +24,7 @@ export function details(item) {
   const moment = momentOf(item);
   const rows = [
     ["Moment", moment && `${clock(moment.start)} – ${clock(moment.end)}`],
+    ["Damaged", metadata.damaged_packets && counted(metadata.damaged_packets, "packet")],
     ["Taken", taken(metadata)],
     ["Place", place(metadata)],
     ["Altitude", has(metadata.altitude) && `${Math.round(metadata.altitude)} m`],

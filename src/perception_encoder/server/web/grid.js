@@ -93,8 +93,11 @@ export class Grid {
     this.root.classList.toggle("has-selection", this.selection.size > 0);
   }
 
-  placeOf(id) {
-    return this.#items.findIndex((item) => item?.id === id);
+  /** The position of an item, or else of the first moment of its video; -1 if there is none. */
+  placeOf({ id, uri, moment }) {
+    const at = this.#items.findIndex((item) => item?.id === id);
+    if (at >= 0 || !moment) return at;
+    return this.#items.findIndex((item) => item?.uri === uri && item.moment);
   }
 
   /**

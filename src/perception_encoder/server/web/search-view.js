@@ -33,11 +33,11 @@ export function startSearch(root) {
   return {
     show: (now) => view.show(now),
     neighbors: {
-      at: (id) => view.grid.placeOf(id),
+      at: (item) => view.grid.placeOf(item),
       has: (at) => at >= 0 && at < view.grid.length,
       item: (at) => view.grid.item(at),
       load: (at) => view.load(at),
-      focus: (id) => view.grid.focus(view.grid.placeOf(id)),
+      focus: (item) => view.grid.focus(view.grid.placeOf(item)),
     },
   };
 }

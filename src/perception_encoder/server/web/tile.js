@@ -2,8 +2,8 @@
 
 import { thumbnail } from "./api.js";
 import { h, icon } from "./dom.js";
-import { clock, meaning, score, wallClock } from "./format.js";
-import { momentOf, nameOf, spokenName } from "./items.js";
+import { clock, counted, meaning, score, wallClock } from "./format.js";
+import { momentOf, nameOf, numMomentsOf, spokenName } from "./items.js";
 
 const NARROW = 76; // pixels; no name fits below an image of that width
 
@@ -19,7 +19,11 @@ export function tile(item, { index, href, at, total, box, isSelected, isBare = f
     image.append(h("span", { class: "also", title: "Folded: copies and other files of the shot" }, `+${item.also.length}`));
   }
   const moment = momentOf(item);
-  if (moment) image.append(h("span", { class: "moment" }, icon("play"), clock(moment.start)));
+  if (moment) {
+    const number = numMomentsOf(item);
+    const text = number ? counted(number, "moment") : clock(moment.start);
+    image.append(h("span", { class: "moment" }, icon("play"), text));
+  }
   const link = h("a", { href, tabindex: -1, title: item.name }, image);
   if (isBare) link.append(h("span", { class: "unseen" }, takenAt(item)));
   else link.append(caption(item, box.width));

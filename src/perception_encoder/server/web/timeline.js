@@ -2,6 +2,7 @@
 // images of a day are loaded when it is looked at.
 
 import { get } from "./api.js";
+import { areAboutMoments } from "./items.js";
 import { SORTS, writtenFilters } from "./state.js";
 
 const PAGE = 200; // images of one request
@@ -21,6 +22,8 @@ export class Timeline {
     this.index = index;
     this.order = SORTS[state.sort][1];
     this.filters = writtenFilters(state.filters);
+    // A long video has hundreds of moments, which the viewer shows.
+    this.videos = areAboutMoments(state.filters) ? "moments" : "whole";
   }
 
   /** Whether any image has a date. */
@@ -71,7 +74,7 @@ export class Timeline {
 
   async #askForDays() {
     const path = `v1/indexes/${encodeURIComponent(this.index.name)}`;
-    const asked = { unit: "day", filters: this.filters };
+    const asked = { unit: "day", filters: this.filters, videos: this.videos };
     try {
       return await get(`${path}/timeline`, asked, this.#controller);
     } catch (failure) {
@@ -95,8 +98,9 @@ export class Timeline {
   }
 
   async #ask(page) {
-    const { index, filters, total } = this;
-    const asked = { index: index.name, filters, offset: page * PAGE, limit: PAGE, ...this.order };
+    const { index, filters, videos, total } = this;
+    const part = { offset: page * PAGE, limit: PAGE };
+    const asked = { index: index.name, filters, videos, ...part, ...this.order };
     const reply = await get("v1/items", asked, this.#controller);
     if (reply.total !== total) return true;
     reply.items.forEach((item, n) => {

@@ -22,19 +22,20 @@ const PAN = 80; // pixels
  *   the grid; `load` resolves to the item at a position.
  */
 export function startViewer(dialog, neighbors) {
-  let shown = null;
+  let shown = null; // the item's id,
+  let item = null; // and the item itself
   let openedAt = 0;
   let stage = null;
 
   async function show(id) {
     const index = await indexOf(state());
-    const at = neighbors.at(id);
     try {
-      const item =
-        neighbors.item(at) ??
+      const found =
+        neighbors.item(neighbors.at({ id })) ??
         (await get(`v1/items/${encodeURIComponent(id)}`, { index: index?.name }));
       if (state().item !== id) return;
-      shown = id;
+      [shown, item] = [id, found];
+      const at = neighbors.at(item);
       const place = { index: index.name, at, hasNext: at >= 0 && neighbors.has(at + 1), step };
       stage = fill(dialog, item, place, stage);
     } catch (failure) {
@@ -56,14 +57,15 @@ export function startViewer(dialog, neighbors) {
   }
 
   async function step(by) {
-    const { item } = state();
-    const at = neighbors.at(item);
+    const asked = state().item;
+    const from = neighbors.item(neighbors.at({ id: asked })) ?? item;
+    const at = from ? neighbors.at(from) : -1;
     if (at < 0 || !neighbors.has(at + by)) {
       announce(by > 0 ? "The last image" : "The first image");
       return;
     }
     const next = await neighbors.load(at + by);
-    if (next && state().item === item) go({ item: next.id }, { replace: true });
+    if (next && state().item === asked) go({ item: next.id }, { replace: true });
   }
 
   /** Back to where it was opened, so that the back button does not open it again. */
@@ -77,9 +79,9 @@ export function startViewer(dialog, neighbors) {
     else if (!now.item && dialog.open) {
       dialog.close();
       dialog.replaceChildren(); // a video would play on
-      [shown, stage] = [null, null];
-      if (now.view === "search" && before.item && now.like !== before.item)
-        neighbors.focus(before.item);
+      if (now.view === "search" && before.item && now.like !== before.item && item)
+        neighbors.focus(item);
+      [shown, item, stage] = [null, null, null];
     }
   });
   dialog.addEventListener("cancel", (event) => {

@@ -5,7 +5,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, Final, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, Literal, ParamSpec, TypeAlias, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +20,7 @@ from perception_encoder.server.api.native.search import MAX_PHOTO_TEXT, FilterBo
 from perception_encoder.server.core.filters import Filter
 from perception_encoder.server.core.images import CONTENT_TYPE, ENOUGH, detect_content_type
 from perception_encoder.server.core.indexes import Listing, ServedIndex, Sort
+from perception_encoder.server.core.photo_summaries import count_moments, where_whole_videos
 from perception_encoder.server.http.errors import ApiError, format_field_path
 from perception_encoder.server.http.replies import (
     BINARY,
@@ -67,6 +68,16 @@ def _read_photo_fields(
 Photos = Annotated[PhotoFields, Depends(_read_photo_fields)]
 """The query parameters `since`, `until`, `near` and `camera`."""
 
+VideoListing: TypeAlias = Literal["moments", "whole"]
+
+Videos = Annotated[
+    VideoListing,
+    Query(
+        description="moments: each is an item. whole: a video is one item, its first moment, where "
+        "the filters let it through."
+    ),
+]
+
 IndexName = Annotated[str | None, Query(description="One of GET /v1/indexes; default: the first.")]
 _MAX_ITEMS: Final = 2000
 _MAX_BYTES: Final = 2048 * MIB  # of all images of a zip file
@@ -96,18 +107,28 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             ),
         ] = "index",
         descending: bool = False,
+        videos: Videos = "moments",
         *,
         photos: Photos,
     ) -> Response:
         served = services.indexes.get(index)
-        where = await find_where(services, served, filters, photos)
+        where = await find_where(services, served, filters, photos, videos)
         listing = Listing(where, sort, descending)
         pool = services.pools.searches if listing == Listing() else services.pools.scans
         rows, total = await pool.run(served.page, listing, offset, limit)
+        counts: dict[str, int] = {}
+        if videos == "whole" and any(row.moment is not None for row in rows):
+            counts = await services.summaries.get(served, count_moments)
         return json_reply(
             {
                 "index": served.name,
-                "items": [describe_row(row) for row in rows],
+                "items": [
+                    {
+                        **describe_row(row),
+                        "num_moments": None if row.moment is None else counts.get(row.uri),
+                    }
+                    for row in rows
+                ],
                 "total": total,
                 "offset": offset,
                 "next_offset": offset + limit if offset + limit < total else None,
@@ -170,14 +191,22 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
 
 
 async def find_where(
-    services: Services, served: ServedIndex, filters: str | None, photos: PhotoFields
+    services: Services,
+    served: ServedIndex,
+    filters: str | None,
+    photos: PhotoFields,
+    videos: VideoListing = "moments",
 ) -> str | None:
     """Return the condition of a query string.
 
     Raises:
         QueryError: the filters or the photo filters are wrong.
     """
-    return await services.pools.searches.run(served.where, parse_filters(filters), photos.filter)
+    searches = services.pools.searches
+    where = await searches.run(served.where, parse_filters(filters), photos.filter)
+    if videos == "whole":
+        where = await searches.run(where_whole_videos, served, where)
+    return where
 
 
 def parse_filters(written: str | None) -> list[Filter]:

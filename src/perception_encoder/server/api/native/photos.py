@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import Query, Response
 
 from perception_encoder.server.api.base import ApiRoutes, Services
-from perception_encoder.server.api.native.items import Filters, Photos, find_where
+from perception_encoder.server.api.native.items import Filters, Photos, Videos, find_where
 from perception_encoder.server.api.native.replies import LocationsReply, TimelineReply
 from perception_encoder.server.core.photo_summaries import (
     MAX_PERIODS,
@@ -34,10 +34,15 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         responses={200: {"model": TimelineReply}},
     )
     async def timeline(
-        name: str, unit: Unit = "month", filters: Filters = None, *, photos: Photos
+        name: str,
+        unit: Unit = "month",
+        filters: Filters = None,
+        videos: Videos = "moments",
+        *,
+        photos: Photos,
     ) -> Response:
         served = services.indexes.get(name)
-        where = await find_where(services, served, filters, photos)
+        where = await find_where(services, served, filters, photos, videos)
         return json_reply(await services.pools.scans.run(count_periods, served, where, unit))
 
     @routes.get(

@@ -162,11 +162,19 @@ class SavedSearchesReply(BaseModel):
     data: list[SavedSearchReply]
 
 
+class ListedItem(ItemReply):
+    """A row of a listing."""
+
+    num_moments: int | None = Field(
+        description="With `videos=whole`: how many moments the video has; null for images."
+    )
+
+
 class ItemsReply(BaseModel):
     """A page of rows."""
 
     index: str
-    items: list[ItemReply]
+    items: list[ListedItem]
     total: int = Field(description="Rows on all pages.")
     offset: int
     next_offset: int | None
