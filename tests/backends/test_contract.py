@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("exporting_once")
 
 BACKENDS = ["torch", "openvino", "onnx", *(["torch on cuda"] if torch.cuda.is_available() else [])]
 LAST_LAYER_ONLY = ["onnx"]
+NATIVE_SIZE_ONLY = ["onnx"]
 CONFIGS = [CORE, CLIP, WITHOUT_TEXT, WITHOUT_POOLING]
 TOLERANCE = 2e-5
 
@@ -86,6 +87,28 @@ def test_features_are_rows_of_squares(opened, config):
         assert not np.allclose(last, first, atol=0.01)
     with pytest.raises(ValueError, match="layer"):
         backend.features(pixels(config, 1), layer=vision.depth)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 9), (7, 4)])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.id)
+def test_features_of_any_size_are_those_of_the_torch_towers(opened, config, grid):
+    backend, patch = opened[config.id], config.vision.patch_size
+    shape = (3, grid[0] * patch, grid[1] * patch, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    if backend.name in NATIVE_SIZE_ONLY:
+        with pytest.raises(UnsupportedOperationError, match=r"'onnx'.*one size.*backend='torch'"):
+            backend.features(images)
+        return
+    towers = open_random_backend(config, FP32_ON_CPU)
+    for layer in (-1, 0):
+        found, expected = (one.features(images, layer=layer) for one in (backend, towers))
+        assert found.shape == (3, grid[0] * grid[1], config.vision.width)
+        assert np.abs(unit(found) - unit(expected)).max() <= TOLERANCE
+        assert backend.features(images[:0], layer=layer).shape == (0, *found.shape[1:])
+        alone = backend.features(images[1:2], layer=layer)
+        assert np.abs(unit(alone[0]) - unit(found[1])).max() <= TOLERANCE
+    with pytest.raises(ValueError, match="multiples"):
+        backend.features(images[:, :-1])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.id)

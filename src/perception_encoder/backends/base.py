@@ -50,7 +50,13 @@ class Backend(Protocol):
         """Embed (B, L) int64 token ids: (B, E) float32, not normalized."""
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
-        """Return (B, h·w, D) float32 of (B, S, S, 3) pixels after a block and the final norm."""
+        """Return (B, h·w, D) float32 of (B, H, W, 3) pixels after a block and the final norm.
+
+        H and W are multiples of the patch size.
+
+        Raises:
+            UnsupportedOperationError: an exported graph has one size or layer only.
+        """
 
     def close(self) -> None:
         """Free the model's memory; the backend cannot be used afterwards."""

@@ -114,7 +114,7 @@ class OnnxBackend:
         """See `Backend.features`.
 
         Raises:
-            UnsupportedOperationError: another layer than the last.
+            UnsupportedOperationError: another layer than the last, or another size.
             ValueError: the layer does not exist.
         """
         vision = self._config.vision
@@ -124,6 +124,12 @@ class OnnxBackend:
             raise UnsupportedOperationError(
                 f"an exported graph gives the features of its last layer, {vision.depth - 1}, only;"
                 f" for layer {layer} open the original weights with backend='torch'"
+            )
+        if pixels.shape[1:] != (vision.image_size, vision.image_size, 3):
+            raise UnsupportedOperationError(
+                f"backend 'onnx' cannot read images of {pixels.shape[2]} x {pixels.shape[1]} "
+                f"pixels: its graphs have one size, {vision.image_size}. Leave out image_size and "
+                "keep_aspect, or open the original weights with backend='torch' or 'openvino'"
             )
         return self._image.run("features", pixels, (vision.grid_size**2, vision.width))
 

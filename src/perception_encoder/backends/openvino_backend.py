@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from perception_encoder.backends.base import ComputeOptions
 from perception_encoder.backends.graph_cache import GraphCache
 from perception_encoder.backends.openvino_graphs import (
+    DENSE,
     ExportedGraphs,
     GraphSource,
     build_random_graphs,
     find_graphs,
+    grid_inputs,
     import_without_telemetry,
 )
 from perception_encoder.checkpoints import Checkpoint
@@ -133,18 +135,47 @@ class OpenVinoBackend:
         return self._run("text", "embeddings", padded, (self._config.embed_dim,))
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
-        """See `Backend.features`. Each layer but the last has its own graph, built on request.
+        """See `Backend.features`.
+
+        Each layer but the last has its own graph, built on request; for images of another size
+        each layer has.
 
         Raises:
-            ValueError: the layer does not exist.
+            UnsupportedOperationError: images of another size, in int8 or with an export.
+            ValueError: the layer does not exist, or the sides are no multiples of the patch size.
         """
         vision = self._config.vision
         if not -vision.depth <= layer < vision.depth:
             raise ValueError(f"layer {layer} is out of range: this tower has {vision.depth} blocks")
-        self._check_pixels(pixels)
         number = layer % vision.depth
+        if pixels.shape[1:] != (vision.image_size, vision.image_size, 3):
+            return self._dense_features(pixels, number)
+        self._check_pixels(pixels)
         part = "image" if number == vision.depth - 1 else f"features{number}"
         return self._run(part, "features", pixels, (vision.grid_size**2, vision.width))
+
+    def _dense_features(self, pixels: Pixels, layer: int) -> NDArray[np.float32]:
+        vision = self._config.vision
+        patch = vision.patch_size
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
+            raise ValueError(f"pixels must be (B, H, W, 3) uint8, got {pixels.shape}")
+        height, width = pixels.shape[1:3]
+        if height % patch or width % patch:
+            raise ValueError(f"height and width must be multiples of {patch}, got {pixels.shape}")
+        if self.precision == "int8":
+            raise UnsupportedOperationError(
+                f"backend 'openvino' in int8 reads images of {vision.image_size} pixels only: its "
+                "ranges were measured at that size. Leave out image_size and keep_aspect, or open "
+                "the model with precision='auto' or backend='torch'"
+            )
+        grid = (height // patch, width // patch)
+        if grid == (1, 1):
+            # A graph whose first call has a single token is wrong in all later ones (openvino
+            # 2026.4), so that call has four.
+            self._dense_features(np.zeros((1, 2 * patch, 2 * patch, 3), np.uint8), layer)
+        others = tuple(grid_inputs(vision, *grid).values())
+        shape = (grid[0] * grid[1], vision.width)
+        return self._run(f"{DENSE}{layer}", "features", pixels, shape, others)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -166,7 +197,12 @@ class OpenVinoBackend:
             )
 
     def _run(
-        self, part: str, output: str, batch: NDArray[Any], row_shape: tuple[int, ...]
+        self,
+        part: str,
+        output: str,
+        batch: NDArray[Any],
+        row_shape: tuple[int, ...],
+        others: Sequence[NDArray[Any]] = (),
     ) -> NDArray[np.float32]:
         with self._lock:
             if self._is_closed:
@@ -178,7 +214,7 @@ class OpenVinoBackend:
                 self._open[part, output] = graph
         if not len(batch):  # the backend computes nothing of nothing
             return np.empty((0, *row_shape), np.float32)
-        return graph.run(batch)
+        return graph.run([batch, *others])
 
 
 class _Graph:
@@ -189,9 +225,9 @@ class _Graph:
         self._watched = watched
         self._lock = threading.Lock()
 
-    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+    def run(self, inputs: list[NDArray[Any]]) -> NDArray[np.float32]:
         with self._lock, require_unchanged(self._watched):
-            results = self._request.infer([batch], share_inputs=True, share_outputs=True)
+            results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
             rows: NDArray[np.float32] = results[0].copy()  # the next call writes over it
         return rows
 

@@ -17,6 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from perception_encoder._version import __version__
 from perception_encoder.backends.graph_cache import GRAPH_FORMAT, GraphCache, GraphFolder
 from perception_encoder.backends.samples import iter_calibration_images
@@ -30,7 +33,7 @@ from perception_encoder.checkpoints.known_weights import (
 from perception_encoder.checkpoints.tensors import WatchedFile, require_unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.forking import run_on_usable_thread
-from perception_encoder.registry import ModelConfig
+from perception_encoder.registry import ModelConfig, VisionConfig
 from perception_encoder.types import Precision
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ _Compiled = TypeVar("_Compiled")
 
 _FILE: Final = "graph.xml"
 _WEIGHTS: Final = "graph.bin"
+DENSE: Final = "dense"
+"""The part "dense3" is the graph of `build_dense` for the layer 3."""
 _STORED: Final[dict[Precision, Precision]] = {"bf16": "fp16"}  # the same file serves both
 
 
@@ -152,11 +157,15 @@ class CachedGraphs:
         return run_on_usable_thread(partial(self._built, part))
 
     def _built(self, part: str) -> "tuple[ov.Model, Sequence[WatchedFile]]":
+        from perception_encoder.backends.openvino_dense import build_dense
         from perception_encoder.backends.openvino_write import build_openvino, halve_rotation
 
         loaded = self.load()
         images = partial(iter_calibration_images, self.config)
         with require_unchanged(loaded.watched):
+            if part.startswith(DENSE):
+                layer = int(part.removeprefix(DENSE))
+                return build_dense(loaded.model, layer), loaded.watched
             model = halve_rotation(loaded.model)
             return build_openvino(model, part, self.precision, images), loaded.watched
 
@@ -184,12 +193,45 @@ class ExportedGraphs:
         """
         path = self.folder / f"{part}.xml"
         if not path.is_file():
+            kind = "at its own size" if part.startswith(DENSE) else "of its last layer"
             raise UnsupportedOperationError(
-                "an export gives the features of its last layer only; for others open the original "
+                f"an OpenVINO export gives the features {kind} only; for others open the original "
                 "weights"
             )
         files = GraphFolder(self.folder, lambda: self.checksums)
         return files.opened((path.name, f"{part}.bin"), lambda: compiled(path))
+
+
+def grid_inputs(vision: VisionConfig, grid_h: int, grid_w: int) -> dict[str, NDArray[np.float32]]:
+    """Return what the graph of `build_dense` takes beside the pixels of a grid, by name.
+
+    `rows` (h, S) and `columns` (w, S) resize S × S positions bilinearly as torch's `interpolate`
+    does with align_corners=False. Where the model has rope, `cos` and `sin` (N, C) are those of
+    `rope_table`, with pairs in halves.
+    """
+    inputs = {
+        "rows": _bilinear_weights(grid_h, vision.grid_size),
+        "columns": _bilinear_weights(grid_w, vision.grid_size),
+    }
+    if vision.has_rope:
+        pairs = vision.width // vision.num_heads // 4
+        frequencies = 10_000.0 ** -(np.arange(pairs, dtype=np.float32) / pairs)
+        first = int(vision.has_class_token)
+        y, x = np.mgrid[first : grid_h + first, first : grid_w + first].reshape(2, -1, 1)
+        angles = np.concatenate([x * frequencies, y * frequencies], axis=1)
+        angles = np.concatenate([np.zeros((first, 2 * pairs)), angles]).astype(np.float32)
+        inputs["cos"], inputs["sin"] = np.tile(np.cos(angles), 2), np.tile(np.sin(angles), 2)
+    return inputs
+
+
+def _bilinear_weights(length: int, native: int) -> NDArray[np.float32]:
+    places = ((np.arange(length) + 0.5) * (native / length) - 0.5).clip(0, native - 1)
+    below = places.astype(np.int64)
+    weights = np.zeros((length, native), np.float32)
+    steps = np.arange(length)
+    weights[steps, below] = 1 - (places - below)
+    weights[steps, np.minimum(below + 1, native - 1)] += (places - below).astype(np.float32)
+    return weights
 
 
 def find_graphs(

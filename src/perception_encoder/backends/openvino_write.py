@@ -218,7 +218,8 @@ def _text_graph(model: DualEncoder) -> ov.Model:
     assert model.config.text is not None
     length = min(9, model.config.text.context_length - 1)
     sample = torch.full((2, length), model.config.text.vocab_size - 1)
-    return _traced(TextGraph(model), sample, [-1, -1], ["embeddings"])
+    shapes = {"token_ids": [-1, -1]}
+    return trace_graph(TextGraph(model), {"token_ids": sample}, shapes, ["embeddings"])
 
 
 def _image_graph(model: DualEncoder, part: str) -> ov.Model:
@@ -231,13 +232,17 @@ def _image_graph(model: DualEncoder, part: str) -> ov.Model:
         names = ["embeddings", *names] if model.config.embed_dim is not None else names
     else:
         graph = _Features(model, int(part.removeprefix("features")))
-    return _traced(graph, sample, [-1, side, side, 3], names)
+    return trace_graph(graph, {"pixels": sample}, {"pixels": [-1, side, side, 3]}, names)
 
 
-def halve_rotation(model: DualEncoder) -> DualEncoder:
+def halve_rotation(model: DualEncoder, *, is_grid_fixed: bool = True) -> DualEncoder:
     """Return the model with a `HalvedAttention` in every block that turns its queries and keys.
 
     All other weights are shared; the model itself stays as it is, to compare the graph with.
+
+    Args:
+        model: any.
+        is_grid_fixed: build the angles of the model's own grid in; otherwise each call gives them.
     """
     model = copy_sharing_weights(model)
     vision = model.vision.config
@@ -248,20 +253,22 @@ def halve_rotation(model: DualEncoder) -> DualEncoder:
         )
         for block in model.vision.blocks:
             assert isinstance(block, Block)
-            block.attention = HalvedAttention(block.attention, angles)  # type: ignore[assignment]
+            halved = HalvedAttention(block.attention, angles, is_grid_fixed=is_grid_fixed)
+            block.attention = halved  # type: ignore[assignment]
     return model
 
 
 class HalvedAttention(nn.Module):
-    """`SelfAttention` at the model's own grid, for float32 weights.
+    """`SelfAttention` with rotary pairs in halves, for float32 weights.
 
-    The angles are constants here, so that no backend computes them, in whatever precision.
+    At a fixed grid the angles are constants, so that no backend computes them, in whatever
+    precision. Otherwise cosine and sine are given, (N, C) each.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, attention: SelfAttention, angles: Tensor) -> None:
+    def __init__(self, attention: SelfAttention, angles: Tensor, *, is_grid_fixed: bool) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
         self.out = attention.out
@@ -271,22 +278,28 @@ class HalvedAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, device="meta")
         self.qkv.weight = _sorted(attention.qkv.weight, self.num_heads, order)
         self.qkv.bias = _sorted(attention.qkv.bias, self.num_heads, order)
+        self.is_grid_fixed = is_grid_fixed
         self.register_buffer("cos", angles.cos().repeat(1, 2)[None, None])  # (1, 1, N, C)
         self.register_buffer("sin", angles.sin().repeat(1, 2)[None, None])
 
     def forward(self, x: Tensor, rotation: Rotation | None, *, is_causal: bool) -> Tensor:
-        """(B, N, D) to (B, N, D); the rotation given is the one that was built in."""
-        del rotation
+        """(B, N, D) to (B, N, D); the rotation is used where none was built in."""
+        cos, sin = self.cos, self.sin
+        if not self.is_grid_fixed:
+            assert rotation is not None
+            cos, sin = (table[None, None] for table in rotation)
         heads = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # (B, M, N, C) each
-        mixed = F.scaled_dot_product_attention(self._turn(q), self._turn(k), v, is_causal=is_causal)
+        q, k = _turn(q, cos, sin), _turn(k, cos, sin)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
         return self.out(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
-    def _turn(self, x: Tensor) -> Tensor:
-        # Written as OpenVINO's RoPEFusionGPTNEOX looks for it.
-        half = x.shape[-1] // 2
-        turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
-        return x * self.cos + turned * self.sin
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    # Written as OpenVINO's RoPEFusionGPTNEOX looks for it.
+    half = x.shape[-1] // 2
+    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
+    return x * cos + turned * sin
 
 
 def _sorted(parameter: Tensor, num_heads: int, order: Tensor) -> nn.Parameter:
@@ -327,7 +340,17 @@ def _keep_root_logger() -> Iterator[None]:
             root.setLevel(level)
 
 
-def _traced(graph: nn.Module, sample: Tensor, shape: list[int], names: list[str]) -> ov.Model:
+def trace_graph(
+    graph: nn.Module, samples: dict[str, Tensor], shapes: dict[str, list[int]], names: list[str]
+) -> ov.Model:
+    """Make an OpenVINO graph of a module.
+
+    Args:
+        graph: the module.
+        samples: an example of each input, by name.
+        shapes: of the inputs, -1 where a length is free.
+        names: of the outputs.
+    """
     import_without_telemetry("openvino")
     import openvino as ov
 
@@ -337,9 +360,13 @@ def _traced(graph: nn.Module, sample: Tensor, shape: list[int], names: list[str]
         # Left to trace by itself, openvino has torch run the graph again to check it, unoptimized,
         # which takes ten times as long. Tests compare what is written with the towers.
         trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace
-        traced = trace(graph.eval(), sample, strict=False, check_trace=False)
+        traced = trace(graph.eval(), tuple(samples.values()), strict=False, check_trace=False)
         with _keep_root_logger():
-            written = ov.convert_model(traced, input=[ov.PartialShape(shape)])
+            written = ov.convert_model(
+                traced, input=[ov.PartialShape(shapes[name]) for name in samples]
+            )
+    for parameter, name in zip(written.get_parameters(), samples, strict=True):
+        _name(parameter, name)
     for output, name in zip(written.outputs, names, strict=True):
         output.get_tensor().set_names({name})
     return written

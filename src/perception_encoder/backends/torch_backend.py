@@ -91,6 +91,7 @@ class TorchBackend:
         self._process = os.getpid()
         self._streams = CudaStreams(device) if device.type == "cuda" else None
         self._step = _images_at_once(model.config, precision, device)
+        self._native_area = model.config.vision.image_size**2
         self.device = str(device)
         self.precision = precision
         self.fingerprint = fingerprint
@@ -182,7 +183,9 @@ class TorchBackend:
 
     def _run(self, graph: Callable[[Tensor], Tensor], pixels: Pixels) -> NDArray[np.float32]:
         """Run a batch in steps, in smaller ones where a GPU has too little memory."""
-        step = self._step
+        # Of the tokens of an image of the model's own size.
+        scale = pixels.shape[1] * pixels.shape[2] / self._native_area
+        step = max(1, int(self._step / scale))
         while True:
             try:
                 return self._compute(graph, pixels, step)
@@ -192,7 +195,8 @@ class TorchBackend:
                         f"{self.device} has too little free memory for one image: {err}"
                     ) from err
             step = min(step, len(pixels)) // 2
-            self._step = min(self._step, step)  # another thread may have come further down
+            # Another thread may have come further down.
+            self._step = min(self._step, max(1, int(step * scale)))
             logger.warning(
                 "%s has too little free memory; computing %d images at a time", self.device, step
             )

@@ -24,6 +24,7 @@ from perception_encoder.cli import (
     embed,
     eval,
     export,
+    features,
     index,
     indexes,
     map,
@@ -72,6 +73,8 @@ _COMMANDS: Final[dict[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
     "Embeddings and models": (
         embed.embed,
         compare.compare,
+        features.features,
+        features.match,
         models.list_models,
         models.download,
         export.export,

@@ -17,6 +17,7 @@ from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.feeds import EmbeddedRows, ImageFeed, TextFeed
 from perception_encoder.embedder.options import (
     Failures,
+    FeatureOptions,
     ImageBatch,
     ImageOptions,
     OneImageOptions,
@@ -27,6 +28,7 @@ from perception_encoder.embedder.options import (
     failures_for,
     finish_output,
 )
+from perception_encoder.embedder.patch_features import GridChoice, PatchFeatures, PatchFeed
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
@@ -237,32 +239,89 @@ class EmbeddingModel:
         mean = vectors.mean(axis=0, keepdims=True)
         return normalize_rows(mean[:, :truncate_dim])
 
+    @overload
     def features(
         self,
         images: ImageBatch,
         *,
+        image_size: None = ...,
+        keep_aspect: Literal[False] = ...,
+        **options: Unpack[FeatureOptions],
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def features(
+        self,
+        images: ImageBatch,
+        *,
+        image_size: int | tuple[int, int],
+        keep_aspect: bool = ...,
+        **options: Unpack[FeatureOptions],
+    ) -> list[PatchFeatures]: ...
+    @overload
+    def features(
+        self,
+        images: ImageBatch,
+        *,
+        image_size: int | None = ...,
+        keep_aspect: Literal[True],
+        **options: Unpack[FeatureOptions],
+    ) -> list[PatchFeatures]: ...
+    def features(
+        self,
+        images: ImageBatch,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        keep_aspect: bool = False,
         layer: int = -1,
         batch_size: int = 8,
         input_color_format: ColorFormat = "bgr",
         show_progress: bool | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.float32] | list[PatchFeatures]:
         """Return the patch features of images: one vector for each patch, before pooling.
+
+        With `image_size` or `keep_aspect` the model reads the whole image at another size than its
+        own. Position embeddings are resized bilinearly, as in perception_models
+        core/vision_encoder/pe.py, and rotary positions count the patches of the new grid.
 
         Args:
             images: as in `embed_images`.
+            image_size: the side of the square that images are resized to, in pixels, or height and
+                width; multiples of the model's patch size. None is the model's own size.
+            keep_aspect: choose each image's grid by its aspect ratio, with no more patches than
+                the square has.
             layer: the block whose output is returned; negative numbers count from the end.
-            batch_size: images computed at once.
+            batch_size: images computed at once; fewer where images have many patches.
             input_color_format: channel order of numpy arrays.
             show_progress: as in `embed_images`.
 
         Returns:
             (N, h·w, D) float32, patches row by row, after the tower's final norm if it has one.
+            With `image_size` or `keep_aspect` a list instead: the `PatchFeatures` of each image,
+            with its own grid.
 
         Raises:
             ImageError: an image cannot be used.
-            ValueError: the layer does not exist.
+            UnsupportedOperationError: the backend runs graphs of one size or layer only.
+            ValueError: the layer does not exist; or `image_size` is no multiple of the patch size,
+                or makes more than 16,384 patches of an image.
         """
         vision = self.config.vision
+        if image_size is not None or keep_aspect:
+            patches = PatchFeed(
+                self.processor,
+                partial(self.backend.features, layer=layer),
+                GridChoice.parse(vision, image_size, keep_aspect=keep_aspect),
+                vision.patch_size,
+                concurrency=self.backend.concurrency,
+                color_format=input_color_format,
+            )
+            found: list[PatchFeatures] = []
+            several = split_batch(images)
+            with _progress_bar(len(several), "images", show_progress) as bar:
+                for batch in patches.iter_features(several, batch_size):
+                    found += batch
+                    bar.update(len(batch))
+            return found
         feed = ImageFeed(
             self.processor,
             partial(self.backend.features, layer=layer),

@@ -48,6 +48,15 @@ class ImageOptions(OneImageOptions, total=False):
     show_progress: bool | None
 
 
+class FeatureOptions(TypedDict, total=False):
+    """Options of `features` that change no shape."""
+
+    layer: int
+    batch_size: int
+    input_color_format: ColorFormat
+    show_progress: bool | None
+
+
 class TextOptions(VectorOptions, total=False):
     """Options of `embed_text`."""
 

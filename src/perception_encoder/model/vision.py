@@ -98,11 +98,18 @@ class VisionTower(nn.Module):
                 f"height and width must be multiples of {patch_size}, got {tuple(pixels.shape[2:])}"
             )
         grid_h, grid_w = (side // patch_size for side in pixels.shape[2:])
+        positions = self._positions(grid_h, grid_w)
+        rotation = self._rotation(grid_h, grid_w, pixels.device)
+        return self.run_blocks(pixels, positions, rotation, num_blocks)
+
+    def run_blocks(
+        self, pixels: Tensor, positions: Tensor, rotation: Rotation | None, num_blocks: int
+    ) -> Tensor:
+        """Do what `tokens` does, with the (N, D) positions and the rotation of a grid given."""
         x = self._embedded_patches(pixels)  # (B, h·w, D)
         if self.config.has_class_token:
             x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
-        x = self.pre_norm(x + self._positions(grid_h, grid_w))
-        rotation = self._rotation(grid_h, grid_w, x.device)
+        x = self.pre_norm(x + positions)
         for block in self.blocks[:num_blocks]:
             x = block(x, rotation)
         normed: Tensor = self.post_norm(x)  # nothing where the tower has none

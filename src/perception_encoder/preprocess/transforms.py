@@ -218,7 +218,7 @@ _REVERSES_ROWS: Final = frozenset(
 def resize(
     image: Image.Image,
     *,
-    image_size: int,
+    image_size: int | tuple[int, int],
     config: ImageConfig,
     size: tuple[float, float] | None = None,
     turn: Image.Transpose | None = None,
@@ -231,7 +231,8 @@ def resize(
 
     Args:
         image: any mode.
-        image_size: S.
+        image_size: S; or width and height that the whole upright image is resized to, whatever the
+            rule.
         config: the model's rule and filter.
         size: width and height that count, from the upper left corner, where the last column or row
             is only in part the image's; None takes all.
@@ -244,11 +245,29 @@ def resize(
         image.resize, resample=_FILTERS[config.interpolation], reducing_gap=reducing_gap
     )
     size = size or image.size
-    if config.resize == "squash":
+    if isinstance(image_size, tuple):
+        square = _stretch(image, upright_size(image_size, turn), size, config, reducing_gap)
+    elif config.resize == "squash":
         square = scale((image_size, image_size), box=(0, 0, *size))
     else:
         square = _center_crop(scale, size, image_size, turn)
     return square if turn is None else square.transpose(turn)
+
+
+def _stretch(
+    image: Image.Image,
+    target: tuple[int, int],
+    size: tuple[float, float],
+    config: ImageConfig,
+    reducing_gap: float | None,
+) -> Image.Image:
+    """Resize the counted part of an image to width and height `target`."""
+    resample = _FILTERS[config.interpolation]
+    if target[0] * image.height > _MAX_WHOLE_PIXELS and target[0] > image.width:
+        # Pillow resizes rows first: a tall image on a wide grid would take gigabytes on its way.
+        image = image.resize((image.width, target[1]), resample, (0, 0, image.width, size[1]))
+        size = (size[0], target[1])
+    return image.resize(target, resample, (0, 0, *size), reducing_gap)
 
 
 def _center_crop(
