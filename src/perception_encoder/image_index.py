@@ -45,6 +45,7 @@ from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import IndexNotFoundError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.full_text import TextQuery
+from perception_encoder.index.tiles import TileGrid
 from perception_encoder.results import (
     AddReport,
     ClassifiedImage,
@@ -66,6 +67,7 @@ from perception_encoder.search.photo_filters import TAKEN_AT, PhotoFilter, check
 from perception_encoder.search.queries import (
     Query,
     QueryInput,
+    crop_terms,
     find_item,
     read_queries,
     read_query,
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from perception_encoder.analysis.ranked_images import Keep
     from perception_encoder.index.exchange import Layout
     from perception_encoder.indexing import Run
+    from perception_encoder.preprocess.crops import CropInput
     from perception_encoder.types import BackendName, ColorFormat, Precision, PreprocessName
 
 _NUM_SHOWN: Final = 12  # thumbnails of an index in a notebook
@@ -167,6 +170,7 @@ class ImageIndex:
         prune: bool = False,
         retry_failed: bool = False,
         metadata: bool | None = None,
+        tiles: str | None = None,
         wait: bool = False,
         batch_size: int = 32,
         show_progress: bool | None = None,
@@ -185,6 +189,9 @@ class ImageIndex:
             retry_failed: try again what failed before; just that, if there are no sources.
             metadata: store what files and sidecars say of photos: date, place, camera and so on.
                 The index remembers the choice, which None keeps; a new index stores it.
+            tiles: embed parts of each image, too: "2x2", "3x3", columns and rows. Searches then
+                find an image by its best part, and `hit.box` tells which. None keeps what the index
+                remembers; only an index without images takes another choice.
             wait: for another process that is writing to the index to end.
             batch_size: images computed at once.
             show_progress: draw a progress bar; None draws one on a terminal and in a notebook.
@@ -196,7 +203,8 @@ class ImageIndex:
             SourceError: a source does not exist or cannot be used.
             IndexBusyError: another process is writing to the index.
             IndexStorageError: the index cannot be written; what was committed is kept.
-            ValueError: no sources, and nothing to retry.
+            IndexMismatchError: the images of the index were divided into other tiles.
+            ValueError: no sources, and nothing to retry; or no grid of tiles.
         """
         from perception_encoder.indexing import FailedItems, Run, RunOptions
         from perception_encoder.sources import SourceOptions, open_sources
@@ -218,6 +226,7 @@ class ImageIndex:
                 wait=wait,
                 retries_failures=retry_failed,
                 metadata=metadata,
+                tiles=None if tiles is None else TileGrid.parse(tiles),
             ),
         )
         started = time.monotonic()
@@ -250,6 +259,7 @@ class ImageIndex:
         threshold: float | Literal["strong", "weak"] | None = None,
         offset: int = 0,
         exact: bool = False,
+        crop: CropInput | None = None,
         input_color_format: ColorFormat = "bgr",
     ) -> SearchHits:
         """Find the images that fit a query best.
@@ -279,6 +289,8 @@ class ImageIndex:
             threshold: the lowest cosine of a hit, or its lowest label.
             offset: how many of the best hits to leave out, for the pages after the first.
             exact: compare with every embedding, also where the index has a faster way.
+            crop: the part of the query's image that counts: (x, y, width, height) in pixels of the
+                image as a viewer shows it, or "percent:25,25,50,50".
             input_color_format: channel order of arrays ("bgr" is what OpenCV gives).
 
         Raises:
@@ -296,12 +308,16 @@ class ImageIndex:
         if text is None:
             if query is None:
                 raise ValueError("give a query, or a text, or both")
-            return self._search(query, options, input_color_format)
+            return self._search(query, options, input_color_format, crop)
         words = TextQuery.parse(text)
         read = None
         if query is not None:
             read = read_query(
-                self._index, query, self._open_model, input_color_format=input_color_format
+                self._index,
+                query,
+                self._open_model,
+                input_color_format=input_color_format,
+                crop=crop,
             )
         return self._answer(read, options, text=words, text_weight=text_weight)
 
@@ -319,6 +335,7 @@ class ImageIndex:
         bursts: float | bool | None = None,
         pairs: bool = True,
         threshold: float | Literal["strong", "weak"] | None = None,
+        crop: CropInput | None = None,
         input_color_format: ColorFormat = "bgr",
     ) -> SearchHits:
         """Find the images that look like one, which is itself left out.
@@ -329,9 +346,9 @@ class ImageIndex:
         where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
         options = _search_options(k, where, _Folding(unique, bursts, pairs), threshold)
         if not isinstance(image, str | os.PathLike):
-            return self._search(image, options, input_color_format)
-        term = parse_image(os.fspath(image))
-        (query,) = read_queries(self._index, [[term]], self._open_model)
+            return self._search(image, options, input_color_format, crop)
+        terms = crop_terms([parse_image(os.fspath(image))], crop)
+        (query,) = read_queries(self._index, [terms], self._open_model)
         return self._answer(query, options, leave_out_own=True)
 
     def photo_condition(
@@ -731,9 +748,15 @@ class ImageIndex:
         return self.model
 
     def _search(
-        self, query: QueryInput, options: SearchOptions, color_format: ColorFormat
+        self,
+        query: QueryInput,
+        options: SearchOptions,
+        color_format: ColorFormat,
+        crop: CropInput | None,
     ) -> SearchHits:
-        read = read_query(self._index, query, self._open_model, input_color_format=color_format)
+        read = read_query(
+            self._index, query, self._open_model, input_color_format=color_format, crop=crop
+        )
         return self._answer(read, options)
 
     def _answer(

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow, save_contact_sheet
-from perception_encoder.analysis.drawing import image_source_of, read_tiles, short_name_of
+from perception_encoder.analysis.drawing import (
+    image_source_of,
+    outline_of,
+    read_tiles,
+    short_name_of,
+)
 from perception_encoder.index import Hit, Outcome, Row
 from perception_encoder.search.calibration import Label
 from perception_encoder.search.ranking import SearchResult
@@ -204,7 +209,10 @@ class SearchHits(ImageResults[SearchResult]):
 
     def _sheet_rows(self) -> list[SheetRow]:
         hits = [
-            SheetHit(image_source_of(one.hit), one.score, short_name_of(one.hit)) for one in self
+            SheetHit(
+                image_source_of(one.hit), one.score, short_name_of(one.hit), outline_of(one.hit)
+            )
+            for one in self
         ]
         if self._query is None:
             return [SheetRow(hits)]
@@ -276,4 +284,5 @@ def _record(one: SearchResult | ClassifiedImage) -> dict[str, Any]:
     found = {"uri": hit.uri, "member": hit.member, "score": one.score, "label": one.label}
     if one.kind != "cosine":
         found |= {"cosine": one.cosine, "text_score": one.text_score}
-    return {**found, **size, **hit.metadata}
+    part = {} if hit.box is None else {"box": str(hit.box)}
+    return {**found, **size, **part, **hit.metadata}

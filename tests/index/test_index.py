@@ -111,7 +111,7 @@ def test_a_lance_index_of_others_is_not_taken_for_ours(tmp_path: Path) -> None:
 
 
 def test_an_index_of_a_newer_format_asks_for_a_newer_package(index: Index) -> None:
-    lance.dataset(index.path).update_schema_metadata({"perception_encoder.format": "2"})
+    lance.dataset(index.path).update_schema_metadata({"perception_encoder.format": "3"})
     with pytest.raises(IndexStorageError, match="newer than this one"):
         Index.open(index.path)
 

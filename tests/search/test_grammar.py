@@ -294,3 +294,50 @@ def test_a_long_query_is_told_in_short() -> None:
     with pytest.raises(QueryError, match="the weight is too large") as caught:
         parse_query(f"{'9' * 5000}:cat")
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.usefixtures("pool")
+def test_a_part_of_an_image_is_written_after_its_name() -> None:
+    for written in ("pool.jpg#xywh=1,2,3,4", "pool.jpg#xywh=percent:1,2,3,4"):
+        assert parse_query(f"dog + 2:{written}")[1] == QueryTerm(2, "image", written)
+        assert parse_image(written) == QueryTerm(1, "image", written)
+    for written in ("https://x.org/a#xywh=1,2,3,4", "https://x.org/a.png#t=1&xywh=1,2,3,4"):
+        assert parse_query(written) == (QueryTerm(1, "image", written),)
+    assert parse_query("@pool.jpg#xywh=1,2,3,4") == (item("pool.jpg#xywh=1,2,3,4"),)
+
+
+def test_a_part_of_a_frame_has_a_time_and_a_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "film.mp4").write_bytes(b"")
+    for written in ("film.mp4#t=4&xywh=1,2,3,4", "film.mp4#xywh=1,2,3,4&t=1:04", "film.mp4#t=4"):
+        assert parse_query(written) == (QueryTerm(1, "image", written),)
+
+
+@pytest.mark.usefixtures("pool")
+def test_a_file_whose_own_name_looks_like_a_part_opens(tmp_path: Path) -> None:
+    (tmp_path / "pool.jpg#xywh=bad").write_bytes(b"")
+    assert parse_query("pool.jpg#xywh=bad") == (QueryTerm(1, "image", "pool.jpg#xywh=bad"),)
+
+
+@pytest.mark.usefixtures("pool")
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("pool.jpg#xywh=1,2", "is not a box"),
+        ("pool.jpg#xywh=1,2,0,4", "above 0"),
+        ("dog + pool.jpg#xywh=-1,2,3,4", "negative"),
+        ("https://x.org/a.png#xywh=nan,2,3,4", "finite"),
+        ("gone.jpg#xywh=1,2,3,4", "there is no image gone.jpg"),
+        ("gone.jpg#xywh=1,2", "there is no image gone.jpg"),
+    ],
+)
+def test_a_wrong_part_is_an_error_not_a_text(query: str, reason: str) -> None:
+    with pytest.raises(QueryError, match=reason):
+        parse_query(query)
+
+
+def test_words_with_a_number_sign_stay_words() -> None:
+    for words in ("the #1 dog", "what is #xywh=1,2,3,4", "a #xywh=bad"):
+        assert parse_query(words) == (text(words),)

@@ -18,7 +18,8 @@ from perception_encoder.index import Index, row_id
 from perception_encoder.indexing import Run
 from perception_encoder.preprocess import ImageProcessor
 from perception_encoder.search import Query, read_queries
-from perception_encoder.search.grammar import QueryTerm, parse_query
+from perception_encoder.search.grammar import QueryTerm, combine_vectors, parse_query
+from perception_encoder.search.queries import read_query
 from perception_encoder.sources import SourceOptions, open_sources
 from perception_encoder.types import Embeddings
 
@@ -164,3 +165,51 @@ def test_no_queries_are_no_work(shelf: Shelf) -> None:
 def test_weights_are_shown_with_their_words() -> None:
     terms = (QueryTerm(2, "text", "dog"), QueryTerm(1, "item", "x"), QueryTerm(-0.5, "text", "cat"))
     assert Query(terms, np.ones(1, np.float32)).text == "2:dog - 0.5:cat"
+
+
+@pytest.mark.parametrize("form", ["{path}{box}", "@{name}{box}", "@{path}{box}"])
+def test_a_part_of_an_image_is_embedded_and_leaves_the_image_out(shelf: Shelf, form: str) -> None:
+    path = shelf.images[2]
+    (query,) = shelf.read(form.format(path=path, name=path.name, box="#xywh=5,0,20,15"))
+    expected = shelf.model.embed_image(path, crop=(5, 0, 20, 15))[0]
+    np.testing.assert_allclose(query.vector, expected, atol=1e-5)
+    assert query.own == {row_id(str(path))}
+    assert float(query.vector @ shelf.stored(path)) < 0.999
+
+
+def test_several_parts_of_one_image_are_a_sum(shelf: Shelf) -> None:
+    path = shelf.images[1]
+    parts = ("0,0,20,15", "percent:50,50,50,50")
+    (query,) = shelf.read(" + ".join(f"{path}#xywh={part}" for part in parts))
+    vectors = np.concatenate([shelf.model.embed_image(path, crop=part) for part in parts])
+    np.testing.assert_allclose(query.vector, combine_vectors(vectors, [1, 1]), atol=1e-5)
+
+
+def test_crop_is_for_one_image(shelf: Shelf) -> None:
+    path = shelf.images[0]
+    expected = shelf.model.embed_image(path, crop="0,0,9,9")[0]
+    for image in (str(path), path, f"@{path.name}", path.read_bytes()):
+        query = read_query(shelf.index, image, lambda: shelf.model, crop=(0, 0, 9, 9))
+        np.testing.assert_allclose(query.vector, expected, atol=1e-5)
+    for other in ("a dog", f"{path} + a dog", [(1.0, "a dog")], shelf.stored(path)):
+        with pytest.raises(QueryError, match="crop= is for a query that is one image"):
+            read_query(shelf.index, other, lambda: shelf.model, crop=(0, 0, 9, 9))
+
+
+def test_an_item_whose_name_looks_like_a_part_wins(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = save_drawings(folder, 1)[0].rename(folder / "a.png#xywh=0,0,9,9.png")
+    model = open_tiny()
+    index = Index.create(tmp_path / "t.lance", model.identity)
+    sources = open_sources([str(folder)], SourceOptions())
+    assert [o.status for o in Run(model, index, sources).outcomes()] == ["embedded"]
+    (query,) = read_queries(index, [parse_query("@a.png#xywh=0,0,9,9.png")], no_model)
+    assert query.own == {row_id(str(path))}
+
+
+def test_errors_of_parts_say_what_to_do(shelf: Shelf) -> None:
+    with pytest.raises(QueryError, match="is not a box; write x,y,width,height"):
+        shelf.read("@drawing2.png#xywh=1,2")
+    with pytest.raises(ImageError, match=r"drawing2\.png.*outside the image of 44 × 47 pixels"):
+        shelf.read(f"{shelf.images[2]}#xywh=400,0,5,5")

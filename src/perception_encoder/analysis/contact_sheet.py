@@ -18,7 +18,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 from PIL import Image, ImageDraw
 
-from perception_encoder.analysis.drawing import SheetImage, TextLayout, read_thumbnails, save_image
+from perception_encoder.analysis.drawing import (
+    Outline,
+    SheetImage,
+    TextLayout,
+    draw_outline,
+    read_thumbnails,
+    save_image,
+)
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
 
@@ -42,11 +49,15 @@ Thumbnail: TypeAlias = Image.Image | ImageError | OSError
 
 @dataclass(frozen=True)
 class SheetHit:
-    """An image, its score (not shown if None), and a short label such as its file name."""
+    """An image, its score (not shown if None), and a short label such as its file name.
+
+    `outline` is the part of it that was found, which gets a frame.
+    """
 
     image: SheetImage
     score: float | None
     label: str = ""
+    outline: Outline | None = None
 
 
 @dataclass(frozen=True)
@@ -276,19 +287,23 @@ def _read(
     rows: Sequence[SheetRow], tile: int, progress: Callable[[], object] | None
 ) -> Iterator[Thumbnail]:
     """Yield the thumbnails of all rows in order: of each query that has an image, then its hits."""
-
-    def images() -> Iterator[tuple[SheetImage, str]]:
-        for row in rows:
-            if row.image is not None:
-                yield row.image, f"the query {row.text}".rstrip()
-            yield from ((hit.image, hit.label) for hit in row.hits)
-
-    for found in read_thumbnails(images(), tile):
+    entries = [entry for row in rows for entry in _entries_of(row)]
+    images = ((image, name) for image, name, _ in entries)
+    for found, (_, _, outline) in zip(read_thumbnails(images, tile), entries, strict=True):
         if not isinstance(found, Image.Image):
             logger.warning("%s", found)
+        elif outline is not None:
+            draw_outline(found, outline)
         if progress is not None:
             progress()
         yield found
+
+
+def _entries_of(row: SheetRow) -> Iterator[tuple[SheetImage, str, Outline | None]]:
+    """Yield the images of a row, each with its name in errors and the part that gets a frame."""
+    if row.image is not None:
+        yield row.image, f"the query {row.text}".rstrip(), None
+    yield from ((hit.image, hit.label, hit.outline) for hit in row.hits)
 
 
 def _figure(found: Thumbnail, caption: str) -> str:

@@ -14,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import ImageError, ImageWriteError
 from perception_encoder.preprocess.color import find_profile
+from perception_encoder.preprocess.crops import crop_image, name_without_crop, split_crop
 from perception_encoder.preprocess.decode import ImageInput, decode_scaled
 from perception_encoder.preprocess.images import num_usable_cores
 from perception_encoder.preprocess.transforms import convert_colors, to_opaque, turn_upright
@@ -34,8 +35,8 @@ _MAX_ENLARGEMENT: Final = 4  # of small images; beyond it they only blur
 _JPEG_QUALITY: Final = 90
 _AHEAD: Final = 4  # thumbnails read in advance by each thread
 
-SheetImage: TypeAlias = ImageInput | Callable[[], bytes]
-"""An image, or a function that reads its file when it is drawn and raises ImageError or OSError."""
+SheetImage: TypeAlias = ImageInput | Callable[[], ImageInput]
+"""An image, or a function that reads it when it is drawn and raises ImageError or OSError."""
 _SYSTEM_FONTS: Final = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "segoeui.ttf", "Arial Unicode.ttf",
     "NotoSansCJK-Regular.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "msyh.ttc", "malgun.ttf",
@@ -152,8 +153,48 @@ def image_source_of(row: Row | Hit) -> SheetImage:
     """Return the path of an indexed file, or a function that reads an image stored elsewhere."""
     from perception_encoder.sources import read_image
 
-    is_file = row.member is None and "://" not in row.uri
-    return row.uri if is_file else partial(read_image, row.uri, row.member, row.offset)
+    if row.member is not None:
+        return partial(read_image, row.uri, row.member, row.offset)
+    is_file = "://" not in row.uri
+    if name_without_crop(row.uri) != row.uri and not (is_file and os.path.isfile(row.uri)):
+        return partial(_read_part, row.uri)
+    return row.uri if is_file else partial(read_image, row.uri)
+
+
+def _read_part(uri: str) -> ImageInput:
+    from perception_encoder.sources import read_image
+
+    whole, box = split_crop(uri)
+    return crop_image(read_image(whole), box)
+
+
+Outline: TypeAlias = tuple[float, float, float, float]
+"""A part of an image: left, upper, right and lower side as shares of its width and height."""
+
+
+def outline_of(hit: Hit) -> Outline | None:
+    """Return the part of an image that was found; None for all of it."""
+    if hit.box is None or not hit.width or not hit.height:
+        return None
+    x, y, width, height = hit.box
+    return (
+        x / hit.width,
+        y / hit.height,
+        min(1.0, (x + width) / hit.width),
+        min(1.0, (y + height) / hit.height),
+    )
+
+
+def draw_outline(image: Image.Image, outline: Outline) -> None:
+    """Draw a frame around a part of an image, which shows on any ground."""
+    draw = ImageDraw.Draw(image)
+    width, height = image.width - 1, image.height - 1
+    left, top, right, lower = outline
+    box = (round(left * width), round(top * height), round(right * width), round(lower * height))
+    thickness = max(2, min(image.size) // 60)
+    draw.rectangle(box, outline="black", width=thickness + 2)
+    inner = (box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1)
+    draw.rectangle(inner, outline="white", width=thickness)
 
 
 def short_name_of(row: Row | Hit) -> str:

@@ -125,7 +125,8 @@ def classify(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Assign labels to images by zero-shot classification, without training.
 
-    Without sources, the embeddings of an index are classified, and no image is read.
+    Without sources, the embeddings of an index are classified, and no image is read. A source like
+    dog.jpg#xywh=10,20,200,150 is a part of an image.
 
     A probability compares a label with the other labels: one of them is likely even if none fits.
     "fit" compares a label with unrelated prompts: strong, weak, or - if it does not fit. A single
@@ -168,7 +169,9 @@ def classify(  # noqa: PLR0913  one parameter for each option
     blocks: Iterator[EmbeddedImages]
     opened: list[Source] = []
     if sources:
-        options = SourceOptions(exclude=tuple(exclude or ()), null_separated=null, column=column)
+        options = SourceOptions(
+            exclude=tuple(exclude or ()), null_separated=null, column=column, crops=True
+        )
         opened = open_sources(sources, options)  # before the model: a wrong name shows at once
         if model is None:
             say(f"classified by {ABOUT_DEFAULT_MODEL}")

@@ -36,8 +36,8 @@ def compare(
     """Print how similar images, videos and texts are to a first one.
 
     Prints cosines, best first. An argument that names an image or a video is one, also
-    clip.mp4#t=1:23 for a frame of a video; anything else is a text. An item that cannot be
-    embedded is reported, and the exit code is 1.
+    clip.mp4#t=1:23 for a frame of a video and dog.jpg#xywh=10,20,200,150 for a part of an image;
+    anything else is a text. An item that cannot be embedded is reported, and the exit code is 1.
 
     Examples:
         pe compare dog.jpg "a dog" "a cat" "a truck"
@@ -80,11 +80,19 @@ def _check_text(item: str, number: int) -> None:
 def _embed(model: EmbeddingModel, item: str) -> Embeddings:
     if is_clip(item):
         return model.embed_video(item)
-    return model.embed_image(item) if _is_image(item) else model.embed_text(item)
+    if not _is_image(item):
+        return model.embed_text(item)
+    from perception_encoder.sources import open_named_image
+
+    return model.embed_image(open_named_image(item))
 
 
 def _is_image(item: str) -> bool:
     """Whether the item is a file, or has the suffix of an image: a missing one is reported."""
+    from perception_encoder.preprocess.crops import name_without_crop
     from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 
-    return os.path.isfile(item) or os.path.splitext(item)[1].lower() in IMAGE_SUFFIXES
+    name = name_without_crop(item)
+    is_part = name != item and is_clip(name)
+    is_file = os.path.isfile(item) or os.path.isfile(name)
+    return is_part or is_file or os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

@@ -20,11 +20,13 @@ from perception_encoder.cli.options import (
 )
 from perception_encoder.cli.output import check_file, say, to_json, write_json
 from perception_encoder.cli.text_files import find_error, read_list
+from perception_encoder.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from perception_encoder.embedder import EmbeddingModel
+    from perception_encoder.preprocess import ImageInput
     from perception_encoder.types import Embeddings
 
 Format = Literal["jsonl", "npy", "parquet"]
@@ -74,10 +76,13 @@ def embed(  # noqa: PLR0913  one parameter for each option
     """Write the embeddings of images, videos or texts to a file or to stdout.
 
     Embeddings have unit length. That of a video is the mean of eight evenly spaced frames;
-    clip.mp4#t=1:23 is the frame at that time; both need the extra `video`. An item that cannot be
-    embedded is reported, the others are written, and the exit code is 1. A .npy has one row for
-    each item, in order, with NaN for those that failed; the other formats name their items and
-    leave those out. Each line of stdin is an item; an empty line is an empty text, but no file.
+    clip.mp4#t=1:23 is the frame at that time; both need the extra `video`. A part of an image is
+    dog.jpg#xywh=10,20,200,150.
+
+    An item that cannot be embedded is reported, the others are written, and the exit code is 1. A
+    .npy has one row for each item, in order, with NaN for those that failed; the other formats name
+    their items and leave those out. Each line of stdin is an item; an empty line is an empty text,
+    but no file.
 
     Examples:
         pe embed *.jpg -o vectors.npy
@@ -165,20 +170,17 @@ def _embed_images(
     """
     import numpy as np
 
-    from perception_encoder.errors import ImageError
     from perception_encoder.video.names import is_clip
 
     clips = [position for position, one in enumerate(inputs) if is_clip(one.value)]
     images = sorted(set(range(len(inputs))) - set(clips))
+    opened, wrong = _open_images([inputs[position].value for position in images])
     embedded, failures = model.embed_images(
-        [inputs[position].value for position in images],
-        batch_size=batch_size,
-        truncate_dim=dim,
-        errors="skip",
+        opened, batch_size=batch_size, truncate_dim=dim, errors="skip"
     )
     embeddings = np.full((len(inputs), embedded.shape[1]), np.nan, np.float32)
     embeddings[images] = embedded
-    errors = {images[number]: str(failure) for number, failure in failures.items()}
+    errors = {images[number]: str(failure) for number, failure in (failures | wrong).items()}
     for position in errors:
         if not inputs[position].value:
             errors[position] = f"{inputs[position].describe(position)}: empty, not a file name"
@@ -190,6 +192,21 @@ def _embed_images(
         except ImageError as err:
             errors[position] = str(err)
     return embeddings, dict(sorted(errors.items()))
+
+
+def _open_images(names: Sequence[str]) -> tuple[list[ImageInput], dict[int, ImageError]]:
+    """Return paths and parts of images, and the error at each position without a proper box."""
+    from perception_encoder.sources import open_named_image
+
+    images: list[ImageInput] = []
+    errors: dict[int, ImageError] = {}
+    for position, name in enumerate(names):
+        try:
+            images.append(open_named_image(name))
+        except ImageError as err:
+            images.append(name)
+            errors[position] = err
+    return images, errors
 
 
 def _write(

@@ -185,6 +185,7 @@ def _write_json(answer: Answer) -> None:
                 **_describe_scores(found),
                 "width": hit.width,
                 "height": hit.height,
+                **({"box": hit.box._asdict()} if hit.box is not None else {}),
                 **({"also": [copy.name for copy in found.also]} if found.also else {}),
                 **({"metadata": dict(hit.metadata)} if hit.metadata else {}),
             }
@@ -227,13 +228,18 @@ def _format_time(value: MetadataValue) -> str:
 
 def _draw_sheet(path: Path, answers: Sequence[Answer]) -> None:
     from perception_encoder.analysis.contact_sheet import SheetHit, SheetRow
-    from perception_encoder.analysis.drawing import image_source_of, short_name_of
+    from perception_encoder.analysis.drawing import image_source_of, outline_of, short_name_of
     from perception_encoder.cli.progress import draw_sheet
 
     rows = [
         SheetRow(
             [
-                SheetHit(image_source_of(one.hit), one.hit.score, short_name_of(one.hit))
+                SheetHit(
+                    image_source_of(one.hit),
+                    one.hit.score,
+                    short_name_of(one.hit),
+                    outline_of(one.hit),
+                )
                 for one in found
             ],
             text=" ".join(filter(None, [query.text if query is not None else None, text])),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
+    from perception_encoder.index.tiles import TileGrid
     from perception_encoder.indexing import Run, RunOptions
     from perception_encoder.indexing.prepare import Preparation
     from perception_encoder.indexing.video_contents import VideoReader
@@ -79,6 +80,16 @@ def index(  # noqa: PLR0913  one parameter for each option
             "--metadata/--no-metadata",
             help="Store what files and sidecars say of photos: date, place, camera and so on.  "
             "[default: as the index remembers; a new one: --metadata]",
+            show_default=False,
+        ),
+    ] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNSxROWS",
+            help="Also embed each image in parts, such as 2x2 or 3x3, so that small things are "
+            "found. A new index stores the choice.  [default: as the index remembers; a new one: "
+            "none]",
             show_default=False,
         ),
     ] = None,
@@ -127,12 +138,15 @@ def index(  # noqa: PLR0913  one parameter for each option
     that cannot be read is reported and skipped; the exit code is then 1, and `pe errors` lists
     these files. The same command continues a run that was interrupted or killed.
 
+    With --tiles each image has further rows, of its parts. A search then finds it by its best part.
+
     Videos need the extra `video`. Each is divided into segments, which are found like images.
 
     Examples:
         pe index ~/Pictures --index images.lance
         pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
         find . -name '*.png' -print0 | pe index -0 -
+        pe index ~/Pictures --tiles 2x2 --index images.lance
         pe index --refresh-metadata --index images.lance
     """
     from perception_encoder.backends import ComputeOptions
@@ -141,10 +155,10 @@ def index(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.sources import SourceOptions, open_sources
 
     if refresh_metadata:
-        if sources or retry_failed or watch or metadata is False:
+        if sources or retry_failed or watch or metadata is False or tiles is not None:
             raise typer.BadParameter(
                 "--refresh-metadata reads the files of the index: it goes without sources, "
-                "--retry-failed, --watch and --no-metadata"
+                "--retry-failed, --watch, --no-metadata and --tiles"
             )
         _refresh_metadata(find_index(index_path), wait=wait, as_json=as_json)
         return
@@ -168,6 +182,7 @@ def index(  # noqa: PLR0913  one parameter for each option
         wait=wait,
         retries_failures=retry_failed,
         metadata=metadata,
+        tiles=None if tiles is None else _parse_tiles(tiles),
     )
     with _open_target(path, model, compute, preprocess, ray, ray_cores, batch_size) as target:
         # From before the run, so that changes during it are seen, too.
@@ -177,6 +192,15 @@ def index(  # noqa: PLR0913  one parameter for each option
             _run(target, changed, replace(options, prunes_all=True), as_json=as_json)
     if has_failed:
         raise typer.Exit(1)
+
+
+def _parse_tiles(text: str) -> TileGrid:
+    from perception_encoder.index.tiles import TileGrid
+
+    try:
+        return TileGrid.parse(text)
+    except ValueError as err:
+        raise typer.BadParameter(f"--tiles: {err}") from err
 
 
 def _refresh_metadata(path: str, *, wait: bool, as_json: bool) -> None:

@@ -231,6 +231,8 @@ def _to_record(index: IndexDescription) -> dict[str, Any]:
     return {
         "path": index.path,
         "rows": index.num_rows,
+        "tiles": index.tiles,
+        "tile_rows": index.num_tiles,
         "model": index.identity.model_id,
         "fingerprint": index.identity.fingerprint,
         "preprocess": index.identity.preprocess,

@@ -46,7 +46,7 @@ _CUBE_LEVELS: Final = (0, 95, 135, 175, 215, 255)  # of the 256 colors' 6 x 6 x 
 class PreviewTile:
     """An image, or a function that reads it, and its caption."""
 
-    image: ImageInput | Callable[[], bytes]
+    image: ImageInput | Callable[[], ImageInput]
     caption: str
 
 

@@ -70,9 +70,11 @@ def search(
     """Find the images that match a text, an image, or a sum of both.
 
     An image may be a file, a video, clip.mp4#t=12 for one of its frames, a URL, @ with the end of
-    an indexed name or with its id, or - for an image on stdin. With --queries, a line that cannot
-    be answered is reported and the others are answered; the exit code is then 1. A --text beside
-    --queries is fused with each of them.
+    an indexed name or with its id, or - for an image on stdin. #xywh=LEFT,TOP,WIDTH,HEIGHT after it
+    takes a part, in pixels of the image as shown, or #xywh=percent:25,25,50,50.
+
+    With --queries, a line that cannot be answered is reported and the others are answered; the exit
+    code is then 1. A --text beside --queries is fused with each of them.
 
     A score is a cosine. With --text alone it is BM25's. With both it is the fusion of the ranks,
     where 1 is the first of both; labels come from the cosines.
@@ -81,6 +83,7 @@ def search(
         pe search "red heart"
         pe search cat.png -k 5 --sheet hits.png
         pe search @cat.webp + "red" --unique
+        pe search "street.jpg#xywh=10,20,200,150"
         pe search "2:golden retriever" + pool.jpg - fruit
         pe search "a cake" --since 2023-05 --until 2023-07 --near 48.137,11.575,20km
         pe search --text invoice
@@ -120,7 +123,8 @@ def similar(
     """Find the images that look like a given image.
 
     The image itself is not among the hits. If it is in the index and unchanged, its embedding is
-    taken from there and no model is loaded. With --text, the ranks of both are fused.
+    taken from there and no model is loaded. With --text, the ranks of both are fused. #xywh=… takes
+    a part of the image, as in pe search.
 
     Examples:
         pe similar cat.png
@@ -242,8 +246,14 @@ def _save(
 
 def _with_absolute_path(term: QueryTerm) -> QueryTerm:
     """Return a term whose image is found from any folder."""
-    is_file = term.kind == "image" and term.value != _STDIN and os.path.exists(term.value)
-    return replace(term, value=os.path.abspath(term.value)) if is_file else term
+    from perception_encoder.preprocess.crops import name_without_crop
+    from perception_encoder.video.names import split_fragment
+
+    name = split_fragment(name_without_crop(term.value))[0]
+    is_file = os.path.exists(term.value) or os.path.exists(name)
+    if term.kind != "image" or term.value == _STDIN or not is_file:
+        return term
+    return replace(term, value=os.path.abspath(term.value))
 
 
 def _fit_to_index(options: SearchOptions, rows: RowFlags, index: Index) -> SearchOptions:

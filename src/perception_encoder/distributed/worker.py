@@ -174,6 +174,7 @@ class Worker:
             duplicates.get,
             is_new=listed.is_new,
             reads_metadata=listed.reads_metadata,
+            tiles=listed.tiles,
         )
         if isinstance(found, PreparedImage):
             return replace(found, item=item)
@@ -191,7 +192,13 @@ def _read_content(item: Item) -> Content | None:
 
 
 def _with_vector(item: PreparedImage, computed: PreparedImage) -> PreparedImage:
-    return replace(item, resized=None, vector=computed.vector, encode_ms=computed.encode_ms)
+    return replace(
+        item,
+        resized=None,
+        vector=computed.vector,
+        encode_ms=computed.encode_ms,
+        tiles=computed.tiles,
+    )
 
 
 def _describe_place() -> str:

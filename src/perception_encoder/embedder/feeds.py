@@ -17,6 +17,7 @@ from perception_encoder.embedder.options import Failures
 from perception_encoder.embedder.pipeline import check_batch_size, embed_in_batches, map_ahead
 from perception_encoder.errors import CacheError, ImageError, ImageValueError
 from perception_encoder.preprocess import ImageInput, ImageProcessor, num_usable_cores
+from perception_encoder.preprocess.crops import CroppedImage
 from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.types import ColorFormat, Embeddings, Pixels, TokenIds
@@ -54,8 +55,9 @@ class _Entry:
     @property
     def name(self) -> str:
         """What errors call the image: its path, or its position counted from 0."""
-        if isinstance(self.image, str | os.PathLike):
-            return os.fspath(self.image)
+        image = self.image.image if isinstance(self.image, CroppedImage) else self.image
+        if isinstance(image, str | os.PathLike):
+            return os.fspath(image)
         return f"image {self.row}"
 
 

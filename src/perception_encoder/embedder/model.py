@@ -32,6 +32,7 @@ from perception_encoder.embedder.patch_features import GridChoice, PatchFeatures
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
+from perception_encoder.preprocess.crops import CropInput, crop_image
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels
@@ -95,9 +96,13 @@ class EmbeddingModel:
         input_color_format: ColorFormat = "bgr",
         normalize: bool = True,
         truncate_dim: int | None = None,
+        crop: CropInput | None = None,
         output: Output = "numpy",
     ) -> Embeddings | torch.Tensor:
-        """Embed one image; see `embed_images` for the arguments.
+        """Embed one image, or the part of it in `crop`; see `embed_images` for other arguments.
+
+        A crop is (x, y, width, height) in pixels of the image as a viewer shows it, or text such as
+        "percent:25,25,50,50".
 
         Returns:
             (1, E) float32.
@@ -109,7 +114,8 @@ class EmbeddingModel:
         if isinstance(image, list | tuple):
             raise TypeError("embed_image takes one image; use embed_images for a list")
         check_output(self._embed_dim(), truncate_dim, output)
-        vectors = self._image_vectors([image], input_color_format, 1, show_progress=False)
+        part = crop_image(image, crop)
+        vectors = self._image_vectors([part], input_color_format, 1, show_progress=False)
         return finish_output(vectors, normalize=normalize, truncate_dim=truncate_dim, output=output)
 
     @overload
@@ -154,8 +160,8 @@ class EmbeddingModel:
 
         Args:
             images: a list with any mix of paths, encoded bytes, PIL images, (H, W, C) arrays and
-                (C, H, W) tensors, of any sizes; or one (N, H, W, C) array or (N, C, H, W) tensor.
-                They are not changed.
+                (C, H, W) tensors, of any sizes, and parts of them (`preprocess.crop_image`); or one
+                (N, H, W, C) array or (N, C, H, W) tensor. They are not changed.
             errors: "raise" stops at the first image that cannot be used. "skip" embeds the others
                 and also returns the error of each skipped image.
             batch_size: images computed at once.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from perception_encoder.errors import ImageError
 from perception_encoder.preprocess import ImageInput
 from perception_encoder.preprocess.arrays import TensorLike
+from perception_encoder.preprocess.crops import CropInput
 from perception_encoder.types import ColorFormat, Embeddings
 from perception_encoder.vectors import normalize_rows
 
@@ -39,11 +40,13 @@ class OneImageOptions(VectorOptions, total=False):
     """Options of `embed_image`."""
 
     input_color_format: ColorFormat
+    crop: CropInput | None
 
 
-class ImageOptions(OneImageOptions, total=False):
+class ImageOptions(VectorOptions, total=False):
     """Options of `embed_images`."""
 
+    input_color_format: ColorFormat
     batch_size: int
     show_progress: bool | None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
@@ -32,16 +33,20 @@ from perception_encoder.index.rows import Hit, Row, fit_metadata
 from perception_encoder.index.schema import (
     MetadataChoice,
     VectorDtype,
+    add_fields,
     describe_mismatch,
     describe_replacement,
     find_private_columns,
     identity_of,
     index_schema,
+    tile_fields,
+    tiles_of,
     vector_dtype_of,
 )
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.snapshot import FragmentScan, Snapshot
 from perception_encoder.index.storage import check_free, empty_dataset, write_lock
+from perception_encoder.index.tiles import TILE_OF, TileGrid
 from perception_encoder.types import Embeddings, ModelIdentity
 from perception_encoder.video.names import is_moment
 
@@ -213,7 +218,12 @@ class Index:
         return self._snapshot.state
 
     def add(
-        self, rows: Sequence[Row], vectors: Embeddings, *, replaced_videos: Collection[str] = ()
+        self,
+        rows: Sequence[Row],
+        vectors: Embeddings,
+        *,
+        replaced_videos: Collection[str] = (),
+        replaces_tiles: bool = False,
     ) -> None:
         """Add images, or replace those that are there already, in one commit.
 
@@ -223,6 +233,7 @@ class Index:
             vectors: (N, E) float, unit length, in the order of rows.
             replaced_videos: URIs of videos; their segments that are not among the rows are deleted
                 in the same commit.
+            replaces_tiles: likewise of the images among the rows, their tiles.
 
         Raises:
             ValueError: the numbers differ, a vector is not of unit length, metadata does not fit.
@@ -240,8 +251,12 @@ class Index:
         with journaled_commit(dataset, self.path):
             merge = dataset.merge_insert("id").when_matched_update_all()
             merge = merge.when_not_matched_insert_all()
-            if replaced_videos:
-                merge = merge.when_not_matched_by_source_delete(_of_videos(replaced_videos))
+            replaced = [_of_videos(replaced_videos)] if replaced_videos else []
+            if replaces_tiles:
+                replaced.append(_of_tiles(rows[place].id for place in places))
+            if replaced:
+                condition = " OR ".join(f"({one})" for one in replaced)
+                merge = merge.when_not_matched_by_source_delete(condition)
             merge.execute(index)
         self._adopt(dataset)
 
@@ -301,6 +316,40 @@ class Index:
             dataset.update_schema_metadata(dict(choice.fields()))
         self._adopt(dataset)
 
+    @property
+    def tiles(self) -> TileGrid | None:
+        """How images are divided into tiles, which are rows, too; None if they are not."""
+        return tiles_of(self._snapshot.schema)
+
+    def set_tiles(self, tiles: TileGrid) -> None:
+        """Store how images are divided into tiles, before the first one is added.
+
+        Raises:
+            IndexMismatchError: the index has images that were divided otherwise, or not at all.
+            IndexStorageError: writing failed.
+        """
+        if self.tiles == tiles:
+            return
+        if self.count():
+            before = "no tiles" if self.tiles is None else f"tiles of {self.tiles}"
+            raise IndexMismatchError(
+                f"the index at {self.path} has images with {before}, and all of its images are "
+                f"divided alike; make another index: pe index FOLDER --tiles {tiles} --index "
+                f"{shlex.quote(f'{self.path}-2')}"
+            )
+        fields, stored = tile_fields(tiles)
+        if self._is_created:
+            dataset = self._latest()
+            with journaled_commit(dataset, self.path):
+                dataset.update_schema_metadata(dict(stored))
+            self._adopt(dataset)
+            self.add_columns(fields)
+            return
+        schema = self._snapshot.stored_schema
+        new = [field for field in fields if field.name not in schema.names]
+        changed = add_fields(schema, new).with_metadata((schema.metadata or {}) | stored)
+        self._snapshot = self._show(empty_dataset(changed))
+
     def add_columns(self, fields: Sequence[pa.Field]) -> None:
         """Add empty columns of metadata, in one commit; those that are there already are skipped.
 
@@ -339,21 +388,23 @@ class Index:
         return self._snapshot.fragments()
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete rows in one commit; unknown ids are ignored.
+        """Delete rows in one commit, with an image its tiles; unknown ids are ignored.
 
         Returns:
-            The number of deleted rows.
+            The number of deleted rows, without the tiles of images.
 
         Raises:
             IndexStorageError: writing failed; the rows are as before.
         """
-        quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in ids)
-        if not quoted or not self._is_created:
+        names = list(ids)
+        if not names or not self._is_created:
             return 0
-        condition = f"id IN ({quoted})"
+        condition = f"id IN ({_quoted(names)})"
         dataset = self._latest()
         with journaled_commit(dataset, self.path):
             num_rows = int(dataset.count_rows(filter=condition))
+            if TILE_OF in dataset.schema.names:
+                condition += f" OR {_of_tiles(names)}"
             dataset.delete(condition)
         self._adopt(dataset)
         return num_rows
@@ -386,15 +437,22 @@ class Index:
         """The columns, in their order, and what is stored of the model."""
         return self._snapshot.schema
 
-    def scan(self, columns: Sequence[str], *, where: str | None = None) -> Iterator[pa.RecordBatch]:
+    def scan(
+        self, columns: Sequence[str], *, where: str | None = None, tiles: bool = False
+    ) -> Iterator[pa.RecordBatch]:
         """Yield columns of all rows, in the index's order, a block at a time.
 
         All scans of one object see the same rows in the same order, also while others write.
 
+        Args:
+            columns: their names.
+            where: an SQL condition on the columns.
+            tiles: also the rows of tiles.
+
         Raises:
             QueryError: the condition is wrong.
         """
-        return self._snapshot.scan(list(columns), where)
+        return self._snapshot.scan(list(columns), where, tiles=tiles)
 
     def known_rows(self) -> KnownRows:
         """Return the state of every image, for a run to compare its sources with."""
@@ -406,6 +464,10 @@ class Index:
         Each call scans the id column, so ask for many ids at once.
         """
         return self._snapshot.by_ids(set(ids))
+
+    def row_ids(self, ids: Iterable[str]) -> dict[str, int]:
+        """Return Lance's own ids of the rows with these ids; see `by_row_ids`."""
+        return self._snapshot.row_ids(set(ids))
 
     def by_row_ids(self, row_ids: Sequence[int]) -> list[Row]:
         """Return rows by Lance's own ids, which the column `_rowid` of `scan` has, in their order.
@@ -574,5 +636,13 @@ class Index:
 
 def _of_videos(uris: Iterable[str]) -> str:
     """Return the SQL condition of the segments of videos."""
-    quoted = ", ".join("'" + uri.replace("'", "''") + "'" for uri in sorted(uris))
-    return f"uri IN ({quoted}) AND member IS NOT NULL"
+    return f"uri IN ({_quoted(sorted(uris))}) AND member IS NOT NULL"
+
+
+def _of_tiles(image_ids: Iterable[str]) -> str:
+    """Return the SQL condition of the tiles of images."""
+    return f"{TILE_OF} IN ({_quoted(image_ids)})"
+
+
+def _quoted(values: Iterable[str]) -> str:
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)

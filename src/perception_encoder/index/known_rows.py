@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.index.rows import FileState, Row
+from perception_encoder.index.tiles import TILE_OF
 from perception_encoder.video.names import is_moment
 
 if TYPE_CHECKING:
@@ -158,18 +159,23 @@ class KnownRows:
     Args:
         scan: yields columns of one version of the index, block by block.
         scan_videos: likewise, of rows that may be segments of videos; None if there are none.
+        has_tiles: whether rows may be tiles of images.
     """
 
     def __init__(
         self,
         scan: Callable[[list[str]], Iterator[pa.RecordBatch]],
         scan_videos: Callable[[list[str]], Iterator[pa.RecordBatch]] | None = None,
+        *,
+        has_tiles: bool = False,
     ) -> None:
         self._scan = scan
+        self._has_tiles = has_tiles
         self._lock = threading.Lock()
         self._ids, self._contents = DigestMap(), DigestMap()
         self._keys = bytearray()  # 16 bytes a row
-        blocks = [_read(batch) for batch in scan(_STATE_COLUMNS)]
+        state_columns = [*_STATE_COLUMNS, *([TILE_OF] if has_tiles else [])]
+        blocks = [_read(batch) for batch in scan(state_columns)]
         self._states = _joined([block.states for block in blocks], np.int64)
         keys = _joined([block.keys for block in blocks], np.uint64)
         numbers = np.arange(len(keys))
@@ -212,7 +218,7 @@ class KnownRows:
 
     def add_contents(self, rows: Sequence[Row]) -> None:
         """Add the contents of rows that were committed."""
-        rows = [row for row in rows if row.sha256 is not None]
+        rows = [row for row in rows if row.sha256 is not None and row.tile_of is None]
         with self._lock:
             first = len(self._keys) // 16
             digests = digests_of([str(row.sha256) for row in rows])
@@ -220,14 +226,24 @@ class KnownRows:
             self._keys += b"".join(bytes.fromhex(row.id) for row in rows)
 
     def unseen(self) -> Iterator[RowLocation]:
-        """Yield the rows that have not been looked up."""
+        """Yield the rows that have not been looked up; of a tile, its image decides."""
         start = 0
-        for batch in self._scan(list(RowLocation._fields)):
+        columns = [*RowLocation._fields, *([TILE_OF] if self._has_tiles else [])]
+        for batch in self._scan(columns):
             missing = np.flatnonzero(~self._seen[start : start + batch.num_rows])
             start += batch.num_rows
+            if self._has_tiles and missing.size:
+                missing = missing[~self._is_of_seen_image(batch[TILE_OF].take(missing))]
             if missing.size:
                 columns = [batch[name].take(missing).to_pylist() for name in RowLocation._fields]
                 yield from map(RowLocation._make, zip(*columns, strict=True))
+
+    def _is_of_seen_image(self, images: pa.StringArray) -> NDArray[np.bool_]:
+        """Return (R,) whether a row is a tile of an image that has been looked up."""
+        numbers = self._ids.find(digests_of(images.fill_null("").to_pylist()))
+        is_tile = images.is_valid().to_numpy(zero_copy_only=False)
+        seen: NDArray[np.bool_] = is_tile & (numbers >= 0) & self._seen[numbers]
+        return seen
 
     def _state(self, number: int) -> FileState:
         size, mtime = (
@@ -254,13 +270,17 @@ class _Block(NamedTuple):
 
 def _read(batch: pa.RecordBatch) -> _Block:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     columns = [batch["bytes"], batch["mtime"].cast(pa.int64())]
+    contents = batch["sha256"]
+    if TILE_OF in batch.schema.names:  # the content is the image's
+        contents = pc.if_else(batch[TILE_OF].is_valid(), None, contents)
     return _Block(
         digests_of_column(batch["id"]),
         np.stack([column.fill_null(_UNKNOWN).to_numpy() for column in columns], axis=1),
-        batch["sha256"].is_valid().to_numpy(zero_copy_only=False),
-        digests_of_column(batch["sha256"].drop_null()),
+        contents.is_valid().to_numpy(zero_copy_only=False),
+        digests_of_column(contents.drop_null()),
     )
 
 

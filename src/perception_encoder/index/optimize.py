@@ -25,6 +25,7 @@ from perception_encoder.index.schema import (
     VECTOR,
     MetadataChoice,
     identity_of,
+    tiles_of,
     vector_dtype_of,
     without_text,
 )
@@ -33,6 +34,7 @@ from perception_encoder.index.searcher.files import Header, SearcherFolder
 from perception_encoder.index.searcher.fragments import list_fragments
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.storage import is_remote, sidecar_path, storage_errors, write_lock
+from perception_encoder.index.tiles import IS_IMAGE, TILE_COLUMNS
 from perception_encoder.types import ModelIdentity
 
 if TYPE_CHECKING:
@@ -175,6 +177,7 @@ class IndexDescription:
     Attributes:
         path: of the index.
         num_rows: number of images.
+        num_tiles: number of tiles of these, which are rows, too.
         identity: the model of the vectors.
         vector_dtype: how the vectors are stored.
         made_by: the version of this package that created it.
@@ -185,10 +188,12 @@ class IndexDescription:
         num_fragments: number of fragments; many make scans slow.
         columns: in their order.
         reads_metadata: whether runs store the metadata of photos.
+        tiles: how images are divided into tiles, such as 2x2; None if they are not.
     """
 
     path: str
     num_rows: int
+    num_tiles: int
     identity: ModelIdentity
     vector_dtype: str
     made_by: str
@@ -199,6 +204,7 @@ class IndexDescription:
     num_fragments: int
     columns: tuple[Column, ...]
     reads_metadata: bool
+    tiles: str | None = None
 
 
 def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
@@ -212,11 +218,15 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
     dataset = open_latest(location)
     schema = dataset.schema
     identity = identity_of(schema, location)
-    ours = ("id", VECTOR, *ROW_COLUMNS)
+    ours = ("id", VECTOR, *ROW_COLUMNS, *TILE_COLUMNS)
+    tiles = tiles_of(schema)
     with storage_errors(location):
+        num_rows = dataset.count_rows()
+        num_images = num_rows if tiles is None else dataset.count_rows(filter=IS_IMAGE)
         return IndexDescription(
             path=location,
-            num_rows=dataset.count_rows(),
+            num_rows=num_images,
+            num_tiles=num_rows - num_images,
             identity=identity,
             vector_dtype=vector_dtype_of(schema),
             made_by=schema.metadata.get(_PREFIX + b"version", b"unknown").decode(),
@@ -230,6 +240,7 @@ def describe_index(path: str | os.PathLike[str]) -> IndexDescription:
                 for field in without_text(schema)
             ),
             reads_metadata=MetadataChoice.of(schema).reads,
+            tiles=None if tiles is None else str(tiles),
         )
 
 

@@ -10,6 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
 
+from perception_encoder.index.tiles import (
+    TILE_OF,
+    Box,
+    box_of,
+    image_member,
+    without_tile_columns,
+)
 from perception_encoder.video.names import format_time, is_moment, parse_moment
 
 if TYPE_CHECKING:
@@ -59,8 +66,11 @@ def _moment_of(
 
 
 def item_name(uri: str, member: str | None = None) -> str:
-    """Return the name of an image in messages and queries."""
-    return uri if member is None else f"{uri}/{member}"
+    """Return the name of an image in messages and queries; of a tile with its box."""
+    if member is None:
+        return uri
+    is_tile_of_file = image_member(member) is None
+    return f"{uri}{member}" if is_tile_of_file else f"{uri}/{member}"
 
 
 class Moment(NamedTuple):
@@ -125,6 +135,12 @@ class Row:
         return _moment_of(self.uri, self.member, self.metadata)
 
     @property
+    def tile_of(self) -> str | None:
+        """The id of the image that a tile is of; None for images and moments."""
+        key = self.metadata.get(TILE_OF)
+        return key if isinstance(key, str) else None
+
+    @property
     def shown_name(self) -> str:
         """The name for people: of a segment of a video, `clip.mp4 at 0:12`."""
         moment = self.moment
@@ -133,7 +149,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Hit:
-    """One result of a search: `score` is the cosine in [-1, 1]; other fields are as in `Row`."""
+    """One result of a search: `score` is the cosine in [-1, 1]; other fields are as in `Row`.
+
+    `box` is the part of the image that was found, in pixels of the image as shown; None for all.
+    """
 
     id: str
     score: float
@@ -146,6 +165,7 @@ class Hit:
     bytes: int | None = None
     mtime: int | None = None
     sha256: str | None = None
+    box: Box | None = None
 
     @property
     def name(self) -> str:
@@ -159,8 +179,17 @@ class Hit:
 
     @property
     def shown_name(self) -> str:
-        """As `Row.shown_name`."""
-        return self.row.shown_name
+        """As `Row.shown_name`; with the part that was found, as queries write it."""
+        return self.row.shown_name + ("" if self.box is None else self.box.fragment)
+
+    def of_image(self) -> Self:
+        """Return the image for a tile of it, which `box` tells; an image as it is."""
+        key, box = self.metadata.get(TILE_OF), box_of(self.metadata)
+        if box is None:
+            return self
+        metadata = without_tile_columns(self.metadata)
+        member = image_member(self.member)
+        return replace(self, id=str(key), member=member, metadata=metadata, box=box)
 
     @classmethod
     def of(cls, row: Row, score: float) -> Self:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from perception_encoder._version import __version__
 from perception_encoder.errors import IndexNotFoundError, IndexStorageError
 from perception_encoder.index.rows import MetadataValue, Row, clamp_time
+from perception_encoder.index.tiles import TILE_COLUMNS, TILE_OF, TileGrid
 from perception_encoder.metadata.photo import COLUMNS
 from perception_encoder.metadata.places import PLACE_COLUMNS
 from perception_encoder.types import Embeddings, ModelIdentity, PreprocessName
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 VectorDtype: TypeAlias = Literal["float16", "float32"]
 
 FORMAT: Final = 1
+_FORMAT_WITH_TILES: Final = 2  # an older version would take tiles for images
 VECTOR: Final = "vector"
 ROW_COLUMNS: Final = ("uri", "member", "offset", "width", "height", "bytes", "mtime", "sha256")
 """Columns of every index, named as the fields of `Row`."""
@@ -53,6 +55,7 @@ _PARTS_OF_NAMES: Final = re.compile(
 _PREFIX: Final = "perception_encoder."
 _READS_METADATA: Final = f"{_PREFIX}reads_metadata"
 _SOURCE_COLUMNS: Final = f"{_PREFIX}source_columns"
+_TILES: Final = f"{_PREFIX}tiles"
 
 
 def index_schema(identity: ModelIdentity, vector_dtype: VectorDtype) -> pa.Schema:
@@ -127,6 +130,21 @@ class MetadataChoice(NamedTuple):
         return all(stored.get(k.encode()) == v.encode() for k, v in self.fields().items())
 
 
+def tiles_of(schema: pa.Schema) -> TileGrid | None:
+    """Return how an index divides images into tiles; None if it does not."""
+    stored = (schema.metadata or {}).get(_TILES.encode())
+    return None if stored is None else TileGrid.parse(stored.decode())
+
+
+def tile_fields(tiles: TileGrid) -> tuple[list[pa.Field], dict[str, str]]:
+    """Return the columns of an index with tiles, and what its schema's metadata holds of them."""
+    import pyarrow as pa
+
+    types = [pa.string(), *[pa.int32()] * (len(TILE_COLUMNS) - 1)]
+    fields = [pa.field(*one) for one in zip(TILE_COLUMNS, types, strict=True)]
+    return fields, {f"{_PREFIX}format": str(_FORMAT_WITH_TILES), _TILES: str(tiles)}
+
+
 def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
     """Return the model of an index.
 
@@ -143,7 +161,7 @@ def identity_of(schema: pa.Schema, path: str) -> ModelIdentity:
             f"{path} is a Lance index, but not one that `pe index` made; choose another --index"
         )
     try:
-        if int(found["format"]) > FORMAT:
+        if int(found["format"]) > _FORMAT_WITH_TILES:
             raise IndexStorageError(
                 f"{path} was made by perception-encoder {found['version']}, which is newer than "
                 f"this one ({__version__}); install that version or a later one"
@@ -322,8 +340,11 @@ def build_text(row: Row) -> str:
     """Return what text queries search of a row.
 
     That is the name of its file with the nearest folders, which say more than the folders above
-    them; the parts of a name like `BeachParty2023.jpg`; and all metadata that is text.
+    them; the parts of a name like `BeachParty2023.jpg`; and all metadata that is text. Of a tile it
+    is nothing, as a text finds its image.
     """
+    if row.metadata.get(TILE_OF) is not None:
+        return ""
     name = row.name
     if name.startswith(("http://", "https://")):
         name = unquote(name)

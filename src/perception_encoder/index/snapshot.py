@@ -27,6 +27,7 @@ from perception_encoder.index.rows import Row
 from perception_encoder.index.schema import VECTOR, rows_of, vectors_of, without_text
 from perception_encoder.index.searcher.searcher import Searchers
 from perception_encoder.index.storage import shorten_error, storage_errors
+from perception_encoder.index.tiles import IS_IMAGE, TILE_OF
 from perception_encoder.types import Embeddings
 
 if TYPE_CHECKING:
@@ -107,12 +108,17 @@ class Snapshot:
     def count(self) -> int:
         """See `Index.count`."""
         with storage_errors(self._path):
-            return int(self._dataset.count_rows())
+            where = IS_IMAGE if self._has_tiles else None
+            return int(self._dataset.count_rows(filter=where))
 
     def rows(self, where: str | None) -> Iterator[Row]:
         """See `Index.rows`."""
         for batch in self.scan(self._row_columns(), where):
             yield from rows_of(batch)
+
+    @property
+    def _has_tiles(self) -> bool:
+        return TILE_OF in self._dataset.schema.names
 
     def vectors(self, where: str | None) -> Embeddings:
         """See `Index.vectors`."""
@@ -124,7 +130,7 @@ class Snapshot:
         videos = None
         if {"start", "end", "frame_time"} <= set(self.schema.names):
             videos = partial(self._read, where="frame_time IS NOT NULL AND member IS NOT NULL")
-        return KnownRows(partial(self._read, where=None), videos)
+        return KnownRows(partial(self._read, where=None), videos, has_tiles=self._has_tiles)
 
     def by_ids(self, ids: set[str]) -> dict[str, tuple[Row, Embeddings]]:
         """See `Index.by_ids`."""
@@ -135,6 +141,17 @@ class Snapshot:
             row.id: (row, vector)
             for batch in self._read([*self._row_columns(), VECTOR], f"id IN ({wanted})")
             for row, vector in zip(rows_of(batch), vectors_of(batch), strict=True)
+        }
+
+    def row_ids(self, ids: set[str]) -> dict[str, int]:
+        """See `Index.row_ids`."""
+        if not ids:
+            return {}
+        wanted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(ids))
+        return {
+            key: row_id
+            for batch in self._read(["id", ROW_ID], f"id IN ({wanted})")
+            for key, row_id in zip(batch["id"].to_pylist(), batch[ROW_ID].to_pylist(), strict=True)
         }
 
     def by_row_ids(self, row_ids: Sequence[int]) -> list[Row]:
@@ -223,10 +240,15 @@ class Snapshot:
     def _row_columns(self) -> list[str]:
         return [name for name in self.schema.names if name not in ("id", VECTOR)]
 
-    def scan(self, columns: list[str], where: str | None) -> Iterator[pa.RecordBatch]:
+    def scan(
+        self, columns: list[str], where: str | None, *, tiles: bool = False
+    ) -> Iterator[pa.RecordBatch]:
         """See `Index.scan`."""
         with _showing(where):
-            yield from self._read(columns, self._read_condition(where))
+            condition = self._read_condition(where)
+            if self._has_tiles and not tiles:
+                condition = IS_IMAGE if condition is None else f"({condition}) AND {IS_IMAGE}"
+            yield from self._read(columns, condition)
 
     def _read_condition(self, where: str | None) -> str | None:
         return None if where is None else read_condition(where, self.schema)

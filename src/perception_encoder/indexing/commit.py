@@ -21,6 +21,7 @@ from perception_encoder.indexing.photo_metadata import (
     given_columns,
     read_given_time,
 )
+from perception_encoder.indexing.tiles import content_of
 from perception_encoder.sources.columns import MAX_COLUMNS
 
 _ROWS_OF_A_COMMIT: Final = 2048
@@ -34,7 +35,7 @@ class CommittedItem(NamedTuple):
     """A row to commit.
 
     Attributes:
-        outcome: None for all rows of a video but the first.
+        outcome: None for all rows of a video but the first, and for the tiles of an image.
         file_columns: what the file itself says of the photo, by column.
         video: the URI of the video that this is a segment of. Its rows are added together, and
             replace all that the index has of it.
@@ -131,7 +132,7 @@ class Committer:
         """Return the rows that are not committed yet, by content."""
         loads = [self._load] if self._running is None else [self._running[1], self._load]
         return {
-            str(row.row.sha256): row for load in loads for row in load.rows if row.video is None
+            content_of(row.row): row for load in loads for row in load.rows if row.video is None
         }
 
     @property
@@ -195,7 +196,12 @@ class Committer:
                     self._index.append(fitted, vectors)
                 else:
                     videos = {row.video for row in rows if row.video is not None}
-                    self._index.add(fitted, vectors, replaced_videos=videos)
+                    self._index.add(
+                        fitted,
+                        vectors,
+                        replaced_videos=videos,
+                        replaces_tiles=self._index.tiles is not None,
+                    )
                 self.left_out += left_out
         self._known.add_contents([row.row for row in load.rows])
         if self._index.is_created or len(load.outcomes) >= _OUTCOMES_OF_A_COMMIT:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.index import FileState, KnownRows, Outcome
 from perception_encoder.index.known_rows import DigestMap, digests_of
+from perception_encoder.index.tiles import TileGrid
 from perception_encoder.indexing.commit import Progress
 from perception_encoder.indexing.prepare import ListedItem, Preparation, PreparedImage
 from perception_encoder.indexing.sidecars import SidecarTimes
@@ -50,9 +51,10 @@ class Feed:
         progress: counts what is listed and decoded.
         retries_failures: also retry failed items that have not changed.
         sidecars: says whose sidecars have changed; None if no metadata is read from files.
+        tiles: how images are divided; None for no tiles.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a run has opened, and its options
         self,
         sources: Sequence[Source],
         known: KnownRows,
@@ -63,6 +65,7 @@ class Feed:
         *,
         retries_failures: bool = False,
         sidecars: SidecarTimes | None = None,
+        tiles: TileGrid | None = None,
     ) -> None:
         self._sources = sources
         self._sidecars = sidecars
@@ -73,6 +76,7 @@ class Feed:
         self._videos = videos
         self._progress = progress
         self._retries_failures = retries_failures
+        self._tiles = tiles
         self._listed = DigestMap()
         self.num_items_of = dict.fromkeys(range(len(sources)), 0)
         self.failures_met = set[str]()
@@ -146,7 +150,8 @@ class Feed:
                 self._progress.num_failed_before += 1
                 outcomes.append(replace(failure, decode_ms=0.0))
             else:
-                to_prepare.append(ListedItem(item, before is None, self._sidecars is not None))
+                reads_metadata = self._sidecars is not None
+                to_prepare.append(ListedItem(item, before is None, reads_metadata, self._tiles))
         if outcomes:
             self._put(outcomes)
         for video in (one for one in to_prepare if is_video_item(one.item)):

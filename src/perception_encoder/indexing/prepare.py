@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import PerceptionEncoderError
 from perception_encoder.index import Index, MetadataValue, Outcome, Row, Status, item_name
+from perception_encoder.index.tiles import Box, TileGrid
 from perception_encoder.indexing.commit import CommittedItem
 from perception_encoder.indexing.photo_metadata import read_file_columns
+from perception_encoder.indexing.tiles import (
+    PreparedTile,
+    find_tiles,
+    make_tile_row,
+    resize_with_tiles,
+)
 from perception_encoder.preprocess import ImageProcessor, num_usable_cores
+from perception_encoder.preprocess.crops import crop_image
 from perception_encoder.sources import Item
 from perception_encoder.video.names import is_moment
 
@@ -41,6 +49,7 @@ class PreparedImage:
         vector: (E,) unit length, if it is computed already; `resized` is None then.
         encode_ms: its share of the time of its batch in the model, milliseconds.
         file_columns: what the file itself says of the photo, by column.
+        tiles: of the image, if the index has them; none if `duplicate_of` is given.
     """
 
     item: Item
@@ -52,6 +61,7 @@ class PreparedImage:
     vector: NDArray[np.float32] | None = None
     encode_ms: float = 0.0
     file_columns: Mapping[str, MetadataValue] = field(default_factory=dict)
+    tiles: Sequence[PreparedTile] = ()
 
 
 def prepare(
@@ -61,6 +71,7 @@ def prepare(
     *,
     is_new: bool,
     reads_metadata: bool = False,
+    tiles: TileGrid | None = None,
 ) -> PreparedImage | Outcome:
     """Read an item, and decode it unless the index has a vector of its content.
 
@@ -70,6 +81,7 @@ def prepare(
         find_duplicate: returns the id of a row with a SHA-256, or None.
         is_new: whether the index has no row with its id.
         reads_metadata: whether to read what the file says of the photo, too.
+        tiles: how to divide the image; None for no tiles.
 
     Returns:
         The prepared image, or the outcome of a failure.
@@ -77,13 +89,19 @@ def prepare(
     started = time.perf_counter()
     name = item_name(item.uri, item.member)
     resized, width, height = None, None, None
+    prepared_tiles: Sequence[PreparedTile] = ()
     columns: Mapping[str, MetadataValue] = {}
     try:
         data = item.read()
         sha256 = hashlib.sha256(data).hexdigest()
         duplicate_of = find_duplicate(sha256)
         if duplicate_of is None:
-            resized, width, height = processor.resize_measured(data, item=name)
+            part = crop_image(data, item.crop)
+            if tiles is None:
+                resized, width, height = processor.resize_measured(part, item=name)
+            else:
+                whole, prepared_tiles = resize_with_tiles(processor, part, tiles, item=name)
+                resized, width, height = whole
         if reads_metadata:
             columns = read_file_columns(item.uri, item.member, data, item.sidecars)
         row = Row(
@@ -100,7 +118,9 @@ def prepare(
     except Exception as err:  # noqa: BLE001  one item of many: it is counted and reported
         return make_failure(item, err, _milliseconds_since(started))
     took = _milliseconds_since(started)
-    return PreparedImage(item, row, resized, duplicate_of, is_new, took, file_columns=columns)
+    return PreparedImage(
+        item, row, resized, duplicate_of, is_new, took, file_columns=columns, tiles=prepared_tiles
+    )
 
 
 def make_failure(item: Item, err: Exception, decode_ms: float = 0.0) -> Outcome:
@@ -135,11 +155,13 @@ class ListedItem(NamedTuple):
         item: from a source.
         is_new: whether the index has no row with its id.
         reads_metadata: whether to read what the file says of the photo, too.
+        tiles: how to divide the image; None for no tiles.
     """
 
     item: Item
     is_new: bool
     reads_metadata: bool = False
+    tiles: TileGrid | None = None
 
 
 class Preparation(Protocol):
@@ -204,6 +226,7 @@ class ThreadPreparation:
                 find_duplicate,
                 is_new=listed.is_new,
                 reads_metadata=listed.reads_metadata,
+                tiles=listed.tiles,
             )
             for listed in chunk
         ]
@@ -241,11 +264,19 @@ class Computer:
         duplicates = self._index.by_ids(
             item.duplicate_of for item in batch if item.duplicate_of is not None
         )
+        tiles = self._index.tiles
+        known = None
+        if tiles is not None:
+            known = find_tiles(self._index, [row for row, _ in duplicates.values()], tiles)
         rows, failed, images = list[CommittedItem](), list[Outcome](), list[PreparedImage]()
         for item in batch:
             duplicate_of = duplicates.get(item.duplicate_of or "")
-            if duplicate_of is not None and _is_same_image(duplicate_of[0], item.row):
-                rows.append(_reuse(item, *duplicate_of))
+            if (
+                duplicate_of is not None
+                and _is_same_image(duplicate_of[0], item.row)
+                and (known is None or item.duplicate_of in known)
+            ):
+                rows += _reuse(item, *duplicate_of, (known or {}).get(duplicate_of[0].id, ()))
                 continue
             # The row with this content has changed since.
             again = item if item.duplicate_of is None else self._prepare_again(item)
@@ -257,7 +288,13 @@ class Computer:
         return ComputedBatch(rows + computed, failed, seconds)
 
     def _prepare_again(self, item: PreparedImage) -> PreparedImage | Outcome:
-        again = prepare(item.item, self._model.processor, lambda _: None, is_new=item.is_new)
+        again = prepare(
+            item.item,
+            self._model.processor,
+            lambda _: None,
+            is_new=item.is_new,
+            tiles=self._index.tiles,
+        )
         if isinstance(again, Outcome):
             return again
         return replace(again, file_columns=item.file_columns)
@@ -272,17 +309,22 @@ class Computer:
                 new.setdefault(str(item.row.sha256), item)
         computed = dict(zip(new, encode_batch(self._model, list(new.values())), strict=True))
         vectors = {content: embedded.vector for content, embedded in waiting.items()}
-        rows, seconds = [], 0.0
+        rows, seconds = list[CommittedItem](), 0.0
         for item in images:
             content = str(item.row.sha256)
             is_first = new.get(content) is item
             outcome = _make_outcome(item, "embedded" if is_first else "reused", item.row)
-            vector = computed[content].vector if content in computed else vectors[content]
             if is_first:
                 outcome = replace(outcome, encode_ms=computed[content].encode_ms)
                 seconds += outcome.encode_ms / 1000
-            assert vector is not None
-            rows.append(CommittedItem(item.row, vector, item.is_new, outcome, item.file_columns))
+            if content in computed:
+                vector = computed[content].vector
+                tiles = [(tile.box, tile.vector) for tile in computed[content].tiles]
+            else:
+                vector = vectors[content]
+                parts = [tile.box for tile in item.tiles]
+                tiles = [(box, vectors[f"{content}{box.fragment}"]) for box in parts]
+            rows += _committed(item, item.row, vector, outcome, tiles)
         return rows, seconds
 
 
@@ -297,21 +339,48 @@ def encode_batch(model: EmbeddingModel, items: Sequence[PreparedImage]) -> list[
     if not images:
         return list(items)
     started = time.perf_counter()
-    pixels = np.stack([item.resized for item in images if item.resized is not None])
+    parts = [
+        resized
+        for item in images
+        for resized in (item.resized, *(tile.resized for tile in item.tiles))
+    ]
+    pixels = np.stack([resized for resized in parts if resized is not None])
     vectors = iter(model.embed_pixels(pixels))
     each_ms = 1000 * (time.perf_counter() - started) / len(images)
-    return [
-        item
-        if item.vector is not None
-        else replace(item, resized=None, vector=next(vectors), encode_ms=each_ms)
-        for item in items
-    ]
+
+    def with_vectors(item: PreparedImage) -> PreparedImage:
+        vector = next(vectors)
+        tiles = [replace(tile, resized=None, vector=next(vectors)) for tile in item.tiles]
+        return replace(item, resized=None, vector=vector, tiles=tiles, encode_ms=each_ms)
+
+    return [item if item.vector is not None else with_vectors(item) for item in items]
 
 
-def _reuse(item: PreparedImage, duplicate_of: Row, vector: NDArray[np.float32]) -> CommittedItem:
+def _reuse(
+    item: PreparedImage,
+    duplicate_of: Row,
+    vector: NDArray[np.float32],
+    tiles: Sequence[tuple[Box, NDArray[np.float32]]],
+) -> list[CommittedItem]:
     row = replace(item.row, width=duplicate_of.width, height=duplicate_of.height)
-    outcome = _make_outcome(item, "reused", row)
-    return CommittedItem(row, vector, item.is_new, outcome, item.file_columns)
+    return _committed(item, row, vector, _make_outcome(item, "reused", row), tiles)
+
+
+def _committed(
+    item: PreparedImage,
+    row: Row,
+    vector: NDArray[np.float32] | None,
+    outcome: Outcome,
+    tiles: Sequence[tuple[Box, NDArray[np.float32] | None]],
+) -> list[CommittedItem]:
+    """Return the row of an image, which has the outcome, and those of its tiles."""
+    parts = [(row, vector), *((make_tile_row(row, box), one) for box, one in tiles)]
+    committed = []
+    for part, one in parts:
+        assert one is not None
+        part_outcome = outcome if part is row else None
+        committed.append(CommittedItem(part, one, item.is_new, part_outcome, item.file_columns))
+    return committed
 
 
 def _make_outcome(item: PreparedImage, status: Status, row: Row) -> Outcome:

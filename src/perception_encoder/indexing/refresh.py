@@ -25,6 +25,7 @@ from perception_encoder.index import Index, MetadataValue, Row, write_lock
 from perception_encoder.index.schema import FILE_COLUMNS, rows_of
 from perception_encoder.index.snapshot import FragmentScan
 from perception_encoder.index.storage import is_remote, sidecar_path
+from perception_encoder.index.tiles import image_member
 from perception_encoder.indexing.photo_metadata import (
     add_file_columns,
     column_type,
@@ -142,7 +143,8 @@ class MetadataRefresh:
             _remote_sidecars.cache_clear()
             choice = self._index.metadata_choice
             self._index.remember(choice._replace(reads=True))
-            self.progress.num_rows = self._index.count()
+            fragments = self._index.fragments()
+            self.progress.num_rows = sum(fragment.num_rows for fragment in fragments)
             self._finished = self._read_state()
             self._columns = [name for name in self._index.schema.names if name in _NEEDED]
             with (
@@ -150,7 +152,7 @@ class MetadataRefresh:
                 ThreadPoolExecutor(_REMOTE_THREADS, "fetch") as remote,
             ):
                 pools = _Pools(local, remote)
-                for fragment in self._index.fragments():
+                for fragment in fragments:
                     if self._finished.get(fragment.file) == _ALL:
                         self.progress.num_done += fragment.num_rows
                     else:
@@ -239,7 +241,7 @@ def refresh_files(index: Index, files: Mapping[str, Sequence[Sidecar]]) -> Refre
     with ThreadPoolExecutor(_REMOTE_THREADS, "metadata") as pool:
         while block := list(islice(uris, _FILES_AT_ONCE)):
             quoted = ", ".join("'" + uri.replace("'", "''") + "'" for uri in block)
-            batches = index.scan([_ROW_ID], where=f"uri IN ({quoted})")
+            batches = index.scan([_ROW_ID], where=f"uri IN ({quoted})", tiles=True)
             row_ids = [key for batch in batches for key in batch[_ROW_ID].to_pylist()]
             rows = index.rows_with_vectors(row_ids)
             vectors = {row.id: vector for row, vector in rows.values()}
@@ -288,10 +290,10 @@ def _read(row: Row, offset: int, sidecars: Sequence[Sidecar] | None = None) -> _
         if is_moment(row.uri, row.member):
             os.stat(row.uri)  # a file that is gone says nothing
             return _Refreshed(row, offset, read_video_columns(row.uri))
-        data = _read_bytes(row)
+        data, member = _read_bytes(row), image_member(row.member)
         if sidecars is None:
             sidecars = _list_sidecars(row)
-        return _Refreshed(row, offset, read_file_columns(row.uri, row.member, data, sidecars))
+        return _Refreshed(row, offset, read_file_columns(row.uri, member, data, sidecars))
     except Exception as err:  # noqa: BLE001  one file of many: it is counted and reported
         message = str(err) or type(err).__name__
         error = message if row.name in message else f"{row.name}: {message}"

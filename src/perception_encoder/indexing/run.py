@@ -17,6 +17,7 @@ from perception_encoder.embedder.pipeline import map_ahead
 from perception_encoder.index import Index, KnownRows, Outcome, OutcomeLog, write_lock
 from perception_encoder.index.known_rows import RowLocation
 from perception_encoder.index.schema import FILE_COLUMNS
+from perception_encoder.index.tiles import TileGrid, image_member
 from perception_encoder.indexing.commit import CommittedItem, Committer, Progress
 from perception_encoder.indexing.feed import Feed
 from perception_encoder.indexing.photo_metadata import forget_folders
@@ -54,6 +55,8 @@ class RunOptions:
         retries_failures: also retry failed items that have not changed.
         metadata: whether to store what the files say of the photos (date, place, camera …); None
             for what the index remembers, else it remembers this.
+        tiles: how to divide images into tiles, which get rows, too; None for what the index
+            remembers, which is set before its first image.
     """
 
     batch_size: int = 32
@@ -62,6 +65,7 @@ class RunOptions:
     wait: bool = False
     retries_failures: bool = False
     metadata: bool | None = None
+    tiles: TileGrid | None = None
 
 
 class _Task(NamedTuple):
@@ -109,7 +113,7 @@ class Run:
         The run stops when the caller stops iterating; computed rows are committed first.
 
         Raises:
-            IndexMismatchError: the index has another model.
+            IndexMismatchError: the index has another model, or other tiles.
             IndexBusyError: another process is writing to it.
             IndexStorageError: it cannot be read or written; earlier commits are kept.
         """
@@ -118,6 +122,8 @@ class Run:
             self._index.refresh()
             forget_folders()
             self._remember_choice()
+            if self._options.tiles is not None:
+                self._index.set_tiles(self._options.tiles)
             known = self._index.known_rows()
             failures = {outcome.id: outcome for outcome in self._log.latest(["failed"])}
             sidecars = SidecarTimes(self._index.path)
@@ -157,6 +163,7 @@ class Run:
             self.progress,
             retries_failures=self._options.retries_failures,
             sidecars=sidecars if self._index.metadata_choice.reads else None,
+            tiles=self._index.tiles,
         )
 
     def _refresh(self, feed: Feed) -> None:
@@ -183,11 +190,17 @@ class Run:
             ]
 
     def _open_threads(self) -> ThreadPreparation:
-        window = (2 + self._model.backend.concurrency) * self._options.batch_size
+        window = (2 + self._model.backend.concurrency) * self._images_of_a_batch
         return ThreadPreparation(self._model.processor, window=window)
 
     def _open_local_videos(self) -> LocalVideoReader:
         return LocalVideoReader(self._model, batch_size=self._options.batch_size)
+
+    @property
+    def _images_of_a_batch(self) -> int:
+        """A batch is of so many images that they and their tiles are as many as is asked for."""
+        tiles = self._options.tiles or self._index.tiles
+        return max(1, self._options.batch_size // (1 + (tiles.count if tiles else 0)))
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         self.progress.counts.update(outcome.status for outcome in outcomes)
@@ -228,7 +241,7 @@ class Run:
                 continue
             if event is not None:
                 batch.append(event)
-            if event is None or len(batch) == self._options.batch_size:
+            if event is None or len(batch) == self._images_of_a_batch:
                 yield _Task(batch, committer.waiting())
                 batch = []
         yield _Task(batch, committer.waiting())
@@ -281,8 +294,13 @@ class Run:
 
 
 def _item_of(place: RowLocation) -> tuple[str, str | None]:
-    """Return the uri and member of the item that a row is of: of a segment, the whole video."""
-    return place.uri, None if is_moment(place.uri, place.member) else place.member
+    """Return the uri and member of the item that a row is of.
+
+    Of a segment that is the whole video, of a tile the whole image.
+    """
+    if is_moment(place.uri, place.member):
+        return place.uri, None
+    return place.uri, image_member(place.member)
 
 
 def _of_kept_rows(empty: Mapping[str, int], excluded: Mapping[str, int]) -> list[str]:

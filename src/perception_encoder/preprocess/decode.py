@@ -20,6 +20,7 @@ from perception_encoder.preprocess.arrays import (
     is_tensor,
     tensor_to_image,
 )
+from perception_encoder.preprocess.crops import CroppedImage, ShownImage
 from perception_encoder.preprocess.encoded import (
     DAMAGE,
     DecodedImage,
@@ -39,9 +40,11 @@ ImageInput: TypeAlias = (
     | Image.Image
     | NDArray[Any]
     | TensorLike
+    | CroppedImage
 )
 """A path; the bytes of a file; a PIL image; an array (H, W[, 1|3|4]), BGR unless said otherwise;
-or a torch tensor ([1|3|4,] H, W), RGB. Pixels are uint8 or float in 0..1 (arrays: also uint16)."""
+or a torch tensor ([1|3|4,] H, W), RGB. Pixels are uint8 or float in 0..1 (arrays: also uint16).
+Or a part of one of these."""
 
 DEFAULT_MAX_PIXELS: Final = 178_956_970
 """Where Pillow itself refuses to go on (twice its warning limit): a square of 13,377 pixels, about
@@ -113,6 +116,15 @@ def decode_scaled(
         ImageError, TypeError: as `decode_image`.
     """
     label = describe(image, item)
+    if isinstance(image, CroppedImage):
+        whole = decode_image(
+            image.image,
+            input_color_format=input_color_format,
+            max_pixels=max_pixels,
+            item=label,
+        )
+        part = ShownImage(whole, item=label).cut(image.box)
+        return DecodedImage(part, part.size, part.size)
     if isinstance(image, str | os.PathLike):
         return decode_file(image, max_pixels=max_pixels, item=label, min_side=min_side)
     if isinstance(image, bytes | bytearray | memoryview):
@@ -146,6 +158,8 @@ def _in_memory(
 
 def describe(image: ImageInput, item: str | None) -> str:
     """Name an image for errors: its place if given, and its path if it has one."""
+    if isinstance(image, CroppedImage):
+        image = image.image
     if not isinstance(image, str | os.PathLike):
         return item or "the image"
     path = os.fsdecode(image)

@@ -4,6 +4,7 @@
   file and its JPEG, or a photo and the clip of a Live Photo.
 - Bursts: photos of one camera, taken within seconds of each other, that look alike.
 - Near-duplicates: files of equal content, and embeddings that are as near as asked for.
+- Tiles: parts of an image that have rows of their own. An image is one hit, for its best part.
 """
 
 from __future__ import annotations
@@ -84,6 +85,15 @@ def fold_hits(
         for key in keys:
             places.setdefault(key, place)
     return [_with_photo_first(group, shots) for group in groups] if shots else groups
+
+
+def fold_tiles(hits: Sequence[Hit]) -> list[Hit]:
+    """Return the best hit of each image, itself or a tile; `box` tells which part was found."""
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        image = hit.of_image()
+        best.setdefault(image.id, image)
+    return list(best.values())
 
 
 class _Leaders:

@@ -16,9 +16,10 @@ from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.index.full_text import TextMatch, TextQuery
+from perception_encoder.index.nearest import NearestHit
 from perception_encoder.index.searcher.files import RESULT_COUNTS
 from perception_encoder.search.calibration import Calibration, Cutoffs
-from perception_encoder.search.folding import leave_out
+from perception_encoder.search.folding import fold_tiles, leave_out
 from perception_encoder.search.queries import Query
 from perception_encoder.search.ranking import (
     SearchOptions,
@@ -154,8 +155,9 @@ class _Rankings:
             (near,) = index.search_rows(
                 query.vector[np.newaxis], k=depth, where=options.where, exact=options.exact
             )
-            self._near = [_Ranked(one.row_id, one.hit.score) for one in near]
-            self._hits = {one.row_id: one.hit for one in near}
+            images = _fold_tiles(index, near)
+            self._near = [_Ranked(one.row_id, one.hit.score) for one in images]
+            self._hits = {one.row_id: one.hit for one in images}
             if len(texts) == limit:
                 texts += self._missing(texts, text)
             self.are_complete = self.are_complete and len(near) < depth
@@ -241,6 +243,15 @@ class _Rankings:
             cosine = 0.0 if self._query is None else float(vector @ self._query.vector)
             self._hits[key] = Hit.of(row, cosine)
             self._vectors[key] = vector
+
+
+def _fold_tiles(index: Index, near: Sequence[NearestHit]) -> Sequence[NearestHit]:
+    """As `fold_tiles`, with Lance's ids of the images, by which texts find them."""
+    if index.tiles is None:
+        return near
+    hits = fold_tiles([one.hit for one in near])
+    row_ids = index.row_ids(hit.id for hit in hits)
+    return [NearestHit(row_ids[hit.id], hit) for hit in hits if hit.id in row_ids]
 
 
 def _ranks(ranking: Sequence[_Ranked]) -> list[int]:

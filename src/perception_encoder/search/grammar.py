@@ -7,7 +7,9 @@ words; a minus at the very start needs no space. `2:` before a term is its weigh
 a text all the same). Double quotes keep signs in a text from being read. A term that names a file,
 is a web address or ends like an image's name is an image, also a video, or `clip.mp4#t=12` for
 its frame at that second; `@` before a term means an image of
-the index; `-` alone is the image on standard input. Knows nothing of models or of indexes.
+the index; `-` alone is the image on standard input. `#xywh=10,20,200,150` after an image or item
+takes a part of it, as `preprocess.crops` describes; it stays in the term's value, and a file whose
+own name ends like this wins. Knows nothing of models or of indexes.
 """
 
 import math
@@ -20,9 +22,10 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from perception_encoder.errors import QueryError
+from perception_encoder.errors import ImageValueError, QueryError
 from perception_encoder.index.condition import forms_of
 from perception_encoder.index.condition_tokens import shorten
+from perception_encoder.preprocess.crops import name_without_crop, split_crop
 from perception_encoder.preprocess.files import IMAGE_SUFFIXES
 from perception_encoder.types import Embeddings
 from perception_encoder.video.names import is_clip, split_fragment
@@ -50,7 +53,7 @@ class QueryTerm:
         weight: negative for what is wanted far away.
         kind: a text, an image, or an item of the index.
         value: the text; the image's path or web address, or `STDIN`; what comes after the `@`:
-            an item's id, or the end of its name.
+            an item's id, or the end of its name. A time and a box of an image may follow.
     """
 
     weight: float
@@ -112,7 +115,7 @@ def parse_image(name: str) -> QueryTerm:
         QueryError: there is no such file.
     """
     _check_nul(name)
-    if name == STDIN or os.path.isfile(name) or _ADDRESS.fullmatch(name):
+    if name == STDIN or os.path.isfile(name) or _is_address(name):
         return QueryTerm(1.0, "image", name)
     if _ITEM.match(name):
         return QueryTerm(1.0, "item", _checked_text(name[1:]))
@@ -219,7 +222,7 @@ def _term(words: Sequence[_Piece], sign: float, query: str, *, allow_files: bool
         raise QueryError(f"{where}: there is no text or image; write one, or drop the term")
     if _ITEM.match(text) and not words[0].is_quoted:
         return QueryTerm(sign * weight, "item", _checked_text(text[1:]))
-    if _ADDRESS.fullmatch(text):
+    if _is_address(text):
         return QueryTerm(sign * weight, "image", text)
     path = _file(os.path.expanduser(text)) if allow_files else None
     if path is not None:
@@ -241,13 +244,49 @@ def _term(words: Sequence[_Piece], sign: float, query: str, *, allow_files: bool
 def _file(path: str) -> str | None:
     """Return the path of a file that may be stored in another Unicode form; None for no file.
 
-    A video may have a time after it: `clip.mp4#t=12`.
+    A video may have a time after it, and all a box: `clip.mp4#t=12&xywh=0,0,640,360`.
+
+    Raises:
+        QueryError: the file is there, but what should be its box is none.
     """
-    found = next((form for form in forms_of(path) if os.path.isfile(form)), None)
-    video, seconds = split_fragment(path)
-    if found is None and seconds is not None and (file := _file(video)) is not None:
-        return file + path[len(video) :]
-    return found
+    if (found := _stored_form(path)) is not None:
+        return found
+    base, name = path.rpartition("#")[0], name_without_crop(path)
+    has_crop = name != path
+    has_time = split_fragment(name)[1] is not None
+    if not (has_time or (has_crop and name == base)) or (found := _stored_form(base)) is None:
+        return None
+    if has_crop:
+        _check_crop(path)
+    return found + path[len(base) :]
+
+
+def _stored_form(path: str) -> str | None:
+    return next((form for form in forms_of(path) if os.path.isfile(form)), None)
+
+
+def _check_crop(name: str) -> None:
+    """Check the box of a name.
+
+    Raises:
+        QueryError: what should be one is none.
+    """
+    try:
+        split_crop(name)
+    except ImageValueError as err:
+        raise QueryError(str(err)) from err
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is a web address; its box is checked.
+
+    Raises:
+        QueryError: what should be its box is none.
+    """
+    if _ADDRESS.fullmatch(text) is None:
+        return False
+    _check_crop(text)
+    return True
 
 
 def _check_nul(query: str) -> None:
@@ -294,7 +333,8 @@ def _split_weight(text: str) -> tuple[float, str]:
 
 
 def _ends_like_an_image(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES or is_clip(text)
+    name = name_without_crop(text)
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES or is_clip(name)
 
 
 def _misplaced(piece: _Piece, query: str) -> QueryError:

@@ -23,6 +23,7 @@ from perception_encoder.atomic import atomic_write
 from perception_encoder.index import Index
 from perception_encoder.index.schema import VECTOR, vectors_of
 from perception_encoder.index.storage import is_remote, sidecar_path
+from perception_encoder.search.folding import fold_tiles
 from perception_encoder.types import Embeddings
 from perception_encoder.vectors import normalize_rows
 
@@ -83,10 +84,9 @@ class NullDistribution:
         sample = _sample(index, num_rows)
         images = np.unique(np.linspace(0, len(sample) - 1, NUM_QUERIES).astype(np.int64))
         images = images if len(sample) else images[:0]
-        neighbors = index.search(
-            normalize_rows(sample[images].astype(np.float32)), k=_NUM_NEIGHBORS
-        )
-        others = [[hit.score for hit in hits if hit.score < SAME] for hits in neighbors]
+        depth = _NUM_NEIGHBORS * (1 + (index.tiles.count if index.tiles is not None else 0))
+        neighbors = index.search(normalize_rows(sample[images].astype(np.float32)), k=depth)
+        others = [[hit.score for hit in fold_tiles(hits) if hit.score < SAME] for hits in neighbors]
         scores = np.array([max(found, default=SAME) for found in others], np.float32)
         if prompts is None:
             return cls(num_rows, sample, images, scores)

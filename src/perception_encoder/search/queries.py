@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
@@ -18,10 +19,19 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from perception_encoder.errors import QueryError
+from perception_encoder.errors import ImageValueError, QueryError
 from perception_encoder.index import Index, Row, row_id
 from perception_encoder.index.condition_tokens import shorten
 from perception_encoder.index.rows import clamp_time
+from perception_encoder.preprocess.crops import (
+    CropBox,
+    CropInput,
+    CroppedImage,
+    name_without_crop,
+    split_crop,
+    split_crop_of_path,
+    with_crop,
+)
 from perception_encoder.search.grammar import (
     STDIN,
     QueryTerm,
@@ -42,10 +52,10 @@ _ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = "coalesce(uri || '/' || member, uri)"  # `item_name` in SQL
 _NUM_SHOWN: Final = 5
 _SHORTEST_SECONDS: Final = 0.001  # of a segment
-_StoredImage: TypeAlias = str | Callable[[], bytes]
-"""The path of an image, or a function that reads its file."""
+_StoredImage: TypeAlias = "str | CroppedImage | Callable[[], ImageInput]"
+"""The path of an image or a part of it, or a function that reads it."""
 
-QueryImage: TypeAlias = "ImageInput | Callable[[], bytes]"
+QueryImage: TypeAlias = "ImageInput | Callable[[], ImageInput]"
 QueryInput: TypeAlias = "str | os.PathLike[str] | ImageInput | list[tuple[float, QueryInput]]"
 """What `read_query` takes."""
 
@@ -90,6 +100,29 @@ def find_item(index: Index, name: str) -> tuple[Row, Embeddings]:
         f"{index.path} has no item whose name ends in {shorten(name)}; look it up with "
         "`pe search`, or put the words in double quotes if they are meant as a text"
     )
+
+
+def find_item_part(index: Index, name: str) -> tuple[Row, CropBox | None, Embeddings]:
+    """Find an item by its name, or by a name with a box: `dog.jpg#xywh=10,20,200,150`.
+
+    An item whose own name ends like this wins.
+
+    Returns:
+        The row, the box, and the (E,) embedding of the whole item.
+
+    Raises:
+        QueryError: as `find_item`, or what should be the box is none.
+    """
+    without = name_without_crop(name)
+    if without != name:
+        with suppress(QueryError):
+            row, vector = find_item(index, name)
+            return row, None, vector
+    row, vector = find_item(index, without)
+    try:
+        return row, split_crop(name)[1], vector
+    except ImageValueError as err:
+        raise QueryError(str(err)) from err
 
 
 def _ending_in(index: Index, ending: str) -> list[Row]:
@@ -188,6 +221,7 @@ def read_query(
     open_model: Callable[[], EmbeddingModel],
     *,
     input_color_format: ColorFormat = "bgr",
+    crop: CropInput | None = None,
 ) -> Query:
     """Read a query of any kind.
 
@@ -198,16 +232,20 @@ def read_query(
             as a list of (weight, query) pairs.
         open_model: as in `read_queries`.
         input_color_format: channel order of arrays.
+        crop: the part of the image that counts; the query is one image or item.
 
     Raises:
         QueryError, ImageError, IndexMismatchError: as `read_queries`.
         TypeError: the query is of another type.
     """
     if isinstance(query, str):
-        return read_queries(index, [parse_query(query)], open_model)[0]
+        terms = crop_terms(parse_query(query), crop)
+        return read_queries(index, [terms], open_model)[0]
     if isinstance(query, os.PathLike):
-        return read_queries(index, [[parse_image(os.fspath(query))]], open_model)[0]
+        terms = crop_terms([parse_image(os.fspath(query))], crop)
+        return read_queries(index, [terms], open_model)[0]
     if isinstance(query, list):
+        _check_no_crop(crop)
         parts = [
             (weight, read_query(index, part, open_model, input_color_format=input_color_format))
             for weight, part in map(_checked_pair, query)
@@ -215,13 +253,42 @@ def read_query(
         return _sum_of(parts)
     embed_dim = index.identity.embed_dim
     if isinstance(query, np.ndarray) and query.shape in ((embed_dim,), (1, embed_dim)):
+        _check_no_crop(crop)
         return Query((), combine_vectors(query.reshape(1, -1), [1.0]))
     model = open_model()
     index.check(model.identity)
-    vector = model.embed_image(query, input_color_format=input_color_format)[0]
+    vector = model.embed_image(query, input_color_format=input_color_format, crop=crop)[0]
     if isinstance(query, np.ndarray) and query.ndim == 3 and input_color_format == "rgb":
         query = query[..., ::-1]  # whoever draws the query takes arrays for BGR
-    return Query((QueryTerm(1.0, "image", ""),), vector, image=query)
+    image = query if crop is None else CroppedImage(query, CropBox.of(crop))
+    return Query((QueryTerm(1.0, "image", ""),), vector, image=image)
+
+
+def crop_terms(terms: Sequence[QueryTerm], crop: CropInput | None) -> Sequence[QueryTerm]:
+    """Return the terms of a query that is one image or item, of which only a part counts.
+
+    Args:
+        terms: of the query.
+        crop: the part; None changes nothing.
+
+    Raises:
+        QueryError: the query is something else.
+        ImageValueError, TypeError: as `CropBox.of`.
+    """
+    if crop is None:
+        return terms
+    (term, *others) = terms
+    if others or term.kind == "text" or term.value == STDIN:
+        _check_no_crop(crop)
+    return [replace(term, value=with_crop(term.value, crop))]
+
+
+def _check_no_crop(crop: CropInput | None) -> None:
+    if crop is not None:
+        raise QueryError(
+            "crop= is for a query that is one image or @item; in a sum write the box after the "
+            'image: "dog.jpg#xywh=10,20,200,150 + red"'
+        )
 
 
 def _checked_pair(pair: object) -> tuple[float, QueryInput]:
@@ -260,9 +327,7 @@ class _Known:
         for term in terms:
             kind, value = term
             if kind == "item":
-                row, self.vectors[term] = find_item(index, value)
-                self.ids[term] = frozenset((row.id,))
-                self.images[term] = partial(_read, row.uri, row.member, row.offset)
+                self._add_item(index, term)
             elif kind == "image" and value == STDIN:
                 self.images[term] = _once(read_stdin)
             elif kind == "image":
@@ -272,22 +337,36 @@ class _Known:
                 if _is_unchanged(term[1], row):
                     self.vectors[term] = vector
 
+    def _add_item(self, index: Index, term: _Term) -> None:
+        """Add an item; of a part of it only the image, which is to be embedded."""
+        row, box, vector = find_item_part(index, term[1])
+        self.ids[term] = frozenset((row.id,))
+        self.images[term] = _part_of(partial(_read, row.uri, row.member, row.offset), box)
+        if box is None:
+            self.vectors[term] = vector
+
     def _add_image(self, index: Index, term: _Term, files: dict[str, list[_Term]]) -> None:
-        value = term[1]
+        value, box = split_crop_of_path(term[1])
         if _is_address(value):
-            self.images[term] = partial(_read, value)
+            self.images[term] = _part_of(partial(_read, value), box)
         elif is_clip(value):
-            self._add_video(index, term)
+            self._add_video(index, term, value, box)
         else:
-            self.images[term] = value
+            self.images[term] = value if box is None else CroppedImage(value, box)
             if is_unicode(path := os.path.abspath(value)):  # other paths cannot be in an index
                 self.ids[term] = frozenset((row_id(path),))
-                files.setdefault(row_id(path), []).append(term)
+                if box is None:
+                    files.setdefault(row_id(path), []).append(term)
 
-    def _add_video(self, index: Index, term: _Term) -> None:
-        """Add a video, or its frame at a time; from the index if the file is unchanged there."""
-        video, seconds = split_fragment(term[1])
-        self.images[term] = partial(_read_frame, video, seconds or 0.0)
+    def _add_video(self, index: Index, term: _Term, value: str, box: CropBox | None) -> None:
+        """Add a video, or its frame at a time; from the index if the file is unchanged there.
+
+        A box is that of the frame, by default of the first.
+        """
+        video, seconds = split_fragment(value)
+        self.images[term] = _part_of(partial(_read_frame, video, seconds or 0.0), box)
+        if box is not None and seconds is None:
+            seconds = 0.0
         path = os.path.abspath(video)
         found = index.moments(path) if is_unicode(path) else []
         spans = [row.moment for row, _ in found if row.moment is not None]
@@ -295,7 +374,7 @@ class _Known:
             place = sum(span.start <= seconds for span in spans[1:])
             found, spans = found[place : place + 1], spans[place : place + 1]
         self.ids[term] = frozenset(row.id for row, _ in found)
-        if found and _is_unchanged(path, found[0][0]):
+        if found and box is None and _is_unchanged(path, found[0][0]):
             lengths = [max(span.end - span.start, _SHORTEST_SECONDS) for span in spans]
             self.vectors[term] = combine_vectors(np.stack([v for _, v in found]), lengths)
 
@@ -316,7 +395,7 @@ def _embedded(
 ) -> dict[_Term, Embeddings]:
     texts = [term for term in terms if term[0] == "text"]
     videos = [term for term in terms if term[0] == "image" and is_video(term[1])]
-    images = [term for term in terms if term[0] == "image" and not is_video(term[1])]
+    images = [term for term in terms if term[0] != "text" and term not in videos]
     vectors: dict[_Term, Embeddings] = {}
     if texts:
         embedded = model.embed_text([value for _, value in texts], show_progress=False)
@@ -332,7 +411,7 @@ def _embedded(
 
 def _input(model: EmbeddingModel, image: _StoredImage, name: str) -> ImageInput:
     """Return a path as it is, and a fetched image as (S, S, 3) uint8 RGB, which is small."""
-    if isinstance(image, str):
+    if not callable(image):
         return image
     name = "the image on standard input" if name == STDIN else name
     resized: NDArray[np.uint8] = model.processor(image(), item=name)
@@ -353,7 +432,12 @@ def _read_frame(path: str, seconds: float) -> bytes:
     return read_frame(path, seconds)
 
 
-def _once(read: Callable[[], bytes] | None) -> Callable[[], bytes]:
+def _part_of(read: Callable[[], ImageInput], box: CropBox | None) -> Callable[[], ImageInput]:
+    """Return a function that reads a part of an image; of None all of it."""
+    return read if box is None else lambda: CroppedImage(read(), box)
+
+
+def _once(read: Callable[[], bytes] | None) -> Callable[[], ImageInput]:
     """Return a function that reads a stream once, for the model and for a contact sheet."""
     if read is None:
         raise ValueError(f"{STDIN!r} stands for standard input, which is not read here")

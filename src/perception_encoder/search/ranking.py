@@ -11,8 +11,9 @@ import numpy as np
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index import Hit, Index, MetadataValue
+from perception_encoder.index.tiles import Box
 from perception_encoder.search.calibration import Calibration, Cutoffs, Label
-from perception_encoder.search.folding import fold_hits, leave_out
+from perception_encoder.search.folding import fold_hits, fold_tiles, leave_out
 from perception_encoder.search.photo_filters import TAKEN_AT, check_column
 from perception_encoder.search.queries import Query
 from perception_encoder.types import Embeddings
@@ -126,6 +127,11 @@ class SearchResult:
         return self.hit.member
 
     @property
+    def box(self) -> Box | None:
+        """The part of the image that was found, if the index has tiles; None for all of it."""
+        return self.hit.box
+
+    @property
     def score(self) -> float:
         """The score that ranks the hits, see `kind`; a cosine if no text was searched for."""
         return self.hit.score
@@ -189,7 +195,7 @@ def search_index(
         ranked = [
             [
                 hit
-                for hit in leave_out(hits, own[number], pairs=options.pairs)
+                for hit in leave_out(fold_tiles(hits), own[number], pairs=options.pairs)
                 if hit.score >= floors[number]
             ]
             for number, hits in zip(left, found, strict=True)

@@ -11,7 +11,13 @@ from perception_encoder._lazy import lazily
 if TYPE_CHECKING:
     from perception_encoder.sources.access import StoredImage
     from perception_encoder.sources.item import Item, Source, SourceOptions
-    from perception_encoder.sources.open import load_image, open_image, open_sources, read_image
+    from perception_encoder.sources.open import (
+        load_image,
+        open_image,
+        open_named_image,
+        open_sources,
+        read_image,
+    )
 
 __getattr__ = lazily(
     __name__,
@@ -23,6 +29,7 @@ __getattr__ = lazily(
         "load_image": "perception_encoder.sources.open",
         "open_image": "perception_encoder.sources.open",
         "open_sources": "perception_encoder.sources.open",
+        "open_named_image": "perception_encoder.sources.open",
         "read_image": "perception_encoder.sources.open",
     },
 )
@@ -34,6 +41,7 @@ __all__ = [
     "StoredImage",
     "load_image",
     "open_image",
+    "open_named_image",
     "open_sources",
     "read_image",
 ]

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from perception_encoder.errors import ImageError, ImageUnreadableError, SourceError
 from perception_encoder.index import MetadataValue, item_name, row_id
 from perception_encoder.index.rows import clamp_time
+from perception_encoder.preprocess.crops import CropBox
 from perception_encoder.sources.patterns import suffix_of
 
 _HAS_NUL: Final = "the name holds a NUL character, which no file system knows; rename it"
@@ -55,6 +56,7 @@ class Item:
         is_remote: whether reading needs a network.
         sidecars: of a file on a network, those that its listing names. Those of this machine are
             looked for where they are read.
+        crop: the part of the image that counts; its uri names it, too.
     """
 
     uri: str
@@ -66,6 +68,7 @@ class Item:
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
     is_remote: bool = False
     sidecars: tuple[Sidecar, ...] = ()
+    crop: CropBox | None = None
 
     def __post_init__(self) -> None:
         if (clamped := clamp_time(self.mtime)) != self.mtime:
@@ -243,6 +246,7 @@ class SourceOptions:
         max_bytes: the largest image to fetch from a network.
         allow_network: whether a network may be used.
         videos: also list the video files of folders of this machine.
+        crops: `dog.jpg#xywh=10,20,200,150` names a part of an image.
     """
 
     exclude: tuple[str, ...] = ()
@@ -253,6 +257,7 @@ class SourceOptions:
     max_bytes: int = 128 * _MIB
     allow_network: bool = True
     videos: bool = False
+    crops: bool = False
 
 
 def scheme_of(name: str) -> str:

@@ -15,10 +15,19 @@ from perception_encoder.errors import (
     ImageError,
     ImageNotFoundError,
     ImageUnreadableError,
+    ImageValueError,
     SourceError,
 )
 from perception_encoder.errors import SourceNotFoundError as NotFound
 from perception_encoder.index import item_name
+from perception_encoder.index.tiles import image_member
+from perception_encoder.preprocess.crops import (
+    crop_image,
+    name_without_crop,
+    split_crop,
+    split_crop_of_path,
+    with_crop,
+)
 from perception_encoder.sources.access import FileAccess, StoredImage, get_access, open_local_image
 from perception_encoder.sources.folder import FolderSource, RemoteFolderSource
 from perception_encoder.sources.item import (
@@ -36,12 +45,19 @@ from perception_encoder.sources.patterns import MAGIC, Excludes, Selection, expa
 from perception_encoder.sources.tables import TableSource, read_row
 from perception_encoder.sources.tars import TarSource, find_member_size, read_member
 from perception_encoder.sources.text_rows import encoding_of
-from perception_encoder.video.names import can_decode, is_moment, parse_moment
+from perception_encoder.video.names import (
+    can_decode,
+    is_clip,
+    is_moment,
+    parse_moment,
+    split_fragment,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from perception_encoder.index import Hit, Row
+    from perception_encoder.preprocess import ImageInput
 
 _CHUNK_BYTES: Final = 2**16
 _MARK_BYTES: Final = 3
@@ -233,6 +249,8 @@ class _Opener:
             yield ListSource(stream, self._access.item, null_separated=self._options.null_separated)
         elif os.path.exists(name):
             yield self._local(name, name)
+        elif self._options.crops and name_without_crop(name) != name:
+            yield from self._crop(name)
         elif is_web(name):  # where braces and question marks belong to the URL
             yield self._web(name)
         else:
@@ -262,6 +280,23 @@ class _Opener:
                 f"{url}: archives and tables are not read over http; download it and name the file"
             )
         return _File("image", url, url, partial(self._access.item, url))
+
+    def _crop(self, name: str) -> Iterator[_File]:
+        """Yield the part of an image that a name ends with."""
+        try:
+            whole, box = split_crop(name)
+        except ImageValueError as err:
+            raise SourceError(str(err)) from err
+        path = whole if is_web(whole) else os.path.abspath(os.path.expanduser(whole))
+        if not is_web(whole) and not os.path.isfile(path):
+            self._missing.append(name)
+            return
+        uri = with_crop(path, box)
+
+        def make() -> Item:
+            return replace(self._access.item(path), uri=uri, crop=box)
+
+        yield _File("image", name, uri, make)
 
     def _glob(self, name: str, pattern: str) -> Iterator[_File | Source]:
         top, glob = _split_glob(pattern, os.path.isdir)
@@ -368,7 +403,7 @@ def read_image(
     *,
     allow_network: bool = True,
 ) -> bytes:
-    """Read the encoded image of a row; of a moment in a video, its frame as a JPEG.
+    """Read the encoded image of a row; of a tile its image, of a moment its frame as a JPEG.
 
     Args:
         uri: of the row.
@@ -382,6 +417,7 @@ def read_image(
         ImageError: it cannot be read.
     """
     access = get_access(SourceOptions(allow_network=allow_network))
+    member = image_member(member)
     if member is None:
         return access.read(uri, num_bytes)
     if is_moment(uri, member):
@@ -409,6 +445,28 @@ def load_image(row: Row | Hit) -> Image.Image:
     return to_rgb(turn_upright(decode_image(data, item=row.name)), item=row.name)
 
 
+def open_named_image(name: str) -> ImageInput:
+    """Open what a path names that may end in a time and a box.
+
+    Args:
+        name: such as `dog.jpg`, `dog.jpg#xywh=10,20,200,150` or `film.mp4#t=4&xywh=0,0,640,360`. A
+            file that has the whole name wins.
+
+    Returns:
+        A path or a part of an image, which are read when they are used.
+
+    Raises:
+        ImageError: what should be the box is none, or the frame cannot be read.
+    """
+    path, box = split_crop_of_path(name)
+    if box is None or not is_clip(path):
+        return crop_image(path, box)
+    from perception_encoder.video import read_frame
+
+    video, seconds = split_fragment(path)
+    return crop_image(read_frame(video, seconds or 0.0), box)
+
+
 def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage | None:
     """Open the encoded image of a row to read it in parts; arguments as for `read_image`.
 
@@ -422,6 +480,7 @@ def open_image(uri: str, member: str | None, offset: int | None) -> StoredImage 
     """
     if scheme_of(uri):
         return None
+    member = image_member(member)
     if member is None:
         return open_local_image(uri, item=uri)
     if not is_tar(uri) or offset is None:

@@ -30,7 +30,12 @@ from pydantic import BaseModel
 from perception_encoder.errors import ImageError
 from perception_encoder.server.core.analyses import IndexJobs
 from perception_encoder.server.core.facets import Summaries
-from perception_encoder.server.core.images import ImageLoader, Thumbnails, name_images
+from perception_encoder.server.core.images import (
+    ImageLoader,
+    LoadedImage,
+    Thumbnails,
+    name_images,
+)
 from perception_encoder.server.core.indexes import ServedIndexes
 from perception_encoder.server.core.pools import Pools, release_frames
 from perception_encoder.server.core.queries import Queries
@@ -84,11 +89,12 @@ class Services:
 
     async def load_images(
         self, references: Sequence[str | bytes], names: Sequence[str] | None = None
-    ) -> list[bytes | ImageError]:
+    ) -> list[LoadedImage | ImageError]:
         """Return the encoded images of a request, in order; an error stands for a bad one.
 
         Args:
-            references: bytes, data URIs, base64, or URLs where they are enabled.
+            references: bytes, data URIs, base64, or URLs where they are enabled; see
+                `ImageLoader.load`.
             names: what errors call each; "image 0", "image 1", … by default.
 
         Raises:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from perception_encoder.index import OutcomeLog
 from perception_encoder.index.storage import is_being_written
+from perception_encoder.index.tiles import TILE_COLUMNS
 from perception_encoder.server.core.filters import Kind
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.photo_summaries import Unit, tally_periods
@@ -27,7 +28,7 @@ Summary: TypeAlias = dict[str, Any]
 MAX_FOLDERS: Final = 2000
 _MAX_VALUES: Final = 50  # of one column
 _MAX_COUNTED: Final = 10_000  # distinct values of one column, or distinct folders
-_UNIQUE: Final = frozenset(("id", "uri", "member", "sha256", "offset"))
+_UNIQUE: Final = frozenset(("id", "uri", "member", "sha256", "offset", *TILE_COLUMNS))
 _MAX_FAILURES: Final = 50
 _HISTOGRAMS: Final[dict[str, Unit]] = {"years": "year", "months": "month"}
 _MAX_PERIODS: Final = 2400  # 200 years of months; a longer histogram is left out

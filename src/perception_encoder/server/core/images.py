@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from perception_encoder.atomic import atomic_write
 from perception_encoder.errors import (
@@ -22,6 +22,7 @@ from perception_encoder.errors import (
 from perception_encoder.index import Row
 from perception_encoder.index.storage import is_remote
 from perception_encoder.preprocess import decode_image
+from perception_encoder.preprocess.crops import CroppedImage, split_crop
 from perception_encoder.preprocess.files import read_image_file
 from perception_encoder.preprocess.image_strings import decode_base64, decode_data_uri, trim
 from perception_encoder.preprocess.transforms import to_rgb, turn_upright
@@ -71,6 +72,9 @@ _HEIF: Final = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
 
+LoadedImage: TypeAlias = bytes | CroppedImage
+"""An encoded image, or a part of one."""
+
 ENOUGH: Final = 32
 """Bytes that are enough to detect the media type of an image."""
 
@@ -102,19 +106,24 @@ class ImageLoader:
         self._fetcher = fetcher
         self._max_bytes = max_bytes
 
-    async def load(self, reference: str | bytes, *, item: str) -> bytes:
+    async def load(self, reference: str | bytes, *, item: str) -> LoadedImage:
         """Return an image's encoded bytes.
 
         Args:
             reference: bytes as they came in a multipart body; or a data URI, a URL, or base64
-                (standard or URL-safe, with or without padding and line breaks).
+                (standard or URL-safe, with or without padding and line breaks). A string may end in
+                the box of a part: `#xywh=10,20,200,150`.
             item: names the image in errors, such as "image 3".
 
         Raises:
+            ImageValueError: what should be the box is none.
             ImageReferenceError: not one of these, or too large; also for a URL where they are off.
             ImageFetchError: the URL could not be fetched.
             ImageEmptyError: zero bytes.
         """
+        box = None
+        if isinstance(reference, str):
+            reference, box = split_crop(reference, item=item)
         data = reference if isinstance(reference, bytes) else await self._read(reference, item)
         if not data:
             raise ImageEmptyError(f"{item}: zero bytes; send the image again", item=item)
@@ -124,11 +133,11 @@ class ImageLoader:
                 item=item,
                 reason="too large",
             )
-        return data
+        return data if box is None else CroppedImage(data, box)
 
     async def load_all(
         self, references: Sequence[str | bytes], names: Sequence[str]
-    ) -> list[bytes | ImageError]:
+    ) -> list[LoadedImage | ImageError]:
         """Return the encoded images of a request, in order; an error stands for a bad one.
 
         Args:
@@ -140,12 +149,13 @@ class ImageLoader:
         turns = asyncio.Semaphore(_LOADED_AT_ONCE)
         left = _MAX_LOADED_BYTES
 
-        async def load(reference: str | bytes, name: str) -> bytes | ImageError:
+        async def load(reference: str | bytes, name: str) -> LoadedImage | ImageError:
             nonlocal left
             async with turns:
                 if left >= 0:
                     loaded = await self._load_or_error(reference, name)
-                    left -= len(loaded) if isinstance(loaded, bytes) else 0
+                    data = loaded.image if isinstance(loaded, CroppedImage) else loaded
+                    left -= len(data) if isinstance(data, bytes) else 0
             if left >= 0:
                 return loaded
             return ImageReferenceError(
@@ -157,7 +167,7 @@ class ImageLoader:
 
         return await gather_all(map(load, references, names))
 
-    async def _load_or_error(self, reference: str | bytes, name: str) -> bytes | ImageError:
+    async def _load_or_error(self, reference: str | bytes, name: str) -> LoadedImage | ImageError:
         try:
             return await self.load(reference, item=name)
         except ImageError as err:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.errors import CheckpointError, ImageError, WorkerCrashedError
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
-from perception_encoder.server.core.images import name_images
+from perception_encoder.server.core.images import LoadedImage, name_images
 from perception_encoder.server.core.pools import WorkPool, release_frames
 from perception_encoder.types import Embeddings, ModelIdentity
 
@@ -116,12 +116,13 @@ class ModelWorker:
         return {"image": self._images.num_waiting, "text": self._texts.num_waiting}
 
     async def embed_images(
-        self, images: Sequence[bytes | ImageError], names: Sequence[str] | None = None
+        self, images: Sequence[LoadedImage | ImageError], names: Sequence[str] | None = None
     ) -> EmbeddedBatch:
         """Embed encoded images; a bad one fails alone.
 
         Args:
-            images: files' bytes; an error stands for an image that could not even be had.
+            images: files' bytes, or parts of their images; an error stands for an image that could
+                not even be had.
             names: what errors call each; "image 0", "image 1", … by default.
 
         Raises:
@@ -201,7 +202,7 @@ class ModelWorker:
         self.model.close()
 
     async def _embed_image(
-        self, place: QueueSlot, image: bytes | ImageError, item: str
+        self, place: QueueSlot, image: LoadedImage | ImageError, item: str
     ) -> Embeddings | ImageError:
         """Decode one image in the pool, then queue it; return its error if it is bad."""
         try:

@@ -21,6 +21,7 @@ from perception_encoder.search.calibration import (
 )
 from perception_encoder.search.grammar import QueryTerm, combine_vectors
 from perception_encoder.search.queries import Query
+from perception_encoder.server.core.images import LoadedImage
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.core.pools import WorkPool
@@ -34,19 +35,19 @@ _TEXTS_SECONDS: Final = 3.0  # a request waits for `embed_once`, then does witho
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a query; exactly one of the four kinds is given.
+    """One part of a query; exactly one of the four kinds is given, or an item and an image.
 
     Attributes:
         weight: negative to search for what is unlike the term.
         text: a text.
-        image: an encoded image.
-        item: the id of an item of the index.
+        image: an encoded image, or a part of one.
+        item: the id of an item of the index; with an image, that is the part of it that counts.
         vector: (E,) float32, such as an earlier reply gave.
     """
 
     weight: float = 1.0
     text: str | None = None
-    image: bytes | None = None
+    image: LoadedImage | None = None
     item: str | None = None
     vector: Embeddings | None = None
 
@@ -79,6 +80,8 @@ class Queries:
         vectors = np.zeros((len(terms), served.identity.embed_dim), np.float32)
         items = [n for n, term in enumerate(terms) if term.item is not None]
         for number in items:
+            if terms[number].image is not None:
+                continue
             key = terms[number].item or ""
             vectors[number] = (await self._searches.run(served.with_vector, key))[1]
         for number, term in enumerate(terms):

@@ -6,6 +6,7 @@ import { score } from "./format.js";
 import { indexOf } from "./indexes.js";
 import { failureMessage } from "./messages.js";
 import { addressOf, find, keep } from "./images.js";
+import { joinPart, splitPart } from "./parts.js";
 import { go, state } from "./router.js";
 
 const MOST = 100; // bars
@@ -129,7 +130,7 @@ class ClassifyView {
     this.#subject = key;
     $("span", this.choose).textContent = key ? "Choose another" : "Choose an image";
     const source =
-      like && index ? thumbnail(like, index.name, 1024) : image && (await addressOf(image));
+      like && index ? thumbnail(splitPart(like).item, index.name, 1024) : image && (await addressOf(image));
     if (key !== this.#subject) return;
     if (!source) {
       this.place.replaceChildren(
@@ -280,11 +281,12 @@ function bar(label) {
 
 /** The image as the server takes it. */
 async function encoded({ like, image }, index) {
-  const file = like ? await (await fetch(original(like, index?.name))).blob() : await find(image);
+  const { item, crop } = splitPart(like ?? "");
+  const file = like ? await (await fetch(original(item, index?.name))).blob() : await find(image);
   if (!file) return null;
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onload = () => resolve(joinPart(reader.result.slice(reader.result.indexOf(",") + 1), crop));
     reader.onerror = () => reject(new Error("The image cannot be read."));
     reader.readAsDataURL(file);
   });

@@ -2,6 +2,7 @@
 
 import { ApiFailure, post } from "./api.js";
 import { find } from "./images.js";
+import { splitPart } from "./parts.js";
 import { hasBoth } from "./state.js";
 
 const ALIKE = 0.95; // cosine of near copies that are folded
@@ -33,7 +34,7 @@ export async function terms(state, model, signal) {
   if ((state.like || state.image) && share > 0) {
     found.push(
       state.like
-        ? { item: state.like, weight: share }
+        ? { ...splitPart(state.like), weight: share }
         : { vector: await vectorOf(state.image, model, signal), weight: share },
     );
   }

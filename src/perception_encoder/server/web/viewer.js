@@ -6,6 +6,8 @@ import { $, announce, h, icon } from "./dom.js";
 import { fileName, meaning, score } from "./format.js";
 import { indexOf } from "./indexes.js";
 import { momentOf, nameOf, onlyMoments, spokenName } from "./items.js";
+import { imageLayer, partBox, place } from "./part-box.js";
+import { joinPart, writeBox } from "./parts.js";
 import { depth, go, linkTo, onState, state } from "./router.js";
 import { EMPTY } from "./state.js";
 import { VideoPlayer, videoUrl } from "./video-player.js";
@@ -161,7 +163,19 @@ function imageStage(item, index) {
   const image = large(item, index);
   const element = h("div", { class: "stage" }, image);
   const zooming = zoomable(element, image, () => sharpen(image, item, index));
-  element.append(zoomButtons(zooming.zoom));
+  const buttons = zoomButtons(zooming.zoom);
+  const carried = { ...EMPTY, index: state().index, filters: state().filters };
+  buttons.append(
+    partBox(element, image, (box) => go({ ...carried, like: joinPart(item.id, writeBox(box)) })),
+  );
+  element.append(buttons);
+  if (item.box && item.width && item.height) {
+    const { x, y, width, height } = item.box;
+    const [across, down] = [100 / item.width, 100 / item.height];
+    const found = h("div", { class: "found-box", role: "img", "aria-label": "The part that was found" });
+    place(found, { x: x * across, y: y * down, width: width * across, height: height * down });
+    imageLayer(element, image).append(found);
+  }
   return { element, zooming };
 }
 

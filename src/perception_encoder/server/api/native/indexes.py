@@ -125,6 +125,7 @@ def _describe_index(served: ServedIndex) -> dict[str, Any]:
         "version": index.version,
         "versions_kept": index.num_versions,
         "reads_metadata": index.reads_metadata,
+        "tiles": index.tiles,
         "columns": [
             {
                 "name": column.name,

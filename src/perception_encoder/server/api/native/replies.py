@@ -105,12 +105,24 @@ class ScoredItem(ItemReply):
     score: float | None
 
 
+class BoxReply(BaseModel):
+    """A part of an image, in pixels of the image as shown, from its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
 class HitReply(ScoredItem):
     """A hit, and the hits of nearly the same image that were folded under it."""
 
     label: Literal["strong", "weak", "none"] | None
     cosine: float | None = Field(description="null for a search by text alone.")
     text_score: float | None = Field(description="BM25; null where no text was found.")
+    box: BoxReply | None = Field(
+        description="The part of the image that was found; null for all of it."
+    )
     also: list[ScoredItem]
 
 
@@ -224,6 +236,9 @@ class IndexReply(BaseModel):
     versions_kept: int
     reads_metadata: bool = Field(
         description="Whether runs store the metadata of photos; false: pe index --no-metadata."
+    )
+    tiles: str | None = Field(
+        description="How images are divided for searches: pe index --tiles; null: not at all."
     )
     columns: list[IndexColumn]
 

@@ -9,19 +9,22 @@ import numpy as np
 from fastapi import Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
-from perception_encoder.errors import QueryError
+from perception_encoder.errors import ImageValueError, QueryError
+from perception_encoder.index import Row
 from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.index.full_text import MAX_TEXT_QUERY, TextQuery
+from perception_encoder.preprocess.crops import CropBox, CroppedImage
 from perception_encoder.search.calibration import Calibration, Cutoffs
 from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT
 from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.photo_filters import PhotoFilter
-from perception_encoder.search.queries import Query, find_item
+from perception_encoder.search.queries import Query, find_item_part
 from perception_encoder.search.ranking import MAX_BURST_SECONDS, SearchOptions, SearchResult
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row, encode_base64
 from perception_encoder.server.api.native.replies import SearchReply
 from perception_encoder.server.core.filters import Filter, FilterValue, Operator
+from perception_encoder.server.core.images import LoadedImage
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.queries import Term
 from perception_encoder.server.http.replies import json_reply
@@ -41,6 +44,7 @@ def describe_hit(found: SearchResult) -> dict[str, Any]:
         "label": found.label,
         "cosine": found.cosine,
         "text_score": found.text_score,
+        "box": None if found.box is None else found.box._asdict(),
         "also": [{**describe_row(hit), "score": hit.score} for hit in found.also],
     }
 
@@ -62,6 +66,7 @@ class FilterBody(RequestBody):
 
 
 MAX_PHOTO_TEXT: Final = 200
+MAX_CROP_TEXT: Final = 200
 
 
 class PhotoFields(RequestBody):
@@ -121,6 +126,15 @@ class TermBody(RequestBody):
         default=None, description="Base64, a data URI, or a URL where enabled."
     )
     item: str | None = Field(default=None, description="The id of an item: more like this.")
+    crop: str | None = Field(
+        default=None,
+        max_length=MAX_CROP_TEXT,
+        description=(
+            "The part of the image or item that counts: x,y,width,height in pixels of the image as "
+            "shown, or percent:x,y,width,height. In `query` it is written after the name: "
+            "`@pool.jpg#xywh=10,20,200,150`."
+        ),
+    )
     vector: str | None = Field(default=None, description="`query.vector` of an earlier reply.")
 
     @model_validator(mode="after")
@@ -128,6 +142,8 @@ class TermBody(RequestBody):
         kinds = (self.query, self.text, self.image, self.item, self.vector)
         if sum(one is not None for one in kinds) != 1:
             raise ValueError("give one of query, text, image, item and vector")
+        if self.crop is not None and self.image is None and self.item is None:
+            raise ValueError("crop goes with an image or an item")
         return self
 
 
@@ -302,12 +318,23 @@ async def read_terms(services: Services, served: ServedIndex, bodies: list[TermB
     )
     terms = []
     for number, body in enumerate(bodies):
-        image = vector = None
+        image: LoadedImage | None = None
+        vector = None
         if body.query is not None:
             terms += await _parse_written_query(services, served, body.query, body.weight, number)
             continue
+        name = f"terms[{number}]"
         if body.image is not None:
-            image = await services.images.load(body.image, item=f"terms[{number}].image")
+            image = await services.images.load(body.image, item=f"{name}.image")
+        if body.crop is not None:
+            box = _parse_crop(body.crop, f"{name}.crop")
+            if body.item is not None:
+                row = await services.pools.searches.run(served.row, body.item)
+                image = await _read_part(services, row, box)
+            elif isinstance(image, bytes):
+                image = CroppedImage(image, box)
+            else:
+                raise QueryError(f"{name}: the image has a box already; leave out its #xywh=")
         if body.vector is not None:
             vector = _decode_vector(body.vector)
         terms.append(Term(body.weight, body.text, image, body.item, vector))
@@ -329,17 +356,34 @@ async def _parse_written_query(
         if term.kind == "text":
             terms.append(Term(weight, text=term.value))
         elif term.kind == "item":
-            item = await services.pools.searches.run(_item_id, served, term.value)
-            terms.append(Term(weight, item=item))
+            row, box = await services.pools.searches.run(_find_item, served, term.value)
+            image = None if box is None else await _read_part(services, row, box)
+            terms.append(Term(weight, item=row.id, image=image))
         else:
             name = f"terms[{number}].query: {term.value}"
-            image = await services.images.load(term.value, item=name)
-            terms.append(Term(weight, image=image))
+            terms.append(Term(weight, image=await services.images.load(term.value, item=name)))
     return terms
 
 
-def _item_id(served: ServedIndex, name: str) -> str:
-    return find_item(served.fresh(), name)[0].id
+def _find_item(served: ServedIndex, name: str) -> tuple[Row, CropBox | None]:
+    return find_item_part(served.fresh(), name)[:2]
+
+
+def _parse_crop(written: str, name: str) -> CropBox:
+    try:
+        return CropBox.parse(written)
+    except ImageValueError as err:
+        raise QueryError(f"{name}: {err}") from err
+
+
+async def _read_part(services: Services, row: Row, box: CropBox) -> CroppedImage:
+    """Read the image of an item.
+
+    Raises:
+        ImageError: it cannot be read, or lies behind a network and may not be brought.
+    """
+    data = await services.pools.files.run(services.thumbnails.original, row)
+    return CroppedImage(data, box)
 
 
 def _decode_vector(written: str) -> Embeddings:
