@@ -130,6 +130,7 @@ parity:
 	$(PARITY)/bin/python -m pip install --quiet --requirement parity/requirements.txt
 	$(PARITY)/bin/python -m pip install --quiet --no-deps inference-models==0.39.6
 	PYTHONPATH=tests $(PARITY)/bin/python parity/record.py
+	PYTHONPATH=tests $(PARITY)/bin/python parity/sizes.py
 	$(PARITY)/bin/python -m parity.record_tokens
 
 # What benchmarks/encoders.py compares with, each in an environment of its own: 12 GB.

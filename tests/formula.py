@@ -154,6 +154,11 @@ def load_end_to_end(name: str) -> EndToEnd:
     return EndToEnd(rows=header["rows"], arrays=arrays)
 
 
+def load_arrays(name: str) -> dict[str, Array]:
+    """Read the arrays of a golden file that describes several models, such as `sizes`."""
+    return _read(name)[1]
+
+
 def _read(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
         header = json.loads(str(file["header"]))

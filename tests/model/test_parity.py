@@ -144,6 +144,27 @@ def test_other_layers_and_another_grid_equal_the_original(name: str) -> None:
         assert_unit_rows_equal(model.encode_image(wide), golden.arrays, "meta/grid_6x11/image")
 
 
+SIZES = {
+    "PE-Core-T16-384": [(12, 12), (36, 36), (16, 52)],
+    "PE-Core-G14-shrunken": [(4, 4), (12, 12), (5, 17)],
+    "PE-Spatial-G14-shrunken": [(4, 4), (12, 12), (5, 17)],
+    "PE-Spatial-B16-shrunken": [(4, 4), (12, 12), (5, 17)],
+}
+
+
+@pytest.mark.parametrize("original", ["meta", "timm"])
+@pytest.mark.parametrize("name", SIZES)
+@torch.inference_mode()
+def test_features_at_three_sizes_equal_both_originals(name: str, original: str) -> None:
+    model, _ = load(name, "meta")
+    arrays = formula.load_arrays("sizes")
+    for rows, columns in SIZES[name]:
+        patch = model.config.vision.patch_size
+        pixels = torch.from_numpy(formula.pixels(2, rows * patch, columns * patch))
+        label = f"{original}/{name}/grid_{rows}x{columns}/features"
+        assert_features_equal(model.vision.features(pixels), arrays, label)
+
+
 @pytest.mark.parametrize("name", ["PE-Core-T16-384", "PE-Core-G14-shrunken", "CLIP-ViT-B-32"])
 @torch.inference_mode()
 def test_batches_of_one_and_of_seven_equal_the_original(name: str) -> None:

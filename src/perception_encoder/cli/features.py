@@ -111,8 +111,8 @@ def features(  # noqa: PLR0913  one parameter for each option
 
 
 def match(  # noqa: PLR0913  one parameter for each option
-    first: Annotated[str, typer.Argument(metavar="A", help="An image file.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    a: Annotated[str, typer.Argument(help="An image file.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Picture to write: .png, .jpg or .webp.")
     ] = None,
@@ -146,11 +146,11 @@ def match(  # noqa: PLR0913  one parameter for each option
     loaded = open_model(
         model, device=device, backend=backend, precision=precision, preprocess=preprocess
     )
-    found = _compute(loaded, [first, second], size, keep_aspect=keep_aspect, layer=layer)
-    if len(found) < len({first, second}):
+    found = _compute(loaded, [a, b], size, keep_aspect=keep_aspect, layer=layer)
+    if len(found) < len({a, b}):
         raise typer.Exit(1)
-    a, b = found[first], found[second]
-    matches = match_patches(a, b, k, only_foreground=foreground)
+    one, other = found[a], found[b]
+    matches = match_patches(one, other, k, only_foreground=foreground)
     rows = [
         (float(score), *map(float, (*point_a, *point_b)))
         for score, point_a, point_b in zip(
@@ -168,9 +168,9 @@ def match(  # noqa: PLR0913  one parameter for each option
     else:
         say("no patches are each other's nearest")
     if out is not None:
-        shown = (_read_shown(first), _read_shown(second))
-        save_image(draw_matches(shown, (a.image_size, b.image_size), matches), out)
-        say(f"{out}: {len(matches)} matches of {_grid_name(a)} and {_grid_name(b)} patches")
+        shown = (_read_shown(a), _read_shown(b))
+        save_image(draw_matches(shown, (one.image_size, other.image_size), matches), out)
+        say(f"{out}: {len(matches)} matches of {_grid_name(one)} and {_grid_name(other)} patches")
 
 
 def _check_picture(path: Path | None) -> None:
