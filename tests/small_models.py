@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perception_encoder import AutoModel
 from perception_encoder.backends import Backend, ComputeOptions, open_random_backend
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.preprocess import ImageProcessor
@@ -85,6 +86,12 @@ def open_tiny(
     )
 
 
+def reopen_tiny(folder: Path, config: ModelConfig = CORE) -> EmbeddingModel:
+    """Save a tiny model and open it from its file of weights, which explanations read."""
+    path = open_tiny(config).save_pretrained(folder)
+    return AutoModel.from_pretrained(path, device="cpu", backend="torch", precision="fp32")
+
+
 class CountingBackend:
     """Another backend, and how many images and texts it was asked to compute."""
 
@@ -109,6 +116,10 @@ class CountingBackend:
 
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
         return self._backend.features(pixels, layer=layer)
+
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        self.num_images += len(pixels)
+        return self._backend.pool_inputs(pixels)
 
     def close(self) -> None:
         self._backend.close()

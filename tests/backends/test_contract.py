@@ -118,6 +118,7 @@ def test_vectors_are_those_of_the_torch_towers(opened, config):
     pairs = [(backend.features(images), towers.features(images))]
     if config.embed_dim is not None:
         pairs.append((backend.encode_image(images), towers.encode_image(images)))
+        pairs.append((backend.pool_inputs(images), towers.pool_inputs(images)))
     if config.text is not None:
         pairs.append((backend.encode_text(token_rows(5)), towers.encode_text(token_rows(5))))
     for found, expected in pairs:

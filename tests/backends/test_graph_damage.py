@@ -211,7 +211,7 @@ def test_a_cache_that_is_deleted_or_made_anew_leaves_open_models_alone(saved, tm
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exports_have_the_names_that_are_documented(backend, precision, saved, tmp_path):
     export_pretrained(saved, tmp_path / "export", backend=backend, precision=precision)
-    check_names(backend, tmp_path / "export", ["embeddings", "features"])
+    check_names(backend, tmp_path / "export", ["embeddings", "features", "pool_inputs"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,6 +10,7 @@ from perception_encoder.model.dual_encoder import (
     FeatureGraph,
     ImageGraph,
     Normalize,
+    PoolInputGraph,
     TextGraph,
     VisionGraph,
 )
@@ -66,8 +67,11 @@ def test_a_lower_precision_normalizes_in_float32_and_gives_float32():
 @pytest.mark.parametrize("config", [CORE, CLIP, WITHOUT_POOLING], ids=lambda config: config.id)
 def test_one_graph_gives_what_two_give(config):
     model = random_model(config)
-    *vectors, features = VisionGraph(model)(levels(config))
-    assert torch.equal(features, FeatureGraph(model)(levels(config)))
-    assert len(vectors) == int(config.embed_dim is not None)
-    for pooled in vectors:
-        assert torch.equal(pooled, ImageGraph(model)(levels(config)))
+    graph = VisionGraph(model)
+    outputs = dict(zip(graph.output_names, graph(levels(config)), strict=True))
+    assert torch.equal(outputs["features"], FeatureGraph(model)(levels(config)))
+    expected = ["embeddings", "features", "pool_inputs"] if config.embed_dim else ["features"]
+    assert list(outputs) == expected
+    if config.embed_dim:
+        assert torch.equal(outputs["embeddings"], ImageGraph(model)(levels(config)))
+        assert torch.equal(outputs["pool_inputs"], PoolInputGraph(model)(levels(config)))

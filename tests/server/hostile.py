@@ -17,6 +17,10 @@ BODIES = {
     "/v1/classify": {
         "images": [URI], "labels": ["a cat", "a dog"], "templates": ["a {}"], "model": "pe-nano",
     },
+    "/v1/explain": {
+        "image": URI, "texts": ["a cat", "a dog"], "model": "pe-nano", "format": "json",
+    },
+    "/v1/explain#404": {"item": "x", "index": "a", "texts": ["a"]},
     "/v1/search": {
         "terms": [
             {"text": "a cat", "weight": 2.0}, {"image": URI},

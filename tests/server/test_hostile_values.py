@@ -6,7 +6,7 @@ import re
 import pytest
 from server.hostile import BODIES, VALUES, check_reply, error_forms, paths_of, replaced
 from server.serving import make_index, running
-from small_models import open_tiny, save_drawings
+from small_models import reopen_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import ImageSettings, ModelSettings
@@ -15,14 +15,15 @@ from perception_encoder.server.options import ImageSettings, ModelSettings
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
-    make_index(folder / "a.lance", open_tiny(), save_drawings(folder, 12))
+    model = reopen_tiny(folder / "tiny")
+    make_index(folder / "a.lance", model, save_drawings(folder, 12))
     settings = ServerSettings(
         indexes=(str(folder / "a.lance"),),
         images=ImageSettings(allow_urls=True, allow_http=True, url_timeout_seconds=1),
     )
     models = ModelSettings(aliases=(("clip/tiny", "pe-nano"),))
     settings = dataclasses.replace(settings, models=models)
-    with running(settings, open_model=lambda _: open_tiny()) as running_server:
+    with running(settings, open_model=lambda _: model) as running_server:
         yield running_server
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from server.serving import data_uri, image, make_index, running
-from small_models import open_tiny, save_drawings
+from small_models import reopen_tiny, save_drawings
 
 from perception_encoder.server import ServerSettings
 
@@ -14,6 +14,7 @@ GOOD = {
     "/v1/embed": {"texts": ["a cat"]},
     "/v1/similarity": {"a": [{"text": "a cat"}], "b": [{"image": URI}]},
     "/v1/classify": {"images": [URI], "labels": ["a cat", "a dog"]},
+    "/v1/explain": {"image": URI, "texts": ["a cat"]},
     "/v1/search": {"terms": TERMS},
     "/v1/embeddings": {"input": "a cat"},
     "/embed": {"inputs": "a cat"},
@@ -31,8 +32,10 @@ ROUTES = pytest.mark.parametrize("path", GOOD)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bodies")
-    make_index(folder / "a.lance", open_tiny(), save_drawings(folder, 3))
-    with running(ServerSettings(indexes=(str(folder / "a.lance"),))) as running_server:
+    model = reopen_tiny(folder / "tiny")
+    make_index(folder / "a.lance", model, save_drawings(folder, 3))
+    settings = ServerSettings(indexes=(str(folder / "a.lance"),))
+    with running(settings, model=model) as running_server:
         yield running_server
 
 
@@ -138,6 +141,7 @@ OPTIONS = {
     "/v1/embed": ["model", "images", "dimensions", "dtype", "encoding", "on_error"],
     "/v1/similarity": ["model"],
     "/v1/classify": ["model", "templates"],
+    "/v1/explain": ["model", "item", "index", "format"],
     "/v1/search": [
         "index", "k", "offset", "filters", "threshold", "unique", "exact", "include_own", "text",
         "text_weight", "since", "until", "near", "camera", "sort", "pairs", "bursts",

@@ -58,5 +58,11 @@ class Backend(Protocol):
             UnsupportedOperationError: an exported graph has one size or layer only.
         """
 
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Return the (B, N, D) float32 tokens that the tower's pooling reads, class token first.
+
+        See `VisionTower.final_tokens`.
+        """
+
     def close(self) -> None:
         """Free the model's memory; the backend cannot be used afterwards."""

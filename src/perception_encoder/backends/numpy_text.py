@@ -84,6 +84,10 @@ class NumpyTextBackend:
         del layer
         return self.encode_image(pixels)
 
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Raise `UnsupportedOperationError`: images need another backend."""
+        return self.encode_image(pixels)
+
     def close(self) -> None:
         """See `Backend.close`; the file is unmapped when the object goes."""
 
@@ -196,6 +200,14 @@ class TextFirstBackend:
             CheckpointError: the file has other weights than those of the fingerprint.
         """
         return self._backend().features(pixels, layer=layer)
+
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """See `Backend.pool_inputs`.
+
+        Raises:
+            CheckpointError: the file has other weights than those of the fingerprint.
+        """
+        return self._backend().pool_inputs(pixels)
 
     def close(self) -> None:
         """See `Backend.close`."""

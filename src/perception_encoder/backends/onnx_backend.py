@@ -133,6 +133,13 @@ class OnnxBackend:
             )
         return self._image.run("features", pixels, (vision.grid_size**2, vision.width))
 
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """See `Backend.pool_inputs`."""
+        vision = self._config.vision
+        if not vision.has_class_token:
+            return self.features(pixels)
+        return self._image.run("pool_inputs", pixels, (vision.grid_size**2 + 1, vision.width))
+
     def close(self) -> None:
         """See `Backend.close`."""
         self._image.close()

@@ -164,9 +164,8 @@ def write_onnx(
 ) -> None:
     """Write the graph that reads images and, where the model reads text, the one that does.
 
-    Images: `pixels` (B, S, S, 3) uint8, RGB, to `embeddings` (B, E), where the tower pools, and
-    `features` (B, h·w, D). Texts: `token_ids` (B, L) int64 to `embeddings` (B, E). All float32, not
-    of unit length; B and L are free.
+    Images: `pixels` (B, S, S, 3) uint8, RGB, to the outputs of `VisionGraph`. Texts: `token_ids`
+    (B, L) int64 to `embeddings` (B, E). All float32, not of unit length; B and L are free.
 
     Args:
         model: in float32, on the CPU.
@@ -180,13 +179,13 @@ def write_onnx(
     model = use_onnx_attention(model)
     batch = torch.export.Dim("batch")
     side = config.vision.image_size
-    pooled = ["embeddings"] if config.embed_dim is not None else []
+    graph = VisionGraph(model)
     _write(
-        VisionGraph(model),
+        graph,
         torch.zeros(2, side, side, 3, dtype=torch.uint8),
         folder / image_name,
         inputs={"pixels": {0: batch}},
-        outputs=[*pooled, "features"],
+        outputs=graph.output_names,
         precision=precision,
     )
     if config.text is None:

@@ -154,6 +154,14 @@ class OpenVinoBackend:
         part = "image" if number == vision.depth - 1 else f"features{number}"
         return self._run(part, "features", pixels, (vision.grid_size**2, vision.width))
 
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """See `Backend.pool_inputs`."""
+        vision = self._config.vision
+        if not vision.has_class_token:
+            return self.features(pixels)
+        self._check_pixels(pixels)
+        return self._run("image", "pool_inputs", pixels, (vision.grid_size**2 + 1, vision.width))
+
     def _dense_features(self, pixels: Pixels, layer: int) -> NDArray[np.float32]:
         vision = self._config.vision
         patch = vision.patch_size

@@ -180,9 +180,9 @@ def build_openvino(
     """Make one graph, whose weights may be those of the model's memory.
 
     Parts, of which all but B and L is fixed, and all results are float32, not of unit length:
-    "image", `pixels` (B, S, S, 3) uint8, RGB, to `embeddings` (B, E), where the tower pools, and
-    `features` (B, h·w, D) of its last block; "features3", `pixels` to `features` after that block,
-    counted from 0; "text", `token_ids` (B, L) int64 to `embeddings` (B, E).
+    "image", `pixels` (B, S, S, 3) uint8, RGB, to the outputs of `VisionGraph`; "features3",
+    `pixels` to `features` (B, h·w, D) after that block, counted from 0; "text", `token_ids` (B, L)
+    int64 to `embeddings` (B, E).
 
     Args:
         model: in float32, on the CPU, as `halve_rotation` returns it.
@@ -225,14 +225,12 @@ def _text_graph(model: DualEncoder) -> ov.Model:
 def _image_graph(model: DualEncoder, part: str) -> ov.Model:
     side = model.config.vision.image_size
     sample = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    names = ["features"]
-    graph: nn.Module
+    shapes = {"pixels": [-1, side, side, 3]}
     if part == "image":
-        graph = VisionGraph(model)
-        names = ["embeddings", *names] if model.config.embed_dim is not None else names
-    else:
-        graph = _Features(model, int(part.removeprefix("features")))
-    return trace_graph(graph, {"pixels": sample}, {"pixels": [-1, side, side, 3]}, names)
+        whole = VisionGraph(model)
+        return trace_graph(whole, {"pixels": sample}, shapes, whole.output_names)
+    features = _Features(model, int(part.removeprefix("features")))
+    return trace_graph(features, {"pixels": sample}, shapes, ["features"])
 
 
 def halve_rotation(model: DualEncoder, *, is_grid_fixed: bool = True) -> DualEncoder:

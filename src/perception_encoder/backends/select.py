@@ -83,6 +83,11 @@ class Replicas:
         with self._least_busy() as backend:
             return backend.features(pixels, layer=layer)
 
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """See `Backend.pool_inputs`."""
+        with self._least_busy() as backend:
+            return backend.pool_inputs(pixels)
+
     def close(self) -> None:
         """See `Backend.close`."""
         for backend in self._backends:

@@ -34,7 +34,12 @@ from perception_encoder.checkpoints.tensors import WatchedFile, require_unchange
 from perception_encoder.errors import BackendUnavailableError
 from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.model import DualEncoder
-from perception_encoder.model.dual_encoder import FeatureGraph, ImageGraph, TextGraph
+from perception_encoder.model.dual_encoder import (
+    FeatureGraph,
+    ImageGraph,
+    PoolInputGraph,
+    TextGraph,
+)
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import BackendKind, Embeddings, Pixels, Precision, TokenIds
 
@@ -50,6 +55,7 @@ _GPU_TOKENS: Final = 1 << 16
 class _Graphs(NamedTuple):
     image: Callable[[Tensor], Tensor]
     features: FeatureGraph
+    pool_inputs: PoolInputGraph
     text: Callable[[Tensor], Tensor]
 
 
@@ -85,6 +91,7 @@ class TorchBackend:
         self._open_graphs: _Graphs | None = _Graphs(
             CompiledTowers(image, 1) if is_compiled else image,
             FeatureGraph(model),
+            PoolInputGraph(model),
             CompiledTowers(text, 2) if is_compiled else text,
         )
         self._device = device
@@ -166,6 +173,10 @@ class TorchBackend:
     def features(self, pixels: Pixels, *, layer: int = -1) -> NDArray[np.float32]:
         """See `Backend.features`."""
         return self._run(partial(self._graphs.features, layer=layer), pixels)
+
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """See `Backend.pool_inputs`."""
+        return self._run(self._graphs.pool_inputs, pixels)
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -224,6 +224,11 @@ class _WorkersBackend:
         found: NDArray[np.float32] = self._call("features", pixels, layer)
         return found
 
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """See `Backend.pool_inputs`."""
+        tokens: NDArray[np.float32] = self._call("pool_inputs", pixels)
+        return tokens
+
     def close(self) -> None:
         """Do nothing: `on_cluster` closes the workers."""
 

@@ -151,6 +151,10 @@ class Worker:
         """See `Backend.features`."""
         return self._model.backend.features(pixels, layer=layer)
 
+    def pool_inputs(self, pixels: Pixels) -> NDArray[np.float32]:
+        """See `Backend.pool_inputs`."""
+        return self._model.backend.pool_inputs(pixels)
+
     @cached_property
     def _model(self) -> EmbeddingModel:
         options = self._options

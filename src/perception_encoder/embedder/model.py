@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, Unpack, overload
@@ -29,10 +30,17 @@ from perception_encoder.embedder.options import (
     finish_output,
 )
 from perception_encoder.embedder.patch_features import GridChoice, PatchFeatures, PatchFeed
+from perception_encoder.embedder.relevance import (
+    PoolingHead,
+    Relevance,
+    find_region,
+    read_pooling_head,
+)
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.forking import run_on_usable_thread
 from perception_encoder.preprocess import ImageInput, ImageProcessor, split_batch
 from perception_encoder.preprocess.crops import CropInput, crop_image
+from perception_encoder.preprocess.images import ResizedImage
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.registry import ModelConfig
 from perception_encoder.types import ColorFormat, Embeddings, ModelIdentity, Pixels
@@ -72,6 +80,7 @@ class EmbeddingModel:
         self.processor = processor
         self.reopen: Callable[[], EmbeddingModel] | None = None
         self._tokenizer = tokenizer
+        self._pooling_head: PoolingHead | None = None
         self._cache: EmbeddingCache | None = None
         if cache is not None:
             made_by = f"{backend.fingerprint}/{backend.name}/{backend.precision}/{processor.name}"
@@ -340,6 +349,68 @@ class EmbeddingModel:
         _fill(features, feed.embed(listed, batch_size), "images", show_progress)
         return features
 
+    def relevance(
+        self,
+        image: ImageInput,
+        text: str | Sequence[str],
+        *,
+        input_color_format: ColorFormat = "bgr",
+    ) -> NDArray[np.float32]:
+        """Return which parts of an image make it similar to a text; see `explain`.
+
+        Args:
+            image: as in `embed_image`.
+            text: one string, or a sequence of them.
+            input_color_format: channel order of NumPy arrays.
+
+        Returns:
+            (h, w) float32, each patch's contribution to the cosine; negative where a patch lowers
+            it. (T, h, w) for a sequence of T texts.
+
+        Raises:
+            ImageError, UnsupportedOperationError, CheckpointError: as `explain`.
+        """
+        maps = self.explain(image, text, input_color_format=input_color_format).maps
+        return maps[0] if isinstance(text, str) else maps
+
+    def explain(
+        self,
+        image: ImageInput,
+        texts: str | Sequence[str],
+        *,
+        input_color_format: ColorFormat = "bgr",
+    ) -> Relevance:
+        """Divide the cosine of an image with each text among the patches of the image.
+
+        The method and its limits are described in `perception_encoder.embedder.relevance`.
+
+        Args:
+            image: as in `embed_image`.
+            texts: one string, or a sequence of them.
+            input_color_format: channel order of NumPy arrays.
+
+        Raises:
+            ImageError: the image cannot be used.
+            UnsupportedOperationError: the model reads no text or has patch features only; or there
+                is no file of its weights, as for exports and random weights.
+            CheckpointError: the file of the weights has changed since the model was opened.
+        """
+        resized = self.processor.resize_measured(image, input_color_format=input_color_format)
+        return self.explain_resized(resized, self.embed_text(texts, show_progress=False))
+
+    def explain_resized(self, image: ResizedImage, texts: Embeddings) -> Relevance:
+        """As `explain`, for an image of `processor.resize_measured` and (T, E) embeddings.
+
+        Raises:
+            UnsupportedOperationError, CheckpointError: as `explain`.
+        """
+        self._embed_dim()
+        if self._pooling_head is None:
+            self._pooling_head = read_pooling_head(self._checkpoint, self.backend.fingerprint)
+        tokens = self.backend.pool_inputs(image.pixels[None])[0]
+        region = find_region(self.config.image, image.width, image.height)
+        return replace(self._pooling_head.explain(tokens, texts), region=region)
+
     @overload
     def embed_text(
         self,
@@ -513,6 +584,7 @@ class EmbeddingModel:
     def close(self) -> None:
         """Free the model's memory."""
         self.backend.close()
+        self._pooling_head = None
         if self._cache is not None:
             self._cache.close()
 

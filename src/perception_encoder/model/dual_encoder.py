@@ -130,6 +130,15 @@ class FeatureGraph(ImageGraph):
         return self.vision.features(values, layer=layer).float()
 
 
+class PoolInputGraph(ImageGraph):
+    """Images to the tokens that pooling reads."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8, RGB, to (B, N, D) float32; see `VisionTower.final_tokens`."""
+        values = self.normalize(pixels).to(self.dtype)
+        return self.vision.final_tokens(values)[1].float()
+
+
 class VisionGraph(nn.Module):
     """Images to vectors and patch features at once, for backends that run a graph whole."""
 
@@ -137,18 +146,33 @@ class VisionGraph(nn.Module):
         super().__init__()
         self.image = ImageGraph(model)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, S, S, 3) uint8, RGB, to (B, E) and (B, h·w, D) float32, of the last block.
+    @property
+    def output_names(self) -> list[str]:
+        """What `forward` returns, in its order."""
+        config = self.image.vision.config
+        if config.pooling == "none":
+            return ["features"]
+        pool_inputs = ["pool_inputs"] if config.has_class_token else []  # else the features are
+        return ["embeddings", "features", *pool_inputs]
 
-        A tower without pooling gives the features alone.
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Run the tower once.
+
+        Args:
+            pixels: (B, S, S, 3) uint8, RGB.
+
+        Returns:
+            As `output_names` lists them: (B, E), (B, h·w, D) of the last block, and (B, N, D) of
+            `PoolInputGraph`; all float32.
         """
         vision = self.image.vision
         values = self.image.normalize(pixels).to(self.image.dtype)
-        tokens = vision.tokens(values, vision.config.depth)
+        tokens, pool_inputs = vision.final_tokens(values)
         features = vision.patches(tokens).float()
         if vision.config.pooling == "none":
             return (features,)
-        return vision.pooled(tokens).float(), features
+        outputs = vision.pooled(tokens).float(), features
+        return (*outputs, pool_inputs.float()) if vision.config.has_class_token else outputs
 
 
 class TextGraph(nn.Module):

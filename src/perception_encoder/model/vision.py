@@ -80,6 +80,23 @@ class VisionTower(nn.Module):
         x = self.pool(tokens) if self.config.pooling == "attention" else tokens[:, 0]  # (B, D)
         return self.projection(x)  # type: ignore[no-any-return]
 
+    def final_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens after all blocks and the final norm, and those that pooling reads.
+
+        An attention pool reads the final tokens. A class token is pooled by the attention of the
+        last block, which reads what the blocks before it give, without the final norm.
+
+        Returns:
+            (B, N, D) and (B, N, D), the class token first.
+
+        Raises:
+            ValueError: pixels has another shape.
+        """
+        positions, rotation = self._grid(pixels)
+        x = self._residual(pixels, positions, rotation, self.config.depth - 1)
+        tokens: Tensor = self.post_norm(self.blocks[-1](x, rotation))
+        return tokens, x if self.config.pooling == "class_token" else tokens
+
     def patches(self, tokens: Tensor) -> Tensor:
         """(B, N, D) of `tokens` to (B, h·w, D): without the class token."""
         return tokens[:, int(self.config.has_class_token) :].contiguous()
@@ -90,6 +107,28 @@ class VisionTower(nn.Module):
         Raises:
             ValueError: pixels has another shape.
         """
+        return self.run_blocks(pixels, *self._grid(pixels), num_blocks)
+
+    def run_blocks(
+        self, pixels: Tensor, positions: Tensor, rotation: Rotation | None, num_blocks: int
+    ) -> Tensor:
+        """Do what `tokens` does, with the (N, D) positions and the rotation of a grid given."""
+        normed: Tensor = self.post_norm(self._residual(pixels, positions, rotation, num_blocks))
+        return normed  # the same where the tower has no final norm
+
+    def _residual(
+        self, pixels: Tensor, positions: Tensor, rotation: Rotation | None, num_blocks: int
+    ) -> Tensor:
+        x = self._embedded_patches(pixels)  # (B, h·w, D)
+        if self.config.has_class_token:
+            x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
+        hidden: Tensor = self.pre_norm(x + positions)
+        for block in self.blocks[:num_blocks]:
+            hidden = block(hidden, rotation)
+        return hidden
+
+    def _grid(self, pixels: Tensor) -> tuple[Tensor, Rotation | None]:
+        """Return the (N, D) positions and the rotation of the patches of (B, 3, H, W) pixels."""
         patch_size = self.config.patch_size
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels must be (B, 3, H, W), got {tuple(pixels.shape)}")
@@ -98,22 +137,7 @@ class VisionTower(nn.Module):
                 f"height and width must be multiples of {patch_size}, got {tuple(pixels.shape[2:])}"
             )
         grid_h, grid_w = (side // patch_size for side in pixels.shape[2:])
-        positions = self._positions(grid_h, grid_w)
-        rotation = self._rotation(grid_h, grid_w, pixels.device)
-        return self.run_blocks(pixels, positions, rotation, num_blocks)
-
-    def run_blocks(
-        self, pixels: Tensor, positions: Tensor, rotation: Rotation | None, num_blocks: int
-    ) -> Tensor:
-        """Do what `tokens` does, with the (N, D) positions and the rotation of a grid given."""
-        x = self._embedded_patches(pixels)  # (B, h·w, D)
-        if self.config.has_class_token:
-            x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
-        x = self.pre_norm(x + positions)
-        for block in self.blocks[:num_blocks]:
-            x = block(x, rotation)
-        normed: Tensor = self.post_norm(x)  # nothing where the tower has none
-        return normed
+        return self._positions(grid_h, grid_w), self._rotation(grid_h, grid_w, pixels.device)
 
     def _embedded_patches(self, pixels: Tensor) -> Tensor:
         if pixels.device.type != "cuda":

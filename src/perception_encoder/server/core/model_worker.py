@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.embedder.relevance import Relevance
 from perception_encoder.errors import CheckpointError, ImageError, WorkerCrashedError
+from perception_encoder.preprocess.images import ResizedImage
 from perception_encoder.server.core.batcher import Batcher, BatchLimits, BatchObserver, QueueSlot
 from perception_encoder.server.core.images import LoadedImage, name_images
 from perception_encoder.server.core.pools import WorkPool, release_frames
@@ -145,6 +147,23 @@ class ModelWorker:
                 vectors[position] = outcome
         return EmbeddedBatch(vectors, errors)
 
+    async def explain(self, image: LoadedImage, texts: Sequence[str], *, item: str) -> Relevance:
+        """Divide the cosines of an encoded image with texts among its patches.
+
+        Args:
+            image: a file's bytes, or a part of it.
+            texts: at least one.
+            item: what errors call the image.
+
+        Raises:
+            ImageError: the image cannot be used.
+            UnsupportedOperationError: the model cannot explain.
+            QueueFullError, WorkerCrashedError, TextTooLargeError: as `embed_and_count`.
+        """
+        resized = await self._decoders.run(self.model.processor.resize_measured, image, item=item)
+        vectors = await self.embed_texts(texts)
+        return await self._decoders.run(self._explain, resized, vectors)
+
     async def embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts: (N, E) float32 of unit length; see `embed_and_count`."""
         return (await self.embed_and_count(texts))[0]
@@ -218,6 +237,10 @@ class ModelWorker:
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
         with self._note_outdated():
             return self.model.embed_pixels(np.stack(pixels))
+
+    def _explain(self, image: ResizedImage, texts: Embeddings) -> Relevance:
+        with self._note_outdated():
+            return self.model.explain_resized(image, texts)
 
     def _encode_texts(self, texts: Sequence[_QueuedText]) -> Embeddings:
         short = [item for item in texts if item.token_ids is None]

@@ -8,6 +8,7 @@ import { indexOf } from "./indexes.js";
 import { momentOf, nameOf, onlyMoments, spokenName } from "./items.js";
 import { imageLayer, partBox, place } from "./part-box.js";
 import { joinPart, writeBox } from "./parts.js";
+import { forgetExplanation, relevanceOverlay } from "./relevance-overlay.js";
 import { depth, go, linkTo, onState, state } from "./router.js";
 import { EMPTY } from "./state.js";
 import { VideoPlayer, videoUrl } from "./video-player.js";
@@ -81,6 +82,7 @@ export function startViewer(dialog, neighbors) {
     else if (!now.item && dialog.open) {
       dialog.close();
       dialog.replaceChildren(); // a video would play on
+      forgetExplanation();
       if (now.view === "search" && before.item && now.like !== before.item && item)
         neighbors.focus(item);
       [shown, item, stage] = [null, null, null];
@@ -95,12 +97,14 @@ export function startViewer(dialog, neighbors) {
   });
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.target.matches("video")) return; // it has keys of its own
+    if (event.target.matches("video, input")) return; // they have keys of their own
+    const isWhy = event.key === "w" && stage?.why;
+    if (isWhy) stage.why.toggle();
     const [x, y] = ARROWS[event.key] ?? [0, 0];
     const zooming = stage?.zooming;
     const isZoom = zooming?.key(event) || ((x || y) && zooming?.pan(PAN * x, PAN * y));
     if (!isZoom && x) step(x);
-    if (isZoom || x) event.preventDefault();
+    if (isWhy || isZoom || x) event.preventDefault();
   });
 }
 
@@ -144,7 +148,7 @@ function fill(dialog, item, { index, at, hasNext, step }, before) {
   stage.element.append(...arrows);
   dialog.replaceChildren(
     stage.element,
-    panel(item, index),
+    panel(item, index, stage.why),
     h(
       "button",
       { type: "button", class: "round close", "aria-label": "Close", data: { close: "" } },
@@ -176,7 +180,7 @@ function imageStage(item, index) {
     place(found, { x: x * across, y: y * down, width: width * across, height: height * down });
     imageLayer(element, image).append(found);
   }
-  return { element, zooming };
+  return { element, zooming, why: relevanceOverlay(image, item, index) };
 }
 
 function large(item, index) {
@@ -213,7 +217,7 @@ function sharpen(image, item, index) {
   better.src = original(item.id, index);
 }
 
-function panel(item, index) {
+function panel(item, index, why) {
   const isMoment = momentOf(item) !== null;
   const name = fileName(isMoment ? item.uri : (item.member ?? item.uri));
   const carried = { ...EMPTY, index: state().index, filters: state().filters };
@@ -236,6 +240,7 @@ function panel(item, index) {
       isMoment
         ? link({ ...carried, filters: onlyMoments(carried.filters), like: item.id }, "alike", "Similar moments", true)
         : link({ ...carried, like: item.id }, "alike", "More like this", true),
+      why?.button,
       link({ ...EMPTY, view: "classify", index: state().index, like: item.id }, "tag", "Classify"),
       h(
         "a",
@@ -254,6 +259,7 @@ function panel(item, index) {
         isMoment ? "Download video" : "Download",
       ),
     ),
+    why?.element,
     details(item),
     item.also?.length > 0 && also(item.also, index),
   );

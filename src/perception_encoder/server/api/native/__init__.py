@@ -6,6 +6,7 @@ from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.native import (
     analyses,
     embed,
+    explain,
     indexes,
     items,
     photos,
@@ -19,6 +20,7 @@ def _build(services: Services) -> ApiRoutes:
     routes = API.routes(services)
     embed.add_routes(routes, services)
     embed.add_compare_routes(routes, services)
+    explain.add_routes(routes, services)
     search.add_routes(routes, services)
     saved.add_routes(routes, services)
     items.add_routes(routes, services)

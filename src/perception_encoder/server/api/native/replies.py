@@ -66,6 +66,25 @@ class ClassifyReply(BaseModel):
     results: list[ClassifiedImage]
 
 
+class Explanation(BaseModel):
+    """What the patches of an image add to its cosine with a text."""
+
+    text: str
+    score: float = Field(description="Cosine: the sum of the map, and rest.")
+    rest: float = Field(description="What no patch adds.")
+    map: list[list[float]] = Field(description="Rows of patches, from the top.")
+
+
+class ExplainReply(BaseModel):
+    """A map for each text."""
+
+    model: str
+    region: tuple[float, float, float, float] = Field(
+        description="What the maps cover, as fractions of the image: left, top, right, bottom."
+    )
+    explanations: list[Explanation]
+
+
 class MomentReply(BaseModel):
     """The times of a segment of a video, seconds."""
 
