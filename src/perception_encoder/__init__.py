@@ -23,6 +23,7 @@ from perception_encoder.errors import (
     CacheError,
     CheckpointError,
     CheckpointWriteError,
+    ClassifierError,
     ClusterError,
     DownloadError,
     ExchangeError,
@@ -63,7 +64,8 @@ from perception_encoder.errors import (
 )
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.classifiers import FewShotClassifier, ZeroShotClassifier
+    from perception_encoder.analysis.classifiers import ZeroShotClassifier
+    from perception_encoder.analysis.few_shot import FewShotClassifier
     from perception_encoder.auto import AutoModel, list_models
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.image_index import ImageIndex
@@ -73,7 +75,7 @@ __getattr__ = lazily(
     {
         "AutoModel": "perception_encoder.auto",
         "EmbeddingModel": "perception_encoder.embedder",
-        "FewShotClassifier": "perception_encoder.analysis.classifiers",
+        "FewShotClassifier": "perception_encoder.analysis.few_shot",
         "ImageIndex": "perception_encoder.image_index",
         "ZeroShotClassifier": "perception_encoder.analysis.classifiers",
         "list_models": "perception_encoder.auto",
@@ -86,6 +88,7 @@ __all__ = [
     "CacheError",
     "CheckpointError",
     "CheckpointWriteError",
+    "ClassifierError",
     "ClusterError",
     "DownloadError",
     "EmbeddingModel",

@@ -249,5 +249,9 @@ class ExchangeError(ImageIndexError):
     """An export cannot be written, or files cannot be read as an index."""
 
 
+class ClassifierError(PerceptionEncoderError):
+    """A classifier's file is missing or damaged, or the classifier is of another model."""
+
+
 class QueryError(ImageIndexError):
     """A query or condition is wrong."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from perception_encoder.analysis.classifiers import (
     DEFAULT_TEMPLATE,
-    LabelClassifier,
+    ImageClassifier,
     ZeroShotClassifier,
 )
 from perception_encoder.analysis.cleaning import (
@@ -32,6 +32,7 @@ from perception_encoder.analysis.cleaning import (
 from perception_encoder.analysis.cluster_names import read_words
 from perception_encoder.analysis.clusters import NamedClusters, cluster_index
 from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
+from perception_encoder.analysis.few_shot import FewShotClassifier
 from perception_encoder.analysis.ranked_images import read_blocks
 from perception_encoder.analysis.selection import (
     SelectBy,
@@ -59,6 +60,7 @@ from perception_encoder.search.calibration import (
     ensure_calibration,
     fit_labels,
 )
+from perception_encoder.search.feedback import refine_query
 from perception_encoder.search.folding import BURST_SECONDS
 from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT, search
 from perception_encoder.search.grammar import parse_image
@@ -247,6 +249,8 @@ class ImageIndex:
         text: str | None = None,
         mode: Literal["image", "text", "hybrid"] | None = None,
         text_weight: float = DEFAULT_TEXT_WEIGHT,
+        like: Sequence[QueryInput] = (),
+        unlike: Sequence[QueryInput] = (),
         where: str | None = None,
         since: str | datetime.date | None = None,
         until: str | datetime.date | None = None,
@@ -274,6 +278,9 @@ class ImageIndex:
             mode: "hybrid" or "text" take the query for the text as well, or instead; None decides
                 by what is given.
             text_weight: share of the text in a fused score, from 0 to 1.
+            like: images that hits should be like: "@name", a path, or an image in memory. They are
+                no hits themselves.
+            unlike: images that hits should not be like.
             where: an SQL condition on the columns, such as "width > 800".
             since: only photos taken from then on; see `photo_condition`.
             until: only photos taken until then.
@@ -297,7 +304,7 @@ class ImageIndex:
             QueryError: the query or the condition is wrong, or an item is not in the index.
             ImageError: the image cannot be used.
             ValueError: k, offset, threshold, unique or text_weight is out of range, there is
-                neither a query nor a text, or the mode needs a text.
+                neither a query nor a text nor a mark, or the mode needs a text.
         """
         where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
         if sort == TAKEN_AT:
@@ -305,21 +312,19 @@ class ImageIndex:
         folding = _Folding(unique, bursts, pairs)
         options = _search_options(k, where, folding, threshold, offset, exact=exact, sort=sort)
         query, text = _split_by_mode(query, text, mode)
-        if text is None:
-            if query is None:
-                raise ValueError("give a query, or a text, or both")
-            return self._search(query, options, input_color_format, crop)
-        words = TextQuery.parse(text)
+        words = None if text is None else TextQuery.parse(text)
+        marks = [*like, *unlike]
+        if query is None and words is None and not marks:
+            raise ValueError("give a query, a text, or images to be like")
         read = None
         if query is not None:
-            read = read_query(
-                self._index,
-                query,
-                self._open_model,
-                input_color_format=input_color_format,
-                crop=crop,
-            )
-        return self._answer(read, options, text=words, text_weight=text_weight)
+            read = self._read(query, input_color_format, crop)
+        if marks:
+            images = [self._read_image(mark, input_color_format) for mark in marks]
+            read = refine_query(read, images[: len(like)], images[len(like) :])
+        return self._answer(
+            read, options, text=words, text_weight=text_weight, leave_out_own=bool(marks)
+        )
 
     def similar(  # noqa: PLR0913  one parameter for each option
         self,
@@ -345,10 +350,7 @@ class ImageIndex:
         """
         where = self.photo_condition(where, since=since, until=until, near=near, camera=camera)
         options = _search_options(k, where, _Folding(unique, bursts, pairs), threshold)
-        if not isinstance(image, str | os.PathLike):
-            return self._search(image, options, input_color_format, crop)
-        terms = crop_terms([parse_image(os.fspath(image))], crop)
-        (query,) = read_queries(self._index, [terms], self._open_model)
+        query = self._read_image(image, input_color_format, crop)
         return self._answer(query, options, leave_out_own=True)
 
     def photo_condition(
@@ -491,7 +493,7 @@ class ImageIndex:
         n: int,
         by: SelectBy = "diverse",
         *,
-        labels: Sequence[str] | Mapping[str, Sequence[str]] | LabelClassifier | None = None,
+        labels: Sequence[str] | Mapping[str, Sequence[str]] | ImageClassifier | None = None,
         label_column: str | None = None,
         label_folders: bool = False,
         per_class: bool = False,
@@ -518,13 +520,13 @@ class ImageIndex:
         """
         options = SelectOptions(n, by, label_column, label_folders, per_class, seed)
         classifier = labels
-        if classifier is not None and not isinstance(classifier, LabelClassifier):
+        if classifier is not None and not isinstance(classifier, ImageClassifier):
             classifier = ZeroShotClassifier.from_model(self.model, classifier)
         return select_images(self._index, options, classifier=classifier, where=where)
 
     def classify(
         self,
-        labels: Sequence[str] | Mapping[str, Sequence[str]] | LabelClassifier,
+        labels: Sequence[str] | Mapping[str, Sequence[str]] | ImageClassifier,
         templates: Iterable[str] = (DEFAULT_TEMPLATE,),
         *,
         where: str | None = None,
@@ -533,7 +535,7 @@ class ImageIndex:
 
         Args:
             labels: names; for each label the texts that stand for it; or a classifier, such as a
-                `FewShotClassifier`, whose results have no `fit`.
+                `FewShotClassifier`, whose results have no `fit`, and no label where it abstains.
             templates: sentences with {} where a label goes, such as "a photo of a {}".
             where: an SQL condition; other rows are left out.
 
@@ -541,11 +543,14 @@ class ImageIndex:
             The images in the order of the index. Those with a damaged embedding are left out.
 
         Raises:
+            ClassifierError: the classifier is of another model.
             QueryError: the condition is wrong.
             ValueError: no labels, or a template without {}.
         """
         classifier, prompts = labels, None
-        if not isinstance(classifier, LabelClassifier):
+        if isinstance(classifier, FewShotClassifier):
+            classifier.check(self._index.identity)
+        if not isinstance(classifier, ImageClassifier):
             classifier = ZeroShotClassifier.from_model(self.model, classifier, templates)
             prompts = load_prompts(self.model, self._index)
         images: list[ClassifiedImage] = []
@@ -557,8 +562,10 @@ class ImageIndex:
                 cosines = scores.scores.max(axis=1, keepdims=True, initial=-1)
                 fits = [fit for (fit,) in fit_labels(cosines, block.vectors, prompts)]
             images += [
-                ClassifiedImage(row, *label, fit=fit)
-                for row, label, fit in zip(block.rows, best, fits, strict=True)
+                ClassifiedImage(row, given[0] if given else None, *label[1:], fit, given)
+                for row, label, fit, given in zip(
+                    block.rows, best, fits, scores.given(), strict=True
+                )
             ]
         return ClassifiedImages(images)
 
@@ -747,17 +754,21 @@ class ImageIndex:
     def _open_model(self) -> EmbeddingModel:
         return self.model
 
-    def _search(
-        self,
-        query: QueryInput,
-        options: SearchOptions,
-        color_format: ColorFormat,
-        crop: CropInput | None,
-    ) -> SearchHits:
-        read = read_query(
+    def _read(
+        self, query: QueryInput, color_format: ColorFormat, crop: CropInput | None = None
+    ) -> Query:
+        return read_query(
             self._index, query, self._open_model, input_color_format=color_format, crop=crop
         )
-        return self._answer(read, options)
+
+    def _read_image(
+        self, image: QueryInput, color_format: ColorFormat, crop: CropInput | None = None
+    ) -> Query:
+        """Read a query that is one image: a string is a name, whatever signs it has."""
+        if not isinstance(image, str | os.PathLike):
+            return self._read(image, color_format, crop)
+        terms = crop_terms([parse_image(os.fspath(image))], crop)
+        return read_queries(self._index, [terms], self._open_model)[0]
 
     def _answer(
         self,

@@ -43,19 +43,21 @@ class ClassifiedImage:
 
     Attributes:
         row: where the image is.
-        label: the label with the highest cosine.
-        score: that cosine, from -1 to 1.
-        probability: the label's share of the softmax over all labels, from 0 to 1. It compares the
-            labels with each other; one of them is likely even where none fits.
+        label: the best label; None where a few-shot classifier is not sure enough.
+        score: its cosine, from -1 to 1; a few-shot classifier's logit.
+        probability: of the best label, from 0 to 1. Zero-shot, it compares the labels with each
+            other; one of them is likely even where none fits.
         fit: whether the label fits at all: "strong", "weak" or "none"; None where the classifier
             cannot tell.
+        labels: all labels that the image has; several from a classifier for several only.
     """
 
     row: Row
-    label: str
+    label: str | None
     score: float
     probability: float
     fit: Label | None
+    labels: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -225,12 +227,12 @@ class ClassifiedImages(ImageResults[ClassifiedImage]):
     @property
     def counts(self) -> Counter[str]:
         """How many images have each label."""
-        return Counter(one.label for one in self)
+        return Counter(label for one in self for label in one.labels)
 
     def _sheet_rows(self) -> list[SheetRow]:
         rows = []
         for label, count in self.counts.most_common():
-            best = sorted((one for one in self if one.label == label), key=lambda one: -one.score)
+            best = sorted((one for one in self if label in one.labels), key=lambda one: -one.score)
             hits = [
                 SheetHit(image_source_of(one.row), one.score, short_name_of(one.row))
                 for one in best

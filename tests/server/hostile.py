@@ -4,7 +4,7 @@ import json
 
 from server.serving import data_uri, image
 
-URI = data_uri(image(1))
+URI, OTHER = data_uri(image(1)), data_uri(image(2))
 
 BODIES = {
     "/v1/embed": {
@@ -37,6 +37,10 @@ BODIES = {
     "/v1/search#texts": {
         "terms": [{"text": "a"}], "text": "a", "text_weight": 0.3, "pairs": False, "sort": "score",
     },
+    "/v1/search#marks": {"like": [{"image": URI}], "unlike": [{"image": OTHER}], "k": 2},
+    "/v1/search#400 marks": {"like": [{"item": "x"}], "terms": [{"text": "a"}]},
+    "/v1/classify#400": {"images": [URI], "classifier": "x"},
+    "/v1/teach#400": {"examples": {"a": ["x"], "b": ["y"]}, "none": ["z"], "index": "a"},
     "/v1/search#400 photos": {
         "terms": [{"text": "a"}], "since": "2020", "until": "2021-02", "near": "48.1,11.5,5km",
         "camera": "x", "bursts": 2.0,

@@ -59,6 +59,7 @@ def test_every_route_that_takes_json_is_here(server):
     same = {path.replace("/clip/", "/perception_encoder/") for path in taking}
     others = {
         "/v1/items/download",  # is answered with a file
+        "/v1/teach",  # likewise
         "/v1/indexes/{name}/searches",  # wants a search that was saved
         "/v1/indexes/{name}/searches/save",
         "/v1/indexes/{name}/searches/remove",
@@ -140,11 +141,12 @@ def test_half_of_a_surrogate_pair_is_refused_and_its_field_named(server, path, b
 OPTIONS = {
     "/v1/embed": ["model", "images", "dimensions", "dtype", "encoding", "on_error"],
     "/v1/similarity": ["model"],
-    "/v1/classify": ["model", "templates"],
     "/v1/explain": ["model", "item", "index", "format"],
+    "/v1/classify": ["model", "templates", "classifier"],
     "/v1/search": [
         "index", "k", "offset", "filters", "threshold", "unique", "exact", "include_own", "text",
         "text_weight", "since", "until", "near", "camera", "sort", "pairs", "bursts",
+        "like", "unlike",
     ],
     "/v1/embeddings": [
         "model", "messages", "modality", "encoding_format", "dimensions", "user", "truncate",

@@ -1,14 +1,13 @@
-"""Classifiers that give an image the label with the nearest embedding.
+"""Classifiers of images: what they share, and zero-shot classification.
 
 Zero-shot: the embedding of a label is the normalized mean of its prompts' unit embeddings, that is
-of each of its names in each template, as in open_clip's `build_zero_shot_classifier`. Few-shot: it
-is the normalized mean of its examples' unit embeddings. In the bundled gallery (10 kinds of
-drawings, 1 to 6 examples of each) the latter is as accurate as logistic regression with its best
-penalty, and more accurate than ridge regression and the nearest example.
+of each of its names in each template, as in open_clip's `build_zero_shot_classifier`. An image gets
+the label with the nearest embedding. Classifiers that learn from examples are in `few_shot`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
@@ -24,8 +23,6 @@ from perception_encoder.vectors import cosine_similarity, normalize_rows
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.embedder.options import ImageBatch
-    from perception_encoder.preprocess import ImageInput
-
 
 PLACE: Final = "{}"
 """The placeholder of a name in a template."""
@@ -97,7 +94,7 @@ def _prompt(template: str, name: str) -> str:
 
 
 class LabelScore(NamedTuple):
-    """A label of an image: its cosine, and its share of the softmax over all labels."""
+    """A label of an image: its score and its probability, see `LabelScores`."""
 
     label: str
     score: float
@@ -108,23 +105,39 @@ class LabelScore(NamedTuple):
 class LabelScores:
     """The scores of L labels for N images.
 
-    A probability compares a label with the other labels. Where no label fits, one of them has a
-    high probability all the same.
+    Zero-shot, a probability compares a label with the other labels: where no label fits, one of
+    them has a high probability all the same. A few-shot classifier decides by itself which labels
+    an image has: see `applies`.
 
     Attributes:
         labels: L labels.
-        scores: (N, L) float32, cosines in [-1, 1].
-        probabilities: (N, L) float32, rows that sum to 1.
+        scores: (N, L) float32: cosines in [-1, 1]; logits of a few-shot classifier.
+        probabilities: (N, L) float32. Rows sum to 1; of a few-shot classifier to less if it knows
+            images without a label, and to anything if an image may have several.
+        applies: (N, L) bool: the labels that each image has; None where that is not decided.
     """
 
     labels: tuple[str, ...]
     scores: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    applies: NDArray[np.bool_] | None = None
 
     @property
     def order(self) -> NDArray[np.int64]:
         """(N, L) int64: the positions of the labels, best first."""
         return np.argsort(-self.scores, axis=1, kind="stable")
+
+    def given(self) -> list[tuple[str, ...]]:
+        """Return the labels that each image gets: the best one, unless a classifier decides.
+
+        Of several labels the likeliest is first.
+        """
+        if self.applies is None:
+            return [(first.label,) for (first,) in self.best()]
+        return [
+            tuple(self.labels[n] for n in order if has[n])
+            for order, has in zip(self.order.tolist(), self.applies.tolist(), strict=True)
+        ]
 
     def best(self, k: int = 1) -> list[list[LabelScore]]:
         """Return the k best labels of each image, best first."""
@@ -141,34 +154,21 @@ class LabelScores:
         ]
 
 
-class LabelClassifier:
-    """Gives images the labels whose embeddings are nearest.
+class ImageClassifier(ABC):
+    """Gives labels to embeddings, and to images if it has a model.
 
     Args:
         labels: L of them.
-        vectors: (L, E) float32, one embedding for each, of any length.
-        logit_scale: what a cosine is multiplied by before the softmax; the model knows it.
         model: embeds the images that `predict` is given.
-
-    Attributes:
-        labels: as given.
-        vectors: (L, E) float32 of unit length.
     """
 
-    def __init__(
-        self,
-        labels: Sequence[str],
-        vectors: Embeddings,
-        logit_scale: float,
-        model: EmbeddingModel | None = None,
-    ) -> None:
+    def __init__(self, labels: Sequence[str], model: EmbeddingModel | None = None) -> None:
         self.labels: Final = tuple(labels)
-        self.vectors: Final = normalize_rows(vectors)
-        self._logit_scale = logit_scale
         self._model = model
 
+    @abstractmethod
     def classify(self, vectors: Embeddings) -> LabelScores:
-        """Compare embeddings of images with the labels.
+        """Score the labels of embeddings.
 
         Args:
             vectors: (N, E) float, of any length.
@@ -176,14 +176,9 @@ class LabelClassifier:
         Raises:
             ValueError: embeddings of another E.
         """
-        scores = cosine_similarity(vectors, self.vectors)  # (N, L)
-        logits = self._logit_scale * scores
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-        return LabelScores(self.labels, scores, shares)
 
-    def predict(self, images: ImageBatch) -> list[str]:
-        """Return the best label of each image.
+    def predict(self, images: ImageBatch) -> Sequence[str | None]:
+        """Return the best label of each image; None if a few-shot classifier abstains.
 
         Args:
             images: as in `EmbeddingModel.embed_images`.
@@ -192,10 +187,10 @@ class LabelClassifier:
             ImageError: an image cannot be used.
             ValueError: the classifier was made without a model.
         """
-        return [best.label for (best,) in self._classify_images(images).best()]
+        return [given[0] if given else None for given in self._classify_images(images).given()]
 
     def predict_proba(self, images: ImageBatch) -> NDArray[np.float32]:
-        """Return (N, L) float32, the probabilities of the labels; rows sum to 1.
+        """Return (N, L) float32, the probabilities of the labels; see `LabelScores`.
 
         Raises:
             ImageError, ValueError: as `predict`.
@@ -209,6 +204,39 @@ class LabelClassifier:
                 "give embeddings to classify"
             )
         return self.classify(self._model.embed_images(images))
+
+
+class LabelClassifier(ImageClassifier):
+    """Gives images the labels whose embeddings are nearest.
+
+    Args:
+        labels: L of them.
+        vectors: (L, E) float32, one embedding for each, of any length.
+        logit_scale: what a cosine is multiplied by before the softmax; the model knows it.
+        model: embeds the images that `predict` is given.
+
+    Attributes:
+        vectors: (L, E) float32, of unit length.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        vectors: Embeddings,
+        logit_scale: float,
+        model: EmbeddingModel | None = None,
+    ) -> None:
+        super().__init__(labels, model)
+        self.vectors: Final = normalize_rows(vectors)
+        self._logit_scale = logit_scale
+
+    def classify(self, vectors: Embeddings) -> LabelScores:
+        """Compare embeddings of images with the labels, as `ImageClassifier.classify`."""
+        scores = cosine_similarity(vectors, self.vectors)  # (N, L)
+        logits = self._logit_scale * scores
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return LabelScores(self.labels, scores, shares)
 
 
 class ZeroShotClassifier(LabelClassifier):
@@ -260,60 +288,3 @@ class ZeroShotClassifier(LabelClassifier):
         """
         prompts = Prompts.of(labels, templates)
         return cls(prompts, model.embed_text(prompts.texts), model.logit_scale, model)
-
-
-class FewShotClassifier(LabelClassifier):
-    """Gives images the labels whose examples they resemble most.
-
-        examples = {"cat": ["tom.jpg", "felix.jpg"], "dog": ["rex.jpg"]}
-        classifier = FewShotClassifier.from_model(model, examples)
-        classifier.predict(["unknown.jpg"])  # ["cat"]
-
-    Args:
-        labels: N labels, one for each example.
-        embeddings: (N, E) float, the examples' embeddings, of any length.
-        logit_scale: as for `LabelClassifier`.
-        model: as for `LabelClassifier`.
-
-    Raises:
-        ValueError: no examples, or not as many labels as embeddings.
-    """
-
-    def __init__(
-        self,
-        labels: Sequence[str],
-        embeddings: Embeddings,
-        logit_scale: float,
-        model: EmbeddingModel | None = None,
-    ) -> None:
-        if not len(labels) or len(labels) != len(embeddings):
-            raise ValueError(
-                f"{len(labels)} labels and {len(embeddings)} embeddings: give at least one "
-                "example, and a label for each"
-            )
-        names = list(dict.fromkeys(labels))
-        numbers = np.array([names.index(label) for label in labels])
-        rows = normalize_rows(np.asarray(embeddings, np.float32))
-        means = np.stack([rows[numbers == number].mean(axis=0) for number in range(len(names))])
-        super().__init__(names, means, logit_scale, model)
-
-    @classmethod
-    def from_model(
-        cls, model: EmbeddingModel, examples: Mapping[str, Sequence[ImageInput]]
-    ) -> Self:
-        """Embed the examples.
-
-        Args:
-            model: embeds the examples and the images that are classified.
-            examples: the images of each label, as `EmbeddingModel.embed_images` takes them.
-
-        Raises:
-            ImageError: an example cannot be used.
-            ValueError: a label has no examples.
-        """
-        for label, images in examples.items():
-            if not len(images):
-                raise ValueError(f"the label {label!r} has no examples")
-        labels = [label for label, images in examples.items() for _ in images]
-        images = [image for images in examples.values() for image in images]
-        return cls(labels, model.embed_images(images), model.logit_scale, model)

@@ -8,11 +8,11 @@ A list is `cat,dog,red car`. A file has one label a line, or is JSON:
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from perception_encoder.errors import ImageError, SourceError
-from perception_encoder.index import MetadataValue
+from perception_encoder.index import MetadataValue, Row
 from perception_encoder.sources import Item
 from perception_encoder.sources.item import is_broken
 from perception_encoder.sources.patterns import suffix_of
@@ -142,11 +142,11 @@ def match_classes(classes: Sequence[str], given: Labels | None = None) -> tuple[
     return given, [number_of[name] for name in classes]
 
 
-def read_classes(items: Sequence[Item], column: str | None = None) -> dict[str, str]:
+def read_classes(items: Sequence[Item | Row], column: str | None = None) -> dict[str, str]:
     """Return the class of each image that has one, by the image's id.
 
     Args:
-        items: images of sources.
+        items: images of sources, or rows of an index.
         column: the metadata column of the class. None takes the column `label`, or else the name
             of the folder or of the archive's folder that holds the image, unless that folder has
             folders of images itself.
@@ -164,6 +164,34 @@ def read_classes(items: Sequence[Item], column: str | None = None) -> dict[str, 
         if name:
             classes[item.id] = name
     return classes
+
+
+def split_labels(text: str) -> tuple[str, ...]:
+    """Return the labels of one image: separated by commas, or by semicolons as keywords are."""
+    return tuple(dict.fromkeys(_names(text.replace(";", ","))))
+
+
+def read_label_sets(
+    items: Sequence[Item | Row],
+    column: str | None = None,
+    *,
+    none: Collection[str] = (),
+    is_multi_label: bool = False,
+) -> dict[str, tuple[str, ...]]:
+    """Return the labels of each image that has a class, by the image's id.
+
+    Args:
+        items: images of sources, or rows of an index.
+        column: as in `read_classes`.
+        none: classes that mean none of the labels.
+        is_multi_label: A class may be several labels, see `split_labels`.
+    """
+    classes = read_classes(items, column)
+    split = split_labels if is_multi_label else lambda name: (name,)
+    return {
+        key: tuple(label for label in split(name) if label not in none)
+        for key, name in classes.items()
+    }
 
 
 def read_class_names(items: Iterable[Item], column: str | None = None) -> list[str]:
@@ -229,7 +257,7 @@ def find_caption_columns(items: Iterable[Item], wanted: Sequence[str]) -> Sequen
     return columns
 
 
-def _folder_of(item: Item) -> str:
+def _folder_of(item: Item | Row) -> str:
     """Return the path of an image's folder, inside its archive if it is in one; "" for none."""
     if item.member is None:
         return os.path.dirname(item.uri)

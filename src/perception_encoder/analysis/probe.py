@@ -34,10 +34,10 @@ NUM_FOLDS: Final = 5
 COPY: Final = 0.98
 """The cosine from which on two examples are copies: that of near-duplicates in `pe duplicates`."""
 
-PROMPT_WEIGHT: Final = 1.0
+PROMPT_WEIGHT: Final = 2.0
 """Examples that the text of a label counts as."""
 
-_PENALTY: Final = 10.0  # C of scikit-learn, for embeddings of mean square 1 around their mean
+_PENALTY: Final = 3.0  # C of scikit-learn, for embeddings of mean square 1 around their mean
 _MAX_ROUNDS: Final = 300
 _MEANS_SCALE: Final = 20.0  # of cosines with means, before the temperature is known
 _BLOCK: Final = 2048  # examples; a block of products takes 16 MB
@@ -210,7 +210,7 @@ def find_copies(embeddings: Embeddings, contents: Sequence[str | None] | None = 
             for one, two in near[near[:, 0] + start > near[:, 1] + other].tolist():
                 join(start + one, other + two)
     known: dict[str, int] = {}
-    for number, content in enumerate(contents or ()):
+    for number, content in enumerate(() if contents is None else contents):
         if content is not None:
             join(known.setdefault(content, number), number)
     return np.array([find(number) for number in range(len(rows))], np.int64)
@@ -228,7 +228,7 @@ def fit_probe(
     Args:
         embeddings: (N, E) float of any length.
         targets: (N, L). Without `is_multi_label` each example has one label.
-        prompts: (L, E), one text embedding for each label; None learns from images alone.
+        prompts: (P, E), the text embeddings of the first P labels; None learns from images alone.
         is_multi_label: Each label is a question of its own; an example may have none.
 
     Raises:
@@ -262,7 +262,7 @@ def _with_prompts(
     weights[len(rows) :] = PROMPT_WEIGHT
     return (
         np.concatenate([rows, moved]),
-        np.concatenate([targets, np.eye(len(texts), dtype=np.bool_)]),
+        np.concatenate([targets, np.eye(len(texts), targets.shape[1], dtype=np.bool_)]),
         weights,
     )
 

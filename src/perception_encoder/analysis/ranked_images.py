@@ -7,7 +7,7 @@ zeros, damaged files) would falsify all results, so they are found and set apart
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
@@ -112,13 +112,21 @@ class ReadBlock(NamedTuple):
     damaged: list[Row]
 
 
-def read_blocks(index: Index, where: str | None = None) -> Iterator[ReadBlock]:
+def read_blocks(
+    index: Index, where: str | None = None, *, more: Sequence[str] = ()
+) -> Iterator[ReadBlock]:
     """Yield the rows and embeddings of an index block by block.
+
+    Args:
+        index: the index.
+        where: an SQL condition; other rows are left out.
+        more: columns to read besides names, as far as the index has them.
 
     Raises:
         QueryError: the condition is wrong.
     """
-    columns = [name for name in ("uri", "member", "offset") if name in index.schema.names]
+    wanted = dict.fromkeys(("uri", "member", "offset", *more))
+    columns = [name for name in wanted if name in index.schema.names]
     for batch in index.scan([*columns, VECTOR], where=where):
         rows, vectors = list(rows_of(batch)), vectors_of(batch)
         is_bad = is_damaged(vectors)

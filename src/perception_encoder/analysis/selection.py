@@ -44,7 +44,7 @@ from perception_encoder.types import Embeddings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perception_encoder.analysis.classifiers import LabelClassifier
+    from perception_encoder.analysis.classifiers import ImageClassifier
 
 SelectBy: TypeAlias = Literal["diverse", "representative", "uncertain"]
 """How images are chosen."""
@@ -145,7 +145,7 @@ def select_images(
     index: Index,
     options: SelectOptions,
     *,
-    classifier: LabelClassifier | None = None,
+    classifier: ImageClassifier | None = None,
     where: str | None = None,
     report: ReportStep = report_nothing,
 ) -> Selection:
@@ -225,7 +225,7 @@ class _Chooser:
             scores.append(found)
         return np.concatenate(chosen), np.concatenate(scores), len(numbers)
 
-    def uncertain(self, classifier: LabelClassifier | None) -> _Chosen:
+    def uncertain(self, classifier: ImageClassifier | None) -> _Chosen:
         """Choose images whose label is uncertain."""
         if classifier is None:
             predict, numbers = self._train()
@@ -308,7 +308,7 @@ _NO_LABELS: Final = (
 )
 
 
-def _predict_with(classifier: LabelClassifier) -> _Predict:
+def _predict_with(classifier: ImageClassifier) -> _Predict:
     if len(classifier.labels) < _FEWEST:
         raise QueryError("uncertain images need at least two labels")
     return lambda _, block: classifier.classify(block).probabilities

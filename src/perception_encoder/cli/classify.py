@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -39,9 +39,11 @@ from perception_encoder.cli.options import (
     with_flags,
 )
 from perception_encoder.cli.output import check_sheet, say
+from perception_encoder.cli.teach import read_named
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.classifiers import ZeroShotClassifier
+    from perception_encoder.analysis.classifiers import ImageClassifier
+    from perception_encoder.analysis.few_shot import FewShotClassifier
     from perception_encoder.analysis.labels import Labels
     from perception_encoder.index import Index, Outcome, Row
     from perception_encoder.indexing import Progress
@@ -65,11 +67,23 @@ def classify(  # noqa: PLR0913  one parameter for each option
     labels: LabelsOption = None,
     labels_file: LabelsFileOption = None,
     template: TemplateOption = None,
+    classifier_name: Annotated[
+        str | None,
+        typer.Option(
+            "--classifier", help="Classifier from `pe teach`, by name or path, in place of labels."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of labels for each image.")] = 1,
     min_probability: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Give no label to images whose best label has less."),
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Give no label to images whose best label has less.  [default: 0, or the "
+            "classifier's cutoff]",
+            show_default=False,
+        ),
+    ] = None,
     min_fit: Annotated[
         Literal["strong", "weak", "none"] | None,
         typer.Option(
@@ -123,7 +137,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
     preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
-    """Assign labels to images by zero-shot classification, without training.
+    """Assign labels to images: by texts, without training, or by a classifier from `pe teach`.
 
     Without sources, the embeddings of an index are classified, and no image is read. A source like
     dog.jpg#xywh=10,20,200,150 is a part of an image.
@@ -137,6 +151,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         pe classify ~/Pictures --labels cat
         pe classify ~/Pictures --labels "cat,dog,red car"
         pe classify --index images.lance --labels cat,dog --where "width > 800" --sheet labels.png
+        pe classify inbox --classifier pets
         pe classify . --labels-file pets.txt --only cat --paths -0 | xargs -0 cp -t cats
         pe classify inbox -l "cat,dog" --min-probability 0.8 --move-to sorted --dry-run
     """
@@ -151,7 +166,16 @@ def classify(  # noqa: PLR0913  one parameter for each option
         raise typer.BadParameter("--exclude, --column and -0 need sources")
     check_sheet(sheet)
     check_moving(move_to, dry_run=dry_run, yes=yes)
-    named = _read_labels(labels, labels_file, only or ())
+    taught = None
+    if classifier_name is not None:
+        if (labels, labels_file, template, min_fit) != (None, None, None, None):
+            raise typer.BadParameter(
+                "--classifier has labels of its own: leave out --labels, --labels-file, --template "
+                "and --min-fit"
+            )
+        taught = _read_taught(classifier_name, moves=move_to is not None)
+    named = _read_labels(labels, labels_file) if taught is None else {}
+    _check_only(only or (), named if taught is None else taught.labels)
     templates = check_templates(template)
     from perception_encoder.analysis.classifiers import ZeroShotClassifier
     from perception_encoder.backends import ComputeOptions
@@ -190,10 +214,18 @@ def classify(  # noqa: PLR0913  one parameter for each option
         warn_of_photo_index(index)
         loaded = open_index_model(index, model, ComputeOptions(device=device))
         blocks = _read_index(index, rows.condition(index))
-    classifier = ZeroShotClassifier.from_model(loaded, named, templates)
+    classifier: ImageClassifier
+    prompts = None
+    if taught is None:
+        classifier = ZeroShotClassifier.from_model(loaded, named, templates)
+        with show_steps("embedding prompts to compare labels with"):
+            prompts = load_prompts(loaded, index)
+    else:
+        taught.check(loaded.identity)
+        classifier = taught if min_probability is None else taught.with_cutoff(min_probability)
     wanted = ClassifyOutput(
         k=k,
-        min_probability=min_probability,
+        min_probability=min_probability or 0.0,
         min_fit=min_fit or ("weak" if len(named) == 1 else "none"),
         only=frozenset(only or ()),
         as_json=as_json,
@@ -203,8 +235,6 @@ def classify(  # noqa: PLR0913  one parameter for each option
         move_to=move_to,
         dry_run=dry_run,
     )
-    with show_steps("embedding prompts to compare labels with"):
-        prompts = load_prompts(loaded, index)
     results = Results(classifier.labels, wanted, prompts)
     _classify(blocks, classifier, results, progress)
     for note in collect_notes(opened):
@@ -213,17 +243,29 @@ def classify(  # noqa: PLR0913  one parameter for each option
         raise typer.Exit(1)
 
 
-def _read_labels(labels: str | None, file: Path | None, only: Sequence[str]) -> Labels:
-    """Read the labels; check that those of --only are among them."""
+def _read_labels(labels: str | None, file: Path | None) -> Labels:
     named = read_labels(labels, file)
     if named is None:
-        raise typer.BadParameter("name the labels to choose from: --labels cat,dog")
+        raise typer.BadParameter(
+            "name the labels to choose from: --labels cat,dog; or a --classifier"
+        )
     if NO_LABEL in named:
         raise typer.BadParameter(f"the label {NO_LABEL!r} means no label; give it another name")
-    for label in only:
-        if label not in (*named, NO_LABEL):
-            raise typer.BadParameter(f"--only {label}: it is not among the labels")
     return named
+
+
+def _read_taught(name: str, *, moves: bool) -> FewShotClassifier:
+    taught = read_named(name)
+    if moves and taught.is_multi_label:
+        raise typer.BadParameter("--move-to needs one label for each image; these have several")
+    return taught
+
+
+def _check_only(only: Sequence[str], labels: Iterable[str] | None) -> None:
+    """Check that the labels of --only are among them."""
+    for label in only:
+        if label not in (*(labels or ()), NO_LABEL):
+            raise typer.BadParameter(f"--only {label}: it is not among the labels")
 
 
 def _read_index(index: Index, where: str | None) -> Iterator[EmbeddedImages]:
@@ -246,7 +288,7 @@ def _to_outcome(row: Row) -> Outcome:
 
 def _classify(
     blocks: Iterator[EmbeddedImages],
-    classifier: ZeroShotClassifier,
+    classifier: ImageClassifier,
     results: Results,
     progress: Progress | None,
 ) -> None:

@@ -66,7 +66,7 @@ class _SheetCandidate(NamedTuple):
     row: Row
 
 
-_Best: TypeAlias = "Sequence[tuple[LabelScore, Label]]"
+_Best: TypeAlias = "Sequence[tuple[LabelScore, Label | None]]"
 
 
 class Results:
@@ -75,19 +75,23 @@ class Results:
     Args:
         labels: all of them.
         wanted: which results to write.
-        prompts: (P, E) unrelated prompts that tell how well a label fits.
+        prompts: (P, E) unrelated prompts that tell how well a label fits; None for labels that were
+            learned from examples.
     """
 
-    def __init__(self, labels: Sequence[str], wanted: ClassifyOutput, prompts: Embeddings) -> None:
+    def __init__(
+        self, labels: Sequence[str], wanted: ClassifyOutput, prompts: Embeddings | None
+    ) -> None:
         self._wanted = wanted
         self._prompts = prompts
-        self._is_single = len(labels) == 1
+        self._is_single = len(labels) == 1 and prompts is not None
         self._width = max(len("label"), *map(len, labels))
         self._counts = Counter[str](dict.fromkeys(labels, 0))
         self._fits: dict[str, Counter[str]] = defaultdict(Counter)
         self._candidates: dict[str, list[_SheetCandidate]] = defaultdict(list)
         self._to_move: list[tuple[Row, LabelScore]] = []
         self._has_header = False
+        self._num_images = 0
         self.num_failed = 0
 
     def add(self, rows: Sequence[Row], vectors: Embeddings, found: LabelScores) -> None:
@@ -97,20 +101,31 @@ class Results:
         from perception_encoder.search.calibration import fit_labels
 
         labels = found.best(self._wanted.k)
-        scores = np.array([[one.score for one in best] for best in labels], np.float32)
-        fits = fit_labels(scores.reshape(len(rows), -1), vectors, self._prompts)
-        for row, best, fit in zip(rows, labels, fits, strict=True):
-            label = best[0].label if self._is_sure(best[0], fit[0]) else NO_LABEL
+        fits: Sequence[Sequence[Label | None]] = [[None] * len(best) for best in labels]
+        if self._prompts is not None:
+            scores = np.array([[one.score for one in best] for best in labels], np.float32)
+            fits = fit_labels(scores.reshape(len(rows), -1), vectors, self._prompts)
+        for row, best, fit, given in zip(rows, labels, fits, found.given(), strict=True):
+            is_sure = found.applies is not None or self._is_sure(best[0], fit[0])
+            named = given if is_sure and given else (NO_LABEL,)
+            self._add(row, list(zip(best, fit, strict=True)), named)
+
+    def _add(self, row: Row, best: _Best, given: Sequence[str]) -> None:
+        """Count and write the labels of an image."""
+        first, fit = best[0]
+        self._num_images += 1
+        for label in given:
             if self._wanted.sheet is not None:
-                self._keep(label, best[0].score, row)
+                self._keep(label, first.score, row)
             self._counts[label] += 1
-            self._fits[label][fit[0]] += 1
-            if not self._is_wanted(label):
-                continue
-            if self._wanted.move_to is None:
-                self._write(row, list(zip(best, fit, strict=True)), label)
-            elif label != NO_LABEL:
-                self._to_move.append((row, best[0]))  # later: sources may still be listing
+            if fit is not None:
+                self._fits[label][fit] += 1
+        if not any(map(self._is_wanted, given)):
+            return
+        if self._wanted.move_to is None:
+            self._write(row, best, given)
+        elif given != (NO_LABEL,):
+            self._to_move.append((row, first))  # later: sources may still be listing
 
     def add_failed(self, failures: Sequence[Outcome], tell: Callable[[str], None]) -> None:
         """Report images that could not be read; `tell` writes a line to stderr."""
@@ -139,7 +154,7 @@ class Results:
         unsure = self._counts[NO_LABEL]
         rest = f"; {unsure:,} without a label" if unsure else ""
         rest += f"; {self.num_failed:,} failed" if self.num_failed else ""
-        say(f"{format_images(self._counts.total())}: {', '.join(listed)}{rest}")
+        say(f"{format_images(self._num_images)}: {', '.join(listed)}{rest}")
 
     def _list_fits(self, label: str) -> str:
         fits = self._fits[label]
@@ -148,8 +163,8 @@ class Results:
             named.append(f"{fits['none']:,} unlikely")
         return f" ({', '.join(named)})" if named else ""
 
-    def _is_sure(self, best: LabelScore, fit: Label) -> bool:
-        is_fit = FITS.index(fit) <= FITS.index(self._wanted.min_fit)
+    def _is_sure(self, best: LabelScore, fit: Label | None) -> bool:
+        is_fit = fit is None or FITS.index(fit) <= FITS.index(self._wanted.min_fit)
         return is_fit and best.probability >= self._wanted.min_probability
 
     def _is_wanted(self, label: str) -> bool:
@@ -157,20 +172,26 @@ class Results:
             return label in self._wanted.only
         return label != NO_LABEL or not self._wanted.paths
 
-    def _write(self, row: Row, best: _Best, label: str) -> None:
+    def _write(self, row: Row, best: _Best, given: Sequence[str]) -> None:
         if self._wanted.paths:
             write_path(row.name, null=self._wanted.null)
-        elif self._wanted.as_json:
-            write_json(_record(row, best, label))
-        else:
-            if not self._has_header:
-                self._has_header = True
-                measure = "cosine" if self._is_single else "probability"
-                write_line(f"{measure}  fit     {'label'.ljust(self._width)}  image")
-            for one, fit in best if label != NO_LABEL else best[:1]:
-                number = f"{one.score:6.3f}" if self._is_single else f"{one.probability:11.3f}"
-                name = (one.label if label != NO_LABEL else NO_LABEL).ljust(self._width)
-                write_line(f"{number}  {fit if fit != 'none' else '-':6}  {name}  {row.name}")
+            return
+        if self._wanted.as_json:
+            write_json(_record(row, best, given))
+            return
+        if not self._has_header:
+            self._has_header = True
+            measure = "cosine" if self._is_single else "probability"
+            column = "" if self._prompts is None else "fit     "
+            write_line(f"{measure}  {column}{'label'.ljust(self._width)}  image")
+        if given == (NO_LABEL,):
+            best = [(best[0][0]._replace(label=NO_LABEL), best[0][1])]
+        elif self._prompts is None and self._wanted.k == 1 and len(given) > 1:
+            best = [(best[0][0]._replace(label=", ".join(given)), None)]
+        for one, fit in best:
+            number = f"{one.score:6.3f}" if self._is_single else f"{one.probability:11.3f}"
+            shown = "" if fit is None else f"{fit if fit != 'none' else '-':6}  "
+            write_line(f"{number}  {shown}{one.label.ljust(self._width)}  {row.name}")
 
     def _move(self, folder: Path) -> None:
         from perception_encoder.analysis.file_moves import MANIFEST, sort_files
@@ -195,7 +216,7 @@ class Results:
     def _keep(self, label: str, score: float, row: Row) -> None:
         """Keep the images nearest to a label."""
         heap = self._candidates[label]
-        heapq.heappush(heap, _SheetCandidate(score, -self._counts.total(), row))
+        heapq.heappush(heap, _SheetCandidate(score, -self._num_images, row))
         if len(heap) > _SHEET_IMAGES:
             heapq.heappop(heap)
 
@@ -220,17 +241,19 @@ class Results:
         draw_sheet(path, rows, f"the nearest images of {len(rows)} of {len(labels)} labels")
 
 
-def _record(row: Row, best: _Best, label: str) -> dict[str, Any]:
+def _record(row: Row, best: _Best, given: Sequence[str]) -> dict[str, Any]:
+    labels = [label for label in given if label != NO_LABEL]
     return {
         "uri": row.uri,
         "member": row.member,
-        "label": None if label == NO_LABEL else label,
+        "label": labels[0] if labels else None,
+        **({"applies": labels} if best[0][1] is None else {}),
         "labels": [
             {
                 "label": one.label,
                 "score": round(one.score, 6),
                 "probability": round(one.probability, 6),
-                "fit": fit,
+                **({} if fit is None else {"fit": fit}),
             }
             for one, fit in best
         ],

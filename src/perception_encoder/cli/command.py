@@ -29,6 +29,7 @@ _BARE_VALUES: Final = {
     "--fold-bursts": "--fold-bursts=2",
     "--preview": "--preview=auto",
 }
+_SEVERAL_VALUES: Final = ("--like", "--unlike")
 # The base class of typer.BadParameter, which typer does not export.
 _UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 # Our messages list things on indented lines; any other line break is part of a name.
@@ -74,15 +75,30 @@ class Command(TyperCommand):
 class BareOptions(Command):
     """A command with options that work without a value, or with one after `=`: `_BARE_VALUES`.
 
-    The next argument is never taken as their value, since it may be a query.
+    The next argument is never taken as their value, since it may be a query. The options of
+    `_SEVERAL_VALUES` take all arguments up to the next option.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Fill in the default values, then parse."""
         end = args.index("--") if "--" in args else len(args)
-        args = [_BARE_VALUES.get(word, word) for word in args[:end]] + args[end:]
+        words = [_BARE_VALUES.get(word, word) for word in args[:end]]
+        args = [*_repeat_options(words), *args[end:]]
         rest: list[str] = super().parse_args(ctx, args)
         return rest
+
+
+def _repeat_options(words: list[str]) -> Iterator[str]:
+    """Yield words with an option before each of its values: `--like a b` is `--like a --like b`."""
+    option, is_first = "", True
+    for word in words:
+        if word.startswith("-") and word != "-":
+            option, is_first = word if word in _SEVERAL_VALUES else "", True
+        elif option:
+            if not is_first:
+                yield option
+            is_first = False
+        yield word
 
 
 class CommandGroup(TyperGroup):

@@ -35,6 +35,7 @@ from perception_encoder.cli import (
     searches,
     select,
     serve,
+    teach,
 )
 from perception_encoder.cli.command import (
     BareOptions,
@@ -69,6 +70,7 @@ _COMMANDS: Final[dict[str, tuple[Callable[..., None] | typer.Typer, ...]]] = {
         select.select,
         map.map,
         classify.classify,
+        teach.teach,
     ),
     "Manage indexes": (indexes.app, index.errors, optimize.optimize),
     "Embeddings and models": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
@@ -47,6 +47,26 @@ class ParsedQuery(NamedTuple):
     place: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class MarkFlags:
+    """The images that hits should be like, and not be like."""
+
+    like: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE…",
+            help="Images that hits should be like, files or @ITEMs; several may follow.",
+        ),
+    ] = None
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE…", help="Images that hits should not be like, likewise."),
+    ] = None
+
+    def __bool__(self) -> bool:
+        return bool(self.like or self.unlike)
+
+
 @with_flags
 def search(
     query: Annotated[
@@ -63,6 +83,7 @@ def search(
         ),
     ] = None,
     *,
+    marks: MarkFlags,
     texts: TextFlags,
     rows: RowFlags,
     flags: SearchFlags,
@@ -89,24 +110,29 @@ def search(
         pe search --text invoice
         pe search "a dog" --text rex
         pe search "a cat" --threshold strong -k 100 --save cats
+        pe search "red heart" --like @heart.webp @ruby.webp --unlike @tomato.webp
         pe search --queries queries.txt --json
     """
     from perception_encoder.search.grammar import parse_query
 
-    if queries is None and query is None and texts.text is None:
-        raise typer.BadParameter("give a query, a --text, or a file of queries with --queries")
+    if queries is None and query is None and texts.text is None and not marks:
+        raise typer.BadParameter(
+            "give a query, a --text, or a file of queries with --queries; or images to be --like"
+        )
     if queries is not None and query is not None:
         raise typer.BadParameter("--queries goes with no other query; a --text may be beside it")
     if save is not None:
         if queries is not None:
             raise typer.BadParameter("--save keeps one query, not a file of --queries")
+        if marks:
+            raise typer.BadParameter("--save keeps no marks: leave out --like and --unlike")
         _save(save, query, texts, rows, flags)
     elif queries is None:
         parsed = [] if query is None else [ParsedQuery(_check_terms(parse_query(query)))]
-        _answer(parsed, texts, rows, flags)
+        _answer(parsed, texts, rows, flags, marks=marks)
     else:
         parsed, num_failed = _parse_lines(read_list(queries), str(queries))
-        num_failed += _answer(parsed, texts, rows, flags) if parsed else 0
+        num_failed += _answer(parsed, texts, rows, flags, marks=marks) if parsed else 0
         if num_failed:
             say(f"pe: {'1 query' if num_failed == 1 else f'{num_failed} queries'} not answered")
             raise typer.Exit(1)
@@ -146,9 +172,12 @@ def _answer(
     rows: RowFlags,
     flags: SearchFlags,
     *,
+    marks: MarkFlags = MarkFlags(),
     leave_out_own: bool = False,
 ) -> int:
     """Answer queries, each fused with the text if there is one; none is the text alone.
+
+    Marks refine each query; without queries they are one.
 
     Returns:
         How many could not be answered.
@@ -156,6 +185,8 @@ def _answer(
     from perception_encoder.index import Index
     from perception_encoder.index.full_text import TextQuery
     from perception_encoder.search import fusion
+    from perception_encoder.search.feedback import refine_query
+    from perception_encoder.search.queries import read_queries
     from perception_encoder.search.ranking import search_index
 
     check_sheet(flags.sheet)
@@ -163,16 +194,29 @@ def _answer(
     text = None if texts.text is None else TextQuery.parse(texts.text)
     index = Index.open(find_index(flags.index_path))
     options = _fit_to_index(options, rows, index)
-    if not queries:
+    like, unlike = _parse_marks("--like", marks.like), _parse_marks("--unlike", marks.unlike)
+    if not queries and not marks:
         hits = fusion.search(index, None, options, text=text)
         write_answers([Answer(None, hits, text=texts.text)], flags)
         return 0
     warn_of_photo_index(index)
 
     open_model = model_opener(index, flags)
-    answered, embedded = _embed(index, queries, open_model)
-    if not embedded:
+    answered, embedded = _embed(index, queries, open_model) if queries else ([], [])
+    if queries and not embedded:
         return len(queries)
+    if marks:
+        read = read_queries(
+            index,
+            [[term] for term in (*like, *unlike)],
+            open_model,
+            read_stdin=sys.stdin.buffer.read,
+        )
+        liked, unliked = read[: len(like)], read[len(like) :]
+        given: Sequence[Query | None] = embedded or [None]
+        embedded = [refine_query(query, liked, unliked) for query in given]
+        answered = answered or [ParsedQuery(())]
+        leave_out_own = True
     calibration = find_calibration(index, embedded, open_model, flags, flags.threshold)
     if text is None:  # all queries are searched for together
         found = search_index(
@@ -198,7 +242,18 @@ def _answer(
         ],
         flags,
     )
-    return len(queries) - len(answered)
+    return max(0, len(queries) - len(answered))
+
+
+def _parse_marks(option: str, names: Sequence[str] | None) -> Sequence[QueryTerm]:
+    from perception_encoder.search.grammar import parse_image
+
+    try:
+        return _check_terms([parse_image(name) for name in names or ()])
+    except QueryError as err:
+        raise typer.BadParameter(
+            f"{option}: {err} (a text comes before {option}, or after the next option)"
+        ) from err
 
 
 def _save(

@@ -26,7 +26,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import check_sheet, format_images, say, write_json, write_path
 
 if TYPE_CHECKING:
-    from perception_encoder.analysis.classifiers import LabelClassifier
+    from perception_encoder.analysis.classifiers import ImageClassifier
     from perception_encoder.analysis.selection import Selection
     from perception_encoder.index import Index
 
@@ -109,7 +109,7 @@ def select(  # noqa: PLR0913  one parameter for each option
 def _classifier(
     index: Index, labels: dict[str, tuple[str, ...]], templates: list[str], model: str | None,
     device: str,
-) -> LabelClassifier:  # fmt: skip
+) -> ImageClassifier:  # fmt: skip
     from perception_encoder.analysis.classifiers import ZeroShotClassifier
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.search.query_model import open_index_model

@@ -21,6 +21,7 @@ from perception_encoder.cli.options import (
     warn_of_photo_index,
 )
 from perception_encoder.cli.output import say, write_line
+from perception_encoder.cli.teach import find_file
 
 _MIB: Final = 2**20
 _ACCESS: Final = "Access"
@@ -58,6 +59,13 @@ def serve(  # noqa: PLR0913  one parameter for each option
             envvar="PE_INDEX",
             help="Index to search; repeat it for several.  [default: the one in your data folder]",
             show_default=False,
+        ),
+    ] = None,
+    classifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PE_CLASSIFIER",
+            help="Classifier of `pe teach`, by name or path; repeat it for several.",
         ),
     ] = None,
     host: Annotated[
@@ -197,6 +205,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
     Examples:
         pe serve --open
         pe serve --index images.lance
+        pe serve --classifier pets
         pe serve --model PE-Core-B16-224 --model pe-nano --unload-after 600
         pe serve --alias PE-Core-L14-336=pe-nano
         pe serve --new-key
@@ -254,6 +263,7 @@ def serve(  # noqa: PLR0913  one parameter for each option
                 max_connections=max_connections,
             ),
             indexes=_choose_indexes(index),
+            classifiers=tuple(str(find_file(name)) for name in classifier or ()),
             cache_folder=thumbnails or settings.cache_folder() / "thumbnails",
             serve_page=page,
         ),

@@ -22,6 +22,7 @@ from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.openapi import describe
 from perception_encoder.server.core.analyses import IndexJobs
 from perception_encoder.server.core.batcher import BatchLimits
+from perception_encoder.server.core.classifiers import ServedClassifiers
 from perception_encoder.server.core.facets import Summaries
 from perception_encoder.server.core.fetch import UrlFetcher
 from perception_encoder.server.core.images import ImageLoader, Thumbnails
@@ -71,6 +72,7 @@ def create_app(
         on_model_closed: called after a model was closed.
 
     Raises:
+        ClassifierError: a classifier cannot be read.
         IndexNotFoundError, IndexStorageError: an index cannot be opened.
         ValueError: no model at all, an alias of none, or an origin that is none.
     """
@@ -127,8 +129,13 @@ def _refuse(apis: Sequence[ApiRoutes], scope: Scope, refusal: ApiError) -> Respo
 def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingModel]) -> Services:
     metrics = Metrics()
     indexes = ServedIndexes(settings.indexes)
+    classifiers = ServedClassifiers(settings.classifiers)
     served_models = ServedModels(
-        [*settings.models.names, *(served.identity.model_id for served in indexes)],
+        [
+            *settings.models.names,
+            *(served.identity.model_id for served in indexes),
+            *(one.identity.model_id for _, one in classifiers),
+        ],
         open_model,
         limits=BatchLimits(
             max_batch=settings.queue.max_batch,
@@ -156,6 +163,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         images=ImageLoader(_fetcher(settings.images), max_bytes=settings.images.max_bytes),
         indexes=indexes,
         queries=Queries(served_models, pools.searches),
+        classifiers=classifiers,
         thumbnails=thumbnails,
         jobs=IndexJobs(pools.searches),
         summaries=Summaries(pools.searches, pools.scans),

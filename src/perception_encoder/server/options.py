@@ -116,6 +116,7 @@ class ServerSettings:
 
     Attributes:
         indexes: indexes to search: folders, or URIs such as `s3://…`.
+        classifiers: files of `pe teach` that requests may name.
         cache_folder: where thumbnails are stored; None stores none.
         serve_page: serve the page at `/`.
     """
@@ -125,5 +126,6 @@ class ServerSettings:
     images: ImageSettings = field(default_factory=ImageSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     indexes: tuple[str, ...] = ()
+    classifiers: tuple[str, ...] = ()
     cache_folder: Path | None = None
     serve_page: bool = True

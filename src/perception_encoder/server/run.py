@@ -40,6 +40,7 @@ def run_server(
         announce: called with the line that says where the server listens.
 
     Raises:
+        ClassifierError: a classifier cannot be read.
         IndexNotFoundError, IndexStorageError: an index cannot be opened.
         OSError: the address cannot be listened on.
     """

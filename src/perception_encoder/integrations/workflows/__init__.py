@@ -18,9 +18,10 @@ def load_blocks() -> list[type[Any]]:
         SearchBlock,
         ZeroShotBlock,
     )
+    from perception_encoder.integrations.workflows.few_shot import FewShotBlock
     from perception_encoder.integrations.workflows.index_add import IndexAddBlock
 
-    return [EmbeddingBlock, ZeroShotBlock, SearchBlock, IndexAddBlock]
+    return [EmbeddingBlock, ZeroShotBlock, FewShotBlock, SearchBlock, IndexAddBlock]
 
 
 # What blocks are given where the host says nothing of it. A host gives its own as the init

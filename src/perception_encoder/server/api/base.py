@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 from perception_encoder.errors import ImageError
 from perception_encoder.server.core.analyses import IndexJobs
+from perception_encoder.server.core.classifiers import ServedClassifiers
 from perception_encoder.server.core.facets import Summaries
 from perception_encoder.server.core.images import (
     ImageLoader,
@@ -67,6 +68,7 @@ class Services:
         images: loads the images that requests name.
         indexes: the indexes.
         queries: turns terms into a query's vector, and calibrates scores.
+        classifiers: learned from examples, before the server was started.
         thumbnails: small copies of indexes' images, kept on disk.
         jobs: analyses of indexes in the background, shared by requests.
         summaries: facets and folders of the indexes, shared by requests.
@@ -80,6 +82,7 @@ class Services:
     images: ImageLoader
     indexes: ServedIndexes
     queries: Queries
+    classifiers: ServedClassifiers
     thumbnails: Thumbnails
     jobs: IndexJobs
     summaries: Summaries

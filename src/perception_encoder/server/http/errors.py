@@ -82,6 +82,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (errors.ImageError, 400, "invalid_image"),
     (errors.TextTooLargeError, 400, "text_too_large"),
     (errors.QueryError, 400, "invalid_query"),
+    (errors.ClassifierError, 400, "invalid_classifier"),
     (errors.UnsupportedOperationError, 400, "unsupported_by_model"),
     (errors.TokenizerNotFoundError, 503, "model_unavailable"),
     (errors.UnknownModelError, 404, "unknown_model"),

@@ -2,8 +2,9 @@
 
 import { get, post } from "./api.js";
 import { finished } from "./jobs.js";
+import { markFields } from "./marks.js";
 import { resultsBody } from "./query.js";
-import { hasOwnQuery, isListing, SORTS, writtenFilters } from "./state.js";
+import { hasMarks, hasOwnQuery, isListing, SORTS, writtenFilters } from "./state.js";
 
 const FIRST = 60; // a screen or two
 const FURTHER = 300;
@@ -75,7 +76,8 @@ export class Results {
     const reply = await this.#ask(body, { k: this.#pageSize(), offset: this.#offset });
     if (isFirst) {
       const { vector, cutoffs, score } = reply.query;
-      this.#embedded = vector === null ? [] : [{ vector }];
+      // With marks every page is asked for in full, so that marked images are no later hits.
+      if (!hasMarks(this.state)) this.#embedded = vector === null ? [] : [{ vector }];
       this.cutoffs = cutoffs;
       this.scoring = score;
     }
@@ -95,7 +97,7 @@ export class Results {
       const path = `v1/indexes/${encodeURIComponent(index.name)}/searches`;
       return post(path, { name: state.saved, ...page }, { signal });
     }
-    return post("v1/search", { index: index.name, ...body, ...page }, { signal });
+    return post("v1/search", { index: index.name, ...body, ...markFields(state), ...page }, { signal });
   }
 
   /** Pages grow, so that a far jump takes few requests. */

@@ -6,7 +6,7 @@ import { describeFilters } from "./filters.js";
 import { time } from "./format.js";
 import { resultsBody } from "./query.js";
 import { linkTo } from "./router.js";
-import { EMPTY, hasOwnQuery, parse, write } from "./state.js";
+import { EMPTY, hasMarks, hasOwnQuery, parse, write } from "./state.js";
 
 const OPTIONS = { since: "since", until: "until", near: "near", camera: "with", where: "where" };
 const MOST_NAME = 64;
@@ -90,7 +90,7 @@ export function startSavedSearches(go) {
 
   /** Shows what can be saved now, and which search is shown. */
   function follow() {
-    const canSave = hasOwnQuery(shown) && !shown.image;
+    const canSave = hasOwnQuery(shown) && !shown.image && !hasMarks(shown);
     form.hidden = !canSave || Boolean(shown.saved);
     list.hidden = !searches.length;
     toggle.hidden = !searches.length && !canSave;

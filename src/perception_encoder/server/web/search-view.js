@@ -10,6 +10,7 @@ import { nameOf } from "./items.js";
 import { failureMessage, message, noIndex } from "./messages.js";
 import { showChip } from "./image-chip.js";
 import { keep } from "./images.js";
+import { showMarks, startMarkKeys } from "./marks.js";
 import { showNotice } from "./nano-notice.js";
 import { monthScrubber } from "./month-scrubber.js";
 import { Results } from "./results.js";
@@ -70,6 +71,7 @@ class SearchView {
       },
       selection: this.selection,
     });
+    startMarkKeys($("#results"), this.selection, this.grid);
     this.scrubber = scrubber($("#scrubber-row"), {
       total: () => (this.grid.days ? 0 : (this.#results?.total ?? this.grid.length)),
       position: () => this.grid.first,
@@ -166,6 +168,7 @@ class SearchView {
     }
     this.filters.show(now, index);
     this.saved.show(now, index);
+    showMarks($("#marks"), now, index.name);
     showChip($("#search-image"), now, index.name, () => go({ like: null, image: null }));
     const results = known?.results ?? new (isTimeline(now) ? Timeline : Results)(now, index);
     $("#results").classList.add("is-stale");

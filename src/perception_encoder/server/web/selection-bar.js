@@ -1,8 +1,9 @@
-// What can be done with the selected images: copy their paths, download them, export a list.
+// What can be done with the selected images: mark them, copy their paths, download them, export a list.
 
 import { original, post } from "./api.js";
 import { announce, copyButton, downloadFrom, h, icon, save } from "./dom.js";
 import { counted, fileName } from "./format.js";
+import { markButtons } from "./marks.js";
 
 /**
  * Makes the bar. It is hidden while nothing is selected.
@@ -25,6 +26,7 @@ export function selectionBar(root, selection, { indexName, cleared }) {
   });
   root.append(
     number,
+    ...markButtons(selection, cleared),
     copyButton("Copy paths", () => selection.items.map((item) => item.name).join("\n")),
     fetchAll,
     button("table", "Export CSV", () => save("images.csv", asCsv(selection.items), "text/csv")),

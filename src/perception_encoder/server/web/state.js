@@ -9,6 +9,8 @@ export const EMPTY = Object.freeze({
   not: "", // texts to stay away from, separated by commas
   like: null, // an item's id, or
   image: null, // the name of an image in this browser; see images.js
+  liked: "", // ids of items that hits should be like, separated by commas
+  unliked: "", // and of those that they should not be like
   mode: "", // where the query is searched: see MODES
   balance: 0.5, // of text and image: 0 is the text alone, 1 the image alone
   filters: Object.freeze([]), // {column, op, value}, as POST /v1/search takes them
@@ -46,6 +48,8 @@ const NAMES = {
   not: "not",
   like: "like",
   image: "image",
+  liked: "more",
+  unliked: "less",
   sort: "sort",
   saved: "saved",
   cluster: "cluster",
@@ -96,7 +100,10 @@ export function write(state) {
 export const hasQuery = (state) => Boolean(state.query.trim() || state.like || state.image);
 
 /** Whether a search is in the address itself, and not only by the name of a saved one. */
-export const hasOwnQuery = (state) => hasQuery(state) || Boolean(state.not.trim());
+export const hasOwnQuery = (state) => hasQuery(state) || hasMarks(state) || Boolean(state.not.trim());
+
+/** Whether hits are marked. */
+export const hasMarks = (state) => Boolean(state.liked || state.unliked);
 
 /** Whether a text and an image have to be balanced. */
 export const hasBoth = (state) =>
@@ -107,7 +114,7 @@ export const isTimeline = (state) =>
   state.view === "search" && isListing(state) && !state.cluster && state.sort.endsWith("taken");
 
 /** Whether images are listed, not searched. */
-export const isListing = (state) => !hasQuery(state) && !state.not.trim() && !state.saved;
+export const isListing = (state) => !hasOwnQuery(state) && !state.saved;
 
 /** The tab that a state belongs to. */
 export const tabOf = (state) => (isTimeline(state) ? "timeline" : state.view);
@@ -150,7 +157,7 @@ export const resultsKey = (state) =>
   write({
     ...EMPTY,
     mode: state.query.trim() ? state.mode : "",
-    ...pick(state, ["index", "query", "not", "like", "image", "balance", "filters", "fold", "sort", "saved", "cluster", "k"]),
+    ...pick(state, ["index", "query", "not", "like", "image", "liked", "unliked", "balance", "filters", "fold", "sort", "saved", "cluster", "k"]),
   });
 
 function pick(state, keys) {

@@ -5,6 +5,7 @@ from typing import Final
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.native import (
     analyses,
+    classifiers,
     embed,
     explain,
     indexes,
@@ -21,6 +22,7 @@ def _build(services: Services) -> ApiRoutes:
     embed.add_routes(routes, services)
     embed.add_compare_routes(routes, services)
     explain.add_routes(routes, services)
+    classifiers.add_routes(routes, services)
     search.add_routes(routes, services)
     saved.add_routes(routes, services)
     items.add_routes(routes, services)

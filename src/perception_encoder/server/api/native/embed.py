@@ -1,13 +1,14 @@
 """POST /v1/embed, /v1/similarity and /v1/classify: images and texts, without an index."""
 
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Literal, Self, TypeVar
 
 import numpy as np
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.datastructures import FormData, UploadFile
 
-from perception_encoder.analysis.classifiers import Prompts, ZeroShotClassifier
+from perception_encoder.analysis.classifiers import ImageClassifier, Prompts, ZeroShotClassifier
 from perception_encoder.errors import ImageError
 from perception_encoder.search.calibration import fit_labels
 from perception_encoder.search.null_distribution import read_prompts
@@ -40,6 +41,7 @@ from perception_encoder.server.http.requests import (
     validate,
 )
 from perception_encoder.server.options import MIB
+from perception_encoder.types import Embeddings
 from perception_encoder.vectors import cosine_similarity
 
 ItemT = TypeVar("ItemT")
@@ -242,7 +244,7 @@ class SimilarityBody(RequestBody):
 
 
 class ClassifyBody(RequestBody):
-    """Images, and labels of which one fits each best."""
+    """Images, and labels of which one fits each best; or a classifier, which has labels."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -251,13 +253,22 @@ class ClassifyBody(RequestBody):
 
     model: str | None = None
     images: ListOf[str] = Field(min_length=1, description="Base64, data URIs, or URLs.")
-    labels: ListOf[str] = Field(min_length=1)
+    labels: ListOf[str] = Field(default=[], description="At least one, or a classifier.")
     templates: ListOf[str] = Field(
         default=["{}"],
         min_length=1,
         max_length=100,
         description="Sentences with {} for the label; a label's vector is the mean of its own.",
     )
+    classifier: str | None = Field(
+        default=None, description="One of GET /v1/classifiers, in place of labels."
+    )
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> Self:
+        if bool(self.labels) == (self.classifier is not None):
+            raise ValueError("give labels, or a classifier")
+        return self
 
 
 def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
@@ -284,8 +295,9 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
         summary="Which label fits each image",
         description=(
             "`probability` is the softmax over the labels: the best of them is likely even where "
-            "none fits. `fit` compares each label with unrelated prompts: strong, weak or none. A "
-            "bad image has an `error`."
+            "none fits. `fit` compares each label with unrelated prompts: strong, weak or none. "
+            "With a `classifier` of `pe teach`, `applies` says which labels the image gets. A bad "
+            "image has an `error`."
         ),
         responses={200: {"model": ClassifyReply}},
         openapi_extra=json_body(ClassifyBody),
@@ -295,12 +307,21 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
         check_field("labels", body.labels)
         check_field("templates", body.templates)
         services.check_count(len(body.labels) * len(body.templates), "labels times templates")
-        _check_reply(body)
+        taught = None if body.classifier is None else services.classifiers.get(body.classifier)
+        labels = body.labels if taught is None else taught.labels
+        _check_reply(labels, len(body.images))
         loaded = await services.load_images(body.images)
-        async with services.served_models.use(body.model) as worker:
-            classifier = await _classifier(worker, body.labels, body.templates)
+        name = body.model if taught is None else body.model or taught.identity.model_id
+        prompts: Embeddings | None = None
+        classifier: ImageClassifier
+        async with services.served_models.use(name) as worker:
+            if taught is None:
+                classifier = await _classifier(worker, body.labels, body.templates)
+                prompts = await services.queries.embed_once(worker, read_prompts)
+            else:
+                taught.check(worker.identity)
+                classifier = taught
             embedded = await worker.embed_images(loaded)
-            prompts = await services.queries.embed_once(worker, read_prompts)
         found = classifier.classify(embedded.vectors)
         fits = None if prompts is None else fit_labels(found.scores, embedded.vectors, prompts)
         orders = found.order.tolist()
@@ -316,10 +337,11 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
                     "index": index,
                     "labels": [
                         {
-                            "label": body.labels[n],
+                            "label": labels[n],
                             "score": found.scores[index, n],
                             "probability": found.probabilities[index, n],
                             "fit": None if fits is None else fits[index][n],
+                            "applies": None if found.applies is None else found.applies[index, n],
                         }
                         for n in orders[index]
                     ],
@@ -328,17 +350,17 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
         return json_reply({"model": worker.name, "results": results})
 
 
-def _check_reply(body: ClassifyBody) -> None:
+def _check_reply(labels: Sequence[str], num_images: int) -> None:
     """Refuse a request whose reply would be out of all proportion: it names all labels each time.
 
     Raises:
         ApiError: 400.
     """
-    one = sum(map(len, body.labels)) + _CHARACTERS_OF_A_SCORE * len(body.labels)
-    if one * len(body.images) > _MAX_CHARACTERS:
+    one = sum(map(len, labels)) + _CHARACTERS_OF_A_SCORE * len(labels)
+    if one * num_images > _MAX_CHARACTERS:
         message = (
-            f"the reply would have more than {_MAX_CHARACTERS:,} characters ({len(body.images)} "
-            f"images times {len(body.labels)} labels); send fewer images or labels at once"
+            f"the reply would have more than {_MAX_CHARACTERS:,} characters ({num_images} "
+            f"images times {len(labels)} labels); send fewer images or labels at once"
         )
         raise ApiError(400, "too_large", message)
 

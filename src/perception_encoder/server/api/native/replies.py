@@ -44,10 +44,13 @@ class LabelShare(BaseModel):
     """How well a label fits an image."""
 
     label: str
-    score: float = Field(description="Cosine.")
-    probability: float = Field(description="Softmax over the labels.")
+    score: float = Field(description="Cosine; a classifier's logit.")
+    probability: float = Field(description="Softmax over the labels; a classifier's own.")
     fit: Literal["strong", "weak", "none"] | None = Field(
         description="Whether the label fits the image, whatever the other labels; null: unknown."
+    )
+    applies: bool | None = Field(
+        default=None, description="Whether the classifier gives the label; null: there is none."
     )
 
 
@@ -83,6 +86,23 @@ class ExplainReply(BaseModel):
         description="What the maps cover, as fractions of the image: left, top, right, bottom."
     )
     explanations: list[Explanation]
+
+
+class ServedClassifier(BaseModel):
+    """A classifier that requests may name."""
+
+    name: str
+    labels: list[str]
+    model: str
+    is_multi_label: bool = Field(description="Images may have several labels.")
+    cutoff: float = Field(description="The lowest probability of a label that an image gets.")
+    quality: dict[str, Any] | None = Field(description="Cross-validated scores of `pe teach`.")
+
+
+class ClassifiersReply(BaseModel):
+    """The classifiers that the server was started with."""
+
+    classifiers: list[ServedClassifier]
 
 
 class MomentReply(BaseModel):

@@ -15,6 +15,7 @@ from perception_encoder.index.condition import MAX_CONDITION_VALUES
 from perception_encoder.index.full_text import MAX_TEXT_QUERY, TextQuery
 from perception_encoder.preprocess.crops import CropBox, CroppedImage
 from perception_encoder.search.calibration import Calibration, Cutoffs
+from perception_encoder.search.feedback import MAX_MARKS, refine_query
 from perception_encoder.search.fusion import DEFAULT_TEXT_WEIGHT
 from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.photo_filters import PhotoFilter
@@ -147,6 +148,23 @@ class TermBody(RequestBody):
         return self
 
 
+class MarkBody(RequestBody):
+    """An image that is marked: exactly one of item and image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item: str | None = Field(default=None, description="The id of an item.")
+    image: str | None = Field(
+        default=None, description="Base64, a data URI, or a URL where enabled."
+    )
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.item is None) == (self.image is None):
+            raise ValueError("give one of item and image")
+        return self
+
+
 class SearchFields(PhotoFields):
     """What is searched for, and which of the hits are wanted."""
 
@@ -239,6 +257,20 @@ class SearchBody(SearchFields):
     index: str | None = Field(
         default=None, description="One of GET /v1/indexes; default: the first."
     )
+    like: ListOf[MarkBody] = Field(
+        default=[],
+        max_length=MAX_MARKS,
+        description="Images that hits should be like; they are no hits themselves.",
+    )
+    unlike: ListOf[MarkBody] = Field(
+        default=[], max_length=MAX_MARKS, description="Images that hits should not be like."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_query(self) -> Self:
+        if not (self.terms or self.like or self.unlike) and self.text is None:
+            raise ValueError("give terms, a text, or images that hits should be like")
+        return self
 
 
 def add_routes(routes: ApiRoutes, services: Services) -> None:
@@ -252,7 +284,8 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             "`offset`: nothing is embedded again. `query.cutoffs` are the cosines from which on "
             "hits are strong and weak. `query.score` says what the scores are: cosines; BM25 for "
             "`text` alone; or the fusion of the ranks by `terms` and `text`, where 1 is the first "
-            "of both. Labels come from the cosines in any case."
+            "of both. Labels come from the cosines in any case. `like` and `unlike` move the query "
+            "towards marked images and away from others; `query.vector` has that in it."
         ),
         responses={200: {"model": SearchReply}},
         openapi_extra=json_body(SearchBody),
@@ -265,6 +298,9 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         if body.terms:
             terms = await read_terms(services, served, body.terms)
             query = await services.queries.read(served, terms)
+        if body.like or body.unlike:
+            query = await _apply_marks(services, served, query, body)
+        if query is not None:
             calibration = await services.queries.calibration(served, query)
         where = await services.pools.searches.run(
             served.where, [one.filter() for one in body.filters], body.filter
@@ -277,7 +313,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             calibration,
             text=text,
             text_weight=body.text_weight,
-            leave_out_own=not body.include_own,
+            leave_out_own=not body.include_own or bool(body.like or body.unlike),
         )
         return build_reply(served, query, calibration, found, options, text=body.text)
 
@@ -339,6 +375,22 @@ async def read_terms(services: Services, served: ServedIndex, bodies: list[TermB
             vector = _decode_vector(body.vector)
         terms.append(Term(body.weight, body.text, image, body.item, vector))
     return terms
+
+
+async def _apply_marks(
+    services: Services, served: ServedIndex, query: Query | None, body: SearchBody
+) -> Query:
+    """Move a query towards the liked images, and away from the unliked ones."""
+    marks: list[list[Query]] = []
+    for name, some in (("like", body.like), ("unlike", body.unlike)):
+        marks.append([])
+        for number, one in enumerate(some):
+            image = None
+            if one.image is not None:
+                image = await services.images.load(one.image, item=f"{name}[{number}].image")
+            term = Term(1.0, image=image, item=one.item)
+            marks[-1].append(await services.queries.read(served, [term]))
+    return refine_query(query, *marks)
 
 
 async def _parse_written_query(
