@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
-_INHERITED = ("PATH", "OMP_WAIT_POLICY", "HF_ASSETS_CACHE", "COVERAGE_PROCESS_CONFIG")
+TESTS = Path(__file__).parent
+"""On the search path of children whose script uses modules of tests."""
+
+_INHERITED = (
+    "PATH", "OMP_WAIT_POLICY", "HF_ASSETS_CACHE", "PE_TEST_SHARED", "COVERAGE_PROCESS_CONFIG"
+)  # fmt: skip
 
 
 def build_environment(home: Path, **variables: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,9 +102,17 @@ def exiftool() -> Callable[..., Any]:
     return run
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all processes of this run share; see onnx_exports.py."""
+    if "PE_TEST_SHARED" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="pe-tests-")
+        os.environ["PE_TEST_SHARED"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
 @pytest.fixture(scope="session")
 def exporting_once() -> Iterator[None]:
-    """Export each model to ONNX once in this session: for modules that export the same again."""
+    """Export each model to ONNX once in this run: for modules that export the same again."""
     if not HAS_TORCH:
         yield
         return

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from child_processes import TESTS
 from small_models import CORE, FP32_ON_CPU, open_tiny
 
 from perception_encoder.backends import open_random_backend
@@ -22,6 +23,10 @@ import numpy as np
 from perception_encoder import AutoModel
 
 folder, backend, expected = sys.argv[1], sys.argv[2], {}
+if backend == "onnx":
+    from onnx_exports import exporting_once
+    once = exporting_once()
+    once.__enter__()
 images = [np.full((40, 40, 3), level, np.uint8) for level in range(0, 240, 20)]
 
 def results(model):
@@ -86,6 +91,7 @@ check(results(cached))
 @pytest.mark.parametrize("backend", ["torch", "openvino", "onnx"])
 def test_every_call_works_in_a_forked_process(backend, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
     folder = open_tiny().save_pretrained(tmp_path / "model")
     command = [sys.executable, "-W", "ignore", "-c", _SCRIPT, str(folder), backend]
     with subprocess.Popen(command, start_new_session=True) as process:

@@ -2,12 +2,14 @@
 
 import gc
 import logging
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from backends.backend_inputs import pixels, token_rows
+from child_processes import TESTS
 from small_models import CORE, open_tiny
 
 from perception_encoder.backends import ComputeOptions, open_backend
@@ -24,6 +26,7 @@ from perception_encoder.backends import ComputeOptions, open_backend
 from perception_encoder.checkpoints import locate
 from perception_encoder.errors import BackendUnavailableError, CheckpointWriteError
 from perception_encoder.export import export_pretrained
+from onnx_exports import exporting_once
 
 folder, work = Path(sys.argv[1]), Path(sys.argv[2])
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -33,6 +36,9 @@ cached = AutoModel.from_pretrained(
     folder, backend="torch", precision="fp32", device="cpu", cache=work.parent / "embeddings"
 )
 cached.embed_text("cat")
+once = exporting_once()
+once.__enter__()
+export_pretrained(folder, work.parent / "whole")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
@@ -76,7 +82,10 @@ def test_a_full_disk_costs_only_time_or_is_an_error_of_ours(tmp_path):
     folder = open_tiny().save_pretrained(tmp_path / "model")
     (tmp_path / "work").mkdir()
     command = [sys.executable, "-W", "ignore", "-c", _SCRIPT, str(folder), str(tmp_path / "work")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True,
+        timeout=200, check=False,
+    )  # fmt: skip
     assert done.stdout.endswith("done\n"), done.stderr
     assert "Traceback" not in done.stderr
     assert "graphs of tiny-core cannot be cached, so opening is slow" in done.stderr

@@ -25,9 +25,10 @@ import httpx2
 from child_processes import build_environment
 from huggingface_hub import constants
 from typer.main import get_command
+from typer.testing import CliRunner, Result
 
 from perception_encoder.auto import AutoModel
-from perception_encoder.cli.main import main
+from perception_encoder.cli.main import app, main
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.search.null_distribution import embed_prompts
 
@@ -105,11 +106,7 @@ def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> E
         patch.multiple(sys, argv=["pe", *arguments], **streams),  # type: ignore[call-overload]
         patch.object(logging.getLogger(), "handlers", []),
         patch("gc.freeze"),
-        patch("perception_encoder.auto.AutoModel.from_pretrained", _opened),
-        patch("perception_encoder.search.null_distribution.embed_prompts", _embedded),
-        patch("perception_encoder.search.calibration.embed_prompts", _embedded),
-        patch("typer.main.get_command", _described),
-        patch.object(EmbeddingModel, "close"),
+        _keeping(),
     ):
         try:
             main()
@@ -121,6 +118,26 @@ def pe_inside(*arguments: str, given: bytes = b"", encoding: str = "utf-8") -> E
             err.flush()
     written = [stream.buffer.getvalue() for stream in (out, err)]  # type: ignore[attr-defined]
     return Ended(code, written[0], written[1].decode())
+
+
+def invoke(*arguments: str, given: str | bytes | None = None) -> Result:
+    """Run `pe` by typer's own runner, without what `main` adds to it."""
+    with _keeping():
+        return CliRunner().invoke(app, arguments, input=given)
+
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    """Keep models, embeddings of prompts and descriptions of options from command to command."""
+    with (
+        patch("perception_encoder.auto.AutoModel.from_pretrained", _opened),
+        patch("perception_encoder.search.null_distribution.embed_prompts", _embedded),
+        patch("perception_encoder.search.calibration.embed_prompts", _embedded),
+        patch("typer.main.get_command", _described),
+        patch("typer.testing._get_command", _described),
+        patch.object(EmbeddingModel, "close"),
+    ):
+        yield
 
 
 def _strictly(line: str) -> dict[str, object]:

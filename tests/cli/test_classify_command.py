@@ -9,10 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from cli.command import invoke
 from PIL import Image
-from typer.testing import CliRunner, Result
-
-from perception_encoder.cli.main import app
+from typer.testing import Result
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "classify.md"
 GALLERY = files("perception_encoder") / "data" / "gallery"
@@ -36,9 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(root / "more.tar", "w") as tar:
         tar.add(images / "green-circle.webp", "green-circle.webp")
     (images / "green-circle.webp").unlink()
-    done = CliRunner().invoke(
-        app, ["index", str(images), str(root / "more.tar"), "--index", str(root / "t.lance")]
-    )
+    done = invoke("index", str(images), str(root / "more.tar"), "--index", str(root / "t.lance"))
     assert done.exit_code == 0, done.output
     (images / "not.png").write_text("no image")
     return root
@@ -49,7 +46,7 @@ def classify(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(folder)
 
     def run(*arguments: str, given: bytes = b"", returns: int = 0) -> Result:
-        done = CliRunner().invoke(app, ["classify", *arguments], input=given)
+        done = invoke("classify", *arguments, given=given)
         assert done.exit_code == returns, done.output
         return done
 

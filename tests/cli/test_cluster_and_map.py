@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from cli.command import invoke
 from PIL import Image
-from typer.testing import CliRunner, Result
-
-from perception_encoder.cli.main import app
+from typer.testing import Result
 
 GALLERY = files("perception_encoder") / "data" / "gallery"
 COPIES = {"red-heart": 7, "green-circle": 5, "blue-square": 4}
@@ -20,7 +19,7 @@ Run = Callable[..., Result]
 
 
 def invoked(*arguments: str, returns: int = 0) -> Result:
-    done = CliRunner().invoke(app, list(arguments))
+    done = invoke(*arguments)
     assert done.exit_code == returns, done.output
     return done
 

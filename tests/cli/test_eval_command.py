@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
-
-from perception_encoder.cli.main import app
+from cli.command import invoke
+from typer.testing import Result
 
 DATA = files("perception_encoder") / "data"
 COLORS = {
@@ -48,7 +47,7 @@ def evaluate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(folder)
 
     def run(*arguments: str, returns: int = 0) -> Result:
-        done = CliRunner().invoke(app, ["eval", *arguments])
+        done = invoke("eval", *arguments)
         assert done.exit_code == returns, done.output
         return done
 

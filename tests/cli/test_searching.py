@@ -18,12 +18,11 @@ import cli.terminal_decoders as decode
 import numpy as np
 import pytest
 from child_processes import build_environment
-from cli.command import PE, lines, pe, pe_inside
+from cli.command import PE, invoke, lines, pe, pe_inside
 from PIL import Image, ImageDraw
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from perception_encoder.analysis.contact_sheet import SheetHit, SheetLayout, SheetRow
-from perception_encoder.cli.main import app
 
 COLORS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 70, 220)}
 
@@ -52,7 +51,7 @@ def run(
     """Run `pe` in this process: for what needs no model."""
     monkeypatch.chdir(folder)
     command, *rest = arguments
-    return CliRunner().invoke(app, [command, "--index", "t.lance", *rest], input=given)
+    return invoke(command, "--index", "t.lance", *rest, given=given)
 
 
 def hits(result: Result) -> list[dict[str, object]]:

@@ -9,6 +9,8 @@ from child_processes import build_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORIGINAL = REPOSITORY / ".original"
+METHODS = ["from_pretrained", "describe_model", "describe_model_package"]
+MODULES = ["inference_models", "inference_models.developer_tools"]
 OURS = REPOSITORY / "compat" / "inference_models" / "src"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cli.command import pe_ending
-from compat.original_package import ORIGINAL, OURS, run_python
+from compat.original_package import METHODS, MODULES, ORIGINAL, OURS, run_python
 from inference_models import AutoModel, BackendType, Quantization, errors
 from small_models import as_bgr, drawing
 
@@ -28,10 +28,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_the_original_answers_where_both_are_installed(under_original, tmp_path):
-    code = "import inference_models; print(inference_models.__file__)"
-    printed = under_original(code, folder=tmp_path)
-    assert printed.strip() == str(ORIGINAL / "inference_models" / "__init__.py")
+def test_the_original_answers_where_both_are_installed(original):
+    assert original["file"] == str(ORIGINAL / "inference_models" / "__init__.py")
 
 
 def test_in_front_of_the_original_ours_refuses(under_original, tmp_path):  # noqa: ARG001
@@ -40,58 +38,38 @@ def test_in_front_of_the_original_ours_refuses(under_original, tmp_path):  # noq
     assert "ImportError: two packages answer to inference_models" in done.stderr
 
 
-def test_errors_and_choices_are_those_of_the_original(under_original, tmp_path):
-    code = (
-        "import json, inspect\n"
-        "from inference_models import BackendType, Quantization, errors\n"
-        "found = {n: c.__mro__[1].__name__ for n, c in vars(errors).items() if inspect.isclass(c)\n"
-        "         and c.__module__ == errors.__name__}\n"
-        "print(json.dumps([found, *([c.value for c in e] for e in (BackendType, Quantization))]))"
-    )
-    theirs = json.loads(under_original(code, folder=tmp_path))
+def test_errors_and_choices_are_those_of_the_original(original):
     ours = {
         name: error.__mro__[1].__name__
         for name, error in vars(errors).items()
         if inspect.isclass(error)
     }
-    assert theirs == [ours, [b.value for b in BackendType], [q.value for q in Quantization]]
+    assert original["errors"] == ours
+    assert original["choices"] == [[b.value for b in BackendType], [q.value for q in Quantization]]
 
 
-def test_every_parameter_of_the_original_is_accepted(under_original, tmp_path):
-    names = ["from_pretrained", "describe_model", "describe_model_package"]
-    code = (
-        "import inspect, json\n"
-        "from inference_models import AutoModel\n"
-        f"print(json.dumps({{name: [[p.name, p.kind] for p in inspect.signature(\n"
-        f"    getattr(AutoModel, name)).parameters.values()] for name in {names}}}))"
-    )
-    theirs = json.loads(under_original(code, folder=tmp_path))
-    for name in names:
-        signature = inspect.signature(getattr(AutoModel, name))
-        keywords = [n for n, kind in theirs[name] if kind != inspect.Parameter.VAR_KEYWORD]
-        signature.bind(**dict.fromkeys(keywords))
-        ours = [p.name for p in signature.parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
-        assert ours == keywords[: len(ours)]
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_of_the_original_is_accepted(name, original):
+    theirs = original["parameters"][name]
+    signature = inspect.signature(getattr(AutoModel, name))
+    keywords = [n for n, kind in theirs if kind != inspect.Parameter.VAR_KEYWORD]
+    signature.bind(**dict.fromkeys(keywords))
+    ours = [p.name for p in signature.parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+    assert ours == keywords[: len(ours)]
 
 
-def test_names_of_the_original_are_here_or_explained(under_original, tmp_path):
-    for module in ("inference_models", "inference_models.developer_tools"):
-        code = (
-            f"import json, {module} as m\n"
-            "print(json.dumps([*getattr(m, 'OPTIONAL_IMPORTS', {}),\n"
-            "    *(n for n, v in vars(m).items() if 'inference_models' in str(\n"
-            "        getattr(v, '__module__', '')))]))"
-        )
-        ours = importlib.import_module(module)
-        for name in json.loads(under_original(code, folder=tmp_path)):
-            if name not in ("LazyClass", "LazyFunction") and name[0] != "_":
-                assert name in vars(ours) or name in ours._ABSENT, (module, name)
+@pytest.mark.parametrize("module", MODULES)
+def test_names_of_the_original_are_here_or_explained(module, original):
+    ours = importlib.import_module(module)
+    for name in original["names"][module]:
+        if name not in ("LazyClass", "LazyFunction") and name[0] != "_":
+            assert name in vars(ours) or name in ours._ABSENT, name
 
 
-def test_the_originals_automodel_opens_the_folder_with_this_backend(under_original, folder):
+def test_the_originals_automodel_opens_the_folder_and_errors_are_its_own(under_original, folder):
     code = (
         "import numpy as np, torch\n"
-        "from inference_models import AutoModel, TextImageEmbeddingModel\n"
+        "from inference_models import AutoModel, TextImageEmbeddingModel, errors\n"
         "model = AutoModel.from_pretrained('nano', device='cpu')\n"
         "assert isinstance(model, TextImageEmbeddingModel)\n"
         "assert type(model).__module__ == 'perception_encoder.integrations.roboflow_model'\n"
@@ -102,21 +80,6 @@ def test_the_originals_automodel_opens_the_folder_with_this_backend(under_origin
         f"both = model.compare_embeddings(images, {TEXTS!r})\n"
         "assert isinstance(embeddings, torch.Tensor) and embeddings.dtype == torch.float32\n"
         "np.savez('vectors.npz', images=embeddings, texts=texts, both=both)\n"
-    )
-    under_original(code, folder=folder)
-    found = np.load(folder / "vectors.npz")
-    model = perception_encoder.AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
-    images = list(np.load(folder / "images.npz").values())
-    vectors, texts = model.embed_images(images), model.embed_text(TEXTS)
-    assert np.abs(found["images"] - vectors).max() <= 2e-5
-    assert np.abs(found["texts"] - texts).max() <= 2e-5
-    assert np.abs(found["both"] - vectors @ texts.T).max() <= 2e-5
-
-
-def test_under_the_original_errors_are_the_originals(under_original, folder):
-    code = (
-        "from inference_models import AutoModel, errors\n"
-        "model = AutoModel.from_pretrained('nano', device='cpu')\n"
         "try:\n"
         "    model.embed_images(['no-such-file.jpg'])\n"
         "except errors.ModelInputError as err:\n"
@@ -128,6 +91,13 @@ def test_under_the_original_errors_are_the_originals(under_original, folder):
     )
     printed = under_original(code, folder=folder)
     assert printed == "no-such-file.jpg: no such file; check the path\nforbidden\n"
+    found = np.load(folder / "vectors.npz")
+    model = perception_encoder.AutoModel.from_pretrained("pe-nano", device="cpu", precision="fp32")
+    images = list(np.load(folder / "images.npz").values())
+    vectors, texts = model.embed_images(images), model.embed_text(TEXTS)
+    assert np.abs(found["images"] - vectors).max() <= 2e-5
+    assert np.abs(found["texts"] - texts).max() <= 2e-5
+    assert np.abs(found["both"] - vectors @ texts.T).max() <= 2e-5
 
 
 def test_where_this_backend_is_missing_the_folder_says_so(under_original, folder):

@@ -1,16 +1,34 @@
 """Every Python and sh block of every page runs."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 
 import pytest
+from cli.command import pe_ending
 from documentation.blocks import PAGES, REPOSITORY, blocks_of
+
+pytestmark = pytest.mark.usefixtures("exporting_once")
 
 NOT_RUN = 0
 """The number of Python and sh blocks of all pages that are not run."""
 
 RUN = ("python", "sh")
+IN_SHELL = "README.md"
+"""The page whose commands are run by a shell, as processes of their own; others may run here."""
+
+
+def commands_in(text: str) -> list[list[str]] | None:
+    """Return the arguments of each line, or None where one is not `pe` alone."""
+    lines = text.splitlines()
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", text)
+    if re.search(r"[$`|&;<>(){}*?~\\]", unquoted) or not all(
+        one.startswith("pe ") for one in lines
+    ):
+        return None
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +48,10 @@ def test_the_blocks_of_a_page_run(page, reader, served):
             exec(compile("\n" * (block.line - 1) + text, page, "exec"), names)
         else:
             kept = "".join(line for line in text.splitlines(True) if not line.startswith("pip "))
+            if page != IN_SHELL and (commands := commands_in(kept)) is not None:
+                for arguments in commands:
+                    pe_ending(*arguments, folder=reader.folder)
+                continue
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", kept], cwd=reader.folder, env=reader.environment,
                 capture_output=True, text=True, timeout=200, check=False,

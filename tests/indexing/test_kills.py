@@ -16,7 +16,7 @@ from video_clips import SCENES, write_clip
 
 from perception_encoder.index import Index, OutcomeLog, Row
 
-NUM_KILLS = 12
+NUM_KILLS = 6
 
 
 @pytest.fixture(scope="module")

@@ -87,10 +87,10 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[DualEncoder, dict[str
 
 
 def assert_unit_rows_equal(vectors: torch.Tensor, arrays: dict[str, NDArray], name: str) -> None:
-    norms = vectors.norm(dim=-1)
-    difference = np.abs((vectors / norms[:, None]).numpy() - arrays[name]).max()
+    norms, rows = vectors.norm(dim=-1), slice(len(vectors))
+    difference = np.abs((vectors / norms[:, None]).numpy() - arrays[name][rows]).max()
     assert difference <= TOLERANCE, difference
-    np.testing.assert_allclose(norms.numpy(), arrays[f"{name}_norm"], rtol=1e-4)
+    np.testing.assert_allclose(norms.numpy(), arrays[f"{name}_norm"][rows], rtol=1e-4)
 
 
 def assert_features_equal(tokens: torch.Tensor, arrays: dict[str, NDArray], name: str) -> None:
@@ -99,7 +99,7 @@ def assert_features_equal(tokens: torch.Tensor, arrays: dict[str, NDArray], name
         ("mean", tokens.mean(dim=1)[:, :64]),
         ("std", tokens.std(dim=(1, 2))),
     ):
-        expected = arrays[f"{name}/{label}"]
+        expected = arrays[f"{name}/{label}"][: len(tokens)]
         scale = max(1.0, float(np.abs(expected).max()))
         assert np.abs(value.numpy() - expected).max() <= FEATURE_TOLERANCE * scale, label
 
@@ -118,7 +118,9 @@ def keeping_tokens(model: DualEncoder) -> Iterator[None]:
 def test_towers_equal_the_original(case: tuple[DualEncoder, dict[str, NDArray], str]) -> None:
     model, arrays, naming = case
     side = model.config.vision.image_size
-    pixels = torch.from_numpy(formula.pixels(2, side, side))
+    # Two were recorded; of the largest models, an image takes as long as the rest of its test.
+    batch = 1 if model.config.vision.width == 1024 else 2
+    pixels = torch.from_numpy(formula.pixels(batch, side, side))
     with keeping_tokens(model):
         if model.config.embed_dim is not None:
             assert_unit_rows_equal(model.encode_image(pixels), arrays, f"{naming}/image")

@@ -115,9 +115,9 @@ def photo_metadata(number: int) -> dict[str, MetadataValue]:
     return found
 
 
-@pytest.fixture(scope="module")
-def drawings_server(tmp_path_factory, gallery):
-    """A server over 120 drawings of the gallery, some of them twice, with the bundled model."""
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory, gallery) -> Path:
+    """A folder of 120 drawings of the gallery, some of them twice, with two indexes of them."""
     folder = tmp_path_factory.mktemp("drawings")
     files = sorted(gallery.glob("*.webp"))[:120]
     images = folder / "images"
@@ -128,12 +128,19 @@ def drawings_server(tmp_path_factory, gallery):
     shutil.copy(images / "cat.webp", copies / "cat (copy).webp")
     with Image.open(images / "castle.webp") as castle:
         castle.convert("RGB").save(copies / "castle-again.png")
-    index = folder / "drawings.lance"
     paths = sorted(path for path in images.rglob("*") if path.is_file())
-    make_index(index, AutoModel.from_pretrained("pe-nano"), paths, photo_metadata)
-    make_index(folder / "few.lance", AutoModel.from_pretrained("pe-nano"), paths[:5])
-    settings = ServerSettings(
-        indexes=(str(index), str(folder / "few.lance")), cache_folder=folder / "thumbnails"
-    )
+    with AutoModel.from_pretrained("pe-nano") as model:
+        make_index(folder / "drawings.lance", model, paths, photo_metadata)
+        make_index(folder / "few.lance", model, paths[:5])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawings_server(tmp_path_factory, drawings):
+    """A server over copies of those indexes, with the bundled model."""
+    folder = tmp_path_factory.mktemp("served")
+    names = ("drawings.lance", "few.lance")
+    indexes = tuple(str(shutil.copytree(drawings / name, folder / name)) for name in names)
+    settings = ServerSettings(indexes=indexes, cache_folder=drawings / "thumbnails")
     with running(settings, open_model=AutoModel.from_pretrained) as server:
         yield server

@@ -9,14 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from cli.command import invoke
 from playwright.sync_api import expect
 from server.pages import bring, search, wait_for_results
 from server.serving import make_index, running
 from small_models import open_tiny, save_drawings
-from typer.testing import CliRunner
 
 from perception_encoder import AutoModel
-from perception_encoder.cli.main import app
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row, write_lock
 from perception_encoder.indexing import Run
 from perception_encoder.server import ServerSettings
@@ -255,7 +254,7 @@ def test_the_page_and_the_command_line_agree_on_duplicates(duplicates, tmp_path)
     _, _, *arguments = shlex.split(command)
     script = tmp_path / "remove.sh"
     arguments[-1] = str(script)
-    assert CliRunner().invoke(app, ["duplicates", *arguments]).exit_code == 0
+    assert invoke("duplicates", *arguments).exit_code == 0
     with duplicates.expect_download() as download:
         duplicates.get_by_role("button", name="Script", exact=True).click()
     removed = [
