@@ -25,6 +25,21 @@ assert CORE.text is not None
 SHALLOW = replace(CORE, vision=replace(CORE.vision, depth=1), text=replace(CORE.text, depth=1))
 
 
+@pytest.fixture
+def plain_compiler(tmp_path):
+    """Let torch compile plain code without optimizing it, which takes most of the time."""
+    import torch._inductor.config as inductor
+
+    compiler = tmp_path / "g++"
+    compiler.write_text('#!/bin/sh\nexec g++ "$@" -O0\n')
+    compiler.chmod(0o755)
+    # Without vectors, and without trying out which of them the processor has.
+    plain = {"cpp.cxx": (None, str(compiler)), "cpp.simdlen": 1, "cpp.vec_isa_ok": True}
+    with inductor.patch(plain):
+        yield
+
+
+@pytest.mark.usefixtures("plain_compiler")
 def test_one_compilation_serves_every_batch_and_length():
     import torch._dynamo
 
