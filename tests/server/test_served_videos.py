@@ -65,6 +65,19 @@ def test_moments_have_their_times_and_images_none(items) -> None:
     assert all(one["start"] <= one["frame_time"] <= one["end"] for one in moments)
 
 
+def test_a_video_is_listed_once_with_the_number_of_its_moments(server, items, clip: Path) -> None:
+    assert {item["num_moments"] for item in items} <= {None, len(items) - 1}
+    reply = server.client.get("/v1/items", params={"videos": "whole", "sort": "name"}).json()
+    assert reply["total"] == 2
+    video, image = reply["items"]
+    assert (video["uri"], video["moment"]["start"]) == (str(clip), 0)
+    assert (video["num_moments"], image["num_moments"]) == (len(items) - 1, None)
+    only = {"videos": "whole", "filters": '[{"column": "frame_time", "op": "has"}]'}
+    assert server.client.get("/v1/items", params=only).json()["total"] == 1
+    refused = server.client.get("/v1/items", params={"videos": "some"})
+    assert refused.status_code == 422
+
+
 def test_segments_of_a_file_come_in_their_order(server, items, moment, clip: Path) -> None:
     reply = server.client.get(f"/v1/items/{moment['id']}/segments").json()
     assert reply["uri"] == str(clip)
