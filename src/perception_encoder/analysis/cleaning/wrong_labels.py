@@ -3,14 +3,19 @@
 C. Northcutt, L. Jiang and I. Chuang, "Confident learning: estimating uncertainty in dataset labels"
 (Journal of Artificial Intelligence Research 70, 2021): a class's threshold is the mean probability
 of that class among the images with its label; an image is confidently of another class if it passes
-that class's threshold with its highest probability. Probabilities are out of sample: the mean of a
-cross-validated linear probe and of the votes of the nearest neighbors. A label is reported where
-both the probe and the neighbors prefer the other class. Of each image the `_NUM_KEPT` most probable
-classes are remembered, 60 bytes.
+that class's threshold with its highest probability. Probabilities are out of sample: a mean of
+those of a cross-validated probe and of the votes of the nearest neighbors, weighted so that the
+labels of a sample are the most probable.
+
+A label is reported where the image is confidently of another class, or where that class is more
+probable by `SURE`, which the images of a class that is easily told need not pass its threshold for.
+Both the probe and the neighbors must prefer that class (what this gains and costs:
+`benchmarks/cleaning.py`). Of each image the `_NUM_KEPT` most probable classes are kept, 60 bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,11 +29,16 @@ from perception_encoder.analysis.ranked_images import Numbers, RankedVectors
 LEAST_IMAGES: Final = 4
 """The images that a class needs, so that its labels can be judged."""
 
+SURE: Final = 0.6
+"""A difference of probabilities that suffices for a report."""
+
 _NUM_KEPT: Final = 5
+_WEIGHTS: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the probe; the rest is the votes'
 _MAX_SAMPLE: Final = 8192
 _PRIOR_VOTES: Final = 1.0  # of all classes together, by their size
 _BLOCK_BYTES: Final = 16 << 20  # of probabilities in memory
 _SEED: Final = 0
+_TINY: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -106,13 +116,16 @@ class _Scores:
         rows = np.arange(len(judged))
         is_confident = np.isfinite(confident[rows, best])
         guessed = self.top[rows, best]
-        is_other = is_confident & (guessed != labels)
-        found = np.flatnonzero(is_other & self.agrees[rows, best])
-        margins = self.probabilities[found, best[found]] - self.given[found]
+        # Where no class is confident, or only the label is, the most probable one may be sure.
+        is_sure = self.probabilities[:, 0] - self.given >= SURE
+        chosen = np.where(is_confident & (guessed != labels), best, 0)
+        is_other = (is_confident & (guessed != labels)) | is_sure
+        found = np.flatnonzero(is_other & self.agrees[rows, chosen])
+        margins = self.probabilities[found, chosen[found]] - self.given[found]
         order = np.lexsort((found, -margins))
         return WrongLabels(
             numbers=judged[found[order]],
-            suggested=classes[guessed[found[order]]],
+            suggested=classes[self.top[found, chosen[found]][order]],
             margins=margins[order].astype(np.float32),
             num_judged=len(judged),
             estimated=_estimate(labels, guessed, is_confident, num_classes),
@@ -145,7 +158,13 @@ def _score(
     if len(judged) > _MAX_SAMPLE:
         random = np.random.default_rng(_SEED)
         sample = np.sort(random.choice(judged, _MAX_SAMPLE, replace=False))
-    probe = sums.fit(vectors.read(sample), labels[sample], folds[sample])
+    embeddings = vectors.read(sample)
+    probe = sums.fit(embeddings, labels[sample], folds[sample])
+    shares = np.bincount(labels[judged], minlength=num_classes) / len(judged)
+    weight = _choose_weight(
+        probe.predict(embeddings, folds[sample])[np.arange(len(sample)), labels[sample]],
+        _vote(neighbors.numbers[sample], labels, shares)[np.arange(len(sample)), labels[sample]],
+    )
     places = np.full(len(labels), -1, np.int64)
     places[judged] = np.arange(len(judged))
     num_kept = min(_NUM_KEPT, num_classes)
@@ -155,18 +174,24 @@ def _score(
         np.empty((len(judged), num_kept), np.float32),
         np.empty((len(judged), num_kept), np.bool_),
     )
-    shares = np.bincount(labels[judged], minlength=num_classes) / len(judged)
     step = max(1, _BLOCK_BYTES // (4 * num_classes))
     for block_numbers, block in vectors.blocks(judged):
         for start in range(0, len(block), step):
             numbers = block_numbers[start : start + step]
             probed = probe.predict(block[start : start + step], folds[numbers])
-            voted = _votes(neighbors.numbers[numbers], labels, shares)
-            _note(scores, places[numbers], labels[numbers], probed, voted)
+            voted = _vote(neighbors.numbers[numbers], labels, shares)
+            mean = weight * probed + (1 - weight) * voted
+            _note(scores, places[numbers], labels[numbers], mean, (probed, voted))
     return scores
 
 
-def _votes(near: Numbers, labels: Numbers, shares: NDArray[np.float64]) -> NDArray[np.float32]:
+def _choose_weight(probed: NDArray[np.float32], voted: NDArray[np.float32]) -> np.float32:
+    """Return the weight of the probe, given (S,) probabilities of the labels by it and by votes."""
+    losses = [-np.log(weight * probed + (1 - weight) * voted + _TINY).mean() for weight in _WEIGHTS]
+    return np.float32(_WEIGHTS[int(np.argmin(losses))])
+
+
+def _vote(near: Numbers, labels: Numbers, shares: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return (N, K) float32: the share of each class among the neighbors, smoothed by its size."""
     votes = np.tile((_PRIOR_VOTES * shares).astype(np.float32), (len(near), 1))
     rows, columns = np.nonzero((near >= 0) & (labels[near] >= 0))
@@ -178,11 +203,10 @@ def _note(
     scores: _Scores,
     places: Numbers,
     labels: Numbers,
-    probed: NDArray[np.float32],
-    voted: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    opinions: Sequence[NDArray[np.float32]],
 ) -> None:
     rows = np.arange(len(labels))[:, None]
-    mean = (probed + voted) / 2
     num_kept = scores.top.shape[1]
     top = np.argpartition(-mean, num_kept - 1, axis=1)[:, :num_kept]
     top = np.take_along_axis(top, np.argsort(-mean[rows, top], axis=1, kind="stable"), axis=1)
@@ -190,6 +214,4 @@ def _note(
     scores.top[places] = top
     scores.probabilities[places] = mean[rows, top]
     given = labels[:, None]
-    scores.agrees[places] = (probed[rows, top] > probed[rows, given]) & (
-        voted[rows, top] > voted[rows, given]
-    )
+    scores.agrees[places] = np.all([one[rows, top] > one[rows, given] for one in opinions], axis=0)
