@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.analysis.cleaning.classes import Groups, read_groups
 from perception_encoder.analysis.clusters import SAME
-from perception_encoder.analysis.linear_probe import ProbeSums, assign_folds
+from perception_encoder.analysis.discriminant import DiscriminantSums, divide_into_folds
 from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,
@@ -263,10 +263,10 @@ class _Chooser:
         labels, num_classes = self._labels.numbers, len(self._labels.names)
         if num_classes < _FEWEST:
             raise QueryError(_NO_LABELS)
-        folds = assign_folds(self._images.contents, seed=self._options.seed)
+        folds = divide_into_folds(self._images.contents, seed=self._options.seed)
         known = np.flatnonzero(labels >= 0)
         try:
-            sums = ProbeSums(num_classes, self._vectors.embed_dim)
+            sums = DiscriminantSums(num_classes, self._vectors.embed_dim)
         except ValueError as err:
             raise QueryError(str(err)) from err
         for numbers, block in self._vectors.blocks(known):

@@ -27,8 +27,8 @@ from perception_encoder.analysis.cleaning.report import (
     Kind,
 )
 from perception_encoder.analysis.cleaning.wrong_labels import find_wrong_labels
+from perception_encoder.analysis.discriminant import MAX_CLASSES
 from perception_encoder.analysis.duplicates import NEAR_DUPLICATE
-from perception_encoder.analysis.linear_probe import MAX_CLASSES
 from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception_encoder.analysis.cleaning.neighbors import Neighbors
-from perception_encoder.analysis.linear_probe import ProbeSums, assign_folds
+from perception_encoder.analysis.discriminant import DiscriminantSums, divide_into_folds
 from perception_encoder.analysis.ranked_images import Numbers, RankedVectors
 
 LEAST_IMAGES: Final = 4
@@ -83,7 +83,7 @@ def find_wrong_labels(
     classes = np.flatnonzero(is_usable)
     own = np.full(len(labels), -1, np.int64)
     own[judged] = np.searchsorted(classes, labels[judged])
-    folds = assign_folds(copies, seed=_SEED)
+    folds = divide_into_folds(copies, seed=_SEED)
     scores = _score(vectors, judged, own, folds, neighbors, len(classes))
     return scores.wrong_labels(judged, own[judged], classes)
 
@@ -151,7 +151,7 @@ def _score(
     neighbors: Neighbors,
     num_classes: int,
 ) -> _Scores:
-    sums = ProbeSums(num_classes, vectors.embed_dim)
+    sums = DiscriminantSums(num_classes, vectors.embed_dim)
     for numbers, block in vectors.blocks(judged):
         sums.add(block, labels[numbers], folds[numbers])
     sample = judged

@@ -1,10 +1,11 @@
-"""A linear classifier of embeddings that is cross-validated from sums: discriminant analysis.
+"""A linear classifier that is cross-validated over a whole index: discriminant analysis.
 
 Classes are Gaussians with one covariance (R. A. Fisher 1936; Hastie, Tibshirani and Friedman, "The
 Elements of Statistical Learning", section 4.3), which is shrunk toward a multiple of the identity
 (J. H. Friedman, "Regularized discriminant analysis", 1989). Each fold keeps its own sums, so that
-the classifier for a fold is that of all sums but its own. Memory does not grow with the number of
-images: F · (E² + K · E) · 8 bytes, 45 MB for five folds, E = 1024 and 100 classes.
+the classifier for a fold is that of all sums but its own. One pass over the embeddings suffices,
+and memory does not grow with their number: F · (E² + K · E) · 8 bytes, 45 MB for five folds,
+E = 1024 and 100 classes. `probe` learns from examples that are all in memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.analysis.probe import softmax
 from perception_encoder.analysis.ranked_images import Numbers
 from perception_encoder.types import Embeddings
 
@@ -29,7 +31,7 @@ _NO_CLASS: Final = -1e9  # the logit of a class that a fold's classifier has no 
 Probabilities = NDArray[np.float32]
 
 
-def assign_folds(groups: Numbers, num_folds: int = NUM_FOLDS, seed: int = 0) -> Numbers:
+def divide_into_folds(groups: Numbers, num_folds: int = NUM_FOLDS, seed: int = 0) -> Numbers:
     """Return (R,) int64: the fold of each image, from 0.
 
     Args:
@@ -44,7 +46,7 @@ def assign_folds(groups: Numbers, num_folds: int = NUM_FOLDS, seed: int = 0) -> 
     return folds
 
 
-class ProbeSums:
+class DiscriminantSums:
     """The sums of labeled embeddings that classifiers are computed from.
 
     Args:
@@ -58,7 +60,7 @@ class ProbeSums:
 
     def __init__(self, num_classes: int, embed_dim: int, num_folds: int = NUM_FOLDS) -> None:
         if num_classes > MAX_CLASSES:
-            raise ValueError(f"{num_classes:,} classes; a probe takes up to {MAX_CLASSES:,}")
+            raise ValueError(f"{num_classes:,} classes, the limit is {MAX_CLASSES:,}")
         self.num_folds: Final = num_folds
         self._counts = np.zeros((num_folds, num_classes))
         self._sums = np.zeros((num_folds, num_classes, embed_dim))
@@ -79,7 +81,7 @@ class ProbeSums:
             self._counts[fold] += np.bincount(own, minlength=self._counts.shape[1])
             self._squares[fold] += rows.T @ rows
 
-    def fit(self, vectors: Embeddings, labels: Numbers, folds: Numbers) -> LinearProbe:
+    def fit(self, vectors: Embeddings, labels: Numbers, folds: Numbers) -> Discriminant:
         """Compute the classifiers, with the shrinkage and temperature that predict a sample best.
 
         Args:
@@ -88,16 +90,16 @@ class ProbeSums:
             folds: (S,) int64, their folds: each is predicted by the classifier without its fold.
         """
         spectra = [self._spectrum(fold) for fold in (*range(self.num_folds), None)]
-        best: tuple[float, LinearProbe] | None = None
+        best: tuple[float, Discriminant] | None = None
         for shrinkage in _SHRINKAGES:
             weights, biases = zip(*(one.discriminants(shrinkage) for one in spectra), strict=True)
-            probe = LinearProbe(np.stack(weights), np.stack(biases), 1.0, shrinkage)
-            logits = probe.logits(vectors, folds)
+            found = Discriminant(np.stack(weights), np.stack(biases), 1.0, shrinkage)
+            logits = found.logits(vectors, folds)
             losses = [_log_loss(logits / value, labels) for value in _TEMPERATURES]
             place = int(np.argmin(losses))
             if best is None or losses[place] < best[0]:
-                tempered = LinearProbe(
-                    probe.weights, probe.biases, float(_TEMPERATURES[place]), shrinkage
+                tempered = Discriminant(
+                    found.weights, found.biases, float(_TEMPERATURES[place]), shrinkage
                 )
                 best = losses[place], tempered
         assert best is not None
@@ -133,7 +135,7 @@ class _Spectrum:
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class Discriminant:
     """Linear classifiers, one for each fold and one of all examples.
 
     Attributes:
@@ -166,12 +168,7 @@ class LinearProbe:
             folds: (N,) int64: the fold of each, whose examples did not train its classifier; None
                 takes the classifier of all examples, for images without a label.
         """
-        return _softmax(self.logits(vectors, folds))
-
-
-def _softmax(logits: Probabilities) -> Probabilities:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return softmax(self.logits(vectors, folds))
 
 
 def _log_loss(logits: Probabilities, labels: Numbers) -> float:

@@ -5,12 +5,12 @@ import pytest
 from analysis.duplicate_samples import unit
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from perception_encoder.analysis.linear_probe import (
+from perception_encoder.analysis.discriminant import (
     MAX_CLASSES,
     NUM_FOLDS,
-    LinearProbe,
-    ProbeSums,
-    assign_folds,
+    Discriminant,
+    DiscriminantSums,
+    divide_into_folds,
 )
 
 
@@ -22,8 +22,8 @@ def planted(num_images, num_classes, embed_dim, apart=1.5, seed=0):
 
 
 def fitted(vectors, labels, num_classes):
-    folds = assign_folds(np.arange(len(vectors)))
-    sums = ProbeSums(num_classes, vectors.shape[1])
+    folds = divide_into_folds(np.arange(len(vectors)))
+    sums = DiscriminantSums(num_classes, vectors.shape[1])
     for start in range(0, len(vectors), 97):  # block by block, as an index is read
         block = slice(start, start + 97)
         sums.add(vectors[block], labels[block], folds[block])
@@ -66,17 +66,17 @@ def test_equal_embeddings_give_the_shares_of_the_classes():
 
 def test_copies_share_a_fold_and_folds_are_about_equal():
     groups = np.repeat(np.arange(500), 3)
-    folds = assign_folds(groups)
+    folds = divide_into_folds(groups)
     assert (folds.reshape(-1, 3) == folds[::3, None]).all()
     counts = np.bincount(folds)
     assert len(counts) == NUM_FOLDS
     assert counts.min() > 0.9 * counts.max()
-    assert not len(assign_folds(np.empty(0, np.int64)))
+    assert not len(divide_into_folds(np.empty(0, np.int64)))
 
 
 def test_too_many_classes_are_refused():
     with pytest.raises(ValueError, match="classes"):
-        ProbeSums(MAX_CLASSES + 1, 8)
+        DiscriminantSums(MAX_CLASSES + 1, 8)
 
 
 def test_a_class_that_a_fold_lacks_is_not_predicted_by_it():
@@ -84,5 +84,5 @@ def test_a_class_that_a_fold_lacks_is_not_predicted_by_it():
     vectors = np.concatenate([vectors, vectors[:1]])
     labels = np.append(labels, 2)  # a single example
     probe, folds = fitted(vectors, labels, 3)
-    assert isinstance(probe, LinearProbe)
+    assert isinstance(probe, Discriminant)
     assert probe.predict(vectors, folds)[-1, 2] < 1e-6
