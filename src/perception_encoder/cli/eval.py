@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perception_encoder.cli.command import Command, CommandGroup, keep_examples
+from perception_encoder.cli.eval_models import (
+    ComputeChoices,
+    ModelComparison,
+    ProbeComparison,
+    describe_model,
+    open_evaluated,
+    report_notes,
+)
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
-    BackendChoice,
     BackendOption,
     BatchSizeOption,
     ColumnOption,
@@ -17,27 +25,22 @@ from perception_encoder.cli.options import (
     ExcludeOption,
     JsonOption,
     LabelsFileOption,
-    PrecisionChoice,
     PrecisionOption,
-    PreprocessChoice,
     PreprocessOption,
     TemplateOption,
     check_templates,
     complete_model,
-    open_model,
     read_labels_file,
 )
-from perception_encoder.cli.output import format_images, say, write_json
-from perception_encoder.errors import SourceError
+from perception_encoder.cli.output import check_folder, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Sequence
 
     from perception_encoder.analysis.evaluation import Accuracy, Retrieval
+    from perception_encoder.cli.eval_models import ProbeScore
+    from perception_encoder.cli.eval_results import ClipBenchmarkTask
     from perception_encoder.embedder import EmbeddingModel
-    from perception_encoder.index import Outcome
-    from perception_encoder.indexing.stream import EmbeddedImages
-    from perception_encoder.sources import Item, Source
 
 _Sources = Annotated[
     list[str],
@@ -55,12 +58,35 @@ _Models = Annotated[
         show_default=False,
     ),
 ]
-_MAX_FAILURES: Final = 10  # of those reported one by one
+_Test = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Source of images to measure with; repeat it for several.  [default: a fifth of the "
+        "images of each class]",
+        show_default=False,
+    ),
+]
+_LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of a table, or key of an archive's .json, that holds the class.  "
+        "[default: label if there is one, or the name of the image's folder]",
+        show_default=False,
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder for a JSON file of each model that `clip_benchmark build` reads.",
+    ),
+]
 
 app = typer.Typer(
     name="eval",
     cls=CommandGroup,
-    help="Measure zero-shot classification and retrieval on your own data.",
+    help="Measure classification and retrieval on your own data.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -73,16 +99,10 @@ def classification(  # noqa: PLR0913  one parameter for each option
     model: _Models = None,
     labels_file: LabelsFileOption = None,
     template: TemplateOption = None,
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of a table, or key of an archive's .json, that holds the class.  "
-            "[default: label if there is one, or the name of the image's folder]",
-            show_default=False,
-        ),
-    ] = None,
+    label_column: _LabelColumn = None,
     column: ColumnOption = None,
     exclude: ExcludeOption = None,
+    out: _Out = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -111,14 +131,19 @@ def classification(  # noqa: PLR0913  one parameter for each option
         read_class_names,
         read_classes,
     )
-    from perception_encoder.cli.eval_results import describe_accuracy, write_accuracies
+    from perception_encoder.cli.eval_results import (
+        describe_accuracy,
+        write_accuracies,
+        write_result,
+    )
     from perception_encoder.indexing.stream import iter_items
 
     templates = check_templates(template)
+    check_folder(out)
     given, gap = read_labels_file(labels_file) if labels_file is not None else ({}, None)
-    opened = _open(sources, column, exclude)
+    opened = open_evaluated(sources, column, exclude)
     items = list(iter_items(opened))
-    _report_notes(opened)
+    report_notes(opened)
     classes = read_classes(items, label_column)
     comparison = ModelComparison(
         items, classes, ComputeChoices(device, backend, precision, preprocess), batch_size
@@ -149,7 +174,10 @@ def classification(  # noqa: PLR0913  one parameter for each option
     for name, loaded in comparison.models(model):
         results[name] = measure(loaded)
         if as_json:
-            write_json(_describe_model(name, loaded) | describe_accuracy(results[name], templates))
+            described = describe_accuracy(results[name], "zero-shot classification")
+            write_json(describe_model(name, loaded) | {"templates": templates} | described)
+        if out is not None:
+            write_result(out, "zeroshot_classification", sources, name, loaded, results[name])
     if not as_json:
         write_accuracies(results)
     comparison.exit_if_failed()
@@ -169,6 +197,7 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     ] = None,
     column: ColumnOption = None,
     exclude: ExcludeOption = None,
+    out: _Out = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -190,11 +219,16 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
 
     from perception_encoder.analysis.evaluation import CaptionPairs, measure_retrieval
     from perception_encoder.analysis.labels import find_caption_columns, read_captions
-    from perception_encoder.cli.eval_results import describe_retrieval, write_retrievals
+    from perception_encoder.cli.eval_results import (
+        describe_retrieval,
+        write_result,
+        write_retrievals,
+    )
 
-    opened = _open(sources, column, exclude)
+    check_folder(out)
+    opened = open_evaluated(sources, column, exclude)
     rows = [item for source in opened for item in source.items()]
-    _report_notes(opened)
+    report_notes(opened)
     columns = find_caption_columns(rows, caption_column or [])
     captions: dict[str, list[str]] = {}
     for row in rows:
@@ -218,127 +252,120 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     for name, loaded in comparison.models(model):
         results[name] = measure(loaded)
         if as_json:
-            write_json(_describe_model(name, loaded) | describe_retrieval(results[name]))
+            write_json(describe_model(name, loaded) | describe_retrieval(results[name]))
+        if out is not None:
+            write_result(out, "zeroshot_retrieval", sources, name, loaded, results[name])
     if not as_json:
         write_retrievals(results)
     comparison.exit_if_failed()
 
 
-def _open(
-    sources: Sequence[str], column: str | None, exclude: Sequence[str] | None
-) -> list[Source]:
-    from perception_encoder.sources import SourceOptions, open_sources
+@app.command("linear-probe", cls=Command)
+@keep_examples
+def linear_probe(  # noqa: PLR0913  one parameter for each option
+    sources: _Sources,
+    model: _Models = None,
+    test: _Test = None,
+    label_column: _LabelColumn = None,
+    column: ColumnOption = None,
+    exclude: ExcludeOption = None,
+    out: _Out = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    preprocess: PreprocessOption = None,
+    batch_size: BatchSizeOption = 32,
+) -> None:
+    """Measure logistic regression on embeddings.
 
-    return open_sources(sources, SourceOptions(exclude=tuple(exclude or ()), column=column))
+    Learns the classes from the images of the sources, as the linear probe of CLIP does, and
+    measures it on those of --test. The class of an image is the name of its folder, or stands in a
+    column. Needs the extra `teach`.
 
-
-def _report_notes(sources: Sequence[Source]) -> None:
-    """Report what sources left out; call it once they have been listed."""
-    from perception_encoder.sources.item import collect_notes
-
-    for note in collect_notes(sources):
-        say(f"pe: {note}")
-
-
-def _describe_model(name: str, model: EmbeddingModel) -> dict[str, Any]:
-    """Return the JSON fields that identify what was measured."""
-    return {
-        "model": name,
-        "fingerprint": model.identity.fingerprint,
-        "preprocess": model.identity.preprocess,
-        "backend": model.backend.name,
-        "precision": model.backend.precision,
-    }
-
-
-class ComputeChoices(NamedTuple):
-    """How every model is run."""
-
-    device: str
-    backend: BackendChoice
-    precision: PrecisionChoice
-    preprocess: PreprocessChoice | None
-
-
-class ModelComparison:
-    """The same images, embedded by one model after the other.
-
-    Args:
-        items: of the sources.
-        truth: ids of the items with a known class or caption; other items are left out.
-        choices: how the models are run.
-        batch_size: images in one batch.
+    Examples:
+        pe eval linear-probe flowers/train --test flowers/test -m PE-Core-S16-384 -m clip/ViT-B-32
     """
+    from perception_encoder.analysis.probing import probe_linearly
 
-    def __init__(
-        self, items: Sequence[Item], truth: Container[str], choices: ComputeChoices, batch_size: int
-    ) -> None:
-        self._items = [item for item in items if item.id in truth]
-        self._left_out = [item for item in items if item.id not in truth]
-        self._num_unlisted = 0
-        self._choices = choices
-        self._batch_size = batch_size
-        self._failed: dict[str, Outcome] = {}
+    probing = ProbeComparison(
+        open_evaluated(sources, column, exclude),
+        open_evaluated(test or [], column, exclude),
+        label_column,
+        ComputeChoices(device, backend, precision, preprocess),
+        batch_size,
+    )
+    names = test or sources
+    _report_probes(probing, "linear_probe", model, probe_linearly, names, out, as_json=as_json)
 
-    def report_left_out(self, what: str) -> None:
-        """Report items without a class or caption.
 
-        Raises:
-            SourceError: no items are left.
-        """
-        from perception_encoder.analysis.labels import iter_unlisted
+@app.command(cls=Command)
+@keep_examples
+def knn(  # noqa: PLR0913  one parameter for each option
+    sources: _Sources,
+    model: _Models = None,
+    test: _Test = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbors that vote.")] = 20,
+    label_column: _LabelColumn = None,
+    column: ColumnOption = None,
+    exclude: ExcludeOption = None,
+    out: _Out = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    preprocess: PreprocessOption = None,
+    batch_size: BatchSizeOption = 32,
+) -> None:
+    """Measure the votes of the nearest neighbors.
 
-        for error in iter_unlisted(self._left_out):
-            self._num_unlisted += 1
-            if self._num_unlisted <= _MAX_FAILURES:
-                say(f"pe: {error}")
-        if (more := self._num_unlisted - _MAX_FAILURES) > 0:
-            say(f"pe: and {more:,} more that could not be read")
-        count = len(self._left_out) - self._num_unlisted
-        if count:
-            say(f"{format_images(count)} without a {what} left out")
-        if not self._items:
-            raise SourceError(f"there are no images with a {what} to measure with")
+    The k nearest images of the sources vote for the class of each image of --test, as in the
+    protocol of DINO. The class of an image is the name of its folder, or stands in a column.
 
-    def models(self, names: Sequence[str] | None) -> Iterator[tuple[str, EmbeddingModel]]:
-        """Open the models, one at a time."""
-        for name in dict.fromkeys(names or [DEFAULT_MODEL]):
-            with open_model(name, **self._choices._asdict()) as model:
-                yield name, model
+    Examples:
+        pe eval knn flowers/train --test flowers/test -k 10
+    """
+    from functools import partial
 
-    def blocks(self, model: EmbeddingModel) -> Iterator[EmbeddedImages]:
-        """Embed the images, and report those that fail.
+    from perception_encoder.analysis.probing import vote_by_neighbors
 
-        Raises:
-            SourceError: none of the images could be read.
-        """
-        from perception_encoder.cli.progress import ProgressDisplay
-        from perception_encoder.indexing import Progress
-        from perception_encoder.indexing.stream import embed_items
+    probing = ProbeComparison(
+        open_evaluated(sources, column, exclude),
+        open_evaluated(test or [], column, exclude),
+        label_column,
+        ComputeChoices(device, backend, precision, preprocess),
+        batch_size,
+    )
+    score = partial(vote_by_neighbors, k=k)
+    _report_probes(probing, "knn", model, score, test or sources, out, as_json=as_json)
 
-        progress = Progress()
-        num_read = 0
-        with ProgressDisplay(progress) as display:
-            for block in embed_items(
-                model, self._items, batch_size=self._batch_size, progress=progress
-            ):
-                for failure in block.failed:
-                    if len(self._failed) < _MAX_FAILURES and failure.id not in self._failed:
-                        display.say(f"pe: {failure.message}")
-                    self._failed[failure.id] = failure
-                num_read += len(block.rows)
-                yield block
-                display.update()
-        if not num_read:
-            raise SourceError("none of the images could be read")
 
-    def exit_if_failed(self) -> None:
-        """Report how many images failed.
+def _report_probes(
+    probing: ProbeComparison,
+    task: ClipBenchmarkTask,
+    models: Sequence[str] | None,
+    score: ProbeScore,
+    sources: Sequence[str],
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure each model by a probe, and write the results."""
+    from perception_encoder.cli.eval_results import (
+        describe_accuracy,
+        write_accuracies,
+        write_result,
+    )
 
-        Raises:
-            typer.Exit: some failed; the exit code is 1.
-        """
-        if self._failed:
-            say(f"{format_images(len(self._failed))} could not be read and were not counted")
-        if self._failed or self._num_unlisted:
-            raise typer.Exit(1)
+    check_folder(out)
+    results = {}
+    for name, loaded in probing.comparison.models(models):
+        results[name], num_examples = probing.measure(loaded, score)
+        if as_json:
+            described = describe_accuracy(results[name], task.replace("_", " "))
+            write_json(describe_model(name, loaded) | {"examples": num_examples} | described)
+        if out is not None:
+            write_result(out, task, sources, name, loaded, results[name])
+    if not as_json:
+        write_accuracies(results)
+    probing.comparison.exit_if_failed()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from perception_encoder.cli.output import say, write_line, write_table
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.evaluation import Accuracy, Retrieval, Share
+    from perception_encoder.embedder import EmbeddingModel
+
+ClipBenchmarkTask: TypeAlias = Literal[
+    "zeroshot_classification", "zeroshot_retrieval", "linear_probe", "knn"
+]
 
 _MAX_CLASSES: Final = 5  # of the worst classes and of confusions
 _WILSON: Final = "95 %, Wilson"
@@ -58,11 +65,10 @@ def write_retrievals(results: Mapping[str, Retrieval]) -> None:
     )
 
 
-def describe_accuracy(one: Accuracy, templates: Sequence[str]) -> dict[str, Any]:
+def describe_accuracy(one: Accuracy, task: str) -> dict[str, Any]:
     """Return an accuracy as JSON."""
     return {
-        "task": "zero-shot classification",
-        "templates": list(templates),
+        "task": task,
         "images": one.num_images,
         "labels": one.num_labels,
         "top1": _to_record(one.top1, _WILSON),
@@ -95,6 +101,60 @@ def describe_retrieval(one: Retrieval) -> dict[str, Any]:
             for direction, recall in recalls.items()
             for k, share in recall.items()
         },
+    }
+
+
+def write_result(
+    folder: Path,
+    task: ClipBenchmarkTask,
+    sources: Sequence[str],
+    name: str,
+    model: EmbeddingModel,
+    result: Accuracy | Retrieval,
+) -> None:
+    """Write the measures of a model as CLIP_benchmark does; `clip_benchmark build` reads them.
+
+    LAION-AI/CLIP_benchmark clip_benchmark/cli.py: `run` writes this record, `main_build` reads it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from perception_encoder.atomic import atomic_write
+    from perception_encoder.cli.output import to_json
+    from perception_encoder.errors import OutputError
+
+    dataset = "+".join(Path(source.rstrip("/")).name or source for source in sources)
+    record = {
+        "dataset": dataset,
+        "model": name,
+        "pretrained": model.identity.fingerprint,
+        "task": task,
+        "metrics": _metrics(task, result),
+        "language": "en",
+    }
+    written = "_".join((dataset, name, model.identity.fingerprint, task))
+    path = folder / f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', written)[-200:]}.json"
+    with atomic_write(path, OutputError) as partial:
+        partial.write_text(to_json(record) + "\n", encoding="utf-8")
+    say(f"{path}: {task} of {name}")
+
+
+def _metrics(task: ClipBenchmarkTask, result: Accuracy | Retrieval) -> dict[str, float | None]:
+    """Return measures under the names of CLIP_benchmark; those of k neighbors begin with "knn"."""
+    from perception_encoder.analysis.evaluation import Retrieval
+
+    if isinstance(result, Retrieval):
+        recalls = {"image": result.text_to_image, "text": result.image_to_text}
+        return {
+            f"{kind}_retrieval_recall@{k}": share.value
+            for kind, recall in recalls.items()
+            for k, share in recall.items()
+        }
+    prefix = {"linear_probe": "lp_", "knn": "knn_"}.get(task, "")
+    return {
+        f"{prefix}acc1": result.top1.value,
+        f"{prefix}acc5": None if result.top5 is None else result.top5.value,
+        f"{prefix}mean_per_class_recall": result.mean_recall.value,
     }
 
 

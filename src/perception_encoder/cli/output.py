@@ -224,6 +224,25 @@ def check_file(path: Path | None) -> None:
         raise typer.BadParameter(f"{path.parent}: no permission to write in this folder")
 
 
+def check_folder(path: Path | None) -> None:
+    """Refuse a folder that cannot be made or written in, before any work is done for it.
+
+    Raises:
+        typer.BadParameter: it cannot.
+    """
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"{path}: this is a file; name a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise typer.BadParameter(f"{path}: cannot be made: {reason}") from err
+    if not os.access(path, os.W_OK):
+        raise typer.BadParameter(f"{path}: no permission to write in this folder")
+
+
 def check_sheet(path: Path | None) -> None:
     """Refuse a contact sheet that cannot be written, or whose suffix names no format of it."""
     check_file(path)
