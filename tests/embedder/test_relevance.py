@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.usefixtures("exporting_once")
 
 GALLERY = files("perception_encoder") / "data" / "gallery"
 BACKENDS = ["torch", "openvino", "onnx"]
+WITHOUT_CLASS_TOKEN = replace(
+    CORE, id="tiny/no-class-token", vision=replace(CORE.vision, has_class_token=False)
+)
+CONFIGS = [CORE, CLIP, WITHOUT_CLASS_TOKEN]
 TEXTS = ["cat", "cat ca", "t"]
 TOLERANCE = 2e-5  # of a sum of contributions: what backends may differ by
 
@@ -33,7 +38,7 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     return {
         config.id: open_tiny(config).save_pretrained(folder / config.id.replace("/", "-"))
-        for config in (CORE, CLIP)
+        for config in CONFIGS
     }
 
 
@@ -50,7 +55,7 @@ def nano():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("config", [CORE, CLIP], ids=lambda config: config.id)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.id)
 def test_contributions_and_the_rest_are_the_cosine(saved, config, backend):
     model = open_saved(saved[config.id], backend)
     for seed in range(3):
