@@ -63,6 +63,17 @@ def test_an_item_of_an_index_is_explained_by_the_indexs_model(server, scene, ite
     assert by_item == explained(server, item=item, index="scenes", texts=TEXTS)
 
 
+def test_a_part_of_an_image_is_explained_and_drawn(server, scene):
+    part = "#xywh=percent:50,0,50,100"
+    found = explained(server, image=data_uri(scene) + part, texts=TEXTS)
+    right = Image.open(io.BytesIO(scene)).convert("RGB").crop((80, 0, 160, 160))
+    expected = server.model.explain(right, TEXTS)
+    assert np.allclose(found["explanations"][1]["map"], expected.maps[1], atol=1e-3)
+    body = {"image": data_uri(scene) + part, "texts": ["a house"], "format": "png"}
+    with Image.open(io.BytesIO(server.client.post("/v1/explain", json=body).content)) as picture:
+        assert picture.height > 360 > picture.width - 180  # the part is half as wide as high
+
+
 @pytest.mark.parametrize(
     ("body", "headers"),
     [({"format": "png"}, {}), ({}, {"Accept": "text/html;q=0.5, image/png"})],
