@@ -24,18 +24,17 @@ from unittest.mock import patch
 import httpx2
 from child_processes import build_environment
 from huggingface_hub import constants
+from kept_prompts import keeping_prompts
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from perception_encoder.auto import AutoModel
 from perception_encoder.cli.main import app, main
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.search.null_distribution import embed_prompts
 
-# In one process a model is opened once for all commands, embeds the prompts that it is calibrated
-# with once, and the options of all commands are described once.
+# In one process a model is opened once for all commands, and the options of all commands are
+# described once.
 _opened = lru_cache(4)(AutoModel.from_pretrained)
-_embedded = lru_cache(4)(embed_prompts)
 _described = lru_cache(None)(get_command)
 
 PE = (sys.executable, "-m", "perception_encoder.cli")
@@ -131,8 +130,7 @@ def _keeping() -> Iterator[None]:
     """Keep models, embeddings of prompts and descriptions of options from command to command."""
     with (
         patch("perception_encoder.auto.AutoModel.from_pretrained", _opened),
-        patch("perception_encoder.search.null_distribution.embed_prompts", _embedded),
-        patch("perception_encoder.search.calibration.embed_prompts", _embedded),
+        keeping_prompts(),
         patch("typer.main.get_command", _described),
         patch("typer.testing._get_command", _described),
         patch.object(EmbeddingModel, "close"),

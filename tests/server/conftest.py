@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from kept_prompts import keeping_prompts
 from PIL import Image
 from server.serving import make_index, running
 
@@ -142,5 +143,5 @@ def drawings_server(tmp_path_factory, drawings):
     names = ("drawings.lance", "few.lance")
     indexes = tuple(str(shutil.copytree(drawings / name, folder / name)) for name in names)
     settings = ServerSettings(indexes=indexes, cache_folder=drawings / "thumbnails")
-    with running(settings, open_model=AutoModel.from_pretrained) as server:
+    with keeping_prompts(), running(settings, open_model=AutoModel.from_pretrained) as server:
         yield server

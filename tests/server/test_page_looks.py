@@ -49,7 +49,6 @@ def ready(page, view) -> None:
         expect(page.locator("canvas")).to_be_visible(timeout=60_000)
     elif "index" in view:
         expect(page.locator(".facts")).to_be_visible()
-    page.wait_for_load_state("networkidle")
 
 
 def test_it_follows_the_system_until_somebody_chooses(open_page, drawings_server):
@@ -105,9 +104,9 @@ def test_assistive_technology_can_use_it_in_light_and_dark(open_page, drawings_s
         expect(page.get_by_role("link", name="More like this")).to_be_visible()
     elif view == "compare":
         page.get_by_role("button", name="Compare").first.click()
+    page.wait_for_load_state("networkidle")  # all images are there
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        page.wait_for_timeout(400)  # images fade in, and half an image has half its contrast
         assert (ground(page) < 50) == (scheme == "dark")
         found = Axe().run(page)
         assert found.response["violations"] == [], (scheme, found.generate_report())
