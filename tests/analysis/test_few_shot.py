@@ -55,6 +55,14 @@ def test_probabilities_are_calibrated():
     assert found.probabilities.max(axis=1).mean() == pytest.approx(share, abs=0.05)
 
 
+def test_probabilities_are_of_the_probe_that_answers():
+    embeddings, labels = _examples([200] * 3, spread=1.0)
+    few = np.concatenate([np.arange(200 * n, 200 * n + 5) for n in range(3)])  # folds have 4
+    classifier = FewShotClassifier.fit(embeddings[few], [labels[n] for n in few], identity=IDENTITY)
+    found = classifier.classify(np.delete(embeddings, few, axis=0))
+    assert found.probabilities.max(axis=1).mean() > 0.7
+
+
 def test_it_abstains_where_it_is_not_sure():
     embeddings, labels = _examples([300] * 3, spread=2.5)
     classifier = FewShotClassifier.fit(embeddings[::2], labels[::2], identity=IDENTITY)

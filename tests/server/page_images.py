@@ -102,6 +102,16 @@ def take_all(url: str) -> None:
         page = opened(browser, f"{url}/?q=red+heart")
         page.locator(".tile .mark").first.wait_for()
         take(page, "search")
+        page = opened(browser, f"{url}/?q=red")
+        page.locator(".tile .mark").first.wait_for()
+        for name, key in (("red-heart", "+"), ("rose-next", "+"), ("red-car", "-")):
+            named = page.locator(".tile").filter(has=page.locator(".name", has_text=name))
+            with page.expect_response("**/v1/search"):
+                named.first.locator("a").press(key)
+            page.locator("#results:not(.is-stale) .tile").first.wait_for()
+        page.get_by_label("Label of the liked images").fill("red heart")
+        take(page, "marks")
+        page = opened(browser, f"{url}/?q=red+heart")
         page.locator(".tile a").first.click()
         take(page, "viewer")
         page.get_by_role("link", name="Classify", exact=True).last.click()

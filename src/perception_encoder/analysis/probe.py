@@ -34,7 +34,7 @@ NUM_FOLDS: Final = 5
 COPY: Final = 0.98
 """The cosine from which on two examples are copies: that of near-duplicates in `pe duplicates`."""
 
-PROMPT_WEIGHT: Final = 2.0
+PROMPT_WEIGHT: Final = 1.0
 """Examples that the text of a label counts as."""
 
 _PENALTY: Final = 3.0  # C of scikit-learn, for embeddings of mean square 1 around their mean
@@ -129,6 +129,7 @@ def predict_held_out(
 ) -> NDArray[np.float32]:
     """Return (N, L) logits of each example by a probe of the other folds; see `fit_probe`."""
     logits = np.full(targets.shape, _NEVER, np.float32)
+    by_regression = has_enough_for_regression(targets)  # the probe of all examples is of one kind
     for fold in np.unique(folds):
         held_out = folds == fold
         probe = fit_probe(
@@ -136,6 +137,7 @@ def predict_held_out(
             targets[~held_out],
             prompts=prompts,
             is_multi_label=is_multi_label,
+            by_regression=by_regression,
         )
         logits[held_out] = probe.logits(embeddings[held_out])
     return logits
@@ -222,6 +224,7 @@ def fit_probe(
     *,
     prompts: Embeddings | None = None,
     is_multi_label: bool = False,
+    by_regression: bool | None = None,
 ) -> Probe:
     """Learn labels from examples.
 
@@ -230,20 +233,28 @@ def fit_probe(
         targets: (N, L). Without `is_multi_label` each example has one label.
         prompts: (P, E), the text embeddings of the first P labels; None learns from images alone.
         is_multi_label: Each label is a question of its own; an example may have none.
+        by_regression: fit a logistic regression, or take means; None decides by
+            `has_enough_for_regression`.
 
     Raises:
         BackendUnavailableError: scikit-learn is not installed, and is needed.
     """
     rows = normalize_rows(np.asarray(embeddings, np.float32))
-    counts = targets.sum(axis=0)
-    is_enough = bool(counts.any()) and np.median(counts[counts > 0]) >= FEWEST_FOR_REGRESSION
+    if by_regression is None:
+        by_regression = has_enough_for_regression(targets)
     weights = np.ones(len(rows), np.float32)
     if prompts is not None:
         rows, targets, weights = _with_prompts(rows, targets, prompts)
-    fit = _fit_regression if is_enough else _fit_means
+    fit = _fit_regression if by_regression else _fit_means
     if not is_multi_label:
         return fit(rows, targets, weights)
     return _join([fit(rows, _as_pair(one), weights) for one in targets.T])
+
+
+def has_enough_for_regression(targets: Targets) -> bool:
+    """Whether the median label has `FEWEST_FOR_REGRESSION` examples."""
+    counts = targets.sum(axis=0)
+    return bool(counts.any()) and bool(np.median(counts[counts > 0]) >= FEWEST_FOR_REGRESSION)
 
 
 def _with_prompts(
