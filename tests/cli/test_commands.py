@@ -69,7 +69,7 @@ def test_a_misspelled_command_or_option_gets_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("pe se", ["search", "serve", "searches"]),
+        ("pe se", ["search", "serve", "select", "searches"]),
         ("pe embed --model PE-Core-L", ["PE-Core-L14-336"]),
     ],
 )
