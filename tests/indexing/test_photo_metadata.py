@@ -242,7 +242,7 @@ def test_a_run_reads_changed_sidecars_without_embedding(
     os.utime(photo.with_name("a.jpg.xmp"), (old, old))
     run = add(model, index, folder)
     assert run.progress.counts == {"skipped": 2}
-    assert any("1 files have sidecars that changed" in note for note in run.progress.notes)
+    assert any("the sidecars of 1 file changed" in note for note in run.progress.notes)
     assert column(index, "rating") == {"a.jpg": 3, "b.jpg": None}
     assert column(index, "camera") == dict.fromkeys(("a.jpg", "b.jpg"), "Canon EOS R5")
     (hit,) = index.search(model.embed_images([photo]), k=1)[0]

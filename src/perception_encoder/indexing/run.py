@@ -170,9 +170,11 @@ class Run:
         """Read the metadata of files again whose sidecars have changed."""
         if feed.changed_sidecars:
             progress = refresh_files(self._index, feed.changed_sidecars)
+            num_files, num_rows = len(feed.changed_sidecars), progress.num_changed
             self.progress.notes.append(
-                f"{len(feed.changed_sidecars):,} files have sidecars that changed: their metadata "
-                f"was read again, and {progress.num_changed:,} rows have other values now"
+                f"the sidecars of {num_files:,} {'file' if num_files == 1 else 'files'} changed: "
+                f"the metadata was read again, and {num_rows:,} "
+                f"{'row has' if num_rows == 1 else 'rows have'} other values now"
             )
             self.progress.notes += progress.notes()
 
