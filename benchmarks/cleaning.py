@@ -6,8 +6,8 @@
   planted leaks, wrong labels and outliers; no pixels, as there are none.
 - "photos": bad pixels planted in real photos (`../shared/photos`, or --photos), and how many good
   photos and drawings are called bad.
-- "select": coverage, and the accuracy of a probe that is trained on the chosen images, beside
-  random ones.
+- "select", "select_among": coverage, and the accuracy of a probe that learned from the chosen
+  images, beside random ones.
 
 Beside ours: the local outlier factor and isolation forests of scikit-learn; labels that a
 cross-validated logistic regression does not predict; the variance of the Laplacian below 100.
@@ -84,6 +84,7 @@ def main() -> None:
         print(json.dumps(found | {"peak memory, MiB": _peak()}))
         return
     parts = ["drawings", *(f"vectors:{count}" for count in NUM_VECTORS), "photos", "select"]
+    parts.append(f"select_among:{NUM_VECTORS[-1]}")
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
@@ -552,9 +553,6 @@ def measure_selection(folder: Path, _: Path, __: int) -> dict[str, object]:
     centered = digits.data - digits.data.mean(axis=0)
     with tempfile.TemporaryDirectory() as name:
         figures["digits of scikit-learn"] = _select(Path(name), _unit(centered), digits.target)
-    with tempfile.TemporaryDirectory() as name:
-        index, _planted, _vectors = build_vectors(name, NUM_VECTORS[-1])
-        figures[f"{NUM_VECTORS[-1]:,} synthetic embeddings"] = _select_at_scale(index)
     return figures
 
 
@@ -624,10 +622,13 @@ def _quality(
     return dict(zip(names, (round(float(value), 4) for value in means), strict=True))
 
 
-def _select_at_scale(index: object) -> dict[str, object]:
+def measure_selection_at_scale(_: Path, __: Path, count: int) -> dict[str, object]:
+    """Choose 500 of many synthetic embeddings."""
     from perception_encoder.analysis.selection import SelectOptions, select_images
 
-    figures = {}
+    folder = tempfile.TemporaryDirectory()
+    index, _planted, _vectors = build_vectors(folder.name, count)
+    figures: dict[str, object] = {"memory before, MiB": _peak()}
     for by in ("diverse", "representative", "uncertain"):
         options = SelectOptions(500, by)
         found, times = _timed(partial(select_images, index, options))
@@ -645,6 +646,7 @@ _PARTS = {
     "vectors": measure_vectors,
     "photos": measure_photos,
     "select": measure_selection,
+    "select_among": measure_selection_at_scale,
 }
 
 
