@@ -8,7 +8,7 @@ Compared: whole images alone; 2x2, 3x3 and 4x4 tiles; the same with tiles that o
 neighbors by a quarter of their width. An image's score is the best of its rows. Recall at k is the
 share of the right scenes among the first k. Time and rows are those of `pe index`.
 
-    python -m benchmarks.tiles [--scenes 400]
+    python -m benchmarks.tiles [--scenes 200]
 """
 
 import argparse
@@ -28,6 +28,7 @@ from benchmarks.report import write_report
 from perception_encoder import AutoModel
 from perception_encoder.embedder import EmbeddingModel
 from perception_encoder.index import Index
+from perception_encoder.index.schema import VECTOR, vectors_of
 from perception_encoder.index.tiles import Box, TileGrid
 from perception_encoder.indexing import Run, RunOptions
 from perception_encoder.preprocess import crop_image
@@ -44,7 +45,7 @@ SEED: Final = 7
 def main() -> None:
     """Compose scenes, index and search them in every way, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--scenes", type=int, default=400)
+    parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--model", default="pe-nano")
     parser.add_argument("--note", default="", help="What else the machine was doing.")
     arguments = parser.parse_args()
@@ -136,20 +137,22 @@ def measure(model: EmbeddingModel, folder: Path, shown: list[list[str]]) -> dict
         }
         if grid is not None:
             more = overlapping_scores(model, folder / "in", queries, grid, len(shown))
-            whole = scores_of(index, queries, len(shown), where="tile_of IS NULL")
+            whole = scores_of(index, queries, len(shown), tiles=False)
             figures[f"{grid} overlapping"] = {"recall": recall(np.maximum(whole, more), is_right)}
+        print(grid, figures[f"{grid or 'whole image'}"], flush=True)
     return figures
 
 
 def scores_of(
-    index: Index, queries: NDArray[np.float32], num_scenes: int, where: str | None = None
+    index: Index, queries: NDArray[np.float32], num_scenes: int, *, tiles: bool = True
 ) -> NDArray[np.float32]:
     """Return (Q, N) the score of each scene: the best of its rows."""
     scores = np.full((len(queries), num_scenes), -1.0, np.float32)
-    for number, hits in enumerate(index.search(queries, k=20 * num_scenes, where=where)):
-        for hit in hits:
-            place = int(Path(hit.uri).stem)
-            scores[number, place] = max(scores[number, place], hit.score)
+    for batch in index.scan(["uri", VECTOR], tiles=tiles):
+        found = queries @ vectors_of(batch).T
+        for uri, column in zip(batch["uri"].to_pylist(), found.T, strict=True):
+            place = int(Path(uri).stem)
+            scores[:, place] = np.maximum(scores[:, place], column)
     return scores
 
 

@@ -316,6 +316,14 @@ def test_a_part_of_a_frame_has_a_time_and_a_box(
 
 
 @pytest.mark.usefixtures("pool")
+def test_a_part_begins_a_sum_in_one_string() -> None:
+    assert parse_query("pool.jpg#xywh=1,2,3,4 + red") == (
+        QueryTerm(1, "image", "pool.jpg#xywh=1,2,3,4"),
+        text("red"),
+    )
+
+
+@pytest.mark.usefixtures("pool")
 def test_a_file_whose_own_name_looks_like_a_part_opens(tmp_path: Path) -> None:
     (tmp_path / "pool.jpg#xywh=bad").write_bytes(b"")
     assert parse_query("pool.jpg#xywh=bad") == (QueryTerm(1, "image", "pool.jpg#xywh=bad"),)

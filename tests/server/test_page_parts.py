@@ -152,8 +152,11 @@ def test_the_box_stays_on_its_part_when_the_image_is_zoomed(page):
 def test_a_finger_draws_a_box_on_a_phone(open_page, drawings_server):
     page = open_page(drawings_server.url, width=390, height=780, has_touch=True, is_mobile=True)
     wait_for_results(page)
-    image = open_first(page)
+    open_first(page)
     page.get_by_role("button", name="Search by a part of the image").tap()
+    image = page.locator(".stage img").bounding_box()  # it makes room for the buttons
+    buttons = page.locator(".part-bar").bounding_box()
+    assert image["y"] + image["height"] <= buttons["y"]
     assert page.evaluate("document.querySelector('#viewer').scrollWidth") <= 390
     assert not overflows(page)
     client = page.context.new_cdp_session(page)

@@ -252,6 +252,8 @@ def _file(path: str) -> str | None:
     if (found := _stored_form(path)) is not None:
         return found
     base, name = path.rpartition("#")[0], name_without_crop(path)
+    if any(sign.isspace() for sign in path[len(base) :]):  # further terms of the query
+        return None
     has_crop = name != path
     has_time = split_fragment(name)[1] is not None
     if not (has_time or (has_crop and name == base)) or (found := _stored_form(base)) is None:
