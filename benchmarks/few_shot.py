@@ -85,15 +85,24 @@ def promises(data: HeldOut, count: int) -> dict:
         found = classifier.classify(data.embeddings[others])
         truth = np.array([order.index(data.kinds[number]) for number in data.numbers[others]])
         right, sure = found.probabilities.argmax(axis=1) == truth, found.applies.any(axis=1)
+        # All kinds have as many examples, so all count alike.
+        weights = 1 / np.bincount(data.numbers[others])[data.numbers[others]]
+        share = np.average(right, weights=weights)
         quality = classifier.quality
         rows.append(
             {
                 "said_right": quality.right.value,
-                "right": right.mean(),
-                "is_in_interval": quality.right.low <= right.mean() <= quality.right.high,
-                "mean_probability": found.probabilities.max(axis=1).mean(),
-                "answered": sure.mean(),
-                "right_if_answered": right[sure].mean() if sure.any() else 0.0,
+                "right": share,
+                "is_in_interval": quality.right.low <= share <= quality.right.high,
+                "mean_probability": np.average(found.probabilities.max(axis=1), weights=weights),
+                "said_answered": quality.answered.value,
+                "answered": np.average(sure, weights=weights),
+                "said_right_if_answered": quality.right_if_answered.value
+                if quality.right_if_answered
+                else 0.0,
+                "right_if_answered": np.average(right[sure], weights=weights[sure])
+                if sure.any()
+                else 0.0,
             }
         )
     return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
