@@ -37,6 +37,7 @@ BODIES = {
     "/v1/search#texts": {
         "terms": [{"text": "a"}], "text": "a", "text_weight": 0.3, "pairs": False, "sort": "score",
     },
+    "/v1/search#part": {"terms": [{"image": URI, "crop": "percent:0,0,50,50"}], "k": 2},
     "/v1/search#marks": {"like": [{"image": URI}], "unlike": [{"image": OTHER}], "k": 2},
     "/v1/search#400 marks": {"like": [{"item": "x"}], "terms": [{"text": "a"}]},
     "/v1/classify#400": {"images": [URI], "classifier": "x"},

@@ -115,3 +115,15 @@ def test_a_box_goes_with_one_image(server, files):
     reply = server.client.post("/v1/embed", json={"images": [f"{uri[:-4]},bad"]})
     assert reply.status_code == 400
     assert len(reply.text) < 1000  # the image itself is not repeated
+
+
+def test_a_saved_search_keeps_the_part(server, files):
+    item = row_id(str(files[4]))
+    body = {"name": "part", "terms": [{"item": item, "crop": BOX}]}
+    saved = server.client.post("/v1/indexes/t/searches/save", json=body)
+    assert saved.status_code == 200, saved.text
+    found = server.client.get("/v1/indexes/t/searches").json()["data"]
+    assert [term["value"] for term in found[0]["terms"]] == [f"{item}#xywh={BOX}"]
+    reply = server.client.post("/v1/indexes/t/searches", json={"name": "part"})
+    expected = open_tiny().embed_image(files[4], crop=BOX)[0]
+    np.testing.assert_allclose(read(reply.json()["query"]["vector"]), expected, atol=1e-3)

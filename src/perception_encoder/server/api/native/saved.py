@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from perception_encoder.errors import QueryError
 from perception_encoder.index.full_text import TextQuery
+from perception_encoder.preprocess.crops import with_crop
 from perception_encoder.search.calibration import Calibration
 from perception_encoder.search.grammar import QueryTerm, parse_query
 from perception_encoder.search.queries import Query
@@ -171,7 +172,7 @@ def _read_written(body: TermBody) -> list[QueryTerm]:
     if body.text is not None:
         return [QueryTerm(body.weight, "text", body.text)]
     if body.item is not None:
-        return [QueryTerm(body.weight, "item", body.item)]
+        return [QueryTerm(body.weight, "item", with_crop(body.item, body.crop))]
     raise QueryError(
         "an image or an embedding of a request is not kept; search with an image of the index (its "
         "item), or save the search with: pe search IMAGE --save NAME"
