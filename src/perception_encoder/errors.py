@@ -35,6 +35,7 @@ A mistake in a call (a wrong rank, a negative batch size) is a `ValueError` or `
     │   ├── WorkerCrashedError          a worker ended, hangs, or is shutting down
     │   └── ModelUnavailableError       a model cannot be opened
     ├── RemoteError                 a server refused or failed, or cannot be reached
+    ├── ClassifierError             a taught classifier is missing, damaged, or of another model
     ├── ClusterError                a Ray cluster cannot be used
     └── ImageIndexError             an index cannot be used
         ├── IndexNotFoundError          no index at the path
