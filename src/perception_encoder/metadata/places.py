@@ -9,7 +9,7 @@ import importlib.util
 import math
 import threading
 import unicodedata
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -56,6 +56,27 @@ class Places:
         places = np.array([(town.latitude, town.longitude) for town in towns])
         self._points = _to_points(places[:, 0], places[:, 1])
 
+    def _candidates(self, folded: str) -> list[int]:
+        """Return the numbers of the towns that may have a name."""
+        hashes, numbers = self._hashed_names
+        first, end = (np.searchsorted(hashes, hash(folded), side) for side in ("left", "right"))
+        return sorted(set(numbers[first:end].tolist()))
+
+    @cached_property
+    def _hashed_names(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The hashes of all names in order, and the town of each.
+
+        Comparing 700,000 names takes a second. A table of them would take 100 MB.
+        """
+        pairs = [
+            (hash(_folded(name)), number)
+            for number, (town, names) in enumerate(zip(self._towns, self._names, strict=True))
+            for name in (town.name, *names)
+        ]
+        hashes = np.array([one[0] for one in pairs], np.int64)
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], np.array([one[1] for one in pairs], np.int32)[order]
+
     def nearest(self, latitude: float, longitude: float) -> Place | None:
         """Return the nearest town; None beyond `MAX_METRES`.
 
@@ -80,11 +101,12 @@ class Places:
             QueryError: there is none.
         """
         wanted, nation = _folded(name), None if country is None else _folded(country)
-        found = [
-            (wanted == _folded(town.name), town.population, town)
-            for town, names in zip(self._towns, self._names, strict=True)
-            if wanted == _folded(town.name) or any(wanted == _folded(one) for one in names)
-        ]
+        found = []
+        for number in self._candidates(wanted):
+            town = self._towns[number]
+            is_main = wanted == _folded(town.name)
+            if is_main or any(wanted == _folded(one) for one in self._names[number]):
+                found.append((is_main, town.population, town))
         chosen = [
             one
             for one in found
