@@ -1,11 +1,13 @@
 """Cleaning an index of vectors in which faults were planted, and odd indexes."""
 
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from analysis.duplicate_samples import index_of, refuse, remote_rows, unit
+from PIL import Image
 
 from perception_encoder.analysis.cleaning import CleaningOptions, clean_index
 from perception_encoder.analysis.cleaning import neighbors as neighbors_module
@@ -108,6 +110,34 @@ def test_leaks_name_the_image_outside_train_and_its_nearest_partner(tmp_path):
     assert found[rows[171].uri].detail == "identical bytes in train"
     assert report.duplicates == (1, 5)
     assert report.sizes_of_splits == {"test": 30, "train": 150, "val": 20}
+
+
+def test_dark_images_that_only_look_alike_are_no_leaks(tmp_path):
+    vectors = unit(np.random.default_rng(0).normal(size=(6, 64)))
+    vectors[4] = unit(vectors[0] + 0.01 * vectors[1])  # as near as a copy that was saved again
+    vectors[5] = vectors[2]
+    splits = ["train", "train", "train", "train", "test", "test"]
+    rows = [
+        replace(row, metadata={"split": split})
+        for row, split in zip(remote_rows(6), splits, strict=True)
+    ]
+
+    def leaks(level):
+        image = Image.effect_noise((64, 64), 20).point(lambda value: value * level // 255)
+        stream = BytesIO()
+        image.save(stream, "PNG")
+        folder = tmp_path / str(level)
+        folder.mkdir()
+        report = clean_index(
+            index_of(folder, rows, vectors), lambda *_: stream.getvalue(), CleaningOptions()
+        )
+        said = [note for note in report.notes if "not called leaks" in note]
+        return uris(report.findings["leak"]), len(said)
+
+    assert leaks(255) == ({rows[4].uri, rows[5].uri}, 0)
+    vectors[4] = unit(vectors[0] + 0.08 * vectors[1])
+    assert leaks(60) == ({rows[5].uri}, 1)
+    assert leaks(250) == ({rows[4].uri, rows[5].uri}, 0)
 
 
 def test_folders_are_splits_and_classes(tmp_path):

@@ -61,6 +61,10 @@ BLANK: Final = 0.03
 LOW_INFORMATION: Final = 0.12
 """Bits a pixel below which an image holds little; plain drawings have 0.2, photos 2 to 4."""
 
+COPY_OF_PLAIN: Final = 0.999
+"""The lowest cosine of near-duplicates that are both blank, dark, bright or plain: such images look
+alike (`benchmarks/cleaning.py`), and only copies of them are as near."""
+
 ODD_ASPECT_RATIO: Final = 3.0
 """The ratio of the sides from which it is odd."""
 
@@ -134,10 +138,10 @@ def clean_index(
         split_column=options.split_column,
     )
     search = _Search(index, images, options, labels, splits, where, report)
-    duplicates = search.find_leaks() if len(images) else None
+    measured = search.measure(read)
+    duplicates = search.find_leaks(measured) if len(images) else None
     search.find_by_embeddings()
     search.find_by_shape()
-    measured = search.measure(read)
     return CleaningReport(
         index_path=index.path,
         num_images=len(images),
@@ -175,7 +179,7 @@ class _Search:
         self._where = where
         self._report = report
 
-    def find_leaks(self) -> DuplicateCounts | None:
+    def find_leaks(self, measured: MeasuredPixels) -> DuplicateCounts | None:
         """Find leaks, and return the number of duplicates."""
         if "leak" not in self._options.kinds:
             return None
@@ -187,10 +191,16 @@ class _Search:
             where=self._where,
             report=self._report,
         )
+        faults = find_faults(measured.values)
+        is_plain = np.any([faults[kind].is_found for kind in _PLAIN_KINDS], axis=0)
+        num_alike = 0
         found = zip(leaks.numbers.tolist(), leaks.others.tolist(), leaks.scores, strict=True)
         for number, other, score in found:
             theirs = self._splits.name_of(other)
             is_copy = self._images.contents[number] == self._images.contents[other]
+            if not is_copy and score < COPY_OF_PLAIN and is_plain[number] and is_plain[other]:
+                num_alike += 1
+                continue
             self._add(
                 "leak",
                 number,
@@ -202,6 +212,11 @@ class _Search:
         if len(self._splits.names) < 2:
             self.notes.append(
                 "leaks need splits: a column `split`, or folders named train, val and test"
+            )
+        if num_alike:
+            self.notes.append(
+                f"{num_alike:,} pairs of blank, dark, bright or plain images are not called leaks: "
+                f"their cosine is below {COPY_OF_PLAIN}"
             )
         if leaks.num_crowded:
             self.notes.append(
@@ -303,7 +318,8 @@ class _Search:
         )
 
 
-_PIXEL_KINDS: Final[set[Kind]] = {"blurry", "dark", "bright", "blank", "low information"}
+_PLAIN_KINDS: Final[tuple[Kind, ...]] = ("dark", "bright", "blank", "low information")
+_PIXEL_KINDS: Final[set[Kind]] = {"blurry", *_PLAIN_KINDS}
 
 
 class PixelFault(NamedTuple):
