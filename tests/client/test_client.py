@@ -104,6 +104,22 @@ def test_search_by_words_or_image(client, files):
     assert all(hit["metadata"]["color"] == "blue" for hit in hits)
 
 
+def test_search_by_part_marks_and_text(client, files):
+    def names(**request):
+        return [hit["name"] for hit in client.search_for(SearchRequest(k=4, **request))]
+
+    assert names(query=files[3], crop="percent:0,0,100,100")[0] == str(files[3])
+    assert names(query=files[3], crop="0,0,8,8")
+    with pytest.raises(RemoteError, match="percent:200"):
+        names(query=files[3], crop="percent:200,0,10,10")
+    liked = names(like=[files[0], files[1].read_bytes()], unlike=[files[2]])
+    assert liked
+    assert names(text=files[2].stem)[0] == str(files[2])
+    assert names(query="a cat", text=files[2].stem, text_weight=1.0)[0] == str(files[2])
+    with pytest.raises(RemoteError, match="taken_at"):
+        names(query="a cat", since="2020")
+
+
 def test_models(client):
     assert next(one["id"] for one in client.models()) == "pe-nano"
 

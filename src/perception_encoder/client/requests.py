@@ -1,6 +1,9 @@
 """Requests of the client and the meaning of replies, without sending anything."""
 
+from __future__ import annotations
+
 import base64
+import dataclasses
 import io
 import json
 import random
@@ -8,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -110,9 +113,21 @@ class SearchRequest:
     """A search in an index; the fields are those of POST /v1/search.
 
     Attributes:
-        query: a text; or an image as `Path`, bytes of a file or PIL image.
+        query: a text; or an image as `Path`, bytes of a file or PIL image; None searches by `text`
+            or by `like` and `unlike` alone.
         k: how many hits.
         index: which index; None for the server's first.
+        crop: the part of the query's image that counts: "x,y,width,height" in pixels, or
+            "percent:x,y,width,height".
+        text: words, and phrases in double quotes, to find in names and metadata.
+        text_weight: share of `text` in the fused score, 0 to 1.
+        like: images that hits should be like; they are no hits themselves.
+        unlike: images that hits should not be like.
+        since: only photos taken from then on: "2023-05", "yesterday", "2 weeks ago".
+        until: only photos taken up to then, the whole year, month or day included.
+        near: only photos taken there: "48.137,11.575,5km"; or a town.
+        camera: only photos of cameras with this in their name.
+        sort: "score", or "taken_at" for the newest photo of the hits first.
         filters: conditions on columns: {"column", "op", "value"}.
         threshold: the lowest cosine of a hit, or "strong" or "weak".
         unique: fold hits of that cosine under the best of them.
@@ -120,9 +135,19 @@ class SearchRequest:
         pairs: fold a photo's RAW file and its Live Photo clip under it.
     """
 
-    query: ImageToSend
+    query: ImageToSend | None = None
     k: int = 10
     index: str | None = None
+    crop: str | None = None
+    text: str | None = None
+    text_weight: float = 0.5
+    like: Sequence[ImageToSend] = ()
+    unlike: Sequence[ImageToSend] = ()
+    since: str | None = None
+    until: str | None = None
+    near: str | None = None
+    camera: str | None = None
+    sort: Literal["score", "taken_at"] = "score"
     filters: Sequence[Mapping[str, Any]] = ()
     threshold: float | str | None = None
     unique: float | None = None
@@ -155,21 +180,7 @@ def build_text_calls(
 
 def build_search_call(request: SearchRequest) -> Call:
     """Return the request that searches an index."""
-    if isinstance(request.query, str):
-        term = {"text": request.query}
-    else:
-        term = {"image": base64.b64encode(encode_image(request.query)).decode("ascii")}
-    body = {
-        "terms": [term],
-        "k": request.k,
-        "index": request.index,
-        "filters": [dict(one) for one in request.filters],
-        "threshold": request.threshold,
-        "unique": request.unique,
-        "bursts": request.bursts,
-        "pairs": request.pairs,
-    }
-    return Call("POST", "/v1/search", partial(_json, body))
+    return Call("POST", "/v1/search", partial(_search, request))
 
 
 MODELS: Final = Call("GET", "/v1/models", dict)
@@ -261,6 +272,28 @@ def encode_image(image: ImageToSend) -> bytes:
 
 def _json(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"json": body}
+
+
+def _search(request: SearchRequest) -> dict[str, Any]:
+    fields = {
+        one.name: getattr(request, one.name)
+        for one in dataclasses.fields(request)
+        if one.name not in ("query", "crop")
+    }
+    terms: list[dict[str, str | None]] = []
+    if isinstance(request.query, str):
+        terms = [{"text": request.query, "crop": request.crop}]
+    elif request.query is not None:
+        terms = [{"image": _base64(request.query), "crop": request.crop}]
+    marks = {
+        name: [{"image": _base64(image)} for image in fields[name]] for name in ("like", "unlike")
+    }
+    filters = [dict(one) for one in request.filters]
+    return _json({**fields, **marks, "terms": terms, "filters": filters})
+
+
+def _base64(image: ImageToSend) -> str:
+    return base64.b64encode(encode_image(image)).decode("ascii")
 
 
 def _images(batch: Sequence[ImageToSend], fields: Mapping[str, str]) -> dict[str, Any]:
