@@ -275,6 +275,16 @@ class Runs:
             added = list(pool.map(once, range(70)))
         return {"index": index, "added": added}
 
+    def taught(self) -> Any:
+        """The block of a classifier, whose file the test made."""
+        step = {"type": "pe_few_shot@v1", "name": "taught", "images": "$inputs.image"}
+        here = workflow([{**step, "classifier": "$inputs.file"}], {"taught": "taught.*"})
+        gone = workflow([{**step, "classifier": "gone.npz"}], {"taught": "taught.*"})
+        inputs = {"image": self.images, "file": str(self.folder / "things.npz")}
+        return {
+            "found": self.run(here, inputs), "gone": self.failing(gone, {"image": self.images})
+        }  # fmt: skip
+
     def remote(self) -> Any:
         """The stock block, at a server of ours."""
         definition = workflow(
@@ -311,7 +321,7 @@ def main(request_file: str, results_file: str) -> None:
     configure(request["url"], tensor_mode=request["tensor_mode"])
     logging.disable(logging.INFO)
     runs = Runs(request)
-    names = ["embeddings", "encoded", "index", "changes", "remote"]
+    names = ["embeddings", "encoded", "index", "changes", "remote", "taught"]
     names += ["crops"] if request["photos"] else []
     names += [] if request["tensor_mode"] else ["together", "filling", "mistakes"]
     calls: dict[str, Callable[[], Any]] = {name: getattr(runs, name) for name in names}

@@ -13,7 +13,7 @@ from integrations.workflows.workflow_engine import start_engine
 from server.serving import running
 
 import perception_encoder
-from perception_encoder import AutoModel
+from perception_encoder import AutoModel, FewShotClassifier
 from perception_encoder.index import Index
 from perception_encoder.server import ServerSettings
 from perception_encoder.server.options import ModelSettings
@@ -60,7 +60,18 @@ def some_photos(request):
 
 
 @pytest.fixture(scope="module")
-def ran(drawn, some_photos, tmp_path_factory):
+def taught(model):
+    """A classifier of buildings and animals."""
+    gallery = Path(perception_encoder.__file__).parent / "data" / "gallery"
+    names = {"animal": ("wolf", "bear", "cow"), "building": ("factory", "house", "hospital")}
+    examples = {
+        label: [gallery / f"{name}.webp" for name in names_of] for label, names_of in names.items()
+    }
+    return FewShotClassifier.from_model(model, examples)
+
+
+@pytest.fixture(scope="module")
+def ran(drawn, some_photos, taught, tmp_path_factory):
     """What each workflow gave, by mode; the processes run side by side."""
     models = ModelSettings(
         names=("pe-nano",),
@@ -73,6 +84,7 @@ def ran(drawn, some_photos, tmp_path_factory):
             folder = tmp_path_factory.mktemp(mode)
             for path in drawn:
                 shutil.copy(path, folder)  # the page's blocks read them here
+            taught.save(folder / "things.npz")
             request = {
                 "folder": str(folder),
                 "images": list(map(str, drawn)),
@@ -259,6 +271,19 @@ def test_the_blocks_run_in_the_engine_that_older_inference_has_inside(ran, model
         assert (best["uri"], best["metadata"]) == (
             row["add"]["uri"], {"class": row["label"]["class"]}
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_taught_classifier_gives_its_labels(mode, ran, taught, model, arrays):
+    expected = taught.classify(model.embed_images(arrays))
+    results = ran[mode]["taught"]
+    found = [row["taught"] for row in results["found"]]
+    assert [row["class"] for row in found] == ["animal", "building", "animal"]
+    assert [tuple(row["classes"]) for row in found] == list(map(tuple, expected.given()))
+    for row, probabilities in zip(found, expected.probabilities, strict=True):
+        assert row["confidence"] == pytest.approx(probabilities.max(), abs=1e-4)
+        assert row["predictions"]["top"] == row["class"]
+    assert "gone.npz" in results["gone"]
 
 
 def test_mistakes_are_told(ran):
