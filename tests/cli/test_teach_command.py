@@ -74,6 +74,12 @@ def test_a_table_teaches_several_labels_of_one_image(folder):
         folder=folder, returns=2,
     )  # fmt: skip
     assert "several" in moving.stderr
+    pe_ending("index", "inbox", "--index", "t.lance", folder=folder)
+    unsure = pe_ending(
+        "select", "--index", "t.lance", "--by", "uncertain", "--classifier", "marks.npz",
+        folder=folder, returns=1,
+    )  # fmt: skip
+    assert "one label for each image" in unsure.stderr
 
 
 def test_an_index_is_taught_from_and_classified_without_reading_images(folder):
@@ -84,6 +90,18 @@ def test_an_index_is_taught_from_and_classified_without_reading_images(folder):
         "classify", "--index", "t.lance", "--classifier", "things", "--json", folder=folder
     )
     assert _labels(found.stdout)["red-heart"] == "heart"
+    chosen = pe_ending(
+        "select", "--index", "t.lance", "--by", "uncertain", "--classifier", "things", "-n", "3",
+        "--json", folder=folder,
+    )  # fmt: skip
+    margins = [json.loads(line)["score"] for line in chosen.stdout.splitlines()]
+    assert margins == sorted(margins)
+    assert len(margins) == 3
+    both = pe_ending(
+        "select", "--by", "uncertain", "--classifier", "things", "-l", "a,b", folder=folder,
+        returns=2,
+    )  # fmt: skip
+    assert "labels of its own" in both.stderr
     wrong = pe_ending(
         "teach", "x", "--index", "t.lance", "--label-column", "kind", folder=folder, returns=1
     )

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from perception_encoder.analysis.cleaning.classes import Groups, read_groups
 from perception_encoder.analysis.clusters import SAME
 from perception_encoder.analysis.discriminant import DiscriminantSums, divide_into_folds
+from perception_encoder.analysis.few_shot import FewShotClassifier
 from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,
@@ -162,8 +163,13 @@ def select_images(
     Raises:
         IndexStorageError: too many embeddings are damaged.
         QueryError: the condition or a column is wrong, or there are no labels where they are
-            needed.
+            needed, or the classifier gives several labels to an image.
+        ClassifierError: the classifier is of another model.
     """
+    if isinstance(classifier, FewShotClassifier):
+        classifier.check(index.identity)
+        if classifier.is_multi_label:
+            raise QueryError("uncertain images need a classifier of one label for each image")
     damaged = find_damaged_rows(index, where, report)
     where = exclude_rows(damaged, where)
     images = rank_images(index, "first", where, report)

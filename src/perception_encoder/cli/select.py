@@ -24,6 +24,7 @@ from perception_encoder.cli.options import (
     with_flags,
 )
 from perception_encoder.cli.output import check_sheet, format_images, say, write_json, write_path
+from perception_encoder.cli.teach import read_named
 
 if TYPE_CHECKING:
     from perception_encoder.analysis.classifiers import ImageClassifier
@@ -50,6 +51,12 @@ def select(  # noqa: PLR0913  one parameter for each option
     labels: LabelsOption = None,
     labels_file: LabelsFileOption = None,
     template: TemplateOption = None,
+    classifier_name: Annotated[
+        str | None,
+        typer.Option(
+            "--classifier", help="Classifier from `pe teach`, by name or path, in place of labels."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed can give other images.")] = 0,
     rows: RowFlags,
     as_json: JsonOption = False,
@@ -64,13 +71,15 @@ def select(  # noqa: PLR0913  one parameter for each option
 
     diverse: each is as far as possible from those before, which covers everything, outliers first.
     representative: the most central image of each of as many clusters. uncertain: the labels
-    of --labels, or those that the index has, are hardest to tell apart; where only some images have
-    labels, the others are chosen from. The same index and seed give the same images.
+    of --labels or --classifier, or those that the index has, are hardest to tell apart; where only
+    some images have labels, the others are chosen from. The same index and seed give the same
+    images.
 
     Examples:
         pe select -n 500 --by diverse > to-label.txt
         pe select -n 20 --by representative --sheet overview.png
         pe select -n 100 --by uncertain --labels cat,dog -0 | xargs -0 cp -t unsure
+        pe select -n 50 --by uncertain --classifier pets
         pe select -n 10 --per-class --label-column species --json
     """
     from perception_encoder.analysis.selection import SelectOptions, select_images
@@ -79,8 +88,10 @@ def select(  # noqa: PLR0913  one parameter for each option
 
     check_sheet(sheet)
     texts = read_labels(labels, labels_file)
-    if texts is not None and by != "uncertain":
-        raise typer.BadParameter("--labels and --labels-file are for --by uncertain")
+    if texts is not None and classifier_name is not None:
+        raise typer.BadParameter("--classifier has labels of its own: leave out --labels")
+    if by != "uncertain" and (texts is not None or classifier_name is not None):
+        raise typer.BadParameter("--labels, --labels-file and --classifier are for --by uncertain")
     options = SelectOptions(
         count=count,
         by=by,
@@ -90,8 +101,10 @@ def select(  # noqa: PLR0913  one parameter for each option
         seed=seed,
     )
     index = Index.open(find_index(index_path))
-    classifier = None
-    if texts is not None:
+    classifier: ImageClassifier | None = None
+    if classifier_name is not None:
+        classifier = read_named(classifier_name)
+    elif texts is not None:
         classifier = _classifier(index, texts, check_templates(template), model, device)
     with show_steps(f"choosing among {format_images(index.count())}") as report:
         found = select_images(
