@@ -12,6 +12,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.preprocess.hdr import HLG, PQ, find_gain, to_light
+
 Chromaticities: TypeAlias = tuple[float, float, float, float, float, float, float, float]
 """x and y of white, red, green and blue, as in `cHRM`."""
 
@@ -30,10 +32,6 @@ _PRIMARIES: Final[dict[int, tuple[float, ...]]] = {
 # The curve of video cameras (1, 6, 14, 15) is shown as sRGB's, as most software does.
 _SRGB_CURVES: Final = frozenset((1, 2, 6, 13, 14, 15))
 _GAMMAS: Final = {4: 2.2, 5: 2.8, 8: 1.0}
-_PQ, _HLG = 16, 18
-_WHITE_NITS: Final = 203.0  # of paper in HDR (ITU-R BT.2408)
-_PEAK_NITS: Final = 1000.0
-_GRAY_CARD: Final = 1.25  # a gray card looks as in SDR
 _TABLE_SIZE: Final = 1024
 _BRADFORD: Final = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
@@ -61,7 +59,7 @@ def make_cicp_profile(primaries: int, transfer: int) -> bytes | None:
     found = _PRIMARIES.get(1 if primaries == 2 else primaries)
     if found is None:
         return None
-    if transfer in (_PQ, _HLG):
+    if transfer in (PQ, HLG):
         curve = _table(_tone_mapped(transfer))
     elif transfer in _GAMMAS:
         curve = _power(_GAMMAS[transfer])
@@ -147,23 +145,8 @@ def _columns(points: tuple[float, ...]) -> NDArray[np.float64]:
 
 def _tone_mapped(transfer: int) -> NDArray[np.float64]:
     """Return the light of `_TABLE_SIZE` values of an HDR signal, between 0 and 1 of a display."""
-    signal = np.linspace(0, 1, _TABLE_SIZE)
-    if transfer == _PQ:  # SMPTE ST 2084
-        power = signal ** (1 / 78.84375)
-        nits = 10_000 * (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (
-            1 / 0.1593017578125
-        )
-    else:  # ITU-R BT.2100 HLG, with the gamma of a display of 1000 nits
-        scene = np.where(
-            signal <= 0.5,
-            signal**2 / 3,
-            (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12,
-        )
-        nits = _PEAK_NITS * scene**1.2
-    light = nits / _WHITE_NITS
-    peak = _PEAK_NITS / _WHITE_NITS
-    shown: NDArray[np.float64] = _GRAY_CARD * light * (1 + light / peak**2) / (1 + light)
-    return np.clip(shown, 0, 1)
+    light = to_light(np.linspace(0, 1, _TABLE_SIZE), transfer)
+    return np.clip(light * find_gain(light), 0, 1)
 
 
 def _table(values: NDArray[np.float64]) -> bytes:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.preprocess.hdr import HLG, PQ, find_gain, to_light
+
 if TYPE_CHECKING:
     from fractions import Fraction
 
     from av import VideoFrame
 
 # Of ITU-T H.273: what streams say of their colors.
-_PQ, _HLG = 16, 18
 _UNSPECIFIED: Final = 2
 _BT709, _BT601, _BT2020 = 1, 5, 9
 _HD_HEIGHT: Final = 720  # from here on, players take colors that are not declared for BT.709
-_WHITE_NITS: Final = 203.0  # of paper in HDR video (ITU-R BT.2408)
-_PEAK_NITS: Final = 1000.0
 _2020_TO_709: Final = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
@@ -81,7 +80,7 @@ def to_upright_rgb(
 
 def is_hdr_frame(frame: VideoFrame) -> bool:
     """Whether a frame's values are PQ or HLG."""
-    return frame.color_trc in (_PQ, _HLG)
+    return frame.color_trc in (PQ, HLG)
 
 
 def tone_map(pixels: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
@@ -97,9 +96,7 @@ def tone_map(pixels: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
     """
     linear = _linear_values(transfer)[pixels] @ _2020_TO_709.T
     luminance = np.maximum(linear @ _LUMA_709, 1e-6)[..., np.newaxis]
-    peak = _PEAK_NITS / _WHITE_NITS
-    linear *= (1 + luminance / peak**2) / (1 + luminance)
-    linear = np.clip(linear * 1.25, 0, 1)  # 1.25: a gray card looks as in SDR video
+    linear = np.clip(linear * find_gain(luminance), 0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     shown: NDArray[np.uint8] = np.rint(255 * encoded).astype(np.uint8)
     return shown
@@ -108,20 +105,7 @@ def tone_map(pixels: NDArray[np.uint16], transfer: int) -> NDArray[np.uint8]:
 @lru_cache(maxsize=2)
 def _linear_values(transfer: int) -> NDArray[np.float32]:
     """Return the light of each 16-bit value, where white paper is 1."""
-    signal = np.arange(65536) / 65535
-    if transfer == _PQ:  # SMPTE ST 2084
-        power = signal ** (1 / 78.84375)
-        nits = 10_000 * (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (
-            1 / 0.1593017578125
-        )
-    else:  # ITU-R BT.2100 HLG, with the gamma of a display of 1000 nits
-        scene = np.where(
-            signal <= 0.5,
-            signal**2 / 3,
-            (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12,
-        )
-        nits = _PEAK_NITS * scene**1.2
-    return (nits / _WHITE_NITS).astype(np.float32)
+    return to_light(np.arange(65536) / 65535, transfer).astype(np.float32)
 
 
 def _colorspace(frame: VideoFrame) -> int:
