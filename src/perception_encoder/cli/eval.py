@@ -9,7 +9,6 @@ import typer
 
 from perception_encoder.cli.command import Command, CommandGroup, keep_examples
 from perception_encoder.cli.eval_models import (
-    ComputeChoices,
     ModelComparison,
     ProbeComparison,
     describe_model,
@@ -18,19 +17,17 @@ from perception_encoder.cli.eval_models import (
 )
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
-    BackendOption,
     BatchSizeOption,
     ColumnOption,
-    DeviceOption,
+    ComputeFlags,
     ExcludeOption,
     JsonOption,
     LabelsFileOption,
-    PrecisionOption,
-    PreprocessOption,
     TemplateOption,
     check_templates,
     complete_model,
     read_labels_file,
+    with_flags,
 )
 from perception_encoder.cli.output import check_folder, write_json
 
@@ -94,6 +91,7 @@ app = typer.Typer(
 
 @app.command(cls=Command)
 @keep_examples
+@with_flags
 def classification(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,
     model: _Models = None,
@@ -104,10 +102,8 @@ def classification(  # noqa: PLR0913  one parameter for each option
     exclude: ExcludeOption = None,
     out: _Out = None,
     as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    preprocess: PreprocessOption = None,
+    *,
+    compute: ComputeFlags,
     batch_size: BatchSizeOption = 32,
 ) -> None:
     """Measure zero-shot classification.
@@ -145,9 +141,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
     items = list(iter_items(opened))
     report_notes(opened)
     classes = read_classes(items, label_column)
-    comparison = ModelComparison(
-        items, classes, ComputeChoices(device, backend, precision, preprocess), batch_size
-    )
+    comparison = ModelComparison(items, classes, compute, batch_size)
     comparison.report_left_out("class")
     if gap is not None and any(name.isdecimal() and name not in given for name in classes.values()):
         raise typer.BadParameter(
@@ -185,6 +179,7 @@ def classification(  # noqa: PLR0913  one parameter for each option
 
 @app.command(cls=Command)
 @keep_examples
+@with_flags
 def retrieval(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,
     model: _Models = None,
@@ -199,10 +194,8 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
     exclude: ExcludeOption = None,
     out: _Out = None,
     as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    preprocess: PreprocessOption = None,
+    *,
+    compute: ComputeFlags,
     batch_size: BatchSizeOption = 32,
 ) -> None:
     """Measure retrieval of images by captions, and of captions by images.
@@ -235,7 +228,7 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
         captions.setdefault(row.id, []).extend(read_captions(row, columns))
     unique = {row.id: row for row in rows}
     captions = {key: texts for key, texts in captions.items() if texts}
-    chosen = ComputeChoices(device, backend, precision, preprocess)
+    chosen = compute
     comparison = ModelComparison(list(unique.values()), captions, chosen, batch_size)
     comparison.report_left_out("caption")
 
@@ -262,6 +255,7 @@ def retrieval(  # noqa: PLR0913  one parameter for each option
 
 @app.command("linear-probe", cls=Command)
 @keep_examples
+@with_flags
 def linear_probe(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,
     model: _Models = None,
@@ -271,10 +265,8 @@ def linear_probe(  # noqa: PLR0913  one parameter for each option
     exclude: ExcludeOption = None,
     out: _Out = None,
     as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    preprocess: PreprocessOption = None,
+    *,
+    compute: ComputeFlags,
     batch_size: BatchSizeOption = 32,
 ) -> None:
     """Measure logistic regression on embeddings.
@@ -292,7 +284,7 @@ def linear_probe(  # noqa: PLR0913  one parameter for each option
         open_evaluated(sources, column, exclude),
         open_evaluated(test or [], column, exclude),
         label_column,
-        ComputeChoices(device, backend, precision, preprocess),
+        compute,
         batch_size,
     )
     names = test or sources
@@ -301,6 +293,7 @@ def linear_probe(  # noqa: PLR0913  one parameter for each option
 
 @app.command(cls=Command)
 @keep_examples
+@with_flags
 def knn(  # noqa: PLR0913  one parameter for each option
     sources: _Sources,
     model: _Models = None,
@@ -311,10 +304,8 @@ def knn(  # noqa: PLR0913  one parameter for each option
     exclude: ExcludeOption = None,
     out: _Out = None,
     as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    preprocess: PreprocessOption = None,
+    *,
+    compute: ComputeFlags,
     batch_size: BatchSizeOption = 32,
 ) -> None:
     """Measure the votes of the nearest neighbors.
@@ -333,7 +324,7 @@ def knn(  # noqa: PLR0913  one parameter for each option
         open_evaluated(sources, column, exclude),
         open_evaluated(test or [], column, exclude),
         label_column,
-        ComputeChoices(device, backend, precision, preprocess),
+        compute,
         batch_size,
     )
     score = partial(vote_by_neighbors, k=k)

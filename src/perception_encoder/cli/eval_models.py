@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import typer
 
-from perception_encoder.cli.options import (
-    DEFAULT_MODEL,
-    BackendChoice,
-    PrecisionChoice,
-    PreprocessChoice,
-    open_model,
-)
+from perception_encoder.cli.options import DEFAULT_MODEL, ComputeFlags
 from perception_encoder.cli.output import format_images, say
 from perception_encoder.errors import SourceError
 
@@ -67,32 +61,23 @@ def describe_model(name: str, model: EmbeddingModel) -> dict[str, Any]:
     }
 
 
-class ComputeChoices(NamedTuple):
-    """How every model is run."""
-
-    device: str
-    backend: BackendChoice
-    precision: PrecisionChoice
-    preprocess: PreprocessChoice | None
-
-
 class ModelComparison:
     """The same images, embedded by one model after the other.
 
     Args:
         items: of the sources.
         truth: ids of the items with a known class or caption; other items are left out.
-        choices: how the models are run.
+        compute: how the models are run.
         batch_size: images in one batch.
     """
 
     def __init__(
-        self, items: Sequence[Item], truth: Container[str], choices: ComputeChoices, batch_size: int
+        self, items: Sequence[Item], truth: Container[str], compute: ComputeFlags, batch_size: int
     ) -> None:
         self._items = [item for item in items if item.id in truth]
         self._left_out = [item for item in items if item.id not in truth]
         self._num_unlisted = 0
-        self._choices = choices
+        self._compute = compute
         self._batch_size = batch_size
         self._failed: dict[str, Outcome] = {}
 
@@ -119,7 +104,7 @@ class ModelComparison:
     def models(self, names: Sequence[str] | None) -> Iterator[tuple[str, EmbeddingModel]]:
         """Open the models, one at a time."""
         for name in dict.fromkeys(names or [DEFAULT_MODEL]):
-            with open_model(name, **self._choices._asdict()) as model:
+            with self._compute.open(name) as model:
                 yield name, model
 
     def blocks(self, model: EmbeddingModel) -> Iterator[EmbeddedImages]:
@@ -167,7 +152,7 @@ class ProbeComparison:
         sources: of images to learn from.
         test: of images to measure with; none hold out a fifth of each class.
         label_column: of the classes; None is the default one, or the folder.
-        choices: how the models are run.
+        compute: how the models are run.
         batch_size: images in one batch.
 
     Raises:
@@ -179,7 +164,7 @@ class ProbeComparison:
         sources: Sequence[Source],
         test: Sequence[Source],
         label_column: str | None,
-        choices: ComputeChoices,
+        compute: ComputeFlags,
         batch_size: int,
     ) -> None:
         from perception_encoder.analysis.labels import read_classes
@@ -202,7 +187,7 @@ class ProbeComparison:
             raise SourceError("none of the images of --test has a class of the examples")
         unique = {item.id: item for item in (*examples, *tested) if item.id not in unknown}
         kept = list(unique.values())
-        self.comparison = ModelComparison(kept, self._classes, choices, batch_size)
+        self.comparison = ModelComparison(kept, self._classes, compute, batch_size)
         self.comparison.report_left_out("class")
 
     def measure(self, model: EmbeddingModel, score: ProbeScore) -> tuple[Accuracy, int]:

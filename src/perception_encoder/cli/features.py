@@ -9,13 +9,10 @@ import typer
 
 from perception_encoder.cli.options import (
     DEFAULT_MODEL,
-    BackendOption,
-    DeviceOption,
+    ComputeFlags,
     JsonOption,
     ModelOption,
-    PrecisionOption,
-    PreprocessOption,
-    open_model,
+    with_flags,
 )
 from perception_encoder.cli.output import check_file, say, write_json, write_table
 from perception_encoder.errors import ImageError, OutputError
@@ -56,6 +53,7 @@ ForegroundOption = Annotated[
 ]
 
 
+@with_flags
 def features(  # noqa: PLR0913  one parameter for each option
     images: Annotated[list[str], typer.Argument(help="Image files.")],
     out: Annotated[
@@ -70,10 +68,8 @@ def features(  # noqa: PLR0913  one parameter for each option
     layer: LayerOption = -1,
     foreground: ForegroundOption = False,
     model: ModelOption = DEFAULT_MODEL,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    preprocess: PreprocessOption = None,
+    *,
+    compute: ComputeFlags,
 ) -> None:
     """Draw or write the patch features of images.
 
@@ -96,9 +92,7 @@ def features(  # noqa: PLR0913  one parameter for each option
     check_file(npy)
     if npy is not None and npy.suffix != ".npy":
         raise typer.BadParameter(f"{npy.name}: the name must end in .npy")
-    loaded = open_model(
-        model, device=device, backend=backend, precision=precision, preprocess=preprocess
-    )
+    loaded = compute.open(model)
     _check_memory(loaded, size, len(images))
     found = _compute(loaded, images, size, keep_aspect=keep_aspect, layer=layer)
     if found:
@@ -110,6 +104,7 @@ def features(  # noqa: PLR0913  one parameter for each option
         raise typer.Exit(1)
 
 
+@with_flags
 def match(  # noqa: PLR0913  one parameter for each option
     a: Annotated[str, typer.Argument(help="An image file.")],
     b: Annotated[str, typer.Argument(help="Another one.")],
@@ -123,10 +118,8 @@ def match(  # noqa: PLR0913  one parameter for each option
     foreground: ForegroundOption = False,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    preprocess: PreprocessOption = None,
+    *,
+    compute: ComputeFlags,
 ) -> None:
     """Find the places of two images that correspond.
 
@@ -143,9 +136,7 @@ def match(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.analysis.patches import match_patches
 
     _check_picture(out)
-    loaded = open_model(
-        model, device=device, backend=backend, precision=precision, preprocess=preprocess
-    )
+    loaded = compute.open(model)
     found = _compute(loaded, [a, b], size, keep_aspect=keep_aspect, layer=layer)
     if len(found) < len({a, b}):
         raise typer.Exit(1)

@@ -188,6 +188,26 @@ class RowFlags:
         return photos.where(self.where, index.schema, index.path)
 
 
+@dataclass(frozen=True)
+class ComputeFlags:
+    """The options that say how a model is run."""
+
+    device: DeviceOption = "auto"
+    backend: BackendOption = "auto"
+    precision: PrecisionOption = "auto"
+    preprocess: PreprocessOption = None
+
+    def open(self, model: str) -> EmbeddingModel:
+        """Open a model; see `open_model`."""
+        return open_model(
+            model,
+            device=self.device,
+            backend=self.backend,
+            precision=self.precision,
+            preprocess=self.preprocess,
+        )
+
+
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of its parameters that are dataclasses of options."""
 

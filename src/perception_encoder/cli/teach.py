@@ -11,19 +11,15 @@ from perception_encoder import settings
 from perception_encoder.cli.options import (
     ABOUT_DEFAULT_MODEL,
     DEFAULT_MODEL,
-    BackendOption,
     BatchSizeOption,
     ColumnOption,
-    DeviceOption,
+    ComputeFlags,
     ExcludeOption,
     IndexOption,
     JsonOption,
-    PrecisionOption,
-    PreprocessOption,
     RowFlags,
     complete_model,
     find_index,
-    open_model,
     warn_of_photo_index,
     with_flags,
 )
@@ -97,6 +93,7 @@ def teach(  # noqa: PLR0913  one parameter for each option
     index_path: IndexOption = None,
     *,
     rows: RowFlags,
+    compute: ComputeFlags,
     exclude: ExcludeOption = None,
     column: ColumnOption = None,
     as_json: JsonOption = False,
@@ -112,10 +109,6 @@ def teach(  # noqa: PLR0913  one parameter for each option
             show_default=False,
         ),
     ] = None,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    preprocess: PreprocessOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
     """Learn labels from examples: a classifier for `pe classify --classifier`.
@@ -145,9 +138,7 @@ def teach(  # noqa: PLR0913  one parameter for each option
     labeling = _Labeling(label_column, none or (), is_multi_label=multi_label)
 
     def open_named(chosen: str) -> EmbeddingModel:
-        return open_model(
-            chosen, device=device, backend=backend, precision=precision, preprocess=preprocess
-        )
+        return compute.open(chosen)
 
     if sources:
         if model is None:
@@ -157,7 +148,7 @@ def teach(  # noqa: PLR0913  one parameter for each option
             batch_size,
         )  # fmt: skip
     else:
-        examples = _read_index(find_index(index_path), rows, model, device, labeling)
+        examples = _read_index(find_index(index_path), rows, model, compute.device, labeling)
     examples.drop_contradictions(is_multi_label=multi_label)
     try:
         classifier = FewShotClassifier.fit(
