@@ -559,7 +559,7 @@ def test_terms_and_a_text_are_fused(server):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({}, "give terms, or a text"),
+        ({}, "give terms, a text, or images"),
         ({"text": "???"}, "no word"),
         ({"text": "x" * 1001}, "1000"),
         ({"text": "a", "text_weight": 1.5}, "text_weight"),

@@ -116,19 +116,15 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         listing = Listing(where, sort, descending)
         pool = services.pools.searches if listing == Listing() else services.pools.scans
         rows, total = await pool.run(served.page, listing, offset, limit)
-        counts: dict[str, int] = {}
+        items = [describe_row(row) for row in rows]
         if videos == "whole" and any(row.moment is not None for row in rows):
             counts = await services.summaries.get(served, count_moments)
+            for row, item in zip(rows, items, strict=True):
+                item["num_moments"] = None if row.moment is None else counts.get(row.uri)
         return json_reply(
             {
                 "index": served.name,
-                "items": [
-                    {
-                        **describe_row(row),
-                        "num_moments": None if row.moment is None else counts.get(row.uri),
-                    }
-                    for row in rows
-                ],
+                "items": items,
                 "total": total,
                 "offset": offset,
                 "next_offset": offset + limit if offset + limit < total else None,
