@@ -66,7 +66,7 @@ def test_moments_have_their_times_and_images_none(items) -> None:
 
 
 def test_a_video_is_listed_once_with_the_number_of_its_moments(server, items, clip: Path) -> None:
-    assert {item["num_moments"] for item in items} <= {None, len(items) - 1}
+    assert not any("num_moments" in item for item in items)
     reply = server.client.get("/v1/items", params={"videos": "whole", "sort": "name"}).json()
     assert reply["total"] == 2
     video, image = reply["items"]
