@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -29,6 +30,10 @@ hypothesis.settings.load_profile("any machine")
 # Threads of a matrix product that wait for each other spin by default: on two cores with anything
 # else running, that is ten times slower. Read when torch is imported, here and in child processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A run in the background of a shell ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -181,7 +181,7 @@ def test_a_finger_draws_a_box_on_a_phone(open_page, drawings_server):
     for name in ("Search this part", "Cancel"):
         expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
     with page.expect_response("**/v1/search"):
-        page.get_by_role("button", name="Search this part").tap()
+        page.get_by_role("button", name="Search this part").click()
     wait_for_results(page)
 
 

@@ -126,31 +126,31 @@ class ImageFeed:
     def _prepare(self, entry: _Entry) -> _Entry:
         """Look an image up by its file's bytes, else decode it and look it up by its pixels."""
         name = entry.name
-        if self._cache is not None:
-            self._read(entry, name)
-            self._look_up(entry)
+        cache = self._cache  # once: another thread drops a cache that cannot be written
+        if cache is not None:
+            self._read(entry, name, cache)
+            self._look_up(entry, cache)
         if entry.vector is None:
             self._resize(entry, name)
-            if self._cache is not None and entry.key is None and entry.resized is not None:
-                entry.key = self._cache.key("resized", entry.resized.tobytes())
-                self._look_up(entry)
+            if cache is not None and entry.key is None and entry.resized is not None:
+                entry.key = cache.key("resized", entry.resized.tobytes())
+                self._look_up(entry, cache)
         entry.image = b""  # frees what was read while the batch waits
         return entry
 
-    def _read(self, entry: _Entry, name: str) -> None:
+    def _read(self, entry: _Entry, name: str, cache: EmbeddingCache) -> None:
         """Read a file once, for both its key and its pixels."""
-        assert self._cache is not None
         if isinstance(entry.image, str | os.PathLike):
             try:
                 entry.image = read_image_file(entry.image, item=name)
             except ImageError:
                 return  # decoding reports the reason
         if isinstance(entry.image, bytes | bytearray | memoryview):
-            entry.key = self._cache.key("file", bytes(entry.image))
+            entry.key = cache.key("file", bytes(entry.image))
 
-    def _look_up(self, entry: _Entry) -> None:
-        if self._cache is not None and entry.key is not None:
-            entry.vector = self._cache.get([entry.key]).get(entry.key)
+    def _look_up(self, entry: _Entry, cache: EmbeddingCache) -> None:
+        if entry.key is not None:
+            entry.vector = cache.get([entry.key]).get(entry.key)
             if entry.vector is not None:
                 entry.resized = None
 
@@ -179,9 +179,10 @@ class ImageFeed:
             return EmbeddedRows(rows, vectors)
         pixels = np.stack([pixels for entry in entries if (pixels := entry.resized) is not None])
         computed = self._encode(pixels)
-        if self._cache is not None:
+        cache = self._cache
+        if cache is not None:
             keys = [key for place in new if (key := entries[place].key) is not None]
-            if not _store(self._cache, keys, computed):
+            if not _store(cache, keys, computed):
                 self._cache = None
         if len(new) < len(entries):
             vectors[new] = computed

@@ -217,7 +217,8 @@ class ListedItem(ItemReply):
     """A row of a listing."""
 
     num_moments: int | None = Field(
-        description="With `videos=whole`: how many moments the video has; null for images."
+        default=None,
+        description="With `videos=whole` and a video: how many moments it has.",
     )
 
 
