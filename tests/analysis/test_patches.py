@@ -168,7 +168,7 @@ def test_pe_nano_follows_a_drawing_that_has_moved():
     assert (np.abs(moved - 16).max(axis=1) <= 8).mean() > 0.75
 
 
-def test_the_picture_shows_images_beside_their_patches():
+def test_the_figure_shows_images_beside_their_patches():
     image = Image.new("RGB", (448, 300), "red")
     colors = np.zeros((10, 16, 3), np.uint8)
     colors[0, 0] = (0, 255, 0)

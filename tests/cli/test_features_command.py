@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_picture_shows_each_image_and_its_patches(folder: Path) -> None:
+def test_the_figure_shows_each_image_and_its_patches(folder: Path) -> None:
     done = pe("features", "cat.webp", "dog.webp", "-o", "pca.png", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "pca.png: 6 x 6 patches" in done.stderr

@@ -1,4 +1,4 @@
-"""Pictures of patch features: images beside their patches' colors, and lines between matches."""
+"""Figures of patch features: images beside their patches' colors, and lines between matches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perception_encoder.analysis.drawing import TextLayout
 from perception_encoder.analysis.patches import PatchMatches
 
 PANEL_SIDE: Final = 448
-"""Pixels of the longer side of an image in these pictures."""
+"""Pixels of the longer side of an image in these figures."""
 
 _GAP: Final = 12
 _FONT_SIZE: Final = 15

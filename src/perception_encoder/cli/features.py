@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.embedder.patch_features import PatchFeatures
 
-_MAX_IMAGES: Final = 64  # of one picture
+_MAX_IMAGES: Final = 64  # of one figure
 _MAX_BYTES: Final = 4 << 30  # of all features, which are held at once
 
 SizeOption = Annotated[
@@ -57,7 +57,7 @@ ForegroundOption = Annotated[
 def features(  # noqa: PLR0913  one parameter for each option
     images: Annotated[list[str], typer.Argument(help="Image files.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Picture to write: .png, .jpg or .webp.")
+        Path | None, typer.Option("--out", "-o", help="Image file to write: .png, .jpg or .webp.")
     ] = None,
     npy: Annotated[
         Path | None,
@@ -73,7 +73,7 @@ def features(  # noqa: PLR0913  one parameter for each option
 ) -> None:
     """Draw or write the patch features of images.
 
-    The picture shows each image beside its patches. Patches of the same color have similar
+    The figure shows each image beside its patches. Patches of the same color have similar
     features: red, green and blue are the first three principal components of all images together.
     An image that cannot be used is reported and left out, and the exit code is 1.
 
@@ -86,9 +86,9 @@ def features(  # noqa: PLR0913  one parameter for each option
         raise typer.BadParameter("nothing to write: add -o pca.png or --npy features.npy")
     if out is not None and len(images) > _MAX_IMAGES:
         raise typer.BadParameter(
-            f"a picture shows up to {_MAX_IMAGES} images, and these are {len(images)}"
+            f"a figure shows up to {_MAX_IMAGES} images, and these are {len(images)}"
         )
-    _check_picture(out)
+    _check_figure(out)
     check_file(npy)
     if npy is not None and npy.suffix != ".npy":
         raise typer.BadParameter(f"{npy.name}: the name must end in .npy")
@@ -109,7 +109,7 @@ def match(  # noqa: PLR0913  one parameter for each option
     a: Annotated[str, typer.Argument(help="An image file.")],
     b: Annotated[str, typer.Argument(help="Another one.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Picture to write: .png, .jpg or .webp.")
+        Path | None, typer.Option("--out", "-o", help="Image file to write: .png, .jpg or .webp.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="The best matches only.")] = 20,
     size: SizeOption = None,
@@ -135,7 +135,7 @@ def match(  # noqa: PLR0913  one parameter for each option
     from perception_encoder.analysis.patch_drawings import draw_matches
     from perception_encoder.analysis.patches import match_patches
 
-    _check_picture(out)
+    _check_figure(out)
     loaded = compute.open(model)
     found = _compute(loaded, [a, b], size, keep_aspect=keep_aspect, layer=layer)
     if len(found) < len({a, b}):
@@ -164,8 +164,8 @@ def match(  # noqa: PLR0913  one parameter for each option
         say(f"{out}: {len(matches)} matches of {_grid_name(one)} and {_grid_name(other)} patches")
 
 
-def _check_picture(path: Path | None) -> None:
-    """Refuse a picture that cannot be written."""
+def _check_figure(path: Path | None) -> None:
+    """Refuse a figure that cannot be written."""
     check_file(path)
     if path is None:
         return

@@ -105,10 +105,10 @@ def _iter_images(rows: Sequence[Row], report: ReportStep) -> Iterator[str]:
     sources = ((image_source_of(row), row.name) for row in rows)
     for place, (row, image) in enumerate(zip(rows, read_thumbnails(sources, _SIDE), strict=True)):
         report("drawing the report", place, len(rows))
-        yield _link(row, _picture(image))
+        yield _link(row, _thumbnail(image))
 
 
-def _picture(image: Image.Image | ImageError | OSError) -> str:
+def _thumbnail(image: Image.Image | ImageError | OSError) -> str:
     if not isinstance(image, Image.Image):
         return "<span class=gone>cannot be read</span>"
     file = io.BytesIO()
