@@ -28,10 +28,10 @@ from perception_encoder.cli.options import (
     PrecisionOption,
     PreprocessOption,
     RowFlags,
+    SourcesModelOption,
     TemplateOption,
     check_moving,
     check_templates,
-    complete_model,
     find_index,
     open_model,
     read_labels,
@@ -118,18 +118,7 @@ def classify(  # noqa: PLR0913  one parameter for each option
         bool, typer.Option("--dry-run", help="With --move-to: only show the moves.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --move-to: move the files.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="PE_MODEL",
-            autocompletion=complete_model,
-            help="Model id, Hugging Face repository or path.  [default: the model of the index; "
-            f"with sources {DEFAULT_MODEL}]",
-            show_default=False,
-        ),
-    ] = None,
+    model: SourcesModelOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",

@@ -71,6 +71,18 @@ ModelOption = Annotated[
         help="Model id, Hugging Face repository or path.",
     ),
 ]
+SourcesModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="PE_MODEL",
+        autocompletion=complete_model,
+        help="Model id, Hugging Face repository or path.  [default: the model of the index; "
+        f"with sources {DEFAULT_MODEL}]",
+        show_default=False,
+    ),
+]
 IndexModelOption = Annotated[
     str | None,
     typer.Option(

@@ -18,7 +18,7 @@ from perception_encoder.cli.options import (
     IndexOption,
     JsonOption,
     RowFlags,
-    complete_model,
+    SourcesModelOption,
     find_index,
     warn_of_photo_index,
     with_flags,
@@ -97,18 +97,7 @@ def teach(  # noqa: PLR0913  one parameter for each option
     exclude: ExcludeOption = None,
     column: ColumnOption = None,
     as_json: JsonOption = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="PE_MODEL",
-            autocompletion=complete_model,
-            help="Model id, Hugging Face repository or path.  [default: the model of the index; "
-            f"with sources {DEFAULT_MODEL}]",
-            show_default=False,
-        ),
-    ] = None,
+    model: SourcesModelOption = None,
     batch_size: BatchSizeOption = 32,
 ) -> None:
     """Learn labels from examples: a classifier for `pe classify --classifier`.
