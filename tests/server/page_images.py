@@ -15,6 +15,7 @@ from random import Random
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from playwright.sync_api import Browser, Page, sync_playwright
+from server.pages import expect_search
 from server.serving import running
 from video_clips import write_clip
 
@@ -106,7 +107,7 @@ def take_all(url: str) -> None:
         page.locator(".tile .mark").first.wait_for()
         for name, key in (("red-heart", "+"), ("rose-next", "+"), ("red-car", "-")):
             named = page.locator(".tile").filter(has=page.locator(".name", has_text=name))
-            with page.expect_response("**/v1/search"):
+            with expect_search(page):
                 named.first.locator("a").press(key)
             page.locator("#results:not(.is-stale) .tile").first.wait_for()
         page.get_by_label("Label of the liked images").fill("red heart")

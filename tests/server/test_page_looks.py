@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from server.pages import names, overflows, until, wait_for_results
+from server.pages import expect_search, names, overflows, until, wait_for_results
 from server.serving import image, running
 from small_models import open_tiny
 
@@ -242,7 +242,7 @@ def test_hits_go_on_while_one_scrolls_and_stand_where_they_stood_on_the_way_back
     page.wait_for_timeout(300)
     page.locator(".tile a").nth(20).click()
     place, shown = page.evaluate("scrollY"), set(names(page, 500))
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         page.get_by_role("link", name="More like this").click()
     until(page, lambda: page.evaluate("scrollY") == 0)
     page.go_back()

@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import expect
-from server.pages import names, overflows, search, wait_for_results
+from server.pages import expect_search, names, overflows, search, wait_for_results
 
 from perception_encoder.analysis.classifier_file import parse_classifier
 
@@ -21,7 +21,7 @@ def marks_of(page):
 def mark_by_keys(page, number, key):
     """Mark the hit at a position, and return its name."""
     name = names(page)[number]
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         page.locator(".tile a").nth(number).press(key)
     wait_for_results(page)
     expect(page.locator(".tile .name").filter(has_text=name)).to_have_count(0)
@@ -50,14 +50,14 @@ def test_selected_images_are_marked_by_buttons_and_marks_are_taken_away(page):
     for number in (0, 1):
         page.locator(".tile a").nth(number).press(" ")
     bar = page.get_by_role("region", name="Selection")
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         bar.get_by_role("button", name="More like these").click()
     expect(bar).to_be_hidden()
     row = marks_of(page)
     expect(row.get_by_role("img", include_hidden=True)).to_have_count(0)  # they say nothing more
     marks = row.get_by_role("button", name="Take this mark away")
     expect(marks).to_have_count(2)
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         marks.first.click()
     expect(marks).to_have_count(1)
     row.get_by_role("button", name="Clear marks").click()
@@ -100,7 +100,7 @@ def test_a_phone_has_room_for_marks(open_page, drawings_server):
     search(page, "a heart")
     page.locator(".tile input").first.check()
     bar = page.get_by_role("region", name="Selection")
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         bar.get_by_role("button", name="More like these").tap()
     expect(marks_of(page)).to_be_visible()
     assert not overflows(page)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from server.pages import names, overflows, search, until, wait_for_results
+from server.pages import expect_search, names, overflows, search, until, wait_for_results
 from server.serving import running
 
 from perception_encoder import AutoModel, ImageIndex
@@ -56,9 +56,9 @@ def test_a_box_that_a_mouse_drags_is_searched_for_and_stays_in_the_address(page,
     item = re.search("item=([0-9a-f]+)", page.url)[1]
     drag(page, image, (0.25, 0.25), (0.75, 0.5))
     assert drawn(page) == pytest.approx([25, 25, 50, 25], abs=1)
-    with page.expect_request("**/v1/search") as asked:
+    with expect_search(page) as answered:
         page.get_by_role("button", name="Search this part").click()
-    (term,) = asked.value.post_data_json["terms"]
+    (term,) = answered.value.request.post_data_json["terms"]
     assert term["item"] == item
     assert re.fullmatch(r"percent:[\d.,]+", term["crop"])
     expect(page.get_by_role("dialog", name="Image")).to_be_hidden()
@@ -121,7 +121,7 @@ def test_keys_move_it_and_escape_cancels_without_closing_the_viewer(page):
 def test_enter_searches(page):
     open_first(page)
     page.get_by_role("button", name="Search by a part of the image").press("Enter")
-    with page.expect_response("**/v1/search") as answered:
+    with expect_search(page) as answered:
         page.keyboard.press("Enter")
     assert answered.value.ok
     assert "like=" in page.url
@@ -180,7 +180,7 @@ def test_a_finger_draws_a_box_on_a_phone(open_page, drawings_server):
     assert drawn(page) == pytest.approx([10, 10, 50, 50], abs=1)
     for name in ("Search this part", "Cancel"):
         expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         page.get_by_role("button", name="Search this part").click()
     wait_for_results(page)
 
@@ -188,7 +188,7 @@ def test_a_finger_draws_a_box_on_a_phone(open_page, drawings_server):
 def test_a_part_can_be_classified_and_is_taken_away(page):
     open_first(page)
     page.get_by_role("button", name="Search by a part of the image").press("Enter")
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         page.keyboard.press("Enter")
     wait_for_results(page)
     page.get_by_role("button", name="Search without the image").click()

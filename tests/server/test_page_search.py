@@ -11,7 +11,7 @@ import pytest
 from cli.command import pe
 from PIL import Image
 from playwright.sync_api import expect
-from server.pages import bring, names, search, wait_for_results
+from server.pages import bring, expect_search, names, search, wait_for_results
 from server.serving import in_base64, make_index, running
 from small_models import open_tiny, save_drawings
 
@@ -97,7 +97,7 @@ def test_words_and_an_image_are_balanced(page, drawings_server, gallery):
     words = {"text": "a green book"}
 
     def moved(value, expected):
-        with page.expect_response("**/v1/search"):
+        with expect_search(page):
             balance.fill(str(value))
         wait_for_results(page)
         expect(page.locator(".tile .name").first).to_have_text(expected[0])
@@ -135,7 +135,7 @@ def test_a_query_is_searched_in_texts_in_images_or_in_both(page, drawings_server
     assert "in=text" in page.url
     expect(page.get_by_role("status").filter(has_text="1 image")).to_be_visible()
     expect(page.locator(".tile .mark")).to_have_count(0)  # labels are of what images look like
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         mode.get_by_label("Both").check()
     wait_for_results(page)
     search(page, "a cat, title 20")
@@ -200,7 +200,7 @@ def test_a_search_is_saved_with_its_filters_and_shown_again(open_page, drawings_
     page.goto(f"{drawings_server.url}/")
     wait_for_results(page)
     page.get_by_role("button", name="Saved").click()
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         link.click()
     wait_for_results(page)
     assert names(page) == found
@@ -220,7 +220,7 @@ def test_a_search_is_saved_with_its_filters_and_shown_again(open_page, drawings_
 
 def test_words_that_are_not_wanted_push_away(page, drawings_server):
     search(page, "an animal")
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         page.get_by_label("Not this").fill("cat, brown")
         page.get_by_label("Not this").press("Enter")
     wait_for_results(page)
@@ -239,7 +239,7 @@ def test_more_like_an_image_from_the_viewer_and_back(page, drawings_server):
     expect(viewer.locator(".path")).to_have_text(item["name"])
     expect(viewer.locator("dl")).to_contain_text(f"{item['width']} × {item['height']}")
     expect(viewer.locator("dl")).to_contain_text("number")
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         viewer.get_by_role("link", name="More like this").click()
     expect(viewer).to_be_hidden()
     assert f"like={item['id']}" in page.url
@@ -395,7 +395,7 @@ def test_near_copies_can_be_folded(open_page, drawings_server):
 def test_everything_by_keys_alone(page):
     page.keyboard.press("/")
     page.keyboard.type("a cat")
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         page.keyboard.press("Enter")
     wait_for_results(page)
     found = names(page)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
-from server.pages import names, until, wait_for_results
+from server.pages import expect_search, names, until, wait_for_results
 from server.serving import running
 from video_clips import gallery, write_clip
 
@@ -93,7 +93,7 @@ def test_from_the_timeline_to_a_video_its_moments_and_moments_like_them(open_pag
     expect(viewer.get_by_role("heading", name="garden.webm")).to_be_visible()
     expect(bar.nth(0)).to_have_attribute("aria-current", "true")
 
-    with page.expect_response("**/v1/search"):
+    with expect_search(page):
         viewer.get_by_role("link", name="Similar moments").click()
     expect(viewer).to_be_hidden()
     wait_for_results(page)
