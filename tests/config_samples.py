@@ -55,12 +55,13 @@ OPEN_CLIP_CLIP = {
 def timm_config(name: str = "PE-Spatial-S16-512", **published: object) -> dict:
     repo = next(s.repo for s in find(name).sources if s.repo.startswith("timm/"))
     architecture, _, tag = repo.removeprefix("timm/").partition(".")
-    side = find(name).config.vision.image_size
+    config = find(name).config
+    side = config.vision.image_size
     return {
         "architecture": architecture,
-        "num_classes": 0,
-        "num_features": find(name).config.vision.width,
-        "global_pool": "",
+        "num_classes": config.embed_dim or 0,
+        "num_features": config.vision.width,
+        "global_pool": "map" if config.embed_dim else "",
         "pretrained_cfg": {
             "tag": tag,
             "input_size": [3, side, side],

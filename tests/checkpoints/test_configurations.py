@@ -290,7 +290,12 @@ def timm_snapshot(folder: Path, config: dict) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [entry.id for entry in MODELS if entry.family in ("PE-Spatial", "PE-Lang")]
+    "name",
+    [
+        entry.id
+        for entry in MODELS
+        if entry.sources and entry.sources[0].repo.startswith("timm/vit_pe")
+    ],
 )
 def test_a_timm_snapshot_is_the_registered_model_its_configuration_names(name, tmp_path):
     folder = timm_snapshot(tmp_path, timm_config(name))
@@ -312,6 +317,32 @@ def test_a_timm_snapshot_of_other_preprocessing_is_refused(field, value, tmp_pat
     folder = timm_snapshot(tmp_path, timm_config(**{field: value}))
     with pytest.raises(CheckpointError, match=rf"pretrained_cfg\.{field} is"):
         locate(folder)
+
+
+@pytest.mark.parametrize("name", ["timm/vit_pe_core_tiny_patch16_384.fb", "PE-Spatial-S16-512"])
+def test_the_arguments_that_timm_writes_of_every_model_are_read(name, tmp_path):
+    config = find(name).config
+    written = timm_config(name)
+    side = config.vision.image_size
+    arguments = {
+        "in_chans": 3,
+        "num_classes": written["num_classes"],
+        "global_pool": written["global_pool"],
+        "img_size": [side, side],
+    }
+    assert locate(timm_snapshot(tmp_path, {**written, "model_args": arguments})).config == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_classes", 0), ("num_classes", 10), ("global_pool", "token"), ("global_pool", "avg")],
+)
+@pytest.mark.parametrize("where", ["", "model_args."])
+def test_a_core_tower_without_its_pool_or_projection_is_refused(where, field, value, tmp_path):
+    config = timm_config("timm/vit_pe_core_tiny_patch16_384.fb")
+    changed = {field: value} if not where else {"model_args": {field: value}}
+    with pytest.raises(CheckpointError, match=rf"config.json: {where}{field} is {value!r}"):
+        locate(timm_snapshot(tmp_path, {**config, **changed}))
 
 
 def test_a_timm_snapshot_with_arguments_of_the_model_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The registry's data: names lead to models, and the numbers are those of the real towers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,13 @@ def test_a_configuration_survives_json(entry: ModelEntry) -> None:
         ("facebook/PE-Lang-G14-448-Tiling", "perception-encoder/PE-Lang-G14-448-Tiling"),
         ("timm/vit_base_patch32_clip_224.openai", "clip/ViT-B-32"),
         ("clip/ViT-L-14-336", "clip/ViT-L-14-336"),
+        ("timm/vit_pe_core_base_patch16_224.fb", "timm/vit_pe_core_base_patch16_224.fb"),
+        ("vit_pe_core_tiny_patch16_384", "timm/vit_pe_core_tiny_patch16_384.fb"),
+        (
+            "facebook/vit_pe_core_large_patch14_336_timm",
+            "timm/vit_pe_core_large_patch14_336.fb",
+        ),
+        ("facebook/pe_core_base_patch16_224_timm", "timm/vit_pe_core_base_patch16_224.fb"),
         ("pe-nano", "pe-nano"),
     ],
 )
@@ -45,6 +53,31 @@ def test_a_wrong_name_is_answered_with_near_ones() -> None:
         find("PE-Core-B16-225")
     with pytest.raises(UnknownModelError, match="pe models"):
         find("something else entirely")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("facebook/EUPE-ViT-B", "FAIR Noncommercial"),
+        ("EUPE-ConvNeXt-T", "FAIR Noncommercial"),
+        ("timm/vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", "FAIR Noncommercial"),
+        ("facebook/pe-av-base", "PeAudioVideoModel"),
+        ("facebook/pe-av-small-16-frame", "PeAudioVideoModel"),
+        ("facebook/pe-a-frame-large", "PeAudioVideoModel"),
+    ],
+)
+def test_families_of_similar_names_are_explained(name: str, what: str) -> None:
+    with pytest.raises(UnknownModelError, match=f"cannot be opened here.*{what}"):
+        find(name)
+
+
+def test_a_vision_only_model_is_the_vision_tower_of_its_twin() -> None:
+    twins = {entry.id: entry for entry in MODELS if entry.text_twin}
+    assert len(twins) == 5
+    for entry in twins.values():
+        twin = find(entry.text_twin or "")
+        assert twin.config.text is not None
+        assert replace(twin.config, id=entry.id, text=None) == entry.config
 
 
 def test_names_are_unambiguous() -> None:

@@ -23,7 +23,9 @@ from perception_encoder.registry import MODELS, find
 from perception_encoder.registry.config import image_operations
 from perception_encoder.types import BackendName, Precision
 
-DEFAULT_MODELS: Final = tuple(entry.config.id for entry in MODELS if entry.family == "PE-Core")
+DEFAULT_MODELS: Final = tuple(
+    entry.id for entry in MODELS if entry.family == "PE-Core" and entry.text_twin is None
+)
 _PACKAGES: Final[dict[BackendName, str]] = {
     "torch": "torch",
     "openvino": "openvino",

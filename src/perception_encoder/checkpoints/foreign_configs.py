@@ -127,6 +127,7 @@ _PREPROCESS_DEFAULTS: Final[Mapping[str, Any]] = {
     "fill_color": 0,  # of borders, which neither resize_mode has
 }
 _CHANNELS: Final = 3
+_POOLS_WITHOUT_WEIGHTS: Final = ("", "avg", "token", "max", "avgmax")  # timm's, of patch features
 
 
 @dataclass(frozen=True)
@@ -328,9 +329,21 @@ def parse_timm(data: Mapping[str, Any]) -> ModelEntry | None:
     for field, values in expected.items():
         if field in published and published[field] not in values:
             raise _refused(f"pretrained_cfg.{field}", published[field], values)
+    # What timm writes of every model that it saves; other arguments make another tower.
+    num_classes = entry.config.embed_dim or 0
+    pools = ("map",) if entry.config.vision.pooling == "attention" else _POOLS_WITHOUT_WEIGHTS
+    saved: dict[str, tuple[Any, ...]] = {
+        "img_size": (side, [side, side]),
+        "in_chans": (_CHANNELS,),
+        "num_classes": (num_classes,),
+        "global_pool": pools,
+    }
     for field, value in arguments.items():
-        if field != "img_size" or value not in (side, [side, side]):
-            raise _refused(f"model_args.{field}", value, ("none",))
+        if value not in saved.get(field, ()):
+            raise _refused(f"model_args.{field}", value, saved.get(field, ("none",)))
+    for field in ("num_classes", "global_pool"):
+        if field in data and data[field] not in saved[field]:
+            raise _refused(field, data[field], saved[field])
     return entry
 
 

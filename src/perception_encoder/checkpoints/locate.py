@@ -32,7 +32,7 @@ from perception_encoder.checkpoints.hub import (
     find_cached,
 )
 from perception_encoder.errors import CheckpointError, DownloadError, UnknownModelError
-from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find
+from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find, refuse_other_family
 from perception_encoder.types import PreprocessName
 
 logger = logging.getLogger(__name__)
@@ -156,6 +156,7 @@ def locate(
     entry = _find_or_none(name)
     if entry is not None:
         return _from_registry(entry, name, revision, reach)
+    refuse_other_family(name)
     if not _REPO.fullmatch(name) or name.lower().startswith(_OWN_PREFIXES):
         find(name)  # raises, naming the nearest models
     return _from_repository(name, revision, reach)
@@ -201,7 +202,7 @@ def _from_registry(entry: ModelEntry, name: str, revision: str | None, reach: _R
         if revision is not None:
             raise ValueError(f"{entry.id} lies in the package; it has no revision {revision!r}")
         return _from_path(bundled_folder(entry), None, reach, "bundled with the package")
-    repos = {source.repo.lower() for source in entry.sources}
+    repos = {source.repo.lower() for source in entry.sources} - {a.lower() for a in entry.aliases}
     path = download(
         entry,
         repo=name if name.lower() in repos else None,

@@ -34,6 +34,7 @@ def list_models(
                     "image_size": entry.config.vision.image_size,
                     "embed_dim": entry.config.embed_dim,
                     "reads_text": entry.config.text is not None,
+                    "text_twin": entry.text_twin,
                     "imagenet_accuracy": entry.imagenet_accuracy,
                     "license": entry.license.spdx,
                     "license_url": entry.license.url,

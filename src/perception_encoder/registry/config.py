@@ -190,6 +190,8 @@ class ModelEntry:
     aliases: tuple[str, ...] = ()
     num_parameters: int
     bundled: bool = False
+    text_twin: str | None = None
+    """The id of the model with the same vision tower and a text tower, where this one has none."""
     imagenet_accuracy: float | None = None
     """Published zero-shot top-1 on ImageNet-1k, percent (perception_models apps/pe/README.md)."""
 

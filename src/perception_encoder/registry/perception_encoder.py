@@ -1,5 +1,8 @@
 """Meta's Perception Encoder: PE-Core (images and texts), PE-Spatial and PE-Lang (features).
 
+timm publishes the vision towers of PE-Core alone, with pool and projection: the same image
+embeddings without the text tower.
+
 Configs: facebookresearch/perception_models core/vision_encoder/config.py; hub repositories as
 named in its apps/pe/README.md and in timm's and open_clip's indexes of pretrained weights.
 """
@@ -116,6 +119,25 @@ def _core(
     )
 
 
+def _vision_only(
+    timm_model: str, twin: str, vision: VisionConfig, embed_dim: int, num_parameters: int
+) -> ModelEntry:
+    # Earlier uploads of the same files, as public code names them; tried last.
+    older = tuple(f"facebook/{prefix}{timm_model}_timm" for prefix in ("vit_", ""))
+    timm_id = f"timm/vit_{timm_model}.fb"
+    return ModelEntry(
+        config=ModelConfig(id=timm_id, vision=vision, embed_dim=embed_dim),
+        family="PE-Core",
+        license=LICENSE,
+        sources=tuple(
+            WeightSource(repo=repo, filename="model.safetensors") for repo in (timm_id, *older)
+        ),
+        aliases=(f"vit_{timm_model}.fb", f"timm/vit_{timm_model}", f"vit_{timm_model}", *older),
+        num_parameters=num_parameters,
+        text_twin=f"perception-encoder/{twin}",
+    )
+
+
 def _features_only(
     family: Family, name: str, vision: VisionConfig, timm_model: str, num_parameters: int
 ) -> ModelEntry:
@@ -146,6 +168,11 @@ ENTRIES: Final = (
     _core(
         "PE-Core-G14-448", _G14, _GIANT_TEXT, 1280, "timm/PE-Core-bigG-14-448", 2_419_266_561, 85.4
     ),
+    _vision_only("pe_core_tiny_patch16_384", "PE-Core-T16-384", _T16, 512, 6_140_544),
+    _vision_only("pe_core_small_patch16_384", "PE-Core-S16-384", _S16, 512, 23_782_656),
+    _vision_only("pe_core_base_patch16_224", "PE-Core-B16-224", _B16, 1024, 93_672_960),
+    _vision_only("pe_core_large_patch14_336", "PE-Core-L14-336", _L14, 1024, 317_151_232),
+    _vision_only("pe_core_gigantic_patch14_448", "PE-Core-G14-448", _G14, 1280, 1_882_032_640),
     _features_only(
         "PE-Spatial",
         "PE-Spatial-T16-512",
