@@ -13,7 +13,6 @@ mapped files, whose pages the system may take back.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.phases import memory, watched
 from benchmarks.random_models import random_folder
 from benchmarks.report import RESULTS, commit, write_report
 from perception_encoder import AutoModel
@@ -35,7 +35,6 @@ from perception_encoder.types import Embeddings
 NAME = "largest"
 PACKAGES = ["perception-encoder", "torch", "openvino", "onnxruntime", "onnxscript"]
 TEXT = "two dogs asleep on a sofa"
-POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -78,43 +77,16 @@ def main() -> None:
     for step in arguments.step:
         for task in STEPS.get(step, (step,)):
             print(task, flush=True)
-            figures = watched(place, task)
+            figures = watched_task(place, task)
             print(json.dumps(figures, indent=1), flush=True)
             record(place.model, task, figures)
 
 
-def watched(place: Place, task: str) -> dict[str, Any]:
+def watched_task(place: Place, task: str) -> dict[str, Any]:
     """Run one task in a process; its figures, with the most memory that it held."""
     command = [sys.executable, "-m", "benchmarks.largest", task, "--in-this-process"]
     command += ["--work", str(place.work), "--photo", str(place.photo), "--model", place.model]
-    environment = os.environ | {"HF_ASSETS_CACHE": str(place.work / "cache")}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    most = Memory(0, 0)
-    while process.poll() is None:
-        now = memory(process.pid)
-        most = Memory(max(most.private, now.private), max(most.mapped, now.mapped))
-        time.sleep(POLL_SECONDS)
-    assert process.stdout is not None
-    told = {"exit_code": process.returncode} if process.returncode else json.load(process.stdout)
-    return {**told, "peak_private_bytes": most.private, "peak_mapped_bytes": most.mapped}
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a process that are in memory."""
-
-    private: int
-    mapped: int
-
-
-def memory(pid: int | str) -> Memory:
-    """What a process has in memory now; nothing where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return Memory(0, 0)
-    sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines if "Rss" in line}
-    return Memory(sizes.get("RssAnon", 0), sizes.get("RssFile", 0))
+    return watched(command, env=os.environ | {"HF_ASSETS_CACHE": str(place.work / "cache")})
 
 
 def exact(place: Place) -> dict[str, Any]:
