@@ -62,8 +62,8 @@ test-without-torch: install
 OTHERS := clients original workflows adapters
 
 # Other people's clients, which want an older numpy and OpenCV than this project: tests run them against
-# the server. Two SDKs of one set of requirements, of clip-retrieval the client alone, and OpenAI's for
-# browsers. Needs npm.
+# the server. Two SDKs of one set of requirements, of clip-retrieval the client alone, OpenAI's for
+# browsers, and what reads OpenAPI documents. Needs npm.
 CLIENTS := .clients
 clients: $(CLIENTS)/.installed
 
@@ -72,7 +72,7 @@ $(CLIENTS)/.installed: tests/server/clients/requirements.txt tests/server/client
 	$(UV) --python $(CLIENTS)/bin/python --requirement tests/server/clients/requirements.txt
 	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/sdk-1.5.0 inference-sdk==1.5.0
 	$(UV) --python $(CLIENTS)/bin/python --no-deps --target $(CLIENTS)/clip-retrieval clip-retrieval==2.45.0
-	# Runs in the browser, without node; npm only brings it.
+	# The first runs in the browser, the others in node: a linter and a generator of OpenAPI documents.
 	npm install --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel error \
 	  $$(grep -v '^#' tests/server/clients/npm.txt)
 	touch $@

@@ -1,5 +1,6 @@
 """Whatever the app's own OpenAPI document allows, or does not, no request ends in a 5xx."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -131,6 +132,58 @@ def test_schemas_hold_keywords_of_json_schema_only(document):
         assert not part.keys() & {"gt", "ge", "lt", "le"}
 
 
+def test_no_form_is_written_out_twice(document):
+    """What generators make of a form outside of the components has a name that nobody knows."""
+    found: dict[str, str] = {}
+    for name, schema in document["components"]["schemas"].items():
+        for part in parts_of(schema):
+            if len(part.get("enum", ())) > 1:
+                written = json.dumps(sorted(part["enum"]))
+                other = found.setdefault(written, name)
+                assert other == name, f"{written} of {name} and {other}: name it, as Modality"
+    for name, operation in operations_of(document):
+        for part in parts_of(operation):
+            assert "properties" not in part, f"{name}: declare its body by json_body or form_body"
+
+
+def test_names_of_operations_are_short_and_stay(document):
+    """Generated clients call their functions so; a change breaks the programs that call them."""
+    ids = {name: operation["operationId"] for name, operation in operations_of(document)}
+    for name, operation in ids.items():
+        assert re.fullmatch("[a-z]+(_[a-z]+)*", operation), f"{name}: {operation}; set operation_id"
+    assert ids["post /v1/search"] == "search"
+    assert ids["post /v1/embed"] == "embed"
+    assert ids["get /v1/items/{item}"] == "get_item"
+    assert ids["post /embed"] == "tei_embed"
+    assert ids["post /clip/compare"] == "clip_compare"
+
+
+def test_what_the_document_says_of_itself_is_whole(document):
+    assert document["info"].keys() >= {"title", "summary", "description", "version", "license"}
+    used = {tag for _, operation in operations_of(document) for tag in operation["tags"]}
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    assert used <= described, "give the Api a description"
+    for scheme in document["components"]["securitySchemes"].values():
+        assert scheme["description"]
+
+
+def test_examples_are_valid_and_the_bodies_among_them_are_answered(server, document):
+    schemas = document["components"]["schemas"]
+    for name, schema in schemas.items():
+        if "example" in schema:
+            wanted = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+            jsonschema.Draft202012Validator(wanted).validate(schema["example"])
+    for name, operation in operations_of(document):
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        if body is None:
+            continue
+        example = schemas[body["schema"]["$ref"].rpartition("/")[2]].get("example")
+        if example is not None:
+            method, path = name.split(" ")
+            reply = server.client.request(method, path.replace("{name}", "a"), json=example)
+            assert reply.status_code in (200, 400, 404), (name, reply.text)  # not each item is here
+
+
 def test_every_operation_describes_its_reply_its_errors_and_its_key(document):
     ids = [operation["operationId"] for _, operation in operations_of(document)]
     assert len(set(ids)) == len(ids)
@@ -260,8 +313,6 @@ BODIES = st.recursive(
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("path", [path for method, path in ROUTES if method == "POST"])
 def test_no_body_at_all_ends_in_a_5xx(server, path):
-    import json
-
     @hypothesis.given(body=BODIES | st.binary(max_size=300))
     @settings_of(4 * EXAMPLES)
     def check(body: object) -> None:

@@ -67,7 +67,7 @@ def _build(services: Services) -> ApiRoutes:
     this_server = str(uuid.uuid4())
 
     @routes.get("/", summary="What this is", responses={200: {"model": RootReply}})
-    async def root() -> Response:
+    async def get_root() -> Response:
         return json_reply(
             {
                 "name": "perception-encoder",
@@ -82,7 +82,7 @@ def _build(services: Services) -> ApiRoutes:
         summary="The server and its default model",
         responses={200: {"model": InfoReply}},
     )
-    async def info() -> Response:
+    async def get_info() -> Response:
         default = services.served_models.states()[0]
         return json_reply(
             {
@@ -100,14 +100,14 @@ def _build(services: Services) -> ApiRoutes:
         )
 
     @routes.get("/healthz", summary="Whether the loaded models answer", responses=_STATES)
-    async def healthz() -> Response:
+    async def check_health() -> Response:
         reason = await _find_fault(services)
         if reason is not None:
             return json_reply({"status": "unhealthy", "reason": reason}, status=503)
         return json_reply({"status": "healthy"})
 
     @routes.get("/readiness", summary="Whether the models are loaded", responses=_STATES)
-    async def readiness() -> Response:
+    async def check_readiness() -> Response:
         if not services.served_models.is_ready:
             return json_reply({"status": "not ready"}, status=503)
         return json_reply({"status": "ready"})
@@ -119,7 +119,7 @@ def _build(services: Services) -> ApiRoutes:
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    async def metrics() -> Response:
+    async def get_metrics() -> Response:
         return Response(
             services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -155,4 +155,6 @@ def _describe_model(state: ModelState) -> dict[str, Any]:
     }
 
 
-API: Final = Api("about", _build, description="The server and its state.", needs_key=False)
+API: Final = Api(
+    "about", _build, description="The server and its state.", needs_key=False, operation_prefix=""
+)

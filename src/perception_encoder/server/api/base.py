@@ -18,6 +18,7 @@ request ids, metrics, logs and security headers need nothing from the route.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,6 +134,8 @@ class Api:
         needs_key: whether routes ask for a key, before the body is read.
         key_in_query: whether the key may also come as `?api_key=`.
         key_in_body: whether it may also be `api_key` of a JSON body.
+        operation_prefix: begins the names of the routes in the OpenAPI document, after which
+            generated clients name their functions; None takes `name`.
     """
 
     name: str
@@ -143,6 +146,13 @@ class Api:
     needs_key: bool = True
     key_in_query: bool = False
     key_in_body: bool = False
+    operation_prefix: str | None = None
+
+    def name_operation(self, endpoint: Endpoint) -> str:
+        """Return the `operationId` of a route that gives none."""
+        prefix = self.name if self.operation_prefix is None else self.operation_prefix
+        words = [*re.findall("[a-z0-9]+", prefix), endpoint.__name__]
+        return "_".join(words)
 
     def routes(self, services: Services) -> ApiRoutes:
         """Return an empty collection of routes."""
@@ -202,6 +212,7 @@ class ApiRoute(APIRoute):
             and not options.get("dependencies")
         )
         self._direct = endpoint if parameters else lambda _: endpoint()
+        options.setdefault("operation_id", api.name_operation(endpoint))
         super().__init__(path, endpoint, methods=[method], tags=[api.name], **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -6,7 +6,7 @@
 
 import base64
 import time
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import Request, Response
@@ -16,7 +16,7 @@ from perception_encoder.errors import ImageError, ServingError
 from perception_encoder.index import Row
 from perception_encoder.search.ranking import SearchOptions
 from perception_encoder.server.api.base import Api, ApiRoutes, Services
-from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row
+from perception_encoder.server.api.common import MOST_HITS, Modality, check_texts, describe_row
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.pools import FILE_SECONDS, gather_all
 from perception_encoder.server.core.queries import Term
@@ -47,7 +47,7 @@ class KnnBody(RequestBody):
     image: OrAbsent[str] = Field(default=None, description="Base64.")
     image_url: OrAbsent[str] = Field(default=None, description="Where URLs are enabled.")
     embedding_input: ListOf[float] | None = Field(default=None, description="A vector.")
-    modality: OrAbsent[Literal["image", "text"]] = Field(
+    modality: OrAbsent[Modality] = Field(
         default=None, description="Which vectors to search: indexes hold those of images."
     )
     num_images: int = Field(default=40, ge=1, description="Hits that come with their columns.")
@@ -94,7 +94,7 @@ def _build(services: Services) -> ApiRoutes:
     @routes.get(
         "/indices-list", summary="The indexes' names", responses={200: {"model": list[str]}}
     )
-    async def indices() -> Response:
+    async def list_indices() -> Response:
         return json_reply([served.name for served in services.indexes])
 
     @routes.post(
@@ -103,7 +103,7 @@ def _build(services: Services) -> ApiRoutes:
         responses={200: {"model": list[KnnHit]}},
         openapi_extra=json_body(KnnBody),
     )
-    async def knn(request: Request) -> Response:
+    async def search(request: Request) -> Response:
         body = await read_body(request, KnnBody)
         served = services.indexes.get(body.indice_name)
         query = await services.queries.read(served, [await _read_term(services, body)])
@@ -128,7 +128,7 @@ def _build(services: Services) -> ApiRoutes:
         responses={200: {"model": list[ItemColumns]}},
         openapi_extra=json_body(MetadataBody),
     )
-    async def metadata(request: Request) -> Response:
+    async def get_metadata(request: Request) -> Response:
         body = await read_body(request, MetadataBody)
         served = services.indexes.get(body.indice_name)
         rows = await services.pools.searches.run(_find_rows, served, body.ids)

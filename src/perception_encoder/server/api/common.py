@@ -7,11 +7,12 @@ import datetime
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypeAliasType
 
 from perception_encoder.errors import PerceptionEncoderError, TextTooLargeError
 from perception_encoder.index import Hit, Row
@@ -30,8 +31,11 @@ IMAGE: Final = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAA
 """In examples: an image of one pixel."""
 
 MOST_HITS: Final = 1000
-Dtype: TypeAlias = Literal["float32", "float16", "int8"]
-Encoding: TypeAlias = Literal["float", "base64", "npy"]
+# Named types are schemas of their own in the OpenAPI document, and so types of generated clients.
+Dtype = TypeAliasType("Dtype", Literal["float32", "float16", "int8"])
+Encoding = TypeAliasType("Encoding", Literal["float", "base64", "npy"])
+Modality = TypeAliasType("Modality", Literal["image", "text"])
+Fit = TypeAliasType("Fit", Literal["strong", "weak", "none"])
 
 _INT8: Final = 127
 

@@ -19,6 +19,7 @@ from perception_encoder.server.api.base import Api, ApiRoutes, Services
 from perception_encoder.server.api.common import (
     IMAGE,
     Input,
+    Modality,
     VectorForm,
     embed_inputs,
     encode_for_json,
@@ -194,7 +195,7 @@ class EmbeddingsBody(RequestBody):
         description="Instead of input: a conversation that holds one image or text, or a list of "
         "such conversations, each of which gives one embedding.",
     )
-    modality: OrAbsent[Literal["text", "image"]] = Field(
+    modality: OrAbsent[Modality] = Field(
         default=None, description="image: every string of input is an image."
     )
     encoding_format: OrAbsent[Literal["float", "base64"]] = Field(
@@ -253,7 +254,7 @@ def _build(services: Services) -> ApiRoutes:
         responses={200: {"model": EmbeddingsReply}},
         openapi_extra=json_body(EmbeddingsBody),
     )
-    async def embeddings(request: Request) -> Response:
+    async def create_embeddings(request: Request) -> Response:
         body = await read_body(request, EmbeddingsBody)
         placed = _read_inputs(body)
         services.check_count(len(placed), "inputs")

@@ -13,9 +13,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from perception_encoder.server.api.base import Api, ApiRoute, ApiRoutes
-from perception_encoder.server.http.requests import BODIES
+from perception_encoder.server.http.requests import BODIES, FORMS
 
 _REFERENCE: Final = "#/components/schemas/{model}"
+_DESCRIPTION: Final = """\
+The operations of the tag `native` are this package's own; the other tags are what clients of other
+servers ask for. An embedding has unit length, so the cosine of two is their product. A server with
+keys takes them as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+"""
 _LICENSE: Final = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
 _DESCRIPTIONS: Final = {
     400: "The request, or an item of it, cannot be used.",
@@ -27,17 +32,28 @@ _DESCRIPTIONS: Final = {
     429: "Too much is waiting, or too many requests were sent; see Retry-After.",
     503: "The model or the index cannot be used now; see Retry-After.",
 }
+_ANY_OTHER: Final = "Any other error, such as 408 for a body that does not arrive."
 _WITH_KEY: Final = (400, 401, 403, 404, 422, 429, 503)
 _SCHEMES: Final = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of the server."},
+    "header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same key, for clients that send this header.",
+    },
     "session": {
         "type": "apiKey",
         "in": "cookie",
         "name": "pe_session",
         "description": "Of the page; see POST /v1/session.",
     },
-    "query": {"type": "apiKey", "in": "query", "name": "api_key"},
+    "query": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "api_key",
+        "description": "The same key, for clients that send no header.",
+    },
 }
 
 
@@ -62,6 +78,7 @@ def _document(app: FastAPI, apis: Sequence[ApiRoutes], needs_key: bool) -> dict[
     found = get_openapi(
         title=app.title,
         summary=app.summary,
+        description=_DESCRIPTION,
         version=app.version,
         routes=app.routes,
         license_info=_LICENSE,
@@ -74,7 +91,7 @@ def _document(app: FastAPI, apis: Sequence[ApiRoutes], needs_key: bool) -> dict[
         ref_template=_REFERENCE,
     )
     components = found.setdefault("components", {})
-    components["schemas"] = components.get("schemas", {}) | forms["$defs"]
+    components["schemas"] = components.get("schemas", {}) | forms["$defs"] | FORMS
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own; ours is each API's
         components["schemas"].pop(name, None)
     components["securitySchemes"] = _SCHEMES
@@ -101,6 +118,10 @@ def _complete(operations: dict[str, Any], route: ApiRoute, api: Api, needs_key: 
             if "description" not in known or status == 422:
                 known["description"] = _DESCRIPTIONS[status]
             known["content"] = {"application/json": {"schema": error}}
+        operation["responses"]["default"] = {
+            "description": _ANY_OTHER,
+            "content": {"application/json": {"schema": error}},
+        }
 
 
 def _security(api: Api, needs_key: bool) -> list[dict[str, list[str]]]:

@@ -74,7 +74,7 @@ def _build(services: Services) -> ApiRoutes:
         return json_reply(shape_embeddings(embedded.vectors, VectorForm(body.dimensions)))
 
     @routes.get("/health", summary="Whether the server answers", response_class=Response)
-    async def health() -> Response:
+    async def check_health() -> Response:
         return Response(status_code=200 if services.served_models.is_ready else 503)
 
     return routes

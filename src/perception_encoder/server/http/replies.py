@@ -23,7 +23,13 @@ logger = logging.getLogger(__name__)
 _INT64: Final = 2**63
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
-BINARY: Final = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+BINARY: Final = {
+    "schema": {
+        "type": "string",
+        "format": "binary",  # of OpenAPI 3.0; generators of clients read nothing else as bytes
+        "contentMediaType": "application/octet-stream",
+    }
+}
 """What the OpenAPI document says of content that is bytes."""
 
 ErrorBody: TypeAlias = Callable[[ApiError, Exception], Any]

@@ -71,6 +71,9 @@ class RequestBody(BaseModel):
 BODIES: Final[dict[str, type[RequestBody]]] = {}
 """The forms of bodies by their names in the OpenAPI document."""
 
+FORMS: Final[dict[str, dict[str, Any]]] = {}
+"""The schemas of multipart bodies by their names in the OpenAPI document."""
+
 BodyT = TypeVar("BodyT", bound=RequestBody)
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -187,6 +190,28 @@ def json_body(kind: type[RequestBody]) -> dict[str, Any]:
     BODIES[kind.__name__] = kind
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def form_body(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the `requestBody` for a route that reads a multipart form.
+
+    Args:
+        name: of the form in the OpenAPI document.
+        schema: of its fields; files have the format "binary".
+    """
+    FORMS[name] = schema
+    content = {"multipart/form-data": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def either_body(*bodies: dict[str, Any]) -> dict[str, Any]:
+    """Return the `requestBody` for a route that reads several content types.
+
+    Args:
+        bodies: of `json_body` and `form_body`.
+    """
+    content = {kind: one for body in bodies for kind, one in body["requestBody"]["content"].items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def read_key_of_body(request: Request) -> tuple[Request, str | None]:

@@ -37,4 +37,6 @@ def _build(services: Services) -> ApiRoutes:
     return routes
 
 
-API: Final = Api("native", _build, description="Everything that this package can do.")
+API: Final = Api(
+    "native", _build, description="Everything that this package can do.", operation_prefix=""
+)

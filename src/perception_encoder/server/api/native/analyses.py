@@ -63,7 +63,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         description=f"{_AS_JOB} Nothing is deleted.",
         responses=_responses(DuplicatesReply),
     )
-    async def duplicates(
+    async def list_duplicates(
         index: IndexName = None,
         tier: Annotated[TierName, Query(description="How far to go, each with those before.")] = (
             "near"
@@ -109,7 +109,9 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         ),
         responses=_responses(MapReply),
     )
-    async def map_(index: IndexName = None, filters: Filters = None, *, photos: Photos) -> Response:
+    async def get_map(
+        index: IndexName = None, filters: Filters = None, *, photos: Photos
+    ) -> Response:
         served = services.indexes.get(index)
         try:
             require_projection()
@@ -144,7 +146,7 @@ def add_cluster_routes(routes: ApiRoutes, services: Services) -> None:
         description=_AS_JOB,
         responses=_responses(ClustersReply),
     )
-    async def clusters(
+    async def list_clusters(
         index: IndexName = None,
         k: NumClusters = None,
         filters: Filters = None,
@@ -183,7 +185,7 @@ def add_cluster_routes(routes: ApiRoutes, services: Services) -> None:
         description=f"`number` counts from 0 in the order of GET /v1/clusters. {_AS_JOB}",
         responses=_responses(ClusterItemsReply),
     )
-    async def cluster(
+    async def get_cluster(
         number: int,
         index: IndexName = None,
         k: NumClusters = None,

@@ -7,6 +7,7 @@ import numpy as np
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.datastructures import FormData, UploadFile
+from typing_extensions import TypeAliasType
 
 from perception_encoder.analysis.classifiers import ImageClassifier, Prompts, ZeroShotClassifier
 from perception_encoder.errors import ImageError
@@ -34,6 +35,8 @@ from perception_encoder.server.http.requests import (
     Dimensions,
     ListOf,
     RequestBody,
+    either_body,
+    form_body,
     json_body,
     parse_body,
     read_body,
@@ -45,17 +48,19 @@ from perception_encoder.types import Embeddings
 from perception_encoder.vectors import cosine_similarity
 
 ItemT = TypeVar("ItemT")
+OnError = TypeAliasType("OnError", Literal["fail", "report"])
 
-_MULTIPART: Final = {
+_FORM: Final = {
     "type": "object",
+    "description": "NativeEmbedBody as a form, with images as files.",
     "properties": {
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
         "texts": {"type": "array", "items": {"type": "string"}},
         "model": {"type": "string"},
         "dimensions": {"type": "integer", "minimum": 1},
-        "dtype": {"enum": ["float32", "float16", "int8"]},
-        "encoding": {"enum": ["float", "base64", "npy"]},
-        "on_error": {"enum": ["fail", "report"]},
+        "dtype": {"$ref": "#/components/schemas/Dtype"},
+        "encoding": {"$ref": "#/components/schemas/Encoding"},
+        "on_error": {"$ref": "#/components/schemas/OnError"},
     },
 }
 # Also so that openapi-python-client's function for two kinds of bodies can be imported: it lacks an
@@ -93,7 +98,7 @@ class NativeEmbedBody(RequestBody):
     encoding: Encoding = Field(
         default="float", description="npy: the reply is a file, images first."
     )
-    on_error: Literal["fail", "report"] = Field(
+    on_error: OnError = Field(
         default="fail",
         description="report: 200 although some images are bad; those have an error.",
     )
@@ -116,15 +121,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         summary="Images and texts to vectors",
         openapi_extra={
             "parameters": [_REQUEST_ID],
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": json_body(NativeEmbedBody)["requestBody"]["content"][
-                        "application/json"
-                    ],
-                    "multipart/form-data": {"schema": _MULTIPART},
-                },
-            },
+            **either_body(json_body(NativeEmbedBody), form_body("NativeEmbedForm", _FORM)),
         },
         responses={
             200: {
@@ -280,7 +277,7 @@ def add_compare_routes(routes: ApiRoutes, services: Services) -> None:
         responses={200: {"model": SimilarityReply}},
         openapi_extra=json_body(SimilarityBody),
     )
-    async def similarity(request: Request) -> Response:
+    async def compute_similarity(request: Request) -> Response:
         body = await read_body(request, SimilarityBody)
         services.check_count(len(body.a) + len(body.b), "items")
         names = names_of("a", len(body.a)) + names_of("b", len(body.b))

@@ -32,7 +32,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         summary="The indexes of this server, the default first",
         responses={200: {"model": IndexesReply}},
     )
-    async def indexes() -> Response:
+    async def list_indexes() -> Response:
         data = [
             await services.pools.searches.run(_summarize, served) for served in services.indexes
         ]
@@ -43,7 +43,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         summary="An index's model, size, versions and columns",
         responses={200: {"model": IndexReply}},
     )
-    async def index(name: str) -> Response:
+    async def get_index(name: str) -> Response:
         served = services.indexes.get(name)
         return json_reply(await services.pools.searches.run(_describe_index, served))
 
@@ -56,7 +56,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         ),
         responses={200: {"model": IndexStatusReply}},
     )
-    async def status(name: str) -> Response:
+    async def get_index_status(name: str) -> Response:
         served = services.indexes.get(name)
         return json_reply(await services.pools.searches.run(read_status, served))
 
@@ -70,7 +70,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         ),
         responses={200: {"model": FacetsReply}},
     )
-    async def facets(name: str) -> Response:
+    async def get_facets(name: str) -> Response:
         served = services.indexes.get(name)
         found = await services.summaries.get(served, list_facets)
         return json_reply({"index": served.name, "columns": found})
@@ -84,7 +84,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         ),
         responses={200: {"model": FoldersReply}},
     )
-    async def folders(name: str) -> Response:
+    async def get_folders(name: str) -> Response:
         served = services.indexes.get(name)
         found = await services.summaries.get(served, list_folders)
         return json_reply({"index": served.name, **found})
@@ -152,7 +152,7 @@ def add_model_routes(routes: ApiRoutes, services: Services) -> None:
         summary="The models of this server, the default first, then their aliases",
         responses={200: {"model": ModelsReply}},
     )
-    async def models() -> Response:
+    async def list_models() -> Response:
         states = services.served_models.states()
         data = [describe_model(state) for state in states]
         # Clients look for the name that they will ask by; as in vLLM's list, `root` is the model.
@@ -164,7 +164,7 @@ def add_model_routes(routes: ApiRoutes, services: Services) -> None:
     @routes.get(
         "/v1/models/{name:path}", summary="One model", responses={200: {"model": ModelReply}}
     )
-    async def model(name: str) -> Response:
+    async def get_model(name: str) -> Response:
         found = services.served_models.resolve(name)
         states = [state for state in services.served_models.states() if state.name == found]
         return json_reply(describe_model(states[0]))
@@ -213,7 +213,7 @@ def add_session_route(routes: ApiRoutes, services: Services) -> None:
         summary="Begin a session for a browser",
         description="With a key in the header; the cookie then stands for it, on this site only.",
     )
-    async def session(request: Request) -> Response:
+    async def open_session(request: Request) -> Response:
         token, seconds = services.access.open_session()
         reply = Response(status_code=204)
         reply.set_cookie(

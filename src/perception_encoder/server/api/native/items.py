@@ -92,7 +92,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         summary="Rows of an index",
         responses={200: {"model": ItemsReply}},
     )
-    async def items(
+    async def list_items(
         index: IndexName = None,
         offset: Annotated[int, Query(ge=0, le=DEEPEST)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_HITS)] = 50,
@@ -132,7 +132,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         )
 
     @routes.get("/v1/items/{item}", summary="One row", responses={200: {"model": ItemReply}})
-    async def item_(item: str, index: IndexName = None) -> Response:
+    async def get_item(item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
         return json_reply(
             describe_row(await services.pools.searches.run(_find_row, services, served.name, item))
@@ -147,7 +147,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             304: {"description": "Not modified."},
         },
     )
-    async def thumbnail(
+    async def get_thumbnail(
         request: Request,
         item: str,
         index: IndexName = None,
@@ -169,7 +169,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         response_class=Response,
         responses={200: {"content": {"image/*": BINARY, **_BYTES}}},
     )
-    async def image_(item: str, index: IndexName = None) -> Response:
+    async def get_image(item: str, index: IndexName = None) -> Response:
         row = await services.pools.searches.run(_find_row, services, index, item)
         try:
             image = await open_stored(
@@ -262,10 +262,10 @@ def add_download_route(routes: ApiRoutes, services: Services) -> None:
         summary="Chosen images as a zip file, or their columns as CSV",
         description="Images that cannot be read are listed in `left-out.txt` of the zip file.",
         response_class=Response,
-        responses={200: {"content": {"application/zip": BINARY, "text/csv": BINARY}}},
+        responses={200: {"content": {**_BYTES, "application/zip": BINARY, "text/csv": BINARY}}},
         openapi_extra=json_body(DownloadBody),
     )
-    async def download(request: Request) -> Response:
+    async def download_items(request: Request) -> Response:
         body = await read_body(request, DownloadBody)
         served = services.indexes.get(body.index)
         rows = await services.pools.searches.run(_find_rows, served, body.ids)

@@ -33,7 +33,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         ),
         responses={200: {"model": TimelineReply}},
     )
-    async def timeline(
+    async def get_timeline(
         name: str,
         unit: Unit = "month",
         filters: Filters = None,
@@ -54,7 +54,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         ),
         responses={200: {"model": LocationsReply}},
     )
-    async def locations(
+    async def list_locations(
         name: str,
         bounds: Annotated[
             str | None,

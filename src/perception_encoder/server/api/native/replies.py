@@ -3,8 +3,9 @@
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+from typing_extensions import TypeAliasType
 
-from perception_encoder.server.api.common import Dtype
+from perception_encoder.server.api.common import Dtype, Fit, Modality
 from perception_encoder.server.core.filters import Kind
 
 
@@ -18,7 +19,7 @@ class ItemError(BaseModel):
 class EmbeddedItem(BaseModel):
     """One embedding, images first; an image that cannot be used has an error instead."""
 
-    type: Literal["image", "text"]
+    type: Modality
     index: int = Field(description="Among the request's images, or its texts.")
     embedding: list[float] | str | None
     error: ItemError | None = None
@@ -46,7 +47,7 @@ class LabelShare(BaseModel):
     label: str
     score: float = Field(description="Cosine; a classifier's logit.")
     probability: float = Field(description="Softmax over the labels; a classifier's own.")
-    fit: Literal["strong", "weak", "none"] | None = Field(
+    fit: Fit | None = Field(
         description="Whether the label fits the image, whatever the other labels; null: unknown."
     )
     applies: bool | None = Field(
@@ -156,7 +157,7 @@ class BoxReply(BaseModel):
 class HitReply(ScoredItem):
     """A hit, and the hits of nearly the same image that were folded under it."""
 
-    label: Literal["strong", "weak", "none"] | None
+    label: Fit | None
     cosine: float | None = Field(description="null for a search by text alone.")
     text_score: float | None = Field(description="BM25; null where no text was found.")
     box: BoxReply | None = Field(
@@ -391,11 +392,14 @@ class JobProgressReply(BaseModel):
     seconds: float
 
 
+JobState = TypeAliasType("JobState", Literal["running", "done"])
+
+
 class JobReply(BaseModel):
     """The state of a job; the other fields are there once it is done."""
 
     index: str
-    state: Literal["running", "done"]
+    state: JobState
     progress: JobProgressReply | None = None
 
 

@@ -78,7 +78,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         description="Those that `pe search --save` keeps beside the index, by name.",
         responses={200: {"model": SavedSearchesReply}},
     )
-    async def searches(name: str) -> Response:
+    async def list_searches(name: str) -> Response:
         served = services.indexes.get(name)
         found = await services.pools.searches.run(_load, served)
         return json_reply({"index": served.name, "data": [one.describe() for one in found]})
@@ -93,7 +93,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         responses={200: {"model": SearchReply}},
         openapi_extra=json_body(RunSearchBody),
     )
-    async def run(name: str, request: Request) -> Response:
+    async def run_search(name: str, request: Request) -> Response:
         body = await read_body(request, RunSearchBody)
         served = services.indexes.get(name)
         saved = await services.pools.searches.run(_get, served, body.name)
@@ -128,7 +128,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         responses={200: {"model": SavedSearchReply}},
         openapi_extra=json_body(SaveSearchBody),
     )
-    async def save(name: str, request: Request) -> Response:
+    async def save_search(name: str, request: Request) -> Response:
         body = await read_body(request, SaveSearchBody)
         served = services.indexes.get(name)
         terms = tuple(term for one in body.terms for term in _read_written(one))
@@ -152,7 +152,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         responses={200: {"model": SavedSearchesReply}},
         openapi_extra=json_body(RemoveSearchBody),
     )
-    async def remove(name: str, request: Request) -> Response:
+    async def remove_search(name: str, request: Request) -> Response:
         body = await read_body(request, RemoveSearchBody)
         served = services.indexes.get(name)
         await services.pools.searches.run(_remove, served, body.name)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 from fastapi import Request, Response
 from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import TypeAliasType
 
 from perception_encoder.errors import ImageValueError, QueryError
 from perception_encoder.index import Row
@@ -31,6 +32,9 @@ from perception_encoder.server.core.queries import Term
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import ListOf, RequestBody, json_body, read_body
 from perception_encoder.types import Embeddings
+
+HitOrder = TypeAliasType("HitOrder", Literal["score", "taken_at"])
+LowestLabel = TypeAliasType("LowestLabel", Literal["strong", "weak"])
 
 MOST_DEEP: Final = 10_000
 _MAX_TERMS: Final = 32
@@ -193,7 +197,7 @@ class SearchFields(PhotoFields):
         default=0, ge=0, le=MOST_DEEP, description="`next_offset` of the page before."
     )
     filters: ListOf[FilterBody] = Field(default=[], max_length=32)
-    threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["strong", "weak"] | None = Field(
+    threshold: Annotated[float, Field(ge=-1, le=1)] | LowestLabel | None = Field(
         default=None, description="The lowest cosine of a hit, or its lowest label."
     )
     unique: float | None = Field(
@@ -212,7 +216,7 @@ class SearchFields(PhotoFields):
     pairs: bool = Field(
         default=True, description="Fold a photo's RAW file and its Live Photo clip under it."
     )
-    sort: Literal["score", "taken_at"] = Field(
+    sort: HitOrder = Field(
         default="score",
         description="Order of the hits of a page: best first, or the newest photo first.",
     )

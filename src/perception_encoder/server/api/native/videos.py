@@ -46,7 +46,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             304: {"description": "Not modified."},
         },
     )
-    async def video(request: Request, item: str, index: IndexName = None) -> Response:
+    async def get_video(request: Request, item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
         row = await services.pools.searches.run(_find_moment, served, item)
         try:
@@ -61,7 +61,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         summary="All moments of the video that a moment is in, in their order",
         responses={200: {"model": SegmentsReply}},
     )
-    async def segments(item: str, index: IndexName = None) -> Response:
+    async def list_segments(item: str, index: IndexName = None) -> Response:
         served = services.indexes.get(index)
         row = await services.pools.searches.run(_find_moment, served, item)
         rows = await services.pools.scans.run(_list_segments, served, row)

@@ -141,6 +141,7 @@ def add_routes(routes: ApiRoutes, services: Services, kind: Kind) -> None:
 
     @routes.post(
         f"/{kind.prefix}/embed_image",
+        operation_id=f"{kind.prefix}_embed_image",
         summary="Images to embeddings",
         responses={200: {"model": InferenceEmbeddings}},
         openapi_extra=json_body(EmbedImageBody),
@@ -155,6 +156,7 @@ def add_routes(routes: ApiRoutes, services: Services, kind: Kind) -> None:
 
     @routes.post(
         f"/{kind.prefix}/embed_text",
+        operation_id=f"{kind.prefix}_embed_text",
         summary="Texts to embeddings",
         responses={200: {"model": InferenceEmbeddings}},
         openapi_extra=json_body(EmbedTextBody),
@@ -174,6 +176,7 @@ def add_compare_route(routes: ApiRoutes, services: Services, kind: Kind) -> None
 
     @routes.post(
         f"/{kind.prefix}/compare",
+        operation_id=f"{kind.prefix}_compare",
         summary="One image or text against others",
         description="Plain cosines: a list in the order of the prompts, or one for each name.",
         responses={200: {"model": InferenceSimilarity}},

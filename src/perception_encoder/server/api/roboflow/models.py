@@ -201,13 +201,13 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     """Add the routes."""
 
     @routes.get("/model/registry", summary="The models in memory", responses=_REPLY)
-    async def registry() -> Response:
+    async def list_models() -> Response:
         return _reply_registry(services)
 
     @routes.post(
         "/model/add", summary="Load a model", responses=_REPLY, openapi_extra=json_body(ModelBody)
     )
-    async def add(request: Request) -> Response:
+    async def add_model(request: Request) -> Response:
         body = await read_body(request, ModelBody)
         await services.served_models.load(resolve(services, body.model_id))
         return _reply_registry(services)
@@ -218,13 +218,13 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         responses=_REPLY,
         openapi_extra=json_body(ModelBody),
     )
-    async def remove(request: Request) -> Response:
+    async def remove_model(request: Request) -> Response:
         body = await read_body(request, ModelBody)
         await services.served_models.unload(resolve(services, body.model_id))
         return _reply_registry(services)
 
     @routes.post("/model/clear", summary="Unload every model that nobody uses", responses=_REPLY)
-    async def clear() -> Response:
+    async def remove_models() -> Response:
         await services.served_models.unload_all()
         return _reply_registry(services)
 
