@@ -43,7 +43,7 @@ from perception_encoder.analysis.selection import (
 from perception_encoder.auto import AutoModel
 from perception_encoder.backends import ComputeOptions
 from perception_encoder.embedder import EmbeddingModel
-from perception_encoder.errors import IndexNotFoundError
+from perception_encoder.errors import IndexNotFoundError, QueryError
 from perception_encoder.index import Index, Outcome, OutcomeLog, Row
 from perception_encoder.index.full_text import TextQuery
 from perception_encoder.index.tiles import TileGrid
@@ -76,6 +76,13 @@ from perception_encoder.search.queries import (
 )
 from perception_encoder.search.query_model import open_index_model, refuse_another
 from perception_encoder.search.ranking import SearchOptions
+from perception_encoder.search.reranking import (
+    DEFAULT_CANDIDATES,
+    Reranking,
+    RerankProgress,
+    check_reranking,
+    rerank_search,
+)
 from perception_encoder.search.upkeep import prepare_for_search, remove_rows
 from perception_encoder.sources import read_image
 
@@ -135,6 +142,7 @@ class ImageIndex:
         self._preprocess = preprocess
         self._lock = threading.Lock()
         self._model, self._name = None, None
+        self._reranker: tuple[str, EmbeddingModel] | None = None
         if isinstance(model, EmbeddingModel):
             self._model = model
         elif model is not None:
@@ -264,7 +272,10 @@ class ImageIndex:
         offset: int = 0,
         exact: bool = False,
         crop: CropInput | None = None,
+        rerank: str | os.PathLike[str] | EmbeddingModel | None = None,
+        candidates: int = DEFAULT_CANDIDATES,
         input_color_format: ColorFormat = "bgr",
+        show_progress: bool | None = None,
     ) -> SearchHits:
         """Find the images that fit a query best.
 
@@ -298,10 +309,17 @@ class ImageIndex:
             exact: compare with every embedding, also where the index has a faster way.
             crop: the part of the query's image that counts: (x, y, width, height) in pixels of the
                 image as a viewer shows it, or "percent:25,25,50,50".
+            rerank: another model, by name or open, that orders the best hits anew by its own
+                cosine. It reads their images; see `search.reranking`. `hits.reranked` reports
+                images that could not be read, which come last.
+            candidates: how many hits `rerank` orders.
             input_color_format: channel order of arrays ("bgr" is what OpenCV gives).
+            show_progress: draw a progress bar of `rerank`; None draws one on a terminal and in a
+                notebook.
 
         Raises:
-            QueryError: the query or the condition is wrong, or an item is not in the index.
+            QueryError: the query or the condition is wrong, an item is not in the index, or the
+                search cannot be reranked.
             ImageError: the image cannot be used.
             ValueError: k, offset, threshold, unique or text_weight is out of range, there is
                 neither a query nor a text nor a mark, or the mode needs a text.
@@ -316,14 +334,36 @@ class ImageIndex:
         marks = [*like, *unlike]
         if query is None and words is None and not marks:
             raise ValueError("give a query, a text, or images to be like")
-        read = None
-        if query is not None:
-            read = self._read(query, input_color_format, crop)
-        if marks:
-            images = [self._read_image(mark, input_color_format) for mark in marks]
-            read = refine_query(read, images[: len(like)], images[len(like) :])
-        return self._answer(
-            read, options, text=words, text_weight=text_weight, leave_out_own=bool(marks)
+
+        def read(model: EmbeddingModel | None = None) -> Query | None:
+            """Read the query; with a model that is not the index's for that."""
+            found = None
+            if query is not None:
+                found = self._read(query, input_color_format, crop, model)
+            if marks:
+                images = [self._read_image(mark, input_color_format, None, model) for mark in marks]
+                found = refine_query(found, images[: len(like)], images[len(like) :])
+            return found
+
+        if rerank is not None and words is not None:
+            raise QueryError(
+                "rerank orders hits by their images alone; leave the text out, or filter by where"
+            )
+        embedded = read()
+        if rerank is None or embedded is None:
+            return self._answer(
+                embedded, options, text=words, text_weight=text_weight, leave_out_own=bool(marks)
+            )
+        model = self._reranking_model(rerank)
+        check_reranking(self._index, model.identity, options, candidates)
+        second = read(model)
+        assert second is not None  # as the first
+        return self._rerank(
+            embedded,
+            Reranking(model, second, candidates),
+            options,
+            leave_out_own=bool(marks),
+            show_progress=show_progress,
         )
 
     def similar(  # noqa: PLR0913  one parameter for each option
@@ -691,8 +731,11 @@ class ImageIndex:
         return self._index.rows(where=where)
 
     def close(self) -> None:
-        """Free the model's memory, unless the model was given open."""
+        """Free the memory of models, unless they were given open."""
         with self._lock:
+            if self._reranker is not None:
+                self._reranker[1].close()
+                self._reranker = None
             if self._is_own and self._model is not None:
                 self._model.close()
                 self._model = None
@@ -754,21 +797,84 @@ class ImageIndex:
     def _open_model(self) -> EmbeddingModel:
         return self.model
 
+    def _reranking_model(self, model: str | os.PathLike[str] | EmbeddingModel) -> EmbeddingModel:
+        """Return a model for `rerank`; the last one that was opened by name stays open."""
+        if isinstance(model, EmbeddingModel):
+            return model
+        name = os.fspath(model)
+        with self._lock:
+            if self._reranker is None or self._reranker[0] != name:
+                opened = AutoModel.from_pretrained(
+                    name,
+                    device=self._options.device,
+                    backend=self._options.backend,
+                    precision=self._options.precision,
+                )
+                if self._reranker is not None:
+                    self._reranker[1].close()
+                self._reranker = name, opened
+            return self._reranker[1]
+
+    def _rerank(
+        self,
+        query: Query,
+        reranking: Reranking,
+        options: SearchOptions,
+        *,
+        leave_out_own: bool,
+        show_progress: bool | None,
+    ) -> SearchHits:
+        from tqdm.auto import tqdm
+
+        calibration = None
+        if isinstance(options.threshold, str):
+            calibration = ensure_calibration(self._index, [query], self._open_model)
+        disable = None if show_progress is None else not show_progress
+        with tqdm(unit=" images", disable=disable, leave=False) as bar:
+
+            def show(progress: RerankProgress) -> None:
+                bar.total, bar.n = progress.num_images, progress.num_done
+                bar.update(0)
+
+            found, report = rerank_search(
+                self._index,
+                query,
+                replace(reranking, on_progress=show),
+                options,
+                calibration=calibration,
+                leave_out_own=leave_out_own,
+            )
+        return SearchHits(found, query, report)
+
     def _read(
-        self, query: QueryInput, color_format: ColorFormat, crop: CropInput | None = None
+        self,
+        query: QueryInput,
+        color_format: ColorFormat,
+        crop: CropInput | None = None,
+        model: EmbeddingModel | None = None,
     ) -> Query:
         return read_query(
-            self._index, query, self._open_model, input_color_format=color_format, crop=crop
+            self._index,
+            query,
+            self._open_model if model is None else lambda: model,
+            input_color_format=color_format,
+            crop=crop,
+            by_index_model=model is None,
         )
 
     def _read_image(
-        self, image: QueryInput, color_format: ColorFormat, crop: CropInput | None = None
+        self,
+        image: QueryInput,
+        color_format: ColorFormat,
+        crop: CropInput | None = None,
+        model: EmbeddingModel | None = None,
     ) -> Query:
         """Read a query that is one image: a string is a name, whatever signs it has."""
         if not isinstance(image, str | os.PathLike):
-            return self._read(image, color_format, crop)
+            return self._read(image, color_format, crop, model)
         terms = crop_terms([parse_image(os.fspath(image))], crop)
-        return read_queries(self._index, [terms], self._open_model)[0]
+        open_model = self._open_model if model is None else lambda: model
+        return read_queries(self._index, [terms], open_model, by_index_model=model is None)[0]
 
     def _answer(
         self,

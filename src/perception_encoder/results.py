@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from perception_encoder.search.queries import Query
+    from perception_encoder.search.reranking import RerankReport
 
 _NUM_SHOWN: Final = 24  # thumbnails in a notebook
 _SIDE: Final = 112  # pixels of one
@@ -200,14 +201,24 @@ class ImageResults(Sequence[_T]):
 
 
 class SearchHits(ImageResults[SearchResult]):
-    """The hits of one query, best first."""
+    """The hits of one query, best first.
 
-    def __init__(self, images: Sequence[SearchResult], query: Query | None = None) -> None:
+    Attributes:
+        reranked: what a second model did that ordered them; None without `rerank`.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[SearchResult],
+        query: Query | None = None,
+        reranked: RerankReport | None = None,
+    ) -> None:
         super().__init__(images)
         self._query = query
+        self.reranked = reranked
 
     def _like(self, images: Sequence[SearchResult]) -> Self:
-        return type(self)(images, self._query)
+        return type(self)(images, self._query, self.reranked)
 
     def _sheet_rows(self) -> list[SheetRow]:
         hits = [

@@ -214,10 +214,15 @@ def _write_table(answer: Answer, sort: str) -> None:
         copies = f"  +{len(found.also)}" if found.also else ""
         label = ["-" if found.label == "none" else str(found.label)] if has_labels else []
         time = [_format_time(found.hit.metadata.get(TAKEN_AT))] if has_times else []
-        cosine = [f"{found.cosine:.4f}"] if kind == "fusion" else []
-        score = f"{found.hit.score:.4f}"
+        cosine = [f"{found.cosine:.4f}"] if kind in ("fusion", "rerank") else []
+        score = f"{found.hit.score:.4f}" if found.kind == kind else "-"
         rows.append([score, *cosine, *label, *time, found.hit.shown_name + copies])
-    scores = {"cosine": ["score"], "bm25": ["BM25"], "fusion": ["fused", "cosine"]}[kind]
+    scores = {
+        "cosine": ["score"],
+        "bm25": ["BM25"],
+        "fusion": ["fused", "cosine"],
+        "rerank": ["reranked", "cosine"],
+    }[kind]
     optional = [*(["label"] if has_labels else []), *(["taken"] if has_times else [])]
     write_table([*scores, *optional, "image"], rows)
 

@@ -69,7 +69,7 @@ def format_progress(progress: Progress, seconds: float) -> str:
         parts[0] += " and counting"
     parts.append(f"{rate:,.1f}/s")
     if rate > 0 and not progress.is_listing:
-        parts.append(f"{_clock((progress.num_listed - progress.num_done) / rate)} left")
+        parts.append(f"{format_clock((progress.num_listed - progress.num_done) / rate)} left")
     return ", ".join([*parts, format_details(progress)]).rstrip(", ")
 
 
@@ -86,7 +86,8 @@ def format_details(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
+    """Return a duration as 0:07, 12:30 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -138,11 +139,11 @@ class _Steps:
         is_over = False
         while not is_over:
             if is_terminal:
-                sys.stderr.write(f"\r\x1b[K{self._line()}, {_clock(self._seconds)}")
+                sys.stderr.write(f"\r\x1b[K{self._line()}, {format_clock(self._seconds)}")
                 sys.stderr.flush()
             is_over = self.ended.wait(pause)
             if not is_terminal and not is_over:
-                say(f"{self._line()}, {_clock(self._seconds)}")
+                say(f"{self._line()}, {format_clock(self._seconds)}")
         if is_terminal:
             sys.stderr.write("\r\x1b[K")
 

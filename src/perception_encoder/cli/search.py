@@ -20,6 +20,7 @@ from perception_encoder.cli.options import (
     with_flags,
 )
 from perception_encoder.cli.output import check_sheet, say
+from perception_encoder.cli.reranking import Reranker, RerankFlags
 from perception_encoder.cli.text_files import find_error, read_list
 from perception_encoder.errors import ImageError, QueryError
 
@@ -84,6 +85,7 @@ def search(
     ] = None,
     *,
     marks: MarkFlags,
+    reranking: RerankFlags,
     texts: TextFlags,
     rows: RowFlags,
     flags: SearchFlags,
@@ -100,6 +102,9 @@ def search(
     A score is a cosine. With --text alone it is BM25's. With both it is the fusion of the ranks,
     where 1 is the first of both; labels come from the cosines.
 
+    With --rerank a second model reads the images of the best hits, orders them by its own cosine,
+    and gives no labels. Its embeddings are kept beside the index, so that they are computed once.
+
     Examples:
         pe search "red heart"
         pe search cat.png -k 5 --sheet hits.png
@@ -110,11 +115,13 @@ def search(
         pe search --text invoice
         pe search "a dog" --text rex
         pe search "a cat" --threshold strong -k 100 --save cats
+        pe search "a dog on a sofa" --rerank PE-Core-L14-336 --candidates 50
         pe search "red heart" --like @heart.webp @ruby.webp --unlike @tomato.webp
         pe search --queries queries.txt --json
     """
     from perception_encoder.search.grammar import parse_query
 
+    reranking.check(texts, flags)
     if queries is None and query is None and texts.text is None and not marks:
         raise typer.BadParameter(
             "give a query, a --text, or a file of queries with --queries; or images to be --like"
@@ -126,13 +133,16 @@ def search(
             raise typer.BadParameter("--save keeps one query, not a file of --queries")
         if marks:
             raise typer.BadParameter("--save keeps no marks: leave out --like and --unlike")
+        if reranking:
+            raise typer.BadParameter("--save keeps no second model: leave out --rerank")
         _save(save, query, texts, rows, flags)
     elif queries is None:
         parsed = [] if query is None else [ParsedQuery(_check_terms(parse_query(query)))]
-        _answer(parsed, texts, rows, flags, marks=marks)
+        _answer(parsed, texts, rows, flags, marks=marks, reranking=reranking)
     else:
         parsed, num_failed = _parse_lines(read_list(queries), str(queries))
-        num_failed += _answer(parsed, texts, rows, flags, marks=marks) if parsed else 0
+        if parsed:
+            num_failed += _answer(parsed, texts, rows, flags, marks=marks, reranking=reranking)
         if num_failed:
             say(f"pe: {'1 query' if num_failed == 1 else f'{num_failed} queries'} not answered")
             raise typer.Exit(1)
@@ -173,6 +183,7 @@ def _answer(
     flags: SearchFlags,
     *,
     marks: MarkFlags = MarkFlags(),
+    reranking: RerankFlags | None = None,
     leave_out_own: bool = False,
 ) -> int:
     """Answer queries, each fused with the text if there is one; none is the text alone.
@@ -186,7 +197,6 @@ def _answer(
     from perception_encoder.index.full_text import TextQuery
     from perception_encoder.search import fusion
     from perception_encoder.search.feedback import refine_query
-    from perception_encoder.search.queries import read_queries
     from perception_encoder.search.ranking import search_index
 
     check_sheet(flags.sheet)
@@ -202,23 +212,34 @@ def _answer(
     warn_of_photo_index(index)
 
     open_model = model_opener(index, flags)
-    answered, embedded = _embed(index, queries, open_model) if queries else ([], [])
+    reranker = Reranker.open(index, reranking, options, flags.device) if reranking else None
+    read_stdin = cache(sys.stdin.buffer.read)  # once, for both models
+    answered, embedded = _embed(index, queries, open_model, read_stdin) if queries else ([], [])
     if queries and not embedded:
         return len(queries)
     if marks:
-        read = read_queries(
-            index,
-            [[term] for term in (*like, *unlike)],
-            open_model,
-            read_stdin=sys.stdin.buffer.read,
-        )
-        liked, unliked = read[: len(like)], read[len(like) :]
+        read = _read_marks(index, like, unlike, open_model, read_stdin)
         given: Sequence[Query | None] = embedded or [None]
-        embedded = [refine_query(query, liked, unliked) for query in given]
+        embedded = [refine_query(query, *read) for query in given]
         answered = answered or [ParsedQuery(())]
         leave_out_own = True
-    calibration = find_calibration(index, embedded, open_model, flags, flags.threshold)
-    if text is None:  # all queries are searched for together
+    calibration = find_calibration(
+        index, embedded, open_model, flags, flags.threshold, has_labels=reranker is None
+    )
+    if reranker is not None:
+        answered, embedded, again = _embed_again(reranker, answered, embedded, read_stdin)
+        if marks:
+            read = _read_marks(
+                index, like, unlike, reranker.open_model, read_stdin, by_index_model=False
+            )
+            again = [refine_query(query, *read) for query in again]
+        found = reranker.search(
+            embedded,
+            [query for query in again if query is not None],
+            calibration=calibration,
+            leave_out_own=leave_out_own,
+        )
+    elif text is None:  # all queries are searched for together
         found = search_index(
             index, embedded, options, calibration=calibration, leave_out_own=leave_out_own
         )
@@ -243,6 +264,28 @@ def _answer(
         flags,
     )
     return max(0, len(queries) - len(answered))
+
+
+def _read_marks(
+    index: Index,
+    like: Sequence[QueryTerm],
+    unlike: Sequence[QueryTerm],
+    open_model: Callable[[], EmbeddingModel],
+    read_stdin: Callable[[], bytes],
+    *,
+    by_index_model: bool = True,
+) -> tuple[list[Query], list[Query]]:
+    """Return a query for each liked image, and for each unliked one."""
+    from perception_encoder.search.queries import read_queries
+
+    read = read_queries(
+        index,
+        [[term] for term in (*like, *unlike)],
+        open_model,
+        read_stdin=read_stdin,
+        by_index_model=by_index_model,
+    )
+    return read[: len(like)], read[len(like) :]
 
 
 def _parse_marks(option: str, names: Sequence[str] | None) -> Sequence[QueryTerm]:
@@ -344,24 +387,29 @@ def find_calibration(
     open_model: Callable[[], EmbeddingModel],
     flags: SearchFlags,
     threshold: object,
+    *,
+    has_labels: bool = True,
 ) -> Calibration | None:
     """Return the calibration of the index, if labels are shown or are the threshold."""
     from perception_encoder.search.calibration import ensure_calibration
 
-    if (flags.paths or flags.null) and threshold not in _LABELS:
+    if (flags.paths or flags.null or not has_labels) and threshold not in _LABELS:
         return None
     return ensure_calibration(index, queries, open_model, on_calibrate=_say_calibrating)
 
 
 def _embed(
-    index: Index, queries: Sequence[ParsedQuery], open_model: Callable[[], EmbeddingModel]
+    index: Index,
+    queries: Sequence[ParsedQuery],
+    open_model: Callable[[], EmbeddingModel],
+    read_stdin: Callable[[], bytes],
 ) -> tuple[Sequence[ParsedQuery], list[Query]]:
     """Embed queries; report and skip those of a file that cannot be embedded."""
     from perception_encoder.search.queries import read_queries
 
     def embed(some: Sequence[ParsedQuery]) -> list[Query]:
         terms = [query.terms for query in some]
-        return read_queries(index, terms, open_model, read_stdin=sys.stdin.buffer.read)
+        return read_queries(index, terms, open_model, read_stdin=read_stdin)
 
     try:
         return queries, embed(queries)
@@ -377,6 +425,35 @@ def _embed(
         except (QueryError, ImageError) as err:
             say(f"pe: {query.place}: {err}")
     return answered, embedded
+
+
+def _embed_again(
+    reranker: Reranker,
+    queries: Sequence[ParsedQuery],
+    embedded: Sequence[Query],
+    read_stdin: Callable[[], bytes],
+) -> tuple[Sequence[ParsedQuery], list[Query], list[Query | None]]:
+    """Embed queries by the second model; report and skip those of a file that cannot be embedded.
+
+    Returns:
+        The others, as they are embedded by the index's model and by the second; None is a query of
+        marks alone.
+    """
+    answered: list[ParsedQuery] = []
+    first: list[Query] = []
+    second: list[Query | None] = []
+    for parsed, query in zip(queries, embedded, strict=True):
+        try:
+            again = reranker.read(parsed.terms, read_stdin) if parsed.terms else None
+        except (QueryError, ImageError) as err:
+            if parsed.text is None:
+                raise
+            say(f"pe: {parsed.place}: {err}")
+            continue
+        answered.append(parsed)
+        first.append(query)
+        second.append(again)
+    return answered, first, second
 
 
 def _say_calibrating() -> None:

@@ -21,6 +21,9 @@ from perception_encoder.errors import CacheError
 from perception_encoder.forking import renew_in_children
 
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
+_DROP_OLDEST: Final = (
+    "DELETE FROM vectors WHERE rowid <= (SELECT max(rowid) FROM vectors) - CAST(? AS INTEGER)"
+)
 _KEYS_PER_QUERY: Final = 500  # SQLite allows 999 parameters at least
 _BUSY_SECONDS: Final = 60
 _CHECKSUM_BYTES: Final = 4
@@ -29,18 +32,22 @@ _CHECKSUM_BYTES: Final = 4
 class EmbeddingCache:
     """Embeddings by key in a SQLite file."""
 
-    def __init__(self, path: str | os.PathLike[str], namespace: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], namespace: str, *, max_rows: int | None = None
+    ) -> None:
         """Open or create the cache.
 
         Args:
             path: the file; its folder is created if needed.
             namespace: what else an embedding depends on: weights, precision, preprocessing.
+            max_rows: of the whole file; those that were stored first are dropped. None: no limit.
 
         Raises:
             CacheError: the path is not a cache, or cannot be written.
         """
         self.path = Path(path).expanduser()
         self._namespace = namespace
+        self._max_rows = max_rows
         self._lock = threading.Lock()
         try:
             self._database = _connect(self.path)
@@ -92,6 +99,8 @@ class EmbeddingCache:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
                 self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+                if self._max_rows is not None:  # SQLite gives each new row a higher rowid
+                    self._database.execute(_DROP_OLDEST, (self._max_rows,))
                 self._database.execute("COMMIT")
             except sqlite3.Error as err:
                 if self._database.in_transaction:

@@ -190,6 +190,7 @@ def read_queries(
     open_model: Callable[[], EmbeddingModel],
     *,
     read_stdin: Callable[[], bytes] | None = None,
+    by_index_model: bool = True,
 ) -> list[Query]:
     """Embed queries.
 
@@ -198,6 +199,8 @@ def read_queries(
         queries: the terms of each query, from `parse_query`.
         open_model: opens the index's model; called at most once.
         read_stdin: reads the image on standard input, for the term `-`.
+        by_index_model: whether it is the index's model. False embeds every term by another one,
+            indexed images from their sources, see `reranking`.
 
     Raises:
         QueryError: an item is not in the index, or the terms of a query cancel out.
@@ -207,10 +210,13 @@ def read_queries(
     """
     terms = list(dict.fromkeys((term.kind, term.value) for query in queries for term in query))
     known = _Known(index, terms, read_stdin)
+    if not by_index_model:
+        known.vectors.clear()
     left = [term for term in terms if term not in known.vectors]
     if left:
         model = open_model()
-        index.check(model.identity)
+        if by_index_model:
+            index.check(model.identity)
         known.vectors |= _embedded(model, left, known.images)
     return [known.query(terms) for terms in queries]
 
@@ -222,6 +228,7 @@ def read_query(
     *,
     input_color_format: ColorFormat = "bgr",
     crop: CropInput | None = None,
+    by_index_model: bool = True,
 ) -> Query:
     """Read a query of any kind.
 
@@ -233,6 +240,7 @@ def read_query(
         open_model: as in `read_queries`.
         input_color_format: channel order of arrays.
         crop: the part of the image that counts; the query is one image or item.
+        by_index_model: as in `read_queries`; an embedding can be no query of another model.
 
     Raises:
         QueryError, ImageError, IndexMismatchError: as `read_queries`.
@@ -240,23 +248,32 @@ def read_query(
     """
     if isinstance(query, str):
         terms = crop_terms(parse_query(query), crop)
-        return read_queries(index, [terms], open_model)[0]
+        return read_queries(index, [terms], open_model, by_index_model=by_index_model)[0]
     if isinstance(query, os.PathLike):
         terms = crop_terms([parse_image(os.fspath(query))], crop)
-        return read_queries(index, [terms], open_model)[0]
+        return read_queries(index, [terms], open_model, by_index_model=by_index_model)[0]
     if isinstance(query, list):
         _check_no_crop(crop)
-        parts = [
-            (weight, read_query(index, part, open_model, input_color_format=input_color_format))
-            for weight, part in map(_checked_pair, query)
-        ]
-        return _sum_of(parts)
+        read = partial(
+            read_query,
+            index,
+            open_model=open_model,
+            input_color_format=input_color_format,
+            by_index_model=by_index_model,
+        )
+        return _sum_of([(weight, read(part)) for weight, part in map(_checked_pair, query)])
     embed_dim = index.identity.embed_dim
     if isinstance(query, np.ndarray) and query.shape in ((embed_dim,), (1, embed_dim)):
         _check_no_crop(crop)
+        if not by_index_model:
+            raise QueryError(
+                "an embedding is one of the index's model, which another model cannot read; "
+                "give a text or an image"
+            )
         return Query((), combine_vectors(query.reshape(1, -1), [1.0]))
     model = open_model()
-    index.check(model.identity)
+    if by_index_model:
+        index.check(model.identity)
     vector = model.embed_image(query, input_color_format=input_color_format, crop=crop)[0]
     if isinstance(query, np.ndarray) and query.ndim == 3 and input_color_format == "rgb":
         query = query[..., ::-1]  # whoever draws the query takes arrays for BGR

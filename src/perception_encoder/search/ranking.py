@@ -21,7 +21,7 @@ from perception_encoder.types import Embeddings
 if TYPE_CHECKING:
     from PIL import Image
 
-ScoreKind: TypeAlias = Literal["cosine", "bm25", "fusion"]
+ScoreKind: TypeAlias = Literal["cosine", "bm25", "fusion", "rerank"]
 """What the score of a hit is."""
 
 MAX_BURST_SECONDS: Final = 3600
@@ -103,9 +103,10 @@ class SearchResult:
         also: the hits that were folded under it, best first: near-duplicates, other files of the
             shot, and photos of the burst.
         label: how well it fits, by its cosine; None where that is not known.
-        kind: what the score is: a cosine; BM25's for the text of the row; or the fusion of the
-            ranks by both.
-        cosine: with the query, from -1 to 1; None if there was only a text to search for.
+        kind: what the score is: a cosine; BM25's for the text of the row; the fusion of the ranks
+            by both; or the cosine by the model of `rerank`.
+        cosine: with the query, from -1 to 1, by the index's model; None if there was only a text to
+            search for.
         text_score: BM25's; None where the text was not found or not searched for.
     """
 
