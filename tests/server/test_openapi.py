@@ -58,6 +58,8 @@ ROUTES = [
     ("POST", "/knn-service"),
     ("POST", "/metadata"),
     ("GET", "/indices-list"),
+    ("POST", "/predict"),
+    ("GET", "/ping"),
     ("GET", "/info"),
 ]
 

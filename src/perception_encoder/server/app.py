@@ -45,6 +45,7 @@ _APIS: Final = (
     "perception_encoder.server.api.roboflow",
     "perception_encoder.server.api.tei",
     "perception_encoder.server.api.clip_retrieval",
+    "perception_encoder.server.api.immich",
     "perception_encoder.server.api.about",
 )
 """Modules that export `API`, in the order in which their routes are tried."""
@@ -74,7 +75,8 @@ def create_app(
     Raises:
         ClassifierError: a classifier cannot be read.
         IndexNotFoundError, IndexStorageError: an index cannot be opened.
-        ValueError: no model at all, an alias of none, or an origin that is none.
+        ValueError: no model at all, an alias of none or of one that does not fit it, or an origin
+            that is none.
     """
     services = _services(settings, open_model or partial(_open_model, settings))
     services.served_models.on_closed = on_model_closed

@@ -1,7 +1,8 @@
-"""What the server is and whether it works: GET /, /info, /healthz, /readiness and /metrics.
+"""What the server is and whether it works: GET /, /info, /healthz, /readiness, /ping and /metrics.
 
 /info answers clients of two APIs: `inference-sdk` reads `name`, `version` and `uuid`, clients of
-text-embeddings-inference read the rest. Only /metrics needs a key.
+text-embeddings-inference read the rest. /ping is the health check of Immich, which reads "pong" or
+the status, and of text-embeddings-inference. Only /metrics needs a key.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ _STATES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": ServerState},
     503: {"model": ServerState, "description": "It cannot be used now."},
 }
+_TEXT: Final[dict[str, Any]] = {"text/plain": {"schema": {"type": "string"}}}
 
 
 class RootReply(BaseModel):
@@ -113,11 +115,22 @@ def _build(services: Services) -> ApiRoutes:
         return json_reply({"status": "ready"})
 
     @routes.get(
+        "/ping",
+        summary="Whether the models are loaded, for Immich and text-embeddings-inference",
+        response_class=Response,
+        responses={200: {"content": _TEXT}, 503: _STATES[503]},
+    )
+    async def ping() -> Response:
+        if not services.served_models.is_ready:
+            return json_reply({"status": "not ready"}, status=503)
+        return Response("pong", media_type="text/plain")
+
+    @routes.get(
         "/metrics",
         summary="For Prometheus",
         needs_key=True,
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": _TEXT}},
     )
     async def get_metrics() -> Response:
         return Response(

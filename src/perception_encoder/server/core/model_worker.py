@@ -36,10 +36,12 @@ class EmbeddedBatch:
     Attributes:
         vectors: (N, E) float32 of unit length; zeros where an image failed.
         errors: by position, why an image could not be used.
+        sizes: by position, width and height of an image when upright.
     """
 
     vectors: Embeddings
     errors: dict[int, ImageError] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def require(self) -> Embeddings:
         """Return the vectors if every image could be embedded.
@@ -133,19 +135,24 @@ class ModelWorker:
         """
         vectors = np.zeros((len(images), self.embed_dim), np.float32)
         errors: dict[int, ImageError] = {}
+        sizes: dict[int, tuple[int, int]] = {}
         if not images:
             return EmbeddedBatch(vectors)
         called = name_images(len(images)) if names is None else names
 
         async def embed(place: QueueSlot, position: int) -> Embeddings | ImageError:
-            return await self._embed_image(place, images[position], called[position])
+            resized = await self._resize_image(place, images[position], called[position])
+            if isinstance(resized, ImageError):
+                return resized
+            sizes[position] = resized.width, resized.height
+            return await self._images.run(place, resized.pixels)
 
         for position, outcome in enumerate(await self._images.run_all(len(images), embed)):
             if isinstance(outcome, ImageError):
                 errors[position] = outcome
             else:
                 vectors[position] = outcome
-        return EmbeddedBatch(vectors, errors)
+        return EmbeddedBatch(vectors, errors, sizes)
 
     async def explain(self, image: LoadedImage, texts: Sequence[str], *, item: str) -> Relevance:
         """Divide the cosines of an encoded image with texts among its patches.
@@ -220,19 +227,18 @@ class ModelWorker:
         self._texts.close(timeout_seconds)
         self.model.close()
 
-    async def _embed_image(
+    async def _resize_image(
         self, place: QueueSlot, image: LoadedImage | ImageError, item: str
-    ) -> Embeddings | ImageError:
-        """Decode one image in the pool, then queue it; return its error if it is bad."""
+    ) -> ResizedImage | ImageError:
+        """Decode one image in the pool; return its error, and give up its place, if it is bad."""
         try:
             if isinstance(image, ImageError):
                 raise image
-            pixels = await self._decoders.run(self.model.processor, image, item=item)
+            return await self._decoders.run(self.model.processor.resize_measured, image, item=item)
         except ImageError as err:
             self._images.give_up(place)
             release_frames(err)
             return err
-        return await self._images.run(place, pixels)
 
     def _encode_images(self, pixels: Sequence[NDArray[np.uint8]]) -> Embeddings:
         with self._note_outdated():

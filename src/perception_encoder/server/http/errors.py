@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from perception_encoder import errors
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_NAME: Final = re.compile(r"[a-z][A-Za-z0-9_]*")
 _FORMS: Final = frozenset(("str", "int", "float", "bool", "none", "nullable"))
 _SHOWN: Final = 200  # characters of a name or message that may come from the request
 
