@@ -43,6 +43,7 @@ class AutoModel:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         cache: str | os.PathLike[str] | None = None,
         revision: str | None = None,
+        ema: bool = True,
         local_files_only: bool = False,
         random_weights: bool = False,
     ) -> EmbeddingModel:
@@ -67,6 +68,7 @@ class AutoModel:
             max_pixels: larger images are refused before they are decoded.
             cache: a file that caches embeddings by content; created if it does not exist.
             revision: branch, tag or commit of the hub repository.
+            ema: take the averaged weights (EMA) of a training checkpoint that has plain ones, too.
             local_files_only: never use the network.
             random_weights: a registered model with random weights, for benchmarks.
 
@@ -92,6 +94,7 @@ class AutoModel:
                 model_name_or_path,
                 model=model,
                 revision=revision,
+                ema=ema,
                 local_files_only=local_files_only,
             )
             opened = open_checkpoint(
@@ -110,6 +113,7 @@ class AutoModel:
             max_pixels=max_pixels,
             cache=None if cache is None else os.path.abspath(cache),
             revision=revision,
+            ema=ema,
             local_files_only=local_files_only,
             random_weights=random_weights,
         )

@@ -76,9 +76,15 @@ def native(config: ModelConfig, seed: int = 0) -> State:
     return state_of(random_model(config, seed))
 
 
-def checkpoint(config: ModelConfig, path: Path) -> Checkpoint:
+def checkpoint(config: ModelConfig, path: Path, *, ema: bool = True) -> Checkpoint:
     return Checkpoint(
-        config=config, path=path, tokenizer=None, entry=None, preprocess=None, source="a test"
+        config=config,
+        path=path,
+        tokenizer=None,
+        entry=None,
+        preprocess=None,
+        source="a test",
+        ema=ema,
     )
 
 

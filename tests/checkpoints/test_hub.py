@@ -14,11 +14,18 @@ from pathlib import Path
 import pytest
 from checkpoints.checkpoint_samples import CORE
 from checkpoints.hub_server import COMMIT, OLD_COMMIT, FakeHub, serve
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
 
 from perception_encoder.checkpoints import download, is_cached, locate
 from perception_encoder.checkpoints.load import load_model, random_model
 from perception_encoder.checkpoints.save import save_model
-from perception_encoder.errors import DownloadError, OfflineError, UnknownModelError
+from perception_encoder.errors import (
+    CheckpointError,
+    DownloadError,
+    OfflineError,
+    UnknownModelError,
+)
 from perception_encoder.registry import find
 
 B16 = find("PE-Core-B16-224")
@@ -281,6 +288,33 @@ def test_an_unregistered_repository_of_our_own_folder_is_loaded(hub, tmp_path):
     assert loaded.vision.patch_embed.weight.equal(model.vision.patch_embed.weight)
     hub.status = 500
     assert locate("someone/fine-tuned").path == found.path
+
+
+def test_a_repository_of_divided_weights_is_fetched_whole(hub, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    save_model(random_model(CORE), tmp_path / "mine", None)
+    state = load_file(tmp_path / "mine" / "model.safetensors")
+    (tmp_path / "mine" / "model.safetensors").unlink()
+    save_torch_state_dict(state, tmp_path / "mine", max_shard_size="200KB")
+    for path in (tmp_path / "mine").iterdir():
+        hub.put("someone/divided", path.name, path.read_bytes())
+    found = locate("someone/divided")
+    assert found.path.name == "model.safetensors.index.json"
+    assert len(found.list_files()) > 3
+    assert load_model(found).model.logit_scale.equal(state["logit_scale"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate("someone/divided").list_files() == found.list_files()
+
+
+def test_no_file_outside_a_repository_is_fetched_for_its_index(hub, tmp_path):
+    save_model(random_model(CORE), tmp_path / "mine", None)
+    hub.put("someone/odd", "config.json", (tmp_path / "mine" / "config.json").read_bytes())
+    index = {"weight_map": {"a": "../../other/model.safetensors"}}
+    hub.put("someone/odd", "model.safetensors.index.json", json.dumps(index).encode())
+    with pytest.raises(CheckpointError, match="only files of the same folder"):
+        locate("someone/odd")
+    assert not any("other" in request.path for request in hub.requests)
 
 
 def test_an_unregistered_open_clip_snapshot_is_found_with_its_vocabulary(hub, monkeypatch):

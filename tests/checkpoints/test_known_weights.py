@@ -9,8 +9,8 @@ from small_models import CORE
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.known_weights import (
     KnownWeights,
-    file_signature,
     find_known_weights,
+    sign_files,
     store_known_weights,
 )
 
@@ -25,7 +25,7 @@ def checkpoint(tmp_path) -> Checkpoint:
 
 
 def store(checkpoint, folder):
-    store_known_weights(checkpoint, file_signature(checkpoint.path), KNOWN, folder)
+    store_known_weights(checkpoint, sign_files(checkpoint), KNOWN, folder)
 
 
 def test_a_note_is_of_the_file_as_it_is(checkpoint, tmp_path):
@@ -37,7 +37,7 @@ def test_a_note_is_of_the_file_as_it_is(checkpoint, tmp_path):
 
 
 def test_nothing_is_noted_of_a_file_that_changed_while_it_was_read(checkpoint, tmp_path):
-    signature = file_signature(checkpoint.path)
+    signature = sign_files(checkpoint)
     checkpoint.path.write_bytes(b"other weights")
     store_known_weights(checkpoint, signature, KNOWN, tmp_path / "cache")
     assert find_known_weights(checkpoint, tmp_path / "cache") is None

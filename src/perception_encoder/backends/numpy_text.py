@@ -46,7 +46,7 @@ class NumpyTextBackend:
         if checkpoint.config.text is None:
             raise UnsupportedOperationError(f"{checkpoint.config.id} reads no text")
         self._config: TextConfig = checkpoint.config.text
-        self._tensors = MappedTensors(checkpoint.path)
+        self._tensors = MappedTensors(checkpoint.path, ema=checkpoint.ema)
         self._scheme = recognize_scheme(self._tensors.keys())
         self.fingerprint = fingerprint
         self.logit_scale = float(np.exp(self._weights("logit_scale")))

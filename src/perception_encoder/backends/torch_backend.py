@@ -26,7 +26,7 @@ from perception_encoder.backends.torch_devices import (
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.known_weights import (
     KnownWeights,
-    file_signature,
+    sign_files,
     store_known_weights,
 )
 from perception_encoder.checkpoints.load import load_model, logit_scale_of, random_model
@@ -122,7 +122,7 @@ class TorchBackend:
     def _load(cls, checkpoint: Checkpoint, options: ComputeOptions) -> "TorchBackend":
         device = choose_device(options.device)
         precision = choose_precision(options.precision, device)
-        signature = file_signature(checkpoint.path)
+        signature = sign_files(checkpoint)
         loaded = load_model(checkpoint, dtype=DTYPES[precision])
         known = KnownWeights(loaded.fingerprint, loaded.logit_scale)
         store_known_weights(checkpoint, signature, known, options.graph_cache)

@@ -19,6 +19,7 @@ from perception_encoder.checkpoints.foreign_configs import (
     parse_timm,
 )
 from perception_encoder.checkpoints.hub import WEIGHTS_NAME
+from perception_encoder.checkpoints.shards import INDEX_SUFFIX, is_shard_index, read_shard_index
 from perception_encoder.errors import CheckpointError
 from perception_encoder.registry import ModelConfig, find
 from perception_encoder.types import BackendName, Precision, PreprocessName
@@ -37,7 +38,11 @@ _GRAPH_SUFFIXES: Final[dict[BackendName, str]] = {"onnx": ".onnx", "openvino": "
 _ROBOFLOW_KEY: Final = "vision_encoder_config"
 _ROBOFLOW_WEIGHTS_NAME: Final = "model.pt"
 _SUFFIXES: Final = {".pt", ".pth", ".bin", ".safetensors"}
-_DESCRIBED_WEIGHTS: Final = {WEIGHTS_NAME, _ROBOFLOW_WEIGHTS_NAME, *OPEN_CLIP_WEIGHTS_NAMES}
+_DESCRIBED_WEIGHTS: Final = {
+    *(WEIGHTS_NAME, _ROBOFLOW_WEIGHTS_NAME, *OPEN_CLIP_WEIGHTS_NAMES),
+    *(name + INDEX_SUFFIX for name in (WEIGHTS_NAME, *OPEN_CLIP_WEIGHTS_NAMES)),
+}
+_MAX_JSON_BYTES: Final = 16 << 20
 _NUM_LISTED: Final = 5  # fields that a warning names
 
 
@@ -208,10 +213,14 @@ def _parse_graphs(data: dict[str, Any], path: Path) -> ExportedFiles:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_JSON_BYTES + 1)
+        if len(content) > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: larger than {_MAX_JSON_BYTES >> 20} MB, so no config")
+        data = json.loads(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise CheckpointError(f"{path}: not readable as JSON ({err})") from err
     return data if isinstance(data, dict) else None
 
@@ -224,14 +233,18 @@ def _model_name(folder: Path) -> str:
 
 
 def _existing(folder: Path, *names: str) -> Path:
-    for name in names:
+    """Return the first of these files, or the index of the files that it was divided among."""
+    for name in (*names, *(name + INDEX_SUFFIX for name in names)):
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"{folder}: incomplete, {' or '.join(names)} is missing")
 
 
 def _single_checkpoint(folder: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    files = sorted(folder.iterdir())
+    indexes = [path for path in files if is_shard_index(path)]
+    shards = {shard for path in indexes for shard in read_shard_index(path)}
+    found = indexes + [path for path in files if path.suffix in _SUFFIXES and path not in shards]
     if len(found) == 1:
         return found[0]
     reason = (

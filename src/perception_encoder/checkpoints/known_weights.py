@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from perception_encoder.checkpoints.load import LoadedModel
 
 FileSignature: TypeAlias = list[int | str]
-"""A file's path, size, times and inode: what changes when the file does."""
+"""Each file's path, size, times and inode: what changes when the file does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,22 @@ def default_cache_folder() -> Path:
     return Path(constants.HF_ASSETS_CACHE) / "perception-encoder"
 
 
-def file_signature(path: Path) -> FileSignature:
-    """Return the signature of a file.
+def sign_files(checkpoint: Checkpoint) -> FileSignature:
+    """Return the signature of all files that a checkpoint's weights are read from.
 
-    The time of the entry's last change is part of it, because copying tools cannot set it back as
+    The time of an entry's last change is part of it, because copying tools cannot set it back as
     they do with the time of the content.
 
     Raises:
         OSError: no such file.
+        CheckpointError: the index of several files cannot be used.
     """
-    status = path.stat()
-    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    return [str(path.absolute()), *numbers]
+    signature: FileSignature = []
+    for path in checkpoint.list_files():
+        status = path.stat()
+        numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        signature += [str(path.absolute()), *numbers]
+    return signature
 
 
 def find_known_weights(checkpoint: Checkpoint, folder: Path | None = None) -> KnownWeights | None:
@@ -71,7 +75,7 @@ def find_known_weights(checkpoint: Checkpoint, folder: Path | None = None) -> Kn
     try:
         note = json.loads(_note_path(checkpoint, folder).read_bytes())
         known = KnownWeights(**note["weights"])
-        if note == _note(file_signature(checkpoint.path), known):
+        if note == _note(sign_files(checkpoint), known):
             return known
     except (OSError, ValueError, KeyError, TypeError):  # no note, or a damaged one
         pass
@@ -88,13 +92,13 @@ def store_known_weights(
 
     Args:
         checkpoint: of weights.
-        signature: of the file, from before it was read.
+        signature: of the files, from before they were read.
         known: what was read.
         folder: of the cache; None is `default_cache_folder`. If it cannot be written, nothing is
             noted.
     """
     with suppress(OSError):
-        if signature != file_signature(checkpoint.path):
+        if signature != sign_files(checkpoint):
             return
         if find_known_weights(checkpoint, folder) == known:
             return
@@ -113,7 +117,7 @@ def identify_weights(checkpoint: Checkpoint, folder: Path | None = None) -> Know
     """
     known = find_known_weights(checkpoint, folder)
     if known is None:
-        signature = file_signature(checkpoint.path)
+        signature = sign_files(checkpoint)
         loaded = read_weights(checkpoint)
         known = KnownWeights(loaded.fingerprint, loaded.logit_scale)
         store_known_weights(checkpoint, signature, known, folder)
@@ -150,6 +154,8 @@ def require_torch() -> None:
 
 def _note_path(checkpoint: Checkpoint, folder: Path | None) -> Path:
     named = os.fsencode(checkpoint.path.absolute()) + checkpoint.config.digest().encode()
+    if not checkpoint.ema:
+        named += b" without averages"
     name = hashlib.sha256(named).hexdigest()[:16]
     return (folder or default_cache_folder()) / "weights" / f"{name}.json"
 

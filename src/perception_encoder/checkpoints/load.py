@@ -4,11 +4,11 @@ The module is built without memory (torch's meta device), and its parameters bec
 mapped file. Only another precision costs memory, and then one part of the file at a time is mapped.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -21,6 +21,8 @@ from perception_encoder.checkpoints.tensors import WatchedFile, fingerprint_of, 
 from perception_encoder.errors import CheckpointError
 from perception_encoder.model import DualEncoder
 from perception_encoder.registry import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 _NUM_CHUNKS: Final = 10  # the file is mapped in so many turns while precision is converted
 # All tensors are cut from one block of normal values: drawing 2.4 B of them would take a minute.
@@ -63,8 +65,8 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
             "back from it. Give the model that it was made from"
         )
     model = empty_model(checkpoint.config)
-    watched = WatchedFile(path)
-    file = open_tensors(path)
+    watched = [WatchedFile(file) for file in checkpoint.list_files()]
+    file = open_tensors(path, ema=checkpoint.ema)
     is_mapped = file.is_mapped
     try:
         pieces = plan_parameters(file.tensors, _shapes(model))
@@ -73,16 +75,19 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> L
             f"{path}: taken for {checkpoint.config.id}, {err}. If it is another model's, say which "
             "with model="
         ) from err
+    if file.choice is not None:
+        logger.warning("%s: %s", path, file.choice)
     state = {name: piece.take(file.tensors) for name, piece in pieces.items()}
     fingerprint = fingerprint_of(state, checkpoint.config)
     logit_scale = float(state["logit_scale"].float().exp()) if "logit_scale" in state else 1.0
     target = dtype or reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})
     if any(tensor.dtype != target for tensor in state.values()):
         del file, state  # lets go of the mapping, and so of the pages that the fingerprint read
-        state = _converted(path, pieces, target)
+        state = _converted(checkpoint, pieces, target)
         is_mapped = False
-    watched.check()
-    return LoadedModel(fill(model, state), fingerprint, logit_scale, [watched] if is_mapped else [])
+    for one in watched:
+        one.check()
+    return LoadedModel(fill(model, state), fingerprint, logit_scale, watched if is_mapped else [])
 
 
 def build_from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> DualEncoder:
@@ -137,19 +142,19 @@ def _shapes(model: DualEncoder) -> dict[str, tuple[int, ...]]:
 
 
 def _converted(
-    path: Path, pieces: Mapping[str, ParameterPart], dtype: torch.dtype
+    checkpoint: Checkpoint, pieces: Mapping[str, ParameterPart], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Copy all parameters into `dtype`.
 
     Pages of a mapped file count as this process's memory until the mapping goes, so it is opened
     anew for every chunk; opening costs milliseconds.
     """
-    file = open_tensors(path)
+    file = open_tensors(checkpoint.path, ema=checkpoint.ema)
     chunks = list(_chunks(pieces, file.tensors)) if file.is_mapped else [list(pieces)]
     state: dict[str, Tensor] = {}
     for names in chunks:
         if file.is_mapped:
-            file = open_tensors(path)
+            file = open_tensors(checkpoint.path, ema=checkpoint.ema)
         for name in names:
             state[name] = pieces[name].take(file.tensors).to(dtype, copy=True)
     return state

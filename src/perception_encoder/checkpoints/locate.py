@@ -31,6 +31,12 @@ from perception_encoder.checkpoints.hub import (
     fetch,
     find_cached,
 )
+from perception_encoder.checkpoints.shards import (
+    INDEX_SUFFIX,
+    is_shard_index,
+    list_weight_files,
+    parse_shard_index,
+)
 from perception_encoder.errors import CheckpointError, DownloadError, UnknownModelError
 from perception_encoder.registry import MODELS, ModelConfig, ModelEntry, find, refuse_other_family
 from perception_encoder.types import PreprocessName
@@ -101,6 +107,7 @@ class Checkpoint:
         preprocess: what the model was saved with; None where its folder does not say.
         source: where it came from, for people.
         graphs: what an exported folder holds in place of weights; None for weights.
+        ema: whether averaged weights are taken where a file has plain ones, too.
     """
 
     config: ModelConfig
@@ -110,6 +117,15 @@ class Checkpoint:
     preprocess: PreprocessName | None
     source: str
     graphs: ExportedFiles | None = None
+    ema: bool = True
+
+    def list_files(self) -> list[Path]:
+        """Return all files that the weights are read from.
+
+        Raises:
+            CheckpointError: the index of several files cannot be used.
+        """
+        return list_weight_files(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +141,7 @@ def locate(
     *,
     model: str | None = None,
     revision: str | None = None,
+    ema: bool = True,
     local_files_only: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
@@ -135,6 +152,7 @@ def locate(
             id or alias, or a hub repository.
         model: the registered model a path is of, where its name or folder does not say.
         revision: branch, tag or commit of the hub repository.
+        ema: take averaged weights (EMA) where a training checkpoint has plain ones, too.
         local_files_only: never use the network.
         cache_dir: another folder than the hub's own cache.
 
@@ -145,6 +163,12 @@ def locate(
         ValueError: `model` was given with a name, or `revision` with a path.
     """
     reach = _Reach(local_files_only, Path(cache_dir).expanduser() if cache_dir else None)
+    return replace(_locate(name_or_path, model, revision, reach), ema=ema)
+
+
+def _locate(
+    name_or_path: str | os.PathLike[str], model: str | None, revision: str | None, reach: _Reach
+) -> Checkpoint:
     path = Path(name_or_path).expanduser()
     if path.exists():
         if revision is not None:
@@ -234,7 +258,11 @@ def _from_repository(repo: str, revision: str | None, reach: _Reach) -> Checkpoi
         if config is not None and (is_open_clip or is_own_folder(config.parent)):
             # The folder is named after the commit: all files must be of the same.
             commit = config.parent.name
-            first_of(OPEN_CLIP_WEIGHTS_NAMES if is_open_clip else (WEIGHTS_NAME,), commit)
+            names = OPEN_CLIP_WEIGHTS_NAMES if is_open_clip else (WEIGHTS_NAME,)
+            weights = first_of([*names, *(name + INDEX_SUFFIX for name in names)], commit)
+            if weights is not None and is_shard_index(weights):
+                for shard in sorted(set(parse_shard_index(weights).values())):
+                    first_of((shard,), commit)
             with suppress(DownloadError):  # most snapshots have one, and most can do without
                 first_of((TOKENIZER_NAME,), commit)
             return _from_path(config.parent, None, reach, f"the hub's {repo} at {commit}")

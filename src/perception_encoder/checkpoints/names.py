@@ -217,6 +217,9 @@ _SCHEMES: Final = (
 )
 
 
+MARKERS: Final = frozenset(scheme.marker for scheme in _SCHEMES)
+
+
 def recognize_scheme(keys: Iterable[str]) -> NamingScheme:
     """Tell by its keys whose names a checkpoint uses.
 
@@ -230,8 +233,30 @@ def recognize_scheme(keys: Iterable[str]) -> NamingScheme:
     raise CheckpointError(
         f"these are not the weights of a Perception Encoder or CLIP: none of "
         f"{', '.join(scheme.marker for scheme in _SCHEMES)} is among its {len(keys)} tensors"
-        f"{list_names(sorted(keys), lead=', which are ')}"
+        f"{list_names(sorted(keys), lead=', which are ')}{explain_unexpected(keys)}"
     )
+
+
+def explain_unexpected(keys: Iterable[str]) -> str:
+    """Return what to do about tensors that no model of ours has; "" where that is not known."""
+    keys = list(keys)
+    if any(".lora_" in key or ".base_layer." in key for key in keys):
+        return (
+            ". These are the weights of a PEFT model in training: save its adapter with "
+            "save_pretrained, or the model after merge_and_unload"
+        )
+    prefixes = sorted(
+        {key.removesuffix(end) for key in keys for end in MARKERS if key.endswith("." + end)},
+        key=len,
+    )
+    if prefixes:
+        rest = [key for key in keys if not key.startswith(prefixes[0])]
+        return (
+            f". The model's names begin with {prefixes[0]!r}"
+            f"{list_names(sorted(rest), lead=', but not those of ')}. Save the state_dict of that "
+            "module alone"
+        )
+    return ""
 
 
 def list_names(names: list[str], *, lead: str) -> str:

@@ -11,6 +11,7 @@ from perception_encoder.checkpoints.names import (
     NamingScheme,
     Shape,
     Transform,
+    explain_unexpected,
     list_names,
     recognize_scheme,
 )
@@ -75,6 +76,7 @@ def plan_parameters(
                 )
                 if names
             )
+            + explain_unexpected(unexpected)
         )
     return pieces
 

@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.checkpoints.names import list_names
+from perception_encoder.checkpoints.shards import is_shard_index, read_shard_index
+from perception_encoder.checkpoints.training_names import find_model_names, flatten_wrappers
 from perception_encoder.errors import CheckpointError
 from perception_encoder.registry import MODELS, ModelConfig
 
@@ -30,8 +33,6 @@ if TYPE_CHECKING:  # mapped tensors are read without torch
     from perception_encoder.model import DualEncoder
 
 _HEADER_BYTES: Final = 128
-_WRAPPERS: Final = ("state_dict", "weights", "model")
-_PARALLEL_PREFIX: Final = "module."  # put before every name by torch's DataParallel
 
 # What torch.load raises for a damaged file depends on where the damage is.
 _DAMAGE: Final = (
@@ -50,22 +51,58 @@ _MAX_HEADER: Final = 100_000_000  # bytes; the limit of the format's own reader
 class TensorFile:
     """An open checkpoint.
 
-    `tensors` by the file's own names; `is_mapped` is false for torch's files from before version
-    1.6, which can only be read whole. The mapping is private: nothing done to a tensor reaches the
-    file. The file must not be truncated while a tensor lives.
+    `tensors` by the file's own names, without the wrappers of training programs; `is_mapped` is
+    false for torch's files from before version 1.6, which can only be read whole. The mapping is
+    private: nothing done to a tensor reaches the file. The file must not be truncated while a
+    tensor lives. `choice` says which of two sets of weights these are, None where there is one.
     """
 
     tensors: Mapping[str, Tensor]
     is_mapped: bool
+    choice: str | None = None
 
 
-def open_tensors(path: Path) -> TensorFile:
-    """Open a checkpoint.
+def open_tensors(path: Path, *, ema: bool = True) -> TensorFile:
+    """Open a checkpoint, or all files that an index of shards names.
+
+    Args:
+        path: the file.
+        ema: take averaged weights where there are plain ones, too.
 
     Raises:
         CheckpointError: it is missing, empty, damaged, of another format, or holds more than
-            tensors.
+            tensors, or several models.
     """
+    if is_shard_index(path):
+        tensors, is_mapped = _open_shards(path)
+    else:
+        tensors, is_mapped = _open_file(path)
+    try:
+        found = find_model_names(tensors, ema=ema)
+    except CheckpointError as err:
+        raise CheckpointError(f"{path}: {err}") from err
+    named = {name: tensors[key] for name, key in found.stored.items()}
+    return TensorFile(named, is_mapped, found.choice)
+
+
+def _open_shards(path: Path) -> tuple[dict[str, Tensor], bool]:
+    tensors: dict[str, Tensor] = {}
+    are_mapped = True
+    for shard, names in read_shard_index(path).items():
+        opened, is_mapped = _open_file(shard)
+        if opened.keys() != names:
+            wrong = sorted(opened.keys() ^ names)
+            raise CheckpointError(
+                f"{path}: {shard.name} does not hold what the index says"
+                f"{list_names(wrong, lead='; only one of them has ')}. Download or copy all again"
+            )
+        tensors.update(opened)
+        are_mapped = are_mapped and is_mapped
+    return tensors, are_mapped
+
+
+def _open_file(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors of one file, and whether they are mapped."""
     if path.is_fifo():  # opening one would wait for a writer
         raise CheckpointError(f"{path}: cannot be read (a pipe); name a file of weights")
     try:
@@ -74,11 +111,11 @@ def open_tensors(path: Path) -> TensorFile:
     except OSError as err:
         raise CheckpointError(f"{path}: cannot be read ({err.strerror or err})") from err
     if header[8:9] == b"{":
-        return TensorFile(_without_prefix(_open_safetensors(path)), is_mapped=True)
+        return _open_safetensors(path), True
     if header[:2] == b"PK":
-        return TensorFile(_without_prefix(_open_pickle(path, mmap=True)), is_mapped=True)
+        return _open_pickle(path, mmap=True), True
     if header[:1] == b"\x80":
-        return TensorFile(_without_prefix(_open_pickle(path, mmap=False)), is_mapped=False)
+        return _open_pickle(path, mmap=False), False
     raise CheckpointError(f"{path}: {_other_format(header)}")
 
 
@@ -120,17 +157,14 @@ def _open_pickle(path: Path, *, mmap: bool) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: damaged or incomplete torch file ({reason}). Download or copy it again"
         ) from err
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if isinstance(content, Mapping):
-        # Beside tensors, wrappers hold counters and names; strictness is about tensors.
-        tensors = {
-            str(key): t.detach() for key, t in content.items() if isinstance(t, torch.Tensor)
-        }
-        if tensors:
-            return tensors
-    raise CheckpointError(f"{path}: holds no tensors by name, so it is not a model's weights")
+    is_mapping = isinstance(content, Mapping)
+    tensors = flatten_wrappers(content, torch.Tensor) if is_mapping else {}
+    if not tensors:
+        held = list_names(sorted(map(str, content)), lead="; it has ") if is_mapping else ""
+        raise CheckpointError(
+            f"{path}: holds no tensors by name, so it is not a model's weights{held}"
+        )
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _refuse_other_archives(path: Path) -> None:
@@ -142,12 +176,6 @@ def _refuse_other_archives(path: Path) -> None:
             )
     if path.suffix == ".safetensors":  # torch goes by the name
         raise CheckpointError(f"{path}: a torch file, despite its name. Rename it to end in .pt")
-
-
-def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if all(key.startswith(_PARALLEL_PREFIX) for key in tensors):
-        return {key.removeprefix(_PARALLEL_PREFIX): tensor for key, tensor in tensors.items()}
-    return dict(tensors)
 
 
 def weights_fingerprint(model: DualEncoder) -> str:
@@ -253,6 +281,10 @@ def require_unchanged(files: Sequence[WatchedFile]) -> Iterator[None]:
 class MappedTensors:
     """The floating-point tensors of a file; nothing is read before it is used.
 
+    Args:
+        path: a safetensors file.
+        ema: as in `open_tensors`.
+
     Attributes:
         watched: the file, to be checked whenever a tensor is used.
 
@@ -260,7 +292,7 @@ class MappedTensors:
         CheckpointError: no safetensors file, or a damaged one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ema: bool = True) -> None:
         self.watched = WatchedFile(path)
         try:
             self._data: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
@@ -281,7 +313,10 @@ class MappedTensors:
                 "header says. Copy it again"
             )
         self._path = path
-        self._entries: dict[str, dict[str, Any]] = header
+        stored = find_model_names(header, ema=ema).stored
+        self._entries: dict[str, dict[str, Any]] = {
+            name: header[key] for name, key in stored.items()
+        }
 
     def keys(self) -> list[str]:
         """Return the tensors' names."""

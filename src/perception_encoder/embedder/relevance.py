@@ -47,6 +47,7 @@ from perception_encoder.backends.numpy_text import gelu, quick_gelu
 from perception_encoder.checkpoints import Checkpoint
 from perception_encoder.checkpoints.known_weights import find_known_weights
 from perception_encoder.checkpoints.names import recognize_scheme
+from perception_encoder.checkpoints.shards import is_shard_index
 from perception_encoder.checkpoints.tensors import MappedTensors, WatchedFile, require_unchanged
 from perception_encoder.errors import CheckpointError, UnsupportedOperationError
 from perception_encoder.registry import ImageConfig, VisionConfig
@@ -253,8 +254,8 @@ def read_pooling_head(checkpoint: Checkpoint | None, fingerprint: str) -> Poolin
         raise CheckpointError(
             f"{checkpoint.path} was changed while the model was open; open it again"
         )
-    if _is_safetensors(checkpoint.path):
-        tensors = MappedTensors(checkpoint.path)
+    if not is_shard_index(checkpoint.path) and _is_safetensors(checkpoint.path):
+        tensors = MappedTensors(checkpoint.path, ema=checkpoint.ema)
         scheme = recognize_scheme(tensors.keys())
 
         def read(name: str) -> Floats:
