@@ -43,6 +43,7 @@ A mistake in a call (a wrong rank, a negative batch size) is a `ValueError` or `
         ├── IndexStorageError           reading or writing failed (also an OSError)
         ├── IndexBusyError              another process is writing to the index
         ├── IndexMismatchError          the index was made by another model or preprocessing
+        ├── ImagesMissingError          images of the index cannot be read any more
         ├── ExchangeError               an export or import failed
         └── QueryError                  a query or condition is wrong
 """
@@ -244,6 +245,10 @@ class IndexBusyError(ImageIndexError):
 
 class IndexMismatchError(ImageIndexError):
     """The index was made by another model, other weights or another preprocessing."""
+
+
+class ImagesMissingError(ImageIndexError):
+    """Images of an index cannot be read any more, so that they cannot be embedded again."""
 
 
 class ExchangeError(ImageIndexError):

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
     from perception_encoder.index import Index, Outcome
     from perception_encoder.index.tiles import TileGrid
-    from perception_encoder.indexing import Run, RunOptions
+    from perception_encoder.indexing import ReembedOptions, Run, RunOptions
     from perception_encoder.indexing.prepare import Preparation
     from perception_encoder.indexing.video_contents import VideoReader
     from perception_encoder.sources import Source
@@ -100,6 +101,24 @@ def index(  # noqa: PLR0913  one parameter for each option
             help="Read the metadata of all indexed photos again, without embedding anything.",
         ),
     ] = False,
+    reembed: Annotated[
+        str | None,
+        typer.Option(
+            "--reembed",
+            metavar="MODEL",
+            help="Change the model of the index: embed its images again. Searches find the old "
+            "embeddings until all new ones are there.",
+        ),
+    ] = None,
+    leave_missing: Annotated[
+        Path | None,
+        typer.Option(
+            "--leave-missing",
+            metavar="FILE",
+            help="With --reembed: leave out images that cannot be read any more, and list them in "
+            "this file as JSON lines.",
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Then follow changes in the folders until Ctrl-C.")
     ] = False,
@@ -142,25 +161,54 @@ def index(  # noqa: PLR0913  one parameter for each option
 
     Videos need the extra `video`. Each is divided into segments, which are found like images.
 
+    With --reembed the index gets another model. Its images are opened again, all of their metadata
+    stays, and the new embeddings replace the old ones at once when all are there.
+
     Examples:
         pe index ~/Pictures --index images.lance
         pe index "shards/{00000..00012}.tar" s3://bucket/photos urls.parquet
         find . -name '*.png' -print0 | pe index -0 -
         pe index ~/Pictures --tiles 2x2 --index images.lance
         pe index --refresh-metadata --index images.lance
+        pe index --reembed PE-Core-B16-224 --index images.lance
     """
     from perception_encoder.backends import ComputeOptions
     from perception_encoder.index import OutcomeLog
-    from perception_encoder.indexing import FailedItems, RunOptions, watch_changes
+    from perception_encoder.indexing import (
+        FailedItems,
+        ReembedOptions,
+        RunOptions,
+        watch_changes,
+    )
     from perception_encoder.sources import SourceOptions, open_sources
 
-    if refresh_metadata:
+    if refresh_metadata and reembed is None:
         if sources or retry_failed or watch or metadata is False or tiles is not None:
             raise typer.BadParameter(
                 "--refresh-metadata reads the files of the index: it goes without sources, "
                 "--retry-failed, --watch, --no-metadata and --tiles"
             )
         _refresh_metadata(find_index(index_path), wait=wait, as_json=as_json)
+        return
+    if leave_missing is not None and reembed is None:
+        raise typer.BadParameter("--leave-missing goes with --reembed")
+    compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
+    if reembed is not None:
+        others = sources or retry_failed or prune or watch or refresh_metadata or column or exclude
+        if others or metadata is not None or tiles is not None or model or ray:
+            raise typer.BadParameter(
+                "--reembed opens the images of the index and keeps its metadata and tiles: it goes "
+                "without sources, --model, --prune, --retry-failed, --watch, --metadata, --tiles, "
+                "--refresh-metadata and --ray"
+            )
+        _reembed(
+            find_index(index_path),
+            reembed,
+            compute,
+            preprocess,
+            ReembedOptions(batch_size, wait, leave_missing),
+            as_json=as_json,
+        )
         return
     if not sources and not retry_failed:
         raise typer.BadParameter("name a source: a folder, a file, an index, or - for stdin")
@@ -175,7 +223,6 @@ def index(  # noqa: PLR0913  one parameter for each option
     path = find_index(index_path)
     if not sources:
         opened = [FailedItems(list(OutcomeLog(path).latest(["failed"])))]
-    compute = ComputeOptions(device=device, backend=backend, precision=precision, compile=compiled)
     options = RunOptions(
         batch_size=batch_size,
         prune=prune,
@@ -192,6 +239,31 @@ def index(  # noqa: PLR0913  one parameter for each option
             _run(target, changed, replace(options, prunes_all=True), as_json=as_json)
     if has_failed:
         raise typer.Exit(1)
+
+
+def _reembed(
+    path: str,
+    name: str,
+    compute: ComputeOptions,
+    preprocess: PreprocessChoice | None,
+    options: ReembedOptions,
+    *,
+    as_json: bool,
+) -> None:
+    """Change the model of an index."""
+    from perception_encoder.cli.reembed import reembed_index
+    from perception_encoder.index import Index
+
+    index = Index.open(path)
+    model = open_model(
+        name,
+        device=compute.device,
+        backend=compute.backend,
+        precision=compute.precision,
+        compiled=compute.compile,
+        preprocess=preprocess or index.identity.preprocess,
+    )
+    reembed_index(index, model, options, as_json=as_json)
 
 
 def _parse_tiles(text: str) -> TileGrid:

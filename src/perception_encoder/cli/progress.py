@@ -27,10 +27,16 @@ _SECONDS_BETWEEN_UPDATES: Final = 0.5
 
 
 class ProgressDisplay:
-    """Shows a run's `Progress` on stderr while it is inside a `with`."""
+    """Shows a run's `Progress` on stderr while it is inside a `with`.
 
-    def __init__(self, progress: Progress) -> None:
+    Args:
+        progress: of the run.
+        total: the number of items, where it is known before they are listed.
+    """
+
+    def __init__(self, progress: Progress, total: int | None = None) -> None:
         self._progress = progress
+        self.total = total
         self._bar = tqdm(unit=" images", disable=None, file=sys.stderr, postfix="starting")
         self._started = self._last_line = time.monotonic()
 
@@ -43,33 +49,43 @@ class ProgressDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
         self._bar.close()
 
     def update(self) -> None:
         """Show the present state; cheap enough to be called for every item."""
         progress, now = self._progress, time.monotonic()
         if not self._bar.disable:
-            self._bar.total = progress.num_listed
+            self._bar.total = self.total or progress.num_listed
             self._bar.set_postfix_str(format_details(progress), refresh=False)
             self._bar.update(progress.num_done - self._bar.n)
         elif now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            say(format_progress(progress, now - self._started))
+            say(format_progress(progress, now - self._started, self.total))
 
     def say(self, message: str) -> None:
         """Write a line without breaking the bar."""
         tqdm.write(escape(message), file=sys.stderr)
 
 
-def format_progress(progress: Progress, seconds: float) -> str:
-    """Describe a run in one line: images done, rate, and time left."""
-    rate = progress.num_done / seconds if seconds > 0 else 0.0
-    parts = [f"{progress.num_done:,} of {progress.num_listed:,} images"]
-    if progress.is_listing:
+def format_progress(progress: Progress, seconds: float, total: int | None = None) -> str:
+    """Describe a run in one line: images done, rate, and time left.
+
+    With a total, what an earlier run has done is no part of the rate.
+    """
+    num_done = progress.num_done - (progress.counts["skipped"] if total else 0)
+    rate = num_done / seconds if seconds > 0 else 0.0
+    is_listing = progress.is_listing and not total
+    total = total or progress.num_listed
+    parts = [f"{progress.num_done:,} of {total:,} images"]
+    if is_listing:
         parts[0] += " and counting"
     parts.append(f"{rate:,.1f}/s")
-    if rate > 0 and not progress.is_listing:
-        parts.append(f"{format_clock((progress.num_listed - progress.num_done) / rate)} left")
+    if rate > 0 and not is_listing:
+        parts.append(f"{format_clock((total - progress.num_done) / rate)} left")
     return ", ".join([*parts, format_details(progress)]).rstrip(", ")
 
 

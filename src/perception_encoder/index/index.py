@@ -212,6 +212,10 @@ class Index:
         if not self._is_created or not self._snapshot.is_of(dataset):
             self._adopt(dataset)
 
+    def is_latest(self, dataset: lance.LanceDataset) -> bool:
+        """Whether a version of the dataset is the one that this object sees."""
+        return self._snapshot.is_of(dataset)
+
     @property
     def state(self) -> tuple[int, str]:
         """Identifies the rows that this object sees; different rows have a different state."""

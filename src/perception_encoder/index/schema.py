@@ -208,8 +208,9 @@ def describe_mismatch(path: str, stored: ModelIdentity, asked: ModelIdentity) ->
         path,
         stored,
         _described(asked),
-        "use the weights and settings of then, or make another index: "
-        f"pe index FOLDER --index {_another(path)}",
+        "use the weights and settings of then, embed the images of the index again (pe index "
+        f"--reembed MODEL --index {shlex.quote(path)}), or make another index: pe index FOLDER "
+        f"--index {_another(path)}",
     )
 
 
@@ -221,8 +222,9 @@ def describe_other_model(
         path,
         stored,
         description or model_id,
-        f"use the index's model (--model {shlex.quote(stored.model_id)}), or make another "
-        f"index: pe index FOLDER --model {shlex.quote(model_id)} --index {_another(path)}",
+        f"use the index's model (--model {shlex.quote(stored.model_id)}), change the model of the "
+        f"index (pe index --reembed {shlex.quote(model_id)} --index {shlex.quote(path)}), or make "
+        f"another index: pe index FOLDER --model {shlex.quote(model_id)} --index {_another(path)}",
     )
 
 

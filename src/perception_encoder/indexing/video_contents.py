@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,26 @@ class StoredSegment(NamedTuple):
     end: float
     frame_time: float
     vector: NDArray[np.float32]
+
+
+class VideoFrames(NamedTuple):
+    """The embedded frames of a video.
+
+    Attributes:
+        times: (N,) seconds.
+        vectors: (N, E) float32, unit length.
+        end: seconds at which the video ends.
+        cuts: seconds at which the encoder saw scenes begin, ascending.
+    """
+
+    times: NDArray[np.float64]
+    vectors: Embeddings
+    end: float
+    cuts: Sequence[float]
+
+
+Divide: TypeAlias = Callable[[str, VideoFrames], Sequence[StoredSegment]]
+"""Returns the segments of the video at a path."""
 
 
 class VideoContent(NamedTuple):
@@ -101,13 +121,17 @@ class LocalVideoReader:
     Args:
         model: computes the vectors.
         batch_size: frames computed at once.
+        divide: divides a video; by default `find_segments` does.
     """
 
     num_at_once = 1
 
-    def __init__(self, model: EmbeddingModel, *, batch_size: int) -> None:
+    def __init__(
+        self, model: EmbeddingModel, *, batch_size: int, divide: Divide | None = None
+    ) -> None:
         self._model = model
         self._batch_size = batch_size
+        self._divide = divide or _find_segments
         self._decoder = VideoDecoder()
         self._stop = threading.Event()
 
@@ -134,9 +158,9 @@ class LocalVideoReader:
                 f"{path}: no frame of the video can be decoded; fetch it again, or convert it",
                 item=path,
             )
-        found = find_segments(np.array(times), np.concatenate(vectors), video.end, video.cuts)
+        frames = VideoFrames(np.array(times), np.concatenate(vectors), video.end, video.cuts)
         return VideoContent(
-            [StoredSegment(one.start, one.end, one.frame_time, one.vector) for one in found],
+            self._divide(path, frames),
             video.width or None,
             video.height or None,
             video.num_damaged,
@@ -161,3 +185,10 @@ class LocalVideoReader:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise InterruptedError("the run was stopped")
+
+
+def _find_segments(_path: str, frames: VideoFrames) -> list[StoredSegment]:
+    return [
+        StoredSegment(one.start, one.end, one.frame_time, one.vector)
+        for one in find_segments(*frames)
+    ]

@@ -29,6 +29,7 @@ def prepare_for_search(
     model: EmbeddingModel,
     *,
     num_changed: int,
+    older_than: datetime.timedelta | None = VERSIONS_KEPT,
     on_optimize: Callable[[], object] = lambda: None,
 ) -> None:
     """Calibrate and optimize the index, and add its new rows to the full text, where needed.
@@ -37,6 +38,7 @@ def prepare_for_search(
         index: the index.
         model: whose embeddings it holds.
         num_changed: how many rows were added, replaced or removed; with 0 nothing is done.
+        older_than: an optimization removes versions older than this; None keeps them all.
         on_optimize: called before an optimization, which may take minutes.
 
     Raises:
@@ -50,7 +52,7 @@ def prepare_for_search(
         update_calibration(index, model, num_changed=num_changed)
     if index.needs_optimize():
         on_optimize()
-        index.optimize(older_than=VERSIONS_KEPT)
+        index.optimize(older_than=older_than)
     elif index.needs_full_text():
         with suppress(IndexBusyError):  # the other process will do it
             index.update_full_text()
