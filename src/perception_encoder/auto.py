@@ -2,7 +2,6 @@
 
 import os
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from perception_encoder.backends import (
@@ -15,14 +14,13 @@ from perception_encoder.checkpoints import Checkpoint, is_cached, locate
 from perception_encoder.checkpoints.hub import bundled_folder
 from perception_encoder.checkpoints.locate import find_tokenizer
 from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.embedder.text_tower import open_tokenizer
 from perception_encoder.errors import (
     BackendUnavailableError,
-    CheckpointError,
     UnknownModelError,
 )
 from perception_encoder.preprocess import DEFAULT_MAX_PIXELS, ImageProcessor
-from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.registry import MODELS, ModelConfig, find
+from perception_encoder.registry import MODELS, find
 from perception_encoder.types import BackendName, Precision, PreprocessName
 
 
@@ -151,7 +149,8 @@ def open_for_texts(
 ) -> EmbeddingModel:
     """Open a model whose weights are known; a backend is opened for the first image.
 
-    NumPy computes the texts, in float32: importing a backend would take longer than one query.
+    NumPy computes the texts, in float32: importing a backend would take longer than one query. A
+    vision-only model reads them once a text tower is attached to it.
 
     Args:
         checkpoint: of a safetensors file.
@@ -161,13 +160,12 @@ def open_for_texts(
 
     Raises:
         CheckpointError: the file is no safetensors file, or damaged.
-        UnsupportedOperationError: the model reads no text.
     """
     from perception_encoder.backends.numpy_text import NumpyTextBackend, TextFirstBackend
 
     options = options or ComputeOptions()
-    texts = NumpyTextBackend(checkpoint, fingerprint)
-    backend = TextFirstBackend(texts, partial(open_backend, checkpoint, options))
+    texts = NumpyTextBackend(checkpoint, fingerprint) if checkpoint.config.text else None
+    backend = TextFirstBackend(texts, partial(open_backend, checkpoint, options), fingerprint)
     return open_checkpoint(checkpoint, options, preprocess=preprocess, backend=backend)
 
 
@@ -216,7 +214,7 @@ def open_checkpoint(
         preprocess=preprocess or checkpoint.preprocess or "standard",
         max_pixels=max_pixels,
     )
-    tokenizer = _tokenizer(config, checkpoint.tokenizer)
+    tokenizer = open_tokenizer(config, checkpoint.tokenizer)
     opened = EmbeddingModel(
         config,
         backend or open_backend(checkpoint, options or ComputeOptions()),
@@ -257,16 +255,5 @@ def _open_random(
     )
     vocabulary = find_tokenizer(config, bundled_folder(entry), local_files_only=True)
     backend = open_random_backend(config, options)
-    return EmbeddingModel(config, backend, processor, _tokenizer(config, vocabulary), cache=cache)
-
-
-def _tokenizer(config: ModelConfig, vocabulary: Path | None) -> Tokenizer | None:
-    if config.text is None or vocabulary is None:
-        return None
-    tokenizer = Tokenizer.from_file(vocabulary, config.text.context_length)
-    if tokenizer.vocab_size != config.text.vocab_size:
-        raise CheckpointError(
-            f"{vocabulary}: it has {tokenizer.vocab_size} tokens, but {config.id} was trained with "
-            f"{config.text.vocab_size}, so text would be misread. Use the model's own vocabulary"
-        )
-    return tokenizer
+    tokenizer = open_tokenizer(config, vocabulary)
+    return EmbeddingModel(config, backend, processor, tokenizer, cache=cache)

@@ -74,7 +74,7 @@ from perception_encoder.search.queries import (
     read_queries,
     read_query,
 )
-from perception_encoder.search.query_model import open_index_model, refuse_another
+from perception_encoder.search.query_model import match_model, open_index_model, refuse_another
 from perception_encoder.search.ranking import SearchOptions
 from perception_encoder.search.reranking import (
     DEFAULT_CANDIDATES,
@@ -777,7 +777,7 @@ class ImageIndex:
         else:
             if index.count() or (self._model is None and self._name is None):
                 if self._model is not None:
-                    index.check(self._model.identity)
+                    self._model = match_model(index, self._model)
                 elif self._name is not None:
                     refuse_another(index, self._name)
                 preprocess = self._preprocess or index.identity.preprocess
@@ -792,6 +792,7 @@ class ImageIndex:
                 precision=self._options.precision,
                 preprocess=self._preprocess,
             )
+            self._model.attaches_text_tower = True
         return Index.open_or_prepare(path, self._model.identity)
 
     def _open_model(self) -> EmbeddingModel:

@@ -302,7 +302,7 @@ def describe_identity(identity: ModelIdentity) -> str:
 
 def text_embedder(model: EmbeddingModel) -> EmbedText | None:
     """Return the function that embeds labels; None for a model without a text tower."""
-    if model.config.text is None:
+    if not model.reads_text:
         return None
     return lambda texts: model.embed_text(texts, show_progress=False)
 

@@ -159,8 +159,9 @@ class TextFirstBackend:
     """A `Backend` that embeds texts with one backend and images with another of the same weights.
 
     Args:
-        texts: embeds texts.
+        texts: embeds texts; None for a model that reads none.
         open_images: opens the other backend; called once, for the first image.
+        fingerprint: of the weights.
     """
 
     name: BackendKind = "numpy"
@@ -168,21 +169,32 @@ class TextFirstBackend:
     device = "cpu"
     precision: Precision = "fp32"
 
-    def __init__(self, texts: NumpyTextBackend, open_images: Callable[[], Backend]) -> None:
+    def __init__(
+        self,
+        texts: NumpyTextBackend | None,
+        open_images: Callable[[], Backend],
+        fingerprint: str,
+    ) -> None:
         self._texts = texts
         self._open_images = open_images
         self._images: Backend | None = None
         self.renew_after_fork()
         renew_in_children(self)
-        self.fingerprint = texts.fingerprint
-        self.logit_scale = texts.logit_scale
+        self.fingerprint = fingerprint
+        self.logit_scale = 1.0 if texts is None else texts.logit_scale
 
     def renew_after_fork(self) -> None:
         """Renew the lock that opening the other backend takes."""
         self._lock = threading.Lock()
 
     def encode_text(self, token_ids: TokenIds) -> Embeddings:
-        """See `Backend.encode_text`."""
+        """See `Backend.encode_text`.
+
+        Raises:
+            UnsupportedOperationError: the model reads no text.
+        """
+        if self._texts is None:
+            raise UnsupportedOperationError("the model reads no text")
         return self._texts.encode_text(token_ids)
 
     def encode_image(self, pixels: Pixels) -> Embeddings:

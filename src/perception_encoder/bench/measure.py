@@ -175,7 +175,7 @@ def encoder_of(model: EmbeddingModel) -> Callable[[Pixels], NDArray[np.float32]]
 
 def reads_text(model: EmbeddingModel) -> bool:
     """Whether there are a text tower and a vocabulary for it."""
-    if model.config.text is None:
+    if not model.reads_text:
         return False
     try:
         model.embed_text([])

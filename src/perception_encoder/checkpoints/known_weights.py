@@ -11,7 +11,7 @@ import importlib.util
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -34,10 +34,13 @@ class KnownWeights:
     Attributes:
         fingerprint: names the weights, whatever file they are in.
         logit_scale: the factor of a cosine before a softmax; 1.0 for models without text.
+        vision_fingerprint: what the fingerprint would be without the text tower; None where nobody
+            asked for it yet.
     """
 
     fingerprint: str
     logit_scale: float
+    vision_fingerprint: str | None = None
 
 
 def default_cache_folder() -> Path:
@@ -100,7 +103,10 @@ def store_known_weights(
     with suppress(OSError):
         if signature != sign_files(checkpoint):
             return
-        if find_known_weights(checkpoint, folder) == known:
+        stored = find_known_weights(checkpoint, folder)
+        if stored is not None and known.vision_fingerprint is None:
+            known = replace(known, vision_fingerprint=stored.vision_fingerprint)
+        if stored == known:
             return
         path = _note_path(checkpoint, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +128,35 @@ def identify_weights(checkpoint: Checkpoint, folder: Path | None = None) -> Know
         known = KnownWeights(loaded.fingerprint, loaded.logit_scale)
         store_known_weights(checkpoint, signature, known, folder)
     return known
+
+
+def identify_towers(checkpoint: Checkpoint, folder: Path | None = None) -> tuple[str, str]:
+    """Return the fingerprint of a checkpoint's weights, and that of its vision tower alone.
+
+    The second is the fingerprint of a vision-only model with this vision tower.
+
+    Raises:
+        BackendUnavailableError, CheckpointError: as `identify_weights`.
+    """
+    if checkpoint.config.text is None:
+        fingerprint = identify_weights(checkpoint, folder).fingerprint
+        return fingerprint, fingerprint
+    known = find_known_weights(checkpoint, folder)
+    if known is not None and known.vision_fingerprint is not None:
+        return known.fingerprint, known.vision_fingerprint
+    signature = file_signature(checkpoint.path)
+    loaded = read_weights(checkpoint)
+    from perception_encoder.checkpoints.tensors import fingerprint_of
+
+    vision = {
+        name: parameter
+        for name, parameter in loaded.model.named_parameters()
+        if name.startswith("vision.")
+    }
+    found = fingerprint_of(vision, checkpoint.config)
+    known = KnownWeights(loaded.fingerprint, loaded.logit_scale, found)
+    store_known_weights(checkpoint, signature, known, folder)
+    return loaded.fingerprint, found
 
 
 def read_weights(checkpoint: Checkpoint) -> LoadedModel:
@@ -162,6 +197,7 @@ def _note_path(checkpoint: Checkpoint, folder: Path | None) -> Path:
 
 def _note(signature: FileSignature, known: KnownWeights) -> dict[str, object]:
     """Return a note with a checksum: one wrong digit of a fingerprint would name other weights."""
-    content = {"file": signature, "weights": asdict(known)}
+    weights = {name: value for name, value in asdict(known).items() if value is not None}
+    content = {"file": signature, "weights": weights}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return {**content, "checksum": digest}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from perception_encoder.backends import Backend
 from perception_encoder.checkpoints import Checkpoint
+from perception_encoder.checkpoints.known_weights import identify_towers
 from perception_encoder.embedder.cache import EmbeddingCache
 from perception_encoder.embedder.feeds import EmbeddedRows, ImageFeed, TextFeed
 from perception_encoder.embedder.options import (
@@ -35,6 +37,12 @@ from perception_encoder.embedder.relevance import (
     Relevance,
     find_region,
     read_pooling_head,
+)
+from perception_encoder.embedder.text_tower import (
+    TextTower,
+    describe_missing_text,
+    describe_missing_vocabulary,
+    open_text_tower,
 )
 from perception_encoder.errors import TokenizerNotFoundError, UnsupportedOperationError
 from perception_encoder.forking import run_on_usable_thread
@@ -62,6 +70,8 @@ class EmbeddingModel:
         processor: turns images into pixels.
         reopen: opens the same model in another process; None if that is not possible.
             A model with it can be pickled.
+        attaches_text_tower: whether the first text attaches the twin's text tower to a vision-only
+            model; else it is refused.
     """
 
     def __init__(
@@ -79,7 +89,10 @@ class EmbeddingModel:
         self.backend = backend
         self.processor = processor
         self.reopen: Callable[[], EmbeddingModel] | None = None
+        self.attaches_text_tower = False
         self._tokenizer = tokenizer
+        self._text_tower: TextTower | None = None
+        self._identity: ModelIdentity | None = None
         self._pooling_head: PoolingHead | None = None
         self._cache: EmbeddingCache | None = None
         if cache is not None:
@@ -461,7 +474,7 @@ class EmbeddingModel:
         check_output(self._embed_dim(), truncate_dim, output)
         feed = TextFeed(
             self.tokenizer,
-            self.backend.encode_text,
+            self._text_backend.encode_text,
             concurrency=self.backend.concurrency,
             cache=self._cache,
         )
@@ -495,7 +508,8 @@ class EmbeddingModel:
             TokenizerNotFoundError: the model's vocabulary was not found.
             UnsupportedOperationError: the model reads no text.
         """
-        return normalize_rows(self.backend.encode_text(self.tokenizer.pad(token_rows)))
+        token_ids = self.tokenizer.pad(token_rows)
+        return normalize_rows(self._text_backend.encode_text(token_ids))
 
     def similarity(self, a: Any, b: Any) -> NDArray[np.float32]:
         """Return (Na, Nb) float32 cosines of every row of `a` with every row of `b`.
@@ -520,7 +534,12 @@ class EmbeddingModel:
     @property
     def logit_scale(self) -> float:
         """The factor of a cosine before a softmax over labels."""
-        return self.backend.logit_scale
+        return self._text_backend.logit_scale
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model embeds texts: it has a text tower, or one was attached."""
+        return self.config.text is not None or self._text_tower is not None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -530,22 +549,73 @@ class EmbeddingModel:
             TokenizerNotFoundError: the model's vocabulary was not found.
             UnsupportedOperationError: the model reads no text.
         """
-        if self.config.text is None:
-            raise UnsupportedOperationError(
-                f"{self.config.id} reads no text; use a PE-Core or CLIP model"
-            )
+        if not self.reads_text:
+            if not self.attaches_text_tower:
+                raise UnsupportedOperationError(describe_missing_text(self.config.id))
+            self.attach_text_tower()
+        if self._text_tower is not None:
+            return self._text_tower.tokenizer
         if self._tokenizer is None:
-            raise TokenizerNotFoundError(
-                f"no vocabulary was found for {self.config.id}. Put tokenizer.json or "
-                "bpe_simple_vocab_16e6.txt.gz beside the weights, install open_clip_torch "
-                "(pip install --no-deps open_clip_torch), or allow the download of "
-                "openai/clip-vit-base-patch32"
-            )
+            raise TokenizerNotFoundError(describe_missing_vocabulary(self.config.id))
         return self._tokenizer
+
+    @property
+    def _text_backend(self) -> Backend:
+        return self.backend if self._text_tower is None else self._text_tower.backend
+
+    def attach_text_tower(self, *, local_files_only: bool = False) -> None:
+        """Let a vision-only model read texts, with the text tower of its twin.
+
+        The twin, such as PE-Core-B16-224 for `timm/vit_pe_core_base_patch16_224.fb`, comes from
+        the cache or the hub. Its vision tower must have this model's fingerprint, so that texts
+        and images share one space. Nothing happens if the model reads text already.
+
+        Args:
+            local_files_only: never use the network.
+
+        Raises:
+            UnsupportedOperationError: the model has no twin.
+            CheckpointError: the twin's vision tower is another one, or its file is damaged.
+            DownloadError: the twin could not be fetched.
+            TokenizerNotFoundError: no vocabulary was found.
+            BackendUnavailableError: the twin's file was never read, and torch is not installed.
+        """
+        if self.reads_text:
+            return
+        self._text_tower = open_text_tower(
+            self.config.id, self.backend.fingerprint, local_files_only=local_files_only
+        )
+        if self.reopen is not None:
+            self.reopen = partial(_reopen_attached, self.reopen)
+
+    def seen_as(self, identity: ModelIdentity) -> Self:
+        """Return this model under the identity of its twin, whose images it embeds alike.
+
+        Both objects share everything, and closing one closes the other.
+        """
+        twin = copy.copy(self)
+        twin._identity = identity
+        if self.reopen is not None:
+            twin.reopen = partial(_reopen_seen_as, self.reopen, identity)
+        return twin
+
+    def identify_vision_tower(self) -> str | None:
+        """Return the fingerprint of the vision tower alone; None where no weights can be read.
+
+        Models whose vision towers have the same fingerprint embed images alike.
+        """
+        if self.config.text is None:
+            return self.backend.fingerprint
+        if self._checkpoint is None or self._checkpoint.graphs is not None:
+            return None
+        found = run_on_usable_thread(partial(identify_towers, self._checkpoint))
+        return found[1] if found[0] == self.backend.fingerprint else None
 
     @property
     def identity(self) -> ModelIdentity:
         """What an index stores of the model: every embedding depends on it."""
+        if self._identity is not None:
+            return self._identity
         return ModelIdentity(
             model_id=self.config.id,
             fingerprint=self.backend.fingerprint,
@@ -584,6 +654,8 @@ class EmbeddingModel:
     def close(self) -> None:
         """Free the model's memory."""
         self.backend.close()
+        if self._text_tower is not None:
+            self._text_tower.backend.close()
         self._pooling_head = None
         if self._cache is not None:
             self._cache.close()
@@ -664,3 +736,15 @@ def _progress_bar(total: int, unit: str, show_progress: bool | None) -> tqdm[NoR
         delay=_QUIET_SECONDS if show_progress is None else 0.0,
         leave=False,
     )
+
+
+def _reopen_attached(reopen: Callable[[], EmbeddingModel]) -> EmbeddingModel:
+    model = reopen()
+    model.attach_text_tower()
+    return model
+
+
+def _reopen_seen_as(
+    reopen: Callable[[], EmbeddingModel], identity: ModelIdentity
+) -> EmbeddingModel:
+    return reopen().seen_as(identity)

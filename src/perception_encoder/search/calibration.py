@@ -180,12 +180,17 @@ def ensure_calibration(
         on_calibrate: called before it is computed.
 
     Returns:
-        None where the index cannot be calibrated, see `can_be_calibrated`.
+        None where the index cannot be calibrated, see `can_be_calibrated`; or for queries of
+        images that need prompts, where the model reads no text.
     """
     if not can_be_calibrated(index):
         return None
     calibration = read_calibration(index, queries)
     if calibration is None:
+        has_text = any(term.kind == "text" for query in queries for term in query.terms)
+        needs_prompts = any(map(_needs_prompts, queries))
+        if needs_prompts and not has_text and not open_model().reads_text:
+            return None  # no tower is fetched for labels alone
         on_calibrate()
         calibration = calibrate(index, open_model, queries)
     return calibration
@@ -230,7 +235,7 @@ def update_calibration(index: Index, model: EmbeddingModel, *, num_changed: int)
     Raises:
         IndexStorageError: the index cannot be read.
     """
-    if not can_be_calibrated(index):
+    if not can_be_calibrated(index) or not model.reads_text:
         return
     known = load_null_distribution(index)
     if (

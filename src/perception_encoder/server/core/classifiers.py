@@ -76,7 +76,7 @@ async def teach(
     prompts: Embeddings | None = None
     async with served_models.use(served.identity.model_id) as worker:
         served.index.check(worker.identity)
-        if worker.model.config.text is not None:
+        if worker.model.reads_text:
             prompts = await worker.embed_texts([as_text(label) for label in examples])
     return await searches.run(_teach, served, examples, none, prompts)
 
