@@ -39,6 +39,7 @@ BODIES = {
     },
     "/v1/search#part": {"terms": [{"image": URI, "crop": "percent:0,0,50,50"}], "k": 2},
     "/v1/search#marks": {"like": [{"image": URI}], "unlike": [{"image": OTHER}], "k": 2},
+    "/v1/search#404 rerank": {"terms": [{"text": "a"}], "rerank": "none", "candidates": 9, "k": 2},
     "/v1/search#400 marks": {"like": [{"item": "x"}], "terms": [{"text": "a"}]},
     "/v1/classify#400": {"images": [URI], "classifier": "x"},
     "/v1/teach#400": {"examples": {"a": ["x"], "b": ["y"]}, "none": ["z"], "index": "a"},

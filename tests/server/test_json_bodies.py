@@ -147,7 +147,7 @@ OPTIONS = {
     "/v1/search": [
         "index", "k", "offset", "filters", "threshold", "unique", "exact", "include_own", "text",
         "text_weight", "since", "until", "near", "camera", "sort", "pairs", "bursts",
-        "like", "unlike",
+        "like", "unlike", "rerank", "candidates",
     ],
     "/v1/embeddings": [
         "model", "messages", "modality", "encoding_format", "dimensions", "user", "truncate",

@@ -59,7 +59,7 @@ class RerankFlags:
             raise typer.BadParameter(
                 "--rerank orders hits by their images alone: leave out --text, or filter by --where"
             )
-        wanted = flags.offset + flags.k
+        wanted = max(flags.k, flags.offset + 1)  # a last page may be shorter
         if self.rerank is not None and wanted > (self.candidates or _USUAL):
             raise typer.BadParameter(
                 f"-k and --offset ask for {wanted:,} hits; write --candidates {wanted} or more"

@@ -133,6 +133,9 @@ class SearchRequest:
         unique: fold hits of that cosine under the best of them.
         bursts: fold photos of one camera that look alike, within so many seconds.
         pairs: fold a photo's RAW file and its Live Photo clip under it.
+        rerank: another of the server's models, which orders the best hits anew. It embeds their
+            images first; `timeout_seconds` of the client may have to be longer.
+        candidates: how many hits `rerank` orders.
     """
 
     query: ImageToSend | None = None
@@ -153,6 +156,8 @@ class SearchRequest:
     unique: float | None = None
     bursts: float | None = None
     pairs: bool = True
+    rerank: str | None = None
+    candidates: int = 100
 
 
 def build_image_calls(

@@ -43,7 +43,7 @@ from perception_encoder.types import Embeddings, ModelIdentity
 
 if TYPE_CHECKING:
     from perception_encoder.embedder import EmbeddingModel
-    from perception_encoder.preprocess import ImageInput, ImageProcessor
+    from perception_encoder.preprocess import ImageProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def check_reranking(
     """
     if not 1 <= candidates <= MAX_CANDIDATES:
         raise QueryError(f"candidates are from 1 to {MAX_CANDIDATES:,}, got {candidates:,}")
-    wanted = options.offset + options.k
+    wanted = max(options.k, options.offset + 1)  # a last page may be shorter
     if wanted > candidates:
         raise QueryError(
             f"{wanted:,} hits are asked for, but only {candidates:,} candidates are reranked; "
@@ -305,8 +305,12 @@ class CandidateCache:
         self._cache = None
 
 
-def read_candidate(hit: Hit, read: Callable[[Hit], bytes]) -> tuple[ImageInput, bool]:
+def read_candidate(hit: Hit, read: Callable[[Hit], bytes]) -> tuple[bytes | CroppedImage, bool]:
     """Read the image of a hit, of a tile its part.
+
+    Args:
+        hit: the hit.
+        read: reads the bytes of its image.
 
     Returns:
         The image, and whether it is the one that was indexed.

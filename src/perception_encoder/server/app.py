@@ -29,6 +29,7 @@ from perception_encoder.server.core.images import ImageLoader, Thumbnails
 from perception_encoder.server.core.indexes import ServedIndexes
 from perception_encoder.server.core.pools import Pools
 from perception_encoder.server.core.queries import Queries
+from perception_encoder.server.core.reranking import Reranker
 from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.server.http.access import AccessControl
 from perception_encoder.server.http.errors import ApiError
@@ -165,6 +166,7 @@ def _services(settings: ServerSettings, open_model: Callable[[str], EmbeddingMod
         images=ImageLoader(_fetcher(settings.images), max_bytes=settings.images.max_bytes),
         indexes=indexes,
         queries=Queries(served_models, pools.searches),
+        reranker=Reranker(thumbnails, pools),
         classifiers=classifiers,
         thumbnails=thumbnails,
         jobs=IndexJobs(pools.searches),

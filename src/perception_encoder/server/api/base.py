@@ -41,6 +41,7 @@ from perception_encoder.server.core.images import (
 from perception_encoder.server.core.indexes import ServedIndexes
 from perception_encoder.server.core.pools import Pools, release_frames
 from perception_encoder.server.core.queries import Queries
+from perception_encoder.server.core.reranking import Reranker
 from perception_encoder.server.core.served_models import ServedModels
 from perception_encoder.server.http.access import AccessControl
 from perception_encoder.server.http.errors import ApiError
@@ -69,6 +70,7 @@ class Services:
         images: loads the images that requests name.
         indexes: the indexes.
         queries: turns terms into a query's vector, and calibrates scores.
+        reranker: has another model order the hits of a search.
         classifiers: learned from examples, before the server was started.
         thumbnails: small copies of indexes' images, kept on disk.
         jobs: analyses of indexes in the background, shared by requests.
@@ -83,6 +85,7 @@ class Services:
     images: ImageLoader
     indexes: ServedIndexes
     queries: Queries
+    reranker: Reranker
     classifiers: ServedClassifiers
     thumbnails: Thumbnails
     jobs: IndexJobs

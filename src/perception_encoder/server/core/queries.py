@@ -94,6 +94,27 @@ class Queries:
             own=frozenset(terms[number].item or "" for number in items),
         )
 
+    async def read_by(self, worker: ModelWorker, terms: Sequence[Term]) -> Query:
+        """Embed the terms of a query by a model that is not the index's; items need their images.
+
+        Raises:
+            QueryError: a term is an embedding, or the terms cancel each other out.
+            ImageError, ServingError: as `read`.
+            UnsupportedOperationError: the model reads no text.
+        """
+        if any(term.vector is not None for term in terms):
+            raise QueryError(
+                "a vector is one of the index's model, which another model cannot read; to rerank, "
+                "send the terms again instead of the query.vector of an earlier reply"
+            )
+        vectors = np.zeros((len(terms), worker.embed_dim), np.float32)
+        await _embed_terms(worker, terms, vectors)
+        return Query(
+            terms=tuple(_query_term(term) for term in terms),
+            vector=combine_vectors(vectors, [term.weight for term in terms]),
+            own=frozenset(term.item for term in terms if term.item is not None),
+        )
+
     async def calibration(self, served: ServedIndex, query: Query) -> Calibration | None:
         """Return the calibration of an index, if it is stored.
 
@@ -144,19 +165,23 @@ class Queries:
 
     async def _embed(self, served: ServedIndex, terms: Sequence[Term], vectors: Embeddings) -> None:
         """Write the embeddings of texts and images into their rows."""
-        texts = [n for n, term in enumerate(terms) if term.text is not None]
-        images = [n for n, term in enumerate(terms) if term.image is not None]
-        if not texts and not images:
+        if all(term.text is None and term.image is None for term in terms):
             return
         async with self._served_models.use(served.identity.model_id) as worker:
             served.index.check(worker.identity)
-            if texts:
-                vectors[texts] = await worker.embed_texts([terms[n].text or "" for n in texts])
-            if images:
-                embedded = await worker.embed_images(
-                    [terms[n].image or b"" for n in images], [f"terms[{n}].image" for n in images]
-                )
-                vectors[images] = embedded.require()
+            await _embed_terms(worker, terms, vectors)
+
+
+async def _embed_terms(worker: ModelWorker, terms: Sequence[Term], vectors: Embeddings) -> None:
+    texts = [n for n, term in enumerate(terms) if term.text is not None]
+    images = [n for n, term in enumerate(terms) if term.image is not None]
+    if texts:
+        vectors[texts] = await worker.embed_texts([terms[n].text or "" for n in texts])
+    if images:
+        embedded = await worker.embed_images(
+            [terms[n].image or b"" for n in images], [f"terms[{n}].image" for n in images]
+        )
+        vectors[images] = embedded.require()
 
 
 def _query_term(term: Term) -> QueryTerm:

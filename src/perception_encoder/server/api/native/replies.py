@@ -173,13 +173,24 @@ class ScoreCutoffs(BaseModel):
     weak: float
 
 
+class RerankReply(BaseModel):
+    """What reranking did."""
+
+    model: str
+    candidates: int = Field(description="Hits of the index's model, which were reranked.")
+    cached: int = Field(description="Of them, those whose embeddings were stored.")
+    embedded: int
+    failed: int = Field(description="Images that cannot be read; these hits come last.")
+    failures: list[str] = Field(description="Why, of some of them.")
+
+
 class SearchedQuery(BaseModel):
     """The query's embedding, for the next page, and what its scores mean."""
 
     vector: str | None = Field(
         description="Base64 of float32, little endian; null for a search by text alone."
     )
-    score: Literal["cosine", "bm25", "fusion"]
+    score: Literal["cosine", "bm25", "fusion", "rerank"]
     cutoffs: ScoreCutoffs | None
 
 
@@ -188,6 +199,7 @@ class SearchReply(BaseModel):
 
     index: str
     query: SearchedQuery
+    reranked: RerankReply | None = Field(description="null without `rerank`.")
     hits: list[HitReply]
     offset: int
     next_offset: int | None

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -22,13 +23,16 @@ from perception_encoder.search.grammar import parse_query
 from perception_encoder.search.photo_filters import PhotoFilter
 from perception_encoder.search.queries import Query, find_item_part
 from perception_encoder.search.ranking import MAX_BURST_SECONDS, SearchOptions, SearchResult
+from perception_encoder.search.reranking import DEFAULT_CANDIDATES, RerankReport
 from perception_encoder.server.api.base import ApiRoutes, Services
 from perception_encoder.server.api.common import MOST_HITS, check_texts, describe_row, encode_base64
 from perception_encoder.server.api.native.replies import SearchReply
 from perception_encoder.server.core.filters import Filter, FilterValue, Operator
 from perception_encoder.server.core.images import LoadedImage
 from perception_encoder.server.core.indexes import ServedIndex
+from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.core.queries import Term
+from perception_encoder.server.core.reranking import RerankedSearch
 from perception_encoder.server.http.replies import json_reply
 from perception_encoder.server.http.requests import ListOf, RequestBody, json_body, read_body
 from perception_encoder.types import Embeddings
@@ -37,6 +41,10 @@ HitOrder = TypeAliasType("HitOrder", Literal["score", "taken_at"])
 LowestLabel = TypeAliasType("LowestLabel", Literal["strong", "weak"])
 
 MOST_DEEP: Final = 10_000
+MOST_CANDIDATES: Final = 500
+"""Of one request: their images are read and embedded."""
+
+_SHOWN_FAILURES: Final = 10
 _MAX_TERMS: Final = 32
 _MAX_WEIGHT: Final = 100.0
 
@@ -270,10 +278,26 @@ class SearchBody(SearchFields):
         default=[], max_length=MAX_MARKS, description="Images that hits should not be like."
     )
 
+    rerank: str | None = Field(
+        default=None,
+        description=(
+            "Another of GET /v1/models, which orders the best hits anew: it embeds their images, "
+            "unless they are stored from an earlier request."
+        ),
+    )
+    candidates: int = Field(
+        default=DEFAULT_CANDIDATES,
+        ge=1,
+        le=MOST_CANDIDATES,
+        description="How many hits `rerank` orders.",
+    )
+
     @model_validator(mode="after")
     def _has_a_query(self) -> Self:
         if not (self.terms or self.like or self.unlike) and self.text is None:
             raise ValueError("give terms, a text, or images that hits should be like")
+        if self.rerank is not None and self.text is not None:
+            raise ValueError("rerank orders hits by their images alone; leave out text")
         return self
 
 
@@ -289,7 +313,11 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             "hits are strong and weak. `query.score` says what the scores are: cosines; BM25 for "
             "`text` alone; or the fusion of the ranks by `terms` and `text`, where 1 is the first "
             "of both. Labels come from the cosines in any case. `like` and `unlike` move the query "
-            "towards marked images and away from others; `query.vector` has that in it."
+            "towards marked images and away from others; `query.vector` has that in it. With "
+            "`rerank` another model orders the best hits by its own cosine, which is then the "
+            "score; it is null for images that cannot be read, which come last, and there are no "
+            "labels. For the next page the terms are sent again, since `query.vector` belongs to "
+            "the index's model."
         ),
         responses={200: {"model": SearchReply}},
         openapi_extra=json_body(SearchBody),
@@ -298,18 +326,24 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         body = await read_body(request, SearchBody)
         served = services.indexes.get(body.index)
         text = None if body.text is None else TextQuery.parse(body.text)
+        terms = await read_terms(services, served, body.terms) if body.terms else []
         query = calibration = None
-        if body.terms:
-            terms = await read_terms(services, served, body.terms)
-            query = await services.queries.read(served, terms)
-        if body.like or body.unlike:
-            query = await _apply_marks(services, served, query, body)
-        if query is not None:
+        if terms or body.like or body.unlike:
+            query = await _read_query(services, served, terms, body)
             calibration = await services.queries.calibration(served, query)
         where = await services.pools.searches.run(
             served.where, [one.filter() for one in body.filters], body.filter
         )
         options = body.options(where)
+        leave_out_own = not body.include_own or bool(body.like or body.unlike)
+        if body.rerank is not None and query is not None:
+            async with services.served_models.use(body.rerank) as worker:
+                again = await _read_query(services, served, terms, body, worker)
+                asked = RerankedSearch(
+                    query, again, options, body.candidates, calibration, leave_out_own
+                )
+                found, report = await services.reranker.search(served, worker, asked)
+            return build_reply(served, query, None, found, options, text=None, reranked=report)
         found = await services.pools.searches.run(
             served.search,
             query,
@@ -317,7 +351,7 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
             calibration,
             text=text,
             text_weight=body.text_weight,
-            leave_out_own=not body.include_own or bool(body.like or body.unlike),
+            leave_out_own=leave_out_own,
         )
         return build_reply(served, query, calibration, found, options, text=body.text)
 
@@ -330,20 +364,28 @@ def build_reply(
     options: SearchOptions,
     *,
     text: str | None,
+    reranked: RerankReport | None = None,
 ) -> Response:
     """Return a page of hits as JSON."""
     cutoffs = calibration.cutoffs(query) if calibration and query else None
     end = options.offset + options.k
     is_last = len(found) < options.k or end > MOST_DEEP
+    score = "cosine" if text is None else "bm25" if query is None else "fusion"
+    hits = [describe_hit(one) for one in found]
+    if reranked is not None:
+        is_last, score = is_last or end >= reranked.num_candidates, "rerank"
+        for hit, one in zip(hits, found, strict=True):
+            hit["score"] = one.score if one.kind == "rerank" else None
     return json_reply(
         {
             "index": served.name,
             "query": {
                 "vector": None if query is None else encode_base64(query.vector),
-                "score": "cosine" if text is None else "bm25" if query is None else "fusion",
+                "score": score,
                 "cutoffs": _describe_cutoffs(cutoffs),
             },
-            "hits": [describe_hit(one) for one in found],
+            "reranked": None if reranked is None else _describe_reranking(reranked),
+            "hits": hits,
             "offset": options.offset,
             "next_offset": None if is_last else end,
         }
@@ -381,10 +423,31 @@ async def read_terms(services: Services, served: ServedIndex, bodies: list[TermB
     return terms
 
 
-async def _apply_marks(
-    services: Services, served: ServedIndex, query: Query | None, body: SearchBody
+async def _read_query(
+    services: Services,
+    served: ServedIndex,
+    terms: Sequence[Term],
+    body: SearchBody,
+    worker: ModelWorker | None = None,
 ) -> Query:
-    """Move a query towards the liked images, and away from the unliked ones."""
+    """Embed a query, and move it towards the liked images and away from the unliked ones.
+
+    Args:
+        services: of the server.
+        served: the index.
+        terms: of the request.
+        body: has the marks.
+        worker: another model than the index's; None is that one.
+    """
+
+    async def read(some: Sequence[Term]) -> Query:
+        if worker is None:
+            return await services.queries.read(served, some)
+        return await services.queries.read_by(
+            worker, [await _with_image(services, served, one) for one in some]
+        )
+
+    query = await read(terms) if terms else None
     marks: list[list[Query]] = []
     for name, some in (("like", body.like), ("unlike", body.unlike)):
         marks.append([])
@@ -392,9 +455,20 @@ async def _apply_marks(
             image = None
             if one.image is not None:
                 image = await services.images.load(one.image, item=f"{name}[{number}].image")
-            term = Term(1.0, image=image, item=one.item)
-            marks[-1].append(await services.queries.read(served, [term]))
-    return refine_query(query, *marks)
+            marks[-1].append(await read([Term(1.0, image=image, item=one.item)]))
+    return refine_query(query, *marks) if query is None or any(marks) else query
+
+
+async def _with_image(services: Services, served: ServedIndex, term: Term) -> Term:
+    """Return a term that is an item with the image of it.
+
+    Raises:
+        ImageError: it cannot be read, or lies behind a network and may not be brought.
+    """
+    if term.item is None or term.image is not None:
+        return term
+    row = await services.pools.searches.run(served.row, term.item)
+    return replace(term, image=await services.pools.files.run(services.thumbnails.original, row))
 
 
 async def _parse_written_query(
@@ -419,6 +493,17 @@ async def _parse_written_query(
             name = f"terms[{number}].query: {term.value}"
             terms.append(Term(weight, image=await services.images.load(term.value, item=name)))
     return terms
+
+
+def _describe_reranking(report: RerankReport) -> dict[str, Any]:
+    return {
+        "model": report.model_id,
+        "candidates": report.num_candidates,
+        "cached": report.num_cached,
+        "embedded": report.num_embedded,
+        "failed": len(report.failures),
+        "failures": list(report.failures[:_SHOWN_FAILURES]),
+    }
 
 
 def _find_item(served: ServedIndex, name: str) -> tuple[Row, CropBox | None]:
