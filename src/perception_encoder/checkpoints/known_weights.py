@@ -144,7 +144,7 @@ def identify_towers(checkpoint: Checkpoint, folder: Path | None = None) -> tuple
     known = find_known_weights(checkpoint, folder)
     if known is not None and known.vision_fingerprint is not None:
         return known.fingerprint, known.vision_fingerprint
-    signature = file_signature(checkpoint.path)
+    signature = sign_files(checkpoint)
     loaded = read_weights(checkpoint)
     from perception_encoder.checkpoints.tensors import fingerprint_of
 
