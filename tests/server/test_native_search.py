@@ -655,3 +655,10 @@ def test_searches_are_saved_and_removed_by_requests(server, folder):
     assert "from the page" not in {one["name"] for one in gone.json()["data"]}
     again = server.client.post("/v1/indexes/few/searches/remove", json={"name": "from the page"})
     assert again.status_code == 400
+
+
+@pytest.mark.parametrize("field", ["query", "body", "path"])
+def test_a_field_named_like_a_part_of_a_request_is_refused_by_its_name(server, field):
+    reply = server.client.post("/v1/search", json={field: "a cat", "terms": [{"text": "a cat"}]})
+    assert reply.status_code == 422
+    assert field in reply.json()["error"]["message"]

@@ -6,13 +6,20 @@ Texts and images go through the model's queues; items of the index have embeddin
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from perception_encoder.errors import PerceptionEncoderError, QueryError
+from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.embedder.text_tower import find_text_twin
+from perception_encoder.errors import (
+    PerceptionEncoderError,
+    QueryError,
+    UnsupportedOperationError,
+)
 from perception_encoder.search.calibration import (
     Calibration,
     calibrate,
@@ -21,6 +28,7 @@ from perception_encoder.search.calibration import (
 )
 from perception_encoder.search.grammar import QueryTerm, combine_vectors
 from perception_encoder.search.queries import Query
+from perception_encoder.search.query_model import match_model
 from perception_encoder.server.core.images import LoadedImage
 from perception_encoder.server.core.indexes import ServedIndex
 from perception_encoder.server.core.model_worker import ModelWorker
@@ -108,12 +116,41 @@ class Queries:
                 "send the terms again instead of the query.vector of an earlier reply"
             )
         vectors = np.zeros((len(terms), worker.embed_dim), np.float32)
-        await _embed_terms(worker, terms, vectors)
+        await _embed_texts(worker, terms, vectors)
+        await _embed_images(worker, terms, vectors)
         return Query(
             terms=tuple(_query_term(term) for term in terms),
             vector=combine_vectors(vectors, [term.weight for term in terms]),
             own=frozenset(term.item for term in terms if term.item is not None),
         )
+
+    @asynccontextmanager
+    async def text_worker(
+        self, served: ServedIndex
+    ) -> AsyncIterator[tuple[ModelWorker, EmbeddingModel]]:
+        """Lend the model that embeds texts for an index, and it under the index's identity.
+
+        Raises:
+            UnsupportedOperationError: the index's model reads no text, and the server does not
+                have its twin.
+            IndexMismatchError: the server's model is not the index's, nor a twin of it.
+            ServingError: the model cannot answer now.
+        """
+        model_id = served.identity.model_id
+        name = self._served_models.text_model_of(model_id)
+        if name is None:
+            twin = find_text_twin(model_id)
+            assert twin is not None  # else the model itself would be asked
+            raise UnsupportedOperationError(
+                f"the index {served.name} was made with {model_id}, which reads no text: search "
+                f"with an image. For texts, the server needs its twin {twin.id} too: "
+                f"pe serve --model {twin.id}"
+            )
+        async with self._served_models.use(name) as worker:
+            if worker.identity == served.identity:
+                yield worker, worker.model
+            else:  # files may have to be read to compare the vision towers
+                yield worker, await asyncio.to_thread(match_model, served.index, worker.model)
 
     async def calibration(self, served: ServedIndex, query: Query) -> Calibration | None:
         """Return the calibration of an index, if it is stored.
@@ -158,30 +195,44 @@ class Queries:
 
     async def _calibrate(self, served: ServedIndex) -> None:
         try:
-            async with self._served_models.use(served.identity.model_id) as worker:
-                await asyncio.to_thread(calibrate, served.index, lambda: worker.model)
+            if self._served_models.text_model_of(served.identity.model_id) is None:
+                # Without prompts: what images reach says how well another image fits.
+                if await asyncio.to_thread(read_calibration, served.index, []) is None:
+                    await asyncio.to_thread(calibrate, served.index, _no_model, [])
+                return
+            async with self.text_worker(served) as (_, model):
+                await asyncio.to_thread(calibrate, served.index, lambda: model)
         except PerceptionEncoderError as err:
             logger.warning("%s could not be calibrated: %s", served.name, err)
 
     async def _embed(self, served: ServedIndex, terms: Sequence[Term], vectors: Embeddings) -> None:
         """Write the embeddings of texts and images into their rows."""
-        if all(term.text is None and term.image is None for term in terms):
-            return
-        async with self._served_models.use(served.identity.model_id) as worker:
-            served.index.check(worker.identity)
-            await _embed_terms(worker, terms, vectors)
+        if any(term.text is not None for term in terms):
+            async with self.text_worker(served) as (worker, _):
+                await _embed_texts(worker, terms, vectors)
+        if any(term.image is not None for term in terms):
+            async with self._served_models.use(served.identity.model_id) as worker:
+                served.index.check(worker.identity)
+                await _embed_images(worker, terms, vectors)
 
 
-async def _embed_terms(worker: ModelWorker, terms: Sequence[Term], vectors: Embeddings) -> None:
+async def _embed_texts(worker: ModelWorker, terms: Sequence[Term], vectors: Embeddings) -> None:
     texts = [n for n, term in enumerate(terms) if term.text is not None]
-    images = [n for n, term in enumerate(terms) if term.image is not None]
     if texts:
         vectors[texts] = await worker.embed_texts([terms[n].text or "" for n in texts])
+
+
+async def _embed_images(worker: ModelWorker, terms: Sequence[Term], vectors: Embeddings) -> None:
+    images = [n for n, term in enumerate(terms) if term.image is not None]
     if images:
         embedded = await worker.embed_images(
             [terms[n].image or b"" for n in images], [f"terms[{n}].image" for n in images]
         )
         vectors[images] = embedded.require()
+
+
+def _no_model() -> EmbeddingModel:
+    raise AssertionError("no prompts, no model")
 
 
 def _query_term(term: Term) -> QueryTerm:

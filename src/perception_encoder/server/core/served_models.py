@@ -17,6 +17,7 @@ from typing import Final
 
 from perception_encoder.checkpoints import locate
 from perception_encoder.embedder import EmbeddingModel
+from perception_encoder.embedder.text_tower import find_text_twin
 from perception_encoder.errors import (
     ModelUnavailableError,
     PerceptionEncoderError,
@@ -203,6 +204,22 @@ class ServedModels:
             UnknownModelError: this server has no such model.
         """
         return self._get_slot(name).name
+
+    def text_model_of(self, model_id: str) -> str | None:
+        """Return the name of the model that embeds texts for an index of some model.
+
+        It is that model; for a vision-only one its twin, if this server has that. None where
+        neither reads text.
+
+        Raises:
+            UnknownModelError: this server has no such model.
+        """
+        slot = self._get_slot(model_id)
+        twin = find_text_twin(slot.model_id)
+        if twin is None:
+            return slot.name
+        other = self._find(twin.id)
+        return None if other is None else other.name
 
     @asynccontextmanager
     async def use(self, name: str | None = None) -> AsyncIterator[ModelWorker]:

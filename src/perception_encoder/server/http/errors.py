@@ -167,7 +167,9 @@ def format_field_path(problem: Mapping[str, Any]) -> str | None:
 
 
 def _steps(problem: Mapping[str, Any]) -> list[str | int]:
-    steps = [step for step in problem["loc"] if step not in ("body", "query", "path")]
+    where, *steps = problem["loc"]
+    if where not in ("body", "query", "path"):
+        steps.insert(0, where)
     found = [step for step in steps if isinstance(step, int) or _is_name(step)]
     is_unknown = problem["type"] == "extra_forbidden"
     return [*found, steps[-1]] if is_unknown and not _is_name(steps[-1]) else found

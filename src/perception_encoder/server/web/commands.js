@@ -19,6 +19,8 @@ export const optimize = (path) => command("pe optimize --index", quoted(path));
 
 export const serve = (paths) => command("pe serve", ...paths.map((path) => `--index ${quoted(path)}`));
 
+export const serveWith = (model, paths) => command(serve(paths), "--model", quoted(model));
+
 export const removeDuplicates = (path, tier) =>
   command("pe duplicates --index", quoted(path), "--tier", tier, "--script remove.sh");
 

@@ -40,6 +40,9 @@ export function failureMessage(failure, again) {
   if (failure.code === "invalid_query") {
     return message({ title: "That query cannot be used", text: failure.message });
   }
+  if (failure.code === "unsupported_by_model") {
+    return message({ title: "The model cannot do that", text: failure.message });
+  }
   if (failure.status === 429) {
     return message({ title: "Too much at once", text: failure.message, actions });
   }

@@ -9,6 +9,7 @@ import { indexOf } from "./indexes.js";
 import { nameOf } from "./items.js";
 import { failureMessage, message, noIndex } from "./messages.js";
 import { showChip } from "./image-chip.js";
+import { showImagesOnly } from "./images-only.js";
 import { keep } from "./images.js";
 import { showMarks, startMarkKeys } from "./marks.js";
 import { showNotice } from "./nano-notice.js";
@@ -166,6 +167,7 @@ class SearchView {
       $("#search-form").hidden = true;
       return;
     }
+    showImagesOnly(index);
     this.filters.show(now, index);
     this.saved.show(now, index);
     showMarks($("#marks"), now, index.name);

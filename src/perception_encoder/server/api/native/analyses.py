@@ -238,7 +238,7 @@ async def _describe_clusters(
     """Return the clusters without their images, named where the model reads words."""
     names: list[str | None] = [None] * len(figures.sizes)
     try:
-        async with services.served_models.use(served.identity.model_id) as worker:
+        async with services.queries.text_worker(served) as (worker, _):
             words = await services.queries.embed_once(worker, load_everyday_words)
         if words is not None and names:
             named = name_clusters(figures.centers, load_everyday_words(), words)

@@ -80,7 +80,9 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         if body.item is not None:
             served = services.indexes.get(body.index)
             image: LoadedImage = await _read_item(services, served, body.item)
-            name = served.identity.model_id if name is None else name
+            if name is None:
+                model_id = served.identity.model_id
+                name = services.served_models.text_model_of(model_id) or model_id
         else:
             (loaded,) = await services.load_images([body.image or ""], ["image"])
             if isinstance(loaded, ImageError):

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from perception_encoder.embedder.text_tower import find_text_twin
 from perception_encoder.errors import ImageIndexError
 from perception_encoder.index.optimize import describe_index
 from perception_encoder.server.api.base import ApiRoutes, Services
@@ -34,7 +35,11 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     )
     async def list_indexes() -> Response:
         data = [
-            await services.pools.searches.run(_summarize, served) for served in services.indexes
+            {
+                **await services.pools.searches.run(_summarize, served),
+                **_describe_text(services, served),
+            }
+            for served in services.indexes
         ]
         return json_reply({"data": data})
 
@@ -45,7 +50,8 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
     )
     async def get_index(name: str) -> Response:
         served = services.indexes.get(name)
-        return json_reply(await services.pools.searches.run(_describe_index, served))
+        described = await services.pools.searches.run(_describe_index, served)
+        return json_reply({**described, **_describe_text(services, served)})
 
     @routes.get(
         "/v1/indexes/{name}/status",
@@ -88,6 +94,15 @@ def add_routes(routes: ApiRoutes, services: Services) -> None:
         served = services.indexes.get(name)
         found = await services.summaries.get(served, list_folders)
         return json_reply({"index": served.name, **found})
+
+
+def _describe_text(services: Services, served: ServedIndex) -> dict[str, str | None]:
+    model_id = served.identity.model_id
+    twin = find_text_twin(model_id)
+    return {
+        "text_model": services.served_models.text_model_of(model_id),
+        "text_twin": None if twin is None else twin.id,
+    }
 
 
 def _summarize(served: ServedIndex) -> dict[str, Any]:
@@ -190,9 +205,12 @@ def describe_model(state: ModelState) -> dict[str, Any]:
             "dimensions": config.embed_dim,
             "image_size": config.vision.image_size,
             "context_length": config.text.context_length if config.text else None,
+            "reads_text": config.text is not None,
+            "text_twin": state.entry.text_twin,
             "license": state.entry.license.spdx,
         }
     if state.worker is not None:
+        info["reads_text"] = state.worker.model.reads_text
         backend = state.worker.model.backend
         info |= {
             "dimensions": state.worker.embed_dim,

@@ -254,6 +254,12 @@ class IndexSummary(BaseModel):
     model: str
     dimensions: int
     error: str | None = Field(description="Why the index cannot be read, where it cannot.")
+    text_model: str | None = Field(
+        description="The model that embeds texts for searches; null: images only."
+    )
+    text_twin: str | None = Field(
+        description="The model that would, of an index of a vision-only model."
+    )
 
 
 class IndexesReply(BaseModel):
@@ -294,6 +300,12 @@ class IndexReply(BaseModel):
         description="How images are divided for searches: pe index --tiles; null: not at all."
     )
     columns: list[IndexColumn]
+    text_model: str | None = Field(
+        description="The model that embeds texts for searches; null: images only."
+    )
+    text_twin: str | None = Field(
+        description="The model that would, of an index of a vision-only model."
+    )
 
 
 class IndexFailure(BaseModel):
@@ -497,6 +509,10 @@ class ModelReply(BaseModel):
     dimensions: int | None = None
     image_size: int | None = None
     context_length: int | None = None
+    reads_text: bool | None = Field(default=None, description="null before it is known.")
+    text_twin: str | None = Field(
+        default=None, description="Of a vision-only model: the one with its text tower."
+    )
     license: str | None = None
     backend: str | None = None
     device: str | None = None
