@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_models import drawing
 
-from perception_encoder.analysis import near_pairs
+from perception_encoder.analysis import near_cells, near_pairs
 from perception_encoder.analysis.duplicates import Duplicates, find_duplicates
 from perception_encoder.analysis.ranked_images import Keep, rank_images
 from perception_encoder.errors import QueryError
@@ -229,6 +229,7 @@ def test_cells_give_the_pairs_that_comparing_all_gives(
     chosen = np.arange(2, len(images))
     exact = near_pairs.find_near_pairs(index, images, chosen, **options)
     monkeypatch.setattr(near_pairs, "MAX_EXACT", 100)
+    monkeypatch.setattr(near_cells, "_CELL_SIZE", 40)
     divided = near_pairs.find_near_pairs(index, images, chosen, **options)
 
     def scores(pairs: near_pairs.NearPairs) -> dict[tuple[int, int], float]:

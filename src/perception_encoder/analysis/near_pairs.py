@@ -2,20 +2,21 @@
 
 Up to `MAX_EXACT` images, all pairs are compared block by block: R² · E / 2 multiplications (under a
 minute for 50,000 embeddings of E = 1024 on two cores) and R · E · 4 bytes. Beyond that, only images
-in a common cell of the space are compared: about R^1.5 · E · 10 multiplications and 0.5 GB of
-embeddings (a million of E = 512: 5 minutes on two cores, 1.6 GB in all). At most `MAX_PARTNERS`
-pairs of an image are kept, 20 bytes each.
+in a common small cell of the space are compared (`near_cells`): time and memory grow with R. At
+most `MAX_PARTNERS` pairs of an image are kept, 20 bytes each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perception_encoder.analysis.near_cells import divide
 from perception_encoder.analysis.ranked_images import (
     Numbers,
     RankedImages,
@@ -26,11 +27,6 @@ from perception_encoder.analysis.ranked_images import (
 from perception_encoder.index import Index
 from perception_encoder.types import Embeddings
 
-_MARGIN: Final = 0.15
-_CELLS_PER_ROOT: Final = 2  # with 2 √R cells, assigning and comparing take equally long
-_SAMPLES_PER_CELL: Final = 20
-_ROUNDS: Final = 8
-_SEED: Final = 0
 _GROUP_BYTES: Final = 512 << 20  # of embeddings in memory
 MAX_EXACT: Final = 50_000
 MAX_PARTNERS: Final = 64
@@ -43,92 +39,28 @@ _BLOCK: Final = 2048  # images; a block of products takes 16 MB
 _COVER_BLOCK: Final = 65_536  # pairs
 
 
-@dataclass(frozen=True)
-class CellGroup:
+class CellGroup(NamedTuple):
     """Some cells and the embeddings of their members.
 
     Attributes:
         cells: the members of each cell, ascending.
         numbers: (G,) int64 ascending, the members of all cells.
         vectors: (G, E) float32, their embeddings.
-        num_members: of the cells of all groups.
     """
 
     cells: list[Numbers]
     numbers: Numbers
     vectors: Embeddings
-    num_members: int
-
-    def places(self, members: Numbers) -> Numbers:
-        """Return the positions of some members in `vectors`."""
-        return np.searchsorted(self.numbers, members)
 
 
-def iter_cell_groups(vectors: RankedVectors, chosen: Numbers, cosine: float) -> Iterator[CellGroup]:
-    """Yield all cells with more than one member, as many at a time as memory allows.
-
-    Each group takes one pass over the index.
-
-    Args:
-        vectors: reads the embeddings.
-        chosen: (C,) numbers of images, ascending.
-        cosine: pairs of at least this cosine share a cell, except for about one of 1000.
-    """
-    margin = _MARGIN * float(np.sqrt(2 - 2 * cosine))
+def _iter_groups(vectors: RankedVectors, cells: Sequence[Numbers]) -> Iterator[CellGroup]:
+    """Yield cells, as many at a time as memory allows. Each group takes one pass over the index."""
     room = max(1, _GROUP_BYTES // (4 * vectors.embed_dim))
-    group: list[Numbers] = []
-    taken = 0
-    cells = _members(vectors, chosen, margin)
-    num_members = sum(map(len, cells))
-    for members in cells:
-        if group and taken + len(members) > room:
-            yield _group(vectors, group, num_members)
-            group, taken = [], 0
-        group.append(members)
-        taken += len(members)
-    if group:
-        yield _group(vectors, group, num_members)
-
-
-def _group(vectors: RankedVectors, cells: list[Numbers], num_members: int) -> CellGroup:
-    numbers = np.unique(np.concatenate(cells))
-    return CellGroup(cells, numbers, vectors.read(numbers), num_members)
-
-
-def _members(vectors: RankedVectors, chosen: Numbers, margin: float) -> list[Numbers]:
-    """Return the members of each cell with at least two."""
-    centers = _centers(vectors, chosen)  # (cells, E)
-    parts = []
-    for numbers, block in vectors.blocks(chosen):
-        products = block @ centers.T
-        is_near = products >= products.max(axis=1, keepdims=True) - margin
-        rows, cells = np.nonzero(is_near)
-        parts.append((numbers[rows].astype(np.int32), cells.astype(np.int32)))
-    members, cells = (np.concatenate(part) for part in zip(*parts, strict=True))
-    order = np.lexsort((members, cells))
-    members, cells = members[order].astype(np.int64), cells[order]
-    borders = np.flatnonzero(np.diff(cells)) + 1
-    return [cell for cell in np.split(members, borders) if len(cell) > 1]
-
-
-def _centers(vectors: RankedVectors, chosen: Numbers) -> Embeddings:
-    """Return the centers of the cells, unit length, by k-means of a sample."""
-    import faiss
-
-    num_cells = max(1, min(len(chosen), int(_CELLS_PER_ROOT * len(chosen) ** 0.5)))
-    step = max(1, len(chosen) // (_SAMPLES_PER_CELL * num_cells))
-    sample = vectors.read(chosen[::step])
-    kmeans = faiss.Kmeans(
-        vectors.embed_dim,
-        num_cells,
-        niter=_ROUNDS,
-        spherical=True,
-        seed=_SEED,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(sample),
-    )
-    kmeans.train(sample)
-    return np.asarray(kmeans.centroids, np.float32)
+    ends = np.cumsum([len(members) for members in cells]) // room
+    for _, part in groupby(range(len(cells)), key=lambda place: int(ends[place])):
+        group = [cells[place] for place in part]
+        numbers = np.unique(np.concatenate(group))
+        yield CellGroup(group, numbers, vectors.read(numbers))
 
 
 @dataclass(frozen=True)
@@ -169,13 +101,14 @@ def find_near_pairs(
     *,
     threshold: float,
     where: str | None,
+    max_exact: int | None = None,
     report: ReportStep = report_nothing,
 ) -> NearPairs:
     """Find the pairs with a cosine of at least the threshold.
 
     An image keeps its pairs with the `MAX_PARTNERS` most preferred images, so that all images of a
-    large group have a pair with the best of them. Of more than `MAX_EXACT` images only those in a
-    common cell are compared, which misses about one pair of 1000.
+    large group have a pair with the best of them. Of many images only those in a common cell are
+    compared, which misses a few pairs of 1000.
 
     Args:
         index: the index.
@@ -183,23 +116,39 @@ def find_near_pairs(
         chosen: (C,) numbers of the images to compare, ascending.
         threshold: the lowest cosine.
         where: the condition that `images` was made with.
+        max_exact: of at most so many images all pairs are compared; None for `MAX_EXACT`.
         report: called between blocks.
     """
+    max_exact = MAX_EXACT if max_exact is None else max_exact
     comparison = _Comparison(images.shapes, threshold, report)
     vectors = RankedVectors(index, images, where, report)
-    if len(chosen) <= MAX_EXACT:
+    if len(chosen) <= max_exact:
         comparison.num_images = len(chosen)
         comparison.compare(chosen, vectors.read(chosen))
         return comparison.result()
-    for group in iter_cell_groups(vectors, chosen, comparison.floor):
-        comparison.num_images = group.num_members
+    cells = _find_cells(vectors, chosen, comparison.floor)
+    comparison.num_images = sum(map(len, cells))
+    for group in _iter_groups(vectors, cells):
         for members in group.cells:
-            for start in range(0, len(members), MAX_EXACT):  # a cell may hold all images
-                part = members[start : start + MAX_EXACT]
-                comparison.compare(part, group.vectors[group.places(part)])
-            if len(members) > MAX_EXACT:
+            for start in range(0, len(members), max_exact):  # a cell may hold all images
+                part = members[start : start + max_exact]
+                places = np.searchsorted(group.numbers, part)
+                comparison.compare(part, group.vectors[places])
+            if len(members) > max_exact:
                 comparison.is_crowded[members] = True
     return comparison.result()
+
+
+def _find_cells(vectors: RankedVectors, chosen: Numbers, cosine: float) -> list[Numbers]:
+    """Return the images that may have a partner, cell by cell, ascending."""
+    divider = divide(vectors, chosen, cosine)
+    found = []
+    for members in divider.cells():
+        vectors.report("comparing outlines", 0, 0)
+        thin = divider.thin(members)
+        if len(thin) > 1:
+            found.append(chosen[thin])
+    return found
 
 
 class _Comparison:
