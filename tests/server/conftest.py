@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from kept_prompts import keeping_prompts
 from PIL import Image
-from server.serving import make_index, running
+from server.serving import make_index, running, wait_for_cutoffs
 
 from perception_encoder import AutoModel
 from perception_encoder.index import MetadataValue
 from perception_encoder.server import ServerSettings
 
+WAIT_MS = 60_000  # a busy machine takes its time, and what never comes is found by it, too
 IN_CONTAINERS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 
 
@@ -42,7 +43,7 @@ def browser():
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    expect.set_options(timeout=15_000)
+    expect.set_options(timeout=WAIT_MS)
     with warnings.catch_warnings():
         # Lance warns of any fork; this one only leads to another program.
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
@@ -68,7 +69,7 @@ def open_page(browser):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(WAIT_MS)
 
         def note(text):
             if not any(part in text for part in expected):
@@ -144,4 +145,5 @@ def drawings_server(tmp_path_factory, drawings):
     indexes = tuple(str(shutil.copytree(drawings / name, folder / name)) for name in names)
     settings = ServerSettings(indexes=indexes, cache_folder=drawings / "thumbnails")
     with keeping_prompts(), running(settings, open_model=AutoModel.from_pretrained) as server:
+        wait_for_cutoffs(server)
         yield server

@@ -1,11 +1,13 @@
 """What tests of the page do again and again: read its tiles, drop images on it."""
 
 import base64
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Locator, Page, Response, expect
+from server.conftest import WAIT_MS
 
 DROP = """([kind, name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0));
@@ -32,18 +34,18 @@ def wait_for_results(page: Page) -> None:
 
 
 def expect_search(page: Page):
-    """Wait for a page of hits, as `page.expect_response` does.
+    """Wait for the first page of hits, as `page.expect_response` does.
 
-    While an index is new, the page also asks for its cutoffs now and then, with `k` of 1: a reply
-    to that is not what a click or a key brought.
+    The page asks for more on its own: for hits that follow, at an offset, and while an index is
+    new for its cutoffs, without one. A reply to these is not what a click or a key brought.
     """
 
-    def brings_hits(response: Response) -> bool:
+    def begins(response: Response) -> bool:
         if not response.url.endswith("/v1/search"):
             return False
-        return response.request.post_data_json["k"] > 1
+        return response.request.post_data_json.get("offset") == 0
 
-    return page.expect_response(brings_hits)
+    return page.expect_response(begins)
 
 
 def search(page: Page, words: str) -> list[str]:
@@ -68,8 +70,40 @@ def overflows(page: Page) -> bool:
 
 def until(page: Page, is_so: Callable[[], bool]) -> None:
     """Wait; `wait_for_function` would need what the page's policy forbids."""
-    for _ in range(100):
-        if is_so():
-            return
-        page.wait_for_timeout(100)
-    pytest.fail("it did not happen in 10 s")
+    end = time.monotonic() + WAIT_MS / 1000
+    while not is_so():
+        if time.monotonic() > end:
+            pytest.fail(f"it did not happen in {WAIT_MS // 1000} s")
+        page.wait_for_timeout(50)
+
+
+RECORD = """(button) => {
+  button.said = [];
+  const note = () => button.said.push(button.textContent);
+  const changes = { subtree: true, characterData: true, childList: true };
+  new MutationObserver(note).observe(button, changes);
+}"""
+
+
+def click_copy(page: Page, button: Locator) -> None:
+    """Click a button that copies; it says "Copied" only for a moment."""
+    element = button.element_handle()
+    element.evaluate(RECORD)
+    element.click()
+    until(page, lambda: bool(element.evaluate("(button) => button.said.length > 0")))
+    assert element.evaluate("(button) => button.said[0]") == "Copied"
+
+
+def scroll_beyond(page: Page, place: int) -> None:
+    """Scroll down, screen after screen, until an image at a later place has a tile."""
+
+    def is_there() -> bool:
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        assert page.locator(".tile").count() < 250
+        return place_of_last(page) > place
+
+    until(page, is_there)
+
+
+def place_of_last(page: Page) -> int:
+    return int(page.locator(".tile").last.get_attribute("data-at") or 0)

@@ -21,7 +21,7 @@ from perception_encoder.server import ServerSettings, create_app
 from perception_encoder.server.api.base import Services
 from perception_encoder.server.http import connection as protocol
 
-START_SECONDS = 60
+START_SECONDS = 100
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def running(
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
-        with httpx2.Client(base_url=url, timeout=30) as client:
+        with httpx2.Client(base_url=url, timeout=100) as client:
             while client.get("/readiness").status_code != 200:
                 assert time.monotonic() < until, "the server is not ready"
                 time.sleep(0.01)
@@ -85,6 +85,18 @@ def running(
         server.should_exit = True
         thread.join(START_SECONDS)
         assert not thread.is_alive(), "the server did not end"
+
+
+def wait_for_cutoffs(server: Running, index: str | None = None) -> None:
+    """Search until the index is calibrated, which begins with its first search.
+
+    A page that learns the cutoffs later lays its hits out anew, with labels.
+    """
+    body = {"index": index, "terms": [{"text": "a cat"}], "k": 1}
+    end = time.monotonic() + START_SECONDS
+    while server.client.post("/v1/search", json=body).json()["query"]["cutoffs"] is None:
+        assert time.monotonic() < end, "the index is not calibrated"
+        time.sleep(0.05)
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:

@@ -5,8 +5,16 @@ import datetime
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from server.pages import expect_search, names, overflows, until, wait_for_results
-from server.serving import image, running
+from server.pages import (
+    expect_search,
+    names,
+    overflows,
+    place_of_last,
+    scroll_beyond,
+    until,
+    wait_for_results,
+)
+from server.serving import image, running, wait_for_cutoffs
 from small_models import open_tiny
 
 from perception_encoder.index import Index, Row
@@ -42,11 +50,11 @@ def ready(page, view) -> None:
     elif "places" in view:
         expect(page.locator(".marker").first).to_be_visible()
     elif "duplicates" in view:
-        expect(page.locator(".group").first).to_be_visible(timeout=60_000)
+        expect(page.locator(".group").first).to_be_visible()
     elif "clusters" in view:
-        expect(page.locator(".cluster").first).to_be_visible(timeout=60_000)
+        expect(page.locator(".cluster").first).to_be_visible()
     elif "map" in view:
-        expect(page.locator("canvas")).to_be_visible(timeout=60_000)
+        expect(page.locator("canvas")).to_be_visible()
     elif "index" in view:
         expect(page.locator(".facts")).to_be_visible()
 
@@ -64,16 +72,20 @@ def test_it_follows_the_system_until_somebody_chooses(open_page, drawings_server
     assert ground(open_page(drawings_server.url, color_scheme="light")) > 200
 
 
+CONTROLS = """(all) => all.filter((one) => !one.closest(".members")).map((one) => {
+  const { left, right } = one.getBoundingClientRect();
+  return [left, right];
+})"""
+
+
 @pytest.mark.parametrize("width", [320, 768])
 @pytest.mark.parametrize("view", VIEWS)
 def test_nothing_is_cut_off_on_narrow_screens(open_page, drawings_server, view, width):
     page = open_page(f"{drawings_server.url}/{view}", width=width, height=740)
     ready(page, view)
     assert not overflows(page)
-    for control in page.locator("main button:visible, main input:visible").all():
-        box = control.bounding_box()
-        inside = control.evaluate("(element) => Boolean(element.closest('.members'))")
-        assert inside or (box["x"] >= -2 and box["x"] + box["width"] <= width + 2), box
+    controls = page.locator("main button:visible, main input:visible").evaluate_all(CONTROLS)
+    assert [one for one in controls if one[0] < -2 or one[1] > width + 2] == []
     expect(page.locator("header a[aria-current]")).to_be_in_viewport(ratio=1)
     if "q=" in view:
         page.get_by_role("button", name="Filters").click()
@@ -150,6 +162,7 @@ def many(tmp_path_factory):
         indexes=(str(folder / "many.lance"),), cache_folder=folder / "thumbnails"
     )
     with running(settings, open_model=lambda _: open_tiny()) as server:
+        wait_for_cutoffs(server)
         yield server
 
 
@@ -165,21 +178,11 @@ SHIFTS = """(() => {
 })()"""
 
 
-def place_of_last(page) -> int:
-    return int(page.locator(".tile").last.get_attribute("data-at"))
-
-
 def test_many_images_are_looked_through_without_many_elements(open_page, many):
     page = open_page(many.url)
     wait_for_results(page)
     expect(page.get_by_role("status").filter(has_text="100,000 images")).to_be_visible()
-    for _ in range(100):
-        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-        page.wait_for_timeout(80)
-        assert page.locator(".tile").count() < 250
-        if place_of_last(page) > 5000:
-            break
-    assert place_of_last(page) > 5000
+    scroll_beyond(page, 5000)
     in_the_middle = (
         "[0.3, 0.5, 0.7].some((part) => document.elementFromPoint("
         "part * innerWidth, innerHeight / 2).closest('.tile'))"
@@ -221,8 +224,8 @@ def test_nothing_jumps_while_images_come(open_page, many):
     wait_for_results(page)
     for _ in range(12):
         page.mouse.wheel(0, 500)
-        page.wait_for_timeout(100)
-    assert place_of_last(page) > 60
+        page.wait_for_timeout(50)
+    until(page, lambda: place_of_last(page) > 60)
     shifts = page.evaluate("window.shifts")
     assert sum(value for value, _ in shifts) < 0.01, shifts
 
@@ -230,11 +233,7 @@ def test_nothing_jumps_while_images_come(open_page, many):
 def test_hits_go_on_while_one_scrolls_and_stand_where_they_stood_on_the_way_back(open_page, many):
     page = open_page(f"{many.url}/?q=a+cat")
     wait_for_results(page)
-    for _ in range(60):
-        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-        page.wait_for_timeout(80)
-        if place_of_last(page) > 300:
-            break
+    scroll_beyond(page, 300)
     written = page.locator(".tile .score").all_text_contents()
     scores = [float(text.split()[-1]) for text in written]
     assert scores == sorted(scores, reverse=True)

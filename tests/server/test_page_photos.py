@@ -207,6 +207,6 @@ def test_filters_go_along_to_clusters(open_page, drawings_server):
     expect(page.get_by_role("status").filter(has_text="61 images")).to_be_visible()
     page.get_by_role("link", name="Clusters").click()
     clusters = page.locator("#view-clusters")
-    expect(clusters.get_by_role("status")).to_contain_text("of 61 images", timeout=60_000)
+    expect(clusters.get_by_role("status")).to_contain_text("of 61 images")
     clusters.get_by_role("link", name="Show all").first.click()
     expect(page.get_by_role("button", name="Remove the filter: Camera is Canon")).to_be_visible()
