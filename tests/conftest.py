@@ -21,9 +21,15 @@ import pytest
 
 from perception_encoder.errors import BackendUnavailableError
 
-# No test fails because the machine is busy. `make fuzz` asks for more examples than CI.
+# No test fails because the machine is busy, nor by chance: the examples are the same in every run.
+# `make fuzz` looks for new ones, and for more than CI.
+EXAMPLES = os.environ.get("PE_FUZZ_EXAMPLES")
 hypothesis.settings.register_profile(
-    "any machine", deadline=None, max_examples=int(os.environ.get("PE_FUZZ_EXAMPLES", "50"))
+    "any machine",
+    deadline=None,
+    derandomize=EXAMPLES is None,
+    max_examples=int(EXAMPLES or 50),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("any machine")
 
