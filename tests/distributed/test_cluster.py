@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,25 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 CPU = ComputeOptions(device="cpu")
 
 
+def start_ray(home: str, tries: int = 4) -> Any:
+    """Start a cluster. Ray gives its own processes 30 s, which a busy machine may exceed."""
+    try:
+        return ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            object_store_memory=100 * 2**20,
+            _temp_dir=home,
+        )
+    except Exception as err:
+        if tries == 1 or "timed out during startup" not in str(err):
+            raise
+    ray.shutdown()
+    gc.collect()
+    return start_ray(home, tries - 1)
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of two cores that nobody else can join."""
@@ -50,16 +70,10 @@ def address() -> Iterator[str]:
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             # Lance warns of any fork; these only lead to other programs.
             warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            warnings.simplefilter("ignore", ResourceWarning)
             patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
             patch.setenv("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine is no failure
-            started = ray.init(
-                num_cpus=2,
-                include_dashboard=False,
-                logging_level="ERROR",
-                log_to_driver=False,
-                object_store_memory=100 * 2**20,
-                _temp_dir=home,
-            )
+            started = start_ray(home)
         yield started.address_info["address"]
     finally:
         ray.shutdown()
