@@ -14,7 +14,7 @@ def loaded_by(code: str) -> set[str]:
     """The heavy packages that are loaded after this code, in a fresh interpreter."""
     report = f"\nimport sys; print(*(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", code + report], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code + report], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())

@@ -35,7 +35,7 @@ ODD = ["it's.png", "$(touch hacked).png", "-rf.png", "a b\u202f.png", '"q".png',
 def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "remove.sh").write_text(script, encoding="utf-8")
     return subprocess.run(
-        ["sh", "remove.sh"], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+        ["sh", "remove.sh"], cwd=folder, capture_output=True, text=True, check=False, timeout=200
     )
 
 

@@ -73,8 +73,11 @@ def test_nobody_computes_while_a_model_is_compiled(monkeypatch):
     eager, images = open_random_backend(CORE, FP32_ON_CPU), pixels(CORE, 2)
     graph, is_compiling, is_over, met = eager._open_graphs.image, threading.Event(), [], []  # type: ignore[attr-defined]
 
+    has_begun = threading.Event()
+
     def watched(batch):
         met.append(is_compiling.is_set())
+        has_begun.set()
         return graph(batch)
 
     def compile_slowly(_, batch):
@@ -92,6 +95,7 @@ def test_nobody_computes_while_a_model_is_compiled(monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(compute) for _ in range(2)]
         try:
+            assert has_begun.wait(100)
             open_random_backend(CORE, replace(FP32_ON_CPU, compile=True))
         finally:
             is_over.append(True)

@@ -22,9 +22,9 @@ def test_it_is_off_until_the_last_call_ends_and_then_as_it_was(before):
 
     def call(number):
         with disable_cudnn_attention():
-            all_run.wait(timeout=20)
+            all_run.wait(timeout=100)
             if number:
-                first_ended.wait(timeout=20)
+                first_ended.wait(timeout=100)
             found = torch.backends.cuda.cudnn_sdp_enabled()
         first_ended.set()
         return found

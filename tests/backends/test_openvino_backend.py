@@ -136,7 +136,7 @@ assert np.array_equal(backend.encode_image(given["image"]), expected["image"])
 assert np.array_equal(backend.encode_text(given["text"]), expected["text"])
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=200)
 
 
 def test_first_calls_of_several_threads_do_not_stop_the_process():
@@ -157,7 +157,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=200)
 
 
 @pytest.fixture

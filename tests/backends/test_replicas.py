@@ -22,7 +22,7 @@ class Meeting(CountingBackend):
         self.is_closed = False
 
     def encode_image(self, pixels):
-        self.barrier.wait(timeout=20)
+        self.barrier.wait(timeout=100)
         return super().encode_image(pixels)
 
     def close(self):

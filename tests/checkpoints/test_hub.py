@@ -397,12 +397,12 @@ def test_hf_endpoint_hf_home_and_hf_hub_offline_are_honored(tmp_path):
     with serve() as hub:
         hub.put(TIMM, SAFETENSORS, CONTENT)
         process = start(hub, tmp_path, HF_HUB_OFFLINE="1")
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=200)
         assert process.returncode == 1
         assert "OfflineError: perception-encoder/PE-Core-B16-224" in errors
         assert hub.requests == []
         process = start(hub, tmp_path)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
         assert Path(output.strip()).read_bytes() == CONTENT
         assert tmp_path / "hub" in Path(output.strip()).parents
@@ -410,7 +410,7 @@ def test_hf_endpoint_hf_home_and_hf_hub_offline_are_honored(tmp_path):
         assert SAFETENSORS not in errors  # no progress bar outside a terminal
         hub.requests.clear()
         process = start(hub, tmp_path, HF_HUB_OFFLINE="1")
-        assert process.communicate(timeout=60)[0] == output
+        assert process.communicate(timeout=200)[0] == output
         assert hub.requests == []
 
 
@@ -421,7 +421,7 @@ def test_a_killed_download_is_continued_by_the_next_process(tmp_path):
         hub.put(TIMM, SAFETENSORS, content)
         hub.pause_after = 25_000_000
         process = start(hub, tmp_path)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         while not any(size >= 10_000_000 for size in sizes(tmp_path)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -430,7 +430,7 @@ def test_a_killed_download_is_continued_by_the_next_process(tmp_path):
         (kept,) = sizes(tmp_path)
         hub.pause_after = None
         process = start(hub, tmp_path)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
         assert Path(output.strip()).read_bytes() == content
         assert hub.gets()[-1].range == f"bytes={kept}-"

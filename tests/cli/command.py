@@ -182,15 +182,15 @@ def serving(
         # Its log has to be read, or the server would wait for that.
         reading = threading.Thread(target=process.stderr.read)
         reading.start()
-        with httpx2.Client(base_url=found[1], timeout=60) as client:
+        with httpx2.Client(base_url=found[1], timeout=100) as client:
             while client.get("/readiness").status_code != 200:
                 time.sleep(0.05)
             yield client, process
         process.terminate()
-        reading.join(60)
+        reading.join(100)
     finally:
         process.kill()
-        process.wait(60)
+        process.wait(200)
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

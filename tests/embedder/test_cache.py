@@ -220,7 +220,7 @@ def test_processes_share_one_file(cache):
         subprocess.Popen([sys.executable, "-c", _WRITER, str(cache), str(writer)])
         for writer in range(3)
     ]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(timeout=200) for writer in writers] == [0, 0, 0]
     both = EmbeddingCache(cache, "a model")
     keys = [
         both.key("text", f"{writer} {number} {row}".encode())

@@ -20,7 +20,7 @@ def test_results_come_in_order_even_if_later_calls_end_first(num_threads, count)
 
     def call(number):
         if num_threads > 1 and number % 2 == 0 and number + 1 < count:
-            assert ended[number + 1].wait(20)  # the next call ends before this one
+            assert ended[number + 1].wait(100)  # the next call ends before this one
         ended[number].set()
         return number**2
 

@@ -156,7 +156,10 @@ def test_killed_at_any_moment_it_leaves_an_index_and_a_searcher_that_work(tmp_pa
         assert process.stdout.readline() == "begins\n"
         time.sleep(moments.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)
-        killed += "done" not in process.communicate()[0]
+        if "done" in process.communicate()[0]:
+            seconds /= 2  # the run that was timed was slower
+        else:
+            killed += 1
         index = Index.open(index.path)
         assert uris(index) == ids
         np.testing.assert_array_equal(index.vectors(), vectors)

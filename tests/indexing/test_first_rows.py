@@ -145,7 +145,7 @@ def test_two_runs_that_prepared_one_index_fill_it_one_after_the_other(
         for thread in threads:
             thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(100)
     assert sorted(map(dict, found), key=str) == [{"embedded": 4}, {"skipped": 4}]
     assert Index.open(place).count() == 4
 
@@ -159,13 +159,13 @@ def test_a_run_waits_for_one_that_leaves_nothing(
     waits = threading.Thread(target=lambda: found.append(run(model, index, folder, wait=True)[0]))
     with write_lock(str(place)):
         waits.start()
-    waits.join(60)
+    waits.join(100)
     assert found == [{"embedded": 1}]
 
 
 def test_many_may_open_or_create_one_index_at_once(tmp_path: Path, model: EmbeddingModel) -> None:
     def create(place: Path, together: threading.Barrier) -> int:
-        together.wait(60)
+        together.wait(100)
         return Index.open_or_create(place, model.identity).count()
 
     with ThreadPoolExecutor(4) as pool:

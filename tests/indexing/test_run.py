@@ -93,7 +93,7 @@ def test_batches_run_beside_each_other_though_unchanged_files_come_between(
     encode, both_run = model.backend.encode_image, threading.Barrier(2)
 
     def waiting(pixels: np.ndarray) -> np.ndarray:
-        both_run.wait(timeout=20)
+        both_run.wait(timeout=100)
         return encode(pixels)
 
     monkeypatch.setattr(Feed, "events", in_this_order)
@@ -332,7 +332,7 @@ def test_the_next_files_are_read_while_the_model_computes(index: Index, folder: 
             return super().resize_measured(*arguments, **options)  # type: ignore[arg-type]
 
     def waiting(pixels: np.ndarray) -> np.ndarray:
-        assert third_is_read.wait(20), "nothing was read while the first batch was computed"
+        assert third_is_read.wait(100), "nothing was read while the first batch was computed"
         return encode(pixels)
 
     model.processor = Watched(CORE.image, CORE.vision.image_size)

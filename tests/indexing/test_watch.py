@@ -14,7 +14,7 @@ from perception_encoder.sources import SourceOptions
 def stop():
     """Ends a wait that would never end."""
     stop = Event()
-    timer = Timer(30, stop.set)
+    timer = Timer(100, stop.set)
     timer.start()
     yield stop
     timer.cancel()

@@ -33,7 +33,7 @@ class Gated(CountingBackend):
 
     def encode_image(self, pixels):
         self.num_entered += 1
-        assert self.gate.wait(30)
+        assert self.gate.wait(100)
         if self.is_deadly:
             raise SystemExit("killed")
         return super().encode_image(pixels)
@@ -55,10 +55,10 @@ def started(backend: Gated, *, body_timeout_seconds: float = 30.0, **queue):
 
 
 def post(url: str, body: dict) -> httpx2.Response:
-    return httpx2.post(f"{url}/v1/embed", json=body, timeout=30)
+    return httpx2.post(f"{url}/v1/embed", json=body, timeout=100)
 
 
-def until(condition, seconds: float = 60) -> None:
+def until(condition, seconds: float = 100) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -161,7 +161,7 @@ def test_a_client_gone_in_the_middle_of_its_body_leaves_nothing_behind(backend):
 
 def test_a_body_that_dawdles_is_ended(backend):
     with started(backend, body_timeout_seconds=1.0) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=100) as client:
             client.sendall(
                 b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 b"Content-Length: 1000\r\n\r\n"
@@ -178,16 +178,17 @@ def test_a_head_that_dawdles_is_cut_off(backend, monkeypatch):
     with started(backend) as server:
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
         for client in clients:
-            client.settimeout(20)
+            client.settimeout(100)
             client.sendall(b"GET /v1/models HT")
         assert [received(client) for client in clients] == [b""] * 20
+        monkeypatch.undo()
         assert post(server.url, {"texts": ["a"]}).status_code == 200
 
 
 def test_a_head_that_never_ends_is_refused(backend):
     with (
         started(backend) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=20) as client,
+        socket.create_connection(("127.0.0.1", server.port), timeout=100) as client,
     ):
         client.sendall(b"GET /v1/models HTTP/1.1\r\n")
         for number in range(3000):
@@ -218,7 +219,7 @@ def test_of_many_images_the_good_ones_are_answered_and_the_bad_ones_told_why(bac
 
     with started(backend, capacity=512) as server, contextlib.ExitStack() as closed:
         clients = [
-            closed.enter_context(httpx2.Client(base_url=server.url, timeout=60)) for _ in range(8)
+            closed.enter_context(httpx2.Client(base_url=server.url, timeout=100)) for _ in range(8)
         ]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             answers = [

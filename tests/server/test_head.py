@@ -27,7 +27,7 @@ def server(tmp_path_factory):
 
 
 def asked(server, method: str, path: str):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=100)
     try:
         connection.request(method, path)
         reply = connection.getresponse()

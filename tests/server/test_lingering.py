@@ -22,7 +22,7 @@ PART = b"x" * 100_000
 
 
 def connected(server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=100)
 
 
 def all_of(client: socket.socket) -> bytes:
@@ -89,7 +89,7 @@ def test_a_request_that_comes_as_its_connection_expires_is_answered(monkeypatch)
     def late(self):
         if self.client == address:
             expiring.set()
-            assert sent.wait(20)
+            assert sent.wait(100)
         expire(self)
 
     with running() as server, connected(server) as client:
@@ -97,7 +97,7 @@ def test_a_request_that_comes_as_its_connection_expires_is_answered(monkeypatch)
         monkeypatch.setattr(TimedProtocol, "timeout_keep_alive_handler", late)
         client.sendall(ASKED)
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
-        assert expiring.wait(20)
+        assert expiring.wait(100)
         client.sendall(ASKED)
         sent.set()
         assert client.recv(65536).startswith(b"HTTP/1.1 200")

@@ -211,7 +211,7 @@ def test_queries_that_cannot_be_answered(server, body, status):
 
 
 def test_labels_come_once_it_is_known_what_scores_mean(server):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while True:
         reply = searched(server, terms=[{"text": "a cat"}], k=3)
         if reply["query"]["cutoffs"] is not None:
@@ -359,7 +359,7 @@ def test_status_follows_a_run_in_another_process(server, folder, files):
         ],
         "a run",
     )
-    end = time.monotonic() + 20
+    end = time.monotonic() + 100
     while (after := server.client.get("/v1/indexes/few/status").json())["rows"] == before["rows"]:
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -381,7 +381,7 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
         process.stdin.flush()
 
     def eventually(told) -> dict:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 100
         while not told(status := served.client.get("/v1/indexes/growing/status").json()):
             assert time.monotonic() < end, status
             time.sleep(0.1)
@@ -389,7 +389,7 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
 
     try:
         give(*first, tmp_path / "broken.png")  # an index is created with its first rows
-        end = time.monotonic() + 60
+        end = time.monotonic() + 100
         while not (tmp_path / "growing.lance" / "_versions").exists():
             assert time.monotonic() < end
             assert process.poll() is None, process.stderr.read()
@@ -407,7 +407,7 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
                 lambda status: status["rows"] == 260 and not status["is_being_written"]
             )
             assert status["outcomes"] == {"embedded": 260, "failed": 1}
-            assert process.wait(30) == 1  # one item has failed
+            assert process.wait(200) == 1  # one item has failed
     finally:
         process.kill()
         process.wait()
@@ -417,7 +417,7 @@ def test_status_follows_pe_index_while_it_runs(tmp_path):
 
 def finished(server, path: str, **parameters) -> dict:
     """The result of a job."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 100
     while (reply := server.client.get(path, params=parameters)).status_code == 202:
         assert reply.json()["state"] == "running"
         assert reply.json()["progress"]["stage"]
@@ -457,7 +457,7 @@ def test_clusters_have_examples_and_all_images(server):
 
 
 def test_clusters_of_the_gallery_are_named(drawings_server):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 100
     while None in (
         names := [one["name"] for one in finished(drawings_server, "/v1/clusters")["clusters"]]
     ):

@@ -82,7 +82,7 @@ def send(
     server: Running, path: str, body: bytes, kind: str = "application/json", *, missing: int = 0
 ) -> bytes:
     """Send a body that may end too early, and return how the reply begins."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=100) as client:
         client.sendall(head(path, len(body) + missing, kind) + body)
         if missing:
             client.shutdown(socket.SHUT_WR)
@@ -94,7 +94,7 @@ def send(
 
 def is_freed(held, before: int) -> bool:
     """Wait until less than half of one body more is held than before."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while held() - before > SIZE / 2 and time.monotonic() < end:
         time.sleep(0.01)
     return held() - before <= SIZE / 2
@@ -134,7 +134,7 @@ def test_what_a_client_queued_that_went_away_is_freed(server, held, kind):
     body = json.dumps(QUEUED[kind]).encode()
     before = held()
     for _ in range(6):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=100) as client:
             client.sendall(head("/v1/embed", len(body), "application/json") + body)
     assert server.client.get("/healthz").status_code == 200
     assert is_freed(held, before)
@@ -153,7 +153,7 @@ def test_a_lost_connection_is_freed(server, monkeypatch):
     for path in ("/v1/embed", "/nowhere", "/v1/search"):
         for missing in (0, 100):
             send(server, path, BODIES["no JSON"], missing=missing)
-    end = time.monotonic() + 40  # a connection may be read for a while after its reply
+    end = time.monotonic() + 100  # a connection may be read for a while after its reply
     while made and time.monotonic() < end:
         time.sleep(0.01)
     assert not made
@@ -162,7 +162,7 @@ def test_a_lost_connection_is_freed(server, monkeypatch):
 @pytest.mark.parametrize("path", [*ROUTES[:-2], "/v1/session", "/model/clear"])
 def test_the_key_is_asked_for_before_the_body_is_read(keyed_server, path):
     """The body never comes: the reply cannot have waited for it."""
-    with socket.create_connection(("127.0.0.1", keyed_server.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", keyed_server.port), timeout=100) as client:
         form = "multipart/form-data; boundary=b"
         begun = b"x" * MOST_WITHOUT_KEY
         client.sendall(head(path, 60 * MIB, form) + begun)
@@ -190,7 +190,7 @@ def test_hardly_anything_is_read_without_a_key(keyed_server, held):
     try:
         assert [client.recv(12) for client in clients] == [b"HTTP/1.1 401"] * 5
         for thread in threads:
-            thread.join(20)
+            thread.join(100)
         assert is_freed(held, before)
     finally:
         for client in clients:
@@ -228,7 +228,7 @@ def test_a_process_does_not_grow_with_requests_that_fail(tmp_path):
         port = client.base_url.port
 
         def ask(path: str, body: bytes, missing: int = 0) -> None:
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as one:
+            with socket.create_connection(("127.0.0.1", port), timeout=100) as one:
                 one.sendall(head(path, len(body) + missing, "application/json"))
                 one.sendall(body)
                 if not missing:

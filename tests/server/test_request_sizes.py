@@ -64,7 +64,7 @@ def test_nobody_waits_for_a_long_text_to_be_tokenized(monkeypatch):
 
     def slow_encode(self, texts):
         if any("slow" in text for text in texts):
-            assert is_free.wait(60)
+            assert is_free.wait(100)
         return encode(self, texts)
 
     monkeypatch.setattr(type(TOKENIZER), "encode", slow_encode)

@@ -265,7 +265,7 @@ def test_what_is_refused_is_counted_under_its_api(server):
 
 
 def test_two_hosts_are_refused(server):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=100)
     connection.putrequest("GET", "/v1/models", skip_host=True)
     connection.putheader("Host", "localhost")
     connection.putheader("Host", "evil.example")

@@ -128,7 +128,7 @@ def is_reset(client: socket.socket) -> bool:
     """Wait until the server ends a connection of which nothing is read."""
     poll = select.poll()
     poll.register(client, select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(30_000))
+    return bool(poll.poll(100_000))
 
 
 @pytest.mark.parametrize("path", ["/v1/items/ID/image", "/large", "/large?close"])

@@ -28,7 +28,7 @@ class GatedProcessor(ImageProcessor):
     def __call__(self, image, **options):
         if image == self._slow_bytes:
             self.begun.release()
-            assert self.is_open.wait(60)
+            assert self.is_open.wait(100)
         return super().__call__(image, **options)
 
 
@@ -46,11 +46,11 @@ def test_images_that_decode_slowly_keep_no_others_waiting():
         try:
             slow = [pool.submit(post, processor.slow) for _ in range(3)]
             for _ in slow:
-                assert processor.begun.acquire(timeout=30)
+                assert processor.begun.acquire(timeout=100)
             for seed in range(5):
                 assert post(in_base64(image(seed))).status_code == 200
             # Their time is up, while their threads go on.
-            assert [one.result(30).status_code for one in slow] == [503] * 3
+            assert [one.result(100).status_code for one in slow] == [503] * 3
             assert "not done within 3 s" in slow[0].result().json()["error"]["message"]
             assert server.client.get("/healthz").status_code == 200
         finally:
@@ -123,7 +123,7 @@ def test_a_disk_that_does_not_answer_stops_no_search(indexed, monkeypatch):
 
     def hanging(read):
         def hang(*args, **options):
-            assert is_back.wait(60)
+            assert is_back.wait(100)
             return read(*args, **options)
 
         return hang
@@ -137,7 +137,7 @@ def test_a_disk_that_does_not_answer_stops_no_search(indexed, monkeypatch):
             for _ in range(10):
                 assert search(server) == 200
                 assert server.client.get(f"/v1/items/{ids[0]}").status_code == 200
-            replies = [one.result(30) for one in waiting]
+            replies = [one.result(100) for one in waiting]
             assert {reply.status_code for reply in replies} == {503}
             assert "reads of files: not done within 2 s" in replies[0].text
             # A reply of hits with images comes without those that cannot be had in time.

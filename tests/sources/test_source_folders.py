@@ -116,10 +116,10 @@ def test_a_glob_below_folders_named_like_globs_that_has_no_match_says_so(tmp_pat
 
 
 def ignored_by_git(folder, pattern, names):
-    subprocess.run(["git", "init", "-q", folder], check=True, timeout=60)
+    subprocess.run(["git", "init", "-q", folder], check=True, timeout=200)
     (folder / ".gitignore").write_text(pattern)
     done = subprocess.run(
-        ["git", "-C", folder, "check-ignore", *names], capture_output=True, text=True, timeout=60
+        ["git", "-C", folder, "check-ignore", *names], capture_output=True, text=True, timeout=200
     )
     return set(done.stdout.split())
 

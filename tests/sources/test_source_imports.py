@@ -16,5 +16,5 @@ assert [item.read() for source in sources for item in source.items()] == [b"x"]
 assert read_image({str(tmp_path / "a.png")!r}) == b"x"
 print(*(name for name in {HEAVY!r} if name in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -66,7 +66,11 @@ def test_standard_input_is_the_processes_own():
         "    for item in s.items(): print(item.uri)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], input="/x/a.png\n", capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        input="/x/a.png\n",
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.stdout == "/x/a.png\n", done.stderr
 

@@ -164,7 +164,7 @@ def test_a_server_that_does_not_answer_costs_a_bounded_time(server):
     start = time.monotonic()
     with pytest.raises(ImageUnreadableError, match="slow: ReadTimeout"):
         fetch(f"{server.url}/slow", timeout_seconds=0.1)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
     assert server.asked["/slow"] == 3
 
 
@@ -172,14 +172,14 @@ def test_an_answer_that_drips_costs_a_bounded_time(server):
     start = time.monotonic()
     with pytest.raises(ImageUnreadableError, match="drip: the answer comes too slowly"):
         fetch(f"{server.url}/drip", timeout_seconds=0.1)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
 
 
 def test_what_announces_more_than_the_limit_is_not_read(server):
     start = time.monotonic()
     with pytest.raises(ImageUnreadableError, match="larger than the limit of 134,217,728 bytes"):
         fetch(f"{server.url}/big")
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 15  # the server waits longer
 
 
 def test_what_sends_more_than_the_limit_is_cut_off(server):

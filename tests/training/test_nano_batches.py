@@ -109,4 +109,4 @@ assert any(next(ahead).images.shape == (6, 48, 48, 3) for _ in range(20))
 """
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", code, str(prepared)]
-    subprocess.run(command, cwd=root, check=True, timeout=120)
+    subprocess.run(command, cwd=root, check=True, timeout=200)

@@ -60,7 +60,7 @@ class CompileLock:
 
     def __call__(self, items: Sequence[int]) -> np.ndarray:
         self.batches.append(list(items))
-        assert self.is_open.wait(20)
+        assert self.is_open.wait(100)
         return doubled(items)
 
     async def entered(self, count: int) -> None:

@@ -319,4 +319,4 @@ def answering(answer: bytes) -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield listening.getsockname()[1]
-        thread.join(10)
+        thread.join(100)
