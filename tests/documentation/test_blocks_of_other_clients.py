@@ -18,7 +18,8 @@ sys.modules["clip_retrieval"].__path__ = [{folder!r} + "/clip-retrieval/clip_ret
 
 
 @pytest.mark.parametrize(
-    ("package", "first"), [("inference_sdk", ""), ("clip_retrieval", WITHOUT_ITS_INIT)]
+    ("package", "first"),
+    [("inference_sdk", ""), ("clip_retrieval", WITHOUT_ITS_INIT), ("cohere", ""), ("ollama", "")],
 )
 def test_the_block_of_a_client_runs(package, first, reader, served):
     (block,) = [block for block in blocks_of(PAGE) if f"from {package}" in block.text]

@@ -71,6 +71,26 @@ BODIES = {
         "inputs": ["a cat", URI], "truncate": False, "truncation_direction": "Right",
         "prompt_name": None, "normalize": False, "dimensions": 3,
     },
+    "/similarity": {
+        "inputs": {"source_sentence": "a cat", "sentences": ["a dog", URI]},
+        "parameters": {"truncate": False, "truncation_direction": "Right", "prompt_name": None},
+    },
+    "/v2/embed": {
+        "model": "pe-nano", "input_type": "search_query", "texts": ["a cat"],
+        "embedding_types": ["float", "binary"], "output_dimension": 3, "truncate": "NONE",
+        "images": [], "inputs": [],
+    },
+    "/v2/embed#inputs": {
+        "inputs": [
+            {"content": [{"type": "image_url", "image_url": {"url": URI}}]},
+            {"content": [{"type": "text", "text": "a"}]},
+        ],
+    },
+    "/api/embed": {
+        "model": "pe-nano:latest", "input": ["a cat", URI], "truncate": False, "dimensions": 3,
+        "keep_alive": "5m", "options": {},
+    },
+    "/api/embeddings": {"model": "pe-nano", "prompt": "a cat"},
     "/knn-service": {
         "text": "a cat", "image": URI, "image_url": "https://example.com/a.png",
         "embedding_input": [1.0], "modality": "image", "num_images": 2, "num_result_ids": 3,

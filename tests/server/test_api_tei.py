@@ -49,6 +49,42 @@ def test_the_hubs_client_is_told_what_is_wrong(server):
         InferenceClient(base_url=server.url, token="wrong").feature_extraction("a cat")
 
 
+def test_the_hubs_client_compares_texts_and_images(server):
+    others = ["a dog", "", data_uri(image(1))]
+    client = InferenceClient(base_url=server.url + "/similarity", token=KEY)
+    got = client.sentence_similarity("a cat", other_sentences=others)
+    model = server.model
+    vectors = np.concatenate([model.embed_text(others[:2]), model.embed_images([image(1)])])
+    assert np.allclose(got, vectors @ model.embed_text("a cat")[0], atol=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "status", "kind"),
+    [
+        ({"source_sentence": "a", "sentences": []}, {}, 400, "empty"),
+        ({"source_sentence": "a"}, {}, 422, "validation"),
+        ({"source_sentence": "a", "sentences": ["a"] * 21}, {}, 413, "validation"),
+        (
+            {"source_sentence": "a", "sentences": ["a", "a very long text " * 20]},
+            {"truncate": False}, 413, "validation",
+        ),
+        ({"source_sentence": "a", "sentences": ["b"]}, {"prompt_name": "q"}, 422, "validation"),
+        ({"source_sentence": data_uri(b""), "sentences": ["b"]}, {}, 400, "validation"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_said(server, inputs, parameters, status, kind):
+    body = {"inputs": inputs, "parameters": parameters}
+    reply = server.client.post("/similarity", json=body)
+    assert (reply.status_code, reply.json()["error_type"]) == (status, kind)
+
+
+def test_openais_form_is_answered_without_v1_too(server):
+    body = {"input": ["a cat"], "model": "pe-nano"}
+    reply = server.client.post("/embeddings", json=body)
+    assert reply.json() == server.client.post("/v1/embeddings", json=body).json()
+    assert server.client.post("/embeddings", json={}).json()["error"]["param"] == "input"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "kind"),
     [

@@ -33,6 +33,9 @@ def server():
         ("/v1/classify", {"images": [IMAGE], "labels": ["a" * 999], "templates": ["{}" * 99_999]}),
         ("/embed", {"inputs": ["a", HUGE]}),
         ("/embed", {"inputs": ["a", HUGE], "truncate": False}),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": [HUGE]}}),
+        ("/v2/embed", {"texts": ["a", HUGE], "truncate": "NONE"}),
+        ("/api/embed", {"input": ["a", HUGE]}),
         ("/perception_encoder/embed_text", {"text": ["a", HUGE]}),
         (
             "/perception_encoder/compare",

@@ -47,6 +47,8 @@ _APIS: Final = (
     "perception_encoder.server.api.tei",
     "perception_encoder.server.api.clip_retrieval",
     "perception_encoder.server.api.immich",
+    "perception_encoder.server.api.cohere",
+    "perception_encoder.server.api.ollama",
     "perception_encoder.server.api.about",
 )
 """Modules that export `API`, in the order in which their routes are tried."""

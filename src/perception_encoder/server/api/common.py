@@ -77,6 +77,13 @@ class EmbeddedInputs:
         most = worker.model.tokenizer.context_length
         return sum(min(count, most) for count in self.token_counts.values())
 
+    def find_cut(self, worker: ModelWorker) -> int | None:
+        """Return the position of the first text that was cut; None where none was."""
+        if not self.token_counts:
+            return None
+        most = worker.model.tokenizer.context_length
+        return next((n for n, count in self.token_counts.items() if count > most), None)
+
 
 async def embed_inputs(
     services: Services, worker: ModelWorker, inputs: Sequence[Input], names: Sequence[str]

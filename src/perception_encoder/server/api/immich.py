@@ -22,7 +22,7 @@ from perception_encoder.server.api.common import check_texts
 from perception_encoder.server.core.model_worker import ModelWorker
 from perception_encoder.server.http.errors import ApiError
 from perception_encoder.server.http.replies import json_reply
-from perception_encoder.server.http.requests import RequestBody, read_form, validate
+from perception_encoder.server.http.requests import RequestBody, form_body, read_form, validate
 from perception_encoder.types import Embeddings
 
 _DIMENSIONS: Final[dict[str, int]] = {
@@ -131,12 +131,7 @@ def _build(services: Services) -> ApiRoutes:
             200: {"model": ImmichReply},
             501: {"model": ImmichError, "description": "Faces or text in images are wanted."},
         },
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"multipart/form-data": {"schema": _FORM}},
-            }
-        },
+        openapi_extra=form_body("ImmichForm", _FORM),
     )
     async def predict(request: Request) -> Response:
         wanted = await _read_request(request, services)

@@ -1,5 +1,7 @@
 """POST /v1/embeddings as OpenAI's clients send it, with images as other servers take them.
 
+Also at POST /embeddings, as text-embeddings-inference has it.
+
 Images: data URIs in `input`; `modality: "image"` (Infinity), which also takes URLs and base64;
 objects {"image": …} and {"text": …} (Jina); and conversations in `messages` or `input` (vLLM). A
 list of messages is one conversation, a list of such lists a batch; each gives one embedding. GET
@@ -248,6 +250,7 @@ class OpenAIError(BaseModel):
 def _build(services: Services) -> ApiRoutes:
     routes = API.routes(services)
 
+    @routes.post("/embeddings", summary="As POST /v1/embeddings", include_in_schema=False)
     @routes.post(
         "/v1/embeddings",
         summary="Texts and images to embeddings",

@@ -1,7 +1,7 @@
-"""POST /embed of text-embeddings-inference: a bare list of vectors, one for each input.
+"""POST /embed and /similarity of text-embeddings-inference: bare lists of vectors, and of cosines.
 
-Also at POST /, where `huggingface_hub.InferenceClient` sends it when it is given this server's URL.
-An input that is a data URI is embedded as the image that it holds.
+/embed is also at POST /, where `huggingface_hub.InferenceClient` sends it when it is given this
+server's URL. An input that is a data URI is embedded as the image that it holds.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from perception_encoder.server.api.common import (
     VectorForm,
     embed_inputs,
     items_of,
+    names_of,
     shape_embeddings,
 )
 from perception_encoder.server.core.model_worker import ModelWorker
@@ -33,6 +34,7 @@ from perception_encoder.server.http.requests import (
     json_body,
     read_body,
 )
+from perception_encoder.vectors import cosine_similarity
 
 
 class TeiEmbedBody(RequestBody):
@@ -52,6 +54,36 @@ class TeiEmbedBody(RequestBody):
     )
 
 
+class TeiSimilarityInputs(RequestBody):
+    """A text, and others that it is compared with."""
+
+    source_sentence: str = Field(description="A text, or the data URI of an image.")
+    sentences: ListOf[str] = Field(description="Texts, or data URIs of images.")
+
+
+class TeiSimilarityParameters(RequestBody):
+    """What to do with long texts."""
+
+    truncate: bool | None = Field(
+        default=None, description="false: refuse a text that is longer than the model reads."
+    )
+    truncation_direction: OrAbsent[str] = Field(default=None, description="Only right.")
+    prompt_name: OrAbsent[str] = Field(default=None, description="These models have no prompts.")
+
+
+class TeiSimilarityBody(RequestBody):
+    """What is to be compared."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"inputs": {"source_sentence": "a cat", "sentences": ["a kitten", "a car"]}}
+        }
+    )
+
+    inputs: TeiSimilarityInputs
+    parameters: TeiSimilarityParameters = Field(default_factory=TeiSimilarityParameters)
+
+
 def _build(services: Services) -> ApiRoutes:
     routes = API.routes(services)
 
@@ -65,13 +97,34 @@ def _build(services: Services) -> ApiRoutes:
     async def embed(request: Request) -> Response:
         body = await read_body(request, TeiEmbedBody)
         inputs, names = items_of("inputs", body.inputs)
-        _check_body(services, body, len(inputs))
+        _check_count(services, "inputs", len(inputs))
+        _check_options(body)
         read = [_parse_input(one) for one in inputs]
         async with services.served_models.use() as worker:
             embedded = await embed_inputs(services, worker, read, names)
         if body.truncate is False:
             _check_lengths(worker, embedded, names)
         return json_reply(shape_embeddings(embedded.vectors, VectorForm(body.dimensions)))
+
+    @routes.post(
+        "/similarity",
+        summary="Cosines of a text or an image with others",
+        responses={200: {"model": list[float]}},
+        openapi_extra=json_body(TeiSimilarityBody),
+    )
+    async def similarity(request: Request) -> Response:
+        body = await read_body(request, TeiSimilarityBody)
+        sentences = body.inputs.sentences
+        _check_count(services, "sentences", len(sentences))
+        _check_options(body.parameters)
+        read = [_parse_input(one) for one in (body.inputs.source_sentence, *sentences)]
+        names = ["source_sentence", *names_of("sentences", len(sentences))]
+        async with services.served_models.use() as worker:
+            embedded = await embed_inputs(services, worker, read, names)
+        if body.parameters.truncate is False:
+            _check_lengths(worker, embedded, names)
+        scores = cosine_similarity(embedded.vectors[:1], embedded.vectors[1:])
+        return json_reply(scores[0])
 
     @routes.get("/health", summary="Whether the server answers", response_class=Response)
     async def check_health() -> Response:
@@ -84,37 +137,40 @@ def _parse_input(text: str) -> Input:
     return Input(image=text) if image_in_text(text) == "data URI" else Input(text=text)
 
 
-def _check_body(services: Services, body: TeiEmbedBody, count: int) -> None:
+def _check_count(services: Services, field: str, count: int) -> None:
+    """Refuse too many items, and none at all; raises as `_check_options`."""
+    most = services.settings.access.max_items
+    if not count:
+        raise ApiError(400, "no_items", f"`{field}` cannot be empty")
+    if count > most:
+        raise ApiError(
+            413, "too_many_items", f"batch size {count} > maximum allowed batch size {most}"
+        )
+
+
+def _check_options(options: TeiEmbedBody | TeiSimilarityParameters) -> None:
     """Refuse what the reply would get wrong.
 
     Raises:
         ApiError: with the status that the original answers with.
     """
-    most = services.settings.access.max_items
-    if not count:
-        raise ApiError(400, "no_items", "`inputs` cannot be empty")
-    if count > most:
-        raise ApiError(
-            413, "too_many_items", f"batch size {count} > maximum allowed batch size {most}"
-        )
-    if (body.truncation_direction or "right").lower() != "right":
+    if (options.truncation_direction or "right").lower() != "right":
         message = "texts are cut on the right only: send truncation_direction 'right'"
         raise ApiError(422, "invalid_request", message)
-    if body.prompt_name is not None:
-        message = f"the model has no prompts, so none is named {body.prompt_name[:100]!r}"
+    if options.prompt_name is not None:
+        message = f"the model has no prompts, so none is named {options.prompt_name[:100]!r}"
         raise ApiError(422, "invalid_request", message)
 
 
 def _check_lengths(worker: ModelWorker, embedded: EmbeddedInputs, names: Sequence[str]) -> None:
-    for place, count in embedded.token_counts.items():
-        most = worker.model.tokenizer.context_length
-        if count > most:
-            raise ApiError(
-                413,
-                "text_too_long",
-                f"`inputs` must have at most {most} tokens. Given: {count}, in {names[place]}; "
-                "send truncate true to have it cut",
-            )
+    place = embedded.find_cut(worker)
+    if place is not None:
+        raise ApiError(
+            413,
+            "text_too_long",
+            f"`inputs` must have at most {worker.model.tokenizer.context_length} tokens. Given: "
+            f"{embedded.token_counts[place]}, in {names[place]}; send truncate true to have it cut",
+        )
 
 
 def _error_body(answer: ApiError, err: Exception) -> Any:
